@@ -1,0 +1,4 @@
+//! A reverse proxy in front of the WhatsApp API at api.wawp.net.
+#![doc = ""]
+
+pub mod config;

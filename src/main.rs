@@ -1,0 +1,3 @@
+//! The `wawp-gateway` program.
+
+fn main() {}
