@@ -1,1 +1,252 @@
-//! What the settings mean.
+//! What the settings mean: the types that the rest of the gateway is configured by.
+//!
+//! Owns every setting, its default (`default.toml`, nowhere else), its bounds and the order of the layers: defaults,
+//! file, environment, flags. Refuses to open anything that a setting names (certificates, sockets): whoever uses
+//! the thing opens it. Invariant: a [`Config`] that exists obeys every bound written in `default.toml`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+mod pattern;
+mod quota;
+mod upstream_url;
+
+pub use self::{
+    pattern::{PathPattern, PatternError},
+    quota::{Quota, QuotaError},
+    upstream_url::{UpstreamUrl, UrlError},
+};
+
+/// Everything that can be set, read and within its bounds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The listeners and what a client may do to them.
+    pub server: Server,
+    /// Where calls go.
+    pub upstream: Upstream,
+    /// How read receipts are merged.
+    pub batch: Batch,
+    /// How fast one WhatsApp instance may be driven.
+    pub limit: Limit,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// What is written to stderr.
+    pub log: Log,
+}
+
+/// `[server]`: the listeners and the limits against slow or greedy clients.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where metrics, probes and the page for people are served.
+    pub admin: SocketAddr,
+    /// Certificate and key for clients; `None` serves cleartext.
+    pub tls: Option<Tls>,
+    /// Client connections held open at once.
+    pub max_connections: usize,
+    /// Calls being worked on at once, waiting ones included; beyond it 503.
+    pub max_in_flight: usize,
+    /// Longest time a client may take to send a request head.
+    pub header_timeout: Duration,
+    /// Longest pause between two pieces of a request body.
+    pub body_timeout: Duration,
+    /// How long a client connection may lie idle.
+    pub idle_timeout: Duration,
+    /// Longest time between the signal to stop and the exit.
+    pub drain_timeout: Duration,
+    /// Whether merged and queued answers carry `Server-Timing`.
+    pub timing_header: bool,
+    /// Header fields in one request.
+    pub max_headers: usize,
+    /// Bytes of one request head.
+    pub max_header_bytes: usize,
+    /// Further hosts (`host` or `host:port`, lower case) that mean this gateway.
+    pub names: Vec<String>,
+}
+
+/// `[server.tls]`: PEM files, opened by the listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The certificate chain, leaf first.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// `[upstream]`: where calls go and how long that may take.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// The API's base.
+    pub url: UpstreamUrl,
+    /// Longest time for a connection to stand, TLS included.
+    pub connect_timeout: Duration,
+    /// Longest wait for an answer's head once the request is written.
+    pub response_timeout: Duration,
+    /// How long an unused connection is kept for the next call.
+    pub idle_timeout: Duration,
+    /// PEM file of the authorities to trust instead of the built-in ones.
+    pub ca: Option<PathBuf>,
+}
+
+/// `[batch]`: how read receipts are merged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// The paths whose `POST` may be merged: literal, beginning with `/`.
+    pub paths: Vec<String>,
+    /// How long a batch stays open from its first caller; zero turns merging off.
+    pub window: Duration,
+    /// The age at which a waiting batch no longer yields to other calls.
+    pub max_delay: Duration,
+    /// Distinct message ids in one batch.
+    pub max_ids: usize,
+    /// Callers in one batch.
+    pub max_callers: usize,
+    /// How long a caller whose request failed alone stays out of batches.
+    pub quarantine: Duration,
+}
+
+/// `[limit]`: how fast one WhatsApp instance may be driven.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limit {
+    /// Each instance's budget; `None` is unlimited.
+    pub quota: Option<Quota>,
+    /// How long a call may wait for its turn.
+    pub max_wait: Duration,
+    /// Upstream calls that may wait in one queue.
+    pub max_queue: usize,
+    /// Whether every answer carries `RateLimit` and `RateLimit-Policy`.
+    pub headers: bool,
+    /// Groups of paths with a budget of their own; the first that matches wins.
+    pub classes: Vec<Class>,
+}
+
+/// `[[limit.class]]`: paths that have a bucket of their own per instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Class {
+    /// What it is called in messages and on the admin page.
+    pub name: String,
+    /// Any of them may match.
+    pub paths: Vec<PathPattern>,
+    /// Any of them may match; empty means all.
+    pub methods: Vec<http::Method>,
+    /// The budget; `None` is unlimited.
+    pub quota: Option<Quota>,
+}
+
+/// `[metrics]`: what is counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// Instances that are named in labels; the rest are `other`.
+    pub max_instances: usize,
+}
+
+/// `[log]`: what is written to stderr.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// The least severe event that is written.
+    pub level: LogLevel,
+}
+
+/// How an event is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The least severe event that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Nothing at all.
+    Off,
+    /// A person is needed.
+    Error,
+    /// Survived, but worth a look.
+    Warn,
+    /// Start, stop, drain.
+    Info,
+    /// What happened to single calls.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Limit {
+    /// Finds the first class that a call belongs to, as an index into `classes`; `None` is the base limit.
+    ///
+    /// `is_batch_path` says that the path is one of `batch.paths`: wildcards never match those, so that a class for
+    /// sends (`/v2/send/*`) does not take the read receipts with it.
+    pub fn class_of(
+        &self,
+        method: &http::Method,
+        path: &str,
+        is_batch_path: bool,
+    ) -> Option<usize> {
+        self.classes.iter().position(|class| {
+            (class.methods.is_empty() || class.methods.contains(method))
+                && class.paths.iter().any(|pattern| {
+                    (pattern.is_literal() || !is_batch_path) && pattern.matches(path)
+                })
+        })
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            server: Server {
+                listen: local(8080),
+                admin: local(9090),
+                tls: None,
+                max_connections: 10_000,
+                max_in_flight: 10_000,
+                header_timeout: seconds(10),
+                body_timeout: seconds(30),
+                idle_timeout: seconds(75),
+                drain_timeout: seconds(30),
+                timing_header: true,
+                max_headers: 100,
+                max_header_bytes: 32_768,
+                names: Vec::new(),
+            },
+            upstream: Upstream {
+                url: UpstreamUrl {
+                    tls: true,
+                    authority: http::uri::Authority::from_static("api.wawp.net"),
+                    host: "api.wawp.net".to_owned(),
+                    port: 443,
+                },
+                connect_timeout: seconds(5),
+                response_timeout: seconds(310),
+                idle_timeout: seconds(30),
+                ca: None,
+            },
+            batch: Batch {
+                paths: vec!["/v2/send/seen".to_owned()],
+                window: Duration::from_millis(50),
+                max_delay: seconds(2),
+                max_ids: 100,
+                max_callers: 1000,
+                quarantine: seconds(60),
+            },
+            limit: Limit {
+                quota: std::num::NonZeroU32::new(20).map(|burst| Quota { rate: 10.0, burst }),
+                max_wait: seconds(4),
+                max_queue: 1000,
+                headers: false,
+                classes: Vec::new(),
+            },
+            metrics: Metrics { max_instances: 100 },
+            log: Log {
+                format: LogFormat::Text,
+                level: LogLevel::Info,
+            },
+        }
+    }
+}
