@@ -4,17 +4,35 @@
 //! file, environment, flags. Refuses to open anything that a setting names (certificates, sockets): whoever uses
 //! the thing opens it. Invariant: a [`Config`] that exists obeys every bound written in `default.toml`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+mod kind;
+mod layer;
 mod pattern;
 mod quota;
+mod read;
+mod report;
+mod schema;
+mod show;
 mod upstream_url;
+
+#[cfg(test)]
+mod tests;
 
 pub use self::{
     pattern::{PathPattern, PatternError},
     quota::{Quota, QuotaError},
     upstream_url::{UpstreamUrl, UrlError},
 };
+
+/// The one place where defaults are written, and the reference for people.
+pub const DEFAULTS: &str = include_str!("config/default.toml");
 
 /// Everything that can be set, read and within its bounds.
 #[derive(Clone, Debug, PartialEq)]
@@ -195,58 +213,104 @@ impl Limit {
     }
 }
 
+/// The settings that have a flag, as they were typed; read and checked like those of any other layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--listen`: `server.listen`.
+    pub listen: Option<String>,
+    /// `--admin`: `server.admin`.
+    pub admin: Option<String>,
+    /// `--upstream`: `upstream.url`.
+    pub upstream: Option<String>,
+    /// `--window`: `batch.window`.
+    pub window: Option<String>,
+    /// `--rate`: `limit.rate`.
+    pub rate: Option<String>,
+    /// `--burst`: `limit.burst`.
+    pub burst: Option<String>,
+}
+
+/// The settings as they stand after all layers; displays as TOML, each value that is no default with its origin.
+#[derive(Clone, Debug)]
+pub struct Effective {
+    /// What the rest of the gateway reads.
+    pub config: Config,
+    shown: Vec<show::Shown>,
+}
+
+/// Everything that is wrong with the settings; displays one mistake a line and a closing count, never a secret.
+#[derive(Clone, Debug, thiserror::Error)]
+pub struct Mistakes(Vec<show::Mistake>);
+
+/// Reads the settings: defaults, then the file, the environment (`WAWP_GATEWAY_<SECTION>__<KEY>`) and the flags.
+///
+/// Blocks while it reads the file.
+///
+/// # Errors
+/// Returns every mistake of every layer at once, also in values that a stronger layer covers.
+pub fn load(
+    file: Option<&Path>,
+    env: impl Iterator<Item = (OsString, OsString)>,
+    flags: &Overrides,
+) -> Result<Effective, Mistakes> {
+    let mut report = report::Report::default();
+    let mut tree = layer::defaults();
+    if let Some(path) = file {
+        layer::lay(&mut tree, layer::file(path, &mut report));
+    }
+    layer::environment(&mut tree, env, &mut report);
+    layer::flags(&mut tree, flags);
+    let config = schema::config(tree, &mut report);
+    report.decide(config)
+}
+
+/// Reads a file as `serve` would here, with this process's environment, and returns the effective settings as TOML.
+///
+/// # Errors
+/// As [`load`].
+pub fn check(file: &Path) -> Result<String, Mistakes> {
+    load(Some(file), std::env::vars_os(), &Overrides::default())
+        .map(|effective| effective.to_string())
+}
+
+// === impl Config ===
+
 impl Default for Config {
     fn default() -> Self {
-        let seconds = Duration::from_secs;
-        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Self {
-            server: Server {
-                listen: local(8080),
-                admin: local(9090),
-                tls: None,
-                max_connections: 10_000,
-                max_in_flight: 10_000,
-                header_timeout: seconds(10),
-                body_timeout: seconds(30),
-                idle_timeout: seconds(75),
-                drain_timeout: seconds(30),
-                timing_header: true,
-                max_headers: 100,
-                max_header_bytes: 32_768,
-                names: Vec::new(),
-            },
-            upstream: Upstream {
-                url: UpstreamUrl {
-                    tls: true,
-                    authority: http::uri::Authority::from_static("api.wawp.net"),
-                    host: "api.wawp.net".to_owned(),
-                    port: 443,
-                },
-                connect_timeout: seconds(5),
-                response_timeout: seconds(310),
-                idle_timeout: seconds(30),
-                ca: None,
-            },
-            batch: Batch {
-                paths: vec!["/v2/send/seen".to_owned()],
-                window: Duration::from_millis(50),
-                max_delay: seconds(2),
-                max_ids: 100,
-                max_callers: 1000,
-                quarantine: seconds(60),
-            },
-            limit: Limit {
-                quota: std::num::NonZeroU32::new(20).map(|burst| Quota { rate: 10.0, burst }),
-                max_wait: seconds(4),
-                max_queue: 1000,
-                headers: false,
-                classes: Vec::new(),
-            },
-            metrics: Metrics { max_instances: 100 },
-            log: Log {
-                format: LogFormat::Text,
-                level: LogLevel::Info,
-            },
-        }
+        schema::config(layer::defaults(), &mut report::Report::default())
+    }
+}
+
+// === impl LogFormat, LogLevel ===
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
+impl fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        })
+    }
+}
+
+// === impl Mistakes ===
+
+impl Mistakes {
+    /// Returns how many there are; never 0.
+    #[allow(clippy::len_without_is_empty)] // an empty one is never made
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 }

@@ -1,6 +1,6 @@
 //! The upstream's base URL: scheme, host and port, and nothing that could hold a secret.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::Ipv6Addr, str::FromStr};
 
 use http::uri::Authority;
 
@@ -33,29 +33,17 @@ impl FromStr for UpstreamUrl {
             _ => return Err(UrlError),
         };
         let written = rest.strip_suffix('/').unwrap_or(rest);
-        if written.contains(['/', '@', '?', '#']) {
-            return Err(UrlError);
-        }
-        let authority: Authority = written.to_ascii_lowercase().parse().map_err(|_| UrlError)?;
+        let (authority, port) = host_and_port(written).ok_or(UrlError)?;
         let host = authority
             .host()
             .trim_start_matches('[')
             .trim_end_matches(']')
             .to_owned();
-        let port = match (authority.port(), tls) {
-            (Some(port), _) => port.as_str().parse().map_err(|_| UrlError)?,
-            (None, true) => 443,
-            (None, false) => 80,
-        };
-        // `host:` parses as an authority without a port; it is a typing mistake, and no good `Host`.
-        if host.is_empty() || port == 0 || written.ends_with(':') {
-            return Err(UrlError);
-        }
         Ok(Self {
             tls,
             authority,
             host,
-            port,
+            port: port.unwrap_or(if tls { 443 } else { 80 }),
         })
     }
 }
@@ -68,5 +56,127 @@ impl fmt::Display for UpstreamUrl {
             if self.tls { "https" } else { "http" },
             self.authority
         )
+    }
+}
+
+/// Reads `host` or `host:port`, in lower case; stricter than `Authority`, which lets odd hosts and ports pass.
+pub(super) fn host_and_port(text: &str) -> Option<(Authority, Option<u16>)> {
+    /// A host name has at most 253 characters, a port 5.
+    const MAX_LENGTH: usize = 260;
+    let authority: Authority = text.to_ascii_lowercase().parse().ok()?;
+    let host = authority.host();
+    let is_host = match host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty()
+                && host
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        }
+    };
+    if text.len() > MAX_LENGTH || !is_host {
+        return None;
+    }
+    // What stands after the host, rather than `Authority::port`, which has none for a number beyond 16 bits.
+    let port = match authority.as_str().strip_prefix(host)? {
+        "" => None,
+        rest => {
+            let digits = rest.strip_prefix(':')?;
+            // Rust's own numbers may begin with a plus or zeros.
+            Some(
+                digits
+                    .parse()
+                    .ok()
+                    .filter(|port: &u16| *port != 0 && port.to_string() == digits)?,
+            )
+        }
+    };
+    Some((authority, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_a_base() {
+        for (text, shown, host, port) in [
+            (
+                "https://api.wawp.net",
+                "https://api.wawp.net",
+                "api.wawp.net",
+                443,
+            ),
+            (
+                "HTTPS://API.wawp.net/",
+                "https://api.wawp.net",
+                "api.wawp.net",
+                443,
+            ),
+            ("http://a", "http://a", "a", 80),
+            ("http://a_b-c.:8081", "http://a_b-c.:8081", "a_b-c.", 8081),
+            (
+                "https://127.0.0.1:443",
+                "https://127.0.0.1:443",
+                "127.0.0.1",
+                443,
+            ),
+            ("http://[::1]", "http://[::1]", "::1", 80),
+            (
+                "https://[2001:DB8::1]:65535/",
+                "https://[2001:db8::1]:65535",
+                "2001:db8::1",
+                65_535,
+            ),
+        ] {
+            let url: UpstreamUrl = text.parse().unwrap();
+            assert_eq!(
+                (url.to_string().as_str(), url.host.as_str(), url.port),
+                (shown, host, port)
+            );
+            assert_eq!(url.tls, shown.starts_with("https"));
+        }
+    }
+
+    #[test]
+    fn what_is_none() {
+        for text in [
+            "",
+            "a",
+            "a:80",
+            "//a",
+            "ftp://a",
+            "https:/a",
+            "https://",
+            "https:///",
+            "https://a//",
+            "https://a/v2",
+            "https://a?",
+            "https://a#",
+            "https://me@a",
+            "https://me:x@a",
+            "https://:80",
+            "https://a:",
+            "https://a:0",
+            "https://a:65536",
+            "https://a:99999",
+            "https://a:+1",
+            "https://a:080",
+            "https://a:b",
+            "https://[::1",
+            "https://[x]",
+            "https://::1",
+            "https://a b",
+            "https://a%20b",
+            "https://é",
+            "https://a*",
+            " https://a",
+            "https://a\n",
+        ] {
+            assert_eq!(text.parse::<UpstreamUrl>(), Err(UrlError), "{text}");
+        }
     }
 }

@@ -1,0 +1,230 @@
+//! What reading found: the mistakes, the keys that nobody knows, and the settings as they stand.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Config, Effective, Mistakes,
+    layer::{Entry, Origin, PREFIX, Value},
+    show::{Mistake, Shown},
+};
+
+/// Further off than this, a key is not a misspelling of another.
+const MAX_DISTANCE: usize = 2;
+
+/// Gathers while the tree is read, then decides.
+#[derive(Default)]
+pub(super) struct Report {
+    mistakes: Vec<Mistake>,
+    /// Lines that are not TOML: whatever else seems wrong there is a consequence.
+    broken: BTreeSet<Origin>,
+    unknown: Vec<(String, Origin)>,
+    known: Vec<String>,
+    shown: Vec<Shown>,
+}
+
+impl Report {
+    /// Notes a value that is not allowed; the excerpt is safe to print.
+    pub(super) fn wrong(&mut self, origin: Origin, path: &str, excerpt: String, allowed: String) {
+        self.push(origin, path, Some(excerpt), allowed);
+    }
+
+    /// Notes that a key must be there.
+    pub(super) fn missing(&mut self, origin: Origin, path: &str) {
+        self.push(origin, path, None, "must be there".to_owned());
+    }
+
+    /// Notes a mistake that belongs to a whole layer.
+    pub(super) fn general(&mut self, origin: Origin, problem: String) {
+        self.push(origin, "", None, problem);
+    }
+
+    /// Notes a line that is not TOML; says whether it is the first mistake there, which the others follow from.
+    pub(super) fn breaks(&mut self, line: Origin) -> bool {
+        self.broken.insert(line)
+    }
+
+    /// Notes settings that each are allowed, but not together, at the one from the strongest layer.
+    ///
+    /// Says nothing where one of them is wrong by itself: the value read is not the one that was meant.
+    pub(super) fn forbid(&mut self, paths: &[&str], allowed: &str) {
+        if self
+            .mistakes
+            .iter()
+            .any(|mistake| paths.contains(&mistake.path.as_str()))
+        {
+            return;
+        }
+        let all = self.shown.iter().filter_map(|shown| match shown {
+            Shown::Setting {
+                path, toml, origin, ..
+            } if paths.contains(&path.as_str()) => Some((origin, path, toml)),
+            _ => None,
+        });
+        if let Some((origin, path, toml)) = all.max_by_key(|(origin, ..)| *origin) {
+            let (origin, path, toml) = (origin.clone(), path.clone(), toml.clone());
+            self.push(origin, &path, Some(toml), allowed.to_owned());
+        }
+    }
+
+    /// Notes a key that nobody took: a table as one, but each variable beneath it by its own name.
+    pub(super) fn leftover(&mut self, path: String, entry: Entry) {
+        let Entry {
+            origin,
+            value,
+            below,
+        } = entry;
+        let mut inner = Vec::new();
+        if let Value::Table(table) = value {
+            for (key, entry) in table {
+                inner.push((format!("{path}.{key}"), entry));
+            }
+        }
+        let is_variable = |origin: &Origin| matches!(origin, Origin::Env(_));
+        if inner.is_empty() || !is_variable(&origin) {
+            self.unknown(path.clone(), origin);
+        }
+        for (path, entry) in inner {
+            if is_variable(&entry.origin) {
+                self.leftover(path, entry);
+            }
+        }
+        if let Some(below) = below {
+            self.leftover(path, *below);
+        }
+    }
+
+    /// Notes a key that does not exist.
+    pub(super) fn unknown(&mut self, path: String, origin: Origin) {
+        self.unknown.push((path, origin));
+    }
+
+    /// Notes a key that exists.
+    pub(super) fn know(&mut self, path: &str) {
+        self.known.push(path.to_owned());
+    }
+
+    /// Notes a section's beginning in the effective settings.
+    pub(super) fn header(&mut self, text: String) {
+        self.shown.push(Shown::Header(text));
+    }
+
+    /// Notes a setting as it stands; `toml` is safe to print.
+    pub(super) fn show(&mut self, path: &str, key: String, toml: String, origin: Origin) {
+        self.shown.push(Shown::Setting {
+            path: path.to_owned(),
+            key,
+            toml,
+            origin,
+        });
+    }
+
+    /// Decides: the settings, or every mistake in the order of the file, then of the other layers.
+    pub(super) fn decide(mut self, config: Config) -> Result<Effective, Mistakes> {
+        for (path, origin) in std::mem::take(&mut self.unknown) {
+            let (shown, hint) = match &origin {
+                Origin::Env(_) => (String::new(), self.hint_variable(&path)),
+                _ => (path.clone(), self.hint_key(&path)),
+            };
+            self.push(origin, &shown, None, hint);
+        }
+        self.mistakes.sort_by(|a, b| a.origin.cmp(&b.origin));
+        if self.mistakes.is_empty() {
+            Ok(Effective {
+                config,
+                shown: self.shown,
+            })
+        } else {
+            Err(Mistakes(self.mistakes))
+        }
+    }
+
+    fn push(&mut self, origin: Origin, path: &str, value: Option<String>, allowed: String) {
+        if !self.broken.contains(&origin) {
+            self.mistakes.push(Mistake {
+                origin,
+                path: path.to_owned(),
+                value,
+                allowed,
+            });
+        }
+    }
+
+    fn hint_variable(&self, path: &str) -> String {
+        let spelled = path.replace('.', "__");
+        let variables = self
+            .known
+            .iter()
+            .filter(|known| known.contains('.'))
+            .map(|known| known.replace('.', "__"));
+        match nearest(&spelled, variables) {
+            Some(near) => format!(
+                "unknown variable; did you mean {PREFIX}{}?",
+                near.to_ascii_uppercase()
+            ),
+            None => format!("unknown variable; settings are named {PREFIX}<SECTION>__<KEY>"),
+        }
+    }
+
+    fn hint_key(&self, path: &str) -> String {
+        let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
+        let what = if section.is_empty() {
+            "unknown section"
+        } else {
+            "unknown key"
+        };
+        let siblings: Vec<&str> = self
+            .known
+            .iter()
+            .filter_map(|known| child(section, known))
+            .collect();
+        // First a misspelling of a neighbour, then the right key in the wrong section.
+        if let Some(near) = nearest(key, siblings.iter().copied()) {
+            let dot = if section.is_empty() { "" } else { "." };
+            return format!("{what}; did you mean {section}{dot}{near}?");
+        }
+        if let Some(other) = self
+            .known
+            .iter()
+            .find(|known| known.rsplit_once('.').is_some_and(|(_, last)| last == key))
+        {
+            return format!("{what}; did you mean {other}?");
+        }
+        format!("{what}; known here: {}", siblings.join(", "))
+    }
+}
+
+/// Returns the last word of a path that lies right beneath a section.
+fn child<'k>(section: &str, known: &'k str) -> Option<&'k str> {
+    let rest = if section.is_empty() {
+        known
+    } else {
+        known.strip_prefix(section)?.strip_prefix('.')?
+    };
+    (!rest.contains('.')).then_some(rest)
+}
+
+/// Finds the name that a misspelled one is nearest to, if any is near.
+fn nearest<N: AsRef<str>>(written: &str, names: impl Iterator<Item = N>) -> Option<N> {
+    names
+        .map(|name| (distance(written, name.as_ref()), name))
+        .filter(|(distance, name)| *distance <= MAX_DISTANCE && distance * 2 < name.as_ref().len())
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// Counts the letters to change, add or leave out between two words; anything above the bound may be any number above it.
+fn distance(a: &str, b: &str) -> usize {
+    if a.len().abs_diff(b.len()) > MAX_DISTANCE {
+        return MAX_DISTANCE + 1;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let change = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}

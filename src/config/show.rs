@@ -1,0 +1,210 @@
+//! How settings and mistakes are printed: as TOML with the origin of each, and one mistake a line.
+//!
+//! Everything printed has come through [`Show`], so a type that holds a secret decides here, once, what may be seen.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use super::{
+    Effective, LogFormat, LogLevel, Mistakes, PathPattern, UpstreamUrl,
+    layer::{Origin, Value},
+};
+
+/// The longest piece of somebody's text that a message repeats, in characters.
+const MAX_EXCERPT: usize = 60;
+/// The mistakes that are printed: a file that is something else altogether has thousands.
+const MAX_PRINTED: usize = 100;
+
+/// A setting's type, as far as printing goes.
+pub(super) trait Show {
+    /// Returns the value as TOML; a secret returns a mask.
+    fn toml(&self) -> String;
+
+    /// Returns a short piece of what was written instead; a secret returns a mask, since a mistyped one is still one.
+    fn excerpt(written: &Value) -> String {
+        excerpt(written)
+    }
+}
+
+/// A line of the effective settings.
+#[derive(Clone, Debug)]
+pub(super) enum Shown {
+    /// `[section]` or `[[section.list]]`.
+    Header(String),
+    /// `key = toml`.
+    Setting {
+        path: String,
+        key: String,
+        toml: String,
+        origin: Origin,
+    },
+}
+
+/// One thing that is wrong: where, what, and what is allowed.
+#[derive(Clone, Debug)]
+pub(super) struct Mistake {
+    pub(super) origin: Origin,
+    pub(super) path: String,
+    pub(super) value: Option<String>,
+    pub(super) allowed: String,
+}
+
+// === impl Show ===
+
+macro_rules! show {
+    ($turn:expr => $($type:ty)*) => {
+        $(impl Show for $type {
+            fn toml(&self) -> String {
+                $turn(self)
+            }
+        })*
+    };
+}
+
+show!(ToString::to_string => usize u32 f64 bool);
+show!(|value: &_| quoted(&ToString::to_string(value)) => SocketAddr String PathPattern http::Method LogFormat LogLevel);
+show!(|value: &PathBuf| quoted(&value.display().to_string()) => PathBuf);
+
+impl Show for Duration {
+    /// In one unit, as `default.toml` has them: `75s`, not `1m 15s`.
+    fn toml(&self) -> String {
+        let nanos = self.as_nanos();
+        let units = [
+            (1_000_000_000, "s"),
+            (1_000_000, "ms"),
+            (1000, "us"),
+            (1, "ns"),
+        ];
+        let whole = units
+            .into_iter()
+            .find(|(unit, _)| nanos.is_multiple_of(*unit));
+        let (unit, name) = whole.unwrap_or((1, "ns"));
+        format!("\"{}{name}\"", nanos / unit)
+    }
+}
+
+impl<T: Show> Show for Vec<T> {
+    fn toml(&self) -> String {
+        let items: Vec<String> = self.iter().map(Show::toml).collect();
+        format!("[{}]", items.join(", "))
+    }
+}
+
+impl Show for UpstreamUrl {
+    fn toml(&self) -> String {
+        quoted(&self.to_string())
+    }
+
+    fn excerpt(written: &Value) -> String {
+        match written {
+            // A user or a query is refused, but may hold a password or a token all the same.
+            Value::Text(text) | Value::Typed(text) if text.contains(['@', '?', '#']) => {
+                "\"…\"".to_owned()
+            }
+            other => excerpt(other),
+        }
+    }
+}
+
+// === impl Effective ===
+
+impl fmt::Display for Effective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, shown) in self.shown.iter().enumerate() {
+            match shown {
+                Shown::Header(text) if index == 0 => writeln!(f, "{text}")?,
+                Shown::Header(text) => writeln!(f, "\n{text}")?,
+                Shown::Setting {
+                    key,
+                    toml,
+                    origin: Origin::Default,
+                    ..
+                } => writeln!(f, "{key} = {toml}")?,
+                Shown::Setting {
+                    key, toml, origin, ..
+                } => writeln!(f, "{key} = {toml}  # {origin}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+// === impl Mistakes ===
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for mistake in self.0.iter().take(MAX_PRINTED) {
+            writeln!(f, "{mistake}")?;
+        }
+        if let Some(more @ 1..) = self.0.len().checked_sub(MAX_PRINTED) {
+            writeln!(f, "... and {more} more")?;
+        }
+        match self.0.len() {
+            1 => f.write_str("1 mistake in the settings"),
+            count => write!(f, "{count} mistakes in the settings"),
+        }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.origin)?;
+        match &self.value {
+            Some(value) => write!(f, "{} = {value}: ", self.path)?,
+            None if self.path.is_empty() => {}
+            None => write!(f, "{}: ", self.path)?,
+        }
+        f.write_str(&self.allowed)
+    }
+}
+
+// === pieces of text ===
+
+/// Returns a short piece of a value that is no secret.
+pub(super) fn excerpt(value: &Value) -> String {
+    match value {
+        Value::Text(text) | Value::Typed(text) => format!("\"{}\"", piece(text)),
+        Value::Integer(number) => number.to_string(),
+        Value::Float(number) => number.to_string(),
+        Value::Bool(on) => on.to_string(),
+        Value::Other(text) => piece(text),
+        Value::List(_) => "[...]".to_owned(),
+        Value::Table(_) => "{...}".to_owned(),
+    }
+}
+
+/// Returns a key as a path shows it.
+pub(super) fn word(key: &str) -> String {
+    let bare = !key.is_empty()
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    if bare {
+        piece(key)
+    } else {
+        format!("\"{}\"", piece(key))
+    }
+}
+
+/// Returns text that keeps to its line and moves no cursor.
+pub(super) fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|letter| {
+            if letter.is_control() {
+                letter.escape_default().collect()
+            } else {
+                vec![letter]
+            }
+        })
+        .collect()
+}
+
+fn piece(text: &str) -> String {
+    match text.char_indices().nth(MAX_EXCERPT) {
+        Some((end, _)) => format!("{}...", printable(&text[..end])),
+        None => printable(text),
+    }
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}

@@ -1,0 +1,391 @@
+//! The rules of the settings, as tables: what is read, what is refused and what is then said.
+
+use std::{ffi::OsString, io::Write as _, num::NonZeroU32};
+
+use http::Method;
+
+use super::*;
+
+mod mistakes;
+mod printed;
+mod refused;
+
+/// Loads a file of this text (none if it is empty) under these variables.
+fn load_text(text: &str, env: &[(&str, &str)], flags: &Overrides) -> Result<Effective, Mistakes> {
+    let env = env
+        .iter()
+        .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    if text.is_empty() {
+        return load(None, env, flags);
+    }
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    load(Some(file.path()), env, flags)
+}
+
+/// Reads a file's text that must be right.
+fn good(text: &str) -> Config {
+    load_text(text, &[], &Overrides::default())
+        .unwrap_or_else(|mistakes| panic!("{text}\n{mistakes}"))
+        .config
+}
+
+/// Returns what is said of a file's text that must be wrong, without the name of the file.
+fn bad(text: &str) -> String {
+    bad_layers(text, &[], &Overrides::default())
+}
+
+fn bad_layers(text: &str, env: &[(&str, &str)], flags: &Overrides) -> String {
+    let said = match load_text(text, env, flags) {
+        Ok(effective) => panic!("this was read:\n{text}\n{effective}"),
+        Err(mistakes) => mistakes.to_string(),
+    };
+    let strip = |line: &str| match line.find("/.tmp") {
+        Some(at) => line[at..]
+            .split_once(':')
+            .map_or(String::new(), |(_, rest)| rest.to_owned()),
+        None => line.to_owned(),
+    };
+    said.lines().map(strip).collect::<Vec<_>>().join("\n")
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn quota(rate: f64, burst: u32) -> Option<Quota> {
+    Some(Quota::new(rate, NonZeroU32::new(burst).unwrap()).unwrap())
+}
+
+#[test]
+fn the_defaults_read_without_a_mistake() {
+    let effective = load_text("", &[], &Overrides::default()).unwrap();
+    assert_eq!(effective.config, Config::default());
+    assert!(toml::de::DeTable::parse(DEFAULTS).is_ok());
+}
+
+#[test]
+fn the_defaults_are_those_of_the_design() {
+    let Config {
+        server,
+        upstream,
+        batch,
+        limit,
+        metrics,
+        log,
+    } = Config::default();
+    assert_eq!(
+        (server.listen.to_string(), server.admin.to_string()),
+        ("127.0.0.1:8080".into(), "127.0.0.1:9090".into())
+    );
+    assert_eq!(
+        (server.tls, server.max_connections, server.max_in_flight),
+        (None, 10_000, 10_000)
+    );
+    assert_eq!(
+        (server.header_timeout, server.body_timeout),
+        (seconds(10), seconds(30))
+    );
+    assert_eq!(
+        (server.idle_timeout, server.drain_timeout),
+        (seconds(75), seconds(30))
+    );
+    assert_eq!(
+        (
+            server.timing_header,
+            server.max_headers,
+            server.max_header_bytes
+        ),
+        (true, 100, 32_768)
+    );
+    assert_eq!((server.names, upstream.ca), (Vec::<String>::new(), None));
+    assert_eq!(
+        (upstream.url.to_string(), upstream.url.port),
+        ("https://api.wawp.net".into(), 443)
+    );
+    assert_eq!(
+        (upstream.connect_timeout, upstream.response_timeout),
+        (seconds(5), seconds(310))
+    );
+    assert_eq!(
+        (upstream.idle_timeout, batch.paths),
+        (seconds(30), vec!["/v2/send/seen".to_owned()])
+    );
+    assert_eq!(
+        (batch.window, batch.max_delay),
+        (Duration::from_millis(50), seconds(2))
+    );
+    assert_eq!(
+        (batch.max_ids, batch.max_callers, batch.quarantine),
+        (100, 1000, seconds(60))
+    );
+    assert_eq!(
+        (limit.quota, limit.max_wait, limit.max_queue),
+        (quota(10.0, 20), seconds(4), 1000)
+    );
+    assert_eq!(
+        (limit.headers, limit.classes, metrics.max_instances),
+        (false, vec![], 100)
+    );
+    assert_eq!(
+        log,
+        Log {
+            format: LogFormat::Text,
+            level: LogLevel::Info
+        }
+    );
+}
+
+#[test]
+fn each_layer_covers_the_one_before() {
+    let file = "[limit]\nrate = 1\nburst = 1\nmax_queue = 1\n";
+    let env = [
+        ("WAWP_GATEWAY_LIMIT__RATE", "2"),
+        ("WAWP_GATEWAY_LIMIT__BURST", "2"),
+    ];
+    let flags = Overrides {
+        rate: Some("3".into()),
+        ..Overrides::default()
+    };
+    let limit = load_text(file, &env, &flags).unwrap().config.limit;
+    assert_eq!(
+        (limit.quota, limit.max_queue, limit.max_wait),
+        (quota(3.0, 2), 1, seconds(4))
+    );
+}
+
+#[test]
+fn every_flag_reaches_its_setting() {
+    let some = |text: &str| Some(text.to_owned());
+    let flags = Overrides {
+        listen: some("[::1]:1"),
+        admin: some("127.0.0.1:2"),
+        upstream: some("http://localhost:3"),
+        window: some("4ms"),
+        rate: some("0.5"),
+        burst: some("6"),
+    };
+    let config = load_text("", &[], &flags).unwrap().config;
+    assert_eq!(
+        (
+            config.server.listen.port(),
+            config.server.admin.port(),
+            config.upstream.url.port
+        ),
+        (1, 2, 3)
+    );
+    assert_eq!(
+        (config.batch.window, config.limit.quota),
+        (Duration::from_millis(4), quota(0.5, 6))
+    );
+}
+
+#[test]
+fn a_variable_takes_the_type_of_its_key() {
+    let env = [
+        ("WAWP_GATEWAY_SERVER__TIMING_HEADER", "false"),
+        ("WAWP_GATEWAY_SERVER__NAMES", "A.example, b.example:81"),
+        ("WAWP_GATEWAY_SERVER__TLS__CERT", "/c"),
+        ("WAWP_GATEWAY_SERVER__TLS__KEY", "/k"),
+        ("WAWP_GATEWAY_BATCH__PATHS", "[\"/a\", \"/b\"]"),
+        ("WAWP_GATEWAY_BATCH__WINDOW", "0"),
+        ("WAWP_GATEWAY_LIMIT__RATE", "0.25"),
+        (
+            "WAWP_GATEWAY_LIMIT__CLASS",
+            "[{name = \"x\", paths = [\"/*\"], rate = 0}]",
+        ),
+        ("WAWP_GATEWAY_LOG__LEVEL", "trace"),
+        ("OTHER_SERVER__NAMES", "x"),
+    ];
+    let config = load_text("", &env, &Overrides::default()).unwrap().config;
+    assert_eq!(
+        (config.server.timing_header, config.batch.window),
+        (false, Duration::ZERO)
+    );
+    assert_eq!(config.server.names, ["a.example", "b.example:81"]);
+    assert_eq!(
+        config.server.tls,
+        Some(Tls {
+            cert: "/c".into(),
+            key: "/k".into()
+        })
+    );
+    assert_eq!(config.batch.paths, ["/a", "/b"]);
+    assert_eq!(
+        (config.limit.quota, config.limit.classes.len()),
+        (quota(0.25, 20), 1)
+    );
+    assert_eq!(config.log.level, LogLevel::Trace);
+    // An empty list is one, too.
+    let empty = load_text(
+        "",
+        &[("WAWP_GATEWAY_BATCH__PATHS", "")],
+        &Overrides::default(),
+    )
+    .unwrap();
+    assert!(empty.config.batch.paths.is_empty());
+}
+
+#[test]
+fn what_kubernetes_sets_beside_a_service_is_not_ours() {
+    for name in [
+        "SERVICE_HOST",
+        "SERVICE_PORT",
+        "SERVICE_PORT_HTTP",
+        "PORT",
+        "PORT_8080_TCP",
+        "PORT_8080_TCP_ADDR",
+        "PORT_53_UDP_PROTO",
+        "ADMIN_SERVICE_HOST",
+        "ADMIN_PORT_9090_TCP_PORT",
+    ] {
+        let name = format!("WAWP_GATEWAY_{name}");
+        assert!(
+            load_text("", &[(&name, "tcp://10.0.0.1:80")], &Overrides::default()).is_ok(),
+            "{name}"
+        );
+    }
+    for name in [
+        "SERVER__PORT",
+        "PORT",
+        "ADMIN_PORT",
+        "PORT_X_TCP",
+        "PORT_80_TCP_NAME",
+        "SERVICE",
+        "HOST",
+    ] {
+        let name = format!("WAWP_GATEWAY_{name}");
+        assert!(
+            load_text("", &[(&name, "1")], &Overrides::default()).is_err(),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn tls_is_a_section_an_inline_table_or_dotted() {
+    let tls = Some(Tls {
+        cert: "c".into(),
+        key: "k".into(),
+    });
+    for text in [
+        "[server.tls]\ncert = \"c\"\nkey = \"k\"",
+        "[server]\ntls = { cert = \"c\", key = \"k\" }",
+        "server.tls.cert = \"c\"\nserver.tls.key = \"k\"",
+    ] {
+        assert_eq!(good(text).server.tls, tls, "{text}");
+    }
+}
+
+#[test]
+fn bounds_are_inclusive() {
+    let server =
+        good("[server]\nmax_header_bytes = 8192\nmax_headers = 1\ndrain_timeout = \"1day\"").server;
+    assert_eq!(
+        (
+            server.max_header_bytes,
+            server.max_headers,
+            server.drain_timeout
+        ),
+        (8192, 1, seconds(86_400))
+    );
+    assert_eq!(
+        good("[server]\nmax_header_bytes = 1_048_576")
+            .server
+            .max_header_bytes,
+        1 << 20
+    );
+    assert_eq!(good("[batch]\nwindow = 0").batch.window, Duration::ZERO);
+    assert_eq!(good("[batch]\nwindow = \"0\"").batch.window, Duration::ZERO);
+    assert_eq!(
+        good("[batch]\nquarantine = \"1m 30s\"").batch.quarantine,
+        seconds(90)
+    );
+    assert_eq!(
+        good("[batch]\nwindow = \"3999ms\"").batch.window,
+        Duration::from_millis(3999)
+    );
+    assert_eq!(
+        good("[batch]\nwindow = 0\n[limit]\nmax_wait = 0")
+            .limit
+            .max_wait,
+        Duration::ZERO
+    );
+    assert_eq!(
+        good("[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"")
+            .server
+            .admin
+            .port(),
+        0
+    );
+}
+
+#[test]
+fn rate_zero_is_unlimited() {
+    assert_eq!(good("[limit]\nrate = 0").limit.quota, None);
+    assert_eq!(good("[limit]\nrate = 0.0\nburst = 0").limit.quota, None);
+    assert_eq!(good("[limit]\nrate = -0.0").limit.quota, None);
+    assert_eq!(
+        good("[limit]\nrate = 0.05\nburst = 1").limit.quota,
+        quota(0.05, 1)
+    );
+}
+
+#[test]
+fn classes_keep_their_order_and_inherit_the_burst() {
+    let limit = good(
+        "[limit]\nburst = 7\n[[limit.class]]\nname = \"a\"\npaths = [\"/a\", \"/b*\"]\nrate = 1\n\
+         [[limit.class]]\nname = \"b\"\npaths = [\"*\"]\nmethods = [\"GET\", \"M-SEARCH\"]\nrate = 0\nburst = 0",
+    )
+    .limit;
+    let [a, b] = &limit.classes[..] else {
+        panic!("{limit:?}")
+    };
+    assert_eq!(
+        (a.name.as_str(), a.paths.len(), a.methods.len(), a.quota),
+        ("a", 2, 0, quota(1.0, 7))
+    );
+    assert_eq!((b.name.as_str(), b.quota), ("b", None));
+    assert_eq!(
+        b.methods,
+        [Method::GET, Method::from_bytes(b"M-SEARCH").unwrap()]
+    );
+}
+
+#[test]
+fn the_first_class_that_matches_wins() {
+    let limit = good(
+        "[[limit.class]]\nname = \"gets\"\npaths = [\"/v2/*\"]\nmethods = [\"GET\"]\nrate = 1\n\
+         [[limit.class]]\nname = \"sends\"\npaths = [\"/v2/send/*\", \"/other\"]\nrate = 1\n\
+         [[limit.class]]\nname = \"seen\"\npaths = [\"/v2/send/seen\"]\nrate = 1",
+    )
+    .limit;
+    let (get, post) = (Method::GET, Method::POST);
+    for (method, path, is_batch_path, class) in [
+        (&get, "/v2/send/text", false, Some(0)),
+        (&post, "/v2/send/text", false, Some(1)),
+        (&post, "/v2/send/a/b", false, Some(1)),
+        (&post, "/other", false, Some(1)),
+        (&post, "/v2/send/seen", false, Some(1)),
+        (&post, "/v2/send/seen", true, Some(2)),
+        (&get, "/v2/send/seen", true, Some(2)),
+        (&post, "/other", true, Some(1)),
+        (&post, "/v2/groups", false, None),
+        (&post, "/V2/send/text", false, None),
+    ] {
+        assert_eq!(
+            limit.class_of(method, path, is_batch_path),
+            class,
+            "{method} {path} {is_batch_path}"
+        );
+    }
+}
+
+#[test]
+fn a_byte_order_mark_and_windows_lines_are_no_mistake() {
+    assert_eq!(
+        good("\u{feff}[limit]\r\nmax_queue = 5\r\n").limit.max_queue,
+        5
+    );
+    assert_eq!(good("# the defaults are meant"), Config::default());
+}
