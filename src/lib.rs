@@ -1,4 +1,6 @@
 //! A reverse proxy in front of the WhatsApp API at api.wawp.net.
 #![doc = ""]
 
+pub mod cli;
 pub mod config;
+pub mod telemetry;
