@@ -6,7 +6,7 @@
 use super::{
     layer::{self, Entry, Origin, Table, Value},
     report::Report,
-    show::{Show, excerpt, word},
+    show::{Show, masked, word},
 };
 
 /// Lists are walked through for each request, so none may be long.
@@ -97,7 +97,8 @@ impl<'r> Section<'r> {
         let mut found = None;
         for entry in self.take(key) {
             let origin = entry.origin.clone();
-            let Some(items) = self.items(entry, &path, "a list, as in [\"a\", \"b\"]") else {
+            let Some(items) = self.items(entry, &path, "a list, as in [\"a\", \"b\"]", T::excerpt)
+            else {
                 continue;
             };
             let mut good = Vec::new();
@@ -186,7 +187,7 @@ impl<'r> Section<'r> {
         let allowed = format!("a list of tables, each begun by [[{list}]]");
         let top = self.take(key).into_iter().next();
         let items = top
-            .and_then(|top| self.items(top, &list, &allowed))
+            .and_then(|top| self.items(top, &list, &allowed, masked))
             .unwrap_or_default();
         let mut found = Vec::new();
         for (index, Entry { origin, value, .. }) in items.into_iter().enumerate() {
@@ -203,7 +204,7 @@ impl<'r> Section<'r> {
                 found.extend(read_whole(section, &mut read));
             } else {
                 self.report
-                    .wrong(origin, &path, excerpt(&value), allowed.clone());
+                    .wrong(origin, &path, masked(&value), allowed.clone());
             }
         }
         found
@@ -259,7 +260,7 @@ impl<'r> Section<'r> {
                 Value::Table(table) => found = found.or(Some((table, origin))),
                 other => {
                     let allowed = format!("a section, begun by [{path}], not a value");
-                    self.report.wrong(origin, &path, excerpt(&other), allowed);
+                    self.report.wrong(origin, &path, masked(&other), allowed);
                 }
             }
         }
@@ -267,7 +268,13 @@ impl<'r> Section<'r> {
     }
 
     /// Opens a list; a variable's text is an array as in TOML, or separated by commas.
-    fn items(&mut self, entry: Entry, path: &str, allowed: &str) -> Option<Vec<Entry>> {
+    fn items(
+        &mut self,
+        entry: Entry,
+        path: &str,
+        allowed: &str,
+        excerpt: fn(&Value) -> String,
+    ) -> Option<Vec<Entry>> {
         let Entry { origin, value, .. } = entry;
         let value = match value {
             Value::Typed(text) if text.trim_start().starts_with('[') => {

@@ -98,7 +98,7 @@ impl Show for UpstreamUrl {
         match written {
             // A user or a query is refused, but may hold a password or a token all the same.
             Value::Text(text) | Value::Typed(text) if text.contains(['@', '?', '#']) => {
-                "\"…\"".to_owned()
+                masked(written)
             }
             other => excerpt(other),
         }
@@ -169,6 +169,14 @@ pub(super) fn excerpt(value: &Value) -> String {
         Value::Other(text) => piece(text),
         Value::List(_) => "[...]".to_owned(),
         Value::Table(_) => "{...}".to_owned(),
+    }
+}
+
+/// Returns what kind of thing a value is, without its text: for a secret, or a table that may hold one.
+pub(super) fn masked(value: &Value) -> String {
+    match value {
+        Value::Text(_) | Value::Typed(_) | Value::Other(_) => "\"…\"".to_owned(),
+        other => excerpt(other),
     }
 }
 

@@ -219,6 +219,31 @@ fn a_password_in_the_upstream_is_not_repeated() {
 }
 
 #[test]
+fn a_text_where_a_table_belongs_is_not_repeated() {
+    // Later tables hold keys, and a variable's text that is no TOML is all there is to show.
+    for (name, value) in [
+        ("SERVER__TLS", "{ key = hush"),
+        ("LIMIT__CLASS", "[{ key = \"hush\""),
+        ("LOG", "hush"),
+    ] {
+        let said = bad_layers(
+            "",
+            &[(&format!("WAWP_GATEWAY_{name}"), value)],
+            &Overrides::default(),
+        );
+        assert!(
+            said.contains(" = \"…\": a ") && !said.contains("hush"),
+            "{said}"
+        );
+    }
+    let said = bad("[limit]\nclass = [\"hush\"]");
+    assert!(
+        said.starts_with("2: limit.class[0] = \"…\": a list of tables"),
+        "{said}"
+    );
+}
+
+#[test]
 fn files_that_cannot_be_read() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str, bytes: &[u8]| {
