@@ -1,0 +1,246 @@
+//! Budgets: how fast each instance may be driven, and who waits for how long.
+//!
+//! Owns the rules of design §3.6. It never sees a request, only an identity,
+//! a class of calls and a deadline. Invariant: one token per upstream call,
+//! taken here and nowhere else.
+//!
+//! - [`table`]: the accounts of a class, bounded;
+//! - [`account`]: which of an instance's two buckets a credential draws on;
+//! - [`bucket`]: the tokens and the line of those who wait;
+//! - [`pause`]: what an upstream 429 teaches.
+
+mod account;
+mod bucket;
+mod clock;
+mod pause;
+mod table;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::Method;
+use tokio::time::Instant;
+
+pub(crate) use account::Lane;
+pub(crate) use bucket::{Admission, Kind, Permit};
+use clock::TokioClock;
+use table::Table;
+
+use crate::config::{self, Quota};
+use crate::identity::Identity;
+use crate::metrics::{Metrics, Reason, Route};
+
+/// All budgets of the gateway.
+#[derive(Debug)]
+pub(crate) struct Limiter {
+    rules: ArcSwap<Rules>,
+    clock: TokioClock,
+    metrics: Arc<Metrics>,
+}
+
+/// The limits in force; replaced whole on reload.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    limit: config::Limit,
+    /// Paths of read receipts: wildcard classes do not match them.
+    receipt_paths: Vec<String>,
+    pub(crate) max_wait: Duration,
+    pub(crate) max_queue: usize,
+    pub(crate) max_delay: Duration,
+    /// The base limit, then one table per class in the order of the settings.
+    tables: Vec<Arc<Table>>,
+}
+
+/// A call that was not admitted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Refused {
+    /// Why.
+    pub(crate) refusal: Refusal,
+    /// The quota that was in the way; `None` where a pause alone was.
+    pub(crate) quota: Option<Quota>,
+    /// Calls waiting in line at that moment.
+    pub(crate) waiting: usize,
+    /// After this time a token would be free for the caller.
+    pub(crate) retry_after: Duration,
+}
+
+/// Why a call was not admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// `limit.max_queue` calls wait already.
+    QueueFull,
+    /// The token would come after the call's deadline.
+    WaitTooLong,
+    /// The upstream asked for a pause that outlasts the call's deadline.
+    Paused,
+}
+
+impl Refusal {
+    /// The metric label for this refusal.
+    pub(crate) fn reason(self) -> Reason {
+        match self {
+            Self::QueueFull => Reason::QueueFull,
+            Self::WaitTooLong => Reason::MaxWait,
+            Self::Paused => Reason::Paused,
+        }
+    }
+}
+
+/// A token, and how long it was waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pass {
+    /// The token.
+    pub(crate) permit: Permit,
+    /// Time spent in line; `None` for a call that found a token at once.
+    pub(crate) waited: Option<Duration>,
+}
+
+impl Limiter {
+    /// Opens full buckets under these settings.
+    pub(crate) fn new(limit: &config::Limit, batch: &config::Batch, metrics: Arc<Metrics>) -> Self {
+        let clock = TokioClock::new();
+        Self {
+            rules: ArcSwap::from_pointee(Rules::new(limit, batch, clock, &[])),
+            clock,
+            metrics,
+        }
+    }
+
+    /// Puts other settings in force. Classes that keep their name keep their
+    /// buckets, and buckets keep their debt.
+    pub(crate) fn reconfigure(&self, limit: &config::Limit, batch: &config::Batch) {
+        let old = self.rules.load();
+        self.rules
+            .store(Arc::new(Rules::new(limit, batch, self.clock, &old.tables)));
+    }
+
+    /// Finds the lane in which a call travels.
+    pub(crate) fn lane(&self, method: &Method, path: &str, identity: &Identity) -> Lane {
+        let rules = self.rules.load();
+        let account = rules.table(method, path).account(identity);
+        Lane::new(account, identity.credential, Arc::clone(&self.metrics))
+    }
+
+    /// The limits in force.
+    pub(crate) fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    /// Takes a token for a call of this lane, waiting in line for it.
+    ///
+    /// # Errors
+    /// The line is full, or no token can be had before `deadline`: said at once.
+    pub(crate) async fn pass(
+        &self,
+        lane: &Lane,
+        kind: Kind,
+        deadline: Instant,
+        route: Route,
+    ) -> Result<Pass, Refused> {
+        let asked = Instant::now();
+        let permit = match self.admit(lane, kind, deadline)? {
+            Admission::Now(permit) => return Ok(self.passed(permit, None, route)),
+            // The promise made on joining can be outrun by receipts that grew
+            // too old to yield: then the deadline has the last word.
+            Admission::Queued(ticket) => tokio::time::timeout_at(deadline, ticket)
+                .await
+                .map_err(|_| self.too_late(lane))?,
+        };
+        Ok(self.passed(permit, Some(asked.elapsed()), route))
+    }
+
+    /// Takes a token or a place in line, for a caller that waits in its own way
+    /// and tells with [`passed`](Self::passed) what came of it.
+    ///
+    /// # Errors
+    /// As [`pass`](Self::pass).
+    pub(crate) fn admit(
+        &self,
+        lane: &Lane,
+        kind: Kind,
+        deadline: Instant,
+    ) -> Result<Admission, Refused> {
+        let rules = self.rules.load();
+        lane.admit(kind, deadline, &rules)
+            .inspect_err(|refused| self.count(lane, refused))
+    }
+
+    /// Tells whether a call could be admitted now, taking nothing.
+    ///
+    /// # Errors
+    /// As [`pass`](Self::pass).
+    pub(crate) fn check(&self, lane: &Lane, kind: Kind, deadline: Instant) -> Result<(), Refused> {
+        let rules = self.rules.load();
+        lane.check(kind, deadline, &rules)
+            .inspect_err(|refused| self.count(lane, refused))
+    }
+
+    /// Records a token taken after this wait.
+    pub(crate) fn passed(&self, permit: Permit, waited: Option<Duration>, route: Route) -> Pass {
+        let seconds = waited.unwrap_or_default().as_secs_f64();
+        self.metrics.limit_wait(route).observe(seconds);
+        Pass { permit, waited }
+    }
+
+    /// The refusal of a call whose deadline came while it stood in line.
+    pub(crate) fn too_late(&self, lane: &Lane) -> Refused {
+        let rules = self.rules.load();
+        let refused = lane
+            .check(Kind::Call, Instant::now(), &rules)
+            .err()
+            .unwrap_or(Refused {
+                refusal: Refusal::WaitTooLong,
+                quota: lane.quota(),
+                waiting: 0,
+                retry_after: Duration::ZERO,
+            });
+        self.count(lane, &refused);
+        refused
+    }
+
+    fn count(&self, lane: &Lane, refused: &Refused) {
+        lane.series().rejected(refused.refusal.reason()).inc();
+    }
+}
+
+impl Rules {
+    fn new(
+        limit: &config::Limit,
+        batch: &config::Batch,
+        clock: TokioClock,
+        existing: &[Arc<Table>],
+    ) -> Self {
+        let table = |name: &str, quota| {
+            if let Some(table) = existing.iter().find(|table| *table.name == *name) {
+                table.requote(quota);
+                return Arc::clone(table);
+            }
+            Arc::new(Table::new(name, quota, clock))
+        };
+        let base = std::iter::once(table("default", limit.quota));
+        let classes = limit
+            .classes
+            .iter()
+            .map(|class| table(&class.name, class.quota));
+        Self {
+            tables: base.chain(classes).collect(),
+            limit: limit.clone(),
+            receipt_paths: batch.paths.clone(),
+            max_wait: limit.max_wait,
+            max_queue: limit.max_queue,
+            max_delay: batch.max_delay,
+        }
+    }
+
+    fn table(&self, method: &Method, path: &str) -> &Table {
+        let is_receipt = self.receipt_paths.iter().any(|receipt| receipt == path);
+        let class = self.limit.class_of(method, path, is_receipt);
+        &self.tables[class.map_or(0, |class| class + 1)]
+    }
+
+    /// Whether `RateLimit` fields go with every answer.
+    pub(crate) fn headers(&self) -> bool {
+        self.limit.headers
+    }
+}

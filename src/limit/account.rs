@@ -1,0 +1,199 @@
+//! The budget of one instance (or credential) in one class of calls.
+//!
+//! Owns who draws on which bucket (design §3.1): a credential which the
+//! upstream has accepted draws on the main bucket, everybody else on a second
+//! one of the same size. Until somebody has been accepted there is only the
+//! main bucket, so the first app's debt stays where its calls will be paid.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::bucket::{Admission, Bucket, Kind, Permit};
+use super::clock::TokioClock;
+use super::{Refused, Rules};
+use crate::config::Quota;
+use crate::identity::Fingerprint;
+use crate::metrics::{InstanceSeries, Metrics};
+
+/// Accepted credentials remembered per account; the oldest makes room. An app
+/// has one token, and may spell it in a few places.
+const MAX_PROVEN: usize = 16;
+
+/// An account that was accepted is remembered this long without a call.
+const REMEMBER: Duration = Duration::from_secs(3600);
+
+/// The budget of one instance (or credential) in one class of calls.
+#[derive(Debug)]
+pub(crate) struct Account {
+    /// The instance as metrics may name it; `None` where a call names none.
+    instance: Option<Box<str>>,
+    main: Arc<Bucket>,
+    /// For credentials not yet accepted, once another one is.
+    strangers: OnceLock<Arc<Bucket>>,
+    /// Oldest first.
+    proven: Mutex<Vec<Fingerprint>>,
+    /// Set when the instance has been accepted, so that made-up names never
+    /// take up a label.
+    series: OnceLock<Arc<InstanceSeries>>,
+    clock: TokioClock,
+}
+
+impl Account {
+    pub(super) fn new(instance: Option<&str>, quota: Option<Quota>, clock: TokioClock) -> Self {
+        Self {
+            instance: instance.map(Box::from),
+            main: Arc::new(Bucket::new(quota, clock)),
+            strangers: OnceLock::new(),
+            proven: Mutex::new(Vec::new()),
+            series: OnceLock::new(),
+            clock,
+        }
+    }
+
+    fn bucket(&self, credential: Option<Fingerprint>) -> &Arc<Bucket> {
+        let proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        if proven.is_empty() || credential.is_some_and(|credential| proven.contains(&credential)) {
+            return &self.main;
+        }
+        drop(proven);
+        self.strangers
+            .get_or_init(|| Arc::new(Bucket::new(self.main.quota(), self.clock)))
+    }
+
+    /// Remembers that the upstream took this credential for this instance.
+    fn prove(&self, credential: Fingerprint) {
+        let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        if proven.contains(&credential) {
+            return;
+        }
+        if proven.len() == MAX_PROVEN {
+            proven.remove(0);
+        }
+        proven.push(credential);
+    }
+
+    pub(super) fn requote(&self, quota: Option<Quota>) {
+        self.main.requote(quota);
+        if let Some(strangers) = self.strangers.get() {
+            strangers.requote(quota);
+        }
+    }
+
+    /// True when dropping the account would lose nothing. An accepted one is
+    /// kept for a while, else a flood could make it a stranger again.
+    pub(super) fn is_idle(&self, now: Instant, pressed: bool) -> bool {
+        let idle = |now| {
+            self.main.is_idle(now)
+                && self
+                    .strangers
+                    .get()
+                    .is_none_or(|bucket| bucket.is_idle(now))
+        };
+        let known = !self
+            .proven
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty();
+        match (known, now.checked_sub(REMEMBER)) {
+            (true, Some(then)) if !pressed => idle(then),
+            (true, None) if !pressed => false,
+            _ => idle(now),
+        }
+    }
+}
+
+/// One caller's access to an account: which bucket its calls draw on.
+#[derive(Clone, Debug)]
+pub(crate) struct Lane {
+    account: Arc<Account>,
+    bucket: Arc<Bucket>,
+    credential: Option<Fingerprint>,
+    metrics: Arc<Metrics>,
+}
+
+impl Lane {
+    pub(super) fn new(
+        account: Arc<Account>,
+        credential: Option<Fingerprint>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let bucket = Arc::clone(account.bucket(credential));
+        Self {
+            account,
+            bucket,
+            credential,
+            metrics,
+        }
+    }
+
+    /// Takes a token or a place in line.
+    ///
+    /// # Errors
+    /// The line is full, or the token would come after `deadline`.
+    pub(crate) fn admit(
+        &self,
+        kind: Kind,
+        deadline: Instant,
+        rules: &Rules,
+    ) -> Result<Admission, Refused> {
+        self.bucket.admit(kind, deadline, rules, self.series())
+    }
+
+    /// Tells whether a call could be admitted now, taking nothing.
+    ///
+    /// # Errors
+    /// As [`admit`](Self::admit).
+    pub(crate) fn check(
+        &self,
+        kind: Kind,
+        deadline: Instant,
+        rules: &Rules,
+    ) -> Result<(), Refused> {
+        self.bucket.check(kind, deadline, rules)
+    }
+
+    /// Learns from the upstream's answer to a call sent with `permit`.
+    pub(crate) fn answered(
+        &self,
+        permit: &Permit,
+        status: StatusCode,
+        retry_after: Option<Duration>,
+    ) {
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            // Proves nothing: it may have been said before anybody looked at
+            // the credential (design §7.3).
+            self.bucket.throttled(permit.granted, retry_after);
+            self.series().throttled.inc();
+            return;
+        }
+        self.bucket
+            .answered(permit.granted, !status.is_server_error());
+        if status != StatusCode::UNAUTHORIZED && status != StatusCode::FORBIDDEN {
+            if let Some(credential) = self.credential {
+                self.account.prove(credential);
+            }
+            if let Some(instance) = &self.account.instance {
+                self.account
+                    .series
+                    .get_or_init(|| self.metrics.instance(instance));
+            }
+        }
+    }
+
+    /// The figures of this instance, as far as it may be named.
+    pub(crate) fn series(&self) -> &Arc<InstanceSeries> {
+        match (&self.account.instance, self.account.series.get()) {
+            (_, Some(series)) => series,
+            (Some(_), None) => self.metrics.other_instances(),
+            (None, None) => self.metrics.no_instance(),
+        }
+    }
+
+    /// The quota in force here.
+    pub(crate) fn quota(&self) -> Option<Quota> {
+        self.bucket.quota()
+    }
+}

@@ -1,0 +1,507 @@
+//! One token bucket with the calls that wait for its tokens.
+//!
+//! Owns the only place where a token is taken. Invariant: a token goes to the
+//! call at the head of the queue, and nobody takes one past a queue.
+//!
+//! Order (design §3.6): calls leave first come, first served; read receipts
+//! yield to calls, until a receipt has waited `max_delay`.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use governor::middleware::StateInformationMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::clock::TokioClock;
+use super::pause::Pause;
+use super::{Refusal, Refused, Rules};
+use crate::config::Quota;
+use crate::metrics::InstanceSeries;
+
+type Gcra = governor::RateLimiter<NotKeyed, InMemoryState, TokioClock, StateInformationMiddleware>;
+
+/// What kind of call asks for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A call passed through: waits in line.
+    Call,
+    /// A batch of read receipts opened at this moment: yields to calls until
+    /// it is older than `batch.max_delay`.
+    Receipt {
+        /// When the batch was opened.
+        opened: Instant,
+    },
+}
+
+/// A token taken, and what is known of the bucket after it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Permit {
+    /// When the token was taken.
+    pub(crate) granted: Instant,
+    /// Tokens left at that moment; `None` where the bucket is unlimited.
+    pub(crate) remaining: Option<u32>,
+}
+
+/// The answer to a request for a token.
+#[derive(Debug)]
+pub(crate) enum Admission {
+    /// The token was there.
+    Now(Permit),
+    /// The call waits in line.
+    Queued(Ticket),
+}
+
+/// A token bucket (GCRA) and its line of waiting calls.
+#[derive(Debug)]
+pub(crate) struct Bucket {
+    clock: TokioClock,
+    /// Held for a few instructions at a time, never across an await; shared
+    /// only by the calls of this one bucket.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// `None`: the rate is unlimited (a pause still holds calls back).
+    gcra: Option<Gcra>,
+    quota: Option<Quota>,
+    /// There only while something waits, so that an idle bucket stays small.
+    line: Option<Box<Line>>,
+    /// There only after the upstream said 429.
+    pause: Option<Box<Pause>>,
+    used: Instant,
+}
+
+/// The calls that wait, and what the task serving them needs.
+#[derive(Debug)]
+struct Line {
+    calls: VecDeque<Waiter>,
+    receipts: VecDeque<Waiter>,
+    /// When the next token is due, as governor last said.
+    next: Instant,
+    max_delay: Duration,
+    tickets: u64,
+    /// Wakes the serving task when its plan has changed.
+    changed: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    ticket: u64,
+    opened: Instant,
+    grant: oneshot::Sender<Permit>,
+}
+
+impl Bucket {
+    /// Makes a full bucket.
+    pub(super) fn new(quota: Option<Quota>, clock: TokioClock) -> Self {
+        Self {
+            clock,
+            state: Mutex::new(State {
+                gcra: quota.map(|quota| gcra(quota, clock)),
+                quota,
+                line: None,
+                pause: None,
+                used: Instant::now(),
+            }),
+        }
+    }
+
+    /// Takes a token, or a place in line, or says at once that neither will do.
+    ///
+    /// # Errors
+    /// The line is full, or the token would come after `deadline`.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        kind: Kind,
+        deadline: Instant,
+        rules: &Rules,
+        series: &Arc<InstanceSeries>,
+    ) -> Result<Admission, Refused> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.used = now;
+        if state.line.is_none() {
+            match state.take(now) {
+                Ok(permit) => return Ok(Admission::Now(permit)),
+                Err(next) => {
+                    state.check_turn(kind, next, now, deadline, rules)?;
+                    state.line = Some(Box::new(Line::new(next, rules.max_delay)));
+                    tokio::spawn(serve(Arc::clone(self)));
+                }
+            }
+        } else {
+            state.check(kind, now, deadline, rules)?;
+        }
+        let line = state.line.as_mut().expect("a line was just made or found");
+        let (grant, granted) = oneshot::channel();
+        line.tickets += 1;
+        let ticket = line.tickets;
+        line.push(
+            kind,
+            Waiter {
+                ticket,
+                opened: kind.opened(now),
+                grant,
+            },
+        );
+        series.queued.inc();
+        Ok(Admission::Queued(Ticket {
+            bucket: Arc::clone(self),
+            series: Arc::clone(series),
+            ticket,
+            granted,
+        }))
+    }
+
+    /// Tells whether a call of this kind could be admitted now, taking nothing.
+    ///
+    /// # Errors
+    /// As [`admit`](Self::admit).
+    pub(crate) fn check(
+        &self,
+        kind: Kind,
+        deadline: Instant,
+        rules: &Rules,
+    ) -> Result<(), Refused> {
+        self.lock().check(kind, Instant::now(), deadline, rules)
+    }
+
+    /// Learns from an upstream 429 to a call admitted at `granted`.
+    pub(crate) fn throttled(&self, granted: Instant, retry_after: Option<Duration>) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        match &mut state.pause {
+            Some(pause) => pause.throttled(now, granted, retry_after),
+            None => state.pause = Some(Box::new(Pause::new(now, retry_after))),
+        }
+        state.wake();
+    }
+
+    /// Learns from any other answer to a call admitted at `granted`.
+    pub(crate) fn answered(&self, granted: Instant, let_through: bool) {
+        let mut state = self.lock();
+        let Some(pause) = &mut state.pause else {
+            return;
+        };
+        if pause.answered(granted, let_through) {
+            state.pause = None;
+        }
+        state.wake();
+    }
+
+    /// Puts another quota in force, keeping what is owed.
+    pub(super) fn requote(&self, quota: Option<Quota>) {
+        let mut state = self.lock();
+        if state.quota == quota {
+            return;
+        }
+        let next = quota.map(|quota| gcra(quota, self.clock));
+        if let (Some(next), Some(quota)) = (&next, quota) {
+            let owed = state.owed().min(quota.burst.get());
+            if let Some(owed) = std::num::NonZeroU32::new(owed) {
+                // Fits: `owed` is at most the burst of a bucket just made.
+                drop(next.check_n(owed));
+            }
+        }
+        state.gcra = next;
+        state.quota = quota;
+        state.wake();
+    }
+
+    /// The quota in force.
+    pub(crate) fn quota(&self) -> Option<Quota> {
+        self.lock().quota
+    }
+
+    /// True when dropping the bucket would lose nothing: nobody waits, no
+    /// pause is on and every token is back.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        let state = self.lock();
+        let refilled = state
+            .quota
+            .map_or(Duration::ZERO, |quota| quota.interval() * quota.burst.get());
+        state.line.is_none()
+            && state.pause.as_ref().is_none_or(|pause| pause.is_over(now))
+            && now.saturating_duration_since(state.used) >= refilled
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing under this lock panics half-way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn gcra(quota: Quota, clock: TokioClock) -> Gcra {
+    let quota = governor::Quota::with_period(quota.interval())
+        .expect("an interval is never zero")
+        .allow_burst(quota.burst);
+    governor::RateLimiter::direct_with_clock(quota, clock).with_middleware()
+}
+
+// === impl State ===
+
+impl State {
+    /// Takes a token, or says when the next one is due.
+    fn take(&mut self, now: Instant) -> Result<Permit, Instant> {
+        if let Some(until) = self.pause.as_ref().and_then(|pause| pause.holds(now)) {
+            return Err(until);
+        }
+        let remaining = match &self.gcra {
+            None => None,
+            Some(gcra) => match gcra.check() {
+                Ok(snapshot) => Some(snapshot.remaining_burst_capacity()),
+                Err(refused) => {
+                    let wait = refused.wait_time_from(governor::clock::Clock::now(gcra.clock()));
+                    return Err(now + wait);
+                }
+            },
+        };
+        if let Some(pause) = &mut self.pause {
+            pause.probe(now);
+        }
+        Ok(Permit {
+            granted: now,
+            remaining,
+        })
+    }
+
+    /// Whether a call could be admitted now; takes nothing.
+    fn check(
+        &self,
+        kind: Kind,
+        now: Instant,
+        deadline: Instant,
+        rules: &Rules,
+    ) -> Result<(), Refused> {
+        match (&self.line, &self.pause) {
+            (Some(line), _) => self.check_turn(kind, line.next, now, deadline, rules),
+            (None, Some(pause)) if pause.holds(now).is_some() => {
+                self.check_turn(kind, now, now, deadline, rules)
+            }
+            // No line: a token is there or due within one interval; the call
+            // itself will find out.
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a call whose turn would come too late or that finds no place.
+    fn check_turn(
+        &self,
+        kind: Kind,
+        next: Instant,
+        now: Instant,
+        deadline: Instant,
+        rules: &Rules,
+    ) -> Result<(), Refused> {
+        let turn = self.turn(kind, next, now, rules.max_delay);
+        let waiting = self.line.as_ref().map_or(0, |line| line.len());
+        let paused = self
+            .pause
+            .as_ref()
+            .is_some_and(|pause| pause.holds(now).is_some());
+        let refusal = if waiting >= rules.max_queue {
+            Refusal::QueueFull
+        } else if turn > deadline && paused {
+            Refusal::Paused
+        } else if turn > deadline {
+            Refusal::WaitTooLong
+        } else {
+            return Ok(());
+        };
+        Err(Refused {
+            refusal,
+            quota: self.quota,
+            waiting,
+            retry_after: turn.saturating_duration_since(now),
+        })
+    }
+
+    /// When a call that joins now would get its token, if nobody else came.
+    fn turn(&self, kind: Kind, next: Instant, now: Instant, max_delay: Duration) -> Instant {
+        let interval = self.quota.map_or(Duration::ZERO, |quota| quota.interval());
+        let pause = self
+            .pause
+            .as_ref()
+            .and_then(|pause| pause.holds(now))
+            .unwrap_or(now);
+        let at = |place: usize| {
+            let place = u32::try_from(place).unwrap_or(u32::MAX);
+            pause.max(next + interval.saturating_mul(place))
+        };
+        let Some(line) = &self.line else { return at(0) };
+        match kind {
+            Kind::Call => {
+                // Receipts that grow too old before this call's turn go first.
+                let mut place = line.calls.len();
+                for receipt in &line.receipts {
+                    if receipt.opened + max_delay > at(place) {
+                        break;
+                    }
+                    place += 1;
+                }
+                at(place)
+            }
+            Kind::Receipt { opened } => {
+                let receipts = line.receipts.len();
+                let in_line = at(receipts + line.calls.len());
+                let overdue = (opened + max_delay).max(at(receipts)) + interval;
+                in_line.min(overdue)
+            }
+        }
+    }
+
+    /// Hands out every token that is there; says when to look again, or
+    /// nothing when nobody waits any more.
+    fn advance(&mut self, now: Instant) -> Option<(Instant, Arc<Notify>)> {
+        loop {
+            if self.line.as_ref().is_none_or(|line| line.len() == 0) {
+                self.line = None;
+                return None;
+            }
+            match self.take(now) {
+                Ok(permit) => {
+                    self.used = now;
+                    let line = self.line.as_mut().expect("checked above");
+                    // A ticket dropped at this very moment passes its token on.
+                    while let Some(waiter) = line.pop(now) {
+                        if waiter.grant.send(permit).is_ok() {
+                            break;
+                        }
+                    }
+                }
+                Err(next) => {
+                    let line = self.line.as_mut().expect("checked above");
+                    line.next = next;
+                    return Some((next, Arc::clone(&line.changed)));
+                }
+            }
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(line) = &self.line {
+            line.changed.notify_one();
+        }
+    }
+
+    /// Tokens missing from a full bucket. Takes one to learn it: only for a
+    /// bucket that is about to be replaced.
+    fn owed(&self) -> u32 {
+        let (Some(gcra), Some(quota)) = (&self.gcra, self.quota) else {
+            return 0;
+        };
+        let left = gcra
+            .check()
+            .map_or(0, |taken| taken.remaining_burst_capacity() + 1);
+        quota.burst.get().saturating_sub(left)
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    fn new(next: Instant, max_delay: Duration) -> Self {
+        Self {
+            calls: VecDeque::new(),
+            receipts: VecDeque::new(),
+            next,
+            max_delay,
+            tickets: 0,
+            changed: Arc::new(Notify::new()),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.calls.len() + self.receipts.len()
+    }
+
+    fn push(&mut self, kind: Kind, waiter: Waiter) {
+        match kind {
+            Kind::Call => self.calls.push_back(waiter),
+            Kind::Receipt { .. } => self.receipts.push_back(waiter),
+        }
+    }
+
+    /// The next to be served: an overdue receipt, else a call, else a receipt.
+    fn pop(&mut self, now: Instant) -> Option<Waiter> {
+        let overdue = self
+            .receipts
+            .front()
+            .is_some_and(|batch| batch.opened + self.max_delay <= now);
+        if overdue || self.calls.is_empty() {
+            self.receipts.pop_front()
+        } else {
+            self.calls.pop_front()
+        }
+    }
+
+    /// Takes somebody out of the line who no longer waits.
+    fn remove(&mut self, ticket: u64) {
+        self.calls.retain(|waiter| waiter.ticket != ticket);
+        self.receipts.retain(|waiter| waiter.ticket != ticket);
+    }
+}
+
+impl Kind {
+    fn opened(self, now: Instant) -> Instant {
+        match self {
+            Kind::Call => now,
+            Kind::Receipt { opened } => opened,
+        }
+    }
+}
+
+/// Serves a line until it is empty: the one task of a bucket under pressure.
+async fn serve(bucket: Arc<Bucket>) {
+    loop {
+        let plan = bucket.lock().advance(Instant::now());
+        let Some((next, changed)) = plan else { return };
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            () = changed.notified() => {}
+        }
+    }
+}
+
+// === impl Ticket ===
+
+/// A place in line. Resolves to the token; dropping it gives the place up.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    bucket: Arc<Bucket>,
+    series: Arc<InstanceSeries>,
+    ticket: u64,
+    granted: oneshot::Receiver<Permit>,
+}
+
+impl Future for Ticket {
+    type Output = Permit;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Permit> {
+        match Pin::new(&mut self.granted).poll(cx) {
+            Poll::Ready(Ok(permit)) => Poll::Ready(permit),
+            // The serving task was cut off with its runtime: no token will
+            // come, and the caller's own deadline ends the wait.
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.series.queued.dec();
+        self.granted.close();
+        let mut state = self.bucket.lock();
+        if let Some(line) = &mut state.line {
+            line.remove(self.ticket);
+            line.changed.notify_one();
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The accounts of one class of calls, by instance or credential.
+//!
+//! Invariant: the table is bounded, and an account that owes something or on
+//! which somebody waits is never dropped. When it is full all newcomers share
+//! one account, so a flood of made-up ids costs memory and budget of its own.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hash};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use super::account::Account;
+use super::clock::TokioClock;
+use crate::config::Quota;
+use crate::identity::{Fingerprint, Identity};
+use crate::metrics::OTHER;
+
+/// Locks over the table, so that calls of different instances seldom meet.
+const SHARDS: usize = 64;
+
+/// Accounts per shard: 64 × 4,096 = 262,144 in a class, some 100 MB at most.
+const SHARD_CAPACITY: usize = 4096;
+
+/// A full shard is searched at most this often: a flood must not buy a search
+/// with every made-up id.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+
+/// The accounts of one class of calls.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// The class, as messages and `RateLimit` fields name it.
+    pub(super) name: Box<str>,
+    clock: TokioClock,
+    quota: ArcSwap<Option<Quota>>,
+    hasher: RandomState,
+    instances: Box<[Mutex<Shard<Box<str>>>]>,
+    credentials: Box<[Mutex<Shard<Fingerprint>>]>,
+    /// For calls that name neither instance nor credential.
+    nobody: Arc<Account>,
+    /// Shared by whoever comes while the table is full.
+    overflow: Arc<Account>,
+}
+
+#[derive(Debug)]
+struct Shard<K> {
+    accounts: HashMap<K, Arc<Account>>,
+    /// The size at which idle accounts are looked for: twice what the last
+    /// search left, so that its cost is spread over the insertions.
+    sweep_at: usize,
+    swept: Option<Instant>,
+}
+
+impl Table {
+    pub(super) fn new(name: &str, quota: Option<Quota>, clock: TokioClock) -> Self {
+        Self {
+            name: Box::from(name),
+            clock,
+            quota: ArcSwap::from_pointee(quota),
+            hasher: RandomState::new(),
+            instances: shards(),
+            credentials: shards(),
+            nobody: Arc::new(Account::new(None, quota, clock)),
+            overflow: Arc::new(Account::new(Some(OTHER), quota, clock)),
+        }
+    }
+
+    /// Finds or opens the account that pays for a call.
+    pub(super) fn account(&self, identity: &Identity) -> Arc<Account> {
+        match (&identity.instance, identity.credential) {
+            (Some(instance), _) => self.find(&self.instances, &**instance, Some(instance)),
+            (None, Some(credential)) => self.find(&self.credentials, &credential, None),
+            (None, None) => Arc::clone(&self.nobody),
+        }
+    }
+
+    fn find<K, Q>(
+        &self,
+        shards: &[Mutex<Shard<K>>],
+        key: &Q,
+        instance: Option<&str>,
+    ) -> Arc<Account>
+    where
+        K: Hash + Eq + std::borrow::Borrow<Q>,
+        Q: Hash + Eq + ?Sized + ToOwned,
+        K: From<<Q as ToOwned>::Owned>,
+    {
+        let hash = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
+        let mut shard = lock(&shards[hash]);
+        if let Some(account) = shard.accounts.get(key) {
+            return Arc::clone(account);
+        }
+        if !shard.has_room() {
+            return Arc::clone(&self.overflow);
+        }
+        let account = Arc::new(Account::new(instance, **self.quota.load(), self.clock));
+        shard
+            .accounts
+            .insert(K::from(key.to_owned()), Arc::clone(&account));
+        account
+    }
+
+    /// Puts another quota in force; what is owed stays owed.
+    pub(super) fn requote(&self, quota: Option<Quota>) {
+        self.quota.store(Arc::new(quota));
+        self.nobody.requote(quota);
+        self.overflow.requote(quota);
+        for shard in &self.instances {
+            lock(shard)
+                .accounts
+                .values()
+                .for_each(|account| account.requote(quota));
+        }
+        for shard in &self.credentials {
+            lock(shard)
+                .accounts
+                .values()
+                .for_each(|account| account.requote(quota));
+        }
+    }
+}
+
+impl<K: Hash + Eq> Shard<K> {
+    /// Makes room among the idle when it is time; false when there is none.
+    fn has_room(&mut self) -> bool {
+        let now = Instant::now();
+        let full = self.accounts.len() >= SHARD_CAPACITY;
+        let swept_just_now = self.swept.is_some_and(|then| now < then + SWEEP_PAUSE);
+        if self.accounts.len() >= self.sweep_at && !(full && swept_just_now) {
+            self.swept = Some(now);
+            let mut keep = |pressed: bool| {
+                // An account in use elsewhere at this moment is not idle.
+                self.accounts.retain(|_, account| {
+                    Arc::strong_count(account) > 1 || !account.is_idle(now, pressed)
+                });
+                self.accounts.len()
+            };
+            if keep(false) >= SHARD_CAPACITY {
+                keep(true);
+            }
+            self.accounts.shrink_to(64);
+            self.sweep_at = (self.accounts.len() * 2).clamp(64, SHARD_CAPACITY);
+        }
+        self.accounts.len() < SHARD_CAPACITY
+    }
+}
+
+fn shards<K>() -> Box<[Mutex<Shard<K>>]> {
+    (0..SHARDS)
+        .map(|_| {
+            Mutex::new(Shard {
+                accounts: HashMap::new(),
+                sweep_at: 64,
+                swept: None,
+            })
+        })
+        .collect()
+}
+
+fn lock<K>(shard: &Mutex<Shard<K>>) -> MutexGuard<'_, Shard<K>> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,417 @@
+//! Every metric of the gateway, its help text and its buckets (design §4.3).
+//!
+//! Owns the registry and the label sets. Invariant: label sets are bounded by
+//! construction (enums, status codes, a capped list of instances), and what a
+//! request needs is resolved once, not looked up per request.
+
+mod codes;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use codes::Codes;
+
+/// The label of all instances beyond `metrics.max_instances`, and of those
+/// the upstream has not accepted yet.
+pub(crate) const OTHER: &str = "other";
+/// The label of calls that name no instance.
+const NONE: &str = "none";
+
+/// Client-facing time: from a merged call on a fast upstream (5 ms) to the
+/// slow media uploads some clients allow 300 s for.
+const REQUEST_SECONDS: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
+    300.0,
+];
+/// Time added by the window and the wait for a token: 50 ms is the default
+/// window, 2 s `max_delay`, 4 s `max_wait`.
+const WAIT_SECONDS: &[f64] = &[
+    0.0, 0.001, 0.005, 0.01, 0.025, 0.05, 0.055, 0.075, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0,
+];
+/// How many share a call: 100 and 1,000 are the default caps.
+const SHARERS: &[f64] = &[
+    1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1000.0,
+];
+
+/// Which way a call takes, by its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// A path of `batch.paths`, whether or not it could be merged.
+    Seen,
+    /// Everything else.
+    Other,
+}
+
+impl Route {
+    const ALL: [Self; 2] = [Self::Seen, Self::Other];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Seen => "seen",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Why the limiter refused a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// `limit.max_queue` calls waited already.
+    QueueFull,
+    /// The token would have come too late.
+    MaxWait,
+    /// The upstream had asked for a longer pause.
+    Paused,
+}
+
+impl Reason {
+    const ALL: [Self; 3] = [Self::QueueFull, Self::MaxWait, Self::Paused];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::MaxWait => "max_wait",
+            Self::Paused => "paused",
+        }
+    }
+}
+
+/// All metrics of one gateway, over a registry of its own.
+pub struct Metrics {
+    registry: Registry,
+    /// Client calls by the code they were answered with.
+    pub(crate) requests: [Codes; 2],
+    /// From the request's head to the end of the answer's body.
+    request_seconds: [Histogram; 2],
+    /// Client calls not yet answered in full.
+    pub(crate) in_flight: IntGauge,
+    /// Open client connections.
+    pub(crate) connections: IntGauge,
+    /// Upstream calls by code; "error" where no answer came or it broke off.
+    pub(crate) upstream: [Codes; 2],
+    upstream_seconds: [Histogram; 2],
+    /// Callers per batch sent.
+    pub(crate) batch_callers: Histogram,
+    /// Distinct ids per batch sent.
+    pub(crate) batch_ids: Histogram,
+    /// From a batch's first caller to its sealing.
+    pub(crate) batch_wait: Histogram,
+    /// Batches split in two because the upstream refused them whole.
+    pub(crate) splits: IntCounter,
+    /// Receipt calls sent again.
+    pub(crate) retries: IntCounter,
+    /// Upstream calls that merging made unnecessary.
+    pub(crate) saved: IntCounter,
+    /// Batches taking callers at this moment.
+    pub(crate) batches_open: IntGauge,
+    limit_wait: [Histogram; 2],
+    instances: Instances,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// The figures of one instance (or of all the unnamed together).
+#[derive(Debug)]
+pub(crate) struct InstanceSeries {
+    /// Calls waiting in line.
+    pub(crate) queued: IntGauge,
+    /// Upstream 429s.
+    pub(crate) throttled: IntCounter,
+    rejected: [IntCounter; 3],
+    requests: [IntCounter; 2],
+}
+
+impl InstanceSeries {
+    /// Calls refused for this reason.
+    pub(crate) fn rejected(&self, reason: Reason) -> &IntCounter {
+        &self.rejected[reason as usize]
+    }
+
+    /// Client calls answered.
+    pub(crate) fn requests(&self, route: Route) -> &IntCounter {
+        &self.requests[route as usize]
+    }
+}
+
+struct Instances {
+    queued: IntGaugeVec,
+    throttled: IntCounterVec,
+    rejected: IntCounterVec,
+    requests: IntCounterVec,
+    max: usize,
+    named: Mutex<HashMap<Box<str>, Arc<InstanceSeries>>>,
+    other: Arc<InstanceSeries>,
+    none: Arc<InstanceSeries>,
+}
+
+impl Metrics {
+    /// Registers everything; at most `max_instances` instances get a label.
+    #[must_use]
+    pub fn new(max_instances: usize) -> Self {
+        let r = Registry::new();
+        let info = Gauge::with_opts(
+            Opts::new(
+                "wawp_gateway_build_info",
+                "Always 1; the version that runs.",
+            )
+            .const_label("version", env!("CARGO_PKG_VERSION")),
+        )
+        .expect(VALID);
+        info.set(1.0);
+        register(&r, &info);
+        #[cfg(target_os = "linux")]
+        r.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))
+        .expect(VALID);
+        let by_code = |name, help| {
+            let vec = IntCounterVec::new(Opts::new(name, help), &["route", "code"]).expect(VALID);
+            register(&r, &vec);
+            Route::ALL.map(|route| Codes::new(vec.clone(), route))
+        };
+        let by_route = |name: &str, help: &str, buckets: &[f64]| {
+            let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+            let vec = HistogramVec::new(options, &["route"]).expect(VALID);
+            register(&r, &vec);
+            Route::ALL.map(|route| vec.with_label_values(&[route.as_str()]))
+        };
+        Self {
+            requests: by_code(
+                "wawp_gateway_requests_total",
+                "Client calls answered, by route and status code.",
+            ),
+            request_seconds: by_route(
+                "wawp_gateway_request_duration_seconds",
+                "Time from a client call's head to the end of its answer.",
+                REQUEST_SECONDS,
+            ),
+            in_flight: gauge(
+                &r,
+                "wawp_gateway_in_flight_requests",
+                "Client calls not yet answered in full.",
+            ),
+            connections: gauge(&r, "wawp_gateway_connections", "Open client connections."),
+            upstream: by_code(
+                "wawp_gateway_upstream_requests_total",
+                "Upstream calls, by route and status code; \"error\" where no answer came or it broke off.",
+            ),
+            upstream_seconds: by_route(
+                "wawp_gateway_upstream_request_duration_seconds",
+                "Time from sending an upstream call to the head of its answer.",
+                REQUEST_SECONDS,
+            ),
+            batch_callers: histogram(
+                &r,
+                "wawp_gateway_batch_callers",
+                "Callers per batch of read receipts.",
+                SHARERS,
+            ),
+            batch_ids: histogram(
+                &r,
+                "wawp_gateway_batch_message_ids",
+                "Distinct message ids per batch (0 = whole chat).",
+                SHARERS,
+            ),
+            batch_wait: histogram(
+                &r,
+                "wawp_gateway_batch_wait_seconds",
+                "Time from a batch's first caller to its sealing.",
+                WAIT_SECONDS,
+            ),
+            splits: counter(
+                &r,
+                "wawp_gateway_batch_splits_total",
+                "Batches split after the upstream refused them whole.",
+            ),
+            retries: counter(
+                &r,
+                "wawp_gateway_batch_retries_total",
+                "Read receipt calls sent again.",
+            ),
+            saved: counter(
+                &r,
+                "wawp_gateway_upstream_requests_saved_total",
+                "Upstream calls that merging made unnecessary.",
+            ),
+            batches_open: gauge(
+                &r,
+                "wawp_gateway_batches_open",
+                "Batches taking callers at this moment.",
+            ),
+            limit_wait: by_route(
+                "wawp_gateway_limit_wait_seconds",
+                "Time an upstream call waited for its token.",
+                WAIT_SECONDS,
+            ),
+            instances: Instances::new(&r, max_instances),
+            registry: r,
+        }
+    }
+
+    /// Time from the request's head to the end of the answer.
+    pub(crate) fn request_seconds(&self, route: Route) -> &Histogram {
+        &self.request_seconds[route as usize]
+    }
+
+    /// Time from sending an upstream call to the head of its answer.
+    pub(crate) fn upstream_seconds(&self, route: Route) -> &Histogram {
+        &self.upstream_seconds[route as usize]
+    }
+
+    /// Time an upstream call waited for its token.
+    pub(crate) fn limit_wait(&self, route: Route) -> &Histogram {
+        &self.limit_wait[route as usize]
+    }
+
+    /// The figures of an accepted instance, under its name while names last.
+    pub(crate) fn instance(&self, name: &str) -> Arc<InstanceSeries> {
+        self.instances.named(name)
+    }
+
+    /// The figures of instances without a name of their own.
+    pub(crate) fn other_instances(&self) -> &Arc<InstanceSeries> {
+        &self.instances.other
+    }
+
+    /// The figures of calls that name no instance.
+    pub(crate) fn no_instance(&self) -> &Arc<InstanceSeries> {
+        &self.instances.none
+    }
+
+    /// The exposition in Prometheus' text format 0.0.4.
+    #[must_use]
+    pub fn exposition(&self) -> String {
+        let mut text = String::new();
+        if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics could not be encoded");
+        }
+        text
+    }
+}
+
+impl Instances {
+    fn new(r: &Registry, max: usize) -> Self {
+        let counters = |name, help, labels: &[&str]| {
+            let vec = IntCounterVec::new(Opts::new(name, help), labels).expect(VALID);
+            register(r, &vec);
+            vec
+        };
+        let queued = IntGaugeVec::new(
+            Opts::new(
+                "wawp_gateway_limit_queued",
+                "Calls waiting for a token, by instance.",
+            ),
+            &["instance"],
+        )
+        .expect(VALID);
+        register(r, &queued);
+        let throttled = counters(
+            "wawp_gateway_upstream_throttled_total",
+            "Upstream answers 429, by instance.",
+            &["instance"],
+        );
+        let rejected = counters(
+            "wawp_gateway_limit_rejected_total",
+            "Calls refused by the gateway's own limits, by reason and instance.",
+            &["reason", "instance"],
+        );
+        let requests = counters(
+            "wawp_gateway_instance_requests_total",
+            "Client calls answered, by instance and route.",
+            &["instance", "route"],
+        );
+        let series = |name| {
+            Arc::new(InstanceSeries::new(
+                &queued, &throttled, &rejected, &requests, name,
+            ))
+        };
+        Self {
+            other: series(OTHER),
+            none: series(NONE),
+            named: Mutex::new(HashMap::new()),
+            max,
+            queued,
+            throttled,
+            rejected,
+            requests,
+        }
+    }
+
+    fn named(&self, name: &str) -> Arc<InstanceSeries> {
+        match name {
+            OTHER => return Arc::clone(&self.other),
+            NONE => return Arc::clone(&self.none),
+            _ => {}
+        }
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(series) = named.get(name) {
+            return Arc::clone(series);
+        }
+        if named.len() >= self.max {
+            return Arc::clone(&self.other);
+        }
+        let series = Arc::new(InstanceSeries::new(
+            &self.queued,
+            &self.throttled,
+            &self.rejected,
+            &self.requests,
+            name,
+        ));
+        named.insert(Box::from(name), Arc::clone(&series));
+        series
+    }
+}
+
+impl InstanceSeries {
+    fn new(
+        queued: &IntGaugeVec,
+        throttled: &IntCounterVec,
+        rejected: &IntCounterVec,
+        requests: &IntCounterVec,
+        name: &str,
+    ) -> Self {
+        Self {
+            queued: queued.with_label_values(&[name]),
+            throttled: throttled.with_label_values(&[name]),
+            rejected: Reason::ALL
+                .map(|reason| rejected.with_label_values(&[reason.as_str(), name])),
+            requests: Route::ALL.map(|route| requests.with_label_values(&[name, route.as_str()])),
+        }
+    }
+}
+
+/// Names and labels here are constants; a wrong one fails the first test.
+const VALID: &str = "metric names and labels are valid and used once";
+
+fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, collector: &C) {
+    registry.register(Box::new(collector.clone())).expect(VALID);
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    let counter = IntCounter::new(name, help).expect(VALID);
+    register(registry, &counter);
+    counter
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    let gauge = IntGauge::new(name, help).expect(VALID);
+    register(registry, &gauge);
+    gauge
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+    let histogram = Histogram::with_opts(options).expect(VALID);
+    register(registry, &histogram);
+    histogram
+}

@@ -1,0 +1,47 @@
+//! Counters by status code, each resolved once.
+//!
+//! Invariant: counting an answer takes no lock and no allocation after the
+//! first answer of its kind.
+
+use std::sync::OnceLock;
+
+use http::StatusCode;
+use prometheus::{IntCounter, IntCounterVec};
+
+use super::Route;
+
+/// Three-digit codes: 100 to 999 (RFC 9110 §15 gives meaning up to 599).
+const FIRST: u16 = 100;
+const COUNT: usize = 900;
+
+/// Counters of one route by status code.
+pub(crate) struct Codes {
+    vec: IntCounterVec,
+    route: Route,
+    by_code: Box<[OnceLock<IntCounter>]>,
+    error: IntCounter,
+}
+
+impl Codes {
+    pub(super) fn new(vec: IntCounterVec, route: Route) -> Self {
+        Self {
+            by_code: (0..COUNT).map(|_| OnceLock::new()).collect(),
+            error: vec.with_label_values(&[route.as_str(), "error"]),
+            vec,
+            route,
+        }
+    }
+
+    /// The counter of this code.
+    pub(crate) fn code(&self, code: StatusCode) -> &IntCounter {
+        self.by_code[usize::from(code.as_u16() - FIRST)].get_or_init(|| {
+            self.vec
+                .with_label_values(&[self.route.as_str(), code.as_str()])
+        })
+    }
+
+    /// The counter of calls without an answer, or with one that broke off.
+    pub(crate) fn error(&self) -> &IntCounter {
+        &self.error
+    }
+}
