@@ -1,0 +1,30 @@
+//! Bodies: as they come from a client, as they go upstream, as they come back.
+//!
+//! Invariant: a body is streamed with backpressure and never held whole; what
+//! is held of one is bounded by [`LOOK`] and handed on unchanged.
+
+mod answer;
+mod client;
+mod request;
+
+pub(crate) use answer::{AnswerBody, Ending};
+pub(crate) use client::ClientBody;
+pub(crate) use request::{Progress, RequestBody};
+
+/// Bytes of a request body that may be held while it is looked into, and the
+/// size of the largest body that is merged (design §3.1, §3.10): 64 KiB.
+pub(crate) const LOOK: usize = 64 * 1024;
+
+/// Why a body ended early. Carries no text of the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// The client went away, or its framing was broken.
+    #[error("the client's body broke off")]
+    ClientGone,
+    /// Nothing came from the client for `server.body_timeout`.
+    #[error("the client's body came too slowly")]
+    ClientTooSlow,
+    /// The upstream went away before its answer was complete.
+    #[error("the upstream's answer broke off")]
+    UpstreamBrokeOff,
+}

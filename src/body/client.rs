@@ -1,0 +1,157 @@
+//! A request body as it comes from the client.
+//!
+//! Owns the pieces held back while the body is looked into, and the clock
+//! that cuts off a client which stops sending. Invariant: every byte that came
+//! is handed on once, in order.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::{Error, LOOK};
+
+/// A request body as it comes from the client, streamed.
+#[derive(Debug)]
+pub(crate) struct ClientBody {
+    incoming: Incoming,
+    /// Read ahead, not yet handed on.
+    held: VecDeque<Frame<Bytes>>,
+    held_bytes: usize,
+    /// `incoming` has been read to its end.
+    complete: bool,
+    /// The longest silence allowed: `server.body_timeout`.
+    patience: Duration,
+    /// Armed only while nothing comes.
+    silence: Option<Pin<Box<Sleep>>>,
+}
+
+impl ClientBody {
+    pub(crate) fn new(incoming: Incoming, patience: Duration) -> Self {
+        let complete = incoming.is_end_stream();
+        Self {
+            incoming,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            complete,
+            patience,
+            silence: None,
+        }
+    }
+
+    /// True when the request has no body at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.complete && self.held.is_empty()
+    }
+
+    /// True when the client has sent everything.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// The `index`th piece of the body's data, reading ahead if need be;
+    /// `None` at the end, or where [`LOOK`] bytes are held already.
+    pub(crate) async fn piece(&mut self, index: usize) -> Result<Option<Bytes>, Error> {
+        poll_fn(|cx| self.poll_piece(index, cx)).await
+    }
+
+    /// As [`piece`](Self::piece), for a hand-written future.
+    pub(crate) fn poll_piece(
+        &mut self,
+        index: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, Error>> {
+        loop {
+            if let Some(frame) = self.held.get(index) {
+                // Trailers hold no data, and nothing follows them.
+                return Poll::Ready(Ok(frame.data_ref().cloned()));
+            }
+            if self.complete || self.held_bytes >= LOOK {
+                return Poll::Ready(Ok(None));
+            }
+            match ready!(self.poll_incoming(cx)) {
+                Some(Ok(frame)) => {
+                    self.held_bytes += frame.data_ref().map_or(0, Bytes::len);
+                    self.held.push_back(frame);
+                }
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => {}
+            }
+        }
+    }
+
+    /// The whole body as one buffer, if it ends within [`LOOK`] bytes and has
+    /// no trailers; nothing is taken away from it.
+    pub(crate) async fn whole(&mut self) -> Result<Option<Bytes>, Error> {
+        let mut pieces = 0;
+        while self.piece(pieces).await?.is_some() {
+            pieces += 1;
+        }
+        let data_only = self.held.iter().all(Frame::is_data);
+        if !self.complete || self.held_bytes > LOOK || !data_only {
+            return Ok(None);
+        }
+        let mut data = self.held.iter().filter_map(Frame::data_ref);
+        if self.held.len() <= 1 {
+            return Ok(Some(data.next().cloned().unwrap_or_default()));
+        }
+        let mut whole = Vec::with_capacity(self.held_bytes);
+        data.for_each(|piece| whole.extend_from_slice(piece));
+        let whole = Bytes::from(whole);
+        self.held = VecDeque::from([Frame::data(whole.clone())]);
+        Ok(Some(whole))
+    }
+
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if self.complete {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                self.silence = None;
+                if frame.is_none() || self.incoming.is_end_stream() {
+                    self.complete = true;
+                }
+                // hyper's error may name the request; ours says what happened.
+                Poll::Ready(frame.map(|frame| frame.map_err(|_| Error::ClientGone)))
+            }
+            Poll::Pending => {
+                let patience = self.patience;
+                let silence = self.silence.get_or_insert_with(|| {
+                    Box::pin(tokio::time::sleep_until(Instant::now() + patience))
+                });
+                ready!(silence.as_mut().poll(cx));
+                Poll::Ready(Some(Err(Error::ClientTooSlow)))
+            }
+        }
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let Some(frame) = self.held.pop_front() {
+            self.held_bytes -= frame.data_ref().map_or(0, Bytes::len);
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        self.poll_incoming(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_empty()
+    }
+
+    // No size hint: the request's own framing headers decide how it is sent
+    // on, so that a chunked body stays chunked.
+}

@@ -1,0 +1,133 @@
+//! A request body as it goes upstream.
+//!
+//! Invariant: with `Expect: 100-continue` not a byte is asked of the client
+//! before the upstream has asked for it (or said nothing for a second).
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::sync::Notify;
+
+use super::{ClientBody, Error};
+
+/// How long a `100 Continue` is waited for: as curl does. RFC 9110 §10.1.1
+/// forbids waiting for ever.
+const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+
+/// A request body as it goes upstream.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    /// Held in full; `None` once handed over, or where there is none.
+    Whole(Option<Bytes>),
+    /// Streamed from the client.
+    Streamed(Streamed),
+}
+
+/// A body on its way from a client to the upstream.
+pub(crate) struct Streamed {
+    body: ClientBody,
+    gate: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+    progress: Progress,
+}
+
+/// Counts the pieces that went upstream, so that a slow upload is not taken
+/// for a silent upstream.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    /// Pieces sent so far.
+    pub(crate) fn pieces(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl RequestBody {
+    /// A body held in full.
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        Self::Whole((!bytes.is_empty()).then_some(bytes))
+    }
+
+    /// A body to be streamed.
+    pub(crate) fn streamed(body: ClientBody) -> Self {
+        if body.is_empty() {
+            return Self::Whole(None);
+        }
+        Self::Streamed(Streamed {
+            body,
+            gate: None,
+            progress: Progress::default(),
+        })
+    }
+
+    /// The count of pieces sent, for a body that is streamed.
+    pub(crate) fn progress(&self) -> Option<Progress> {
+        match self {
+            Self::Whole(_) => None,
+            Self::Streamed(streamed) => Some(streamed.progress.clone()),
+        }
+    }
+
+    /// Holds the body back until told to go on, if it has not begun.
+    pub(crate) fn hold_until(&mut self, go_on: Arc<Notify>) {
+        if let Self::Streamed(streamed) = self {
+            streamed.gate = Some(Box::pin(async move {
+                // Elapsed or told: either way the body may go.
+                drop(tokio::time::timeout(CONTINUE_WAIT, go_on.notified()).await);
+            }));
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Streamed(streamed) => {
+                if let Some(gate) = &mut streamed.gate {
+                    ready!(gate.as_mut().poll(cx));
+                    streamed.gate = None;
+                }
+                let frame = ready!(Pin::new(&mut streamed.body).poll_frame(cx));
+                streamed.progress.0.fetch_add(1, Ordering::Relaxed);
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Streamed(streamed) => streamed.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::Streamed(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Streamed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Streamed")
+            .field("gated", &self.gate.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,174 @@
+//! Who calls: the WhatsApp instance and the credential of a request.
+//!
+//! Owns every spelling of design §3.1 and their precedence: query, then
+//! header, then a bounded look into the body ([`look`]). Invariant: a
+//! credential is read for keys only. It is kept as a keyed hash, never as
+//! text, so nothing here can print one.
+
+mod form;
+mod json;
+pub(crate) mod look;
+
+use std::borrow::Cow;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::ops::Deref;
+use std::sync::LazyLock;
+
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+
+/// The field that names the instance, in a query or a body.
+pub(crate) const INSTANCE_FIELD: &str = "instance_id";
+/// The field that holds the access token, in a query or a body.
+pub(crate) const TOKEN_FIELD: &str = "access_token";
+/// The header that names the instance (the Python SDK's way).
+pub(crate) const INSTANCE_HEADER: &str = "x-instance-id";
+/// The header that holds the access token (the MCP server's way).
+pub(crate) const TOKEN_HEADER: &str = "access-token";
+
+/// Longer names are no instance ids (the vendor's have 12 characters), and
+/// would let a caller choose how much memory its account takes.
+const MAX_INSTANCE_ID: usize = 128;
+
+/// The name of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct InstanceId(Box<str>);
+
+impl InstanceId {
+    /// Takes a name as found; `None` where it is empty or absurdly long.
+    pub(crate) fn new(name: &str) -> Option<Self> {
+        (!name.is_empty() && name.len() <= MAX_INSTANCE_ID).then(|| Self(Box::from(name)))
+    }
+}
+
+impl Deref for InstanceId {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A keyed hash over all credentials of a request and their places.
+///
+/// The key is drawn at start, so a fingerprint says nothing outside this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Fingerprint(u64);
+
+static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// Who calls, as far as the request says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The WhatsApp instance.
+    pub(crate) instance: Option<InstanceId>,
+    /// The credential, in whatever spelling.
+    pub(crate) credential: Option<Fingerprint>,
+}
+
+/// Where a credential was found; part of its fingerprint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// `access_token` in the query.
+    Query = 1,
+    /// The `Authorization` header.
+    Authorization = 2,
+    /// The `access-token` header.
+    Header = 3,
+    /// `access_token` in the body.
+    Body = 4,
+}
+
+/// What has been found so far.
+#[derive(Debug)]
+pub(crate) struct Findings {
+    instance: Option<InstanceId>,
+    credentials: std::hash::DefaultHasher,
+    any_credential: bool,
+}
+
+impl Findings {
+    /// Reads the query and the headers.
+    pub(crate) fn of_head(head: &Parts) -> Self {
+        let mut findings = Self {
+            instance: None,
+            credentials: KEY.build_hasher(),
+            any_credential: false,
+        };
+        if let Some(query) = head.uri.query() {
+            findings.instance(query_value(query, INSTANCE_FIELD).as_deref());
+            if let Some(token) = query_value(query, TOKEN_FIELD) {
+                findings.credential(Place::Query, token.as_bytes());
+            }
+        }
+        let instance = head
+            .headers
+            .get(INSTANCE_HEADER)
+            .and_then(|value| value.to_str().ok());
+        findings.instance(instance);
+        if let Some(value) = head.headers.get(AUTHORIZATION) {
+            findings.credential(Place::Authorization, value.as_bytes());
+        }
+        if let Some(value) = head.headers.get(TOKEN_HEADER) {
+            findings.credential(Place::Header, value.as_bytes());
+        }
+        findings
+    }
+
+    /// Takes an instance found later, if none was found before.
+    pub(crate) fn instance(&mut self, name: Option<&str>) {
+        if self.instance.is_none() {
+            self.instance = name.and_then(InstanceId::new);
+        }
+    }
+
+    /// Takes a credential.
+    pub(crate) fn credential(&mut self, place: Place, credential: &[u8]) {
+        if credential.is_empty() {
+            return;
+        }
+        self.any_credential = true;
+        self.credentials.write_u8(place as u8);
+        self.credentials.write(credential);
+        self.credentials.write_u8(0xff);
+    }
+
+    /// True when the head alone says who calls.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.instance.is_some() && self.any_credential
+    }
+
+    /// Concludes.
+    pub(crate) fn identity(self) -> Identity {
+        Identity {
+            instance: self.instance,
+            credential: self
+                .any_credential
+                .then(|| Fingerprint(self.credentials.finish())),
+        }
+    }
+}
+
+/// The first value of a field in a query, decoded as forms are
+/// (`application/x-www-form-urlencoded`, WHATWG URL §5.1).
+pub(crate) fn query_value<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
+    query.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let matches = key == name || (key.contains(['%', '+']) && decode(key) == name);
+        matches.then(|| decode(value))
+    })
+}
+
+/// Decodes one key or value of a form.
+pub(crate) fn decode(text: &str) -> Cow<'_, str> {
+    if !text.contains(['%', '+']) {
+        return Cow::Borrowed(text);
+    }
+    // `parse` splits at `&` and `=`; neither may split this one piece.
+    let piece = text.replace('=', "%3D").replace('&', "%26");
+    let decoded = form_urlencoded::parse(piece.as_bytes())
+        .next()
+        .map(|(key, _)| key.into_owned());
+    Cow::Owned(decoded.unwrap_or_default())
+}

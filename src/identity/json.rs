@@ -1,0 +1,183 @@
+//! Finds two top-level fields of a JSON object that arrives in pieces.
+//!
+//! Not a validator: what is broken further on is the upstream's to judge. It
+//! keeps no text but the field at hand. Invariant: its cost is linear in the
+//! bytes pushed, however they are cut.
+
+use super::{INSTANCE_FIELD, TOKEN_FIELD};
+
+/// Keys longer than this are none of ours (`access_token` fully escaped as
+/// `\uXXXX` takes 72).
+const MAX_KEY: usize = 80;
+/// Values longer than this are not looked at.
+const MAX_VALUE: usize = 4096;
+
+/// A field of interest, complete.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    /// The value of `instance_id`.
+    Instance(String),
+    /// The value of `access_token`.
+    Token(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Before the opening brace.
+    Start,
+    /// Between tokens.
+    Between,
+    /// Inside a string; `true` after a backslash.
+    Text(bool),
+    /// Inside a number of interest.
+    Number,
+    /// Nothing more to find.
+    Done,
+}
+
+/// Reads a JSON object piece by piece.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    state: State,
+    depth: usize,
+    /// At depth 1: the next string is a key.
+    at_key: bool,
+    /// The field whose value comes next.
+    wanted: Option<fn(String) -> Field>,
+    /// The raw text being kept; `None` while nothing is.
+    kept: Option<Vec<u8>>,
+}
+
+impl Scanner {
+    pub(super) fn new() -> Self {
+        Self {
+            state: State::Start,
+            depth: 0,
+            at_key: false,
+            wanted: None,
+            kept: None,
+        }
+    }
+
+    /// True when the object has ended or was none.
+    pub(super) fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Reads on, telling of each field found.
+    pub(super) fn push(&mut self, piece: &[u8], mut found: impl FnMut(Field)) {
+        let mut rest = piece.iter();
+        while let Some(&byte) = rest.next() {
+            match self.state {
+                State::Done => return,
+                State::Start => match byte {
+                    b' ' | b'\t' | b'\r' | b'\n' => {}
+                    b'{' => {
+                        self.depth = 1;
+                        self.at_key = true;
+                        self.state = State::Between;
+                    }
+                    _ => self.state = State::Done,
+                },
+                State::Text(true) => {
+                    self.keep(byte);
+                    self.state = State::Text(false);
+                }
+                State::Text(false) => match byte {
+                    b'"' => self.text_ends(&mut found),
+                    b'\\' => {
+                        self.keep(byte);
+                        self.state = State::Text(true);
+                    }
+                    _ => self.keep(byte),
+                },
+                State::Number => match byte {
+                    b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-' => self.keep(byte),
+                    _ => {
+                        self.number_ends(&mut found);
+                        self.between(byte);
+                    }
+                },
+                State::Between => self.between(byte),
+            }
+        }
+    }
+
+    fn between(&mut self, byte: u8) {
+        match byte {
+            b'"' => {
+                self.state = State::Text(false);
+                let keep = self.depth == 1 && (self.at_key || self.wanted.is_some());
+                self.kept = keep.then(Vec::new);
+            }
+            b'{' | b'[' => {
+                self.wanted = None;
+                self.depth += 1;
+            }
+            b'}' | b']' => {
+                self.depth = self.depth.saturating_sub(1);
+                if self.depth == 0 {
+                    self.state = State::Done;
+                }
+            }
+            b',' if self.depth == 1 => {
+                self.at_key = true;
+                self.wanted = None;
+            }
+            b':' if self.depth == 1 => self.at_key = false,
+            b'0'..=b'9' | b'-' if self.depth == 1 && self.wanted.is_some() => {
+                self.state = State::Number;
+                self.kept = Some(vec![byte]);
+            }
+            _ => {}
+        }
+    }
+
+    fn keep(&mut self, byte: u8) {
+        let limit = if self.at_key { MAX_KEY } else { MAX_VALUE };
+        if let Some(kept) = &mut self.kept {
+            if kept.len() < limit {
+                kept.push(byte);
+            } else {
+                self.kept = None;
+            }
+        }
+    }
+
+    fn text_ends(&mut self, found: &mut impl FnMut(Field)) {
+        self.state = State::Between;
+        let text = self.kept.take().and_then(|raw| unescape(&raw));
+        if self.depth != 1 {
+            return;
+        }
+        if self.at_key {
+            self.wanted = match text.as_deref() {
+                Some(INSTANCE_FIELD) => Some(Field::Instance),
+                Some(TOKEN_FIELD) => Some(Field::Token),
+                _ => None,
+            };
+        } else if let (Some(field), Some(text)) = (self.wanted.take(), text) {
+            found(field(text));
+        }
+    }
+
+    fn number_ends(&mut self, found: &mut impl FnMut(Field)) {
+        self.state = State::Between;
+        let text = self.kept.take().and_then(|raw| String::from_utf8(raw).ok());
+        if let (Some(field), Some(text)) = (self.wanted.take(), text) {
+            found(field(text));
+        }
+    }
+}
+
+/// The meaning of a JSON string's inside.
+fn unescape(raw: &[u8]) -> Option<String> {
+    if !raw.contains(&b'\\') {
+        return String::from_utf8(raw.to_vec()).ok();
+    }
+    let mut quoted = Vec::with_capacity(raw.len() + 2);
+    quoted.push(b'"');
+    quoted.extend_from_slice(raw);
+    quoted.push(b'"');
+    serde_json::from_slice(&quoted).ok()
+}

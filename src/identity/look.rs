@@ -1,0 +1,153 @@
+//! The bounded look into a body for who calls.
+//!
+//! Invariant: at most [`LOOK`] bytes are held, as the buffers they came in;
+//! the body that goes on is the very same, byte for byte.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+
+use super::json::Field;
+use super::{Findings, INSTANCE_FIELD, Place, TOKEN_FIELD, form, json};
+use crate::body::{self, ClientBody, LOOK};
+
+/// Looks into the body if the head did not tell all.
+///
+/// # Errors
+/// The body broke off or came too slowly.
+pub(crate) async fn into_body(
+    findings: &mut Findings,
+    headers: &HeaderMap,
+    body: &mut ClientBody,
+) -> Result<(), body::Error> {
+    if findings.is_complete() || body.is_empty() || headers.contains_key(CONTENT_ENCODING) {
+        return Ok(());
+    }
+    let content_type = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let essence = content_type
+        .unwrap_or("")
+        .split(';')
+        .next()
+        .unwrap_or("")
+        .trim();
+    if essence.eq_ignore_ascii_case("multipart/form-data") {
+        let Some(boundary) = content_type.and_then(|full| multer::parse_boundary(full).ok()) else {
+            return Ok(());
+        };
+        return multipart(findings, boundary, body).await;
+    }
+    let is = |other: &str| essence.eq_ignore_ascii_case(other);
+    let json = is("application/json") || essence.to_ascii_lowercase().ends_with("+json");
+    // Many clients send JSON without saying so, or say it is a form.
+    let unsaid = essence.is_empty() || is("text/plain") || is("application/x-www-form-urlencoded");
+    if json || unsaid {
+        fields(findings, json, body).await
+    } else {
+        Ok(())
+    }
+}
+
+async fn fields(
+    findings: &mut Findings,
+    json: bool,
+    body: &mut ClientBody,
+) -> Result<(), body::Error> {
+    let mut object = json::Scanner::new();
+    let mut pairs = form::Scanner::default();
+    let mut is_json = json.then_some(true);
+    let mut index = 0;
+    while !findings.is_complete() {
+        let Some(piece) = body.piece(index).await? else {
+            if is_json == Some(false) && body.is_complete() {
+                pairs.end(|field| take(findings, field));
+            }
+            break;
+        };
+        index += 1;
+        if is_json.is_none() {
+            is_json = piece
+                .iter()
+                .find(|byte| !byte.is_ascii_whitespace())
+                .map(|&byte| byte == b'{');
+        }
+        if is_json == Some(false) {
+            pairs.push(&piece, |field| take(findings, field));
+        } else {
+            object.push(&piece, |field| take(findings, field));
+            if object.is_done() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn take(findings: &mut Findings, field: Field) {
+    match field {
+        Field::Instance(name) => findings.instance(Some(&name)),
+        Field::Token(token) => findings.credential(Place::Body, token.as_bytes()),
+    }
+}
+
+async fn multipart(
+    findings: &mut Findings,
+    boundary: String,
+    body: &mut ClientBody,
+) -> Result<(), body::Error> {
+    let mut broken = None;
+    {
+        let pieces = Pieces {
+            body,
+            index: 0,
+            broken: &mut broken,
+        };
+        let mut form = multer::Multipart::new(pieces, boundary);
+        // An error here means no more than: what was held ends mid-form.
+        while let Ok(Some(field)) = form.next_field().await {
+            let wanted: fn(String) -> Field = match field.name() {
+                Some(INSTANCE_FIELD) => Field::Instance,
+                Some(TOKEN_FIELD) => Field::Token,
+                _ => continue,
+            };
+            let Ok(text) = field.text().await else { break };
+            take(findings, wanted(text));
+            if findings.is_complete() {
+                break;
+            }
+        }
+    }
+    broken.map_or(Ok(()), Err)
+}
+
+/// What is held of a body, as the stream that the multipart parser reads.
+struct Pieces<'b> {
+    body: &'b mut ClientBody,
+    index: usize,
+    broken: &'b mut Option<body::Error>,
+}
+
+impl Stream for Pieces<'_> {
+    type Item = Result<Bytes, multer::Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        match ready!(this.body.poll_piece(this.index, cx)) {
+            Ok(piece) => {
+                this.index += 1;
+                Poll::Ready(piece.map(Ok))
+            }
+            Err(error) => {
+                *this.broken = Some(error);
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+const _: () = assert!(LOOK == 64 * 1024, "design §3.1 names 64 KiB");

@@ -1,0 +1,89 @@
+//! Message ids: what looks like one, and how a list of them is written.
+
+use std::fmt::Write as _;
+
+/// Longer texts are no ids: the longest parts seen are two JIDs and a 32-digit id.
+const MAX_ID: usize = 512;
+
+/// The id of a message, as WAHA spells it:
+/// `{true or false}_{chat}_{id}[_{participant}]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct MessageId(Box<str>);
+
+impl MessageId {
+    /// Takes a text that looks like an id.
+    pub(crate) fn new(text: &str) -> Option<Self> {
+        let mut parts = text.split('_');
+        let from_me = parts.next();
+        let rest: Vec<_> = parts.by_ref().take(4).collect();
+        let whole = matches!(from_me, Some("true" | "false"))
+            && (2..=3).contains(&rest.len())
+            && rest.iter().all(|part| !part.is_empty())
+            && text.len() <= MAX_ID
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\');
+        whole.then(|| Self(Box::from(text)))
+    }
+
+    /// The id's text.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Percent-encodes text for a query value: everything but the unreserved
+/// characters of RFC 3986 §2.3.
+pub(super) fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len() * 3 / 2);
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            encoded.push(char::from(byte));
+        } else {
+            write!(encoded, "%{byte:02X}").expect("a String takes whatever is written");
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_looks_like_an_id() {
+        for good in [
+            "false_447400000000@c.us_AAAA",
+            "true_1@g.us_3EB0_447@lid",
+            "false_a_b",
+        ] {
+            assert!(MessageId::new(good).is_some(), "{good}");
+        }
+        for bad in [
+            "",
+            "false",
+            "false_a",
+            "maybe_a_b",
+            "false_a_b_c_d",
+            "false__b",
+            "false_a_",
+            "false_a_b_",
+            "FALSE_a_b",
+            "false_a b_c",
+            "false_a_b\n",
+            "false_ä_b",
+            "false_a\"_b",
+        ] {
+            assert!(MessageId::new(bad).is_none(), "{bad}");
+        }
+        assert!(MessageId::new(&format!("false_a_{}", "x".repeat(600))).is_none());
+    }
+
+    #[test]
+    fn a_list_is_encoded_as_javascript_does() {
+        assert_eq!(
+            encode(r#"["false_1@c.us_A"]"#),
+            "%5B%22false_1%40c.us_A%22%5D"
+        );
+    }
+}

@@ -1,0 +1,106 @@
+//! The key under which receipts merge: everything in them but the ids.
+//!
+//! Invariant: the key holds the very bytes, not a hash of them, so that two
+//! different credentials can never share a call by accident or by design.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderName;
+use http::header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_TYPE, COOKIE};
+use http::request::Parts;
+
+use super::parse::Fields;
+use crate::identity::{INSTANCE_HEADER, TOKEN_HEADER};
+
+/// End-to-end fields that can change the answer, in the order they are keyed.
+const FIELDS: [HeaderName; 8] = [
+    AUTHORIZATION,
+    HeaderName::from_static(TOKEN_HEADER),
+    HeaderName::from_static(INSTANCE_HEADER),
+    COOKIE,
+    ACCEPT,
+    ACCEPT_LANGUAGE,
+    ACCEPT_ENCODING,
+    CONTENT_TYPE,
+];
+
+/// Fields of the vendor's own, whatever they mean.
+const VENDOR_PREFIX: &str = "x-wawp-";
+
+/// What two receipts must have in common to share a call.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct MergeKey(Arc<[u8]>);
+
+impl MergeKey {
+    pub(super) fn new(head: &Parts, body: &Bytes, fields: &Fields) -> Self {
+        let mut key = Writer(Vec::with_capacity(256));
+        key.part(head.uri.path().as_bytes());
+        // Absent ids and an empty list are one form; a list is another.
+        key.part(&[u8::from(fields.ids_at.is_some())]);
+        let query = head.uri.query().unwrap_or_default().as_bytes();
+        for (name, range) in &fields.query {
+            key.part(name.as_bytes());
+            key.part(&query[range.clone()]);
+        }
+        key.end();
+        for range in &fields.body {
+            key.maybe(range.as_ref().map(|range| &body[range.clone()]));
+        }
+        if fields.body[2].is_none() {
+            // The query spelling: an empty body and `{}` are two requests.
+            key.part(body.trim_ascii());
+        }
+        for name in &FIELDS {
+            for value in head.headers.get_all(name) {
+                key.part(value.as_bytes());
+            }
+            key.end();
+        }
+        let mut vendor: Vec<_> = head
+            .headers
+            .keys()
+            .filter(|name| name.as_str().starts_with(VENDOR_PREFIX))
+            .collect();
+        vendor.sort_unstable_by_key(|name| name.as_str());
+        for name in vendor {
+            key.part(name.as_str().as_bytes());
+            for value in head.headers.get_all(name) {
+                key.part(value.as_bytes());
+            }
+            key.end();
+        }
+        Self(Arc::from(key.0))
+    }
+}
+
+/// Writes parts so that no two lists of parts give the same bytes.
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn part(&mut self, part: &[u8]) {
+        // Longer than any request line or body that gets here.
+        let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
+        self.0.push(b'+');
+        self.0.extend_from_slice(&length.to_be_bytes());
+        self.0.extend_from_slice(part);
+    }
+
+    fn maybe(&mut self, part: Option<&[u8]>) {
+        match part {
+            Some(part) => self.part(part),
+            None => self.end(),
+        }
+    }
+
+    fn end(&mut self) {
+        self.0.push(b'.');
+    }
+}
+
+impl fmt::Debug for MergeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MergeKey(…)")
+    }
+}

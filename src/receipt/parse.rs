@@ -1,0 +1,198 @@
+//! Understanding a request as a read receipt, or not at all.
+//!
+//! Owns the two spellings of design §3.2. serde_json says what a body means,
+//! so the gateway and a JSON upstream cannot read it differently.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, TRAILER, UPGRADE};
+use http::request::Parts;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::IdsAt;
+use super::ids::MessageId;
+use crate::body::LOOK;
+use crate::identity::{INSTANCE_FIELD, TOKEN_FIELD, decode};
+
+/// The field with the chat.
+const CHAT_FIELD: &str = "chatId";
+/// The field with the message ids.
+const IDS_FIELD: &str = "messageIds";
+/// The field with a group message's sender.
+const PARTICIPANT_FIELD: &str = "participant";
+
+/// The raw text of each field, by where it stands.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    /// Everything in the query but the ids, in alphabetical order of keys.
+    pub(super) query: Vec<(&'static str, Range<usize>)>,
+    /// `instance_id`, `access_token`, `chatId`, `participant` in the body.
+    pub(super) body: [Option<Range<usize>>; 4],
+    pub(super) ids_at: Option<IdsAt>,
+    pub(super) ids: Vec<MessageId>,
+}
+
+/// The body spelling. serde refuses a key that comes twice.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Object<'a> {
+    #[serde(borrow, default, rename = "instance_id")]
+    instance: Present<&'a RawValue>,
+    #[serde(borrow, default, rename = "access_token")]
+    token: Present<&'a RawValue>,
+    #[serde(borrow)]
+    chat_id: &'a RawValue,
+    #[serde(borrow, default)]
+    message_ids: Present<&'a RawValue>,
+    #[serde(borrow, default)]
+    participant: Present<&'a RawValue>,
+}
+
+/// A field that may be absent but, where present, is taken as it stands: a
+/// plain `Option` would turn `null` into absence.
+#[derive(Default)]
+enum Present<T> {
+    #[default]
+    No,
+    Yes(T),
+}
+
+impl Present<&RawValue> {
+    /// Where the value stands, if it stands there; `None` if it is not of the
+    /// expected kind.
+    fn range_if(
+        &self,
+        expected: impl Fn(&RawValue) -> bool,
+        range: impl Fn(&RawValue) -> Range<usize>,
+    ) -> Option<Option<Range<usize>>> {
+        match self {
+            Self::No => Some(None),
+            Self::Yes(raw) => expected(raw).then(|| Some(range(raw))),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Present<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        T::deserialize(deserializer).map(Self::Yes)
+    }
+}
+
+/// Understands a request to one of `batch.paths` completely, or not at all.
+pub(super) fn understand(head: &Parts, body: &Bytes) -> Option<Fields> {
+    if !may_be_receipt(head) || body.len() > LOOK {
+        return None;
+    }
+    let mut fields = query_fields(head.uri.query().unwrap_or_default())?;
+    let in_query = fields.query.iter().any(|(name, _)| *name == CHAT_FIELD);
+    if in_query {
+        let empty = body.is_empty() || body.trim_ascii() == b"{}";
+        return empty.then_some(fields);
+    }
+    let credentials_only = fields.ids_at.is_none()
+        && fields.ids.is_empty()
+        && fields
+            .query
+            .iter()
+            .all(|(name, _)| [INSTANCE_FIELD, TOKEN_FIELD].contains(name));
+    if !credentials_only {
+        return None;
+    }
+    body_fields(&mut fields, body)?;
+    Some(fields)
+}
+
+/// Whether the head leaves it open that this is a receipt.
+pub(crate) fn may_be_receipt(head: &Parts) -> bool {
+    let told_otherwise = [CONTENT_ENCODING, TRAILER, UPGRADE];
+    head.method == http::Method::POST
+        && !told_otherwise
+            .iter()
+            .any(|name| head.headers.contains_key(name))
+}
+
+fn body_fields(fields: &mut Fields, body: &Bytes) -> Option<()> {
+    let object: Object<'_> = serde_json::from_slice(body).ok()?;
+    let range = |raw: &RawValue| {
+        let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
+        start..start + raw.get().len()
+    };
+    let is_text = |raw: &RawValue| raw.get().starts_with('"');
+    let may_be_null = |raw: &RawValue| raw.get() == "null" || is_text(raw);
+    if !is_text(object.chat_id) {
+        return None;
+    }
+    fields.body = [
+        object.instance.range_if(is_text, range)?,
+        object.token.range_if(is_text, range)?,
+        Some(range(object.chat_id)),
+        object.participant.range_if(may_be_null, range)?,
+    ];
+    if let Present::Yes(raw) = object.message_ids {
+        fields.ids = message_ids(raw.get())?;
+        fields.ids_at = (!fields.ids.is_empty()).then(|| IdsAt::Body(range(raw)));
+    }
+    Some(())
+}
+
+/// Reads a query of our five fields and no others, none of them twice.
+fn query_fields(query: &str) -> Option<Fields> {
+    let mut fields = Fields::default();
+    let mut ids_seen = false;
+    let mut start = 0;
+    for pair in query.split('&').filter(|_| !query.is_empty()) {
+        let at = start;
+        start += pair.len() + 1;
+        let (key, value) = pair.split_once('=')?;
+        let value_at = at + key.len() + 1..at + pair.len();
+        let name = *[
+            INSTANCE_FIELD,
+            TOKEN_FIELD,
+            CHAT_FIELD,
+            PARTICIPANT_FIELD,
+            IDS_FIELD,
+        ]
+        .iter()
+        .find(|name| **name == key)?;
+        if name == IDS_FIELD {
+            if std::mem::replace(&mut ids_seen, true) {
+                return None;
+            }
+            fields.ids = message_ids(&decode(value))?;
+            fields.ids_at = (!fields.ids.is_empty()).then(|| IdsAt::Query(value_at));
+        } else {
+            if fields.query.iter().any(|(seen, _)| *seen == name) {
+                return None;
+            }
+            fields.query.push((name, value_at));
+        }
+    }
+    // `messageIds=[]` beside a body would be the whole chat twice over.
+    let ids_without_chat = ids_seen && !fields.query.iter().any(|(name, _)| *name == CHAT_FIELD);
+    fields.query.sort_unstable_by_key(|(name, _)| *name);
+    (!ids_without_chat).then_some(fields)
+}
+
+/// A JSON list of texts that all look like ids.
+fn message_ids(json: &str) -> Option<Vec<MessageId>> {
+    let texts: Vec<std::borrow::Cow<'_, str>> = serde_json::from_str(json).ok()?;
+    texts.iter().map(|text| MessageId::new(text)).collect()
+}
+
+impl Fields {
+    /// The instance the body names.
+    pub(super) fn body_instance(&self, body: &Bytes) -> Option<String> {
+        self.body_text(0, body)
+    }
+
+    /// The token the body holds.
+    pub(super) fn body_token(&self, body: &Bytes) -> Option<String> {
+        self.body_text(1, body)
+    }
+
+    fn body_text(&self, field: usize, body: &Bytes) -> Option<String> {
+        serde_json::from_slice(&body[self.body[field].clone()?]).ok()
+    }
+}
