@@ -1,0 +1,185 @@
+//! Which header fields travel on, and which end here.
+//!
+//! Invariant: end-to-end fields are passed as they came; only those of this
+//! hop (RFC 9110 §7.6.1) are taken out, with the ones `Connection` names.
+
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::identity::{INSTANCE_HEADER, TOKEN_HEADER};
+
+/// Fields of this hop besides `Connection` itself and what it names.
+const HOP_BY_HOP: [HeaderName; 5] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// What `Connection` may not take out: naming one of these is an attempt to
+/// make us and the upstream read the request differently.
+const NEVER_NAMED: [HeaderName; 8] = [
+    ACCEPT,
+    AUTHORIZATION,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    COOKIE,
+    HOST,
+    HeaderName::from_static(INSTANCE_HEADER),
+    HeaderName::from_static(TOKEN_HEADER),
+];
+
+/// Takes out the fields of this hop. Keeps an upgrade other than `h2c`, where
+/// `upgradable`, and a readiness for trailers.
+pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
+    let Some(named) = headers
+        .get_all(CONNECTION)
+        .iter()
+        .map(HeaderValue::to_str)
+        .collect::<Result<Vec<_>, _>>()
+        .ok()
+    else {
+        // Not even text: nothing in it can be honoured.
+        headers.remove(CONNECTION);
+        return strip(headers, false);
+    };
+    let named: Vec<HeaderName> = named
+        .iter()
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    let upgrade = headers
+        .get(UPGRADE)
+        .filter(|protocol| upgradable && named.contains(&UPGRADE) && !is_h2c(protocol))
+        .cloned();
+    let trailers = headers
+        .get_all(TE)
+        .iter()
+        .any(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    headers.remove(CONNECTION);
+    for name in named
+        .iter()
+        .filter(|name| !NEVER_NAMED.contains(name))
+        .chain(&HOP_BY_HOP)
+    {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(protocol) = upgrade {
+        headers.insert(UPGRADE, protocol);
+    }
+    let connection = match (headers.contains_key(UPGRADE), trailers) {
+        (true, true) => "upgrade, te",
+        (true, false) => "upgrade",
+        (false, true) => "te",
+        (false, false) => return,
+    };
+    headers.insert(CONNECTION, HeaderValue::from_static(connection));
+}
+
+fn is_h2c(protocol: &HeaderValue) -> bool {
+    protocol
+        .as_bytes()
+        .split(|&byte| byte == b',')
+        .any(|name| name.trim_ascii().eq_ignore_ascii_case(b"h2c"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stripped(lines: &[(&str, &str)], upgradable: bool) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        strip(&mut headers, upgradable);
+        let mut left: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        left.sort();
+        left
+    }
+
+    #[test]
+    fn fields_of_this_hop_end_here() {
+        let lines = [
+            ("connection", "keep-alive, X-Mine"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("transfer-encoding", "chunked"),
+            ("te", "gzip"),
+            ("x-mine", "1"),
+            ("x-yours", "2"),
+        ];
+        assert_eq!(stripped(&lines, true), ["x-yours: 2"]);
+    }
+
+    #[test]
+    fn connection_cannot_take_out_what_tells_who_calls() {
+        let lines = [
+            (
+                "connection",
+                "authorization, x-instance-id, access-token, content-length, host, cookie",
+            ),
+            ("authorization", "Bearer t"),
+            ("x-instance-id", "1"),
+            ("access-token", "t"),
+            ("content-length", "3"),
+            ("host", "h"),
+            ("cookie", "c"),
+        ];
+        assert_eq!(stripped(&lines, true).len(), 6);
+    }
+
+    #[test]
+    fn an_upgrade_stays_but_never_to_h2c() {
+        let websocket = [("connection", "Upgrade"), ("upgrade", "websocket")];
+        assert_eq!(
+            stripped(&websocket, true),
+            ["connection: upgrade", "upgrade: websocket"]
+        );
+        assert!(stripped(&websocket, false).is_empty());
+        let h2c = [
+            ("connection", "Upgrade, HTTP2-Settings"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AA"),
+        ];
+        assert!(stripped(&h2c, true).is_empty());
+        assert!(
+            stripped(&[("upgrade", "websocket")], true).is_empty(),
+            "not named in connection"
+        );
+    }
+
+    #[test]
+    fn readiness_for_trailers_is_passed_on() {
+        assert_eq!(
+            stripped(&[("te", "trailers")], true),
+            ["connection: te", "te: trailers"]
+        );
+    }
+
+    #[test]
+    fn repeated_fields_stay_repeated_and_in_order() {
+        assert_eq!(
+            stripped(&[("x-a", "2"), ("x-a", "1")], true),
+            ["x-a: 1", "x-a: 2"]
+        );
+        let mut headers = HeaderMap::new();
+        headers.append("x-a", HeaderValue::from_static("2"));
+        headers.append("x-a", HeaderValue::from_static("1"));
+        strip(&mut headers, true);
+        assert_eq!(
+            headers.get_all("x-a").iter().collect::<Vec<_>>(),
+            ["2", "1"]
+        );
+    }
+}

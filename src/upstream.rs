@@ -1,0 +1,335 @@
+//! The way to the upstream: one call, sent at most once.
+//!
+//! Owns the connections of one worker. Invariant: a request of which a byte
+//! may have been written is never sent again from here; only one that a dead
+//! pooled connection handed back untouched goes out on another (design §3.5).
+
+mod connect;
+mod failure;
+mod pool;
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{EXPECT, HOST};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderValue, Request, Response, Uri, Version, response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use connect::Connector;
+pub(crate) use connect::TlsError;
+pub use connect::{Dial, Io};
+pub(crate) use failure::{Failure, Unreachable};
+use pool::{Lease, Pool, Unsent};
+
+use crate::body::{self, RequestBody};
+use crate::config;
+use crate::hop;
+use crate::metrics::{Metrics, Route};
+
+/// Fresh connections tried for one request that none of them took.
+const FRESH_TRIES: usize = 2;
+
+/// One worker's way to the upstream.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    connector: Arc<Connector>,
+    settings: config::Upstream,
+    host: HeaderValue,
+    pool: Arc<Pool>,
+    metrics: Arc<Metrics>,
+}
+
+/// An upstream's answer: its head, and its body still to come.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) head: response::Parts,
+    pub(crate) body: UpstreamBody,
+    /// The connection itself, where the upstream agreed to an upgrade.
+    pub(crate) upgrade: Option<hyper::upgrade::OnUpgrade>,
+}
+
+impl Upstream {
+    /// Prepares the way; connects to nothing yet.
+    ///
+    /// # Errors
+    /// The extra CA file cannot be read or holds no certificate.
+    pub(crate) fn new(
+        settings: config::Upstream,
+        dial: Dial,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, TlsError> {
+        let host = HeaderValue::from_str(settings.url.authority.as_str())
+            .expect("an authority is a valid header value");
+        Ok(Self {
+            connector: Arc::new(Connector::new(&settings, dial)?),
+            pool: Arc::new(Pool::new(settings.idle_timeout)),
+            settings,
+            host,
+            metrics,
+        })
+    }
+
+    /// The same way for another worker, with connections of its own.
+    pub(crate) fn another(&self) -> Self {
+        Self {
+            connector: Arc::clone(&self.connector),
+            settings: self.settings.clone(),
+            host: self.host.clone(),
+            pool: Arc::new(Pool::new(self.settings.idle_timeout)),
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
+
+    /// Sends one request and waits for the head of its answer.
+    ///
+    /// # Errors
+    /// No answer came; [`Failure`] tells whether the request may have arrived.
+    pub(crate) async fn call(
+        &self,
+        request: Request<RequestBody>,
+        route: Route,
+    ) -> Result<Answer, Failure> {
+        let began = Instant::now();
+        let result = self.exchange(request).await;
+        match result {
+            Ok((response, lease)) => {
+                self.metrics.upstream[route as usize]
+                    .code(response.status())
+                    .inc();
+                let seconds = began.elapsed().as_secs_f64();
+                self.metrics.upstream_seconds(route).observe(seconds);
+                Ok(Answer::new(response, lease, route, &self.metrics))
+            }
+            Err(failure) => {
+                self.metrics.upstream[route as usize].error().inc();
+                Err(failure)
+            }
+        }
+    }
+
+    /// Closes pooled connections that have been idle too long, for ever.
+    pub(crate) async fn keep_pool_tidy(&self) -> std::convert::Infallible {
+        loop {
+            tokio::time::sleep(self.settings.idle_timeout / 2).await;
+            self.pool.close_idle(Instant::now());
+        }
+    }
+
+    async fn exchange(
+        &self,
+        mut request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Lease), Failure> {
+        let upgrade = request.headers().contains_key(http::header::UPGRADE);
+        let path = request.uri().clone();
+        let mut fresh_tries = 0;
+        loop {
+            let (mut connection, reused) = match self.pool.take(upgrade) {
+                Some(connection) => (connection, true),
+                None => {
+                    fresh_tries += 1;
+                    (self.connector.connect(&self.pool, upgrade).await?, false)
+                }
+            };
+            self.address(&mut request, &path, connection.is_h2());
+            let progress = request.body().progress();
+            let patience = self.settings.response_timeout;
+            match with_patience(connection.send(request), patience, progress).await {
+                None => return Err(Failure::Timeout),
+                Some(Ok(response)) => {
+                    return Ok((response, Lease::new(connection, &self.pool)));
+                }
+                Some(Err(Unsent::Untouched(returned))) if reused || fresh_tries < FRESH_TRIES => {
+                    request = *returned;
+                }
+                Some(Err(Unsent::Untouched(_))) => {
+                    return Err(Failure::Unreachable(Unreachable::ClosedAtOnce));
+                }
+                Some(Err(Unsent::Failed(failure))) => return Err(failure),
+            }
+        }
+    }
+
+    /// Writes the target and the host as this connection's protocol wants them.
+    fn address(&self, request: &mut Request<RequestBody>, path: &Uri, h2: bool) {
+        let target = path
+            .path_and_query()
+            .cloned()
+            .unwrap_or(PathAndQuery::from_static("/"));
+        if h2 {
+            let mut parts = http::uri::Parts::default();
+            parts.scheme = Some(if self.settings.url.tls {
+                Scheme::HTTPS
+            } else {
+                Scheme::HTTP
+            });
+            parts.authority = Some(self.settings.url.authority.clone());
+            parts.path_and_query = Some(target);
+            *request.uri_mut() =
+                Uri::from_parts(parts).expect("scheme, authority and path make a target");
+            *request.version_mut() = Version::HTTP_2;
+            request.headers_mut().remove(HOST);
+            // Connection-specific (RFC 9113 §8.2.2); the `TE: trailers` itself may stay.
+            request.headers_mut().remove(http::header::CONNECTION);
+        } else {
+            *request.uri_mut() = Uri::from(target);
+            *request.version_mut() = Version::HTTP_11;
+            request.headers_mut().insert(HOST, self.host.clone());
+            if request.headers().contains_key(EXPECT) {
+                let go_on = Arc::new(Notify::new());
+                request.body_mut().hold_until(Arc::clone(&go_on));
+                hyper::ext::on_informational(request, move |answer| {
+                    if answer.status() == http::StatusCode::CONTINUE {
+                        go_on.notify_one();
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Waits for an answer, but not longer than `patience` after the last piece
+/// of the request went out. `None`: it did not come.
+async fn with_patience<T>(
+    answer: impl Future<Output = T>,
+    patience: std::time::Duration,
+    progress: Option<body::Progress>,
+) -> Option<T> {
+    let mut answer = std::pin::pin!(answer);
+    let mut sent = 0;
+    loop {
+        match tokio::time::timeout(patience, answer.as_mut()).await {
+            Ok(answer) => return Some(answer),
+            Err(_) => match progress.as_ref().map(body::Progress::pieces) {
+                Some(pieces) if pieces > sent => sent = pieces,
+                _ => return None,
+            },
+        }
+    }
+}
+
+impl Answer {
+    fn new(
+        mut response: Response<Incoming>,
+        lease: Lease,
+        route: Route,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let upgrade = (response.status() == http::StatusCode::SWITCHING_PROTOCOLS)
+            .then(|| hyper::upgrade::on(&mut response));
+        let (mut head, incoming) = response.into_parts();
+        hop::strip(&mut head.headers, upgrade.is_some());
+        let mut body = UpstreamBody {
+            incoming,
+            lease: Some(lease),
+            route,
+            metrics: Arc::clone(metrics),
+        };
+        body.release_at_end();
+        Self {
+            head,
+            body,
+            upgrade,
+        }
+    }
+}
+
+/// The body of an upstream's answer. Gives its connection back when it has
+/// been read to the end; dropped earlier, it closes it.
+#[derive(Debug)]
+pub(crate) struct UpstreamBody {
+    incoming: Incoming,
+    lease: Option<Lease>,
+    route: Route,
+    metrics: Arc<Metrics>,
+}
+
+impl UpstreamBody {
+    fn release_at_end(&mut self) {
+        if self.incoming.is_end_stream() {
+            if let Some(lease) = self.lease.take() {
+                lease.give_back();
+            }
+        }
+    }
+
+    /// Reads the answer to its end, or up to some `limit` of bytes.
+    ///
+    /// # Errors
+    /// The answer broke off.
+    pub(crate) async fn collect(mut self, limit: usize) -> Result<Collected, Failure> {
+        let mut held = VecDeque::new();
+        let mut trailers = None;
+        let mut length = 0;
+        while let Some(frame) = self.frame().await {
+            match frame.map_err(|_| Failure::BrokeOff)?.into_data() {
+                Ok(piece) => {
+                    length += piece.len();
+                    held.push_back(piece);
+                    if length > limit {
+                        return Ok(Collected::Longer(held, self));
+                    }
+                }
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        let whole = match held.len() {
+            0 | 1 => held.pop_front().unwrap_or_default(),
+            _ => Bytes::from(Vec::from(held).concat()),
+        };
+        Ok(Collected::Whole(whole, trailers))
+    }
+}
+
+/// What has been read of an answer.
+#[derive(Debug)]
+pub(crate) enum Collected {
+    /// All of it, with its trailers.
+    Whole(Bytes, Option<http::HeaderMap>),
+    /// Its beginning; the rest is still to come.
+    Longer(VecDeque<Bytes>, UpstreamBody),
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        let this = self.get_mut();
+        match ready!(Pin::new(&mut this.incoming).poll_frame(cx)) {
+            Some(Err(_)) => {
+                this.lease = None;
+                // The head was counted under its code; the break counts too (design §7.9).
+                this.metrics.upstream[this.route as usize].error().inc();
+                Poll::Ready(Some(Err(body::Error::UpstreamBrokeOff)))
+            }
+            frame => {
+                if frame.is_none() {
+                    if let Some(lease) = this.lease.take() {
+                        lease.give_back();
+                    }
+                }
+                this.release_at_end();
+                Poll::Ready(frame.map(|frame| frame.map_err(|_| body::Error::UpstreamBrokeOff)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

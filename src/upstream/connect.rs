@@ -1,0 +1,239 @@
+//! Making connections: resolve, connect, TLS, HTTP handshake.
+//!
+//! Invariant: nothing here outlasts `upstream.connect_timeout`, and nothing of
+//! a request has been written when it fails.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::failure::{Failure, Unreachable};
+use super::pool::{Connection, Pool};
+use crate::config;
+
+/// Header lines accepted in an answer: twice what we accept in a request.
+const MAX_ANSWER_HEADERS: usize = 200;
+
+/// An idle HTTP/2 connection is pinged this often, so that a dead one is
+/// noticed before a call is lost on it.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// A stream of bytes to the upstream.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+type Dialled = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
+
+/// How the upstream is reached.
+#[derive(Clone)]
+pub enum Dial {
+    /// Over TCP, by name.
+    Tcp,
+    /// Over streams made by this function: an upstream in the same process.
+    With(Arc<dyn Fn() -> Dialled + Send + Sync>),
+}
+
+impl fmt::Debug for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "Tcp",
+            Self::With(_) => "With(..)",
+        })
+    }
+}
+
+/// Why TLS to the upstream could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The CA file cannot be read or parsed.
+    #[error("upstream.ca: {}: {reason}: a file with one or more PEM certificates is expected", path.display())]
+    Ca {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Makes connections to one upstream.
+pub(super) struct Connector {
+    dial: Dial,
+    host: String,
+    port: u16,
+    timeout: Duration,
+    tls: Option<Tls>,
+}
+
+struct Tls {
+    name: ServerName<'static>,
+    /// Offers HTTP/2 and HTTP/1.1.
+    any: TlsConnector,
+    /// Offers HTTP/1.1 alone: upgrades need it.
+    http1: TlsConnector,
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    pub(super) fn new(settings: &config::Upstream, dial: Dial) -> Result<Self, TlsError> {
+        let url = &settings.url;
+        let tls = if url.tls {
+            Some(Tls::new(&url.host, settings.ca.as_deref())?)
+        } else {
+            None
+        };
+        Ok(Self {
+            dial,
+            host: url.host.clone(),
+            port: url.port,
+            timeout: settings.connect_timeout,
+            tls,
+        })
+    }
+
+    /// Makes one connection.
+    pub(super) async fn connect(&self, pool: &Pool, upgrade: bool) -> Result<Connection, Failure> {
+        tokio::time::timeout(self.timeout, self.open(pool, upgrade))
+            .await
+            .unwrap_or(Err(Unreachable::Timeout))
+            .map_err(Failure::from)
+    }
+
+    async fn open(&self, pool: &Pool, upgrade: bool) -> Result<Connection, Unreachable> {
+        let stream = match &self.dial {
+            Dial::Tcp => Box::new(self.tcp().await?) as Box<dyn Io>,
+            Dial::With(dial) => dial().await?,
+        };
+        let Some(tls) = &self.tls else {
+            return http1(stream).await;
+        };
+        let connector = if upgrade { &tls.http1 } else { &tls.any };
+        let stream = connector
+            .connect(tls.name.clone(), stream)
+            .await
+            .map_err(|error| {
+                tracing::warn!(%error, "TLS handshake with the upstream failed");
+                Unreachable::Tls
+            })?;
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            http2(stream, pool).await
+        } else {
+            http1(stream).await
+        }
+    }
+
+    /// Tries every address of the name in turn.
+    async fn tcp(&self) -> Result<TcpStream, Unreachable> {
+        let addresses = tokio::net::lookup_host((&*self.host, self.port))
+            .await
+            .map_err(|_| Unreachable::Resolve)?;
+        let mut last = Unreachable::Resolve;
+        for address in addresses {
+            match TcpStream::connect(address).await {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    return Ok(stream);
+                }
+                Err(error) => last = error.into(),
+            }
+        }
+        Err(last)
+    }
+}
+
+async fn http1(stream: impl Io + 'static) -> Result<Connection, Unreachable> {
+    let (sender, connection) = http1::Builder::new()
+        .preserve_header_case(true)
+        // A proxy replaces line folding in answers with spaces (RFC 9112 §5.2).
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .max_headers(MAX_ANSWER_HEADERS)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| Unreachable::ClosedAtOnce)?;
+    tokio::spawn(async move {
+        // Its end is told to whoever waits on the sender.
+        drop(connection.with_upgrades().await);
+    });
+    Ok(Connection::H1(sender))
+}
+
+async fn http2(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unreachable> {
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_while_idle(true)
+        .adaptive_window(true)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| Unreachable::ClosedAtOnce)?;
+    tokio::spawn(async move {
+        drop(connection.await);
+    });
+    Ok(pool.share(sender))
+}
+
+impl Tls {
+    fn new(host: &str, ca: Option<&Path>) -> Result<Self, TlsError> {
+        let mut roots = rustls::RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
+        if let Some(path) = ca {
+            add_roots(&mut roots, path)?;
+        }
+        let config = |protocols: &[&[u8]]| {
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let mut config = ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .expect("ring supports TLS 1.2 and 1.3")
+                .with_root_certificates(roots.clone())
+                .with_no_client_auth();
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            TlsConnector::from(Arc::new(config))
+        };
+        Ok(Self {
+            name: ServerName::try_from(host.to_owned())
+                .expect("a URL's host is a name or an address"),
+            any: config(&[b"h2", b"http/1.1"]),
+            http1: config(&[b"http/1.1"]),
+        })
+    }
+}
+
+fn add_roots(roots: &mut rustls::RootCertStore, path: &Path) -> Result<(), TlsError> {
+    let wrong = |reason: String| TlsError::Ca {
+        path: path.to_owned(),
+        reason,
+    };
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| wrong(error.to_string()))?;
+    if certificates.is_empty() {
+        return Err(wrong("it holds no certificate".to_owned()));
+    }
+    for certificate in certificates {
+        roots
+            .add(certificate)
+            .map_err(|error| wrong(error.to_string()))?;
+    }
+    Ok(())
+}
