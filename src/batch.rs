@@ -1,0 +1,205 @@
+//! Merging: read receipts of one chat share an upstream call.
+//!
+//! Owns the life of a batch (design §3.3, §3.4): open → due → sealed →
+//! settled. Invariants: every caller is told exactly once; nobody joins a
+//! sealed batch; a batch is sent even if all its callers have gone.
+//!
+//! - [`open`]: a batch that takes callers, and the table of those;
+//! - [`life`]: the one task of a batch, from its first caller to its token;
+//! - [`settle`]: sending, repeating and splitting, until everybody is told;
+//! - [`quarantine`]: receipts that failed alone and stay out of batches.
+
+mod life;
+mod open;
+mod quarantine;
+mod settle;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{HeaderMap, response};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::retry::budget::TpsBudget;
+
+use crate::body::AnswerBody;
+use crate::config;
+use crate::limit::{Kind, Lane, Limiter, Refused};
+use crate::metrics::Metrics;
+use crate::receipt::Receipt;
+use crate::upstream::{Failure, Upstream};
+use open::{Batch, Caller, Caps, Offer, Table};
+use quarantine::Quarantine;
+
+/// Repeats allowed: 20 % of calls, counted over ten seconds, and one a second
+/// besides so that a quiet gateway may repeat too (design §3.4, §7.5).
+const BUDGET_SPAN: Duration = Duration::from_secs(10);
+const BUDGET_FLOOR_PER_SECOND: u32 = 1;
+const BUDGET_SHARE: f32 = 0.2;
+
+/// All open batches of the gateway.
+#[derive(Debug)]
+pub(crate) struct Batcher {
+    settings: ArcSwap<config::Batch>,
+    table: Table,
+    quarantine: Quarantine,
+    limiter: Arc<Limiter>,
+    metrics: Arc<Metrics>,
+    budget: TpsBudget,
+    /// Cancelled on drain: every window ends at once, and later ones do not open.
+    flush: CancellationToken,
+    /// The batches' tasks, which outlive their callers.
+    tasks: TaskTracker,
+}
+
+/// What a caller is told.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// The upstream's answer, or why there is none.
+    pub(crate) verdict: Result<Given, Untold>,
+    /// How its time was spent.
+    pub(crate) timing: Timing,
+}
+
+/// An answer of the upstream's.
+#[derive(Debug)]
+pub(crate) enum Given {
+    /// To a call of several callers, or read in full.
+    Shared(Arc<Shared>),
+    /// To a call of one's own, too long to be held.
+    Own(response::Parts, AnswerBody),
+}
+
+/// An answer that any number of callers may be given.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) head: response::Parts,
+    pub(crate) body: Bytes,
+    pub(crate) trailers: Option<HeaderMap>,
+}
+
+/// Why a caller gets no answer of the upstream's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Untold {
+    /// No token could be had in time.
+    Refused(Refused),
+    /// The upstream gave no answer.
+    Failed(Failure),
+}
+
+/// How a caller's time was spent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Timing {
+    /// In the window.
+    pub(crate) window: Duration,
+    /// Waiting for a token.
+    pub(crate) queue: Duration,
+    /// From sending to the end of the answer, repeats included.
+    pub(crate) upstream: Duration,
+    /// Who shared the call.
+    pub(crate) callers: usize,
+    /// Distinct ids in the call.
+    pub(crate) ids: usize,
+}
+
+impl Batcher {
+    pub(crate) fn new(
+        settings: config::Batch,
+        limiter: Arc<Limiter>,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self {
+            quarantine: Quarantine::new(),
+            settings: ArcSwap::from_pointee(settings),
+            table: Table::new(),
+            limiter,
+            metrics,
+            budget: TpsBudget::new(BUDGET_SPAN, BUDGET_FLOOR_PER_SECOND, BUDGET_SHARE),
+            flush: CancellationToken::new(),
+            tasks,
+        }
+    }
+
+    /// Puts other settings in force, for batches opened from now on.
+    pub(crate) fn reconfigure(&self, settings: config::Batch) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// True for a path whose receipts are merged.
+    pub(crate) fn is_receipt_path(&self, path: &str) -> bool {
+        self.settings
+            .load()
+            .paths
+            .iter()
+            .any(|receipt| receipt == path)
+    }
+
+    /// Ends every window now and from now on.
+    pub(crate) fn flush(&self) {
+        self.flush.cancel();
+    }
+
+    /// Takes a receipt into a batch. The answer comes through the receiver,
+    /// which may be dropped without any effect on the batch.
+    ///
+    /// # Errors
+    /// A batch opened now could not get a token in time.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        receipt: Receipt,
+        lane: Lane,
+        upstream: &Arc<Upstream>,
+    ) -> Result<oneshot::Receiver<Told>, Refused> {
+        let now = Instant::now();
+        let settings = self.settings.load();
+        let deadline = now + self.limiter.rules().max_wait;
+        let (answer, told) = oneshot::channel();
+        let caps = Caps {
+            ids: settings.max_ids,
+            callers: settings.max_callers,
+        };
+        let alone = settings.window.is_zero()
+            || receipt.ids.len() > caps.ids
+            || self.quarantine.holds(&receipt, now);
+        let caller = Caller {
+            receipt,
+            arrived: now,
+            deadline,
+            answer,
+        };
+        // Those who cannot be served in time are told at once, unless they
+        // find a batch that already has its place in line.
+        let open = |caller: Caller| {
+            self.limiter
+                .check(&lane, Kind::Receipt { opened: now }, deadline)?;
+            Ok(Arc::new(Batch::open(caller, now, caps)))
+        };
+        let batch = if alone {
+            let batch = open(caller)?;
+            batch.close();
+            Some(batch)
+        } else {
+            match self.table.offer(caller, open)? {
+                Offer::Joined => None,
+                Offer::Opened(batch) => Some(batch),
+            }
+        };
+        if let Some(batch) = batch {
+            let window = if alone {
+                Duration::ZERO
+            } else {
+                settings.window
+            };
+            let batcher = Arc::clone(self);
+            let upstream = Arc::clone(upstream);
+            self.tasks
+                .spawn(async move { batcher.live(batch, lane, upstream, window).await });
+        }
+        Ok(told)
+    }
+}
