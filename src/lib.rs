@@ -1,6 +1,47 @@
 //! A reverse proxy in front of the WhatsApp API at api.wawp.net.
-#![doc = ""]
+//!
+//! Apps change one base URL. From then on concurrent "mark as seen" calls for
+//! one chat leave as one call, every WhatsApp instance is held to its token
+//! bucket, and Prometheus shows all of it.
+//!
+//! # The life of a request
+//!
+//! ```text
+//! client ── front ── proxy ── receipt? ──yes──► batch (window) ─┐
+//!                      │                                        ├─► limit (token) ─► upstream
+//!                   identity ─────────────────────────────────► ┘                       │
+//! client ◄───────────── settle: every caller gets its verdict ◄─────────────────────────┘
+//! ```
+//!
+//! # The rooms
+//!
+//! - [`app`]: sockets, workers, drain; [`gateway`]: everything wired up
+//! - `front`: connections of clients; `proxy`: the story of one request
+//! - `identity`: who calls; `receipt`: what may be merged, and with what
+//! - `batch`: windows, verdicts, splits; `limit`: buckets and queues
+//! - `upstream`: connections to the upstream, one call sent at most once
+//! - [`metrics`], `admin`, [`telemetry`]: what operators see
+//! - [`config`], [`cli`], [`shutdown`]: how the program is steered
 
+mod admin;
+pub mod app;
+mod batch;
+mod body;
 pub mod cli;
 pub mod config;
+mod front;
+pub mod gateway;
+mod hop;
+mod identity;
+mod limit;
+pub mod metrics;
+mod proxy;
+mod ratelimit;
+mod receipt;
+mod retry_after;
+pub mod shutdown;
 pub mod telemetry;
+mod upgrade;
+mod upstream;
+
+pub use upstream::{Dial, Io};

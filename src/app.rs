@@ -1,0 +1,322 @@
+//! The running gateway: its sockets, its workers, its end.
+//!
+//! Owns the order of starting and draining (design §3.9). Invariant: all
+//! sockets are bound before anything is served, and a drain ends in time.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::num::NonZeroUsize;
+use std::thread::JoinHandle;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Ready};
+use crate::config::{self, Config};
+use crate::front;
+use crate::gateway::{BuildError, Gateway};
+use crate::shutdown::{Asked, Signals};
+use crate::upstream::Dial;
+
+/// Connections that may wait to be accepted: the usual `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// A gateway with its sockets bound.
+#[derive(Debug)]
+pub struct App {
+    config: Config,
+    gateway: Gateway,
+    listener: StdListener,
+    admin: StdListener,
+    workers: usize,
+}
+
+/// Why the gateway could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("{setting}: cannot listen on {address}: {reason}")]
+    Listen {
+        /// The setting that holds the address.
+        setting: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        reason: io::Error,
+    },
+    /// A file that the settings name cannot be used.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The operating system refused threads or signals.
+    #[error("cannot start: {0}")]
+    Os(#[from] io::Error),
+}
+
+/// How the gateway ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything accepted was answered.
+    Drained,
+    /// Something had to be cut.
+    Cut {
+        /// Calls that had not ended.
+        calls: usize,
+        /// Connections that had not ended.
+        connections: usize,
+    },
+}
+
+/// Where settings come from when they are read again.
+pub type Reload = Box<dyn Fn() -> Result<Config, config::Mistakes> + Send>;
+
+impl App {
+    /// Binds the sockets and puts the gateway together.
+    ///
+    /// # Errors
+    /// An address is in use or not ours; a file cannot be used.
+    pub fn bind(config: Config, dial: Dial) -> Result<Self, StartError> {
+        let gateway = Gateway::new(&config, dial)?;
+        let listener = listen("server.listen", config.server.listen)?;
+        let admin = listen("server.admin", config.server.admin)?;
+        let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Ok(Self {
+            config,
+            gateway,
+            listener,
+            admin,
+            workers,
+        })
+    }
+
+    /// Serves on the caller's runtime alone, instead of a worker per core.
+    #[must_use]
+    pub fn single_worker(mut self) -> Self {
+        self.workers = 1;
+        self
+    }
+
+    /// The address calls are accepted on.
+    ///
+    /// # Errors
+    /// The operating system cannot tell.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The address of the admin pages.
+    ///
+    /// # Errors
+    /// The operating system cannot tell.
+    pub fn admin_address(&self) -> io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// The gateway that is served.
+    #[must_use]
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// Serves until a signal asks to stop, then drains.
+    ///
+    /// # Errors
+    /// A thread could not be started.
+    pub async fn run(self, signals: &mut Signals, reload: Reload) -> Result<Ended, StartError> {
+        let ready = Ready::default();
+        let running = self.start(&ready)?;
+        loop {
+            match signals.next().await {
+                Asked::Stop => break,
+                Asked::Reload => reload_settings(&self.gateway, &self.config, &reload),
+            }
+        }
+        let deadline = Instant::now() + self.config.server.drain_timeout;
+        tracing::info!(
+            timeout_s = self.config.server.drain_timeout.as_secs_f64(),
+            "draining"
+        );
+        let gateway = self.gateway.clone();
+        drop(self);
+        let ended = drain(&gateway, &ready, &running, deadline, signals.stop()).await;
+        running.end();
+        Ok(ended)
+    }
+
+    /// Serves until told to stop, then drains: for tests and the demo, which
+    /// share their process with others.
+    ///
+    /// # Errors
+    /// A thread could not be started.
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<Ended, StartError> {
+        let ready = Ready::default();
+        let running = self.start(&ready)?;
+        stop.await;
+        let deadline = Instant::now() + self.config.server.drain_timeout;
+        let gateway = self.gateway.clone();
+        drop(self);
+        let ended = drain(&gateway, &ready, &running, deadline, std::future::pending()).await;
+        running.end();
+        Ok(ended)
+    }
+
+    fn start(&self, ready: &Ready) -> Result<Running, StartError> {
+        let stop = CancellationToken::new();
+        let ended = CancellationToken::new();
+        let admin = TcpListener::from_std(self.admin.try_clone()?)?;
+        tokio::spawn(admin::serve(admin, self.gateway.clone(), ready.clone()));
+        let mut threads = Vec::new();
+        for index in 1..self.workers {
+            let worker = Worker {
+                gateway: self.gateway.another(),
+                listener: self.listener.try_clone()?,
+                stop: stop.clone(),
+                ended: ended.clone(),
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+            threads.push(thread.spawn(move || runtime.block_on(worker.work()))?);
+        }
+        let worker = Worker {
+            gateway: self.gateway.clone(),
+            listener: self.listener.try_clone()?,
+            stop: stop.clone(),
+            ended: ended.clone(),
+        };
+        tokio::spawn(worker.work());
+        ready.set(true);
+        Ok(Running {
+            stop,
+            ended,
+            threads,
+        })
+    }
+}
+
+/// One worker: accepts, serves, and stays until everything has ended.
+struct Worker {
+    gateway: Gateway,
+    listener: StdListener,
+    stop: CancellationToken,
+    ended: CancellationToken,
+}
+
+impl Worker {
+    async fn work(self) {
+        let listener = match TcpListener::from_std(self.listener) {
+            Ok(listener) => listener,
+            Err(error) => {
+                return tracing::error!(%error, "a worker cannot use the listening socket");
+            }
+        };
+        let front = self.gateway.front();
+        let upstream = front.proxy.upstream.clone();
+        tokio::select! {
+            _ = upstream.keep_pool_tidy() => {}
+            () = self.ended.cancelled() => {}
+            () = async {
+                front::accept(front, listener, &self.stop).await;
+                // The listener is closed now; connections go on.
+                std::future::pending().await
+            } => {}
+        }
+    }
+}
+
+struct Running {
+    stop: CancellationToken,
+    ended: CancellationToken,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    fn end(self) {
+        self.ended.cancel();
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker ended in a panic");
+            }
+        }
+    }
+}
+
+/// Design §3.9, in its order.
+async fn drain(
+    gateway: &Gateway,
+    ready: &Ready,
+    running: &Running,
+    deadline: Instant,
+    again: impl Future<Output = ()>,
+) -> Ended {
+    // 1. Load balancers look elsewhere.
+    ready.set(false);
+    // 2. No new connections.
+    running.stop.cancel();
+    // 3. Open windows end at once, connections are asked to end.
+    gateway.drain();
+    // 4. Everything accepted is answered, unless time or patience runs out.
+    let in_time = tokio::select! {
+        () = gateway.drained() => true,
+        () = tokio::time::sleep_until(deadline) => false,
+        () = again => false,
+    };
+    let (calls, connections) = gateway.unfinished();
+    if in_time {
+        tracing::info!("drained: everything accepted was answered");
+        return Ended::Drained;
+    }
+    tracing::error!(
+        calls,
+        connections,
+        "drain cut short: what had not ended is lost"
+    );
+    Ended::Cut { calls, connections }
+}
+
+fn reload_settings(gateway: &Gateway, running: &Config, reload: &Reload) {
+    let config = match reload() {
+        Ok(config) => config,
+        Err(mistakes) => {
+            return tracing::error!(%mistakes, "settings not reloaded: nothing has changed");
+        }
+    };
+    if let Err(error) = gateway.reload(&config) {
+        return tracing::error!(%error, "settings not reloaded: nothing has changed");
+    }
+    let kept = [
+        (
+            "server.listen",
+            config.server.listen != running.server.listen,
+        ),
+        ("server.admin", config.server.admin != running.server.admin),
+        ("upstream", config.upstream != running.upstream),
+    ];
+    for (setting, _) in kept.iter().filter(|(_, changed)| *changed) {
+        tracing::warn!(setting, "a change of this setting needs a restart");
+    }
+    tracing::info!("settings reloaded");
+}
+
+fn listen(setting: &'static str, address: SocketAddr) -> Result<StdListener, StartError> {
+    let bind = || {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        // A restart need not wait for old connections' TIME_WAIT.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(StdListener::from(socket))
+    };
+    bind().map_err(|reason| StartError::Listen {
+        setting,
+        address,
+        reason,
+    })
+}

@@ -1,0 +1,92 @@
+//! The listener's side: accepting connections and speaking HTTP on them.
+//!
+//! Owns limits against slow and idle clients, TLS, and the polite end of a
+//! connection. It knows a proxy that answers requests and nothing of how.
+//! Invariant: one accept loop per worker; whatever a client does on its
+//! connection, it holds up no other.
+
+mod activity;
+mod connection;
+mod listener;
+mod tls;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub(crate) use activity::Activity;
+pub(crate) use listener::accept;
+pub use tls::CertificateError;
+
+use crate::config;
+use crate::metrics::Metrics;
+use crate::proxy::Proxy;
+
+/// How long a connection without a call stays open when a drain begins: a
+/// request may be on its way to us already.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What connections need, whichever worker serves them.
+#[derive(Clone, Debug)]
+pub(crate) struct Front {
+    pub(crate) proxy: Proxy,
+    pub(crate) common: Arc<Common>,
+}
+
+/// What the connections of all workers share.
+pub(crate) struct Common {
+    settings: config::Server,
+    metrics: Arc<Metrics>,
+    /// One permit per connection: `server.max_connections`.
+    permits: Arc<Semaphore>,
+    /// The connections' tasks.
+    pub(crate) connections: TaskTracker,
+    draining: CancellationToken,
+    tls: ArcSwapOption<tls::Acceptor>,
+}
+
+impl std::fmt::Debug for Common {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Common")
+            .field("connections", &self.connections.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Common {
+    /// # Errors
+    /// The certificate or its key cannot be used.
+    pub(crate) fn new(
+        settings: config::Server,
+        metrics: Arc<Metrics>,
+        draining: CancellationToken,
+    ) -> Result<Self, CertificateError> {
+        let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
+        Ok(Self {
+            permits: Arc::new(Semaphore::new(settings.max_connections)),
+            connections: TaskTracker::new(),
+            tls: ArcSwapOption::from(tls),
+            settings,
+            metrics,
+            draining,
+        })
+    }
+
+    /// Reads certificate and key again, for connections made from now on.
+    ///
+    /// # Errors
+    /// They cannot be used; the old ones stay in force.
+    pub(crate) fn reload_certificate(
+        &self,
+        settings: &config::Server,
+    ) -> Result<(), CertificateError> {
+        if let (Some(tls), true) = (&settings.tls, self.tls.load().is_some()) {
+            self.tls.store(Some(tls::acceptor(tls)?));
+        }
+        Ok(())
+    }
+}

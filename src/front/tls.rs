@@ -1,0 +1,56 @@
+//! TLS to clients: certificate, key, and the protocols offered.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
+
+use crate::config;
+
+/// Accepts TLS connections with one certificate.
+pub(super) type Acceptor = TlsAcceptor;
+
+/// Why a certificate or its key cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{setting}: {}: {reason}", path.display())]
+pub struct CertificateError {
+    setting: &'static str,
+    path: PathBuf,
+    reason: String,
+}
+
+/// Reads certificate and key.
+pub(super) fn acceptor(settings: &config::Tls) -> Result<Arc<Acceptor>, CertificateError> {
+    let chain = CertificateDer::pem_file_iter(&settings.cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| wrong("server.tls.cert", &settings.cert, error))?;
+    if chain.is_empty() {
+        return Err(wrong(
+            "server.tls.cert",
+            &settings.cert,
+            "a PEM certificate chain is expected",
+        ));
+    }
+    let key = PrivateKeyDer::from_pem_file(&settings.key)
+        .map_err(|error| wrong("server.tls.key", &settings.key, error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring supports TLS 1.2 and 1.3")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| wrong("server.tls.key", &settings.key, error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(TlsAcceptor::from(Arc::new(config))))
+}
+
+fn wrong(setting: &'static str, path: &Path, reason: impl ToString) -> CertificateError {
+    CertificateError {
+        setting,
+        path: path.to_owned(),
+        reason: reason.to_string(),
+    }
+}

@@ -1,0 +1,137 @@
+//! The gateway without sockets: everything wired up, serving whatever stream
+//! it is given.
+//!
+//! Only this room and [`app`](crate::app) know all others. Invariant: one
+//! [`Gateway`] per worker, all of one family sharing batches, buckets and
+//! metrics.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::config::Config;
+use crate::front::{CertificateError, Common, Front};
+use crate::metrics::Metrics;
+use crate::proxy::{Proxy, Shared};
+use crate::upstream::{Dial, TlsError, Upstream};
+
+/// One worker's gateway.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    front: Front,
+}
+
+/// Why the gateway could not be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// TLS to the upstream.
+    #[error(transparent)]
+    Upstream(#[from] TlsError),
+    /// TLS to clients.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+}
+
+impl Gateway {
+    /// Puts the gateway together; opens no socket.
+    ///
+    /// # Errors
+    /// A file that the settings name cannot be used.
+    pub fn new(config: &Config, dial: Dial) -> Result<Self, BuildError> {
+        let metrics = Arc::new(Metrics::new(config.metrics.max_instances));
+        let shared = Arc::new(Shared::new(config, Arc::clone(&metrics)));
+        let common = Common::new(
+            config.server.clone(),
+            Arc::clone(&metrics),
+            shared.draining.clone(),
+        )?;
+        let upstream = Upstream::new(config.upstream.clone(), dial, metrics)?;
+        let proxy = Proxy {
+            shared,
+            upstream: Arc::new(upstream),
+        };
+        Ok(Self {
+            front: Front {
+                proxy,
+                common: Arc::new(common),
+            },
+        })
+    }
+
+    /// The same gateway for another worker, with upstream connections of its own.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        let proxy = Proxy {
+            shared: Arc::clone(&self.front.proxy.shared),
+            upstream: Arc::new(self.front.proxy.upstream.another()),
+        };
+        Self {
+            front: Front {
+                proxy,
+                common: Arc::clone(&self.front.common),
+            },
+        }
+    }
+
+    /// Serves one connection, to its end.
+    pub async fn serve<IO>(&self, io: IO)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.front
+            .common
+            .connections
+            .track_future(self.front.serve(io))
+            .await;
+    }
+
+    /// What the gateway counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.front.proxy.shared.metrics
+    }
+
+    /// Puts the changeable settings of another configuration in force, without
+    /// touching a call. Says which changes need a restart.
+    ///
+    /// # Errors
+    /// The certificate cannot be used; then nothing has changed.
+    pub fn reload(&self, config: &Config) -> Result<(), BuildError> {
+        self.front.common.reload_certificate(&config.server)?;
+        let shared = &self.front.proxy.shared;
+        shared.limiter.reconfigure(&config.limit, &config.batch);
+        shared.batcher.reconfigure(config.batch.clone());
+        Ok(())
+    }
+
+    /// Begins a drain: open windows end, connections are asked to end.
+    pub fn drain(&self) {
+        let shared = &self.front.proxy.shared;
+        shared.draining.cancel();
+        shared.batcher.flush();
+    }
+
+    /// Waits until every connection and every call has ended. Only after
+    /// [`drain`](Self::drain), or it may never be.
+    pub async fn drained(&self) {
+        let shared = &self.front.proxy.shared;
+        self.front.common.connections.close();
+        self.front.common.connections.wait().await;
+        shared.tasks.close();
+        shared.tasks.wait().await;
+    }
+
+    /// Calls and connections that have not ended.
+    #[must_use]
+    pub fn unfinished(&self) -> (usize, usize) {
+        let calls = usize::try_from(self.metrics().in_flight.get()).unwrap_or(0);
+        (
+            calls.max(self.front.proxy.shared.tasks.len()),
+            self.front.common.connections.len(),
+        )
+    }
+
+    pub(crate) fn front(&self) -> &Front {
+        &self.front
+    }
+}

@@ -1,0 +1,288 @@
+//! The story of one request, from its head to its answer.
+//!
+//! Owns the order of things in design §2: identify, merge or admit, send,
+//! answer. Every rule it follows lives in a room of its own. Invariant: each
+//! request is answered once and counted once.
+
+pub(crate) mod error;
+mod finish;
+mod target;
+mod timing;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::batch::{Batcher, Given, Told, Untold};
+use crate::body::{AnswerBody, ClientBody, Ending, LOOK, RequestBody};
+use crate::config::{self, Config};
+use crate::front::Activity;
+use crate::identity::{self, Findings};
+use crate::limit::{Kind, Lane, Limiter, Pass};
+use crate::metrics::{Metrics, Route};
+use crate::receipt::Receipt;
+use crate::upstream::{Answer, Upstream};
+use crate::{hop, ratelimit, retry_after, upgrade};
+use error::Error;
+use finish::Finish;
+use target::ThisHost;
+
+/// What all workers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) settings: ArcSwap<config::Server>,
+    this_host: ThisHost,
+    pub(crate) limiter: Arc<Limiter>,
+    pub(crate) batcher: Arc<Batcher>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// What must have ended before the gateway may: batches, calls whose
+    /// client has gone, upgraded connections.
+    pub(crate) tasks: TaskTracker,
+    /// Cancelled when a drain begins.
+    pub(crate) draining: CancellationToken,
+}
+
+/// One worker's proxy: what is shared, and its own way upstream.
+#[derive(Clone, Debug)]
+pub(crate) struct Proxy {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) upstream: Arc<Upstream>,
+}
+
+impl Shared {
+    pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
+        let tasks = TaskTracker::new();
+        let limiter = Arc::new(Limiter::new(
+            &config.limit,
+            &config.batch,
+            Arc::clone(&metrics),
+        ));
+        let batcher = Arc::new(Batcher::new(
+            config.batch.clone(),
+            Arc::clone(&limiter),
+            Arc::clone(&metrics),
+            tasks.clone(),
+        ));
+        Self {
+            settings: ArcSwap::from_pointee(config.server.clone()),
+            this_host: ThisHost::new(&config.server, &config.upstream.url),
+            limiter,
+            batcher,
+            metrics,
+            tasks,
+            draining: CancellationToken::new(),
+        }
+    }
+}
+
+impl Proxy {
+    /// Answers one request. Never fails: failures are answers too.
+    pub(crate) async fn handle(
+        &self,
+        request: Request<Incoming>,
+        activity: Option<Arc<Activity>>,
+    ) -> Response<AnswerBody> {
+        let (head, incoming) = request.into_parts();
+        let path = head.uri.path();
+        let route = if self.shared.batcher.is_receipt_path(path) {
+            Route::Seen
+        } else {
+            Route::Other
+        };
+        let ending = Ending::new(Arc::clone(&self.shared.metrics), route, activity);
+        let body = ClientBody::new(incoming, self.shared.settings.load().body_timeout);
+        Finish::new(
+            self.clone().answer(head, body, route, ending),
+            self.shared.tasks.clone(),
+        )
+        .await
+    }
+
+    async fn answer(
+        self,
+        head: Parts,
+        body: ClientBody,
+        route: Route,
+        ending: Ending,
+    ) -> Response<AnswerBody> {
+        let shared = Arc::clone(&self.shared);
+        let version = head.version;
+        let answer = self.call(head, body, route).await;
+        let mut answer = answer.unwrap_or_else(|error| error.answer());
+        shared.metrics.requests[route as usize]
+            .code(answer.status())
+            .inc();
+        if version < Version::HTTP_2 && shared.draining.is_cancelled() {
+            answer
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer.map(|body| body.until_end(ending))
+    }
+
+    async fn call(
+        self,
+        mut head: Parts,
+        body: ClientBody,
+        route: Route,
+    ) -> Result<Response<AnswerBody>, Error> {
+        let max_in_flight = self.shared.settings.load().max_in_flight;
+        if usize::try_from(self.shared.metrics.in_flight.get()).unwrap_or(0) > max_in_flight {
+            return Err(Error::Overloaded(max_in_flight));
+        }
+        self.shared.this_host.check(&head)?;
+        let upgradable = head.version == Version::HTTP_11 && body.is_empty();
+        hop::strip(&mut head.headers, upgradable);
+        if route == Route::Seen && may_be_receipt(&head) {
+            self.receive(head, body).await
+        } else {
+            self.pass_through(head, body, route).await
+        }
+    }
+
+    /// A call that may be a read receipt: understood, it joins a batch.
+    async fn receive(
+        self,
+        head: Parts,
+        mut body: ClientBody,
+    ) -> Result<Response<AnswerBody>, Error> {
+        let Some(whole) = body.whole().await? else {
+            return self.pass_through(head, body, Route::Seen).await;
+        };
+        let receipt = match Receipt::read(head, whole) {
+            Ok(receipt) => receipt,
+            Err(head) => return self.pass_through(*head, body, Route::Seen).await,
+        };
+        let lane = {
+            let head = receipt.head();
+            self.shared
+                .limiter
+                .lane(&head.method, head.uri.path(), &receipt.identity)
+        };
+        let told = self
+            .shared
+            .batcher
+            .join(receipt, lane.clone(), &self.upstream);
+        let answer = match told {
+            Ok(told) => match told.await {
+                Ok(told) => self.tell(told),
+                // The batch's task was cut off: the gateway is being ended.
+                Err(_) => Err(Error::Upstream(crate::upstream::Failure::BrokeOff)),
+            },
+            Err(refused) => Err(refused.into()),
+        };
+        lane.series().requests(Route::Seen).inc();
+        answer
+    }
+
+    fn tell(&self, told: Told) -> Result<Response<AnswerBody>, Error> {
+        let (head, body) = match told.verdict {
+            Ok(Given::Shared(shared)) => (
+                shared.head.clone(),
+                AnswerBody::whole(shared.body.clone(), shared.trailers.clone()),
+            ),
+            Ok(Given::Own(head, body)) => (head, body),
+            Err(Untold::Refused(refused)) => return Err(refused.into()),
+            Err(Untold::Failed(failure)) => return Err(failure.into()),
+        };
+        let mut answer = Response::from_parts(head, body);
+        if self.shared.settings.load().timing_header {
+            timing::of_receipt(answer.headers_mut(), &told.timing);
+        }
+        Ok(answer)
+    }
+
+    /// Any other call: identified, admitted, sent once.
+    async fn pass_through(
+        self,
+        mut head: Parts,
+        mut body: ClientBody,
+        route: Route,
+    ) -> Result<Response<AnswerBody>, Error> {
+        let deadline = Instant::now() + self.shared.limiter.rules().max_wait;
+        let mut findings = Findings::of_head(&head);
+        identity::look::into_body(&mut findings, &head.headers, &mut body).await?;
+        let identity = findings.identity();
+        let lane = self
+            .shared
+            .limiter
+            .lane(&head.method, head.uri.path(), &identity);
+        let answer = self.send(&mut head, body, &lane, deadline, route).await;
+        lane.series().requests(route).inc();
+        answer
+    }
+
+    async fn send(
+        &self,
+        head: &mut Parts,
+        body: ClientBody,
+        lane: &Lane,
+        deadline: Instant,
+        route: Route,
+    ) -> Result<Response<AnswerBody>, Error> {
+        let pass = self
+            .shared
+            .limiter
+            .pass(lane, Kind::Call, deadline, route)
+            .await?;
+        let client_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
+        let mut request = Request::new(RequestBody::streamed(body));
+        *request.method_mut() = head.method.clone();
+        *request.uri_mut() = std::mem::take(&mut head.uri);
+        *request.headers_mut() = std::mem::take(&mut head.headers);
+        *request.extensions_mut() = std::mem::take(&mut head.extensions);
+        let began = Instant::now();
+        let answer = self.upstream.call(request, route).await?;
+        let Answer {
+            head,
+            body,
+            upgrade,
+        } = answer;
+        lane.answered(&pass.permit, head.status, retry_after::of(&head.headers));
+        if let (Some(upstream), Some(client)) = (upgrade, client_upgrade) {
+            upgrade::bridge(client, upstream, &self.shared.tasks, &self.shared.draining);
+        }
+        let mut answer = Response::from_parts(head, AnswerBody::streamed(body));
+        self.annotate(&mut answer, lane, &pass, began);
+        Ok(answer)
+    }
+
+    /// Adds what the gateway may add to an answer.
+    fn annotate(
+        &self,
+        answer: &mut Response<AnswerBody>,
+        lane: &Lane,
+        pass: &Pass,
+        began: Instant,
+    ) {
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return;
+        }
+        if let (Some(queue), true) = (pass.waited, self.shared.settings.load().timing_header) {
+            timing::of_queued(answer.headers_mut(), queue, began.elapsed());
+        }
+        if let (Some(remaining), true) =
+            (pass.permit.remaining, self.shared.limiter.rules().headers())
+        {
+            let quota = lane.quota();
+            let next = quota.map(|quota| quota.interval()).unwrap_or_default();
+            ratelimit::describe(answer.headers_mut(), quota, remaining, next);
+        }
+    }
+}
+
+/// Whether it is worth reading the body to find out.
+fn may_be_receipt(head: &Parts) -> bool {
+    let length = head
+        .headers
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    head.method == Method::POST && length.is_none_or(|length| length <= LOOK as u64)
+}

@@ -1,0 +1,74 @@
+//! For whom a request is: this gateway's upstream, or somebody else.
+//!
+//! Invariant: no request leaves for a host the client chose (design §3.5).
+
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{Method, Version};
+
+use super::error::Error;
+use crate::config;
+
+/// The hosts that count as "this host".
+#[derive(Debug)]
+pub(crate) struct ThisHost {
+    names: Vec<String>,
+}
+
+impl ThisHost {
+    pub(crate) fn new(settings: &config::Server, upstream: &config::UpstreamUrl) -> Self {
+        let mut names = settings.names.clone();
+        names.push(settings.listen.to_string());
+        names.push(upstream.authority.as_str().to_ascii_lowercase());
+        names.push(format!(
+            "{}:{}",
+            upstream.host.to_ascii_lowercase(),
+            upstream.port
+        ));
+        if settings.listen.ip().is_loopback() || settings.listen.ip().is_unspecified() {
+            names.push(format!("localhost:{}", settings.listen.port()));
+        }
+        Self { names }
+    }
+
+    /// Refuses what is not for this host or could be read in two ways.
+    ///
+    /// # Errors
+    /// `CONNECT`, a foreign target, ambiguous framing.
+    pub(crate) fn check(&self, head: &Parts) -> Result<(), Error> {
+        if head.method == Method::CONNECT {
+            return Err(Error::Connect);
+        }
+        // In HTTP/2 the authority is the host (RFC 9113 §8.3.1), not a target
+        // chosen for a forward proxy.
+        if head.version < Version::HTTP_2 {
+            if let Some(authority) = head.uri.authority() {
+                if head.uri.scheme().is_none() || !self.is(authority) {
+                    return Err(Error::ForeignTarget);
+                }
+            }
+        }
+        if head.headers.get_all(HOST).iter().count() > 1 {
+            return Err(Error::Malformed("more than one Host field"));
+        }
+        if head.version == Version::HTTP_10 && head.headers.contains_key(TRANSFER_ENCODING) {
+            return Err(Error::Malformed("Transfer-Encoding in HTTP/1.0"));
+        }
+        if head.headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
+            return Err(Error::Malformed("more than one Content-Length field"));
+        }
+        Ok(())
+    }
+
+    fn is(&self, authority: &Authority) -> bool {
+        let name = authority.as_str().to_ascii_lowercase();
+        let host = authority.host().to_ascii_lowercase();
+        // A configured name without a port stands for any port.
+        !name.contains('@')
+            && self
+                .names
+                .iter()
+                .any(|known| *known == name || *known == host)
+    }
+}

@@ -1,0 +1,101 @@
+//! The `Server-Timing` field of merged and queued answers (design §3.8).
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::batch::Timing;
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Tells a receipt's caller how its time was spent.
+pub(crate) fn of_receipt(headers: &mut HeaderMap, timing: &Timing) {
+    let mut text = String::new();
+    let plural = |count| if count == 1 { "" } else { "s" };
+    let ids = match timing.ids {
+        0 => "whole chat".to_owned(),
+        ids => format!("{ids} id{}", plural(ids)),
+    };
+    write!(
+        text,
+        "batch;dur={};desc=\"{} caller{}, {ids}\", ",
+        millis(timing.window),
+        timing.callers,
+        plural(timing.callers),
+    )
+    .expect("a String takes whatever is written");
+    append(headers, text, timing.queue, timing.upstream);
+}
+
+/// Tells a queued call how its time was spent.
+pub(crate) fn of_queued(headers: &mut HeaderMap, queue: Duration, upstream: Duration) {
+    append(headers, String::new(), queue, upstream);
+}
+
+fn append(headers: &mut HeaderMap, mut text: String, queue: Duration, upstream: Duration) {
+    write!(
+        text,
+        "queue;dur={}, upstream;dur={}",
+        millis(queue),
+        millis(upstream)
+    )
+    .expect("a String takes whatever is written");
+    // Appended: the upstream may have timings of its own.
+    headers.append(
+        SERVER_TIMING,
+        HeaderValue::from_str(&text).expect("digits and words are a field value"),
+    );
+}
+
+/// Milliseconds with one decimal, as `dur` is given (W3C Server Timing §3).
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 10_000.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_as_the_contract_has_it() {
+        let mut headers = HeaderMap::new();
+        let timing = Timing {
+            window: Duration::from_micros(50_140),
+            queue: Duration::ZERO,
+            upstream: Duration::from_millis(112),
+            callers: 3,
+            ids: 7,
+        };
+        of_receipt(&mut headers, &timing);
+        assert_eq!(
+            headers["server-timing"],
+            r#"batch;dur=50.1;desc="3 callers, 7 ids", queue;dur=0, upstream;dur=112"#
+        );
+    }
+
+    #[test]
+    fn one_is_singular_and_none_is_the_whole_chat() {
+        let mut headers = HeaderMap::new();
+        of_receipt(
+            &mut headers,
+            &Timing {
+                callers: 1,
+                ..Timing::default()
+            },
+        );
+        of_queued(
+            &mut headers,
+            Duration::from_millis(5),
+            Duration::from_millis(6),
+        );
+        let values: Vec<_> = headers.get_all("server-timing").iter().collect();
+        assert_eq!(
+            values,
+            [
+                r#"batch;dur=0;desc="1 caller, whole chat", queue;dur=0, upstream;dur=0"#,
+                "queue;dur=5, upstream;dur=6",
+            ]
+        );
+    }
+}
