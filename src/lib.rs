@@ -2,3 +2,4 @@
 #![doc = ""]
 
 pub mod config;
+pub mod sandbox;
