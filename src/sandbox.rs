@@ -31,6 +31,9 @@ mod seen;
 mod service;
 mod tools;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::future::Future;
 use std::io::{self, Write as _};

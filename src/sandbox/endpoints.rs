@@ -277,6 +277,12 @@ fn find(path: &str) -> Option<&'static Row> {
     })
 }
 
+/// Returns path and methods of every endpoint.
+#[cfg(test)]
+pub(super) fn listed() -> impl Iterator<Item = (&'static str, &'static str)> {
+    TABLE.iter().map(|(path, methods, ..)| (*path, *methods))
+}
+
 /// Says whether a method is allowed. HEAD goes with GET, except where GET sends a message.
 fn allows(methods: &str, does: Does, method: &Method) -> bool {
     let asked = if *method == Method::HEAD && matches!(does, Show(_)) {
