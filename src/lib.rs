@@ -22,6 +22,7 @@
 //! - `upstream`: connections to the upstream, one call sent at most once
 //! - [`metrics`], `admin`, [`telemetry`]: what operators see
 //! - [`config`], [`cli`], [`shutdown`]: how the program is steered
+//! - [`sandbox`]: a local stand-in for api.wawp.net
 
 mod admin;
 pub mod app;
@@ -39,6 +40,7 @@ mod proxy;
 mod ratelimit;
 mod receipt;
 mod retry_after;
+pub mod sandbox;
 pub mod shutdown;
 pub mod telemetry;
 mod upgrade;

@@ -1,0 +1,425 @@
+//! What is remembered of a call.
+//!
+//! Owns the ring of calls received and the body that is noted while it streams by. It judges nothing.
+//! Invariant: the ring holds at most 10,000 calls and about 64 MiB, whatever arrives; the oldest go first.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::request::Parts;
+use http::{HeaderMap, Method, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+use tokio::time::Instant;
+
+use super::Shared;
+
+/// Calls remembered.
+const MAX_CALLS: usize = 10_000;
+
+/// Bytes remembered over all calls. 10,000 full bodies would be 640 MB.
+const MAX_BYTES: usize = 64 << 20;
+
+/// Bytes remembered of one body.
+const MAX_BODY: usize = 64 << 10;
+
+/// What stands for a secret.
+const MASK: &str = "***";
+
+/// A call as it reached the sandbox.
+#[derive(Clone)]
+pub struct Call {
+    /// When its head was read.
+    pub at: Instant,
+    /// The method.
+    pub method: Method,
+    /// Path and query, byte for byte.
+    pub target: String,
+    /// The headers, credentials included.
+    pub headers: HeaderMap,
+    /// The version of HTTP it came by.
+    pub version: Version,
+    /// The first 64 KiB of its body.
+    pub body: Bytes,
+    /// The bytes of body read so far.
+    pub body_bytes: u64,
+    /// Whether the body was read to its end.
+    pub body_complete: bool,
+    /// The instance it names, in whichever spelling; under `/sandbox/` only the query and headers are looked at.
+    pub instance: Option<String>,
+    /// The status of the answer; 0 while there is none, and for good if the connection was torn instead.
+    pub status: u16,
+    /// The message ids of a receipt, as they came.
+    pub ids: Vec<String>,
+}
+
+/// The calls received.
+#[derive(Debug, Default)]
+pub(super) struct Log(Mutex<Ring>);
+
+#[derive(Debug, Default)]
+struct Ring {
+    /// The number of the oldest call in `calls`; numbers have no gaps, so a number is also a place.
+    first: u64,
+    calls: VecDeque<Entry>,
+    bytes: usize,
+    /// Calls since the last clearing, forgotten ones included.
+    received: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// The call, but for its body, which grows in `body`.
+    call: Call,
+    body: BytesMut,
+    bytes: usize,
+}
+
+/// A request body that notes in the log what passes.
+pub(super) struct Noted {
+    inner: Incoming,
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+/// Why a body could not be read whole.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// It is longer than the reader may hold.
+    TooLarge,
+    /// The connection broke off, or its framing is wrong.
+    Broken,
+}
+
+// === impl Call ===
+
+impl Call {
+    fn new(parts: &Parts) -> Self {
+        Self {
+            at: Instant::now(),
+            method: parts.method.clone(),
+            target: parts
+                .uri
+                .path_and_query()
+                .map_or_else(|| parts.uri.to_string(), ToString::to_string),
+            headers: parts.headers.clone(),
+            version: parts.version,
+            body: Bytes::new(),
+            body_bytes: 0,
+            body_complete: false,
+            instance: None,
+            status: 0,
+            ids: Vec::new(),
+        }
+    }
+
+    /// Returns the path, byte for byte.
+    pub fn path(&self) -> &str {
+        self.target
+            .split_once('?')
+            .map_or(&self.target, |(path, _)| path)
+    }
+
+    /// Returns the query as it came, but with the values of credentials masked.
+    pub fn masked_query(&self) -> Option<String> {
+        let (_, query) = self.target.split_once('?')?;
+        let pairs = query.split('&').map(|pair| match pair.split_once('=') {
+            Some((key, _)) if is_secret_key(key) => format!("{key}={MASK}"),
+            _ => pair.to_owned(),
+        });
+        Some(pairs.collect::<Vec<_>>().join("&"))
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let query = self
+            .masked_query()
+            .map(|query| format!("?{query}"))
+            .unwrap_or_default();
+        let headers = self.headers.iter().map(|(name, value)| {
+            let secret = [
+                "authorization",
+                "access-token",
+                "cookie",
+                "proxy-authorization",
+            ]
+            .contains(&name.as_str());
+            (
+                name.as_str(),
+                if secret {
+                    MASK.into()
+                } else {
+                    String::from_utf8_lossy(value.as_bytes())
+                },
+            )
+        });
+        f.debug_struct("Call")
+            .field("method", &self.method)
+            .field("target", &format_args!("{}{query}", self.path()))
+            .field("version", &self.version)
+            .field("headers", &headers.collect::<Vec<_>>())
+            .field("body_bytes", &self.body_bytes)
+            .field("body_complete", &self.body_complete)
+            .field("instance", &self.instance)
+            .field("status", &self.status)
+            .field("ids", &self.ids)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Says whether a query key names a credential: `access_token`, also encoded, indexed or in another case.
+fn is_secret_key(key: &str) -> bool {
+    let key = percent_decode_str(key)
+        .decode_utf8_lossy()
+        .to_ascii_lowercase();
+    let name = key.split('[').next().unwrap_or_default();
+    ["access_token", "access-token", "token"].contains(&name)
+}
+
+// === impl Log ===
+
+impl Log {
+    /// Notes a call whose head was read, and returns its number.
+    pub(super) fn begin(&self, parts: &Parts) -> u64 {
+        let call = Call::new(parts);
+        let headers: usize = call
+            .headers
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum();
+        let bytes = size_of::<Entry>() + call.target.len() + headers;
+        let mut ring = self.lock();
+        let number = ring.first + ring.calls.len() as u64;
+        ring.calls.push_back(Entry {
+            call,
+            body: BytesMut::new(),
+            bytes,
+        });
+        ring.bytes += bytes;
+        ring.received += 1;
+        ring.trim();
+        number
+    }
+
+    /// Changes what is noted of a call, unless it has been forgotten.
+    pub(super) fn note(&self, number: u64, change: impl FnOnce(&mut Call)) {
+        if let Some(entry) = self.lock().entry(number) {
+            change(&mut entry.call);
+        }
+    }
+
+    /// Notes who called and for which messages.
+    pub(super) fn identify(&self, number: u64, instance: Option<&str>, ids: &[String]) {
+        let mut ring = self.lock();
+        let Some(entry) = ring.entry(number) else {
+            return;
+        };
+        entry.call.instance = instance.map(str::to_owned);
+        entry.call.ids = ids.to_vec();
+        let bytes = instance.map_or(0, str::len)
+            + ids
+                .iter()
+                .map(|id| size_of::<String>() + id.len())
+                .sum::<usize>();
+        entry.bytes += bytes;
+        ring.bytes += bytes;
+        ring.trim();
+    }
+
+    fn note_body(&self, number: u64, data: &[u8], complete: bool) {
+        let mut ring = self.lock();
+        let Some(entry) = ring.entry(number) else {
+            return;
+        };
+        let kept = data.len().min(MAX_BODY - entry.body.len());
+        entry.body.extend_from_slice(&data[..kept]);
+        entry.bytes += kept;
+        entry.call.body_bytes += data.len() as u64;
+        entry.call.body_complete |= complete;
+        ring.bytes += kept;
+        ring.trim();
+    }
+
+    pub(super) fn calls(&self) -> Vec<Call> {
+        let ring = self.lock();
+        let with_body = |entry: &Entry| Call {
+            body: Bytes::copy_from_slice(&entry.body),
+            ..entry.call.clone()
+        };
+        ring.calls.iter().map(with_body).collect()
+    }
+
+    /// Makes something of every call, oldest first, without copying bodies; [`Call::body`] is empty here.
+    pub(super) fn map<T>(&self, make: impl FnMut(&Call) -> T) -> Vec<T> {
+        self.lock()
+            .calls
+            .iter()
+            .map(|entry| &entry.call)
+            .map(make)
+            .collect()
+    }
+
+    pub(super) fn received(&self) -> u64 {
+        self.lock().received
+    }
+
+    pub(super) fn clear(&self) {
+        let mut ring = self.lock();
+        ring.first += ring.calls.len() as u64;
+        ring.calls.clear();
+        ring.bytes = 0;
+        ring.received = 0;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ring> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ring {
+    fn entry(&mut self, number: u64) -> Option<&mut Entry> {
+        let place = number.checked_sub(self.first)?;
+        self.calls.get_mut(usize::try_from(place).ok()?)
+    }
+
+    fn trim(&mut self) {
+        while self.calls.len() > MAX_CALLS || self.bytes > MAX_BYTES {
+            let Some(oldest) = self.calls.pop_front() else {
+                return;
+            };
+            self.first += 1;
+            self.bytes -= oldest.bytes;
+        }
+    }
+}
+
+// === impl Noted ===
+
+impl Noted {
+    pub(super) fn new(inner: Incoming, shared: Arc<Shared>, number: u64) -> Self {
+        if inner.is_end_stream() {
+            shared.log.note_body(number, &[], true);
+        }
+        Self {
+            inner,
+            shared,
+            number,
+        }
+    }
+
+    /// Reads the rest of the body, at most `limit` bytes of it.
+    pub(super) async fn read(&mut self, limit: usize) -> Result<Bytes, Unread> {
+        use http_body_util::BodyExt as _;
+        let mut whole = BytesMut::new();
+        while let Some(frame) = self.frame().await {
+            let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else {
+                continue;
+            };
+            if whole.len() + data.len() > limit {
+                return Err(Unread::TooLarge);
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole.freeze())
+    }
+}
+
+impl Body for Noted {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx))
+            .transpose()
+            .map_err(io::Error::other)?;
+        // A reader that knows the length may never ask for the frame after the last.
+        let complete = frame.is_none() || self.inner.is_end_stream();
+        let data = frame.as_ref().and_then(Frame::data_ref);
+        if complete || data.is_some() {
+            self.shared
+                .log
+                .note_body(self.number, data.map_or(&[], |data| data), complete);
+        }
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn parts(target: &str) -> Parts {
+        let request = Request::post(target)
+            .header("authorization", "Bearer s3cret")
+            .header("access-token", "s3cret");
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn the_ring_keeps_the_last_calls_and_counts_them_all() {
+        let log = Log::default();
+        for n in 0..MAX_CALLS + 5 {
+            assert_eq!(log.begin(&parts(&format!("/{n}"))), n as u64);
+        }
+        log.note(4, |_| panic!("a forgotten call must not be touched"));
+        log.note(5, |call| call.status = 201);
+        let calls = log.calls();
+        assert_eq!(
+            (calls.len(), calls[0].target.as_str(), calls[0].status),
+            (MAX_CALLS, "/5", 201)
+        );
+        assert_eq!(log.received(), MAX_CALLS as u64 + 5);
+        log.clear();
+        assert_eq!((log.calls().len(), log.received()), (0, 0));
+        let number = log.begin(&parts("/again"));
+        log.note(number, |call| call.status = 200);
+        assert_eq!(log.calls()[0].status, 200);
+    }
+
+    #[test]
+    fn bodies_are_cut_at_64_kib_and_push_out_the_oldest_calls() {
+        let log = Log::default();
+        let chunk = vec![7; 100_000];
+        for _ in 0..2_000 {
+            let number = log.begin(&parts("/upload"));
+            log.note_body(number, &chunk, false);
+            log.note_body(number, &chunk, true);
+        }
+        let calls = log.calls();
+        assert!((900..=1_024).contains(&calls.len()), "{}", calls.len());
+        let last = &calls[calls.len() - 1];
+        assert_eq!(
+            (last.body.len(), last.body_bytes, last.body_complete),
+            (MAX_BODY, 200_000, true)
+        );
+    }
+
+    #[test]
+    fn nothing_printed_of_a_call_shows_a_token() {
+        let target = "/v2/a?access_token=s3cret&a=1&access%5Ftoken=s3cret&access_token%5B0%5D=s3cret&Access_Token=s3cret";
+        let call = Call::new(&parts(target));
+        let shown = format!("{call:?}");
+        assert!(!shown.contains("s3cret"), "{shown}");
+        assert!(shown.contains("a=1") && shown.contains(MASK), "{shown}");
+        assert_eq!(call.target, target);
+    }
+}
