@@ -10,10 +10,12 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::Config;
-use crate::front::{CertificateError, Common, Front};
+pub use crate::front::CertificateError;
+use crate::front::{Common, Front};
 use crate::metrics::Metrics;
 use crate::proxy::{Proxy, Shared};
-use crate::upstream::{Dial, TlsError, Upstream};
+pub use crate::upstream::TlsError;
+use crate::upstream::{Dial, Upstream};
 
 /// One worker's gateway.
 #[derive(Clone, Debug)]

@@ -45,5 +45,7 @@ pub mod shutdown;
 pub mod telemetry;
 mod upgrade;
 mod upstream;
+#[doc(hidden)]
+pub mod workbench;
 
 pub use upstream::{Dial, Io};

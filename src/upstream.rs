@@ -24,8 +24,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use connect::Connector;
-pub(crate) use connect::TlsError;
-pub use connect::{Dial, Io};
+pub use connect::{Dial, Io, TlsError};
 pub(crate) use failure::{Failure, Unreachable};
 use pool::{Lease, Pool, Unsent};
 

@@ -1,0 +1,1 @@
+//! Parts of the gateway as the benches measure them.

@@ -1,0 +1,1 @@
+//! Parts of the gateway as the fuzz targets and their corpus tests feed them.
