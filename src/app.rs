@@ -199,7 +199,11 @@ impl App {
                 .enable_all()
                 .build()?;
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
-            threads.push(thread.spawn(move || runtime.block_on(worker.work()))?);
+            threads.push(thread.spawn(move || {
+                runtime.block_on(worker.work());
+                // A name look-up may hang for long: it is not waited for.
+                runtime.shutdown_background();
+            })?);
         }
         let worker = Worker {
             gateway: self.gateway.clone(),

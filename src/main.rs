@@ -59,6 +59,8 @@ fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
         tracing::info!(%address, %admin, %upstream, "serving");
         app.run(&mut signals, reload).await
     });
+    // A name look-up may hang for long: it is not waited for.
+    runtime.shutdown_background();
     match ended {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::Cut { .. }) => ExitCode::from(EXIT_FAILURE),

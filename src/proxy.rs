@@ -139,6 +139,9 @@ impl Proxy {
         self.shared.this_host.check(&head)?;
         let upgradable = head.version == Version::HTTP_11 && body.is_empty();
         hop::strip(&mut head.headers, upgradable);
+        if head.version == Version::HTTP_2 {
+            hop::join_cookies(&mut head.headers);
+        }
         if route == Route::Seen && may_be_receipt(&head) {
             self.receive(head, body).await
         } else {
@@ -177,7 +180,7 @@ impl Proxy {
             },
             Err(refused) => Err(refused.into()),
         };
-        lane.series().requests(Route::Seen).inc();
+        count(&lane, Route::Seen, &answer);
         answer
     }
 
@@ -214,7 +217,7 @@ impl Proxy {
             .limiter
             .lane(&head.method, head.uri.path(), &identity);
         let answer = self.send(&mut head, body, &lane, deadline, route).await;
-        lane.series().requests(route).inc();
+        count(&lane, route, &answer);
         answer
     }
 
@@ -274,6 +277,15 @@ impl Proxy {
             let next = quota.map(|quota| quota.interval()).unwrap_or_default();
             ratelimit::describe(answer.headers_mut(), quota, remaining, next);
         }
+    }
+}
+
+/// Counts a call's end in its instance's figures.
+fn count(lane: &Lane, route: Route, answer: &Result<Response<AnswerBody>, Error>) {
+    let series = lane.series();
+    series.requests(route).inc();
+    if let Err(Error::RateLimited(refused)) = answer {
+        series.rejected(refused.refusal.reason()).inc();
     }
 }
 
