@@ -197,13 +197,21 @@ impl Upstream {
             return Ok((self.connector.connect(&self.pool, upgrade).await?, false));
         }
         let made = self.connector.connect(&self.pool, upgrade).await;
-        *failed = made.as_ref().err().map(|failure| (Instant::now(), *failure));
+        *failed = made
+            .as_ref()
+            .err()
+            .map(|failure| (Instant::now(), *failure));
         Ok((made?, false))
     }
 
     fn body(&self, lease: Lease, route: Route) -> Unread {
         let patience = self.settings.response_timeout;
-        Unread { lease, route, patience, metrics: Arc::clone(&self.metrics) }
+        Unread {
+            lease,
+            route,
+            patience,
+            metrics: Arc::clone(&self.metrics),
+        }
     }
 
     /// Writes the target and the host as this connection's protocol wants them.
@@ -239,7 +247,8 @@ impl Upstream {
                 request.headers_mut().insert(TRANSFER_ENCODING, chunked);
             }
             let expect = request.headers().get(EXPECT);
-            if expect.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+            if expect.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+            {
                 let go_on = Arc::new(Notify::new());
                 request.body_mut().hold_until(Arc::clone(&go_on));
                 hyper::ext::on_informational(request, move |answer| {
@@ -289,7 +298,11 @@ impl Answer {
             metrics: unread.metrics,
         };
         body.release_at_end();
-        Self { head, body, upgrade }
+        Self {
+            head,
+            body,
+            upgrade,
+        }
     }
 }
 
@@ -367,7 +380,9 @@ impl Body for UpstreamBody {
             Poll::Ready(frame) => frame.map(|frame| frame.map_err(drop)),
             Poll::Pending => {
                 let patience = this.patience;
-                let silence = this.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+                let silence = this
+                    .silence
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
                 ready!(silence.as_mut().poll(cx));
                 Some(Err(()))
             }

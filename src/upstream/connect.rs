@@ -179,7 +179,11 @@ impl Connector {
         let mut last = Unreachable::Resolve;
         for (index, address) in addresses.iter().enumerate() {
             let is_last = index + 1 == addresses.len();
-            let patience = if is_last { self.timeout } else { share.max(ADDRESS_SHARE) };
+            let patience = if is_last {
+                self.timeout
+            } else {
+                share.max(ADDRESS_SHARE)
+            };
             match tokio::time::timeout(patience, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
                     stream.set_nodelay(true)?;
