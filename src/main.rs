@@ -9,6 +9,7 @@ use wawp_gateway::cli::{self, Command, SandboxArgs};
 use wawp_gateway::config::{self, Effective, Mistakes, Overrides};
 use wawp_gateway::demo::{self, Plan, Screen};
 use wawp_gateway::shutdown::Signals;
+use wawp_gateway::systemd::Sockets;
 use wawp_gateway::{Dial, sandbox, telemetry};
 
 /// The settings, the file or the command line are wrong.
@@ -49,7 +50,7 @@ fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
     let ended = block_on::<_, StartError>(async {
         let mut signals = Signals::listen()?;
         let upstream = config.upstream.url.to_string();
-        let app = App::bind(config, Dial::Tcp)?;
+        let app = App::bind_or_inherit(config, Dial::Tcp, Sockets::inherited()?)?;
         let (address, admin) = (app.address()?, app.admin_address()?);
         tracing::info!(%address, %admin, %upstream, "serving");
         app.run(&mut signals, reload).await
@@ -98,10 +99,13 @@ fn demo() -> ExitCode {
 
 /// Runs to the end on this thread; the gateway's other workers have their own.
 fn block_on<T, E: From<io::Error>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?
-        .block_on(work)
+        .build()?;
+    let done = runtime.block_on(work);
+    // A name look-up may hang for long: it is not waited for.
+    runtime.shutdown_background();
+    done
 }
 
 fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
