@@ -52,6 +52,17 @@ const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCA
 /// than `limit.max_wait` (4 s).
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// Why a demo did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The gateway could not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A socket failed, or the output cannot be written.
+    #[error("the demo broke off: {0}")]
+    Io(#[from] io::Error),
+}
+
 /// The log of a demo: what would spoil the live line is left out.
 #[must_use]
 pub fn log() -> Log {
@@ -67,12 +78,12 @@ pub fn log() -> Log {
 /// and the table tells of what was played.
 ///
 /// # Errors
-/// A socket or a thread could not be had, or the output cannot be written.
+/// [`Error`] says why.
 pub async fn run<W: Write>(
     plan: &Plan,
     mut screen: Screen<W>,
     stop: impl Future<Output = ()>,
-) -> Result<Report, StartError> {
+) -> Result<Report, Error> {
     let upstream = Upstream::start(plan).await?;
     let config = config(upstream.address);
     let app = App::bind(config.clone(), Dial::Tcp)?;

@@ -73,7 +73,9 @@ fn sandbox(args: &SandboxArgs) -> ExitCode {
     let ended = block_on(async {
         let mut signals = Signals::listen()?;
         // A hang-up ends it as well: there is nothing to read again.
-        let stop = async { drop(signals.next().await) };
+        let stop = async {
+            signals.next().await;
+        };
         sandbox::run(args.listen, settings, stop).await
     });
     match ended {
@@ -87,7 +89,9 @@ fn demo() -> ExitCode {
     telemetry::install_panic_hook();
     let ended = block_on(async {
         let mut signals = Signals::listen()?;
-        let stop = async { drop(signals.next().await) };
+        let stop = async {
+            signals.next().await;
+        };
         demo::run(&Plan::default(), Screen::stdout(), stop).await
     });
     match ended {
