@@ -6,7 +6,7 @@
 //! text, so nothing here can print one.
 
 mod form;
-mod json;
+pub(crate) mod json;
 pub(crate) mod look;
 
 use std::borrow::Cow;

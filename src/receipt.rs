@@ -7,7 +7,7 @@
 
 mod ids;
 mod key;
-mod parse;
+pub(crate) mod parse;
 
 use std::fmt;
 use std::ops::Range;

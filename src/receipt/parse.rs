@@ -25,7 +25,7 @@ const PARTICIPANT_FIELD: &str = "participant";
 
 /// The raw text of each field, by where it stands.
 #[derive(Debug, Default)]
-pub(super) struct Fields {
+pub(crate) struct Fields {
     /// Everything in the query but the ids, in alphabetical order of keys.
     pub(super) query: Vec<(&'static str, Range<usize>)>,
     /// `instance_id`, `access_token`, `chatId`, `participant` in the body.
@@ -81,7 +81,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Present<T> {
 }
 
 /// Understands a request to one of `batch.paths` completely, or not at all.
-pub(super) fn understand(head: &Parts, body: &Bytes) -> Option<Fields> {
+pub(crate) fn understand(head: &Parts, body: &Bytes) -> Option<Fields> {
     if !may_be_receipt(head) || body.len() > LOOK {
         return None;
     }
