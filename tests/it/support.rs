@@ -11,7 +11,7 @@ mod world;
 pub(crate) use held::HeldUpstream;
 pub(crate) use line::Line;
 pub(crate) use message::{Framing, Message};
-pub(crate) use program::{Program, RunningSandbox, Scratch, call, eventually};
+pub(crate) use program::{Program, RunningSandbox, Scratch, call, connect, eventually};
 pub(crate) use requests::{get, ids, post, receipt, receipt_in_query, receipt_of, text};
 pub(crate) use world::{Stage, UpstreamEnd, World, at_rest, settings};
 

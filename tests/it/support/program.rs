@@ -78,11 +78,17 @@ pub(crate) struct Program {
 impl Program {
     /// Starts `serve` with these settings (`LIMIT__RATE` and the like) before an upstream.
     pub(crate) fn serve(upstream: SocketAddr, settings: &[(&str, &str)]) -> Self {
+        Self::serve_with(upstream, settings, &[])
+    }
+
+    /// The same with further flags.
+    pub(crate) fn serve_with(upstream: SocketAddr, settings: &[(&str, &str)], flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wawp-gateway"));
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.2:0"])
             .arg("--upstream")
             .arg(format!("http://{upstream}"))
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
