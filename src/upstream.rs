@@ -269,12 +269,12 @@ async fn with_patience<T>(
     progress: Option<body::Progress>,
 ) -> Option<T> {
     let mut answer = std::pin::pin!(answer);
-    let mut sent = 0;
+    let mut deadline = Instant::now() + patience;
     loop {
-        match tokio::time::timeout(patience, answer.as_mut()).await {
+        match tokio::time::timeout_at(deadline, answer.as_mut()).await {
             Ok(answer) => return Some(answer),
-            Err(_) => match progress.as_ref().map(body::Progress::pieces) {
-                Some(pieces) if pieces > sent => sent = pieces,
+            Err(_) => match progress.as_ref().map(body::Progress::last_piece) {
+                Some(last) if last + patience > deadline => deadline = last + patience,
                 _ => return None,
             },
         }

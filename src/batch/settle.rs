@@ -181,7 +181,11 @@ impl Sender<'_> {
                 }
                 *group = waiting;
             } else if outcome.is_worth_repeating() && self.batcher.budget.withdraw() {
-                backoff.next_backoff().await;
+                let wait = backoff.next_backoff();
+                if deadline.is_none_or(|deadline| deadline <= wait.deadline()) {
+                    return outcome;
+                }
+                wait.await;
                 let mut waiting = std::mem::take(group);
                 let paid = self.pay(&mut waiting).await;
                 *group = waiting;
