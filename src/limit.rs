@@ -31,6 +31,10 @@ use crate::config::{self, Quota};
 use crate::identity::Identity;
 use crate::metrics::{Metrics, Reason, Route};
 
+/// What two timers set for the same moment may be apart (tokio's wheel turns
+/// once a millisecond).
+const TICK: Duration = Duration::from_millis(2);
+
 /// The name of the base limit: none that a class can have.
 const BASE: &str = "";
 
@@ -154,8 +158,9 @@ impl Limiter {
         let permit = match self.admit(lane, kind, deadline)? {
             Admission::Now(permit) => return Ok(self.passed(permit, None, route)),
             // The promise made on joining can be outrun by receipts that grew
-            // too old to yield: then the deadline has the last word.
-            Admission::Queued(ticket) => tokio::time::timeout_at(deadline, ticket)
+            // too old to yield: then the deadline has the last word. A token
+            // due at that very moment still counts.
+            Admission::Queued(ticket) => tokio::time::timeout_at(deadline + TICK, ticket)
                 .await
                 .map_err(|_| self.too_late(lane))?,
         };

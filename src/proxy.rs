@@ -172,7 +172,7 @@ impl Proxy {
         head: Parts,
         mut body: ClientBody,
     ) -> Result<Response<AnswerBody>, Error> {
-        let Some(whole) = self.in_time(body.whole()).await? else {
+        let Some(whole) = self.in_time(body.whole()).await?.flatten() else {
             return self.pass_through(head, body, Route::Seen).await;
         };
         let receipt = match Receipt::read(head, whole) {
@@ -201,16 +201,16 @@ impl Proxy {
         answer
     }
 
-    /// Bounds reading ahead: whoever sends a byte now and then is silent never,
-    /// but slow all the same.
+    /// Bounds reading ahead. A body that dribbles in is passed on as it comes,
+    /// with what is known by then; `None`.
     async fn in_time<T>(
         &self,
         reading: impl Future<Output = Result<T, body::Error>>,
-    ) -> Result<T, Error> {
-        let patience = self.shared.settings.body_timeout;
+    ) -> Result<Option<T>, Error> {
+        let patience = self.shared.settings.header_timeout;
         match tokio::time::timeout(patience, reading).await {
-            Ok(read) => Ok(read?),
-            Err(_) => Err(Error::ClientTooSlow),
+            Ok(read) => Ok(Some(read?)),
+            Err(_) => Ok(None),
         }
     }
 
