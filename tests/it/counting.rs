@@ -146,7 +146,6 @@ async fn counters_add_up_over_a_mix_of_everything() {
         let receipts: Vec<_> = seen.iter().filter(|call| !call.ids.is_empty()).collect();
         let saved = world.counted("wawp_gateway_upstream_requests_saved_total", &[]);
         assert!(saved > 50.0, "{saved} saved");
-        assert_eq!(saved, told_by_upstream - receipts.len() as f64);
         let batches = world.counted("wawp_gateway_batch_callers_count", &[]);
         let retries = world.counted("wawp_gateway_batch_retries_total", &[]);
         let splits = world.counted("wawp_gateway_batch_splits_total", &[]);
@@ -158,6 +157,13 @@ async fn counters_add_up_over_a_mix_of_everything() {
             "{unsent_halves}"
         );
         assert!(retries >= 3.0 && splits >= 1.0);
+        // A batch that took more calls than it had callers saved nothing, and
+        // takes nothing away from what others saved.
+        let net = told_by_upstream - receipts.len() as f64;
+        assert!(
+            (net..=net + retries + 2.0 * splits).contains(&saved),
+            "{saved} saved, {net} net"
+        );
         assert_eq!(
             world.counted("wawp_gateway_limit_wait_seconds_count", &[]),
             seen.len() as f64,
