@@ -30,7 +30,9 @@ async fn fifty_callers_share_one_call_in_the_body_spelling() {
         assert_eq!(answer.status(), 201);
         let timing = answer.field("server-timing").unwrap();
         assert!(
-            timing.starts_with(r#"batch;dur=50;desc="50 callers, 50 ids", queue;dur=0, upstream;dur="#),
+            timing.starts_with(
+                r#"batch;dur=50;desc="50 callers, 50 ids", queue;dur=0, upstream;dur="#
+            ),
             "{timing}"
         );
     }
@@ -40,19 +42,15 @@ async fn fifty_callers_share_one_call_in_the_body_spelling() {
 async fn fifty_callers_share_one_call_in_the_query_spelling() {
     let world = World::new("");
     let began = Instant::now();
-    let answers = world
-        .together((0..50).map(|n| receipt_in_query([n])))
-        .await;
+    let answers = world.together((0..50).map(|n| receipt_in_query([n]))).await;
     assert_eq!(began.elapsed(), WINDOW);
     assert!(answers.iter().all(|answer| answer.status() == 201));
     let calls = world.sandbox.calls();
     assert_eq!(calls.len(), 1, "{calls:?}");
     assert_eq!(calls[0].ids, ids(0..50));
-    assert!(
-        calls[0]
-            .target
-            .starts_with("/v2/send/seen?instance_id=123&access_token=token-1&chatId=1%40c.us&messageIds=%5B%22false_")
-    );
+    assert!(calls[0].target.starts_with(
+        "/v2/send/seen?instance_id=123&access_token=token-1&chatId=1%40c.us&messageIds=%5B%22false_"
+    ));
     assert!(calls[0].target.ends_with("%22%5D&participant=null"));
     assert_eq!(calls[0].body.len(), 0);
 }
@@ -108,7 +106,9 @@ async fn a_lone_caller_is_forwarded_byte_for_byte_one_window_later() {
             head
         };
         client
-            .says(format!("{head}\r\nHost: gateway.test\r\n{fields}\r\n\r\n{body}"))
+            .says(format!(
+                "{head}\r\nHost: gateway.test\r\n{fields}\r\n\r\n{body}"
+            ))
             .await;
         let mut line = stage.upstream.accepts().await;
         assert_eq!(began.elapsed(), WINDOW);
@@ -125,12 +125,18 @@ async fn a_lone_caller_is_forwarded_byte_for_byte_one_window_later() {
 async fn a_lone_caller_in_the_query_spelling_is_forwarded_byte_for_byte() {
     let target = "/v2/send/seen?participant=null&chatId=1%40c.us&messageIds=%5b%22false_1@c.us_A%22%5D&instance_id=1\
                   &access_token=%74";
-    for rest in ["\r\n", "Content-Length: 0\r\n\r\n", "Content-Length: 2\r\n\r\n{}"] {
+    for rest in [
+        "\r\n",
+        "Content-Length: 0\r\n\r\n",
+        "Content-Length: 2\r\n\r\n{}",
+    ] {
         let mut stage = Stage::new("");
         let mut client = stage.client();
         let began = Instant::now();
         client
-            .says(format!("POST {target} HTTP/1.1\r\nHost: gateway.test\r\n{rest}"))
+            .says(format!(
+                "POST {target} HTTP/1.1\r\nHost: gateway.test\r\n{rest}"
+            ))
             .await;
         let mut line = stage.upstream.accepts().await;
         assert_eq!(began.elapsed(), WINDOW);
@@ -170,16 +176,15 @@ async fn nobody_joins_a_call_that_is_on_the_wire() {
     let mut other = stage.upstream.accepts().await;
     assert_eq!(other.request().await.json()["messageIds"], json!(ids([2])));
     line.says(OK).await;
-    other
-        .says("HTTP/1.1 204 No Content\r\n\r\n")
-        .await;
+    other.says("HTTP/1.1 204 No Content\r\n\r\n").await;
     assert_eq!(first.answer().await.status(), 201);
     assert_eq!(second.answer().await.status(), 204);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_differs_in_anything_but_ids_is_not_merged() {
-    let body = |extra: &str| format!(r#"{{"chatId":"1@c.us","messageIds":["false_1@c.us_A"]{extra}}}"#);
+    let body =
+        |extra: &str| format!(r#"{{"chatId":"1@c.us","messageIds":["false_1@c.us_A"]{extra}}}"#);
     let query = "/v2/send/seen?instance_id=123&access_token=t";
     let with = |field: &str| {
         post(query, &body("")).replacen("\r\n\r\n", &format!("\r\n{field}\r\n\r\n"), 1)
@@ -195,8 +200,14 @@ async fn what_differs_in_anything_but_ids_is_not_merged() {
         post(query, &body(r#","participant":"""#)),
         post(query, &body(r#","participant":"2@c.us""#)),
         post(query, whole),
-        post(query, r#"{"chatId":"2@c.us","messageIds":["false_1@c.us_A"]}"#),
-        post(query, r#"{"chatId":"1@c.us","messageIds":["false_1@c.us_A"],"instance_id":"123"}"#),
+        post(
+            query,
+            r#"{"chatId":"2@c.us","messageIds":["false_1@c.us_A"]}"#,
+        ),
+        post(
+            query,
+            r#"{"chatId":"1@c.us","messageIds":["false_1@c.us_A"],"instance_id":"123"}"#,
+        ),
         with("Authorization: Bearer t"),
         with("access-token: t"),
         with("X-Instance-ID: 123"),
@@ -233,7 +244,10 @@ async fn what_is_not_understood_completely_is_forwarded_at_once_and_untouched() 
         format!(r#"{{"chatId":"1@c.us","messageIds":["{id}"]"#),
         format!("chatId=1%40c.us&messageIds={id}"),
         format!(r#"[{{"chatId":"1@c.us","messageIds":["{id}"]}}]"#),
-        format!(r#"{{"chatId":"1@c.us","messageIds":["{id}"],"pad":"{}"}}"#, "x".repeat(70_000)),
+        format!(
+            r#"{{"chatId":"1@c.us","messageIds":["{id}"],"pad":"{}"}}"#,
+            "x".repeat(70_000)
+        ),
     ];
     for body in odd {
         let mut stage = Stage::new("");
@@ -293,10 +307,11 @@ async fn whole_chat_calls_share_a_call_with_each_other_and_nobody_else() {
     let world = World::new("");
     let whole = post(query, r#"{"chatId":"1@c.us"}"#);
     let empty = post(query, r#"{"messageIds": [], "chatId":"1@c.us"}"#);
-    let list = post(query, r#"{"chatId":"1@c.us","messageIds":["false_1@c.us_A"]}"#);
-    let answers = world
-        .together([whole.clone(), list, empty, whole])
-        .await;
+    let list = post(
+        query,
+        r#"{"chatId":"1@c.us","messageIds":["false_1@c.us_A"]}"#,
+    );
+    let answers = world.together([whole.clone(), list, empty, whole]).await;
     assert_eq!(world.sandbox.calls().len(), 2);
     for n in [0, 2, 3] {
         assert!(answers[n].json()["ids"].is_array());

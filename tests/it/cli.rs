@@ -61,7 +61,10 @@ fn serve_with_a_bad_file_exits_2() {
         let file = scratch.file("bad.toml", text);
         let (code, _, stderr) = run(&["serve", "--config", file.to_str().unwrap()]);
         assert_eq!(code, 2, "{stderr}");
-        assert!(stderr.contains("bad.toml") && stderr.contains(word), "{stderr}");
+        assert!(
+            stderr.contains("bad.toml") && stderr.contains(word),
+            "{stderr}"
+        );
     }
 }
 
@@ -92,12 +95,19 @@ fn a_port_in_use_is_told_by_its_name() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for (flag, setting) in [("--listen", "server.listen"), ("--admin", "server.admin")] {
-        let other = if flag == "--listen" { "--admin" } else { "--listen" };
+        let other = if flag == "--listen" {
+            "--admin"
+        } else {
+            "--listen"
+        };
         let (code, stdout, stderr) = run(&["serve", flag, &address, other, "127.0.0.2:0"]);
         assert_eq!(code, 1, "{stderr}");
         assert_eq!(stdout, "");
         let last = stderr.lines().last().unwrap();
-        assert!(last.contains(setting) && last.contains(&address) && last.contains("in use"), "{stderr}");
+        assert!(
+            last.contains(setting) && last.contains(&address) && last.contains("in use"),
+            "{stderr}"
+        );
     }
 }
 
@@ -118,7 +128,14 @@ fn a_certificate_that_is_not_there_is_told() {
 fn help_and_version() {
     let (code, stdout, _) = run(&["--help"]);
     assert_eq!(code, 0);
-    for word in ["--config", "--listen", "--upstream", "check", "sandbox", "demo"] {
+    for word in [
+        "--config",
+        "--listen",
+        "--upstream",
+        "check",
+        "sandbox",
+        "demo",
+    ] {
         assert!(stdout.contains(word), "{word}");
     }
     assert!(stdout.lines().count() < 50, "one screen");
@@ -135,7 +152,8 @@ fn settings_are_read_again_on_sighup() {
     let file = scratch.file("gateway.toml", "[limit]\nheaders = false\n");
     let gateway = Program::serve_with(upstream.address, &[], &["--config", file.to_str().unwrap()]);
     let ask = |closing: &str| {
-        let request = get("/v2/chats?instance_id=1").replace("\r\n\r\n", &format!("\r\n{closing}\r\n\r\n"));
+        let request =
+            get("/v2/chats?instance_id=1").replace("\r\n\r\n", &format!("\r\n{closing}\r\n\r\n"));
         Message::answer(&call(gateway.address, request), "GET")
     };
     assert_eq!(ask("Connection: close").field("ratelimit"), None);
@@ -146,7 +164,9 @@ fn settings_are_read_again_on_sighup() {
     });
     scratch.file("gateway.toml", "[limit]\nheader = false\n");
     gateway.signal("HUP");
-    eventually("the mistake is told", || gateway.said().contains("limit.header"));
+    eventually("the mistake is told", || {
+        gateway.said().contains("limit.header")
+    });
     assert!(ask("Connection: close").field("ratelimit").is_some());
     gateway.signal("TERM");
     assert_eq!(gateway.ends().0, 0);

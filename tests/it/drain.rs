@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::support::{
-    Framing, HeldUpstream, Message, Program, RunningSandbox, Stage, World, connect, eventually, get, receipt,
-    receipt_of, text,
+    Framing, HeldUpstream, Message, Program, RunningSandbox, Stage, World, connect, eventually,
+    get, receipt, receipt_of, text,
 };
 
 /// A window that no test waits for.
@@ -38,9 +38,21 @@ fn sigterm_under_load_answers_everything_that_was_accepted() {
         let upstream = HeldUpstream::start();
         let gateway = Program::serve(upstream.address, ENDLESS);
         assert_eq!(gateway.page("/readyz").status(), 200);
-        let sends: Vec<_> = (0..20).map(|n| asking(&gateway, &text(&n.to_string()))).collect();
+        let sends: Vec<_> = (0..20)
+            .map(|n| asking(&gateway, &text(&n.to_string())))
+            .collect();
         let receipts: Vec<_> = (0..60)
-            .map(|n| asking(&gateway, &receipt_of(&format!("inst{}", n % 6), "t", "1@c.us", &crate::support::ids([n]))))
+            .map(|n| {
+                asking(
+                    &gateway,
+                    &receipt_of(
+                        &format!("inst{}", n % 6),
+                        "t",
+                        "1@c.us",
+                        &crate::support::ids([n]),
+                    ),
+                )
+            })
             .collect();
         eventually("all calls are accepted", || {
             gateway.counted("wawp_gateway_in_flight_requests", &[]) == 80.0
@@ -49,10 +61,14 @@ fn sigterm_under_load_answers_everything_that_was_accepted() {
         assert_eq!(gateway.counted("wawp_gateway_batches_open", &[]), 6.0);
 
         gateway.signal(signal);
-        eventually("the windows are flushed", || upstream.requests().len() == 26);
+        eventually("the windows are flushed", || {
+            upstream.requests().len() == 26
+        });
         assert_eq!(gateway.page("/readyz").status(), 503);
         assert_eq!(gateway.page("/livez").status(), 200);
-        eventually("no new connections are taken", || TcpStream::connect(gateway.address).is_err());
+        eventually("no new connections are taken", || {
+            TcpStream::connect(gateway.address).is_err()
+        });
 
         upstream.answers();
         for stream in sends.into_iter().chain(receipts) {
@@ -74,14 +90,19 @@ fn sigterm_in_the_middle_of_traffic_loses_nothing() {
         latency: Duration::from_millis(20),
         ..Default::default()
     });
-    let gateway = Program::serve(sandbox.address, &[("LIMIT__RATE", "0"), ("LIMIT__BURST", "0")]);
+    let gateway = Program::serve(
+        sandbox.address,
+        &[("LIMIT__RATE", "0"), ("LIMIT__BURST", "0")],
+    );
     let address = gateway.address;
     let clients: Vec<_> = (0..8)
         .map(|client| {
             std::thread::spawn(move || {
                 let (mut asked, mut answered) = (0, 0);
                 'connections: while let Ok(mut stream) = TcpStream::connect(address) {
-                    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+                    stream
+                        .set_read_timeout(Some(Duration::from_secs(30)))
+                        .unwrap();
                     let mut heard = Vec::new();
                     loop {
                         let request = match (client + asked) % 3 {
@@ -128,7 +149,11 @@ fn sigterm_in_the_middle_of_traffic_loses_nothing() {
     }
     assert!(answered > 50);
     let calls = sandbox.sandbox.calls();
-    assert!(calls.iter().all(|call| call.status == 201 && call.body_complete));
+    assert!(
+        calls
+            .iter()
+            .all(|call| call.status == 201 && call.body_complete)
+    );
 }
 
 #[test]
@@ -142,7 +167,10 @@ fn a_second_signal_ends_at_once() {
     gateway.signal("TERM");
     let (code, _, stderr) = gateway.ends();
     assert_eq!(code, 1, "{stderr}");
-    assert!(stderr.contains("calls=1"), "how much was cut is logged: {stderr}");
+    assert!(
+        stderr.contains("calls=1"),
+        "how much was cut is logged: {stderr}"
+    );
 }
 
 #[test]
@@ -188,7 +216,11 @@ async fn open_windows_are_flushed_at_once() {
 async fn queued_calls_are_accepted_calls() {
     let world = World::new("limit.rate = 1\nlimit.burst = 1");
     world.call(text("0")).await;
-    let callers = [world.calling(text("1")), world.calling(text("2")), world.calling(receipt([3]))];
+    let callers = [
+        world.calling(text("1")),
+        world.calling(text("2")),
+        world.calling(receipt([3])),
+    ];
     tokio::time::sleep(Duration::from_millis(5)).await;
     world.gateway.drain();
     let began = Instant::now();
@@ -233,6 +265,7 @@ async fn a_call_whose_client_has_left_is_waited_for() {
     let drained = stage.gateway.drained();
     let soon = Duration::from_secs(20);
     assert!(tokio::time::timeout(soon, drained).await.is_err());
-    line.says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    line.says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        .await;
     stage.gateway.drained().await;
 }

@@ -60,13 +60,16 @@ async fn an_idle_connection_is_closed_after_its_time() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_answer_is_not_idleness() {
-    let mut stage = Stage::new("server.idle_timeout = \"5s\"\nserver.header_timeout = \"5s\"\nserver.body_timeout = \"5s\"");
+    let mut stage = Stage::new(
+        "server.idle_timeout = \"5s\"\nserver.header_timeout = \"5s\"\nserver.body_timeout = \"5s\"",
+    );
     let mut client = stage.client();
     client.says(text("slow")).await;
     let mut line = stage.upstream.accepts().await;
     line.request().await;
     tokio::time::sleep(Duration::from_secs(300)).await;
-    line.says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    line.says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
     tokio::time::sleep(Duration::from_secs(300)).await;
     line.says("2\r\nok\r\n0\r\n\r\n").await;
     assert_eq!(client.answer().await.text(), "ok");
@@ -85,9 +88,18 @@ async fn a_body_that_stops_coming_is_answered_408() {
         assert_eq!(began.elapsed(), Duration::from_secs(30));
         assert_eq!(answer.status(), 408);
         assert_eq!(answer.json()["code"], "client_too_slow");
-        assert!(answer.field("proxy-status").unwrap().contains("error=http_request_error"));
+        assert!(
+            answer
+                .field("proxy-status")
+                .unwrap()
+                .contains("error=http_request_error")
+        );
         client.hears_end().await;
-        let complete = world.sandbox.calls().into_iter().find(|call| call.body_complete);
+        let complete = world
+            .sandbox
+            .calls()
+            .into_iter()
+            .find(|call| call.body_complete);
         assert!(complete.is_none(), "{complete:?}");
     }
 }
@@ -112,7 +124,7 @@ async fn a_body_that_is_slow_but_steady_passes() {
     let world = World::new("server.body_timeout = \"30s\"");
     let mut client = world.client();
     client
-        .says("POST /sandbox/sink HTTP/1.1\r\nHost: h\r\nContent-Length: 20\r\n\r\n")
+        .says("POST /sandbox/sink?instance_id=1&access_token=t HTTP/1.1\r\nHost: h\r\nContent-Length: 20\r\n\r\n")
         .await;
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_secs(29)).await;
@@ -120,6 +132,30 @@ async fn a_body_that_is_slow_but_steady_passes() {
     }
     let answer = client.answer().await;
     assert_eq!(answer.json()["bytes"], 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_must_be_read_ahead_may_not_trickle() {
+    let world = World::new("server.body_timeout = \"30s\"");
+    for request in [receipt([1]), text("a")] {
+        let mut client = world.client();
+        let began = Instant::now();
+        let (head, body) = request.split_at(request.find("\r\n\r\n").unwrap() + 4);
+        client.says(head).await;
+        for byte in body.as_bytes().chunks(1) {
+            if client.tries_to_say(byte).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(client.answer().await.status(), 408);
+        assert!(
+            began.elapsed() <= Duration::from_secs(32),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+    assert_eq!(world.sandbox.calls().len(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -154,7 +190,12 @@ async fn too_many_fields_are_refused() {
 #[tokio::test(start_paused = true)]
 async fn a_head_that_is_too_long_is_refused() {
     let world = World::new("server.max_header_bytes = 16384");
-    let with = |length: usize| format!("GET /sandbox/echo HTTP/1.1\r\nHost: h\r\nX-Long: {}\r\n\r\n", "x".repeat(length));
+    let with = |length: usize| {
+        format!(
+            "GET /sandbox/echo HTTP/1.1\r\nHost: h\r\nX-Long: {}\r\n\r\n",
+            "x".repeat(length)
+        )
+    };
     assert_eq!(world.call(with(15_000)).await.status(), 200);
     let mut client = world.client();
     client.says(with(40_000)).await;
@@ -173,5 +214,11 @@ async fn a_made_up_name_takes_no_label() {
     at_rest().await;
     let exposition = world.gateway.metrics().exposition();
     assert!(!exposition.contains("missing"), "{exposition}");
-    assert_eq!(world.counted("wawp_gateway_instance_requests_total", &["instance=\"other\""]), 50.0);
+    assert_eq!(
+        world.counted(
+            "wawp_gateway_instance_requests_total",
+            &["instance=\"other\""]
+        ),
+        50.0
+    );
 }

@@ -15,7 +15,9 @@ fn two_hundred_megabytes_pass_both_ways_in_little_memory() {
     let gateway = Program::serve(sandbox.address, &[]);
 
     let mut stream = connect(gateway.address);
-    let head = format!("POST /sandbox/sink HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {SIZE}\r\n\r\n");
+    let head = format!(
+        "POST /sandbox/sink HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {SIZE}\r\n\r\n"
+    );
     stream.write_all(head.as_bytes()).unwrap();
     let piece = vec![b'{'; 1 << 20];
     for _ in 0..SIZE >> 20 {
@@ -27,7 +29,8 @@ fn two_hundred_megabytes_pass_both_ways_in_little_memory() {
     assert_eq!(answer.json()["bytes"], SIZE);
 
     let mut stream = connect(gateway.address);
-    let head = format!("GET /sandbox/bytes/{SIZE} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    let head =
+        format!("GET /sandbox/bytes/{SIZE} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     let mut piece = vec![0; 1 << 20];
     let mut length = 0;

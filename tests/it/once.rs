@@ -30,7 +30,12 @@ async fn a_message_that_was_read_is_not_sent_again() {
         assert_eq!(body["code"], code);
         assert_eq!(body["error"], "Bad Gateway");
         assert!(body["message"].is_string());
-        assert!(answer.field("proxy-status").unwrap().starts_with("wawp-gateway; error="));
+        assert!(
+            answer
+                .field("proxy-status")
+                .unwrap()
+                .starts_with("wawp-gateway; error=")
+        );
         assert_eq!(answer.field("retry-after"), None);
         stage.upstream.is_left_alone().await;
     }
@@ -42,7 +47,9 @@ async fn no_method_is_safe() {
         let mut stage = Stage::new("");
         let mut client = stage.client();
         client
-            .says(format!("{method} /v2/send/text?a=b HTTP/1.1\r\nHost: h\r\n\r\n"))
+            .says(format!(
+                "{method} /v2/send/text?a=b HTTP/1.1\r\nHost: h\r\n\r\n"
+            ))
             .await;
         let mut line = stage.upstream.accepts().await;
         line.request().await;
@@ -118,7 +125,10 @@ async fn an_upstream_that_cannot_be_reached() {
     assert_eq!(answer.status(), 502);
     assert_eq!(answer.json()["code"], "upstream_unreachable");
     let details = answer.field("proxy-status").unwrap();
-    assert!(details.starts_with("wawp-gateway; error=connection_refused; details=\""), "{details}");
+    assert!(
+        details.starts_with("wawp-gateway; error=connection_refused; details=\""),
+        "{details}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,7 +224,10 @@ async fn connections_to_the_upstream_are_reused_one_call_at_a_time() {
     for client in &mut clients {
         client.says(get("/v2/chats")).await;
     }
-    let mut lines = [stage.upstream.accepts().await, stage.upstream.accepts().await];
+    let mut lines = [
+        stage.upstream.accepts().await,
+        stage.upstream.accepts().await,
+    ];
     for line in &mut lines {
         line.request().await;
         line.says(PLAIN).await;

@@ -43,7 +43,11 @@ async fn two_hundred_receipts_at_twenty_a_second_through_two_calls_a_second() {
     assert_eq!(sent.len(), 200, "each id once");
     sent.sort();
     assert_eq!(sent, ids(0..200));
-    assert!(began.elapsed() < Duration::from_secs(11), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(11),
+        "{:?}",
+        began.elapsed()
+    );
     // Ten seconds at two a second, and no token wasted.
     assert!((19..=22).contains(&calls.len()), "{}", calls.len());
 }
@@ -74,7 +78,9 @@ fn words(call: &Call) -> Option<String> {
 
 #[tokio::test(start_paused = true)]
 async fn sends_leave_in_order_and_before_waiting_receipts() {
-    let world = World::new("limit.rate = 1\nlimit.burst = 1\nlimit.max_wait = \"60s\"\nbatch.max_delay = \"50s\"");
+    let world = World::new(
+        "limit.rate = 1\nlimit.burst = 1\nlimit.max_wait = \"60s\"\nbatch.max_delay = \"50s\"",
+    );
     world.call(text("0")).await;
     let mut callers = Vec::new();
     for n in 1..=5 {
@@ -95,7 +101,9 @@ async fn sends_leave_in_order_and_before_waiting_receipts() {
 
 #[tokio::test(start_paused = true)]
 async fn a_receipt_that_has_waited_long_enough_goes_first() {
-    let world = World::new("limit.rate = 1\nlimit.burst = 1\nlimit.max_wait = \"30s\"\nbatch.max_delay = \"2s\"");
+    let world = World::new(
+        "limit.rate = 1\nlimit.burst = 1\nlimit.max_wait = \"30s\"\nbatch.max_delay = \"2s\"",
+    );
     world.call(text("0")).await;
     let mut callers = vec![world.calling(receipt([1]))];
     callers.extend((1..=5).map(|n| world.calling(text(&n.to_string()))));
@@ -130,7 +138,10 @@ async fn a_class_has_a_bucket_of_its_own_per_instance() {
     let answers = world
         .together([text("a"), crate::support::get(me), text("b"), receipt([1])])
         .await;
-    assert!(answers.iter().all(|answer| answer.status() < 300), "{answers:?}");
+    assert!(
+        answers.iter().all(|answer| answer.status() < 300),
+        "{answers:?}"
+    );
     let calls = world.sandbox.calls();
     let at = |what: &str, nth: usize| {
         let found = calls.iter().filter(|call| call.path() == what).nth(nth);
@@ -139,7 +150,11 @@ async fn a_class_has_a_bucket_of_its_own_per_instance() {
     assert_eq!(at("/v2/send/text", 0), 0);
     assert_eq!(at("/v2/send/text", 1), 500);
     assert_eq!(at("/v2/session/me", 0), 0);
-    assert_eq!(at("/v2/send/seen", 0), 1000, "no wildcard takes the receipts");
+    assert_eq!(
+        at("/v2/send/seen", 0),
+        1000,
+        "no wildcard takes the receipts"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -147,7 +162,9 @@ async fn who_floods_an_instance_with_a_wrong_token_does_not_drain_it() {
     let world = World::new("limit.rate = 2\nlimit.burst = 2\nlimit.max_queue = 3");
     assert_eq!(world.call(text("proven")).await.status(), 201);
     let attack = |n: usize| {
-        let body = format!(r#"{{"instance_id":"123","access_token":"invalid-{n}","chatId":"1@c.us","message":"m"}}"#);
+        let body = format!(
+            r#"{{"instance_id":"123","access_token":"invalid-{n}","chatId":"1@c.us","message":"m"}}"#
+        );
         post("/v2/send/text", &body)
     };
     let attackers: Vec<_> = (0..50).map(|n| world.calling(attack(n))).collect();
@@ -173,10 +190,17 @@ async fn an_upstream_429_pauses_its_instance_and_goes_to_its_caller() {
     let began = Instant::now();
     let other = receipt_of("999", "t", "1@c.us", &ids([1]));
     assert_eq!(world.call(other).await.status(), 201);
-    assert_eq!(began.elapsed(), Duration::from_millis(50), "another instance");
+    assert_eq!(
+        began.elapsed(),
+        Duration::from_millis(50),
+        "another instance"
+    );
     assert_eq!(world.call(text("b")).await.status(), 201);
     assert_eq!(began.elapsed(), Duration::from_secs(2));
-    assert_eq!(world.counted("wawp_gateway_upstream_throttled_total", &[]), 1.0);
+    assert_eq!(
+        world.counted("wawp_gateway_upstream_throttled_total", &[]),
+        1.0
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -186,7 +210,10 @@ async fn before_an_upstream_with_a_quota_nothing_fails() {
         latency: Duration::from_millis(20),
         ..Settings::default()
     };
-    let world = World::with_sandbox("limit.rate = 2\nlimit.burst = 2\nlimit.max_wait = \"30s\"", settings);
+    let world = World::with_sandbox(
+        "limit.rate = 2\nlimit.burst = 2\nlimit.max_wait = \"30s\"",
+        settings,
+    );
     let answers = world.together((0..30).map(|n| text(&n.to_string()))).await;
     assert!(answers.iter().all(|answer| answer.status() == 201));
     assert_eq!(world.sandbox.messages(), 30);

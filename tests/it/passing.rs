@@ -38,7 +38,8 @@ async fn passes(request: impl AsRef<[u8]>, answer: impl AsRef<[u8]>) {
 
 #[tokio::test(start_paused = true)]
 async fn get_that_sends_a_message() {
-    let target = "/v2/send/text?instance_id=123&access_token=t&chatId=1@c.us&message=hello+w%C3%B6rld%21";
+    let target =
+        "/v2/send/text?instance_id=123&access_token=t&chatId=1@c.us&message=hello+w%C3%B6rld%21";
     passes(
         get(target),
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"id\":\"true_1\"}",
@@ -75,7 +76,9 @@ async fn targets_byte_for_byte() {
 
 #[tokio::test(start_paused = true)]
 async fn methods_with_and_without_bodies() {
-    for method in ["POST", "PUT", "PATCH", "DELETE", "GET", "OPTIONS", "PROPFIND"] {
+    for method in [
+        "POST", "PUT", "PATCH", "DELETE", "GET", "OPTIONS", "PROPFIND",
+    ] {
         let head = format!("{method} /v2/chats/delete HTTP/1.1\r\nHost: h\r\n");
         passes(format!("{head}\r\n"), PLAIN).await;
         passes(format!("{head}Content-Length: 0\r\n\r\n"), PLAIN).await;
@@ -96,8 +99,10 @@ async fn a_post_without_framing_gets_none() {
         .says("POST /v2/send/text?instance_id=1 HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n\r\n")
         .await;
     let mut line = stage.upstream.accepts().await;
-    line.hears("POST /v2/send/text?instance_id=1 HTTP/1.1\r\nHost: upstream.test\r\nAccept: */*\r\n\r\n")
-        .await;
+    line.hears(
+        "POST /v2/send/text?instance_id=1 HTTP/1.1\r\nHost: upstream.test\r\nAccept: */*\r\n\r\n",
+    )
+    .await;
     line.hears_nothing().await;
 }
 
@@ -107,11 +112,15 @@ async fn a_plain_call_is_the_same_bytes_but_for_the_host() {
     let mut client = stage.client();
     let fields = "User-AGENT: x/1\r\naccept: */*\r\nX-Two: 1\r\nX-TWO: 2\r\nContent-Type: text/plain\r\ncontent-length: 4";
     client
-        .says(format!("POST /v2/x?a=%41 HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\nbody"))
+        .says(format!(
+            "POST /v2/x?a=%41 HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\nbody"
+        ))
         .await;
     let mut line = stage.upstream.accepts().await;
-    line.hears(format!("POST /v2/x?a=%41 HTTP/1.1\r\nHost: upstream.test\r\n{fields}\r\n\r\nbody"))
-        .await;
+    line.hears(format!(
+        "POST /v2/x?a=%41 HTTP/1.1\r\nHost: upstream.test\r\n{fields}\r\n\r\nbody"
+    ))
+    .await;
     let answer = "HTTP/1.1 207 Quite all right\r\nserver: S\r\nX-ODD-case: 1\r\nSet-Cookie: a\r\nset-cookie: b\r\n\
                   Content-Length: 2\r\n\r\nok";
     line.says(answer).await;
@@ -140,19 +149,38 @@ async fn bodies_of_every_media_type() {
         "\u{0}\u{1}\r\n-".repeat(50_000)
     );
     let bodies = [
-        ("application/json; charset=utf-8", "{\"instance_id\":\"1\",\n \"text\":\"\u{1f600} \\ud83d\"}".to_owned()),
-        ("application/json", "{\"instance_id\":\"1\", broken".to_owned()),
-        ("application/x-www-form-urlencoded", "instance_id=1&access_token=%74&file%5Burl%5D=https%3A%2F%2Fx".to_owned()),
-        (&*format!("multipart/form-data; boundary={boundary}"), multipart.clone()),
+        (
+            "application/json; charset=utf-8",
+            "{\"instance_id\":\"1\",\n \"text\":\"\u{1f600} \\ud83d\"}".to_owned(),
+        ),
+        (
+            "application/json",
+            "{\"instance_id\":\"1\", broken".to_owned(),
+        ),
+        (
+            "application/x-www-form-urlencoded",
+            "instance_id=1&access_token=%74&file%5Burl%5D=https%3A%2F%2Fx".to_owned(),
+        ),
+        (
+            &*format!("multipart/form-data; boundary={boundary}"),
+            multipart.clone(),
+        ),
         ("multipart/form-data; boundary=another", multipart.clone()),
         ("multipart/form-data", multipart),
         ("application/xml", "<a/>".repeat(40_000)),
-        ("", "{\"file\":\"".to_owned() + &"x".repeat(200_000) + "\",\"instance_id\":\"1\"}"),
+        (
+            "",
+            "{\"file\":\"".to_owned() + &"x".repeat(200_000) + "\",\"instance_id\":\"1\"}",
+        ),
     ];
     for (media, body) in bodies {
         let head = format!("POST /v2/send/image HTTP/1.1\r\nHost: h\r\nContent-Type: {media}\r\n");
         let length = body.len();
-        passes(format!("{head}Content-Length: {length}\r\n\r\n{body}"), PLAIN).await;
+        passes(
+            format!("{head}Content-Length: {length}\r\n\r\n{body}"),
+            PLAIN,
+        )
+        .await;
         passes(
             format!("{head}Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"),
             PLAIN,
@@ -167,7 +195,10 @@ async fn json_with_twenty_megabytes_of_base64() {
         r#"{{"chatId":"1@c.us","file":{{"mimetype":"video/mp4","data":"{}"}},"instance_id":"123","access_token":"t"}}"#,
         "QUJD".repeat(5 << 20)
     );
-    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     passes(post("/v2/send/video", &body), answer).await;
 }
 
@@ -196,26 +227,58 @@ async fn compressed_bodies_stay_compressed() {
 #[tokio::test(start_paused = true)]
 async fn answers_without_bodies() {
     let head = "HEAD /v2/media/1 HTTP/1.1\r\nHost: h\r\n\r\n";
-    passes(head, "HTTP/1.1 200 OK\r\nContent-Length: 12345\r\nETag: \"a\"\r\n\r\n").await;
-    passes(head, "HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\nContent-Length: 7\r\n\r\n").await;
+    passes(
+        head,
+        "HTTP/1.1 200 OK\r\nContent-Length: 12345\r\nETag: \"a\"\r\n\r\n",
+    )
+    .await;
+    passes(
+        head,
+        "HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\nContent-Length: 7\r\n\r\n",
+    )
+    .await;
     passes(head, "HTTP/1.1 200 OK\r\nETag: \"a\"\r\n\r\n").await;
     let plain = get("/v2/chats");
     passes(&plain, "HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n").await;
-    passes(&plain, "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nVary: Accept\r\n\r\n").await;
+    passes(
+        &plain,
+        "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nVary: Accept\r\n\r\n",
+    )
+    .await;
     passes(&plain, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-    passes(&plain, "HTTP/1.1 302 Found\r\nLocation: https://api.wawp.net/x?y=%20\r\nContent-Length: 0\r\n\r\n").await;
+    passes(
+        &plain,
+        "HTTP/1.1 302 Found\r\nLocation: https://api.wawp.net/x?y=%20\r\nContent-Length: 0\r\n\r\n",
+    )
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn errors_in_html_xml_and_text_with_their_own_reasons() {
     let bodies = [
-        ("401 Unauthorized", "application/json", r#"{"code":"invalid_access_token","message":"m"}"#),
-        ("502 Bad Gateway", "text/html; charset=iso-8859-1", "<html><h1>502 Proxy Error</h1></html>"),
-        ("400 Bad Request", "application/xml", "<?xml version=\"1.0\"?><error/>"),
+        (
+            "401 Unauthorized",
+            "application/json",
+            r#"{"code":"invalid_access_token","message":"m"}"#,
+        ),
+        (
+            "502 Bad Gateway",
+            "text/html; charset=iso-8859-1",
+            "<html><h1>502 Proxy Error</h1></html>",
+        ),
+        (
+            "400 Bad Request",
+            "application/xml",
+            "<?xml version=\"1.0\"?><error/>",
+        ),
         ("429 Slow Down Please", "text/plain", "slow down"),
         ("500 ", "text/html", "<p>"),
         ("599 Own Thing", "text/plain", ""),
-        ("422 Unprocessable", "application/json", r#"{"statusCode":422}"#),
+        (
+            "422 Unprocessable",
+            "application/json",
+            r#"{"statusCode":422}"#,
+        ),
     ];
     for (status, media, body) in bodies {
         let answer = format!(
@@ -246,7 +309,10 @@ async fn trailers_pass_both_ways() {
             .collect()
     };
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    assert_eq!(lower(&heard.trailers), [pair("x-sum", "abc"), pair("x-other", "2")]);
+    assert_eq!(
+        lower(&heard.trailers),
+        [pair("x-sum", "abc"), pair("x-other", "2")]
+    );
     line.says(answer).await;
     let heard = client.answer().await;
     assert_eq!(heard.framing, Framing::Chunked);
@@ -269,7 +335,8 @@ async fn bodies_stream_both_ways_piece_by_piece() {
         line.hears(piece).await;
     }
     // An answer may begin before the request has ended.
-    line.says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    line.says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
     client.hears_until("\r\n\r\n").await;
     for piece in ["5\r\nthree\r\n", "4\r\nfour\r\n"] {
         client.hears_nothing().await;
@@ -293,11 +360,17 @@ async fn whoever_does_not_read_holds_the_other_side_back() {
     let mut said = 0;
     let piece = vec![b'x'; 64 * 1024];
     let patience = Duration::from_secs(1);
-    while tokio::time::timeout(patience, client.tries_to_say(&piece)).await.is_ok() {
+    while tokio::time::timeout(patience, client.tries_to_say(&piece))
+        .await
+        .is_ok()
+    {
         said += piece.len();
     }
     // Two connections' buffers, hyper's own on both sides, and what stands between.
-    assert!(said < 2 << 20, "{said} bytes are held for an upstream that does not read");
+    assert!(
+        said < 2 << 20,
+        "{said} bytes are held for an upstream that does not read"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -307,7 +380,8 @@ async fn an_answer_without_framing_ends_with_its_connection() {
     client.says(get("/v2/chats")).await;
     let mut line = stage.upstream.accepts().await;
     line.request().await;
-    line.says("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>old ").await;
+    line.says("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>old ")
+        .await;
     line.says("server</p>").await;
     line.hangs_up();
     let answer = client.answer().await;
@@ -322,9 +396,12 @@ async fn an_answer_that_breaks_off_breaks_off() {
     client.says(get("/v2/chats")).await;
     let mut line = stage.upstream.accepts().await;
     line.request().await;
-    line.says("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").await;
+    line.says("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+        .await;
     line.hangs_up();
-    client.hears("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").await;
+    client
+        .hears("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+        .await;
     client.hears_end().await;
 }
 
@@ -335,14 +412,18 @@ async fn a_final_answer_follows_informational_ones() {
     client.says(get("/v2/chats")).await;
     let mut line = stage.upstream.accepts().await;
     line.request().await;
-    line.says("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n").await;
+    line.says("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n")
+        .await;
     line.says(PLAIN).await;
     // They may be dropped (design §7.11), but nothing else may.
     let mut heard = client.answer().await;
     while heard.status() < 200 {
         heard = client.answer().await;
     }
-    assert_eq!(heard.end_to_end(), Message::answer(PLAIN.as_bytes(), "GET").end_to_end());
+    assert_eq!(
+        heard.end_to_end(),
+        Message::answer(PLAIN.as_bytes(), "GET").end_to_end()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -356,9 +437,15 @@ async fn an_upgrade_passes_bytes_both_ways() {
     let mut line = stage.upstream.accepts().await;
     let heard = line.request().await;
     assert_eq!(heard.start, "GET /ws?instance_id=1 HTTP/1.1");
-    assert_eq!(heard.field("connection").unwrap().to_ascii_lowercase(), "upgrade");
+    assert_eq!(
+        heard.field("connection").unwrap().to_ascii_lowercase(),
+        "upgrade"
+    );
     assert_eq!(heard.field("upgrade"), Some("websocket"));
-    assert_eq!(heard.field("sec-websocket-key"), Some("dGhlIHNhbXBsZSBub25jZQ=="));
+    assert_eq!(
+        heard.field("sec-websocket-key"),
+        Some("dGhlIHNhbXBsZSBub25jZQ==")
+    );
     line.says("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\nfirst")
         .await;
     let heard = client.answer().await;
@@ -403,7 +490,9 @@ async fn fields_of_the_hop_stay_on_the_hop() {
     assert_eq!(heard, [pair("Host", "upstream.test"), pair("X-Yours", "2")]);
     line.says("HTTP/1.1 200 OK\r\nConnection: close, X-Theirs\r\nX-Theirs: 1\r\nKeep-Alive: max=1\r\nContent-Length: 2\r\n\r\nok")
         .await;
-    client.hears("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    client
+        .hears("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .await;
     // The upstream's wish to close was not meant for the client.
     client.says(get("/v2/chats")).await;
     let mut other = stage.upstream.accepts().await;

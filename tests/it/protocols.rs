@@ -16,14 +16,18 @@ const PLAIN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 async fn a_client_of_http_1_0_is_answered_and_left() {
     let mut stage = Stage::new("");
     let mut client = stage.client();
-    client.says("GET /v2/chats HTTP/1.0\r\nX-A: 1\r\n\r\n").await;
+    client
+        .says("GET /v2/chats HTTP/1.0\r\nX-A: 1\r\n\r\n")
+        .await;
     let mut line = stage.upstream.accepts().await;
     line.hears("GET /v2/chats HTTP/1.1\r\n").await;
     let rest = line.hears_until("\r\n\r\n").await.to_ascii_lowercase();
     assert!(rest.contains("host: upstream.test\r\n"), "{rest}");
     assert!(rest.contains("x-a: 1\r\n"), "{rest}");
-    line.says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
-        .await;
+    line.says(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n",
+    )
+    .await;
     let answer = client.answer().await;
     assert!(answer.start.ends_with(" 200 OK"), "{answer:?}");
     assert_eq!(answer.framing, Framing::UntilClose, "1.0 knows no chunks");
@@ -141,7 +145,10 @@ async fn http_2_with_prior_knowledge() {
         .filter(|line| line.as_bytes().starts_with(b"host:"));
     assert_eq!(hosts.collect::<Vec<_>>(), [&"host: upstream.test"]);
     let answer = client
-        .asks(h2_post("/v2/send/text", r#"{"instance_id":"1","access_token":"t","chatId":"1@c.us","message":"m"}"#))
+        .asks(h2_post(
+            "/v2/send/text",
+            r#"{"instance_id":"1","access_token":"t","chatId":"1@c.us","message":"m"}"#,
+        ))
         .await;
     assert_eq!(answer.0, 201);
     assert_eq!(world.sandbox.messages(), 1);
@@ -162,7 +169,10 @@ async fn receipts_merge_across_protocols() {
         client.asks(h2_post("/v2/send/seen", &body(1))),
         client.asks(h2_post("/v2/send/seen", &body(2))),
     );
-    assert_eq!((first.0, second.0, old.await.unwrap().status()), (201, 201, 201));
+    assert_eq!(
+        (first.0, second.0, old.await.unwrap().status()),
+        (201, 201, 201)
+    );
     let calls = world.sandbox.calls();
     assert_eq!(calls.len(), 1, "{calls:?}");
     let mut sent = calls[0].ids.clone();

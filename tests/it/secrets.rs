@@ -30,43 +30,106 @@ fn requests() -> Vec<String> {
     let json = "Content-Type: application/json\r\n";
     // By path: served, reset, cut in the head, cut in the body, not answered at all, throttled, failed.
     for path in [
-        "/v2/send/text", "/v2/send/seen", "/v2/reset", "/v2/midhead", "/v2/cut", "/v2/never", "/v2/busy", "/v2/500",
-        "/sandbox/echo", "/nowhere",
+        "/v2/send/text",
+        "/v2/send/seen",
+        "/v2/reset",
+        "/v2/midhead",
+        "/v2/cut",
+        "/v2/never",
+        "/v2/busy",
+        "/v2/500",
+        "/sandbox/echo",
+        "/nowhere",
     ] {
         for token in [TOKEN, ENCODED, &lower, &every] {
-            say(&format!("POST {path}?instance_id=123&access_token={token}"), json, r#"{"chatId":"1@c.us"}"#);
-            say(&format!("GET {path}?access_token={token}&instance_id=123"), "", "");
+            say(
+                &format!("POST {path}?instance_id=123&access_token={token}"),
+                json,
+                r#"{"chatId":"1@c.us"}"#,
+            );
+            say(
+                &format!("GET {path}?access_token={token}&instance_id=123"),
+                "",
+                "",
+            );
         }
         say(&format!("POST {path}"), json, &body);
-        say(&format!("POST {path}"), &format!("Authorization: Bearer {TOKEN}\r\nX-Instance-ID: 123\r\n{json}"), r#"{"chatId":"1@c.us"}"#);
-        say(&format!("POST {path}"), &format!("access-token: {TOKEN}\r\nCookie: session={TOKEN}\r\n{json}"), &body);
-        say(&format!("POST {path}"), "Content-Type: application/x-www-form-urlencoded\r\n", &format!("instance_id=123&access_token={ENCODED}&chatId=1%40c.us"));
+        say(
+            &format!("POST {path}"),
+            &format!("Authorization: Bearer {TOKEN}\r\nX-Instance-ID: 123\r\n{json}"),
+            r#"{"chatId":"1@c.us"}"#,
+        );
+        say(
+            &format!("POST {path}"),
+            &format!("access-token: {TOKEN}\r\nCookie: session={TOKEN}\r\n{json}"),
+            &body,
+        );
+        say(
+            &format!("POST {path}"),
+            "Content-Type: application/x-www-form-urlencoded\r\n",
+            &format!("instance_id=123&access_token={ENCODED}&chatId=1%40c.us"),
+        );
         say(
             &format!("POST {path}"),
             "Content-Type: multipart/form-data; boundary=b\r\n",
-            &format!("--b\r\nContent-Disposition: form-data; name=\"access_token\"\r\n\r\n{TOKEN}\r\n--b--\r\n"),
+            &format!(
+                "--b\r\nContent-Disposition: form-data; name=\"access_token\"\r\n\r\n{TOKEN}\r\n--b--\r\n"
+            ),
         );
         say(&format!("POST {path}"), json, &body[..body.len() - 9]);
-        say(&format!("POST {path}"), &format!("{json}Content-Encoding: gzip\r\n"), &body);
+        say(
+            &format!("POST {path}"),
+            &format!("{json}Content-Encoding: gzip\r\n"),
+            &body,
+        );
     }
     // Where no secret belongs.
-    say(&format!("GET /v2/{TOKEN}/x?instance_id=123&x={ENCODED}"), "", "");
-    say(&format!("GET http://{TOKEN}@example.com/?access_token={TOKEN}"), "", "");
-    say(&format!("GET http://h.example/?access_token={TOKEN}"), "", "");
+    say(
+        &format!("GET /v2/{TOKEN}/x?instance_id=123&x={ENCODED}"),
+        "",
+        "",
+    );
+    say(
+        &format!("GET http://{TOKEN}@example.com/?access_token={TOKEN}"),
+        "",
+        "",
+    );
+    say(
+        &format!("GET http://h.example/?access_token={TOKEN}"),
+        "",
+        "",
+    );
     say(&format!("CONNECT {TOKEN}:443"), "", "");
-    say(&format!("{} /v2/chats", TOKEN.replace(['/', '='], "-")), "", "");
+    say(
+        &format!("{} /v2/chats", TOKEN.replace(['/', '='], "-")),
+        "",
+        "",
+    );
     // What is no HTTP at all, or too much of it.
     for bad in [
         format!("GET /v2/chats?access_token={TOKEN} HTTP/9.9\r\n\r\n"),
         format!("GET /v2/chats?access_token={TOKEN} x HTTP/1.1\r\n\r\n"),
         format!("GET / HTTP/1.1\r\nAuthorization : Bearer {TOKEN}\r\n\r\n"),
         format!("GET / HTTP/1.1\r\nHost: h\r\nAuthor\u{1}ization: Bearer {TOKEN}\r\n\r\n"),
-        format!("GET / HTTP/1.1\r\nHost: h\r\nAuthorization: {}\r\n\r\n", TOKEN.repeat(4000)),
-        format!("GET /?access_token={} HTTP/1.1\r\nHost: h\r\n\r\n", ENCODED.repeat(4000)),
-        format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", format!("X-Token: {TOKEN}\r\n").repeat(200)),
+        format!(
+            "GET / HTTP/1.1\r\nHost: h\r\nAuthorization: {}\r\n\r\n",
+            TOKEN.repeat(4000)
+        ),
+        format!(
+            "GET /?access_token={} HTTP/1.1\r\nHost: h\r\n\r\n",
+            ENCODED.repeat(4000)
+        ),
+        format!(
+            "GET / HTTP/1.1\r\nHost: h\r\n{}\r\n",
+            format!("X-Token: {TOKEN}\r\n").repeat(200)
+        ),
         format!("POST /v2/send/text HTTP/1.1\r\nHost: h\r\nContent-Length: {TOKEN}\r\n\r\n"),
-        format!("POST /v2/send/text HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{TOKEN}\r\n"),
-        format!("POST /v2/send/text HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n29\r\n{{\"access_token\":\"{TOKEN}\"}}\r\nzz{TOKEN}\r\n"),
+        format!(
+            "POST /v2/send/text HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{TOKEN}\r\n"
+        ),
+        format!(
+            "POST /v2/send/text HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n29\r\n{{\"access_token\":\"{TOKEN}\"}}\r\nzz{TOKEN}\r\n"
+        ),
         format!("{TOKEN}\r\n\r\n"),
         format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{TOKEN}{TOKEN}"),
     ] {
@@ -82,7 +145,10 @@ fn no_token_in_log_output_or_metrics() {
         promised: 10,
         sent: "half".into(),
     };
-    let busy = Fault::status(429).header(http::header::RETRY_AFTER, http::HeaderValue::from_static("0.05"));
+    let busy = Fault::status(429).header(
+        http::header::RETRY_AFTER,
+        http::HeaderValue::from_static("0.05"),
+    );
     let sandbox = RunningSandbox::start(Settings {
         token: Some(TOKEN.to_owned()),
         faults: vec![
@@ -117,12 +183,17 @@ fn no_token_in_log_output_or_metrics() {
                         // The gateway's own answers repeat nothing of what was asked either.
                         let text = String::from_utf8_lossy(&answer);
                         let own = text.contains("wawp-gateway; error=");
-                        assert!(!own || !TRACES.iter().any(|trace| text.contains(trace)), "{text}");
+                        assert!(
+                            !own || !TRACES.iter().any(|trace| text.contains(trace)),
+                            "{text}"
+                        );
                         // And once more by somebody who leaves in the middle.
                         let mut stream = connect(address);
                         let half = &request.as_bytes()[..request.len() / 2];
                         stream.write_all(half).ok();
-                        stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+                        stream
+                            .set_read_timeout(Some(Duration::from_millis(1)))
+                            .unwrap();
                         drop(stream.read(&mut [0; 16]));
                     }
                 })
@@ -133,7 +204,14 @@ fn no_token_in_log_output_or_metrics() {
         }
         // An upstream that nobody can reach, named in no log with a token either.
         let mut pages = String::new();
-        for page in ["/metrics", "/instances", "/config", "/", "/readyz", "/nowhere"] {
+        for page in [
+            "/metrics",
+            "/instances",
+            "/config",
+            "/",
+            "/readyz",
+            "/nowhere",
+        ] {
             pages.push_str(&String::from_utf8_lossy(&gateway.page(page).body));
         }
         gateway.signal("TERM");
@@ -141,7 +219,8 @@ fn no_token_in_log_output_or_metrics() {
         assert!(stderr.contains("drain"), "the log is there: {stderr}");
         if format == "json" {
             for line in stderr.lines() {
-                serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+                serde_json::from_str::<serde_json::Value>(line)
+                    .unwrap_or_else(|error| panic!("{error}: {line}"));
             }
         }
         for (place, text) in [("stderr", &stderr), ("stdout", &stdout), ("a page", &pages)] {
@@ -152,21 +231,39 @@ fn no_token_in_log_output_or_metrics() {
         }
     }
     let saw = sandbox.sandbox.calls();
-    assert!(saw.iter().filter(|call| call.target.contains(TOKEN)).count() > 5, "the upstream gets it");
+    assert!(
+        saw.iter()
+            .filter(|call| call.target.contains(TOKEN))
+            .count()
+            > 5,
+        "the upstream gets it"
+    );
 }
 
 #[test]
 fn no_token_where_the_upstream_cannot_be_reached() {
     // Bound, then closed: nobody listens there.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let gateway = Program::serve(nobody, &[("LOG__LEVEL", "trace")]);
     for request in requests().iter().take(24) {
         let answer = String::from_utf8(call(gateway.address, request)).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 502 ") || answer.starts_with("HTTP/1.1 429 "), "{answer}");
-        assert!(!TRACES.iter().any(|trace| answer.contains(trace)), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 502 ") || answer.starts_with("HTTP/1.1 429 "),
+            "{answer}"
+        );
+        assert!(
+            !TRACES.iter().any(|trace| answer.contains(trace)),
+            "{answer}"
+        );
     }
     gateway.signal("TERM");
     let (code, _, stderr) = gateway.ends();
     assert_eq!(code, 0);
-    assert!(!TRACES.iter().any(|trace| stderr.contains(trace)), "{stderr}");
+    assert!(
+        !TRACES.iter().any(|trace| stderr.contains(trace)),
+        "{stderr}"
+    );
 }

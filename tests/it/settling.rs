@@ -39,7 +39,12 @@ async fn one_bad_id_fails_its_own_caller_only() {
         world.sandbox.clear();
         let answers = world.together((3..8).map(|n| receipt([n]))).await;
         assert_eq!(answers[2].status(), status);
-        let mut sent: Vec<_> = world.sandbox.calls().into_iter().map(|call| call.ids).collect();
+        let mut sent: Vec<_> = world
+            .sandbox
+            .calls()
+            .into_iter()
+            .map(|call| call.ids)
+            .collect();
         sent.sort();
         assert_eq!(sent, [ids([3, 4, 6, 7]), ids([5])]);
         tokio::time::sleep(Duration::from_secs(60)).await;
@@ -53,7 +58,9 @@ async fn one_bad_id_fails_its_own_caller_only() {
 async fn verdicts_that_blame_nobody_are_everybodys() {
     for status in [204, 301, 401, 403, 404, 409, 418, 501] {
         let world = World::new(UNLIMITED);
-        world.sandbox.script(Fault::status(status).times(usize::MAX));
+        world
+            .sandbox
+            .script(Fault::status(status).times(usize::MAX));
         let answers = world.together((0..4).map(|n| receipt([n]))).await;
         assert!(answers.iter().all(|answer| answer.status() == status));
         assert_eq!(world.sandbox.calls().len(), 1, "{status}");
@@ -73,7 +80,10 @@ async fn an_outage_is_repeated_but_never_split() {
         let world = World::new(UNLIMITED);
         world.sandbox.script(outage.clone().times(2));
         let answers = world.together((0..4).map(|n| receipt([n]))).await;
-        assert!(answers.iter().all(|answer| answer.status() == 201), "{outage:?}");
+        assert!(
+            answers.iter().all(|answer| answer.status() == 201),
+            "{outage:?}"
+        );
         let calls = world.sandbox.calls();
         assert_eq!(calls.len(), 3);
         assert!(calls.iter().all(|call| call.ids.len() == 4));
@@ -85,11 +95,21 @@ async fn an_outage_is_repeated_but_never_split() {
 #[tokio::test(start_paused = true)]
 async fn an_outage_that_lasts_ends_in_the_last_verdict_in_time() {
     let world = World::new(UNLIMITED);
-    world.sandbox.script(Fault::status(503).body("still down").times(usize::MAX));
+    world
+        .sandbox
+        .script(Fault::status(503).body("still down").times(usize::MAX));
     let began = Instant::now();
     let answers = world.together((0..4).map(|n| receipt([n]))).await;
-    assert!(answers.iter().all(|answer| answer.status() == 503 && answer.text() == "still down"));
-    assert!(began.elapsed() <= Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.status() == 503 && answer.text() == "still down")
+    );
+    assert!(
+        began.elapsed() <= Duration::from_secs(4),
+        "{:?}",
+        began.elapsed()
+    );
     // A floor of ten repeats in ten seconds, and a fifth of one call.
     assert!((2..=12).contains(&world.sandbox.calls().len()));
 }

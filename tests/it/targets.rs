@@ -8,7 +8,9 @@ async fn connect_is_refused() {
         let mut stage = Stage::new("");
         let mut client = stage.client();
         let answer = client
-            .asks(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n"))
+            .asks(format!(
+                "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n"
+            ))
             .await;
         assert_eq!(answer.status(), 405);
         assert!(answer.field("allow").unwrap().contains("POST"));
@@ -28,7 +30,9 @@ async fn foreign_absolute_targets_are_refused() {
         let mut stage = Stage::new("");
         let mut client = stage.client();
         let answer = client
-            .asks(format!("GET {target} HTTP/1.1\r\nHost: upstream.test\r\n\r\n"))
+            .asks(format!(
+                "GET {target} HTTP/1.1\r\nHost: upstream.test\r\n\r\n"
+            ))
             .await;
         assert_eq!(answer.status(), 421, "{target}");
         assert_eq!(answer.json()["code"], "foreign_target");
@@ -38,11 +42,20 @@ async fn foreign_absolute_targets_are_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn absolute_targets_for_this_host_are_served() {
-    for host in ["upstream.test", "UPSTREAM.test:80", "127.0.0.1:8080", "localhost:8080", "gw.test", "gw.test:99"] {
+    for host in [
+        "upstream.test",
+        "UPSTREAM.test:80",
+        "127.0.0.1:8080",
+        "localhost:8080",
+        "gw.test",
+        "gw.test:99",
+    ] {
         let mut stage = Stage::new("server.names = [\"gw.test\"]");
         let mut client = stage.client();
         client
-            .says(format!("GET http://{host}/v2/chats?a=%41 HTTP/1.1\r\nHost: ignored.example\r\n\r\n"))
+            .says(format!(
+                "GET http://{host}/v2/chats?a=%41 HTTP/1.1\r\nHost: ignored.example\r\n\r\n"
+            ))
             .await;
         let mut line = stage.upstream.accepts().await;
         line.hears("GET /v2/chats?a=%41 HTTP/1.1\r\nHost: upstream.test\r\n\r\n")
@@ -65,7 +78,9 @@ async fn an_absolute_receipt_merges_with_others() {
 async fn any_host_field_reaches_the_upstream_as_its_own() {
     let mut stage = Stage::new("");
     let mut client = stage.client();
-    client.says("GET / HTTP/1.1\r\nhost: whatever.example:1\r\n\r\n").await;
+    client
+        .says("GET / HTTP/1.1\r\nhost: whatever.example:1\r\n\r\n")
+        .await;
     let mut line = stage.upstream.accepts().await;
     assert_eq!(line.request().await.field("host"), Some("upstream.test"));
 }
@@ -89,13 +104,25 @@ async fn requests_that_can_be_read_in_two_ways_are_refused() {
         client.tries_to_say(request).await.ok();
         client.says_no_more().await;
         let heard = client.hears_rest().await;
-        let smuggled = world.sandbox.calls().iter().any(|call| call.target.contains("smuggled"));
+        let smuggled = world
+            .sandbox
+            .calls()
+            .iter()
+            .any(|call| call.target.contains("smuggled"));
         assert!(!smuggled, "{request:?}");
         if !heard.starts_with("HTTP/1.1 400 ") {
             // The one reading of both lengths that RFC 9112 §6.3 leaves: chunks win, and the length goes no further.
-            assert!(request.contains("Transfer-Encoding: chunked"), "{request:?}: {heard:?}");
+            assert!(
+                request.contains("Transfer-Encoding: chunked"),
+                "{request:?}: {heard:?}"
+            );
             let calls = world.sandbox.calls();
-            assert!(calls.iter().all(|call| !call.headers.contains_key("content-length")), "{calls:?}");
+            assert!(
+                calls
+                    .iter()
+                    .all(|call| !call.headers.contains_key("content-length")),
+                "{calls:?}"
+            );
         }
     }
 }

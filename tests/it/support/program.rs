@@ -82,7 +82,11 @@ impl Program {
     }
 
     /// The same with further flags.
-    pub(crate) fn serve_with(upstream: SocketAddr, settings: &[(&str, &str)], flags: &[&str]) -> Self {
+    pub(crate) fn serve_with(
+        upstream: SocketAddr,
+        settings: &[(&str, &str)],
+        flags: &[&str],
+    ) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wawp-gateway"));
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.2:0"])

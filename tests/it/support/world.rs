@@ -19,7 +19,7 @@ use super::message::Message;
 type Dialled = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
 
 /// Reads settings as a file with this text would be read; the upstream is `http://upstream.test`.
-pub(crate) fn settings(text: &str) -> Config {
+fn settings(text: &str) -> Config {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     let flags = Overrides {
@@ -88,13 +88,19 @@ impl World {
     }
 
     /// A call that is made while others are.
-    pub(crate) fn calling(&self, request: impl AsRef<[u8]> + Send + 'static) -> JoinHandle<Message> {
+    pub(crate) fn calling(
+        &self,
+        request: impl AsRef<[u8]> + Send + 'static,
+    ) -> JoinHandle<Message> {
         let mut client = self.client();
         tokio::spawn(async move { client.asks(request).await })
     }
 
     /// Calls made at the same time, each on a connection of its own.
-    pub(crate) async fn together(&self, requests: impl IntoIterator<Item = String>) -> Vec<Message> {
+    pub(crate) async fn together(
+        &self,
+        requests: impl IntoIterator<Item = String>,
+    ) -> Vec<Message> {
         let calls: Vec<_> = requests
             .into_iter()
             .map(|request| self.calling(request))
