@@ -69,10 +69,7 @@ impl Sender<'_> {
         metrics.batch_callers.observe(callers.len() as f64);
         metrics.batch_ids.observe(distinct_ids(&callers) as f64);
         let tally = self.settle_group(callers, pass).await;
-        self.batcher
-            .metrics
-            .saved
-            .inc_by(tally.told.saturating_sub(tally.calls));
+        self.batcher.count_saved(tally.told, tally.calls);
     }
 
     /// Sends one call for a group; where somebody in it may be to blame for

@@ -31,7 +31,7 @@ fn route(path: &str) -> &'static str {
 async fn counters_add_up_over_a_mix_of_everything() {
     for seed in [1, 77, 4242] {
         let world = World::new(
-            "limit.rate = 20\nlimit.burst = 10\nlimit.max_queue = 15\nlimit.max_wait = \"1s\"",
+            "limit.rate = 20\nlimit.burst = 10\nlimit.max_queue = 15\nlimit.max_wait = \"1s\"\nbatch.quarantine = \"0s\"",
         );
         let culprit = ids([13]).remove(0);
         world
@@ -145,24 +145,17 @@ async fn counters_add_up_over_a_mix_of_everything() {
         // Merging: callers told by the upstream, less the calls that took.
         let receipts: Vec<_> = seen.iter().filter(|call| !call.ids.is_empty()).collect();
         let saved = world.counted("wawp_gateway_upstream_requests_saved_total", &[]);
-        assert!(saved > 50.0, "{saved} saved");
+        assert!(saved > 10.0, "{saved} saved");
+        assert_eq!(saved, told_by_upstream - receipts.len() as f64);
         let batches = world.counted("wawp_gateway_batch_callers_count", &[]);
         let retries = world.counted("wawp_gateway_batch_retries_total", &[]);
         let splits = world.counted("wawp_gateway_batch_splits_total", &[]);
-        // Every call is a batch's first, a repeat, or half of a split (which
-        // may find no token in time).
-        let unsent_halves = batches + retries + 2.0 * splits - receipts.len() as f64;
+        // A half may find no token; else each split takes two calls more.
+        let most = batches + retries + 2.0 * splits;
+        assert!((batches..=most).contains(&(receipts.len() as f64)));
         assert!(
-            (0.0..=2.0 * splits).contains(&unsent_halves),
-            "{unsent_halves}"
-        );
-        assert!(retries >= 3.0 && splits >= 1.0);
-        // A batch that took more calls than it had callers saved nothing, and
-        // takes nothing away from what others saved.
-        let net = told_by_upstream - receipts.len() as f64;
-        assert!(
-            (net..=net + retries + 2.0 * splits).contains(&saved),
-            "{saved} saved, {net} net"
+            retries >= 1.0 && splits >= 1.0,
+            "{retries} retries, {splits} splits"
         );
         assert_eq!(
             world.counted("wawp_gateway_limit_wait_seconds_count", &[]),

@@ -124,7 +124,7 @@ async fn a_body_that_is_slow_but_steady_passes() {
     let world = World::new("server.body_timeout = \"30s\"");
     let mut client = world.client();
     client
-        .says("POST /sandbox/sink HTTP/1.1\r\nHost: h\r\nContent-Length: 20\r\n\r\n")
+        .says("POST /sandbox/sink?instance_id=1&access_token=t HTTP/1.1\r\nHost: h\r\nContent-Length: 20\r\n\r\n")
         .await;
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_secs(29)).await;
@@ -132,6 +132,30 @@ async fn a_body_that_is_slow_but_steady_passes() {
     }
     let answer = client.answer().await;
     assert_eq!(answer.json()["bytes"], 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_must_be_read_ahead_may_not_trickle() {
+    let world = World::new("server.body_timeout = \"30s\"");
+    for request in [receipt([1]), text("a")] {
+        let mut client = world.client();
+        let began = Instant::now();
+        let (head, body) = request.split_at(request.find("\r\n\r\n").unwrap() + 4);
+        client.says(head).await;
+        for byte in body.as_bytes().chunks(1) {
+            if client.tries_to_say(byte).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(client.answer().await.status(), 408);
+        assert!(
+            began.elapsed() <= Duration::from_secs(32),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+    assert_eq!(world.sandbox.calls().len(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -100,7 +100,7 @@ async fn a_wait_beyond_max_wait_refuses_at_once_and_later_serves() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_is_promised_a_turn_gets_it_and_is_told_how_long_it_took() {
-    let world = World::new("limit.rate = 1\nlimit.burst = 1");
+    let world = World::new("limit.rate = 1\nlimit.burst = 1\nlimit.max_wait = \"4100ms\"");
     let answers = world.together((0..10).map(|n| text(&n.to_string()))).await;
     let served: Vec<_> = answers
         .iter()
@@ -114,6 +114,30 @@ async fn whoever_is_promised_a_turn_gets_it_and_is_told_how_long_it_took() {
         refused(answer);
     }
     assert_eq!(world.sandbox.messages(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_refused_after_waiting() {
+    // The turn of the fifth falls on the very end of `max_wait`.
+    let world = World::new("limit.rate = 1\nlimit.burst = 1\nlimit.max_wait = \"4s\"");
+    let began = Instant::now();
+    let calls: Vec<_> = (0..10)
+        .map(|n| {
+            let mut client = world.client();
+            tokio::spawn(async move {
+                let answer = client.asks(text(&n.to_string())).await;
+                (answer, began.elapsed())
+            })
+        })
+        .collect();
+    for call in calls {
+        let (answer, waited) = call.await.unwrap();
+        if answer.status() != 201 {
+            refused(&answer);
+            assert_eq!(waited, Duration::ZERO);
+        }
+    }
+    assert!(world.sandbox.messages() >= 4);
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,7 +19,7 @@ use super::message::Message;
 type Dialled = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
 
 /// Reads settings as a file with this text would be read; the upstream is `http://upstream.test`.
-pub(crate) fn settings(text: &str) -> Config {
+fn settings(text: &str) -> Config {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     let flags = Overrides {
