@@ -22,6 +22,11 @@ pub(crate) use key::MergeKey;
 use crate::body::RequestBody;
 use crate::identity::{Identity, Place};
 
+/// The longest target a merged request is given. The servers in front of the
+/// API take request lines of 8 KiB (nginx, Apache); a longer one would be
+/// refused for every caller, and beyond 64 KiB it could not even be written.
+const MAX_TARGET: usize = 8000;
+
 /// One caller's read receipt.
 #[derive(Debug)]
 pub(crate) struct Receipt {
@@ -73,6 +78,26 @@ impl Receipt {
     /// The method, target and fields of the request.
     pub(crate) fn head(&self) -> &Parts {
         &self.head
+    }
+
+    /// How many bytes of ids a merged request may hold, counted as
+    /// [`weight`](Self::weight) does; `None` where the body holds them.
+    pub(crate) fn room(&self) -> Option<usize> {
+        let Some(IdsAt::Query(range)) = &self.ids_at else {
+            return None;
+        };
+        let target = self
+            .head
+            .uri
+            .path_and_query()
+            .map_or(0, |target| target.as_str().len());
+        // The list's brackets, percent-encoded, come on top of the ids.
+        Some(MAX_TARGET.saturating_sub(target - range.len() + "%5B%5D".len()))
+    }
+
+    /// What these ids take of the [`room`](Self::room) there is.
+    pub(crate) fn weight<'i>(ids: impl Iterator<Item = &'i MessageId>) -> usize {
+        ids.map(MessageId::encoded_len).sum()
     }
 
     /// The caller's own request, unchanged.

@@ -41,6 +41,8 @@ pub(super) struct Batch {
     pub(super) key: MergeKey,
     pub(super) opened: Instant,
     caps: Caps,
+    /// The bytes of ids that fit into a merged request, where it matters.
+    room: Option<usize>,
     state: Mutex<State>,
     /// Told when the batch takes no more callers before its window ends.
     pub(super) closed: Notify,
@@ -76,6 +78,7 @@ impl Batch {
             key: first.receipt.key.clone(),
             opened: now,
             caps,
+            room: first.receipt.room(),
             state: Mutex::new(State {
                 open: true,
                 callers: VecDeque::new(),
@@ -110,7 +113,11 @@ impl Batch {
             .iter()
             .filter(|id| !state.ids.contains(*id));
         // A list may name an id twice; counting it twice only closes early.
-        if state.ids.len() + fresh.count() > self.caps.ids {
+        let too_many = state.ids.len() + fresh.clone().count() > self.caps.ids;
+        let too_long = self
+            .room
+            .is_some_and(|room| Receipt::weight(state.ids.iter().chain(fresh)) > room);
+        if too_many || too_long {
             self.shut(&mut state);
             return Err(caller);
         }
