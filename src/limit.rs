@@ -34,6 +34,12 @@ use crate::config::{self, Quota};
 use crate::identity::Identity;
 use crate::metrics::{Metrics, Reason, Route};
 
+/// The name of the base limit: none that a class can have.
+const BASE: &str = "";
+
+/// Below it every call needs a credential; pages elsewhere are public.
+const API_PREFIX: &str = "/v2/";
+
 /// All budgets of the gateway.
 #[derive(Debug)]
 pub(crate) struct Limiter {
@@ -122,7 +128,13 @@ impl Limiter {
     pub(crate) fn lane(&self, method: &Method, path: &str, identity: &Identity) -> Lane {
         let rules = self.rules.load();
         let account = rules.table(method, path).account(identity);
-        Lane::new(account, identity.credential, Arc::clone(&self.metrics))
+        let proves = path.starts_with(API_PREFIX) || rules.is_receipt(path);
+        Lane::new(
+            account,
+            identity.credential,
+            proves,
+            Arc::clone(&self.metrics),
+        )
     }
 
     /// The limits in force.
@@ -206,14 +218,21 @@ impl Rules {
         clock: TokioClock,
         existing: &[Arc<Table>],
     ) -> Self {
+        let (base, existing) = existing
+            .split_first()
+            .map_or((None, existing), |(base, classes)| (Some(base), classes));
         let table = |name: &str, quota| {
-            if let Some(table) = existing.iter().find(|table| *table.name == *name) {
+            let known = match base {
+                Some(base) if name == BASE => Some(base),
+                _ => existing.iter().find(|table| *table.name == *name),
+            };
+            if let Some(table) = known {
                 table.requote(quota);
                 return Arc::clone(table);
             }
             Arc::new(Table::new(name, quota, clock))
         };
-        let base = std::iter::once(table("default", limit.quota));
+        let base = std::iter::once(table(BASE, limit.quota));
         let classes = limit
             .classes
             .iter()
@@ -229,9 +248,12 @@ impl Rules {
     }
 
     fn table(&self, method: &Method, path: &str) -> &Table {
-        let is_receipt = self.receipt_paths.iter().any(|receipt| receipt == path);
-        let class = self.limit.class_of(method, path, is_receipt);
+        let class = self.limit.class_of(method, path, self.is_receipt(path));
         &self.tables[class.map_or(0, |class| class + 1)]
+    }
+
+    fn is_receipt(&self, path: &str) -> bool {
+        self.receipt_paths.iter().any(|receipt| receipt == path)
     }
 
     /// Whether `RateLimit` fields go with every answer.

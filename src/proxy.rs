@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::batch::{Batcher, Given, Told, Untold};
-use crate::body::{AnswerBody, ClientBody, Ending, LOOK, RequestBody};
+use crate::body::{self, AnswerBody, ClientBody, Ending, LOOK, RequestBody};
 use crate::config::{self, Config};
 use crate::front::Activity;
 use crate::identity::{self, Findings};
@@ -32,6 +32,11 @@ use crate::{hop, ratelimit, retry_after, upgrade};
 use error::Error;
 use finish::Finish;
 use target::ThisHost;
+
+/// Calls of one connection that may be unfinished at once. HTTP/2 bounds its
+/// open streams; a client that opens and resets them leaves calls behind,
+/// which are finished all the same.
+const MAX_CALLS: usize = 500;
 
 /// What all workers share.
 #[derive(Debug)]
@@ -95,10 +100,13 @@ impl Proxy {
         } else {
             Route::Other
         };
+        let crowded = activity
+            .as_ref()
+            .is_some_and(|activity| activity.calls() > MAX_CALLS);
         let ending = Ending::new(Arc::clone(&self.shared.metrics), route, activity);
         let body = ClientBody::new(incoming, self.shared.settings.body_timeout);
         Finish::new(
-            self.clone().answer(head, body, route, ending),
+            self.clone().answer(head, body, route, ending, crowded),
             self.shared.tasks.clone(),
         )
         .await
@@ -110,15 +118,17 @@ impl Proxy {
         body: ClientBody,
         route: Route,
         ending: Ending,
+        crowded: bool,
     ) -> Response<AnswerBody> {
         let shared = Arc::clone(&self.shared);
         let version = head.version;
-        let answer = self.call(head, body, route).await;
+        let answer = self.call(head, body, route, crowded).await;
         let mut answer = answer.unwrap_or_else(|error| error.answer());
         shared.metrics.requests[route as usize]
             .code(answer.status())
             .inc();
-        if version < Version::HTTP_2 && shared.draining.is_cancelled() {
+        let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if version < Version::HTTP_2 && !switched && shared.draining.is_cancelled() {
             answer
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -131,16 +141,23 @@ impl Proxy {
         mut head: Parts,
         body: ClientBody,
         route: Route,
+        crowded: bool,
     ) -> Result<Response<AnswerBody>, Error> {
         let max_in_flight = self.shared.settings.max_in_flight;
         if usize::try_from(self.shared.metrics.in_flight.get()).unwrap_or(0) > max_in_flight {
-            return Err(Error::Overloaded(max_in_flight));
+            return Err(Error::Overloaded("server.max_in_flight", max_in_flight));
+        }
+        if crowded {
+            return Err(Error::Overloaded("calls on one connection", MAX_CALLS));
+        }
+        if head.headers.len() > self.shared.settings.max_headers {
+            return Err(Error::TooManyHeaders(self.shared.settings.max_headers));
         }
         self.shared.this_host.check(&head)?;
         let upgradable = head.version == Version::HTTP_11 && body.is_empty();
         hop::strip(&mut head.headers, upgradable);
         if head.version == Version::HTTP_2 {
-            hop::join_cookies(&mut head.headers);
+            hop::from_http2(&mut head, body.is_empty());
         }
         if route == Route::Seen && may_be_receipt(&head) {
             self.receive(head, body).await
@@ -155,7 +172,7 @@ impl Proxy {
         head: Parts,
         mut body: ClientBody,
     ) -> Result<Response<AnswerBody>, Error> {
-        let Some(whole) = body.whole().await? else {
+        let Some(whole) = self.in_time(body.whole()).await? else {
             return self.pass_through(head, body, Route::Seen).await;
         };
         let receipt = match Receipt::read(head, whole) {
@@ -184,6 +201,19 @@ impl Proxy {
         answer
     }
 
+    /// Bounds reading ahead: whoever sends a byte now and then is silent never,
+    /// but slow all the same.
+    async fn in_time<T>(
+        &self,
+        reading: impl Future<Output = Result<T, body::Error>>,
+    ) -> Result<T, Error> {
+        let patience = self.shared.settings.body_timeout;
+        match tokio::time::timeout(patience, reading).await {
+            Ok(read) => Ok(read?),
+            Err(_) => Err(Error::ClientTooSlow),
+        }
+    }
+
     fn tell(&self, told: Told) -> Result<Response<AnswerBody>, Error> {
         let (head, body) = match told.verdict {
             Ok(Given::Shared(shared)) => (
@@ -208,9 +238,10 @@ impl Proxy {
         mut body: ClientBody,
         route: Route,
     ) -> Result<Response<AnswerBody>, Error> {
-        let deadline = Instant::now() + self.shared.limiter.rules().max_wait;
         let mut findings = Findings::of_head(&head);
-        identity::look::into_body(&mut findings, &head.headers, &mut body).await?;
+        let look = identity::look::into_body(&mut findings, &head.headers, &mut body);
+        self.in_time(look).await?;
+        let deadline = Instant::now() + self.shared.limiter.rules().max_wait;
         let identity = findings.identity();
         let lane = self
             .shared

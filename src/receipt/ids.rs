@@ -30,13 +30,6 @@ impl MessageId {
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// The bytes it takes in a list written into a query: itself, its quotes
-    /// and a comma, all percent-encoded.
-    pub(super) fn encoded_len(&self) -> usize {
-        let escaped = self.0.bytes().filter(|&byte| !is_unreserved(byte)).count();
-        self.0.len() + 2 * escaped + "%22%22%2C".len()
-    }
 }
 
 /// Percent-encodes text for a query value: everything but the unreserved
@@ -44,18 +37,13 @@ impl MessageId {
 pub(super) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len() * 3 / 2);
     for byte in text.bytes() {
-        if is_unreserved(byte) {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
             encoded.push(char::from(byte));
         } else {
             write!(encoded, "%{byte:02X}").expect("a String takes whatever is written");
         }
     }
     encoded
-}
-
-/// RFC 3986 §2.3.
-fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
 #[cfg(test)]

@@ -46,7 +46,12 @@ impl World {
     /// Asks for a token; tells whether there was one.
     fn call(&self, identity: &Identity) -> bool {
         let account = self.table.account(identity);
-        let lane = Lane::new(account, identity.credential, Arc::clone(&self.metrics));
+        let lane = Lane::new(
+            account,
+            identity.credential,
+            true,
+            Arc::clone(&self.metrics),
+        );
         let admitted = lane.admit(Kind::Call, Instant::now(), &self.rules);
         matches!(admitted, Ok(Admission::Now(_)))
     }
@@ -131,6 +136,7 @@ async fn a_proven_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
     let lane = Lane::new(
         Arc::clone(&account),
         identity.credential,
+        true,
         Arc::new(Metrics::new(1)),
     );
     let Ok(Admission::Now(permit)) = lane.admit(Kind::Call, Instant::now(), &rules()) else {
@@ -157,7 +163,7 @@ async fn a_proven_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
 async fn an_account_that_somebody_waits_for_is_not_idle() {
     let quota = Quota::new(1.0, NonZeroU32::MIN).unwrap();
     let account = Arc::new(Account::new(None, Some(quota), TokioClock::new()));
-    let lane = Lane::new(Arc::clone(&account), None, Arc::new(Metrics::new(1)));
+    let lane = Lane::new(Arc::clone(&account), None, true, Arc::new(Metrics::new(1)));
     let rules = rules();
     let ask = || lane.admit(Kind::Call, Instant::now() + Duration::from_secs(60), &rules);
     let far = Instant::now() + Duration::from_secs(86_400);
