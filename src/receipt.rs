@@ -9,6 +9,9 @@ mod ids;
 mod key;
 mod parse;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::ops::Range;
 
