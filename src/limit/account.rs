@@ -194,6 +194,11 @@ impl Lane {
         }
     }
 
+    /// Learns that a call sent with `permit` got no answer at all.
+    pub(crate) fn unanswered(&self, permit: &Permit) {
+        self.bucket.answered(permit.granted, false);
+    }
+
     /// The figures of this instance, as far as it may be named.
     pub(crate) fn series(&self) -> &Arc<InstanceSeries> {
         match (&self.account.instance, self.account.series.get()) {
