@@ -24,11 +24,6 @@ use super::{Refusal, Refused, Rules};
 use crate::config::Quota;
 use crate::metrics::InstanceSeries;
 
-/// A turn this close to the deadline is not promised: timers count whole
-/// milliseconds, and the token would lose the race against the deadline, so
-/// that the call would be refused after all its waiting.
-const SLACK: Duration = Duration::from_millis(2);
-
 type Gcra = governor::RateLimiter<NotKeyed, InMemoryState, TokioClock, StateInformationMiddleware>;
 
 /// What kind of call asks for a token.
@@ -331,7 +326,7 @@ impl State {
             .pause
             .as_ref()
             .is_some_and(|pause| pause.holds(now).is_some());
-        let late = turn + SLACK > deadline;
+        let late = turn > deadline;
         let refusal = if waiting >= rules.max_queue {
             Refusal::QueueFull
         } else if late && paused {
