@@ -242,16 +242,8 @@ fn no_token_in_log_output_or_metrics() {
 
 #[test]
 fn no_token_where_the_upstream_cannot_be_reached() {
-<<<<<<< HEAD
-    // Bound, then closed: nobody listens there.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-=======
     // No test binds this address, so that no other one's port can be met there.
     let nobody = "127.0.0.9:1".parse().unwrap();
->>>>>>> it
     let gateway = Program::serve(nobody, &[("LOG__LEVEL", "trace")]);
     for request in requests().iter().take(24) {
         let answer = String::from_utf8(call(gateway.address, request)).unwrap();
