@@ -22,6 +22,7 @@ use super::clock::TokioClock;
 use super::pause::Pause;
 use super::{Refusal, Refused, Rules};
 use crate::config::Quota;
+use crate::identity::Fingerprint;
 use crate::metrics::InstanceSeries;
 
 type Gcra = governor::RateLimiter<NotKeyed, InMemoryState, TokioClock, StateInformationMiddleware>;
@@ -101,6 +102,7 @@ struct Line {
 struct Waiter {
     ticket: u64,
     opened: Instant,
+    credential: Option<Fingerprint>,
     grant: oneshot::Sender<Permit>,
 }
 
@@ -130,6 +132,7 @@ impl Bucket {
         self: &Arc<Self>,
         kind: Kind,
         deadline: Instant,
+        credential: Option<Fingerprint>,
         rules: &Rules,
         series: &Arc<InstanceSeries>,
     ) -> Result<Admission, Refused> {
@@ -157,6 +160,7 @@ impl Bucket {
             Waiter {
                 ticket,
                 opened: kind.opened(now),
+                credential,
                 grant,
             },
         );
@@ -223,6 +227,16 @@ impl Bucket {
         state.gcra = next;
         state.quota = quota;
         state.wake();
+    }
+
+    /// Whether calls with this credential wait in line.
+    pub(super) fn has_waiting(&self, credential: Option<Fingerprint>) -> bool {
+        let state = self.lock();
+        let Some(line) = &state.line else {
+            return false;
+        };
+        let mut waiting = line.calls.iter().chain(&line.receipts);
+        waiting.any(|waiter| waiter.credential == credential)
     }
 
     /// The quota in force.
