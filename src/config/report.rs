@@ -1,6 +1,6 @@
 //! What reading found: the mistakes, the keys that nobody knows, and the settings as they stand.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::{
     Config, Effective, Mistakes,
@@ -33,6 +33,16 @@ impl Report {
         self.push(origin, path, None, "must be there".to_owned());
     }
 
+    /// Notes a name that does not belong where it stands.
+    pub(super) fn stranger(&mut self, origin: Origin, path: &str, problem: String) {
+        self.push(origin, path, None, problem);
+    }
+
+    /// Says whether a setting is wrong by itself.
+    pub(super) fn is_wrong(&self, path: &str) -> bool {
+        self.mistakes.iter().any(|mistake| mistake.path == path)
+    }
+
     /// Notes a mistake that belongs to a whole layer.
     pub(super) fn general(&mut self, origin: Origin, problem: String) {
         self.push(origin, "", None, problem);
@@ -47,11 +57,7 @@ impl Report {
     ///
     /// Says nothing where one of them is wrong by itself: the value read is not the one that was meant.
     pub(super) fn forbid(&mut self, paths: &[&str], allowed: &str) {
-        if self
-            .mistakes
-            .iter()
-            .any(|mistake| paths.contains(&mistake.path.as_str()))
-        {
+        if paths.iter().any(|path| self.is_wrong(path)) {
             return;
         }
         let all = self.shown.iter().filter_map(|shown| match shown {
@@ -96,6 +102,12 @@ impl Report {
     /// Notes a key that does not exist.
     pub(super) fn unknown(&mut self, path: String, origin: Origin) {
         self.unknown.push((path, origin));
+    }
+
+    /// Forgets unknown variables that are known after all: a secret is kept in them.
+    pub(super) fn excuse(&mut self, variables: &HashSet<String>) {
+        self.unknown
+            .retain(|(_, origin)| !matches!(origin, Origin::Env(name) if variables.contains(name)));
     }
 
     /// Notes a key that exists.
