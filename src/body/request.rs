@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::{ClientBody, Error};
 
@@ -36,15 +37,31 @@ pub(crate) struct Streamed {
     progress: Progress,
 }
 
-/// Counts the pieces that went upstream, so that a slow upload is not taken
+/// Knows when the last piece went upstream, so that a slow upload is not taken
 /// for a silent upstream.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Progress(Arc<AtomicU64>);
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    began: Instant,
+    /// Microseconds after `began`.
+    last: Arc<AtomicU64>,
+}
 
 impl Progress {
-    /// Pieces sent so far.
-    pub(crate) fn pieces(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            last: Arc::default(),
+        }
+    }
+
+    /// When the last piece was sent, or the body made ready.
+    pub(crate) fn last_piece(&self) -> Instant {
+        self.began + Duration::from_micros(self.last.load(Ordering::Relaxed))
+    }
+
+    fn sent_a_piece(&self) {
+        let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.last.store(micros, Ordering::Relaxed);
     }
 }
 
@@ -62,11 +79,11 @@ impl RequestBody {
         Self::Streamed(Streamed {
             body,
             gate: None,
-            progress: Progress::default(),
+            progress: Progress::new(),
         })
     }
 
-    /// The count of pieces sent, for a body that is streamed.
+    /// How far the sending is, for a body that is streamed.
     pub(crate) fn progress(&self) -> Option<Progress> {
         match self {
             Self::Whole(_) => None,
@@ -101,7 +118,7 @@ impl Body for RequestBody {
                     streamed.gate = None;
                 }
                 let frame = ready!(Pin::new(&mut streamed.body).poll_frame(cx));
-                streamed.progress.0.fetch_add(1, Ordering::Relaxed);
+                streamed.progress.sent_a_piece();
                 Poll::Ready(frame)
             }
         }

@@ -33,7 +33,7 @@ pub(crate) struct Account {
     main: Arc<Bucket>,
     /// For credentials not yet accepted, once another one is.
     strangers: OnceLock<Arc<Bucket>>,
-    /// Oldest first.
+    /// Least recently used first.
     proven: Mutex<Vec<Fingerprint>>,
     /// Set when the instance has been accepted, so that made-up names never
     /// take up a label.
@@ -54,8 +54,13 @@ impl Account {
     }
 
     fn bucket(&self, credential: Option<Fingerprint>) -> &Arc<Bucket> {
-        let proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        if proven.is_empty() || credential.is_some_and(|credential| proven.contains(&credential)) {
+        let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        if proven.is_empty() {
+            return &self.main;
+        }
+        if let Some(place) = proven.iter().position(|known| Some(*known) == credential) {
+            // In use: the last to be forgotten.
+            proven[place..].rotate_left(1);
             return &self.main;
         }
         drop(proven);
@@ -111,6 +116,10 @@ pub(crate) struct Lane {
     account: Arc<Account>,
     bucket: Arc<Bucket>,
     credential: Option<Fingerprint>,
+    /// A 2xx here says that the upstream took credential and instance. Only
+    /// that does: whoever knows an instance id gets 404, 400 or a public page
+    /// without being anybody.
+    proves: bool,
     metrics: Arc<Metrics>,
 }
 
@@ -118,6 +127,7 @@ impl Lane {
     pub(super) fn new(
         account: Arc<Account>,
         credential: Option<Fingerprint>,
+        proves: bool,
         metrics: Arc<Metrics>,
     ) -> Self {
         let bucket = Arc::clone(account.bucket(credential));
@@ -125,6 +135,7 @@ impl Lane {
             account,
             bucket,
             credential,
+            proves,
             metrics,
         }
     }
@@ -171,7 +182,7 @@ impl Lane {
         }
         self.bucket
             .answered(permit.granted, !status.is_server_error());
-        if status != StatusCode::UNAUTHORIZED && status != StatusCode::FORBIDDEN {
+        if status.is_success() && self.proves {
             if let Some(credential) = self.credential {
                 self.account.prove(credential);
             }
@@ -181,6 +192,11 @@ impl Lane {
                     .get_or_init(|| self.metrics.instance(instance));
             }
         }
+    }
+
+    /// Learns that a call sent with `permit` got no answer at all.
+    pub(crate) fn unanswered(&self, permit: &Permit) {
+        self.bucket.answered(permit.granted, false);
     }
 
     /// The figures of this instance, as far as it may be named.
