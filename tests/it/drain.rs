@@ -176,7 +176,7 @@ fn a_call_whose_client_resets_its_connection_is_sent_and_waited_for() {
     let linger = Some(Duration::ZERO);
     socket2::SockRef::from(&second).set_linger(linger).unwrap();
     drop(second);
-    eventually("the reset is seen", || {
+    eventually("its connection is gone", || {
         gateway.counted("wawp_gateway_connections", &[]) == 1.0
     });
     gateway.signal("TERM");

@@ -156,7 +156,7 @@ async fn http_2_with_prior_knowledge() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_reset_leaves_its_call_behind() {
-    let world = World::new("limit.rate = 1\nlimit.burst = 1");
+    let world = World::new("limit.rate = 0.1\nlimit.burst = 1\nlimit.max_wait = \"30s\"");
     assert_eq!(world.call(text("spends the token")).await.status(), 201);
     let client = Http2::connect(&world).await;
     let body =
@@ -165,8 +165,10 @@ async fn a_stream_that_is_reset_leaves_its_call_behind() {
     let soon = Duration::from_millis(10);
     assert!(tokio::time::timeout(soon, asking).await.is_err());
     assert_eq!(world.counted("wawp_gateway_limit_queued", &[]), 1.0);
-    // Its future is gone now, and with it the stream.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // Its future is gone now, and with it the stream; a drain waits for the call all the same.
+    drop(client);
+    world.gateway.drain();
+    world.gateway.drained().await;
     assert_eq!(world.sandbox.messages(), 2);
     assert!(world.sandbox.calls()[1].body_complete);
 }
