@@ -14,6 +14,9 @@ mod open;
 mod quarantine;
 mod settle;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -85,6 +88,8 @@ pub(crate) struct Shared {
     pub(crate) head: response::Parts,
     pub(crate) body: Bytes,
     pub(crate) trailers: Option<HeaderMap>,
+    /// Tokens left in the bucket when its call went; `None` where unlimited.
+    pub(crate) remaining: Option<u32>,
 }
 
 /// Why a caller gets no answer of the upstream's.

@@ -15,6 +15,9 @@ mod clock;
 mod pause;
 mod table;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 

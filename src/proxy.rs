@@ -191,7 +191,7 @@ impl Proxy {
             .join(receipt, lane.clone(), &self.upstream);
         let answer = match told {
             Ok(told) => match told.await {
-                Ok(told) => self.tell(told),
+                Ok(told) => self.tell(told, &lane),
                 // The batch's task was cut off: the gateway is being ended.
                 Err(_) => Err(Error::Upstream(crate::upstream::Failure::BrokeOff)),
             },
@@ -214,13 +214,13 @@ impl Proxy {
         }
     }
 
-    fn tell(&self, told: Told) -> Result<Response<AnswerBody>, Error> {
-        let (head, body) = match told.verdict {
-            Ok(Given::Shared(shared)) => (
-                shared.head.clone(),
-                AnswerBody::whole(shared.body.clone(), shared.trailers.clone()),
-            ),
-            Ok(Given::Own(head, body)) => (head, body),
+    fn tell(&self, told: Told, lane: &Lane) -> Result<Response<AnswerBody>, Error> {
+        let (head, body, remaining) = match told.verdict {
+            Ok(Given::Shared(shared)) => {
+                let body = AnswerBody::whole(shared.body.clone(), shared.trailers.clone());
+                (shared.head.clone(), body, shared.remaining)
+            }
+            Ok(Given::Own(head, body)) => (head, body, None),
             Err(Untold::Refused(refused)) => return Err(refused.into()),
             Err(Untold::Failed(failure)) => return Err(failure.into()),
         };
@@ -228,6 +228,7 @@ impl Proxy {
         if self.shared.settings.timing_header {
             timing::of_receipt(answer.headers_mut(), &told.timing);
         }
+        self.tell_limit(&mut answer, lane, remaining);
         Ok(answer)
     }
 
@@ -272,7 +273,8 @@ impl Proxy {
         *request.headers_mut() = std::mem::take(&mut head.headers);
         *request.extensions_mut() = std::mem::take(&mut head.extensions);
         let began = Instant::now();
-        let answer = self.upstream.call(request, route).await?;
+        let answer = self.upstream.call(request, route).await;
+        let answer = answer.inspect_err(|_| lane.unanswered(&pass.permit))?;
         let Answer {
             head,
             body,
@@ -301,9 +303,11 @@ impl Proxy {
         if let (Some(queue), true) = (pass.waited, self.shared.settings.timing_header) {
             timing::of_queued(answer.headers_mut(), queue, began.elapsed());
         }
-        if let (Some(remaining), true) =
-            (pass.permit.remaining, self.shared.limiter.rules().headers())
-        {
+        self.tell_limit(answer, lane, pass.permit.remaining);
+    }
+
+    fn tell_limit(&self, answer: &mut Response<AnswerBody>, lane: &Lane, remaining: Option<u32>) {
+        if let (Some(remaining), true) = (remaining, self.shared.limiter.rules().headers()) {
             let quota = lane.quota();
             let next = quota.map(|quota| quota.interval()).unwrap_or_default();
             ratelimit::describe(answer.headers_mut(), quota, remaining, next);

@@ -9,6 +9,9 @@ mod ids;
 mod key;
 pub(crate) mod parse;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::ops::Range;
 
@@ -84,14 +87,16 @@ impl Receipt {
     pub(crate) fn room(&self) -> usize {
         match &self.ids_at {
             None => usize::MAX,
-            Some(IdsAt::Body(range)) => LOOK.saturating_sub(self.body.len() - range.len()),
+            Some(IdsAt::Body(range)) => {
+                LOOK.saturating_sub(self.body.len() - range.len() + "[]".len())
+            }
             Some(IdsAt::Query(range)) => {
                 let target = self
                     .head
                     .uri
                     .path_and_query()
                     .map_or(0, |target| target.as_str().len());
-                MAX_TARGET.saturating_sub(target - range.len())
+                MAX_TARGET.saturating_sub(target - range.len() + "%5B%5D".len())
             }
         }
     }

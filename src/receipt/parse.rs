@@ -119,7 +119,13 @@ fn body_fields(fields: &mut Fields, body: &Bytes) -> Option<()> {
         let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
         start..start + raw.get().len()
     };
-    let is_text = |raw: &RawValue| raw.get().starts_with('"');
+    // The raw text is checked for its grammar only; half a surrogate pair fits
+    // it and yet is no text.
+    let is_text = |raw: &RawValue| {
+        let text = raw.get();
+        text.starts_with('"')
+            && (!text.contains('\\') || serde_json::from_str::<String>(text).is_ok())
+    };
     let may_be_null = |raw: &RawValue| raw.get() == "null" || is_text(raw);
     if !is_text(object.chat_id) {
         return None;
