@@ -53,19 +53,43 @@ impl Account {
         }
     }
 
+    /// The bucket a credential draws on: by its standing, but not while calls
+    /// of its own wait at the other one, which it would overtake (design §7.3).
     fn bucket(&self, credential: Option<Fingerprint>) -> &Arc<Bucket> {
+        let Some(known) = self.is_proven(credential) else {
+            return &self.main;
+        };
+        let strangers = match self.strangers.get() {
+            None if known => return &self.main,
+            Some(strangers) => strangers,
+            None => self
+                .strangers
+                .get_or_init(|| Arc::new(Bucket::new(self.main.quota(), self.clock))),
+        };
+        let (own, other) = if known {
+            (&self.main, strangers)
+        } else {
+            (strangers, &self.main)
+        };
+        if other.has_waiting(credential) {
+            other
+        } else {
+            own
+        }
+    }
+
+    /// Whether a credential was accepted; `None` while none ever was.
+    fn is_proven(&self, credential: Option<Fingerprint>) -> Option<bool> {
         let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
         if proven.is_empty() {
-            return &self.main;
+            return None;
         }
-        if let Some(place) = proven.iter().position(|known| Some(*known) == credential) {
+        let place = proven.iter().position(|known| Some(*known) == credential);
+        if let Some(place) = place {
             // In use: the last to be forgotten.
             proven[place..].rotate_left(1);
-            return &self.main;
         }
-        drop(proven);
-        self.strangers
-            .get_or_init(|| Arc::new(Bucket::new(self.main.quota(), self.clock)))
+        Some(place.is_some())
     }
 
     /// Remembers that the upstream took this credential for this instance.
@@ -150,7 +174,8 @@ impl Lane {
         deadline: Instant,
         rules: &Rules,
     ) -> Result<Admission, Refused> {
-        self.bucket.admit(kind, deadline, rules, self.series())
+        self.bucket
+            .admit(kind, deadline, self.credential, rules, self.series())
     }
 
     /// Tells whether a call could be admitted now, taking nothing.

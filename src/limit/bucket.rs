@@ -22,12 +22,8 @@ use super::clock::TokioClock;
 use super::pause::Pause;
 use super::{Refusal, Refused, Rules};
 use crate::config::Quota;
+use crate::identity::Fingerprint;
 use crate::metrics::InstanceSeries;
-
-/// A turn this close to the deadline is not promised: timers count whole
-/// milliseconds, and the token would lose the race against the deadline, so
-/// that the call would be refused after all its waiting.
-const SLACK: Duration = Duration::from_millis(2);
 
 type Gcra = governor::RateLimiter<NotKeyed, InMemoryState, TokioClock, StateInformationMiddleware>;
 
@@ -106,6 +102,7 @@ struct Line {
 struct Waiter {
     ticket: u64,
     opened: Instant,
+    credential: Option<Fingerprint>,
     grant: oneshot::Sender<Permit>,
 }
 
@@ -135,6 +132,7 @@ impl Bucket {
         self: &Arc<Self>,
         kind: Kind,
         deadline: Instant,
+        credential: Option<Fingerprint>,
         rules: &Rules,
         series: &Arc<InstanceSeries>,
     ) -> Result<Admission, Refused> {
@@ -162,6 +160,7 @@ impl Bucket {
             Waiter {
                 ticket,
                 opened: kind.opened(now),
+                credential,
                 grant,
             },
         );
@@ -228,6 +227,16 @@ impl Bucket {
         state.gcra = next;
         state.quota = quota;
         state.wake();
+    }
+
+    /// Whether calls with this credential wait in line.
+    pub(super) fn has_waiting(&self, credential: Option<Fingerprint>) -> bool {
+        let state = self.lock();
+        let Some(line) = &state.line else {
+            return false;
+        };
+        let mut waiting = line.calls.iter().chain(&line.receipts);
+        waiting.any(|waiter| waiter.credential == credential)
     }
 
     /// The quota in force.
@@ -331,7 +340,7 @@ impl State {
             .pause
             .as_ref()
             .is_some_and(|pause| pause.holds(now).is_some());
-        let late = turn + SLACK > deadline;
+        let late = turn > deadline;
         let refusal = if waiting >= rules.max_queue {
             Refusal::QueueFull
         } else if late && paused {

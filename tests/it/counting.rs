@@ -39,7 +39,7 @@ async fn counters_add_up_over_a_mix_of_everything() {
             .script(Fault::status(500).id(culprit).times(usize::MAX));
         world
             .sandbox
-            .script(Fault::status(503).path("/v2/send/seen").times(3));
+            .script(Fault::status(503).id(ids([7]).remove(0)).times(3));
         world.sandbox.script(
             Fault::new(FaultKind::ResetBeforeHead)
                 .path("/v2/send/text")
@@ -82,6 +82,9 @@ async fn counters_add_up_over_a_mix_of_everything() {
             calls.push((path, world.calling(request)));
             tokio::time::sleep(Duration::from_millis(dice.throw(12))).await;
         }
+        // A calm end: what repeats and splits took is made up for.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        calls.extend((0..40).map(|n| ("/v2/send/seen", world.calling(receipt([100 + n])))));
         let mut answered: BTreeMap<(&str, u16), f64> = BTreeMap::new();
         let mut told_by_upstream = 0.0;
         for (path, call) in calls {
@@ -108,7 +111,7 @@ async fn counters_add_up_over_a_mix_of_everything() {
             );
             total += count;
         }
-        assert_eq!(total, 600.0);
+        assert_eq!(total, 640.0);
         assert_eq!(world.counted("wawp_gateway_requests_total", &[]), total);
         assert_eq!(
             world.counted("wawp_gateway_instance_requests_total", &[]),
@@ -145,7 +148,7 @@ async fn counters_add_up_over_a_mix_of_everything() {
         // Merging: callers told by the upstream, less the calls that took.
         let receipts: Vec<_> = seen.iter().filter(|call| !call.ids.is_empty()).collect();
         let saved = world.counted("wawp_gateway_upstream_requests_saved_total", &[]);
-        assert!(saved > 10.0, "{saved} saved");
+        assert!(saved > 50.0, "{saved} saved");
         assert_eq!(saved, told_by_upstream - receipts.len() as f64);
         let batches = world.counted("wawp_gateway_batch_callers_count", &[]);
         let retries = world.counted("wawp_gateway_batch_retries_total", &[]);

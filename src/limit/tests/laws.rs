@@ -175,8 +175,7 @@ proptest! {
             let Fate::Refused(refused) = fate else { continue };
             match refused.refusal {
                 Refusal::QueueFull => prop_assert_eq!(refused.waiting, max_queue),
-                Refusal::WaitTooLong => // A turn within 2 ms of the deadline is not promised.
-                    prop_assert!(refused.retry_after + ms(2) > ms(arrival.patience)),
+                Refusal::WaitTooLong => prop_assert!(refused.retry_after > ms(arrival.patience)),
                 Refusal::Paused => prop_assert!(false, "there was no pause"),
             }
         }

@@ -120,3 +120,19 @@ async fn made_up_instances_take_up_no_label() {
         .inc();
     assert!(text(&limiter).contains("instance=\"real\""));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_credential_that_is_proven_does_not_overtake_its_own_waiting_calls() {
+    let limiter = of(1.0, 1);
+    proven(&limiter, "1", "owner");
+    let stranger = lane_of(&limiter, "1", "new");
+    let permit = now(&limiter, &stranger);
+    let line = queued(&limiter, &stranger, Kind::Call);
+    stranger.answered(&permit, StatusCode::CREATED, None);
+    // The main bucket has a token again by then, but the first one still waits.
+    tokio::time::sleep(ms(500)).await;
+    let next = queued(&limiter, &lane_of(&limiter, "1", "new"), Kind::Call);
+    assert!(line.await.granted < next.await.granted);
+    tokio::time::sleep(ms(1500)).await;
+    now(&limiter, &lane_of(&limiter, "1", "new"));
+}
