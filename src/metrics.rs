@@ -112,6 +112,7 @@ pub struct Metrics {
     pub(crate) batches_open: IntGauge,
     limit_wait: [Histogram; 2],
     instances: Instances,
+    tenants: IntCounterVec,
 }
 
 impl fmt::Debug for Metrics {
@@ -138,6 +139,19 @@ impl InstanceSeries {
     }
 
     /// Client calls answered.
+    pub(crate) fn requests(&self, route: Route) -> &IntCounter {
+        &self.requests[route as usize]
+    }
+}
+
+/// The figures of one tenant.
+#[derive(Debug)]
+pub(crate) struct TenantSeries {
+    requests: [IntCounter; 2],
+}
+
+impl TenantSeries {
+    /// Client calls let in.
     pub(crate) fn requests(&self, route: Route) -> &IntCounter {
         &self.requests[route as usize]
     }
@@ -254,6 +268,12 @@ impl Metrics {
                 WAIT_SECONDS,
             ),
             instances: Instances::new(&r, max_instances),
+            tenants: counters(
+                &r,
+                "wawp_gateway_tenant_requests_total",
+                "Client calls let in, by tenant and route; \"other\" for instances of no tenant.",
+                &["tenant", "route"],
+            ),
             registry: r,
         }
     }
@@ -288,6 +308,21 @@ impl Metrics {
         &self.instances.none
     }
 
+    /// The figures of a tenant of the settings, at zero if it is new. The
+    /// settings bound how many there are.
+    pub(crate) fn tenant(&self, name: &str) -> Arc<TenantSeries> {
+        Arc::new(TenantSeries {
+            requests: Route::ALL
+                .map(|route| self.tenants.with_label_values(&[name, route.as_str()])),
+        })
+    }
+
+    /// The figures of all calls for an instance of no tenant.
+    pub(crate) fn other_tenants(&self) -> Arc<TenantSeries> {
+        // No tenant may have this name.
+        self.tenant(OTHER)
+    }
+
     /// The exposition in Prometheus' text format 0.0.4.
     #[must_use]
     pub fn exposition(&self) -> String {
@@ -301,11 +336,6 @@ impl Metrics {
 
 impl Instances {
     fn new(r: &Registry, max: usize) -> Self {
-        let counters = |name, help, labels: &[&str]| {
-            let vec = IntCounterVec::new(Opts::new(name, help), labels).expect(VALID);
-            register(r, &vec);
-            vec
-        };
         let queued = IntGaugeVec::new(
             Opts::new(
                 "wawp_gateway_limit_queued",
@@ -316,16 +346,19 @@ impl Instances {
         .expect(VALID);
         register(r, &queued);
         let throttled = counters(
+            r,
             "wawp_gateway_upstream_throttled_total",
             "Upstream answers 429, by instance.",
             &["instance"],
         );
         let rejected = counters(
+            r,
             "wawp_gateway_limit_rejected_total",
             "Calls refused by the gateway's own limits, by reason and instance.",
             &["reason", "instance"],
         );
         let requests = counters(
+            r,
             "wawp_gateway_instance_requests_total",
             "Client calls answered, by instance and route.",
             &["instance", "route"],
@@ -401,6 +434,12 @@ fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
     let counter = IntCounter::new(name, help).expect(VALID);
     register(registry, &counter);
     counter
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    let vec = IntCounterVec::new(Opts::new(name, help), labels).expect(VALID);
+    register(registry, &vec);
+    vec
 }
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
