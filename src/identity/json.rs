@@ -66,8 +66,7 @@ impl Scanner {
 
     /// Reads on, telling of each field found.
     pub(crate) fn push(&mut self, piece: &[u8], mut found: impl FnMut(Field)) {
-        let mut rest = piece.iter();
-        while let Some(&byte) = rest.next() {
+        for &byte in piece {
             match self.state {
                 State::Done => return,
                 State::Start => match byte {

@@ -131,7 +131,7 @@ fn calls_count_for_their_tenant_and_all_others_as_other() {
             assert!(exposition.contains(&zero), "{zero} is not in {exposition}");
         }
     }
-    let mut count = |instance, route| {
+    let count = |instance, route| {
         let figures = tenants.may_use(Client::Local, instance, false).unwrap();
         figures.requests(route).inc();
     };

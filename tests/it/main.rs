@@ -22,3 +22,4 @@ mod secrets;
 mod settling;
 mod support;
 mod targets;
+mod tls;
