@@ -5,6 +5,7 @@
 //! request needs is resolved once, not looked up per request.
 
 mod codes;
+mod tenants;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,6 +17,8 @@ use prometheus::{
 };
 
 use codes::Codes;
+pub(crate) use tenants::TenantSeries;
+use tenants::Tenants;
 
 /// The label of all instances beyond `metrics.max_instances`, and of those
 /// the upstream has not accepted yet.
@@ -112,7 +115,7 @@ pub struct Metrics {
     pub(crate) batches_open: IntGauge,
     limit_wait: [Histogram; 2],
     instances: Instances,
-    tenants: IntCounterVec,
+    tenants: Tenants,
 }
 
 impl fmt::Debug for Metrics {
@@ -139,19 +142,6 @@ impl InstanceSeries {
     }
 
     /// Client calls answered.
-    pub(crate) fn requests(&self, route: Route) -> &IntCounter {
-        &self.requests[route as usize]
-    }
-}
-
-/// The figures of one tenant.
-#[derive(Debug)]
-pub(crate) struct TenantSeries {
-    requests: [IntCounter; 2],
-}
-
-impl TenantSeries {
-    /// Client calls let in.
     pub(crate) fn requests(&self, route: Route) -> &IntCounter {
         &self.requests[route as usize]
     }
@@ -268,12 +258,7 @@ impl Metrics {
                 WAIT_SECONDS,
             ),
             instances: Instances::new(&r, max_instances),
-            tenants: counters(
-                &r,
-                "wawp_gateway_tenant_requests_total",
-                "Client calls let in, by tenant and route; \"other\" for instances of no tenant.",
-                &["tenant", "route"],
-            ),
+            tenants: Tenants::new(&r),
             registry: r,
         }
     }
@@ -308,19 +293,14 @@ impl Metrics {
         &self.instances.none
     }
 
-    /// The figures of a tenant of the settings, at zero if it is new. The
-    /// settings bound how many there are.
+    /// The figures of a tenant of the settings.
     pub(crate) fn tenant(&self, name: &str) -> Arc<TenantSeries> {
-        Arc::new(TenantSeries {
-            requests: Route::ALL
-                .map(|route| self.tenants.with_label_values(&[name, route.as_str()])),
-        })
+        self.tenants.named(name)
     }
 
-    /// The figures of all calls for an instance of no tenant.
+    /// The figures of calls for an instance of no tenant, or for none.
     pub(crate) fn other_tenants(&self) -> Arc<TenantSeries> {
-        // No tenant may have this name.
-        self.tenant(OTHER)
+        self.tenants.other()
     }
 
     /// The exposition in Prometheus' text format 0.0.4.

@@ -111,12 +111,11 @@ impl Proxy {
         let crowded = activity
             .as_ref()
             .is_some_and(|activity| activity.calls() > MAX_CALLS);
-        let client = self.shared.tenants.load().client(peer, &head.headers);
         let ending = Ending::new(Arc::clone(&self.shared.metrics), route, activity);
         let body = ClientBody::new(incoming, self.shared.settings.body_timeout);
         Finish::new(
             self.clone()
-                .answer(head, body, client, route, ending, crowded),
+                .answer(head, body, peer, route, ending, crowded),
             self.shared.tasks.clone(),
         )
         .await
@@ -126,14 +125,14 @@ impl Proxy {
         self,
         head: Parts,
         body: ClientBody,
-        client: Client,
+        peer: Option<IpAddr>,
         route: Route,
         ending: Ending,
         crowded: bool,
     ) -> Response<AnswerBody> {
         let shared = Arc::clone(&self.shared);
         let version = head.version;
-        let answer = self.call(head, body, client, route, crowded).await;
+        let answer = self.call(head, body, peer, route, crowded).await;
         let mut answer = answer.unwrap_or_else(|error| error.answer());
         shared.metrics.requests[route as usize]
             .code(answer.status())
@@ -151,7 +150,7 @@ impl Proxy {
         self,
         mut head: Parts,
         body: ClientBody,
-        client: Client,
+        peer: Option<IpAddr>,
         route: Route,
         crowded: bool,
     ) -> Result<Response<AnswerBody>, Error> {
@@ -162,7 +161,12 @@ impl Proxy {
         if crowded {
             return Err(Error::Overloaded("calls on one connection", MAX_CALLS));
         }
-        self.shared.tenants.load().may_connect(client)?;
+        let client = {
+            let tenants = self.shared.tenants.load();
+            let client = tenants.client(peer, &head.headers);
+            tenants.may_connect(client)?;
+            client
+        };
         if head.headers.len() > self.shared.settings.max_headers {
             return Err(Error::TooManyHeaders(self.shared.settings.max_headers));
         }
