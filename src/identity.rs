@@ -93,6 +93,8 @@ pub(crate) struct Findings {
     /// writes so may only mean to spend a stranger's budget: it is nobody's
     /// credential that comes with it.
     ambiguous: bool,
+    /// The first finding is not enough: all are wanted.
+    thorough: bool,
 }
 
 impl Findings {
@@ -103,6 +105,7 @@ impl Findings {
             credentials: KEY.build_hasher(),
             any_credential: false,
             ambiguous: false,
+            thorough: false,
         };
         if let Some(query) = head.uri.query() {
             for instance in query_values(query, INSTANCE_FIELD) {
@@ -146,9 +149,20 @@ impl Findings {
         self.credentials.write_u8(0xff);
     }
 
-    /// True when the head alone says who calls.
+    /// Has the look into the body go on when all has been found, so that no
+    /// second instance hides behind the first.
+    pub(crate) fn look_on(&mut self) {
+        self.thorough = true;
+    }
+
+    /// True when nothing more need be looked for.
     pub(crate) fn is_complete(&self) -> bool {
-        self.instance.is_some() && self.any_credential
+        self.instance.is_some() && self.any_credential && !self.thorough
+    }
+
+    /// True when more than one instance was named.
+    pub(crate) fn is_ambiguous(&self) -> bool {
+        self.ambiguous
     }
 
     /// Concludes.

@@ -17,6 +17,7 @@
 //!
 //! - [`app`]: sockets, workers, drain; [`gateway`]: everything wired up
 //! - `front`: connections of clients; `proxy`: the story of one request
+//! - `tenant`: who may call, and for which instances
 //! - `identity`: who calls; `receipt`: what may be merged, and with what
 //! - `batch`: windows, verdicts, splits; `limit`: buckets and queues
 //! - `upstream`: connections to the upstream, one call sent at most once
@@ -45,6 +46,7 @@ pub mod sandbox;
 pub mod shutdown;
 pub mod systemd;
 pub mod telemetry;
+mod tenant;
 mod upgrade;
 mod upstream;
 #[doc(hidden)]
