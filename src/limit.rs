@@ -12,6 +12,8 @@
 mod account;
 mod bucket;
 mod clock;
+mod egress;
+mod gcra;
 mod pause;
 mod table;
 
