@@ -7,8 +7,12 @@
 
 mod ids;
 mod key;
-mod parse;
+pub(crate) mod parse;
 
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -19,11 +23,14 @@ use http::{HeaderValue, Request, Uri};
 pub(crate) use ids::MessageId;
 pub(crate) use key::MergeKey;
 
-use crate::body::RequestBody;
+use crate::body::{LOOK, RequestBody};
 use crate::identity::{Identity, Place};
 
+/// The longest target of a merged request, in bytes. Some clients fear 414 or
+/// 502 beyond 7,000 (wawp-api §3); common servers take 8 KiB (nginx' default).
+const MAX_TARGET: usize = 8000;
+
 /// One caller's read receipt.
-#[derive(Debug)]
 pub(crate) struct Receipt {
     /// The request as it came, hop-by-hop fields apart.
     head: Parts,
@@ -75,6 +82,34 @@ impl Receipt {
         &self.head
     }
 
+    /// Bytes that the ids of a merged request may take in this one's form:
+    /// beyond them the body would be no receipt to read, or the target too long.
+    pub(crate) fn room(&self) -> usize {
+        match &self.ids_at {
+            None => usize::MAX,
+            Some(IdsAt::Body(range)) => {
+                LOOK.saturating_sub(self.body.len() - range.len() + "[]".len())
+            }
+            Some(IdsAt::Query(range)) => {
+                let target = self
+                    .head
+                    .uri
+                    .path_and_query()
+                    .map_or(0, |target| target.as_str().len());
+                MAX_TARGET.saturating_sub(target - range.len() + "%5B%5D".len())
+            }
+        }
+    }
+
+    /// Bytes that this id takes in a merged request of this one's form, with
+    /// its quotes and comma.
+    pub(crate) fn cost(&self, id: &MessageId) -> usize {
+        match &self.ids_at {
+            Some(IdsAt::Query(_)) => ids::encode(id.as_str()).len() + "%22%22%2C".len(),
+            _ => id.as_str().len() + "\"\",".len(),
+        }
+    }
+
     /// The caller's own request, unchanged.
     pub(crate) fn own_request(&self) -> Request<RequestBody> {
         Request::from_parts(self.head.clone(), RequestBody::whole(self.body.clone()))
@@ -113,6 +148,15 @@ impl Receipt {
             }
         };
         Request::from_parts(head, RequestBody::whole(body))
+    }
+}
+
+impl fmt::Debug for Receipt {
+    /// Without the request: its target, fields and body hold credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receipt")
+            .field("ids", &self.ids)
+            .finish_non_exhaustive()
     }
 }
 

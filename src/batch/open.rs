@@ -52,6 +52,9 @@ struct State {
     /// In order of arrival, so in order of deadline too.
     callers: VecDeque<Caller>,
     ids: IndexSet<MessageId>,
+    /// What the ids take in the merged request, and may take.
+    bytes: usize,
+    room: usize,
 }
 
 /// What became of a caller.
@@ -63,11 +66,13 @@ pub(super) enum Offer {
     Opened(Arc<Batch>),
 }
 
+type Shard = HashMap<MergeKey, Arc<Batch>>;
+
 /// The batches that take callers, by key.
 #[derive(Debug)]
 pub(super) struct Table {
     hasher: RandomState,
-    shards: Box<[Mutex<HashMap<MergeKey, Arc<Batch>>>]>,
+    shards: Box<[Mutex<Shard>]>,
 }
 
 impl Batch {
@@ -80,12 +85,13 @@ impl Batch {
                 open: true,
                 callers: VecDeque::new(),
                 ids: IndexSet::new(),
+                bytes: 0,
+                room: usize::MAX,
             }),
             closed: Notify::new(),
         };
         let mut state = batch.lock();
-        state.ids.extend(first.receipt.ids.iter().cloned());
-        state.callers.push_back(first);
+        state.take(first);
         if state.is_full(caps) {
             batch.shut(&mut state);
         }
@@ -99,27 +105,31 @@ impl Batch {
     }
 
     /// Takes a caller, or gives it back: then the batch is closed.
-    fn offer(&self, caller: Caller) -> Result<(), Caller> {
+    fn offer(&self, caller: Caller) -> Option<Caller> {
         let mut state = self.lock();
         if !state.open {
-            return Err(caller);
+            return Some(caller);
         }
-        let fresh = caller
-            .receipt
-            .ids
-            .iter()
-            .filter(|id| !state.ids.contains(*id));
         // A list may name an id twice; counting it twice only closes early.
-        if state.ids.len() + fresh.count() > self.caps.ids {
+        let fresh = || {
+            caller
+                .receipt
+                .ids
+                .iter()
+                .filter(|id| !state.ids.contains(*id))
+        };
+        let ids = state.ids.len() + fresh().count();
+        let bytes = state.bytes + fresh().map(|id| caller.receipt.cost(id)).sum::<usize>();
+        let room = state.room.min(caller.receipt.room());
+        if ids > self.caps.ids || bytes > room {
             self.shut(&mut state);
-            return Err(caller);
+            return Some(caller);
         }
-        state.ids.extend(caller.receipt.ids.iter().cloned());
-        state.callers.push_back(caller);
+        state.take(caller);
         if state.is_full(self.caps) {
             self.shut(&mut state);
         }
-        Ok(())
+        None
     }
 
     /// Takes no more callers, and hands over those it has.
@@ -151,12 +161,11 @@ impl Batch {
         if state.callers.is_empty() {
             self.shut(&mut state);
         } else if !expired.is_empty() {
-            state.ids = state
-                .callers
-                .iter()
-                .flat_map(|caller| &caller.receipt.ids)
-                .cloned()
-                .collect();
+            let left = std::mem::take(&mut state.callers);
+            (state.ids, state.bytes) = (IndexSet::new(), 0);
+            for caller in left {
+                state.take(caller);
+            }
         }
         expired
     }
@@ -172,6 +181,17 @@ impl Batch {
 }
 
 impl State {
+    fn take(&mut self, caller: Caller) {
+        for id in &caller.receipt.ids {
+            if self.ids.insert(id.clone()) {
+                self.bytes += caller.receipt.cost(id);
+            }
+        }
+        // Whoever will be first: its request is the one that carries the ids.
+        self.room = self.room.min(caller.receipt.room());
+        self.callers.push_back(caller);
+    }
+
     fn is_full(&self, caps: Caps) -> bool {
         self.ids.len() >= caps.ids || self.callers.len() >= caps.callers
     }
@@ -198,8 +218,8 @@ impl Table {
         let mut shard = self.shard(&key);
         match shard.entry(key) {
             Entry::Occupied(mut entry) => match entry.get().offer(caller) {
-                Ok(()) => Ok(Offer::Joined),
-                Err(caller) => {
+                None => Ok(Offer::Joined),
+                Some(caller) => {
                     let batch = open(caller)?;
                     entry.insert(Arc::clone(&batch));
                     Ok(Offer::Opened(batch))
@@ -224,7 +244,7 @@ impl Table {
         }
     }
 
-    fn shard(&self, key: &MergeKey) -> MutexGuard<'_, HashMap<MergeKey, Arc<Batch>>> {
+    fn shard(&self, key: &MergeKey) -> MutexGuard<'_, Shard> {
         let shard = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
         self.shards[shard]
             .lock()
