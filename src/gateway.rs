@@ -101,7 +101,7 @@ impl Gateway {
     pub fn reload(&self, config: &Config) -> Result<(), BuildError> {
         self.front.common.reload_certificate(&config.server)?;
         let shared = &self.front.proxy.shared;
-        shared.limiter.reconfigure(&config.limit, &config.batch);
+        shared.limiter.reconfigure(config);
         shared.batcher.reconfigure(config.batch.clone());
         Ok(())
     }

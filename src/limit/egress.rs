@@ -36,20 +36,28 @@ const TENANTS_KEPT: usize = 1024;
 
 /// Somebody with calls that wait for nothing but the egress.
 pub(super) trait Claimant: Send + Sync {
-    /// Lets one waiting call go and tells what is left; `None` if there was
-    /// none to let go.
-    fn release(&self, now: Instant) -> Option<Left>;
+    /// Lets the call go for which this claim was made; `None` if there is none
+    /// any more.
+    fn release(&self, claim: Claim, now: Instant) -> Option<Released>;
 }
 
-/// What waits at a claimant after one of its calls was let go.
+/// What is asked of the egress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
-    /// Nothing that could go at once.
-    Nothing,
-    /// A receipt that yields to calls until this moment.
-    Receipt(Instant),
-    /// A call.
+pub(super) enum Claim {
+    /// A place for a call.
     Call,
+    /// A place for a receipt, which yields to calls until this moment.
+    Receipt {
+        /// When it no longer yields.
+        overdue: Instant,
+    },
+}
+
+/// A call was let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Released {
+    /// What the claimant asks for next.
+    pub(super) next: Option<Claim>,
 }
 
 /// The budget of all upstream calls together.
@@ -98,7 +106,6 @@ struct Tenant {
     /// The virtual time at which its last call ends.
     finish: u128,
     calls: VecDeque<Arc<dyn Claimant>>,
-    /// With the moment from which they no longer yield.
     receipts: VecDeque<(Instant, Arc<dyn Claimant>)>,
     /// In `ready`, in `parked`, or being served at this moment.
     listed: bool,
@@ -115,6 +122,7 @@ enum Next {
         name: Arc<str>,
         tag: u128,
         claimant: Arc<dyn Claimant>,
+        claim: Claim,
     },
 }
 
@@ -170,16 +178,15 @@ impl Egress {
         true
     }
 
-    /// Puts a claimant in its tenant's line. `overdue`: when its receipt stops
-    /// to yield; `None` for a call, which does not yield at all.
+    /// Puts a claimant in its tenant's line.
     pub(super) fn claim(
         self: &Arc<Self>,
         member: &Membership,
         claimant: Arc<dyn Claimant>,
-        overdue: Option<Instant>,
+        claim: Claim,
     ) {
         let mut state = self.lock();
-        tenant(&mut state.tenants, member, self.clock).push(claimant, overdue);
+        tenant(&mut state.tenants, member, self.clock).push(claimant, claim);
         state.list(&member.name);
         if !std::mem::replace(&mut state.serving, true) {
             tokio::spawn(serve(Arc::clone(self)));
@@ -230,11 +237,12 @@ impl Egress {
                 continue;
             }
             match tenant.pop(now) {
-                Some(claimant) => {
+                Some((claimant, claim)) => {
                     return Next::Serve {
                         name,
                         tag,
                         claimant,
+                        claim,
                     };
                 }
                 None => tenant.listed = false,
@@ -242,7 +250,13 @@ impl Egress {
         }
     }
 
-    fn served(&self, name: &Arc<str>, tag: u128, claimant: Arc<dyn Claimant>, left: Option<Left>) {
+    fn served(
+        &self,
+        name: &Arc<str>,
+        tag: u128,
+        claimant: Arc<dyn Claimant>,
+        released: Option<Released>,
+    ) {
         let mut state = self.lock();
         let State {
             budget,
@@ -252,16 +266,14 @@ impl Egress {
         } = &mut *state;
         let tenant = tenants.get_mut(name).expect("a listed tenant is kept");
         tenant.listed = false;
-        if left.is_some() {
+        if released.is_some() {
             budget.credit = false;
             tenant.budget.credit = false;
             *virtual_time = tag;
             tenant.finish = tag + tenant.length();
         }
-        match left {
-            Some(Left::Call) => tenant.push(claimant, None),
-            Some(Left::Receipt(overdue)) => tenant.push(claimant, Some(overdue)),
-            Some(Left::Nothing) | None => {}
+        if let Some(Released { next: Some(claim) }) = released {
+            tenant.push(claimant, claim);
         }
         if tenant.has_claims() {
             state.list(name);
@@ -285,9 +297,10 @@ async fn serve(egress: Arc<Egress>) {
                 name,
                 tag,
                 claimant,
+                claim,
             } => {
-                let left = claimant.release(now);
-                egress.served(&name, tag, claimant, left);
+                let released = claimant.release(claim, now);
+                egress.served(&name, tag, claimant, released);
             }
             Next::Wait(until) => tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
@@ -378,23 +391,24 @@ impl Tenant {
         !self.calls.is_empty() || !self.receipts.is_empty()
     }
 
-    fn push(&mut self, claimant: Arc<dyn Claimant>, overdue: Option<Instant>) {
-        match overdue {
-            None => self.calls.push_back(claimant),
-            Some(overdue) => self.receipts.push_back((overdue, claimant)),
+    fn push(&mut self, claimant: Arc<dyn Claimant>, claim: Claim) {
+        match claim {
+            Claim::Call => self.calls.push_back(claimant),
+            Claim::Receipt { overdue } => self.receipts.push_back((overdue, claimant)),
         }
     }
 
     /// The next in turn: an overdue receipt, else a call, else a receipt.
-    fn pop(&mut self, now: Instant) -> Option<Arc<dyn Claimant>> {
-        let overdue = self
+    fn pop(&mut self, now: Instant) -> Option<(Arc<dyn Claimant>, Claim)> {
+        let is_overdue = self
             .receipts
             .front()
             .is_some_and(|(overdue, _)| *overdue <= now);
-        if overdue || self.calls.is_empty() {
-            self.receipts.pop_front().map(|(_, claimant)| claimant)
+        if is_overdue || self.calls.is_empty() {
+            let (overdue, claimant) = self.receipts.pop_front()?;
+            Some((claimant, Claim::Receipt { overdue }))
         } else {
-            self.calls.pop_front()
+            Some((self.calls.pop_front()?, Claim::Call))
         }
     }
 }
@@ -415,10 +429,8 @@ impl Budget {
         if self.gcra.as_ref().map(Gcra::quota) == quota {
             return;
         }
-        self.gcra = quota.map(|quota| match &self.gcra {
-            Some(old) => old.requoted(quota, clock),
-            None => Gcra::new(quota, clock),
-        });
+        let owed = self.gcra.as_ref().map_or(0, Gcra::owed);
+        self.gcra = quota.map(|quota| Gcra::owing(quota, owed, clock));
     }
 }
 
@@ -438,6 +450,25 @@ impl Membership {
     pub(super) fn wait(&self) -> Waiting {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Waiting(Arc::clone(&self.waiting))
+    }
+}
+
+/// A bucket's place in the sharing.
+#[derive(Debug)]
+pub(super) struct Share {
+    pub(super) egress: Arc<Egress>,
+    pub(super) member: Arc<Membership>,
+}
+
+impl Share {
+    /// Takes a token for a call that need not wait.
+    pub(super) fn pass(&self, now: Instant) -> bool {
+        self.egress.pass(&self.member, now)
+    }
+
+    /// About how long a call that joins now will wait for its turn.
+    pub(super) fn estimate(&self) -> Duration {
+        self.egress.estimate(&self.member)
     }
 }
 

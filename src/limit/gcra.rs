@@ -26,25 +26,24 @@ impl Gcra {
         Self { limiter, quota }
     }
 
-    /// The same debt under another quota.
-    pub(super) fn requoted(&self, quota: Quota, clock: TokioClock) -> Self {
-        let other = Self::new(quota, clock);
-        // Taking one tells what is left; this bucket is not used again.
+    /// Makes a bucket that lacks this many tokens, or all of them.
+    pub(super) fn owing(quota: Quota, owed: u32, clock: TokioClock) -> Self {
+        let gcra = Self::new(quota, clock);
+        if let Some(owed) = NonZeroU32::new(owed.min(quota.burst.get())) {
+            // Fits: no more than the burst of a bucket just made.
+            drop(gcra.limiter.check_n(owed));
+        }
+        gcra
+    }
+
+    /// Tokens missing from a full bucket. Takes one to learn it: for a bucket
+    /// that is about to be replaced.
+    pub(super) fn owed(&self) -> u32 {
         let left = self
             .limiter
             .check()
             .map_or(0, |taken| taken.remaining_burst_capacity() + 1);
-        let owed = self
-            .quota
-            .burst
-            .get()
-            .saturating_sub(left)
-            .min(quota.burst.get());
-        if let Some(owed) = NonZeroU32::new(owed) {
-            // Fits: no more than the burst of a bucket just made.
-            drop(other.limiter.check_n(owed));
-        }
-        other
+        self.quota.burst.get().saturating_sub(left)
     }
 
     /// Takes a token and tells how many are left, or when the next is due.

@@ -34,11 +34,13 @@ impl Source {
 }
 
 impl Claimant for Source {
-    fn release(&self, now: Instant) -> Option<Left> {
+    fn release(&self, _: Claim, now: Instant) -> Option<Released> {
         let mut left = self.left.lock().unwrap();
         *left = left.checked_sub(1)?;
         self.went.lock().unwrap().push(now);
-        Some(if *left > 0 { Left::Call } else { Left::Nothing })
+        Some(Released {
+            next: (*left > 0).then_some(Claim::Call),
+        })
     }
 }
 
@@ -63,7 +65,7 @@ async fn saturated_tenants_share_by_weight() {
         egress.claim(
             &member(&format!("t{weight}"), *weight),
             source.clone(),
-            None,
+            Claim::Call,
         );
     }
     tokio::time::sleep(secs(20)).await;
@@ -86,9 +88,9 @@ async fn a_share_nobody_uses_goes_to_the_others_by_weight_at_once() {
         Source::of(100_000),
         Source::of(40 * 10),
     );
-    egress.claim(&member("one", 1), one.clone(), None);
-    egress.claim(&member("two", 2), two.clone(), None);
-    egress.claim(&member("four", 4), four.clone(), None);
+    egress.claim(&member("one", 1), one.clone(), Claim::Call);
+    egress.claim(&member("two", 2), two.clone(), Claim::Call);
+    egress.claim(&member("four", 4), four.clone(), Claim::Call);
     tokio::time::sleep(secs(20)).await;
     let quiet_from = began + secs(11);
     let (one, two) = (
@@ -103,12 +105,12 @@ async fn a_share_nobody_uses_goes_to_the_others_by_weight_at_once() {
 async fn a_quiet_tenant_waits_for_one_slot_behind_a_flood() {
     let egress = egress(10.0, 1);
     let flood = Source::of(100_000);
-    egress.claim(&member("flood", 1), flood.clone(), None);
+    egress.claim(&member("flood", 1), flood.clone(), Claim::Call);
     tokio::time::sleep(secs(30)).await;
     for _ in 0..20 {
         let quiet = Source::of(1);
         let asked = Instant::now();
-        egress.claim(&member("quiet", 1), quiet.clone(), None);
+        egress.claim(&member("quiet", 1), quiet.clone(), Claim::Call);
         tokio::time::sleep(secs(1)).await;
         let wait = quiet.went.lock().unwrap()[0] - asked;
         assert!(wait <= Duration::from_millis(101), "{wait:?}");
@@ -120,10 +122,10 @@ async fn a_quiet_tenant_waits_for_one_slot_behind_a_flood() {
 async fn having_been_quiet_saves_nothing_up() {
     let egress = egress(10.0, 1);
     let (early, late) = (Source::of(100_000), Source::of(100_000));
-    egress.claim(&member("early", 1), early.clone(), None);
+    egress.claim(&member("early", 1), early.clone(), Claim::Call);
     tokio::time::sleep(secs(60)).await;
     let joined = Instant::now();
-    egress.claim(&member("late", 1), late.clone(), None);
+    egress.claim(&member("late", 1), late.clone(), Claim::Call);
     tokio::time::sleep(secs(10)).await;
     let (early, late) = (early.went_between(joined, joined + secs(10)), late.went());
     assert!(early.abs_diff(late) <= 2, "{early} and {late}");
@@ -134,8 +136,8 @@ async fn instances_of_a_tenant_take_turns() {
     let egress = egress(10.0, 1);
     let tenant = member("t", 1);
     let (busy, other) = (Source::of(100_000), Source::of(100_000));
-    egress.claim(&tenant, busy.clone(), None);
-    egress.claim(&tenant, other.clone(), None);
+    egress.claim(&tenant, busy.clone(), Claim::Call);
+    egress.claim(&tenant, other.clone(), Claim::Call);
     tokio::time::sleep(secs(10)).await;
     assert!(busy.went().abs_diff(other.went()) <= 1);
 }
@@ -146,8 +148,14 @@ async fn receipts_yield_to_calls_until_they_are_overdue() {
     let tenant = member("t", 1);
     let (calls, receipt) = (Source::of(100_000), Source::of(1));
     let asked = Instant::now();
-    egress.claim(&tenant, receipt.clone(), Some(asked + secs(3)));
-    egress.claim(&tenant, calls.clone(), None);
+    egress.claim(
+        &tenant,
+        receipt.clone(),
+        Claim::Receipt {
+            overdue: asked + secs(3),
+        },
+    );
+    egress.claim(&tenant, calls.clone(), Claim::Call);
     tokio::time::sleep(secs(10)).await;
     let went = receipt.went.lock().unwrap()[0] - asked;
     assert!((secs(3)..=secs(4)).contains(&went), "{went:?}");
@@ -162,8 +170,8 @@ async fn a_tenants_own_budget_binds_it_and_nobody_else() {
         Some(Quota::new(5.0, NonZeroU32::MIN).unwrap()),
     );
     let (bound, free) = (Source::of(100_000), Source::of(100_000));
-    egress.claim(&slow, bound.clone(), None);
-    egress.claim(&member("free", 1), free.clone(), None);
+    egress.claim(&slow, bound.clone(), Claim::Call);
+    egress.claim(&member("free", 1), free.clone(), Claim::Call);
     tokio::time::sleep(secs(10)).await;
     assert!((49..=51).contains(&bound.went()), "{}", bound.went());
     assert!(
@@ -182,7 +190,7 @@ async fn a_free_egress_is_passed_at_once_and_a_contended_one_is_not() {
     assert!(egress.pass(&tenant, now));
     assert!(!egress.pass(&tenant, now), "the burst is used up");
     let source = Source::of(1);
-    egress.claim(&tenant, source.clone(), None);
+    egress.claim(&tenant, source.clone(), Claim::Call);
     tokio::time::sleep(Duration::from_millis(99)).await;
     assert!(!egress.pass(&tenant, Instant::now()), "somebody waits");
     tokio::time::sleep(Duration::from_millis(102)).await;
