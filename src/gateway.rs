@@ -115,7 +115,7 @@ impl Gateway {
         let shared = &self.front.proxy.shared;
         let tenants = Tenants::new(&config.tenants, &config.access, &shared.metrics);
         shared.tenants.store(Arc::new(tenants));
-        shared.limiter.reconfigure(&config.limit, &config.batch);
+        shared.limiter.reconfigure(config);
         shared.batcher.reconfigure(config.batch.clone());
         Ok(())
     }

@@ -68,11 +68,7 @@ pub(crate) struct Proxy {
 impl Shared {
     pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
         let tasks = TaskTracker::new();
-        let limiter = Arc::new(Limiter::new(
-            &config.limit,
-            &config.batch,
-            Arc::clone(&metrics),
-        ));
+        let limiter = Arc::new(Limiter::new(config, Arc::clone(&metrics)));
         let batcher = Arc::new(Batcher::new(
             config.batch.clone(),
             Arc::clone(&limiter),

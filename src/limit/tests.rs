@@ -4,6 +4,7 @@ mod classes;
 mod laws;
 mod line;
 mod pauses;
+mod shares;
 mod strangers;
 
 use std::num::NonZeroU32;
@@ -35,11 +36,7 @@ fn settings(quota: Option<Quota>) -> Config {
 }
 
 fn limiter(config: &Config) -> Limiter {
-    Limiter::new(
-        &config.limit,
-        &config.batch,
-        Arc::new(Metrics::new(config.metrics.max_instances)),
-    )
+    Limiter::new(config, Arc::new(Metrics::new(config.metrics.max_instances)))
 }
 
 /// A limiter of one quota.
