@@ -143,19 +143,24 @@ pub(super) fn defaults() -> Table {
 pub(super) fn file(path: &Path, report: &mut Report) -> Table {
     // A control character in the name must not break the line it is printed on.
     let name: Arc<str> = printable(&path.display().to_string()).into();
+    match bytes(path) {
+        Ok(bytes) => text(&name, &bytes, report),
+        Err(problem) => {
+            let (line, column) = (0, 0);
+            report.general(Origin::File { name, line, column }, problem);
+            Table::new()
+        }
+    }
+}
+
+/// Reads the text of a settings file, as far as it can be read.
+pub(super) fn text(name: &Arc<str>, bytes: &[u8], report: &mut Report) -> Table {
     let at = |line, column| Origin::File {
-        name: Arc::clone(&name),
+        name: Arc::clone(name),
         line,
         column,
     };
-    let bytes = match bytes(path) {
-        Ok(bytes) => bytes,
-        Err(problem) => {
-            report.general(at(0, 0), problem);
-            return Table::new();
-        }
-    };
-    let text = match std::str::from_utf8(&bytes) {
+    let text = match std::str::from_utf8(bytes) {
         Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
         Err(error) => {
             let line = 1 + bytes[..error.valid_up_to()]
