@@ -18,6 +18,7 @@ use crate::config::{self, Config};
 use crate::front;
 use crate::gateway::{BuildError, Gateway};
 use crate::shutdown::{Asked, Signals};
+use crate::systemd::{self, Sockets};
 use crate::upstream::Dial;
 
 /// Connections that may wait to be accepted: the usual `net.core.somaxconn`.
@@ -30,6 +31,8 @@ pub struct App {
     gateway: Gateway,
     listener: StdListener,
     admin: StdListener,
+    /// The listening socket outlives us: its next owner takes what we leave.
+    inherited: bool,
     workers: usize,
 }
 
@@ -77,15 +80,34 @@ impl App {
     /// # Errors
     /// An address is in use or not ours; a file cannot be used.
     pub fn bind(config: Config, dial: Dial) -> Result<Self, StartError> {
+        Self::bind_or_inherit(config, dial, Sockets::default())
+    }
+
+    /// As [`bind`](Self::bind), with the sockets a service manager holds for
+    /// us in place of those the settings name.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn bind_or_inherit(
+        config: Config,
+        dial: Dial,
+        sockets: Sockets,
+    ) -> Result<Self, StartError> {
         let gateway = Gateway::new(&config, dial)?;
-        let listener = listen("server.listen", config.server.listen)?;
-        let admin = listen("server.admin", config.server.admin)?;
+        let inherited = sockets.calls.is_some();
+        let or_listen = |socket, setting, address| match socket {
+            Some(socket) => Ok(socket),
+            None => listen(setting, address),
+        };
+        let listener = or_listen(sockets.calls, "server.listen", config.server.listen)?;
+        let admin = or_listen(sockets.admin, "server.admin", config.server.admin)?;
         let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Ok(Self {
             config,
             gateway,
             listener,
             admin,
+            inherited,
             workers,
         })
     }
@@ -124,24 +146,15 @@ impl App {
     /// # Errors
     /// A thread could not be started.
     pub async fn run(self, signals: &mut Signals, reload: Reload) -> Result<Ended, StartError> {
-        let ready = Ready::default();
-        let running = self.start(&ready)?;
-        loop {
-            match signals.next().await {
-                Asked::Stop => break,
-                Asked::Reload => reload_settings(&self.gateway, &self.config, &reload),
-            }
+        let running = self.start()?;
+        systemd::ready();
+        while signals.next().await == Asked::Reload {
+            systemd::reloading();
+            reload_settings(&self.gateway, &self.config, &reload);
+            systemd::ready();
         }
-        let deadline = Instant::now() + self.config.server.drain_timeout;
-        tracing::info!(
-            timeout_s = self.config.server.drain_timeout.as_secs_f64(),
-            "draining"
-        );
-        let gateway = self.gateway.clone();
-        drop(self);
-        let ended = drain(&gateway, &ready, &running, deadline, signals.stop()).await;
-        running.end();
-        Ok(ended)
+        systemd::stopping();
+        Ok(self.end(running, signals.stop()).await)
     }
 
     /// Serves until told to stop, then drains: for tests and the demo, which
@@ -150,18 +163,25 @@ impl App {
     /// # Errors
     /// A thread could not be started.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<Ended, StartError> {
-        let ready = Ready::default();
-        let running = self.start(&ready)?;
+        let running = self.start()?;
         stop.await;
-        let deadline = Instant::now() + self.config.server.drain_timeout;
-        let gateway = self.gateway.clone();
-        drop(self);
-        let ended = drain(&gateway, &ready, &running, deadline, std::future::pending()).await;
-        running.end();
-        Ok(ended)
+        Ok(self.end(running, std::future::pending()).await)
     }
 
-    fn start(&self, ready: &Ready) -> Result<Running, StartError> {
+    async fn end(self, running: Running, again: impl Future<Output = ()>) -> Ended {
+        let timeout = self.config.server.drain_timeout;
+        tracing::info!(timeout_s = timeout.as_secs_f64(), "draining");
+        let deadline = Instant::now() + timeout;
+        let gateway = self.gateway.clone();
+        // Our own hold on the listening socket; the workers let go of theirs.
+        drop(self);
+        let ended = drain(&gateway, &running, deadline, again).await;
+        running.end();
+        ended
+    }
+
+    fn start(&self) -> Result<Running, StartError> {
+        let ready = Ready::default();
         let stop = CancellationToken::new();
         let ended = CancellationToken::new();
         let admin = TcpListener::from_std(self.admin.try_clone()?)?;
@@ -171,6 +191,7 @@ impl App {
             let worker = Worker {
                 gateway: self.gateway.another(),
                 listener: self.listener.try_clone()?,
+                inherited: self.inherited,
                 stop: stop.clone(),
                 ended: ended.clone(),
             };
@@ -178,17 +199,23 @@ impl App {
                 .enable_all()
                 .build()?;
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
-            threads.push(thread.spawn(move || runtime.block_on(worker.work()))?);
+            threads.push(thread.spawn(move || {
+                runtime.block_on(worker.work());
+                // A name look-up may hang for long: it is not waited for.
+                runtime.shutdown_background();
+            })?);
         }
         let worker = Worker {
             gateway: self.gateway.clone(),
             listener: self.listener.try_clone()?,
+            inherited: self.inherited,
             stop: stop.clone(),
             ended: ended.clone(),
         };
         tokio::spawn(worker.work());
         ready.set(true);
         Ok(Running {
+            ready,
             stop,
             ended,
             threads,
@@ -200,6 +227,7 @@ impl App {
 struct Worker {
     gateway: Gateway,
     listener: StdListener,
+    inherited: bool,
     stop: CancellationToken,
     ended: CancellationToken,
 }
@@ -218,7 +246,7 @@ impl Worker {
             _ = upstream.keep_pool_tidy() => {}
             () = self.ended.cancelled() => {}
             () = async {
-                front::accept(front, listener, &self.stop).await;
+                front::accept(front, listener, self.inherited, &self.stop).await;
                 // The listener is closed now; connections go on.
                 std::future::pending().await
             } => {}
@@ -227,6 +255,7 @@ impl Worker {
 }
 
 struct Running {
+    ready: Ready,
     stop: CancellationToken,
     ended: CancellationToken,
     threads: Vec<JoinHandle<()>>,
@@ -246,13 +275,12 @@ impl Running {
 /// Design §3.9, in its order.
 async fn drain(
     gateway: &Gateway,
-    ready: &Ready,
     running: &Running,
     deadline: Instant,
     again: impl Future<Output = ()>,
 ) -> Ended {
     // 1. Load balancers look elsewhere.
-    ready.set(false);
+    running.ready.set(false);
     // 2. No new connections.
     running.stop.cancel();
     // 3. Open windows end at once, connections are asked to end.
@@ -286,16 +314,17 @@ fn reload_settings(gateway: &Gateway, running: &Config, reload: &Reload) {
     if let Err(error) = gateway.reload(&config) {
         return tracing::error!(%error, "settings not reloaded: nothing has changed");
     }
-    let kept = [
-        (
-            "server.listen",
-            config.server.listen != running.server.listen,
-        ),
-        ("server.admin", config.server.admin != running.server.admin),
+    let needs_restart = [
+        ("server", config.server != running.server),
         ("upstream", config.upstream != running.upstream),
+        ("metrics", config.metrics != running.metrics),
+        ("log", config.log != running.log),
     ];
-    for (setting, _) in kept.iter().filter(|(_, changed)| *changed) {
-        tracing::warn!(setting, "a change of this setting needs a restart");
+    for (section, _) in needs_restart.iter().filter(|(_, changed)| *changed) {
+        tracing::warn!(
+            section,
+            "changes in this section need a restart (but for the certificate's files)"
+        );
     }
     tracing::info!("settings reloaded");
 }

@@ -83,6 +83,23 @@ pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
     headers.insert(CONNECTION, HeaderValue::from_static(connection));
 }
 
+/// HTTP/2 lets a client send its cookies in pieces; HTTP/1.1 knows one field
+/// (RFC 9113 §8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let pieces: Vec<_> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if pieces.len() > 1 {
+        let joined = HeaderValue::from_bytes(&pieces.join(&b"; "[..]));
+        headers.insert(
+            COOKIE,
+            joined.expect("field values joined by a semicolon are one"),
+        );
+    }
+}
+
 fn is_h2c(protocol: &HeaderValue) -> bool {
     protocol
         .as_bytes()
@@ -164,6 +181,18 @@ mod tests {
         assert_eq!(
             stripped(&[("te", "trailers")], true),
             ["connection: te", "te: trailers"]
+        );
+    }
+
+    #[test]
+    fn cookies_in_pieces_become_one_field() {
+        let mut headers = HeaderMap::new();
+        headers.append(COOKIE, HeaderValue::from_static("a=1"));
+        headers.append(COOKIE, HeaderValue::from_static("b=2"));
+        join_cookies(&mut headers);
+        assert_eq!(
+            headers.get_all(COOKIE).iter().collect::<Vec<_>>(),
+            ["a=1; b=2"]
         );
     }
 

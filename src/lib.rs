@@ -21,7 +21,7 @@
 //! - `batch`: windows, verdicts, splits; `limit`: buckets and queues
 //! - `upstream`: connections to the upstream, one call sent at most once
 //! - [`metrics`], `admin`, [`telemetry`]: what operators see
-//! - [`config`], [`cli`], [`shutdown`]: how the program is steered
+//! - [`config`], [`cli`], [`shutdown`], [`systemd`]: how the program is steered
 //! - [`sandbox`]: a local stand-in for api.wawp.net
 
 mod admin;
@@ -42,6 +42,7 @@ mod receipt;
 mod retry_after;
 pub mod sandbox;
 pub mod shutdown;
+pub mod systemd;
 pub mod telemetry;
 mod upgrade;
 mod upstream;

@@ -163,7 +163,6 @@ impl Limiter {
     ) -> Result<Admission, Refused> {
         let rules = self.rules.load();
         lane.admit(kind, deadline, &rules)
-            .inspect_err(|refused| self.count(lane, refused))
     }
 
     /// Tells whether a call could be admitted now, taking nothing.
@@ -173,7 +172,6 @@ impl Limiter {
     pub(crate) fn check(&self, lane: &Lane, kind: Kind, deadline: Instant) -> Result<(), Refused> {
         let rules = self.rules.load();
         lane.check(kind, deadline, &rules)
-            .inspect_err(|refused| self.count(lane, refused))
     }
 
     /// Records a token taken after this wait.
@@ -186,21 +184,15 @@ impl Limiter {
     /// The refusal of a call whose deadline came while it stood in line.
     pub(crate) fn too_late(&self, lane: &Lane) -> Refused {
         let rules = self.rules.load();
-        let refused = lane
-            .check(Kind::Call, Instant::now(), &rules)
+        // A call that came now would have to wait as long, or less.
+        lane.check(Kind::Call, Instant::now(), &rules)
             .err()
             .unwrap_or(Refused {
                 refusal: Refusal::WaitTooLong,
                 quota: lane.quota(),
                 waiting: 0,
                 retry_after: Duration::ZERO,
-            });
-        self.count(lane, &refused);
-        refused
-    }
-
-    fn count(&self, lane: &Lane, refused: &Refused) {
-        lane.series().rejected(refused.refusal.reason()).inc();
+            })
     }
 }
 

@@ -7,6 +7,7 @@ use wawp_gateway::app::{App, Ended, Reload};
 use wawp_gateway::cli::{self, Command};
 use wawp_gateway::config::{self, Effective, Mistakes, Overrides};
 use wawp_gateway::shutdown::Signals;
+use wawp_gateway::systemd::Sockets;
 use wawp_gateway::{Dial, telemetry};
 
 /// The settings, the file or the command line are wrong.
@@ -53,11 +54,13 @@ fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
     let ended = runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let upstream = config.upstream.url.to_string();
-        let app = App::bind(config, Dial::Tcp)?;
+        let app = App::bind_or_inherit(config, Dial::Tcp, Sockets::inherited()?)?;
         let (address, admin) = (app.address()?, app.admin_address()?);
         tracing::info!(%address, %admin, %upstream, "serving");
         app.run(&mut signals, reload).await
     });
+    // A name look-up may hang for long: it is not waited for.
+    runtime.shutdown_background();
     match ended {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::Cut { .. }) => ExitCode::from(EXIT_FAILURE),

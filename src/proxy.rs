@@ -11,7 +11,6 @@ mod timing;
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -37,7 +36,7 @@ use target::ThisHost;
 /// What all workers share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) settings: ArcSwap<config::Server>,
+    settings: config::Server,
     this_host: ThisHost,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) batcher: Arc<Batcher>,
@@ -71,7 +70,7 @@ impl Shared {
             tasks.clone(),
         ));
         Self {
-            settings: ArcSwap::from_pointee(config.server.clone()),
+            settings: config.server.clone(),
             this_host: ThisHost::new(&config.server, &config.upstream.url),
             limiter,
             batcher,
@@ -97,7 +96,7 @@ impl Proxy {
             Route::Other
         };
         let ending = Ending::new(Arc::clone(&self.shared.metrics), route, activity);
-        let body = ClientBody::new(incoming, self.shared.settings.load().body_timeout);
+        let body = ClientBody::new(incoming, self.shared.settings.body_timeout);
         Finish::new(
             self.clone().answer(head, body, route, ending),
             self.shared.tasks.clone(),
@@ -133,13 +132,16 @@ impl Proxy {
         body: ClientBody,
         route: Route,
     ) -> Result<Response<AnswerBody>, Error> {
-        let max_in_flight = self.shared.settings.load().max_in_flight;
+        let max_in_flight = self.shared.settings.max_in_flight;
         if usize::try_from(self.shared.metrics.in_flight.get()).unwrap_or(0) > max_in_flight {
             return Err(Error::Overloaded(max_in_flight));
         }
         self.shared.this_host.check(&head)?;
         let upgradable = head.version == Version::HTTP_11 && body.is_empty();
         hop::strip(&mut head.headers, upgradable);
+        if head.version == Version::HTTP_2 {
+            hop::join_cookies(&mut head.headers);
+        }
         if route == Route::Seen && may_be_receipt(&head) {
             self.receive(head, body).await
         } else {
@@ -178,7 +180,7 @@ impl Proxy {
             },
             Err(refused) => Err(refused.into()),
         };
-        lane.series().requests(Route::Seen).inc();
+        count(&lane, Route::Seen, &answer);
         answer
     }
 
@@ -193,7 +195,7 @@ impl Proxy {
             Err(Untold::Failed(failure)) => return Err(failure.into()),
         };
         let mut answer = Response::from_parts(head, body);
-        if self.shared.settings.load().timing_header {
+        if self.shared.settings.timing_header {
             timing::of_receipt(answer.headers_mut(), &told.timing);
         }
         Ok(answer)
@@ -215,7 +217,7 @@ impl Proxy {
             .limiter
             .lane(&head.method, head.uri.path(), &identity);
         let answer = self.send(&mut head, body, &lane, deadline, route).await;
-        lane.series().requests(route).inc();
+        count(&lane, route, &answer);
         answer
     }
 
@@ -265,7 +267,7 @@ impl Proxy {
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
-        if let (Some(queue), true) = (pass.waited, self.shared.settings.load().timing_header) {
+        if let (Some(queue), true) = (pass.waited, self.shared.settings.timing_header) {
             timing::of_queued(answer.headers_mut(), queue, began.elapsed());
         }
         if let (Some(remaining), true) =
@@ -275,6 +277,15 @@ impl Proxy {
             let next = quota.map(|quota| quota.interval()).unwrap_or_default();
             ratelimit::describe(answer.headers_mut(), quota, remaining, next);
         }
+    }
+}
+
+/// Counts a call's end in its instance's figures.
+fn count(lane: &Lane, route: Route, answer: &Result<Response<AnswerBody>, Error>) {
+    let series = lane.series();
+    series.requests(route).inc();
+    if let Err(Error::RateLimited(refused)) = answer {
+        series.rejected(refused.refusal.reason()).inc();
     }
 }
 

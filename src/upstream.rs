@@ -225,6 +225,8 @@ impl Answer {
             .then(|| hyper::upgrade::on(&mut response));
         let (mut head, incoming) = response.into_parts();
         hop::strip(&mut head.headers, upgrade.is_some());
+        // The version is of this hop too: the client is spoken to in its own.
+        head.version = Version::HTTP_11;
         let mut body = UpstreamBody {
             incoming,
             lease: Some(lease),

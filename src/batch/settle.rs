@@ -65,6 +65,9 @@ struct Tally {
 impl Sender<'_> {
     /// Sends a batch, already paid for, and tells everybody in it.
     pub(super) async fn settle(&self, callers: Vec<Caller>, pass: Pass) {
+        let metrics = &self.batcher.metrics;
+        metrics.batch_callers.observe(callers.len() as f64);
+        metrics.batch_ids.observe(distinct_ids(&callers) as f64);
         let tally = self.settle_group(callers, pass).await;
         self.batcher
             .metrics
@@ -82,11 +85,6 @@ impl Sender<'_> {
         Box::pin(async move {
             let mut tally = Tally::default();
             let ids = distinct_ids(&group);
-            self.batcher
-                .metrics
-                .batch_callers
-                .observe(group.len() as f64);
-            self.batcher.metrics.batch_ids.observe(ids as f64);
             let outcome = self.deliver(&mut group, pass, &mut tally).await;
             if group.len() > 1 && outcome.blames_somebody() {
                 self.batcher.metrics.splits.inc();
@@ -126,35 +124,33 @@ impl Sender<'_> {
     async fn pay(&self, group: &mut Vec<Caller>) -> Result<Pass, Refused> {
         let limiter = &self.batcher.limiter;
         let asked = Instant::now();
-        let last = group
-            .iter()
-            .map(|caller| caller.deadline)
-            .max()
-            .unwrap_or(asked);
-        let mut ticket = match limiter.admit(
-            self.lane,
-            Kind::Receipt {
-                opened: self.opened,
-            },
-            last,
-        )? {
-            Admission::Now(permit) => return Ok(limiter.passed(permit, None, Route::Seen)),
-            Admission::Queued(ticket) => ticket,
+        let kind = Kind::Receipt {
+            opened: self.opened,
         };
+        let mut ticket = None;
         loop {
-            let Some(first) = group.iter().map(|caller| caller.deadline).min() else {
+            let now = Instant::now();
+            let late: Vec<_> = group
+                .extract_if(.., |caller| caller.deadline <= now)
+                .collect();
+            if !late.is_empty() {
+                refuse(late, limiter.too_late(self.lane));
+            }
+            // In order of arrival, so in order of deadline.
+            let (Some(first), Some(last)) = (group.first(), group.last()) else {
                 return Err(limiter.too_late(self.lane));
+            };
+            let ticket = match &mut ticket {
+                Some(ticket) => ticket,
+                none => match limiter.admit(self.lane, kind, last.deadline)? {
+                    Admission::Now(permit) => return Ok(limiter.passed(permit, None, Route::Seen)),
+                    Admission::Queued(queued) => none.insert(queued),
+                },
             };
             tokio::select! {
                 biased;
-                permit = &mut ticket => return Ok(limiter.passed(permit, Some(asked.elapsed()), Route::Seen)),
-                () = tokio::time::sleep_until(first) => {
-                    let now = Instant::now();
-                    let expired: Vec<_> = group.extract_if(.., |caller| caller.deadline <= now).collect();
-                    if !expired.is_empty() {
-                        refuse(expired, limiter.too_late(self.lane));
-                    }
-                }
+                permit = ticket => return Ok(limiter.passed(permit, Some(asked.elapsed()), Route::Seen)),
+                () = tokio::time::sleep_until(first.deadline) => {}
             }
         }
     }

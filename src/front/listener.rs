@@ -20,9 +20,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// to stop: their clients believe they are connected.
 const LAST_ACCEPTS: usize = 1024;
 
-/// Accepts connections until told to stop.
-pub(crate) async fn accept(front: &Front, listener: TcpListener, stop: &CancellationToken) {
-    let mut last_accepts = LAST_ACCEPTS;
+/// Accepts connections until told to stop. `kept`: somebody else holds the
+/// socket too, and will take what waits in its backlog.
+pub(crate) async fn accept(
+    front: &Front,
+    listener: TcpListener,
+    kept: bool,
+    stop: &CancellationToken,
+) {
+    let mut last_accepts = if kept { 1 } else { LAST_ACCEPTS };
     loop {
         let permits = Arc::clone(&front.common.permits);
         let permit = tokio::select! {

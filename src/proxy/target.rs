@@ -49,8 +49,16 @@ impl ThisHost {
                 }
             }
         }
-        if head.headers.get_all(HOST).iter().count() > 1 {
-            return Err(Error::Malformed("more than one Host field"));
+        let hosts = head.headers.get_all(HOST).iter().count();
+        if hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11) {
+            return Err(Error::Malformed("exactly one Host field is expected"));
+        }
+        let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+        if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+            // The field ends here, and a coding must not be lost with it.
+            return Err(Error::Malformed(
+                "no Transfer-Encoding but chunked is understood",
+            ));
         }
         if head.version == Version::HTTP_10 && head.headers.contains_key(TRANSFER_ENCODING) {
             return Err(Error::Malformed("Transfer-Encoding in HTTP/1.0"));

@@ -1,0 +1,68 @@
+//! The service manager: sockets it holds for us, and what we tell it.
+//!
+//! systemd.socket(5) keeps the sockets over a restart, so that no connection
+//! is refused; sd_notify(3) lets it wait until we serve. Invariant: without
+//! systemd nothing here does anything.
+
+use std::io;
+use std::net::TcpListener;
+
+use sd_notify::NotifyState;
+
+/// Sockets handed to the process.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// The first: for calls, in place of `server.listen`.
+    pub(crate) calls: Option<TcpListener>,
+    /// The second: for the admin pages, in place of `server.admin`.
+    pub(crate) admin: Option<TcpListener>,
+}
+
+impl Sockets {
+    /// Takes the sockets named by `LISTEN_FDS`, if they are meant for us.
+    ///
+    /// # Errors
+    /// One of them is no listening TCP socket.
+    pub fn inherited() -> io::Result<Self> {
+        let mut sockets = listenfd::ListenFd::from_env();
+        let mut take = |index| {
+            let socket: Option<TcpListener> = if index < sockets.len() {
+                sockets.take_tcp_listener(index)?
+            } else {
+                None
+            };
+            if let Some(socket) = &socket {
+                socket.set_nonblocking(true)?;
+            }
+            Ok::<_, io::Error>(socket)
+        };
+        Ok(Self {
+            calls: take(0)?,
+            admin: take(1)?,
+        })
+    }
+}
+
+/// Calls are served from now on.
+pub(crate) fn ready() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// The settings are being read again; [`ready`] ends it.
+pub(crate) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "the service manager is not told of the reload"),
+    }
+}
+
+/// A drain has begun.
+pub(crate) fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "the service manager cannot be told");
+    }
+}
