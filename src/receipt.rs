@@ -19,8 +19,12 @@ use http::{HeaderValue, Request, Uri};
 pub(crate) use ids::MessageId;
 pub(crate) use key::MergeKey;
 
-use crate::body::RequestBody;
+use crate::body::{LOOK, RequestBody};
 use crate::identity::{Identity, Place};
+
+/// The longest target of a merged request. One client goes to 7,000 bytes and
+/// has met 414 and 502 beyond (wawp-api §3).
+const MAX_TARGET: usize = 7000;
 
 /// One caller's read receipt.
 #[derive(Debug)]
@@ -73,6 +77,30 @@ impl Receipt {
     /// The method, target and fields of the request.
     pub(crate) fn head(&self) -> &Parts {
         &self.head
+    }
+
+    /// Bytes that a list of ids may take in a merged request which this caller
+    /// leads: the body stays within [`LOOK`], the target within [`MAX_TARGET`].
+    pub(crate) fn room(&self) -> usize {
+        let (most, whole, ids) = match &self.ids_at {
+            None => return usize::MAX,
+            Some(IdsAt::Body(range)) => (LOOK, self.body.len(), range.len()),
+            Some(IdsAt::Query(range)) => {
+                let target = self.head.uri.path_and_query();
+                let whole = target.map_or(0, |target| target.as_str().len());
+                (MAX_TARGET, whole, range.len())
+            }
+        };
+        most.saturating_sub(whole - ids)
+    }
+
+    /// Bytes that one id takes in such a list, with its quotes, its comma and
+    /// its share of the brackets: a bound, not a measure.
+    pub(crate) fn length_of(&self, id: &MessageId) -> usize {
+        match self.ids_at {
+            Some(IdsAt::Query(_)) => ids::encode(id.as_str()).len() + "%22%22%2C%5B%5D".len(),
+            _ => id.as_str().len() + "\"\",[]".len(),
+        }
     }
 
     /// The caller's own request, unchanged.

@@ -52,6 +52,10 @@ struct State {
     /// In order of arrival, so in order of deadline too.
     callers: VecDeque<Caller>,
     ids: IndexSet<MessageId>,
+    /// Bytes that the ids take in a merged request, and may take in one that
+    /// any of the callers leads.
+    length: usize,
+    room: usize,
 }
 
 /// What became of a caller.
@@ -80,12 +84,13 @@ impl Batch {
                 open: true,
                 callers: VecDeque::new(),
                 ids: IndexSet::new(),
+                length: 0,
+                room: usize::MAX,
             }),
             closed: Notify::new(),
         };
         let mut state = batch.lock();
-        state.ids.extend(first.receipt.ids.iter().cloned());
-        state.callers.push_back(first);
+        state.take(first);
         if state.is_full(caps) {
             batch.shut(&mut state);
         }
@@ -110,12 +115,16 @@ impl Batch {
             .iter()
             .filter(|id| !state.ids.contains(*id));
         // A list may name an id twice; counting it twice only closes early.
-        if state.ids.len() + fresh.count() > self.caps.ids {
+        let (count, length) = fresh.fold((0, 0), |(count, length), id| {
+            (count + 1, length + caller.receipt.length_of(id))
+        });
+        if state.ids.len() + count > self.caps.ids
+            || state.length + length > state.room.min(caller.receipt.room())
+        {
             self.shut(&mut state);
             return Err(caller);
         }
-        state.ids.extend(caller.receipt.ids.iter().cloned());
-        state.callers.push_back(caller);
+        state.take(caller);
         if state.is_full(self.caps) {
             self.shut(&mut state);
         }
@@ -151,12 +160,11 @@ impl Batch {
         if state.callers.is_empty() {
             self.shut(&mut state);
         } else if !expired.is_empty() {
-            state.ids = state
-                .callers
-                .iter()
-                .flat_map(|caller| &caller.receipt.ids)
-                .cloned()
-                .collect();
+            state.ids.clear();
+            state.length = 0;
+            for caller in std::mem::take(&mut state.callers) {
+                state.take(caller);
+            }
         }
         expired
     }
@@ -172,6 +180,17 @@ impl Batch {
 }
 
 impl State {
+    fn take(&mut self, caller: Caller) {
+        let receipt = &caller.receipt;
+        self.room = self.room.min(receipt.room());
+        for id in &receipt.ids {
+            if self.ids.insert(id.clone()) {
+                self.length += receipt.length_of(id);
+            }
+        }
+        self.callers.push_back(caller);
+    }
+
     fn is_full(&self, caps: Caps) -> bool {
         self.ids.len() >= caps.ids || self.callers.len() >= caps.callers
     }

@@ -237,7 +237,8 @@ pub(super) fn environment(
         let key = name[PREFIX.len()..].to_ascii_lowercase();
         let path: Vec<&str> = key.split("__").collect();
         let is_name = !name[PREFIX.len()..].contains(|letter: char| letter.is_ascii_lowercase());
-        let origin = Origin::Env(name.clone());
+        // A control character in the name must not break the line it is printed on.
+        let origin = Origin::Env(printable(&name));
         if !is_name || path.len() > MAX_DEPTH || path.contains(&"") {
             report.unknown(key.replace("__", "."), origin);
             continue;

@@ -119,7 +119,11 @@ fn body_fields(fields: &mut Fields, body: &Bytes) -> Option<()> {
         let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
         start..start + raw.get().len()
     };
-    let is_text = |raw: &RawValue| raw.get().starts_with('"');
+    // A raw value may hold what no text can: half of a surrogate pair.
+    let is_text = |raw: &RawValue| {
+        let raw = raw.get();
+        raw.starts_with('"') && (!raw.contains('\\') || serde_json::from_str::<String>(raw).is_ok())
+    };
     let may_be_null = |raw: &RawValue| raw.get() == "null" || is_text(raw);
     if !is_text(object.chat_id) {
         return None;

@@ -54,6 +54,11 @@ pub fn merged(input: &[u8]) {
     }
     let (first, model, body) = &receipts[0];
     let mut ids: IndexSet<&MessageId> = first.ids.iter().collect();
+    let length =
+        |ids: &IndexSet<&MessageId>| ids.iter().map(|id| first.length_of(id)).sum::<usize>();
+    if length(&ids) > first.room() {
+        return;
+    }
     for (other, other_model, _) in &receipts[1..] {
         let equal = first.key == other.key;
         assert_eq!(
@@ -61,8 +66,9 @@ pub fn merged(input: &[u8]) {
             model.same == other_model.same,
             "who may share a call"
         );
-        if equal {
-            ids.extend(&other.ids);
+        let all: IndexSet<_> = ids.iter().copied().chain(&other.ids).collect();
+        if equal && length(&all) <= first.room() {
+            ids = all;
         }
     }
     let (head, sent) = parts(first.merged_request(ids.iter().copied()));
@@ -95,9 +101,10 @@ pub fn merged(input: &[u8]) {
         }
     }
     same_fields(&head, first.head(), sent.len());
-    if sent.len() > LOOK {
-        return;
-    }
+    assert!(
+        sent.len() <= LOOK,
+        "the merged body is too long to be read again"
+    );
     let Ok(again) = Receipt::read(head, sent) else {
         panic!("the merged request is no receipt");
     };
