@@ -489,6 +489,10 @@ impl Case {
     }
 
     /// Calls of one credential in one class leave in the order they came.
+    ///
+    /// Not judged where an instance has several credentials: the first to be
+    /// accepted sends the others to the strangers' bucket, and one accepted
+    /// later leaves it, while earlier calls may still wait in the old line.
     fn order(&mut self) {
         if !self.dial.is_zero() {
             return;
@@ -507,6 +511,9 @@ impl Case {
                 (said.is_receipt(), prompt, arrived.get(&outcome.step.tag))
             {
                 let (class, instance, _) = self.budget(said);
+                if self.credentials(class, &instance).len() > 1 {
+                    continue;
+                }
                 let line = lines
                     .entry((class, instance, said.credential.clone()))
                     .or_default();

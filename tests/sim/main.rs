@@ -9,7 +9,8 @@
 //!
 //! - `WAWP_SIM_SEEDS=12345 cargo test --test sim` runs these seeds (separated
 //!   by commas);
-//! - `WAWP_SIM_RUNS=5000 cargo test --test sim` runs so many, from seed 0.
+//! - `WAWP_SIM_RUNS=5000 cargo test --test sim` runs so many, from seed 0;
+//! - `WAWP_SIM_SHOW=1` with `-- --nocapture` prints what each run saw.
 
 mod client;
 mod dice;
@@ -43,6 +44,9 @@ fn every_law_holds_in_every_run() {
         let facts = laws::Facts::of(&plan);
         let seen = run::run(seed, plan);
         calls = (calls.0 + seen.outcomes.len(), calls.1 + seen.arrivals.len());
+        if std::env::var_os("WAWP_SIM_SHOW").is_some() {
+            show(&seen);
+        }
         let broken = laws::judge(facts, seen);
         if !broken.is_empty() {
             eprintln!("seed {seed}: repeat with WAWP_SIM_SEEDS={seed} cargo test --test sim");
@@ -62,4 +66,15 @@ fn every_law_holds_in_every_run() {
         "{} of {runs} runs broke a law: {failed:?}",
         failed.len()
     );
+}
+
+/// Prints what a run saw.
+fn show(seen: &run::Seen) {
+    for outcome in &seen.outcomes {
+        println!("{outcome:?}");
+    }
+    for (number, arrival) in seen.arrivals.iter().enumerate() {
+        println!("call {number} {arrival:?}");
+    }
+    println!("kills {:?}, drain {:?}", seen.kills, seen.drain);
 }
