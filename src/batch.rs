@@ -14,12 +14,16 @@ mod open;
 mod quarantine;
 mod settle;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderMap, response};
+use http::{HeaderMap, Response, response};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +54,10 @@ pub(crate) struct Batcher {
     limiter: Arc<Limiter>,
     metrics: Arc<Metrics>,
     budget: TpsBudget,
+    /// Calls that repeats and splits took beyond what their batches saved,
+    /// made up for before more is counted as saved: so `saved_total` never
+    /// falls, and still adds up.
+    overspent: AtomicU64,
     /// Cancelled on drain: every window ends at once, and later ones do not open.
     flush: CancellationToken,
     /// The batches' tasks, which outlive their callers.
@@ -71,7 +79,7 @@ pub(crate) enum Given {
     /// To a call of several callers, or read in full.
     Shared(Arc<Shared>),
     /// To a call of one's own, too long to be held.
-    Own(response::Parts, AnswerBody),
+    Own(Box<Response<AnswerBody>>),
 }
 
 /// An answer that any number of callers may be given.
@@ -80,6 +88,8 @@ pub(crate) struct Shared {
     pub(crate) head: response::Parts,
     pub(crate) body: Bytes,
     pub(crate) trailers: Option<HeaderMap>,
+    /// Tokens left in the bucket when its call went; `None` where unlimited.
+    pub(crate) remaining: Option<u32>,
 }
 
 /// Why a caller gets no answer of the upstream's.
@@ -120,6 +130,7 @@ impl Batcher {
             limiter,
             metrics,
             budget: TpsBudget::new(BUDGET_SPAN, BUDGET_FLOOR_PER_SECOND, BUDGET_SHARE),
+            overspent: AtomicU64::new(0),
             flush: CancellationToken::new(),
             tasks,
         }
@@ -137,6 +148,20 @@ impl Batcher {
             .paths
             .iter()
             .any(|receipt| receipt == path)
+    }
+
+    /// Counts what a batch saved: the callers it told, less the calls it took.
+    fn count_saved(&self, told: u64, calls: u64) {
+        let mut saved = 0;
+        let settle = |overspent: u64| {
+            let spent = calls + overspent;
+            saved = told.saturating_sub(spent);
+            Some(spent.saturating_sub(told))
+        };
+        self.overspent
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, settle)
+            .expect("a value is always given");
+        self.metrics.saved.inc_by(saved);
     }
 
     /// Ends every window now and from now on.

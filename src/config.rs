@@ -1,8 +1,8 @@
 //! What the settings mean: the types that the rest of the gateway is configured by.
 //!
 //! Owns every setting, its default (`default.toml`, nowhere else), its bounds and the order of the layers: defaults,
-//! file, environment, flags. Refuses to open anything that a setting names (certificates, sockets): whoever uses
-//! the thing opens it. Invariant: a [`Config`] that exists obeys every bound written in `default.toml`.
+//! file, environment, flags. Refuses to open anything that a setting names (certificates, sockets), secrets apart:
+//! whoever uses the thing opens it. Invariant: a [`Config`] that exists obeys every bound written in `default.toml`.
 
 use std::{
     ffi::OsString,
@@ -19,7 +19,9 @@ mod quota;
 mod read;
 mod report;
 mod schema;
+mod secret;
 mod show;
+mod tenant;
 mod upstream_url;
 
 #[cfg(test)]
@@ -28,6 +30,8 @@ mod tests;
 pub use self::{
     pattern::{PathPattern, PatternError},
     quota::{Quota, QuotaError},
+    secret::Secret,
+    tenant::{Access, Egress, Instances, Tenant},
     upstream_url::{UpstreamUrl, UrlError},
 };
 
@@ -45,6 +49,12 @@ pub struct Config {
     pub batch: Batch,
     /// How fast one WhatsApp instance may be driven.
     pub limit: Limit,
+    /// How fast all instances together may be driven.
+    pub egress: Egress,
+    /// Who shares the egress, and with which budgets and keys.
+    pub tenants: Vec<Tenant>,
+    /// Who may use the gateway at all.
+    pub access: Access,
     /// What is counted.
     pub metrics: Metrics,
     /// What is written to stderr.
@@ -121,6 +131,17 @@ pub struct Batch {
     pub max_callers: usize,
     /// How long a caller whose request failed alone stays out of batches.
     pub quarantine: Duration,
+    /// Whether receipts are merged, or only counted as if.
+    pub mode: BatchMode,
+}
+
+/// What becomes of receipts that could share a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchMode {
+    /// They share one.
+    Merge,
+    /// Each goes by itself; what merging would have saved is counted.
+    Observe,
 }
 
 /// `[limit]`: how fast one WhatsApp instance may be driven.
@@ -134,8 +155,19 @@ pub struct Limit {
     pub max_queue: usize,
     /// Whether every answer carries `RateLimit` and `RateLimit-Policy`.
     pub headers: bool,
+    /// Whether calls wait and are refused, or are only counted as if.
+    pub mode: LimitMode,
     /// Groups of paths with a budget of their own; the first that matches wins.
     pub classes: Vec<Class>,
+}
+
+/// What becomes of calls beyond their budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitMode {
+    /// They wait for their turn or are refused.
+    Enforce,
+    /// They go at once; what enforcing would have done is counted.
+    Observe,
 }
 
 /// `[[limit.class]]`: paths that have a bucket of their own per instance.
@@ -244,7 +276,7 @@ pub struct Mistakes(Vec<show::Mistake>);
 
 /// Reads the settings: defaults, then the file, the environment (`WAWP_GATEWAY_<SECTION>__<KEY>`) and the flags.
 ///
-/// Blocks while it reads the file.
+/// Blocks while it reads the file, and those that hold secrets.
 ///
 /// # Errors
 /// Returns every mistake of every layer at once, also in values that a stronger layer covers.
@@ -280,9 +312,12 @@ fn lay(
     if let Some(file) = file {
         layer::lay(&mut tree, file);
     }
-    layer::environment(&mut tree, env, &mut report);
+    let variables: Vec<(OsString, OsString)> = env.collect();
+    layer::environment(&mut tree, &variables, &mut report);
     layer::flags(&mut tree, flags);
-    let config = schema::config(tree, &mut report);
+    let sources = secret::Sources::new(&variables);
+    let config = schema::config(tree, &sources, &mut report);
+    report.excuse(&sources.named());
     report.decide(config)
 }
 
@@ -299,11 +334,33 @@ pub fn check(file: &Path) -> Result<String, Mistakes> {
 
 impl Default for Config {
     fn default() -> Self {
-        schema::config(layer::defaults(), &mut report::Report::default())
+        schema::config(
+            layer::defaults(),
+            &secret::Sources::default(),
+            &mut report::Report::default(),
+        )
     }
 }
 
-// === impl LogFormat, LogLevel ===
+// === impl BatchMode, LimitMode, LogFormat, LogLevel ===
+
+impl fmt::Display for BatchMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Merge => "merge",
+            Self::Observe => "observe",
+        })
+    }
+}
+
+impl fmt::Display for LimitMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+        })
+    }
+}
 
 impl fmt::Display for LogFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,7 +7,8 @@ use http::header::{
     ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::identity::{INSTANCE_HEADER, TOKEN_HEADER};
 
@@ -83,9 +84,22 @@ pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
     headers.insert(CONNECTION, HeaderValue::from_static(connection));
 }
 
-/// HTTP/2 lets a client send its cookies in pieces; HTTP/1.1 knows one field
-/// (RFC 9113 §8.2.3).
-pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+/// Puts a request that came over HTTP/2 as HTTP/1.1 would have it.
+///
+/// Cookies come in pieces there and are one field here (RFC 9113 §8.2.3); and
+/// no framing says "no body" there, where some servers want to be told here
+/// (RFC 9110 §8.6).
+pub(crate) fn from_http2(head: &mut Parts, empty: bool) {
+    join_cookies(&mut head.headers);
+    let wants_length = [Method::POST, Method::PUT, Method::PATCH].contains(&head.method);
+    if empty && wants_length {
+        head.headers
+            .entry(CONTENT_LENGTH)
+            .or_insert(HeaderValue::from_static("0"));
+    }
+}
+
+fn join_cookies(headers: &mut HeaderMap) {
     let pieces: Vec<_> = headers
         .get_all(COOKIE)
         .iter()

@@ -6,8 +6,11 @@
 //! text, so nothing here can print one.
 
 mod form;
-mod json;
+pub(crate) mod json;
 pub(crate) mod look;
+
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::collections::hash_map::RandomState;
@@ -86,6 +89,10 @@ pub(crate) struct Findings {
     instance: Option<InstanceId>,
     credentials: std::hash::DefaultHasher,
     any_credential: bool,
+    /// Places disagree on the instance. The first still counts, but whoever
+    /// writes so may only mean to spend a stranger's budget: it is nobody's
+    /// credential that comes with it.
+    ambiguous: bool,
 }
 
 impl Findings {
@@ -95,18 +102,19 @@ impl Findings {
             instance: None,
             credentials: KEY.build_hasher(),
             any_credential: false,
+            ambiguous: false,
         };
         if let Some(query) = head.uri.query() {
-            findings.instance(query_value(query, INSTANCE_FIELD).as_deref());
+            for instance in query_values(query, INSTANCE_FIELD) {
+                findings.instance(Some(&instance));
+            }
             if let Some(token) = query_value(query, TOKEN_FIELD) {
                 findings.credential(Place::Query, token.as_bytes());
             }
         }
-        let instance = head
-            .headers
-            .get(INSTANCE_HEADER)
-            .and_then(|value| value.to_str().ok());
-        findings.instance(instance);
+        for value in head.headers.get_all(INSTANCE_HEADER) {
+            findings.instance(value.to_str().ok());
+        }
         if let Some(value) = head.headers.get(AUTHORIZATION) {
             findings.credential(Place::Authorization, value.as_bytes());
         }
@@ -118,8 +126,12 @@ impl Findings {
 
     /// Takes an instance found later, if none was found before.
     pub(crate) fn instance(&mut self, name: Option<&str>) {
-        if self.instance.is_none() {
-            self.instance = name.and_then(InstanceId::new);
+        let Some(name) = name.and_then(InstanceId::new) else {
+            return;
+        };
+        match &self.instance {
+            None => self.instance = Some(name),
+            Some(first) => self.ambiguous |= *first != name,
         }
     }
 
@@ -143,8 +155,7 @@ impl Findings {
     pub(crate) fn identity(self) -> Identity {
         Identity {
             instance: self.instance,
-            credential: self
-                .any_credential
+            credential: (self.any_credential && !self.ambiguous)
                 .then(|| Fingerprint(self.credentials.finish())),
         }
     }
@@ -153,7 +164,12 @@ impl Findings {
 /// The first value of a field in a query, decoded as forms are
 /// (`application/x-www-form-urlencoded`, WHATWG URL §5.1).
 pub(crate) fn query_value<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
-    query.split('&').find_map(|pair| {
+    query_values(query, name).next()
+}
+
+/// All values of a field in a query.
+fn query_values<'q>(query: &'q str, name: &str) -> impl Iterator<Item = Cow<'q, str>> {
+    query.split('&').filter_map(move |pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let matches = key == name || (key.contains(['%', '+']) && decode(key) == name);
         matches.then(|| decode(value))

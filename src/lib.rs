@@ -22,7 +22,7 @@
 //! - `upstream`: connections to the upstream, one call sent at most once
 //! - [`metrics`], `admin`, [`telemetry`]: what operators see
 //! - [`config`], [`cli`], [`shutdown`], [`systemd`]: how the program is steered
-//! - [`sandbox`]: a local stand-in for api.wawp.net
+//! - [`sandbox`]: a local stand-in for api.wawp.net; [`demo`]: it, the gateway and apps together
 
 mod admin;
 pub mod app;
@@ -30,6 +30,7 @@ mod batch;
 mod body;
 pub mod cli;
 pub mod config;
+pub mod demo;
 mod front;
 pub mod gateway;
 mod hop;

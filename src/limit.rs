@@ -15,6 +15,9 @@ mod clock;
 mod pause;
 mod table;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +33,16 @@ use table::Table;
 use crate::config::{self, Quota};
 use crate::identity::Identity;
 use crate::metrics::{Metrics, Reason, Route};
+
+/// What two timers set for the same moment may be apart (tokio's wheel turns
+/// once a millisecond).
+const TICK: Duration = Duration::from_millis(2);
+
+/// The name of the base limit: none that a class can have.
+const BASE: &str = "";
+
+/// Below it every call needs a credential; pages elsewhere are public.
+const API_PREFIX: &str = "/v2/";
 
 /// All budgets of the gateway.
 #[derive(Debug)]
@@ -119,7 +132,13 @@ impl Limiter {
     pub(crate) fn lane(&self, method: &Method, path: &str, identity: &Identity) -> Lane {
         let rules = self.rules.load();
         let account = rules.table(method, path).account(identity);
-        Lane::new(account, identity.credential, Arc::clone(&self.metrics))
+        let proves = path.starts_with(API_PREFIX) || rules.is_receipt(path);
+        Lane::new(
+            account,
+            identity.credential,
+            proves,
+            Arc::clone(&self.metrics),
+        )
     }
 
     /// The limits in force.
@@ -142,8 +161,9 @@ impl Limiter {
         let permit = match self.admit(lane, kind, deadline)? {
             Admission::Now(permit) => return Ok(self.passed(permit, None, route)),
             // The promise made on joining can be outrun by receipts that grew
-            // too old to yield: then the deadline has the last word.
-            Admission::Queued(ticket) => tokio::time::timeout_at(deadline, ticket)
+            // too old to yield: then the deadline has the last word. A token
+            // due at that very moment still counts.
+            Admission::Queued(ticket) => tokio::time::timeout_at(deadline + TICK, ticket)
                 .await
                 .map_err(|_| self.too_late(lane))?,
         };
@@ -203,14 +223,21 @@ impl Rules {
         clock: TokioClock,
         existing: &[Arc<Table>],
     ) -> Self {
+        let (base, existing) = existing
+            .split_first()
+            .map_or((None, existing), |(base, classes)| (Some(base), classes));
         let table = |name: &str, quota| {
-            if let Some(table) = existing.iter().find(|table| *table.name == *name) {
+            let known = match base {
+                Some(base) if name == BASE => Some(base),
+                _ => existing.iter().find(|table| *table.name == *name),
+            };
+            if let Some(table) = known {
                 table.requote(quota);
                 return Arc::clone(table);
             }
             Arc::new(Table::new(name, quota, clock))
         };
-        let base = std::iter::once(table("default", limit.quota));
+        let base = std::iter::once(table(BASE, limit.quota));
         let classes = limit
             .classes
             .iter()
@@ -226,9 +253,12 @@ impl Rules {
     }
 
     fn table(&self, method: &Method, path: &str) -> &Table {
-        let is_receipt = self.receipt_paths.iter().any(|receipt| receipt == path);
-        let class = self.limit.class_of(method, path, is_receipt);
+        let class = self.limit.class_of(method, path, self.is_receipt(path));
         &self.tables[class.map_or(0, |class| class + 1)]
+    }
+
+    fn is_receipt(&self, path: &str) -> bool {
+        self.receipt_paths.iter().any(|receipt| receipt == path)
     }
 
     /// Whether `RateLimit` fields go with every answer.

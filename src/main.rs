@@ -1,14 +1,16 @@
 //! The `wawp-gateway` program: the order of start, and the exit codes.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use wawp_gateway::app::{App, Ended, Reload};
-use wawp_gateway::cli::{self, Command};
+use wawp_gateway::app::{App, Ended, Reload, StartError};
+use wawp_gateway::cli::{self, Command, SandboxArgs};
 use wawp_gateway::config::{self, Effective, Mistakes, Overrides};
+use wawp_gateway::demo::{self, Plan, Screen};
 use wawp_gateway::shutdown::Signals;
 use wawp_gateway::systemd::Sockets;
-use wawp_gateway::{Dial, telemetry};
+use wawp_gateway::{Dial, sandbox, telemetry};
 
 /// The settings, the file or the command line are wrong.
 const EXIT_SETTINGS: u8 = 2;
@@ -19,7 +21,8 @@ fn main() -> ExitCode {
     match cli::parse() {
         Command::Serve { config, overrides } => serve(config, overrides),
         Command::Check { config } => check(&config),
-        Command::Sandbox(_) | Command::Demo => ExitCode::SUCCESS,
+        Command::Sandbox(args) => sandbox(&args),
+        Command::Demo => demo(),
     }
 }
 
@@ -43,15 +46,8 @@ fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
     };
     telemetry::init(&config.log);
     telemetry::install_panic_hook();
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(EXIT_FAILURE, &error),
-    };
     let reload: Reload = Box::new(move || load().map(|effective| effective.config));
-    let ended = runtime.block_on(async {
+    let ended = block_on::<_, StartError>(async {
         let mut signals = Signals::listen()?;
         let upstream = config.upstream.url.to_string();
         let app = App::bind_or_inherit(config, Dial::Tcp, Sockets::inherited()?)?;
@@ -59,13 +55,61 @@ fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
         tracing::info!(%address, %admin, %upstream, "serving");
         app.run(&mut signals, reload).await
     });
-    // A name look-up may hang for long: it is not waited for.
-    runtime.shutdown_background();
     match ended {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::Cut { .. }) => ExitCode::from(EXIT_FAILURE),
         Err(error) => fail(EXIT_FAILURE, &error),
     }
+}
+
+fn sandbox(args: &SandboxArgs) -> ExitCode {
+    telemetry::init(&config::Config::default().log);
+    telemetry::install_panic_hook();
+    let settings = sandbox::Settings {
+        latency: args.latency,
+        quota: Some((args.rate, args.burst)),
+        ..sandbox::Settings::default()
+    };
+    let ended = block_on(async {
+        let mut signals = Signals::listen()?;
+        // A hang-up ends it as well: there is nothing to read again.
+        let stop = async {
+            signals.next().await;
+        };
+        sandbox::run(args.listen, settings, stop).await
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(EXIT_FAILURE, &error),
+    }
+}
+
+fn demo() -> ExitCode {
+    telemetry::init(&demo::log());
+    telemetry::install_panic_hook();
+    let ended = block_on(async {
+        let mut signals = Signals::listen()?;
+        let stop = async {
+            signals.next().await;
+        };
+        demo::run(&Plan::default(), Screen::stdout(), stop).await
+    });
+    match ended {
+        Ok(report) if report.is_good() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(EXIT_FAILURE),
+        Err(error) => fail(EXIT_FAILURE, &error),
+    }
+}
+
+/// Runs to the end on this thread; the gateway's other workers have their own.
+fn block_on<T, E: From<io::Error>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let done = runtime.block_on(work);
+    // A name look-up may hang for long: it is not waited for.
+    runtime.shutdown_background();
+    done
 }
 
 fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::batch::{Batcher, Given, Told, Untold};
-use crate::body::{AnswerBody, ClientBody, Ending, LOOK, RequestBody};
+use crate::body::{self, AnswerBody, ClientBody, Ending, LOOK, RequestBody};
 use crate::config::{self, Config};
 use crate::front::Activity;
 use crate::identity::{self, Findings};
@@ -32,6 +32,11 @@ use crate::{hop, ratelimit, retry_after, upgrade};
 use error::Error;
 use finish::Finish;
 use target::ThisHost;
+
+/// Calls of one connection that may be unfinished at once. HTTP/2 bounds its
+/// open streams; a client that opens and resets them leaves calls behind,
+/// which are finished all the same.
+const MAX_CALLS: usize = 500;
 
 /// What all workers share.
 #[derive(Debug)]
@@ -95,10 +100,13 @@ impl Proxy {
         } else {
             Route::Other
         };
+        let crowded = activity
+            .as_ref()
+            .is_some_and(|activity| activity.calls() > MAX_CALLS);
         let ending = Ending::new(Arc::clone(&self.shared.metrics), route, activity);
         let body = ClientBody::new(incoming, self.shared.settings.body_timeout);
         Finish::new(
-            self.clone().answer(head, body, route, ending),
+            self.clone().answer(head, body, route, ending, crowded),
             self.shared.tasks.clone(),
         )
         .await
@@ -110,15 +118,17 @@ impl Proxy {
         body: ClientBody,
         route: Route,
         ending: Ending,
+        crowded: bool,
     ) -> Response<AnswerBody> {
         let shared = Arc::clone(&self.shared);
         let version = head.version;
-        let answer = self.call(head, body, route).await;
+        let answer = self.call(head, body, route, crowded).await;
         let mut answer = answer.unwrap_or_else(|error| error.answer());
         shared.metrics.requests[route as usize]
             .code(answer.status())
             .inc();
-        if version < Version::HTTP_2 && shared.draining.is_cancelled() {
+        let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if version < Version::HTTP_2 && !switched && shared.draining.is_cancelled() {
             answer
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -131,16 +141,23 @@ impl Proxy {
         mut head: Parts,
         body: ClientBody,
         route: Route,
+        crowded: bool,
     ) -> Result<Response<AnswerBody>, Error> {
         let max_in_flight = self.shared.settings.max_in_flight;
         if usize::try_from(self.shared.metrics.in_flight.get()).unwrap_or(0) > max_in_flight {
-            return Err(Error::Overloaded(max_in_flight));
+            return Err(Error::Overloaded("server.max_in_flight", max_in_flight));
+        }
+        if crowded {
+            return Err(Error::Overloaded("calls on one connection", MAX_CALLS));
+        }
+        if head.headers.len() > self.shared.settings.max_headers {
+            return Err(Error::TooManyHeaders(self.shared.settings.max_headers));
         }
         self.shared.this_host.check(&head)?;
         let upgradable = head.version == Version::HTTP_11 && body.is_empty();
         hop::strip(&mut head.headers, upgradable);
         if head.version == Version::HTTP_2 {
-            hop::join_cookies(&mut head.headers);
+            hop::from_http2(&mut head, body.is_empty());
         }
         if route == Route::Seen && may_be_receipt(&head) {
             self.receive(head, body).await
@@ -155,7 +172,7 @@ impl Proxy {
         head: Parts,
         mut body: ClientBody,
     ) -> Result<Response<AnswerBody>, Error> {
-        let Some(whole) = body.whole().await? else {
+        let Some(whole) = self.in_time(body.whole()).await?.flatten() else {
             return self.pass_through(head, body, Route::Seen).await;
         };
         let receipt = match Receipt::read(head, whole) {
@@ -174,7 +191,7 @@ impl Proxy {
             .join(receipt, lane.clone(), &self.upstream);
         let answer = match told {
             Ok(told) => match told.await {
-                Ok(told) => self.tell(told),
+                Ok(told) => self.tell(told, &lane),
                 // The batch's task was cut off: the gateway is being ended.
                 Err(_) => Err(Error::Upstream(crate::upstream::Failure::BrokeOff)),
             },
@@ -184,20 +201,36 @@ impl Proxy {
         answer
     }
 
-    fn tell(&self, told: Told) -> Result<Response<AnswerBody>, Error> {
-        let (head, body) = match told.verdict {
-            Ok(Given::Shared(shared)) => (
-                shared.head.clone(),
-                AnswerBody::whole(shared.body.clone(), shared.trailers.clone()),
-            ),
-            Ok(Given::Own(head, body)) => (head, body),
+    /// Bounds reading ahead. A body that dribbles in is passed on as it comes,
+    /// with what is known by then; `None`.
+    async fn in_time<T>(
+        &self,
+        reading: impl Future<Output = Result<T, body::Error>>,
+    ) -> Result<Option<T>, Error> {
+        let patience = self.shared.settings.header_timeout;
+        match tokio::time::timeout(patience, reading).await {
+            Ok(read) => Ok(Some(read?)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn tell(&self, told: Told, lane: &Lane) -> Result<Response<AnswerBody>, Error> {
+        let (mut answer, remaining) = match told.verdict {
+            Ok(Given::Shared(shared)) => {
+                let body = AnswerBody::whole(shared.body.clone(), shared.trailers.clone());
+                (
+                    Response::from_parts(shared.head.clone(), body),
+                    shared.remaining,
+                )
+            }
+            Ok(Given::Own(answer)) => (*answer, None),
             Err(Untold::Refused(refused)) => return Err(refused.into()),
             Err(Untold::Failed(failure)) => return Err(failure.into()),
         };
-        let mut answer = Response::from_parts(head, body);
         if self.shared.settings.timing_header {
             timing::of_receipt(answer.headers_mut(), &told.timing);
         }
+        self.tell_limit(&mut answer, lane, remaining);
         Ok(answer)
     }
 
@@ -208,9 +241,10 @@ impl Proxy {
         mut body: ClientBody,
         route: Route,
     ) -> Result<Response<AnswerBody>, Error> {
-        let deadline = Instant::now() + self.shared.limiter.rules().max_wait;
         let mut findings = Findings::of_head(&head);
-        identity::look::into_body(&mut findings, &head.headers, &mut body).await?;
+        let look = identity::look::into_body(&mut findings, &head.headers, &mut body);
+        self.in_time(look).await?;
+        let deadline = Instant::now() + self.shared.limiter.rules().max_wait;
         let identity = findings.identity();
         let lane = self
             .shared
@@ -241,7 +275,8 @@ impl Proxy {
         *request.headers_mut() = std::mem::take(&mut head.headers);
         *request.extensions_mut() = std::mem::take(&mut head.extensions);
         let began = Instant::now();
-        let answer = self.upstream.call(request, route).await?;
+        let answer = self.upstream.call(request, route).await;
+        let answer = answer.inspect_err(|_| lane.unanswered(&pass.permit))?;
         let Answer {
             head,
             body,
@@ -270,9 +305,11 @@ impl Proxy {
         if let (Some(queue), true) = (pass.waited, self.shared.settings.timing_header) {
             timing::of_queued(answer.headers_mut(), queue, began.elapsed());
         }
-        if let (Some(remaining), true) =
-            (pass.permit.remaining, self.shared.limiter.rules().headers())
-        {
+        self.tell_limit(answer, lane, pass.permit.remaining);
+    }
+
+    fn tell_limit(&self, answer: &mut Response<AnswerBody>, lane: &Lane, remaining: Option<u32>) {
+        if let (Some(remaining), true) = (remaining, self.shared.limiter.rules().headers()) {
             let quota = lane.quota();
             let next = quota.map(|quota| quota.interval()).unwrap_or_default();
             ratelimit::describe(answer.headers_mut(), quota, remaining, next);

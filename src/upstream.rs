@@ -12,21 +12,22 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{EXPECT, HOST};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri, Version, response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use connect::Connector;
 pub use connect::{Dial, Io, TlsError};
 pub(crate) use failure::{Failure, Unreachable};
-use pool::{Lease, Pool, Unsent};
+use pool::{Connection, Lease, Pool, Unsent};
 
 use crate::body::{self, RequestBody};
 use crate::config;
@@ -36,6 +37,12 @@ use crate::metrics::{Metrics, Route};
 /// Fresh connections tried for one request that none of them took.
 const FRESH_TRIES: usize = 2;
 
+/// The pool is looked through at most this often.
+const TIDY_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long an answer that others wait for in full may stay silent midway.
+const SHARED_SILENCE: Duration = Duration::from_secs(30);
+
 /// One worker's way to the upstream.
 #[derive(Debug)]
 pub(crate) struct Upstream {
@@ -43,6 +50,17 @@ pub(crate) struct Upstream {
     settings: config::Upstream,
     host: HeaderValue,
     pool: Arc<Pool>,
+    /// Held by whoever makes a connection that others can share, with the last
+    /// failure to make one.
+    connecting: tokio::sync::Mutex<Option<(Instant, Failure)>>,
+    metrics: Arc<Metrics>,
+}
+
+/// What a body that is still to be read needs to know.
+struct Unread {
+    lease: Lease,
+    route: Route,
+    patience: Duration,
     metrics: Arc<Metrics>,
 }
 
@@ -72,6 +90,7 @@ impl Upstream {
             pool: Arc::new(Pool::new(settings.idle_timeout)),
             settings,
             host,
+            connecting: tokio::sync::Mutex::new(None),
             metrics,
         })
     }
@@ -83,6 +102,7 @@ impl Upstream {
             settings: self.settings.clone(),
             host: self.host.clone(),
             pool: Arc::new(Pool::new(self.settings.idle_timeout)),
+            connecting: tokio::sync::Mutex::new(None),
             metrics: Arc::clone(&self.metrics),
         }
     }
@@ -105,7 +125,7 @@ impl Upstream {
                     .inc();
                 let seconds = began.elapsed().as_secs_f64();
                 self.metrics.upstream_seconds(route).observe(seconds);
-                Ok(Answer::new(response, lease, route, &self.metrics))
+                Ok(Answer::new(response, self.body(lease, route)))
             }
             Err(failure) => {
                 self.metrics.upstream[route as usize].error().inc();
@@ -117,7 +137,7 @@ impl Upstream {
     /// Closes pooled connections that have been idle too long, for ever.
     pub(crate) async fn keep_pool_tidy(&self) -> std::convert::Infallible {
         loop {
-            tokio::time::sleep(self.settings.idle_timeout / 2).await;
+            tokio::time::sleep((self.settings.idle_timeout / 2).max(TIDY_PAUSE)).await;
             self.pool.close_idle(Instant::now());
         }
     }
@@ -134,13 +154,13 @@ impl Upstream {
                 Some(connection) => (connection, true),
                 None => {
                     fresh_tries += 1;
-                    (self.connector.connect(&self.pool, upgrade).await?, false)
+                    self.fresh(upgrade).await?
                 }
             };
             self.address(&mut request, &path, connection.is_h2());
             let progress = request.body().progress();
             let patience = self.settings.response_timeout;
-            match with_patience(connection.send(request), patience, progress).await {
+            match with_patience(connection.send(request), patience, progress.as_ref()).await {
                 None => return Err(Failure::Timeout),
                 Some(Ok(response)) => {
                     return Ok((response, Lease::new(connection, &self.pool)));
@@ -151,8 +171,49 @@ impl Upstream {
                 Some(Err(Unsent::Untouched(_))) => {
                     return Err(Failure::Unreachable(Unreachable::ClosedAtOnce));
                 }
-                Some(Err(Unsent::Failed(failure))) => return Err(failure),
+                Some(Err(Unsent::Failed(failure))) => {
+                    let client = progress.and_then(|progress| progress.failure());
+                    return Err(client.map_or(failure, Failure::Client));
+                }
             }
+        }
+    }
+
+    /// A new connection; or one that somebody else made meanwhile, where the
+    /// upstream speaks HTTP/2 or it is not yet known whether it does: one
+    /// connection then serves all, and a hundred callers need not make one each.
+    async fn fresh(&self, upgrade: bool) -> Result<(Connection, bool), Failure> {
+        if upgrade || !self.connector.may_share() {
+            return Ok((self.connector.connect(&self.pool, upgrade).await?, false));
+        }
+        let asked = Instant::now();
+        let mut failed = self.connecting.lock().await;
+        if let Some(connection) = self.pool.take(upgrade) {
+            return Ok((connection, true));
+        }
+        if let Some((_, failure)) = failed.filter(|(when, _)| *when >= asked) {
+            // Whoever was first has found out for all who waited.
+            return Err(failure);
+        }
+        if !self.connector.may_share() {
+            drop(failed);
+            return Ok((self.connector.connect(&self.pool, upgrade).await?, false));
+        }
+        let made = self.connector.connect(&self.pool, upgrade).await;
+        *failed = made
+            .as_ref()
+            .err()
+            .map(|failure| (Instant::now(), *failure));
+        Ok((made?, false))
+    }
+
+    fn body(&self, lease: Lease, route: Route) -> Unread {
+        let patience = self.settings.response_timeout;
+        Unread {
+            lease,
+            route,
+            patience,
+            metrics: Arc::clone(&self.metrics),
         }
     }
 
@@ -176,12 +237,21 @@ impl Upstream {
             *request.version_mut() = Version::HTTP_2;
             request.headers_mut().remove(HOST);
             // Connection-specific (RFC 9113 §8.2.2); the `TE: trailers` itself may stay.
-            request.headers_mut().remove(http::header::CONNECTION);
+            request.headers_mut().remove(CONNECTION);
+            request.headers_mut().remove(TRANSFER_ENCODING);
         } else {
             *request.uri_mut() = Uri::from(target);
             *request.version_mut() = Version::HTTP_11;
             request.headers_mut().insert(HOST, self.host.clone());
-            if request.headers().contains_key(EXPECT) {
+            let streamed = matches!(request.body(), RequestBody::Streamed(_));
+            if streamed && !request.headers().contains_key(CONTENT_LENGTH) {
+                // Said here, since hyper takes a GET to have no body unless told.
+                let chunked = HeaderValue::from_static("chunked");
+                request.headers_mut().insert(TRANSFER_ENCODING, chunked);
+            }
+            let expect = request.headers().get(EXPECT);
+            if expect.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+            {
                 let go_on = Arc::new(Notify::new());
                 request.body_mut().hold_until(Arc::clone(&go_on));
                 hyper::ext::on_informational(request, move |answer| {
@@ -199,15 +269,15 @@ impl Upstream {
 async fn with_patience<T>(
     answer: impl Future<Output = T>,
     patience: std::time::Duration,
-    progress: Option<body::Progress>,
+    progress: Option<&body::Progress>,
 ) -> Option<T> {
     let mut answer = std::pin::pin!(answer);
-    let mut sent = 0;
+    let mut deadline = Instant::now() + patience;
     loop {
-        match tokio::time::timeout(patience, answer.as_mut()).await {
+        match tokio::time::timeout_at(deadline, answer.as_mut()).await {
             Ok(answer) => return Some(answer),
-            Err(_) => match progress.as_ref().map(body::Progress::pieces) {
-                Some(pieces) if pieces > sent => sent = pieces,
+            Err(_) => match progress.map(body::Progress::last_piece) {
+                Some(last) if last + patience > deadline => deadline = last + patience,
                 _ => return None,
             },
         }
@@ -215,12 +285,7 @@ async fn with_patience<T>(
 }
 
 impl Answer {
-    fn new(
-        mut response: Response<Incoming>,
-        lease: Lease,
-        route: Route,
-        metrics: &Arc<Metrics>,
-    ) -> Self {
+    fn new(mut response: Response<Incoming>, unread: Unread) -> Self {
         let upgrade = (response.status() == http::StatusCode::SWITCHING_PROTOCOLS)
             .then(|| hyper::upgrade::on(&mut response));
         let (mut head, incoming) = response.into_parts();
@@ -229,9 +294,11 @@ impl Answer {
         head.version = Version::HTTP_11;
         let mut body = UpstreamBody {
             incoming,
-            lease: Some(lease),
-            route,
-            metrics: Arc::clone(metrics),
+            lease: Some(unread.lease),
+            route: unread.route,
+            patience: unread.patience,
+            silence: None,
+            metrics: unread.metrics,
         };
         body.release_at_end();
         Self {
@@ -249,15 +316,19 @@ pub(crate) struct UpstreamBody {
     incoming: Incoming,
     lease: Option<Lease>,
     route: Route,
+    /// The longest silence allowed.
+    patience: Duration,
+    /// Armed only while nothing comes.
+    silence: Option<Pin<Box<Sleep>>>,
     metrics: Arc<Metrics>,
 }
 
 impl UpstreamBody {
     fn release_at_end(&mut self) {
-        if self.incoming.is_end_stream() {
-            if let Some(lease) = self.lease.take() {
-                lease.give_back();
-            }
+        if self.incoming.is_end_stream()
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
         }
     }
 
@@ -266,6 +337,7 @@ impl UpstreamBody {
     /// # Errors
     /// The answer broke off.
     pub(crate) async fn collect(mut self, limit: usize) -> Result<Collected, Failure> {
+        self.patience = self.patience.min(SHARED_SILENCE);
         let mut held = VecDeque::new();
         let mut trailers = None;
         let mut length = 0;
@@ -307,21 +379,34 @@ impl Body for UpstreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let this = self.get_mut();
-        match ready!(Pin::new(&mut this.incoming).poll_frame(cx)) {
-            Some(Err(_)) => {
+        let frame = match Pin::new(&mut this.incoming).poll_frame(cx) {
+            Poll::Ready(frame) => frame.map(|frame| frame.map_err(drop)),
+            Poll::Pending => {
+                let patience = this.patience;
+                let silence = this
+                    .silence
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+                ready!(silence.as_mut().poll(cx));
+                Some(Err(()))
+            }
+        };
+        this.silence = None;
+        match frame {
+            Some(Err(())) => {
                 this.lease = None;
                 // The head was counted under its code; the break counts too (design §7.9).
                 this.metrics.upstream[this.route as usize].error().inc();
                 Poll::Ready(Some(Err(body::Error::UpstreamBrokeOff)))
             }
-            frame => {
-                if frame.is_none() {
-                    if let Some(lease) = this.lease.take() {
-                        lease.give_back();
-                    }
-                }
+            Some(Ok(frame)) => {
                 this.release_at_end();
-                Poll::Ready(frame.map(|frame| frame.map_err(|_| body::Error::UpstreamBrokeOff)))
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => {
+                if let Some(lease) = this.lease.take() {
+                    lease.give_back();
+                }
+                Poll::Ready(None)
             }
         }
     }

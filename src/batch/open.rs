@@ -52,9 +52,8 @@ struct State {
     /// In order of arrival, so in order of deadline too.
     callers: VecDeque<Caller>,
     ids: IndexSet<MessageId>,
-    /// Bytes that the ids take in a merged request, and may take in one that
-    /// any of the callers leads.
-    length: usize,
+    /// What the ids take in the merged request, and may take.
+    bytes: usize,
     room: usize,
 }
 
@@ -67,11 +66,13 @@ pub(super) enum Offer {
     Opened(Arc<Batch>),
 }
 
+type Shard = HashMap<MergeKey, Arc<Batch>>;
+
 /// The batches that take callers, by key.
 #[derive(Debug)]
 pub(super) struct Table {
     hasher: RandomState,
-    shards: Box<[Mutex<HashMap<MergeKey, Arc<Batch>>>]>,
+    shards: Box<[Mutex<Shard>]>,
 }
 
 impl Batch {
@@ -84,7 +85,7 @@ impl Batch {
                 open: true,
                 callers: VecDeque::new(),
                 ids: IndexSet::new(),
-                length: 0,
+                bytes: 0,
                 room: usize::MAX,
             }),
             closed: Notify::new(),
@@ -104,31 +105,31 @@ impl Batch {
     }
 
     /// Takes a caller, or gives it back: then the batch is closed.
-    fn offer(&self, caller: Caller) -> Result<(), Caller> {
+    fn offer(&self, caller: Caller) -> Option<Caller> {
         let mut state = self.lock();
         if !state.open {
-            return Err(caller);
+            return Some(caller);
         }
-        let fresh = caller
-            .receipt
-            .ids
-            .iter()
-            .filter(|id| !state.ids.contains(*id));
         // A list may name an id twice; counting it twice only closes early.
-        let (count, length) = fresh.fold((0, 0), |(count, length), id| {
-            (count + 1, length + caller.receipt.length_of(id))
-        });
-        if state.ids.len() + count > self.caps.ids
-            || state.length + length > state.room.min(caller.receipt.room())
-        {
+        let fresh = || {
+            caller
+                .receipt
+                .ids
+                .iter()
+                .filter(|id| !state.ids.contains(*id))
+        };
+        let ids = state.ids.len() + fresh().count();
+        let bytes = state.bytes + fresh().map(|id| caller.receipt.cost(id)).sum::<usize>();
+        let room = state.room.min(caller.receipt.room());
+        if ids > self.caps.ids || bytes > room {
             self.shut(&mut state);
-            return Err(caller);
+            return Some(caller);
         }
         state.take(caller);
         if state.is_full(self.caps) {
             self.shut(&mut state);
         }
-        Ok(())
+        None
     }
 
     /// Takes no more callers, and hands over those it has.
@@ -160,9 +161,9 @@ impl Batch {
         if state.callers.is_empty() {
             self.shut(&mut state);
         } else if !expired.is_empty() {
-            state.ids.clear();
-            state.length = 0;
-            for caller in std::mem::take(&mut state.callers) {
+            let left = std::mem::take(&mut state.callers);
+            (state.ids, state.bytes) = (IndexSet::new(), 0);
+            for caller in left {
                 state.take(caller);
             }
         }
@@ -181,13 +182,13 @@ impl Batch {
 
 impl State {
     fn take(&mut self, caller: Caller) {
-        let receipt = &caller.receipt;
-        self.room = self.room.min(receipt.room());
-        for id in &receipt.ids {
+        for id in &caller.receipt.ids {
             if self.ids.insert(id.clone()) {
-                self.length += receipt.length_of(id);
+                self.bytes += caller.receipt.cost(id);
             }
         }
+        // Whoever will be first: its request is the one that carries the ids.
+        self.room = self.room.min(caller.receipt.room());
         self.callers.push_back(caller);
     }
 
@@ -217,8 +218,8 @@ impl Table {
         let mut shard = self.shard(&key);
         match shard.entry(key) {
             Entry::Occupied(mut entry) => match entry.get().offer(caller) {
-                Ok(()) => Ok(Offer::Joined),
-                Err(caller) => {
+                None => Ok(Offer::Joined),
+                Some(caller) => {
                     let batch = open(caller)?;
                     entry.insert(Arc::clone(&batch));
                     Ok(Offer::Opened(batch))
@@ -243,7 +244,7 @@ impl Table {
         }
     }
 
-    fn shard(&self, key: &MergeKey) -> MutexGuard<'_, HashMap<MergeKey, Arc<Batch>>> {
+    fn shard(&self, key: &MergeKey) -> MutexGuard<'_, Shard> {
         let shard = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
         self.shards[shard]
             .lock()

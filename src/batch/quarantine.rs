@@ -3,6 +3,7 @@
 //! Invariant: what is kept out is an id under one merge key, nobody and
 //! nothing else; the table is bounded, and a full one forgets the oldest.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,19 +19,24 @@ const CAPACITY: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Quarantine {
     until: Mutex<IndexMap<(MergeKey, Option<MessageId>), Instant>>,
+    /// Nothing was ever kept out: then no receipt takes the lock.
+    unused: AtomicBool,
 }
 
 impl Quarantine {
     pub(super) fn new() -> Self {
         Self {
             until: Mutex::default(),
+            unused: AtomicBool::new(true),
         }
     }
 
     /// Whether a receipt must go alone.
     pub(super) fn holds(&self, receipt: &Receipt, now: Instant) -> bool {
+        if self.unused.load(Ordering::Relaxed) {
+            return false;
+        }
         let until = self.lock();
-        // Empty nearly always: then nothing is cloned.
         !until.is_empty()
             && entries(receipt).any(|entry| until.get(&entry).is_some_and(|until| now < *until))
     }
@@ -40,6 +46,7 @@ impl Quarantine {
         if length.is_zero() {
             return;
         }
+        self.unused.store(false, Ordering::Relaxed);
         let mut until = self.lock();
         until.retain(|_, until| now < *until);
         for entry in entries(receipt) {

@@ -8,9 +8,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use indexmap::IndexSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff};
 use tower::retry::budget::Budget;
 use tower::util::rng::HasherRng;
@@ -51,8 +51,15 @@ enum Outcome {
     /// An answer that was read to its end.
     Whole(Arc<Shared>),
     /// An answer too long to be held: it goes to one caller as it comes.
-    Long(http::response::Parts, AnswerBody),
+    Long(Box<Response<AnswerBody>>),
     Failed(Failure),
+}
+
+/// Who and what shared a call.
+#[derive(Clone, Copy)]
+struct Load {
+    callers: usize,
+    ids: usize,
 }
 
 /// Verdicts of the upstream's, and the calls they took.
@@ -65,14 +72,12 @@ struct Tally {
 impl Sender<'_> {
     /// Sends a batch, already paid for, and tells everybody in it.
     pub(super) async fn settle(&self, callers: Vec<Caller>, pass: Pass) {
+        let load = Load::of(&callers);
         let metrics = &self.batcher.metrics;
-        metrics.batch_callers.observe(callers.len() as f64);
-        metrics.batch_ids.observe(distinct_ids(&callers) as f64);
+        metrics.batch_callers.observe(load.callers as f64);
+        metrics.batch_ids.observe(load.ids as f64);
         let tally = self.settle_group(callers, pass).await;
-        self.batcher
-            .metrics
-            .saved
-            .inc_by(tally.told.saturating_sub(tally.calls));
+        self.batcher.count_saved(tally.told, tally.calls);
     }
 
     /// Sends one call for a group; where somebody in it may be to blame for
@@ -84,8 +89,7 @@ impl Sender<'_> {
     ) -> Pin<Box<dyn Future<Output = Tally> + Send + '_>> {
         Box::pin(async move {
             let mut tally = Tally::default();
-            let ids = distinct_ids(&group);
-            let outcome = self.deliver(&mut group, pass, &mut tally).await;
+            let (outcome, load) = self.deliver(&mut group, pass, &mut tally).await;
             if group.len() > 1 && outcome.blames_somebody() {
                 self.batcher.metrics.splits.inc();
                 let other = group.split_off(group.len() / 2);
@@ -102,26 +106,33 @@ impl Sender<'_> {
                     .quarantine
                     .add(&alone.receipt, Instant::now(), length);
             }
-            tally.told += group.len() as u64;
-            self.tell(group, outcome, ids);
+            tally.count(group.len(), &outcome);
+            self.tell(group, outcome, load);
             tally
         })
     }
 
     /// Waits for another token, then sends.
     async fn pay_and_settle(&self, mut group: Vec<Caller>) -> Tally {
-        match self.pay(&mut group).await {
+        let mut tally = Tally::default();
+        match self.pay(&mut group, None, &mut tally).await {
             Ok(pass) => self.settle_group(group, pass).await,
             Err(refused) => {
                 refuse(group, refused);
-                Tally::default()
+                tally
             }
         }
     }
 
     /// Takes a token for a group. Callers whose deadline comes meanwhile are
-    /// told so at that moment, and the others go on waiting.
-    async fn pay(&self, group: &mut Vec<Caller>) -> Result<Pass, Refused> {
+    /// told so at that moment, and the others go on waiting. What they are
+    /// told is the `last` verdict, where there is one already.
+    async fn pay(
+        &self,
+        group: &mut Vec<Caller>,
+        last: Option<(&Outcome, Load)>,
+        tally: &mut Tally,
+    ) -> Result<Pass, Refused> {
         let limiter = &self.batcher.limiter;
         let asked = Instant::now();
         let kind = Kind::Receipt {
@@ -129,20 +140,22 @@ impl Sender<'_> {
         };
         let mut ticket = None;
         loop {
-            let now = Instant::now();
-            let late: Vec<_> = group
-                .extract_if(.., |caller| caller.deadline <= now)
-                .collect();
-            if !late.is_empty() {
-                refuse(late, limiter.too_late(self.lane));
+            let late = take_late(group, Instant::now());
+            match last.and_then(|(outcome, load)| Some((outcome.share()?, load))) {
+                _ if late.is_empty() => {}
+                Some((outcome, load)) => {
+                    tally.count(late.len(), &outcome);
+                    self.tell(late, outcome, load);
+                }
+                None => refuse(late, limiter.too_late(self.lane)),
             }
             // In order of arrival, so in order of deadline.
-            let (Some(first), Some(last)) = (group.first(), group.last()) else {
+            let (Some(first), Some(latest)) = (group.first(), group.last()) else {
                 return Err(limiter.too_late(self.lane));
             };
             let ticket = match &mut ticket {
                 Some(ticket) => ticket,
-                none => match limiter.admit(self.lane, kind, last.deadline)? {
+                none => match limiter.admit(self.lane, kind, latest.deadline)? {
                     Admission::Now(permit) => return Ok(limiter.passed(permit, None, Route::Seen)),
                     Admission::Queued(queued) => none.insert(queued),
                 },
@@ -156,41 +169,44 @@ impl Sender<'_> {
     }
 
     /// Makes one call, and makes it again while that can help, somebody still
-    /// has time and the budget allows.
-    async fn deliver(&self, group: &mut Vec<Caller>, mut pass: Pass, tally: &mut Tally) -> Outcome {
+    /// has time and the budget allows. Whoever runs out of time before that is
+    /// told what came of the last attempt; the others stay in the group.
+    async fn deliver(
+        &self,
+        group: &mut Vec<Caller>,
+        mut pass: Pass,
+        tally: &mut Tally,
+    ) -> (Outcome, Load) {
         let mut backoff = backoff();
         loop {
+            let load = Load::of(group);
             self.batcher.budget.deposit();
             tally.calls += 1;
             let outcome = self.attempt(group, pass).await;
-            let deadline = group.iter().map(|caller| caller.deadline).max();
-            let has_time = deadline.is_some_and(|deadline| Instant::now() < deadline);
-            if !has_time {
-                return outcome;
-            }
-            if outcome.is_throttled() {
-                // The bucket has learned its pause; whoever cannot wait it
-                // out gets the upstream's own 429.
-                let mut waiting = std::mem::take(group);
-                match self.pay(&mut waiting).await {
-                    Ok(paid) => pass = paid,
-                    Err(_) => {
-                        *group = waiting;
-                        return outcome;
-                    }
-                }
-                *group = waiting;
-            } else if outcome.is_worth_repeating() && self.batcher.budget.withdraw() {
-                backoff.next_backoff().await;
-                let mut waiting = std::mem::take(group);
-                let paid = self.pay(&mut waiting).await;
-                *group = waiting;
-                match paid {
-                    Ok(paid) => pass = paid,
-                    Err(_) => return outcome,
-                }
+            let pause = if outcome.is_throttled() {
+                // The bucket has learned its pause, and the line keeps it.
+                None
+            } else if outcome.is_worth_repeating() {
+                Some(backoff.next_backoff())
             } else {
-                return outcome;
+                return (outcome, load);
+            };
+            let next = pause.as_ref().map_or_else(Instant::now, Sleep::deadline);
+            let has_time = |caller: &Caller| caller.deadline > next;
+            if !group.iter().any(has_time) || (pause.is_some() && !self.batcher.budget.withdraw()) {
+                return (outcome, load);
+            }
+            if let Some(outcome) = outcome.share() {
+                let late = take_late(group, next);
+                tally.count(late.len(), &outcome);
+                self.tell(late, outcome, load);
+            }
+            if let Some(pause) = pause {
+                pause.await;
+            }
+            match self.pay(group, Some((&outcome, load)), tally).await {
+                Ok(paid) => pass = paid,
+                Err(_) => return (outcome, load),
             }
             self.batcher.metrics.retries.inc();
         }
@@ -198,73 +214,91 @@ impl Sender<'_> {
 
     /// One call. A lone caller's is its own request, unchanged.
     async fn attempt(&self, group: &[Caller], pass: Pass) -> Outcome {
-        let request = compose(group);
-        match self.upstream.call(request, Route::Seen).await {
-            Err(failure) => Outcome::Failed(failure),
-            Ok(Answer { head, body, .. }) => {
-                self.lane
-                    .answered(&pass.permit, head.status, retry_after::of(&head.headers));
-                match body.collect(MAX_SHARED).await {
-                    Ok(Collected::Whole(body, trailers)) => Outcome::Whole(Arc::new(Shared {
-                        head,
-                        body,
-                        trailers,
-                    })),
-                    Ok(Collected::Longer(held, rest)) if group.len() == 1 => {
-                        Outcome::Long(head, AnswerBody::resumed(held, rest))
-                    }
-                    Ok(Collected::Longer(..)) => Outcome::Failed(Failure::TooLong),
-                    Err(failure) => Outcome::Failed(failure),
-                }
+        let Answer { head, body, .. } = match self.upstream.call(compose(group), Route::Seen).await
+        {
+            Ok(answer) => answer,
+            Err(failure) => {
+                self.lane.unanswered(&pass.permit);
+                return Outcome::Failed(failure);
             }
+        };
+        self.lane
+            .answered(&pass.permit, head.status, retry_after::of(&head.headers));
+        match body.collect(MAX_SHARED).await {
+            Ok(Collected::Whole(body, trailers)) => Outcome::Whole(Arc::new(Shared {
+                head,
+                body,
+                trailers,
+                remaining: pass.permit.remaining,
+            })),
+            Ok(Collected::Longer(held, rest)) if group.len() == 1 => {
+                let body = AnswerBody::resumed(held, rest);
+                Outcome::Long(Box::new(Response::from_parts(head, body)))
+            }
+            Ok(Collected::Longer(..)) => Outcome::Failed(Failure::TooLong),
+            Err(failure) => Outcome::Failed(failure),
         }
     }
 
-    fn tell(&self, group: Vec<Caller>, outcome: Outcome, ids: usize) {
+    fn tell(&self, group: Vec<Caller>, outcome: Outcome, load: Load) {
         let upstream = self.sealed.elapsed();
-        let callers = group.len();
         let timing = |caller: &Caller| Timing {
             window: self.due.saturating_duration_since(caller.arrived),
             queue: self
                 .sealed
                 .saturating_duration_since(self.due.max(caller.arrived)),
             upstream,
-            callers,
-            ids,
+            callers: load.callers,
+            ids: load.ids,
         };
-        let share: Box<dyn Fn() -> Result<Given, Untold>> = match outcome {
-            Outcome::Whole(shared) => Box::new(move || Ok(Given::Shared(Arc::clone(&shared)))),
-            Outcome::Failed(failure) => Box::new(move || Err(Untold::Failed(failure))),
-            Outcome::Long(head, body) => {
-                for caller in group {
-                    let timing = timing(&caller);
-                    return caller.tell(Ok(Given::Own(head, body)), timing);
-                }
-                return;
-            }
+        let verdict = |outcome| match outcome {
+            Outcome::Whole(shared) => Ok(Given::Shared(shared)),
+            Outcome::Long(answer) => Ok(Given::Own(answer)),
+            Outcome::Failed(failure) => Err(Untold::Failed(failure)),
         };
+        let mut group = group.into_iter();
+        // All but the last are given a share; what cannot be shared has one
+        // caller, which is the last.
+        let last = group.next_back();
         for caller in group {
             let timing = timing(&caller);
-            caller.tell(share(), timing);
+            let share = outcome.share().unwrap_or(Outcome::Failed(Failure::TooLong));
+            caller.tell(verdict(share), timing);
+        }
+        if let Some(caller) = last {
+            let timing = timing(&caller);
+            caller.tell(verdict(outcome), timing);
         }
     }
 }
 
 impl Outcome {
+    /// The same for somebody else; `None` for what only one caller can have.
+    fn share(&self) -> Option<Self> {
+        match self {
+            Self::Whole(shared) => Some(Self::Whole(Arc::clone(shared))),
+            Self::Failed(failure) => Some(Self::Failed(*failure)),
+            Self::Long(..) => None,
+        }
+    }
+
     fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Whole(shared) => Some(shared.head.status),
-            Self::Long(head, _) => Some(head.status),
+            Self::Long(answer) => Some(answer.status()),
             Self::Failed(_) => None,
         }
     }
 
-    /// Someone's id or the length of the list may be the reason.
+    /// Someone's id or the length of the list may be the reason; or the answer
+    /// is one that only a caller of its own can be given.
     fn blames_somebody(&self) -> bool {
-        matches!(
-            self.status().map(|status| status.as_u16()),
-            Some(400 | 413 | 414 | 422 | 500)
-        )
+        let too_long = matches!(self, Self::Failed(Failure::TooLong));
+        too_long
+            || matches!(
+                self.status().map(|status| status.as_u16()),
+                Some(400 | 413 | 414 | 422 | 500)
+            )
     }
 
     fn is_throttled(&self) -> bool {
@@ -294,12 +328,30 @@ fn compose(group: &[Caller]) -> Request<RequestBody> {
     }
 }
 
-fn distinct_ids(group: &[Caller]) -> usize {
+impl Tally {
+    fn count(&mut self, callers: usize, outcome: &Outcome) {
+        // A caller that got no answer was saved nothing.
+        if !matches!(outcome, Outcome::Failed(_)) {
+            self.told += callers as u64;
+        }
+    }
+}
+
+/// Takes out of a group those who have no time left at `then`.
+fn take_late(group: &mut Vec<Caller>, then: Instant) -> Vec<Caller> {
     group
-        .iter()
-        .flat_map(|caller| &caller.receipt.ids)
-        .collect::<IndexSet<_>>()
-        .len()
+        .extract_if(.., |caller| caller.deadline <= then)
+        .collect()
+}
+
+impl Load {
+    fn of(group: &[Caller]) -> Self {
+        let ids = group.iter().flat_map(|caller| &caller.receipt.ids);
+        Self {
+            callers: group.len(),
+            ids: ids.collect::<IndexSet<_>>().len(),
+        }
+    }
 }
 
 fn backoff() -> ExponentialBackoff {

@@ -17,6 +17,10 @@ use tokio::time::{Instant, Sleep};
 
 use super::{Error, LOOK};
 
+/// What a piece costs at least, for its place in the list: a body cut into
+/// single bytes must not take a hundred times its size.
+const PIECE_COST: usize = 64;
+
 /// A request body as it comes from the client, streamed.
 #[derive(Debug)]
 pub(crate) struct ClientBody {
@@ -24,6 +28,8 @@ pub(crate) struct ClientBody {
     /// Read ahead, not yet handed on.
     held: VecDeque<Frame<Bytes>>,
     held_bytes: usize,
+    /// What holding them costs: a small piece more than its bytes.
+    held_cost: usize,
     /// `incoming` has been read to its end.
     complete: bool,
     /// The longest silence allowed: `server.body_timeout`.
@@ -39,6 +45,7 @@ impl ClientBody {
             incoming,
             held: VecDeque::new(),
             held_bytes: 0,
+            held_cost: 0,
             complete,
             patience,
             silence: None,
@@ -72,12 +79,14 @@ impl ClientBody {
                 // Trailers hold no data, and nothing follows them.
                 return Poll::Ready(Ok(frame.data_ref().cloned()));
             }
-            if self.complete || self.held_bytes >= LOOK {
+            if self.complete || self.held_cost >= LOOK {
                 return Poll::Ready(Ok(None));
             }
             match ready!(self.poll_incoming(cx)) {
                 Some(Ok(frame)) => {
-                    self.held_bytes += frame.data_ref().map_or(0, Bytes::len);
+                    let length = frame.data_ref().map_or(0, Bytes::len);
+                    self.held_bytes += length;
+                    self.held_cost += length.max(PIECE_COST);
                     self.held.push_back(frame);
                 }
                 Some(Err(error)) => return Poll::Ready(Err(error)),
@@ -142,7 +151,6 @@ impl Body for ClientBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if let Some(frame) = self.held.pop_front() {
-            self.held_bytes -= frame.data_ref().map_or(0, Bytes::len);
             return Poll::Ready(Some(Ok(frame)));
         }
         self.poll_incoming(cx)

@@ -5,14 +5,15 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::{ClientBody, Error};
 
@@ -36,15 +37,39 @@ pub(crate) struct Streamed {
     progress: Progress,
 }
 
-/// Counts the pieces that went upstream, so that a slow upload is not taken
-/// for a silent upstream.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Progress(Arc<AtomicU64>);
+/// Knows when the last piece went upstream, so that a slow upload is not taken
+/// for a silent upstream; and why none came after it, which hyper forgets when
+/// it speaks HTTP/2.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    began: Instant,
+    /// Microseconds after `began`.
+    last: Arc<AtomicU64>,
+    failed: Arc<OnceLock<Error>>,
+}
 
 impl Progress {
-    /// Pieces sent so far.
-    pub(crate) fn pieces(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            last: Arc::default(),
+            failed: Arc::default(),
+        }
+    }
+
+    /// Why the body ended early, if it did.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.failed.get().copied()
+    }
+
+    /// When the last piece was sent, or the body made ready.
+    pub(crate) fn last_piece(&self) -> Instant {
+        self.began + Duration::from_micros(self.last.load(Ordering::Relaxed))
+    }
+
+    fn sent_a_piece(&self) {
+        let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.last.store(micros, Ordering::Relaxed);
     }
 }
 
@@ -62,11 +87,11 @@ impl RequestBody {
         Self::Streamed(Streamed {
             body,
             gate: None,
-            progress: Progress::default(),
+            progress: Progress::new(),
         })
     }
 
-    /// The count of pieces sent, for a body that is streamed.
+    /// How far the sending is, for a body that is streamed.
     pub(crate) fn progress(&self) -> Option<Progress> {
         match self {
             Self::Whole(_) => None,
@@ -101,7 +126,10 @@ impl Body for RequestBody {
                     streamed.gate = None;
                 }
                 let frame = ready!(Pin::new(&mut streamed.body).poll_frame(cx));
-                streamed.progress.0.fetch_add(1, Ordering::Relaxed);
+                if let Some(Err(error)) = &frame {
+                    streamed.progress.failed.get_or_init(|| *error);
+                }
+                streamed.progress.sent_a_piece();
                 Poll::Ready(frame)
             }
         }

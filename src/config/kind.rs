@@ -2,18 +2,24 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
 };
 
 use http::Method;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{
-    LogFormat, LogLevel, PathPattern, Quota, QuotaError, UpstreamUrl, UrlError, layer::Value,
-    quota, upstream_url::host_and_port,
+    BatchMode, Instances, LimitMode, LogFormat, LogLevel, PathPattern, Quota, QuotaError,
+    UpstreamUrl, UrlError, layer::Value, quota, upstream_url::host_and_port,
 };
 
+/// Longer than any instance's id; shorter than what would bloat every table that holds one.
+const MAX_INSTANCE_BYTES: usize = 128;
+/// Shares a thousand times apart are far enough; the sums of all weights stay small.
+const MAX_WEIGHT: u32 = 1000;
 /// No wait in a proxy is longer; it also keeps sums of durations far from overflowing.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -78,7 +84,7 @@ pub(super) fn rate(value: &Value) -> Read<f64> {
         Value::Typed(text) => text.parse().unwrap_or(f64::NAN),
         _ => f64::NAN,
     };
-    match Quota::new(rate, std::num::NonZeroU32::MIN) {
+    match Quota::new(rate, NonZeroU32::MIN) {
         _ if rate == 0.0 => Ok(0.0),
         Ok(_) => Ok(rate),
         Err(_) => Err(QuotaError::Rate.to_string()),
@@ -159,7 +165,7 @@ pub(super) fn method(value: &Value) -> Read<Method> {
     method.ok_or_else(|| "a method in upper case, such as \"POST\"".to_owned())
 }
 
-/// Reads a class's name.
+/// Reads the name of a class.
 pub(super) fn name(value: &Value) -> Read<String> {
     let fits = |text: &&str| {
         (1..=64).contains(&text.len())
@@ -169,6 +175,84 @@ pub(super) fn name(value: &Value) -> Read<String> {
     };
     let name = text(value).filter(fits).map(str::to_owned);
     name.ok_or_else(|| "a name of 1 to 64 letters, digits, \".\", \"_\" or \"-\"".to_owned())
+}
+
+/// Reads the name of a tenant; the two that metrics give to everybody else are no names.
+pub(super) fn tenant(value: &Value) -> Read<String> {
+    match name(value)? {
+        taken if taken == "other" || taken == "none" => Err(
+            "a name other than \"other\" and \"none\", which metrics use for the rest".to_owned(),
+        ),
+        name => Ok(name),
+    }
+}
+
+/// Reads an instance's id.
+pub(super) fn instance(value: &Value) -> Read<String> {
+    let fits = |text: &&str| {
+        (1..=MAX_INSTANCE_BYTES).contains(&text.len()) && !text.contains(char::is_control)
+    };
+    let id = text(value).filter(fits).map(str::to_owned);
+    id.ok_or_else(|| {
+        format!(
+            "an instance's id as a text of 1 to {MAX_INSTANCE_BYTES} bytes, such as \"123\", in quotes"
+        )
+    })
+}
+
+/// Reads a share among others.
+pub(super) fn weight(value: &Value) -> Read<NonZeroU32> {
+    let number = count(1..=MAX_WEIGHT as usize)(value)?;
+    let weight = u32::try_from(number).ok().and_then(NonZeroU32::new);
+    weight.ok_or_else(|| format!("a whole number from 1 to {MAX_WEIGHT}"))
+}
+
+/// Reads a network, or an address, which is a network of one.
+pub(super) fn network(value: &Value) -> Read<IpNet> {
+    const ALLOWED: &str = "an IP address or network, such as 10.0.0.0/8 or 2001:db8::1";
+    let text = text(value).ok_or(ALLOWED)?;
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(address.to_canonical()));
+    }
+    let network: IpNet = text.parse().map_err(|_| ALLOWED)?;
+    if network.addr() != network.network() {
+        // A slip in either half: guessing which would let in too many or too few.
+        return Err(format!(
+            "{ALLOWED}; write {} for this network, or {} for the one address",
+            network.trunc(),
+            network.addr()
+        ));
+    }
+    Ok(canonical(network))
+}
+
+/// Turns a network of IPv4 addresses that is written as IPv6 (`::ffff:10.0.0.0/104`) into what it means.
+fn canonical(network: IpNet) -> IpNet {
+    let short = network.prefix_len().checked_sub(96).and_then(|length| {
+        match network.addr().to_canonical() {
+            IpAddr::V4(address) => Ipv4Net::new(address, length).ok(),
+            IpAddr::V6(_) => None,
+        }
+    });
+    match short {
+        Some(short) if network.addr().is_ipv6() => short.into(),
+        _ => network,
+    }
+}
+
+/// Reads which instances may be called.
+pub(super) fn instances(value: &Value) -> Read<Instances> {
+    word(value, &[Instances::Any, Instances::Listed])
+}
+
+/// Reads what becomes of receipts that could share a call.
+pub(super) fn batch_mode(value: &Value) -> Read<BatchMode> {
+    word(value, &[BatchMode::Merge, BatchMode::Observe])
+}
+
+/// Reads what becomes of calls beyond their budget.
+pub(super) fn limit_mode(value: &Value) -> Read<LimitMode> {
+    word(value, &[LimitMode::Enforce, LimitMode::Observe])
 }
 
 /// Reads how events are written.

@@ -143,7 +143,7 @@ pub(super) fn defaults() -> Table {
 pub(super) fn file(path: &Path, report: &mut Report) -> Table {
     // A control character in the name must not break the line it is printed on.
     let name: Arc<str> = printable(&path.display().to_string()).into();
-    match bytes(path) {
+    match bytes(path, MAX_FILE_BYTES, "a settings file has at most 1 MiB") {
         Ok(bytes) => text(&name, &bytes, report),
         Err(problem) => {
             let (line, column) = (0, 0);
@@ -200,21 +200,21 @@ pub(super) fn text(name: &Arc<str>, bytes: &[u8], report: &mut Report) -> Table 
     tree(table.get_ref(), &|span| at(line_of(span.start), 0))
 }
 
-/// Reads the bytes of a file, or says what is wrong with it.
-fn bytes(path: &Path) -> Result<Vec<u8>, String> {
+/// Reads the bytes of a file, or says what is wrong with it; `too_large` is said of one beyond `max` bytes.
+pub(super) fn bytes(path: &Path, max: u64, too_large: &str) -> Result<Vec<u8>, String> {
     let describe = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
-        io::ErrorKind::IsADirectory => "this is a directory, not a settings file".to_owned(),
+        io::ErrorKind::IsADirectory => "this is a directory, not a file".to_owned(),
         io::ErrorKind::PermissionDenied => "the file may not be read by this user".to_owned(),
         _ => format!("the file cannot be read: {error}"),
     };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(describe)?;
-    file.take(MAX_FILE_BYTES + 1)
+    file.take(max + 1)
         .read_to_end(&mut bytes)
         .map_err(describe)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err("a settings file has at most 1 MiB".to_owned());
+    if bytes.len() as u64 > max {
+        return Err(too_large.to_owned());
     }
     Ok(bytes)
 }
@@ -222,10 +222,11 @@ fn bytes(path: &Path) -> Result<Vec<u8>, String> {
 /// Lays the gateway's variables over the tree.
 pub(super) fn environment(
     tree: &mut Table,
-    variables: impl Iterator<Item = (OsString, OsString)>,
+    variables: &[(OsString, OsString)],
     report: &mut Report,
 ) {
-    let mut ours: Vec<(String, OsString)> = variables
+    let mut ours: Vec<(String, &OsString)> = variables
+        .iter()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value))
         .filter(|(name, value)| {
             let rest = name.strip_prefix(PREFIX);
@@ -243,9 +244,9 @@ pub(super) fn environment(
             report.unknown(key.replace("__", "."), origin);
             continue;
         }
-        match value.into_string() {
-            Ok(text) => put(tree, &path, &origin, text),
-            Err(_) => report.general(origin, "the value is not UTF-8".to_owned()),
+        match value.to_str() {
+            Some(text) => put(tree, &path, &origin, text.to_owned()),
+            None => report.general(origin, "the value is not UTF-8".to_owned()),
         }
     }
 }

@@ -3,10 +3,12 @@
 //! What nobody takes is an unknown key. Every getter returns something usable even after a mistake, so that one run
 //! finds every mistake; the result is thrown away if there was any.
 
+use std::collections::BTreeMap;
+
 use super::{
     layer::{self, Entry, Origin, Table, Value},
     report::Report,
-    show::{Show, masked, word},
+    show::{MASK, Show, masked, word},
 };
 
 /// Lists are walked through for each request, so none may be long.
@@ -206,6 +208,50 @@ impl<'r> Section<'r> {
                 self.report
                     .wrong(origin, &path, masked(&value), allowed.clone());
             }
+        }
+        found
+    }
+
+    /// Reads a table whose keys are names, each one of `known`; a table that is not there is empty.
+    ///
+    /// `stranger` says what is wrong with another name, which is not repeated: where the values are secrets, a name
+    /// may be one that changed places with its value.
+    pub(super) fn map<T: Show>(
+        &mut self,
+        key: &'static str,
+        known: &[String],
+        stranger: impl Fn(&str) -> Option<String>,
+        kind: impl Fn(&Value) -> Result<T, String>,
+    ) -> BTreeMap<String, T>
+    where
+        BTreeMap<String, T>: Show,
+    {
+        let path = self.note(key);
+        let mut found = BTreeMap::new();
+        for Entry { origin, value, .. } in self.take(key) {
+            let Value::Table(table) = value else {
+                let allowed = "a table of names and values, as in { \"a\" = \"b\" }";
+                self.report
+                    .wrong(origin, &path, masked(&value), allowed.to_owned());
+                continue;
+            };
+            for (name, entry) in table {
+                let is_known = known.contains(&name);
+                let shown = if is_known { &name } else { MASK };
+                let path = format!("{path}.{}", word(shown));
+                match (kind(&entry.value), stranger(&name)) {
+                    (_, Some(problem)) if !is_known => {
+                        self.report.stranger(entry.origin, &path, problem)
+                    }
+                    (Ok(value), _) => drop(found.insert(name, value)),
+                    (Err(allowed), _) => {
+                        self.report
+                            .wrong(entry.origin, &path, T::excerpt(&entry.value), allowed)
+                    }
+                }
+            }
+            self.report
+                .show(&path, format!("{}{key}", self.prefix), found.toml(), origin);
         }
         found
     }

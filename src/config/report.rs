@@ -1,11 +1,11 @@
 //! What reading found: the mistakes, the keys that nobody knows, and the settings as they stand.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::{
     Config, Effective, Mistakes,
     layer::{Entry, Origin, PREFIX, Value},
-    show::{Mistake, Shown},
+    show::{MASK, Mistake, Shown, word},
 };
 
 /// Further off than this, a key is not a misspelling of another.
@@ -33,6 +33,16 @@ impl Report {
         self.push(origin, path, None, "must be there".to_owned());
     }
 
+    /// Notes a name that does not belong where it stands.
+    pub(super) fn stranger(&mut self, origin: Origin, path: &str, problem: String) {
+        self.push(origin, path, None, problem);
+    }
+
+    /// Says whether a setting is wrong by itself.
+    pub(super) fn is_wrong(&self, path: &str) -> bool {
+        self.mistakes.iter().any(|mistake| mistake.path == path)
+    }
+
     /// Notes a mistake that belongs to a whole layer.
     pub(super) fn general(&mut self, origin: Origin, problem: String) {
         self.push(origin, "", None, problem);
@@ -47,11 +57,7 @@ impl Report {
     ///
     /// Says nothing where one of them is wrong by itself: the value read is not the one that was meant.
     pub(super) fn forbid(&mut self, paths: &[&str], allowed: &str) {
-        if self
-            .mistakes
-            .iter()
-            .any(|mistake| paths.contains(&mistake.path.as_str()))
-        {
+        if paths.iter().any(|path| self.is_wrong(path)) {
             return;
         }
         let all = self.shown.iter().filter_map(|shown| match shown {
@@ -79,13 +85,14 @@ impl Report {
                 inner.push((format!("{path}.{key}"), entry));
             }
         }
-        let is_variable = |origin: &Origin| matches!(origin, Origin::Env(_));
+        // A list that one variable holds has no variables beneath it.
+        let is_variable = |origin: &Origin| matches!(origin, Origin::Env(_)) && !path.contains('[');
         if inner.is_empty() || !is_variable(&origin) {
             self.unknown(path.clone(), origin);
         }
-        for (path, entry) in inner {
+        for (inner, entry) in inner {
             if is_variable(&entry.origin) {
-                self.leftover(path, entry);
+                self.leftover(inner, entry);
             }
         }
         if let Some(below) = below {
@@ -96,6 +103,12 @@ impl Report {
     /// Notes a key that does not exist.
     pub(super) fn unknown(&mut self, path: String, origin: Origin) {
         self.unknown.push((path, origin));
+    }
+
+    /// Forgets unknown variables that are known after all: a secret is kept in them.
+    pub(super) fn excuse(&mut self, variables: &HashSet<String>) {
+        self.unknown
+            .retain(|(_, origin)| !matches!(origin, Origin::Env(name) if variables.contains(name)));
     }
 
     /// Notes a key that exists.
@@ -122,8 +135,9 @@ impl Report {
     pub(super) fn decide(mut self, config: Config) -> Result<Effective, Mistakes> {
         for (path, origin) in std::mem::take(&mut self.unknown) {
             let (shown, hint) = match &origin {
-                Origin::Env(_) => (String::new(), self.hint_variable(&path)),
-                _ => (path.clone(), self.hint_key(&path)),
+                // A variable that holds a list of tables has keys of its own.
+                Origin::Env(_) if !path.contains('[') => (String::new(), self.hint_variable(&path)),
+                _ => self.hint_key(path),
             };
             self.push(origin, &shown, None, hint);
         }
@@ -165,31 +179,69 @@ impl Report {
         }
     }
 
-    fn hint_key(&self, path: &str) -> String {
-        let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
-        let what = if section.is_empty() {
-            "unknown section"
-        } else {
-            "unknown key"
+    /// Returns an unknown key's path as it may be shown, and what may have been meant.
+    fn hint_key(&self, path: String) -> (String, String) {
+        if let Some(hint) = self.likely(&path) {
+            return (path, hint);
+        }
+        let path = self.cautious(path);
+        let (section, _) = path.rsplit_once('.').unwrap_or(("", &path));
+        let siblings = self.children(section).collect::<Vec<_>>().join(", ");
+        let hint = format!("{}; known here: {siblings}", unknown(section));
+        (path, hint)
+    }
+
+    /// Hides what looks like no key at all where it may be a secret: in a tenant, and wherever text that is no TOML
+    /// came before, so that a value may pass for a key.
+    fn cautious(&self, path: String) -> String {
+        let is_section = |known: &&str| {
+            path.strip_prefix(known)
+                .is_some_and(|rest| rest.starts_with('.'))
         };
-        let siblings: Vec<&str> = self
-            .known
-            .iter()
-            .filter_map(|known| child(section, known))
-            .collect();
-        // First a misspelling of a neighbour, then the right key in the wrong section.
-        if let Some(near) = nearest(key, siblings.iter().copied()) {
+        let section = match path.split_once('.') {
+            Some((tenant, _)) if tenant.starts_with("tenant[") => Some(tenant),
+            _ if self.broken.is_empty() => return path,
+            _ => self
+                .known
+                .iter()
+                .map(String::as_str)
+                .filter(is_section)
+                .max_by_key(|known| known.len()),
+        };
+        match section {
+            Some(section) => format!("{section}.{}", word(MASK)),
+            None => word(MASK),
+        }
+    }
+
+    /// Finds the key that may have been meant: a neighbour misspelled, or the right one in the wrong section.
+    fn likely(&self, path: &str) -> Option<String> {
+        let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
+        let near = nearest(key, self.children(section)).map(|near| {
             let dot = if section.is_empty() { "" } else { "." };
-            return format!("{what}; did you mean {section}{dot}{near}?");
-        }
-        if let Some(other) = self
-            .known
+            format!("{section}{dot}{near}")
+        });
+        let meant = near.or_else(|| {
+            let is_last =
+                |known: &&String| known.rsplit_once('.').is_some_and(|(_, last)| last == key);
+            self.known.iter().find(is_last).cloned()
+        });
+        meant.map(|meant| format!("{}; did you mean {meant}?", unknown(section)))
+    }
+
+    fn children<'k>(&'k self, section: &'k str) -> impl Iterator<Item = &'k str> {
+        self.known
             .iter()
-            .find(|known| known.rsplit_once('.').is_some_and(|(_, last)| last == key))
-        {
-            return format!("{what}; did you mean {other}?");
-        }
-        format!("{what}; known here: {}", siblings.join(", "))
+            .filter_map(move |known| child(section, known))
+    }
+}
+
+/// Says what is unknown in a section, or at the top.
+fn unknown(section: &str) -> &'static str {
+    if section.is_empty() {
+        "unknown section"
+    } else {
+        "unknown key"
     }
 }
 

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, num::NonZeroU32};
 
 use super::{
     Batch, Class, Config, Limit, Log, Metrics, Quota, Server, Tls, Upstream, kind, layer::Table,
-    read::Section, report::Report,
+    read::Section, report::Report, secret::Sources, tenant,
 };
 
 /// hyper's smallest read buffer; a smaller bound could not be kept.
@@ -13,13 +13,16 @@ const MIN_HEADER_BYTES: usize = 8192;
 const MAX_HEADER_BYTES: usize = 1024 * 1024;
 
 /// Reads the whole tree.
-pub(super) fn config(tree: Table, report: &mut Report) -> Config {
+pub(super) fn config(tree: Table, sources: &Sources<'_>, report: &mut Report) -> Config {
     let mut root = Section::root(report, tree);
     let config = Config {
         server: root.section("server", server),
         upstream: root.section("upstream", upstream),
         batch: root.section("batch", batch),
         limit: root.section("limit", limit),
+        egress: root.section("egress", tenant::egress),
+        tenants: tenant::tenants(&mut root, sources),
+        access: root.section("access", tenant::access),
         metrics: root.section("metrics", metrics),
         log: root.section("log", log),
     };
@@ -97,6 +100,7 @@ fn batch(s: &mut Section<'_>) -> Batch {
         max_ids: s.get("max_ids", kind::count(1..=10_000)),
         max_callers: s.get("max_callers", kind::count(1..=100_000)),
         quarantine: s.get("quarantine", kind::duration),
+        mode: s.get("mode", kind::batch_mode),
     }
 }
 
@@ -107,6 +111,7 @@ fn limit(s: &mut Section<'_>) -> Limit {
     let max_wait = s.get("max_wait", kind::duration);
     let max_queue = s.get("max_queue", kind::count(1..=1_000_000));
     let headers = s.get("headers", kind::switch);
+    let mode = s.get("mode", kind::limit_mode);
     let mut names = Vec::new();
     let classes = s.each("class", |s| class(s, burst, &mut names));
     Limit {
@@ -114,6 +119,7 @@ fn limit(s: &mut Section<'_>) -> Limit {
         max_wait,
         max_queue,
         headers,
+        mode,
         classes,
     }
 }
@@ -141,7 +147,7 @@ fn class(s: &mut Section<'_>, base_burst: u32, names: &mut Vec<String>) -> Optio
 }
 
 /// Joins rate and burst; a rate of 0 is unlimited.
-fn quota(s: &mut Section<'_>, rate: f64, burst: u32, paths: &[&str]) -> Option<Quota> {
+pub(super) fn quota(s: &mut Section<'_>, rate: f64, burst: u32, paths: &[&str]) -> Option<Quota> {
     if rate == 0.0 {
         return None;
     }

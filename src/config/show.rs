@@ -2,15 +2,22 @@
 //!
 //! Everything printed has come through [`Show`], so a type that holds a secret decides here, once, what may be seen.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap, fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration,
+};
+
+use ipnet::IpNet;
 
 use super::{
-    Effective, LogFormat, LogLevel, Mistakes, PathPattern, UpstreamUrl,
+    BatchMode, Effective, Instances, LimitMode, LogFormat, LogLevel, Mistakes, PathPattern, Secret,
+    UpstreamUrl,
     layer::{Origin, Value},
 };
 
 /// The longest piece of somebody's text that a message repeats, in characters.
 const MAX_EXCERPT: usize = 60;
+/// What stands for a secret. No key and no token may hold it, so what is printed is never taken for the real one.
+pub(super) const MASK: &str = "…";
 /// The mistakes that are printed: a file that is something else altogether has thousands.
 const MAX_PRINTED: usize = 100;
 
@@ -60,8 +67,9 @@ macro_rules! show {
     };
 }
 
-show!(ToString::to_string => usize u32 f64 bool);
-show!(|value: &_| quoted(&ToString::to_string(value)) => SocketAddr String PathPattern http::Method LogFormat LogLevel);
+show!(ToString::to_string => usize u32 NonZeroU32 f64 bool);
+show!(|value: &_| quoted(&ToString::to_string(value)) => SocketAddr IpNet String PathPattern http::Method);
+show!(|value: &_| quoted(&ToString::to_string(value)) => BatchMode LimitMode Instances LogFormat LogLevel);
 show!(|value: &PathBuf| quoted(&value.display().to_string()) => PathBuf);
 
 impl Show for Duration {
@@ -86,6 +94,26 @@ impl<T: Show> Show for Vec<T> {
     fn toml(&self) -> String {
         let items: Vec<String> = self.iter().map(Show::toml).collect();
         format!("[{}]", items.join(", "))
+    }
+}
+
+impl Show for Secret {
+    fn toml(&self) -> String {
+        quoted(MASK)
+    }
+
+    fn excerpt(written: &Value) -> String {
+        masked(written)
+    }
+}
+
+impl Show for BTreeMap<String, Secret> {
+    fn toml(&self) -> String {
+        let masks: toml::Table = self
+            .keys()
+            .map(|name| (name.clone(), MASK.into()))
+            .collect();
+        toml::Value::Table(masks).to_string()
     }
 }
 
@@ -175,8 +203,10 @@ pub(super) fn excerpt(value: &Value) -> String {
 /// Returns what kind of thing a value is, without its text: for a secret, or a table that may hold one.
 pub(super) fn masked(value: &Value) -> String {
     match value {
-        Value::Text(_) | Value::Typed(_) | Value::Other(_) => "\"…\"".to_owned(),
-        other => excerpt(other),
+        Value::Text(_) | Value::Typed(_) | Value::Other(_) => quoted(MASK),
+        // Digits without their quotes may be one, too.
+        Value::Integer(_) | Value::Float(_) | Value::Bool(_) => MASK.to_owned(),
+        Value::List(_) | Value::Table(_) => excerpt(value),
     }
 }
 

@@ -9,6 +9,8 @@ use super::*;
 mod mistakes;
 mod printed;
 mod refused;
+mod secrets;
+mod tenants;
 
 /// Loads a file of this text (none if it is empty) under these variables.
 fn load_text(text: &str, env: &[(&str, &str)], flags: &Overrides) -> Result<Effective, Mistakes> {
@@ -71,6 +73,9 @@ fn the_defaults_are_those_of_the_design() {
         upstream,
         batch,
         limit,
+        egress,
+        tenants,
+        access,
         metrics,
         log,
     } = Config::default();
@@ -127,6 +132,12 @@ fn the_defaults_are_those_of_the_design() {
         (limit.headers, limit.classes, metrics.max_instances),
         (false, vec![], 100)
     );
+    assert_eq!(
+        (batch.mode, limit.mode, egress.quota),
+        (BatchMode::Merge, LimitMode::Enforce, None)
+    );
+    assert_eq!((tenants, access.instances), (vec![], Instances::Any));
+    assert_eq!((access.networks, access.trusted_proxies), (vec![], vec![]));
     assert_eq!(
         log,
         Log {

@@ -101,6 +101,11 @@ impl Activity {
         }
     }
 
+    /// Calls not yet finished, those whose client has gone included.
+    pub(crate) fn calls(&self) -> usize {
+        self.lock().calls
+    }
+
     /// Whether calls are being answered.
     pub(super) fn is_busy(&self) -> bool {
         self.lock().phase == Phase::Busy
@@ -109,6 +114,15 @@ impl Activity {
     /// Whether the client speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         self.lock().http2
+    }
+
+    /// When a connection that was asked to end at `asked` has had long enough:
+    /// once nothing is being answered, or nobody reads the answers.
+    pub(super) fn farewell(&self, asked: Instant, length: Duration) -> Option<Instant> {
+        let state = self.lock();
+        let stalled = state.stalled.map(|since| since + self.write_timeout);
+        let quiet = (state.phase != Phase::Busy).then(|| state.since.max(asked) + length);
+        stalled.into_iter().chain(quiet).min()
     }
 
     /// When the present state will have gone on for too long.

@@ -64,7 +64,8 @@ impl Front {
         let mut timer = pin!(tokio::time::sleep_until(Instant::now() + FAR));
         let mut drain = pin!(self.common.draining.cancelled());
         let mut draining = false;
-        let mut ending = false;
+        // When it was asked to end.
+        let mut ending: Option<Instant> = None;
         loop {
             let event = poll_fn(|cx| {
                 if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
@@ -74,7 +75,10 @@ impl Front {
                     return Poll::Ready(Event::Drain);
                 }
                 // After each turn of the connection its deadline may be closer.
-                let deadline = activity.deadline().filter(|_| !ending);
+                let deadline = match ending {
+                    Some(asked) => activity.farewell(asked, FAREWELL),
+                    None => activity.deadline(),
+                };
                 if let Some(deadline) = deadline.filter(|deadline| *deadline < timer.deadline()) {
                     timer.as_mut().reset(deadline);
                 }
@@ -92,25 +96,30 @@ impl Front {
                     draining = true;
                     if activity.is_busy() || activity.is_http2() {
                         connection.as_mut().graceful_shutdown();
-                        ending = true;
+                        ending = Some(Instant::now());
                     } else {
                         timer.as_mut().reset(Instant::now() + LINGER);
                     }
                 }
                 Event::Timer => {
                     let now = Instant::now();
+                    timer.as_mut().reset(now + FAR);
+                    if let Some(asked) = ending {
+                        if activity
+                            .farewell(asked, FAREWELL)
+                            .is_some_and(|end| end <= now)
+                        {
+                            return;
+                        }
+                        continue;
+                    }
                     let overdue = activity.overdue(now);
-                    let quiet = !activity.is_busy();
-                    if overdue == Some(Overdue::Stuck) || (ending && quiet) {
+                    if overdue == Some(Overdue::Stuck) {
                         return;
                     }
-                    if overdue == Some(Overdue::Idle) || (draining && quiet) {
+                    if overdue == Some(Overdue::Idle) || (draining && !activity.is_busy()) {
                         connection.as_mut().graceful_shutdown();
-                        ending = true;
-                        timer.as_mut().reset(now + FAREWELL);
-                    } else {
-                        let next = activity.deadline().filter(|deadline| *deadline > now);
-                        timer.as_mut().reset(next.unwrap_or(now + FAR));
+                        ending = Some(now);
                     }
                 }
             }

@@ -14,7 +14,7 @@ const MAX_VALUE: usize = 4096;
 
 /// A field of interest, complete.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Field {
+pub(crate) enum Field {
     /// The value of `instance_id`.
     Instance(String),
     /// The value of `access_token`.
@@ -37,7 +37,7 @@ enum State {
 
 /// Reads a JSON object piece by piece.
 #[derive(Debug)]
-pub(super) struct Scanner {
+pub(crate) struct Scanner {
     state: State,
     depth: usize,
     /// At depth 1: the next string is a key.
@@ -49,7 +49,7 @@ pub(super) struct Scanner {
 }
 
 impl Scanner {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             state: State::Start,
             depth: 0,
@@ -60,14 +60,13 @@ impl Scanner {
     }
 
     /// True when the object has ended or was none.
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
     /// Reads on, telling of each field found.
-    pub(super) fn push(&mut self, piece: &[u8], mut found: impl FnMut(Field)) {
-        let mut rest = piece.iter();
-        while let Some(&byte) = rest.next() {
+    pub(crate) fn push(&mut self, piece: &[u8], mut found: impl FnMut(Field)) {
+        for &byte in piece {
             match self.state {
                 State::Done => return,
                 State::Start => match byte {

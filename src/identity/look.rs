@@ -3,6 +3,7 @@
 //! Invariant: at most [`LOOK`] bytes are held, as the buffers they came in;
 //! the body that goes on is the very same, byte for byte.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -119,14 +120,13 @@ async fn fields(
     mut reader: Reader,
     body: &mut ClientBody,
 ) -> Result<(), body::Error> {
-    let mut index = 0;
-    while let Some(piece) = body.piece(index).await? {
+    let mut pieces = Pieces::new(body);
+    while let Some(piece) = poll_fn(|cx| pieces.poll(cx)).await? {
         if !reader.push(&piece, findings) {
             return Ok(());
         }
-        index += 1;
     }
-    if body.is_complete() {
+    if pieces.is_all() {
         reader.end(findings);
     }
     Ok(())
@@ -150,9 +150,8 @@ async fn multipart(
     body: &mut ClientBody,
 ) -> Result<(), body::Error> {
     let mut broken = None;
-    let pieces = Pieces {
-        body,
-        index: 0,
+    let pieces = Parsed {
+        pieces: Pieces::new(body),
         broken: &mut broken,
     };
     parts(findings, boundary, pieces).await;
@@ -181,23 +180,60 @@ pub(crate) async fn parts<'p>(
     }
 }
 
-/// What is held of a body, as the stream that the multipart parser reads.
+/// The pieces of a body up to [`LOOK`] bytes: what a client may have found is
+/// not to depend on how the network cut its body.
 struct Pieces<'b> {
     body: &'b mut ClientBody,
     index: usize,
+    /// Bytes that may still be looked at.
+    left: usize,
+    /// The last piece went on beyond them.
+    cut: bool,
+}
+
+impl<'b> Pieces<'b> {
+    fn new(body: &'b mut ClientBody) -> Self {
+        Self {
+            body,
+            index: 0,
+            left: LOOK,
+            cut: false,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, body::Error>> {
+        if self.left == 0 {
+            return Poll::Ready(Ok(None));
+        }
+        let Some(mut piece) = ready!(self.body.poll_piece(self.index, cx))? else {
+            return Poll::Ready(Ok(None));
+        };
+        self.index += 1;
+        self.cut = piece.len() > self.left;
+        piece.truncate(self.left);
+        self.left -= piece.len();
+        Poll::Ready(Ok(Some(piece)))
+    }
+
+    /// True when nothing of the body was left unseen.
+    fn is_all(&self) -> bool {
+        self.body.is_complete() && !self.cut
+    }
+}
+
+/// The same as the stream that the multipart parser reads.
+struct Parsed<'b> {
+    pieces: Pieces<'b>,
     broken: &'b mut Option<body::Error>,
 }
 
-impl Stream for Pieces<'_> {
+impl Stream for Parsed<'_> {
     type Item = Result<Bytes, multer::Error>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        match ready!(this.body.poll_piece(this.index, cx)) {
-            Ok(piece) => {
-                this.index += 1;
-                Poll::Ready(piece.map(Ok))
-            }
+        match ready!(this.pieces.poll(cx)) {
+            Ok(piece) => Poll::Ready(piece.map(Ok)),
             Err(error) => {
                 *this.broken = Some(error);
                 Poll::Ready(None)

@@ -33,7 +33,7 @@ pub(crate) struct Account {
     main: Arc<Bucket>,
     /// For credentials not yet accepted, once another one is.
     strangers: OnceLock<Arc<Bucket>>,
-    /// Oldest first.
+    /// Least recently used first.
     proven: Mutex<Vec<Fingerprint>>,
     /// Set when the instance has been accepted, so that made-up names never
     /// take up a label.
@@ -53,14 +53,43 @@ impl Account {
         }
     }
 
+    /// The bucket a credential draws on: by its standing, but not while calls
+    /// of its own wait at the other one, which it would overtake (design §7.3).
     fn bucket(&self, credential: Option<Fingerprint>) -> &Arc<Bucket> {
-        let proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        if proven.is_empty() || credential.is_some_and(|credential| proven.contains(&credential)) {
+        let Some(known) = self.is_proven(credential) else {
             return &self.main;
+        };
+        let strangers = match self.strangers.get() {
+            None if known => return &self.main,
+            Some(strangers) => strangers,
+            None => self
+                .strangers
+                .get_or_init(|| Arc::new(Bucket::new(self.main.quota(), self.clock))),
+        };
+        let (own, other) = if known {
+            (&self.main, strangers)
+        } else {
+            (strangers, &self.main)
+        };
+        if other.has_waiting(credential) {
+            other
+        } else {
+            own
         }
-        drop(proven);
-        self.strangers
-            .get_or_init(|| Arc::new(Bucket::new(self.main.quota(), self.clock)))
+    }
+
+    /// Whether a credential was accepted; `None` while none ever was.
+    fn is_proven(&self, credential: Option<Fingerprint>) -> Option<bool> {
+        let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        if proven.is_empty() {
+            return None;
+        }
+        let place = proven.iter().position(|known| Some(*known) == credential);
+        if let Some(place) = place {
+            // In use: the last to be forgotten.
+            proven[place..].rotate_left(1);
+        }
+        Some(place.is_some())
     }
 
     /// Remembers that the upstream took this credential for this instance.
@@ -111,6 +140,10 @@ pub(crate) struct Lane {
     account: Arc<Account>,
     bucket: Arc<Bucket>,
     credential: Option<Fingerprint>,
+    /// A 2xx here says that the upstream took credential and instance. Only
+    /// that does: whoever knows an instance id gets 404, 400 or a public page
+    /// without being anybody.
+    proves: bool,
     metrics: Arc<Metrics>,
 }
 
@@ -118,6 +151,7 @@ impl Lane {
     pub(super) fn new(
         account: Arc<Account>,
         credential: Option<Fingerprint>,
+        proves: bool,
         metrics: Arc<Metrics>,
     ) -> Self {
         let bucket = Arc::clone(account.bucket(credential));
@@ -125,6 +159,7 @@ impl Lane {
             account,
             bucket,
             credential,
+            proves,
             metrics,
         }
     }
@@ -139,7 +174,8 @@ impl Lane {
         deadline: Instant,
         rules: &Rules,
     ) -> Result<Admission, Refused> {
-        self.bucket.admit(kind, deadline, rules, self.series())
+        self.bucket
+            .admit(kind, deadline, self.credential, rules, self.series())
     }
 
     /// Tells whether a call could be admitted now, taking nothing.
@@ -171,7 +207,7 @@ impl Lane {
         }
         self.bucket
             .answered(permit.granted, !status.is_server_error());
-        if status != StatusCode::UNAUTHORIZED && status != StatusCode::FORBIDDEN {
+        if status.is_success() && self.proves {
             if let Some(credential) = self.credential {
                 self.account.prove(credential);
             }
@@ -181,6 +217,11 @@ impl Lane {
                     .get_or_init(|| self.metrics.instance(instance));
             }
         }
+    }
+
+    /// Learns that a call sent with `permit` got no answer at all.
+    pub(crate) fn unanswered(&self, permit: &Permit) {
+        self.bucket.answered(permit.granted, false);
     }
 
     /// The figures of this instance, as far as it may be named.

@@ -22,6 +22,7 @@ use super::clock::TokioClock;
 use super::pause::Pause;
 use super::{Refusal, Refused, Rules};
 use crate::config::Quota;
+use crate::identity::Fingerprint;
 use crate::metrics::InstanceSeries;
 
 type Gcra = governor::RateLimiter<NotKeyed, InMemoryState, TokioClock, StateInformationMiddleware>;
@@ -75,6 +76,12 @@ struct State {
     line: Option<Box<Line>>,
     /// There only after the upstream said 429.
     pause: Option<Box<Pause>>,
+    /// Tickets handed out. Kept over the life of many lines: a served ticket
+    /// may be dropped when a later line stands already.
+    tickets: u64,
+    /// When every token will be back: the theoretical arrival time of the
+    /// GCRA, which governor keeps to itself.
+    full: Instant,
     used: Instant,
 }
 
@@ -82,11 +89,11 @@ struct State {
 #[derive(Debug)]
 struct Line {
     calls: VecDeque<Waiter>,
+    /// The one opened first is in front.
     receipts: VecDeque<Waiter>,
     /// When the next token is due, as governor last said.
     next: Instant,
     max_delay: Duration,
-    tickets: u64,
     /// Wakes the serving task when its plan has changed.
     changed: Arc<Notify>,
 }
@@ -95,12 +102,14 @@ struct Line {
 struct Waiter {
     ticket: u64,
     opened: Instant,
+    credential: Option<Fingerprint>,
     grant: oneshot::Sender<Permit>,
 }
 
 impl Bucket {
     /// Makes a full bucket.
     pub(super) fn new(quota: Option<Quota>, clock: TokioClock) -> Self {
+        let now = Instant::now();
         Self {
             clock,
             state: Mutex::new(State {
@@ -108,7 +117,9 @@ impl Bucket {
                 quota,
                 line: None,
                 pause: None,
-                used: Instant::now(),
+                tickets: 0,
+                full: now,
+                used: now,
             }),
         }
     }
@@ -121,6 +132,7 @@ impl Bucket {
         self: &Arc<Self>,
         kind: Kind,
         deadline: Instant,
+        credential: Option<Fingerprint>,
         rules: &Rules,
         series: &Arc<InstanceSeries>,
     ) -> Result<Admission, Refused> {
@@ -139,15 +151,16 @@ impl Bucket {
         } else {
             state.check(kind, now, deadline, rules)?;
         }
+        state.tickets += 1;
+        let ticket = state.tickets;
         let line = state.line.as_mut().expect("a line was just made or found");
         let (grant, granted) = oneshot::channel();
-        line.tickets += 1;
-        let ticket = line.tickets;
         line.push(
             kind,
             Waiter {
                 ticket,
                 opened: kind.opened(now),
+                credential,
                 grant,
             },
         );
@@ -209,10 +222,21 @@ impl Bucket {
                 // Fits: `owed` is at most the burst of a bucket just made.
                 drop(next.check_n(owed));
             }
+            state.full = Instant::now() + quota.interval() * owed;
         }
         state.gcra = next;
         state.quota = quota;
         state.wake();
+    }
+
+    /// Whether calls with this credential wait in line.
+    pub(super) fn has_waiting(&self, credential: Option<Fingerprint>) -> bool {
+        let state = self.lock();
+        let Some(line) = &state.line else {
+            return false;
+        };
+        let mut waiting = line.calls.iter().chain(&line.receipts);
+        waiting.any(|waiter| waiter.credential == credential)
     }
 
     /// The quota in force.
@@ -256,7 +280,11 @@ impl State {
         let remaining = match &self.gcra {
             None => None,
             Some(gcra) => match gcra.check() {
-                Ok(snapshot) => Some(snapshot.remaining_burst_capacity()),
+                Ok(snapshot) => {
+                    let interval = self.quota.map_or(Duration::ZERO, |quota| quota.interval());
+                    self.full = self.full.max(now) + interval;
+                    Some(snapshot.remaining_burst_capacity())
+                }
                 Err(refused) => {
                     let wait = refused.wait_time_from(governor::clock::Clock::now(gcra.clock()));
                     return Err(now + wait);
@@ -280,15 +308,21 @@ impl State {
         deadline: Instant,
         rules: &Rules,
     ) -> Result<(), Refused> {
-        match (&self.line, &self.pause) {
+        let held = self.pause.as_ref().and_then(|pause| pause.holds(now));
+        match (&self.line, held.or_else(|| self.token_at(0))) {
             (Some(line), _) => self.check_turn(kind, line.next, now, deadline, rules),
-            (None, Some(pause)) if pause.holds(now).is_some() => {
-                self.check_turn(kind, now, now, deadline, rules)
-            }
-            // No line: a token is there or due within one interval; the call
-            // itself will find out.
+            (None, Some(next)) if next > now => self.check_turn(kind, next, now, deadline, rules),
             _ => Ok(()),
         }
+    }
+
+    /// When a call would have its token that has this many before it, were
+    /// there no pause; `None`: any time.
+    fn token_at(&self, place: usize) -> Option<Instant> {
+        let quota = self.quota?;
+        let place = u32::try_from(place).unwrap_or(u32::MAX);
+        let last = self.full + quota.interval().saturating_mul(place);
+        last.checked_sub(quota.interval() * (quota.burst.get() - 1))
     }
 
     /// Refuses a call whose turn would come too late or that finds no place.
@@ -306,11 +340,12 @@ impl State {
             .pause
             .as_ref()
             .is_some_and(|pause| pause.holds(now).is_some());
+        let late = turn > deadline;
         let refusal = if waiting >= rules.max_queue {
             Refusal::QueueFull
-        } else if turn > deadline && paused {
+        } else if late && paused {
             Refusal::Paused
-        } else if turn > deadline {
+        } else if late {
             Refusal::WaitTooLong
         } else {
             return Ok(());
@@ -326,14 +361,14 @@ impl State {
     /// When a call that joins now would get its token, if nobody else came.
     fn turn(&self, kind: Kind, next: Instant, now: Instant, max_delay: Duration) -> Instant {
         let interval = self.quota.map_or(Duration::ZERO, |quota| quota.interval());
-        let pause = self
-            .pause
-            .as_ref()
-            .and_then(|pause| pause.holds(now))
-            .unwrap_or(now);
-        let at = |place: usize| {
-            let place = u32::try_from(place).unwrap_or(u32::MAX);
-            pause.max(next + interval.saturating_mul(place))
+        let pause = self.pause.as_ref().and_then(|pause| pause.holds(now));
+        let at = |place: usize| match pause {
+            // Tokens come back during a pause, and leave together after it.
+            Some(until) => self.token_at(place).map_or(until, |token| token.max(until)),
+            None => {
+                let place = u32::try_from(place).unwrap_or(u32::MAX);
+                next + interval.saturating_mul(place)
+            }
         };
         let Some(line) = &self.line else { return at(0) };
         match kind {
@@ -349,7 +384,7 @@ impl State {
                 at(place)
             }
             Kind::Receipt { opened } => {
-                let receipts = line.receipts.len();
+                let receipts = line.older_than(opened);
                 let in_line = at(receipts + line.calls.len());
                 let overdue = (opened + max_delay).max(at(receipts)) + interval;
                 in_line.min(overdue)
@@ -413,7 +448,6 @@ impl Line {
             receipts: VecDeque::new(),
             next,
             max_delay,
-            tickets: 0,
             changed: Arc::new(Notify::new()),
         }
     }
@@ -425,8 +459,19 @@ impl Line {
     fn push(&mut self, kind: Kind, waiter: Waiter) {
         match kind {
             Kind::Call => self.calls.push_back(waiter),
-            Kind::Receipt { .. } => self.receipts.push_back(waiter),
+            Kind::Receipt { opened } => {
+                // What is left of a batch that was split or is repeated asks
+                // again with the batch's age, and goes before younger ones.
+                let place = self.older_than(opened);
+                self.receipts.insert(place, waiter);
+            }
         }
+    }
+
+    /// How many receipts were opened no later than this.
+    fn older_than(&self, opened: Instant) -> usize {
+        self.receipts
+            .partition_point(|batch| batch.opened <= opened)
     }
 
     /// The next to be served: an overdue receipt, else a call, else a receipt.

@@ -13,6 +13,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
+#[cfg(test)]
+mod tests;
+
 use super::account::Account;
 use super::clock::TokioClock;
 use crate::config::Quota;
@@ -48,6 +51,8 @@ pub(super) struct Table {
 #[derive(Debug)]
 struct Shard<K> {
     accounts: HashMap<K, Arc<Account>>,
+    /// The most accounts it may hold.
+    capacity: usize,
     /// The size at which idle accounts are looked for: twice what the last
     /// search left, so that its cost is spread over the insertions.
     sweep_at: usize,
@@ -56,13 +61,22 @@ struct Shard<K> {
 
 impl Table {
     pub(super) fn new(name: &str, quota: Option<Quota>, clock: TokioClock) -> Self {
+        Self::with_capacity(name, quota, clock, SHARD_CAPACITY)
+    }
+
+    fn with_capacity(
+        name: &str,
+        quota: Option<Quota>,
+        clock: TokioClock,
+        shard_capacity: usize,
+    ) -> Self {
         Self {
             name: Box::from(name),
             clock,
             quota: ArcSwap::from_pointee(quota),
             hasher: RandomState::new(),
-            instances: shards(),
-            credentials: shards(),
+            instances: shards(shard_capacity),
+            credentials: shards(shard_capacity),
             nobody: Arc::new(Account::new(None, quota, clock)),
             overflow: Arc::new(Account::new(Some(OTHER), quota, clock)),
         }
@@ -127,7 +141,7 @@ impl<K: Hash + Eq> Shard<K> {
     /// Makes room among the idle when it is time; false when there is none.
     fn has_room(&mut self) -> bool {
         let now = Instant::now();
-        let full = self.accounts.len() >= SHARD_CAPACITY;
+        let full = self.accounts.len() >= self.capacity;
         let swept_just_now = self.swept.is_some_and(|then| now < then + SWEEP_PAUSE);
         if self.accounts.len() >= self.sweep_at && !(full && swept_just_now) {
             self.swept = Some(now);
@@ -138,22 +152,23 @@ impl<K: Hash + Eq> Shard<K> {
                 });
                 self.accounts.len()
             };
-            if keep(false) >= SHARD_CAPACITY {
+            if keep(false) >= self.capacity {
                 keep(true);
             }
             self.accounts.shrink_to(64);
-            self.sweep_at = (self.accounts.len() * 2).clamp(64, SHARD_CAPACITY);
+            self.sweep_at = (self.accounts.len() * 2).max(64).min(self.capacity);
         }
-        self.accounts.len() < SHARD_CAPACITY
+        self.accounts.len() < self.capacity
     }
 }
 
-fn shards<K>() -> Box<[Mutex<Shard<K>>]> {
+fn shards<K>(capacity: usize) -> Box<[Mutex<Shard<K>>]> {
     (0..SHARDS)
         .map(|_| {
             Mutex::new(Shard {
                 accounts: HashMap::new(),
-                sweep_at: 64,
+                capacity,
+                sweep_at: capacity.min(64),
                 swept: None,
             })
         })

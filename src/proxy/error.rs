@@ -42,11 +42,12 @@ pub(crate) enum Error {
     /// No token in time.
     #[error("{}", why(.0))]
     RateLimited(Refused),
-    /// `server.max_in_flight` calls are in flight.
-    #[error(
-        "the gateway is busy with {0} calls at once, which is its limit (server.max_in_flight)"
-    )]
-    Overloaded(usize),
+    /// Too many calls are being worked on: which limit, and its value.
+    #[error("too many calls at once: the limit is {1} ({0})")]
+    Overloaded(&'static str, usize),
+    /// More header fields than `server.max_headers`.
+    #[error("too many header fields: the limit is {0} (server.max_headers)")]
+    TooManyHeaders(usize),
     /// The upstream gave no answer.
     #[error(transparent)]
     Upstream(Failure),
@@ -86,7 +87,8 @@ impl Error {
             Self::Malformed(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded(..) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyHeaders(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Upstream(Failure::Timeout) => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
         }
@@ -99,7 +101,8 @@ impl Error {
             Self::Malformed(_) | Self::ClientGone => "malformed",
             Self::ClientTooSlow => "client_too_slow",
             Self::RateLimited(_) => "rate_limited",
-            Self::Overloaded(_) => "overloaded",
+            Self::Overloaded(..) => "overloaded",
+            Self::TooManyHeaders(_) => "too_large",
             Self::Upstream(Failure::Unreachable(_)) => "upstream_unreachable",
             Self::Upstream(Failure::Timeout) => "upstream_timeout",
             Self::Upstream(
@@ -112,8 +115,11 @@ impl Error {
     fn proxy_error(&self) -> &'static str {
         match self {
             Self::Connect | Self::ForeignTarget | Self::RateLimited(_) => "http_request_denied",
-            Self::Malformed(_) | Self::ClientGone | Self::ClientTooSlow => "http_request_error",
-            Self::Overloaded(_) => "connection_limit_reached",
+            Self::Malformed(_)
+            | Self::ClientGone
+            | Self::ClientTooSlow
+            | Self::TooManyHeaders(_) => "http_request_error",
+            Self::Overloaded(..) => "connection_limit_reached",
             Self::Upstream(failure) => match failure {
                 Failure::Unreachable(unreachable) => match unreachable {
                     Unreachable::Resolve => "dns_error",
@@ -135,11 +141,12 @@ impl Error {
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited(refused) => Some(refused.retry_after),
-            Self::Overloaded(_) => Some(OVERLOAD_WAIT),
+            Self::Overloaded(..) => Some(OVERLOAD_WAIT),
             Self::Connect
             | Self::ForeignTarget
             | Self::Malformed(_)
             | Self::ClientTooSlow
+            | Self::TooManyHeaders(_)
             | Self::ClientGone
             | Self::Upstream(_) => None,
         }

@@ -34,7 +34,7 @@ const VENDOR_PREFIX: &str = "x-wawp-";
 pub(crate) struct MergeKey(Arc<[u8]>);
 
 impl MergeKey {
-    pub(super) fn new(head: &Parts, body: &Bytes, fields: &Fields) -> Self {
+    pub(crate) fn new(head: &Parts, body: &Bytes, fields: &Fields) -> Self {
         let mut key = Writer(Vec::with_capacity(256));
         key.part(head.uri.path().as_bytes());
         // Absent ids and an empty list are one form; a list is another.

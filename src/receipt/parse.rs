@@ -25,7 +25,7 @@ const PARTICIPANT_FIELD: &str = "participant";
 
 /// The raw text of each field, by where it stands.
 #[derive(Debug, Default)]
-pub(super) struct Fields {
+pub(crate) struct Fields {
     /// Everything in the query but the ids, in alphabetical order of keys.
     pub(super) query: Vec<(&'static str, Range<usize>)>,
     /// `instance_id`, `access_token`, `chatId`, `participant` in the body.
@@ -81,7 +81,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Present<T> {
 }
 
 /// Understands a request to one of `batch.paths` completely, or not at all.
-pub(super) fn understand(head: &Parts, body: &Bytes) -> Option<Fields> {
+pub(crate) fn understand(head: &Parts, body: &Bytes) -> Option<Fields> {
     if !may_be_receipt(head) || body.len() > LOOK {
         return None;
     }
@@ -119,10 +119,12 @@ fn body_fields(fields: &mut Fields, body: &Bytes) -> Option<()> {
         let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
         start..start + raw.get().len()
     };
-    // A raw value may hold what no text can: half of a surrogate pair.
+    // The raw text is checked for its grammar only; half a surrogate pair fits
+    // it and yet is no text.
     let is_text = |raw: &RawValue| {
-        let raw = raw.get();
-        raw.starts_with('"') && (!raw.contains('\\') || serde_json::from_str::<String>(raw).is_ok())
+        let text = raw.get();
+        text.starts_with('"')
+            && (!text.contains('\\') || serde_json::from_str::<String>(text).is_ok())
     };
     let may_be_null = |raw: &RawValue| raw.get() == "null" || is_text(raw);
     if !is_text(object.chat_id) {
@@ -165,7 +167,7 @@ fn query_fields(query: &str) -> Option<Fields> {
                 return None;
             }
             fields.ids = message_ids(&decode(value))?;
-            fields.ids_at = (!fields.ids.is_empty()).then(|| IdsAt::Query(value_at));
+            fields.ids_at = (!fields.ids.is_empty()).then_some(IdsAt::Query(value_at));
         } else {
             if fields.query.iter().any(|(seen, _)| *seen == name) {
                 return None;

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
@@ -20,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::failure::{Failure, Unreachable};
-use super::pool::{Connection, Pool};
+use super::pool::{Connection, MAX_STREAMS, Pool};
 use crate::config;
 
 /// Header lines accepted in an answer: twice what we accept in a request.
@@ -29,6 +30,19 @@ const MAX_ANSWER_HEADERS: usize = 200;
 /// An idle HTTP/2 connection is pinged this often, so that a dead one is
 /// noticed before a call is lost on it.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Bytes of an answer that may wait for its client, and of all answers on a
+/// connection: enough for every stream, so that a client that does not read
+/// holds up no other (hyper's adaptive window would begin with one window for
+/// all).
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
+
+/// An upstream that has silently gone is noticed by the operating system.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// The least time an address gets to answer before the next is tried.
+const ADDRESS_SHARE: Duration = Duration::from_millis(250);
 
 /// A stream of bytes to the upstream.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -75,6 +89,8 @@ pub(super) struct Connector {
     port: u16,
     timeout: Duration,
     tls: Option<Tls>,
+    /// The upstream did not choose HTTP/2 the last time it could.
+    http1_only: AtomicBool,
 }
 
 struct Tls {
@@ -108,7 +124,13 @@ impl Connector {
             port: url.port,
             timeout: settings.connect_timeout,
             tls,
+            http1_only: AtomicBool::new(false),
         })
+    }
+
+    /// Whether a connection made now may serve several calls at once.
+    pub(super) fn may_share(&self) -> bool {
+        self.tls.is_some() && !self.http1_only.load(Ordering::Relaxed)
     }
 
     /// Makes one connection.
@@ -135,7 +157,11 @@ impl Connector {
                 tracing::warn!(%error, "TLS handshake with the upstream failed");
                 Unreachable::Tls
             })?;
-        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        let http2_chosen = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        if !upgrade {
+            self.http1_only.store(!http2_chosen, Ordering::Relaxed);
+        }
+        if http2_chosen {
             http2(stream, pool).await
         } else {
             http1(stream).await
@@ -147,14 +173,26 @@ impl Connector {
         let addresses = tokio::net::lookup_host((&*self.host, self.port))
             .await
             .map_err(|_| Unreachable::Resolve)?;
+        let addresses: Vec<_> = addresses.collect();
+        // One address that swallows packets must not use up everybody's time.
+        let share = self.timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
         let mut last = Unreachable::Resolve;
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
+        for (index, address) in addresses.iter().enumerate() {
+            let is_last = index + 1 == addresses.len();
+            let patience = if is_last {
+                self.timeout
+            } else {
+                share.max(ADDRESS_SHARE)
+            };
+            match tokio::time::timeout(patience, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
                     stream.set_nodelay(true)?;
+                    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
+                    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
                     return Ok(stream);
                 }
-                Err(error) => last = error.into(),
+                Ok(Err(error)) => last = error.into(),
+                Err(_) => last = Unreachable::Timeout,
             }
         }
         Err(last)
@@ -182,7 +220,8 @@ async fn http2(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unr
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_while_idle(true)
-        .adaptive_window(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|_| Unreachable::ClosedAtOnce)?;

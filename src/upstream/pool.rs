@@ -21,7 +21,7 @@ const MAX_IDLE: usize = 512;
 
 /// Calls at once on one HTTP/2 connection before another is opened: the
 /// usual `SETTINGS_MAX_CONCURRENT_STREAMS` (RFC 9113 §6.5.2 advises no less).
-const MAX_STREAMS: usize = 100;
+pub(super) const MAX_STREAMS: usize = 100;
 
 /// The upstream connections of one worker.
 #[derive(Debug)]

@@ -183,7 +183,37 @@ fn each_key_refuses_what_it_does_not_allow() {
         (
             "limit",
             "class = [5]",
-            "limit.class[0] = 5: a list of tables",
+            "limit.class[0] = …: a list of tables",
+        ),
+        ("batch", "mode = \"enforce\"", "one of merge, observe"),
+        ("limit", "mode = true", "one of enforce, observe"),
+        ("egress", "rate = -1", "a number of calls per second"),
+        ("egress", "rate = 70", "egress.rate = 70: burst must be 1"),
+        (
+            "egress",
+            "burst = 100001",
+            "a whole number from 0 to 100000",
+        ),
+        ("access", "instances = \"all\"", "one of any, listed"),
+        (
+            "access",
+            "networks = \"10.0.0.0/8\"",
+            "a list, as in [\"a\", \"b\"]",
+        ),
+        (
+            "access",
+            "networks = [\"localhost\"]",
+            "access.networks = \"localhost\": an IP address or network, such as",
+        ),
+        (
+            "access",
+            "trusted_proxies = [\"10.0.0.0/33\"]",
+            "an IP address or network",
+        ),
+        (
+            "access",
+            "trusted_proxies = [\"10.1.2.3/8\"]",
+            "write 10.0.0.0/8 for this network, or 10.1.2.3 for the one address",
         ),
         (
             "metrics",

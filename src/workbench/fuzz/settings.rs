@@ -19,6 +19,10 @@ const MAX_PRINTED: usize = 100;
 /// When they are neither.
 pub fn settings(input: &[u8]) {
     let parts = wire::parts(input);
+    if wire::cut(input, b"file:").is_some() {
+        // A secret kept in a file would be read: not here.
+        return;
+    }
     let mut flags = Overrides::default();
     let mut env = Vec::new();
     for line in parts[1..]
@@ -59,6 +63,14 @@ pub fn settings(input: &[u8]) {
             bounded(&effective.config);
             let printed = effective.to_string();
             assert_plain(&printed);
+            let tenants = &effective.config.tenants;
+            if tenants
+                .iter()
+                .any(|tenant| tenant.key.is_some() || !tenant.tokens.is_empty())
+            {
+                // Secrets are printed as a mask.
+                return;
+            }
             let again = config::load_text(
                 printed.as_bytes(),
                 std::iter::empty(),
@@ -87,6 +99,9 @@ fn bounded(config: &Config) {
         upstream,
         batch,
         limit,
+        egress,
+        tenants,
+        access: _,
         metrics,
         log: _,
     } = config;
@@ -137,7 +152,8 @@ fn bounded(config: &Config) {
         .classes
         .iter()
         .map(|class| class.quota)
-        .chain([limit.quota]);
+        .chain(tenants.iter().map(|tenant| tenant.quota))
+        .chain([limit.quota, egress.quota]);
     for Quota { rate, burst } in quotas.flatten() {
         assert!(
             (0.0001..=1e6).contains(&rate) && burst.get() <= 100_000,
@@ -154,6 +170,32 @@ fn bounded(config: &Config) {
         );
         for pattern in &class.paths {
             assert!(pattern.to_string().starts_with(['/', '*']));
+        }
+    }
+    let mut instances = std::collections::HashSet::new();
+    for (index, tenant) in tenants.iter().enumerate() {
+        assert!(
+            (1..=64).contains(&tenant.name.len()) && !["other", "none"].contains(&&*tenant.name)
+        );
+        assert!(
+            tenants[..index]
+                .iter()
+                .all(|other| other.name != tenant.name)
+        );
+        assert!(tenant.weight.get() <= 1000 && !tenant.instances.is_empty());
+        for instance in &tenant.instances {
+            assert!(
+                (1..=128).contains(&instance.len()) && instances.insert(instance),
+                "{instance}"
+            );
+        }
+        let keyed = tenant
+            .tokens
+            .keys()
+            .all(|instance| tenant.instances.contains(instance));
+        assert!(keyed, "a token for an instance of somebody else");
+        if let Some(key) = &tenant.key {
+            assert!((16..=256).contains(&key.expose().len()));
         }
     }
 }

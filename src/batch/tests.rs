@@ -1,0 +1,241 @@
+//! The life of batches, against the sandbox, in simulated time.
+
+mod failing;
+mod laws;
+mod merging;
+mod waiting;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Request;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::config::{Config, Quota};
+use crate::sandbox::{self, Call, Sandbox};
+use crate::upstream::{Dial, Io};
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// A batcher with everything below it, down to the sandbox.
+struct World {
+    batcher: Arc<Batcher>,
+    limiter: Arc<Limiter>,
+    metrics: Arc<Metrics>,
+    upstream: Arc<Upstream>,
+    sandbox: Sandbox,
+    tasks: TaskTracker,
+    start: Instant,
+}
+
+/// A receipt to be sent.
+#[derive(Clone, Debug)]
+struct Asks {
+    chat: String,
+    ids: Vec<String>,
+    token: String,
+    participant: Option<String>,
+    accept: Option<String>,
+    /// White space in the body: it tells whose request a call was made from.
+    mark: usize,
+}
+
+/// What a caller was told.
+#[derive(Clone, Debug, PartialEq)]
+struct Heard {
+    /// The status, or why there is none.
+    status: Result<u16, Untold>,
+    /// Who shared the call.
+    callers: usize,
+    /// When, in ms since the start.
+    at: u128,
+}
+
+fn quota(rate: f64, burst: u32) -> Option<Quota> {
+    let burst = std::num::NonZeroU32::new(burst)?;
+    Some(Quota::new(rate, burst).unwrap())
+}
+
+impl World {
+    fn new(config: &Config, settings: sandbox::Settings) -> Self {
+        let sandbox = Sandbox::new(settings);
+        let far_end = sandbox.clone();
+        let dial = Dial::With(Arc::new(move || {
+            let (near, far) = tokio::io::duplex(64 << 10);
+            let sandbox = far_end.clone();
+            tokio::spawn(async move { sandbox.serve_io(far).await });
+            Box::pin(async move { Ok(Box::new(near) as Box<dyn Io>) })
+        }));
+        let metrics = Arc::new(Metrics::new(100));
+        let limiter = Arc::new(Limiter::new(
+            &config.limit,
+            &config.batch,
+            Arc::clone(&metrics),
+        ));
+        let mut upstream = config.upstream.clone();
+        upstream.url = "http://sandbox".parse().unwrap();
+        let tasks = TaskTracker::new();
+        Self {
+            batcher: Arc::new(Batcher::new(
+                config.batch.clone(),
+                Arc::clone(&limiter),
+                Arc::clone(&metrics),
+                tasks.clone(),
+            )),
+            upstream: Arc::new(Upstream::new(upstream, dial, Arc::clone(&metrics)).unwrap()),
+            limiter,
+            metrics,
+            sandbox,
+            tasks,
+            start: Instant::now(),
+        }
+    }
+
+    /// The defaults, with changes, and no limit on calls.
+    fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        config.limit.quota = None;
+        change(&mut config);
+        Self::new(&config, sandbox::Settings::default())
+    }
+
+    fn join(&self, asks: &Asks) -> Result<oneshot::Receiver<Told>, Refused> {
+        self.join_as(asks.receipt())
+    }
+
+    fn join_as(&self, receipt: Receipt) -> Result<oneshot::Receiver<Told>, Refused> {
+        let lane = {
+            let head = receipt.head();
+            self.limiter
+                .lane(&head.method, head.uri.path(), &receipt.identity)
+        };
+        self.batcher.join(receipt, lane, &self.upstream)
+    }
+
+    /// Sends a receipt, and listens for the verdict from now on.
+    fn send(&self, asks: &Asks) -> impl Future<Output = Heard> + Send + use<> {
+        let listening = tokio::spawn(self.hear(asks));
+        async move { listening.await.expect("a caller was never told") }
+    }
+
+    /// Sends a receipt; dropping the future hangs up.
+    fn hear(&self, asks: &Asks) -> impl Future<Output = Heard> + Send + use<> {
+        let told = self.join(asks);
+        let start = self.start;
+        async move {
+            let (status, callers) = match told {
+                Err(refused) => (Err(Untold::Refused(refused)), 0),
+                Ok(told) => {
+                    let told = told.await.expect("a caller was never told");
+                    (status(&told.verdict), told.timing.callers)
+                }
+            };
+            Heard {
+                status,
+                callers,
+                at: start.elapsed().as_millis(),
+            }
+        }
+    }
+
+    /// Sends receipts at one moment, and waits for all verdicts.
+    async fn send_all(&self, all: &[Asks]) -> Vec<Heard> {
+        let sent: Vec<_> = all.iter().map(|asks| self.send(asks)).collect();
+        let mut heard = Vec::new();
+        for told in sent {
+            heard.push(told.await);
+        }
+        heard
+    }
+
+    fn calls(&self) -> Vec<Call> {
+        self.sandbox.calls()
+    }
+
+    /// The ids of each call, in order.
+    fn sent(&self) -> Vec<Vec<String>> {
+        self.calls().into_iter().map(|call| call.ids).collect()
+    }
+
+    /// When each call reached the sandbox, in ms since the start.
+    fn times(&self) -> Vec<u128> {
+        let since = |call: &Call| (call.at - self.start).as_millis();
+        self.calls().iter().map(since).collect()
+    }
+
+    /// Takes every token of the instance that is there.
+    fn drain_tokens(&self) {
+        let receipt = asks(&["x"]).receipt();
+        let head = receipt.head();
+        let lane = self
+            .limiter
+            .lane(&head.method, head.uri.path(), &receipt.identity);
+        let now = || self.limiter.admit(&lane, Kind::Call, Instant::now());
+        while let Ok(crate::limit::Admission::Now(_)) = now() {}
+    }
+}
+
+fn status(verdict: &Result<Given, Untold>) -> Result<u16, Untold> {
+    match verdict {
+        Ok(Given::Shared(shared)) => Ok(shared.head.status.as_u16()),
+        Ok(Given::Own(answer)) => Ok(answer.status().as_u16()),
+        Err(untold) => Err(*untold),
+    }
+}
+
+/// A receipt for messages of one chat, by their short names.
+fn asks(ids: &[&str]) -> Asks {
+    Asks {
+        chat: "1@c.us".to_owned(),
+        ids: ids.iter().map(|id| id_of("1@c.us", id)).collect(),
+        token: "t".to_owned(),
+        participant: None,
+        accept: None,
+        mark: 1,
+    }
+}
+
+fn id_of(chat: &str, name: &str) -> String {
+    format!("false_{chat}_{name}")
+}
+
+fn ids(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| id_of("1@c.us", name)).collect()
+}
+
+impl Asks {
+    fn body(&self) -> String {
+        let participant = self
+            .participant
+            .as_ref()
+            .map(|text| format!(",\"participant\":\"{text}\""))
+            .unwrap_or_default();
+        let ids = if self.ids.is_empty() {
+            String::new()
+        } else {
+            // Not as we would write it ourselves: unchanged means unchanged.
+            let quoted: Vec<_> = self.ids.iter().map(|id| format!("\"{id}\"")).collect();
+            format!(",\"messageIds\":[ {} ]", quoted.join(" ,"))
+        };
+        let mark = " ".repeat(self.mark);
+        format!("{{{mark}\"chatId\":\"{}\"{participant}{ids}}}", self.chat)
+    }
+
+    fn receipt(&self) -> Receipt {
+        let body = self.body();
+        let mut request = Request::post(format!(
+            "/v2/send/seen?instance_id=1&access_token={}",
+            self.token
+        ))
+        .header("content-type", "application/json")
+        .header("content-length", body.len());
+        if let Some(accept) = &self.accept {
+            request = request.header("accept", accept);
+        }
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        Receipt::read(head, Bytes::from(body)).expect("a receipt")
+    }
+}

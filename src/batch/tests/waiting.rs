@@ -1,0 +1,135 @@
+//! Batches that wait for a token.
+
+use super::*;
+use crate::limit::Refusal;
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_takes_callers_until_its_token_comes() {
+    let world = World::with(|config| config.limit.quota = quota(1.0, 1));
+    world.drain_tokens();
+    let mut sent = vec![world.send(&asks(&["a"]))];
+    for (at, id) in [(300, "b"), (600, "c"), (999, "d")] {
+        tokio::time::sleep_until(world.start + ms(at)).await;
+        sent.push(world.send(&asks(&[id])));
+    }
+    tokio::time::sleep_until(world.start + ms(1001)).await;
+    sent.push(world.send(&asks(&["e"])));
+    let mut heard = Vec::new();
+    for told in sent {
+        heard.push(told.await);
+    }
+    assert!(heard[..4].iter().all(|heard| heard.callers == 4));
+    assert_eq!(world.sent(), [ids(&["a", "b", "c", "d"]), ids(&["e"])]);
+    assert_eq!(world.times(), [1000, 2000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_takes_one_place_in_line() {
+    let world = World::with(|config| {
+        config.limit.quota = quota(1.0, 1);
+        config.limit.max_queue = 1;
+    });
+    world.drain_tokens();
+    let first = world.send(&asks(&["a"]));
+    tokio::time::sleep(ms(100)).await;
+    // The line is full, but the batch stands in it already.
+    let second = world.send(&asks(&["b"]));
+    let other = world.send(&Asks {
+        chat: "2@c.us".to_owned(),
+        ..asks(&["a"])
+    });
+    let other = other.await;
+    assert_eq!(other.at, 100, "said at once");
+    let Err(Untold::Refused(refused)) = other.status else {
+        panic!("{other:?}");
+    };
+    assert_eq!(refused.refusal, Refusal::QueueFull);
+    assert_eq!(
+        (first.await.status, second.await.status),
+        (Ok(201), Ok(201))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_expire_one_by_one_and_the_batch_goes_on() {
+    let world = World::with(|config| {
+        config.limit.quota = quota(0.2, 1);
+        config.limit.max_wait = ms(4000);
+    });
+    world.drain_tokens();
+    tokio::time::sleep(ms(1500)).await;
+    // The token comes at 5000; whoever comes at 1500 can wait until 5500.
+    let first = world.send(&asks(&["a"]));
+    let lane = asks(&["x"]).receipt();
+    let lane = world
+        .limiter
+        .lane(&http::Method::POST, "/v2/send/seen", &lane.identity);
+    tokio::time::sleep(ms(500)).await;
+    // An older batch takes the token of 5000.
+    let far = Instant::now() + ms(60_000);
+    let call = world.limiter.admit(
+        &lane,
+        Kind::Receipt {
+            opened: world.start,
+        },
+        far,
+    );
+    let mut sent = Vec::new();
+    for (at, id) in [(4000, "b"), (6500, "c")] {
+        tokio::time::sleep_until(world.start + ms(at)).await;
+        sent.push(world.send(&asks(&[id])));
+    }
+    let first = first.await;
+    assert_eq!(first.at, 5500, "at its own deadline");
+    assert!(matches!(first.status, Err(Untold::Refused(_))), "{first:?}");
+    drop(call);
+    let mut heard = Vec::new();
+    for told in sent {
+        heard.push(told.await.status.is_ok());
+    }
+    // `b` (until 8000) is too late for the token at 10,000; `c` (until 10,500) is not.
+    assert_eq!(heard, [false, true]);
+    assert_eq!(world.sent(), [ids(&["c"])]);
+    assert_eq!(world.times(), [10_000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_whose_callers_have_all_expired_is_not_sent() {
+    let world = World::with(|config| {
+        config.limit.quota = quota(0.2, 1);
+        config.limit.max_wait = ms(4000);
+    });
+    world.drain_tokens();
+    tokio::time::sleep(ms(1500)).await;
+    let first = world.send(&asks(&["a"]));
+    tokio::time::sleep(ms(500)).await;
+    let lane = asks(&["x"]).receipt();
+    let lane = world
+        .limiter
+        .lane(&http::Method::POST, "/v2/send/seen", &lane.identity);
+    let far = Instant::now() + ms(60_000);
+    let older = Kind::Receipt {
+        opened: world.start,
+    };
+    let call = world.limiter.admit(&lane, older, far);
+    assert_eq!(first.await.at, 5500);
+    tokio::time::sleep(ms(20_000)).await;
+    assert!(world.calls().is_empty());
+    assert_eq!(world.metrics.batches_open.get(), 0);
+    drop(call);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_be_served_in_time_is_told_at_once() {
+    let world = World::with(|config| {
+        config.limit.quota = quota(0.1, 1);
+        config.limit.max_wait = ms(4000);
+    });
+    world.drain_tokens();
+    let refused = world.send(&asks(&["a"])).await;
+    assert!(matches!(
+        refused.status,
+        Err(Untold::Refused(refused)) if refused.refusal == Refusal::WaitTooLong
+    ));
+    assert_eq!(refused.at, 0, "said at once, not after the window");
+}

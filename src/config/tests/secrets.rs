@@ -1,0 +1,369 @@
+//! Keys and tokens: where they come from, what they may be, and that nothing ever repeats one.
+
+use proptest::prelude::*;
+
+use super::{refused::refused, *};
+
+/// A tenant, up to the line where its secrets begin: the fourth.
+const TENANT: &str = "[[tenant]]\nname = \"a\"\ninstances = [\"1\", \"2\"]\n";
+/// Long enough for a key; every other piece of a test's text differs from it.
+const HUSH: &str = "hush9Hush9hush9Hush9";
+
+/// Reads a tenant with these lines under these variables.
+fn tenant(lines: &str, env: &[(&str, &str)]) -> Tenant {
+    let text = format!("{TENANT}{lines}");
+    let mut config = load_text(&text, env, &Overrides::default())
+        .unwrap_or_else(|mistakes| panic!("{text}\n{mistakes}"))
+        .config;
+    config.tenants.remove(0)
+}
+
+fn key(written: &str, env: &[(&str, &str)]) -> String {
+    let tenant = tenant(&format!("key = {written:?}"), env);
+    tenant.key.unwrap().expose().to_owned()
+}
+
+fn token(written: &str, env: &[(&str, &str)]) -> String {
+    let tenant = tenant(&format!("tokens = {{ 1 = {written:?} }}"), env);
+    tenant.tokens["1"].expose().to_owned()
+}
+
+#[test]
+fn a_secret_is_its_text_or_a_variable_or_a_file() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let place = format!("file:{}", file.path().display());
+    assert_eq!(key(HUSH, &[]), HUSH);
+    for kept in [
+        HUSH.to_owned(),
+        format!("{HUSH}\n"),
+        format!("{HUSH}\r\n"),
+        format!("\u{feff}{HUSH}\nand a note\n"),
+    ] {
+        std::fs::write(file.path(), &kept).unwrap();
+        assert_eq!(
+            (key(&place, &[]), token(&place, &[])),
+            (HUSH.into(), HUSH.into())
+        );
+    }
+    for kept in [HUSH, "hush9Hush9hush9Hush9\n"] {
+        // A name that begins like a setting's is nobody's mistake, once a secret is kept there.
+        for name in [
+            "A",
+            "acme.key-1",
+            "WAWP_GATEWAY_ACME",
+            "WAWP_GATEWAY_A__B__C__D",
+        ] {
+            assert_eq!(key(&format!("env:{name}"), &[(name, kept)]), HUSH);
+        }
+    }
+    assert_eq!(token("a \"b\\c%&+=", &[]), "a \"b\\c%&+=");
+}
+
+#[test]
+fn a_key_may_stand_in_a_url_and_in_json() {
+    for text in [
+        "a".repeat(16),
+        "z".repeat(256),
+        "!$()*,-./:;<>?@[]^_{|}~".into(),
+    ] {
+        assert_eq!(key(&text, &[]), text);
+    }
+    for text in [
+        "a".repeat(15),
+        "a".repeat(257),
+        "é".repeat(16),
+        String::new(),
+    ] {
+        refused(
+            &format!("{TENANT}key = {text:?}"),
+            4,
+            "tenant[0].key = \"…\": a key of 16 to 256 visible ASCII characters",
+        );
+    }
+    for letter in "\"'`\\&%+=# \té".chars() {
+        let said = bad(&format!("{TENANT}key = {:?}", format!("{HUSH}{letter}")));
+        assert!(
+            said.starts_with("4: tenant[0].key = \"…\": a key of"),
+            "{said}"
+        );
+        assert!(!said.contains(HUSH), "{said}");
+    }
+}
+
+#[test]
+fn a_token_may_stand_in_a_header() {
+    for text in ["", " a", "a ", "a\tb", "é", &"a".repeat(4097)] {
+        refused(
+            &format!("{TENANT}tokens.2 = {text:?}"),
+            4,
+            "tenant[0].tokens.2 = \"…\": an access token of 1 to 4096 visible ASCII characters",
+        );
+    }
+}
+
+#[test]
+fn a_place_where_no_secret_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        format!("file:{}", path.display())
+    };
+    let env = [("EMPTY", ""), ("BLANK", "\nx"), ("SHORT", "hush9")];
+    for (written, said) in [
+        ("env:NONE".to_owned(), ": there is no such variable"),
+        ("env:EMPTY".to_owned(), ": the variable is empty"),
+        ("env:BLANK".to_owned(), ": the variable is empty"),
+        (
+            "env:SHORT".to_owned(),
+            ": what is kept there is not a key of 16 to 256 visible",
+        ),
+        (
+            file("empty", b""),
+            ": the file, or its first line, is empty",
+        ),
+        (
+            file("blank", b"\nx\n"),
+            ": the file, or its first line, is empty",
+        ),
+        (
+            file("short", b"hush9\n"),
+            ": what is kept there is not a key",
+        ),
+        (file("latin", b"hush9\xe9"), ": the file is not UTF-8"),
+        (
+            file("huge", &[b'a'; 65_537]),
+            ": a secret's file has at most 64 KiB",
+        ),
+        (
+            format!("file:{}", directory.path().display()),
+            ": this is a directory, not a file",
+        ),
+        (
+            format!("file:{}/none", directory.path().display()),
+            ": there is no such file",
+        ),
+    ] {
+        let text = format!("{TENANT}key = {written:?}");
+        let mistakes = load_text(&text, &env, &Overrides::default()).unwrap_err();
+        let shown = mistakes.to_string();
+        let piece = format!(":4: tenant[0].key = \"…\": {written}{said}");
+        assert!(shown.contains(&piece), "{piece}\n{shown}");
+        assert!(!shown.contains("hush9") && mistakes.len() == 1, "{shown}");
+    }
+    // What is no name at all may be the secret itself.
+    for written in ["env:", "env:hush9 hush9", "env:$hush9", "file:"] {
+        let said = bad(&format!("{TENANT}key = {written:?}"));
+        assert!(
+            said.contains("and the name of a ") && !said.contains("hush9"),
+            "{said}"
+        );
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_for_a_secret_that_is_not_utf_8() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(format!("{TENANT}key = \"env:A\"").as_bytes())
+        .unwrap();
+    let env = [("A".into(), OsString::from_vec(b"hush9\xff".to_vec()))];
+    let mistakes = load(Some(file.path()), env.into_iter(), &Overrides::default()).unwrap_err();
+    let said = mistakes.to_string();
+    assert!(
+        said.contains("env:A: the value is not UTF-8") && !said.contains("hush9"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_variable_that_no_secret_names_is_still_unknown() {
+    let text = format!("{TENANT}key = \"env:WAWP_GATEWAY_A\"");
+    let env = [("WAWP_GATEWAY_A", HUSH), ("WAWP_GATEWAY_B", HUSH)];
+    let said = bad_layers(&text, &env, &Overrides::default());
+    assert!(
+        said.starts_with("WAWP_GATEWAY_B: unknown variable"),
+        "{said}"
+    );
+    assert!(said.ends_with("\n1 mistake in the settings"), "{said}");
+}
+
+#[test]
+fn no_two_tenants_have_the_same_key() {
+    let second = TENANT
+        .replace("\"a\"", "\"b\"")
+        .replace("[\"1\", \"2\"]", "[\"3\"]");
+    let text = format!("{TENANT}key = \"{HUSH}\"\n{second}key = \"env:A\"");
+    let said = bad_layers(&text, &[("A", HUSH)], &Overrides::default());
+    assert_eq!(
+        said,
+        "8: tenant[1].key = \"…\": a key that no tenant before has\n1 mistake in the settings"
+    );
+}
+
+#[test]
+fn a_token_belongs_to_an_instance_of_its_tenant() {
+    // A key and its value that have changed places are no reason to print the value.
+    refused(
+        &format!("{TENANT}[tenant.tokens]\n1 = \"t\"\n{HUSH} = \"3\""),
+        6,
+        "tenant[0].tokens.\"…\": each name here is one of the tenant's instances",
+    );
+    let said = bad(&format!("{TENANT}tokens = {{ {HUSH} = \"3\" }}"));
+    assert!(!said.contains(HUSH), "{said}");
+    refused(
+        &format!("{TENANT}[tenant.tokens]\n1 = \"t\"\nweight = 2"),
+        6,
+        "\"weight\" is no instance of this tenant; a setting of the tenant stands before [tenant.tokens]",
+    );
+    // Where the list is what is wrong, the tokens are not blamed.
+    let text = TENANT.replace("\"2\"", "2");
+    refused(
+        &format!("{text}tokens = {{ 2 = \"t\" }}"),
+        3,
+        "instances = 2",
+    );
+}
+
+#[test]
+fn no_output_repeats_a_secret_however_it_is_mistyped() {
+    let digits = "9091929394959697";
+    for (lines, line, piece) in [
+        ("key = DIGITS", 4, "tenant[0].key = …: a key of"),
+        ("key = DIGITS.5", 4, "as a text in quotes, or env:NAME"),
+        ("key = 1979-05-27", 4, "tenant[0].key = \"…\": "),
+        ("key = [\"HUSH\"]", 4, "tenant[0].key = [...]: "),
+        ("key = { text = \"HUSH\" }", 4, "tenant[0].key = {...}: "),
+        ("key = \"HUSH HUSH\"", 4, "tenant[0].key = \"…\": "),
+        ("key = HUSH", 4, "this is not TOML"),
+        ("key = \"HUSH", 4, "this is not TOML"),
+        ("keys = \"HUSH\"", 4, "did you mean tenant[0].key?"),
+        (
+            "password = \"HUSH\"",
+            4,
+            "tenant[0].\"…\": unknown key; known here: name, ",
+        ),
+        (
+            "HUSH = 1",
+            4,
+            "tenant[0].\"…\": unknown key; known here: name, ",
+        ),
+        ("\"HUSH\"", 4, "this is not TOML"),
+        // The parser goes on at what it then takes for keys of the top.
+        (
+            "[key = [\nkey = { \"HUSH\"\n[[tenant]]",
+            5,
+            ":5: \"…\": unknown section; known here: server, ",
+        ),
+        ("tokens = DIGITS", 4, "tenant[0].tokens = …: a table"),
+        ("tokens = \"HUSH\"", 4, "tenant[0].tokens = \"…\": a table"),
+        (
+            "tokens = [\"HUSH\"]",
+            4,
+            "tenant[0].tokens = [...]: a table",
+        ),
+        (
+            "tokens.1 = DIGITS",
+            4,
+            "tenant[0].tokens.1 = …: an access token",
+        ),
+        (
+            "tokens.1.HUSH = 1",
+            4,
+            "tenant[0].tokens.1 = {...}: an access token",
+        ),
+        (
+            "tokens.1 = \"HUSH\\n\"",
+            4,
+            "tenant[0].tokens.1 = \"…\": an access token",
+        ),
+        ("[tenant.HUSH]\na = 1", 4, "tenant[0].\"…\": unknown key"),
+    ] {
+        let lines = lines.replace("DIGITS", digits).replace("HUSH", HUSH);
+        let text = format!("{TENANT}{lines}");
+        let mistakes = load_text(&text, &[], &Overrides::default()).unwrap_err();
+        let said = format!("{mistakes} {mistakes:?}");
+        assert!(!said.contains("hush9") && !said.contains("9293"), "{said}");
+        assert!(
+            said.contains(&format!(":{line}")) && said.contains(piece),
+            "{lines}\n{said}"
+        );
+    }
+    for text in [format!("tenant = {digits}"), format!("tenant = [{digits}]")] {
+        assert!(!bad(&text).contains("9293"));
+    }
+    let list = format!("[{{ name = \"a\", instances = [\"1\"], hidden = \"{HUSH}\", key = 5 }}]");
+    let env = [
+        ("WAWP_GATEWAY_TENANT", list.as_str()),
+        ("WAWP_GATEWAY_TENANT__KEY", HUSH),
+    ];
+    for env in [&env[..1], &env[1..], &env[..]] {
+        let said = bad_layers("", env, &Overrides::default());
+        assert!(!said.contains("hush9"), "{said}");
+    }
+}
+
+#[test]
+fn the_settings_in_force_are_masked() {
+    let text = format!("{TENANT}key = \"{HUSH}\"\ntokens = {{ 2 = \"{HUSH}\", 1 = \"env:A\" }}");
+    let effective = load_text(&text, &[("A", HUSH)], &Overrides::default()).unwrap();
+    let printed = effective.to_string();
+    assert!(printed.contains("\nkey = \"…\"  # "), "{printed}");
+    assert!(
+        printed.contains("\ntokens = { 1 = \"…\", 2 = \"…\" }  # "),
+        "{printed}"
+    );
+    assert!(!format!("{printed} {effective:?}").contains("hush9"));
+    assert!(format!("{effective:?}").contains("Secret(…)"));
+    // What is printed cannot be read back as if the masks were the secrets.
+    assert!(bad(&printed).contains("tenant[0].key = \"…\": a key of"));
+}
+
+/// Pieces of a tenant, whole and broken, with a secret in any place.
+fn fragments() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "[[tenant]]\n",
+        "[tenant.tokens]\n",
+        "name = \"a\"\n",
+        "instances = [\"1\"]\n",
+        "key = ",
+        "tokens = ",
+        "1 = ",
+        "key",
+        "HUSH",
+        "\"HUSH\"",
+        "\"HUSH\"\n",
+        "'HUSH'",
+        "\"\"\"HUSH",
+        "weight",
+        "[limit]\n",
+        "[tenant",
+        " = ",
+        "{ ",
+        " }",
+        "[",
+        "]",
+        ", ",
+        "\n",
+        "\n",
+        "#",
+        ".",
+        "\"",
+        "\\",
+    ]);
+    prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat().replace("HUSH", HUSH))
+}
+
+proptest! {
+    #[test]
+    fn broken_text_beneath_a_tenant_repeats_no_secret(text in fragments()) {
+        // An instance's id and a section's name are no secrets, so these are kept from becoming one.
+        let text = format!("{TENANT}{text}").replace(&format!("[{HUSH}"), "[").replace(&format!("[\"{HUSH}\""), "[");
+        let said = match load_text(&text, &[], &Overrides::default()) {
+            Ok(effective) => format!("{effective} {effective:?}"),
+            Err(mistakes) => format!("{mistakes} {mistakes:?}"),
+        };
+        prop_assert!(!said.contains("hush9"), "{}\n{}", text, said);
+    }
+}

@@ -1,0 +1,177 @@
+//! The table under a flood of names.
+
+use std::num::NonZeroU32;
+
+use http::{Request, StatusCode};
+
+use super::*;
+use crate::config::Config;
+use crate::identity::Findings;
+use crate::limit::account::Lane;
+use crate::limit::{Admission, Kind, Rules};
+use crate::metrics::Metrics;
+
+const CAPACITY: usize = 8;
+
+fn world(rate: f64, burst: u32) -> World {
+    let quota = Quota::new(rate, NonZeroU32::new(burst).unwrap()).unwrap();
+    World {
+        table: Table::with_capacity("t", Some(quota), TokioClock::new(), CAPACITY),
+        rules: rules(),
+        metrics: Arc::new(Metrics::new(1)),
+    }
+}
+
+/// What the calls of a test have in common.
+struct World {
+    table: Table,
+    rules: Rules,
+    metrics: Arc<Metrics>,
+}
+
+fn rules() -> Rules {
+    let config = Config::default();
+    Rules::new(&config.limit, &config.batch, TokioClock::new(), &[])
+}
+
+fn named(instance: &str) -> Identity {
+    let (head, ()) = Request::get(format!("/?instance_id={instance}&access_token=t"))
+        .body(())
+        .unwrap()
+        .into_parts();
+    Findings::of_head(&head).identity()
+}
+
+impl World {
+    /// Asks for a token; tells whether there was one.
+    fn call(&self, identity: &Identity) -> bool {
+        let account = self.table.account(identity);
+        let lane = Lane::new(
+            account,
+            identity.credential,
+            true,
+            Arc::clone(&self.metrics),
+        );
+        let admitted = lane.admit(Kind::Call, Instant::now(), &self.rules);
+        matches!(admitted, Ok(Admission::Now(_)))
+    }
+}
+
+impl Table {
+    fn len(&self) -> usize {
+        let instances = self
+            .instances
+            .iter()
+            .map(|shard| lock(shard).accounts.len());
+        let credentials = self
+            .credentials
+            .iter()
+            .map(|shard| lock(shard).accounts.len());
+        instances.chain(credentials).sum()
+    }
+}
+
+/// A million made-up names: bounded memory, one budget of their own, and
+/// whoever owed something owes it still.
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_names_is_bounded_and_forgives_no_debt() {
+    let world = world(0.01, 20);
+    let debtors: Vec<_> = (0..50).map(|n| named(&format!("debtor{n}"))).collect();
+    for debtor in &debtors {
+        for _ in 0..20 {
+            assert!(world.call(debtor));
+        }
+    }
+    let mut name = named("x");
+    for n in 0..1_000_000 {
+        name.instance = crate::identity::InstanceId::new(&format!("made-up-{n}"));
+        drop(world.table.account(&name));
+        if n % 100_000 == 0 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+    }
+    assert!(
+        world.table.len() <= SHARDS * CAPACITY,
+        "{}",
+        world.table.len()
+    );
+    for debtor in &debtors {
+        // Ten seconds have passed, and a token takes a hundred to come back.
+        assert!(!world.call(debtor));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn newcomers_share_one_account_while_the_table_is_full() {
+    let world = world(1.0, 10);
+    let mut granted = 0;
+    for n in 0..20_000 {
+        granted += usize::from(world.call(&named(&format!("n{n}"))));
+    }
+    assert!(world.table.len() <= SHARDS * CAPACITY);
+    // One token each for those with an account, and ten for all the others.
+    assert_eq!(granted, SHARDS * CAPACITY + 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_idle_make_room() {
+    let world = world(1.0, 2);
+    for n in 0..10_000 {
+        world.call(&named(&format!("n{n}")));
+    }
+    assert_eq!(world.table.len(), SHARDS * CAPACITY);
+    tokio::time::advance(Duration::from_secs(5)).await;
+    for n in 0..SHARDS / 2 {
+        assert!(world.call(&named(&format!("late{n}"))));
+    }
+    assert!(world.table.len() <= SHARDS * CAPACITY);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proven_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
+    let quota = Quota::new(1.0, NonZeroU32::MIN).unwrap();
+    let account = Account::new(Some("1"), Some(quota), TokioClock::new());
+    let account = Arc::new(account);
+    let identity = named("1");
+    let lane = Lane::new(
+        Arc::clone(&account),
+        identity.credential,
+        true,
+        Arc::new(Metrics::new(1)),
+    );
+    let Ok(Admission::Now(permit)) = lane.admit(Kind::Call, Instant::now(), &rules()) else {
+        panic!("a full bucket");
+    };
+    lane.answered(&permit, StatusCode::CREATED, None);
+    let at = |seconds| Instant::now() + Duration::from_secs(seconds);
+    for (seconds, pressed, idle) in [
+        (0, true, false),
+        (2, true, true),
+        (2, false, false),
+        (3590, false, false),
+        (3610, false, true),
+    ] {
+        assert_eq!(
+            account.is_idle(at(seconds), pressed),
+            idle,
+            "{seconds} {pressed}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_that_somebody_waits_for_is_not_idle() {
+    let quota = Quota::new(1.0, NonZeroU32::MIN).unwrap();
+    let account = Arc::new(Account::new(None, Some(quota), TokioClock::new()));
+    let lane = Lane::new(Arc::clone(&account), None, true, Arc::new(Metrics::new(1)));
+    let rules = rules();
+    let ask = || lane.admit(Kind::Call, Instant::now() + Duration::from_secs(60), &rules);
+    let far = Instant::now() + Duration::from_secs(86_400);
+    assert!(matches!(ask(), Ok(Admission::Now(_))));
+    let waiting = ask();
+    assert!(matches!(waiting, Ok(Admission::Queued(_))));
+    assert!(!account.is_idle(far, true));
+    drop(waiting);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(account.is_idle(far, true));
+}

@@ -1,0 +1,87 @@
+//! The rules of design §3.6, in simulated time.
+
+mod classes;
+mod laws;
+mod line;
+mod pauses;
+mod strangers;
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use http::{Method, Request, StatusCode};
+use tokio::time::Instant;
+
+use super::*;
+use crate::config::Config;
+use crate::identity::Findings;
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn quota(rate: f64, burst: u32) -> Option<Quota> {
+    let burst = NonZeroU32::new(burst)?;
+    Some(Quota::new(rate, burst).unwrap())
+}
+
+/// Settings with this quota and waits long enough not to matter.
+fn settings(quota: Option<Quota>) -> Config {
+    let mut config = Config::default();
+    config.limit.quota = quota;
+    config.limit.max_wait = ms(3_600_000);
+    config
+}
+
+fn limiter(config: &Config) -> Limiter {
+    Limiter::new(
+        &config.limit,
+        &config.batch,
+        Arc::new(Metrics::new(config.metrics.max_instances)),
+    )
+}
+
+/// A limiter of one quota.
+fn of(rate: f64, burst: u32) -> Limiter {
+    limiter(&settings(quota(rate, burst)))
+}
+
+fn who(instance: &str, token: &str) -> Identity {
+    let target = format!("/?instance_id={instance}&access_token={token}");
+    let (head, ()) = Request::get(target).body(()).unwrap().into_parts();
+    Findings::of_head(&head).identity()
+}
+
+fn lane_of(limiter: &Limiter, instance: &str, token: &str) -> Lane {
+    limiter.lane(&Method::POST, "/v2/send/text", &who(instance, token))
+}
+
+fn later(wait: u64) -> Instant {
+    Instant::now() + ms(wait)
+}
+
+/// A token that must be there at once.
+fn now(limiter: &Limiter, lane: &Lane) -> Permit {
+    match limiter.admit(lane, Kind::Call, Instant::now()) {
+        Ok(Admission::Now(permit)) => permit,
+        other => panic!("no token at once: {other:?}"),
+    }
+}
+
+/// A place in line that must be found.
+fn queued(limiter: &Limiter, lane: &Lane, kind: Kind) -> bucket::Ticket {
+    match limiter.admit(lane, kind, later(3_600_000)) {
+        Ok(Admission::Queued(ticket)) => ticket,
+        other => panic!("no place in line: {other:?}"),
+    }
+}
+
+/// Takes every token that is there, and says how many there were.
+fn drain(limiter: &Limiter, lane: &Lane) -> usize {
+    let mut taken = 0;
+    while let Ok(Admission::Now(_)) = limiter.admit(lane, Kind::Call, Instant::now()) {
+        taken += 1;
+        assert!(taken < 100_000, "unlimited");
+    }
+    taken
+}

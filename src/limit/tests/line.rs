@@ -1,0 +1,197 @@
+//! Who leaves the line first, who leaves it early, and who finds no place.
+
+use super::*;
+
+/// Waits for all tickets at once and names them in the order of their tokens.
+async fn order(tickets: Vec<(&'static str, bucket::Ticket)>) -> Vec<String> {
+    let start = Instant::now();
+    let mut waiting = tokio::task::JoinSet::new();
+    for (name, ticket) in tickets {
+        waiting.spawn(async move { (ticket.await.granted, name) });
+    }
+    let mut left = waiting.join_all().await;
+    left.sort();
+    left.iter()
+        .map(|(at, name)| format!("{name} {}", (*at - start).as_millis()))
+        .collect()
+}
+
+fn receipt(age: u64) -> Kind {
+    Kind::Receipt {
+        opened: Instant::now() - ms(age),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn receipts_yield_to_calls_until_they_are_old() {
+    tokio::time::advance(ms(10_000)).await;
+    let limiter = of(2.0, 1);
+    let lane = lane_of(&limiter, "1", "t");
+    now(&limiter, &lane);
+    let mut line = vec![("seen", queued(&limiter, &lane, receipt(0)))];
+    for name in ["a", "b", "c", "d", "e"] {
+        line.push((name, queued(&limiter, &lane, Kind::Call)));
+    }
+    // batch.max_delay is 2 s: at 2000 the receipt is old enough.
+    assert_eq!(
+        order(line).await,
+        ["a 500", "b 1000", "c 1500", "seen 2000", "d 2500", "e 3000"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn receipts_leave_in_the_order_they_were_opened() {
+    tokio::time::advance(ms(10_000)).await;
+    let limiter = of(10.0, 1);
+    let lane = lane_of(&limiter, "1", "t");
+    now(&limiter, &lane);
+    let line = vec![
+        ("young", queued(&limiter, &lane, receipt(0))),
+        // A part of a batch that was split asks with the batch's own age.
+        ("old", queued(&limiter, &lane, receipt(1000))),
+        ("call", queued(&limiter, &lane, Kind::Call)),
+    ];
+    assert_eq!(order(line).await, ["call 100", "old 200", "young 300"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_receipt_goes_before_calls_even_if_a_younger_one_stood_there_first() {
+    tokio::time::advance(ms(10_000)).await;
+    let limiter = of(10.0, 1);
+    let lane = lane_of(&limiter, "1", "t");
+    now(&limiter, &lane);
+    let line = vec![
+        ("young", queued(&limiter, &lane, receipt(0))),
+        ("old", queued(&limiter, &lane, receipt(2000))),
+        ("call", queued(&limiter, &lane, Kind::Call)),
+    ];
+    assert_eq!(order(line).await, ["old 100", "call 200", "young 300"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_counts_the_receipts_that_will_be_too_old_to_yield() {
+    tokio::time::advance(ms(10_000)).await;
+    let limiter = of(1.0, 1);
+    let lane = lane_of(&limiter, "1", "t");
+    now(&limiter, &lane);
+    let line = vec![
+        queued(&limiter, &lane, receipt(2000)),
+        queued(&limiter, &lane, receipt(0)),
+        queued(&limiter, &lane, Kind::Call),
+    ];
+    // 1 s: old receipt; 2 s: by then the other is old; 3 s: the call; then this one.
+    let refused = limiter.admit(&lane, Kind::Call, later(3999)).err().unwrap();
+    assert_eq!(refused.retry_after, ms(4000));
+    assert!(limiter.admit(&lane, Kind::Call, later(4000)).is_ok());
+    drop(line);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_leaves_makes_room() {
+    let mut config = settings(quota(10.0, 1));
+    config.limit.max_queue = 3;
+    let limiter = limiter(&config);
+    let lane = lane_of(&limiter, "1", "t");
+    now(&limiter, &lane);
+    let first = queued(&limiter, &lane, Kind::Call);
+    let second = queued(&limiter, &lane, Kind::Call);
+    let third = queued(&limiter, &lane, Kind::Call);
+    let full = limiter
+        .admit(&lane, Kind::Call, later(60_000))
+        .err()
+        .unwrap();
+    assert_eq!((full.refusal, full.waiting), (Refusal::QueueFull, 3));
+    drop(first);
+    let fourth = queued(&limiter, &lane, Kind::Call);
+    assert_eq!(
+        order(vec![
+            ("second", second),
+            ("third", third),
+            ("fourth", fourth)
+        ])
+        .await,
+        ["second 100", "third 200", "fourth 300"]
+    );
+    assert_eq!(lane.series().queued.get(), 0);
+}
+
+/// A ticket that was served may be dropped late, when others stand in line.
+#[tokio::test(start_paused = true)]
+async fn a_served_ticket_takes_nobody_else_out_of_the_line() {
+    let limiter = of(10.0, 1);
+    let lane = lane_of(&limiter, "1", "t");
+    now(&limiter, &lane);
+    let mut served = queued(&limiter, &lane, Kind::Call);
+    (&mut served).await;
+    // Served, and its line has ended; the next call opens a new one.
+    tokio::task::yield_now().await;
+    let next = queued(&limiter, &lane, Kind::Call);
+    drop(served);
+    let permit = tokio::time::timeout(ms(150), next).await;
+    assert!(permit.is_ok(), "the next in line was forgotten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_said_at_once() {
+    let limiter = of(0.05, 1);
+    let lane = lane_of(&limiter, "1", "t");
+    now(&limiter, &lane);
+    let start = Instant::now();
+    let refused = limiter
+        .pass(&lane, Kind::Call, later(4000), Route::Other)
+        .await
+        .unwrap_err();
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!(refused.refusal, Refusal::WaitTooLong);
+    assert_eq!(refused.retry_after, ms(20_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_outrun_by_old_receipts_is_told_at_its_deadline() {
+    tokio::time::advance(ms(10_000)).await;
+    let limiter = of(1.0, 1);
+    let lane = lane_of(&limiter, "1", "t");
+    now(&limiter, &lane);
+    let start = Instant::now();
+    let call = limiter.pass(&lane, Kind::Call, later(1000), Route::Other);
+    let old = async { queued(&limiter, &lane, receipt(5000)).await.granted };
+    let (told, seen) = tokio::join!(call, old);
+    assert_eq!(seen - start, ms(1000));
+    assert_eq!(start.elapsed(), ms(1000) + TICK);
+    let refused = told.unwrap_err();
+    assert_eq!(refused.refusal, Refusal::WaitTooLong);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rate_zero_is_unlimited() {
+    let limiter = limiter(&settings(None));
+    let lane = lane_of(&limiter, "1", "t");
+    for _ in 0..10_000 {
+        assert_eq!(now(&limiter, &lane).remaining, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_instance_has_a_bucket_of_its_own() {
+    let limiter = of(1.0, 2);
+    let one = lane_of(&limiter, "1", "t");
+    let two = lane_of(&limiter, "2", "t");
+    assert_eq!(drain(&limiter, &one), 2);
+    assert_eq!(drain(&limiter, &two), 2);
+    // The same instance, whoever finds it.
+    assert_eq!(drain(&limiter, &lane_of(&limiter, "1", "t")), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_without_instance_are_told_apart_by_credential() {
+    let limiter = of(1.0, 2);
+    let lane = |target: &str| {
+        let (head, ()) = Request::get(target).body(()).unwrap().into_parts();
+        limiter.lane(&Method::GET, "/v2/x", &Findings::of_head(&head).identity())
+    };
+    assert_eq!(drain(&limiter, &lane("/?access_token=a")), 2);
+    assert_eq!(drain(&limiter, &lane("/?access_token=a")), 0);
+    assert_eq!(drain(&limiter, &lane("/?access_token=b")), 2);
+    assert_eq!(drain(&limiter, &lane("/")), 2);
+    assert_eq!(drain(&limiter, &lane("/")), 0);
+}

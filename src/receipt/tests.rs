@@ -1,0 +1,46 @@
+//! What is a receipt, which ones share a call, and how that call is written.
+
+mod keys;
+mod laws;
+mod merged;
+mod refused;
+
+use super::*;
+
+const PATH: &str = "/v2/send/seen";
+const ID: &str = "false_1@c.us_A";
+
+fn head(method: &str, target: &str, headers: &[(&str, &str)]) -> Parts {
+    let mut request = Request::builder().method(method).uri(target);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(()).unwrap().into_parts().0
+}
+
+fn read(target: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<Receipt> {
+    let body = Bytes::copy_from_slice(body);
+    Receipt::read(head("POST", target, headers), body).ok()
+}
+
+/// A receipt in the body spelling.
+fn of_body(body: &str) -> Option<Receipt> {
+    read(PATH, &[], body.as_bytes())
+}
+
+/// A receipt in the query spelling.
+fn of_query(query: &str) -> Option<Receipt> {
+    read(&format!("{PATH}?{query}"), &[], b"")
+}
+
+fn texts(ids: &[MessageId]) -> Vec<&str> {
+    ids.iter().map(MessageId::as_str).collect()
+}
+
+/// The bytes of a request that is held whole.
+fn bytes(body: RequestBody) -> Bytes {
+    match body {
+        RequestBody::Whole(bytes) => bytes.unwrap_or_default(),
+        RequestBody::Streamed(_) => panic!("streamed"),
+    }
+}

@@ -1,0 +1,193 @@
+//! Which receipts may share a call.
+
+use super::*;
+
+/// A receipt in the body spelling, with headers.
+fn with(headers: &[(&str, &str)]) -> MergeKey {
+    read(PATH, headers, br#"{"chatId":"1"}"#).unwrap().key
+}
+
+fn body(body: &str) -> MergeKey {
+    of_body(body).unwrap_or_else(|| panic!("{body}")).key
+}
+
+fn query(query: &str) -> MergeKey {
+    of_query(query).unwrap_or_else(|| panic!("{query}")).key
+}
+
+/// Asserts that no two of these are equal.
+fn all_differ(keys: &[(String, MergeKey)]) {
+    for (place, (name, key)) in keys.iter().enumerate() {
+        for (other, other_key) in &keys[place + 1..] {
+            assert!(key != other_key, "{name} and {other}");
+        }
+    }
+}
+
+#[test]
+fn what_keeps_bodies_apart() {
+    let bodies = [
+        r#"{"chatId":"1"}"#,
+        r#"{"chatId":"2"}"#,
+        r#"{"chatId":""}"#,
+        // The same text to a JSON reader, but not the same bytes.
+        r#"{"chatId":"\u0031"}"#,
+        r#"{"chatId":"1","participant":null}"#,
+        r#"{"chatId":"1","participant":"null"}"#,
+        r#"{"chatId":"1","participant":""}"#,
+        r#"{"chatId":"1","participant":"3"}"#,
+        r#"{"chatId":"1","instance_id":"1"}"#,
+        r#"{"chatId":"1","instance_id":"2"}"#,
+        r#"{"chatId":"1","access_token":"1"}"#,
+        r#"{"chatId":"1","access_token":""}"#,
+        r#"{"chatId":"1","instance_id":"1","access_token":"1"}"#,
+        r#"{"chatId":"1","messageIds":["false_1_A"]}"#,
+        r#"{"chatId":"2","messageIds":["false_1_A"]}"#,
+    ];
+    let keys = bodies.map(|text| (text.to_owned(), body(text)));
+    all_differ(&keys);
+}
+
+#[test]
+fn where_a_credential_stands_keeps_apart() {
+    let body = r#"{"chatId":"1"}"#;
+    type Place = (
+        &'static str,
+        &'static [(&'static str, &'static str)],
+        &'static str,
+    );
+    let places: [Place; 9] = [
+        (PATH, &[], body),
+        ("/v2/send/seen?access_token=t", &[], body),
+        ("/v2/send/seen?instance_id=t", &[], body),
+        (PATH, &[("access-token", "t")], body),
+        (PATH, &[("authorization", "t")], body),
+        (PATH, &[("cookie", "t")], body),
+        (PATH, &[("x-instance-id", "t")], body),
+        (PATH, &[], r#"{"chatId":"1","access_token":"t"}"#),
+        ("/v2/send/seen?access_token=%74", &[], body),
+    ];
+    let keys = places.map(|(target, headers, body)| {
+        let key = read(target, headers, body.as_bytes()).unwrap().key;
+        (format!("{target} {headers:?} {body}"), key)
+    });
+    all_differ(&keys);
+}
+
+#[test]
+fn each_field_that_can_change_the_answer_keeps_apart() {
+    let mut keys = vec![("none".to_owned(), with(&[]))];
+    for name in [
+        "authorization",
+        "access-token",
+        "x-instance-id",
+        "cookie",
+        "accept",
+        "accept-language",
+        "accept-encoding",
+        "content-type",
+        "x-wawp-a",
+        "x-wawp-",
+        "x-wawp-signature",
+    ] {
+        for value in ["", "a", "A", "b"] {
+            keys.push((format!("{name}: {value}"), with(&[(name, value)])));
+        }
+        keys.push((format!("{name} twice"), with(&[(name, "a"), (name, "b")])));
+        keys.push((format!("{name} turned"), with(&[(name, "b"), (name, "a")])));
+        keys.push((format!("{name} joined"), with(&[(name, "a, b")])));
+    }
+    all_differ(&keys);
+}
+
+#[test]
+fn what_keeps_queries_apart() {
+    let queries = [
+        "chatId=1",
+        "chatId=2",
+        "chatId=%31",
+        "chatId=1&participant=null",
+        "chatId=1&participant=",
+        "chatId=1&participant=3",
+        "chatId=1&instance_id=1",
+        "chatId=1&access_token=1",
+        "chatId=1&messageIds=[%22false_1_A%22]",
+    ];
+    let mut keys: Vec<_> = queries
+        .iter()
+        .map(|text| ((*text).to_owned(), query(text)))
+        .collect();
+    let braces = read("/v2/send/seen?chatId=1", &[], b"{}").unwrap().key;
+    keys.push(("chatId=1 with {}".to_owned(), braces));
+    keys.push(("the body spelling".to_owned(), body(r#"{"chatId":"1"}"#)));
+    all_differ(&keys);
+}
+
+#[test]
+fn the_path_keeps_apart() {
+    let one = read("/v2/send/seen", &[], br#"{"chatId":"1"}"#).unwrap();
+    let other = read("/v3/send/seen", &[], br#"{"chatId":"1"}"#).unwrap();
+    assert!(one.key != other.key);
+}
+
+#[test]
+fn what_does_not_keep_apart() {
+    let list = |ids: &str| format!(r#"{{"chatId":"1","messageIds":{ids}}}"#);
+    for (one, other) in [
+        // Order of keys, white space.
+        (
+            r#"{"chatId":"1","instance_id":"2"}"#.to_owned(),
+            "{ \"instance_id\" :\"2\",\r\n\t\"chatId\":  \"1\" }".to_owned(),
+        ),
+        (
+            r#"{"chatId":"1"}"#.to_owned(),
+            r#"{"ch\u0061tId":"1"}"#.to_owned(),
+        ),
+        // The ids themselves.
+        (
+            list(r#"["false_1_A"]"#),
+            list(r#"[ "true_1_B" , "false_1_C" ]"#),
+        ),
+        // Absent and empty are one form.
+        (list("[]"), r#"{"chatId":"1"}"#.to_owned()),
+        (list("[ ]"), r#"{"chatId":"1"}"#.to_owned()),
+    ] {
+        assert!(body(&one) == body(&other), "{one} {other}");
+    }
+    for (one, other) in [
+        ("chatId=1&instance_id=2", "instance_id=2&chatId=1"),
+        ("chatId=1&messageIds=[]", "chatId=1"),
+        ("messageIds=[]&chatId=1", "chatId=1"),
+        (
+            "chatId=1&messageIds=[%22false_1_A%22]",
+            "messageIds=%5B%22false_1_B%22%5D&chatId=1",
+        ),
+    ] {
+        assert!(query(one) == query(other), "{one} {other}");
+    }
+    for headers in [
+        [("user-agent", "a"), ("content-length", "14")],
+        [("x-request-id", "1"), ("x-forwarded-for", "1.2.3.4")],
+        [("referer", "x"), ("origin", "y")],
+        [("traceparent", "x"), ("x-wawp", "no prefix")],
+    ] {
+        assert!(with(&headers) == with(&[]), "{headers:?}");
+    }
+    let (ab, ba) = (
+        [("x-wawp-a", "1"), ("x-wawp-b", "2")],
+        [("x-wawp-b", "2"), ("x-wawp-a", "1")],
+    );
+    assert!(with(&ab) == with(&ba), "the order of different fields");
+}
+
+#[test]
+fn a_key_shows_nothing() {
+    let key = with(&[("authorization", "Bearer s3cret")]);
+    assert!(!format!("{key:?}").contains("s3cret"));
+    let receipt = read(
+        "/v2/send/seen?access_token=s3cret",
+        &[],
+        br#"{"chatId":"1"}"#,
+    );
+    assert!(!format!("{receipt:?}").contains("s3cret"));
+}

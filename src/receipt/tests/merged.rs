@@ -1,0 +1,128 @@
+//! How a call of several callers is written.
+
+use super::*;
+
+fn ids(texts: &[&str]) -> Vec<MessageId> {
+    texts
+        .iter()
+        .map(|text| MessageId::new(text).unwrap())
+        .collect()
+}
+
+#[test]
+fn only_the_ids_change_in_a_body() {
+    for (body, merged) in [
+        (
+            r#"{"chatId":"1","messageIds":["false_1_A"]}"#,
+            r#"{"chatId":"1","messageIds":["true_1_X","false_1_Y"]}"#,
+        ),
+        (
+            "\n{ \"messageIds\" :\t[ \"false_1_A\" , \"false_1_B\" ]\n, \"chatId\": \"\\u0031\" }\n",
+            "\n{ \"messageIds\" :\t[\"true_1_X\",\"false_1_Y\"]\n, \"chatId\": \"\\u0031\" }\n",
+        ),
+        (
+            r#"{"message\u0049ds":["f\u0061lse_1_A"],"chatId":"1"}"#,
+            r#"{"message\u0049ds":["true_1_X","false_1_Y"],"chatId":"1"}"#,
+        ),
+    ] {
+        let receipt = of_body(body).unwrap();
+        let request = receipt.merged_request(ids(&["true_1_X", "false_1_Y"]).iter());
+        assert_eq!(bytes(request.into_body()), merged);
+    }
+}
+
+#[test]
+fn the_head_stays_but_for_the_length() {
+    let body = r#"{"chatId":"1","messageIds":["false_1_A"]}"#;
+    let headers = [
+        ("content-length", "41"),
+        ("authorization", "Bearer t"),
+        ("x-a", "1"),
+        ("x-a", "2"),
+    ];
+    let receipt = read("/v2/send/seen?instance_id=%31", &headers, body.as_bytes()).unwrap();
+    let request = receipt.merged_request(ids(&["false_1_A", "false_1_B"]).iter());
+    assert_eq!(request.uri(), "/v2/send/seen?instance_id=%31");
+    let mut expected = receipt.head().headers.clone();
+    expected.insert("content-length", HeaderValue::from(53));
+    assert_eq!(*request.headers(), expected);
+    assert_eq!(bytes(request.into_body()).len(), 53);
+    // Sent in chunks, it has no length to adjust.
+    let receipt = of_body(body).unwrap();
+    let request = receipt.merged_request(ids(&["false_1_B"]).iter());
+    assert!(request.headers().is_empty());
+}
+
+#[test]
+fn only_the_ids_change_in_a_query() {
+    for (query, merged) in [
+        (
+            "chatId=1%40c.us&messageIds=[%22false_1_A%22]&instance_id=1",
+            "chatId=1%40c.us&messageIds=%5B%22true_1%40c.us_X%22%2C%22false_1_%25%26%22%5D&instance_id=1",
+        ),
+        (
+            "messageIds=%5b%22false_1_A%22%5d&chatId=+",
+            "messageIds=%5B%22true_1%40c.us_X%22%2C%22false_1_%25%26%22%5D&chatId=+",
+        ),
+    ] {
+        for body in ["", "{}"] {
+            let target = format!("{PATH}?{query}");
+            let receipt = read(&target, &[("content-length", "2")], body.as_bytes()).unwrap();
+            let request = receipt.merged_request(ids(&["true_1@c.us_X", "false_1_%&"]).iter());
+            assert_eq!(request.uri().to_string(), format!("{PATH}?{merged}"));
+            assert_eq!(request.headers()["content-length"], "2");
+            assert_eq!(bytes(request.into_body()), body);
+        }
+    }
+}
+
+#[test]
+fn a_whole_chat_call_is_its_first_callers_own() {
+    for body in [r#"{"chatId":"1"}"#, r#"{ "chatId":"1", "messageIds":[ ] }"#] {
+        let request = of_body(body).unwrap().merged_request(std::iter::empty());
+        assert_eq!(bytes(request.into_body()), body);
+    }
+    let target = "/v2/send/seen?chatId=1&messageIds=%5B%5D";
+    let request = read(target, &[], b"")
+        .unwrap()
+        .merged_request(std::iter::empty());
+    assert_eq!(request.uri(), target);
+}
+
+#[test]
+fn ones_own_request_is_unchanged() {
+    let body = "{ \"chatId\":\"1\",\"messageIds\":[ \"false_1_A\",\"false_1_A\"]}\n";
+    let receipt = read(
+        "/v2/send/seen?",
+        &[("content-length", "55"), ("x-a", "b")],
+        body.as_bytes(),
+    );
+    let receipt = receipt.unwrap();
+    assert_eq!(texts(&receipt.ids), ["false_1_A", "false_1_A"]);
+    let request = receipt.own_request();
+    assert_eq!(request.uri(), "/v2/send/seen?");
+    assert_eq!(*request.headers(), receipt.head().headers);
+    assert_eq!(bytes(request.into_body()), body);
+}
+
+#[test]
+fn the_room_for_ids_is_kept_to_the_byte() {
+    let filled = |receipt: &Receipt| {
+        let (mut taken, mut list) = (0, Vec::new());
+        for n in 0.. {
+            let id = MessageId::new(&format!("false_1@c.us_{n:x}")).unwrap();
+            taken += receipt.cost(&id);
+            if taken > receipt.room() {
+                break;
+            }
+            list.push(id);
+        }
+        receipt.merged_request(list.iter())
+    };
+    let in_query = filled(&of_query("chatId=1&messageIds=[%22false_1_A%22]").unwrap());
+    let length = in_query.uri().to_string().len();
+    assert!((MAX_TARGET - 50..=MAX_TARGET).contains(&length), "{length}");
+    let in_body = filled(&of_body(r#"{"chatId":"1","messageIds":["false_1_A"]}"#).unwrap());
+    let length = bytes(in_body.into_body()).len();
+    assert!((LOOK - 50..=LOOK).contains(&length), "{length}");
+}

@@ -1,0 +1,173 @@
+//! The command line: mistakes are told where they are, and exit codes mean something.
+
+use std::net::TcpListener;
+
+use crate::support::{HeldUpstream, Message, Program, Scratch, call, eventually, get, run};
+
+#[test]
+fn check_tells_every_mistake_with_its_line() {
+    let scratch = Scratch::new();
+    let file = scratch.file(
+        "wrong.toml",
+        "[server]\nlisten = \"nowhere\"\nmax_headers = 0\n\n[batch]\nwindow = \"50 parsecs\"\nwindo = \"1s\"\n\n\
+         [limit]\nrate = -1\nburst = \"many\"\n\n[upstrem]\nurl = \"http://x\"\n\n[[limit.class]]\nname = \"a\"\n",
+    );
+    let (code, stdout, stderr) = run(&["check", "--config", file.to_str().unwrap()]);
+    assert_eq!(code, 2, "{stderr}");
+    assert_eq!(stdout, "");
+    for (line, key) in [
+        (2, "server.listen"),
+        (3, "server.max_headers"),
+        (6, "batch.window"),
+        (7, "batch.windo"),
+        (10, "limit.rate"),
+        (11, "limit.burst"),
+        (13, "upstrem"),
+        (16, "limit.class"),
+    ] {
+        let place = format!("wrong.toml:{line}");
+        let told = stderr
+            .lines()
+            .any(|told| told.contains(&place) && told.contains(key));
+        assert!(told, "line {line}: {key} is not in\n{stderr}");
+    }
+}
+
+#[test]
+fn check_prints_the_effective_settings() {
+    let scratch = Scratch::new();
+    let file = scratch.file("right.toml", "[limit]\nrate = 3.5\nburst = 7\n");
+    let (code, stdout, stderr) = run(&["check", "--config", file.to_str().unwrap()]);
+    assert_eq!((code, &*stderr), (0, ""));
+    assert!(stdout.contains("rate = 3.5"), "{stdout}");
+    assert!(stdout.contains("window = \"50ms\""), "{stdout}");
+}
+
+#[test]
+fn check_of_a_file_that_is_not_there() {
+    let (code, _, stderr) = run(&["check", "--config", "/nonexistent/gateway.toml"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("/nonexistent/gateway.toml"), "{stderr}");
+}
+
+#[test]
+fn serve_with_a_bad_file_exits_2() {
+    let scratch = Scratch::new();
+    for (text, word) in [
+        ("[limit]\nrat = 3\n", "rat"),
+        ("[limit\n", "bad.toml"),
+        ("[batch]\nwindow = \"5s\"\n", "window"),
+    ] {
+        let file = scratch.file("bad.toml", text);
+        let (code, _, stderr) = run(&["serve", "--config", file.to_str().unwrap()]);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(
+            stderr.contains("bad.toml") && stderr.contains(word),
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn wrong_flags_and_variables_exit_2() {
+    for args in [
+        &["serve", "--rate", "fast"][..],
+        &["serve", "--nonsense"],
+        &["frobnicate"],
+        &["check"],
+        &["serve", "--upstream", "ftp://x"],
+    ] {
+        let (code, _, stderr) = run(args);
+        assert_eq!(code, 2, "{args:?}: {stderr}");
+        assert!(!stderr.is_empty());
+    }
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_wawp-gateway"))
+        .env("WAWP_GATEWAY_LIMIT__RTE", "5")
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr.contains("WAWP_GATEWAY_LIMIT__RTE"), "{stderr}");
+}
+
+#[test]
+fn a_port_in_use_is_told_by_its_name() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (flag, setting) in [("--listen", "server.listen"), ("--admin", "server.admin")] {
+        let other = if flag == "--listen" {
+            "--admin"
+        } else {
+            "--listen"
+        };
+        let (code, stdout, stderr) = run(&["serve", flag, &address, other, "127.0.0.2:0"]);
+        assert_eq!(code, 1, "{stderr}");
+        assert_eq!(stdout, "");
+        let last = stderr.lines().last().unwrap();
+        assert!(
+            last.contains(setting) && last.contains(&address) && last.contains("in use"),
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn a_certificate_that_is_not_there_is_told() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_wawp-gateway"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.2:0"])
+        .env("WAWP_GATEWAY_SERVER__TLS__CERT", "/nonexistent/cert.pem")
+        .env("WAWP_GATEWAY_SERVER__TLS__KEY", "/nonexistent/key.pem")
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{stderr}");
+    assert!(stderr.contains("/nonexistent/cert.pem"), "{stderr}");
+}
+
+#[test]
+fn help_and_version() {
+    let (code, stdout, _) = run(&["--help"]);
+    assert_eq!(code, 0);
+    for word in [
+        "--config",
+        "--listen",
+        "--upstream",
+        "check",
+        "sandbox",
+        "demo",
+    ] {
+        assert!(stdout.contains(word), "{word}");
+    }
+    assert!(stdout.lines().count() < 50, "one screen");
+    let (code, stdout, _) = run(&["--version"]);
+    assert_eq!(code, 0);
+    assert!(stdout.contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn settings_are_read_again_on_sighup() {
+    let upstream = HeldUpstream::start();
+    upstream.answers();
+    let scratch = Scratch::new();
+    let file = scratch.file("gateway.toml", "[limit]\nheaders = false\n");
+    let gateway = Program::serve_with(upstream.address, &[], &["--config", file.to_str().unwrap()]);
+    let ask = |closing: &str| {
+        let request =
+            get("/v2/chats?instance_id=1").replace("\r\n\r\n", &format!("\r\n{closing}\r\n\r\n"));
+        Message::answer(&call(gateway.address, request), "GET")
+    };
+    assert_eq!(ask("Connection: close").field("ratelimit"), None);
+    scratch.file("gateway.toml", "[limit]\nheaders = true\n");
+    gateway.signal("HUP");
+    eventually("the new settings are in force", || {
+        ask("Connection: close").field("ratelimit").is_some()
+    });
+    scratch.file("gateway.toml", "[limit]\nheader = false\n");
+    gateway.signal("HUP");
+    eventually("the mistake is told", || {
+        gateway.said().contains("limit.header")
+    });
+    assert!(ask("Connection: close").field("ratelimit").is_some());
+    gateway.signal("TERM");
+    assert_eq!(gateway.ends().0, 0);
+}

@@ -1,0 +1,110 @@
+//! `Expect: 100-continue`: the client is told to go on when the upstream says so, and not before.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::{Line, Stage};
+
+const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+const PLAIN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// A client that has announced a body of four bytes, and the upstream that has heard the announcement.
+async fn announced(stage: &mut Stage) -> (Line, Line) {
+    let mut client = stage.client();
+    // With instance and token in the head there is nothing to look for in the body.
+    client
+        .says("POST /v2/send/file?instance_id=1&access_token=t HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+        .await;
+    let mut line = stage.upstream.accepts().await;
+    let head = line.hears_until("\r\n\r\n").await;
+    assert!(head.contains("Expect: 100-continue\r\n"), "{head}");
+    assert!(head.contains("Content-Length: 4\r\n"), "{head}");
+    (client, line)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_client_goes_on_when_the_upstream_asks() {
+    let mut stage = Stage::new("");
+    let (mut client, mut line) = announced(&mut stage).await;
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    client.hears_nothing().await;
+    line.hears_nothing().await;
+    line.says(CONTINUE).await;
+    client.hears(CONTINUE).await;
+    line.hears_nothing().await;
+    client.says("body").await;
+    line.hears("body").await;
+    line.says(PLAIN).await;
+    client.hears(PLAIN).await;
+    client.hears_nothing().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_final_answer_comes_without_the_body() {
+    for answer in [
+        "HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\n\r\nno",
+        "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno",
+        "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n",
+    ] {
+        let mut stage = Stage::new("");
+        let (mut client, mut line) = announced(&mut stage).await;
+        let began = Instant::now();
+        line.says(answer).await;
+        let heard = client.answer().await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert_eq!(heard.start, answer.lines().next().unwrap());
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(line.hears_rest().await, "", "no body was ever asked for");
+        stage.upstream.is_left_alone().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_upstream_is_not_waited_for_longer_than_a_second() {
+    let mut stage = Stage::new("");
+    let (mut client, mut line) = announced(&mut stage).await;
+    let began = Instant::now();
+    client.hears(CONTINUE).await;
+    assert_eq!(began.elapsed(), Duration::from_secs(1));
+    client.says("body").await;
+    line.hears("body").await;
+    line.says(PLAIN).await;
+    client.hears(PLAIN).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_wait_is_served_as_well() {
+    let mut stage = Stage::new("");
+    let (mut client, mut line) = announced(&mut stage).await;
+    client.says("body").await;
+    line.says(CONTINUE).await;
+    line.hears("body").await;
+    line.says(PLAIN).await;
+    let mut heard = client.answer().await;
+    if heard.status() == 100 {
+        heard = client.answer().await;
+    }
+    assert_eq!(heard.text(), "ok");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_body_must_be_looked_into_the_gateway_says_it_itself() {
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    let body = r#"{"instance_id":"1","access_token":"t","chatId":"1@c.us"}"#;
+    client
+        .says(format!(
+            "POST /v2/send/text HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        ))
+        .await;
+    client.hears(CONTINUE).await;
+    client.says(body).await;
+    let mut line = stage.upstream.accepts().await;
+    line.hears_until("\r\n\r\n").await;
+    line.says(CONTINUE).await;
+    line.hears(body).await;
+    line.says(PLAIN).await;
+    client.hears(PLAIN).await;
+}

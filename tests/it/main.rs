@@ -1,0 +1,25 @@
+//! The gateway as its users meet it: whole, with clients before it and an upstream behind it.
+//!
+//! Most of it runs over in-memory streams in simulated time ([`support::World`], [`support::Stage`]): no sockets, no
+//! waiting, and no test that depends on the speed of a machine. What only a process can show (signals, exit codes,
+//! memory, what is written to stderr) runs the real program on ports of its own ([`support::Program`]), in real time.
+
+#![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
+
+mod batches;
+mod cli;
+mod counting;
+mod drain;
+mod expect;
+mod limits_on_clients;
+mod memory;
+mod once;
+mod pacing;
+mod passing;
+mod protocols;
+mod refusals;
+mod secrets;
+mod settling;
+mod support;
+mod targets;
+mod tls;

@@ -1,0 +1,500 @@
+//! Pass-through: what was said is what is heard, `Host` and the fields of the hop apart.
+//!
+//! Each dialogue runs through a gateway between a client and an upstream that are both played by the test, and both
+//! ends are compared with what the other end wrote.
+
+use std::time::Duration;
+
+use crate::support::{Framing, Message, Stage, get, post};
+
+const PLAIN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// Plays a request and its answer through a gateway and compares both with what arrives.
+async fn passes(request: impl AsRef<[u8]>, answer: impl AsRef<[u8]>) {
+    let (request, answer) = (request.as_ref(), answer.as_ref());
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    let method = Message::request(request).start;
+    let method = method.split(' ').next().unwrap();
+    let (_, (heard, mut line)) = tokio::join!(client.says(request), async {
+        let mut line = stage.upstream.accepts().await;
+        (line.request().await, line)
+    });
+    assert_eq!(heard.field("host"), Some("upstream.test"));
+    assert_eq!(
+        heard.end_to_end(),
+        Message::request(request).end_to_end(),
+        "the request"
+    );
+    let (_, heard) = tokio::join!(line.says(answer), client.answer_to(method));
+    assert_eq!(
+        heard.end_to_end(),
+        Message::answer(answer, method).end_to_end(),
+        "the answer"
+    );
+    client.hears_nothing().await;
+    line.hears_nothing().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn get_that_sends_a_message() {
+    let target =
+        "/v2/send/text?instance_id=123&access_token=t&chatId=1@c.us&message=hello+w%C3%B6rld%21";
+    passes(
+        get(target),
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"id\":\"true_1\"}",
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn targets_byte_for_byte() {
+    let long = format!("/v2/send/text?text={}", "ab%20c".repeat(1167));
+    assert!(long.len() > 7_000);
+    let targets = [
+        "/v2/groups/1234567890@g.us/participants",
+        "/v2/groups/1234567890%40g.us/participants",
+        "//v2//send/text",
+        "/v2/send/text/",
+        "//",
+        "/",
+        "/?",
+        "/v2/chats?",
+        "/v2/chats??a=b?&&=&c",
+        "/v2/./send/../text",
+        "/%2e%2E/%2F%5c%00%zz",
+        "/v2/chats?ids=[false_1@c.us_A]&x={y}|`\\^",
+        "/v2/{a}\"b\"|[c]",
+        "/v2/send/text?a=1&a=2&instance_id=%31",
+        "/;p=1/:8080/@/~/$,+*!'()",
+        &long,
+    ];
+    for target in targets {
+        passes(get(target), PLAIN).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn methods_with_and_without_bodies() {
+    for method in [
+        "POST", "PUT", "PATCH", "DELETE", "GET", "OPTIONS", "PROPFIND",
+    ] {
+        let head = format!("{method} /v2/chats/delete HTTP/1.1\r\nHost: h\r\n");
+        passes(format!("{head}\r\n"), PLAIN).await;
+        passes(format!("{head}Content-Length: 0\r\n\r\n"), PLAIN).await;
+        passes(format!("{head}Content-Length: 3\r\n\r\na=b"), PLAIN).await;
+        passes(
+            format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\na=b\r\n0\r\n\r\n"),
+            PLAIN,
+        )
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_without_framing_gets_none() {
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    client
+        .says("POST /v2/send/text?instance_id=1 HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n\r\n")
+        .await;
+    let mut line = stage.upstream.accepts().await;
+    line.hears(
+        "POST /v2/send/text?instance_id=1 HTTP/1.1\r\nHost: upstream.test\r\nAccept: */*\r\n\r\n",
+    )
+    .await;
+    line.hears_nothing().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plain_call_is_the_same_bytes_but_for_the_host() {
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    let fields = "User-AGENT: x/1\r\naccept: */*\r\nX-Two: 1\r\nX-TWO: 2\r\nContent-Type: text/plain\r\ncontent-length: 4";
+    client
+        .says(format!(
+            "POST /v2/x?a=%41 HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\nbody"
+        ))
+        .await;
+    let mut line = stage.upstream.accepts().await;
+    line.hears(format!(
+        "POST /v2/x?a=%41 HTTP/1.1\r\nHost: upstream.test\r\n{fields}\r\n\r\nbody"
+    ))
+    .await;
+    let answer = "HTTP/1.1 207 Quite all right\r\nserver: S\r\nX-ODD-case: 1\r\nSet-Cookie: a\r\nset-cookie: b\r\n\
+                  Content-Length: 2\r\n\r\nok";
+    line.says(answer).await;
+    client.hears(answer).await;
+    client.hears_nothing().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn fields_that_repeat_keep_their_order_and_their_case() {
+    let request = "GET /v2/chats HTTP/1.1\r\nHost: h\r\nX-a: 3\r\nx-B: \r\nX-A: 1\r\nx-a: 2\r\nCookie: a\r\nCookie: b\r\n\
+                   X-Latin: caf\u{e9}\r\nVia: 1.1 before\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n";
+    // As Latin-1, which is how it stands on the wire.
+    let request: Vec<u8> = request.chars().map(|c| c as u8).collect();
+    let answer = "HTTP/1.1 200 OK\r\nSet-Cookie: b=1\r\nX-z: 1\r\nSET-cookie: a=1\r\nset-cookie: b=2\r\nServer: Apache\r\n\
+                  Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 0\r\n\r\n";
+    passes(request, answer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_of_every_media_type() {
+    let boundary = "------------------------d74496d66958873e";
+    let multipart = format!(
+        "--{boundary}\r\nContent-Disposition: form-data; name=\"chatId\"\r\n\r\n1@c.us\r\n--{boundary}\r\n\
+         Content-Disposition: form-data; name=\"file\"; filename=\"a.bin\"\r\nContent-Type: application/octet-stream\r\n\r\n\
+         {}\r\n--{boundary}\r\nContent-Disposition: form-data; name=\"instance_id\"\r\n\r\n123\r\n--{boundary}--\r\n",
+        "\u{0}\u{1}\r\n-".repeat(50_000)
+    );
+    let bodies = [
+        (
+            "application/json; charset=utf-8",
+            "{\"instance_id\":\"1\",\n \"text\":\"\u{1f600} \\ud83d\"}".to_owned(),
+        ),
+        (
+            "application/json",
+            "{\"instance_id\":\"1\", broken".to_owned(),
+        ),
+        (
+            "application/x-www-form-urlencoded",
+            "instance_id=1&access_token=%74&file%5Burl%5D=https%3A%2F%2Fx".to_owned(),
+        ),
+        (
+            &*format!("multipart/form-data; boundary={boundary}"),
+            multipart.clone(),
+        ),
+        ("multipart/form-data; boundary=another", multipart.clone()),
+        ("multipart/form-data", multipart),
+        ("application/xml", "<a/>".repeat(40_000)),
+        (
+            "",
+            "{\"file\":\"".to_owned() + &"x".repeat(200_000) + "\",\"instance_id\":\"1\"}",
+        ),
+    ];
+    for (media, body) in bodies {
+        let head = format!("POST /v2/send/image HTTP/1.1\r\nHost: h\r\nContent-Type: {media}\r\n");
+        let length = body.len();
+        passes(
+            format!("{head}Content-Length: {length}\r\n\r\n{body}"),
+            PLAIN,
+        )
+        .await;
+        passes(
+            format!("{head}Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"),
+            PLAIN,
+        )
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn json_with_twenty_megabytes_of_base64() {
+    let body = format!(
+        r#"{{"chatId":"1@c.us","file":{{"mimetype":"video/mp4","data":"{}"}},"instance_id":"123","access_token":"t"}}"#,
+        "QUJD".repeat(5 << 20)
+    );
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    passes(post("/v2/send/video", &body), answer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn compressed_bodies_stay_compressed() {
+    // Not even looked at: these are no gzip at all.
+    let bytes = [0x1f, 0x8b, 8, 0, 255, 254, 0, 13, 10, 13, 10, 128];
+    for path in ["/v2/send/text", "/v2/send/seen"] {
+        let mut request = format!(
+            "POST {path} HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n\
+             Accept-Encoding: gzip, deflate, br\r\nContent-Length: {}\r\n\r\n",
+            bytes.len()
+        )
+        .into_bytes();
+        request.extend(bytes);
+        let mut answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nVary: Accept-Encoding\r\nContent-Length: {}\r\n\r\n",
+            bytes.len()
+        )
+        .into_bytes();
+        answer.extend(bytes);
+        passes(request, answer).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_without_bodies() {
+    let head = "HEAD /v2/media/1 HTTP/1.1\r\nHost: h\r\n\r\n";
+    passes(
+        head,
+        "HTTP/1.1 200 OK\r\nContent-Length: 12345\r\nETag: \"a\"\r\n\r\n",
+    )
+    .await;
+    passes(
+        head,
+        "HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\nContent-Length: 7\r\n\r\n",
+    )
+    .await;
+    passes(head, "HTTP/1.1 200 OK\r\nETag: \"a\"\r\n\r\n").await;
+    let plain = get("/v2/chats");
+    passes(&plain, "HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n").await;
+    passes(
+        &plain,
+        "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nVary: Accept\r\n\r\n",
+    )
+    .await;
+    passes(&plain, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    passes(
+        &plain,
+        "HTTP/1.1 302 Found\r\nLocation: https://api.wawp.net/x?y=%20\r\nContent-Length: 0\r\n\r\n",
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_in_html_xml_and_text_with_their_own_reasons() {
+    let bodies = [
+        (
+            "401 Unauthorized",
+            "application/json",
+            r#"{"code":"invalid_access_token","message":"m"}"#,
+        ),
+        (
+            "502 Bad Gateway",
+            "text/html; charset=iso-8859-1",
+            "<html><h1>502 Proxy Error</h1></html>",
+        ),
+        (
+            "400 Bad Request",
+            "application/xml",
+            "<?xml version=\"1.0\"?><error/>",
+        ),
+        ("429 Slow Down Please", "text/plain", "slow down"),
+        ("500 ", "text/html", "<p>"),
+        ("599 Own Thing", "text/plain", ""),
+        (
+            "422 Unprocessable",
+            "application/json",
+            r#"{"statusCode":422}"#,
+        ),
+    ];
+    for (status, media, body) in bodies {
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: {media}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        passes(get("/v2/chats"), answer).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn trailers_pass_both_ways() {
+    let request = "POST /v2/send/file HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nConnection: te\r\nTrailer: X-Sum, X-Other\r\n\
+                   Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\nX-Sum: abc\r\nX-Other: 2\r\n\r\n";
+    let answer = "HTTP/1.1 200 OK\r\nTrailer: X-Check\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Check: 1\r\n\r\n";
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    client.says(request).await;
+    let mut line = stage.upstream.accepts().await;
+    let heard = line.request().await;
+    assert_eq!(heard.framing, Framing::Chunked);
+    assert_eq!(heard.body, b"body");
+    assert_eq!(heard.field("te"), Some("trailers"));
+    let lower = |trailers: &[(String, String)]| -> Vec<_> {
+        trailers
+            .iter()
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
+            .collect()
+    };
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(
+        lower(&heard.trailers),
+        [pair("x-sum", "abc"), pair("x-other", "2")]
+    );
+    line.says(answer).await;
+    let heard = client.answer().await;
+    assert_eq!(heard.framing, Framing::Chunked);
+    assert_eq!(heard.body, b"hello");
+    assert_eq!(lower(&heard.trailers), [pair("x-check", "1")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_stream_both_ways_piece_by_piece() {
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    client
+        .says("POST /v2/send/file?instance_id=1 HTTP/1.1\r\nHost: h\r\nAccess-Token: t\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
+    let mut line = stage.upstream.accepts().await;
+    line.hears_until("\r\n\r\n").await;
+    for piece in ["3\r\none\r\n", "3\r\ntwo\r\n"] {
+        line.hears_nothing().await;
+        client.says(piece).await;
+        line.hears(piece).await;
+    }
+    // An answer may begin before the request has ended.
+    line.says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
+    client.hears_until("\r\n\r\n").await;
+    for piece in ["5\r\nthree\r\n", "4\r\nfour\r\n"] {
+        client.hears_nothing().await;
+        line.says(piece).await;
+        client.hears(piece).await;
+    }
+    client.says("3\r\nend\r\n0\r\n\r\n").await;
+    line.hears("3\r\nend\r\n0\r\n\r\n").await;
+    line.says("0\r\n\r\n").await;
+    client.hears("0\r\n\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_does_not_read_holds_the_other_side_back() {
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    client
+        .says("POST /v2/x?instance_id=1&access_token=t HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000\r\n\r\n")
+        .await;
+    let _line = stage.upstream.accepts().await;
+    let mut said = 0;
+    let piece = vec![b'x'; 64 * 1024];
+    let patience = Duration::from_secs(1);
+    while tokio::time::timeout(patience, client.tries_to_say(&piece))
+        .await
+        .is_ok()
+    {
+        said += piece.len();
+    }
+    // Two connections' buffers, hyper's own on both sides, and what stands between.
+    assert!(
+        said < 2 << 20,
+        "{said} bytes are held for an upstream that does not read"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_framing_ends_with_its_connection() {
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    client.says(get("/v2/chats")).await;
+    let mut line = stage.upstream.accepts().await;
+    line.request().await;
+    line.says("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>old ")
+        .await;
+    line.says("server</p>").await;
+    line.hangs_up();
+    let answer = client.answer().await;
+    assert_eq!(answer.text(), "<p>old server</p>");
+    assert_ne!(answer.framing, Framing::Length);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_breaks_off_breaks_off() {
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    client.says(get("/v2/chats")).await;
+    let mut line = stage.upstream.accepts().await;
+    line.request().await;
+    line.says("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+        .await;
+    line.hangs_up();
+    client
+        .hears("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+        .await;
+    client.hears_end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_final_answer_follows_informational_ones() {
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    client.says(get("/v2/chats")).await;
+    let mut line = stage.upstream.accepts().await;
+    line.request().await;
+    line.says("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n")
+        .await;
+    line.says(PLAIN).await;
+    // They may be dropped (design §7.11), but nothing else may.
+    let mut heard = client.answer().await;
+    while heard.status() < 200 {
+        heard = client.answer().await;
+    }
+    assert_eq!(
+        heard.end_to_end(),
+        Message::answer(PLAIN.as_bytes(), "GET").end_to_end()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_passes_bytes_both_ways() {
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    let fields = "Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
+    client
+        .says(format!("GET /ws?instance_id=1 HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\n{fields}\r\n"))
+        .await;
+    let mut line = stage.upstream.accepts().await;
+    let heard = line.request().await;
+    assert_eq!(heard.start, "GET /ws?instance_id=1 HTTP/1.1");
+    assert_eq!(
+        heard.field("connection").unwrap().to_ascii_lowercase(),
+        "upgrade"
+    );
+    assert_eq!(heard.field("upgrade"), Some("websocket"));
+    assert_eq!(
+        heard.field("sec-websocket-key"),
+        Some("dGhlIHNhbXBsZSBub25jZQ==")
+    );
+    line.says("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\nfirst")
+        .await;
+    let heard = client.answer().await;
+    assert_eq!(heard.status(), 101);
+    assert_eq!(heard.field("sec-websocket-accept"), Some("x"));
+    assert_eq!(heard.field("upgrade"), Some("websocket"));
+    client.hears("first").await;
+    client.says([0x81, 0, 255]).await;
+    line.hears([0x81, 0, 255]).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    line.says("ten minutes later").await;
+    client.hears("ten minutes later").await;
+    client.hangs_up();
+    line.hears_end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_that_is_declined_is_an_answer() {
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    client
+        .says("GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        .await;
+    let mut line = stage.upstream.accepts().await;
+    line.request().await;
+    line.says(PLAIN).await;
+    assert_eq!(client.answer().await.text(), "ok");
+}
+
+#[tokio::test(start_paused = true)]
+async fn fields_of_the_hop_stay_on_the_hop() {
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    client
+        .says("GET /v2/chats HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, X-Mine\r\nKeep-Alive: timeout=5\r\nX-Mine: 1\r\n\
+               Proxy-Connection: keep-alive\r\nTE: gzip\r\nX-Yours: 2\r\n\r\n")
+        .await;
+    let mut line = stage.upstream.accepts().await;
+    let mut heard = line.request().await.fields;
+    heard.sort();
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(heard, [pair("Host", "upstream.test"), pair("X-Yours", "2")]);
+    line.says("HTTP/1.1 200 OK\r\nConnection: close, X-Theirs\r\nX-Theirs: 1\r\nKeep-Alive: max=1\r\nContent-Length: 2\r\n\r\nok")
+        .await;
+    client
+        .hears("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .await;
+    // The upstream's wish to close was not meant for the client.
+    client.says(get("/v2/chats")).await;
+    let mut other = stage.upstream.accepts().await;
+    other.request().await;
+}

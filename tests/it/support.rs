@@ -1,0 +1,29 @@
+//! The language of the tests: lines on which things are said and heard, messages as they stand on the wire, a gateway
+//! in a world of its own, and the real program.
+
+mod held;
+mod line;
+mod message;
+mod program;
+mod requests;
+mod world;
+
+pub(crate) use held::HeldUpstream;
+pub(crate) use line::Line;
+pub(crate) use message::{Framing, Message};
+pub(crate) use program::{Program, RunningSandbox, Scratch, call, connect, eventually};
+pub(crate) use requests::{get, ids, post, receipt, receipt_in_query, receipt_of, text};
+pub(crate) use world::{Stage, World, at_rest};
+
+/// Runs a thing of the program's that ends by itself, and returns exit code, stdout and stderr.
+pub(crate) fn run(args: &[&str]) -> (i32, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_wawp-gateway"))
+        .args(args)
+        .output()
+        .unwrap();
+    (
+        output.status.code().unwrap_or(-1),
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
