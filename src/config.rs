@@ -286,9 +286,31 @@ pub fn load(
     flags: &Overrides,
 ) -> Result<Effective, Mistakes> {
     let mut report = report::Report::default();
+    let file = file.map(|path| layer::file(path, &mut report));
+    lay(file, env, flags, report)
+}
+
+/// As [`load`], of a file's text that is at hand: for the fuzz targets.
+pub(crate) fn load_text(
+    text: &[u8],
+    env: impl Iterator<Item = (OsString, OsString)>,
+    flags: &Overrides,
+) -> Result<Effective, Mistakes> {
+    let mut report = report::Report::default();
+    let file = layer::text(&"settings.toml".into(), text, &mut report);
+    lay(Some(file), env, flags, report)
+}
+
+/// Lays the layers over each other and reads what is then uppermost.
+fn lay(
+    file: Option<layer::Table>,
+    env: impl Iterator<Item = (OsString, OsString)>,
+    flags: &Overrides,
+    mut report: report::Report,
+) -> Result<Effective, Mistakes> {
     let mut tree = layer::defaults();
-    if let Some(path) = file {
-        layer::lay(&mut tree, layer::file(path, &mut report));
+    if let Some(file) = file {
+        layer::lay(&mut tree, file);
     }
     let variables: Vec<(OsString, OsString)> = env.collect();
     layer::environment(&mut tree, &variables, &mut report);

@@ -177,7 +177,7 @@ impl Findings {
 
 /// The first value of a field in a query, decoded as forms are
 /// (`application/x-www-form-urlencoded`, WHATWG URL §5.1).
-fn query_value<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
+pub(crate) fn query_value<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
     query_values(query, name).next()
 }
 

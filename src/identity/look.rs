@@ -25,70 +25,119 @@ pub(crate) async fn into_body(
     headers: &HeaderMap,
     body: &mut ClientBody,
 ) -> Result<(), body::Error> {
-    if findings.is_complete() || body.is_empty() || headers.contains_key(CONTENT_ENCODING) {
+    if findings.is_complete() || body.is_empty() {
         return Ok(());
     }
-    let content_type = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let essence = content_type
-        .unwrap_or("")
-        .split(';')
-        .next()
-        .unwrap_or("")
-        .trim();
-    if essence.eq_ignore_ascii_case("multipart/form-data") {
-        let Some(boundary) = content_type.and_then(|full| multer::parse_boundary(full).ok()) else {
-            return Ok(());
-        };
-        return multipart(findings, boundary, body).await;
+    match Shape::of(headers) {
+        Some(Shape::Multipart(boundary)) => multipart(findings, boundary, body).await,
+        Some(Shape::Fields(reader)) => fields(findings, reader, body).await,
+        None => Ok(()),
     }
-    let is = |other: &str| essence.eq_ignore_ascii_case(other);
-    let json = is("application/json") || essence.to_ascii_lowercase().ends_with("+json");
-    // Many clients send JSON without saying so, or say it is a form.
-    let unsaid = essence.is_empty() || is("text/plain") || is("application/x-www-form-urlencoded");
-    if json || unsaid {
-        fields(findings, json, body).await
-    } else {
-        Ok(())
+}
+
+/// What a body says it is, as far as one can look into that.
+pub(crate) enum Shape {
+    /// A form in parts, with this boundary.
+    Multipart(String),
+    /// A JSON object or an urlencoded form.
+    Fields(Reader),
+}
+
+impl Shape {
+    /// Reads what the headers say; `None` is nothing to look into.
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+        if headers.contains_key(CONTENT_ENCODING) {
+            return None;
+        }
+        let content_type = headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        let is = |other: &str| essence.eq_ignore_ascii_case(other);
+        if is("multipart/form-data") {
+            return multer::parse_boundary(content_type)
+                .ok()
+                .map(Self::Multipart);
+        }
+        let json = is("application/json") || essence.to_ascii_lowercase().ends_with("+json");
+        // Many clients send JSON without saying so, or say it is a form.
+        let unsaid =
+            essence.is_empty() || is("text/plain") || is("application/x-www-form-urlencoded");
+        (json || unsaid).then(|| Self::Fields(Reader::new(json)))
+    }
+}
+
+/// Reads a JSON object or an urlencoded form, whichever it turns out to be.
+pub(crate) struct Reader {
+    object: json::Scanner,
+    pairs: form::Scanner,
+    /// `None` until the first byte that is no white space.
+    is_json: Option<bool>,
+}
+
+impl Reader {
+    fn new(json: bool) -> Self {
+        Self {
+            object: json::Scanner::new(),
+            pairs: form::Scanner::default(),
+            is_json: json.then_some(true),
+        }
+    }
+
+    /// Reads the next piece; false when nothing more can be found.
+    pub(crate) fn push(&mut self, piece: &[u8], findings: &mut Findings) -> bool {
+        let mut piece = piece;
+        if self.is_json.is_none() {
+            // Left out also of a form, or its first key would depend on
+            // where the body was cut.
+            piece = piece.trim_ascii_start();
+            self.is_json = piece.first().map(|&byte| byte == b'{');
+        }
+        match self.is_json {
+            None => true,
+            Some(false) => {
+                self.pairs.push(piece, |field| take(findings, field));
+                !findings.is_complete()
+            }
+            Some(true) => {
+                self.object.push(piece, |field| take(findings, field));
+                !self.object.is_done() && !findings.is_complete()
+            }
+        }
+    }
+
+    /// The body has ended.
+    pub(crate) fn end(mut self, findings: &mut Findings) {
+        if self.is_json == Some(false) {
+            self.pairs.end(|field| take(findings, field));
+        }
     }
 }
 
 async fn fields(
     findings: &mut Findings,
-    json: bool,
+    mut reader: Reader,
     body: &mut ClientBody,
 ) -> Result<(), body::Error> {
-    let mut object = json::Scanner::new();
-    let mut pairs = form::Scanner::default();
-    let mut is_json = json.then_some(true);
     let mut pieces = Pieces::new(body);
-    while !findings.is_complete() {
-        let Some(piece) = poll_fn(|cx| pieces.poll(cx)).await? else {
-            if is_json == Some(false) && pieces.is_all() {
-                pairs.end(|field| take(findings, field));
-            }
-            break;
-        };
-        if is_json.is_none() {
-            is_json = piece
-                .iter()
-                .find(|byte| !byte.is_ascii_whitespace())
-                .map(|&byte| byte == b'{');
+    while let Some(piece) = poll_fn(|cx| pieces.poll(cx)).await? {
+        if !reader.push(&piece, findings) {
+            return Ok(());
         }
-        if is_json == Some(false) {
-            pairs.push(&piece, |field| take(findings, field));
-        } else {
-            object.push(&piece, |field| take(findings, field));
-            if object.is_done() {
-                break;
-            }
-        }
+    }
+    if pieces.is_all() {
+        reader.end(findings);
     }
     Ok(())
 }
 
 fn take(findings: &mut Findings, field: Field) {
+    if findings.is_complete() {
+        // The look ends here. What stands in the same piece may not count, or
+        // who calls would depend on where the body was cut.
+        return;
+    }
     match field {
         Field::Instance(name) => findings.instance(Some(&name)),
         Field::Token(token) => findings.credential(Place::Body, token.as_bytes()),
@@ -101,27 +150,34 @@ async fn multipart(
     body: &mut ClientBody,
 ) -> Result<(), body::Error> {
     let mut broken = None;
-    {
-        let pieces = Parsed {
-            pieces: Pieces::new(body),
-            broken: &mut broken,
+    let pieces = Parsed {
+        pieces: Pieces::new(body),
+        broken: &mut broken,
+    };
+    parts(findings, boundary, pieces).await;
+    broken.map_or(Ok(()), Err)
+}
+
+/// Reads a form in parts as far as it goes, or until all is found.
+pub(crate) async fn parts<'p>(
+    findings: &mut Findings,
+    boundary: String,
+    pieces: impl Stream<Item = Result<Bytes, multer::Error>> + Send + 'p,
+) {
+    let mut form = multer::Multipart::new(pieces, boundary);
+    // An error here means no more than: what was held ends mid-form.
+    while let Ok(Some(field)) = form.next_field().await {
+        let wanted: fn(String) -> Field = match field.name() {
+            Some(INSTANCE_FIELD) => Field::Instance,
+            Some(TOKEN_FIELD) => Field::Token,
+            _ => continue,
         };
-        let mut form = multer::Multipart::new(pieces, boundary);
-        // An error here means no more than: what was held ends mid-form.
-        while let Ok(Some(field)) = form.next_field().await {
-            let wanted: fn(String) -> Field = match field.name() {
-                Some(INSTANCE_FIELD) => Field::Instance,
-                Some(TOKEN_FIELD) => Field::Token,
-                _ => continue,
-            };
-            let Ok(text) = field.text().await else { break };
-            take(findings, wanted(text));
-            if findings.is_complete() {
-                break;
-            }
+        let Ok(text) = field.text().await else { break };
+        take(findings, wanted(text));
+        if findings.is_complete() {
+            break;
         }
     }
-    broken.map_or(Ok(()), Err)
 }
 
 /// The pieces of a body up to [`LOOK`] bytes: what a client may have found is
