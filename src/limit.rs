@@ -6,7 +6,7 @@
 //!
 //! - [`table`]: the accounts of a class, bounded;
 //! - [`account`]: which of an instance's two buckets a credential draws on;
-//! - [`bucket`]: the tokens; [`line`]: those who wait for them; [`ticket`]: a place there;
+//! - [`bucket`]: the tokens; [`mod@line`]: those who wait for them; [`ticket`]: a place there;
 //! - [`egress`]: one budget over all calls; [`sharing`]: whose share of it counts;
 //! - [`pause`]: what an upstream 429 teaches.
 
