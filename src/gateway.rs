@@ -14,6 +14,7 @@ pub use crate::front::CertificateError;
 use crate::front::{Common, Front};
 use crate::metrics::Metrics;
 use crate::proxy::{Proxy, Shared};
+use crate::tenant::key::Keyring;
 pub use crate::upstream::TlsError;
 use crate::upstream::{Dial, Upstream};
 
@@ -103,6 +104,8 @@ impl Gateway {
         let shared = &self.front.proxy.shared;
         shared.limiter.reconfigure(&config.limit, &config.batch);
         shared.batcher.reconfigure(config.batch.clone());
+        let keyring = Keyring::new(&config.tenants).map(Arc::new);
+        shared.keyring.store(keyring);
         Ok(())
     }
 

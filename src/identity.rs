@@ -12,7 +12,7 @@ pub(crate) mod look;
 use std::borrow::Cow;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::LazyLock;
 
 use http::header::AUTHORIZATION;
@@ -143,6 +143,16 @@ impl Findings {
         self.credentials.write_u8(0xff);
     }
 
+    /// The instance found, the first if there are several.
+    pub(crate) fn found_instance(&self) -> Option<&InstanceId> {
+        self.instance.as_ref()
+    }
+
+    /// True when places disagree on the instance.
+    pub(crate) fn is_ambiguous(&self) -> bool {
+        self.ambiguous
+    }
+
     /// True when the head alone says who calls.
     pub(crate) fn is_complete(&self) -> bool {
         self.instance.is_some() && self.any_credential
@@ -166,10 +176,21 @@ fn query_value<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
 
 /// All values of a field in a query.
 fn query_values<'q>(query: &'q str, name: &str) -> impl Iterator<Item = Cow<'q, str>> {
+    query_places(query, name).map(|(_, value)| value)
+}
+
+/// All values of a field in a query, each with where it stands, undecoded.
+pub(crate) fn query_places<'q>(
+    query: &'q str,
+    name: &str,
+) -> impl Iterator<Item = (Range<usize>, Cow<'q, str>)> {
+    let mut next = 0;
     query.split('&').filter_map(move |pair| {
+        let end = next + pair.len();
+        next = end + 1;
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let matches = key == name || (key.contains(['%', '+']) && decode(key) == name);
-        matches.then(|| decode(value))
+        matches.then(|| (end - value.len()..end, decode(value)))
     })
 }
 

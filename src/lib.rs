@@ -18,6 +18,7 @@
 //! - [`app`]: sockets, workers, drain; [`gateway`]: everything wired up
 //! - `front`: connections of clients; `proxy`: the story of one request
 //! - `identity`: who calls; `receipt`: what may be merged, and with what
+//! - `tenant`: whose an instance is, and what a tenant's key opens
 //! - `batch`: windows, verdicts, splits; `limit`: buckets and queues
 //! - `upstream`: connections to the upstream, one call sent at most once
 //! - [`metrics`], `admin`, [`telemetry`]: what operators see
@@ -45,6 +46,7 @@ pub mod sandbox;
 pub mod shutdown;
 pub mod systemd;
 pub mod telemetry;
+mod tenant;
 mod upgrade;
 mod upstream;
 #[doc(hidden)]

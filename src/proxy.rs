@@ -11,6 +11,7 @@ mod timing;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -27,6 +28,7 @@ use crate::identity::{self, Findings};
 use crate::limit::{Kind, Lane, Limiter, Pass};
 use crate::metrics::{Metrics, Route};
 use crate::receipt::Receipt;
+use crate::tenant::key::{Keyring, Opened};
 use crate::upstream::{Answer, Upstream};
 use crate::{hop, ratelimit, retry_after, upgrade};
 use error::Error;
@@ -45,6 +47,8 @@ pub(crate) struct Shared {
     this_host: ThisHost,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) batcher: Arc<Batcher>,
+    /// The tenants' keys; none where no tenant has one.
+    pub(crate) keyring: ArcSwapOption<Keyring>,
     pub(crate) metrics: Arc<Metrics>,
     /// What must have ended before the gateway may: batches, calls whose
     /// client has gone, upgraded connections.
@@ -79,6 +83,7 @@ impl Shared {
             this_host: ThisHost::new(&config.server, &config.upstream.url),
             limiter,
             batcher,
+            keyring: ArcSwapOption::from_pointee(Keyring::new(&config.tenants)),
             metrics,
             tasks,
             draining: CancellationToken::new(),
@@ -139,7 +144,7 @@ impl Proxy {
     async fn call(
         self,
         mut head: Parts,
-        body: ClientBody,
+        mut body: ClientBody,
         route: Route,
         crowded: bool,
     ) -> Result<Response<AnswerBody>, Error> {
@@ -159,11 +164,31 @@ impl Proxy {
         if head.version == Version::HTTP_2 {
             hop::from_http2(&mut head, body.is_empty());
         }
-        if route == Route::Seen && may_be_receipt(&head) {
+        let opened = self.unlock(&mut head, &mut body).await?;
+        let mut answer = if route == Route::Seen && may_be_receipt(&head) {
             self.receive(head, body).await
         } else {
             self.pass_through(head, body, route).await
+        };
+        if let (Some(opened), Ok(answer)) = (opened, &mut answer) {
+            opened.hide_token(answer.headers_mut());
         }
+        answer
+    }
+
+    /// Puts the real token where a tenant's key stands, before anything else
+    /// looks at the credentials.
+    async fn unlock(
+        &self,
+        head: &mut Parts,
+        body: &mut ClientBody,
+    ) -> Result<Option<Opened>, Error> {
+        let Some(keyring) = self.shared.keyring.load_full() else {
+            return Ok(None);
+        };
+        let mut search = keyring.search(head);
+        self.in_time(search.look_into(&head.headers, body)).await?;
+        Ok(search.replace(head, body)?)
     }
 
     /// A call that may be a read receipt: understood, it joins a batch.

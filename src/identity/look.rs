@@ -3,6 +3,7 @@
 //! Invariant: at most [`LOOK`] bytes are held, as the buffers they came in;
 //! the body that goes on is the very same, byte for byte.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -15,6 +16,17 @@ use super::json::Field;
 use super::{Findings, INSTANCE_FIELD, Place, TOKEN_FIELD, form, json};
 use crate::body::{self, ClientBody, LOOK};
 
+/// Where in a body a field's raw value was found, in bytes from its beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Spot {
+    /// In a JSON object; a text with its quotes.
+    Json(Range<usize>),
+    /// In an urlencoded form.
+    Form(Range<usize>),
+    /// In some part of a multipart form.
+    Part,
+}
+
 /// Looks into the body if the head did not tell all.
 ///
 /// # Errors
@@ -24,7 +36,30 @@ pub(crate) async fn into_body(
     headers: &HeaderMap,
     body: &mut ClientBody,
 ) -> Result<(), body::Error> {
-    if findings.is_complete() || body.is_empty() || headers.contains_key(CONTENT_ENCODING) {
+    if findings.is_complete() {
+        return Ok(());
+    }
+    for_fields(headers, body, |field, _| {
+        match field {
+            Field::Instance(name) => findings.instance(Some(&name)),
+            Field::Token(token) => findings.credential(Place::Body, token.as_bytes()),
+        }
+        findings.is_complete()
+    })
+    .await
+}
+
+/// Tells of instances and tokens in the body, as far as it may be looked into
+/// and until `found` says that it is enough.
+///
+/// # Errors
+/// The body broke off or came too slowly.
+pub(crate) async fn for_fields(
+    headers: &HeaderMap,
+    body: &mut ClientBody,
+    found: impl FnMut(Field, Spot) -> bool,
+) -> Result<(), body::Error> {
+    if body.is_empty() || headers.contains_key(CONTENT_ENCODING) {
         return Ok(());
     }
     let content_type = headers
@@ -40,32 +75,33 @@ pub(crate) async fn into_body(
         let Some(boundary) = content_type.and_then(|full| multer::parse_boundary(full).ok()) else {
             return Ok(());
         };
-        return multipart(findings, boundary, body).await;
+        return in_parts(boundary, body, found).await;
     }
     let is = |other: &str| essence.eq_ignore_ascii_case(other);
     let json = is("application/json") || essence.to_ascii_lowercase().ends_with("+json");
     // Many clients send JSON without saying so, or say it is a form.
     let unsaid = essence.is_empty() || is("text/plain") || is("application/x-www-form-urlencoded");
     if json || unsaid {
-        fields(findings, json, body).await
+        in_text(json, body, found).await
     } else {
         Ok(())
     }
 }
 
-async fn fields(
-    findings: &mut Findings,
+async fn in_text(
     json: bool,
     body: &mut ClientBody,
+    mut found: impl FnMut(Field, Spot) -> bool,
 ) -> Result<(), body::Error> {
     let mut object = json::Scanner::new();
     let mut pairs = form::Scanner::default();
     let mut is_json = json.then_some(true);
+    let mut enough = false;
     let mut index = 0;
-    while !findings.is_complete() {
+    while !enough {
         let Some(piece) = body.piece(index).await? else {
             if is_json == Some(false) && body.is_complete() {
-                pairs.end(|field| take(findings, field));
+                pairs.end(|field, at| enough |= found(field, Spot::Form(at)));
             }
             break;
         };
@@ -76,10 +112,12 @@ async fn fields(
                 .find(|byte| !byte.is_ascii_whitespace())
                 .map(|&byte| byte == b'{');
         }
-        if is_json == Some(false) {
-            pairs.push(&piece, |field| take(findings, field));
-        } else {
-            object.push(&piece, |field| take(findings, field));
+        // Blanks before anything else count too, for the places told.
+        if is_json != Some(true) {
+            pairs.push(&piece, |field, at| enough |= found(field, Spot::Form(at)));
+        }
+        if is_json != Some(false) {
+            object.push(&piece, |field, at| enough |= found(field, Spot::Json(at)));
             if object.is_done() {
                 break;
             }
@@ -88,17 +126,10 @@ async fn fields(
     Ok(())
 }
 
-fn take(findings: &mut Findings, field: Field) {
-    match field {
-        Field::Instance(name) => findings.instance(Some(&name)),
-        Field::Token(token) => findings.credential(Place::Body, token.as_bytes()),
-    }
-}
-
-async fn multipart(
-    findings: &mut Findings,
+async fn in_parts(
     boundary: String,
     body: &mut ClientBody,
+    mut found: impl FnMut(Field, Spot) -> bool,
 ) -> Result<(), body::Error> {
     let mut broken = None;
     {
@@ -116,8 +147,7 @@ async fn multipart(
                 _ => continue,
             };
             let Ok(text) = field.text().await else { break };
-            take(findings, wanted(text));
-            if findings.is_complete() {
+            if found(wanted(text), Spot::Part) {
                 break;
             }
         }

@@ -12,6 +12,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::body::{self, AnswerBody};
 use crate::limit::{Refusal, Refused};
+use crate::tenant::key;
 use crate::upstream::{Failure, Unreachable};
 use crate::{ratelimit, retry_after};
 
@@ -48,6 +49,9 @@ pub(crate) enum Error {
     /// More header fields than `server.max_headers`.
     #[error("too many header fields: the limit is {0} (server.max_headers)")]
     TooManyHeaders(usize),
+    /// A tenant's key that opens nothing here.
+    #[error(transparent)]
+    Key(key::Refusal),
     /// The upstream gave no answer.
     #[error(transparent)]
     Upstream(Failure),
@@ -72,6 +76,12 @@ impl From<Failure> for Error {
     }
 }
 
+impl From<key::Refusal> for Error {
+    fn from(refusal: key::Refusal) -> Self {
+        Self::Key(refusal)
+    }
+}
+
 impl From<Refused> for Error {
     fn from(refused: Refused) -> Self {
         Self::RateLimited(refused)
@@ -85,6 +95,7 @@ impl Error {
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::ForeignTarget => StatusCode::MISDIRECTED_REQUEST,
             Self::Malformed(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
+            Self::Key(_) => StatusCode::FORBIDDEN,
             Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded(..) => StatusCode::SERVICE_UNAVAILABLE,
@@ -99,6 +110,7 @@ impl Error {
         match self {
             Self::Connect | Self::ForeignTarget => "foreign_target",
             Self::Malformed(_) | Self::ClientGone => "malformed",
+            Self::Key(_) => "refused",
             Self::ClientTooSlow => "client_too_slow",
             Self::RateLimited(_) => "rate_limited",
             Self::Overloaded(..) => "overloaded",
@@ -114,7 +126,9 @@ impl Error {
     /// The error type of RFC 9209 §2.3.
     fn proxy_error(&self) -> &'static str {
         match self {
-            Self::Connect | Self::ForeignTarget | Self::RateLimited(_) => "http_request_denied",
+            Self::Connect | Self::ForeignTarget | Self::RateLimited(_) | Self::Key(_) => {
+                "http_request_denied"
+            }
             Self::Malformed(_) | Self::ClientGone | Self::ClientTooSlow => "http_request_error",
             Self::Overloaded(..) => "connection_limit_reached",
             Self::TooManyHeaders(_) => "http_request_error",
@@ -143,6 +157,7 @@ impl Error {
             Self::Connect
             | Self::ForeignTarget
             | Self::Malformed(_)
+            | Self::Key(_)
             | Self::ClientTooSlow
             | Self::TooManyHeaders(_)
             | Self::ClientGone
