@@ -27,7 +27,7 @@ const TURN: Duration = Duration::from_millis(2_000);
 /// Instances that are called, so that no bucket or batch is everybody's.
 const INSTANCES: usize = 64;
 /// Calls a second: far below what two cores can do, so that queues stay short.
-const RATE: usize = 1_000;
+const RATE: usize = 2_000;
 /// Callers who mark messages of one chat at one moment.
 const CALLERS: usize = 8;
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderMap, response};
+use http::{HeaderMap, Response, response};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -79,7 +79,7 @@ pub(crate) enum Given {
     /// To a call of several callers, or read in full.
     Shared(Arc<Shared>),
     /// To a call of one's own, too long to be held.
-    Own(response::Parts, AnswerBody),
+    Own(Box<Response<AnswerBody>>),
 }
 
 /// An answer that any number of callers may be given.

@@ -92,6 +92,7 @@ struct ServeArgs {
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
     /// Where calls go [default: https://api.wawp.net]
+    #[allow(rustdoc::bare_urls)] // the text is the help too, where a link would be noise
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
     /// How long receipts are gathered; 0 is off [default: 50ms]

@@ -9,6 +9,9 @@ mod form;
 pub(crate) mod json;
 pub(crate) mod look;
 
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};

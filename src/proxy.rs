@@ -240,16 +240,18 @@ impl Proxy {
     }
 
     fn tell(&self, told: Told, lane: &Lane) -> Result<Response<AnswerBody>, Error> {
-        let (head, body, remaining) = match told.verdict {
+        let (mut answer, remaining) = match told.verdict {
             Ok(Given::Shared(shared)) => {
                 let body = AnswerBody::whole(shared.body.clone(), shared.trailers.clone());
-                (shared.head.clone(), body, shared.remaining)
+                (
+                    Response::from_parts(shared.head.clone(), body),
+                    shared.remaining,
+                )
             }
-            Ok(Given::Own(head, body)) => (head, body, None),
+            Ok(Given::Own(answer)) => (*answer, None),
             Err(Untold::Refused(refused)) => return Err(refused.into()),
             Err(Untold::Failed(failure)) => return Err(failure.into()),
         };
-        let mut answer = Response::from_parts(head, body);
         if self.shared.settings.timing_header {
             timing::of_receipt(answer.headers_mut(), &told.timing);
         }

@@ -160,7 +160,7 @@ impl Upstream {
             self.address(&mut request, &path, connection.is_h2());
             let progress = request.body().progress();
             let patience = self.settings.response_timeout;
-            match with_patience(connection.send(request), patience, progress).await {
+            match with_patience(connection.send(request), patience, progress.as_ref()).await {
                 None => return Err(Failure::Timeout),
                 Some(Ok(response)) => {
                     return Ok((response, Lease::new(connection, &self.pool)));
@@ -171,7 +171,10 @@ impl Upstream {
                 Some(Err(Unsent::Untouched(_))) => {
                     return Err(Failure::Unreachable(Unreachable::ClosedAtOnce));
                 }
-                Some(Err(Unsent::Failed(failure))) => return Err(failure),
+                Some(Err(Unsent::Failed(failure))) => {
+                    let client = progress.and_then(|progress| progress.failure());
+                    return Err(client.map_or(failure, Failure::Client));
+                }
             }
         }
     }
@@ -266,14 +269,14 @@ impl Upstream {
 async fn with_patience<T>(
     answer: impl Future<Output = T>,
     patience: std::time::Duration,
-    progress: Option<body::Progress>,
+    progress: Option<&body::Progress>,
 ) -> Option<T> {
     let mut answer = std::pin::pin!(answer);
     let mut deadline = Instant::now() + patience;
     loop {
         match tokio::time::timeout_at(deadline, answer.as_mut()).await {
             Ok(answer) => return Some(answer),
-            Err(_) => match progress.as_ref().map(body::Progress::last_piece) {
+            Err(_) => match progress.map(body::Progress::last_piece) {
                 Some(last) if last + patience > deadline => deadline = last + patience,
                 _ => return None,
             },
@@ -322,10 +325,10 @@ pub(crate) struct UpstreamBody {
 
 impl UpstreamBody {
     fn release_at_end(&mut self) {
-        if self.incoming.is_end_stream() {
-            if let Some(lease) = self.lease.take() {
-                lease.give_back();
-            }
+        if self.incoming.is_end_stream()
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
         }
     }
 

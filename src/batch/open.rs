@@ -66,11 +66,13 @@ pub(super) enum Offer {
     Opened(Arc<Batch>),
 }
 
+type Shard = HashMap<MergeKey, Arc<Batch>>;
+
 /// The batches that take callers, by key.
 #[derive(Debug)]
 pub(super) struct Table {
     hasher: RandomState,
-    shards: Box<[Mutex<HashMap<MergeKey, Arc<Batch>>>]>,
+    shards: Box<[Mutex<Shard>]>,
 }
 
 impl Batch {
@@ -103,10 +105,10 @@ impl Batch {
     }
 
     /// Takes a caller, or gives it back: then the batch is closed.
-    fn offer(&self, caller: Caller) -> Result<(), Caller> {
+    fn offer(&self, caller: Caller) -> Option<Caller> {
         let mut state = self.lock();
         if !state.open {
-            return Err(caller);
+            return Some(caller);
         }
         // A list may name an id twice; counting it twice only closes early.
         let fresh = || {
@@ -121,13 +123,13 @@ impl Batch {
         let room = state.room.min(caller.receipt.room());
         if ids > self.caps.ids || bytes > room {
             self.shut(&mut state);
-            return Err(caller);
+            return Some(caller);
         }
         state.take(caller);
         if state.is_full(self.caps) {
             self.shut(&mut state);
         }
-        Ok(())
+        None
     }
 
     /// Takes no more callers, and hands over those it has.
@@ -216,8 +218,8 @@ impl Table {
         let mut shard = self.shard(&key);
         match shard.entry(key) {
             Entry::Occupied(mut entry) => match entry.get().offer(caller) {
-                Ok(()) => Ok(Offer::Joined),
-                Err(caller) => {
+                None => Ok(Offer::Joined),
+                Some(caller) => {
                     let batch = open(caller)?;
                     entry.insert(Arc::clone(&batch));
                     Ok(Offer::Opened(batch))
@@ -242,7 +244,7 @@ impl Table {
         }
     }
 
-    fn shard(&self, key: &MergeKey) -> MutexGuard<'_, HashMap<MergeKey, Arc<Batch>>> {
+    fn shard(&self, key: &MergeKey) -> MutexGuard<'_, Shard> {
         let shard = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
         self.shards[shard]
             .lock()

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use indexmap::IndexSet;
 use tokio::time::{Instant, Sleep};
 use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff};
@@ -51,7 +51,7 @@ enum Outcome {
     /// An answer that was read to its end.
     Whole(Arc<Shared>),
     /// An answer too long to be held: it goes to one caller as it comes.
-    Long(http::response::Parts, AnswerBody),
+    Long(Box<Response<AnswerBody>>),
     Failed(Failure),
 }
 
@@ -232,7 +232,8 @@ impl Sender<'_> {
                 remaining: pass.permit.remaining,
             })),
             Ok(Collected::Longer(held, rest)) if group.len() == 1 => {
-                Outcome::Long(head, AnswerBody::resumed(held, rest))
+                let body = AnswerBody::resumed(held, rest);
+                Outcome::Long(Box::new(Response::from_parts(head, body)))
             }
             Ok(Collected::Longer(..)) => Outcome::Failed(Failure::TooLong),
             Err(failure) => Outcome::Failed(failure),
@@ -250,20 +251,23 @@ impl Sender<'_> {
             callers: load.callers,
             ids: load.ids,
         };
-        let share: Box<dyn Fn() -> Result<Given, Untold>> = match outcome {
-            Outcome::Whole(shared) => Box::new(move || Ok(Given::Shared(Arc::clone(&shared)))),
-            Outcome::Failed(failure) => Box::new(move || Err(Untold::Failed(failure))),
-            Outcome::Long(head, body) => {
-                for caller in group {
-                    let timing = timing(&caller);
-                    return caller.tell(Ok(Given::Own(head, body)), timing);
-                }
-                return;
-            }
+        let verdict = |outcome| match outcome {
+            Outcome::Whole(shared) => Ok(Given::Shared(shared)),
+            Outcome::Long(answer) => Ok(Given::Own(answer)),
+            Outcome::Failed(failure) => Err(Untold::Failed(failure)),
         };
+        let mut group = group.into_iter();
+        // All but the last are given a share; what cannot be shared has one
+        // caller, which is the last.
+        let last = group.next_back();
         for caller in group {
             let timing = timing(&caller);
-            caller.tell(share(), timing);
+            let share = outcome.share().unwrap_or(Outcome::Failed(Failure::TooLong));
+            caller.tell(verdict(share), timing);
+        }
+        if let Some(caller) = last {
+            let timing = timing(&caller);
+            caller.tell(verdict(outcome), timing);
         }
     }
 }
@@ -281,7 +285,7 @@ impl Outcome {
     fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Whole(shared) => Some(shared.head.status),
-            Self::Long(head, _) => Some(head.status),
+            Self::Long(answer) => Some(answer.status()),
             Self::Failed(_) => None,
         }
     }

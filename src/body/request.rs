@@ -5,8 +5,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -38,12 +38,14 @@ pub(crate) struct Streamed {
 }
 
 /// Knows when the last piece went upstream, so that a slow upload is not taken
-/// for a silent upstream.
+/// for a silent upstream; and why none came after it, which hyper forgets when
+/// it speaks HTTP/2.
 #[derive(Clone, Debug)]
 pub(crate) struct Progress {
     began: Instant,
     /// Microseconds after `began`.
     last: Arc<AtomicU64>,
+    failed: Arc<OnceLock<Error>>,
 }
 
 impl Progress {
@@ -51,7 +53,13 @@ impl Progress {
         Self {
             began: Instant::now(),
             last: Arc::default(),
+            failed: Arc::default(),
         }
+    }
+
+    /// Why the body ended early, if it did.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.failed.get().copied()
     }
 
     /// When the last piece was sent, or the body made ready.
@@ -118,6 +126,9 @@ impl Body for RequestBody {
                     streamed.gate = None;
                 }
                 let frame = ready!(Pin::new(&mut streamed.body).poll_frame(cx));
+                if let Some(Err(error)) = &frame {
+                    streamed.progress.failed.get_or_init(|| *error);
+                }
                 streamed.progress.sent_a_piece();
                 Poll::Ready(frame)
             }

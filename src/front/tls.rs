@@ -47,7 +47,7 @@ pub(super) fn acceptor(settings: &config::Tls) -> Result<Arc<Acceptor>, Certific
     Ok(Arc::new(TlsAcceptor::from(Arc::new(config))))
 }
 
-fn wrong(setting: &'static str, path: &Path, reason: impl ToString) -> CertificateError {
+fn wrong(setting: &'static str, path: &Path, reason: impl std::fmt::Display) -> CertificateError {
     CertificateError {
         setting,
         path: path.to_owned(),

@@ -3,6 +3,7 @@
 //! Invariant: at most [`LOOK`] bytes are held, as the buffers they came in;
 //! the body that goes on is the very same, byte for byte.
 
+use std::future::poll_fn;
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -97,15 +98,14 @@ async fn in_text(
     let mut pairs = form::Scanner::default();
     let mut is_json = json.then_some(true);
     let mut enough = false;
-    let mut index = 0;
+    let mut pieces = Pieces::new(body);
     while !enough {
-        let Some(piece) = body.piece(index).await? else {
-            if is_json == Some(false) && body.is_complete() {
+        let Some(piece) = poll_fn(|cx| pieces.poll(cx)).await? else {
+            if is_json == Some(false) && pieces.is_all() {
                 pairs.end(|field, at| enough |= found(field, Spot::Form(at)));
             }
             break;
         };
-        index += 1;
         if is_json.is_none() {
             is_json = piece
                 .iter()
@@ -133,9 +133,8 @@ async fn in_parts(
 ) -> Result<(), body::Error> {
     let mut broken = None;
     {
-        let pieces = Pieces {
-            body,
-            index: 0,
+        let pieces = Parsed {
+            pieces: Pieces::new(body),
             broken: &mut broken,
         };
         let mut form = multer::Multipart::new(pieces, boundary);
@@ -155,23 +154,60 @@ async fn in_parts(
     broken.map_or(Ok(()), Err)
 }
 
-/// What is held of a body, as the stream that the multipart parser reads.
+/// The pieces of a body up to [`LOOK`] bytes: what a client may have found is
+/// not to depend on how the network cut its body.
 struct Pieces<'b> {
     body: &'b mut ClientBody,
     index: usize,
+    /// Bytes that may still be looked at.
+    left: usize,
+    /// The last piece went on beyond them.
+    cut: bool,
+}
+
+impl<'b> Pieces<'b> {
+    fn new(body: &'b mut ClientBody) -> Self {
+        Self {
+            body,
+            index: 0,
+            left: LOOK,
+            cut: false,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, body::Error>> {
+        if self.left == 0 {
+            return Poll::Ready(Ok(None));
+        }
+        let Some(mut piece) = ready!(self.body.poll_piece(self.index, cx))? else {
+            return Poll::Ready(Ok(None));
+        };
+        self.index += 1;
+        self.cut = piece.len() > self.left;
+        piece.truncate(self.left);
+        self.left -= piece.len();
+        Poll::Ready(Ok(Some(piece)))
+    }
+
+    /// True when nothing of the body was left unseen.
+    fn is_all(&self) -> bool {
+        self.body.is_complete() && !self.cut
+    }
+}
+
+/// The same as the stream that the multipart parser reads.
+struct Parsed<'b> {
+    pieces: Pieces<'b>,
     broken: &'b mut Option<body::Error>,
 }
 
-impl Stream for Pieces<'_> {
+impl Stream for Parsed<'_> {
     type Item = Result<Bytes, multer::Error>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        match ready!(this.body.poll_piece(this.index, cx)) {
-            Ok(piece) => {
-                this.index += 1;
-                Poll::Ready(piece.map(Ok))
-            }
+        match ready!(this.pieces.poll(cx)) {
+            Ok(piece) => Poll::Ready(piece.map(Ok)),
             Err(error) => {
                 *this.broken = Some(error);
                 Poll::Ready(None)

@@ -129,9 +129,11 @@ impl Error {
             Self::Connect | Self::ForeignTarget | Self::RateLimited(_) | Self::Key(_) => {
                 "http_request_denied"
             }
-            Self::Malformed(_) | Self::ClientGone | Self::ClientTooSlow => "http_request_error",
+            Self::Malformed(_)
+            | Self::ClientGone
+            | Self::ClientTooSlow
+            | Self::TooManyHeaders(_) => "http_request_error",
             Self::Overloaded(..) => "connection_limit_reached",
-            Self::TooManyHeaders(_) => "http_request_error",
             Self::Upstream(failure) => match failure {
                 Failure::Unreachable(unreachable) => match unreachable {
                     Unreachable::Resolve => "dns_error",

@@ -42,12 +42,12 @@ impl ThisHost {
         }
         // In HTTP/2 the authority is the host (RFC 9113 §8.3.1), not a target
         // chosen for a forward proxy.
-        if head.version < Version::HTTP_2 {
-            if let Some(authority) = head.uri.authority() {
-                if head.uri.scheme().is_none() || !self.is(authority) {
-                    return Err(Error::ForeignTarget);
-                }
-            }
+        let named = head
+            .uri
+            .authority()
+            .filter(|_| head.version < Version::HTTP_2);
+        if named.is_some_and(|named| head.uri.scheme().is_none() || !self.is(named)) {
+            return Err(Error::ForeignTarget);
         }
         let hosts = head.headers.get_all(HOST).iter().count();
         if hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11) {

@@ -167,7 +167,7 @@ fn query_fields(query: &str) -> Option<Fields> {
                 return None;
             }
             fields.ids = message_ids(&decode(value))?;
-            fields.ids_at = (!fields.ids.is_empty()).then(|| IdsAt::Query(value_at));
+            fields.ids_at = (!fields.ids.is_empty()).then_some(IdsAt::Query(value_at));
         } else {
             if fields.query.iter().any(|(seen, _)| *seen == name) {
                 return None;

@@ -157,6 +157,36 @@ fn sigterm_in_the_middle_of_traffic_loses_nothing() {
 }
 
 #[test]
+fn a_call_whose_client_resets_its_connection_is_sent_and_waited_for() {
+    let upstream = HeldUpstream::start();
+    upstream.answers();
+    let settings = [
+        ("LIMIT__RATE", "0.5"),
+        ("LIMIT__BURST", "1"),
+        ("LIMIT__MAX_WAIT", "100s"),
+    ];
+    let gateway = Program::serve(upstream.address, &settings);
+    let first = asking(&gateway, &text("spends the token"));
+    eventually("the first has arrived", || upstream.requests().len() == 1);
+    let second = asking(&gateway, &text("queued"));
+    eventually("the second waits", || {
+        gateway.counted("wawp_gateway_limit_queued", &[]) == 1.0
+    });
+    // Without linger a close is a reset (RST), not an end (FIN).
+    let linger = Some(Duration::ZERO);
+    socket2::SockRef::from(&second).set_linger(linger).unwrap();
+    drop(second);
+    eventually("its connection is gone", || {
+        gateway.counted("wawp_gateway_connections", &[]) == 1.0
+    });
+    gateway.signal("TERM");
+    let (code, _, stderr) = gateway.ends();
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(upstream.requests().len(), 2);
+    drop(first);
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     let upstream = HeldUpstream::start();
     let gateway = Program::serve(upstream.address, ENDLESS);

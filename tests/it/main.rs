@@ -23,3 +23,4 @@ mod secrets;
 mod settling;
 mod support;
 mod targets;
+mod tls;

@@ -78,22 +78,29 @@ async fn a_silent_upstream_is_not_asked_twice() {
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_died_idle_is_replaced() {
     for request in [text("a"), get("/v2/send/text?message=a"), receipt([1])] {
-        let mut stage = Stage::new("");
-        let mut client = stage.client();
-        client.says(get("/v2/chats")).await;
-        let mut first = stage.upstream.accepts().await;
-        first.request().await;
-        first.says(PLAIN).await;
-        client.answer().await;
-        at_rest().await;
-        first.hangs_up();
-        // Said at the very moment the connection dies.
-        client.says(&request).await;
-        let mut second = stage.upstream.accepts().await;
-        second.request().await;
-        second.says(PLAIN).await;
-        assert_eq!(client.answer().await.text(), "ok");
-        second.hears_nothing().await;
+        for noticed in [true, false] {
+            let mut stage = Stage::new("");
+            let mut client = stage.client();
+            client.says(get("/v2/chats")).await;
+            let mut first = stage.upstream.accepts().await;
+            first.request().await;
+            first.says(PLAIN).await;
+            client.answer().await;
+            at_rest().await;
+            // Before the request, or when it has been given to this connection but is not written yet.
+            if noticed {
+                first.hangs_up();
+                client.says(&request).await;
+            } else {
+                client.says(&request).await;
+                first.hangs_up();
+            }
+            let mut second = stage.upstream.accepts().await;
+            second.request().await;
+            second.says(PLAIN).await;
+            assert_eq!(client.answer().await.text(), "ok");
+            second.hears_nothing().await;
+        }
     }
 }
 

@@ -155,6 +155,25 @@ async fn http_2_with_prior_knowledge() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_that_is_reset_leaves_its_call_behind() {
+    let world = World::new("limit.rate = 0.1\nlimit.burst = 1\nlimit.max_wait = \"30s\"");
+    assert_eq!(world.call(text("spends the token")).await.status(), 201);
+    let client = Http2::connect(&world).await;
+    let body =
+        r#"{"instance_id":"123","access_token":"token-1","chatId":"1@c.us","message":"queued"}"#;
+    let asking = client.asks(h2_post("/v2/send/text", body));
+    let soon = Duration::from_millis(10);
+    assert!(tokio::time::timeout(soon, asking).await.is_err());
+    assert_eq!(world.counted("wawp_gateway_limit_queued", &[]), 1.0);
+    // Its future is gone now, and with it the stream; a drain waits for the call all the same.
+    drop(client);
+    world.gateway.drain();
+    world.gateway.drained().await;
+    assert_eq!(world.sandbox.messages(), 2);
+    assert!(world.sandbox.calls()[1].body_complete);
+}
+
+#[tokio::test(start_paused = true)]
 async fn receipts_merge_across_protocols() {
     let world = World::new("");
     let client = Http2::connect(&world).await;

@@ -128,7 +128,7 @@ async fn calls_held_back_never_prolong_the_pause() {
     let end = later(1000);
     while Instant::now() < end {
         let refused = limiter.admit(&lane, Kind::Call, Instant::now());
-        let refused = refused.err().expect("held back");
+        let refused = refused.expect_err("held back");
         assert_eq!(Instant::now() + refused.retry_after, end);
         tokio::time::advance(ms(50)).await;
     }

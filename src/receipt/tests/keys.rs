@@ -51,7 +51,12 @@ fn what_keeps_bodies_apart() {
 #[test]
 fn where_a_credential_stands_keeps_apart() {
     let body = r#"{"chatId":"1"}"#;
-    let places: [(&str, &[(&str, &str)], &str); 9] = [
+    type Place = (
+        &'static str,
+        &'static [(&'static str, &'static str)],
+        &'static str,
+    );
+    let places: [Place; 9] = [
         (PATH, &[], body),
         ("/v2/send/seen?access_token=t", &[], body),
         ("/v2/send/seen?instance_id=t", &[], body),

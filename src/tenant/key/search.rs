@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use super::answer::Opened;
 use super::place::{candidates, encoded, in_field, quoted, replaced};
 use super::{Keyring, Refusal};
-use crate::body::{self, ClientBody};
+use crate::body::{self, ClientBody, LOOK};
 use crate::config::Secret;
 use crate::identity::json::Field;
 use crate::identity::look::{self, Spot};
@@ -203,7 +203,9 @@ impl Search<'_> {
             }
         }
         if parts > 0 {
-            let places = in_parts(&head.headers, &body.held(), key);
+            let mut held = body.held();
+            held.truncate(LOOK);
+            let places = in_parts(&head.headers, &held, key);
             // Those found here and those read there are the same, or it is not
             // clear which is which.
             let places = places.filter(|places| places.len() == parts);

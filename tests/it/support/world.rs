@@ -19,7 +19,7 @@ use super::message::Message;
 type Dialled = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
 
 /// Reads settings as a file with this text would be read; the upstream is `http://upstream.test`.
-fn settings(text: &str) -> Config {
+pub(crate) fn read_settings(text: &str) -> Config {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     let flags = Overrides {
@@ -40,7 +40,7 @@ pub(crate) async fn at_rest() {
 }
 
 fn gateway(text: &str, dial: impl Fn() -> Dialled + Send + Sync + 'static) -> Gateway {
-    Gateway::new(&settings(text), Dial::With(Arc::new(dial))).unwrap()
+    Gateway::new(&read_settings(text), Dial::With(Arc::new(dial))).unwrap()
 }
 
 fn connect(gateway: &Gateway) -> Line {

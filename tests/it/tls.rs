@@ -1,0 +1,301 @@
+//! TLS to clients and to the upstream, by certificates made for the test.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use http::Version;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use wawp_gateway::Dial;
+use wawp_gateway::config::{self, Overrides};
+use wawp_gateway::gateway::Gateway;
+use wawp_gateway::sandbox::{Sandbox, Settings};
+
+use crate::support::{Program, RunningSandbox, Scratch, connect, eventually, run};
+
+/// An authority of our own.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        Self { issuer }
+    }
+
+    /// A certificate for `localhost`, and its key, as PEM.
+    fn certificate(&self) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn client(&self, protocols: &[&[u8]]) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        Arc::new(config)
+    }
+}
+
+/// A gateway with a certificate, and what is needed to talk to it.
+struct Secured {
+    authority: Authority,
+    scratch: Scratch,
+    cert: PathBuf,
+    key: PathBuf,
+    gateway: Program,
+}
+
+impl Secured {
+    fn new(upstream: &RunningSandbox) -> Self {
+        let (authority, scratch) = (Authority::new(), Scratch::new());
+        let (cert, key) = authority.certificate();
+        let (cert, key) = (
+            scratch.file("cert.pem", &cert),
+            scratch.file("key.pem", &key),
+        );
+        let tls = [
+            ("SERVER__TLS__CERT", cert.to_str().unwrap()),
+            ("SERVER__TLS__KEY", key.to_str().unwrap()),
+        ];
+        let gateway = Program::serve(upstream.address, &tls);
+        Self {
+            authority,
+            scratch,
+            cert,
+            key,
+            gateway,
+        }
+    }
+
+    fn handshake(&self, protocols: &[&[u8]]) -> StreamOwned<ClientConnection, TcpStream> {
+        let name = ServerName::try_from("localhost").unwrap();
+        let client = ClientConnection::new(self.authority.client(protocols), name).unwrap();
+        let mut stream = StreamOwned::new(client, connect(self.gateway.address));
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock).unwrap();
+        }
+        stream
+    }
+
+    fn call(&self) -> String {
+        let mut stream = self.handshake(&[b"http/1.1"]);
+        let request = "GET /v2/session/me?instance_id=1&access_token=t HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        // The gateway may close without a farewell of TLS's own.
+        stream.read_to_string(&mut answer).ok();
+        answer
+    }
+
+    fn serial(&self) -> Vec<u8> {
+        let stream = self.handshake(&[]);
+        stream.conn.peer_certificates().unwrap()[0].to_vec()
+    }
+}
+
+#[test]
+fn both_protocols_are_offered_and_calls_are_answered() {
+    let upstream = RunningSandbox::start(Settings::default());
+    let secured = Secured::new(&upstream);
+    let chosen = |protocols: &[&[u8]]| {
+        secured
+            .handshake(protocols)
+            .conn
+            .alpn_protocol()
+            .map(<[u8]>::to_vec)
+    };
+    assert_eq!(chosen(&[b"h2", b"http/1.1"]).as_deref(), Some(&b"h2"[..]));
+    assert_eq!(chosen(&[b"http/1.1"]).as_deref(), Some(&b"http/1.1"[..]));
+    assert_eq!(chosen(&[]), None);
+    assert!(secured.call().starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn stalled_handshakes_hold_up_nobody() {
+    let upstream = RunningSandbox::start(Settings::default());
+    let secured = Secured::new(&upstream);
+    let stalled: Vec<_> = (0..200)
+        .map(|n| {
+            let mut stream = connect(secured.gateway.address);
+            // Some say nothing, some begin a hello and stop.
+            if n % 2 == 0 {
+                stream.write_all(&[0x16, 0x03, 0x01, 0x02]).unwrap();
+            }
+            stream
+        })
+        .collect();
+    for _ in 0..5 {
+        assert!(secured.call().starts_with("HTTP/1.1 200 "));
+    }
+    drop(stalled);
+}
+
+#[test]
+fn cleartext_on_a_tls_port_is_closed() {
+    let upstream = RunningSandbox::start(Settings::default());
+    let secured = Secured::new(&upstream);
+    let mut stream = connect(secured.gateway.address);
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        .unwrap();
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).ok();
+    assert!(!heard.starts_with(b"HTTP/"), "{heard:?}");
+    assert!(secured.call().starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn a_certificate_is_replaced_without_a_restart_and_a_bad_one_is_not_taken() {
+    let upstream = RunningSandbox::start(Settings::default());
+    let secured = Secured::new(&upstream);
+    let first = secured.serial();
+    let (cert, key) = secured.authority.certificate();
+    std::fs::write(&secured.cert, cert).unwrap();
+    std::fs::write(&secured.key, key).unwrap();
+    secured.gateway.signal("HUP");
+    eventually("the new certificate is shown", || secured.serial() != first);
+    let second = secured.serial();
+    secured.scratch.file("cert.pem", "rubbish");
+    secured.gateway.signal("HUP");
+    eventually("the log says why not", || {
+        secured
+            .gateway
+            .said()
+            .contains("settings not reloaded: nothing has changed")
+    });
+    assert_eq!(secured.serial(), second);
+    assert!(secured.call().starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn a_certificate_that_is_not_there_is_a_clear_error() {
+    let scratch = Scratch::new();
+    let text = "server.listen = \"127.0.0.1:0\"\nserver.admin = \"127.0.0.2:0\"\n\
+                server.tls = { cert = \"/nowhere/cert.pem\", key = \"/nowhere/key.pem\" }\n";
+    let file = scratch.file("gateway.toml", text);
+    let (code, _, said) = run(&["serve", "--config", file.to_str().unwrap()]);
+    assert_eq!(code, 1);
+    assert!(
+        said.contains("server.tls.cert: /nowhere/cert.pem"),
+        "{said}"
+    );
+}
+
+/// A sandbox behind TLS which offers these protocols, and a gateway before it
+/// that trusts its authority by `upstream.ca`.
+async fn behind_tls(protocols: &[&[u8]]) -> (Sandbox, Gateway) {
+    let (authority, scratch) = (Authority::new(), Scratch::new());
+    let ca = scratch.file("ca.pem", &authority.issuer.pem());
+    let (cert, key) = authority.certificate();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut server = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    server.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sandbox = Sandbox::new(Settings::default());
+    let serving = sandbox.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, sandbox) = (acceptor.clone(), serving.clone());
+            tokio::spawn(async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    sandbox.serve_io(stream).await;
+                }
+            });
+        }
+    });
+    let settings = [
+        (
+            "WAWP_GATEWAY_UPSTREAM__URL",
+            format!("https://localhost:{port}"),
+        ),
+        ("WAWP_GATEWAY_UPSTREAM__CA", ca.to_str().unwrap().to_owned()),
+    ];
+    let env = settings
+        .into_iter()
+        .map(|(key, value)| (key.into(), value.into()));
+    let config = config::load(None, env, &Overrides::default())
+        .unwrap()
+        .config;
+    (sandbox, Gateway::new(&config, Dial::Tcp).unwrap())
+}
+
+async fn ask(gateway: &Gateway, request: &str) -> String {
+    let (client, server) = tokio::io::duplex(64 * 1024);
+    let gateway = gateway.clone();
+    tokio::spawn(async move { gateway.serve(server).await });
+    let (mut reader, mut writer) = tokio::io::split(client);
+    writer.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    reader.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn the_upstream_is_spoken_to_in_the_protocol_it_chooses() {
+    let cases: [(&[&[u8]], Version); 3] = [
+        (&[b"h2", b"http/1.1"], Version::HTTP_2),
+        (&[b"http/1.1"], Version::HTTP_11),
+        (&[], Version::HTTP_11),
+    ];
+    for (protocols, version) in cases {
+        let (sandbox, gateway) = behind_tls(protocols).await;
+        let receipt = "POST /v2/send/seen?instance_id=1&access_token=t HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\
+                       Content-Length: 48\r\n\r\n{\"chatId\":\"1@c.us\",\"messageIds\":[\"false_1@c_A\"]}";
+        let text = "GET /v2/send/text?instance_id=1&access_token=t&chatId=1&message=m HTTP/1.1\r\nHost: h\r\n\
+                    Connection: close\r\n\r\n";
+        for request in [receipt, text, text] {
+            let answer = ask(&gateway, request).await;
+            assert!(answer.starts_with("HTTP/1.1 201 "), "{version:?}: {answer}");
+        }
+        let calls = sandbox.calls();
+        assert_eq!(calls.len(), 3);
+        assert!(
+            calls.iter().all(|call| call.version == version),
+            "{calls:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_off_is_told_apart_from_an_upstream_that_does() {
+    let (_, gateway) = behind_tls(&[b"h2"]).await;
+    let (client, server) = tokio::io::duplex(64 * 1024);
+    tokio::spawn(async move { gateway.serve(server).await });
+    let (mut reader, mut writer) = tokio::io::split(client);
+    let request = "POST /sandbox/sink HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nnonsense\r\n";
+    writer.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    reader.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 400 "),
+        "{answer}"
+    );
+}
