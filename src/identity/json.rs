@@ -82,9 +82,8 @@ impl Scanner {
             match self.state {
                 State::Done => return,
                 State::Start => match byte {
-                    b' ' | b'\t' | b'\r' | b'\n' => {}
-                    // A byte order mark, which many a parser skips.
-                    0xef | 0xbb | 0xbf => {}
+                    // Blanks, and a byte order mark, which many a parser skips.
+                    b' ' | b'\t' | b'\r' | b'\n' | 0xef | 0xbb | 0xbf => {}
                     b'{' => {
                         self.depth = 1;
                         self.at_key = true;

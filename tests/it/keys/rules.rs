@@ -239,6 +239,26 @@ async fn what_is_no_credential_is_left_alone() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn json_is_found_however_it_is_announced() {
+    let written = |token: &str| {
+        format!(
+            "{{\"instance_id\":\"123\",\"access_token\":{}}}",
+            quoted(token)
+        )
+    };
+    for (content_type, before) in [
+        ("application/json; charset=utf-8", "\u{feff}"),
+        ("application/x-www-form-urlencoded", ""),
+        ("text/plain", " \r\n"),
+        ("application/vnd.x+JSON", "\t"),
+    ] {
+        let fields = format!("Content-Type: {content_type}\r\n");
+        let (_, calls) = seen(post(TEXT, &fields, &format!("{before}{}", written(ACME)))).await;
+        assert_eq!(calls[0].body, format!("{before}{}", written(REAL)));
+    }
+}
+
 fn receipt(token: &str, numbers: impl IntoIterator<Item = usize>) -> String {
     let ids = serde_json::to_string(&ids(numbers)).unwrap();
     let body = format!(
