@@ -131,17 +131,6 @@ pub struct Batch {
     pub max_callers: usize,
     /// How long a caller whose request failed alone stays out of batches.
     pub quarantine: Duration,
-    /// Whether receipts are merged, or only counted as if.
-    pub mode: BatchMode,
-}
-
-/// What becomes of receipts that could share a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BatchMode {
-    /// They share one.
-    Merge,
-    /// Each goes by itself; what merging would have saved is counted.
-    Observe,
 }
 
 /// `[limit]`: how fast one WhatsApp instance may be driven.
@@ -155,19 +144,8 @@ pub struct Limit {
     pub max_queue: usize,
     /// Whether every answer carries `RateLimit` and `RateLimit-Policy`.
     pub headers: bool,
-    /// Whether calls wait and are refused, or are only counted as if.
-    pub mode: LimitMode,
     /// Groups of paths with a budget of their own; the first that matches wins.
     pub classes: Vec<Class>,
-}
-
-/// What becomes of calls beyond their budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LimitMode {
-    /// They wait for their turn or are refused.
-    Enforce,
-    /// They go at once; what enforcing would have done is counted.
-    Observe,
 }
 
 /// `[[limit.class]]`: paths that have a bucket of their own per instance.
@@ -286,9 +264,31 @@ pub fn load(
     flags: &Overrides,
 ) -> Result<Effective, Mistakes> {
     let mut report = report::Report::default();
+    let file = file.map(|path| layer::file(path, &mut report));
+    lay(file, env, flags, report)
+}
+
+/// As [`load`], of a file's text that is at hand: for the fuzz targets.
+pub(crate) fn load_text(
+    text: &[u8],
+    env: impl Iterator<Item = (OsString, OsString)>,
+    flags: &Overrides,
+) -> Result<Effective, Mistakes> {
+    let mut report = report::Report::default();
+    let file = layer::text(&"settings.toml".into(), text, &mut report);
+    lay(Some(file), env, flags, report)
+}
+
+/// Lays the layers over each other and reads what is then uppermost.
+fn lay(
+    file: Option<layer::Table>,
+    env: impl Iterator<Item = (OsString, OsString)>,
+    flags: &Overrides,
+    mut report: report::Report,
+) -> Result<Effective, Mistakes> {
     let mut tree = layer::defaults();
-    if let Some(path) = file {
-        layer::lay(&mut tree, layer::file(path, &mut report));
+    if let Some(file) = file {
+        layer::lay(&mut tree, file);
     }
     let variables: Vec<(OsString, OsString)> = env.collect();
     layer::environment(&mut tree, &variables, &mut report);
@@ -320,25 +320,7 @@ impl Default for Config {
     }
 }
 
-// === impl BatchMode, LimitMode, LogFormat, LogLevel ===
-
-impl fmt::Display for BatchMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Merge => "merge",
-            Self::Observe => "observe",
-        })
-    }
-}
-
-impl fmt::Display for LimitMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Enforce => "enforce",
-            Self::Observe => "observe",
-        })
-    }
-}
+// === impl LogFormat, LogLevel ===
 
 impl fmt::Display for LogFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,7 +7,9 @@
 
 mod activity;
 mod connection;
+mod introduction;
 mod listener;
+mod proxy_protocol;
 mod tls;
 
 use std::sync::Arc;

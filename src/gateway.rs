@@ -5,6 +5,7 @@
 //! [`Gateway`] per worker, all of one family sharing batches, buckets and
 //! metrics.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -14,6 +15,7 @@ pub use crate::front::CertificateError;
 use crate::front::{Common, Front};
 use crate::metrics::Metrics;
 use crate::proxy::{Proxy, Shared};
+use crate::tenant::Tenants;
 use crate::tenant::key::Keyring;
 pub use crate::upstream::TlsError;
 use crate::upstream::{Dial, Upstream};
@@ -76,15 +78,25 @@ impl Gateway {
         }
     }
 
-    /// Serves one connection, to its end.
+    /// Serves one connection from within this process, to its end. No
+    /// rule about networks applies to it.
     pub async fn serve<IO>(&self, io: IO)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.serve_from(io, None).await;
+    }
+
+    /// Serves one connection, to its end, as one that `peer` has made; without
+    /// one, as one from within this process.
+    pub async fn serve_from<IO>(&self, io: IO, peer: Option<SocketAddr>)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         self.front
             .common
             .connections
-            .track_future(self.front.serve(io))
+            .track_future(self.front.serve(io, peer))
             .await;
     }
 
@@ -102,7 +114,9 @@ impl Gateway {
     pub fn reload(&self, config: &Config) -> Result<(), BuildError> {
         self.front.common.reload_certificate(&config.server)?;
         let shared = &self.front.proxy.shared;
-        shared.limiter.reconfigure(&config.limit, &config.batch);
+        let tenants = Tenants::new(&config.tenants, &config.access, &shared.metrics);
+        shared.tenants.store(Arc::new(tenants));
+        shared.limiter.reconfigure(config);
         shared.batcher.reconfigure(config.batch.clone());
         let keyring = Keyring::new(&config.tenants).map(Arc::new);
         shared.keyring.store(keyring);

@@ -93,6 +93,8 @@ pub(crate) struct Findings {
     /// writes so may only mean to spend a stranger's budget: it is nobody's
     /// credential that comes with it.
     ambiguous: bool,
+    /// The first finding is not enough: all are wanted.
+    thorough: bool,
 }
 
 impl Findings {
@@ -103,6 +105,7 @@ impl Findings {
             credentials: KEY.build_hasher(),
             any_credential: false,
             ambiguous: false,
+            thorough: false,
         };
         if let Some(query) = head.uri.query() {
             for instance in query_values(query, INSTANCE_FIELD) {
@@ -151,14 +154,20 @@ impl Findings {
         self.instance.as_ref()
     }
 
-    /// True when places disagree on the instance.
-    pub(crate) fn is_ambiguous(&self) -> bool {
-        self.ambiguous
+    /// Has the look into the body go on when all has been found, so that no
+    /// second instance hides behind the first.
+    pub(crate) fn look_on(&mut self) {
+        self.thorough = true;
     }
 
-    /// True when the head alone says who calls.
+    /// True when nothing more need be looked for.
     pub(crate) fn is_complete(&self) -> bool {
-        self.instance.is_some() && self.any_credential
+        self.instance.is_some() && self.any_credential && !self.thorough
+    }
+
+    /// True when more than one instance was named.
+    pub(crate) fn is_ambiguous(&self) -> bool {
+        self.ambiguous
     }
 
     /// Concludes.
@@ -173,7 +182,7 @@ impl Findings {
 
 /// The first value of a field in a query, decoded as forms are
 /// (`application/x-www-form-urlencoded`, WHATWG URL §5.1).
-fn query_value<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
+pub(crate) fn query_value<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
     query_values(query, name).next()
 }
 

@@ -12,7 +12,11 @@
 mod account;
 mod bucket;
 mod clock;
+mod egress;
+mod gcra;
+mod line;
 mod pause;
+mod sharing;
 mod table;
 
 #[cfg(test)]
@@ -26,11 +30,13 @@ use http::Method;
 use tokio::time::Instant;
 
 pub(crate) use account::Lane;
-pub(crate) use bucket::{Admission, Kind, Permit};
+pub(crate) use bucket::{Admission, Permit};
 use clock::TokioClock;
+pub(crate) use line::Kind;
+use sharing::{Sharing, Terms};
 use table::Table;
 
-use crate::config::{self, Quota};
+use crate::config::{self, Config, Quota};
 use crate::identity::Identity;
 use crate::metrics::{Metrics, Reason, Route};
 
@@ -61,6 +67,7 @@ pub(crate) struct Rules {
     pub(crate) max_wait: Duration,
     pub(crate) max_queue: usize,
     pub(crate) max_delay: Duration,
+    sharing: Arc<Sharing>,
     /// The base limit, then one table per class in the order of the settings.
     tables: Vec<Arc<Table>>,
 }
@@ -111,10 +118,10 @@ pub(crate) struct Pass {
 
 impl Limiter {
     /// Opens full buckets under these settings.
-    pub(crate) fn new(limit: &config::Limit, batch: &config::Batch, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
         let clock = TokioClock::new();
         Self {
-            rules: ArcSwap::from_pointee(Rules::new(limit, batch, clock, &[])),
+            rules: ArcSwap::from_pointee(Rules::new(config, clock, None)),
             clock,
             metrics,
         }
@@ -122,21 +129,23 @@ impl Limiter {
 
     /// Puts other settings in force. Classes that keep their name keep their
     /// buckets, and buckets keep their debt.
-    pub(crate) fn reconfigure(&self, limit: &config::Limit, batch: &config::Batch) {
+    pub(crate) fn reconfigure(&self, config: &Config) {
         let old = self.rules.load();
         self.rules
-            .store(Arc::new(Rules::new(limit, batch, self.clock, &old.tables)));
+            .store(Arc::new(Rules::new(config, self.clock, Some(&old))));
     }
 
     /// Finds the lane in which a call travels.
     pub(crate) fn lane(&self, method: &Method, path: &str, identity: &Identity) -> Lane {
         let rules = self.rules.load();
-        let account = rules.table(method, path).account(identity);
+        let table = rules.table(method, path);
+        let account = table.account(identity);
         let proves = path.starts_with(API_PREFIX) || rules.is_receipt(path);
         Lane::new(
             account,
             identity.credential,
             proves,
+            table.terms(),
             Arc::clone(&self.metrics),
         )
     }
@@ -217,25 +226,25 @@ impl Limiter {
 }
 
 impl Rules {
-    fn new(
-        limit: &config::Limit,
-        batch: &config::Batch,
-        clock: TokioClock,
-        existing: &[Arc<Table>],
-    ) -> Self {
-        let (base, existing) = existing
-            .split_first()
-            .map_or((None, existing), |(base, classes)| (Some(base), classes));
+    fn new(config: &Config, clock: TokioClock, old: Option<&Self>) -> Self {
+        let Config { limit, batch, .. } = config;
+        let shares = old.map(|old| &*old.sharing);
+        let sharing = Arc::new(Sharing::new(&config.egress, &config.tenants, clock, shares));
+        let known = old.and_then(|old| old.tables.split_first());
         let table = |name: &str, quota| {
-            let known = match base {
-                Some(base) if name == BASE => Some(base),
-                _ => existing.iter().find(|table| *table.name == *name),
+            let terms = Terms {
+                quota,
+                sharing: Arc::clone(&sharing),
             };
-            if let Some(table) = known {
-                table.requote(quota);
-                return Arc::clone(table);
-            }
-            Arc::new(Table::new(name, quota, clock))
+            let table = known.and_then(|(base, classes)| match name {
+                BASE => Some(base),
+                name => classes.iter().find(|table| *table.name == *name),
+            });
+            let Some(table) = table else {
+                return Arc::new(Table::new(name, terms, clock));
+            };
+            table.renew(terms);
+            Arc::clone(table)
         };
         let base = std::iter::once(table(BASE, limit.quota));
         let classes = limit
@@ -249,6 +258,7 @@ impl Rules {
             max_wait: limit.max_wait,
             max_queue: limit.max_queue,
             max_delay: batch.max_delay,
+            sharing,
         }
     }
 

@@ -5,6 +5,7 @@
 //! request needs is resolved once, not looked up per request.
 
 mod codes;
+mod tenants;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,6 +17,8 @@ use prometheus::{
 };
 
 use codes::Codes;
+pub(crate) use tenants::TenantSeries;
+use tenants::Tenants;
 
 /// The label of all instances beyond `metrics.max_instances`, and of those
 /// the upstream has not accepted yet.
@@ -112,6 +115,7 @@ pub struct Metrics {
     pub(crate) batches_open: IntGauge,
     limit_wait: [Histogram; 2],
     instances: Instances,
+    tenants: Tenants,
 }
 
 impl fmt::Debug for Metrics {
@@ -254,6 +258,7 @@ impl Metrics {
                 WAIT_SECONDS,
             ),
             instances: Instances::new(&r, max_instances),
+            tenants: Tenants::new(&r),
             registry: r,
         }
     }
@@ -288,6 +293,16 @@ impl Metrics {
         &self.instances.none
     }
 
+    /// The figures of a tenant of the settings.
+    pub(crate) fn tenant(&self, name: &str) -> Arc<TenantSeries> {
+        self.tenants.named(name)
+    }
+
+    /// The figures of calls for an instance of no tenant, or for none.
+    pub(crate) fn other_tenants(&self) -> Arc<TenantSeries> {
+        self.tenants.other()
+    }
+
     /// The exposition in Prometheus' text format 0.0.4.
     #[must_use]
     pub fn exposition(&self) -> String {
@@ -301,11 +316,6 @@ impl Metrics {
 
 impl Instances {
     fn new(r: &Registry, max: usize) -> Self {
-        let counters = |name, help, labels: &[&str]| {
-            let vec = IntCounterVec::new(Opts::new(name, help), labels).expect(VALID);
-            register(r, &vec);
-            vec
-        };
         let queued = IntGaugeVec::new(
             Opts::new(
                 "wawp_gateway_limit_queued",
@@ -316,16 +326,19 @@ impl Instances {
         .expect(VALID);
         register(r, &queued);
         let throttled = counters(
+            r,
             "wawp_gateway_upstream_throttled_total",
             "Upstream answers 429, by instance.",
             &["instance"],
         );
         let rejected = counters(
+            r,
             "wawp_gateway_limit_rejected_total",
             "Calls refused by the gateway's own limits, by reason and instance.",
             &["reason", "instance"],
         );
         let requests = counters(
+            r,
             "wawp_gateway_instance_requests_total",
             "Client calls answered, by instance and route.",
             &["instance", "route"],
@@ -401,6 +414,12 @@ fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
     let counter = IntCounter::new(name, help).expect(VALID);
     register(registry, &counter);
     counter
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    let vec = IntCounterVec::new(Opts::new(name, help), labels).expect(VALID);
+    register(registry, &vec);
+    vec
 }
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {

@@ -9,9 +9,10 @@ mod finish;
 mod target;
 mod timing;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -29,6 +30,7 @@ use crate::limit::{Kind, Lane, Limiter, Pass};
 use crate::metrics::{Metrics, Route};
 use crate::receipt::Receipt;
 use crate::tenant::key::{Keyring, Opened};
+use crate::tenant::{Client, Denied, Tenants};
 use crate::upstream::{Answer, Upstream};
 use crate::{hop, ratelimit, retry_after, upgrade};
 use error::Error;
@@ -45,6 +47,8 @@ const MAX_CALLS: usize = 500;
 pub(crate) struct Shared {
     settings: config::Server,
     this_host: ThisHost,
+    /// Who may call, and for which instances; replaced on reload.
+    pub(crate) tenants: ArcSwap<Tenants>,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) batcher: Arc<Batcher>,
     /// The tenants' keys; none where no tenant has one.
@@ -67,11 +71,7 @@ pub(crate) struct Proxy {
 impl Shared {
     pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
         let tasks = TaskTracker::new();
-        let limiter = Arc::new(Limiter::new(
-            &config.limit,
-            &config.batch,
-            Arc::clone(&metrics),
-        ));
+        let limiter = Arc::new(Limiter::new(config, Arc::clone(&metrics)));
         let batcher = Arc::new(Batcher::new(
             config.batch.clone(),
             Arc::clone(&limiter),
@@ -81,6 +81,7 @@ impl Shared {
         Self {
             settings: config.server.clone(),
             this_host: ThisHost::new(&config.server, &config.upstream.url),
+            tenants: ArcSwap::from_pointee(Tenants::new(&config.tenants, &config.access, &metrics)),
             limiter,
             batcher,
             keyring: ArcSwapOption::from_pointee(Keyring::new(&config.tenants)),
@@ -92,10 +93,12 @@ impl Shared {
 }
 
 impl Proxy {
-    /// Answers one request. Never fails: failures are answers too.
+    /// Answers one request on a connection of `peer`. Never fails: failures
+    /// are answers too.
     pub(crate) async fn handle(
         &self,
         request: Request<Incoming>,
+        peer: Option<IpAddr>,
         activity: Option<Arc<Activity>>,
     ) -> Response<AnswerBody> {
         let (head, incoming) = request.into_parts();
@@ -111,7 +114,8 @@ impl Proxy {
         let ending = Ending::new(Arc::clone(&self.shared.metrics), route, activity);
         let body = ClientBody::new(incoming, self.shared.settings.body_timeout);
         Finish::new(
-            self.clone().answer(head, body, route, ending, crowded),
+            self.clone()
+                .answer(head, body, peer, route, ending, crowded),
             self.shared.tasks.clone(),
         )
         .await
@@ -121,13 +125,14 @@ impl Proxy {
         self,
         head: Parts,
         body: ClientBody,
+        peer: Option<IpAddr>,
         route: Route,
         ending: Ending,
         crowded: bool,
     ) -> Response<AnswerBody> {
         let shared = Arc::clone(&self.shared);
         let version = head.version;
-        let answer = self.call(head, body, route, crowded).await;
+        let answer = self.call(head, body, peer, route, crowded).await;
         let mut answer = answer.unwrap_or_else(|error| error.answer());
         shared.metrics.requests[route as usize]
             .code(answer.status())
@@ -145,6 +150,7 @@ impl Proxy {
         self,
         mut head: Parts,
         mut body: ClientBody,
+        peer: Option<IpAddr>,
         route: Route,
         crowded: bool,
     ) -> Result<Response<AnswerBody>, Error> {
@@ -155,6 +161,12 @@ impl Proxy {
         if crowded {
             return Err(Error::Overloaded("calls on one connection", MAX_CALLS));
         }
+        let client = {
+            let tenants = self.shared.tenants.load();
+            let client = tenants.client(peer, &head.headers);
+            tenants.may_connect(client)?;
+            client
+        };
         if head.headers.len() > self.shared.settings.max_headers {
             return Err(Error::TooManyHeaders(self.shared.settings.max_headers));
         }
@@ -166,9 +178,9 @@ impl Proxy {
         }
         let opened = self.unlock(&mut head, &mut body).await?;
         let mut answer = if route == Route::Seen && may_be_receipt(&head) {
-            self.receive(head, body).await
+            self.receive(head, body, client).await
         } else {
-            self.pass_through(head, body, route).await
+            self.pass_through(head, body, client, route).await
         };
         if let (Some(opened), Ok(answer)) = (opened, &mut answer) {
             opened.hide_token(answer.headers_mut());
@@ -196,14 +208,17 @@ impl Proxy {
         self,
         head: Parts,
         mut body: ClientBody,
+        client: Client,
     ) -> Result<Response<AnswerBody>, Error> {
         let Some(whole) = self.in_time(body.whole()).await?.flatten() else {
-            return self.pass_through(head, body, Route::Seen).await;
+            return self.pass_through(head, body, client, Route::Seen).await;
         };
         let receipt = match Receipt::read(head, whole) {
             Ok(receipt) => receipt,
-            Err(head) => return self.pass_through(*head, body, Route::Seen).await,
+            Err(head) => return self.pass_through(*head, body, client, Route::Seen).await,
         };
+        let instance = receipt.identity.instance.as_deref();
+        self.let_in(client, instance, receipt.ambiguous, Route::Seen)?;
         let lane = {
             let head = receipt.head();
             self.shared
@@ -224,6 +239,21 @@ impl Proxy {
         };
         count(&lane, Route::Seen, &answer);
         answer
+    }
+
+    /// Holds a call against the rules for its instance, before it costs
+    /// anybody a token or a place in a batch.
+    fn let_in(
+        &self,
+        client: Client,
+        instance: Option<&str>,
+        ambiguous: bool,
+        route: Route,
+    ) -> Result<(), Denied> {
+        let tenants = self.shared.tenants.load();
+        let series = tenants.may_use(client, instance, ambiguous)?;
+        series.requests(route).inc();
+        Ok(())
     }
 
     /// Bounds reading ahead. A body that dribbles in is passed on as it comes,
@@ -264,13 +294,19 @@ impl Proxy {
         self,
         mut head: Parts,
         mut body: ClientBody,
+        client: Client,
         route: Route,
     ) -> Result<Response<AnswerBody>, Error> {
         let mut findings = Findings::of_head(&head);
+        if self.shared.tenants.load().is_strict() {
+            findings.look_on();
+        }
         let look = identity::look::into_body(&mut findings, &head.headers, &mut body);
         self.in_time(look).await?;
         let deadline = Instant::now() + self.shared.limiter.rules().max_wait;
+        let ambiguous = findings.is_ambiguous();
         let identity = findings.identity();
+        self.let_in(client, identity.instance.as_deref(), ambiguous, route)?;
         let lane = self
             .shared
             .limiter

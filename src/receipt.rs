@@ -43,6 +43,8 @@ pub(crate) struct Receipt {
     pub(crate) key: MergeKey,
     /// Who calls.
     pub(crate) identity: Identity,
+    /// More than one instance is named.
+    pub(crate) ambiguous: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +73,7 @@ impl Receipt {
             ids_at: fields.ids_at,
             ids: fields.ids,
             key,
+            ambiguous: findings.is_ambiguous(),
             identity: findings.identity(),
             head,
             body,

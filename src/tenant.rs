@@ -1,6 +1,189 @@
-//! Tenants: whose an instance is, and what that opens.
+//! Who may use the gateway, and for which instances.
 //!
-//! Owns what a tenant's key opens ([`key`]). Invariant: an instance belongs to
-//! one tenant at most.
+//! Owns the rules of design §3.7: which tenant an instance belongs to, from
+//! where calls are taken, and which instances are served. It reads no request:
+//! [`client`] says who speaks, others say for which instance. Invariants: an
+//! instance belongs to one tenant at most; addresses are compared as what they
+//! mean, so an IPv4 address is the same written as IPv6 (RFC 4291 §2.5.5.2).
 
+mod client;
 pub(crate) mod key;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+pub(crate) use client::Client;
+
+use crate::config::{self, Instances, Quota, Secret};
+use crate::metrics::{Metrics, TenantSeries};
+
+/// All tenants and the rules of access; replaced whole on reload.
+#[derive(Debug)]
+pub(crate) struct Tenants {
+    by_instance: HashMap<Box<str>, Arc<Tenant>>,
+    /// From where calls are taken; empty means from everywhere.
+    networks: Vec<IpNet>,
+    /// Whose word on a client's address is believed.
+    trusted_proxies: Vec<IpNet>,
+    /// Only instances of a tenant are served.
+    listed: bool,
+    /// Some rule goes by instance, so none may be hidden behind another.
+    strict: bool,
+    /// The figures of calls for an instance of no tenant.
+    other: Arc<TenantSeries>,
+}
+
+/// Instances that share one part of the way out.
+#[derive(Debug)]
+#[allow(
+    dead_code,
+    reason = "shares, budgets and keys are read where they are applied"
+)]
+pub(crate) struct Tenant {
+    /// Its name in metrics and messages.
+    pub(crate) name: String,
+    /// Its instances; no other tenant has any of them.
+    pub(crate) instances: Vec<String>,
+    /// Its share of a scarce egress beside the others' weights.
+    pub(crate) weight: NonZeroU32,
+    /// The budget over all its instances together; `None` is unlimited.
+    pub(crate) quota: Option<Quota>,
+    /// From where its instances may be used; empty means from everywhere.
+    pub(crate) networks: Vec<IpNet>,
+    /// What may stand where an access token would.
+    pub(crate) key: Option<Secret>,
+    /// The real access token of each instance that the key opens.
+    pub(crate) tokens: BTreeMap<String, Secret>,
+    /// Its figures.
+    pub(crate) series: Arc<TenantSeries>,
+}
+
+/// The rule by which a call is refused.
+///
+/// Neither the networks nor the client's address are told: they are nobody's
+/// business but the operator's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Denied {
+    /// `access.networks`.
+    #[error("calls from this address are not taken (access.networks)")]
+    Networks,
+    /// A tenant's `networks`.
+    #[error("this instance cannot be used from this address (tenant.networks)")]
+    TenantNetworks,
+    /// `access.instances = "listed"`, and it is not.
+    #[error("this instance is not served here (access.instances)")]
+    Unlisted,
+    /// `access.instances = "listed"`, and none is named.
+    #[error("the call names no instance, and only certain ones are served (access.instances)")]
+    NoInstance,
+    /// A rule goes by instance, and several are named: nobody knows which of
+    /// them the upstream would take.
+    #[error("the call names more than one instance (access.instances, tenant.networks)")]
+    Ambiguous,
+}
+
+impl Tenants {
+    /// Puts tenants and rules in force, with a figure for each tenant.
+    pub(crate) fn new(
+        tenants: &[config::Tenant],
+        access: &config::Access,
+        metrics: &Metrics,
+    ) -> Self {
+        let mut by_instance = HashMap::new();
+        for settings in tenants {
+            let tenant = Arc::new(Tenant::new(settings, metrics));
+            for instance in &tenant.instances {
+                by_instance.insert(Box::from(instance.as_str()), Arc::clone(&tenant));
+            }
+        }
+        let listed = access.instances == Instances::Listed;
+        Self {
+            by_instance,
+            listed,
+            strict: listed || tenants.iter().any(|tenant| !tenant.networks.is_empty()),
+            networks: access.networks.clone(),
+            trusted_proxies: access.trusted_proxies.clone(),
+            other: metrics.other_tenants(),
+        }
+    }
+
+    /// The tenant an instance belongs to.
+    pub(crate) fn of(&self, instance: &str) -> Option<&Arc<Tenant>> {
+        self.by_instance.get(instance)
+    }
+
+    /// Whether this address may say for whom it speaks: `access.trusted_proxies`.
+    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
+        contain(&self.trusted_proxies, peer)
+    }
+
+    /// Whether anybody at all comes in from there: `access.networks`.
+    ///
+    /// # Errors
+    /// Nobody does.
+    pub(crate) fn may_connect(&self, client: Client) -> Result<(), Denied> {
+        if client.is_within(&self.networks) {
+            Ok(())
+        } else {
+            Err(Denied::Networks)
+        }
+    }
+
+    /// Whether a rule goes by instance: then a call has to be looked through
+    /// for all that it names.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.strict
+    }
+
+    /// Whether a call from there for this instance is taken, and in whose
+    /// figures it counts. `ambiguous`: it names others besides.
+    ///
+    /// # Errors
+    /// The instance is not served, or not from there.
+    pub(crate) fn may_use(
+        &self,
+        client: Client,
+        instance: Option<&str>,
+        ambiguous: bool,
+    ) -> Result<&TenantSeries, Denied> {
+        if ambiguous && self.strict {
+            return Err(Denied::Ambiguous);
+        }
+        match instance.and_then(|instance| self.of(instance)) {
+            Some(tenant) if client.is_within(&tenant.networks) => Ok(&tenant.series),
+            Some(_) => Err(Denied::TenantNetworks),
+            None if !self.listed => Ok(&self.other),
+            None if instance.is_some() => Err(Denied::Unlisted),
+            None => Err(Denied::NoInstance),
+        }
+    }
+}
+
+impl Tenant {
+    fn new(settings: &config::Tenant, metrics: &Metrics) -> Self {
+        Self {
+            name: settings.name.clone(),
+            instances: settings.instances.clone(),
+            weight: settings.weight,
+            quota: settings.quota,
+            networks: settings.networks.clone(),
+            key: settings.key.clone(),
+            tokens: settings.tokens.clone(),
+            series: metrics.tenant(&settings.name),
+        }
+    }
+}
+
+/// Whether an address is in one of the networks, which the settings hold in
+/// their canonical form.
+fn contain(networks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
+}

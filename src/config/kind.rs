@@ -12,8 +12,8 @@ use http::Method;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{
-    BatchMode, Instances, LimitMode, LogFormat, LogLevel, PathPattern, Quota, QuotaError,
-    UpstreamUrl, UrlError, layer::Value, quota, upstream_url::host_and_port,
+    Instances, LogFormat, LogLevel, PathPattern, Quota, QuotaError, UpstreamUrl, UrlError,
+    layer::Value, quota, upstream_url::host_and_port,
 };
 
 /// Longer than any instance's id; shorter than what would bloat every table that holds one.
@@ -243,16 +243,6 @@ fn canonical(network: IpNet) -> IpNet {
 /// Reads which instances may be called.
 pub(super) fn instances(value: &Value) -> Read<Instances> {
     word(value, &[Instances::Any, Instances::Listed])
-}
-
-/// Reads what becomes of receipts that could share a call.
-pub(super) fn batch_mode(value: &Value) -> Read<BatchMode> {
-    word(value, &[BatchMode::Merge, BatchMode::Observe])
-}
-
-/// Reads what becomes of calls beyond their budget.
-pub(super) fn limit_mode(value: &Value) -> Read<LimitMode> {
-    word(value, &[LimitMode::Enforce, LimitMode::Observe])
 }
 
 /// Reads how events are written.

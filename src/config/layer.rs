@@ -143,19 +143,24 @@ pub(super) fn defaults() -> Table {
 pub(super) fn file(path: &Path, report: &mut Report) -> Table {
     // A control character in the name must not break the line it is printed on.
     let name: Arc<str> = printable(&path.display().to_string()).into();
+    match bytes(path, MAX_FILE_BYTES, "a settings file has at most 1 MiB") {
+        Ok(bytes) => text(&name, &bytes, report),
+        Err(problem) => {
+            let (line, column) = (0, 0);
+            report.general(Origin::File { name, line, column }, problem);
+            Table::new()
+        }
+    }
+}
+
+/// Reads the text of a settings file, as far as it can be read.
+pub(super) fn text(name: &Arc<str>, bytes: &[u8], report: &mut Report) -> Table {
     let at = |line, column| Origin::File {
-        name: Arc::clone(&name),
+        name: Arc::clone(name),
         line,
         column,
     };
-    let bytes = match bytes(path, MAX_FILE_BYTES, "a settings file has at most 1 MiB") {
-        Ok(bytes) => bytes,
-        Err(problem) => {
-            report.general(at(0, 0), problem);
-            return Table::new();
-        }
-    };
-    let text = match std::str::from_utf8(&bytes) {
+    let text = match std::str::from_utf8(bytes) {
         Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
         Err(error) => {
             let line = 1 + bytes[..error.valid_up_to()]
@@ -233,7 +238,8 @@ pub(super) fn environment(
         let key = name[PREFIX.len()..].to_ascii_lowercase();
         let path: Vec<&str> = key.split("__").collect();
         let is_name = !name[PREFIX.len()..].contains(|letter: char| letter.is_ascii_lowercase());
-        let origin = Origin::Env(name.clone());
+        // A control character in the name must not break the line it is printed on.
+        let origin = Origin::Env(printable(&name));
         if !is_name || path.len() > MAX_DEPTH || path.contains(&"") {
             report.unknown(key.replace("__", "."), origin);
             continue;

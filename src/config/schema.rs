@@ -100,7 +100,6 @@ fn batch(s: &mut Section<'_>) -> Batch {
         max_ids: s.get("max_ids", kind::count(1..=10_000)),
         max_callers: s.get("max_callers", kind::count(1..=100_000)),
         quarantine: s.get("quarantine", kind::duration),
-        mode: s.get("mode", kind::batch_mode),
     }
 }
 
@@ -111,7 +110,6 @@ fn limit(s: &mut Section<'_>) -> Limit {
     let max_wait = s.get("max_wait", kind::duration);
     let max_queue = s.get("max_queue", kind::count(1..=1_000_000));
     let headers = s.get("headers", kind::switch);
-    let mode = s.get("mode", kind::limit_mode);
     let mut names = Vec::new();
     let classes = s.each("class", |s| class(s, burst, &mut names));
     Limit {
@@ -119,7 +117,6 @@ fn limit(s: &mut Section<'_>) -> Limit {
         max_wait,
         max_queue,
         headers,
-        mode,
         classes,
     }
 }

@@ -132,10 +132,7 @@ fn the_defaults_are_those_of_the_design() {
         (limit.headers, limit.classes, metrics.max_instances),
         (false, vec![], 100)
     );
-    assert_eq!(
-        (batch.mode, limit.mode, egress.quota),
-        (BatchMode::Merge, LimitMode::Enforce, None)
-    );
+    assert_eq!(egress.quota, None);
     assert_eq!((tenants, access.instances), (vec![], Instances::Any));
     assert_eq!((access.networks, access.trusted_proxies), (vec![], vec![]));
     assert_eq!(

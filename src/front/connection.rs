@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -38,8 +39,19 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const FAR: Duration = Duration::from_secs(3600);
 
 impl Front {
-    /// Serves one connection over any stream of bytes.
-    pub(crate) async fn serve<IO>(&self, io: IO)
+    /// Serves one connection over any stream of bytes, which begins with what
+    /// a trusted proxy may say of its client.
+    pub(crate) async fn serve<IO>(&self, io: IO, peer: Option<SocketAddr>)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        if let Some((io, peer)) = self.introduce(io, peer).await {
+            self.serve_introduced(io, peer).await;
+        }
+    }
+
+    /// Serves one connection of which it is known who is on it.
+    pub(super) async fn serve_introduced<IO>(&self, io: IO, peer: Option<IpAddr>)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -56,7 +68,7 @@ impl Front {
             service_fn(move |request| {
                 activity.began();
                 let (proxy, activity) = (proxy.clone(), Arc::clone(&activity));
-                async move { Ok::<_, Infallible>(proxy.handle(request, Some(activity)).await) }
+                async move { Ok::<_, Infallible>(proxy.handle(request, peer, Some(activity)).await) }
             })
         };
         let builder = builder(&self.common.settings);

@@ -5,6 +5,7 @@
 //! not spin.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,11 +48,11 @@ pub(crate) async fn accept(
             }
         }
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let front = front.clone();
                 let connections = front.common.connections.clone();
                 connections.spawn(async move {
-                    greet(&front, stream).await;
+                    greet(&front, stream, peer).await;
                     drop(permit);
                 });
             }
@@ -64,16 +65,19 @@ pub(crate) async fn accept(
     }
 }
 
-async fn greet(front: &Front, stream: TcpStream) {
+async fn greet(front: &Front, stream: TcpStream, peer: SocketAddr) {
     // Without it small answers wait for an acknowledgement; nothing is lost
     // if the option cannot be set.
     drop(stream.set_nodelay(true));
+    let Some((stream, peer)) = front.introduce(stream, Some(peer)).await else {
+        return;
+    };
     let Some(tls) = front.common.tls.load_full() else {
-        return front.serve(stream).await;
+        return front.serve_introduced(stream, peer).await;
     };
     let patience = front.common.settings.header_timeout;
     match tokio::time::timeout(patience, tls.accept(stream)).await {
-        Ok(Ok(stream)) => front.serve(stream).await,
+        Ok(Ok(stream)) => front.serve_introduced(stream, peer).await,
         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => tracing::debug!("TLS handshake took too long"),
     }

@@ -28,130 +28,203 @@ pub(crate) enum Spot {
     Part,
 }
 
+/// Whoever wants to know what stands in a body.
+pub(crate) trait Finder {
+    /// Takes a field; not called any more when that is enough.
+    fn take(&mut self, field: Field, spot: Spot);
+
+    /// True when nothing more need be looked for.
+    fn has_all(&self) -> bool;
+}
+
+impl Finder for Findings {
+    fn take(&mut self, field: Field, _: Spot) {
+        match field {
+            Field::Instance(name) => self.instance(Some(&name)),
+            Field::Token(token) => self.credential(Place::Body, token.as_bytes()),
+        }
+    }
+
+    fn has_all(&self) -> bool {
+        self.is_complete()
+    }
+}
+
 /// Looks into the body if the head did not tell all.
 ///
 /// # Errors
 /// The body broke off or came too slowly.
 pub(crate) async fn into_body(
-    findings: &mut Findings,
+    findings: &mut impl Finder,
     headers: &HeaderMap,
     body: &mut ClientBody,
 ) -> Result<(), body::Error> {
-    if findings.is_complete() {
+    if findings.has_all() || body.is_empty() {
         return Ok(());
     }
-    for_fields(headers, body, |field, _| {
-        match field {
-            Field::Instance(name) => findings.instance(Some(&name)),
-            Field::Token(token) => findings.credential(Place::Body, token.as_bytes()),
+    match Shape::of(headers) {
+        Some(Shape::Multipart(boundary)) => multipart(findings, boundary, body).await,
+        Some(Shape::Fields(reader)) => fields(findings, reader, body).await,
+        None => Ok(()),
+    }
+}
+
+/// What a body says it is, as far as one can look into that.
+pub(crate) enum Shape {
+    /// A form in parts, with this boundary.
+    Multipart(String),
+    /// A JSON object or an urlencoded form.
+    Fields(Reader),
+}
+
+impl Shape {
+    /// Reads what the headers say; `None` is nothing to look into.
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+        if headers.contains_key(CONTENT_ENCODING) {
+            return None;
         }
-        findings.is_complete()
-    })
-    .await
-}
-
-/// Tells of instances and tokens in the body, as far as it may be looked into
-/// and until `found` says that it is enough.
-///
-/// # Errors
-/// The body broke off or came too slowly.
-pub(crate) async fn for_fields(
-    headers: &HeaderMap,
-    body: &mut ClientBody,
-    found: impl FnMut(Field, Spot) -> bool,
-) -> Result<(), body::Error> {
-    if body.is_empty() || headers.contains_key(CONTENT_ENCODING) {
-        return Ok(());
-    }
-    let content_type = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let essence = content_type
-        .unwrap_or("")
-        .split(';')
-        .next()
-        .unwrap_or("")
-        .trim();
-    if essence.eq_ignore_ascii_case("multipart/form-data") {
-        let Some(boundary) = content_type.and_then(|full| multer::parse_boundary(full).ok()) else {
-            return Ok(());
-        };
-        return in_parts(boundary, body, found).await;
-    }
-    let is = |other: &str| essence.eq_ignore_ascii_case(other);
-    let json = is("application/json") || essence.to_ascii_lowercase().ends_with("+json");
-    // Many clients send JSON without saying so, or say it is a form.
-    let unsaid = essence.is_empty() || is("text/plain") || is("application/x-www-form-urlencoded");
-    if json || unsaid {
-        in_text(json, body, found).await
-    } else {
-        Ok(())
+        let content_type = headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        let is = |other: &str| essence.eq_ignore_ascii_case(other);
+        if is("multipart/form-data") {
+            return multer::parse_boundary(content_type)
+                .ok()
+                .map(Self::Multipart);
+        }
+        let json = is("application/json") || essence.to_ascii_lowercase().ends_with("+json");
+        // Many clients send JSON without saying so, or say it is a form.
+        let unsaid =
+            essence.is_empty() || is("text/plain") || is("application/x-www-form-urlencoded");
+        (json || unsaid).then(|| Self::Fields(Reader::new(json)))
     }
 }
 
-async fn in_text(
-    json: bool,
+/// Reads a JSON object or an urlencoded form, whichever it turns out to be.
+pub(crate) struct Reader {
+    object: json::Scanner,
+    pairs: form::Scanner,
+    /// `None` until the first byte that is no white space.
+    is_json: Option<bool>,
+    /// The white space before it, in bytes.
+    blank: usize,
+}
+
+impl Reader {
+    fn new(json: bool) -> Self {
+        Self {
+            object: json::Scanner::new(),
+            pairs: form::Scanner::default(),
+            is_json: json.then_some(true),
+            blank: 0,
+        }
+    }
+
+    /// Reads the next piece; false when nothing more can be found.
+    pub(crate) fn push(&mut self, piece: &[u8], findings: &mut impl Finder) -> bool {
+        let mut piece = piece;
+        if self.is_json.is_none() {
+            // Left out also of a form, or its first key would depend on
+            // where the body was cut.
+            let length = piece.len();
+            piece = piece.trim_ascii_start();
+            self.blank += length - piece.len();
+            self.is_json = piece.first().map(|&byte| byte == b'{');
+        }
+        let blank = self.blank;
+        match self.is_json {
+            None => true,
+            Some(false) => {
+                self.pairs.push(piece, |field, at| {
+                    take(findings, field, Spot::Form(behind(blank, &at)));
+                });
+                !findings.has_all()
+            }
+            Some(true) => {
+                self.object.push(piece, |field, at| {
+                    take(findings, field, Spot::Json(behind(blank, &at)));
+                });
+                !self.object.is_done() && !findings.has_all()
+            }
+        }
+    }
+
+    /// The body has ended.
+    pub(crate) fn end(mut self, findings: &mut impl Finder) {
+        if self.is_json == Some(false) {
+            let blank = self.blank;
+            self.pairs.end(|field, at| {
+                take(findings, field, Spot::Form(behind(blank, &at)));
+            });
+        }
+    }
+}
+
+async fn fields(
+    findings: &mut impl Finder,
+    mut reader: Reader,
     body: &mut ClientBody,
-    mut found: impl FnMut(Field, Spot) -> bool,
 ) -> Result<(), body::Error> {
-    let mut object = json::Scanner::new();
-    let mut pairs = form::Scanner::default();
-    let mut is_json = json.then_some(true);
-    let mut enough = false;
     let mut pieces = Pieces::new(body);
-    while !enough {
-        let Some(piece) = poll_fn(|cx| pieces.poll(cx)).await? else {
-            if is_json == Some(false) && pieces.is_all() {
-                pairs.end(|field, at| enough |= found(field, Spot::Form(at)));
-            }
-            break;
-        };
-        if is_json.is_none() {
-            is_json = piece
-                .iter()
-                .find(|byte| !byte.is_ascii_whitespace())
-                .map(|&byte| byte == b'{');
+    while let Some(piece) = poll_fn(|cx| pieces.poll(cx)).await? {
+        if !reader.push(&piece, findings) {
+            return Ok(());
         }
-        // Blanks before anything else count too, for the places told.
-        if is_json != Some(true) {
-            pairs.push(&piece, |field, at| enough |= found(field, Spot::Form(at)));
-        }
-        if is_json != Some(false) {
-            object.push(&piece, |field, at| enough |= found(field, Spot::Json(at)));
-            if object.is_done() {
-                break;
-            }
-        }
+    }
+    if pieces.is_all() {
+        reader.end(findings);
     }
     Ok(())
 }
 
-async fn in_parts(
+fn take(findings: &mut impl Finder, field: Field, spot: Spot) {
+    // The look ends where all is found. What stands in the same piece may not
+    // count, or who calls would depend on where the body was cut.
+    if !findings.has_all() {
+        findings.take(field, spot);
+    }
+}
+
+fn behind(blank: usize, at: &Range<usize>) -> Range<usize> {
+    blank + at.start..blank + at.end
+}
+
+async fn multipart(
+    findings: &mut impl Finder,
     boundary: String,
     body: &mut ClientBody,
-    mut found: impl FnMut(Field, Spot) -> bool,
 ) -> Result<(), body::Error> {
     let mut broken = None;
-    {
-        let pieces = Parsed {
-            pieces: Pieces::new(body),
-            broken: &mut broken,
+    let pieces = Parsed {
+        pieces: Pieces::new(body),
+        broken: &mut broken,
+    };
+    parts(findings, boundary, pieces).await;
+    broken.map_or(Ok(()), Err)
+}
+
+/// Reads a form in parts as far as it goes, or until all is found.
+pub(crate) async fn parts<'p>(
+    findings: &mut impl Finder,
+    boundary: String,
+    pieces: impl Stream<Item = Result<Bytes, multer::Error>> + Send + 'p,
+) {
+    let mut form = multer::Multipart::new(pieces, boundary);
+    // An error here means no more than: what was held ends mid-form.
+    while let Ok(Some(field)) = form.next_field().await {
+        let wanted: fn(String) -> Field = match field.name() {
+            Some(INSTANCE_FIELD) => Field::Instance,
+            Some(TOKEN_FIELD) => Field::Token,
+            _ => continue,
         };
-        let mut form = multer::Multipart::new(pieces, boundary);
-        // An error here means no more than: what was held ends mid-form.
-        while let Ok(Some(field)) = form.next_field().await {
-            let wanted: fn(String) -> Field = match field.name() {
-                Some(INSTANCE_FIELD) => Field::Instance,
-                Some(TOKEN_FIELD) => Field::Token,
-                _ => continue,
-            };
-            let Ok(text) = field.text().await else { break };
-            if found(wanted(text), Spot::Part) {
-                break;
-            }
+        let Ok(text) = field.text().await else { break };
+        take(findings, wanted(text), Spot::Part);
+        if findings.has_all() {
+            break;
         }
     }
-    broken.map_or(Ok(()), Err)
 }
 
 /// The pieces of a body up to [`LOOK`] bytes: what a client may have found is

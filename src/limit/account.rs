@@ -11,8 +11,10 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::bucket::{Admission, Bucket, Kind, Permit};
+use super::bucket::{Admission, Bucket, Permit};
 use super::clock::TokioClock;
+use super::line::Kind;
+use super::sharing::Terms;
 use super::{Refused, Rules};
 use crate::config::Quota;
 use crate::identity::Fingerprint;
@@ -42,10 +44,12 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    pub(super) fn new(instance: Option<&str>, quota: Option<Quota>, clock: TokioClock) -> Self {
+    pub(super) fn new(instance: Option<&str>, terms: &Terms, clock: TokioClock) -> Self {
+        let main = Bucket::new(terms.quota, clock);
+        main.reshare(terms.sharing.of(instance, false));
         Self {
             instance: instance.map(Box::from),
-            main: Arc::new(Bucket::new(quota, clock)),
+            main: Arc::new(main),
             strangers: OnceLock::new(),
             proven: Mutex::new(Vec::new()),
             series: OnceLock::new(),
@@ -55,16 +59,18 @@ impl Account {
 
     /// The bucket a credential draws on: by its standing, but not while calls
     /// of its own wait at the other one, which it would overtake (design §7.3).
-    fn bucket(&self, credential: Option<Fingerprint>) -> &Arc<Bucket> {
+    fn bucket(&self, credential: Option<Fingerprint>, terms: &Terms) -> &Arc<Bucket> {
         let Some(known) = self.is_proven(credential) else {
             return &self.main;
         };
         let strangers = match self.strangers.get() {
             None if known => return &self.main,
             Some(strangers) => strangers,
-            None => self
-                .strangers
-                .get_or_init(|| Arc::new(Bucket::new(self.main.quota(), self.clock))),
+            None => self.strangers.get_or_init(|| {
+                let strangers = Bucket::new(terms.quota, self.clock);
+                strangers.reshare(terms.sharing.strangers());
+                Arc::new(strangers)
+            }),
         };
         let (own, other) = if known {
             (&self.main, strangers)
@@ -93,7 +99,7 @@ impl Account {
     }
 
     /// Remembers that the upstream took this credential for this instance.
-    fn prove(&self, credential: Fingerprint) {
+    fn prove(&self, credential: Fingerprint, terms: &Terms) {
         let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
         if proven.contains(&credential) {
             return;
@@ -101,13 +107,29 @@ impl Account {
         if proven.len() == MAX_PROVEN {
             proven.remove(0);
         }
+        let first = proven.is_empty();
         proven.push(credential);
+        drop(proven);
+        if first {
+            // From now on its owner's share, not one with all made-up names.
+            self.main
+                .reshare(terms.sharing.of(self.instance.as_deref(), true));
+        }
     }
 
-    pub(super) fn requote(&self, quota: Option<Quota>) {
-        self.main.requote(quota);
+    /// Puts other terms in force.
+    pub(super) fn renew(&self, terms: &Terms) {
+        let accepted = !self
+            .proven
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty();
+        self.main.requote(terms.quota);
+        self.main
+            .reshare(terms.sharing.of(self.instance.as_deref(), accepted));
         if let Some(strangers) = self.strangers.get() {
-            strangers.requote(quota);
+            strangers.requote(terms.quota);
+            strangers.reshare(terms.sharing.strangers());
         }
     }
 
@@ -144,6 +166,7 @@ pub(crate) struct Lane {
     /// that does: whoever knows an instance id gets 404, 400 or a public page
     /// without being anybody.
     proves: bool,
+    terms: Arc<Terms>,
     metrics: Arc<Metrics>,
 }
 
@@ -152,14 +175,16 @@ impl Lane {
         account: Arc<Account>,
         credential: Option<Fingerprint>,
         proves: bool,
+        terms: Arc<Terms>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let bucket = Arc::clone(account.bucket(credential));
+        let bucket = Arc::clone(account.bucket(credential, &terms));
         Self {
             account,
             bucket,
             credential,
             proves,
+            terms,
             metrics,
         }
     }
@@ -209,7 +234,7 @@ impl Lane {
             .answered(permit.granted, !status.is_server_error());
         if status.is_success() && self.proves {
             if let Some(credential) = self.credential {
-                self.account.prove(credential);
+                self.account.prove(credential, &self.terms);
             }
             if let Some(instance) = &self.account.instance {
                 self.account

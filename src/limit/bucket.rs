@@ -6,39 +6,24 @@
 //! Order (design §3.6): calls leave first come, first served; read receipts
 //! yield to calls, until a receipt has waited `max_delay`.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use governor::middleware::StateInformationMiddleware;
-use governor::state::{InMemoryState, NotKeyed};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::clock::TokioClock;
+use super::egress::{Claim, Claimant, Released, Share};
+use super::gcra::Gcra;
+use super::line::{Kind, Line, Waiter};
 use super::pause::Pause;
 use super::{Refusal, Refused, Rules};
 use crate::config::Quota;
 use crate::identity::Fingerprint;
 use crate::metrics::InstanceSeries;
-
-type Gcra = governor::RateLimiter<NotKeyed, InMemoryState, TokioClock, StateInformationMiddleware>;
-
-/// What kind of call asks for a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// A call passed through: waits in line.
-    Call,
-    /// A batch of read receipts opened at this moment: yields to calls until
-    /// it is older than `batch.max_delay`.
-    Receipt {
-        /// When the batch was opened.
-        opened: Instant,
-    },
-}
 
 /// A token taken, and what is known of the bucket after it.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +57,8 @@ struct State {
     /// `None`: the rate is unlimited (a pause still holds calls back).
     gcra: Option<Gcra>,
     quota: Option<Quota>,
+    /// Its place in the sharing of the egress, where that is scarce.
+    share: Option<Arc<Share>>,
     /// There only while something waits, so that an idle bucket stays small.
     line: Option<Box<Line>>,
     /// There only after the upstream said 429.
@@ -85,26 +72,8 @@ struct State {
     used: Instant,
 }
 
-/// The calls that wait, and what the task serving them needs.
-#[derive(Debug)]
-struct Line {
-    calls: VecDeque<Waiter>,
-    /// The one opened first is in front.
-    receipts: VecDeque<Waiter>,
-    /// When the next token is due, as governor last said.
-    next: Instant,
-    max_delay: Duration,
-    /// Wakes the serving task when its plan has changed.
-    changed: Arc<Notify>,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    ticket: u64,
-    opened: Instant,
-    credential: Option<Fingerprint>,
-    grant: oneshot::Sender<Permit>,
-}
+/// "Until told": the plan of a line that only waits for the egress.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 impl Bucket {
     /// Makes a full bucket.
@@ -113,7 +82,8 @@ impl Bucket {
         Self {
             clock,
             state: Mutex::new(State {
-                gcra: quota.map(|quota| gcra(quota, clock)),
+                gcra: quota.map(|quota| Gcra::new(quota, clock)),
+                share: None,
                 quota,
                 line: None,
                 pause: None,
@@ -139,37 +109,43 @@ impl Bucket {
         let now = Instant::now();
         let mut state = self.lock();
         state.used = now;
-        if state.line.is_none() {
-            match state.take(now) {
-                Ok(permit) => return Ok(Admission::Now(permit)),
-                Err(next) => {
-                    state.check_turn(kind, next, now, deadline, rules)?;
-                    state.line = Some(Box::new(Line::new(next, rules.max_delay)));
-                    tokio::spawn(serve(Arc::clone(self)));
-                }
-            }
-        } else {
+        if state.line.is_some() {
             state.check(kind, now, deadline, rules)?;
+        } else {
+            let next = match state.pass(now) {
+                Ok(permit) => return Ok(Admission::Now(permit)),
+                Err(next) => next,
+            };
+            state.check_turn(kind, next, now, deadline, rules)?;
+            state.line = Some(Box::new(Line::new(next, rules.max_delay)));
+            tokio::spawn(serve(Arc::clone(self)));
         }
         state.tickets += 1;
         let ticket = state.tickets;
+        let waiting = state.share.as_ref().map(|share| share.member.wait());
         let line = state.line.as_mut().expect("a line was just made or found");
         let (grant, granted) = oneshot::channel();
+        let opened = kind.opened(now);
         line.push(
             kind,
             Waiter {
                 ticket,
-                opened: kind.opened(now),
+                opened,
                 credential,
                 grant,
+                _waiting: waiting,
             },
         );
+        if line.claimed.is_some() && line.claim() != line.claimed {
+            // A call that came after receipts need not yield with them.
+            line.changed.notify_one();
+        }
         series.queued.inc();
         Ok(Admission::Queued(Ticket {
             bucket: Arc::clone(self),
             series: Arc::clone(series),
             ticket,
-            granted,
+            granted: Some(granted),
         }))
     }
 
@@ -215,17 +191,23 @@ impl Bucket {
         if state.quota == quota {
             return;
         }
-        let next = quota.map(|quota| gcra(quota, self.clock));
-        if let (Some(next), Some(quota)) = (&next, quota) {
-            let owed = state.owed().min(quota.burst.get());
-            if let Some(owed) = std::num::NonZeroU32::new(owed) {
-                // Fits: `owed` is at most the burst of a bucket just made.
-                drop(next.check_n(owed));
-            }
-            state.full = Instant::now() + quota.interval() * owed;
+        let owed = state.gcra.as_ref().map_or(0, Gcra::owed);
+        state.gcra = quota.map(|quota| Gcra::owing(quota, owed, self.clock));
+        state.full = Instant::now();
+        if let Some(quota) = quota {
+            state.full += quota.interval() * owed.min(quota.burst.get());
         }
-        state.gcra = next;
         state.quota = quota;
+        state.wake();
+    }
+
+    /// Gives the bucket another place in the sharing of the egress, or none.
+    pub(super) fn reshare(&self, share: Option<Arc<Share>>) {
+        let mut state = self.lock();
+        state.share = share;
+        if let Some(line) = &mut state.line {
+            line.claimed = None;
+        }
         state.wake();
     }
 
@@ -262,16 +244,30 @@ impl Bucket {
     }
 }
 
-fn gcra(quota: Quota, clock: TokioClock) -> Gcra {
-    let quota = governor::Quota::with_period(quota.interval())
-        .expect("an interval is never zero")
-        .allow_burst(quota.burst);
-    governor::RateLimiter::direct_with_clock(quota, clock).with_middleware()
-}
-
 // === impl State ===
 
 impl State {
+    /// Whether a token is there, or when it will be.
+    fn ready(&self, now: Instant) -> Result<(), Instant> {
+        let held = self.pause.as_ref().and_then(|pause| pause.holds(now));
+        match held.or_else(|| self.token_at(0)) {
+            Some(next) if next > now => Err(next),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a token for a call that finds nobody before it, here or at the
+    /// egress; or says about when there will be one.
+    fn pass(&mut self, now: Instant) -> Result<Permit, Instant> {
+        self.ready(now)?;
+        if let Some(share) = &self.share
+            && !share.pass(now)
+        {
+            return Err(now);
+        }
+        self.take(now)
+    }
+
     /// Takes a token, or says when the next one is due.
     fn take(&mut self, now: Instant) -> Result<Permit, Instant> {
         if let Some(until) = self.pause.as_ref().and_then(|pause| pause.holds(now)) {
@@ -279,17 +275,11 @@ impl State {
         }
         let remaining = match &self.gcra {
             None => None,
-            Some(gcra) => match gcra.check() {
-                Ok(snapshot) => {
-                    let interval = self.quota.map_or(Duration::ZERO, |quota| quota.interval());
-                    self.full = self.full.max(now) + interval;
-                    Some(snapshot.remaining_burst_capacity())
-                }
-                Err(refused) => {
-                    let wait = refused.wait_time_from(governor::clock::Clock::now(gcra.clock()));
-                    return Err(now + wait);
-                }
-            },
+            Some(gcra) => {
+                let remaining = gcra.take(now)?;
+                self.full = self.full.max(now) + gcra.quota().interval();
+                Some(remaining)
+            }
         };
         if let Some(pause) = &mut self.pause {
             pause.probe(now);
@@ -335,6 +325,11 @@ impl State {
         rules: &Rules,
     ) -> Result<(), Refused> {
         let turn = self.turn(kind, next, now, rules.max_delay);
+        let share = self
+            .share
+            .as_ref()
+            .map_or(Duration::ZERO, |share| share.estimate());
+        let turn = turn.max(now + share);
         let waiting = self.line.as_ref().map_or(0, |line| line.len());
         let paused = self
             .pause
@@ -394,29 +389,56 @@ impl State {
 
     /// Hands out every token that is there; says when to look again, or
     /// nothing when nobody waits any more.
-    fn advance(&mut self, now: Instant) -> Option<(Instant, Arc<Notify>)> {
+    fn advance(&mut self, now: Instant, bucket: &Arc<Bucket>) -> Option<(Instant, Arc<Notify>)> {
         loop {
             if self.line.as_ref().is_none_or(|line| line.len() == 0) {
                 self.line = None;
                 return None;
             }
-            match self.take(now) {
-                Ok(permit) => {
-                    self.used = now;
-                    let line = self.line.as_mut().expect("checked above");
-                    // A ticket dropped at this very moment passes its token on.
-                    while let Some(waiter) = line.pop(now) {
-                        if waiter.grant.send(permit).is_ok() {
-                            break;
-                        }
-                    }
+            let (next, look) = match self.ready(now) {
+                Err(next) => (next, next),
+                Ok(()) if self.share.is_some() => {
+                    self.claim(bucket);
+                    // The egress will call.
+                    (now, now + PATIENCE)
                 }
-                Err(next) => {
-                    let line = self.line.as_mut().expect("checked above");
-                    line.next = next;
-                    return Some((next, Arc::clone(&line.changed)));
+                Ok(()) => match self.grant(now) {
+                    Ok(()) => continue,
+                    Err(next) => (next, next),
+                },
+            };
+            let line = self.line.as_mut().expect("checked above");
+            line.next = next;
+            return Some((look, Arc::clone(&line.changed)));
+        }
+    }
+
+    /// Takes a token for the head of the line.
+    fn grant(&mut self, now: Instant) -> Result<(), Instant> {
+        let permit = self.take(now)?;
+        self.used = now;
+        if let Some(line) = &mut self.line {
+            // A ticket dropped at this very moment passes its token on.
+            while let Some(waiter) = line.pop(now) {
+                if waiter.grant.send(permit).is_ok() {
+                    break;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Asks the egress for what the head of the line needs, once.
+    fn claim(&mut self, bucket: &Arc<Bucket>) {
+        let (Some(share), Some(line)) = (&self.share, &mut self.line) else {
+            return;
+        };
+        let claim = line.claim();
+        let asked = (line.claimed == Some(Claim::Call)) || line.claimed == claim;
+        if let (Some(claim), false) = (claim, asked) {
+            line.claimed = Some(claim);
+            let claimant = Arc::clone(bucket) as Arc<dyn Claimant>;
+            share.egress.claim(&share.member, claimant, claim);
         }
     }
 
@@ -425,88 +447,32 @@ impl State {
             line.changed.notify_one();
         }
     }
-
-    /// Tokens missing from a full bucket. Takes one to learn it: only for a
-    /// bucket that is about to be replaced.
-    fn owed(&self) -> u32 {
-        let (Some(gcra), Some(quota)) = (&self.gcra, self.quota) else {
-            return 0;
-        };
-        let left = gcra
-            .check()
-            .map_or(0, |taken| taken.remaining_burst_capacity() + 1);
-        quota.burst.get().saturating_sub(left)
-    }
 }
 
-// === impl Line ===
-
-impl Line {
-    fn new(next: Instant, max_delay: Duration) -> Self {
-        Self {
-            calls: VecDeque::new(),
-            receipts: VecDeque::new(),
-            next,
-            max_delay,
-            changed: Arc::new(Notify::new()),
+impl Claimant for Bucket {
+    fn release(&self, claim: Claim, now: Instant) -> Option<Released> {
+        let mut state = self.lock();
+        let line = state.line.as_mut()?;
+        if line.claimed != Some(claim) || line.len() == 0 {
+            // Another claim has taken this one's place, or all have left.
+            return None;
         }
-    }
-
-    fn len(&self) -> usize {
-        self.calls.len() + self.receipts.len()
-    }
-
-    fn push(&mut self, kind: Kind, waiter: Waiter) {
-        match kind {
-            Kind::Call => self.calls.push_back(waiter),
-            Kind::Receipt { opened } => {
-                // What is left of a batch that was split or is repeated asks
-                // again with the batch's age, and goes before younger ones.
-                let place = self.older_than(opened);
-                self.receipts.insert(place, waiter);
-            }
-        }
-    }
-
-    /// How many receipts were opened no later than this.
-    fn older_than(&self, opened: Instant) -> usize {
-        self.receipts
-            .partition_point(|batch| batch.opened <= opened)
-    }
-
-    /// The next to be served: an overdue receipt, else a call, else a receipt.
-    fn pop(&mut self, now: Instant) -> Option<Waiter> {
-        let overdue = self
-            .receipts
-            .front()
-            .is_some_and(|batch| batch.opened + self.max_delay <= now);
-        if overdue || self.calls.is_empty() {
-            self.receipts.pop_front()
-        } else {
-            self.calls.pop_front()
-        }
-    }
-
-    /// Takes somebody out of the line who no longer waits.
-    fn remove(&mut self, ticket: u64) {
-        self.calls.retain(|waiter| waiter.ticket != ticket);
-        self.receipts.retain(|waiter| waiter.ticket != ticket);
-    }
-}
-
-impl Kind {
-    fn opened(self, now: Instant) -> Instant {
-        match self {
-            Kind::Call => now,
-            Kind::Receipt { opened } => opened,
-        }
+        line.claimed = None;
+        let granted = state.grant(now);
+        let ready = state.ready(now).is_ok();
+        let line = state.line.as_mut()?;
+        let next = line.claim().filter(|_| ready);
+        line.claimed = next;
+        // Its task puts an empty line away, or waits for the next token.
+        line.changed.notify_one();
+        granted.ok().map(|()| Released { next })
     }
 }
 
 /// Serves a line until it is empty: the one task of a bucket under pressure.
 async fn serve(bucket: Arc<Bucket>) {
     loop {
-        let plan = bucket.lock().advance(Instant::now());
+        let plan = bucket.lock().advance(Instant::now(), &bucket);
         let Some((next, changed)) = plan else { return };
         tokio::select! {
             () = tokio::time::sleep_until(next) => {}
@@ -523,26 +489,32 @@ pub(crate) struct Ticket {
     bucket: Arc<Bucket>,
     series: Arc<InstanceSeries>,
     ticket: u64,
-    granted: oneshot::Receiver<Permit>,
+    /// `None` once it has told.
+    granted: Option<oneshot::Receiver<Permit>>,
 }
 
 impl Future for Ticket {
     type Output = Permit;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Permit> {
-        match Pin::new(&mut self.granted).poll(cx) {
-            Poll::Ready(Ok(permit)) => Poll::Ready(permit),
-            // The serving task was cut off with its runtime: no token will
-            // come, and the caller's own deadline ends the wait.
-            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
-        }
+        let Some(granted) = &mut self.granted else {
+            return Poll::Pending;
+        };
+        let answer = std::task::ready!(Pin::new(granted).poll(cx));
+        // If the serving task was cut off with its runtime, no token will
+        // come, and the caller's own deadline ends the wait.
+        self.granted = None;
+        answer.map_or(Poll::Pending, Poll::Ready)
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.series.queued.dec();
-        self.granted.close();
+        if self.granted.take().is_none() {
+            // Served: it stands in no line any more.
+            return;
+        }
         let mut state = self.bucket.lock();
         if let Some(line) = &mut state.line {
             line.remove(self.ticket);

@@ -18,7 +18,7 @@ mod tests;
 
 use super::account::Account;
 use super::clock::TokioClock;
-use crate::config::Quota;
+use super::sharing::Terms;
 use crate::identity::{Fingerprint, Identity};
 use crate::metrics::OTHER;
 
@@ -38,7 +38,7 @@ pub(super) struct Table {
     /// The class, as messages and `RateLimit` fields name it.
     pub(super) name: Box<str>,
     clock: TokioClock,
-    quota: ArcSwap<Option<Quota>>,
+    terms: ArcSwap<Terms>,
     hasher: RandomState,
     instances: Box<[Mutex<Shard<Box<str>>>]>,
     credentials: Box<[Mutex<Shard<Fingerprint>>]>,
@@ -60,25 +60,20 @@ struct Shard<K> {
 }
 
 impl Table {
-    pub(super) fn new(name: &str, quota: Option<Quota>, clock: TokioClock) -> Self {
-        Self::with_capacity(name, quota, clock, SHARD_CAPACITY)
+    pub(super) fn new(name: &str, terms: Terms, clock: TokioClock) -> Self {
+        Self::with_capacity(name, terms, clock, SHARD_CAPACITY)
     }
 
-    fn with_capacity(
-        name: &str,
-        quota: Option<Quota>,
-        clock: TokioClock,
-        shard_capacity: usize,
-    ) -> Self {
+    fn with_capacity(name: &str, terms: Terms, clock: TokioClock, shard_capacity: usize) -> Self {
         Self {
             name: Box::from(name),
             clock,
-            quota: ArcSwap::from_pointee(quota),
             hasher: RandomState::new(),
             instances: shards(shard_capacity),
             credentials: shards(shard_capacity),
-            nobody: Arc::new(Account::new(None, quota, clock)),
-            overflow: Arc::new(Account::new(Some(OTHER), quota, clock)),
+            nobody: Arc::new(Account::new(None, &terms, clock)),
+            overflow: Arc::new(Account::new(Some(OTHER), &terms, clock)),
+            terms: ArcSwap::from_pointee(terms),
         }
     }
 
@@ -110,29 +105,35 @@ impl Table {
         if !shard.has_room() {
             return Arc::clone(&self.overflow);
         }
-        let account = Arc::new(Account::new(instance, **self.quota.load(), self.clock));
+        let account = Arc::new(Account::new(instance, &self.terms.load(), self.clock));
         shard
             .accounts
             .insert(K::from(key.to_owned()), Arc::clone(&account));
         account
     }
 
-    /// Puts another quota in force; what is owed stays owed.
-    pub(super) fn requote(&self, quota: Option<Quota>) {
-        self.quota.store(Arc::new(quota));
-        self.nobody.requote(quota);
-        self.overflow.requote(quota);
+    /// The terms in force.
+    pub(super) fn terms(&self) -> Arc<Terms> {
+        self.terms.load_full()
+    }
+
+    /// Puts other terms in force; what is owed stays owed.
+    pub(super) fn renew(&self, terms: Terms) {
+        let terms = Arc::new(terms);
+        self.terms.store(Arc::clone(&terms));
+        self.nobody.renew(&terms);
+        self.overflow.renew(&terms);
         for shard in &self.instances {
             lock(shard)
                 .accounts
                 .values()
-                .for_each(|account| account.requote(quota));
+                .for_each(|account| account.renew(&terms));
         }
         for shard in &self.credentials {
             lock(shard)
                 .accounts
                 .values()
-                .for_each(|account| account.requote(quota));
+                .for_each(|account| account.renew(&terms));
         }
     }
 }

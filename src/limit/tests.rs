@@ -4,9 +4,11 @@ mod classes;
 mod laws;
 mod line;
 mod pauses;
+mod shares;
 mod strangers;
 
 use std::num::NonZeroU32;
+use std::pin::Pin;
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode};
@@ -34,11 +36,7 @@ fn settings(quota: Option<Quota>) -> Config {
 }
 
 fn limiter(config: &Config) -> Limiter {
-    Limiter::new(
-        &config.limit,
-        &config.batch,
-        Arc::new(Metrics::new(config.metrics.max_instances)),
-    )
+    Limiter::new(config, Arc::new(Metrics::new(config.metrics.max_instances)))
 }
 
 /// A limiter of one quota.
@@ -68,12 +66,18 @@ fn now(limiter: &Limiter, lane: &Lane) -> Permit {
     }
 }
 
+/// A ticket that must be granted some day.
+type Place = Pin<Box<dyn Future<Output = Permit> + Send>>;
+
 /// A place in line that must be found.
-fn queued(limiter: &Limiter, lane: &Lane, kind: Kind) -> bucket::Ticket {
-    match limiter.admit(lane, kind, later(3_600_000)) {
+fn queued(limiter: &Limiter, lane: &Lane, kind: Kind) -> Place {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let ticket = match limiter.admit(lane, kind, later(3_600_000)) {
         Ok(Admission::Queued(ticket)) => ticket,
         other => panic!("no place in line: {other:?}"),
-    }
+    };
+    let granted = tokio::time::timeout(DAY, ticket);
+    Box::pin(async { granted.await.expect("forgotten in line") })
 }
 
 /// Takes every token that is there, and says how many there were.

@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::body::{self, AnswerBody};
 use crate::limit::{Refusal, Refused};
-use crate::tenant::key;
+use crate::tenant::{Denied, key};
 use crate::upstream::{Failure, Unreachable};
 use crate::{ratelimit, retry_after};
 
@@ -40,6 +40,9 @@ pub(crate) enum Error {
     /// The client went away; nobody reads this.
     #[error("the request's body broke off")]
     ClientGone,
+    /// A rule of access.
+    #[error(transparent)]
+    Denied(Denied),
     /// No token in time.
     #[error("{}", why(.0))]
     RateLimited(Refused),
@@ -82,6 +85,12 @@ impl From<key::Refusal> for Error {
     }
 }
 
+impl From<Denied> for Error {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
 impl From<Refused> for Error {
     fn from(refused: Refused) -> Self {
         Self::RateLimited(refused)
@@ -95,8 +104,8 @@ impl Error {
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::ForeignTarget => StatusCode::MISDIRECTED_REQUEST,
             Self::Malformed(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
-            Self::Key(_) => StatusCode::FORBIDDEN,
             Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Denied(_) | Self::Key(_) => StatusCode::FORBIDDEN,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded(..) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyHeaders(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -110,8 +119,8 @@ impl Error {
         match self {
             Self::Connect | Self::ForeignTarget => "foreign_target",
             Self::Malformed(_) | Self::ClientGone => "malformed",
-            Self::Key(_) => "refused",
             Self::ClientTooSlow => "client_too_slow",
+            Self::Denied(_) | Self::Key(_) => "refused",
             Self::RateLimited(_) => "rate_limited",
             Self::Overloaded(..) => "overloaded",
             Self::TooManyHeaders(_) => "too_large",
@@ -126,9 +135,11 @@ impl Error {
     /// The error type of RFC 9209 §2.3.
     fn proxy_error(&self) -> &'static str {
         match self {
-            Self::Connect | Self::ForeignTarget | Self::RateLimited(_) | Self::Key(_) => {
-                "http_request_denied"
-            }
+            Self::Connect
+            | Self::ForeignTarget
+            | Self::Denied(_)
+            | Self::Key(_)
+            | Self::RateLimited(_) => "http_request_denied",
             Self::Malformed(_)
             | Self::ClientGone
             | Self::ClientTooSlow
@@ -163,6 +174,7 @@ impl Error {
             | Self::ClientTooSlow
             | Self::TooManyHeaders(_)
             | Self::ClientGone
+            | Self::Denied(_)
             | Self::Upstream(_) => None,
         }
     }

@@ -147,7 +147,7 @@ impl Buckets {
         let config = config();
         let metrics = Arc::new(Metrics::new(0));
         let mut buckets = Self {
-            limiter: Limiter::new(&config.limit, &config.batch, metrics),
+            limiter: Limiter::new(&config, metrics),
             callers: (0..instances).map(caller).collect(),
             next: 0,
         };
@@ -209,7 +209,7 @@ impl Joins {
             .build()
             .expect("a runtime");
         let metrics = Arc::new(Metrics::new(0));
-        let limiter = Limiter::new(&config.limit, &config.batch, Arc::clone(&metrics));
+        let limiter = Limiter::new(&config, Arc::clone(&metrics));
         let limiter = Arc::new(limiter);
         let batcher = Batcher::new(
             config.batch,

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
 
+mod access;
 mod batches;
 mod cli;
 mod counting;

@@ -65,6 +65,10 @@ struct Secured {
 
 impl Secured {
     fn new(upstream: &RunningSandbox) -> Self {
+        Self::with(upstream, &[])
+    }
+
+    fn with(upstream: &RunningSandbox, settings: &[(&str, &str)]) -> Self {
         let (authority, scratch) = (Authority::new(), Scratch::new());
         let (cert, key) = authority.certificate();
         let (cert, key) = (
@@ -75,7 +79,7 @@ impl Secured {
             ("SERVER__TLS__CERT", cert.to_str().unwrap()),
             ("SERVER__TLS__KEY", key.to_str().unwrap()),
         ];
-        let gateway = Program::serve(upstream.address, &tls);
+        let gateway = Program::serve(upstream.address, &[&tls, settings].concat());
         Self {
             authority,
             scratch,
@@ -86,9 +90,19 @@ impl Secured {
     }
 
     fn handshake(&self, protocols: &[&[u8]]) -> StreamOwned<ClientConnection, TcpStream> {
+        self.handshake_after(b"", protocols)
+    }
+
+    /// A handshake after something said in clear.
+    fn handshake_after(
+        &self,
+        said: &[u8],
+        protocols: &[&[u8]],
+    ) -> StreamOwned<ClientConnection, TcpStream> {
         let name = ServerName::try_from("localhost").unwrap();
         let client = ClientConnection::new(self.authority.client(protocols), name).unwrap();
         let mut stream = StreamOwned::new(client, connect(self.gateway.address));
+        stream.sock.write_all(said).unwrap();
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock).unwrap();
         }
@@ -96,7 +110,11 @@ impl Secured {
     }
 
     fn call(&self) -> String {
-        let mut stream = self.handshake(&[b"http/1.1"]);
+        self.call_after(b"")
+    }
+
+    fn call_after(&self, said: &[u8]) -> String {
+        let mut stream = self.handshake_after(said, &[b"http/1.1"]);
         let request = "GET /v2/session/me?instance_id=1&access_token=t HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
@@ -197,6 +215,55 @@ fn a_certificate_that_is_not_there_is_a_clear_error() {
         said.contains("server.tls.cert: /nowhere/cert.pem"),
         "{said}"
     );
+}
+
+#[test]
+fn the_proxy_protocol_stands_before_tls() {
+    let upstream = RunningSandbox::start(Settings::default());
+    let rules = [
+        ("ACCESS__NETWORKS", "[\"203.0.113.0/24\"]"),
+        ("ACCESS__TRUSTED_PROXIES", "[\"127.0.0.1\"]"),
+    ];
+    let secured = Secured::with(&upstream, &rules);
+    let binary = |source: [u8; 4]| {
+        let fixed = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c";
+        [&fixed[..], &source, &[127, 0, 0, 1, 1, 1, 2, 2]].concat()
+    };
+    for (header, status) in [
+        (b"PROXY TCP4 203.0.113.9 127.0.0.1 1 2\r\n".to_vec(), "200"),
+        (b"PROXY TCP4 198.51.100.1 127.0.0.1 1 2\r\n".to_vec(), "403"),
+        (binary([203, 0, 113, 9]), "200"),
+        (binary([198, 51, 100, 1]), "403"),
+        // The proxy itself is in no network that may connect.
+        (b"PROXY UNKNOWN\r\n".to_vec(), "403"),
+        (Vec::new(), "403"),
+    ] {
+        let answer = secured.call_after(&header);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{}: {answer}",
+            header.escape_ascii()
+        );
+    }
+    let mut stream = connect(secured.gateway.address);
+    stream.write_all(b"PROXY TCP4 nonsense\r\n").unwrap();
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).ok();
+    assert_eq!(heard, b"", "closed without a word");
+}
+
+#[test]
+fn before_tls_a_strangers_header_is_no_handshake() {
+    let upstream = RunningSandbox::start(Settings::default());
+    let secured = Secured::new(&upstream);
+    let mut stream = connect(secured.gateway.address);
+    stream
+        .write_all(b"PROXY TCP4 203.0.113.9 127.0.0.1 1 2\r\n")
+        .unwrap();
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).ok();
+    assert!(!heard.starts_with(b"HTTP/"), "{heard:?}");
+    assert!(secured.call().starts_with("HTTP/1.1 200 "));
 }
 
 /// A sandbox behind TLS which offers these protocols, and a gateway before it

@@ -32,14 +32,12 @@ max_delay = "15s"
 max_ids = 16
 max_callers = 17
 quarantine = "18s"
-mode = "observe"
 [limit]
 rate = 0.25
 burst = 19
 max_wait = "20s"
 max_queue = 21
 headers = true
-mode = "observe"
 [[limit.class]]
 name = "a"
 paths = ["/x*"]

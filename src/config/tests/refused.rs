@@ -185,8 +185,6 @@ fn each_key_refuses_what_it_does_not_allow() {
             "class = [5]",
             "limit.class[0] = …: a list of tables",
         ),
-        ("batch", "mode = \"enforce\"", "one of merge, observe"),
-        ("limit", "mode = true", "one of enforce, observe"),
         ("egress", "rate = -1", "a number of calls per second"),
         ("egress", "rate = 70", "egress.rate = 70: burst must be 1"),
         (

@@ -64,29 +64,21 @@ fn a_tenant_may_come_from_a_variable() {
 }
 
 #[test]
-fn modes_egress_and_access_are_read() {
+fn egress_and_access_are_read() {
     let config = good(
-        "[limit]\nmode = \"observe\"\n[batch]\nmode = \"observe\"\n[egress]\nrate = 70\nburst = 7\n\
+        "[egress]\nrate = 70\nburst = 7\n\
          [access]\ninstances = \"listed\"\ntrusted_proxies = [\"::1\"]",
-    );
-    assert_eq!(
-        (config.limit.mode, config.batch.mode),
-        (LimitMode::Observe, BatchMode::Observe)
     );
     assert_eq!(config.egress.quota, quota(70.0, 7));
     assert_eq!(config.access.instances, Instances::Listed);
     assert_eq!(config.access.trusted_proxies, ["::1/128".parse().unwrap()]);
     let env = [
-        ("WAWP_GATEWAY_LIMIT__MODE", "observe"),
         ("WAWP_GATEWAY_EGRESS__RATE", "3"),
         ("WAWP_GATEWAY_EGRESS__BURST", "1"),
         ("WAWP_GATEWAY_ACCESS__NETWORKS", "10.0.0.1, ::1"),
     ];
     let config = load_text("", &env, &Overrides::default()).unwrap().config;
-    assert_eq!(
-        (config.limit.mode, config.egress.quota),
-        (LimitMode::Observe, quota(3.0, 1))
-    );
+    assert_eq!(config.egress.quota, quota(3.0, 1));
     assert_eq!(config.access.networks.len(), 2);
 }
 

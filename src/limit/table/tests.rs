@@ -5,9 +5,10 @@ use std::num::NonZeroU32;
 use http::{Request, StatusCode};
 
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, Quota};
 use crate::identity::Findings;
 use crate::limit::account::Lane;
+use crate::limit::sharing::Sharing;
 use crate::limit::{Admission, Kind, Rules};
 use crate::metrics::Metrics;
 
@@ -16,7 +17,7 @@ const CAPACITY: usize = 8;
 fn world(rate: f64, burst: u32) -> World {
     let quota = Quota::new(rate, NonZeroU32::new(burst).unwrap()).unwrap();
     World {
-        table: Table::with_capacity("t", Some(quota), TokioClock::new(), CAPACITY),
+        table: Table::with_capacity("t", terms(quota), TokioClock::new(), CAPACITY),
         rules: rules(),
         metrics: Arc::new(Metrics::new(1)),
     }
@@ -29,9 +30,18 @@ struct World {
     metrics: Arc<Metrics>,
 }
 
+fn terms(quota: Quota) -> Terms {
+    let config = Config::default();
+    let sharing = Sharing::new(&config.egress, &config.tenants, TokioClock::new(), None);
+    Terms {
+        quota: Some(quota),
+        sharing: Arc::new(sharing),
+    }
+}
+
 fn rules() -> Rules {
     let config = Config::default();
-    Rules::new(&config.limit, &config.batch, TokioClock::new(), &[])
+    Rules::new(&config, TokioClock::new(), None)
 }
 
 fn named(instance: &str) -> Identity {
@@ -50,6 +60,7 @@ impl World {
             account,
             identity.credential,
             true,
+            self.table.terms(),
             Arc::clone(&self.metrics),
         );
         let admitted = lane.admit(Kind::Call, Instant::now(), &self.rules);
@@ -130,13 +141,14 @@ async fn the_idle_make_room() {
 #[tokio::test(start_paused = true)]
 async fn a_proven_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
     let quota = Quota::new(1.0, NonZeroU32::MIN).unwrap();
-    let account = Account::new(Some("1"), Some(quota), TokioClock::new());
+    let account = Account::new(Some("1"), &terms(quota), TokioClock::new());
     let account = Arc::new(account);
     let identity = named("1");
     let lane = Lane::new(
         Arc::clone(&account),
         identity.credential,
         true,
+        Arc::new(terms(quota)),
         Arc::new(Metrics::new(1)),
     );
     let Ok(Admission::Now(permit)) = lane.admit(Kind::Call, Instant::now(), &rules()) else {
@@ -162,8 +174,14 @@ async fn a_proven_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
 #[tokio::test(start_paused = true)]
 async fn an_account_that_somebody_waits_for_is_not_idle() {
     let quota = Quota::new(1.0, NonZeroU32::MIN).unwrap();
-    let account = Arc::new(Account::new(None, Some(quota), TokioClock::new()));
-    let lane = Lane::new(Arc::clone(&account), None, true, Arc::new(Metrics::new(1)));
+    let account = Arc::new(Account::new(None, &terms(quota), TokioClock::new()));
+    let lane = Lane::new(
+        Arc::clone(&account),
+        None,
+        true,
+        Arc::new(terms(quota)),
+        Arc::new(Metrics::new(1)),
+    );
     let rules = rules();
     let ask = || lane.admit(Kind::Call, Instant::now() + Duration::from_secs(60), &rules);
     let far = Instant::now() + Duration::from_secs(86_400);

@@ -70,7 +70,7 @@ async fn a_reload_keeps_what_is_owed() {
         }
         let mut other = config.clone();
         other.limit.quota = quota(1.0, burst);
-        limiter.reconfigure(&other.limit, &other.batch);
+        limiter.reconfigure(&other);
         assert_eq!(drain(&limiter, &base), left, "6 owed of {burst}");
         assert_eq!(drain(&limiter, &lane(&limiter, "/v2/chats")), 0);
     }
@@ -79,7 +79,7 @@ async fn a_reload_keeps_what_is_owed() {
         class("groups", "/v2/groups*", quota(1.0, 9)),
         class("sends", "/v2/send/*", quota(1.0, 4)),
     ];
-    limiter.reconfigure(&config.limit, &config.batch);
+    limiter.reconfigure(&config);
     assert_eq!(drain(&limiter, &lane(&limiter, "/v2/send/text")), 3);
     assert_eq!(drain(&limiter, &lane(&limiter, "/v2/groups")), 9);
     assert_eq!(drain(&limiter, &lane(&limiter, "/v2/chats")), 4);
@@ -92,7 +92,7 @@ async fn a_reload_with_the_same_quota_changes_nothing() {
     let lane = lane(&limiter, "/v2/chats");
     assert_eq!(drain(&limiter, &lane), 4);
     tokio::time::advance(ms(250)).await;
-    limiter.reconfigure(&config.limit, &config.batch);
+    limiter.reconfigure(&config);
     assert_eq!(drain(&limiter, &lane), 2);
     tokio::time::advance(ms(50)).await;
     assert_eq!(drain(&limiter, &lane), 1);
@@ -109,11 +109,11 @@ async fn those_who_wait_profit_from_a_reload() {
     let second = queued(&limiter, &lane, Kind::Call);
     tokio::time::sleep(ms(1000)).await;
     config.limit.quota = quota(10.0, 1);
-    limiter.reconfigure(&config.limit, &config.batch);
+    limiter.reconfigure(&config);
     first.await;
     assert_eq!(start.elapsed(), ms(1100));
     config.limit.quota = None;
-    limiter.reconfigure(&config.limit, &config.batch);
+    limiter.reconfigure(&config);
     second.await;
     assert_eq!(start.elapsed(), ms(1100));
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Waits for all tickets at once and names them in the order of their tokens.
-async fn order(tickets: Vec<(&'static str, bucket::Ticket)>) -> Vec<String> {
+async fn order(tickets: Vec<(&'static str, Place)>) -> Vec<String> {
     let start = Instant::now();
     let mut waiting = tokio::task::JoinSet::new();
     for (name, ticket) in tickets {

@@ -95,6 +95,8 @@ fn each_field_that_can_change_the_answer_keeps_apart() {
         }
         keys.push((format!("{name} twice"), with(&[(name, "a"), (name, "b")])));
         keys.push((format!("{name} turned"), with(&[(name, "b"), (name, "a")])));
+        // Texts that would pass for two values if they were strung together.
+        keys.push((format!("{name} strung"), with(&[(name, "a+b")])));
         keys.push((format!("{name} joined"), with(&[(name, "a, b")])));
     }
     all_differ(&keys);

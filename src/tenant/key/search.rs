@@ -19,7 +19,7 @@ use super::{Keyring, Refusal};
 use crate::body::{self, ClientBody, LOOK};
 use crate::config::Secret;
 use crate::identity::json::Field;
-use crate::identity::look::{self, Spot};
+use crate::identity::look::{self, Finder, Spot};
 use crate::identity::{Findings, TOKEN_FIELD, TOKEN_HEADER, query_places};
 
 /// The fields that may hold a credential.
@@ -89,19 +89,7 @@ impl Search<'_> {
         headers: &HeaderMap,
         body: &mut ClientBody,
     ) -> Result<(), body::Error> {
-        look::for_fields(headers, body, |field, spot| {
-            match field {
-                Field::Instance(name) => self.findings.instance(Some(&name)),
-                Field::Token(text) => {
-                    if self.note(text.as_bytes()) && self.in_body.len() <= MAX_PLACES {
-                        self.in_body.push(spot);
-                    }
-                }
-            }
-            // A second token may stand behind the first.
-            false
-        })
-        .await
+        look::into_body(self, headers, body).await
     }
 
     /// Puts the token in place of all keys found; `None` where there was none
@@ -223,6 +211,24 @@ impl Search<'_> {
         }
         body.splice(&edits);
         Ok(())
+    }
+}
+
+impl Finder for Search<'_> {
+    fn take(&mut self, field: Field, spot: Spot) {
+        match field {
+            Field::Instance(name) => self.findings.instance(Some(&name)),
+            Field::Token(text) => {
+                if self.note(text.as_bytes()) && self.in_body.len() <= MAX_PLACES {
+                    self.in_body.push(spot);
+                }
+            }
+        }
+    }
+
+    fn has_all(&self) -> bool {
+        // Another key may stand behind the last.
+        false
     }
 }
 

@@ -1,6 +1,7 @@
 //! A gateway in memory: before the sandbox ([`World`]), or before an upstream that the test plays itself ([`Stage`]).
 
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use super::message::Message;
 type Dialled = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
 
 /// Reads settings as a file with this text would be read; the upstream is `http://upstream.test`.
-pub(crate) fn read_settings(text: &str) -> Config {
+fn settings(text: &str) -> Config {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     let flags = Overrides {
@@ -40,13 +41,13 @@ pub(crate) async fn at_rest() {
 }
 
 fn gateway(text: &str, dial: impl Fn() -> Dialled + Send + Sync + 'static) -> Gateway {
-    Gateway::new(&read_settings(text), Dial::With(Arc::new(dial))).unwrap()
+    Gateway::new(&settings(text), Dial::With(Arc::new(dial))).unwrap()
 }
 
-fn connect(gateway: &Gateway) -> Line {
+fn connect(gateway: &Gateway, peer: Option<SocketAddr>) -> Line {
     let (near, far) = tokio::io::duplex(BUFFER);
     let gateway = gateway.clone();
-    tokio::spawn(async move { gateway.serve(far).await });
+    tokio::spawn(async move { gateway.serve_from(far, peer).await });
     Line::new(near)
 }
 
@@ -79,7 +80,18 @@ impl World {
 
     /// A new client.
     pub(crate) fn client(&self) -> Line {
-        connect(&self.gateway)
+        connect(&self.gateway, None)
+    }
+
+    /// A new client at this address.
+    pub(crate) fn client_from(&self, address: &str) -> Line {
+        let peer = SocketAddr::new(address.parse().unwrap(), 50_000);
+        connect(&self.gateway, Some(peer))
+    }
+
+    /// Puts these settings in force instead.
+    pub(crate) fn reload(&self, text: &str) {
+        self.gateway.reload(&settings(text)).unwrap();
     }
 
     /// A call on a connection of its own.
@@ -160,7 +172,7 @@ impl Stage {
 
     /// A new client.
     pub(crate) fn client(&self) -> Line {
-        connect(&self.gateway)
+        connect(&self.gateway, None)
     }
 }
 

@@ -1,0 +1,489 @@
+//! One budget over all upstream calls, shared by weight (design §3.6).
+//!
+//! Start-time fair queueing (P. Goyal, H. Vin, H. Cheng: "Start-time Fair
+//! Queuing", SIGCOMM 1996): each call of a tenant is tagged with the virtual
+//! time at which it would start if every tenant had its share, and the
+//! smallest tag goes first. It is work-conserving, and a tenant that was quiet
+//! has saved nothing up and owes nothing. Within a tenant its instances take
+//! turns, those with calls before those with receipts alone.
+//!
+//! Invariants: a token taken at one level and not used at the next is kept for
+//! the next call of that level, never thrown away; the lock of this room is
+//! never held while a bucket is asked for a call.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::clock::TokioClock;
+use super::gcra::Gcra;
+use crate::config::Quota;
+
+/// The virtual length of a call of a tenant of weight 1: weights divide it
+/// with little rounding, and u128 outlasts any uptime.
+const CALL: u128 = 1 << 40;
+
+/// Tenants remembered before the idle ones are looked for.
+const TENANTS_KEPT: usize = 1024;
+
+/// Somebody with calls that wait for nothing but the egress.
+pub(super) trait Claimant: Send + Sync {
+    /// Lets the call go for which this claim was made; `None` if there is none
+    /// any more.
+    fn release(&self, claim: Claim, now: Instant) -> Option<Released>;
+}
+
+/// What is asked of the egress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// A place for a call.
+    Call,
+    /// A place for a receipt, which yields to calls until this moment.
+    Receipt {
+        /// When it no longer yields.
+        overdue: Instant,
+    },
+}
+
+/// A call was let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Released {
+    /// What the claimant asks for next.
+    pub(super) next: Option<Claim>,
+}
+
+/// The budget of all upstream calls together.
+pub(super) struct Egress {
+    clock: TokioClock,
+    state: Mutex<State>,
+    /// Wakes the serving task when its plan has changed.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// `None`: unlimited; tenants may still have budgets of their own.
+    budget: Budget,
+    /// The start tag of the call served last.
+    virtual_time: u128,
+    tenants: HashMap<Arc<str>, Tenant>,
+    /// Tenants with claims, by start tag; the number tells equals apart.
+    ready: BTreeMap<(u128, u64), Arc<str>>,
+    /// Tenants with claims whose own budget is used up, by when it is not.
+    parked: BTreeMap<(Instant, u64), Arc<str>>,
+    tickets: u64,
+    serving: bool,
+}
+
+/// A bucket, and a token of it that was taken but could not be used.
+#[derive(Default)]
+struct Budget {
+    gcra: Option<Gcra>,
+    credit: bool,
+}
+
+/// A tenant's place in the sharing.
+#[derive(Debug)]
+pub(super) struct Membership {
+    name: Arc<str>,
+    weight: NonZeroU32,
+    quota: Option<Quota>,
+    /// Calls waiting in all lines of the tenant.
+    waiting: Arc<AtomicUsize>,
+}
+
+struct Tenant {
+    weight: NonZeroU32,
+    budget: Budget,
+    /// The virtual time at which its last call ends.
+    finish: u128,
+    calls: VecDeque<Arc<dyn Claimant>>,
+    receipts: VecDeque<(Instant, Arc<dyn Claimant>)>,
+    /// In `ready`, in `parked`, or being served at this moment.
+    listed: bool,
+}
+
+/// What the serving task does next.
+enum Next {
+    /// Nobody claims anything.
+    Idle,
+    /// Look again then, or when something changes.
+    Wait(Instant),
+    /// Let a call of this claimant go.
+    Serve {
+        name: Arc<str>,
+        tag: u128,
+        claimant: Arc<dyn Claimant>,
+        claim: Claim,
+    },
+}
+
+// === impl Egress ===
+
+impl Egress {
+    /// Opens the budget; without a quota only tenants' own budgets bind.
+    pub(super) fn new(quota: Option<Quota>, clock: TokioClock) -> Self {
+        let budget = Budget {
+            gcra: quota.map(|quota| Gcra::new(quota, clock)),
+            credit: false,
+        };
+        Self {
+            clock,
+            state: Mutex::new(State {
+                budget,
+                ..State::default()
+            }),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Puts another quota in force; what is owed stays owed.
+    pub(super) fn requote(&self, quota: Option<Quota>) {
+        self.lock().budget.requote(quota, self.clock);
+        self.changed.notify_one();
+    }
+
+    /// Takes a token for a call that need not wait: none is waiting, and both
+    /// the egress and the tenant have one.
+    pub(super) fn pass(&self, member: &Membership, now: Instant) -> bool {
+        let mut state = self.lock();
+        if state.serving {
+            return false;
+        }
+        let State {
+            budget,
+            tenants,
+            virtual_time,
+            ..
+        } = &mut *state;
+        let tenant = tenant(tenants, member, self.clock);
+        if budget.have(now).is_err() || tenant.budget.have(now).is_err() {
+            return false;
+        }
+        budget.credit = false;
+        tenant.budget.credit = false;
+        // Nobody waits: the busy period ends with this call, and virtual time
+        // with its finish (the paper's rule 2).
+        tenant.finish = tenant.start(*virtual_time) + tenant.length();
+        *virtual_time = tenant.finish;
+        state.forget_idle();
+        true
+    }
+
+    /// Puts a claimant in its tenant's line.
+    pub(super) fn claim(
+        self: &Arc<Self>,
+        member: &Membership,
+        claimant: Arc<dyn Claimant>,
+        claim: Claim,
+    ) {
+        let mut state = self.lock();
+        tenant(&mut state.tenants, member, self.clock).push(claimant, claim);
+        state.list(&member.name);
+        if !std::mem::replace(&mut state.serving, true) {
+            tokio::spawn(serve(Arc::clone(self)));
+        }
+        self.changed.notify_one();
+    }
+
+    /// About how long a call that joins now will wait for its share.
+    pub(super) fn estimate(&self, member: &Membership) -> Duration {
+        let state = self.lock();
+        let place = u32::try_from(member.waiting.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        let own = member.quota.map_or(Duration::ZERO, |quota| {
+            quota.interval().saturating_mul(place)
+        });
+        let Some(quota) = state.budget.gcra.as_ref().map(Gcra::quota) else {
+            return own;
+        };
+        let others: u32 = state
+            .tenants
+            .iter()
+            .filter(|(name, tenant)| tenant.listed && **name != member.name)
+            .map(|(_, tenant)| tenant.weight.get())
+            .sum();
+        let share = f64::from(member.weight.get()) / f64::from(others + member.weight.get());
+        own.max(quota.interval().saturating_mul(place).div_f64(share))
+    }
+
+    fn next(&self, now: Instant) -> Next {
+        let mut state = self.lock();
+        loop {
+            state.unpark(now);
+            let Some((&(tag, _), _)) = state.ready.first_key_value() else {
+                let parked = state.parked.first_key_value().map(|(&(until, _), _)| until);
+                state.serving = parked.is_some();
+                return parked.map_or(Next::Idle, Next::Wait);
+            };
+            if let Err(until) = state.budget.have(now) {
+                return Next::Wait(until);
+            }
+            let (_, name) = state.ready.pop_first().expect("looked at above");
+            let tenant = state
+                .tenants
+                .get_mut(&name)
+                .expect("a listed tenant is kept");
+            if let Err(until) = tenant.budget.have(now) {
+                let ticket = state.ticket();
+                state.parked.insert((until, ticket), name);
+                continue;
+            }
+            match tenant.pop(now) {
+                Some((claimant, claim)) => {
+                    return Next::Serve {
+                        name,
+                        tag,
+                        claimant,
+                        claim,
+                    };
+                }
+                None => tenant.listed = false,
+            }
+        }
+    }
+
+    fn served(
+        &self,
+        name: &Arc<str>,
+        tag: u128,
+        claimant: Arc<dyn Claimant>,
+        released: Option<Released>,
+    ) {
+        let mut state = self.lock();
+        let State {
+            budget,
+            tenants,
+            virtual_time,
+            ..
+        } = &mut *state;
+        let tenant = tenants.get_mut(name).expect("a listed tenant is kept");
+        tenant.listed = false;
+        if released.is_some() {
+            budget.credit = false;
+            tenant.budget.credit = false;
+            *virtual_time = tag;
+            tenant.finish = tag + tenant.length();
+        }
+        if let Some(Released { next: Some(claim) }) = released {
+            tenant.push(claimant, claim);
+        }
+        if tenant.has_claims() {
+            state.list(name);
+        } else {
+            state.forget_idle();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Serves the tenants until nobody claims anything.
+async fn serve(egress: Arc<Egress>) {
+    loop {
+        let now = Instant::now();
+        match egress.next(now) {
+            Next::Idle => return,
+            Next::Serve {
+                name,
+                tag,
+                claimant,
+                claim,
+            } => {
+                let released = claimant.release(claim, now);
+                egress.served(&name, tag, claimant, released);
+            }
+            Next::Wait(until) => tokio::select! {
+                () = tokio::time::sleep_until(until) => {}
+                () = egress.changed.notified() => {}
+            },
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Puts a tenant with claims among the ready, if it is not listed already.
+    fn list(&mut self, name: &Arc<str>) {
+        let ticket = self.ticket();
+        let tenant = self
+            .tenants
+            .get_mut(name)
+            .expect("a tenant with claims is kept");
+        if !std::mem::replace(&mut tenant.listed, true) {
+            self.ready
+                .insert((tenant.start(self.virtual_time), ticket), Arc::clone(name));
+        }
+    }
+
+    /// Brings back the tenants whose own budget has a token again.
+    fn unpark(&mut self, now: Instant) {
+        while let Some(entry) = self.parked.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            let name = entry.remove();
+            if let Some(tenant) = self.tenants.get_mut(&name) {
+                tenant.listed = false;
+            }
+            self.list(&name);
+        }
+    }
+
+    /// Drops tenants of which nothing is left to know.
+    fn forget_idle(&mut self) {
+        if self.tenants.len() > TENANTS_KEPT {
+            let now = self.virtual_time;
+            self.tenants.retain(|_, tenant| {
+                tenant.listed || tenant.budget.gcra.is_some() || tenant.finish > now
+            });
+        }
+    }
+
+    fn ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.tickets
+    }
+}
+
+fn tenant<'t>(
+    tenants: &'t mut HashMap<Arc<str>, Tenant>,
+    member: &Membership,
+    clock: TokioClock,
+) -> &'t mut Tenant {
+    let tenant = tenants
+        .entry(Arc::clone(&member.name))
+        .or_insert_with(|| Tenant {
+            weight: member.weight,
+            budget: Budget::default(),
+            finish: 0,
+            calls: VecDeque::new(),
+            receipts: VecDeque::new(),
+            listed: false,
+        });
+    tenant.weight = member.weight;
+    tenant.budget.requote(member.quota, clock);
+    tenant
+}
+
+// === impl Tenant ===
+
+impl Tenant {
+    fn start(&self, virtual_time: u128) -> u128 {
+        self.finish.max(virtual_time)
+    }
+
+    fn length(&self) -> u128 {
+        CALL / u128::from(self.weight.get())
+    }
+
+    fn has_claims(&self) -> bool {
+        !self.calls.is_empty() || !self.receipts.is_empty()
+    }
+
+    fn push(&mut self, claimant: Arc<dyn Claimant>, claim: Claim) {
+        match claim {
+            Claim::Call => self.calls.push_back(claimant),
+            Claim::Receipt { overdue } => self.receipts.push_back((overdue, claimant)),
+        }
+    }
+
+    /// The next in turn: an overdue receipt, else a call, else a receipt.
+    fn pop(&mut self, now: Instant) -> Option<(Arc<dyn Claimant>, Claim)> {
+        let is_overdue = self
+            .receipts
+            .front()
+            .is_some_and(|(overdue, _)| *overdue <= now);
+        if is_overdue || self.calls.is_empty() {
+            let (overdue, claimant) = self.receipts.pop_front()?;
+            Some((claimant, Claim::Receipt { overdue }))
+        } else {
+            Some((self.calls.pop_front()?, Claim::Call))
+        }
+    }
+}
+
+// === impl Budget ===
+
+impl Budget {
+    /// Makes sure that a token is at hand, or says when one will be.
+    fn have(&mut self, now: Instant) -> Result<(), Instant> {
+        if let (Some(gcra), false) = (&self.gcra, self.credit) {
+            gcra.take(now)?;
+            self.credit = true;
+        }
+        Ok(())
+    }
+
+    fn requote(&mut self, quota: Option<Quota>, clock: TokioClock) {
+        if self.gcra.as_ref().map(Gcra::quota) == quota {
+            return;
+        }
+        let owed = self.gcra.as_ref().map_or(0, Gcra::owed);
+        self.gcra = quota.map(|quota| Gcra::owing(quota, owed, clock));
+    }
+}
+
+// === impl Membership ===
+
+impl Membership {
+    pub(super) fn new(name: &str, weight: NonZeroU32, quota: Option<Quota>) -> Self {
+        Self {
+            name: Arc::from(name),
+            weight,
+            quota,
+            waiting: Arc::default(),
+        }
+    }
+
+    /// Counts a call as waiting for as long as the guard lives.
+    pub(super) fn wait(&self) -> Waiting {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(Arc::clone(&self.waiting))
+    }
+}
+
+/// A bucket's place in the sharing.
+#[derive(Debug)]
+pub(super) struct Share {
+    pub(super) egress: Arc<Egress>,
+    pub(super) member: Arc<Membership>,
+}
+
+impl Share {
+    /// Takes a token for a call that need not wait.
+    pub(super) fn pass(&self, now: Instant) -> bool {
+        self.egress.pass(&self.member, now)
+    }
+
+    /// About how long a call that joins now will wait for its turn.
+    pub(super) fn estimate(&self) -> Duration {
+        self.egress.estimate(&self.member)
+    }
+}
+
+/// A call that waits for its tenant's share.
+#[derive(Debug)]
+pub(super) struct Waiting(Arc<AtomicUsize>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Egress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Egress").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,130 @@
+//! The calls that wait at one bucket, in the order in which they will go.
+//!
+//! Invariant: calls leave first come, first served; receipts yield to calls
+//! until they are `max_delay` old (design §3.6). Pure bookkeeping.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::bucket::Permit;
+use super::egress::{Claim, Waiting};
+use crate::identity::Fingerprint;
+
+/// What kind of call asks for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A call passed through: waits in line.
+    Call,
+    /// A batch of read receipts opened at this moment: yields to calls until
+    /// it is older than `batch.max_delay`.
+    Receipt {
+        /// When the batch was opened.
+        opened: Instant,
+    },
+}
+
+/// The calls that wait, and what the task serving them needs.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) calls: VecDeque<Waiter>,
+    /// The one opened first is in front.
+    pub(super) receipts: VecDeque<Waiter>,
+    /// When the next token is due, as governor last said.
+    pub(super) next: Instant,
+    pub(super) max_delay: Duration,
+    /// Wakes the serving task when its plan has changed.
+    pub(super) changed: Arc<Notify>,
+    /// What the egress was asked for on behalf of this line.
+    pub(super) claimed: Option<Claim>,
+}
+
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) ticket: u64,
+    pub(super) opened: Instant,
+    pub(super) credential: Option<Fingerprint>,
+    pub(super) grant: oneshot::Sender<Permit>,
+    /// Counts the call in its tenant's line, where it has one.
+    pub(super) _waiting: Option<Waiting>,
+}
+
+// === impl Line ===
+
+impl Line {
+    pub(super) fn new(next: Instant, max_delay: Duration) -> Self {
+        Self {
+            calls: VecDeque::new(),
+            receipts: VecDeque::new(),
+            next,
+            max_delay,
+            changed: Arc::new(Notify::new()),
+            claimed: None,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.calls.len() + self.receipts.len()
+    }
+
+    pub(super) fn push(&mut self, kind: Kind, waiter: Waiter) {
+        match kind {
+            Kind::Call => self.calls.push_back(waiter),
+            Kind::Receipt { opened } => {
+                // What is left of a batch that was split or is repeated asks
+                // again with the batch's age, and goes before younger ones.
+                let place = self.older_than(opened);
+                self.receipts.insert(place, waiter);
+            }
+        }
+    }
+
+    /// How many receipts were opened no later than this.
+    pub(super) fn older_than(&self, opened: Instant) -> usize {
+        self.receipts
+            .partition_point(|batch| batch.opened <= opened)
+    }
+
+    /// The next to be served: an overdue receipt, else a call, else a receipt.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Waiter> {
+        let overdue = self
+            .receipts
+            .front()
+            .is_some_and(|batch| batch.opened + self.max_delay <= now);
+        if overdue || self.calls.is_empty() {
+            self.receipts.pop_front()
+        } else {
+            self.calls.pop_front()
+        }
+    }
+
+    /// As what the head of the line asks the egress: a call does not yield, a
+    /// receipt does for a while.
+    pub(super) fn claim(&self) -> Option<Claim> {
+        if !self.calls.is_empty() {
+            return Some(Claim::Call);
+        }
+        let oldest = self.receipts.front()?;
+        Some(Claim::Receipt {
+            overdue: oldest.opened + self.max_delay,
+        })
+    }
+
+    /// Takes somebody out of the line who no longer waits.
+    pub(super) fn remove(&mut self, ticket: u64) {
+        self.calls.retain(|waiter| waiter.ticket != ticket);
+        self.receipts.retain(|waiter| waiter.ticket != ticket);
+    }
+}
+
+impl Kind {
+    pub(super) fn opened(self, now: Instant) -> Instant {
+        match self {
+            Kind::Call => now,
+            Kind::Receipt { opened } => opened,
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Tenants and instances that share a scarce egress, through whole lanes.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::config::Tenant;
+
+fn tenant(name: &str, weight: u32, own: Option<Quota>, instances: &[&str]) -> Tenant {
+    Tenant {
+        name: name.to_owned(),
+        instances: instances.iter().map(|name| (*name).to_owned()).collect(),
+        weight: NonZeroU32::new(weight).unwrap(),
+        quota: own,
+        networks: Vec::new(),
+        key: None,
+        tokens: std::collections::BTreeMap::new(),
+    }
+}
+
+/// A limiter whose egress has this rate; instances have none.
+fn scarce(rate: f64, tenants: Vec<Tenant>) -> Arc<Limiter> {
+    let mut config = settings(None);
+    config.egress.quota = quota(rate, 1);
+    config.tenants = tenants;
+    config.limit.max_queue = 1_000_000;
+    Arc::new(limiter(&config))
+}
+
+/// An instance that the upstream has accepted.
+async fn accepted(limiter: &Limiter, instance: &str) {
+    let lane = lane_of(limiter, instance, "t");
+    let pass = limiter
+        .pass(&lane, Kind::Call, later(3_600_000), Route::Other)
+        .await
+        .unwrap();
+    lane.answered(&pass.permit, StatusCode::CREATED, None);
+}
+
+/// Keeps this many calls of an instance waiting, and counts those that went.
+async fn saturate(
+    limiter: &Arc<Limiter>,
+    instance: &'static str,
+    calls: usize,
+) -> Arc<AtomicUsize> {
+    accepted(limiter, instance).await;
+    let went = Arc::new(AtomicUsize::new(0));
+    for _ in 0..calls {
+        let (limiter, went) = (Arc::clone(limiter), Arc::clone(&went));
+        tokio::spawn(async move {
+            loop {
+                let lane = lane_of(&limiter, instance, "t");
+                let deadline = later(3_600_000);
+                limiter
+                    .pass(&lane, Kind::Call, deadline, Route::Other)
+                    .await
+                    .unwrap();
+                went.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    went
+}
+
+/// The same for several instances, from the same moment on.
+async fn saturated(limiter: &Arc<Limiter>, instances: &[&'static str]) -> Vec<Arc<AtomicUsize>> {
+    let mut went = Vec::new();
+    for instance in instances {
+        accepted(limiter, instance).await;
+    }
+    for instance in instances {
+        went.push(saturate(limiter, instance, 3).await);
+    }
+    went.iter()
+        .for_each(|went| went.store(0, Ordering::Relaxed));
+    went
+}
+
+fn per_second(went: &AtomicUsize, seconds: f64) -> f64 {
+    went.load(Ordering::Relaxed) as f64 / seconds
+}
+
+#[tokio::test(start_paused = true)]
+async fn tenants_share_by_weight_whatever_number_of_instances_they_have() {
+    let tenants = vec![
+        tenant("one", 1, None, &["a", "b", "c"]),
+        tenant("two", 2, None, &["d"]),
+        tenant("four", 4, None, &["e", "f"]),
+    ];
+    let limiter = scarce(70.0, tenants);
+    let went = saturated(&limiter, &["a", "b", "c", "d", "e", "f"]).await;
+    tokio::time::sleep(ms(20_000)).await;
+    let rate = |range: std::ops::Range<usize>| {
+        went[range]
+            .iter()
+            .map(|went| per_second(went, 20.0))
+            .sum::<f64>()
+    };
+    for (rate, share) in [(rate(0..3), 10.0), (rate(3..4), 20.0), (rate(4..6), 40.0)] {
+        assert!(
+            (rate - share).abs() <= share * 0.05,
+            "{rate}/s, not {share}/s"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn instances_of_no_tenant_are_tenants_of_their_own() {
+    let limiter = scarce(30.0, vec![tenant("t", 1, None, &["a", "b"])]);
+    let went = saturated(&limiter, &["a", "b", "x", "y"]).await;
+    tokio::time::sleep(ms(20_000)).await;
+    for (went, share) in went.iter().zip([5.0, 5.0, 10.0, 10.0]) {
+        let rate = per_second(went, 20.0);
+        assert!(
+            (rate - share).abs() <= share * 0.05,
+            "{rate}/s, not {share}/s"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_made_up_names_buys_one_share() {
+    let limiter = scarce(20.0, Vec::new());
+    let rightful = saturate(&limiter, "rightful", 3).await;
+    for n in 0..500 {
+        let limiter = Arc::clone(&limiter);
+        tokio::spawn(async move {
+            let lane = lane_of(&limiter, &format!("made-up-{n}"), "x");
+            let passed = limiter.pass(&lane, Kind::Call, later(3_600_000), Route::Other);
+            passed.await.ok();
+        });
+    }
+    tokio::time::sleep(ms(20_000)).await;
+    let rate = per_second(&rightful, 20.0);
+    assert!((rate - 10.0).abs() <= 0.6, "{rate}/s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_tenant_waits_for_one_slot_behind_a_flood() {
+    let limiter = scarce(10.0, Vec::new());
+    let _flood = saturate(&limiter, "flood", 1000).await;
+    accepted(&limiter, "quiet").await;
+    tokio::time::sleep(ms(5_000)).await;
+    for _ in 0..50 {
+        let asked = Instant::now();
+        let lane = lane_of(&limiter, "quiet", "t");
+        limiter
+            .pass(&lane, Kind::Call, later(4000), Route::Other)
+            .await
+            .unwrap();
+        assert!(asked.elapsed() <= ms(102), "{:?}", asked.elapsed());
+        tokio::time::sleep(ms(730)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenants_own_budget_holds_over_all_its_instances() {
+    let limiter = scarce(1000.0, vec![tenant("t", 1, quota(6.0, 1), &["a", "b"])]);
+    let went = saturated(&limiter, &["a", "b"]).await;
+    tokio::time::sleep(ms(20_000)).await;
+    let rates = [per_second(&went[0], 20.0), per_second(&went[1], 20.0)];
+    assert!((rates[0] + rates[1] - 6.0).abs() < 0.3, "{rates:?}");
+    assert!((rates[0] - rates[1]).abs() < 0.3, "turns: {rates:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bound_tenant_needs_no_scarce_egress() {
+    let mut config = settings(None);
+    config.tenants = vec![tenant("t", 1, quota(6.0, 1), &["a", "b"])];
+    let limiter = Arc::new(limiter(&config));
+    let went = saturated(&limiter, &["a", "b"]).await;
+    tokio::time::sleep(ms(10_000)).await;
+    let both = per_second(&went[0], 10.0) + per_second(&went[1], 10.0);
+    assert!((both - 6.0).abs() < 0.3, "{both}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bucket_and_egress_both_hold_and_no_token_is_lost_between_them() {
+    let mut config = settings(quota(8.0, 1));
+    config.egress.quota = quota(10.0, 1);
+    let limiter = Arc::new(limiter(&config));
+    // Each could have 8, both together 10: the egress binds, to the last token.
+    let went = saturated(&limiter, &["a", "b"]).await;
+    tokio::time::sleep(ms(30_000)).await;
+    let rates = [per_second(&went[0], 30.0), per_second(&went[1], 30.0)];
+    assert!((rates[0] + rates[1] - 10.0).abs() < 0.2, "{rates:?}");
+    assert!(rates.iter().all(|rate| *rate <= 8.1), "{rates:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn sends_of_a_tenant_go_before_its_receipts_until_those_are_old() {
+    let limiter = scarce(1.0, vec![tenant("t", 1, None, &["a", "b"])]);
+    let _sends = saturate(&limiter, "a", 2).await;
+    accepted(&limiter, "b").await;
+    tokio::time::sleep(ms(1_500)).await;
+    let asked = Instant::now();
+    let lane = lane_of(&limiter, "b", "t");
+    let kind = Kind::Receipt { opened: asked };
+    limiter
+        .pass(&lane, kind, later(60_000), Route::Seen)
+        .await
+        .unwrap();
+    let wait = asked.elapsed();
+    assert!(wait >= ms(2000) && wait <= ms(3100), "{wait:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_would_wait_too_long_for_its_share_is_told_at_once() {
+    let limiter = scarce(1.0, Vec::new());
+    accepted(&limiter, "a").await;
+    let lane = lane_of(&limiter, "a", "t");
+    let mut line = Vec::new();
+    let start = Instant::now();
+    let refused = loop {
+        match limiter.admit(&lane, Kind::Call, later(4000)) {
+            Ok(admission) => line.push(admission),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert!((3..=6).contains(&line.len()), "{}", line.len());
+    assert_eq!(refused.refusal, Refusal::WaitTooLong);
+    assert!(refused.retry_after > ms(4000) && refused.retry_after < ms(7000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_changes_the_shares_of_those_who_wait() {
+    let mut config = settings(None);
+    config.egress.quota = quota(10.0, 1);
+    config.tenants = vec![
+        tenant("one", 1, None, &["a"]),
+        tenant("two", 1, None, &["b"]),
+    ];
+    let limiter = Arc::new(limiter(&config));
+    let went = saturated(&limiter, &["a", "b"]).await;
+    tokio::time::sleep(ms(10_000)).await;
+    let before = [
+        went[0].load(Ordering::Relaxed),
+        went[1].load(Ordering::Relaxed),
+    ];
+    config.tenants[1].weight = NonZeroU32::new(4).unwrap();
+    config.egress.quota = quota(50.0, 1);
+    limiter.reconfigure(&config);
+    tokio::time::sleep(ms(10_000)).await;
+    let rate = |n: usize| (went[n].load(Ordering::Relaxed) - before[n]) as f64 / 10.0;
+    assert!(
+        (rate(0) - 10.0).abs() < 1.0 && (rate(1) - 40.0).abs() < 2.0,
+        "{} {}",
+        rate(0),
+        rate(1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_that_lifts_the_limit_lets_everybody_go() {
+    let mut config = settings(None);
+    config.egress.quota = quota(0.01, 1);
+    let limiter = Arc::new(limiter(&config));
+    let lane = lane_of(&limiter, "a", "t");
+    let pass = || limiter.pass(&lane, Kind::Call, later(3_600_000), Route::Other);
+    pass().await.unwrap();
+    let start = Instant::now();
+    config.egress.quota = None;
+    let (waiting, ()) = tokio::join!(pass(), async {
+        tokio::time::sleep(ms(10)).await;
+        limiter.reconfigure(&config);
+    });
+    waiting.unwrap();
+    assert_eq!(start.elapsed(), ms(10));
+}

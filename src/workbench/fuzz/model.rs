@@ -1,0 +1,206 @@
+//! Slow readers that the laws are checked against.
+//!
+//! Invariant: they share no code with what they judge; JSON is what
+//! `serde_json` says, forms are what `form_urlencoded` says.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+
+use http::request::Parts;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// The fields of a receipt, by their names on the wire.
+const FIELDS: [&str; 5] = [
+    "instance_id",
+    "access_token",
+    "chatId",
+    "messageIds",
+    "participant",
+];
+/// The largest body that is merged.
+const MAX_BODY: usize = 64 * 1024;
+/// Headers that are part of what must be equal, besides `x-wawp-*`.
+const HEADERS: [&str; 8] = [
+    "authorization",
+    "access-token",
+    "x-instance-id",
+    "cookie",
+    "accept",
+    "accept-language",
+    "accept-encoding",
+    "content-type",
+];
+
+/// A JSON object's members in the order they stand, duplicates kept.
+pub(super) struct Members<'j>(pub(super) Vec<(String, &'j RawValue)>);
+
+impl<'de: 'j, 'j> Deserialize<'de> for Members<'j> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Vec<(String, &'de RawValue)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(pairs)
+            }
+        }
+
+        deserializer.deserialize_map(Pairs).map(Self)
+    }
+}
+
+/// Reads an object whose every value `serde_json` can make sense of.
+pub(super) fn members(json: &[u8]) -> Option<Members<'_>> {
+    serde_json::from_slice::<Value>(json).ok()?;
+    serde_json::from_slice(json).ok()
+}
+
+/// A receipt as the slow reader sees it; equal ones may share a call.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Receipt {
+    /// What must be equal: where it stands, its name, its bytes.
+    pub(super) same: BTreeMap<(&'static str, String), Vec<Vec<u8>>>,
+    /// The message ids in their order.
+    pub(super) ids: Vec<String>,
+    /// Where their text stands; `None` for the whole-chat form.
+    pub(super) ids_at: Option<IdsAt>,
+}
+
+/// Where the text of the ids stands.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum IdsAt {
+    Body(Range<usize>),
+    Query(Range<usize>),
+}
+
+/// Reads a request to a receipt's path; `None` where it must not be merged.
+pub(super) fn receipt(head: &Parts, body: &[u8]) -> Option<Receipt> {
+    let special = ["content-encoding", "trailer", "upgrade"];
+    if head.method != "POST"
+        || special.iter().any(|name| head.headers.contains_key(*name))
+        || body.len() > MAX_BODY
+    {
+        return None;
+    }
+    let mut receipt = Receipt {
+        same: BTreeMap::new(),
+        ids: Vec::new(),
+        ids_at: None,
+    };
+    let mut same = |place, name: &str, value: &[u8]| {
+        let values: &mut Vec<_> = receipt.same.entry((place, name.to_owned())).or_default();
+        values.push(value.to_vec());
+        values.len() == 1
+    };
+    let query = head.uri.query().unwrap_or_default();
+    let mut ids = None;
+    let mut start = 0;
+    for pair in query.split('&') {
+        let at = start;
+        start += pair.len() + 1;
+        if query.is_empty() {
+            break;
+        }
+        let (name, value) = pair.split_once('=')?;
+        if name == "messageIds" && ids.is_none() {
+            let range = at + name.len() + 1..at + pair.len();
+            ids = Some((
+                serde_json::from_str(&decoded(value)).ok()?,
+                IdsAt::Query(range),
+            ));
+        } else if name == "messageIds"
+            || !FIELDS.contains(&name)
+            || !same("query", name, value.as_bytes())
+        {
+            return None;
+        }
+    }
+    let in_query = query.split('&').any(|pair| pair.starts_with("chatId="));
+    if in_query {
+        if !body.is_empty() && body.trim_ascii() != b"{}" {
+            return None;
+        }
+        same("body", "", body.trim_ascii());
+    } else {
+        let others = ["participant=", "messageIds="];
+        if query
+            .split('&')
+            .any(|pair| others.iter().any(|other| pair.starts_with(other)))
+        {
+            return None;
+        }
+        let members = members(body)?.0;
+        if !members.iter().any(|(name, _)| name == "chatId") {
+            return None;
+        }
+        for (name, raw) in members {
+            let value: Value = serde_json::from_str(raw.get()).ok()?;
+            let fits = match name.as_str() {
+                "messageIds" => value.is_array() && ids.is_none(),
+                "participant" => value.is_string() || value.is_null(),
+                other => value.is_string() && FIELDS.contains(&other),
+            };
+            if !fits {
+                return None;
+            }
+            if name == "messageIds" {
+                let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
+                ids = Some((value, IdsAt::Body(start..start + raw.get().len())));
+            } else if !same("body", &name, raw.get().as_bytes()) {
+                return None;
+            }
+        }
+    }
+    same("path", "", head.uri.path().as_bytes());
+    for (name, value) in &head.headers {
+        if HEADERS.contains(&name.as_str()) || name.as_str().starts_with("x-wawp-") {
+            same("header", name.as_str(), value.as_bytes());
+        }
+    }
+    if let Some((value, at)) = ids {
+        for id in value.as_array()? {
+            receipt
+                .ids
+                .push(id.as_str().filter(|id| is_id(id))?.to_owned());
+        }
+        if !receipt.ids.is_empty() {
+            receipt.ids_at = Some(at);
+            receipt.same.insert(("list", String::new()), Vec::new());
+        }
+    }
+    Some(receipt)
+}
+
+/// `{true or false}_{chat}_{id}[_{participant}]`, in visible ASCII that JSON
+/// does not escape, at most 512 long.
+fn is_id(text: &str) -> bool {
+    let parts: Vec<_> = text.split('_').collect();
+    (parts.len() == 3 || parts.len() == 4)
+        && ["true", "false"].contains(&parts[0])
+        && !parts.contains(&"")
+        && text.len() <= 512
+        && text
+            .chars()
+            .all(|letter| ('!'..='~').contains(&letter) && !['"', '\\'].contains(&letter))
+}
+
+/// One value of a query, decoded.
+fn decoded(value: &str) -> String {
+    let pair = format!("v={value}");
+    let mut pairs = form_urlencoded::parse(pair.as_bytes());
+    pairs
+        .next()
+        .map_or_else(String::new, |(_, value)| value.into_owned())
+}

@@ -1,0 +1,149 @@
+//! The laws of receipts and of what they are merged into.
+
+use bytes::Bytes;
+use http::request::Parts;
+use indexmap::IndexSet;
+
+use super::{model, wire};
+use crate::body::{LOOK, RequestBody};
+use crate::receipt::{MessageId, Receipt};
+
+/// A request is a receipt exactly where the slow reader says so, with the ids
+/// that `serde_json` finds; anything else comes back untouched.
+///
+/// # Panics
+/// When it is not.
+pub fn receipt(input: &[u8]) {
+    let Some((head, body)) = wire::request(input) else {
+        return;
+    };
+    let expected = model::receipt(&head, &body);
+    match Receipt::read(head.clone(), body.clone()) {
+        Err(back) => {
+            same_head(&back, &head);
+            assert!(expected.is_none(), "not understood: {expected:?}");
+        }
+        Ok(receipt) => {
+            let expected = expected.expect("understood, but the slow reader refuses");
+            assert_eq!(texts(&receipt.ids), expected.ids);
+            let (own_head, own_body) = parts(receipt.own_request());
+            same_head(&own_head, &head);
+            assert_eq!(own_body, body, "a lone caller's own body");
+        }
+    }
+}
+
+/// Receipts share a call exactly where they differ in nothing but their ids;
+/// the merged request is the first caller's with the ids of all.
+///
+/// # Panics
+/// When they do not, or it is not.
+pub fn merged(input: &[u8]) {
+    let mut receipts = Vec::new();
+    for text in wire::parts(input) {
+        let Some((head, body)) = wire::request(text) else {
+            return;
+        };
+        let Some(model) = model::receipt(&head, &body) else {
+            return;
+        };
+        let Ok(receipt) = Receipt::read(head, body.clone()) else {
+            return;
+        };
+        receipts.push((receipt, model, body));
+    }
+    let (first, model, body) = &receipts[0];
+    let mut ids: IndexSet<&MessageId> = first.ids.iter().collect();
+    let length = |ids: &IndexSet<&MessageId>| ids.iter().map(|id| first.cost(id)).sum::<usize>();
+    if length(&ids) > first.room() {
+        return;
+    }
+    for (other, other_model, _) in &receipts[1..] {
+        let equal = first.key == other.key;
+        assert_eq!(
+            equal,
+            model.same == other_model.same,
+            "who may share a call"
+        );
+        let all: IndexSet<_> = ids.iter().copied().chain(&other.ids).collect();
+        if equal && length(&all) <= first.room() {
+            ids = all;
+        }
+    }
+    let (head, sent) = parts(first.merged_request(ids.iter().copied()));
+    let expected = serde_json::to_string(&texts(ids.iter().copied())).expect("texts are JSON");
+    let query = first.head().uri.query();
+    match &model.ids_at {
+        None => {
+            same_head(&head, first.head());
+            assert_eq!(&sent, body, "the whole-chat form is sent as it came");
+        }
+        Some(model::IdsAt::Body(range)) => {
+            let whole = [
+                &body[..range.start],
+                expected.as_bytes(),
+                &body[range.end..],
+            ]
+            .concat();
+            assert_eq!(sent, whole, "the merged body");
+            assert_eq!(head.uri, first.head().uri);
+        }
+        Some(model::IdsAt::Query(range)) => {
+            let (query, now) = (
+                query.unwrap_or_default(),
+                head.uri.query().unwrap_or_default(),
+            );
+            assert!(now.starts_with(&query[..range.start]), "before the ids");
+            assert!(now.ends_with(&query[range.end..]), "after the ids");
+            assert_eq!(head.uri.path(), first.head().uri.path());
+            assert_eq!(&sent, body);
+        }
+    }
+    same_fields(&head, first.head(), sent.len());
+    assert!(
+        sent.len() <= LOOK,
+        "the merged body is too long to be read again"
+    );
+    let Ok(again) = Receipt::read(head, sent) else {
+        panic!("the merged request is no receipt");
+    };
+    assert!(again.key == first.key, "the merged request has another key");
+    assert_eq!(
+        texts(&again.ids),
+        texts(if model.ids_at.is_some() {
+            ids
+        } else {
+            IndexSet::new()
+        })
+    );
+}
+
+fn texts<'i>(ids: impl IntoIterator<Item = &'i MessageId>) -> Vec<&'i str> {
+    ids.into_iter().map(MessageId::as_str).collect()
+}
+
+fn parts(request: http::Request<RequestBody>) -> (Parts, Bytes) {
+    let (head, body) = request.into_parts();
+    match body {
+        RequestBody::Whole(body) => (head, body.unwrap_or_default()),
+        RequestBody::Streamed(_) => panic!("a receipt's body is held in full"),
+    }
+}
+
+fn same_head(a: &Parts, b: &Parts) {
+    assert_eq!(a.method, b.method);
+    assert_eq!(a.uri, b.uri);
+    assert_eq!(a.version, b.version);
+    assert_eq!(a.headers, b.headers);
+}
+
+/// All fields are the same but the content length, which is right if it is there.
+fn same_fields(now: &Parts, was: &Parts, length: usize) {
+    assert_eq!(now.method, was.method);
+    assert_eq!(now.version, was.version);
+    let (mut now, mut was) = (now.headers.clone(), was.headers.clone());
+    if let (Some(now), Some(_)) = (now.remove("content-length"), was.remove("content-length")) {
+        assert_eq!(now, length.to_string(), "the content length");
+    }
+    assert_eq!(now, was);
+}

@@ -1,0 +1,201 @@
+//! The law of the settings.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use super::wire;
+use crate::config::{self, Config, Overrides, Quota};
+
+/// Mistakes that are printed one by one.
+const MAX_PRINTED: usize = 100;
+
+/// Settings are either within the bounds that `default.toml` documents, and
+/// the same when printed and read again, or each mistake is one line.
+///
+/// The input is a file's text and, after `====`, lines with variables
+/// (`WAWP_GATEWAY_LIMIT__RATE=5`) and flags (`--rate=5`).
+///
+/// # Panics
+/// When they are neither.
+pub fn settings(input: &[u8]) {
+    let parts = wire::parts(input);
+    if wire::cut(input, b"file:").is_some() {
+        // A secret kept in a file would be read: not here.
+        return;
+    }
+    let mut flags = Overrides::default();
+    let mut env = Vec::new();
+    for line in parts[1..]
+        .iter()
+        .flat_map(|part| part.split(|byte| *byte == b'\n'))
+    {
+        let (Some((name, value)), Ok(text)) = (wire::cut(line, b"="), std::str::from_utf8(line))
+        else {
+            continue;
+        };
+        let value = &text[text.len() - value.len()..];
+        match name {
+            b"--listen" => flags.listen = Some(value.to_owned()),
+            b"--admin" => flags.admin = Some(value.to_owned()),
+            b"--upstream" => flags.upstream = Some(value.to_owned()),
+            b"--window" => flags.window = Some(value.to_owned()),
+            b"--rate" => flags.rate = Some(value.to_owned()),
+            b"--burst" => flags.burst = Some(value.to_owned()),
+            name => {
+                let name = &text[..name.len()];
+                env.push((OsString::from(name), OsString::from(value)));
+            }
+        }
+    }
+    match config::load_text(parts[0], env.into_iter(), &flags) {
+        Err(mistakes) => {
+            let said = mistakes.to_string();
+            let lines = mistakes.len().min(MAX_PRINTED) + usize::from(mistakes.len() > MAX_PRINTED);
+            assert!(mistakes.len() > 0, "refused without a mistake");
+            assert_eq!(
+                said.split('\n').count(),
+                lines + 1,
+                "lines and mistakes:\n{said}"
+            );
+            assert_plain(&said);
+        }
+        Ok(effective) => {
+            bounded(&effective.config);
+            let printed = effective.to_string();
+            assert_plain(&printed);
+            let tenants = &effective.config.tenants;
+            if tenants
+                .iter()
+                .any(|tenant| tenant.key.is_some() || !tenant.tokens.is_empty())
+            {
+                // Secrets are printed as a mask.
+                return;
+            }
+            let again = config::load_text(
+                printed.as_bytes(),
+                std::iter::empty(),
+                &Overrides::default(),
+            );
+            match again {
+                Ok(again) => assert_eq!(again.config, effective.config, "read again:\n{printed}"),
+                Err(mistakes) => panic!("what was printed is refused: {mistakes}\n{printed}"),
+            }
+        }
+    }
+}
+
+/// No text moves the cursor but by ending a line.
+fn assert_plain(text: &str) {
+    let odd = text
+        .chars()
+        .find(|letter| letter.is_control() && *letter != '\n');
+    assert_eq!(odd, None, "a control character is printed");
+}
+
+/// The bounds that `default.toml` documents.
+fn bounded(config: &Config) {
+    let Config {
+        server,
+        upstream,
+        batch,
+        limit,
+        egress,
+        tenants,
+        access: _,
+        metrics,
+        log: _,
+    } = config;
+    let day = Duration::from_secs(24 * 60 * 60);
+    for above_zero in [
+        server.header_timeout,
+        server.body_timeout,
+        server.idle_timeout,
+        server.drain_timeout,
+        upstream.connect_timeout,
+        upstream.response_timeout,
+        upstream.idle_timeout,
+    ] {
+        assert!(!above_zero.is_zero() && above_zero <= day, "{above_zero:?}");
+    }
+    for time in [
+        batch.window,
+        batch.max_delay,
+        batch.quarantine,
+        limit.max_wait,
+    ] {
+        assert!(time <= day, "{time:?}");
+    }
+    assert!(batch.window.is_zero() || batch.window < limit.max_wait);
+    assert!(server.listen.port() == 0 || server.listen != server.admin);
+    for (count, least, most) in [
+        (server.max_connections, 1, 1_000_000),
+        (server.max_in_flight, 1, 1_000_000),
+        (server.max_headers, 1, 1000),
+        (server.max_header_bytes, 8192, 1_048_576),
+        (batch.max_ids, 1, 10_000),
+        (batch.max_callers, 1, 100_000),
+        (limit.max_queue, 1, 1_000_000),
+        (metrics.max_instances, 1, 10_000),
+    ] {
+        assert!((least..=most).contains(&count), "{count}");
+    }
+    for list in [server.names.len(), batch.paths.len(), limit.classes.len()] {
+        assert!(list <= 1000);
+    }
+    for path in &batch.paths {
+        assert!(
+            path.starts_with('/') && !path.contains(['*', '?', '#']),
+            "{path}"
+        );
+    }
+    let quotas = limit
+        .classes
+        .iter()
+        .map(|class| class.quota)
+        .chain(tenants.iter().map(|tenant| tenant.quota))
+        .chain([limit.quota, egress.quota]);
+    for Quota { rate, burst } in quotas.flatten() {
+        assert!(
+            (0.0001..=1e6).contains(&rate) && burst.get() <= 100_000,
+            "{rate} {burst}"
+        );
+    }
+    for (index, class) in limit.classes.iter().enumerate() {
+        assert!(!class.paths.is_empty() && class.paths.len() <= 1000);
+        assert!((1..=64).contains(&class.name.len()));
+        assert!(
+            limit.classes[..index]
+                .iter()
+                .all(|other| other.name != class.name)
+        );
+        for pattern in &class.paths {
+            assert!(pattern.to_string().starts_with(['/', '*']));
+        }
+    }
+    let mut instances = std::collections::HashSet::new();
+    for (index, tenant) in tenants.iter().enumerate() {
+        assert!(
+            (1..=64).contains(&tenant.name.len()) && !["other", "none"].contains(&&*tenant.name)
+        );
+        assert!(
+            tenants[..index]
+                .iter()
+                .all(|other| other.name != tenant.name)
+        );
+        assert!(tenant.weight.get() <= 1000 && !tenant.instances.is_empty());
+        for instance in &tenant.instances {
+            assert!(
+                (1..=128).contains(&instance.len()) && instances.insert(instance),
+                "{instance}"
+            );
+        }
+        let keyed = tenant
+            .tokens
+            .keys()
+            .all(|instance| tenant.instances.contains(instance));
+        assert!(keyed, "a token for an instance of somebody else");
+        if let Some(key) = &tenant.key {
+            assert!((16..=256).contains(&key.expose().len()));
+        }
+    }
+}

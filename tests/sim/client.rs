@@ -1,0 +1,308 @@
+//! The apps: they call, wait, go away, and write down what they were told.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, Sleep};
+use wawp_gateway::gateway::Gateway;
+
+use crate::plan::{Client, Manner, Step};
+use crate::wire::{self, ANSWER, At};
+
+/// Longer than anything the gateway may take: who hears nothing by then has
+/// been forgotten.
+const PATIENCE: Duration = Duration::from_secs(1000);
+/// Between the pieces of a slow client's body.
+const PAUSE: Duration = Duration::from_millis(30);
+
+/// What the apps share.
+#[derive(Debug)]
+pub(crate) struct Town {
+    pub(crate) began: Instant,
+    pub(crate) gateway: Gateway,
+    /// New connections are refused: the listener is closed.
+    pub(crate) closed: AtomicBool,
+    pub(crate) outcomes: Mutex<Vec<Outcome>>,
+    /// Bytes from the gateway that are no answer to anything.
+    pub(crate) strays: Mutex<Vec<String>>,
+}
+
+/// How a call ended for its caller.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    pub(crate) step: Step,
+    pub(crate) sent: At,
+    pub(crate) ended: At,
+    pub(crate) ending: Ending,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Ending {
+    Answer(Answer),
+    /// The connection ended before an answer began.
+    Cut,
+    /// The caller went away.
+    Left,
+    /// It was never sent: nobody accepted a connection any more.
+    Unsent,
+    /// Nothing, for ever.
+    Silence,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// The upstream's number for it.
+    pub(crate) call: Option<usize>,
+    /// `Proxy-Status`: the gateway's own answer.
+    pub(crate) own: Option<String>,
+    pub(crate) body: Bytes,
+    /// The body came to its end.
+    pub(crate) whole: bool,
+}
+
+enum Sender {
+    H1(http1::SendRequest<Pieces>),
+    H2(http2::SendRequest<Pieces>),
+}
+
+struct Connection {
+    sender: Sender,
+    task: JoinHandle<()>,
+}
+
+/// Lives one app's life.
+pub(crate) async fn live(town: Arc<Town>, client: Client) {
+    let mut connection: Option<Connection> = None;
+    let mut streams = JoinSet::new();
+    for step in client.steps {
+        tokio::time::sleep(step.think).await;
+        if let Some(Connection {
+            sender: Sender::H1(sender),
+            ..
+        }) = &mut connection
+            && sender.ready().await.is_err()
+        {
+            connection = None;
+        }
+        if connection.as_ref().is_none_or(Connection::is_closed) {
+            connection = town.connect(client.http2, client.buffer).await;
+        }
+        let Some(open) = &mut connection else {
+            let now = town.now();
+            town.tell(step, now, Ending::Unsent);
+            continue;
+        };
+        match &mut open.sender {
+            Sender::H1(sender) => {
+                let sent = town.now();
+                let answer = sender.send_request(request(&step));
+                let ending = town.wait(&step, answer).await;
+                if matches!(ending, Ending::Left) {
+                    open.task.abort();
+                    connection = None;
+                }
+                town.tell(step, sent, ending);
+            }
+            Sender::H2(sender) => {
+                let (mut sender, town) = (sender.clone(), Arc::clone(&town));
+                streams.spawn(async move {
+                    let sent = town.now();
+                    let answer = sender.send_request(request(&step));
+                    let ending = town.wait(&step, answer).await;
+                    town.tell(step, sent, ending);
+                });
+            }
+        }
+    }
+    while let Some(ended) = streams.join_next().await {
+        ended.unwrap();
+    }
+}
+
+impl Town {
+    fn now(&self) -> At {
+        self.began.elapsed()
+    }
+
+    fn tell(&self, step: Step, sent: At, ending: Ending) {
+        let ended = self.now();
+        self.outcomes.lock().unwrap().push(Outcome {
+            step,
+            sent,
+            ended,
+            ending,
+        });
+    }
+
+    async fn connect(self: &Arc<Self>, h2: bool, buffer: usize) -> Option<Connection> {
+        if self.closed.load(Ordering::Relaxed) {
+            return None;
+        }
+        let (near, far) = tokio::io::duplex(buffer);
+        let gateway = self.gateway.clone();
+        tokio::spawn(async move { gateway.serve(far).await });
+        let io = TokioIo::new(near);
+        let town = Arc::clone(self);
+        let (sender, task) = if h2 {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.ok()?;
+            let task = tokio::spawn(async move { town.ended(connection.await) });
+            (Sender::H2(sender), task)
+        } else {
+            let (sender, connection) = http1::handshake(io).await.ok()?;
+            let task = tokio::spawn(async move { town.ended(connection.await) });
+            (Sender::H1(sender), task)
+        };
+        Some(Connection { sender, task })
+    }
+
+    /// A connection has ended: not by something that nobody asked for, let us hope.
+    fn ended(&self, result: hyper::Result<()>) {
+        if let Err(error) = result {
+            let text = format!("{error:?}");
+            if error.is_parse() || text.contains("UnexpectedMessage") {
+                self.strays.lock().unwrap().push(text);
+            }
+        }
+    }
+
+    async fn wait(
+        &self,
+        step: &Step,
+        answer: impl Future<Output = hyper::Result<Response<Incoming>>>,
+    ) -> Ending {
+        let leave = async {
+            match step.manner {
+                Manner::HangsUp(after) if after.is_zero() => {
+                    for _ in 0..20 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Manner::HangsUp(after) => tokio::time::sleep(after).await,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = tokio::time::timeout(PATIENCE, read(answer)) => answer.unwrap_or(Ending::Silence),
+            () = leave => Ending::Left,
+        }
+    }
+}
+
+impl Connection {
+    fn is_closed(&self) -> bool {
+        match &self.sender {
+            Sender::H1(sender) => sender.is_closed(),
+            Sender::H2(sender) => sender.is_closed(),
+        }
+    }
+}
+
+async fn read(answer: impl Future<Output = hyper::Result<Response<Incoming>>>) -> Ending {
+    let Ok(answer) = answer.await else {
+        return Ending::Cut;
+    };
+    let (head, mut incoming) = answer.into_parts();
+    let text = |name| {
+        head.headers
+            .get(name)
+            .map(|value: &http::HeaderValue| value.to_str().unwrap().to_owned())
+    };
+    let mut body = Vec::new();
+    let mut whole = true;
+    while let Some(frame) = incoming.frame().await {
+        match frame {
+            Ok(frame) => body.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+            Err(_) => {
+                whole = false;
+                break;
+            }
+        }
+    }
+    Ending::Answer(Answer {
+        status: head.status.as_u16(),
+        call: text(ANSWER).map(|number| number.parse().unwrap()),
+        own: text("proxy-status"),
+        body: Bytes::from(body),
+        whole,
+    })
+}
+
+fn request(step: &Step) -> Request<Pieces> {
+    let (mut head, body) = wire::request(step);
+    if !body.is_empty() && step.tag % 4 != 0 {
+        head.headers_mut()
+            .insert("content-length", body.len().into());
+    }
+    // HTTP/2 needs a scheme and an authority, HTTP/1.1 a host: any will do.
+    head.headers_mut()
+        .insert("host", http::HeaderValue::from_static("upstream.test"));
+    let third = body.len() / 3;
+    let pieces = match step.manner {
+        Manner::Slow => vec![
+            body.slice(..third),
+            body.slice(third..2 * third),
+            body.slice(2 * third..),
+        ],
+        Manner::BreaksOff => vec![body.slice(..third), body.slice(third..2 * third)],
+        _ => vec![body],
+    };
+    head.map(|()| Pieces {
+        pieces: pieces
+            .into_iter()
+            .filter(|piece| !piece.is_empty())
+            .collect(),
+        pause: None,
+        slow: matches!(step.manner, Manner::Slow | Manner::BreaksOff),
+        breaks_off: step.manner == Manner::BreaksOff,
+    })
+}
+
+/// A request's body: at once, slowly, or not to its end.
+struct Pieces {
+    pieces: VecDeque<Bytes>,
+    pause: Option<Pin<Box<Sleep>>>,
+    slow: bool,
+    breaks_off: bool,
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if self.slow {
+            let pause = self
+                .pause
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(PAUSE)));
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        Poll::Ready(match self.pieces.pop_front() {
+            Some(piece) => Some(Ok(Frame::data(piece))),
+            None if self.breaks_off => Some(Err(io::ErrorKind::BrokenPipe.into())),
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_empty() && !self.breaks_off
+    }
+}
