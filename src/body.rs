@@ -6,6 +6,7 @@
 mod answer;
 mod client;
 mod request;
+mod splice;
 
 pub(crate) use answer::{AnswerBody, Ending};
 pub(crate) use client::ClientBody;

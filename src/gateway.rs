@@ -16,6 +16,7 @@ use crate::front::{Common, Front};
 use crate::metrics::Metrics;
 use crate::proxy::{Proxy, Shared};
 use crate::tenant::Tenants;
+use crate::tenant::key::Keyring;
 pub use crate::upstream::TlsError;
 use crate::upstream::{Dial, Upstream};
 
@@ -117,6 +118,8 @@ impl Gateway {
         shared.tenants.store(Arc::new(tenants));
         shared.limiter.reconfigure(config);
         shared.batcher.reconfigure(config.batch.clone());
+        let keyring = Keyring::new(&config.tenants).map(Arc::new);
+        shared.keyring.store(keyring);
         Ok(())
     }
 

@@ -15,7 +15,7 @@ mod tests;
 use std::borrow::Cow;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::LazyLock;
 
 use http::header::AUTHORIZATION;
@@ -149,6 +149,11 @@ impl Findings {
         self.credentials.write_u8(0xff);
     }
 
+    /// The instance found, the first if there are several.
+    pub(crate) fn found_instance(&self) -> Option<&InstanceId> {
+        self.instance.as_ref()
+    }
+
     /// Has the look into the body go on when all has been found, so that no
     /// second instance hides behind the first.
     pub(crate) fn look_on(&mut self) {
@@ -183,10 +188,21 @@ pub(crate) fn query_value<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>
 
 /// All values of a field in a query.
 fn query_values<'q>(query: &'q str, name: &str) -> impl Iterator<Item = Cow<'q, str>> {
+    query_places(query, name).map(|(_, value)| value)
+}
+
+/// All values of a field in a query, each with where it stands, undecoded.
+pub(crate) fn query_places<'q>(
+    query: &'q str,
+    name: &str,
+) -> impl Iterator<Item = (Range<usize>, Cow<'q, str>)> {
+    let mut next = 0;
     query.split('&').filter_map(move |pair| {
+        let end = next + pair.len();
+        next = end + 1;
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let matches = key == name || (key.contains(['%', '+']) && decode(key) == name);
-        matches.then(|| decode(value))
+        matches.then(|| (end - value.len()..end, decode(value)))
     })
 }
 

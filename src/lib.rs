@@ -19,6 +19,7 @@
 //! - `front`: connections of clients; `proxy`: the story of one request
 //! - `tenant`: who may call, and for which instances
 //! - `identity`: who calls; `receipt`: what may be merged, and with what
+//! - `tenant`: whose an instance is, and what a tenant's key opens
 //! - `batch`: windows, verdicts, splits; `limit`: buckets and queues
 //! - `upstream`: connections to the upstream, one call sent at most once
 //! - [`metrics`], `admin`, [`telemetry`]: what operators see

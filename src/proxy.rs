@@ -12,7 +12,7 @@ mod timing;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -29,6 +29,7 @@ use crate::identity::{self, Findings};
 use crate::limit::{Kind, Lane, Limiter, Pass};
 use crate::metrics::{Metrics, Route};
 use crate::receipt::Receipt;
+use crate::tenant::key::{Keyring, Opened};
 use crate::tenant::{Client, Denied, Tenants};
 use crate::upstream::{Answer, Upstream};
 use crate::{hop, ratelimit, retry_after, upgrade};
@@ -50,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) tenants: ArcSwap<Tenants>,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) batcher: Arc<Batcher>,
+    /// The tenants' keys; none where no tenant has one.
+    pub(crate) keyring: ArcSwapOption<Keyring>,
     pub(crate) metrics: Arc<Metrics>,
     /// What must have ended before the gateway may: batches, calls whose
     /// client has gone, upgraded connections.
@@ -81,6 +84,7 @@ impl Shared {
             tenants: ArcSwap::from_pointee(Tenants::new(&config.tenants, &config.access, &metrics)),
             limiter,
             batcher,
+            keyring: ArcSwapOption::from_pointee(Keyring::new(&config.tenants)),
             metrics,
             tasks,
             draining: CancellationToken::new(),
@@ -145,7 +149,7 @@ impl Proxy {
     async fn call(
         self,
         mut head: Parts,
-        body: ClientBody,
+        mut body: ClientBody,
         peer: Option<IpAddr>,
         route: Route,
         crowded: bool,
@@ -172,11 +176,31 @@ impl Proxy {
         if head.version == Version::HTTP_2 {
             hop::from_http2(&mut head, body.is_empty());
         }
-        if route == Route::Seen && may_be_receipt(&head) {
+        let opened = self.unlock(&mut head, &mut body).await?;
+        let mut answer = if route == Route::Seen && may_be_receipt(&head) {
             self.receive(head, body, client).await
         } else {
             self.pass_through(head, body, client, route).await
+        };
+        if let (Some(opened), Ok(answer)) = (opened, &mut answer) {
+            opened.hide_token(answer.headers_mut());
         }
+        answer
+    }
+
+    /// Puts the real token where a tenant's key stands, before anything else
+    /// looks at the credentials.
+    async fn unlock(
+        &self,
+        head: &mut Parts,
+        body: &mut ClientBody,
+    ) -> Result<Option<Opened>, Error> {
+        let Some(keyring) = self.shared.keyring.load_full() else {
+            return Ok(None);
+        };
+        let mut search = keyring.search(head);
+        self.in_time(search.look_into(&head.headers, body)).await?;
+        Ok(search.replace(head, body)?)
     }
 
     /// A call that may be a read receipt: understood, it joins a batch.

@@ -7,6 +7,7 @@
 //! mean, so an IPv4 address is the same written as IPv6 (RFC 4291 §2.5.5.2).
 
 mod client;
+pub(crate) mod key;
 
 #[cfg(test)]
 mod tests;

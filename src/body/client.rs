@@ -2,10 +2,11 @@
 //!
 //! Owns the pieces held back while the body is looked into, and the clock
 //! that cuts off a client which stops sending. Invariant: every byte that came
-//! is handed on once, in order.
+//! is handed on once, in order, but for what [`ClientBody::splice`] replaced.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::{Error, LOOK};
+use super::{Error, LOOK, splice};
 
 /// What a piece costs at least, for its place in the list: a body cut into
 /// single bytes must not take a hundred times its size.
@@ -115,6 +116,26 @@ impl ClientBody {
         let whole = Bytes::from(whole);
         self.held = VecDeque::from([Frame::data(whole.clone())]);
         Ok(Some(whole))
+    }
+
+    /// A copy of the data held, in one piece.
+    pub(crate) fn held(&self) -> Vec<u8> {
+        let mut held = Vec::with_capacity(self.held_bytes);
+        let data = self.held.iter().filter_map(Frame::data_ref);
+        data.for_each(|piece| held.extend_from_slice(piece));
+        held
+    }
+
+    /// Puts other bytes in place of some of those held. The ranges are in
+    /// bytes from the body's beginning, in order, apart, not empty and held.
+    pub(crate) fn splice(&mut self, edits: &[(Range<usize>, Bytes)]) {
+        self.held = splice::splice(std::mem::take(&mut self.held), edits);
+        let lengths = || {
+            let data = self.held.iter().map(Frame::data_ref);
+            data.map(|data| data.map_or(0, Bytes::len))
+        };
+        self.held_bytes = lengths().sum();
+        self.held_cost = lengths().map(|length| length.max(PIECE_COST)).sum();
     }
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {

@@ -4,6 +4,8 @@
 //! keeps no text but the field at hand. Invariant: its cost is linear in the
 //! bytes pushed, however they are cut.
 
+use std::ops::Range;
+
 use super::{INSTANCE_FIELD, TOKEN_FIELD};
 
 /// Keys longer than this are none of ours (`access_token` fully escaped as
@@ -46,6 +48,10 @@ pub(crate) struct Scanner {
     wanted: Option<fn(String) -> Field>,
     /// The raw text being kept; `None` while nothing is.
     kept: Option<Vec<u8>>,
+    /// Bytes pushed before the piece at hand.
+    before: usize,
+    /// Where the text or number at hand begins, in all bytes pushed.
+    value_at: usize,
 }
 
 impl Scanner {
@@ -56,6 +62,8 @@ impl Scanner {
             at_key: false,
             wanted: None,
             kept: None,
+            before: 0,
+            value_at: 0,
         }
     }
 
@@ -64,13 +72,18 @@ impl Scanner {
         self.state == State::Done
     }
 
-    /// Reads on, telling of each field found.
-    pub(crate) fn push(&mut self, piece: &[u8], mut found: impl FnMut(Field)) {
-        for &byte in piece {
+    /// Reads on, telling of each field found and where its raw value stands in
+    /// all bytes pushed, quotes included.
+    pub(crate) fn push(&mut self, piece: &[u8], mut found: impl FnMut(Field, Range<usize>)) {
+        let end = self.before + piece.len();
+        let mut rest = piece.iter();
+        while let Some(&byte) = rest.next() {
+            let after = end - rest.len();
             match self.state {
                 State::Done => return,
                 State::Start => match byte {
-                    b' ' | b'\t' | b'\r' | b'\n' => {}
+                    // Blanks, and a byte order mark, which many a parser skips.
+                    b' ' | b'\t' | b'\r' | b'\n' | 0xef | 0xbb | 0xbf => {}
                     b'{' => {
                         self.depth = 1;
                         self.at_key = true;
@@ -83,7 +96,7 @@ impl Scanner {
                     self.state = State::Text(false);
                 }
                 State::Text(false) => match byte {
-                    b'"' => self.text_ends(&mut found),
+                    b'"' => self.text_ends(after, &mut found),
                     b'\\' => {
                         self.keep(byte);
                         self.state = State::Text(true);
@@ -93,21 +106,23 @@ impl Scanner {
                 State::Number => match byte {
                     b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-' => self.keep(byte),
                     _ => {
-                        self.number_ends(&mut found);
-                        self.between(byte);
+                        self.number_ends(after - 1, &mut found);
+                        self.between(byte, after);
                     }
                 },
-                State::Between => self.between(byte),
+                State::Between => self.between(byte, after),
             }
         }
+        self.before = end;
     }
 
-    fn between(&mut self, byte: u8) {
+    fn between(&mut self, byte: u8, after: usize) {
         match byte {
             b'"' => {
                 self.state = State::Text(false);
                 let keep = self.depth == 1 && (self.at_key || self.wanted.is_some());
                 self.kept = keep.then(Vec::new);
+                self.value_at = after - 1;
             }
             b'{' | b'[' => {
                 self.wanted = None;
@@ -127,6 +142,7 @@ impl Scanner {
             b'0'..=b'9' | b'-' if self.depth == 1 && self.wanted.is_some() => {
                 self.state = State::Number;
                 self.kept = Some(vec![byte]);
+                self.value_at = after - 1;
             }
             _ => {}
         }
@@ -143,7 +159,7 @@ impl Scanner {
         }
     }
 
-    fn text_ends(&mut self, found: &mut impl FnMut(Field)) {
+    fn text_ends(&mut self, end: usize, found: &mut impl FnMut(Field, Range<usize>)) {
         self.state = State::Between;
         let text = self.kept.take().and_then(|raw| unescape(&raw));
         if self.depth != 1 {
@@ -156,15 +172,15 @@ impl Scanner {
                 _ => None,
             };
         } else if let (Some(field), Some(text)) = (self.wanted.take(), text) {
-            found(field(text));
+            found(field(text), self.value_at..end);
         }
     }
 
-    fn number_ends(&mut self, found: &mut impl FnMut(Field)) {
+    fn number_ends(&mut self, end: usize, found: &mut impl FnMut(Field, Range<usize>)) {
         self.state = State::Between;
         let text = self.kept.take().and_then(|raw| String::from_utf8(raw).ok());
         if let (Some(field), Some(text)) = (self.wanted.take(), text) {
-            found(field(text));
+            found(field(text), self.value_at..end);
         }
     }
 }

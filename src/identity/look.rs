@@ -4,6 +4,7 @@
 //! the body that goes on is the very same, byte for byte.
 
 use std::future::poll_fn;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -16,16 +17,49 @@ use super::json::Field;
 use super::{Findings, INSTANCE_FIELD, Place, TOKEN_FIELD, form, json};
 use crate::body::{self, ClientBody, LOOK};
 
+/// Where in a body a field's raw value was found, in bytes from its beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Spot {
+    /// In a JSON object; a text with its quotes.
+    Json(Range<usize>),
+    /// In an urlencoded form.
+    Form(Range<usize>),
+    /// In some part of a multipart form.
+    Part,
+}
+
+/// Whoever wants to know what stands in a body.
+pub(crate) trait Finder {
+    /// Takes a field; not called any more when that is enough.
+    fn take(&mut self, field: Field, spot: Spot);
+
+    /// True when nothing more need be looked for.
+    fn has_all(&self) -> bool;
+}
+
+impl Finder for Findings {
+    fn take(&mut self, field: Field, _: Spot) {
+        match field {
+            Field::Instance(name) => self.instance(Some(&name)),
+            Field::Token(token) => self.credential(Place::Body, token.as_bytes()),
+        }
+    }
+
+    fn has_all(&self) -> bool {
+        self.is_complete()
+    }
+}
+
 /// Looks into the body if the head did not tell all.
 ///
 /// # Errors
 /// The body broke off or came too slowly.
 pub(crate) async fn into_body(
-    findings: &mut Findings,
+    findings: &mut impl Finder,
     headers: &HeaderMap,
     body: &mut ClientBody,
 ) -> Result<(), body::Error> {
-    if findings.is_complete() || body.is_empty() {
+    if findings.has_all() || body.is_empty() {
         return Ok(());
     }
     match Shape::of(headers) {
@@ -74,6 +108,8 @@ pub(crate) struct Reader {
     pairs: form::Scanner,
     /// `None` until the first byte that is no white space.
     is_json: Option<bool>,
+    /// The white space before it, in bytes.
+    blank: usize,
 }
 
 impl Reader {
@@ -82,41 +118,52 @@ impl Reader {
             object: json::Scanner::new(),
             pairs: form::Scanner::default(),
             is_json: json.then_some(true),
+            blank: 0,
         }
     }
 
     /// Reads the next piece; false when nothing more can be found.
-    pub(crate) fn push(&mut self, piece: &[u8], findings: &mut Findings) -> bool {
+    pub(crate) fn push(&mut self, piece: &[u8], findings: &mut impl Finder) -> bool {
         let mut piece = piece;
         if self.is_json.is_none() {
             // Left out also of a form, or its first key would depend on
             // where the body was cut.
+            let length = piece.len();
             piece = piece.trim_ascii_start();
+            self.blank += length - piece.len();
             self.is_json = piece.first().map(|&byte| byte == b'{');
         }
+        let blank = self.blank;
         match self.is_json {
             None => true,
             Some(false) => {
-                self.pairs.push(piece, |field| take(findings, field));
-                !findings.is_complete()
+                self.pairs.push(piece, |field, at| {
+                    take(findings, field, Spot::Form(behind(blank, &at)));
+                });
+                !findings.has_all()
             }
             Some(true) => {
-                self.object.push(piece, |field| take(findings, field));
-                !self.object.is_done() && !findings.is_complete()
+                self.object.push(piece, |field, at| {
+                    take(findings, field, Spot::Json(behind(blank, &at)));
+                });
+                !self.object.is_done() && !findings.has_all()
             }
         }
     }
 
     /// The body has ended.
-    pub(crate) fn end(mut self, findings: &mut Findings) {
+    pub(crate) fn end(mut self, findings: &mut impl Finder) {
         if self.is_json == Some(false) {
-            self.pairs.end(|field| take(findings, field));
+            let blank = self.blank;
+            self.pairs.end(|field, at| {
+                take(findings, field, Spot::Form(behind(blank, &at)));
+            });
         }
     }
 }
 
 async fn fields(
-    findings: &mut Findings,
+    findings: &mut impl Finder,
     mut reader: Reader,
     body: &mut ClientBody,
 ) -> Result<(), body::Error> {
@@ -132,20 +179,20 @@ async fn fields(
     Ok(())
 }
 
-fn take(findings: &mut Findings, field: Field) {
-    if findings.is_complete() {
-        // The look ends here. What stands in the same piece may not count, or
-        // who calls would depend on where the body was cut.
-        return;
-    }
-    match field {
-        Field::Instance(name) => findings.instance(Some(&name)),
-        Field::Token(token) => findings.credential(Place::Body, token.as_bytes()),
+fn take(findings: &mut impl Finder, field: Field, spot: Spot) {
+    // The look ends where all is found. What stands in the same piece may not
+    // count, or who calls would depend on where the body was cut.
+    if !findings.has_all() {
+        findings.take(field, spot);
     }
 }
 
+fn behind(blank: usize, at: &Range<usize>) -> Range<usize> {
+    blank + at.start..blank + at.end
+}
+
 async fn multipart(
-    findings: &mut Findings,
+    findings: &mut impl Finder,
     boundary: String,
     body: &mut ClientBody,
 ) -> Result<(), body::Error> {
@@ -160,7 +207,7 @@ async fn multipart(
 
 /// Reads a form in parts as far as it goes, or until all is found.
 pub(crate) async fn parts<'p>(
-    findings: &mut Findings,
+    findings: &mut impl Finder,
     boundary: String,
     pieces: impl Stream<Item = Result<Bytes, multer::Error>> + Send + 'p,
 ) {
@@ -173,8 +220,8 @@ pub(crate) async fn parts<'p>(
             _ => continue,
         };
         let Ok(text) = field.text().await else { break };
-        take(findings, wanted(text));
-        if findings.is_complete() {
+        take(findings, wanted(text), Spot::Part);
+        if findings.has_all() {
             break;
         }
     }

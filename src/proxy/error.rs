@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::body::{self, AnswerBody};
 use crate::limit::{Refusal, Refused};
-use crate::tenant::Denied;
+use crate::tenant::{Denied, key};
 use crate::upstream::{Failure, Unreachable};
 use crate::{ratelimit, retry_after};
 
@@ -52,6 +52,9 @@ pub(crate) enum Error {
     /// More header fields than `server.max_headers`.
     #[error("too many header fields: the limit is {0} (server.max_headers)")]
     TooManyHeaders(usize),
+    /// A tenant's key that opens nothing here.
+    #[error(transparent)]
+    Key(key::Refusal),
     /// The upstream gave no answer.
     #[error(transparent)]
     Upstream(Failure),
@@ -76,6 +79,12 @@ impl From<Failure> for Error {
     }
 }
 
+impl From<key::Refusal> for Error {
+    fn from(refusal: key::Refusal) -> Self {
+        Self::Key(refusal)
+    }
+}
+
 impl From<Denied> for Error {
     fn from(denied: Denied) -> Self {
         Self::Denied(denied)
@@ -96,7 +105,7 @@ impl Error {
             Self::ForeignTarget => StatusCode::MISDIRECTED_REQUEST,
             Self::Malformed(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::Denied(_) | Self::Key(_) => StatusCode::FORBIDDEN,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded(..) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyHeaders(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -111,7 +120,7 @@ impl Error {
             Self::Connect | Self::ForeignTarget => "foreign_target",
             Self::Malformed(_) | Self::ClientGone => "malformed",
             Self::ClientTooSlow => "client_too_slow",
-            Self::Denied(_) => "refused",
+            Self::Denied(_) | Self::Key(_) => "refused",
             Self::RateLimited(_) => "rate_limited",
             Self::Overloaded(..) => "overloaded",
             Self::TooManyHeaders(_) => "too_large",
@@ -126,9 +135,11 @@ impl Error {
     /// The error type of RFC 9209 §2.3.
     fn proxy_error(&self) -> &'static str {
         match self {
-            Self::Connect | Self::ForeignTarget | Self::Denied(_) | Self::RateLimited(_) => {
-                "http_request_denied"
-            }
+            Self::Connect
+            | Self::ForeignTarget
+            | Self::Denied(_)
+            | Self::Key(_)
+            | Self::RateLimited(_) => "http_request_denied",
             Self::Malformed(_)
             | Self::ClientGone
             | Self::ClientTooSlow
@@ -159,6 +170,7 @@ impl Error {
             Self::Connect
             | Self::ForeignTarget
             | Self::Malformed(_)
+            | Self::Key(_)
             | Self::ClientTooSlow
             | Self::TooManyHeaders(_)
             | Self::ClientGone

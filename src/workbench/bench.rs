@@ -59,7 +59,7 @@ pub fn look_into_json(pieces: &[Bytes]) -> usize {
     let mut scanner = json::Scanner::new();
     let mut found = 0;
     for piece in pieces {
-        scanner.push(piece, |_| found += 1);
+        scanner.push(piece, |_, _| found += 1);
         if found == 2 || scanner.is_done() {
             break;
         }

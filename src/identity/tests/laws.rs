@@ -103,7 +103,7 @@ fn scan_json<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (Vec<Field>, boo
     let mut scanner = json::Scanner::new();
     let mut fields = Vec::new();
     for piece in pieces {
-        scanner.push(piece, |field| fields.push(field));
+        scanner.push(piece, |field, _| fields.push(field));
     }
     (fields, scanner.is_done())
 }
@@ -112,9 +112,9 @@ fn scan_form<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> Vec<Field> {
     let mut scanner = form::Scanner::default();
     let mut fields = Vec::new();
     for piece in pieces {
-        scanner.push(piece, |field| fields.push(field));
+        scanner.push(piece, |field, _| fields.push(field));
     }
-    scanner.end(|field| fields.push(field));
+    scanner.end(|field, _| fields.push(field));
     fields
 }
 
@@ -182,6 +182,52 @@ proptest! {
         prop_assert_eq!(&scan_form([text.as_bytes()]), &expected);
         prop_assert_eq!(&scan_form(cut(text.as_bytes(), &at)), &expected);
         prop_assert_eq!(&scan_form(text.as_bytes().chunks(1)), &expected);
+    }
+
+    /// Where a value is said to stand, it stands, and nothing beside it.
+    #[test]
+    fn a_place_told_holds_the_value_told((_, text) in object(), at in cuts()) {
+        let mut scanner = json::Scanner::new();
+        let mut next = 0;
+        for piece in cut(text.as_bytes(), &at) {
+            scanner.push(piece, |field, at| {
+                let (Field::Instance(told) | Field::Token(told)) = field;
+                let raw = &text[at.clone()];
+                let found = match serde_json::from_str(raw).unwrap() {
+                    Value::String(text) => text,
+                    _ => raw.to_owned(),
+                };
+                assert!(found == told && at.start > next, "{at:?} in {text}");
+                assert!(text[..at.start].trim_ascii_end().ends_with(':'));
+                next = at.end;
+            });
+        }
+    }
+
+    /// So too in a form.
+    #[test]
+    fn a_place_told_in_a_form_holds_the_value_told(
+        pairs in proptest::collection::vec((key(), any::<String>()), 0..6),
+        blank in prop_oneof![Just(""), Just("&&"), Just("x&=&")],
+        at in cuts(),
+    ) {
+        let mut text = form_urlencoded::Serializer::new(blank.to_owned());
+        text.extend_pairs(&pairs);
+        let text = text.finish();
+        let mut scanner = form::Scanner::default();
+        let mut check = |field, at: Range<usize>| {
+            let (Field::Instance(told) | Field::Token(told)) = field;
+            assert_eq!(decode(&text[at.clone()]), told);
+            assert!(text[..at.start].ends_with('='));
+            assert!(matches!(text.as_bytes().get(at.end), None | Some(b'&')));
+        };
+        for piece in cut(text.as_bytes(), &at) {
+            scanner.push(piece, &mut check);
+        }
+        scanner.end(&mut check);
+        for (at, value) in query_places(&text, TOKEN_FIELD) {
+            check(Field::Token(value.into_owned()), at);
+        }
     }
 
     /// A query is read as a form is, whatever its bytes.

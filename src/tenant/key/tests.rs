@@ -1,0 +1,78 @@
+//! Whose a text is, and what it opens.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const ACME: &str = "acme-0123456789abcdef";
+const BETA: &str = "beta-0123456789abcdef";
+
+fn tenant(name: &str, instances: &[&str], key: Option<&str>, tokens: &[&str]) -> config::Tenant {
+    config::Tenant {
+        name: name.into(),
+        instances: instances.iter().map(|&name| name.into()).collect(),
+        weight: NonZeroU32::MIN,
+        quota: None,
+        networks: vec![],
+        key: key.map(Secret::new),
+        tokens: tokens
+            .iter()
+            .map(|&name| (name.to_owned(), Secret::new(format!("token-of-{name}"))))
+            .collect::<BTreeMap<_, _>>(),
+    }
+}
+
+fn ring() -> Keyring {
+    Keyring::new(&[
+        tenant("open", &["9"], None, &["9"]),
+        tenant("acme", &["1", "2"], Some(ACME), &["1"]),
+        tenant("beta", &["3"], Some(BETA), &["3"]),
+    ])
+    .unwrap()
+}
+
+#[test]
+fn without_a_key_there_is_no_ring() {
+    assert!(Keyring::new(&[]).is_none());
+    assert!(Keyring::new(&[tenant("a", &["1"], None, &["1"])]).is_none());
+}
+
+#[test]
+fn a_key_opens_its_tenants_instances_and_no_others() {
+    let ring = ring();
+    let opens = |key: &str, instance| {
+        let owner = ring.owner(key.as_bytes()).unwrap();
+        ring.token(owner, instance).map(Secret::expose)
+    };
+    assert_eq!(opens(ACME, "1"), Ok("token-of-1"));
+    assert_eq!(opens(BETA, "3"), Ok("token-of-3"));
+    assert_eq!(opens(ACME, "2"), Err(Refusal::NoToken));
+    // Another tenant's with a key, one's without, and nobody's: all the same.
+    for (key, instance) in [(ACME, "3"), (BETA, "1"), (ACME, "9"), (ACME, "77")] {
+        assert_eq!(opens(key, instance), Err(Refusal::Foreign), "{instance}");
+    }
+}
+
+#[test]
+fn nothing_printed_shows_a_key_or_a_token() {
+    let printed = format!("{:?}", ring());
+    assert_eq!(printed, "Keyring { keys: 2, doors: 3, .. }");
+}
+
+proptest! {
+    /// Only the very text is the key.
+    #[test]
+    fn no_other_text_is_a_key(at in 0..ACME.len(), byte in any::<u8>(), cut in 0..ACME.len(), more in ".{1,9}") {
+        let ring = ring();
+        let owner = |text: &[u8]| ring.owner(text);
+        let mut changed = ACME.as_bytes().to_vec();
+        changed[at] = byte;
+        prop_assert_eq!(owner(&changed).is_some(), changed == ACME.as_bytes());
+        prop_assert_eq!(owner(&ACME.as_bytes()[..cut]), None);
+        prop_assert_eq!(owner(format!("{ACME}{more}").as_bytes()), None);
+        prop_assert_eq!((owner(ACME.as_bytes()), owner(BETA.as_bytes())), (Some(0), Some(1)));
+    }
+}
