@@ -115,11 +115,11 @@ impl Gateway {
         self.front.common.reload_certificate(&config.server)?;
         let shared = &self.front.proxy.shared;
         let tenants = Tenants::new(&config.tenants, &config.access, &shared.metrics);
+        let keyring = Keyring::new(&config.tenants).map(Arc::new);
         shared.tenants.store(Arc::new(tenants));
+        shared.keyring.store(keyring);
         shared.limiter.reconfigure(config);
         shared.batcher.reconfigure(config.batch.clone());
-        let keyring = Keyring::new(&config.tenants).map(Arc::new);
-        shared.keyring.store(keyring);
         Ok(())
     }
 

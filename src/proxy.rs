@@ -176,7 +176,7 @@ impl Proxy {
         if head.version == Version::HTTP_2 {
             hop::from_http2(&mut head, body.is_empty());
         }
-        let opened = self.unlock(&mut head, &mut body).await?;
+        let opened = self.unlock(&mut head, &mut body, client).await?;
         let mut answer = if route == Route::Seen && may_be_receipt(&head) {
             self.receive(head, body, client).await
         } else {
@@ -189,16 +189,18 @@ impl Proxy {
     }
 
     /// Puts the real token where a tenant's key stands, before anything else
-    /// looks at the credentials.
+    /// looks at the credentials. The rules of access come afterwards; a key
+    /// shown from outside its tenant's networks is therefore none.
     async fn unlock(
         &self,
         head: &mut Parts,
         body: &mut ClientBody,
+        client: Client,
     ) -> Result<Option<Opened>, Error> {
         let Some(keyring) = self.shared.keyring.load_full() else {
             return Ok(None);
         };
-        let mut search = keyring.search(head);
+        let mut search = keyring.search(head, client);
         self.in_time(search.look_into(&head.headers, body)).await?;
         Ok(search.replace(head, body)?)
     }

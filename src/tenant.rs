@@ -2,9 +2,10 @@
 //!
 //! Owns the rules of design §3.7: which tenant an instance belongs to, from
 //! where calls are taken, and which instances are served. It reads no request:
-//! [`client`] says who speaks, others say for which instance. Invariants: an
-//! instance belongs to one tenant at most; addresses are compared as what they
-//! mean, so an IPv4 address is the same written as IPv6 (RFC 4291 §2.5.5.2).
+//! [`client`] says who speaks, others say for which instance; what a tenant's
+//! key opens is for [`key`]. Invariants: an instance belongs to one tenant at
+//! most; addresses are compared as what they mean, so an IPv4 address is the
+//! same written as IPv6 (RFC 4291 §2.5.5.2).
 
 mod client;
 pub(crate) mod key;
@@ -12,16 +13,15 @@ pub(crate) mod key;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 pub(crate) use client::Client;
 
-use crate::config::{self, Instances, Quota, Secret};
+use crate::config::{self, Instances};
 use crate::metrics::{Metrics, TenantSeries};
 
 /// All tenants and the rules of access; replaced whole on reload.
@@ -40,29 +40,14 @@ pub(crate) struct Tenants {
     other: Arc<TenantSeries>,
 }
 
-/// Instances that share one part of the way out.
+/// A tenant, as far as access goes. Its weight and budget are for
+/// [`limit`](crate::limit), its key for [`key`].
 #[derive(Debug)]
-#[allow(
-    dead_code,
-    reason = "shares, budgets and keys are read where they are applied"
-)]
-pub(crate) struct Tenant {
-    /// Its name in metrics and messages.
-    pub(crate) name: String,
-    /// Its instances; no other tenant has any of them.
-    pub(crate) instances: Vec<String>,
-    /// Its share of a scarce egress beside the others' weights.
-    pub(crate) weight: NonZeroU32,
-    /// The budget over all its instances together; `None` is unlimited.
-    pub(crate) quota: Option<Quota>,
+struct Tenant {
     /// From where its instances may be used; empty means from everywhere.
-    pub(crate) networks: Vec<IpNet>,
-    /// What may stand where an access token would.
-    pub(crate) key: Option<Secret>,
-    /// The real access token of each instance that the key opens.
-    pub(crate) tokens: BTreeMap<String, Secret>,
+    networks: Vec<IpNet>,
     /// Its figures.
-    pub(crate) series: Arc<TenantSeries>,
+    series: Arc<TenantSeries>,
 }
 
 /// The rule by which a call is refused.
@@ -98,8 +83,11 @@ impl Tenants {
     ) -> Self {
         let mut by_instance = HashMap::new();
         for settings in tenants {
-            let tenant = Arc::new(Tenant::new(settings, metrics));
-            for instance in &tenant.instances {
+            let tenant = Arc::new(Tenant {
+                networks: settings.networks.clone(),
+                series: metrics.tenant(&settings.name),
+            });
+            for instance in &settings.instances {
                 by_instance.insert(Box::from(instance.as_str()), Arc::clone(&tenant));
             }
         }
@@ -115,7 +103,7 @@ impl Tenants {
     }
 
     /// The tenant an instance belongs to.
-    pub(crate) fn of(&self, instance: &str) -> Option<&Arc<Tenant>> {
+    fn of(&self, instance: &str) -> Option<&Arc<Tenant>> {
         self.by_instance.get(instance)
     }
 
@@ -162,21 +150,6 @@ impl Tenants {
             None if !self.listed => Ok(&self.other),
             None if instance.is_some() => Err(Denied::Unlisted),
             None => Err(Denied::NoInstance),
-        }
-    }
-}
-
-impl Tenant {
-    fn new(settings: &config::Tenant, metrics: &Metrics) -> Self {
-        Self {
-            name: settings.name.clone(),
-            instances: settings.instances.clone(),
-            weight: settings.weight,
-            quota: settings.quota,
-            networks: settings.networks.clone(),
-            key: settings.key.clone(),
-            tokens: settings.tokens.clone(),
-            series: metrics.tenant(&settings.name),
         }
     }
 }

@@ -43,6 +43,9 @@ pub(crate) enum Error {
     /// A rule of access.
     #[error(transparent)]
     Denied(Denied),
+    /// A tenant's key that opens nothing here.
+    #[error(transparent)]
+    Key(key::Refusal),
     /// No token in time.
     #[error("{}", why(.0))]
     RateLimited(Refused),
@@ -52,9 +55,6 @@ pub(crate) enum Error {
     /// More header fields than `server.max_headers`.
     #[error("too many header fields: the limit is {0} (server.max_headers)")]
     TooManyHeaders(usize),
-    /// A tenant's key that opens nothing here.
-    #[error(transparent)]
-    Key(key::Refusal),
     /// The upstream gave no answer.
     #[error(transparent)]
     Upstream(Failure),
@@ -79,15 +79,15 @@ impl From<Failure> for Error {
     }
 }
 
-impl From<key::Refusal> for Error {
-    fn from(refusal: key::Refusal) -> Self {
-        Self::Key(refusal)
-    }
-}
-
 impl From<Denied> for Error {
     fn from(denied: Denied) -> Self {
         Self::Denied(denied)
+    }
+}
+
+impl From<key::Refusal> for Error {
+    fn from(refusal: key::Refusal) -> Self {
+        Self::Key(refusal)
     }
 }
 
@@ -170,11 +170,11 @@ impl Error {
             Self::Connect
             | Self::ForeignTarget
             | Self::Malformed(_)
-            | Self::Key(_)
             | Self::ClientTooSlow
             | Self::TooManyHeaders(_)
             | Self::ClientGone
             | Self::Denied(_)
+            | Self::Key(_)
             | Self::Upstream(_) => None,
         }
     }

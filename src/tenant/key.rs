@@ -3,8 +3,9 @@
 //! Owns which text is a key, whose it is and which token it stands for
 //! (design §3.7); where in a request it stands is for [`search`]. Refuses to
 //! hand a token to whoever shows another tenant's key, or to name either.
-//! Invariants: a key opens its own tenant's instances and no others; how long
-//! it takes to tell that a text is no key says nothing about the keys.
+//! Invariants: a key opens its own tenant's instances and no others; from
+//! outside its tenant's networks a key is answered like any other text; how
+//! long it takes to tell that a text is no key says nothing about the keys.
 
 mod answer;
 mod place;
@@ -15,12 +16,13 @@ use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
 
+use ipnet::IpNet;
 use subtle::ConstantTimeEq as _;
 
 pub(crate) use answer::Opened;
 
-use crate::config;
-use crate::config::Secret;
+use super::Client;
+use crate::config::{self, Secret};
 
 /// All tenants' keys, and the instances that each opens.
 pub(crate) struct Keyring {
@@ -35,6 +37,8 @@ pub(crate) struct Keyring {
 struct Key {
     mark: [u64; 2],
     text: Secret,
+    /// From where its tenant's instances may be used; empty means from everywhere.
+    networks: Vec<IpNet>,
 }
 
 /// One instance that a key opens.
@@ -86,7 +90,12 @@ impl Keyring {
             };
             let owner = ring.keys.len();
             let mark = ring.mark(text.expose().as_bytes());
-            ring.keys.push(Key { mark, text });
+            let networks = tenant.networks.clone();
+            ring.keys.push(Key {
+                mark,
+                text,
+                networks,
+            });
             for instance in &tenant.instances {
                 let token = tenant.tokens.get(instance).cloned();
                 ring.doors.insert(instance.clone(), Door { owner, token });
@@ -95,13 +104,15 @@ impl Keyring {
         (!ring.keys.is_empty()).then_some(ring)
     }
 
-    /// Tells whose key a text is.
+    /// Tells whose key a text is, shown by this client. From outside its
+    /// tenant's networks it is nobody's, or one could ask there whether a key
+    /// is right.
     ///
     /// Marks are compared, all of them and each to its end. Whoever does not
     /// know the hashers' keys can bring no text's mark nearer to a key's, so
     /// the time it takes to hash a guess is of no use either; and the text
     /// itself is compared only where the marks are equal.
-    fn owner(&self, shown: &[u8]) -> Option<usize> {
+    fn owner(&self, shown: &[u8], client: Client) -> Option<usize> {
         let mark = self.mark(shown);
         let mut owner = None;
         for (place, key) in self.keys.iter().enumerate() {
@@ -109,7 +120,10 @@ impl Keyring {
                 owner = Some(place);
             }
         }
-        owner.filter(|&owner| bool::from(self.keys[owner].text.expose().as_bytes().ct_eq(shown)))
+        owner.filter(|&owner| {
+            let key = &self.keys[owner];
+            bool::from(key.text.expose().as_bytes().ct_eq(shown)) && client.is_within(&key.networks)
+        })
     }
 
     fn mark(&self, text: &[u8]) -> [u64; 2] {

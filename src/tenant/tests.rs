@@ -1,3 +1,6 @@
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
 use http::HeaderMap;
 use http::HeaderValue;
 
@@ -40,12 +43,9 @@ fn at(address: &str) -> Client {
 #[test]
 fn an_instance_belongs_to_its_tenant_only() {
     let (tenants, _) = tenants(&access(&[], Instances::Any, &[]), &[]);
-    assert_eq!(tenants.of("1").unwrap().name, "acme");
-    assert!(Arc::ptr_eq(
-        tenants.of("1").unwrap(),
-        tenants.of("2").unwrap()
-    ));
-    assert_eq!(tenants.of("3").unwrap().name, "zoo");
+    let same = |one, other| Arc::ptr_eq(tenants.of(one).unwrap(), tenants.of(other).unwrap());
+    assert!(same("1", "2"));
+    assert!(!same("1", "3"));
     assert!(tenants.of("4").is_none());
     assert!(tenants.of("").is_none());
 }

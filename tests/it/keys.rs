@@ -1,5 +1,6 @@
 //! Tenant keys, from the client to the upstream: every spelling, every kind of credential, and what is refused.
 
+mod networks;
 mod rules;
 mod spelling;
 

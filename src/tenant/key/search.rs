@@ -21,6 +21,7 @@ use crate::config::Secret;
 use crate::identity::json::Field;
 use crate::identity::look::{self, Finder, Spot};
 use crate::identity::{Findings, TOKEN_FIELD, TOKEN_HEADER, query_places};
+use crate::tenant::Client;
 
 /// The fields that may hold a credential.
 const FIELDS: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static(TOKEN_HEADER)];
@@ -35,6 +36,7 @@ const SEALS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md
 /// The keys that one request shows.
 pub(crate) struct Search<'k> {
     ring: &'k Keyring,
+    client: Client,
     /// Of the instance only.
     findings: Findings,
     in_query: Vec<Range<usize>>,
@@ -48,10 +50,11 @@ pub(crate) struct Search<'k> {
 }
 
 impl Keyring {
-    /// Searches the head of a request.
-    pub(crate) fn search(&self, head: &Parts) -> Search<'_> {
+    /// Searches the head of a client's request.
+    pub(crate) fn search(&self, head: &Parts, client: Client) -> Search<'_> {
         let mut search = Search {
             ring: self,
+            client,
             findings: Findings::of_head(head),
             in_query: Vec::new(),
             in_body: Vec::new(),
@@ -65,7 +68,7 @@ impl Keyring {
             }
         }
         for value in FIELDS.iter().flat_map(|name| head.headers.get_all(name)) {
-            if let Some(at) = self.in_field(value) {
+            if let Some(at) = self.in_field(value, client) {
                 search.note(&value.as_bytes()[at]);
             }
         }
@@ -73,9 +76,9 @@ impl Keyring {
     }
 
     /// Where in a header field a key stands.
-    fn in_field(&self, value: &HeaderValue) -> Option<Range<usize>> {
+    fn in_field(&self, value: &HeaderValue, client: Client) -> Option<Range<usize>> {
         let value = value.as_bytes();
-        candidates(value).find(|at| self.owner(&value[at.clone()]).is_some())
+        candidates(value).find(|at| self.owner(&value[at.clone()], client).is_some())
     }
 }
 
@@ -117,7 +120,7 @@ impl Search<'_> {
                 continue;
             };
             for value in values.iter_mut() {
-                if let Some(at) = self.ring.in_field(value) {
+                if let Some(at) = self.ring.in_field(value, self.client) {
                     *value = in_field(value, at, token.expose())
                         .ok_or(Refusal::Fixed("in this header"))?;
                 }
@@ -128,7 +131,7 @@ impl Search<'_> {
 
     /// Takes a credential; true if it is a key.
     fn note(&mut self, shown: &[u8]) -> bool {
-        let Some(owner) = self.ring.owner(shown) else {
+        let Some(owner) = self.ring.owner(shown, self.client) else {
             return false;
         };
         self.mixed |= self.owner.is_some_and(|first| first != owner);

@@ -44,7 +44,7 @@ fn without_a_key_there_is_no_ring() {
 fn a_key_opens_its_tenants_instances_and_no_others() {
     let ring = ring();
     let opens = |key: &str, instance| {
-        let owner = ring.owner(key.as_bytes()).unwrap();
+        let owner = ring.owner(key.as_bytes(), Client::Local).unwrap();
         ring.token(owner, instance).map(Secret::expose)
     };
     assert_eq!(opens(ACME, "1"), Ok("token-of-1"));
@@ -53,6 +53,24 @@ fn a_key_opens_its_tenants_instances_and_no_others() {
     // Another tenant's with a key, one's without, and nobody's: all the same.
     for (key, instance) in [(ACME, "3"), (BETA, "1"), (ACME, "9"), (ACME, "77")] {
         assert_eq!(opens(key, instance), Err(Refusal::Foreign), "{instance}");
+    }
+}
+
+#[test]
+fn outside_its_tenants_networks_a_key_is_nobodys() {
+    let mut acme = tenant("acme", &["1"], Some(ACME), &["1"]);
+    acme.networks = vec!["10.0.0.0/8".parse().unwrap()];
+    let ring = Keyring::new(&[acme, tenant("beta", &["3"], Some(BETA), &["3"])]).unwrap();
+    let owner = |key: &str, client| ring.owner(key.as_bytes(), client);
+    let at = |address: &str| Client::At(address.parse().unwrap());
+    for (client, inside) in [
+        (Client::Local, true),
+        (at("10.1.2.3"), true),
+        (at("192.0.2.1"), false),
+        (Client::Unknown, false),
+    ] {
+        assert_eq!(owner(ACME, client), inside.then_some(0), "{client:?}");
+        assert_eq!(owner(BETA, client), Some(1), "{client:?}");
     }
 }
 
@@ -67,7 +85,7 @@ proptest! {
     #[test]
     fn no_other_text_is_a_key(at in 0..ACME.len(), byte in any::<u8>(), cut in 0..ACME.len(), more in ".{1,9}") {
         let ring = ring();
-        let owner = |text: &[u8]| ring.owner(text);
+        let owner = |text: &[u8]| ring.owner(text, Client::Local);
         let mut changed = ACME.as_bytes().to_vec();
         changed[at] = byte;
         prop_assert_eq!(owner(&changed).is_some(), changed == ACME.as_bytes());
