@@ -6,7 +6,8 @@
 //!
 //! - [`table`]: the accounts of a class, bounded;
 //! - [`account`]: which of an instance's two buckets a credential draws on;
-//! - [`bucket`]: the tokens and the line of those who wait;
+//! - [`bucket`]: the tokens; [`mod@line`]: those who wait for them; [`ticket`]: a place there;
+//! - [`egress`]: one budget over all calls; [`sharing`]: whose share of it counts;
 //! - [`pause`]: what an upstream 429 teaches.
 
 mod account;
@@ -16,8 +17,10 @@ mod egress;
 mod gcra;
 mod line;
 mod pause;
+mod share;
 mod sharing;
 mod table;
+mod ticket;
 
 #[cfg(test)]
 mod tests;

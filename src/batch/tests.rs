@@ -70,7 +70,7 @@ impl World {
             Box::pin(async move { Ok(Box::new(near) as Box<dyn Io>) })
         }));
         let metrics = Arc::new(Metrics::new(100));
-        let limiter = Arc::new(Limiter::new(&config, Arc::clone(&metrics)));
+        let limiter = Arc::new(Limiter::new(config, Arc::clone(&metrics)));
         let mut upstream = config.upstream.clone();
         upstream.url = "http://sandbox".parse().unwrap();
         let tasks = TaskTracker::new();

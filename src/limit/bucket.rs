@@ -6,20 +6,19 @@
 //! Order (design §3.6): calls leave first come, first served; read receipts
 //! yield to calls, until a receipt has waited `max_delay`.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::clock::TokioClock;
-use super::egress::{Claim, Claimant, Released, Share};
+use super::egress::{Claim, Claimant, Released};
 use super::gcra::Gcra;
 use super::line::{Kind, Line, Waiter};
 use super::pause::Pause;
+use super::share::Share;
+use super::ticket::Ticket;
 use super::{Refusal, Refused, Rules};
 use crate::config::Quota;
 use crate::identity::Fingerprint;
@@ -140,13 +139,13 @@ impl Bucket {
             // A call that came after receipts need not yield with them.
             line.changed.notify_one();
         }
-        series.queued.inc();
-        Ok(Admission::Queued(Ticket {
-            bucket: Arc::clone(self),
-            series: Arc::clone(series),
+        let series = Arc::clone(series);
+        Ok(Admission::Queued(Ticket::new(
+            Arc::clone(self),
+            series,
             ticket,
-            granted: Some(granted),
-        }))
+            granted,
+        )))
     }
 
     /// Tells whether a call of this kind could be admitted now, taking nothing.
@@ -209,6 +208,15 @@ impl Bucket {
             line.claimed = None;
         }
         state.wake();
+    }
+
+    /// Takes somebody out of the line who no longer waits.
+    pub(super) fn leave(&self, ticket: u64) {
+        let mut state = self.lock();
+        if let Some(line) = &mut state.line {
+            line.remove(ticket);
+            line.changed.notify_one();
+        }
     }
 
     /// Whether calls with this credential wait in line.
@@ -477,48 +485,6 @@ async fn serve(bucket: Arc<Bucket>) {
         tokio::select! {
             () = tokio::time::sleep_until(next) => {}
             () = changed.notified() => {}
-        }
-    }
-}
-
-// === impl Ticket ===
-
-/// A place in line. Resolves to the token; dropping it gives the place up.
-#[derive(Debug)]
-pub(crate) struct Ticket {
-    bucket: Arc<Bucket>,
-    series: Arc<InstanceSeries>,
-    ticket: u64,
-    /// `None` once it has told.
-    granted: Option<oneshot::Receiver<Permit>>,
-}
-
-impl Future for Ticket {
-    type Output = Permit;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Permit> {
-        let Some(granted) = &mut self.granted else {
-            return Poll::Pending;
-        };
-        let answer = std::task::ready!(Pin::new(granted).poll(cx));
-        // If the serving task was cut off with its runtime, no token will
-        // come, and the caller's own deadline ends the wait.
-        self.granted = None;
-        answer.map_or(Poll::Pending, Poll::Ready)
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.series.queued.dec();
-        if self.granted.take().is_none() {
-            // Served: it stands in no line any more.
-            return;
-        }
-        let mut state = self.bucket.lock();
-        if let Some(line) = &mut state.line {
-            line.remove(self.ticket);
-            line.changed.notify_one();
         }
     }
 }

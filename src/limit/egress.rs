@@ -16,7 +16,6 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +24,7 @@ use tokio::time::Instant;
 
 use super::clock::TokioClock;
 use super::gcra::Gcra;
+use super::share::Membership;
 use crate::config::Quota;
 
 /// The virtual length of a call of a tenant of weight 1: weights divide it
@@ -88,16 +88,6 @@ struct State {
 struct Budget {
     gcra: Option<Gcra>,
     credit: bool,
-}
-
-/// A tenant's place in the sharing.
-#[derive(Debug)]
-pub(super) struct Membership {
-    name: Arc<str>,
-    weight: NonZeroU32,
-    quota: Option<Quota>,
-    /// Calls waiting in all lines of the tenant.
-    waiting: Arc<AtomicUsize>,
 }
 
 struct Tenant {
@@ -197,7 +187,7 @@ impl Egress {
     /// About how long a call that joins now will wait for its share.
     pub(super) fn estimate(&self, member: &Membership) -> Duration {
         let state = self.lock();
-        let place = u32::try_from(member.waiting.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        let place = u32::try_from(member.waiting()).unwrap_or(u32::MAX);
         let own = member.quota.map_or(Duration::ZERO, |quota| {
             quota.interval().saturating_mul(place)
         });
@@ -431,54 +421,6 @@ impl Budget {
         }
         let owed = self.gcra.as_ref().map_or(0, Gcra::owed);
         self.gcra = quota.map(|quota| Gcra::owing(quota, owed, clock));
-    }
-}
-
-// === impl Membership ===
-
-impl Membership {
-    pub(super) fn new(name: &str, weight: NonZeroU32, quota: Option<Quota>) -> Self {
-        Self {
-            name: Arc::from(name),
-            weight,
-            quota,
-            waiting: Arc::default(),
-        }
-    }
-
-    /// Counts a call as waiting for as long as the guard lives.
-    pub(super) fn wait(&self) -> Waiting {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting(Arc::clone(&self.waiting))
-    }
-}
-
-/// A bucket's place in the sharing.
-#[derive(Debug)]
-pub(super) struct Share {
-    pub(super) egress: Arc<Egress>,
-    pub(super) member: Arc<Membership>,
-}
-
-impl Share {
-    /// Takes a token for a call that need not wait.
-    pub(super) fn pass(&self, now: Instant) -> bool {
-        self.egress.pass(&self.member, now)
-    }
-
-    /// About how long a call that joins now will wait for its turn.
-    pub(super) fn estimate(&self) -> Duration {
-        self.egress.estimate(&self.member)
-    }
-}
-
-/// A call that waits for its tenant's share.
-#[derive(Debug)]
-pub(super) struct Waiting(Arc<AtomicUsize>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

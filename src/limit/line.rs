@@ -11,7 +11,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::bucket::Permit;
-use super::egress::{Claim, Waiting};
+use super::egress::Claim;
+use super::share::Waiting;
 use crate::identity::Fingerprint;
 
 /// What kind of call asks for a token.

@@ -8,7 +8,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::clock::TokioClock;
-use super::egress::{Egress, Membership, Share};
+use super::egress::Egress;
+use super::share::{Membership, Share};
 use crate::config::{self, Quota};
 
 /// The tenant of all who have not been accepted: no settings can name it.
