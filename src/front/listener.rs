@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::Front;
@@ -29,33 +30,23 @@ pub(crate) async fn accept(
     kept: bool,
     stop: &CancellationToken,
 ) {
-    let mut last_accepts = if kept { 1 } else { LAST_ACCEPTS };
+    // A drain waits for what this loop may still accept, not only for what it
+    // has accepted.
+    let _accepting = front.common.connections.token();
+    let permits = &front.common.permits;
     loop {
-        let permits = Arc::clone(&front.common.permits);
         let permit = tokio::select! {
-            permit = permits.acquire_owned() => permit.expect("the semaphore is never closed"),
-            () = stop.cancelled() => return,
+            biased;
+            () = stop.cancelled() => break,
+            permit = Arc::clone(permits).acquire_owned() => permit.expect("the semaphore is never closed"),
         };
         let accepted = tokio::select! {
             biased;
+            () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
         };
-        if stop.is_cancelled() {
-            last_accepts -= 1;
-            if last_accepts == 0 {
-                return;
-            }
-        }
         match accepted {
-            Ok((stream, peer)) => {
-                let front = front.clone();
-                let connections = front.common.connections.clone();
-                connections.spawn(async move {
-                    greet(&front, stream, peer).await;
-                    drop(permit);
-                });
-            }
+            Ok((stream, peer)) => spawn(front, stream, peer, permit),
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, pause_ms = ACCEPT_PAUSE.as_millis(), "cannot accept connections");
@@ -63,6 +54,48 @@ pub(crate) async fn accept(
             }
         }
     }
+    if !kept {
+        empty_backlog(front, listener);
+    }
+}
+
+/// Takes what waits in the backlog, which closing the socket would reset.
+///
+/// It asks the kernel itself: tokio knows of a connection only after its next
+/// turn, and by then the socket is closed.
+fn empty_backlog(front: &Front, listener: TcpListener) {
+    let listener = match listener.into_std() {
+        Ok(listener) => listener,
+        Err(error) => {
+            return tracing::warn!(%error, "connections that waited to be accepted are lost");
+        }
+    };
+    for _ in 0..LAST_ACCEPTS {
+        let Ok(permit) = Arc::clone(&front.common.permits).try_acquire_owned() else {
+            return;
+        };
+        let (stream, peer) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if concerns_one_connection(&error) => continue,
+            Err(_) => return,
+        };
+        let stream = stream
+            .set_nonblocking(true)
+            .and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = stream {
+            spawn(front, stream, peer, permit);
+        }
+    }
+}
+
+/// Serves a connection in a task of its own.
+fn spawn(front: &Front, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    let front = front.clone();
+    let connections = front.common.connections.clone();
+    connections.spawn(async move {
+        greet(&front, stream, peer).await;
+        drop(permit);
+    });
 }
 
 async fn greet(front: &Front, stream: TcpStream, peer: SocketAddr) {
@@ -90,4 +123,36 @@ fn concerns_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::ConnectionReset
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::gateway::Gateway;
+    use crate::upstream::Dial;
+
+    #[tokio::test]
+    async fn what_waits_in_the_backlog_when_a_drain_begins_is_answered() {
+        let gateway = Gateway::new(&Config::default(), Dial::Tcp).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..20 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+        }
+        let stop = CancellationToken::new();
+        stop.cancel();
+        accept(gateway.front(), listener, false, &stop).await;
+        for mut client in clients {
+            // A target that is refused needs no upstream.
+            let request = b"GET http://elsewhere.test/ HTTP/1.1\r\nhost: elsewhere.test\r\n\r\n";
+            client.write_all(request).await.unwrap();
+            let mut answer = [0; 12];
+            client.read_exact(&mut answer).await.unwrap();
+            assert!(answer.starts_with(b"HTTP/1.1 "), "{answer:?}");
+        }
+    }
 }
