@@ -91,24 +91,23 @@ impl Outcome {
     /// Everything was sent, whether or not the caller then stayed.
     fn is_fully_sent(&self) -> bool {
         match (&self.ending, self.step.manner) {
-            (Ending::Unsent, _) | (_, Manner::BreaksOff) => false,
+            (Ending::Unsent | Ending::Cut, _) | (_, Manner::BreaksOff) => false,
             // Whether the bytes left the house before the caller did is open.
             (Ending::Left, Manner::HangsUp(after)) => after >= TICK,
-            (Ending::Cut, _) => false,
             _ => true,
         }
     }
 }
 
 impl Case {
-    fn breaks(&mut self, law: &str, what: String) {
-        self.broken.push(format!("{law}: {what}"));
+    fn breaks(&mut self, law: &str, what: impl Into<String>) {
+        self.broken.push(format!("{law}: {}", what.into()));
     }
 
     fn nothing_left_open(&mut self) {
         const LAW: &str = "nothing is left open";
         if !self.seen.drained {
-            self.breaks(LAW, "the drain does not end".to_owned());
+            self.breaks(LAW, "the drain does not end");
         }
         let gauges = [
             "in_flight_requests",
@@ -213,8 +212,12 @@ impl Case {
             (503, "error=connection_limit_reached") => {
                 arrivals == 0 && self.config.server.max_in_flight < 100
             }
-            (502, "error=connection_refused" | "error=connection_timeout") => !self.calm,
-            (502, "error=connection_terminated") => !self.calm,
+            (
+                502,
+                "error=connection_refused"
+                | "error=connection_timeout"
+                | "error=connection_terminated",
+            ) => !self.calm,
             (504, "error=http_response_timeout") => {
                 waited >= self.config.upstream.response_timeout && !self.calm
             }
