@@ -308,6 +308,8 @@ fn reload_settings(gateway: &Gateway, running: &Config, reload: &Reload) {
     let config = match reload() {
         Ok(config) => config,
         Err(mistakes) => {
+            // One event is one line.
+            let mistakes = mistakes.to_string().replace('\n', "; ");
             return tracing::error!(%mistakes, "settings not reloaded: nothing has changed");
         }
     };
