@@ -2,6 +2,8 @@
 //! kept, through the laws of `workbench::fuzz`. How to fuzz on from here is
 //! in `tests/fuzz/README.md`.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
+
 use std::panic::catch_unwind;
 use std::path::Path;
 

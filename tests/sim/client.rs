@@ -244,7 +244,7 @@ async fn read(answer: impl Future<Output = hyper::Result<Response<Incoming>>>) -
 
 fn request(step: &Step) -> Request<Pieces> {
     let (mut head, body) = wire::request(step);
-    if !body.is_empty() && step.tag % 4 != 0 {
+    if !body.is_empty() && !step.tag.is_multiple_of(4) {
         head.headers_mut()
             .insert("content-length", body.len().into());
     }
