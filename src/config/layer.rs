@@ -241,7 +241,7 @@ pub(super) fn environment(
         // A control character in the name must not break the line it is printed on.
         let origin = Origin::Env(printable(&name));
         if !is_name || path.len() > MAX_DEPTH || path.contains(&"") {
-            report.unknown(key.replace("__", "."), origin);
+            report.unknown(printable(&key).replace("__", "."), origin);
             continue;
         }
         match value.to_str() {

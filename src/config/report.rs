@@ -82,7 +82,7 @@ impl Report {
         let mut inner = Vec::new();
         if let Value::Table(table) = value {
             for (key, entry) in table {
-                inner.push((format!("{path}.{key}"), entry));
+                inner.push((format!("{path}.{}", word(&key)), entry));
             }
         }
         // A list that one variable holds has no variables beneath it.

@@ -8,7 +8,7 @@ use wawp_gateway::config::{Config, Quota};
 use crate::client::{Answer, Ending, Outcome};
 use crate::plan::{Manner, Plan};
 use crate::run::Seen;
-use crate::upstream::Arrival;
+use crate::upstream::{Arrival, STORM};
 use crate::wire::{self, At, SEEN, Said};
 
 /// The timer's grain.
@@ -141,6 +141,10 @@ impl Case {
         }
         if self.seen.open > 0 {
             self.breaks(LAW, format!("{} upstream connections", self.seen.open));
+        }
+        if self.seen.arrivals.len() >= STORM {
+            let (calls, apps) = (self.seen.arrivals.len(), self.seen.outcomes.len());
+            self.breaks("no storm", format!("{apps} calls of apps became {calls}"));
         }
         for panic in std::mem::take(&mut self.seen.panics) {
             self.breaks("nothing panics", panic);

@@ -22,7 +22,14 @@ mod run;
 mod upstream;
 mod wire;
 
+use std::sync::mpsc;
+use std::time::Duration;
+
 use plan::Plan;
+
+/// Real time that a run may take; they take milliseconds. Longer is a loop in
+/// which virtual time stands still, and would otherwise never be told of.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// Runs without being asked for more: some twenty seconds of an unoptimised build.
 const RUNS: u64 = 400;
@@ -39,10 +46,15 @@ fn every_law_holds_in_every_run() {
         _ => (0..RUNS).collect(),
     };
     run::note_panics();
+    let watch = watch();
     let mut failed = Vec::new();
     let mut calls = (0, 0);
     for &seed in &seeds {
+        watch.send(seed).unwrap();
         let plan = Plan::new(seed);
+        if std::env::var_os("WAWP_SIM_SHOW").is_some() {
+            println!("{plan:#?}");
+        }
         let facts = laws::Facts::of(&plan);
         let seen = run::run(seed, plan);
         calls = (calls.0 + seen.outcomes.len(), calls.1 + seen.arrivals.len());
@@ -68,6 +80,25 @@ fn every_law_holds_in_every_run() {
         "{} of {runs} runs broke a law: {failed:?}",
         failed.len()
     );
+}
+
+/// Ends the process when a run does not end, naming its seed.
+fn watch() -> mpsc::Sender<u64> {
+    let (begins, begun) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut seed = None;
+        loop {
+            match begun.recv_timeout(LONGEST) {
+                Ok(next) => seed = Some(next),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    eprintln!("the run of seed {seed:?} does not end");
+                    std::process::abort();
+                }
+            }
+        }
+    });
+    begins
 }
 
 /// Prints what a run saw.

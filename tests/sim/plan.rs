@@ -233,9 +233,15 @@ struct World {
 impl World {
     fn new(dice: &mut Dice, calm: bool) -> Self {
         let mut identities = Vec::new();
+        let places = [Place::Query, Place::Bearer, Place::Header, Place::Body];
         for instance in 0..1 + dice.below(3) {
+            let usual = dice.pick(&places);
             for token in 0..1 + dice.below(3) * dice.below(2) {
-                let place = dice.pick(&[Place::Query, Place::Bearer, Place::Header, Place::Body]);
+                // Two tokens in one place are what must never be taken for one.
+                let place = match dice.percent(70) {
+                    true => usual,
+                    false => dice.pick(&places),
+                };
                 let bad = !calm && token > 0 && dice.percent(40);
                 let token = format!("{}{instance}{token}", if bad { "bad" } else { "good" });
                 identities.push((format!("i{instance}"), token, place));

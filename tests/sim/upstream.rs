@@ -24,6 +24,10 @@ use crate::dice::Dice;
 use crate::plan::Temper;
 use crate::wire::{self, ANSWER, At, Said, TAG};
 
+/// More calls than any run has reason for. From then on answers take a second,
+/// so that virtual time goes on and the run can be judged.
+pub(crate) const STORM: usize = 2000;
+
 /// A call that reached the upstream.
 #[derive(Clone, Debug)]
 pub(crate) struct Arrival {
@@ -193,10 +197,12 @@ impl Upstream {
         let (latency, fate) = {
             let mut state = self.state.lock().unwrap();
             state.arrivals[number].said = Some(said.clone());
-            let latency = match state.dice.percent(self.temper.very_slow) {
-                true => Duration::from_secs(1) + state.dice.millis(10_000),
-                false => state.dice.millis(self.temper.latency),
-            };
+            let storm = Duration::from_secs(u64::from(number >= STORM));
+            let latency = storm
+                + match state.dice.percent(self.temper.very_slow) {
+                    true => Duration::from_secs(1) + state.dice.millis(10_000),
+                    false => state.dice.millis(self.temper.latency),
+                };
             let fate = self.fate(&mut state, &said);
             (latency, fate)
         };

@@ -89,7 +89,7 @@ fn assert_plain(text: &str) {
     let odd = text
         .chars()
         .find(|letter| letter.is_control() && *letter != '\n');
-    assert_eq!(odd, None, "a control character is printed");
+    assert_eq!(odd, None, "a control character is printed: {text:?}");
 }
 
 /// The bounds that `default.toml` documents.
