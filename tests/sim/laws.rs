@@ -165,6 +165,8 @@ impl Case {
                 Ending::Silence => self.breaks(LAW, format!("{tag} heard nothing")),
                 Ending::Cut if outcome.step.manner == Manner::BreaksOff => {}
                 Ending::Cut if outcome.ended >= self.seen.drain => {}
+                // The upstream broke off before even the head had gone on.
+                Ending::Cut if self.broke_off(&outcome) => {}
                 Ending::Cut => self.breaks(
                     LAW,
                     format!(
@@ -190,6 +192,20 @@ impl Case {
             tags.len(),
             "the simulation itself tells one outcome for each call"
         );
+    }
+
+    /// Whether the upstream's answer to a call of one's own broke off.
+    fn broke_off(&self, outcome: &Outcome) -> bool {
+        let mine = self
+            .seen
+            .arrivals
+            .iter()
+            .filter(|arrival| arrival.tag == outcome.step.tag);
+        mine.filter_map(|arrival| arrival.answer.as_ref())
+            .any(|answer| {
+                let meanwhile = answer.at..=outcome.ended;
+                answer.cut || self.seen.kills.iter().any(|kill| meanwhile.contains(kill))
+            })
     }
 
     /// An answer of the gateway's own must have a reason.
