@@ -1,15 +1,18 @@
 //! What must hold of every run, whatever happened in it.
 
+mod calm;
+mod pace;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use wawp_gateway::config::{Config, Quota};
+use wawp_gateway::config::Config;
 
 use crate::client::{Answer, Ending, Outcome};
 use crate::plan::{Manner, Plan};
 use crate::run::Seen;
 use crate::upstream::{Arrival, STORM};
-use crate::wire::{self, At, SEEN, Said};
+use crate::wire::{self, SEEN, Said};
 
 /// The timer's grain.
 const TICK: Duration = Duration::from_millis(1);
@@ -100,14 +103,14 @@ impl Outcome {
 }
 
 impl Case {
-    fn breaks(&mut self, law: &str, what: impl Into<String>) {
-        self.broken.push(format!("{law}: {}", what.into()));
+    fn breaks(&mut self, law: &str, what: impl std::fmt::Display) {
+        self.broken.push(format!("{law}: {what}"));
     }
 
     fn nothing_left_open(&mut self) {
         const LAW: &str = "nothing is left open";
         if !self.seen.drained {
-            self.breaks(LAW, "the drain does not end");
+            self.breaks(LAW, "the drain does not end".to_owned());
         }
         let gauges = [
             "in_flight_requests",
@@ -162,6 +165,8 @@ impl Case {
                 Ending::Silence => self.breaks(LAW, format!("{tag} heard nothing")),
                 Ending::Cut if outcome.step.manner == Manner::BreaksOff => {}
                 Ending::Cut if outcome.ended >= self.seen.drain => {}
+                // The upstream broke off before even the head had gone on.
+                Ending::Cut if self.broke_off(&outcome) => {}
                 Ending::Cut => self.breaks(
                     LAW,
                     format!(
@@ -187,6 +192,20 @@ impl Case {
             tags.len(),
             "the simulation itself tells one outcome for each call"
         );
+    }
+
+    /// Whether the upstream's answer to a call of one's own broke off.
+    fn broke_off(&self, outcome: &Outcome) -> bool {
+        let mine = self
+            .seen
+            .arrivals
+            .iter()
+            .filter(|arrival| arrival.tag == outcome.step.tag);
+        mine.filter_map(|arrival| arrival.answer.as_ref())
+            .any(|answer| {
+                let meanwhile = answer.at..=outcome.ended;
+                answer.cut || self.seen.kills.iter().any(|kill| meanwhile.contains(kill))
+            })
     }
 
     /// An answer of the gateway's own must have a reason.
@@ -396,224 +415,6 @@ impl Case {
                 let what =
                     format!("call {number}, {called:?}: nobody who may share it asked for {id}");
                 self.breaks(LAW, what);
-            }
-        }
-    }
-
-    /// The class of a call, the instance, and the budget of the two.
-    fn budget(&self, said: &Said) -> (usize, String, Option<Quota>) {
-        let limit = &self.config.limit;
-        let class = limit.class_of(&said.method, &said.path, said.path == SEEN);
-        let quota = class.map_or(limit.quota, |class| limit.classes[class].quota);
-        (
-            class.map_or(0, |class| class + 1),
-            said.instance.clone(),
-            quota,
-        )
-    }
-
-    /// The credentials that called with an instance in a class.
-    fn credentials(&self, class: usize, instance: &str) -> HashSet<&str> {
-        self.said
-            .values()
-            .filter(|said| {
-                let budget = self.budget(said);
-                budget.0 == class && budget.1 == instance
-            })
-            .map(|said| said.credential.as_str())
-            .collect()
-    }
-
-    fn buckets(&mut self) {
-        let mut spent: BTreeMap<(usize, String), (Vec<At>, Quota)> = BTreeMap::new();
-        for arrival in &self.seen.arrivals {
-            if let Some(said) = self.said.get(&arrival.tag)
-                && let (class, instance, Some(quota)) = self.budget(said)
-            {
-                let times = &mut spent
-                    .entry((class, instance))
-                    .or_insert((Vec::new(), quota))
-                    .0;
-                times.push(arrival.at);
-            }
-        }
-        for ((class, instance), (times, quota)) in spent {
-            // With several credentials there is a second bucket for strangers.
-            let buckets = if self.credentials(class, &instance).len() > 1 {
-                2.0
-            } else {
-                1.0
-            };
-            'times: for (first, from) in times.iter().enumerate() {
-                for (last, to) in times.iter().enumerate().skip(first) {
-                    let length = (*to - *from + self.dial).as_secs_f64();
-                    let most = f64::from(quota.burst.get()) + quota.rate * length;
-                    let count = last - first + 1;
-                    if count as f64 > buckets * most + 1e-6 {
-                        let what = format!(
-                            "{count} calls of {instance} in {length} s from {from:?}, {quota:?}"
-                        );
-                        self.breaks("no bucket gives more than it has", what);
-                        break 'times;
-                    }
-                }
-            }
-        }
-    }
-
-    /// After a 429 that names a time nobody calls until then.
-    fn pauses(&mut self) {
-        if !self.dial.is_zero() {
-            return;
-        }
-        for (number, throttled) in self.seen.arrivals.clone().into_iter().enumerate() {
-            let (Some(said), Some(answer)) = (&throttled.said, &throttled.answer) else {
-                continue;
-            };
-            let Some(pause) = answer.retry_after else {
-                continue;
-            };
-            let (class, instance, _) = self.budget(said);
-            let unheard = self.seen.kills.contains(&answer.at)
-                || answer.at - throttled.at >= self.config.upstream.response_timeout;
-            if unheard || self.credentials(class, &instance).len() > 1 {
-                continue;
-            }
-            let early = self.seen.arrivals.iter().find(|arrival| {
-                let budget = self.said.get(&arrival.tag).map(|said| self.budget(said));
-                budget.is_some_and(|budget| budget.0 == class && budget.1 == instance)
-                    && arrival.at > answer.at
-                    && arrival.at + TICK < answer.at + pause
-            });
-            if let Some(early) = early {
-                let what = format!(
-                    "call {number} was told at {:?} to wait {pause:?}; {} went out at {:?}",
-                    answer.at, early.tag, early.at
-                );
-                self.breaks("a pause is kept", what);
-            }
-        }
-    }
-
-    /// Calls of one credential in one class leave in the order they came.
-    ///
-    /// Not judged where an instance has several credentials: the first to be
-    /// accepted sends the others to the strangers' bucket, and one accepted
-    /// later leaves it, while earlier calls may still wait in the old line.
-    fn order(&mut self) {
-        if !self.dial.is_zero() {
-            return;
-        }
-        let arrived: HashMap<usize, At> = self
-            .seen
-            .arrivals
-            .iter()
-            .map(|arrival| (arrival.tag, arrival.at))
-            .collect();
-        let mut lines: BTreeMap<_, Vec<(At, At, usize)>> = BTreeMap::new();
-        for outcome in &self.seen.outcomes {
-            let said = &self.said[&outcome.step.tag];
-            let prompt = matches!(outcome.step.manner, Manner::Patient | Manner::HangsUp(_));
-            if let (false, true, Some(at)) =
-                (said.is_receipt(), prompt, arrived.get(&outcome.step.tag))
-            {
-                let (class, instance, _) = self.budget(said);
-                if self.credentials(class, &instance).len() > 1 {
-                    continue;
-                }
-                let line = lines
-                    .entry((class, instance, said.credential.clone()))
-                    .or_default();
-                line.push((outcome.sent, *at, outcome.step.tag));
-            }
-        }
-        for (line, mut calls) in lines {
-            calls.sort_unstable();
-            for pair in calls.windows(2) {
-                let [(sent, at, tag), (next_sent, next_at, next)] = [pair[0], pair[1]];
-                if sent < next_sent && next_at < at {
-                    let what = format!(
-                        "{line:?}: {tag} of {sent:?} left at {at:?}, {next} of {next_sent:?} at {next_at:?}"
-                    );
-                    self.breaks("nobody overtakes", what);
-                }
-            }
-        }
-    }
-
-    /// Where nothing fails and nothing is limited, everything succeeds, and
-    /// receipts of one chat are a window apart.
-    fn calm(&mut self) {
-        for outcome in self.seen.outcomes.clone() {
-            let (tag, said) = (outcome.step.tag, self.said[&outcome.step.tag].clone());
-            if let Some(answer) = outcome.answer()
-                && !(200..300).contains(&answer.status)
-                && outcome.step.manner != Manner::BreaksOff
-            {
-                self.breaks(
-                    "in a calm everything succeeds",
-                    format!("{tag} got {}", answer.status),
-                );
-            }
-            if !outcome.is_fully_sent() {
-                continue;
-            }
-            let calls: Vec<_> = self
-                .seen
-                .arrivals
-                .iter()
-                .filter(|arrival| arrival.at >= outcome.sent)
-                .filter(|arrival| {
-                    arrival
-                        .answer
-                        .as_ref()
-                        .is_some_and(|answer| answer.status < 300)
-                })
-                .filter_map(|arrival| Some((arrival.tag, arrival.said.as_ref()?)))
-                .collect();
-            let done = match said.is_receipt() {
-                true if said.ids.is_empty() => {
-                    calls.iter().any(|(_, called)| called.may_share(&said))
-                }
-                true => said.ids.iter().all(|id| {
-                    calls
-                        .iter()
-                        .any(|(_, called)| called.may_share(&said) && called.ids.contains(id))
-                }),
-                false => calls.iter().any(|(arrived, _)| *arrived == tag),
-            };
-            if !done {
-                let what = format!(
-                    "{tag}, sent at {:?}, never arrived: {:?}",
-                    outcome.sent, outcome.ending
-                );
-                self.breaks("in a calm everything arrives", what);
-            }
-        }
-        let batch = &self.config.batch;
-        if self.reloads || self.drains || batch.max_ids < 100 || batch.max_callers < 1000 {
-            return;
-        }
-        let window = batch.window;
-        let mut last: Vec<(Said, At)> = Vec::new();
-        for arrival in self.seen.arrivals.clone() {
-            let Some(called) = arrival.said.filter(Said::is_receipt) else {
-                continue;
-            };
-            if arrival.at >= self.seen.drain {
-                continue;
-            }
-            match last.iter_mut().find(|(other, _)| other.may_share(&called)) {
-                None => last.push((called, arrival.at)),
-                Some((_, before)) => {
-                    let apart = arrival.at - std::mem::replace(before, arrival.at);
-                    if apart < window {
-                        self.breaks(
-                            "receipts merge",
-                            format!("{called:?} again after {apart:?}"),
-                        );
-                    }
-                }
             }
         }
     }
