@@ -305,6 +305,15 @@ fn no_output_repeats_a_secret_however_it_is_mistyped() {
 }
 
 #[test]
+fn text_in_the_place_of_a_tenants_number_is_not_repeated() {
+    for key in ["weight", "rate", "burst"] {
+        let said = bad(&format!("{TENANT}{key} = \"{HUSH}\""));
+        assert!(said.contains(&format!("tenant[0].{key} = \"…\"")), "{said}");
+        assert!(!said.contains("hush9"), "{said}");
+    }
+}
+
+#[test]
 fn the_settings_in_force_are_masked() {
     let text = format!("{TENANT}key = \"{HUSH}\"\ntokens = {{ 2 = \"{HUSH}\", 1 = \"env:A\" }}");
     let effective = load_text(&text, &[("A", HUSH)], &Overrides::default()).unwrap();
