@@ -12,6 +12,12 @@ use wawp_gateway::shutdown::Signals;
 use wawp_gateway::systemd::Sockets;
 use wawp_gateway::{Dial, sandbox, telemetry};
 
+/// Calls come and go by the thousand and are a few hundred bytes each; the C
+/// library's allocator takes a tenth more processor time for them
+/// (`benches/README.md`).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The settings, the file or the command line are wrong.
 const EXIT_SETTINGS: u8 = 2;
 /// The gateway could not start, or a drain had to cut something.

@@ -201,7 +201,10 @@ impl Proxy {
             return Ok(None);
         };
         let mut search = keyring.search(head, client);
-        self.in_time(search.look_into(&head.headers, body)).await?;
+        if !body.is_empty() {
+            let look = Box::pin(search.look_into(&head.headers, body));
+            self.in_time(look).await?;
+        }
         Ok(search.replace(head, body)?)
     }
 
@@ -303,8 +306,11 @@ impl Proxy {
         if self.shared.tenants.load().is_strict() {
             findings.look_on();
         }
-        let look = identity::look::into_body(&mut findings, &head.headers, &mut body);
-        self.in_time(look).await?;
+        if !body.is_empty() {
+            // Boxed: most calls have told all in their head.
+            let look = identity::look::into_body(&mut findings, &head.headers, &mut body);
+            self.in_time(Box::pin(look)).await?;
+        }
         let deadline = Instant::now() + self.shared.limiter.rules().max_wait;
         let ambiguous = findings.is_ambiguous();
         let identity = findings.identity();
