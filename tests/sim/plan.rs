@@ -1,10 +1,11 @@
 //! What a seed stands for: the settings, who calls what and when, and how the
 //! upstream behaves. Nothing here runs.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use wawp_gateway::config::{Class, Config, PathPattern, Quota};
+use wawp_gateway::config::{Class, Config, PathPattern, Quota, Tenant};
 
 use crate::dice::Dice;
 
@@ -108,7 +109,7 @@ impl Plan {
     pub(crate) fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let calm = dice.percent(15);
-        let config = config(&mut dice, calm);
+        let mut config = config(&mut dice, calm);
         let temper = if calm {
             Temper {
                 latency: 500,
@@ -122,12 +123,20 @@ impl Plan {
         let clients = (0..1 + dice.below(8))
             .map(|_| client(&mut dice, &world, &mut tags))
             .collect();
-        let reload = dice.percent(20).then(|| {
+        let mut reload = dice.percent(20).then(|| {
             let mut other = config.clone();
             other.batch = batch(&mut dice, config.limit.max_wait);
             (dice.millis(3000), other)
         });
         let drain = dice.percent(30).then(|| dice.millis(5000));
+        // Last, so that the seeds from before mean what they meant.
+        if !calm && dice.percent(30) {
+            let sharing = sharing(&mut dice);
+            let other = reload.as_mut().map(|(_, other)| other);
+            for config in std::iter::once(&mut config).chain(other) {
+                (config.egress.quota, config.tenants) = sharing.clone();
+            }
+        }
         Self {
             config,
             reload,
@@ -185,6 +194,27 @@ fn quota(dice: &mut Dice) -> Option<Quota> {
     let rate = dice.pick(&[0.0, 0.5, 2.0, 10.0, 50.0]);
     let burst = NonZeroU32::new(dice.pick(&[1, 3, 20])).unwrap();
     (rate > 0.0).then(|| Quota::new(rate, burst).unwrap())
+}
+
+/// A scarce egress, tenants, or both: one of two instances with a budget of
+/// its own, one of the third alone.
+fn sharing(dice: &mut Dice) -> (Option<Quota>, Vec<Tenant>) {
+    let egress = quota(dice);
+    let mut tenants = Vec::new();
+    for (name, instances) in [("pair", &["i0", "i1"][..]), ("single", &["i2"])] {
+        if dice.percent(60) {
+            tenants.push(Tenant {
+                name: name.to_owned(),
+                instances: instances.iter().map(|&it| it.to_owned()).collect(),
+                weight: NonZeroU32::new(dice.pick(&[1, 3])).unwrap(),
+                quota: quota(dice),
+                networks: Vec::new(),
+                key: None,
+                tokens: BTreeMap::new(),
+            });
+        }
+    }
+    (egress, tenants)
 }
 
 fn temper(dice: &mut Dice) -> Temper {
