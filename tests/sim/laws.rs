@@ -59,7 +59,7 @@ pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
     case.calls_hold_what_was_asked();
     case.buckets();
     case.pauses();
-    case.pauses_of_strangers();
+    case.pauses_of_others();
     case.order();
     case.shares();
     if case.calm {

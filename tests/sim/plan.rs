@@ -118,7 +118,11 @@ impl Plan {
         } else {
             temper(&mut dice)
         };
-        let world = World::new(&mut dice, calm);
+        let world = if !calm && dice.percent(20) {
+            World::of_rivals(&mut dice)
+        } else {
+            World::new(&mut dice, calm)
+        };
         let mut tags = 0;
         let clients = (0..1 + dice.below(8))
             .map(|_| client(&mut dice, &world, &mut tags))
@@ -129,7 +133,6 @@ impl Plan {
             (dice.millis(3000), other)
         });
         let drain = dice.percent(30).then(|| dice.millis(5000));
-        // Last, so that the seeds from before mean what they meant.
         if !calm && dice.percent(30) {
             let sharing = sharing(&mut dice);
             let other = reload.as_mut().map(|(_, other)| other);
@@ -256,7 +259,8 @@ struct World {
     poison: usize,
     /// Longest thinking time in milliseconds.
     think: usize,
-    receipts_only: bool,
+    /// How many calls in ten are receipts, at least.
+    receipts: usize,
     polite: bool,
 }
 
@@ -283,8 +287,21 @@ impl World {
             ids: dice.pick(&[4, 30, 500]),
             poison: if calm { 0 } else { dice.pick(&[0, 0, 5, 30]) },
             think: dice.pick(&[5, 60, 60, 600]),
-            receipts_only: dice.percent(30),
+            receipts: if dice.percent(30) { 10 } else { 6 },
             polite: dice.percent(50),
+        }
+    }
+
+    /// Several apps of one instance, all of them rightful, which send more than
+    /// they read: what moves credentials between buckets while calls wait.
+    fn of_rivals(dice: &mut Dice) -> Self {
+        let place = dice.pick(&[Place::Query, Place::Bearer]);
+        let token = |token| ("i0".to_owned(), format!("good0{token}"), place);
+        Self {
+            identities: (0..2 + dice.below(2)).map(token).collect(),
+            receipts: 1,
+            think: dice.pick(&[5, 60, 600]),
+            ..Self::new(dice, false)
         }
     }
 }
@@ -312,12 +329,13 @@ fn client(dice: &mut Dice, world: &World, tags: &mut usize) -> Client {
 fn step(dice: &mut Dice, world: &World, identity: &(String, String, Place), tag: usize) -> Step {
     let (instance, token, place) = identity.clone();
     let what = match dice.below(10) {
-        0..=5 => receipt(dice, world, place),
-        _ if world.receipts_only => receipt(dice, world, place),
-        6 => What::Send(dice.pick(&[10, 3000, 100_000])),
-        7 => What::SendByGet,
-        8 => What::Typing,
-        _ => What::Chats,
+        n if n < world.receipts => receipt(dice, world, place),
+        n => match n % 4 {
+            0 => What::Send(dice.pick(&[10, 3000, 100_000])),
+            1 => What::SendByGet,
+            2 => What::Typing,
+            _ => What::Chats,
+        },
     };
     let has_body = !matches!(
         what,

@@ -141,9 +141,9 @@ impl Case {
         }
     }
 
-    /// Where nothing else holds a call back, a 429 to a stranger does not
-    /// either: only one that may have met the main bucket.
-    pub(super) fn pauses_of_strangers(&mut self) {
+    /// Where nothing else holds a call back, a 429 to somebody who draws on the
+    /// other bucket does not either.
+    pub(super) fn pauses_of_others(&mut self) {
         let quotas = self.config.tenants.iter().map(|tenant| tenant.quota);
         let shared = quotas
             .chain([self.config.egress.quota])
@@ -168,7 +168,8 @@ impl Case {
                 None => refused,
             };
             let until = left.unwrap_or(outcome.ended);
-            if !held || self.bucket(tag, until) != Some(Bucket::Main) {
+            let bucket = self.bucket(tag, until);
+            if !held || bucket.is_none() {
                 continue;
             }
             let paused = self.seen.arrivals.iter().any(|arrival| {
@@ -176,11 +177,14 @@ impl Case {
                 let other = self.said.get(&arrival.tag);
                 answer.is_some_and(|answer| answer.status == 429 && answer.at <= until)
                     && other.is_some_and(|other| self.shares_account(other, said))
-                    && self.bucket(arrival.tag, arrival.at) != Some(Bucket::Strangers)
+                    && self
+                        .bucket(arrival.tag, arrival.at)
+                        .is_none_or(|met| Some(met) == bucket)
             });
             if !paused {
-                let what = format!("{tag}, sent at {sent:?}, was held until {until:?}");
-                self.breaks("a stranger's pause is not the owner's", what);
+                let what =
+                    format!("{tag}, sent at {sent:?}, was held until {until:?} by {bucket:?}");
+                self.breaks("a pause is of one bucket", what);
             }
         }
     }
