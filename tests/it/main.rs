@@ -22,6 +22,7 @@ mod protocols;
 mod refusals;
 mod secrets;
 mod settling;
+mod streaming;
 mod support;
 mod targets;
 mod tls;
