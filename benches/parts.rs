@@ -10,7 +10,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use http::Request;
 use http::request::Parts;
-use wawp_gateway::workbench::bench::{self, Buckets, Joins, Keyless, Receipts};
+use wawp_gateway::workbench::bench::{self, Buckets, Joins, Keyless, Receipts, Scrapes};
 
 const CHAT: &str = "201000000001@c.us";
 
@@ -128,5 +128,23 @@ fn batcher(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(parts, identity, json, receipt_and_key, bucket, batcher);
+fn scrape(c: &mut Criterion) {
+    for instances in [0, 100] {
+        let scrapes = Scrapes::full(instances);
+        assert!(scrapes.scrape() < 1_000_000);
+        c.bench_function(&format!("scrape: every code, {instances} instances"), |b| {
+            b.iter(|| scrapes.scrape());
+        });
+    }
+}
+
+criterion_group!(
+    parts,
+    identity,
+    json,
+    receipt_and_key,
+    bucket,
+    batcher,
+    scrape
+);
 criterion_main!(parts);

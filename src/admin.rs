@@ -89,7 +89,7 @@ fn answer(request: &Request<Incoming>, gateway: &Gateway, ready: &Ready) -> Resp
         return answer;
     }
     match request.uri().path() {
-        "/metrics" => page(StatusCode::OK, EXPOSITION, gateway.metrics().exposition()),
+        "/metrics" => page(StatusCode::OK, EXPOSITION, gateway.exposition()),
         "/livez" => page(StatusCode::OK, PLAIN, "ok\n"),
         "/readyz" if ready.get() => page(StatusCode::OK, PLAIN, "ok\n"),
         "/readyz" => page(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "draining\n"),

@@ -173,6 +173,7 @@ impl App {
         tracing::info!(timeout_s = timeout.as_secs_f64(), "draining");
         let deadline = Instant::now() + timeout;
         let gateway = self.gateway.clone();
+        gateway.metrics().scraped().drain_deadline(timeout);
         // Our own hold on the listening socket; the workers let go of theirs.
         drop(self);
         let ended = drain(&gateway, &running, deadline, again).await;

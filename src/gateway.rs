@@ -106,6 +106,17 @@ impl Gateway {
         &self.front.proxy.shared.metrics
     }
 
+    /// All figures in Prometheus' text format 0.0.4, as they stand now.
+    #[must_use]
+    pub fn exposition(&self) -> String {
+        let shared = &self.front.proxy.shared;
+        shared.limiter.report();
+        let (idle, active) = self.front.proxy.upstream.connections();
+        let metrics = self.metrics();
+        metrics.scraped().upstream_connections(idle, active);
+        metrics.exposition()
+    }
+
     /// Puts the changeable settings of another configuration in force, without
     /// touching a call. Says which changes need a restart.
     ///
@@ -126,6 +137,7 @@ impl Gateway {
     /// Begins a drain: open windows end, connections are asked to end.
     pub fn drain(&self) {
         let shared = &self.front.proxy.shared;
+        shared.metrics.scraped().draining();
         shared.draining.cancel();
         shared.batcher.flush();
     }

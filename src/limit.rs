@@ -41,7 +41,7 @@ use table::Table;
 
 use crate::config::{self, Config, Quota};
 use crate::identity::Identity;
-use crate::metrics::{Metrics, Reason, Route};
+use crate::metrics::{Metrics, Reason, Route, Standing};
 
 /// What two timers set for the same moment may be apart (tokio's wheel turns
 /// once a millisecond).
@@ -123,6 +123,7 @@ impl Limiter {
     /// Opens full buckets under these settings.
     pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
         let clock = TokioClock::new();
+        metrics.scraped().max_queue(config.limit.max_queue);
         Self {
             rules: ArcSwap::from_pointee(Rules::new(config, clock, None)),
             clock,
@@ -133,6 +134,7 @@ impl Limiter {
     /// Puts other settings in force. Classes that keep their name keep their
     /// buckets, and buckets keep their debt.
     pub(crate) fn reconfigure(&self, config: &Config) {
+        self.metrics.scraped().max_queue(config.limit.max_queue);
         let old = self.rules.load();
         self.rules
             .store(Arc::new(Rules::new(config, self.clock, Some(&old))));
@@ -151,6 +153,18 @@ impl Limiter {
             table.terms(),
             Arc::clone(&self.metrics),
         )
+    }
+
+    /// Sets the gauges that tell how each instance with a label stands.
+    pub(crate) fn report(&self) {
+        let (rules, now) = (self.rules.load(), Instant::now());
+        self.metrics.stand(|instance| {
+            let standings = rules
+                .tables
+                .iter()
+                .map(|table| table.standing(instance, now));
+            standings.fold(Standing::default(), Standing::scarcer)
+        });
     }
 
     /// The limits in force.

@@ -5,10 +5,16 @@
 //! request needs is resolved once, not looked up per request.
 
 mod codes;
+mod make;
+mod scraped;
 mod tenants;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{
@@ -17,6 +23,8 @@ use prometheus::{
 };
 
 use codes::Codes;
+use make::{VALID, counter, counters, gauge, histogram, register};
+pub(crate) use scraped::{Scraped, Standing};
 pub(crate) use tenants::TenantSeries;
 use tenants::Tenants;
 
@@ -25,6 +33,9 @@ use tenants::Tenants;
 pub(crate) const OTHER: &str = "other";
 /// The label of calls that name no instance.
 const NONE: &str = "none";
+
+/// A longer name gets no label of its own; the upstream's have 12 characters.
+const MAX_NAME: usize = 64;
 
 /// Client-facing time: from a merged call on a fast upstream (5 ms) to the
 /// slow media uploads some clients allow 300 s for.
@@ -116,6 +127,7 @@ pub struct Metrics {
     limit_wait: [Histogram; 2],
     instances: Instances,
     tenants: Tenants,
+    scraped: Scraped,
 }
 
 impl fmt::Debug for Metrics {
@@ -259,6 +271,7 @@ impl Metrics {
             ),
             instances: Instances::new(&r, max_instances),
             tenants: Tenants::new(&r),
+            scraped: Scraped::new(&r),
             registry: r,
         }
     }
@@ -293,7 +306,12 @@ impl Metrics {
         &self.instances.none
     }
 
-    /// The figures of a tenant of the settings.
+    /// Puts the tenants of the settings in force, with their weights.
+    pub(crate) fn renew_tenants<'t>(&self, tenants: impl Iterator<Item = (&'t str, NonZeroU32)>) {
+        self.tenants.renew(tenants);
+    }
+
+    /// The figures of a tenant in force.
     pub(crate) fn tenant(&self, name: &str) -> Arc<TenantSeries> {
         self.tenants.named(name)
     }
@@ -370,7 +388,7 @@ impl Instances {
         if let Some(series) = named.get(name) {
             return Arc::clone(series);
         }
-        if named.len() >= self.max {
+        if named.len() >= self.max || name.len() > MAX_NAME {
             return Arc::clone(&self.other);
         }
         let series = Arc::new(InstanceSeries::new(
@@ -401,36 +419,4 @@ impl InstanceSeries {
             requests: Route::ALL.map(|route| requests.with_label_values(&[name, route.as_str()])),
         }
     }
-}
-
-/// Names and labels here are constants; a wrong one fails the first test.
-const VALID: &str = "metric names and labels are valid and used once";
-
-fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, collector: &C) {
-    registry.register(Box::new(collector.clone())).expect(VALID);
-}
-
-fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
-    let counter = IntCounter::new(name, help).expect(VALID);
-    register(registry, &counter);
-    counter
-}
-
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    let vec = IntCounterVec::new(Opts::new(name, help), labels).expect(VALID);
-    register(registry, &vec);
-    vec
-}
-
-fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
-    let gauge = IntGauge::new(name, help).expect(VALID);
-    register(registry, &gauge);
-    gauge
-}
-
-fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-    let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-    let histogram = Histogram::with_opts(options).expect(VALID);
-    register(registry, &histogram);
-    histogram
 }

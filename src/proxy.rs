@@ -27,7 +27,7 @@ use crate::config::{self, Config};
 use crate::front::Activity;
 use crate::identity::{self, Findings};
 use crate::limit::{Kind, Lane, Limiter, Pass};
-use crate::metrics::{Metrics, Route};
+use crate::metrics::{Metrics, Route, TenantSeries};
 use crate::receipt::Receipt;
 use crate::tenant::key::{Keyring, Opened};
 use crate::tenant::{Client, Denied, Tenants};
@@ -223,12 +223,13 @@ impl Proxy {
             Err(head) => return self.pass_through(*head, body, client, Route::Seen).await,
         };
         let instance = receipt.identity.instance.as_deref();
-        self.let_in(client, instance, receipt.ambiguous, Route::Seen)?;
+        let tenant = self.let_in(client, instance, receipt.ambiguous, Route::Seen)?;
         let lane = {
             let head = receipt.head();
             self.shared
                 .limiter
                 .lane(&head.method, head.uri.path(), &receipt.identity)
+                .counted_for(tenant)
         };
         let told = self
             .shared
@@ -247,18 +248,18 @@ impl Proxy {
     }
 
     /// Holds a call against the rules for its instance, before it costs
-    /// anybody a token or a place in a batch.
+    /// anybody a token or a place in a batch; tells in whose figures it counts.
     fn let_in(
         &self,
         client: Client,
         instance: Option<&str>,
         ambiguous: bool,
         route: Route,
-    ) -> Result<(), Denied> {
+    ) -> Result<Arc<TenantSeries>, Denied> {
         let tenants = self.shared.tenants.load();
         let series = tenants.may_use(client, instance, ambiguous)?;
         series.requests(route).inc();
-        Ok(())
+        Ok(Arc::clone(series))
     }
 
     /// Bounds reading ahead. A body that dribbles in is passed on as it comes,
@@ -314,11 +315,12 @@ impl Proxy {
         let deadline = Instant::now() + self.shared.limiter.rules().max_wait;
         let ambiguous = findings.is_ambiguous();
         let identity = findings.identity();
-        self.let_in(client, identity.instance.as_deref(), ambiguous, route)?;
+        let tenant = self.let_in(client, identity.instance.as_deref(), ambiguous, route)?;
         let lane = self
             .shared
             .limiter
-            .lane(&head.method, head.uri.path(), &identity);
+            .lane(&head.method, head.uri.path(), &identity)
+            .counted_for(tenant);
         let answer = self.send(&mut head, body, &lane, deadline, route).await;
         count(&lane, route, &answer);
         answer

@@ -81,6 +81,7 @@ impl Tenants {
         access: &config::Access,
         metrics: &Metrics,
     ) -> Self {
+        metrics.renew_tenants(tenants.iter().map(|tenant| (&*tenant.name, tenant.weight)));
         let mut by_instance = HashMap::new();
         for settings in tenants {
             let tenant = Arc::new(Tenant {
@@ -140,7 +141,7 @@ impl Tenants {
         client: Client,
         instance: Option<&str>,
         ambiguous: bool,
-    ) -> Result<&TenantSeries, Denied> {
+    ) -> Result<&Arc<TenantSeries>, Denied> {
         if ambiguous && self.strict {
             return Err(Denied::Ambiguous);
         }

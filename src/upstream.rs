@@ -27,7 +27,7 @@ use tokio::time::{Instant, Sleep};
 use connect::Connector;
 pub use connect::{Dial, Io, TlsError};
 pub(crate) use failure::{Failure, Unreachable};
-use pool::{Connection, Lease, Pool, Unsent};
+use pool::{Connection, Lease, Pool, Pools, Unsent};
 
 use crate::body::{self, RequestBody};
 use crate::config;
@@ -50,6 +50,8 @@ pub(crate) struct Upstream {
     settings: config::Upstream,
     host: HeaderValue,
     pool: Arc<Pool>,
+    /// Those of all workers.
+    pools: Pools,
     /// Held by whoever makes a connection that others can share, with the last
     /// failure to make one.
     connecting: tokio::sync::Mutex<Option<(Instant, Failure)>>,
@@ -85,9 +87,11 @@ impl Upstream {
     ) -> Result<Self, TlsError> {
         let host = HeaderValue::from_str(settings.url.authority.as_str())
             .expect("an authority is a valid header value");
+        let (pool, pools) = (Pool::new(settings.idle_timeout), Pools::default());
         Ok(Self {
             connector: Arc::new(Connector::new(&settings, dial)?),
-            pool: Arc::new(Pool::new(settings.idle_timeout)),
+            pool: pools.add(pool),
+            pools,
             settings,
             host,
             connecting: tokio::sync::Mutex::new(None),
@@ -101,7 +105,8 @@ impl Upstream {
             connector: Arc::clone(&self.connector),
             settings: self.settings.clone(),
             host: self.host.clone(),
-            pool: Arc::new(Pool::new(self.settings.idle_timeout)),
+            pool: self.pools.add(Pool::new(self.settings.idle_timeout)),
+            pools: self.pools.clone(),
             connecting: tokio::sync::Mutex::new(None),
             metrics: Arc::clone(&self.metrics),
         }
@@ -132,6 +137,11 @@ impl Upstream {
                 Err(failure)
             }
         }
+    }
+
+    /// How many connections all workers have open: idle, and in use.
+    pub(crate) fn connections(&self) -> (usize, usize) {
+        self.pools.census()
     }
 
     /// Closes pooled connections that have been idle too long, for ever.

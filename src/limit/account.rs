@@ -18,7 +18,7 @@ use super::sharing::Terms;
 use super::{Refused, Rules};
 use crate::config::Quota;
 use crate::identity::Fingerprint;
-use crate::metrics::{InstanceSeries, Metrics};
+use crate::metrics::{InstanceSeries, Metrics, Standing, TenantSeries};
 
 /// Accepted credentials remembered per account; the oldest makes room. An app
 /// has one token, and may spell it in a few places.
@@ -133,6 +133,11 @@ impl Account {
         }
     }
 
+    /// How the bucket of accepted credentials stands.
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        self.main.standing(now)
+    }
+
     /// True when dropping the account would lose nothing. An accepted one is
     /// kept for a while, else a flood could make it a stranger again.
     pub(super) fn is_idle(&self, now: Instant, pressed: bool) -> bool {
@@ -168,6 +173,8 @@ pub(crate) struct Lane {
     proves: bool,
     terms: Arc<Terms>,
     metrics: Arc<Metrics>,
+    /// In whose figures its upstream calls count.
+    tenant: Option<Arc<TenantSeries>>,
 }
 
 impl Lane {
@@ -186,7 +193,14 @@ impl Lane {
             proves,
             terms,
             metrics,
+            tenant: None,
         }
+    }
+
+    /// Counts the upstream calls made here in a tenant's figures.
+    pub(crate) fn counted_for(mut self, tenant: Arc<TenantSeries>) -> Self {
+        self.tenant = Some(tenant);
+        self
     }
 
     /// Takes a token or a place in line.
@@ -223,6 +237,7 @@ impl Lane {
         status: StatusCode,
         retry_after: Option<Duration>,
     ) {
+        self.count_sent();
         if status == StatusCode::TOO_MANY_REQUESTS {
             // Proves nothing: it may have been said before anybody looked at
             // the credential (design §7.3).
@@ -246,7 +261,14 @@ impl Lane {
 
     /// Learns that a call sent with `permit` got no answer at all.
     pub(crate) fn unanswered(&self, permit: &Permit) {
+        self.count_sent();
         self.bucket.answered(permit.granted, false);
+    }
+
+    fn count_sent(&self) {
+        if let Some(tenant) = &self.tenant {
+            tenant.upstream().inc();
+        }
     }
 
     /// The figures of this instance, as far as it may be named.

@@ -25,7 +25,7 @@ use super::ticket::Ticket;
 use super::{Refused, Rules};
 use crate::config::Quota;
 use crate::identity::Fingerprint;
-use crate::metrics::InstanceSeries;
+use crate::metrics::{InstanceSeries, Standing};
 
 /// A token taken, and what is known of the bucket after it.
 #[derive(Clone, Copy, Debug)]
@@ -218,6 +218,21 @@ impl Bucket {
     /// The quota in force.
     pub(crate) fn quota(&self) -> Option<Quota> {
         self.lock().quota()
+    }
+
+    /// How the bucket stands.
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        let state = self.lock();
+        let owed = state.full.saturating_duration_since(now);
+        let tokens = state.quota.map(|quota| {
+            let missing = owed.as_secs_f64() / quota.interval().as_secs_f64();
+            (f64::from(quota.burst.get()) - missing).max(0.0)
+        });
+        let held = state.pause.as_ref().and_then(|pause| pause.holds(now));
+        Standing {
+            tokens,
+            paused: held.map_or(Duration::ZERO, |until| until - now),
+        }
     }
 
     /// True when dropping the bucket would lose nothing: nobody waits, no

@@ -20,7 +20,7 @@ use super::account::Account;
 use super::clock::TokioClock;
 use super::sharing::Terms;
 use crate::identity::{Fingerprint, Identity};
-use crate::metrics::OTHER;
+use crate::metrics::{OTHER, Standing};
 
 /// Locks over the table, so that calls of different instances seldom meet.
 const SHARDS: usize = 64;
@@ -97,8 +97,7 @@ impl Table {
         Q: Hash + Eq + ?Sized + ToOwned,
         K: From<<Q as ToOwned>::Owned>,
     {
-        let hash = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
-        let mut shard = lock(&shards[hash]);
+        let mut shard = lock(&shards[self.shard(key)]);
         if let Some(account) = shard.accounts.get(key) {
             return Arc::clone(account);
         }
@@ -110,6 +109,24 @@ impl Table {
             .accounts
             .insert(K::from(key.to_owned()), Arc::clone(&account));
         account
+    }
+
+    /// How an instance stands in this class. One without an account has a full
+    /// bucket: nothing else is ever forgotten.
+    pub(super) fn standing(&self, instance: &str, now: Instant) -> Standing {
+        let shard = lock(&self.instances[self.shard(instance)]);
+        if let Some(account) = shard.accounts.get(instance) {
+            return account.standing(now);
+        }
+        let quota = self.terms.load().quota;
+        Standing {
+            tokens: quota.map(|quota| f64::from(quota.burst.get())),
+            paused: Duration::ZERO,
+        }
+    }
+
+    fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
+        usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0)
     }
 
     /// The terms in force.

@@ -14,6 +14,12 @@ use super::Route;
 const FIRST: u16 = 100;
 const COUNT: usize = 900;
 
+/// Those that are shown at zero from the start, so that a rate does not miss
+/// the first of its kind: what the upstream documents, and our own answers.
+const USUAL: [u16; 14] = [
+    200, 201, 400, 401, 403, 404, 408, 413, 422, 429, 500, 502, 503, 504,
+];
+
 /// Counters of one route by status code.
 pub(crate) struct Codes {
     vec: IntCounterVec,
@@ -24,20 +30,26 @@ pub(crate) struct Codes {
 
 impl Codes {
     pub(super) fn new(vec: IntCounterVec, route: Route) -> Self {
-        Self {
+        let codes = Self {
             by_code: (0..COUNT).map(|_| OnceLock::new()).collect(),
             error: vec.with_label_values(&[route.as_str(), "error"]),
             vec,
             route,
+        };
+        for code in USUAL {
+            codes.number(code, &code.to_string());
         }
+        codes
     }
 
     /// The counter of this code.
     pub(crate) fn code(&self, code: StatusCode) -> &IntCounter {
-        self.by_code[usize::from(code.as_u16() - FIRST)].get_or_init(|| {
-            self.vec
-                .with_label_values(&[self.route.as_str(), code.as_str()])
-        })
+        self.number(code.as_u16(), code.as_str())
+    }
+
+    fn number(&self, number: u16, text: &str) -> &IntCounter {
+        self.by_code[usize::from(number - FIRST)]
+            .get_or_init(|| self.vec.with_label_values(&[self.route.as_str(), text]))
     }
 
     /// The counter of calls without an answer, or with one that broke off.

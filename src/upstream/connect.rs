@@ -153,7 +153,7 @@ impl Connector {
             Dial::With(dial) => dial().await?,
         };
         let Some(tls) = &self.tls else {
-            return http1(stream).await;
+            return http1(stream, pool).await;
         };
         let connector = if upgrade { &tls.http1 } else { &tls.any };
         let stream = connector
@@ -170,7 +170,7 @@ impl Connector {
         if http2_chosen {
             http2(stream, pool).await
         } else {
-            http1(stream).await
+            http1(stream, pool).await
         }
     }
 
@@ -205,7 +205,7 @@ impl Connector {
     }
 }
 
-async fn http1(stream: impl Io + 'static) -> Result<Connection, Unreachable> {
+async fn http1(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unreachable> {
     let (sender, connection) = http1::Builder::new()
         .preserve_header_case(true)
         // A proxy replaces line folding in answers with spaces (RFC 9112 §5.2).
@@ -219,7 +219,7 @@ async fn http1(stream: impl Io + 'static) -> Result<Connection, Unreachable> {
         // Its end is told to whoever waits on the sender.
         drop(connection.with_upgrades().await);
     });
-    Ok(Connection::H1(sender))
+    Ok(pool.own(sender))
 }
 
 async fn http2(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unreachable> {

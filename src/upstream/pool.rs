@@ -5,7 +5,7 @@
 //! only after a complete answer, and is looked at for life before each use.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -27,7 +27,9 @@ pub(super) const MAX_STREAMS: usize = 100;
 #[derive(Debug)]
 pub(super) struct Pool {
     idle_timeout: Duration,
-    /// Touched by one worker only, so the lock is never waited for.
+    /// Open HTTP/1.1 connections, the idle ones included.
+    open: Arc<AtomicUsize>,
+    /// Touched by one worker and by scrapes, so the lock is hardly ever waited for.
     connections: Mutex<Connections>,
 }
 
@@ -40,7 +42,7 @@ struct Connections {
 
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+    connection: Exclusive,
     since: Instant,
 }
 
@@ -51,10 +53,17 @@ struct Shared {
     used: Arc<Mutex<Instant>>,
 }
 
+/// A connection that one call at a time may have.
+#[derive(Debug)]
+pub(super) struct Exclusive {
+    sender: http1::SendRequest<RequestBody>,
+    open: Arc<AtomicUsize>,
+}
+
 /// A connection taken for one call.
 #[derive(Debug)]
 pub(super) enum Connection {
-    H1(http1::SendRequest<RequestBody>),
+    H1(Exclusive),
     H2(Stream),
 }
 
@@ -63,6 +72,10 @@ pub(super) enum Connection {
 pub(super) struct Stream {
     shared: Shared,
 }
+
+/// The pools of all workers, for whoever counts their connections.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pools(Arc<Mutex<Vec<Weak<Pool>>>>);
 
 /// Why a request brought no answer on a connection.
 #[derive(Debug)]
@@ -77,6 +90,7 @@ impl Pool {
     pub(super) fn new(idle_timeout: Duration) -> Self {
         Self {
             idle_timeout,
+            open: Arc::default(),
             connections: Mutex::default(),
         }
     }
@@ -96,11 +110,31 @@ impl Pool {
         }
         while let Some(idle) = connections.idle.pop() {
             // Not ready: its last request is still being written, or it is closing.
-            if idle.sender.is_ready() && now < idle.since + self.idle_timeout {
-                return Some(Connection::H1(idle.sender));
+            if idle.connection.sender.is_ready() && now < idle.since + self.idle_timeout {
+                return Some(Connection::H1(idle.connection));
             }
         }
         None
+    }
+
+    /// Counts a connection that was made for one call.
+    pub(super) fn own(&self, sender: http1::SendRequest<RequestBody>) -> Connection {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Connection::H1(Exclusive {
+            sender,
+            open: Arc::clone(&self.open),
+        })
+    }
+
+    /// How many connections are open: idle, and in use.
+    pub(super) fn census(&self) -> (usize, usize) {
+        let connections = self.lock();
+        let idle = connections.idle.len();
+        let shared = connections.shared.len();
+        let streams = |shared: &&Shared| shared.streams.load(Ordering::Relaxed) > 0;
+        let busy = connections.shared.iter().filter(streams).count();
+        let taken = self.open.load(Ordering::Relaxed).saturating_sub(idle);
+        (idle + shared - busy, taken + busy)
     }
 
     /// Adds a shared connection, and takes a place on it.
@@ -120,7 +154,7 @@ impl Pool {
         let timeout = self.idle_timeout;
         connections
             .idle
-            .retain(|idle| !idle.sender.is_closed() && now < idle.since + timeout);
+            .retain(|idle| !idle.connection.sender.is_closed() && now < idle.since + timeout);
         connections.shared.retain(|shared| {
             let used = *shared.used.lock().unwrap_or_else(PoisonError::into_inner);
             let busy = shared.streams.load(Ordering::Relaxed) > 0;
@@ -128,11 +162,11 @@ impl Pool {
         });
     }
 
-    fn give_back(&self, sender: http1::SendRequest<RequestBody>) {
+    fn give_back(&self, connection: Exclusive) {
         let mut connections = self.lock();
-        if !sender.is_closed() && connections.idle.len() < MAX_IDLE {
+        if !connection.sender.is_closed() && connections.idle.len() < MAX_IDLE {
             connections.idle.push(Idle {
-                sender,
+                connection,
                 since: Instant::now(),
             });
         }
@@ -142,6 +176,26 @@ impl Pool {
         self.connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pools {
+    /// Counts this pool's connections with the others' for as long as it lives.
+    pub(super) fn add(&self, pool: Pool) -> Arc<Pool> {
+        let pool = Arc::new(pool);
+        let mut pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.push(Arc::downgrade(&pool));
+        pool
+    }
+
+    /// How many connections are open in all: idle, and in use.
+    pub(super) fn census(&self) -> (usize, usize) {
+        let pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let pools = pools.iter().filter_map(Weak::upgrade);
+        pools.fold((0, 0), |(idle, active), pool| {
+            let more = pool.census();
+            (idle + more.0, active + more.1)
+        })
     }
 }
 
@@ -156,13 +210,19 @@ impl Connection {
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Unsent> {
         let sent = match self {
-            Self::H1(sender) => sender.try_send_request(request).await,
+            Self::H1(own) => own.sender.try_send_request(request).await,
             Self::H2(stream) => stream.shared.sender.try_send_request(request).await,
         };
         sent.map_err(|mut error| match error.take_message() {
             Some(request) => Unsent::Untouched(Box::new(request)),
             None => Unsent::Failed(Failure::from(error.error())),
         })
+    }
+}
+
+impl Drop for Exclusive {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -201,8 +261,8 @@ impl Lease {
 
     /// The answer is complete: somebody else may have the connection.
     pub(super) fn give_back(self) {
-        if let Connection::H1(sender) = self.connection {
-            self.pool.give_back(sender);
+        if let Connection::H1(connection) = self.connection {
+            self.pool.give_back(connection);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Parts of the gateway as the benches measure them.
 //!
 //! Thin: each function calls the one part its name says, as the gateway does,
-//! and returns a number so that nothing is optimised away. Only `Buckets` and
-//! `Joins` hold state, made before the clock starts.
+//! and returns a number so that nothing is optimised away. Only `Buckets`,
+//! `Joins` and `Scrapes` hold state, made before the clock starts.
 
 use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
@@ -28,9 +28,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::batch::{Batcher, Given};
 use crate::config::{Config, Quota};
+use crate::gateway::Gateway;
 use crate::identity::{Findings, Identity, json};
 use crate::limit::{Admission, Kind, Limiter};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Route};
 use crate::receipt::parse::{Fields, understand};
 use crate::receipt::{MergeKey, Receipt};
 use crate::upstream::{Dial, Io, Upstream};
@@ -177,6 +178,39 @@ fn caller(number: usize) -> Identity {
     let target = format!("/v2/chats?instance_id=instance{number}&access_token=t");
     let request = Request::get(target).body(()).expect("a valid target");
     Findings::of_head(&request.into_parts().0).identity()
+}
+
+/// A gateway that has everything to tell which its labels allow.
+#[derive(Debug)]
+pub struct Scrapes(Gateway);
+
+impl Scrapes {
+    /// Fills the labels: this many instances, every code on every route.
+    ///
+    /// # Panics
+    /// If there can be no gateway.
+    #[must_use]
+    pub fn full(instances: usize) -> Self {
+        let mut config = config();
+        config.metrics.max_instances = instances;
+        let gateway = Gateway::new(&config, Dial::Tcp).expect("no file is named");
+        for number in 0..instances {
+            gateway.metrics().instance(&format!("{number:012}"));
+        }
+        for code in (100..1000).flat_map(StatusCode::from_u16) {
+            for route in [Route::Seen, Route::Other] {
+                gateway.metrics().requests[route as usize].code(code).inc();
+                gateway.metrics().upstream[route as usize].code(code).inc();
+            }
+        }
+        Self(gateway)
+    }
+
+    /// Answers a scrape; returns its length in bytes.
+    #[must_use]
+    pub fn scrape(&self) -> usize {
+        self.0.exposition().len()
+    }
 }
 
 /// Batches over an upstream in this process that answers at once.

@@ -145,6 +145,11 @@ async fn counters_add_up_over_a_mix_of_everything() {
             seen.len() as f64
         );
 
+        assert_eq!(
+            world.counted("wawp_gateway_tenant_upstream_requests_total", &[]),
+            seen.len() as f64
+        );
+
         // Merging: callers told by the upstream, less the calls that took.
         let receipts: Vec<_> = seen.iter().filter(|call| !call.ids.is_empty()).collect();
         let saved = world.counted("wawp_gateway_upstream_requests_saved_total", &[]);

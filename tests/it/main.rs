@@ -12,6 +12,7 @@ mod cli;
 mod counting;
 mod drain;
 mod expect;
+mod exposition;
 mod keys;
 mod limits_on_clients;
 mod memory;
