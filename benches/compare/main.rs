@@ -8,6 +8,7 @@
 //! Cannot tell what a network or TLS costs, and is no judge of features: see
 //! `benches/README.md`.
 
+mod head;
 mod load;
 mod peers;
 mod plain;

@@ -228,7 +228,8 @@ fn haproxy(threads: usize, port: u16, upstream: u16) -> String {
     format!(
         "global
     nbthread {threads}
-    maxconn 40000
+    no strict-limits
+    maxconn 30000
 defaults
     mode http
     option http-keep-alive

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::Result;
-use crate::wire::Head;
+use crate::head::Head;
 
 /// The path of receipts, which are answered with 201.
 pub(crate) const SEEN: &str = "/v2/send/seen";

@@ -51,12 +51,12 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
             drop(process);
 
             let process = peer.start(place, &Tuning::default()).await?;
-            let mut crew = Crew::open(process.address, ACTIVE).await?;
             Crew::open(process.address, 1)
                 .await?
                 .each(&requests, 1)
                 .await?;
             let rest = process.memory()?;
+            let mut crew = Crew::open(process.address, ACTIVE).await?;
             place.upstream.delay(HOLD);
             let expected = place.upstream.calls() + ACTIVE as u64;
             let until = Instant::now() + HOLD;

@@ -8,11 +8,14 @@ use super::{CONNECTIONS, Field, INSTANCES, microseconds, names};
 use crate::Result;
 use crate::load::{Crew, Requests, percentile};
 use crate::peers::{Peer, Place, Tuning};
+use crate::process::Process;
 use crate::settings::Settings;
 use crate::table::Table;
 
 /// Calls a second: little to do, and a good part of what one core can do.
 const RATES: [usize; 2] = [2_000, 10_000];
+/// At the fixed rate, before latencies count.
+const WARM_UP: Duration = Duration::from_millis(100);
 
 /// Processor time per call and calls a second in a closed loop.
 pub(super) async fn capacity(place: &Place, settings: &Settings, workers: usize) -> Result<Table> {
@@ -59,26 +62,27 @@ pub(super) async fn latency(place: &Place, settings: &Settings) -> Result<Table>
     let requests = Requests::messages(INSTANCES);
     for rate in RATES {
         for round in 0..settings.rounds {
-            let turn = async |address| -> Result<[f64; 2]> {
+            let turn = async |process: Option<&Process>| -> Result<[f64; 3]> {
+                let address = process.map_or(place.upstream.address, |process| process.address);
+                let spent = || process.map_or(Ok(Duration::ZERO), Process::processor_time);
                 let mut crew = Crew::open(address, CONNECTIONS).await?;
                 crew.each(&requests, 20).await?;
-                let warm = Duration::from_millis(100);
-                crew.open_loop(&requests, rate, 1, warm).await?;
+                crew.open_loop(&requests, rate, 1, WARM_UP).await?;
+                let before = spent()?;
                 let latencies = crew.open_loop(&requests, rate, 1, settings.turn).await?;
-                Ok([50, 99].map(|percent| percentile(&latencies, percent)))
+                let per_call = microseconds(spent()? - before) / latencies.len() as f64;
+                let [p50, p99] = [50, 99].map(|percent| percentile(&latencies, percent));
+                Ok([p50, p99, per_call])
             };
-            let direct = turn(place.upstream.address).await?;
+            let direct = turn(None).await?;
             for (peer, process) in field.in_turn(round) {
-                let before = process.processor_time()?;
-                let through = turn(process.address).await?;
-                let spent = process.processor_time()? - before;
-                let calls = rate as f64 * settings.turn.as_secs_f64();
+                let through = turn(Some(process)).await?;
                 let mut add = |name: &str, value| {
                     table.add(&format!("{name} at {rate} calls/s, µs"), peer.name(), value);
                 };
                 add("added p50", through[0] - direct[0]);
                 add("added p99", through[1] - direct[1]);
-                add("processor time per call", microseconds(spent) / calls);
+                add("processor time per call", through[2]);
             }
         }
     }
