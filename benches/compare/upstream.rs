@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::Result;
 use crate::head::Head;
@@ -33,10 +34,12 @@ pub(crate) struct Upstream {
     state: Arc<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     calls: AtomicU64,
     delay_ms: AtomicU64,
+    /// Whether answers are held back for now.
+    held: watch::Sender<bool>,
 }
 
 impl Upstream {
@@ -44,7 +47,11 @@ impl Upstream {
     pub(crate) async fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let state = Arc::new(State::default());
+        let state = Arc::new(State {
+            calls: AtomicU64::new(0),
+            delay_ms: AtomicU64::new(0),
+            held: watch::Sender::new(false),
+        });
         let serving = Arc::clone(&state);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -59,6 +66,11 @@ impl Upstream {
     /// Calls that have arrived so far.
     pub(crate) fn calls(&self) -> u64 {
         self.state.calls.load(Relaxed)
+    }
+
+    /// Whether answers are held back from now on.
+    pub(crate) fn hold(&self, held: bool) {
+        self.state.held.send_replace(held);
     }
 
     /// From now on every answer takes this long.
@@ -111,6 +123,9 @@ async fn serve(mut stream: TcpStream, state: &State) -> Result<()> {
         let delay = state.delay_ms.load(Relaxed);
         if delay > 0 {
             tokio::time::sleep(Duration::from_millis(delay)).await;
+        }
+        if *state.held.borrow() {
+            state.held.subscribe().wait_for(|held| !held).await?;
         }
         match start {
             Path::Seen => stream.write_all(created.as_bytes()).await?,
