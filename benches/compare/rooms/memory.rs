@@ -61,16 +61,18 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
             let expected = place.upstream.calls() + ACTIVE as u64;
             let until = Instant::now() + PATIENCE;
             let watch = async {
-                while place.upstream.calls() < expected {
-                    if Instant::now() > until {
-                        return Err("the calls did not all arrive in time".into());
-                    }
+                while place.upstream.calls() < expected && Instant::now() < until {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
-                process.memory()
+                let memory = process.memory();
+                let missing = expected.saturating_sub(place.upstream.calls());
+                place.upstream.hold(false);
+                match missing {
+                    0 => memory,
+                    _ => Err(format!("{missing} calls did not arrive in time").into()),
+                }
             };
             let (made, active) = tokio::join!(crew.each(&requests, 1), watch);
-            place.upstream.hold(false);
             made?;
             let active = active? - rest;
             add(
