@@ -16,6 +16,7 @@ use super::clock::TokioClock;
 use super::egress::{Claim, Claimant, Released};
 use super::gcra::Gcra;
 use super::line::{Kind, Line, Waiter};
+use super::look::{Budget, Waiting};
 use super::pause::Pause;
 use super::share::Share;
 use super::ticket::Ticket;
@@ -227,6 +228,30 @@ impl Bucket {
         };
         let mut waiting = line.calls.iter().chain(&line.receipts);
         waiting.any(|waiter| waiter.credential == credential)
+    }
+
+    /// What an operator sees of it.
+    pub(super) fn look(&self, class: Option<Box<str>>, now: Instant) -> Budget {
+        let state = self.lock();
+        let held = state.pause.as_ref().and_then(|pause| pause.holds(now));
+        let waiting = state.line.as_ref().map(|line| Waiting {
+            calls: line.calls.len(),
+            receipts: line.receipts.len(),
+        });
+        let missing = state.full.saturating_duration_since(now);
+        Budget {
+            class,
+            tokens: state.quota.map(|quota| {
+                let missing = missing.as_secs_f64() / quota.interval().as_secs_f64();
+                (f64::from(quota.burst.get()) - missing).max(0.0)
+            }),
+            burst: state.quota.map(|quota| quota.burst.get()),
+            rate: state.quota.map(|quota| quota.rate),
+            waiting: waiting.unwrap_or_default(),
+            pause: held.map_or(0.0, |until| {
+                until.saturating_duration_since(now).as_secs_f64()
+            }),
+        }
     }
 
     /// The quota in force.

@@ -40,6 +40,12 @@ impl Codes {
         })
     }
 
+    /// All counted, whatever the code.
+    pub(crate) fn total(&self) -> u64 {
+        let counters = self.by_code.iter().filter_map(OnceLock::get);
+        counters.map(IntCounter::get).sum::<u64>() + self.error.get()
+    }
+
     /// The counter of calls without an answer, or with one that broke off.
     pub(crate) fn error(&self) -> &IntCounter {
         &self.error
