@@ -19,6 +19,7 @@ use super::clock::TokioClock;
 use super::egress::{Claim, Claimant, Released};
 use super::gcra::Gcra;
 use super::line::{Kind, Line, Waiter};
+use super::look::{Budget, Waiting};
 use super::pause::Pause;
 use super::share::Share;
 use super::ticket::Ticket;
@@ -215,6 +216,25 @@ impl Bucket {
         waiting.any(|waiter| waiter.credential == credential)
     }
 
+    /// What an operator sees of it.
+    pub(super) fn look(&self, class: Option<Box<str>>, now: Instant) -> Budget {
+        let state = self.lock();
+        let waiting = state.line.as_ref().map(|line| Waiting {
+            calls: line.calls.len(),
+            receipts: line.receipts.len(),
+        });
+        let standing = state.standing(now);
+        let quota = state.quota();
+        Budget {
+            class,
+            tokens: standing.tokens,
+            burst: quota.map(|quota| quota.burst.get()),
+            rate: quota.map(|quota| quota.rate),
+            waiting: waiting.unwrap_or_default(),
+            pause: standing.paused.as_secs_f64(),
+        }
+    }
+
     /// The quota in force.
     pub(crate) fn quota(&self) -> Option<Quota> {
         self.lock().quota()
@@ -222,17 +242,7 @@ impl Bucket {
 
     /// How the bucket stands.
     pub(super) fn standing(&self, now: Instant) -> Standing {
-        let state = self.lock();
-        let owed = state.full.saturating_duration_since(now);
-        let tokens = state.quota.map(|quota| {
-            let missing = owed.as_secs_f64() / quota.interval().as_secs_f64();
-            (f64::from(quota.burst.get()) - missing).max(0.0)
-        });
-        let held = state.pause.as_ref().and_then(|pause| pause.holds(now));
-        Standing {
-            tokens,
-            paused: held.map_or(Duration::ZERO, |until| until - now),
-        }
+        self.lock().standing(now)
     }
 
     /// True when dropping the bucket would lose nothing: nobody waits, no
@@ -258,6 +268,14 @@ impl Bucket {
 impl State {
     fn quota(&self) -> Option<Quota> {
         self.gcra.as_ref().map(Gcra::quota)
+    }
+
+    fn standing(&self, now: Instant) -> Standing {
+        let held = self.pause.as_ref().and_then(|pause| pause.holds(now));
+        Standing {
+            tokens: self.gcra.as_ref().map(|gcra| gcra.tokens(now)),
+            paused: held.map_or(Duration::ZERO, |until| until.saturating_duration_since(now)),
+        }
     }
 
     /// Whether a token is there, or when it will be.

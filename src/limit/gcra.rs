@@ -84,6 +84,13 @@ impl Gcra {
         }
     }
 
+    /// Tokens at hand, with the part of one that is on its way back.
+    pub(super) fn tokens(&self, now: Instant) -> f64 {
+        let missing = self.full().saturating_duration_since(now).as_secs_f64();
+        let burst = f64::from(self.quota.burst.get());
+        (burst - missing / self.quota.interval().as_secs_f64()).max(0.0)
+    }
+
     /// The quota in force.
     pub(super) fn quota(&self) -> Quota {
         self.quota
