@@ -15,6 +15,7 @@ mod expect;
 mod keys;
 mod limits_on_clients;
 mod memory;
+mod observing;
 mod once;
 mod pacing;
 mod passing;
