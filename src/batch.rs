@@ -5,10 +5,12 @@
 //! sealed batch; a batch is sent even if all its callers have gone.
 //!
 //! - [`open`]: a batch that takes callers, and the table of those;
+//! - [`ghost`]: what merging would have done, where it is only observed;
 //! - [`life`]: the one task of a batch, from its first caller to its token;
 //! - [`settle`]: sending, repeating and splitting, until everybody is told;
 //! - [`quarantine`]: receipts that failed alone and stay out of batches.
 
+mod ghost;
 mod life;
 mod open;
 mod quarantine;
@@ -31,11 +33,12 @@ use tokio_util::task::TaskTracker;
 use tower::retry::budget::TpsBudget;
 
 use crate::body::AnswerBody;
-use crate::config;
+use crate::config::{self, BatchMode};
 use crate::limit::{Kind, Lane, Limiter, Refused};
 use crate::metrics::Metrics;
 use crate::receipt::Receipt;
 use crate::upstream::{Failure, Upstream};
+use ghost::Ghost;
 use open::{Batch, Caller, Caps, Offer, Table};
 use quarantine::Quarantine;
 
@@ -49,7 +52,8 @@ const BUDGET_SHARE: f32 = 0.2;
 #[derive(Debug)]
 pub(crate) struct Batcher {
     settings: ArcSwap<config::Batch>,
-    table: Table,
+    table: Table<Caller>,
+    ghosts: Table<Ghost>,
     quarantine: Quarantine,
     limiter: Arc<Limiter>,
     metrics: Arc<Metrics>,
@@ -127,6 +131,7 @@ impl Batcher {
             quarantine: Quarantine::new(),
             settings: ArcSwap::from_pointee(settings),
             table: Table::new(),
+            ghosts: Table::new(),
             limiter,
             metrics,
             budget: TpsBudget::new(BUDGET_SPAN, BUDGET_FLOOR_PER_SECOND, BUDGET_SHARE),
@@ -139,6 +144,11 @@ impl Batcher {
     /// Puts other settings in force, for batches opened from now on.
     pub(crate) fn reconfigure(&self, settings: config::Batch) {
         self.settings.store(Arc::new(settings));
+    }
+
+    /// Whether receipts are only observed, not merged.
+    pub(crate) fn observes(&self) -> bool {
+        self.settings.load().mode == BatchMode::Observe
     }
 
     /// True for a path whose receipts are merged.
@@ -182,15 +192,15 @@ impl Batcher {
     ) -> Result<oneshot::Receiver<Told>, Refused> {
         let now = Instant::now();
         let settings = self.settings.load();
-        let deadline = now + self.limiter.rules().max_wait;
+        let rules = self.limiter.rules();
+        let deadline = now + rules.max_wait;
+        let observes = rules.observes;
+        if observes {
+            self.haunt(&receipt, &lane);
+        }
         let (answer, told) = oneshot::channel();
-        let caps = Caps {
-            ids: settings.max_ids,
-            callers: settings.max_callers,
-        };
-        let alone = settings.window.is_zero()
-            || receipt.ids.len() > caps.ids
-            || self.quarantine.holds(&receipt, now);
+        let caps = Caps::of(&settings);
+        let alone = self.goes_alone(&receipt, &settings, now);
         let caller = Caller {
             receipt,
             arrived: now,
@@ -200,8 +210,10 @@ impl Batcher {
         // Those who cannot be served in time are told at once, unless they
         // find a batch that already has its place in line.
         let open = |caller: Caller| {
-            self.limiter
-                .check(&lane, Kind::Receipt { opened: now }, deadline)?;
+            if !observes {
+                self.limiter
+                    .check(&lane, Kind::Receipt { opened: now }, deadline)?;
+            }
             Ok(Arc::new(Batch::open(caller, now, caps)))
         };
         let batch = if alone {
@@ -226,5 +238,12 @@ impl Batcher {
                 .spawn(async move { batcher.live(batch, lane, upstream, window).await });
         }
         Ok(told)
+    }
+
+    /// Whether a receipt stays out of batches.
+    fn goes_alone(&self, receipt: &Receipt, settings: &config::Batch, now: Instant) -> bool {
+        settings.window.is_zero()
+            || receipt.ids.len() > settings.max_ids
+            || self.quarantine.holds(receipt, now)
     }
 }

@@ -120,6 +120,8 @@ pub struct Upstream {
 /// `[batch]`: how read receipts are merged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
+    /// Whether receipts are merged, or only counted as if they were.
+    pub mode: BatchMode,
     /// The paths whose `POST` may be merged: literal, beginning with `/`.
     pub paths: Vec<String>,
     /// How long a batch stays open from its first caller; zero turns merging off.
@@ -134,9 +136,29 @@ pub struct Batch {
     pub quarantine: Duration,
 }
 
+/// What is done with receipts that could share a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchMode {
+    /// They share it.
+    Merge,
+    /// Each goes as it came; what merging would have saved is counted.
+    Observe,
+}
+
+/// What is done with calls beyond a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitMode {
+    /// They wait, or are refused.
+    Enforce,
+    /// They go as they came; what enforcing would have done is counted.
+    Observe,
+}
+
 /// `[limit]`: how fast one WhatsApp instance may be driven.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limit {
+    /// Whether calls are held to the budgets, or only counted as if they were.
+    pub mode: LimitMode,
     /// Each instance's budget; `None` is unlimited.
     pub quota: Option<Quota>,
     /// How long a call may wait for its turn.
@@ -331,6 +353,26 @@ impl Default for Config {
             &secret::Sources::default(),
             &mut report::Report::default(),
         )
+    }
+}
+
+// === impl BatchMode, LimitMode ===
+
+impl fmt::Display for BatchMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Merge => "merge",
+            Self::Observe => "observe",
+        })
+    }
+}
+
+impl fmt::Display for LimitMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+        })
     }
 }
 

@@ -10,6 +10,7 @@
 //! - [`egress`]: one budget over all calls; [`sharing`]: whose share of it counts;
 //! - [`pause`]: what an upstream 429 teaches;
 //! - [`look`]: what operators see of all this.
+//! - [`observe`]: what enforcing would have done, where it does not.
 
 mod account;
 mod bucket;
@@ -18,6 +19,7 @@ mod egress;
 mod gcra;
 mod line;
 mod look;
+mod observe;
 mod pause;
 mod share;
 mod sharing;
@@ -39,10 +41,11 @@ pub(crate) use bucket::{Admission, Permit};
 use clock::TokioClock;
 pub(crate) use line::Kind;
 pub(crate) use look::Budget;
+pub(crate) use observe::would_refuse;
 use sharing::{Sharing, Terms};
 use table::Table;
 
-use crate::config::{self, Config, Quota};
+use crate::config::{self, Config, LimitMode, Quota};
 use crate::identity::Identity;
 use crate::metrics::{Metrics, Reason, Route, Standing};
 
@@ -73,6 +76,8 @@ pub(crate) struct Rules {
     pub(crate) max_wait: Duration,
     pub(crate) max_queue: usize,
     pub(crate) max_delay: Duration,
+    /// Nobody is held or refused: whoever draws on a bucket is a ghost.
+    pub(crate) observes: bool,
     sharing: Arc<Sharing>,
     /// The base limit, then one table per class in the order of the settings.
     tables: Vec<Arc<Table>>,
@@ -187,7 +192,15 @@ impl Limiter {
         route: Route,
     ) -> Result<Pass, Refused> {
         let asked = Instant::now();
-        let permit = match self.admit(lane, kind, deadline)? {
+        let admission = {
+            let rules = self.rules.load();
+            if rules.observes {
+                self.haunt(lane, kind, deadline, route);
+                return Ok(self.unheld(route));
+            }
+            lane.admit(kind, deadline, &rules)?
+        };
+        let permit = match admission {
             Admission::Now(permit) => return Ok(self.passed(permit, None, route)),
             // The promise made on joining can be outrun by receipts that grew
             // too old to yield: then the deadline has the last word. A token
@@ -232,16 +245,7 @@ impl Limiter {
 
     /// The refusal of a call whose deadline came while it stood in line.
     pub(crate) fn too_late(&self, lane: &Lane) -> Refused {
-        let rules = self.rules.load();
-        // A call that came now would have to wait as long, or less.
-        lane.check(Kind::Call, Instant::now(), &rules)
-            .err()
-            .unwrap_or(Refused {
-                refusal: Refusal::WaitTooLong,
-                quota: lane.quota(),
-                waiting: 0,
-                retry_after: Duration::ZERO,
-            })
+        self.rules.load().too_late(lane)
     }
 }
 
@@ -278,6 +282,7 @@ impl Rules {
             max_wait: limit.max_wait,
             max_queue: limit.max_queue,
             max_delay: batch.max_delay,
+            observes: limit.mode == LimitMode::Observe,
             sharing,
         }
     }
@@ -289,6 +294,18 @@ impl Rules {
 
     fn is_receipt(&self, path: &str) -> bool {
         self.receipt_paths.iter().any(|receipt| receipt == path)
+    }
+
+    fn too_late(&self, lane: &Lane) -> Refused {
+        // A call that came now would have to wait as long, or less.
+        lane.check(Kind::Call, Instant::now(), self)
+            .err()
+            .unwrap_or(Refused {
+                refusal: Refusal::WaitTooLong,
+                quota: lane.quota(),
+                waiting: 0,
+                retry_after: Duration::ZERO,
+            })
     }
 
     /// Whether `RateLimit` fields go with every answer.

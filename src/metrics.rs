@@ -131,6 +131,9 @@ pub struct Metrics {
     limit_wait: [Histogram; 2],
     /// The last failures, for the page for people.
     pub(crate) failures: Failures,
+    would_delay: [Histogram; 2],
+    /// Upstream calls that merging would have made unnecessary.
+    pub(crate) would_save: IntCounter,
     instances: Instances,
     tenants: Tenants,
     scraped: Scraped,
@@ -152,6 +155,7 @@ pub(crate) struct InstanceSeries {
     /// Upstream 429s.
     pub(crate) throttled: IntCounter,
     rejected: [IntCounter; 3],
+    would_reject: [IntCounter; 3],
     requests: [IntCounter; 2],
 }
 
@@ -161,6 +165,11 @@ impl InstanceSeries {
         &self.rejected[reason as usize]
     }
 
+    /// Calls that would have been refused for this reason, were budgets enforced.
+    pub(crate) fn would_reject(&self, reason: Reason) -> &IntCounter {
+        &self.would_reject[reason as usize]
+    }
+
     /// Client calls answered.
     pub(crate) fn requests(&self, route: Route) -> &IntCounter {
         &self.requests[route as usize]
@@ -168,14 +177,20 @@ impl InstanceSeries {
 }
 
 struct Instances {
-    queued: IntGaugeVec,
-    throttled: IntCounterVec,
-    rejected: IntCounterVec,
-    requests: IntCounterVec,
+    families: Families,
     max: usize,
     named: Mutex<HashMap<Box<str>, Arc<InstanceSeries>>>,
     other: Arc<InstanceSeries>,
     none: Arc<InstanceSeries>,
+}
+
+/// What is counted of each instance.
+struct Families {
+    queued: IntGaugeVec,
+    throttled: IntCounterVec,
+    rejected: IntCounterVec,
+    would_reject: IntCounterVec,
+    requests: IntCounterVec,
 }
 
 impl Metrics {
@@ -283,6 +298,16 @@ impl Metrics {
                 WAIT_SECONDS,
             ),
             failures: Failures::default(),
+            would_delay: by_route(
+                "wawp_gateway_would_delay_seconds",
+                "Time an upstream call would have waited for its token, where limit.mode is \"observe\".",
+                WAIT_SECONDS,
+            ),
+            would_save: counter(
+                &r,
+                "wawp_gateway_would_save_upstream_requests_total",
+                "Upstream calls that merging would have made unnecessary, where batch.mode is \"observe\".",
+            ),
             instances: Instances::new(&r, max_instances),
             tenants: Tenants::new(&r),
             scraped: Scraped::new(&r),
@@ -303,6 +328,11 @@ impl Metrics {
     /// Time an upstream call waited for its token.
     pub(crate) fn limit_wait(&self, route: Route) -> &Histogram {
         &self.limit_wait[route as usize]
+    }
+
+    /// Time an upstream call would have waited for its token.
+    pub(crate) fn would_delay(&self, route: Route) -> &Histogram {
+        &self.would_delay[route as usize]
     }
 
     /// The figures of an accepted instance, under its name while names last.
@@ -379,26 +409,31 @@ impl Instances {
             "Calls refused by the gateway's own limits, by reason and instance.",
             &["reason", "instance"],
         );
+        let would_reject = counters(
+            r,
+            "wawp_gateway_would_reject_total",
+            "Calls that would have been refused, where limit.mode is \"observe\", by reason and instance.",
+            &["reason", "instance"],
+        );
         let requests = counters(
             r,
             "wawp_gateway_instance_requests_total",
             "Client calls answered, by instance and route.",
             &["instance", "route"],
         );
-        let series = |name| {
-            Arc::new(InstanceSeries::new(
-                &queued, &throttled, &rejected, &requests, name,
-            ))
-        };
-        Self {
-            other: series(OTHER),
-            none: series(NONE),
-            named: Mutex::new(HashMap::new()),
-            max,
+        let families = Families {
             queued,
             throttled,
             rejected,
+            would_reject,
             requests,
+        };
+        Self {
+            other: Arc::new(families.series(OTHER)),
+            none: Arc::new(families.series(NONE)),
+            named: Mutex::new(HashMap::new()),
+            max,
+            families,
         }
     }
 
@@ -415,33 +450,25 @@ impl Instances {
         if named.len() >= self.max || name.len() > MAX_NAME {
             return Arc::clone(&self.other);
         }
-        let series = Arc::new(InstanceSeries::new(
-            &self.queued,
-            &self.throttled,
-            &self.rejected,
-            &self.requests,
-            name,
-        ));
+        let series = Arc::new(self.families.series(name));
         named.insert(Box::from(name), Arc::clone(&series));
         series
     }
 }
 
-impl InstanceSeries {
-    fn new(
-        queued: &IntGaugeVec,
-        throttled: &IntCounterVec,
-        rejected: &IntCounterVec,
-        requests: &IntCounterVec,
-        name: &str,
-    ) -> Self {
-        Self {
+impl Families {
+    fn series(&self, name: &str) -> InstanceSeries {
+        let by_reason = |counters: &IntCounterVec| {
+            Reason::ALL.map(|reason| counters.with_label_values(&[reason.as_str(), name]))
+        };
+        InstanceSeries {
             name: Box::from(name),
-            queued: queued.with_label_values(&[name]),
-            throttled: throttled.with_label_values(&[name]),
-            rejected: Reason::ALL
-                .map(|reason| rejected.with_label_values(&[reason.as_str(), name])),
-            requests: Route::ALL.map(|route| requests.with_label_values(&[name, route.as_str()])),
+            queued: self.queued.with_label_values(&[name]),
+            throttled: self.throttled.with_label_values(&[name]),
+            rejected: by_reason(&self.rejected),
+            would_reject: by_reason(&self.would_reject),
+            requests: Route::ALL
+                .map(|route| self.requests.with_label_values(&[name, route.as_str()])),
         }
     }
 }

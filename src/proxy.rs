@@ -268,6 +268,11 @@ impl Proxy {
                 .lane(&head.method, head.uri.path(), &receipt.identity)
                 .counted_for(tenant)
         };
+        if self.shared.batcher.observes() {
+            let answer = self.send_alone(receipt, &lane, trail).await;
+            count(&lane, Route::Seen, &answer, trail);
+            return answer;
+        }
         let told = self
             .shared
             .batcher
@@ -369,29 +374,58 @@ impl Proxy {
             .limiter
             .lane(&head.method, head.uri.path(), &identity)
             .counted_for(tenant);
-        let answer = self
-            .send(&mut head, body, &lane, deadline, route, trail)
+        let pass = self
+            .shared
+            .limiter
+            .pass(&lane, Kind::Call, deadline, route)
             .await;
+        let answer = match pass {
+            Ok(pass) => {
+                let body = RequestBody::streamed(body);
+                self.send(&mut head, body, &lane, pass, route, trail).await
+            }
+            Err(refused) => Err(refused.into()),
+        };
         count(&lane, route, &answer, trail);
         answer
+    }
+
+    /// A receipt where merging is only observed: a call of its own.
+    async fn send_alone(
+        &self,
+        receipt: Receipt,
+        lane: &Lane,
+        trail: &mut Trail,
+    ) -> Result<Response<AnswerBody>, Error> {
+        let Shared {
+            limiter, batcher, ..
+        } = &*self.shared;
+        batcher.haunt(&receipt, lane);
+        let pass = if limiter.observes() {
+            // The ghost of its batch pays.
+            limiter.unheld(Route::Seen)
+        } else {
+            let opened = Instant::now();
+            let deadline = opened + limiter.rules().max_wait;
+            let kind = Kind::Receipt { opened };
+            limiter.pass(lane, kind, deadline, Route::Seen).await?
+        };
+        let (mut head, body) = receipt.into_parts();
+        self.send(&mut head, body, lane, pass, Route::Seen, trail)
+            .await
     }
 
     async fn send(
         &self,
         head: &mut Parts,
-        body: ClientBody,
+        body: RequestBody,
         lane: &Lane,
-        deadline: Instant,
+        pass: Pass,
         route: Route,
         trail: &mut Trail,
     ) -> Result<Response<AnswerBody>, Error> {
-        let pass = self
-            .shared
-            .limiter
-            .pass(lane, Kind::Call, deadline, route)
-            .await?;
         let client_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
-        let mut request = Request::new(RequestBody::streamed(body));
+        let mut request = Request::new(body);
         *request.method_mut() = head.method.clone();
         *request.uri_mut() = std::mem::take(&mut head.uri);
         *request.headers_mut() = std::mem::take(&mut head.headers);

@@ -55,6 +55,25 @@ enum IdsAt {
     Query(Range<usize>),
 }
 
+/// How ids are spelt in a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As JSON.
+    Body,
+    /// As JSON, percent-encoded.
+    Query,
+}
+
+impl Form {
+    /// Bytes that an id takes in a merged request, with its quotes and comma.
+    pub(crate) fn cost(self, id: &MessageId) -> usize {
+        match self {
+            Self::Query => ids::encode(id.as_str()).len() + "%22%22%2C".len(),
+            Self::Body => id.as_str().len() + "\"\",".len(),
+        }
+    }
+}
+
 impl Receipt {
     /// Understands a request, or gives its parts back untouched.
     pub(crate) fn read(head: Parts, body: Bytes) -> Result<Self, Box<Parts>> {
@@ -104,13 +123,17 @@ impl Receipt {
         }
     }
 
-    /// Bytes that this id takes in a merged request of this one's form, with
-    /// its quotes and comma.
-    pub(crate) fn cost(&self, id: &MessageId) -> usize {
+    /// How a merged request of this one's form spells ids.
+    pub(crate) fn form(&self) -> Form {
         match &self.ids_at {
-            Some(IdsAt::Query(_)) => ids::encode(id.as_str()).len() + "%22%22%2C".len(),
-            _ => id.as_str().len() + "\"\",".len(),
+            Some(IdsAt::Query(_)) => Form::Query,
+            _ => Form::Body,
         }
+    }
+
+    /// The caller's own request, unchanged, in parts.
+    pub(crate) fn into_parts(self) -> (Parts, RequestBody) {
+        (self.head, RequestBody::whole(self.body))
     }
 
     /// The caller's own request, unchanged.

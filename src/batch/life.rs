@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::open::{Batch, Caller};
+use super::open::{Batch, Caller, Member};
 use super::settle::Sender;
 use super::{Batcher, Timing, Told, Untold};
-use crate::limit::{Admission, Kind, Lane, Refused};
+use crate::limit::{Admission, Kind, Lane, Permit, Refused};
 use crate::metrics::Route;
 use crate::upstream::Upstream;
 
@@ -19,21 +19,21 @@ impl Batcher {
     /// Lives a batch from its first caller to the last verdict.
     pub(super) async fn live(
         self: Arc<Self>,
-        batch: Arc<Batch>,
+        batch: Arc<Batch<Caller>>,
         lane: Lane,
         upstream: Arc<Upstream>,
         window: Duration,
     ) {
         self.metrics.batches_open.inc();
-        tokio::select! {
-            biased;
-            () = batch.closed.notified() => {}
-            () = self.flush.cancelled() => {}
-            // The window runs from the first caller; later ones do not move it.
-            () = tokio::time::sleep_until(batch.opened + window) => {}
-        }
+        self.stay_open(&batch, window).await;
         let due = Instant::now();
-        let granted = self.wait_for_token(&batch, &lane).await;
+        let granted = if self.limiter.observes() {
+            Ok(self.limiter.unheld(Route::Seen))
+        } else {
+            self.wait_for_token(&batch, &lane, refuse)
+                .await
+                .map(|(permit, waited)| self.limiter.passed(permit, waited, Route::Seen))
+        };
         self.table.forget(&batch);
         let callers = batch.seal();
         self.metrics.batches_open.dec();
@@ -58,12 +58,25 @@ impl Batcher {
         }
     }
 
-    /// Stands in line for a token while the batch goes on taking callers.
-    async fn wait_for_token(
+    /// Waits until a batch is due: full, its window over, or all windows.
+    pub(super) async fn stay_open<M: Member>(&self, batch: &Batch<M>, window: Duration) {
+        tokio::select! {
+            biased;
+            () = batch.closed.notified() => {}
+            () = self.flush.cancelled() => {}
+            // The window runs from the first caller; later ones do not move it.
+            () = tokio::time::sleep_until(batch.opened + window) => {}
+        }
+    }
+
+    /// Stands in line for a token while the batch goes on taking callers; says
+    /// how long it stood there.
+    pub(super) async fn wait_for_token<M: Member>(
         &self,
-        batch: &Batch,
+        batch: &Batch<M>,
         lane: &Lane,
-    ) -> Result<crate::limit::Pass, Refused> {
+        refuse: impl Fn(Vec<M>, Refused),
+    ) -> Result<(Permit, Option<Duration>), Refused> {
         let asked = Instant::now();
         let deadline = batch.last_deadline().unwrap_or(asked);
         let mut ticket = match self.limiter.admit(
@@ -73,7 +86,7 @@ impl Batcher {
             },
             deadline,
         )? {
-            Admission::Now(permit) => return Ok(self.limiter.passed(permit, None, Route::Seen)),
+            Admission::Now(permit) => return Ok((permit, None)),
             Admission::Queued(ticket) => ticket,
         };
         loop {
@@ -82,7 +95,7 @@ impl Batcher {
             };
             tokio::select! {
                 biased;
-                permit = &mut ticket => return Ok(self.limiter.passed(permit, Some(asked.elapsed()), Route::Seen)),
+                permit = &mut ticket => return Ok((permit, Some(asked.elapsed()))),
                 () = tokio::time::sleep_until(deadline) => {
                     let expired = batch.expire(Instant::now());
                     if !expired.is_empty() {
@@ -95,7 +108,7 @@ impl Batcher {
 }
 
 /// Tells callers that no token could be had.
-pub(super) fn refuse(callers: impl IntoIterator<Item = Caller>, refused: Refused) {
+pub(super) fn refuse(callers: Vec<Caller>, refused: Refused) {
     for caller in callers {
         caller.tell(Err(Untold::Refused(refused)), Timing::default());
     }

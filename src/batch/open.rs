@@ -5,7 +5,8 @@
 
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{HashMap, VecDeque};
-use std::hash::BuildHasher;
+use std::fmt;
+use std::hash::{BuildHasher, Hash};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use indexmap::IndexSet;
@@ -13,10 +14,37 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::Told;
+use crate::config;
 use crate::receipt::{MergeKey, MessageId, Receipt};
 
 /// Locks over the table, so that callers of different chats seldom meet.
 const SHARDS: usize = 64;
+
+impl Caps {
+    pub(super) fn of(settings: &config::Batch) -> Self {
+        Self {
+            ids: settings.max_ids,
+            callers: settings.max_callers,
+        }
+    }
+}
+
+/// What a batch is made of.
+pub(crate) trait Member {
+    /// Equal for members that may share a batch.
+    type Key: Clone + Eq + Hash + fmt::Debug;
+    /// What there is one of in a batch, however many bring it.
+    type Id: Clone + Eq + Hash + fmt::Debug;
+
+    fn key(&self) -> &Self::Key;
+    fn ids(&self) -> &[Self::Id];
+    /// Bytes that an id takes in a request of this member's form.
+    fn cost(&self, id: &Self::Id) -> usize;
+    /// Bytes that the ids of a request of this member's form may take.
+    fn room(&self) -> usize;
+    /// The last attempt must begin before this moment.
+    fn deadline(&self) -> Instant;
+}
 
 /// Somebody who waits for a verdict.
 #[derive(Debug)]
@@ -35,23 +63,48 @@ pub(super) struct Caps {
     pub(super) callers: usize,
 }
 
-/// A batch, from its first caller to its sealing.
+impl Member for Caller {
+    type Key = MergeKey;
+    type Id = MessageId;
+
+    fn key(&self) -> &MergeKey {
+        &self.receipt.key
+    }
+
+    fn ids(&self) -> &[MessageId] {
+        &self.receipt.ids
+    }
+
+    fn cost(&self, id: &MessageId) -> usize {
+        self.receipt.form().cost(id)
+    }
+
+    fn room(&self) -> usize {
+        self.receipt.room()
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}
+
+/// A batch, from its first member to its sealing.
 #[derive(Debug)]
-pub(super) struct Batch {
-    pub(super) key: MergeKey,
-    pub(super) opened: Instant,
+pub(crate) struct Batch<M: Member> {
+    pub(crate) key: M::Key,
+    pub(crate) opened: Instant,
     caps: Caps,
-    state: Mutex<State>,
-    /// Told when the batch takes no more callers before its window ends.
-    pub(super) closed: Notify,
+    state: Mutex<State<M>>,
+    /// Told when the batch takes no more members before its window ends.
+    pub(crate) closed: Notify,
 }
 
 #[derive(Debug)]
-struct State {
+struct State<M: Member> {
     open: bool,
     /// In order of arrival, so in order of deadline too.
-    callers: VecDeque<Caller>,
-    ids: IndexSet<MessageId>,
+    callers: VecDeque<M>,
+    ids: IndexSet<M::Id>,
     /// What the ids take in the merged request, and may take.
     bytes: usize,
     room: usize,
@@ -59,26 +112,26 @@ struct State {
 
 /// What became of a caller.
 #[derive(Debug)]
-pub(super) enum Offer {
+pub(crate) enum Offer<M: Member> {
     /// It joined a batch.
     Joined,
     /// It opened this one.
-    Opened(Arc<Batch>),
+    Opened(Arc<Batch<M>>),
 }
 
-type Shard = HashMap<MergeKey, Arc<Batch>>;
+type Shard<M> = HashMap<<M as Member>::Key, Arc<Batch<M>>>;
 
 /// The batches that take callers, by key.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(crate) struct Table<M: Member> {
     hasher: RandomState,
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[Mutex<Shard<M>>]>,
 }
 
-impl Batch {
-    pub(super) fn open(first: Caller, now: Instant, caps: Caps) -> Self {
+impl<M: Member> Batch<M> {
+    pub(super) fn open(first: M, now: Instant, caps: Caps) -> Self {
         let batch = Self {
-            key: first.receipt.key.clone(),
+            key: first.key().clone(),
             opened: now,
             caps,
             state: Mutex::new(State {
@@ -105,22 +158,16 @@ impl Batch {
     }
 
     /// Takes a caller, or gives it back: then the batch is closed.
-    fn offer(&self, caller: Caller) -> Option<Caller> {
+    fn offer(&self, caller: M) -> Option<M> {
         let mut state = self.lock();
         if !state.open {
             return Some(caller);
         }
         // A list may name an id twice; counting it twice only closes early.
-        let fresh = || {
-            caller
-                .receipt
-                .ids
-                .iter()
-                .filter(|id| !state.ids.contains(*id))
-        };
+        let fresh = || caller.ids().iter().filter(|id| !state.ids.contains(*id));
         let ids = state.ids.len() + fresh().count();
-        let bytes = state.bytes + fresh().map(|id| caller.receipt.cost(id)).sum::<usize>();
-        let room = state.room.min(caller.receipt.room());
+        let bytes = state.bytes + fresh().map(|id| caller.cost(id)).sum::<usize>();
+        let room = state.room.min(caller.room());
         if ids > self.caps.ids || bytes > room {
             self.shut(&mut state);
             return Some(caller);
@@ -133,7 +180,7 @@ impl Batch {
     }
 
     /// Takes no more callers, and hands over those it has.
-    pub(super) fn seal(&self) -> Vec<Caller> {
+    pub(super) fn seal(&self) -> Vec<M> {
         let mut state = self.lock();
         self.shut(&mut state);
         Vec::from(std::mem::take(&mut state.callers))
@@ -141,21 +188,21 @@ impl Batch {
 
     /// The earliest deadline among the callers.
     pub(super) fn first_deadline(&self) -> Option<Instant> {
-        self.lock().callers.front().map(|caller| caller.deadline)
+        self.lock().callers.front().map(|caller| caller.deadline())
     }
 
     /// The latest deadline among the callers.
     pub(super) fn last_deadline(&self) -> Option<Instant> {
-        self.lock().callers.back().map(|caller| caller.deadline)
+        self.lock().callers.back().map(|caller| caller.deadline())
     }
 
     /// Hands over the callers whose deadline has come; closes with the last.
-    pub(super) fn expire(&self, now: Instant) -> Vec<Caller> {
+    pub(super) fn expire(&self, now: Instant) -> Vec<M> {
         let mut state = self.lock();
         let expired = state
             .callers
             .iter()
-            .take_while(|caller| caller.deadline <= now)
+            .take_while(|caller| caller.deadline() <= now)
             .count();
         let expired: Vec<_> = state.callers.drain(..expired).collect();
         if state.callers.is_empty() {
@@ -170,25 +217,25 @@ impl Batch {
         expired
     }
 
-    fn shut(&self, state: &mut State) {
+    fn shut(&self, state: &mut State<M>) {
         state.open = false;
         self.closed.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<M>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn take(&mut self, caller: Caller) {
-        for id in &caller.receipt.ids {
+impl<M: Member> State<M> {
+    fn take(&mut self, caller: M) {
+        for id in caller.ids() {
             if self.ids.insert(id.clone()) {
-                self.bytes += caller.receipt.cost(id);
+                self.bytes += caller.cost(id);
             }
         }
         // Whoever will be first: its request is the one that carries the ids.
-        self.room = self.room.min(caller.receipt.room());
+        self.room = self.room.min(caller.room());
         self.callers.push_back(caller);
     }
 
@@ -197,7 +244,7 @@ impl State {
     }
 }
 
-impl Table {
+impl<M: Member> Table<M> {
     pub(super) fn new() -> Self {
         Self {
             hasher: RandomState::new(),
@@ -211,10 +258,10 @@ impl Table {
     /// What `open` says.
     pub(super) fn offer<E>(
         &self,
-        caller: Caller,
-        open: impl FnOnce(Caller) -> Result<Arc<Batch>, E>,
-    ) -> Result<Offer, E> {
-        let key = caller.receipt.key.clone();
+        caller: M,
+        open: impl FnOnce(M) -> Result<Arc<Batch<M>>, E>,
+    ) -> Result<Offer<M>, E> {
+        let key = caller.key().clone();
         let mut shard = self.shard(&key);
         match shard.entry(key) {
             Entry::Occupied(mut entry) => match entry.get().offer(caller) {
@@ -234,7 +281,7 @@ impl Table {
     }
 
     /// Forgets a batch, if it is still the one of its key.
-    pub(super) fn forget(&self, batch: &Arc<Batch>) {
+    pub(super) fn forget(&self, batch: &Arc<Batch<M>>) {
         let mut shard = self.shard(&batch.key);
         if shard
             .get(&batch.key)
@@ -244,7 +291,7 @@ impl Table {
         }
     }
 
-    fn shard(&self, key: &MergeKey) -> MutexGuard<'_, Shard> {
+    fn shard(&self, key: &M::Key) -> MutexGuard<'_, Shard<M>> {
         let shard = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
         self.shards[shard]
             .lock()

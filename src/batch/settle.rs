@@ -134,6 +134,9 @@ impl Sender<'_> {
         tally: &mut Tally,
     ) -> Result<Pass, Refused> {
         let limiter = &self.batcher.limiter;
+        if limiter.observes() {
+            return Ok(limiter.unheld(Route::Seen));
+        }
         let asked = Instant::now();
         let kind = Kind::Receipt {
             opened: self.opened,
@@ -184,6 +187,10 @@ impl Sender<'_> {
             tally.calls += 1;
             let outcome = self.attempt(group, pass).await;
             let pause = if outcome.is_throttled() {
+                if self.batcher.limiter.observes() {
+                    // No line keeps the pause: without it this would be a flood.
+                    return (outcome, load);
+                }
                 // The bucket has learned its pause, and the line keeps it.
                 None
             } else if outcome.is_worth_repeating() {

@@ -12,8 +12,8 @@ use http::Method;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{
-    Instances, LogAccess, LogFormat, LogLevel, PathPattern, Quota, QuotaError, UpstreamUrl,
-    UrlError, layer::Value, quota, upstream_url::host_and_port,
+    BatchMode, Instances, LimitMode, LogAccess, LogFormat, LogLevel, PathPattern, Quota,
+    QuotaError, UpstreamUrl, UrlError, layer::Value, quota, upstream_url::host_and_port,
 };
 
 /// Longer than any instance's id; shorter than what would bloat every table that holds one.
@@ -243,6 +243,16 @@ fn canonical(network: IpNet) -> IpNet {
 /// Reads which instances may be called.
 pub(super) fn instances(value: &Value) -> Read<Instances> {
     word(value, &[Instances::Any, Instances::Listed])
+}
+
+/// Reads what is done with receipts that could share a call.
+pub(super) fn batch_mode(value: &Value) -> Read<BatchMode> {
+    word(value, &[BatchMode::Merge, BatchMode::Observe])
+}
+
+/// Reads what is done with calls beyond a budget.
+pub(super) fn limit_mode(value: &Value) -> Read<LimitMode> {
+    word(value, &[LimitMode::Enforce, LimitMode::Observe])
 }
 
 /// Reads how events are written.

@@ -94,6 +94,7 @@ fn upstream(s: &mut Section<'_>) -> Upstream {
 
 fn batch(s: &mut Section<'_>) -> Batch {
     Batch {
+        mode: s.get("mode", kind::batch_mode),
         paths: s.list("paths", kind::batch_path),
         window: s.get("window", kind::duration),
         max_delay: s.get("max_delay", kind::duration),
@@ -104,6 +105,7 @@ fn batch(s: &mut Section<'_>) -> Batch {
 }
 
 fn limit(s: &mut Section<'_>) -> Limit {
+    let mode = s.get("mode", kind::limit_mode);
     let rate = s.get("rate", kind::rate);
     let burst = s.get("burst", kind::burst);
     let quota = quota(s, rate, burst, &["limit.rate", "limit.burst"]);
@@ -113,6 +115,7 @@ fn limit(s: &mut Section<'_>) -> Limit {
     let mut names = Vec::new();
     let classes = s.each("class", |s| class(s, burst, &mut names));
     Limit {
+        mode,
         quota,
         max_wait,
         max_queue,

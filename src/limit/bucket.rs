@@ -28,7 +28,7 @@ use crate::config::Quota;
 use crate::identity::Fingerprint;
 use crate::metrics::{InstanceSeries, Standing};
 
-/// A token taken, and what is known of the bucket after it.
+/// A token taken (or let off, where budgets are only observed), and what is known of the bucket after it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Permit {
     /// When the token was taken.
@@ -135,7 +135,8 @@ impl Bucket {
             // A call that came after receipts need not yield with them.
             line.changed.notify_one();
         }
-        let series = Arc::clone(series);
+        // A ghost is nobody who waits.
+        let series = (!rules.observes).then(|| Arc::clone(series));
         Ok(Admission::Queued(Ticket::new(
             Arc::clone(self),
             series,

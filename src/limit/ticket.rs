@@ -17,7 +17,8 @@ use crate::metrics::InstanceSeries;
 #[derive(Debug)]
 pub(crate) struct Ticket {
     bucket: Arc<Bucket>,
-    series: Arc<InstanceSeries>,
+    /// `None` for a ghost, which no figure of who waits counts.
+    series: Option<Arc<InstanceSeries>>,
     ticket: u64,
     /// `None` once it has told.
     granted: Option<oneshot::Receiver<Permit>>,
@@ -26,11 +27,13 @@ pub(crate) struct Ticket {
 impl Ticket {
     pub(super) fn new(
         bucket: Arc<Bucket>,
-        series: Arc<InstanceSeries>,
+        series: Option<Arc<InstanceSeries>>,
         ticket: u64,
         granted: oneshot::Receiver<Permit>,
     ) -> Self {
-        series.queued.inc();
+        if let Some(series) = &series {
+            series.queued.inc();
+        }
         Self {
             bucket,
             series,
@@ -57,7 +60,9 @@ impl Future for Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.series.queued.dec();
+        if let Some(series) = &self.series {
+            series.queued.dec();
+        }
         // One that was served stands in no line any more.
         if self.granted.take().is_some() {
             self.bucket.leave(self.ticket);

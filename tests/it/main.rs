@@ -18,6 +18,7 @@ mod exposition;
 mod keys;
 mod limits_on_clients;
 mod memory;
+mod observing;
 mod once;
 mod pacing;
 mod passing;

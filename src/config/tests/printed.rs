@@ -26,6 +26,7 @@ response_timeout = "12s"
 idle_timeout = "13s"
 ca = "ca"
 [batch]
+mode = "observe"
 paths = ["/a", "/b"]
 window = "14ms"
 max_delay = "15s"
@@ -33,6 +34,7 @@ max_ids = 16
 max_callers = 17
 quarantine = "18s"
 [limit]
+mode = "observe"
 rate = 0.25
 burst = 19
 max_wait = "20s"

@@ -111,7 +111,7 @@ fn the_room_for_ids_is_kept_to_the_byte() {
         let (mut taken, mut list) = (0, Vec::new());
         for n in 0.. {
             let id = MessageId::new(&format!("false_1@c.us_{n:x}")).unwrap();
-            taken += receipt.cost(&id);
+            taken += receipt.form().cost(&id);
             if taken > receipt.room() {
                 break;
             }
