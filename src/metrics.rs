@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwapOption;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -21,6 +22,8 @@ use codes::Codes;
 pub(crate) use failures::{Failure, Failures};
 pub(crate) use tenants::TenantSeries;
 use tenants::Tenants;
+
+use crate::tenant::Secrets;
 
 /// The label of all instances beyond `metrics.max_instances`, and of those
 /// the upstream has not accepted yet.
@@ -121,6 +124,8 @@ pub struct Metrics {
     /// The last failures, for the page for people.
     pub(crate) failures: Failures,
     instances: Instances,
+    /// What no label may show.
+    secrets: ArcSwapOption<Secrets>,
     tenants: Tenants,
 }
 
@@ -272,6 +277,7 @@ impl Metrics {
             ),
             failures: Failures::default(),
             instances: Instances::new(&r, max_instances),
+            secrets: ArcSwapOption::empty(),
             tenants: Tenants::new(&r),
             registry: r,
         }
@@ -294,7 +300,17 @@ impl Metrics {
 
     /// The figures of an accepted instance, under its name while names last.
     pub(crate) fn instance(&self, name: &str) -> Arc<InstanceSeries> {
+        let secrets = self.secrets.load();
+        if secrets.as_ref().is_some_and(|secrets| secrets.are_in(name)) {
+            // An upstream that takes a token for a name must not make it one.
+            return Arc::clone(&self.instances.other);
+        }
         self.instances.named(name)
+    }
+
+    /// Has no instance named from now on in whose name one of these stands.
+    pub(crate) fn keep_secret(&self, secrets: Option<Arc<Secrets>>) {
+        self.secrets.store(secrets);
     }
 
     /// The figures of instances without a name of their own.
