@@ -28,12 +28,11 @@ use http::request::Parts;
 use tokio::time::Instant;
 
 use crate::batch::Timing;
-use crate::config::{self, LogAccess, LogFormat, Tenant};
+use crate::config::{self, LogAccess, LogFormat};
 use crate::identity::Identity;
 use crate::metrics::{InstanceSeries, Metrics, Route};
 use crate::receipt::Receipt;
-use crate::tenant::Client;
-use clean::Secrets;
+use crate::tenant::{Client, Secrets};
 use record::Record;
 pub(crate) use record::RequestBytes;
 use writer::Writer;
@@ -66,7 +65,7 @@ pub(crate) struct Trail {
 
 impl AccessLog {
     /// Writes nothing until [`write_to`](Self::write_to) says where.
-    pub(crate) fn new(log: &config::Log, tenants: &[Tenant]) -> Self {
+    pub(crate) fn new(log: &config::Log, secrets: Option<Arc<Secrets>>) -> Self {
         let access_log = Self {
             on: AtomicBool::new(false),
             sample: AtomicU32::new(1),
@@ -75,13 +74,13 @@ impl AccessLog {
             format: log.format,
             wanted: AtomicBool::new(false),
         };
-        access_log.renew(log, tenants);
+        access_log.renew(log, secrets);
         access_log
     }
 
     /// Puts other settings in force; the form of lines stays.
-    pub(crate) fn renew(&self, log: &config::Log, tenants: &[Tenant]) {
-        self.secrets.store(Secrets::new(tenants).map(Arc::new));
+    pub(crate) fn renew(&self, log: &config::Log, secrets: Option<Arc<Secrets>>) {
+        self.secrets.store(secrets);
         self.sample
             .store(log.access_sample.get(), Ordering::Relaxed);
         self.wanted

@@ -79,9 +79,9 @@ struct Line {
 
 #[derive(Subcommand)]
 enum Typed {
-    /// Run the gateway; this is what happens without a command
+    /// Run the gateway; so does no command at all
     Serve(ServeArgs),
-    /// Report every mistake in a settings file, or print what it leads to
+    /// Report every mistake in a settings file, or its effect
     Check {
         /// The settings file
         #[arg(long, value_name = "FILE")]
@@ -108,7 +108,7 @@ struct ServeArgs {
     /// Where clients connect [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
-    /// Where metrics and probes are [default: 127.0.0.1:9090]
+    /// Where metrics and pages are [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
     /// Where calls go [default: https://api.wawp.net]
@@ -189,7 +189,10 @@ pub fn write_manual(to: &mut impl Write) -> io::Result<()> {
         let options = String::from_utf8_lossy(&options).replace(".SH OPTIONS", ".SS OPTIONS");
         to.write_all(options.as_bytes())?;
     }
-    page.render_extra_section(to)?;
+    let mut extra = Vec::new();
+    page.render_extra_section(&mut extra)?;
+    let extra = String::from_utf8_lossy(&extra).replace(".SH EXTRA", ".SH ENVIRONMENT");
+    to.write_all(extra.as_bytes())?;
     page.render_version_section(to)
 }
 

@@ -17,8 +17,8 @@ pub use crate::front::CertificateError;
 use crate::front::{Common, Front};
 use crate::metrics::Metrics;
 use crate::proxy::{Proxy, Shared};
-use crate::tenant::Tenants;
 use crate::tenant::key::Keyring;
+use crate::tenant::{Secrets, Tenants};
 pub use crate::upstream::TlsError;
 use crate::upstream::{Dial, Upstream};
 
@@ -165,7 +165,9 @@ impl Gateway {
         shared.keyring.store(keyring);
         shared.limiter.reconfigure(config);
         shared.batcher.reconfigure(config.batch.clone());
-        shared.access_log.renew(&config.log, &config.tenants);
+        let secrets = Secrets::new(&config.tenants).map(Arc::new);
+        shared.metrics.keep_secret(secrets.clone());
+        shared.access_log.renew(&config.log, secrets);
         Ok(())
     }
 

@@ -18,6 +18,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwapOption;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -29,6 +30,8 @@ use make::{VALID, counter, counters, gauge, histogram, register};
 pub(crate) use scraped::{Scraped, Standing};
 pub(crate) use tenants::TenantSeries;
 use tenants::Tenants;
+
+use crate::tenant::Secrets;
 
 /// The label of all instances beyond `metrics.max_instances`, and of those
 /// the upstream has not accepted yet.
@@ -135,6 +138,8 @@ pub struct Metrics {
     /// Upstream calls that merging would have made unnecessary.
     pub(crate) would_save: IntCounter,
     instances: Instances,
+    /// What no label may show.
+    secrets: ArcSwapOption<Secrets>,
     tenants: Tenants,
     scraped: Scraped,
 }
@@ -309,6 +314,7 @@ impl Metrics {
                 "Upstream calls that merging would have made unnecessary, where batch.mode is \"observe\".",
             ),
             instances: Instances::new(&r, max_instances),
+            secrets: ArcSwapOption::empty(),
             tenants: Tenants::new(&r),
             scraped: Scraped::new(&r),
             registry: r,
@@ -337,7 +343,17 @@ impl Metrics {
 
     /// The figures of an accepted instance, under its name while names last.
     pub(crate) fn instance(&self, name: &str) -> Arc<InstanceSeries> {
+        let secrets = self.secrets.load();
+        if secrets.as_ref().is_some_and(|secrets| secrets.are_in(name)) {
+            // An upstream that takes a token for a name must not make it one.
+            return Arc::clone(&self.instances.other);
+        }
         self.instances.named(name)
+    }
+
+    /// Has no instance named from now on in whose name one of these stands.
+    pub(crate) fn keep_secret(&self, secrets: Option<Arc<Secrets>>) {
+        self.secrets.store(secrets);
     }
 
     /// The figures of instances without a name of their own.

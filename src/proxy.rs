@@ -32,7 +32,7 @@ use crate::limit::{Kind, Lane, Limiter, Pass};
 use crate::metrics::{Failure, Metrics, Route, TenantSeries};
 use crate::receipt::Receipt;
 use crate::tenant::key::{Keyring, Opened};
-use crate::tenant::{Client, Denied, Tenants};
+use crate::tenant::{Client, Denied, Secrets, Tenants};
 use crate::upstream::{Answer, Upstream};
 use crate::{hop, ratelimit, retry_after, upgrade};
 use error::Error;
@@ -76,6 +76,8 @@ pub(crate) struct Proxy {
 impl Shared {
     pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
         let tasks = TaskTracker::new();
+        let secrets = Secrets::new(&config.tenants).map(Arc::new);
+        metrics.keep_secret(secrets.clone());
         let limiter = Arc::new(Limiter::new(config, Arc::clone(&metrics)));
         let batcher = Arc::new(Batcher::new(
             config.batch.clone(),
@@ -91,7 +93,7 @@ impl Shared {
             batcher,
             keyring: ArcSwapOption::from_pointee(Keyring::new(&config.tenants)),
             metrics,
-            access_log: Arc::new(AccessLog::new(&config.log, &config.tenants)),
+            access_log: Arc::new(AccessLog::new(&config.log, secrets)),
             shown: ArcSwapOption::empty(),
             tasks,
             draining: CancellationToken::new(),

@@ -9,6 +9,7 @@
 
 mod client;
 pub(crate) mod key;
+mod secrets;
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 pub(crate) use client::Client;
+pub(crate) use secrets::Secrets;
 
 use crate::config::{self, Instances};
 use crate::metrics::{Metrics, TenantSeries};

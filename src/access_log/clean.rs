@@ -4,13 +4,12 @@
 //! an address; where one of the settings' secrets, or a credential that the
 //! same request shows, stands in a text, none of that text is told.
 
-use aho_corasick::AhoCorasick;
 use http::Method;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 
-use crate::config::Tenant;
 use crate::identity::{TOKEN_FIELD, TOKEN_HEADER, query_value};
+use crate::tenant::Secrets;
 
 /// Stands for text that is not told.
 pub(super) const WITHHELD: &str = "…";
@@ -33,37 +32,6 @@ const MIN_CREDENTIAL: usize = 8;
 const REQUEST_ID: &str = "x-request-id";
 /// Where tracing libraries do (W3C Trace Context §3.2).
 const TRACEPARENT: &str = "traceparent";
-
-/// The keys and tokens of the settings, to be found in any text.
-#[derive(Debug)]
-pub(super) struct Secrets(Found);
-
-/// Without `Debug` of its contents: they are the secrets.
-struct Found(AhoCorasick);
-
-impl std::fmt::Debug for Found {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Found(…)")
-    }
-}
-
-impl Secrets {
-    /// Takes them from the settings; `None` where there are none.
-    pub(super) fn new(tenants: &[Tenant]) -> Option<Self> {
-        let tokens = tenants.iter().flat_map(|tenant| tenant.tokens.values());
-        let keys = tenants.iter().filter_map(|tenant| tenant.key.as_ref());
-        let texts: Vec<&str> = keys.chain(tokens).map(|secret| secret.expose()).collect();
-        if texts.is_empty() {
-            return None;
-        }
-        // Too many for an automaton cannot be had from a file of 1 MiB.
-        AhoCorasick::new(texts).ok().map(|found| Self(Found(found)))
-    }
-
-    fn are_in(&self, text: &str) -> bool {
-        self.0.0.is_match(text)
-    }
-}
 
 /// What a request's texts must not show.
 pub(super) struct Guard<'r> {

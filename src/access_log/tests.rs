@@ -109,7 +109,7 @@ impl Write for Stuck {
 #[tokio::test]
 async fn nobody_waits_for_a_reader_that_is_stuck() {
     let metrics = Metrics::new(1);
-    let log = Arc::new(AccessLog::new(&Config::default().log, &[]));
+    let log = Arc::new(AccessLog::new(&Config::default().log, None));
     let sink = Stuck::default();
     let shut = sink.gate.lock().unwrap();
     log.write_to(Box::new(sink.clone()), &metrics).unwrap();
@@ -147,7 +147,7 @@ async fn an_unwritable_log_is_counted() {
         }
     }
     let metrics = Metrics::new(1);
-    let log = Arc::new(AccessLog::new(&Config::default().log, &[]));
+    let log = Arc::new(AccessLog::new(&Config::default().log, None));
     log.write_to(Box::new(Broken), &metrics).unwrap();
     log.begin(&head("/", &[]), Route::Other)
         .end(0, true, Duration::ZERO);
@@ -157,7 +157,7 @@ async fn an_unwritable_log_is_counted() {
 
 #[test]
 fn off_costs_nothing_but_a_look() {
-    let log = Arc::new(AccessLog::new(&Config::default().log, &[]));
+    let log = Arc::new(AccessLog::new(&Config::default().log, None));
     let mut trail = log.begin(&head("/", &[]), Route::Other);
     assert!(trail.record.is_none() && trail.request_bytes().is_none());
 }
