@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Ready};
-use crate::config::{self, Config};
+use crate::config::{Config, Effective, Mistakes};
 use crate::front;
 use crate::gateway::{BuildError, Gateway};
 use crate::shutdown::{Asked, Signals};
@@ -72,7 +72,7 @@ pub enum Ended {
 }
 
 /// Where settings come from when they are read again.
-pub type Reload = Box<dyn Fn() -> Result<Config, config::Mistakes> + Send>;
+pub type Reload = Box<dyn Fn() -> Result<Effective, Mistakes> + Send>;
 
 impl App {
     /// Binds the sockets and puts the gateway together.
@@ -178,6 +178,7 @@ impl App {
         drop(self);
         let ended = drain(&gateway, &running, deadline, again).await;
         running.end();
+        gateway.flush_access_log();
         ended
     }
 
@@ -306,29 +307,39 @@ async fn drain(
 }
 
 fn reload_settings(gateway: &Gateway, running: &Config, reload: &Reload) {
-    let config = match reload() {
-        Ok(config) => config,
+    let effective = match reload() {
+        Ok(effective) => effective,
         Err(mistakes) => {
             // One event is one line.
             let mistakes = mistakes.to_string().replace('\n', "; ");
             return tracing::error!(%mistakes, "settings not reloaded: nothing has changed");
         }
     };
-    if let Err(error) = gateway.reload(&config) {
+    let config = &effective.config;
+    if let Err(error) = gateway.reload(config) {
         return tracing::error!(%error, "settings not reloaded: nothing has changed");
     }
     let needs_restart = [
         ("server", config.server != running.server),
         ("upstream", config.upstream != running.upstream),
         ("metrics", config.metrics != running.metrics),
-        ("log", config.log != running.log),
+        (
+            "log",
+            (config.log.format, config.log.level) != (running.log.format, running.log.level),
+        ),
     ];
+    let mut shown = String::new();
     for (section, _) in needs_restart.iter().filter(|(_, changed)| *changed) {
+        shown.push_str(&format!(
+            "# [{section}] was changed: what stands here needs a restart to be in force.\n"
+        ));
         tracing::warn!(
             section,
-            "changes in this section need a restart (but for the certificate's files)"
+            "changes in this section need a restart (but for the certificate's files and log.access)"
         );
     }
+    shown.push_str(&effective.to_string());
+    gateway.show_settings(shown);
     tracing::info!("settings reloaded");
 }
 

@@ -3,9 +3,18 @@
 //! Owns flags, their help and nothing behind them. The settings among them stay text: [`crate::config`] reads them like
 //! every other layer, so that a mistake in a flag is reported together with those in the file.
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use clap_complete::Shell;
+use clap_mangen::Man;
 
 use crate::config::Overrides;
 
@@ -28,6 +37,10 @@ pub enum Command {
     Sandbox(SandboxArgs),
     /// Run sandbox, gateway and traffic together.
     Demo,
+    /// Print a shell's completions.
+    Completions(Shell),
+    /// Print the manual page.
+    Man,
 }
 
 /// How the local stand-in behaves.
@@ -54,7 +67,7 @@ pub struct SandboxArgs {
     version,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    override_usage = "wawp-gateway [serve] [OPTIONS]\n       wawp-gateway <COMMAND> [OPTIONS]",
+    override_usage = "wawp-gateway [COMMAND] [OPTIONS]",
     after_help = "Every setting also as WAWP_GATEWAY_<SECTION>__<KEY>: WAWP_GATEWAY_LIMIT__RATE=5"
 )]
 struct Line {
@@ -78,6 +91,13 @@ enum Typed {
     Sandbox(SandboxArgs),
     /// Run sandbox, gateway and traffic; show what merging saves
     Demo,
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page (roff), for man -l -
+    Man,
 }
 
 #[derive(Args)]
@@ -130,6 +150,49 @@ pub fn definition() -> clap::Command {
     Line::command()
 }
 
+/// Writes what a shell needs to complete this program's command lines.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_completions(shell: Shell, to: &mut impl Write) -> io::Result<()> {
+    // The generator panics where it cannot write: into memory it can.
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut definition(), "wawp-gateway", &mut text);
+    to.write_all(&text)
+}
+
+/// Writes the manual page, its commands with their flags included.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_manual(to: &mut impl Write) -> io::Result<()> {
+    let mut definition = definition();
+    definition.build();
+    let page = Man::new(definition.clone());
+    page.render_title(to)?;
+    page.render_name_section(to)?;
+    page.render_synopsis_section(to)?;
+    page.render_description_section(to)?;
+    page.render_options_section(to)?;
+    for command in definition.get_subcommands() {
+        writeln!(
+            to,
+            ".SH \"WAWP-GATEWAY {}\"",
+            command.get_name().to_uppercase()
+        )?;
+        if let Some(about) = command.get_about() {
+            writeln!(to, "{about}.")?;
+        }
+        let mut options = Vec::new();
+        Man::new(command.clone()).render_options_section(&mut options)?;
+        // Its own heading would end the command's section.
+        let options = String::from_utf8_lossy(&options).replace(".SH OPTIONS", ".SS OPTIONS");
+        to.write_all(options.as_bytes())?;
+    }
+    page.render_extra_section(to)?;
+    page.render_version_section(to)
+}
+
 impl From<Line> for Command {
     fn from(line: Line) -> Self {
         match line.command {
@@ -138,6 +201,8 @@ impl From<Line> for Command {
             Some(Typed::Check { config }) => Self::Check { config },
             Some(Typed::Sandbox(sandbox)) => Self::Sandbox(sandbox),
             Some(Typed::Demo) => Self::Demo,
+            Some(Typed::Completions { shell }) => Self::Completions(shell),
+            Some(Typed::Man) => Self::Man,
         }
     }
 }
@@ -250,6 +315,11 @@ mod tests {
             }
         );
         assert_eq!(read("demo").unwrap(), Command::Demo);
+        assert_eq!(read("man").unwrap(), Command::Man);
+        assert_eq!(
+            read("completions zsh").unwrap(),
+            Command::Completions(Shell::Zsh)
+        );
         assert_eq!(
             read("sandbox").unwrap(),
             sandbox("127.0.0.1:8081", 80, 0.0, 20)
@@ -273,6 +343,8 @@ mod tests {
             ("sandbox --latency 2m", ErrorKind::ValueValidation),
             ("sandbox --rate nan", ErrorKind::ValueValidation),
             ("sandbox --burst 0", ErrorKind::ValueValidation),
+            ("completions", ErrorKind::MissingRequiredArgument),
+            ("completions cmd", ErrorKind::InvalidValue),
             ("--version", ErrorKind::DisplayVersion),
             ("sandbox --help", ErrorKind::DisplayHelp),
         ] {

@@ -8,6 +8,7 @@ use std::{
     ffi::OsString,
     fmt,
     net::SocketAddr,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -57,7 +58,7 @@ pub struct Config {
     pub access: Access,
     /// What is counted.
     pub metrics: Metrics,
-    /// What is written to stderr.
+    /// What is written to stderr and stdout.
     pub log: Log,
 }
 
@@ -168,13 +169,26 @@ pub struct Metrics {
     pub max_instances: usize,
 }
 
-/// `[log]`: what is written to stderr.
+/// `[log]`: what is written to stderr, and of calls to stdout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// For people or for machines.
     pub format: LogFormat,
     /// The least severe event that is written.
     pub level: LogLevel,
+    /// Whether calls are written, one line each.
+    pub access: LogAccess,
+    /// One call in how many is written; failures always are.
+    pub access_sample: NonZeroU32,
+}
+
+/// Whether calls are written to stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogAccess {
+    /// One line for each call.
+    On,
+    /// None at all.
+    Off,
 }
 
 /// How an event is written.
@@ -320,13 +334,22 @@ impl Default for Config {
     }
 }
 
-// === impl LogFormat, LogLevel ===
+// === impl LogFormat, LogAccess, LogLevel ===
 
 impl fmt::Display for LogFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Text => "text",
             Self::Json => "json",
+        })
+    }
+}
+
+impl fmt::Display for LogAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::On => "on",
+            Self::Off => "off",
         })
     }
 }

@@ -25,6 +25,7 @@ mod tests;
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Ended, StartError};
-use crate::config::{Config, Log, LogFormat, LogLevel};
+use crate::config::{Config, Log, LogAccess, LogFormat, LogLevel};
 use crate::gateway::Gateway;
 use crate::sandbox::{Sandbox, Settings};
 use crate::upstream::Dial;
@@ -69,6 +70,8 @@ pub fn log() -> Log {
     Log {
         format: LogFormat::Text,
         level: LogLevel::Warn,
+        access: LogAccess::Off,
+        access_sample: NonZeroU32::MIN,
     }
 }
 

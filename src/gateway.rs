@@ -5,8 +5,10 @@
 //! [`Gateway`] per worker, all of one family sharing batches, buckets and
 //! metrics.
 
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -19,6 +21,9 @@ use crate::tenant::Tenants;
 use crate::tenant::key::Keyring;
 pub use crate::upstream::TlsError;
 use crate::upstream::{Dial, Upstream};
+
+/// How long an end waits for the access log.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// One worker's gateway.
 #[derive(Clone, Debug)]
@@ -100,6 +105,35 @@ impl Gateway {
             .await;
     }
 
+    /// Has the access log written there, if the settings want one; without
+    /// this there is none. Lines never hold up a call: what `sink` does not
+    /// take in time is dropped and counted.
+    ///
+    /// # Errors
+    /// The operating system gives no thread for it.
+    pub fn log_access_to(&self, sink: Box<dyn Write + Send>) -> io::Result<()> {
+        let shared = &self.front.proxy.shared;
+        shared.access_log.write_to(sink, &shared.metrics)
+    }
+
+    /// Has the admin pages show these settings as those in force: text without
+    /// secrets.
+    pub fn show_settings(&self, settings: String) {
+        let shown = &self.front.proxy.shared.shown;
+        shown.store(Some(Arc::new(settings)));
+    }
+
+    pub(crate) fn shown_settings(&self) -> Option<String> {
+        let shown = self.front.proxy.shared.shown.load();
+        shown.as_deref().cloned()
+    }
+
+    /// Waits until the access log's lines are written, but not for long:
+    /// nobody may be reading them.
+    pub fn flush_access_log(&self) {
+        self.front.proxy.shared.access_log.flush(FLUSH_PATIENCE);
+    }
+
     /// What the gateway counts.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
@@ -131,6 +165,7 @@ impl Gateway {
         shared.keyring.store(keyring);
         shared.limiter.reconfigure(config);
         shared.batcher.reconfigure(config.batch.clone());
+        shared.access_log.renew(&config.log, &config.tenants);
         Ok(())
     }
 

@@ -37,6 +37,12 @@ const NEVER_NAMED: [HeaderName; 8] = [
 /// Takes out the fields of this hop. Keeps an upgrade other than `h2c`, where
 /// `upgradable`, and a readiness for trailers.
 pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
+    // Names are compared faster than looked up, and most requests and answers
+    // hold none of these.
+    let of_this_hop = |name: &HeaderName| *name == CONNECTION || HOP_BY_HOP.contains(name);
+    if !headers.keys().any(of_this_hop) {
+        return;
+    }
     let Some(named) = headers
         .get_all(CONNECTION)
         .iter()

@@ -70,6 +70,27 @@ pub(crate) struct Identity {
     pub(crate) credential: Option<Fingerprint>,
 }
 
+impl Identity {
+    /// Whether the name of the instance is the one credential shown: somebody
+    /// has mixed them up, and the name must not be told.
+    pub(crate) fn shows_its_credential(&self) -> bool {
+        let (Some(instance), Some(credential)) = (&self.instance, self.credential) else {
+            return false;
+        };
+        let places = [
+            Place::Query,
+            Place::Authorization,
+            Place::Header,
+            Place::Body,
+        ];
+        places.into_iter().any(|place| {
+            let mut hasher = KEY.build_hasher();
+            feed(&mut hasher, place, instance.as_bytes());
+            Fingerprint(hasher.finish()) == credential
+        })
+    }
+}
+
 /// Where a credential was found; part of its fingerprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -144,9 +165,7 @@ impl Findings {
             return;
         }
         self.any_credential = true;
-        self.credentials.write_u8(place as u8);
-        self.credentials.write(credential);
-        self.credentials.write_u8(0xff);
+        feed(&mut self.credentials, place, credential);
     }
 
     /// The instance found, the first if there are several.
@@ -178,6 +197,13 @@ impl Findings {
                 .then(|| Fingerprint(self.credentials.finish())),
         }
     }
+}
+
+/// Adds a credential to the hash over all of them.
+fn feed(credentials: &mut std::hash::DefaultHasher, place: Place, credential: &[u8]) {
+    credentials.write_u8(place as u8);
+    credentials.write(credential);
+    credentials.write_u8(0xff);
 }
 
 /// The first value of a field in a query, decoded as forms are

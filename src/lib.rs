@@ -22,10 +22,11 @@
 //! - `tenant`: whose an instance is, and what a tenant's key opens
 //! - `batch`: windows, verdicts, splits; `limit`: buckets and queues
 //! - `upstream`: connections to the upstream, one call sent at most once
-//! - [`metrics`], `admin`, [`telemetry`]: what operators see
+//! - [`metrics`], `admin`, `access_log`, [`telemetry`]: what operators see
 //! - [`config`], [`cli`], [`shutdown`], [`systemd`]: how the program is steered
 //! - [`sandbox`]: a local stand-in for api.wawp.net; [`demo`]: it, the gateway and apps together
 
+mod access_log;
 mod admin;
 pub mod app;
 mod batch;

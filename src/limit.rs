@@ -8,7 +8,8 @@
 //! - [`account`]: which of an instance's two buckets a credential draws on;
 //! - [`bucket`]: the tokens; [`mod@line`]: those who wait for them; [`ticket`]: a place there;
 //! - [`egress`]: one budget over all calls; [`sharing`]: whose share of it counts;
-//! - [`pause`]: what an upstream 429 teaches.
+//! - [`pause`]: what an upstream 429 teaches;
+//! - [`look`]: what operators see of all this.
 
 mod account;
 mod bucket;
@@ -16,6 +17,7 @@ mod clock;
 mod egress;
 mod gcra;
 mod line;
+mod look;
 mod pause;
 mod share;
 mod sharing;
@@ -36,6 +38,7 @@ pub(crate) use account::Lane;
 pub(crate) use bucket::{Admission, Permit};
 use clock::TokioClock;
 pub(crate) use line::Kind;
+pub(crate) use look::Budget;
 use sharing::{Sharing, Terms};
 use table::Table;
 

@@ -1,6 +1,6 @@
 //! The `wawp-gateway` program: the order of start, and the exit codes.
 
-use std::io;
+use std::io::{self, StdoutLock};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,6 +11,12 @@ use wawp_gateway::demo::{self, Plan, Screen};
 use wawp_gateway::shutdown::Signals;
 use wawp_gateway::systemd::Sockets;
 use wawp_gateway::{Dial, sandbox, telemetry};
+
+/// Calls come and go by the thousand and are a few hundred bytes each; the C
+/// library's allocator takes a tenth more processor time for them
+/// (`benches/README.md`).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The settings, the file or the command line are wrong.
 const EXIT_SETTINGS: u8 = 2;
@@ -23,6 +29,8 @@ fn main() -> ExitCode {
         Command::Check { config } => check(&config),
         Command::Sandbox(args) => sandbox(&args),
         Command::Demo => demo(),
+        Command::Completions(shell) => print(|out| cli::write_completions(shell, out)),
+        Command::Man => print(|out| cli::write_manual(out)),
     }
 }
 
@@ -36,21 +44,33 @@ fn check(file: &Path) -> ExitCode {
     }
 }
 
+/// Writes to stdout, whose reader may have left early.
+fn print(write: impl FnOnce(&mut StdoutLock<'_>) -> io::Result<()>) -> ExitCode {
+    match write(&mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(EXIT_FAILURE, &error),
+    }
+}
+
 fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
     let load = move || -> Result<Effective, Mistakes> {
         config::load(file.as_deref(), std::env::vars_os(), &overrides)
     };
-    let config = match load() {
-        Ok(effective) => effective.config,
+    let effective = match load() {
+        Ok(effective) => effective,
         Err(mistakes) => return fail(EXIT_SETTINGS, &mistakes),
     };
+    let shown = effective.to_string();
+    let config = effective.config;
     telemetry::init(&config.log);
     telemetry::install_panic_hook();
-    let reload: Reload = Box::new(move || load().map(|effective| effective.config));
+    let reload: Reload = Box::new(load);
     let ended = block_on::<_, StartError>(async {
         let mut signals = Signals::listen()?;
         let upstream = config.upstream.url.to_string();
         let app = App::bind_or_inherit(config, Dial::Tcp, Sockets::inherited()?)?;
+        app.gateway().show_settings(shown);
+        app.gateway().log_access_to(Box::new(io::stdout()))?;
         let (address, admin) = (app.address()?, app.admin_address()?);
         tracing::info!(%address, %admin, %upstream, "serving");
         app.run(&mut signals, reload).await

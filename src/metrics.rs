@@ -5,6 +5,7 @@
 //! request needs is resolved once, not looked up per request.
 
 mod codes;
+mod failures;
 mod make;
 mod scraped;
 mod tenants;
@@ -23,6 +24,7 @@ use prometheus::{
 };
 
 use codes::Codes;
+pub(crate) use failures::{Failure, Failures};
 use make::{VALID, counter, counters, gauge, histogram, register};
 pub(crate) use scraped::{Scraped, Standing};
 pub(crate) use tenants::TenantSeries;
@@ -32,7 +34,7 @@ use tenants::Tenants;
 /// the upstream has not accepted yet.
 pub(crate) const OTHER: &str = "other";
 /// The label of calls that name no instance.
-const NONE: &str = "none";
+pub(crate) const NONE: &str = "none";
 
 /// A longer name gets no label of its own; the upstream's have 12 characters.
 const MAX_NAME: usize = 64;
@@ -122,9 +124,13 @@ pub struct Metrics {
     pub(crate) retries: IntCounter,
     /// Upstream calls that merging made unnecessary.
     pub(crate) saved: IntCounter,
+    /// Lines of the access log that nobody took in time.
+    pub(crate) access_log_dropped: IntCounter,
     /// Batches taking callers at this moment.
     pub(crate) batches_open: IntGauge,
     limit_wait: [Histogram; 2],
+    /// The last failures, for the page for people.
+    pub(crate) failures: Failures,
     instances: Instances,
     tenants: Tenants,
     scraped: Scraped,
@@ -139,6 +145,8 @@ impl fmt::Debug for Metrics {
 /// The figures of one instance (or of all the unnamed together).
 #[derive(Debug)]
 pub(crate) struct InstanceSeries {
+    /// The label.
+    pub(crate) name: Box<str>,
     /// Calls waiting in line.
     pub(crate) queued: IntGauge,
     /// Upstream 429s.
@@ -259,6 +267,11 @@ impl Metrics {
                 "wawp_gateway_upstream_requests_saved_total",
                 "Upstream calls that merging made unnecessary.",
             ),
+            access_log_dropped: counter(
+                &r,
+                "wawp_gateway_access_log_dropped_total",
+                "Lines of the access log that could not be written, or not in time.",
+            ),
             batches_open: gauge(
                 &r,
                 "wawp_gateway_batches_open",
@@ -269,6 +282,7 @@ impl Metrics {
                 "Time an upstream call waited for its token.",
                 WAIT_SECONDS,
             ),
+            failures: Failures::default(),
             instances: Instances::new(&r, max_instances),
             tenants: Tenants::new(&r),
             scraped: Scraped::new(&r),
@@ -309,6 +323,16 @@ impl Metrics {
     /// Puts the tenants of the settings in force, with their weights.
     pub(crate) fn renew_tenants<'t>(&self, tenants: impl Iterator<Item = (&'t str, NonZeroU32)>) {
         self.tenants.renew(tenants);
+    }
+
+    /// The instances that are named, by their names.
+    pub(crate) fn named_instances(&self) -> Vec<Arc<InstanceSeries>> {
+        let named = &self.instances.named;
+        let named = named.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = named.values().cloned().collect();
+        drop(named);
+        all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        all
     }
 
     /// The figures of a tenant in force.
@@ -412,6 +436,7 @@ impl InstanceSeries {
         name: &str,
     ) -> Self {
         Self {
+            name: Box::from(name),
             queued: queued.with_label_values(&[name]),
             throttled: throttled.with_label_values(&[name]),
             rejected: Reason::ALL

@@ -11,6 +11,7 @@ mod timing;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::header::{CONNECTION, CONTENT_LENGTH};
@@ -21,13 +22,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access_log::{AccessLog, Trail};
 use crate::batch::{Batcher, Given, Told, Untold};
 use crate::body::{self, AnswerBody, ClientBody, Ending, LOOK, RequestBody};
 use crate::config::{self, Config};
 use crate::front::Activity;
-use crate::identity::{self, Findings};
+use crate::identity::{self, Findings, Identity};
 use crate::limit::{Kind, Lane, Limiter, Pass};
-use crate::metrics::{Metrics, Route, TenantSeries};
+use crate::metrics::{Failure, Metrics, Route, TenantSeries};
 use crate::receipt::Receipt;
 use crate::tenant::key::{Keyring, Opened};
 use crate::tenant::{Client, Denied, Tenants};
@@ -54,6 +56,9 @@ pub(crate) struct Shared {
     /// The tenants' keys; none where no tenant has one.
     pub(crate) keyring: ArcSwapOption<Keyring>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) access_log: Arc<AccessLog>,
+    /// The settings in force as the admin pages show them, secrets masked.
+    pub(crate) shown: ArcSwapOption<String>,
     /// What must have ended before the gateway may: batches, calls whose
     /// client has gone, upgraded connections.
     pub(crate) tasks: TaskTracker,
@@ -86,6 +91,8 @@ impl Shared {
             batcher,
             keyring: ArcSwapOption::from_pointee(Keyring::new(&config.tenants)),
             metrics,
+            access_log: Arc::new(AccessLog::new(&config.log, &config.tenants)),
+            shown: ArcSwapOption::empty(),
             tasks,
             draining: CancellationToken::new(),
         }
@@ -111,8 +118,12 @@ impl Proxy {
         let crowded = activity
             .as_ref()
             .is_some_and(|activity| activity.calls() > MAX_CALLS);
-        let ending = Ending::new(Arc::clone(&self.shared.metrics), route, activity);
-        let body = ClientBody::new(incoming, self.shared.settings.body_timeout);
+        let mut trail = self.shared.access_log.begin(&head, route);
+        let mut body = ClientBody::new(incoming, self.shared.settings.body_timeout);
+        if !body.is_empty() {
+            body.count(trail.request_bytes());
+        }
+        let ending = Ending::new(Arc::clone(&self.shared.metrics), route, activity, trail);
         Finish::new(
             self.clone()
                 .answer(head, body, peer, route, ending, crowded),
@@ -127,13 +138,26 @@ impl Proxy {
         body: ClientBody,
         peer: Option<IpAddr>,
         route: Route,
-        ending: Ending,
+        mut ending: Ending,
         crowded: bool,
     ) -> Response<AnswerBody> {
         let shared = Arc::clone(&self.shared);
         let version = head.version;
-        let answer = self.call(head, body, peer, route, crowded).await;
+        let is_head = head.method == Method::HEAD;
+        let trail = &mut ending.trail;
+        let answer = self.call(head, body, peer, route, crowded, trail).await;
+        let error = answer.as_ref().err().map(Error::code);
         let mut answer = answer.unwrap_or_else(|error| error.answer());
+        trail.answered(answer.status(), error);
+        if error.is_some() || answer.status().is_server_error() {
+            shared.metrics.failures.push(|| Failure {
+                time: SystemTime::now(),
+                status: answer.status(),
+                code: error,
+                route,
+                instance: trail.failed_instance(),
+            });
+        }
         shared.metrics.requests[route as usize]
             .code(answer.status())
             .inc();
@@ -143,7 +167,8 @@ impl Proxy {
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        answer.map(|body| body.until_end(ending))
+        let is_unread = is_head || has_no_body(answer.status());
+        answer.map(|body| body.until_end(ending, is_unread))
     }
 
     async fn call(
@@ -153,6 +178,7 @@ impl Proxy {
         peer: Option<IpAddr>,
         route: Route,
         crowded: bool,
+        trail: &mut Trail,
     ) -> Result<Response<AnswerBody>, Error> {
         let max_in_flight = self.shared.settings.max_in_flight;
         if usize::try_from(self.shared.metrics.in_flight.get()).unwrap_or(0) > max_in_flight {
@@ -164,6 +190,7 @@ impl Proxy {
         let client = {
             let tenants = self.shared.tenants.load();
             let client = tenants.client(peer, &head.headers);
+            trail.client(client);
             tenants.may_connect(client)?;
             client
         };
@@ -178,9 +205,9 @@ impl Proxy {
         }
         let opened = self.unlock(&mut head, &mut body, client).await?;
         let mut answer = if route == Route::Seen && may_be_receipt(&head) {
-            self.receive(head, body, client).await
+            self.receive(head, body, client, trail).await
         } else {
-            self.pass_through(head, body, client, route).await
+            self.pass_through(head, body, client, route, trail).await
         };
         if let (Some(opened), Ok(answer)) = (opened, &mut answer) {
             opened.hide_token(answer.headers_mut());
@@ -201,7 +228,10 @@ impl Proxy {
             return Ok(None);
         };
         let mut search = keyring.search(head, client);
-        self.in_time(search.look_into(&head.headers, body)).await?;
+        if !body.is_empty() {
+            let look = Box::pin(search.look_into(&head.headers, body));
+            self.in_time(look).await?;
+        }
         Ok(search.replace(head, body)?)
     }
 
@@ -211,15 +241,25 @@ impl Proxy {
         head: Parts,
         mut body: ClientBody,
         client: Client,
+        trail: &mut Trail,
     ) -> Result<Response<AnswerBody>, Error> {
         let Some(whole) = self.in_time(body.whole()).await?.flatten() else {
-            return self.pass_through(head, body, client, Route::Seen).await;
+            return self
+                .pass_through(head, body, client, Route::Seen, trail)
+                .await;
         };
         let receipt = match Receipt::read(head, whole) {
             Ok(receipt) => receipt,
-            Err(head) => return self.pass_through(*head, body, client, Route::Seen).await,
+            Err(head) => {
+                return self
+                    .pass_through(*head, body, client, Route::Seen, trail)
+                    .await;
+            }
         };
-        let instance = receipt.identity.instance.as_deref();
+        trail.receipt(&receipt);
+        let identity = &receipt.identity;
+        trail.identified(identity, receipt.head(), || self.tenant_of(identity));
+        let instance = identity.instance.as_deref();
         let tenant = self.let_in(client, instance, receipt.ambiguous, Route::Seen)?;
         let lane = {
             let head = receipt.head();
@@ -234,13 +274,16 @@ impl Proxy {
             .join(receipt, lane.clone(), &self.upstream);
         let answer = match told {
             Ok(told) => match told.await {
-                Ok(told) => self.tell(told, &lane),
+                Ok(told) => {
+                    trail.timing(&told.timing);
+                    self.tell(told, &lane)
+                }
                 // The batch's task was cut off: the gateway is being ended.
                 Err(_) => Err(Error::Upstream(crate::upstream::Failure::BrokeOff)),
             },
             Err(refused) => Err(refused.into()),
         };
-        count(&lane, Route::Seen, &answer);
+        count(&lane, Route::Seen, &answer, trail);
         answer
     }
 
@@ -257,6 +300,12 @@ impl Proxy {
         let series = tenants.may_use(client, instance, ambiguous)?;
         series.requests(route).inc();
         Ok(Arc::clone(series))
+    }
+
+    /// Whose an instance is.
+    fn tenant_of(&self, identity: &Identity) -> Option<Arc<str>> {
+        let tenants = self.shared.tenants.load();
+        tenants.name_of(identity.instance.as_deref()?)
     }
 
     /// Bounds reading ahead. A body that dribbles in is passed on as it comes,
@@ -299,24 +348,31 @@ impl Proxy {
         mut body: ClientBody,
         client: Client,
         route: Route,
+        trail: &mut Trail,
     ) -> Result<Response<AnswerBody>, Error> {
         let mut findings = Findings::of_head(&head);
         if self.shared.tenants.load().is_strict() {
             findings.look_on();
         }
-        let look = identity::look::into_body(&mut findings, &head.headers, &mut body);
-        self.in_time(look).await?;
+        if !body.is_empty() {
+            // Boxed: most calls have told all in their head.
+            let look = identity::look::into_body(&mut findings, &head.headers, &mut body);
+            self.in_time(Box::pin(look)).await?;
+        }
         let deadline = Instant::now() + self.shared.limiter.rules().max_wait;
         let ambiguous = findings.is_ambiguous();
         let identity = findings.identity();
+        trail.identified(&identity, &head, || self.tenant_of(&identity));
         let tenant = self.let_in(client, identity.instance.as_deref(), ambiguous, route)?;
         let lane = self
             .shared
             .limiter
             .lane(&head.method, head.uri.path(), &identity)
             .counted_for(tenant);
-        let answer = self.send(&mut head, body, &lane, deadline, route).await;
-        count(&lane, route, &answer);
+        let answer = self
+            .send(&mut head, body, &lane, deadline, route, trail)
+            .await;
+        count(&lane, route, &answer, trail);
         answer
     }
 
@@ -327,6 +383,7 @@ impl Proxy {
         lane: &Lane,
         deadline: Instant,
         route: Route,
+        trail: &mut Trail,
     ) -> Result<Response<AnswerBody>, Error> {
         let pass = self
             .shared
@@ -339,8 +396,10 @@ impl Proxy {
         *request.uri_mut() = std::mem::take(&mut head.uri);
         *request.headers_mut() = std::mem::take(&mut head.headers);
         *request.extensions_mut() = std::mem::take(&mut head.extensions);
+        trail.queued(pass.waited.unwrap_or_default());
         let began = Instant::now();
         let answer = self.upstream.call(request, route).await;
+        trail.upstream(began);
         let answer = answer.inspect_err(|_| lane.unanswered(&pass.permit))?;
         let Answer {
             head,
@@ -383,12 +442,25 @@ impl Proxy {
 }
 
 /// Counts a call's end in its instance's figures.
-fn count(lane: &Lane, route: Route, answer: &Result<Response<AnswerBody>, Error>) {
+fn count(
+    lane: &Lane,
+    route: Route,
+    answer: &Result<Response<AnswerBody>, Error>,
+    trail: &mut Trail,
+) {
     let series = lane.series();
     series.requests(route).inc();
     if let Err(Error::RateLimited(refused)) = answer {
         series.rejected(refused.refusal.reason()).inc();
     }
+    if !matches!(answer, Ok(answer) if !answer.status().is_server_error()) {
+        trail.failed = Some(Arc::clone(series));
+    }
+}
+
+/// Whether an answer of this status ends with its head (RFC 9110 §6.4.1).
+fn has_no_body(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Whether it is worth reading the body to find out.

@@ -92,6 +92,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::config::Config;
 
     /// Runs something under a subscriber of these settings and returns what was written.
     fn written(
@@ -112,7 +113,12 @@ mod tests {
         }
         let buffer = Buffer::default();
         let writer = buffer.clone();
-        let subscriber = subscriber(&Log { format, level }, move || writer.clone(), wants_colour);
+        let log = Log {
+            format,
+            level,
+            ..Config::default().log
+        };
+        let subscriber = subscriber(&log, move || writer.clone(), wants_colour);
         tracing::subscriber::with_default(subscriber, run);
         String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap()
     }

@@ -44,6 +44,8 @@ pub(crate) struct Tenants {
 /// [`limit`](crate::limit), its key for [`key`].
 #[derive(Debug)]
 struct Tenant {
+    /// What it is called in the access log and on the admin pages.
+    name: Arc<str>,
     /// From where its instances may be used; empty means from everywhere.
     networks: Vec<IpNet>,
     /// Its figures.
@@ -85,6 +87,7 @@ impl Tenants {
         let mut by_instance = HashMap::new();
         for settings in tenants {
             let tenant = Arc::new(Tenant {
+                name: Arc::from(settings.name.as_str()),
                 networks: settings.networks.clone(),
                 series: metrics.tenant(&settings.name),
             });
@@ -106,6 +109,11 @@ impl Tenants {
     /// The tenant an instance belongs to.
     fn of(&self, instance: &str) -> Option<&Arc<Tenant>> {
         self.by_instance.get(instance)
+    }
+
+    /// What the tenant is called that an instance belongs to.
+    pub(crate) fn name_of(&self, instance: &str) -> Option<Arc<str>> {
+        self.of(instance).map(|tenant| Arc::clone(&tenant.name))
     }
 
     /// Whether this address may say for whom it speaks: `access.trusted_proxies`.

@@ -164,7 +164,8 @@ impl Upstream {
                 Some(connection) => (connection, true),
                 None => {
                     fresh_tries += 1;
-                    self.fresh(upgrade).await?
+                    // Boxed, or every call would carry the room a handshake needs.
+                    Box::pin(self.fresh(upgrade)).await?
                 }
             };
             self.address(&mut request, &path, connection.is_h2());

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::Error;
+use crate::access_log::Trail;
 use crate::front::Activity;
 use crate::metrics::{Metrics, Route};
 use crate::upstream::UpstreamBody;
@@ -48,6 +49,12 @@ pub(crate) struct Ending {
     began: Instant,
     /// The connection the call came on, busy until then.
     activity: Option<Arc<Activity>>,
+    /// What the access log will tell of the call.
+    pub(crate) trail: Trail,
+    /// Bytes of the body handed on.
+    bytes: u64,
+    /// The answer was handed on to its end.
+    is_complete: bool,
 }
 
 impl Ending {
@@ -56,6 +63,7 @@ impl Ending {
         metrics: Arc<Metrics>,
         route: Route,
         activity: Option<Arc<Activity>>,
+        trail: Trail,
     ) -> Self {
         metrics.in_flight.inc();
         Self {
@@ -63,6 +71,9 @@ impl Ending {
             route,
             began: Instant::now(),
             activity,
+            trail,
+            bytes: 0,
+            is_complete: false,
         }
     }
 }
@@ -70,9 +81,11 @@ impl Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         self.metrics.in_flight.dec();
+        let duration = self.began.elapsed();
         self.metrics
             .request_seconds(self.route)
-            .observe(self.began.elapsed().as_secs_f64());
+            .observe(duration.as_secs_f64());
+        self.trail.end(self.bytes, self.is_complete, duration);
         if let Some(activity) = &self.activity {
             activity.ended();
         }
@@ -102,8 +115,10 @@ impl AnswerBody {
         }
     }
 
-    /// Ties the end of the call to the end of this body.
-    pub(crate) fn until_end(mut self, ending: Ending) -> Self {
+    /// Ties the end of the call to the end of this body. Nobody reads one to
+    /// its end that `is_unread`: an answer to HEAD, or of a status without one.
+    pub(crate) fn until_end(mut self, mut ending: Ending, is_unread: bool) -> Self {
+        ending.is_complete = is_unread || self.is_end_stream();
         self.ending = Some(ending);
         self
     }
@@ -117,19 +132,30 @@ impl Body for AnswerBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match &mut self.get_mut().kind {
+        let this = self.get_mut();
+        let frame = match &mut this.kind {
             Kind::Whole { bytes, trailers } => {
                 let data = bytes.take().map(Frame::data);
-                Poll::Ready(
-                    data.or_else(|| trailers.take().map(Frame::trailers))
-                        .map(Ok),
-                )
+                data.or_else(|| trailers.take().map(Frame::trailers))
+                    .map(Ok)
             }
             Kind::Streamed { held, rest } => match held.pop_front() {
-                Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
-                None => Pin::new(rest).poll_frame(cx),
+                Some(piece) => Some(Ok(Frame::data(piece))),
+                None => ready!(Pin::new(rest).poll_frame(cx)),
             },
+        };
+        let is_end = this.is_end_stream();
+        if let Some(ending) = &mut this.ending {
+            match &frame {
+                Some(Ok(frame)) => {
+                    ending.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                    ending.is_complete = is_end;
+                }
+                Some(Err(_)) => {}
+                None => ending.is_complete = true,
+            }
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::{Error, LOOK, splice};
+use crate::access_log::RequestBytes;
 
 /// What a piece costs at least, for its place in the list: a body cut into
 /// single bytes must not take a hundred times its size.
@@ -35,6 +36,8 @@ pub(crate) struct ClientBody {
     complete: bool,
     /// The longest silence allowed: `server.body_timeout`.
     patience: Duration,
+    /// Counts what comes, for the access log.
+    bytes: Option<RequestBytes>,
     /// Armed only while nothing comes.
     silence: Option<Pin<Box<Sleep>>>,
 }
@@ -49,8 +52,14 @@ impl ClientBody {
             held_cost: 0,
             complete,
             patience,
+            bytes: None,
             silence: None,
         }
+    }
+
+    /// Has the bytes counted that come from now on.
+    pub(crate) fn count(&mut self, bytes: Option<RequestBytes>) {
+        self.bytes = bytes;
     }
 
     /// True when the request has no body at all.
@@ -145,6 +154,9 @@ impl ClientBody {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(frame) => {
                 self.silence = None;
+                if let (Some(bytes), Some(Ok(frame))) = (&self.bytes, &frame) {
+                    bytes.add(frame.data_ref().map_or(0, Bytes::len));
+                }
                 if frame.is_none() || self.incoming.is_end_stream() {
                     self.complete = true;
                 }

@@ -12,8 +12,8 @@ use http::Method;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{
-    Instances, LogFormat, LogLevel, PathPattern, Quota, QuotaError, UpstreamUrl, UrlError,
-    layer::Value, quota, upstream_url::host_and_port,
+    Instances, LogAccess, LogFormat, LogLevel, PathPattern, Quota, QuotaError, UpstreamUrl,
+    UrlError, layer::Value, quota, upstream_url::host_and_port,
 };
 
 /// Longer than any instance's id; shorter than what would bloat every table that holds one.
@@ -254,6 +254,18 @@ pub(super) fn format(value: &Value) -> Read<LogFormat> {
 pub(super) fn level(value: &Value) -> Read<LogLevel> {
     use LogLevel::{Debug, Error, Info, Off, Trace, Warn};
     word(value, &[Off, Error, Warn, Info, Debug, Trace])
+}
+
+/// Reads whether calls are logged.
+pub(super) fn access_log(value: &Value) -> Read<LogAccess> {
+    word(value, &[LogAccess::On, LogAccess::Off])
+}
+
+/// Reads one in how many.
+pub(super) fn sample(value: &Value) -> Read<NonZeroU32> {
+    let number = u32::try_from(count(1..=1_000_000)(value)?);
+    let number = number.ok().and_then(NonZeroU32::new);
+    Ok(number.unwrap_or(NonZeroU32::MIN))
 }
 
 /// Reads one of several words.

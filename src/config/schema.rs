@@ -169,5 +169,7 @@ fn log(s: &mut Section<'_>) -> Log {
     Log {
         format: s.get("format", kind::format),
         level: s.get("level", kind::level),
+        access: s.get("access", kind::access_log),
+        access_sample: s.get("access_sample", kind::sample),
     }
 }

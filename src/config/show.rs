@@ -9,7 +9,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Effective, Instances, LogFormat, LogLevel, Mistakes, PathPattern, Secret, UpstreamUrl,
+    Effective, Instances, LogAccess, LogFormat, LogLevel, Mistakes, PathPattern, Secret,
+    UpstreamUrl,
     layer::{Origin, Value},
 };
 
@@ -68,7 +69,7 @@ macro_rules! show {
 
 show!(ToString::to_string => usize u32 NonZeroU32 f64 bool);
 show!(|value: &_| quoted(&ToString::to_string(value)) => SocketAddr IpNet String PathPattern http::Method);
-show!(|value: &_| quoted(&ToString::to_string(value)) => Instances LogFormat LogLevel);
+show!(|value: &_| quoted(&ToString::to_string(value)) => Instances LogAccess LogFormat LogLevel);
 show!(|value: &PathBuf| quoted(&value.display().to_string()) => PathBuf);
 
 impl Show for Duration {

@@ -139,7 +139,9 @@ fn the_defaults_are_those_of_the_design() {
         log,
         Log {
             format: LogFormat::Text,
-            level: LogLevel::Info
+            level: LogLevel::Info,
+            access: LogAccess::On,
+            access_sample: NonZeroU32::MIN,
         }
     );
 }

@@ -63,7 +63,8 @@ pub(crate) async fn into_body(
         return Ok(());
     }
     match Shape::of(headers) {
-        Some(Shape::Multipart(boundary)) => multipart(findings, boundary, body).await,
+        // Boxed, or every call would carry the room its parser needs.
+        Some(Shape::Multipart(boundary)) => Box::pin(multipart(findings, boundary, body)).await,
         Some(Shape::Fields(reader)) => fields(findings, reader, body).await,
         None => Ok(()),
     }

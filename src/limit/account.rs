@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::bucket::{Admission, Bucket, Permit};
 use super::clock::TokioClock;
 use super::line::Kind;
+use super::look::Budget;
 use super::sharing::Terms;
 use super::{Refused, Rules};
 use crate::config::Quota;
@@ -115,6 +116,11 @@ impl Account {
             self.main
                 .reshare(terms.sharing.of(self.instance.as_deref(), true));
         }
+    }
+
+    /// What an operator sees of it: the main bucket.
+    pub(super) fn look(&self, class: Option<Box<str>>, now: Instant) -> Budget {
+        self.main.look(class, now)
     }
 
     /// Puts other terms in force.

@@ -1,10 +1,13 @@
 //! One token bucket with the calls that wait for its tokens.
 //!
-//! Owns the only place where a token is taken. Invariant: a token goes to the
-//! call at the head of the queue, and nobody takes one past a queue.
+//! Owns the only place where a token is taken; [`turn`] foretells when one will
+//! be. Invariant: a token goes to the call at the head of the queue, and nobody
+//! takes one past a queue.
 //!
 //! Order (design §3.6): calls leave first come, first served; read receipts
 //! yield to calls, until a receipt has waited `max_delay`.
+
+mod turn;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,10 +19,11 @@ use super::clock::TokioClock;
 use super::egress::{Claim, Claimant, Released};
 use super::gcra::Gcra;
 use super::line::{Kind, Line, Waiter};
+use super::look::{Budget, Waiting};
 use super::pause::Pause;
 use super::share::Share;
 use super::ticket::Ticket;
-use super::{Refusal, Refused, Rules};
+use super::{Refused, Rules};
 use crate::config::Quota;
 use crate::identity::Fingerprint;
 use crate::metrics::{InstanceSeries, Standing};
@@ -55,7 +59,6 @@ pub(crate) struct Bucket {
 struct State {
     /// `None`: the rate is unlimited (a pause still holds calls back).
     gcra: Option<Gcra>,
-    quota: Option<Quota>,
     /// Its place in the sharing of the egress, where that is scarce.
     share: Option<Arc<Share>>,
     /// There only while something waits, so that an idle bucket stays small.
@@ -65,9 +68,6 @@ struct State {
     /// Tickets handed out. Kept over the life of many lines: a served ticket
     /// may be dropped when a later line stands already.
     tickets: u64,
-    /// When every token will be back: the theoretical arrival time of the
-    /// GCRA, which governor keeps to itself.
-    full: Instant,
     used: Instant,
 }
 
@@ -77,18 +77,15 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 impl Bucket {
     /// Makes a full bucket.
     pub(super) fn new(quota: Option<Quota>, clock: TokioClock) -> Self {
-        let now = Instant::now();
         Self {
             clock,
             state: Mutex::new(State {
                 gcra: quota.map(|quota| Gcra::new(quota, clock)),
                 share: None,
-                quota,
                 line: None,
                 pause: None,
                 tickets: 0,
-                full: now,
-                used: now,
+                used: Instant::now(),
             }),
         }
     }
@@ -108,15 +105,14 @@ impl Bucket {
         let now = Instant::now();
         let mut state = self.lock();
         state.used = now;
-        if state.line.is_some() {
-            state.check(kind, now, deadline, rules)?;
-        } else {
-            let next = match state.pass(now) {
-                Ok(permit) => return Ok(Admission::Now(permit)),
-                Err(next) => next,
-            };
-            state.check_turn(kind, next, now, deadline, rules)?;
-            state.line = Some(Box::new(Line::new(next, rules.max_delay)));
+        if state.line.is_none()
+            && let Some(permit) = state.pass(now)
+        {
+            return Ok(Admission::Now(permit));
+        }
+        state.check_turn(kind, now, deadline, rules)?;
+        if state.line.is_none() {
+            state.line = Some(Box::new(Line::new(rules.max_delay)));
             tokio::spawn(serve(Arc::clone(self)));
         }
         state.tickets += 1;
@@ -187,16 +183,7 @@ impl Bucket {
     /// Puts another quota in force, keeping what is owed.
     pub(super) fn requote(&self, quota: Option<Quota>) {
         let mut state = self.lock();
-        if state.quota == quota {
-            return;
-        }
-        let owed = state.gcra.as_ref().map_or(0, Gcra::owed);
-        state.gcra = quota.map(|quota| Gcra::owing(quota, owed, self.clock));
-        state.full = Instant::now();
-        if let Some(quota) = quota {
-            state.full += quota.interval() * owed.min(quota.burst.get());
-        }
-        state.quota = quota;
+        Gcra::requote(&mut state.gcra, quota, self.clock);
         state.wake();
     }
 
@@ -229,24 +216,33 @@ impl Bucket {
         waiting.any(|waiter| waiter.credential == credential)
     }
 
+    /// What an operator sees of it.
+    pub(super) fn look(&self, class: Option<Box<str>>, now: Instant) -> Budget {
+        let state = self.lock();
+        let waiting = state.line.as_ref().map(|line| Waiting {
+            calls: line.calls.len(),
+            receipts: line.receipts.len(),
+        });
+        let standing = state.standing(now);
+        let quota = state.quota();
+        Budget {
+            class,
+            tokens: standing.tokens,
+            burst: quota.map(|quota| quota.burst.get()),
+            rate: quota.map(|quota| quota.rate),
+            waiting: waiting.unwrap_or_default(),
+            pause: standing.paused.as_secs_f64(),
+        }
+    }
+
     /// The quota in force.
     pub(crate) fn quota(&self) -> Option<Quota> {
-        self.lock().quota
+        self.lock().quota()
     }
 
     /// How the bucket stands.
     pub(super) fn standing(&self, now: Instant) -> Standing {
-        let state = self.lock();
-        let owed = state.full.saturating_duration_since(now);
-        let tokens = state.quota.map(|quota| {
-            let missing = owed.as_secs_f64() / quota.interval().as_secs_f64();
-            (f64::from(quota.burst.get()) - missing).max(0.0)
-        });
-        let held = state.pause.as_ref().and_then(|pause| pause.holds(now));
-        Standing {
-            tokens,
-            paused: held.map_or(Duration::ZERO, |until| until - now),
-        }
+        self.lock().standing(now)
     }
 
     /// True when dropping the bucket would lose nothing: nobody waits, no
@@ -254,7 +250,7 @@ impl Bucket {
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         let state = self.lock();
         let refilled = state
-            .quota
+            .quota()
             .map_or(Duration::ZERO, |quota| quota.interval() * quota.burst.get());
         state.line.is_none()
             && state.pause.as_ref().is_none_or(|pause| pause.is_over(now))
@@ -270,39 +266,44 @@ impl Bucket {
 // === impl State ===
 
 impl State {
+    fn quota(&self) -> Option<Quota> {
+        self.gcra.as_ref().map(Gcra::quota)
+    }
+
+    fn standing(&self, now: Instant) -> Standing {
+        let held = self.pause.as_ref().and_then(|pause| pause.holds(now));
+        Standing {
+            tokens: self.gcra.as_ref().map(|gcra| gcra.tokens(now)),
+            paused: held.map_or(Duration::ZERO, |until| until.saturating_duration_since(now)),
+        }
+    }
+
     /// Whether a token is there, or when it will be.
     fn ready(&self, now: Instant) -> Result<(), Instant> {
-        let held = self.pause.as_ref().and_then(|pause| pause.holds(now));
-        match held.or_else(|| self.token_at(0)) {
-            Some(next) if next > now => Err(next),
+        match self.due(now, 0) {
+            next if next > now => Err(next),
             _ => Ok(()),
         }
     }
 
     /// Takes a token for a call that finds nobody before it, here or at the
-    /// egress; or says about when there will be one.
-    fn pass(&mut self, now: Instant) -> Result<Permit, Instant> {
-        self.ready(now)?;
+    /// egress.
+    fn pass(&mut self, now: Instant) -> Option<Permit> {
+        self.ready(now).ok()?;
         if let Some(share) = &self.share
             && !share.pass(now)
         {
-            return Err(now);
+            return None;
         }
-        self.take(now)
+        self.take(now).ok()
     }
 
     /// Takes a token, or says when the next one is due.
     fn take(&mut self, now: Instant) -> Result<Permit, Instant> {
-        if let Some(until) = self.pause.as_ref().and_then(|pause| pause.holds(now)) {
-            return Err(until);
-        }
+        self.ready(now)?;
         let remaining = match &self.gcra {
             None => None,
-            Some(gcra) => {
-                let remaining = gcra.take(now)?;
-                self.full = self.full.max(now) + gcra.quota().interval();
-                Some(remaining)
-            }
+            Some(gcra) => Some(gcra.take(now)?),
         };
         if let Some(pause) = &mut self.pause {
             pause.probe(now);
@@ -313,103 +314,6 @@ impl State {
         })
     }
 
-    /// Whether a call could be admitted now; takes nothing.
-    fn check(
-        &self,
-        kind: Kind,
-        now: Instant,
-        deadline: Instant,
-        rules: &Rules,
-    ) -> Result<(), Refused> {
-        let held = self.pause.as_ref().and_then(|pause| pause.holds(now));
-        match (&self.line, held.or_else(|| self.token_at(0))) {
-            (Some(line), _) => self.check_turn(kind, line.next, now, deadline, rules),
-            (None, Some(next)) if next > now => self.check_turn(kind, next, now, deadline, rules),
-            _ => Ok(()),
-        }
-    }
-
-    /// When a call would have its token that has this many before it, were
-    /// there no pause; `None`: any time.
-    fn token_at(&self, place: usize) -> Option<Instant> {
-        let quota = self.quota?;
-        let place = u32::try_from(place).unwrap_or(u32::MAX);
-        let last = self.full + quota.interval().saturating_mul(place);
-        last.checked_sub(quota.interval() * (quota.burst.get() - 1))
-    }
-
-    /// Refuses a call whose turn would come too late or that finds no place.
-    fn check_turn(
-        &self,
-        kind: Kind,
-        next: Instant,
-        now: Instant,
-        deadline: Instant,
-        rules: &Rules,
-    ) -> Result<(), Refused> {
-        let turn = self.turn(kind, next, now, rules.max_delay);
-        let share = self
-            .share
-            .as_ref()
-            .map_or(Duration::ZERO, |share| share.estimate());
-        let turn = turn.max(now + share);
-        let waiting = self.line.as_ref().map_or(0, |line| line.len());
-        let paused = self
-            .pause
-            .as_ref()
-            .is_some_and(|pause| pause.holds(now).is_some());
-        let late = turn > deadline;
-        let refusal = if waiting >= rules.max_queue {
-            Refusal::QueueFull
-        } else if late && paused {
-            Refusal::Paused
-        } else if late {
-            Refusal::WaitTooLong
-        } else {
-            return Ok(());
-        };
-        Err(Refused {
-            refusal,
-            quota: self.quota,
-            waiting,
-            retry_after: turn.saturating_duration_since(now),
-        })
-    }
-
-    /// When a call that joins now would get its token, if nobody else came.
-    fn turn(&self, kind: Kind, next: Instant, now: Instant, max_delay: Duration) -> Instant {
-        let interval = self.quota.map_or(Duration::ZERO, |quota| quota.interval());
-        let pause = self.pause.as_ref().and_then(|pause| pause.holds(now));
-        let at = |place: usize| match pause {
-            // Tokens come back during a pause, and leave together after it.
-            Some(until) => self.token_at(place).map_or(until, |token| token.max(until)),
-            None => {
-                let place = u32::try_from(place).unwrap_or(u32::MAX);
-                next + interval.saturating_mul(place)
-            }
-        };
-        let Some(line) = &self.line else { return at(0) };
-        match kind {
-            Kind::Call => {
-                // Receipts that grow too old before this call's turn go first.
-                let mut place = line.calls.len();
-                for receipt in &line.receipts {
-                    if receipt.opened + max_delay > at(place) {
-                        break;
-                    }
-                    place += 1;
-                }
-                at(place)
-            }
-            Kind::Receipt { opened } => {
-                let receipts = line.older_than(opened);
-                let in_line = at(receipts + line.calls.len());
-                let overdue = (opened + max_delay).max(at(receipts)) + interval;
-                in_line.min(overdue)
-            }
-        }
-    }
-
     /// Hands out every token that is there; says when to look again, or
     /// nothing when nobody waits any more.
     fn advance(&mut self, now: Instant, bucket: &Arc<Bucket>) -> Option<(Instant, Arc<Notify>)> {
@@ -418,20 +322,19 @@ impl State {
                 self.line = None;
                 return None;
             }
-            let (next, look) = match self.ready(now) {
-                Err(next) => (next, next),
+            let look = match self.ready(now) {
+                Err(next) => next,
                 Ok(()) if self.share.is_some() => {
                     self.claim(bucket);
                     // The egress will call.
-                    (now, now + PATIENCE)
+                    now + PATIENCE
                 }
                 Ok(()) => match self.grant(now) {
                     Ok(()) => continue,
-                    Err(next) => (next, next),
+                    Err(next) => next,
                 },
             };
-            let line = self.line.as_mut().expect("checked above");
-            line.next = next;
+            let line = self.line.as_ref().expect("checked above");
             return Some((look, Arc::clone(&line.changed)));
         }
     }

@@ -7,9 +7,9 @@
 //! has saved nothing up and owes nothing. Within a tenant its instances take
 //! turns, those with calls before those with receipts alone.
 //!
-//! Invariants: a token taken at one level and not used at the next is kept for
-//! the next call of that level, never thrown away; the lock of this room is
-//! never held while a bucket is asked for a call.
+//! Invariants: tokens are taken at the moment a call goes, never before, so none
+//! is lost or saved between the levels; while lines are served nobody else takes
+//! any; the lock of this room is never held while a bucket is asked for a call.
 
 #[cfg(test)]
 mod tests;
@@ -71,7 +71,7 @@ pub(super) struct Egress {
 #[derive(Default)]
 struct State {
     /// `None`: unlimited; tenants may still have budgets of their own.
-    budget: Budget,
+    budget: Option<Gcra>,
     /// The start tag of the call served last.
     virtual_time: u128,
     tenants: HashMap<Arc<str>, Tenant>,
@@ -83,16 +83,9 @@ struct State {
     serving: bool,
 }
 
-/// A bucket, and a token of it that was taken but could not be used.
-#[derive(Default)]
-struct Budget {
-    gcra: Option<Gcra>,
-    credit: bool,
-}
-
 struct Tenant {
     weight: NonZeroU32,
-    budget: Budget,
+    budget: Option<Gcra>,
     /// The virtual time at which its last call ends.
     finish: u128,
     calls: VecDeque<Arc<dyn Claimant>>,
@@ -121,14 +114,10 @@ enum Next {
 impl Egress {
     /// Opens the budget; without a quota only tenants' own budgets bind.
     pub(super) fn new(quota: Option<Quota>, clock: TokioClock) -> Self {
-        let budget = Budget {
-            gcra: quota.map(|quota| Gcra::new(quota, clock)),
-            credit: false,
-        };
         Self {
             clock,
             state: Mutex::new(State {
-                budget,
+                budget: quota.map(|quota| Gcra::new(quota, clock)),
                 ..State::default()
             }),
             changed: Notify::new(),
@@ -137,7 +126,7 @@ impl Egress {
 
     /// Puts another quota in force; what is owed stays owed.
     pub(super) fn requote(&self, quota: Option<Quota>) {
-        self.lock().budget.requote(quota, self.clock);
+        Gcra::requote(&mut self.lock().budget, quota, self.clock);
         self.changed.notify_one();
     }
 
@@ -155,11 +144,11 @@ impl Egress {
             ..
         } = &mut *state;
         let tenant = tenant(tenants, member, self.clock);
-        if budget.have(now).is_err() || tenant.budget.have(now).is_err() {
+        if due(budget, now) > now || due(&tenant.budget, now) > now {
             return false;
         }
-        budget.credit = false;
-        tenant.budget.credit = false;
+        spend(budget, now);
+        spend(&tenant.budget, now);
         // Nobody waits: the busy period ends with this call, and virtual time
         // with its finish (the paper's rule 2).
         tenant.finish = tenant.start(*virtual_time) + tenant.length();
@@ -191,7 +180,7 @@ impl Egress {
         let own = member.quota.map_or(Duration::ZERO, |quota| {
             quota.interval().saturating_mul(place)
         });
-        let Some(quota) = state.budget.gcra.as_ref().map(Gcra::quota) else {
+        let Some(quota) = state.budget.as_ref().map(Gcra::quota) else {
             return own;
         };
         let others: u32 = state
@@ -213,7 +202,8 @@ impl Egress {
                 state.serving = parked.is_some();
                 return parked.map_or(Next::Idle, Next::Wait);
             };
-            if let Err(until) = state.budget.have(now) {
+            let until = due(&state.budget, now);
+            if until > now {
                 return Next::Wait(until);
             }
             let (_, name) = state.ready.pop_first().expect("looked at above");
@@ -221,7 +211,8 @@ impl Egress {
                 .tenants
                 .get_mut(&name)
                 .expect("a listed tenant is kept");
-            if let Err(until) = tenant.budget.have(now) {
+            let until = due(&tenant.budget, now);
+            if until > now {
                 let ticket = state.ticket();
                 state.parked.insert((until, ticket), name);
                 continue;
@@ -246,6 +237,7 @@ impl Egress {
         tag: u128,
         claimant: Arc<dyn Claimant>,
         released: Option<Released>,
+        now: Instant,
     ) {
         let mut state = self.lock();
         let State {
@@ -257,8 +249,8 @@ impl Egress {
         let tenant = tenants.get_mut(name).expect("a listed tenant is kept");
         tenant.listed = false;
         if released.is_some() {
-            budget.credit = false;
-            tenant.budget.credit = false;
+            spend(budget, now);
+            spend(&tenant.budget, now);
             *virtual_time = tag;
             tenant.finish = tag + tenant.length();
         }
@@ -290,7 +282,7 @@ async fn serve(egress: Arc<Egress>) {
                 claim,
             } => {
                 let released = claimant.release(claim, now);
-                egress.served(&name, tag, claimant, released);
+                egress.served(&name, tag, claimant, released, now);
             }
             Next::Wait(until) => tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
@@ -335,7 +327,7 @@ impl State {
         if self.tenants.len() > TENANTS_KEPT {
             let now = self.virtual_time;
             self.tenants.retain(|_, tenant| {
-                tenant.listed || tenant.budget.gcra.is_some() || tenant.finish > now
+                tenant.listed || tenant.budget.is_some() || tenant.finish > now
             });
         }
     }
@@ -355,14 +347,14 @@ fn tenant<'t>(
         .entry(Arc::clone(&member.name))
         .or_insert_with(|| Tenant {
             weight: member.weight,
-            budget: Budget::default(),
+            budget: None,
             finish: 0,
             calls: VecDeque::new(),
             receipts: VecDeque::new(),
             listed: false,
         });
     tenant.weight = member.weight;
-    tenant.budget.requote(member.quota, clock);
+    Gcra::requote(&mut tenant.budget, member.quota, clock);
     tenant
 }
 
@@ -403,24 +395,19 @@ impl Tenant {
     }
 }
 
-// === impl Budget ===
+// === budgets ===
 
-impl Budget {
-    /// Makes sure that a token is at hand, or says when one will be.
-    fn have(&mut self, now: Instant) -> Result<(), Instant> {
-        if let (Some(gcra), false) = (&self.gcra, self.credit) {
-            gcra.take(now)?;
-            self.credit = true;
-        }
-        Ok(())
-    }
+/// When a budget has a token for a call.
+fn due(budget: &Option<Gcra>, now: Instant) -> Instant {
+    budget.as_ref().map_or(now, |gcra| gcra.due(now, 0))
+}
 
-    fn requote(&mut self, quota: Option<Quota>, clock: TokioClock) {
-        if self.gcra.as_ref().map(Gcra::quota) == quota {
-            return;
-        }
-        let owed = self.gcra.as_ref().map_or(0, Gcra::owed);
-        self.gcra = quota.map(|quota| Gcra::owing(quota, owed, clock));
+/// Takes the token of a call that goes now.
+fn spend(budget: &Option<Gcra>, now: Instant) {
+    if let Some(gcra) = budget {
+        // It was there a moment ago. Only a reload can have put another quota
+        // in force meanwhile, and then the call was the last of the old one.
+        gcra.take(now).ok();
     }
 }
 

@@ -34,8 +34,6 @@ pub(super) struct Line {
     pub(super) calls: VecDeque<Waiter>,
     /// The one opened first is in front.
     pub(super) receipts: VecDeque<Waiter>,
-    /// When the next token is due, as governor last said.
-    pub(super) next: Instant,
     pub(super) max_delay: Duration,
     /// Wakes the serving task when its plan has changed.
     pub(super) changed: Arc<Notify>,
@@ -56,11 +54,10 @@ pub(super) struct Waiter {
 // === impl Line ===
 
 impl Line {
-    pub(super) fn new(next: Instant, max_delay: Duration) -> Self {
+    pub(super) fn new(max_delay: Duration) -> Self {
         Self {
             calls: VecDeque::new(),
             receipts: VecDeque::new(),
-            next,
             max_delay,
             changed: Arc::new(Notify::new()),
             claimed: None,

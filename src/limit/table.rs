@@ -86,6 +86,12 @@ impl Table {
         }
     }
 
+    /// The account of an instance that has called; opens none.
+    pub(super) fn known(&self, instance: &str) -> Option<Arc<Account>> {
+        let hash = usize::try_from(self.hasher.hash_one(instance) % SHARDS as u64).unwrap_or(0);
+        lock(&self.instances[hash]).accounts.get(instance).cloned()
+    }
+
     fn find<K, Q>(
         &self,
         shards: &[Mutex<Shard<K>>],

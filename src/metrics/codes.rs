@@ -52,6 +52,12 @@ impl Codes {
             .get_or_init(|| self.vec.with_label_values(&[self.route.as_str(), text]))
     }
 
+    /// All counted, whatever the code.
+    pub(crate) fn total(&self) -> u64 {
+        let counters = self.by_code.iter().filter_map(OnceLock::get);
+        counters.map(IntCounter::get).sum::<u64>() + self.error.get()
+    }
+
     /// The counter of calls without an answer, or with one that broke off.
     pub(crate) fn error(&self) -> &IntCounter {
         &self.error

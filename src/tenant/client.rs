@@ -26,6 +26,14 @@ pub(crate) enum Client {
 }
 
 impl Client {
+    /// Its address, where that is known.
+    pub(crate) fn address(self) -> Option<IpAddr> {
+        match self {
+            Self::At(address) => Some(address),
+            Self::Local | Self::Unknown => None,
+        }
+    }
+
     /// Whether a rule with these networks lets it in; no networks, no rule.
     pub(super) fn is_within(self, networks: &[IpNet]) -> bool {
         networks.is_empty()

@@ -24,8 +24,9 @@ use super::failure::{Failure, Unreachable};
 use super::pool::{Connection, MAX_STREAMS, Pool};
 use crate::config;
 
-/// Header lines accepted in an answer: twice what we accept in a request.
-const MAX_ANSWER_HEADERS: usize = 200;
+/// Header lines accepted in an answer: as in a request by default, and what
+/// hyper parses without an allocation.
+const MAX_ANSWER_HEADERS: usize = 100;
 
 /// An idle HTTP/2 connection is pinged this often, so that a dead one is
 /// noticed before a call is lost on it.

@@ -1,6 +1,8 @@
 //! The command line: mistakes are told where they are, and exit codes mean something.
 
+use std::io::Write as _;
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 
 use crate::support::{HeldUpstream, Message, Program, Scratch, call, eventually, get, run};
 
@@ -138,10 +140,70 @@ fn help_and_version() {
     ] {
         assert!(stdout.contains(word), "{word}");
     }
-    assert!(stdout.lines().count() < 50, "one screen");
+    let fits = stdout.lines().all(|line| line.chars().count() <= 80);
+    assert!(
+        stdout.lines().count() <= 24 && fits,
+        "one screen: {stdout}"
+    );
     let (code, stdout, _) = run(&["--version"]);
     assert_eq!(code, 0);
     assert!(stdout.contains(env!("CARGO_PKG_VERSION")));
+}
+
+/// Hands something to a program, and says whether that took it without a word.
+fn takes(program: &str, args: &[&str], text: &str) {
+    let mut child = Command::new(program)
+        .args(args)
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(text.as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && stderr.is_empty(),
+        "{program} {args:?}: {stderr}"
+    );
+}
+
+#[test]
+fn completions_are_shell_that_knows_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let (code, stdout, stderr) = run(&["completions", shell]);
+        assert_eq!((code, &*stderr), (0, ""), "{shell}");
+        for word in [
+            "serve", "check", "sandbox", "demo", "upstream", "latency", "man",
+        ] {
+            assert!(stdout.contains(word), "{shell}: {word}");
+        }
+        if shell == "bash" {
+            takes("bash", &["-n"], &stdout);
+        }
+    }
+    assert_eq!(run(&["completions", "cmd"]).0, 2);
+}
+
+#[test]
+fn the_manual_tells_every_command_and_flag() {
+    let (code, stdout, stderr) = run(&["man"]);
+    assert_eq!((code, &*stderr), (0, ""));
+    assert!(stdout.contains(".TH wawp"), "{stdout}");
+    for word in [
+        "SANDBOX",
+        "CHECK",
+        "DEMO",
+        "COMPLETIONS",
+        "\\-\\-latency",
+        "\\-\\-upstream",
+        "WAWP_GATEWAY_",
+    ] {
+        assert!(stdout.contains(word), "{word} is not in {stdout}");
+    }
 }
 
 #[test]

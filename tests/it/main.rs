@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
 
 mod access;
+mod access_log;
+mod admin;
 mod batches;
 mod cli;
 mod counting;
@@ -23,6 +25,7 @@ mod protocols;
 mod refusals;
 mod secrets;
 mod settling;
+mod streaming;
 mod support;
 mod targets;
 mod tls;

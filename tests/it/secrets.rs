@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use wawp_gateway::sandbox::{Fault, FaultKind, Settings};
 
-use crate::support::{Program, RunningSandbox, call, connect};
+use crate::support::{HeldUpstream, Program, RunningSandbox, Scratch, call, connect};
 
 /// A token with everything that is encoded differently in different places.
 const TOKEN: &str = "s3cr3t/T0ken+with=signs";
@@ -207,6 +207,7 @@ fn no_token_in_log_output_or_metrics() {
         for page in [
             "/metrics",
             "/instances",
+            "/status",
             "/config",
             "/",
             "/readyz",
@@ -217,6 +218,8 @@ fn no_token_in_log_output_or_metrics() {
         gateway.signal("TERM");
         let (_, stdout, stderr) = gateway.ends();
         assert!(stderr.contains("drain"), "the log is there: {stderr}");
+        let calls = stdout.lines().count();
+        assert!(calls > requests.len(), "so is the access log: {calls}");
         if format == "json" {
             for line in stderr.lines() {
                 serde_json::from_str::<serde_json::Value>(line)
@@ -263,4 +266,91 @@ fn no_token_where_the_upstream_cannot_be_reached() {
         !TRACES.iter().any(|trace| stderr.contains(trace)),
         "{stderr}"
     );
+}
+
+#[test]
+fn no_key_and_no_token_wherever_a_client_writes_it() {
+    // Words, as a path's pieces are: nothing about them looks like a secret.
+    const KEY: &str = "correct-horse-battery";
+    const ONES: &str = "staple-of-the-first-one";
+    let upstream = HeldUpstream::start();
+    upstream.answers();
+    let scratch = Scratch::new();
+    let file = scratch.file(
+        "gateway.toml",
+        &format!(
+            "[[tenant]]\nname = \"acme\"\ninstances = [\"123\"]\nkey = \"{KEY}\"\ntokens = {{ 123 = \"{ONES}\" }}\n"
+        ),
+    );
+    let mut requests = Vec::new();
+    for secret in [KEY, ONES, "another-ones-own-token"] {
+        let shown = format!("access_token={secret}");
+        let lines = [
+            format!("GET /v2/{secret}/x?instance_id=123&{shown}"),
+            format!("GET /{secret}?{shown}"),
+            format!("GET /v2/chats?instance_id={secret}&{shown}"),
+            format!("GET /v2/chats?instance_id=x{secret}y&{shown}"),
+            format!("{} /v2/chats?{shown}", secret.to_uppercase()),
+        ];
+        for line in lines {
+            requests.push(format!(
+                "{line} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+            ));
+        }
+        for field in [
+            format!("Authorization: Bearer {secret}\r\nX-Instance-ID: {secret}"),
+            format!("access-token: {secret}\r\nX-Request-Id: {secret}"),
+            format!("access-token: {secret}\r\ntraceparent: 00-{secret}-{secret}-01"),
+            format!("Authorization: {secret}\r\nX-Request-Id: a {secret} b"),
+        ] {
+            requests.push(format!(
+                "GET /v2/chats HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{field}\r\n\r\n"
+            ));
+        }
+        // Mixed up in a receipt and in another call.
+        for (path, more) in [
+            ("seen", "\"messageIds\":[\"false_1@c.us_A\"]"),
+            ("text", "\"message\":\"m\""),
+        ] {
+            let body = format!(
+                "{{\"instance_id\":\"{secret}\",\"access_token\":\"{secret}\",\"chatId\":\"1@c.us\",{more}}}"
+            );
+            requests.push(format!(
+                "POST /v2/send/{path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Type: application/json\r\n\
+                 Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            ));
+        }
+    }
+    for format in ["text", "json"] {
+        for level in ["info", "trace"] {
+            let settings = [("LOG__LEVEL", level), ("LOG__FORMAT", format)];
+            let gateway = Program::serve_with(
+                upstream.address,
+                &settings,
+                &["--config", file.to_str().unwrap()],
+            );
+            for request in &requests {
+                call(gateway.address, request);
+            }
+            let mut pages = String::new();
+            for page in ["/metrics", "/status", "/config", "/instances", "/"] {
+                pages.push_str(&String::from_utf8_lossy(&gateway.page(page).body));
+            }
+            gateway.signal("TERM");
+            let (_, stdout, stderr) = gateway.ends();
+            assert_eq!(stdout.lines().count(), requests.len(), "{stdout}");
+            for (place, text) in [("stdout", &stdout), ("stderr", &stderr)] {
+                for secret in [KEY, ONES, "another-ones-own-token"] {
+                    let text = text.to_lowercase();
+                    let found = text.lines().find(|line| line.contains(secret));
+                    assert_eq!(found, None, "{secret} in {place}");
+                }
+            }
+            for secret in [KEY, ONES] {
+                let found = pages.lines().find(|line| line.contains(secret));
+                assert_eq!(found, None, "{secret} on a page");
+            }
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 mod calm;
 mod pace;
+mod standing;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub(crate) struct Case {
     calm: bool,
     reloads: bool,
     drains: bool,
+    /// The upstream is never away.
+    stays: bool,
     /// The longest time between a token and the arrival it was spent on:
     /// three connections may be tried.
     dial: Duration,
@@ -44,6 +47,7 @@ pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
         calm: facts.calm,
         reloads: facts.reloads,
         drains: facts.drains,
+        stays: facts.stays,
         dial: facts.dial,
         seen,
         broken: Vec::new(),
@@ -55,7 +59,9 @@ pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
     case.calls_hold_what_was_asked();
     case.buckets();
     case.pauses();
+    case.pauses_of_others();
     case.order();
+    case.shares();
     if case.calm {
         case.calm();
     }
@@ -68,6 +74,7 @@ pub(crate) struct Facts {
     calm: bool,
     reloads: bool,
     drains: bool,
+    stays: bool,
     dial: Duration,
 }
 
@@ -78,6 +85,7 @@ impl Facts {
             calm: plan.calm,
             reloads: plan.reload.is_some(),
             drains: plan.drain.is_some(),
+            stays: plan.temper.restarts.is_empty(),
             dial: 3 * Duration::from_millis(plan.temper.dial as u64),
         }
     }
@@ -103,6 +111,19 @@ impl Outcome {
 }
 
 impl Case {
+    fn outcome(&self, tag: usize) -> Option<&Outcome> {
+        let mut all = self.seen.outcomes.iter();
+        all.find(|outcome| outcome.step.tag == tag)
+    }
+
+    /// Whether the answer to a call surely reached the gateway.
+    fn is_heard(&self, arrival: &Arrival) -> bool {
+        arrival.answer.as_ref().is_some_and(|answer| {
+            !self.seen.kills.contains(&answer.at)
+                && answer.at - arrival.at < self.config.upstream.response_timeout
+        })
+    }
+
     fn breaks(&mut self, law: &str, what: impl std::fmt::Display) {
         self.broken.push(format!("{law}: {what}"));
     }

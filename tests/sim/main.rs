@@ -7,6 +7,8 @@
 //! tasks that wake at the same moment run, so a rare failure may take several
 //! runs of its seed to come back.
 //!
+//! Plans that once broke a law are run as well, always ([`known`]).
+//!
 //! - `WAWP_SIM_SEEDS=12345 cargo test --test sim` runs these seeds (separated
 //!   by commas);
 //! - `WAWP_SIM_RUNS=5000 cargo test --test sim` runs so many, from seed 0;
@@ -16,6 +18,7 @@
 
 mod client;
 mod dice;
+mod known;
 mod laws;
 mod plan;
 mod run;
@@ -49,9 +52,18 @@ fn every_law_holds_in_every_run() {
     let watch = watch();
     let mut failed = Vec::new();
     let mut calls = (0, 0);
-    for &seed in &seeds {
-        watch.send(seed).unwrap();
-        let plan = Plan::new(seed);
+    let known = known::plans().into_iter().map(|(name, plan)| {
+        let name = format!("the plan \"{name}\"");
+        (name, 0, plan)
+    });
+    let drawn = seeds.iter().map(|&seed| {
+        let name = format!("seed {seed} (WAWP_SIM_SEEDS={seed} cargo test --test sim)");
+        (name, seed, Plan::new(seed))
+    });
+    let mut runs = 0;
+    for (name, seed, plan) in known.chain(drawn) {
+        runs += 1;
+        watch.send(name.clone()).unwrap();
         if std::env::var_os("WAWP_SIM_SHOW").is_some() {
             println!("{plan:#?}");
         }
@@ -63,36 +75,35 @@ fn every_law_holds_in_every_run() {
         }
         let broken = laws::judge(facts, seen);
         if !broken.is_empty() {
-            eprintln!("seed {seed}: repeat with WAWP_SIM_SEEDS={seed} cargo test --test sim");
+            eprintln!("{name}:");
             for law in &broken {
                 eprintln!("  {law}");
             }
-            failed.push(seed);
+            failed.push(name);
         }
     }
-    let runs = seeds.len();
     println!(
         "{runs} runs, {} calls of apps, {} upstream",
         calls.0, calls.1
     );
     assert!(
         failed.is_empty(),
-        "{} of {runs} runs broke a law: {failed:?}",
+        "{} of {runs} runs broke a law: {failed:#?}",
         failed.len()
     );
 }
 
-/// Ends the process when a run does not end, naming its seed.
-fn watch() -> mpsc::Sender<u64> {
+/// Ends the process when a run does not end, naming it.
+fn watch() -> mpsc::Sender<String> {
     let (begins, begun) = mpsc::channel();
     std::thread::spawn(move || {
-        let mut seed = None;
+        let mut run = String::new();
         loop {
             match begun.recv_timeout(LONGEST) {
-                Ok(next) => seed = Some(next),
+                Ok(next) => run = next,
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    eprintln!("the run of seed {seed:?} does not end");
+                    eprintln!("this run does not end: {run}");
                     std::process::abort();
                 }
             }

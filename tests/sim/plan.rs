@@ -1,10 +1,11 @@
 //! What a seed stands for: the settings, who calls what and when, and how the
 //! upstream behaves. Nothing here runs.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use wawp_gateway::config::{Class, Config, PathPattern, Quota};
+use wawp_gateway::config::{Class, Config, PathPattern, Quota, Tenant};
 
 use crate::dice::Dice;
 
@@ -108,7 +109,7 @@ impl Plan {
     pub(crate) fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let calm = dice.percent(15);
-        let config = config(&mut dice, calm);
+        let mut config = config(&mut dice, calm);
         let temper = if calm {
             Temper {
                 latency: 500,
@@ -117,17 +118,28 @@ impl Plan {
         } else {
             temper(&mut dice)
         };
-        let world = World::new(&mut dice, calm);
+        let world = if !calm && dice.percent(20) {
+            World::of_rivals(&mut dice)
+        } else {
+            World::new(&mut dice, calm)
+        };
         let mut tags = 0;
         let clients = (0..1 + dice.below(8))
             .map(|_| client(&mut dice, &world, &mut tags))
             .collect();
-        let reload = dice.percent(20).then(|| {
+        let mut reload = dice.percent(20).then(|| {
             let mut other = config.clone();
             other.batch = batch(&mut dice, config.limit.max_wait);
             (dice.millis(3000), other)
         });
         let drain = dice.percent(30).then(|| dice.millis(5000));
+        if !calm && dice.percent(30) {
+            let sharing = sharing(&mut dice);
+            let other = reload.as_mut().map(|(_, other)| other);
+            for config in std::iter::once(&mut config).chain(other) {
+                (config.egress.quota, config.tenants) = sharing.clone();
+            }
+        }
         Self {
             config,
             reload,
@@ -187,6 +199,27 @@ fn quota(dice: &mut Dice) -> Option<Quota> {
     (rate > 0.0).then(|| Quota::new(rate, burst).unwrap())
 }
 
+/// A scarce egress, tenants, or both: one of two instances with a budget of
+/// its own, one of the third alone.
+fn sharing(dice: &mut Dice) -> (Option<Quota>, Vec<Tenant>) {
+    let egress = quota(dice);
+    let mut tenants = Vec::new();
+    for (name, instances) in [("pair", &["i0", "i1"][..]), ("single", &["i2"])] {
+        if dice.percent(60) {
+            tenants.push(Tenant {
+                name: name.to_owned(),
+                instances: instances.iter().map(|&it| it.to_owned()).collect(),
+                weight: NonZeroU32::new(dice.pick(&[1, 3])).unwrap(),
+                quota: quota(dice),
+                networks: Vec::new(),
+                key: None,
+                tokens: BTreeMap::new(),
+            });
+        }
+    }
+    (egress, tenants)
+}
+
 fn temper(dice: &mut Dice) -> Temper {
     // Each fault in some worlds only, or all worlds would be alike.
     let mut maybe = |share: &[usize]| {
@@ -226,7 +259,8 @@ struct World {
     poison: usize,
     /// Longest thinking time in milliseconds.
     think: usize,
-    receipts_only: bool,
+    /// How many calls in ten are receipts, at least.
+    receipts: usize,
     polite: bool,
 }
 
@@ -253,8 +287,21 @@ impl World {
             ids: dice.pick(&[4, 30, 500]),
             poison: if calm { 0 } else { dice.pick(&[0, 0, 5, 30]) },
             think: dice.pick(&[5, 60, 60, 600]),
-            receipts_only: dice.percent(30),
+            receipts: if dice.percent(30) { 10 } else { 6 },
             polite: dice.percent(50),
+        }
+    }
+
+    /// Several apps of one instance, all of them rightful, which send more than
+    /// they read: what moves credentials between buckets while calls wait.
+    fn of_rivals(dice: &mut Dice) -> Self {
+        let place = dice.pick(&[Place::Query, Place::Bearer]);
+        let token = |token| ("i0".to_owned(), format!("good0{token}"), place);
+        Self {
+            identities: (0..2 + dice.below(2)).map(token).collect(),
+            receipts: 1,
+            think: dice.pick(&[5, 60, 600]),
+            ..Self::new(dice, false)
         }
     }
 }
@@ -282,12 +329,13 @@ fn client(dice: &mut Dice, world: &World, tags: &mut usize) -> Client {
 fn step(dice: &mut Dice, world: &World, identity: &(String, String, Place), tag: usize) -> Step {
     let (instance, token, place) = identity.clone();
     let what = match dice.below(10) {
-        0..=5 => receipt(dice, world, place),
-        _ if world.receipts_only => receipt(dice, world, place),
-        6 => What::Send(dice.pick(&[10, 3000, 100_000])),
-        7 => What::SendByGet,
-        8 => What::Typing,
-        _ => What::Chats,
+        n if n < world.receipts => receipt(dice, world, place),
+        n => match n % 4 {
+            0 => What::Send(dice.pick(&[10, 3000, 100_000])),
+            1 => What::SendByGet,
+            2 => What::Typing,
+            _ => What::Chats,
+        },
     };
     let has_body = !matches!(
         what,

@@ -63,8 +63,9 @@ pub(crate) struct Upstream {
 struct State {
     dice: Dice,
     arrivals: Vec<Arrival>,
-    /// Instances that are throttled, until when, and whether they are told.
-    throttled: HashMap<String, (At, bool)>,
+    /// Instances, or one credential of theirs, that are throttled, until when,
+    /// and whether they are told.
+    throttled: HashMap<(String, Option<String>), (At, bool)>,
     /// Until when nobody is there, and whether connecting then hangs.
     away: Option<(At, bool)>,
     kills: Vec<At>,
@@ -223,11 +224,7 @@ impl Upstream {
         let mut response = Response::builder().status(status).header(ANSWER, number);
         let mut retry_after = None;
         if status == StatusCode::TOO_MANY_REQUESTS {
-            let (until, told) = state
-                .throttled
-                .get(&said.instance)
-                .copied()
-                .unwrap_or_default();
+            let (until, told) = state.throttled(&said).unwrap_or_default();
             let seconds = until.saturating_sub(now).as_secs() + 1;
             if told {
                 retry_after = Some(Duration::from_secs(seconds));
@@ -254,17 +251,15 @@ impl Upstream {
         if state.dice.percent(temper.resets) {
             return Fate::Reset;
         }
-        if state
-            .throttled
-            .get(&said.instance)
-            .is_some_and(|(until, _)| now < *until)
-        {
+        if state.throttled(said).is_some_and(|(until, _)| now < until) {
             return Fate::Throttle;
         }
         if state.dice.percent(temper.throttles) {
             let until = now + state.dice.millis(3000);
             let told = state.dice.percent(60);
-            state.throttled.insert(said.instance.clone(), (until, told));
+            let credential = state.dice.percent(50).then(|| said.credential.clone());
+            let whom = (said.instance.clone(), credential);
+            state.throttled.insert(whom, (until, told));
             return Fate::Throttle;
         }
         if said.credential.contains("bad") {
@@ -287,6 +282,16 @@ impl Upstream {
             return Fate::Cut;
         }
         Fate::Answer(state.dice.pick(&[StatusCode::OK, StatusCode::CREATED]))
+    }
+}
+
+impl State {
+    /// Until when a caller is throttled, and whether it is told.
+    fn throttled(&self, said: &Said) -> Option<(At, bool)> {
+        let whole = (said.instance.clone(), None);
+        let own = (said.instance.clone(), Some(said.credential.clone()));
+        let until = [whole, own].map(|whom| self.throttled.get(&whom).copied());
+        until.into_iter().flatten().max()
     }
 }
 

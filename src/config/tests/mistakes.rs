@@ -102,7 +102,7 @@ fn unknown_keys_are_named_with_what_may_have_been_meant() {
         ),
         (
             "[log]\ncolour = true",
-            "log.colour: unknown key; known here: format, level",
+            "log.colour: unknown key; known here: format, level, access, access_sample",
         ),
         (
             "[[tenants]]\nkey = \"hush\"",

@@ -69,6 +69,8 @@ max_instances = 24
 [log]
 format = "json"
 level = "debug"
+access = "off"
+access_sample = 27
 "#;
 
 /// Returns the keys of a settings file, sections included, in their order; those commented out as well.

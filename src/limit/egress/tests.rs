@@ -2,6 +2,8 @@
 
 use std::sync::Mutex;
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// A claimant with so many calls left, which notes when each went.
@@ -205,4 +207,105 @@ async fn idle_tenants_are_forgotten() {
         egress.pass(&member(&format!("i{name}"), 1), Instant::now());
     }
     assert!(egress.lock().tenants.len() <= TENANTS_KEPT + 1);
+}
+
+/// What happens to an egress, each so many ms after the one before.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// A call of this tenant finds nobody before it, or is not made.
+    Passes(usize),
+    /// So many calls of this tenant join the line.
+    Claims(usize, usize),
+    /// A claimant of this tenant joins whose callers then leave.
+    Leaves(usize),
+}
+
+fn events() -> impl Strategy<Value = Vec<(u64, Event)>> {
+    let event = prop_oneof![
+        2 => (0_usize..3).prop_map(Event::Passes),
+        3 => (0_usize..3, 1_usize..5).prop_map(|(tenant, calls)| Event::Claims(tenant, calls)),
+        1 => (0_usize..3).prop_map(Event::Leaves),
+    ];
+    let gap = prop_oneof![3 => Just(0_u64), 3 => (0_u64..12).prop_map(|n| n * 50), 2 => 0_u64..900];
+    proptest::collection::vec((gap, event), 1..60)
+}
+
+/// Runs events against an egress whose tenants have these budgets, and says
+/// when calls of each tenant went.
+fn run(quotas: &[Option<Quota>; 4], events: &[(u64, Event)]) -> Vec<Vec<Instant>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let [all, tenants @ ..] = quotas;
+    runtime.block_on(async {
+        let egress = Arc::new(Egress::new(*all, TokioClock::new()));
+        let members: Vec<_> = ["a", "b", "c"]
+            .iter()
+            .zip(tenants)
+            .map(|(name, quota)| Membership::new(name, NonZeroU32::MIN, *quota))
+            .collect();
+        let mut went = vec![Vec::new(); members.len()];
+        let mut sources = Vec::new();
+        for (gap, event) in events {
+            tokio::time::sleep(Duration::from_millis(*gap)).await;
+            let (tenant, calls) = match *event {
+                Event::Passes(tenant) => {
+                    let now = Instant::now();
+                    if egress.pass(&members[tenant], now) {
+                        went[tenant].push(now);
+                    }
+                    continue;
+                }
+                Event::Claims(tenant, calls) => (tenant, calls),
+                Event::Leaves(tenant) => (tenant, 0),
+            };
+            let source = Source::of(calls);
+            egress.claim(&members[tenant], source.clone(), Claim::Call);
+            sources.push((tenant, calls, source));
+        }
+        tokio::time::sleep(secs(3600)).await;
+        for (tenant, calls, source) in sources {
+            assert_eq!(source.went(), calls, "somebody was forgotten");
+            went[tenant].extend(&*source.went.lock().unwrap());
+        }
+        went
+    })
+}
+
+/// Whether no interval between these moments saw more of them than the quota
+/// has to give.
+fn is_within(quota: Quota, mut went: Vec<Instant>) -> bool {
+    went.sort();
+    went.iter().enumerate().all(|(first, from)| {
+        went[first..].iter().enumerate().all(|(more, to)| {
+            let due = quota.interval() * u32::try_from(more + 1).unwrap();
+            due <= *to - *from + quota.interval() * quota.burst.get()
+        })
+    })
+}
+
+fn quotas() -> impl Strategy<Value = [Option<Quota>; 4]> {
+    let quota = prop_oneof![
+        1 => Just(None),
+        4 => (prop_oneof![Just(2.0), Just(3.0), Just(10.0)], 1_u32..4).prop_map(|(rate, burst)| {
+            Some(Quota::new(rate, NonZeroU32::new(burst).unwrap()).unwrap())
+        }),
+    ];
+    [quota.clone(), quota.clone(), quota.clone(), quota]
+}
+
+proptest! {
+    /// Over any interval at most `burst + rate × length` calls go, of all
+    /// tenants together and of each that has a budget of its own.
+    #[test]
+    fn no_interval_sees_more_calls_than_a_budget_has(quotas in quotas(), events in events()) {
+        let went = run(&quotas, &events);
+        for (quota, went) in quotas.iter().zip([vec![went.concat()], went].concat()) {
+            if let Some(quota) = quota {
+                prop_assert!(is_within(*quota, went.clone()), "{quota:?}: {went:?}");
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@
 //! Blocking and in real time. Waiting is for a thing to happen, never for a time to pass; the limits are there to end
 //! a test that would never end.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -71,8 +71,9 @@ pub(crate) struct Program {
     child: Child,
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
+    stdout: Arc<Mutex<String>>,
     stderr: Arc<Mutex<String>>,
-    reader: Option<JoinHandle<()>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Program {
@@ -100,18 +101,8 @@ impl Program {
             command.env(format!("WAWP_GATEWAY_{key}"), value);
         }
         let mut child = command.spawn().unwrap();
-        let stderr = Arc::new(Mutex::new(String::new()));
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let reader = {
-            let stderr = Arc::clone(&stderr);
-            std::thread::spawn(move || {
-                for line in lines.map_while(Result::ok) {
-                    let mut stderr = stderr.lock().unwrap();
-                    stderr.push_str(&line);
-                    stderr.push('\n');
-                }
-            })
-        };
+        let (stdout, reads_stdout) = gather(child.stdout.take().unwrap());
+        let (stderr, reads_stderr) = gather(child.stderr.take().unwrap());
         let mut addresses = None;
         eventually("the gateway serves", || {
             addresses = addresses_in(&stderr.lock().unwrap());
@@ -124,8 +115,9 @@ impl Program {
             child,
             address,
             admin,
+            stdout,
             stderr,
-            reader: Some(reader),
+            readers: vec![reads_stdout, reads_stderr],
         }
     }
 
@@ -171,10 +163,10 @@ impl Program {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
-        self.reader.take().unwrap().join().unwrap();
-        let mut stdout = String::new();
-        let mut pipe = self.child.stdout.take().unwrap();
-        pipe.read_to_string(&mut stdout).unwrap();
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        let stdout = self.stdout.lock().unwrap().clone();
         (status.unwrap().code().unwrap_or(-1), stdout, self.said())
     }
 }
@@ -185,6 +177,21 @@ impl Drop for Program {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// Gathers what is written, line by line, until its end.
+fn gather(pipe: impl Read + Send + 'static) -> (Arc<Mutex<String>>, JoinHandle<()>) {
+    let text = Arc::new(Mutex::new(String::new()));
+    let lines = BufReader::new(pipe).lines();
+    let gathered = Arc::clone(&text);
+    let reader = std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let mut text = text.lock().unwrap();
+            text.push_str(&line);
+            text.push('\n');
+        }
+    });
+    (gathered, reader)
 }
 
 /// Finds `address=… admin=…` in text, or their like in JSON.

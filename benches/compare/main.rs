@@ -1,0 +1,101 @@
+//! The gateway beside nginx, HAProxy and a plain hyper proxy.
+//!
+//! One command measures all of them on the same machine in the same minutes:
+//! `cargo bench --bench compare`. Every round takes each proxy in turn, so
+//! that whatever else the machine does falls on all. A proxy has one core to
+//! itself; load generator and upstream share another.
+//!
+//! Cannot tell what a network or TLS costs, and is no judge of features: see
+//! `benches/README.md`.
+
+mod head;
+mod load;
+mod peers;
+mod plain;
+mod process;
+mod rooms;
+mod settings;
+mod table;
+mod upstream;
+mod wire;
+
+use std::error::Error;
+use std::process::Command;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use peers::Place;
+use settings::Settings;
+use upstream::Upstream;
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [role, listen, upstream] = &arguments[..]
+        && role == "plain"
+    {
+        return plain::run(listen.parse()?, upstream.parse()?);
+    }
+    // `cargo test --benches` only wants to know that it starts.
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        return Ok(());
+    }
+    let settings = Settings::read(&arguments)?;
+    peers::ensure_installed()?;
+    let cores = cores()?;
+    let [proxy_core, load_core] = cores[..] else {
+        return Err("two cores are needed: one for a proxy, one for the load".into());
+    };
+    let own = std::process::id().to_string();
+    run("taskset", &["-cp", &load_core.to_string(), &own])?;
+    // Thousands of connections have two ends here; where no more is allowed, all that is.
+    let files = "prlimit --nofile=65536:65536 --pid $0 || prlimit --nofile=$(ulimit -Hn):$(ulimit -Hn) --pid $0";
+    run("sh", &["-c", files, &own])?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let place = Place {
+            directory: tempfile::tempdir()?,
+            upstream: Upstream::start().await?,
+            proxy_core,
+            load_core,
+            gateway: settings.gateway.clone(),
+        };
+        let mut terminated = signal(SignalKind::terminate())?;
+        // Whichever comes first: programs under measurement end when they are dropped.
+        tokio::select! {
+            ended = rooms::all(&place, &settings) => ended,
+            _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+            _ = terminated.recv() => Err("terminated".into()),
+        }
+    })
+}
+
+/// The first and the last core this process may use.
+fn cores() -> Result<Vec<usize>> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .ok_or("no Cpus_allowed_list in /proc/self/status")?;
+    let mut numbers = list
+        .trim()
+        .split([',', '-'])
+        .map(str::parse)
+        .collect::<std::result::Result<Vec<usize>, _>>()?;
+    numbers.dedup();
+    Ok(match numbers[..] {
+        [first, .., last] => vec![first, last],
+        _ => numbers,
+    })
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program).args(arguments).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr)).into())
+}

@@ -1,0 +1,251 @@
+//! The proxies side by side: how each is started, doing the same job.
+//!
+//! Invariant: each limits every instance by itself at a rate that never
+//! refuses, reuses upstream connections, holds back no body and logs no
+//! calls. The plain hyper proxy alone does nothing but pass on.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::Result;
+use crate::process::{Process, free_address};
+use crate::upstream::Upstream;
+
+/// A proxy under measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    Nginx,
+    Haproxy,
+    Plain,
+    Gateway,
+}
+
+/// Where and how proxies are started.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Configurations and logs; goes with the bench.
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) upstream: Upstream,
+    /// The core of a proxy that has only one.
+    pub(crate) proxy_core: usize,
+    /// The core of the load generator and the upstream.
+    pub(crate) load_core: usize,
+    /// The gateway's program.
+    pub(crate) gateway: PathBuf,
+}
+
+/// What may differ between rooms.
+#[derive(Clone, Debug)]
+pub(crate) struct Tuning {
+    /// Workers, each with a core of its own: one, or two.
+    pub(crate) workers: usize,
+    /// The gateway's further settings.
+    pub(crate) gateway: Vec<(&'static str, String)>,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            gateway: Vec::new(),
+        }
+    }
+}
+
+impl Peer {
+    pub(crate) const ALL: [Self; 4] = [Self::Nginx, Self::Haproxy, Self::Plain, Self::Gateway];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Haproxy => "HAProxy",
+            Self::Plain => "plain hyper",
+            Self::Gateway => "gateway",
+        }
+    }
+
+    /// Starts it.
+    pub(crate) async fn start(self, place: &Place, tuning: &Tuning) -> Result<Process> {
+        let address = free_address()?;
+        let upstream = place.upstream.address;
+        let directory = place.directory.path();
+        let log = directory.join(format!("{}-{}.log", self.name(), address.port()));
+        let own = |suffix: &str| directory.join(format!("{}{suffix}", address.port()));
+        let mut environment = Vec::new();
+        let mut command: Vec<Box<OsStr>> = Vec::new();
+        let mut word = |word: &dyn AsRef<OsStr>| command.push(word.as_ref().into());
+        match self {
+            Self::Nginx => {
+                let prefix = own(".nginx");
+                fs::create_dir(&prefix)?;
+                let config = own(".nginx.conf");
+                fs::write(
+                    &config,
+                    nginx(tuning.workers, address.port(), upstream.port()),
+                )?;
+                word(&program("nginx")?);
+                for argument in [Path::new("-p"), &prefix, Path::new("-c"), &config] {
+                    word(&argument);
+                }
+            }
+            Self::Haproxy => {
+                let config = own(".haproxy.cfg");
+                fs::write(
+                    &config,
+                    haproxy(tuning.workers, address.port(), upstream.port()),
+                )?;
+                word(&program("haproxy")?);
+                for argument in [Path::new("-db"), Path::new("-f"), &config] {
+                    word(&argument);
+                }
+            }
+            Self::Plain => {
+                word(&std::env::current_exe()?);
+                for argument in ["plain", &address.to_string(), &upstream.to_string()] {
+                    word(&argument);
+                }
+            }
+            Self::Gateway => {
+                word(&place.gateway);
+                let upstream = format!("http://{upstream}");
+                let listen = address.to_string();
+                let flags = [
+                    "--listen",
+                    &listen,
+                    "--admin",
+                    "127.0.0.1:0",
+                    "--upstream",
+                    &upstream,
+                ];
+                for argument in ["serve"].into_iter().chain(flags) {
+                    word(&argument);
+                }
+                let settings = [
+                    ("LIMIT__RATE", "1000000".to_owned()),
+                    ("LIMIT__BURST", "100000".to_owned()),
+                    ("SERVER__MAX_CONNECTIONS", "40000".to_owned()),
+                    ("SERVER__MAX_IN_FLIGHT", "40000".to_owned()),
+                ];
+                for (key, value) in settings.into_iter().chain(tuning.gateway.clone()) {
+                    environment.push((format!("WAWP_GATEWAY_{key}"), value));
+                }
+            }
+        }
+        let words: Vec<&OsStr> = command.iter().map(|word| &**word).collect();
+        let cores = match tuning.workers {
+            1 => place.proxy_core.to_string(),
+            _ => format!("{},{}", place.proxy_core, place.load_core),
+        };
+        Process::start(&words, &environment, &cores, address, &log).await
+    }
+}
+
+/// Installs what is missing, where that is possible.
+pub(crate) fn ensure_installed() -> Result<()> {
+    let missing: Vec<_> = [("nginx", "nginx-light"), ("haproxy", "haproxy")]
+        .into_iter()
+        .filter(|(name, _)| program(name).is_err())
+        .map(|(_, package)| package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    eprintln!("installing {}", missing.join(" "));
+    let installed = Command::new("apt-get")
+        .args(["install", "-y", "-q", "--no-install-recommends"])
+        .args(&missing)
+        // The packages' own services are not to be started.
+        .envs([("DEBIAN_FRONTEND", "noninteractive"), ("RUNLEVEL", "1")])
+        .stdout(std::process::Stdio::null())
+        .status();
+    match installed {
+        Ok(status) if status.success() => Ok(()),
+        _ => Err(format!("missing: apt-get install {}", missing.join(" ")).into()),
+    }
+}
+
+/// Finds a program, also where only an administrator's path leads.
+fn program(name: &str) -> Result<PathBuf> {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths)
+        .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_file())
+        .ok_or_else(|| format!("{name} is not installed").into())
+}
+
+fn nginx(workers: usize, port: u16, upstream: u16) -> String {
+    // Without it the worker could not enter its own temporary directories.
+    let root = fs::metadata("/proc/self").is_ok_and(|own| {
+        use std::os::unix::fs::MetadataExt as _;
+        own.uid() == 0
+    });
+    let user = if root { "user root;" } else { "" };
+    format!(
+        "{user}
+daemon off;
+worker_processes {workers};
+worker_rlimit_nofile 65536;
+pid nginx.pid;
+error_log stderr crit;
+events {{ worker_connections 40000; }}
+http {{
+    access_log off;
+    keepalive_requests 1000000000;
+    keepalive_timeout 300s;
+    client_max_body_size 0;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    tcp_nodelay on;
+    limit_req_zone $arg_instance_id zone=instances:64m rate=1000000r/s;
+    upstream api {{
+        server 127.0.0.1:{upstream};
+        keepalive 256;
+        keepalive_requests 1000000000;
+    }}
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        location / {{
+            limit_req zone=instances burst=100000 nodelay;
+            proxy_pass http://api;
+            proxy_http_version 1.1;
+            proxy_set_header Connection \"\";
+            proxy_request_buffering off;
+            proxy_max_temp_file_size 0;
+        }}
+    }}
+}}
+"
+    )
+}
+
+fn haproxy(threads: usize, port: u16, upstream: u16) -> String {
+    format!(
+        "global
+    nbthread {threads}
+    no strict-limits
+    maxconn 30000
+defaults
+    mode http
+    option http-keep-alive
+    http-reuse always
+    timeout connect 5s
+    timeout client 300s
+    timeout server 310s
+    timeout http-keep-alive 300s
+frontend calls
+    bind 127.0.0.1:{port} backlog 4096
+    stick-table type string len 64 size 200k expire 60s store http_req_rate(1s)
+    http-request track-sc0 url_param(instance_id)
+    http-request deny deny_status 429 if {{ sc_http_req_rate(0) gt 1000000 }}
+    default_backend api
+backend api
+    server api 127.0.0.1:{upstream}
+"
+    )
+}

@@ -1,0 +1,85 @@
+//! Memory: at rest, with idle connections, with calls in flight.
+//!
+//! Each proxy is started afresh for each, so that no earlier load's memory is
+//! counted. What the kernel holds for sockets is not in it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{INSTANCES, names};
+use crate::Result;
+use crate::load::{Crew, Requests};
+use crate::peers::{Peer, Place, Tuning};
+use crate::settings::Settings;
+use crate::table::Table;
+
+/// Connections on which a call was made and none is now.
+const IDLE: usize = 10_000;
+/// Calls that wait for the upstream.
+const ACTIVE: usize = 5_000;
+/// A proxy that has not passed them all on by then never will.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Figures hardly differ from one round to the next.
+const ROUNDS: usize = 3;
+
+pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table> {
+    let mut table = Table::new("memory (Pss)", names(&Peer::ALL));
+    let requests = Requests::messages(INSTANCES);
+    for _ in 0..settings.rounds.min(ROUNDS) {
+        for peer in Peer::ALL {
+            let mut add = |name: &str, value| table.add(name, peer.name(), value);
+            let process = peer.start(place, &Tuning::default()).await?;
+            Crew::open(process.address, 1)
+                .await?
+                .each(&requests, 1)
+                .await?;
+            let rest = process.memory()?;
+            add("at rest, MiB", rest / 1024.0 / 1024.0);
+
+            let mut crew = Crew::open(process.address, IDLE).await?;
+            // A few at a time: a call of everyone at once would be another measurement.
+            for connection in &mut crew.connections {
+                connection.call(requests.next()).await?;
+            }
+            let idle = process.memory()? - rest;
+            add(
+                "per idle connection (10,000), KiB",
+                idle / 1024.0 / IDLE as f64,
+            );
+            drop(crew);
+            drop(process);
+
+            let process = peer.start(place, &Tuning::default()).await?;
+            Crew::open(process.address, 1)
+                .await?
+                .each(&requests, 1)
+                .await?;
+            let rest = process.memory()?;
+            let mut crew = Crew::open(process.address, ACTIVE).await?;
+            place.upstream.hold(true);
+            let expected = place.upstream.calls() + ACTIVE as u64;
+            let until = Instant::now() + PATIENCE;
+            let watch = async {
+                while place.upstream.calls() < expected && Instant::now() < until {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                let memory = process.memory();
+                let missing = expected.saturating_sub(place.upstream.calls());
+                place.upstream.hold(false);
+                match missing {
+                    0 => memory,
+                    _ => Err(format!("{missing} calls did not arrive in time").into()),
+                }
+            };
+            let (made, active) = tokio::join!(crew.each(&requests, 1), watch);
+            made?;
+            let active = active? - rest;
+            add(
+                "per call in flight (5,000), KiB",
+                active / 1024.0 / ACTIVE as f64,
+            );
+        }
+    }
+    Ok(table)
+}

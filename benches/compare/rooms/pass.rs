@@ -1,0 +1,90 @@
+//! Pass-through: what a call costs, how many fit, how long each takes.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{CONNECTIONS, Field, INSTANCES, microseconds, names};
+use crate::Result;
+use crate::load::{Crew, Requests, percentile};
+use crate::peers::{Peer, Place, Tuning};
+use crate::process::Process;
+use crate::settings::Settings;
+use crate::table::Table;
+
+/// Calls a second: little to do, and a good part of what one core can do.
+const RATES: [usize; 2] = [2_000, 10_000];
+/// At the fixed rate, before latencies count.
+const WARM_UP: Duration = Duration::from_millis(100);
+
+/// Processor time per call and calls a second in a closed loop.
+pub(super) async fn capacity(place: &Place, settings: &Settings, workers: usize) -> Result<Table> {
+    let peers = match workers {
+        1 => &Peer::ALL[..],
+        // The plain proxy has one thread only.
+        _ => &[Peer::Nginx, Peer::Haproxy, Peer::Gateway],
+    };
+    let title =
+        format!("pass-through, 200 B each way, {CONNECTIONS} connections, cores: {workers}");
+    let mut table = Table::new(title, names(peers));
+    let tuning = Tuning {
+        workers,
+        ..Tuning::default()
+    };
+    let field = Field::start(place, peers, &tuning).await?;
+    let requests = Requests::messages(INSTANCES);
+    for round in 0..settings.rounds {
+        for (peer, process) in field.in_turn(round) {
+            let mut crew = Crew::open(process.address, CONNECTIONS).await?;
+            crew.each(&requests, 20).await?;
+            let (began, before) = (Instant::now(), process.processor_time()?);
+            let calls = crew.closed_loop(&requests, settings.turn).await? as f64;
+            let spent = process.processor_time()? - before;
+            let elapsed = began.elapsed();
+            let mut add = |name: &str, value| table.add(name, peer.name(), value);
+            add("processor time per call, µs", microseconds(spent) / calls);
+            if workers == 1 {
+                add("calls/s", calls / elapsed.as_secs_f64());
+                // Below 100 the load generator was the narrower place, not the proxy.
+                let busy = spent.as_secs_f64() / elapsed.as_secs_f64();
+                add("its core busy meanwhile, %", busy * 100.0);
+            }
+        }
+    }
+    Ok(table)
+}
+
+/// Latency at fixed rates, beyond that of the upstream called directly.
+pub(super) async fn latency(place: &Place, settings: &Settings) -> Result<Table> {
+    let title = format!("added latency, 200 B each way, {CONNECTIONS} connections");
+    let mut table = Table::new(title, names(&Peer::ALL));
+    let field = Field::start(place, &Peer::ALL, &Tuning::default()).await?;
+    let requests = Requests::messages(INSTANCES);
+    for rate in RATES {
+        for round in 0..settings.rounds {
+            let turn = async |process: Option<&Process>| -> Result<[f64; 3]> {
+                let address = process.map_or(place.upstream.address, |process| process.address);
+                let spent = || process.map_or(Ok(Duration::ZERO), Process::processor_time);
+                let mut crew = Crew::open(address, CONNECTIONS).await?;
+                crew.each(&requests, 20).await?;
+                crew.open_loop(&requests, rate, 1, WARM_UP).await?;
+                let before = spent()?;
+                let latencies = crew.open_loop(&requests, rate, 1, settings.turn).await?;
+                let per_call = microseconds(spent()? - before) / latencies.len() as f64;
+                let [p50, p99] = [50, 99].map(|percent| percentile(&latencies, percent));
+                Ok([p50, p99, per_call])
+            };
+            let direct = turn(None).await?;
+            for (peer, process) in field.in_turn(round) {
+                let through = turn(Some(process)).await?;
+                let mut add = |name: &str, value| {
+                    table.add(&format!("{name} at {rate} calls/s, µs"), peer.name(), value);
+                };
+                add("added p50", through[0] - direct[0]);
+                add("added p99", through[1] - direct[1]);
+                add("processor time per call", through[2]);
+            }
+        }
+    }
+    Ok(table)
+}

@@ -1,0 +1,100 @@
+//! When the turn of a call would come, and who is refused because of it.
+//!
+//! Invariant: foretells and takes nothing. Calls that leave the line make a
+//! turn come sooner; only receipts that grow too old to yield make it later.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Gcra, Kind, State};
+use crate::limit::{Refusal, Refused, Rules};
+
+impl State {
+    /// When a call has its token that comes now behind so many others.
+    pub(super) fn due(&self, now: Instant, before: usize) -> Instant {
+        let before = u32::try_from(before).unwrap_or(u32::MAX);
+        let held = self.pause.as_ref().and_then(|pause| pause.holds(now));
+        // Tokens come back during a pause, and leave together after it.
+        let from = held.unwrap_or(now);
+        let due = |gcra: &Gcra| gcra.due(from, before);
+        self.gcra.as_ref().map_or(from, due)
+    }
+
+    /// Whether a call could be admitted now.
+    pub(super) fn check(
+        &self,
+        kind: Kind,
+        now: Instant,
+        deadline: Instant,
+        rules: &Rules,
+    ) -> Result<(), Refused> {
+        if self.line.is_none() && self.ready(now).is_ok() {
+            return Ok(());
+        }
+        self.check_turn(kind, now, deadline, rules)
+    }
+
+    /// Refuses a call whose turn would come too late or that finds no place.
+    pub(super) fn check_turn(
+        &self,
+        kind: Kind,
+        now: Instant,
+        deadline: Instant,
+        rules: &Rules,
+    ) -> Result<(), Refused> {
+        let turn = self.turn(kind, now, rules.max_delay);
+        let share = self
+            .share
+            .as_ref()
+            .map_or(Duration::ZERO, |share| share.estimate());
+        let turn = turn.max(now + share);
+        let waiting = self.line.as_ref().map_or(0, |line| line.len());
+        let paused = self
+            .pause
+            .as_ref()
+            .is_some_and(|pause| pause.holds(now).is_some());
+        let late = turn > deadline;
+        let refusal = if waiting >= rules.max_queue {
+            Refusal::QueueFull
+        } else if late && paused {
+            Refusal::Paused
+        } else if late {
+            Refusal::WaitTooLong
+        } else {
+            return Ok(());
+        };
+        Err(Refused {
+            refusal,
+            quota: self.quota(),
+            waiting,
+            retry_after: turn.saturating_duration_since(now),
+        })
+    }
+
+    /// When a call that joins now would get its token, if nobody else came.
+    fn turn(&self, kind: Kind, now: Instant, max_delay: Duration) -> Instant {
+        let at = |place| self.due(now, place);
+        let Some(line) = &self.line else { return at(0) };
+        match kind {
+            Kind::Call => {
+                // Receipts that grow too old before this call's turn go first.
+                let mut place = line.calls.len();
+                for receipt in &line.receipts {
+                    if receipt.opened + max_delay > at(place) {
+                        break;
+                    }
+                    place += 1;
+                }
+                at(place)
+            }
+            Kind::Receipt { opened } => {
+                let receipts = line.older_than(opened);
+                let in_line = at(receipts + line.calls.len());
+                let interval = self.quota().map_or(Duration::ZERO, |it| it.interval());
+                let overdue = (opened + max_delay).max(at(receipts)) + interval;
+                in_line.min(overdue)
+            }
+        }
+    }
+}

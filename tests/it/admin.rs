@@ -1,0 +1,205 @@
+//! The admin pages: what operators find there, and what nobody does.
+
+use serde_json::Value;
+
+use crate::support::{
+    HeldUpstream, Message, Program, RunningSandbox, Scratch, call, eventually, get, run,
+};
+
+fn answered(gateway: &Program, target: &str) -> u16 {
+    let request = get(target).replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+    Message::answer(&call(gateway.address, request), "GET").status()
+}
+
+#[test]
+fn the_page_runs_nothing_and_asks_nobody_but_us() {
+    let upstream = HeldUpstream::start();
+    upstream.answers();
+    let gateway = Program::serve(upstream.address, &[]);
+    answered(
+        &gateway,
+        "/v2/chats?instance_id=%3Cb%3E%26%22%27&access_token=t",
+    );
+    let page = gateway.page("/");
+    assert_eq!(page.status(), 200);
+    assert_eq!(page.field("content-type"), Some("text/html; charset=utf-8"));
+    let policy = page.field("content-security-policy").unwrap();
+    for part in [
+        "default-src 'none'",
+        "connect-src 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "style-src 'sha256-",
+        "script-src 'sha256-",
+    ] {
+        assert!(policy.contains(part), "{part} is not in {policy}");
+    }
+    assert!(
+        !policy.contains("unsafe") && !policy.contains('*') && !policy.contains("http"),
+        "{policy}"
+    );
+    assert_eq!(page.field("x-content-type-options"), Some("nosniff"));
+    assert_eq!(page.field("cache-control"), Some("no-store"));
+    let text = page.text();
+    // No other host, however it is written.
+    assert!(
+        !text.contains("://") && !text.contains("\"//") && !text.contains("url("),
+        "{text}"
+    );
+    assert!(
+        text.contains("&lt;b&gt;&amp;&quot;&#39;") && !text.contains("<b>&"),
+        "{text}"
+    );
+    assert!(
+        text.contains("serving") && text.contains("19 of 20"),
+        "{text}"
+    );
+    for path in [
+        "/metrics",
+        "/instances",
+        "/status",
+        "/config",
+        "/nowhere",
+        "/readyz",
+    ] {
+        let page = gateway.page(path);
+        let policy = page.field("content-security-policy");
+        assert_eq!(
+            policy,
+            Some("default-src 'none'; frame-ancestors 'none'"),
+            "{path}"
+        );
+        assert_eq!(
+            page.field("x-content-type-options"),
+            Some("nosniff"),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn instances_tell_tokens_queue_pause_and_counts() {
+    let upstream = HeldUpstream::start();
+    upstream.answers();
+    let settings = [
+        ("METRICS__MAX_INSTANCES", "2"),
+        ("LIMIT__RATE", "0.01"),
+        ("LIMIT__BURST", "5"),
+    ];
+    let gateway = Program::serve(upstream.address, &settings);
+    for instance in ["a", "b", "c", "d"] {
+        assert_eq!(
+            answered(
+                &gateway,
+                &format!("/v2/chats?instance_id={instance}&access_token=t")
+            ),
+            200
+        );
+    }
+    for _ in 0..6 {
+        answered(&gateway, "/v2/chats?instance_id=a&access_token=t");
+    }
+    let page = gateway.page("/instances");
+    assert_eq!(page.field("content-type"), Some("application/json"));
+    let page = page.json();
+    let named: Vec<_> = page["instances"].as_array().unwrap().iter().collect();
+    assert_eq!(named.len(), 2, "bounded by metrics.max_instances: {page}");
+    let a = named[0];
+    assert_eq!((&a["instance"], &a["tenant"]), (&"a".into(), &Value::Null));
+    assert_eq!(
+        (&a["requests"]["other"], &a["rejected"]["max_wait"]),
+        (&7.into(), &2.into()),
+        "{page}"
+    );
+    let budget = &a["budgets"][0];
+    assert!(budget["tokens"].as_f64().unwrap() < 1.0, "{page}");
+    assert_eq!(
+        (&budget["burst"], &budget["pause"]),
+        (&5.into(), &0.0.into()),
+        "{page}"
+    );
+    assert_eq!(budget["waiting"]["calls"], 0, "{page}");
+    assert_eq!(page["other"]["requests"]["other"], 2, "{page}");
+    assert_eq!(page["none"]["requests"]["other"], 0, "{page}");
+}
+
+#[test]
+fn failures_are_told_without_their_paths() {
+    let sandbox = RunningSandbox::start(wawp_gateway::sandbox::Settings {
+        faults: vec![
+            wawp_gateway::sandbox::Fault::status(500)
+                .path("/v2/fails")
+                .times(usize::MAX),
+        ],
+        ..Default::default()
+    });
+    let gateway = Program::serve(sandbox.address, &[("ACCESS__INSTANCES", "any")]);
+    assert_eq!(
+        answered(&gateway, "/v2/fails?instance_id=123&access_token=t"),
+        500
+    );
+    for _ in 0..30 {
+        assert_eq!(
+            answered(&gateway, "http://elsewhere.test/secretive?x=hush"),
+            421
+        );
+    }
+    let status = gateway.page("/status");
+    let failures = status.json()["failures"].as_array().unwrap().clone();
+    assert_eq!(failures.len(), 20, "the last ones");
+    assert_eq!(
+        (&failures[0]["status"], &failures[0]["code"]),
+        (&421.into(), &"foreign_target".into())
+    );
+    for place in [status.text(), gateway.page("/").text()] {
+        for trace in ["secretive", "hush", "elsewhere"] {
+            assert!(!place.contains(trace), "{trace} in {place}");
+        }
+    }
+    assert_eq!(
+        answered(&gateway, "/v2/fails?instance_id=123&access_token=t"),
+        500
+    );
+    let newest = gateway.page("/status").json()["failures"][0].clone();
+    assert_eq!(
+        (&newest["status"], &newest["code"]),
+        (&500.into(), &Value::Null),
+        "{newest}"
+    );
+}
+
+#[test]
+fn config_is_what_check_prints_and_follows_a_reload() {
+    let upstream = HeldUpstream::start();
+    upstream.answers();
+    let scratch = Scratch::new();
+    let file = scratch.file("gateway.toml", "[limit]\nrate = 3.5\n");
+    let file = file.to_str().unwrap();
+    let gateway = Program::serve_with(upstream.address, &[], &["--config", file]);
+    let shown = || gateway.page("/config").text().to_owned();
+    let (_, checked, _) = run(&["check", "--config", file]);
+    // The addresses came by flags.
+    let of_file = |text: &str| {
+        let lines = text.lines().filter(|line| {
+            !["listen =", "admin =", "url ="]
+                .iter()
+                .any(|key| line.starts_with(key))
+        });
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(of_file(&shown()), of_file(&checked));
+    scratch.file(
+        "gateway.toml",
+        "[limit]\nrate = 4.5\n[metrics]\nmax_instances = 7\n",
+    );
+    gateway.signal("HUP");
+    eventually("the page follows", || shown().contains("rate = 4.5"));
+    assert!(shown().contains("# [metrics] was changed"), "{}", shown());
+    scratch.file("gateway.toml", "[limit]\nrate = \"fast\"\n");
+    gateway.signal("HUP");
+    eventually("the mistake is told", || {
+        gateway.said().contains("not reloaded")
+    });
+    assert!(shown().contains("rate = 4.5"));
+}
