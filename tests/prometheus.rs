@@ -27,8 +27,9 @@ use wawp_gateway::app::App;
 use wawp_gateway::config::{self, Config, Overrides};
 use wawp_gateway::sandbox::{Fault, FaultKind, Sandbox, Settings};
 
-/// Until every expression must have brought data.
+/// Until every expression must have brought data; and those of the drain, which is cut after that.
 const PATIENCE: Duration = Duration::from_secs(60);
+const DRAIN: Duration = Duration::from_secs(12);
 
 /// Alerts that this traffic sets off.
 const FIRING: &[&str] = &["WawpGatewayInstanceThrottled", "WawpGatewayDrainAboutToCut"];
@@ -143,8 +144,8 @@ impl Prometheus {
         blank
     }
 
-    async fn brings(&self, wanted: &[Wanted]) {
-        let end = Instant::now() + PATIENCE;
+    async fn brings(&self, wanted: &[Wanted], within: Duration) {
+        let end = Instant::now() + within;
         loop {
             let blank = self.blank(wanted).await;
             if blank.is_empty() {
@@ -355,11 +356,12 @@ async fn every_expression_of_dashboard_and_rules_brings_data() {
             wanted.push(Wanted::new("recorded", &rule.name, &["job"]));
         }
     }
-    prometheus.brings(&wanted).await;
+    prometheus.brings(&wanted, PATIENCE).await;
 
     // Ours is the instance of WhatsApp, and the replica the address.
     let ours = r#"wawp_gateway_instance_requests_total{instance="123"}"#;
     let ours = prometheus.ask(ours).await;
+    assert_eq!(ours.len(), 1, "our label has not kept its name");
     assert_eq!(field(&ours[0]["metric"], "replica"), admin.to_string());
     assert_eq!(
         prometheus.ask(r#"{exported_instance=~".+"}"#).await,
@@ -393,7 +395,7 @@ async fn every_expression_of_dashboard_and_rules_brings_data() {
         sleep(Duration::from_millis(50)).await;
     }
     stop.cancel();
-    prometheus.brings(&all_drain).await;
+    prometheus.brings(&all_drain, DRAIN).await;
     held.abort();
     served.abort();
 }
