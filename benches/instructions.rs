@@ -38,7 +38,7 @@ const CALLERS: usize = 8;
 const PIPE: usize = 64 * 1024;
 
 /// What is called, and how often.
-const KINDS: [(&str, usize); 2] = [("pass-through", 3000), ("receipt", 6000)];
+const KINDS: [(&str, usize); 2] = [("pass-through", 2000), ("receipt", 1600)];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
