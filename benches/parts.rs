@@ -138,8 +138,21 @@ fn scrape(c: &mut Criterion) {
     }
 }
 
+fn header_filter(c: &mut Criterion) {
+    let headers = head().headers;
+    c.bench_function("header filter, nothing to take out", |b| {
+        b.iter_batched(|| headers.clone(), bench::strip, BatchSize::SmallInput);
+    });
+    let mut headers = head().headers;
+    headers.insert("connection", http::HeaderValue::from_static("keep-alive"));
+    c.bench_function("header filter, Connection: keep-alive", |b| {
+        b.iter_batched(|| headers.clone(), bench::strip, BatchSize::SmallInput);
+    });
+}
+
 criterion_group!(
     parts,
+    header_filter,
     identity,
     json,
     receipt_and_key,

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::batch::{Batcher, Given};
 use crate::config::{Config, Quota};
 use crate::gateway::Gateway;
+use crate::hop;
 use crate::identity::{Findings, Identity, json};
 use crate::limit::{Admission, Kind, Limiter};
 use crate::metrics::{Metrics, Route};
@@ -38,6 +39,13 @@ use crate::upstream::{Dial, Io, Upstream};
 
 /// The path of the calls made here.
 const SEEN: &str = "/v2/send/seen";
+
+/// Takes out the fields of this hop; returns how many are left.
+#[must_use]
+pub fn strip(mut headers: HeaderMap) -> usize {
+    hop::strip(&mut headers, false);
+    headers.len()
+}
 
 /// A budget that no bench can exhaust: a token every nanosecond, which is more
 /// than settings allow.
