@@ -28,6 +28,13 @@ pub enum Command {
     Sandbox(SandboxArgs),
     /// Run sandbox, gateway and traffic together.
     Demo,
+    /// Tell what the gateway would do to the traffic of access logs.
+    Estimate {
+        /// The settings file, if one is named.
+        config: Option<PathBuf>,
+        /// The logs; `-` is the standard input.
+        logs: Vec<PathBuf>,
+    },
 }
 
 /// How the local stand-in behaves.
@@ -78,6 +85,15 @@ enum Typed {
     Sandbox(SandboxArgs),
     /// Run sandbox, gateway and traffic; show what merging saves
     Demo,
+    /// Tell from access logs what merging and pacing would do
+    Estimate {
+        /// The settings file; none is needed
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Logs of nginx, Apache, Caddy, Traefik or the gateway; - is stdin
+        #[arg(value_name = "ACCESS_LOG", required = true)]
+        logs: Vec<PathBuf>,
+    },
 }
 
 #[derive(Args)]
@@ -138,6 +154,7 @@ impl From<Line> for Command {
             Some(Typed::Check { config }) => Self::Check { config },
             Some(Typed::Sandbox(sandbox)) => Self::Sandbox(sandbox),
             Some(Typed::Demo) => Self::Demo,
+            Some(Typed::Estimate { config, logs }) => Self::Estimate { config, logs },
         }
     }
 }

@@ -9,7 +9,8 @@
 //! - [`bucket`]: the tokens; [`mod@line`]: those who wait for them; [`ticket`]: a place there;
 //! - [`egress`]: one budget over all calls; [`sharing`]: whose share of it counts;
 //! - [`pause`]: what an upstream 429 teaches;
-//! - [`observe`]: what enforcing would have done, where it does not.
+//! - [`observe`]: what enforcing would have done, where it does not;
+//! - [`paper`]: buckets in the time of a log.
 
 mod account;
 mod bucket;
@@ -18,6 +19,7 @@ mod egress;
 mod gcra;
 mod line;
 mod observe;
+mod paper;
 mod pause;
 mod share;
 mod sharing;
@@ -35,10 +37,11 @@ use http::Method;
 use tokio::time::Instant;
 
 pub(crate) use account::Lane;
-pub(crate) use bucket::{Admission, Permit};
+pub(crate) use bucket::{Admission, Entry, Permit};
 use clock::TokioClock;
-pub(crate) use line::Kind;
+pub(crate) use line::{Grant, Kind};
 pub(crate) use observe::would_refuse;
+pub(crate) use paper::{Paper, Purse, class_of};
 use sharing::{Sharing, Terms};
 use table::Table;
 

@@ -12,8 +12,8 @@ use http::Method;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{
-    BatchMode, Instances, LimitMode, LogFormat, LogLevel, PathPattern, Quota, QuotaError, UpstreamUrl, UrlError,
-    layer::Value, quota, upstream_url::host_and_port,
+    BatchMode, Instances, LimitMode, LogFormat, LogLevel, PathPattern, Quota, QuotaError,
+    UpstreamUrl, UrlError, layer::Value, quota, upstream_url::host_and_port,
 };
 
 /// Longer than any instance's id; shorter than what would bloat every table that holds one.

@@ -9,7 +9,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    BatchMode, Effective, Instances, LimitMode, LogFormat, LogLevel, Mistakes, PathPattern, Secret, UpstreamUrl,
+    BatchMode, Effective, Instances, LimitMode, LogFormat, LogLevel, Mistakes, PathPattern, Secret,
+    UpstreamUrl,
     layer::{Origin, Value},
 };
 

@@ -6,20 +6,24 @@
 //! Order (design §3.6): calls leave first come, first served; read receipts
 //! yield to calls, until a receipt has waited `max_delay`.
 
+mod state;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::clock::TokioClock;
 use super::egress::{Claim, Claimant, Released};
 use super::gcra::Gcra;
-use super::line::{Kind, Line, Waiter};
+use super::line::Kind;
 use super::pause::Pause;
 use super::share::Share;
 use super::ticket::Ticket;
-use super::{Refusal, Refused, Rules};
+use super::{Refused, Rules};
+pub(crate) use state::{Entry, State};
+
 use crate::config::Quota;
 use crate::identity::Fingerprint;
 use crate::metrics::InstanceSeries;
@@ -42,37 +46,17 @@ pub(crate) enum Admission {
     Queued(Ticket),
 }
 
+/// What a bucket decides by, for calls that wait on a channel.
+type Held = State<oneshot::Sender<Permit>>;
+
 /// A token bucket (GCRA) and its line of waiting calls.
 #[derive(Debug)]
 pub(crate) struct Bucket {
     clock: TokioClock,
     /// Held for a few instructions at a time, never across an await; shared
     /// only by the calls of this one bucket.
-    state: Mutex<State>,
+    state: Mutex<Held>,
 }
-
-#[derive(Debug)]
-struct State {
-    /// `None`: the rate is unlimited (a pause still holds calls back).
-    gcra: Option<Gcra>,
-    quota: Option<Quota>,
-    /// Its place in the sharing of the egress, where that is scarce.
-    share: Option<Arc<Share>>,
-    /// There only while something waits, so that an idle bucket stays small.
-    line: Option<Box<Line>>,
-    /// There only after the upstream said 429.
-    pause: Option<Box<Pause>>,
-    /// Tickets handed out. Kept over the life of many lines: a served ticket
-    /// may be dropped when a later line stands already.
-    tickets: u64,
-    /// When every token will be back: the theoretical arrival time of the
-    /// GCRA, which governor keeps to itself.
-    full: Instant,
-    used: Instant,
-}
-
-/// "Until told": the plan of a line that only waits for the egress.
-const PATIENCE: Duration = Duration::from_secs(3600);
 
 impl Bucket {
     /// Makes a full bucket.
@@ -80,16 +64,7 @@ impl Bucket {
         let now = Instant::now();
         Self {
             clock,
-            state: Mutex::new(State {
-                gcra: quota.map(|quota| Gcra::new(quota, clock)),
-                share: None,
-                quota,
-                line: None,
-                pause: None,
-                tickets: 0,
-                full: now,
-                used: now,
-            }),
+            state: Mutex::new(State::new(quota, clock, now)),
         }
     }
 
@@ -106,39 +81,23 @@ impl Bucket {
         series: &Arc<InstanceSeries>,
     ) -> Result<Admission, Refused> {
         let now = Instant::now();
-        let mut state = self.lock();
-        state.used = now;
-        if state.line.is_some() {
-            state.check(kind, now, deadline, rules)?;
-        } else {
-            let next = match state.pass(now) {
-                Ok(permit) => return Ok(Admission::Now(permit)),
-                Err(next) => next,
-            };
-            state.check_turn(kind, next, now, deadline, rules)?;
-            state.line = Some(Box::new(Line::new(next, rules.max_delay)));
+        let mut granted = None;
+        let grant = || {
+            let (grant, told) = oneshot::channel();
+            granted = Some(told);
+            grant
+        };
+        let entry = self
+            .lock()
+            .admit(kind, (now, deadline), credential, rules, grant)?;
+        let (ticket, first) = match entry {
+            Entry::Now(permit) => return Ok(Admission::Now(permit)),
+            Entry::Queued { ticket, first } => (ticket, first),
+        };
+        if first {
             tokio::spawn(serve(Arc::clone(self)));
         }
-        state.tickets += 1;
-        let ticket = state.tickets;
-        let waiting = state.share.as_ref().map(|share| share.member.wait());
-        let line = state.line.as_mut().expect("a line was just made or found");
-        let (grant, granted) = oneshot::channel();
-        let opened = kind.opened(now);
-        line.push(
-            kind,
-            Waiter {
-                ticket,
-                opened,
-                credential,
-                grant,
-                _waiting: waiting,
-            },
-        );
-        if line.claimed.is_some() && line.claim() != line.claimed {
-            // A call that came after receipts need not yield with them.
-            line.changed.notify_one();
-        }
+        let granted = granted.expect("whoever is in line was asked for a channel");
         // A ghost is nobody who waits.
         let series = (!rules.observes).then(|| Arc::clone(series));
         Ok(Admission::Queued(Ticket::new(
@@ -191,9 +150,10 @@ impl Bucket {
         if state.quota == quota {
             return;
         }
-        let owed = state.gcra.as_ref().map_or(0, Gcra::owed);
-        state.gcra = quota.map(|quota| Gcra::owing(quota, owed, self.clock));
-        state.full = Instant::now();
+        let now = Instant::now();
+        let owed = state.gcra.as_ref().map_or(0, |gcra| gcra.owed(now));
+        state.gcra = quota.map(|quota| Gcra::owing(quota, owed, self.clock, now));
+        state.full = now;
         if let Some(quota) = quota {
             state.full += quota.interval() * owed.min(quota.burst.get());
         }
@@ -213,11 +173,7 @@ impl Bucket {
 
     /// Takes somebody out of the line who no longer waits.
     pub(super) fn leave(&self, ticket: u64) {
-        let mut state = self.lock();
-        if let Some(line) = &mut state.line {
-            line.remove(ticket);
-            line.changed.notify_one();
-        }
+        self.lock().leave(ticket);
     }
 
     /// Whether calls with this credential wait in line.
@@ -238,223 +194,12 @@ impl Bucket {
     /// True when dropping the bucket would lose nothing: nobody waits, no
     /// pause is on and every token is back.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
-        let state = self.lock();
-        let refilled = state
-            .quota
-            .map_or(Duration::ZERO, |quota| quota.interval() * quota.burst.get());
-        state.line.is_none()
-            && state.pause.as_ref().is_none_or(|pause| pause.is_over(now))
-            && now.saturating_duration_since(state.used) >= refilled
+        self.lock().is_idle(now)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Held> {
         // Nothing under this lock panics half-way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-// === impl State ===
-
-impl State {
-    /// Whether a token is there, or when it will be.
-    fn ready(&self, now: Instant) -> Result<(), Instant> {
-        let held = self.pause.as_ref().and_then(|pause| pause.holds(now));
-        match held.or_else(|| self.token_at(0)) {
-            Some(next) if next > now => Err(next),
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes a token for a call that finds nobody before it, here or at the
-    /// egress; or says about when there will be one.
-    fn pass(&mut self, now: Instant) -> Result<Permit, Instant> {
-        self.ready(now)?;
-        if let Some(share) = &self.share
-            && !share.pass(now)
-        {
-            return Err(now);
-        }
-        self.take(now)
-    }
-
-    /// Takes a token, or says when the next one is due.
-    fn take(&mut self, now: Instant) -> Result<Permit, Instant> {
-        if let Some(until) = self.pause.as_ref().and_then(|pause| pause.holds(now)) {
-            return Err(until);
-        }
-        let remaining = match &self.gcra {
-            None => None,
-            Some(gcra) => {
-                let remaining = gcra.take(now)?;
-                self.full = self.full.max(now) + gcra.quota().interval();
-                Some(remaining)
-            }
-        };
-        if let Some(pause) = &mut self.pause {
-            pause.probe(now);
-        }
-        Ok(Permit {
-            granted: now,
-            remaining,
-        })
-    }
-
-    /// Whether a call could be admitted now; takes nothing.
-    fn check(
-        &self,
-        kind: Kind,
-        now: Instant,
-        deadline: Instant,
-        rules: &Rules,
-    ) -> Result<(), Refused> {
-        let held = self.pause.as_ref().and_then(|pause| pause.holds(now));
-        match (&self.line, held.or_else(|| self.token_at(0))) {
-            (Some(line), _) => self.check_turn(kind, line.next, now, deadline, rules),
-            (None, Some(next)) if next > now => self.check_turn(kind, next, now, deadline, rules),
-            _ => Ok(()),
-        }
-    }
-
-    /// When a call would have its token that has this many before it, were
-    /// there no pause; `None`: any time.
-    fn token_at(&self, place: usize) -> Option<Instant> {
-        let quota = self.quota?;
-        let place = u32::try_from(place).unwrap_or(u32::MAX);
-        let last = self.full + quota.interval().saturating_mul(place);
-        last.checked_sub(quota.interval() * (quota.burst.get() - 1))
-    }
-
-    /// Refuses a call whose turn would come too late or that finds no place.
-    fn check_turn(
-        &self,
-        kind: Kind,
-        next: Instant,
-        now: Instant,
-        deadline: Instant,
-        rules: &Rules,
-    ) -> Result<(), Refused> {
-        let turn = self.turn(kind, next, now, rules.max_delay);
-        let share = self
-            .share
-            .as_ref()
-            .map_or(Duration::ZERO, |share| share.estimate());
-        let turn = turn.max(now + share);
-        let waiting = self.line.as_ref().map_or(0, |line| line.len());
-        let paused = self
-            .pause
-            .as_ref()
-            .is_some_and(|pause| pause.holds(now).is_some());
-        let late = turn > deadline;
-        let refusal = if waiting >= rules.max_queue {
-            Refusal::QueueFull
-        } else if late && paused {
-            Refusal::Paused
-        } else if late {
-            Refusal::WaitTooLong
-        } else {
-            return Ok(());
-        };
-        Err(Refused {
-            refusal,
-            quota: self.quota,
-            waiting,
-            retry_after: turn.saturating_duration_since(now),
-        })
-    }
-
-    /// When a call that joins now would get its token, if nobody else came.
-    fn turn(&self, kind: Kind, next: Instant, now: Instant, max_delay: Duration) -> Instant {
-        let interval = self.quota.map_or(Duration::ZERO, |quota| quota.interval());
-        let pause = self.pause.as_ref().and_then(|pause| pause.holds(now));
-        let at = |place: usize| match pause {
-            // Tokens come back during a pause, and leave together after it.
-            Some(until) => self.token_at(place).map_or(until, |token| token.max(until)),
-            None => {
-                let place = u32::try_from(place).unwrap_or(u32::MAX);
-                next + interval.saturating_mul(place)
-            }
-        };
-        let Some(line) = &self.line else { return at(0) };
-        match kind {
-            Kind::Call => {
-                // Receipts that grow too old before this call's turn go first.
-                let mut place = line.calls.len();
-                for receipt in &line.receipts {
-                    if receipt.opened + max_delay > at(place) {
-                        break;
-                    }
-                    place += 1;
-                }
-                at(place)
-            }
-            Kind::Receipt { opened } => {
-                let receipts = line.older_than(opened);
-                let in_line = at(receipts + line.calls.len());
-                let overdue = (opened + max_delay).max(at(receipts)) + interval;
-                in_line.min(overdue)
-            }
-        }
-    }
-
-    /// Hands out every token that is there; says when to look again, or
-    /// nothing when nobody waits any more.
-    fn advance(&mut self, now: Instant, bucket: &Arc<Bucket>) -> Option<(Instant, Arc<Notify>)> {
-        loop {
-            if self.line.as_ref().is_none_or(|line| line.len() == 0) {
-                self.line = None;
-                return None;
-            }
-            let (next, look) = match self.ready(now) {
-                Err(next) => (next, next),
-                Ok(()) if self.share.is_some() => {
-                    self.claim(bucket);
-                    // The egress will call.
-                    (now, now + PATIENCE)
-                }
-                Ok(()) => match self.grant(now) {
-                    Ok(()) => continue,
-                    Err(next) => (next, next),
-                },
-            };
-            let line = self.line.as_mut().expect("checked above");
-            line.next = next;
-            return Some((look, Arc::clone(&line.changed)));
-        }
-    }
-
-    /// Takes a token for the head of the line.
-    fn grant(&mut self, now: Instant) -> Result<(), Instant> {
-        let permit = self.take(now)?;
-        self.used = now;
-        if let Some(line) = &mut self.line {
-            // A ticket dropped at this very moment passes its token on.
-            while let Some(waiter) = line.pop(now) {
-                if waiter.grant.send(permit).is_ok() {
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks the egress for what the head of the line needs, once.
-    fn claim(&mut self, bucket: &Arc<Bucket>) {
-        let (Some(share), Some(line)) = (&self.share, &mut self.line) else {
-            return;
-        };
-        let claim = line.claim();
-        let asked = (line.claimed == Some(Claim::Call)) || line.claimed == claim;
-        if let (Some(claim), false) = (claim, asked) {
-            line.claimed = Some(claim);
-            let claimant = Arc::clone(bucket) as Arc<dyn Claimant>;
-            share.egress.claim(&share.member, claimant, claim);
-        }
-    }
-
-    fn wake(&self) {
-        if let Some(line) = &self.line {
-            line.changed.notify_one();
-        }
     }
 }
 
@@ -478,10 +223,26 @@ impl Claimant for Bucket {
     }
 }
 
+/// Asks the egress for what the head of the line needs, once.
+fn claim(state: &mut Held, bucket: &Arc<Bucket>) {
+    let (Some(share), Some(line)) = (&state.share, &mut state.line) else {
+        return;
+    };
+    let claim = line.claim();
+    let asked = (line.claimed == Some(Claim::Call)) || line.claimed == claim;
+    if let (Some(claim), false) = (claim, asked) {
+        line.claimed = Some(claim);
+        let claimant = Arc::clone(bucket) as Arc<dyn Claimant>;
+        share.egress.claim(&share.member, claimant, claim);
+    }
+}
+
 /// Serves a line until it is empty: the one task of a bucket under pressure.
 async fn serve(bucket: Arc<Bucket>) {
     loop {
-        let plan = bucket.lock().advance(Instant::now(), &bucket);
+        let plan = bucket
+            .lock()
+            .advance(Instant::now(), |state| claim(state, &bucket));
         let Some((next, changed)) = plan else { return };
         tokio::select! {
             () = tokio::time::sleep_until(next) => {}

@@ -122,7 +122,7 @@ impl Egress {
     /// Opens the budget; without a quota only tenants' own budgets bind.
     pub(super) fn new(quota: Option<Quota>, clock: TokioClock) -> Self {
         let budget = Budget {
-            gcra: quota.map(|quota| Gcra::new(quota, clock)),
+            gcra: quota.map(|quota| Gcra::new(quota, clock, Instant::now())),
             credit: false,
         };
         Self {
@@ -419,8 +419,9 @@ impl Budget {
         if self.gcra.as_ref().map(Gcra::quota) == quota {
             return;
         }
-        let owed = self.gcra.as_ref().map_or(0, Gcra::owed);
-        self.gcra = quota.map(|quota| Gcra::owing(quota, owed, clock));
+        let now = Instant::now();
+        let owed = self.gcra.as_ref().map_or(0, |gcra| gcra.owed(now));
+        self.gcra = quota.map(|quota| Gcra::owing(quota, owed, clock, now));
     }
 }
 

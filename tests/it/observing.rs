@@ -292,7 +292,8 @@ async fn a_pause_is_learnt_and_kept_by_ghosts_alone() {
     assert_eq!(answer.field("ratelimit"), None);
     assert_eq!(answer.field("server-timing"), None);
     tokio::time::sleep(END).await;
-    let would = |what: &str| world.counted(&format!("wawp_gateway_would_delay_seconds_{what}"), &[]);
+    let would =
+        |what: &str| world.counted(&format!("wawp_gateway_would_delay_seconds_{what}"), &[]);
     assert_eq!((would("count"), would("sum")), (2.0, 2.0));
 
     // Receipts are told the upstream's 429 at once: without a line a repeat would be a flood.

@@ -54,7 +54,8 @@ pub fn merged(input: &[u8]) {
     }
     let (first, model, body) = &receipts[0];
     let mut ids: IndexSet<&MessageId> = first.ids.iter().collect();
-    let length = |ids: &IndexSet<&MessageId>| ids.iter().map(|id| first.form().cost(id)).sum::<usize>();
+    let length =
+        |ids: &IndexSet<&MessageId>| ids.iter().map(|id| first.form().cost(id)).sum::<usize>();
     if length(&ids) > first.room() {
         return;
     }
