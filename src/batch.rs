@@ -39,7 +39,8 @@ use crate::metrics::Metrics;
 use crate::receipt::Receipt;
 use crate::upstream::{Failure, Upstream};
 use ghost::Ghost;
-use open::{Batch, Caller, Caps, Offer, Table};
+pub(crate) use open::{Batch, Caps, Member};
+use open::{Caller, Offer, Table};
 use quarantine::Quarantine;
 
 /// Repeats allowed: 20 % of calls, counted over ten seconds, and one a second

@@ -41,6 +41,13 @@ pub enum Command {
     Completions(Shell),
     /// Print the manual page.
     Man,
+    /// Tell what the gateway would do to the traffic of access logs.
+    Estimate {
+        /// The settings file, if one is named.
+        config: Option<PathBuf>,
+        /// The logs; `-` is the standard input.
+        logs: Vec<PathBuf>,
+    },
 }
 
 /// How the local stand-in behaves.
@@ -98,6 +105,15 @@ enum Typed {
     },
     /// Print the manual page (roff), for man -l -
     Man,
+    /// Tell from access logs what merging and pacing would do
+    Estimate {
+        /// The settings file; none is needed
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Logs of nginx, Apache, Caddy, Traefik or the gateway; - is stdin
+        #[arg(value_name = "ACCESS_LOG", required = true)]
+        logs: Vec<PathBuf>,
+    },
 }
 
 #[derive(Args)]
@@ -206,6 +222,7 @@ impl From<Line> for Command {
             Some(Typed::Demo) => Self::Demo,
             Some(Typed::Completions { shell }) => Self::Completions(shell),
             Some(Typed::Man) => Self::Man,
+            Some(Typed::Estimate { config, logs }) => Self::Estimate { config, logs },
         }
     }
 }

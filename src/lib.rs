@@ -24,6 +24,7 @@
 //! - `upstream`: connections to the upstream, one call sent at most once
 //! - [`metrics`], `admin`, `access_log`, [`telemetry`]: what operators see
 //! - [`config`], [`cli`], [`shutdown`], [`systemd`]: how the program is steered
+//! - [`estimate`]: what the gateway would do to the traffic of an access log
 //! - [`sandbox`]: a local stand-in for api.wawp.net; [`demo`]: it, the gateway and apps together
 
 mod access_log;
@@ -34,6 +35,7 @@ mod body;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod estimate;
 mod front;
 pub mod gateway;
 mod hop;

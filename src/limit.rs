@@ -10,7 +10,8 @@
 //! - [`egress`]: one budget over all calls; [`sharing`]: whose share of it counts;
 //! - [`pause`]: what an upstream 429 teaches;
 //! - [`look`]: what operators see of all this.
-//! - [`observe`]: what enforcing would have done, where it does not.
+//! - [`observe`]: what enforcing would have done, where it does not;
+//! - [`paper`]: buckets in the time of a log.
 
 mod account;
 mod bucket;
@@ -20,6 +21,7 @@ mod gcra;
 mod line;
 mod look;
 mod observe;
+mod paper;
 mod pause;
 mod share;
 mod sharing;
@@ -37,11 +39,12 @@ use http::Method;
 use tokio::time::Instant;
 
 pub(crate) use account::Lane;
-pub(crate) use bucket::{Admission, Permit};
+pub(crate) use bucket::{Admission, Entry, Permit};
 use clock::TokioClock;
-pub(crate) use line::Kind;
+pub(crate) use line::{Grant, Kind};
 pub(crate) use look::Budget;
 pub(crate) use observe::would_refuse;
+pub(crate) use paper::{Paper, Purse, class_of};
 use sharing::{Sharing, Terms};
 use table::Table;
 

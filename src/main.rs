@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Command::Demo => demo(),
         Command::Completions(shell) => print(|out| cli::write_completions(shell, out)),
         Command::Man => print(|out| cli::write_manual(out)),
+        Command::Estimate { config, logs } => estimate(config.as_deref(), &logs),
     }
 }
 
@@ -118,6 +119,20 @@ fn demo() -> ExitCode {
         Ok(report) if report.is_good() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(EXIT_FAILURE),
         Err(error) => fail(EXIT_FAILURE, &error),
+    }
+}
+
+fn estimate(file: Option<&Path>, logs: &[PathBuf]) -> ExitCode {
+    let config = match config::load(file, std::env::vars_os(), &Overrides::default()) {
+        Ok(effective) => effective.config,
+        Err(mistakes) => return fail(EXIT_SETTINGS, &mistakes),
+    };
+    match wawp_gateway::estimate::run(&config, logs) {
+        Ok(report) => {
+            print!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(EXIT_SETTINGS, &error),
     }
 }
 

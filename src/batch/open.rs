@@ -21,7 +21,7 @@ use crate::receipt::{MergeKey, MessageId, Receipt};
 const SHARDS: usize = 64;
 
 impl Caps {
-    pub(super) fn of(settings: &config::Batch) -> Self {
+    pub(crate) fn of(settings: &config::Batch) -> Self {
         Self {
             ids: settings.max_ids,
             callers: settings.max_callers,
@@ -58,7 +58,7 @@ pub(super) struct Caller {
 
 /// How much a batch may hold.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Caps {
+pub(crate) struct Caps {
     pub(super) ids: usize,
     pub(super) callers: usize,
 }
@@ -129,7 +129,7 @@ pub(crate) struct Table<M: Member> {
 }
 
 impl<M: Member> Batch<M> {
-    pub(super) fn open(first: M, now: Instant, caps: Caps) -> Self {
+    pub(crate) fn open(first: M, now: Instant, caps: Caps) -> Self {
         let batch = Self {
             key: first.key().clone(),
             opened: now,
@@ -157,8 +157,13 @@ impl<M: Member> Batch<M> {
         self.shut(&mut self.lock());
     }
 
+    /// Whether it takes callers.
+    pub(crate) fn is_open(&self) -> bool {
+        self.lock().open
+    }
+
     /// Takes a caller, or gives it back: then the batch is closed.
-    fn offer(&self, caller: M) -> Option<M> {
+    pub(crate) fn offer(&self, caller: M) -> Option<M> {
         let mut state = self.lock();
         if !state.open {
             return Some(caller);
@@ -180,24 +185,24 @@ impl<M: Member> Batch<M> {
     }
 
     /// Takes no more callers, and hands over those it has.
-    pub(super) fn seal(&self) -> Vec<M> {
+    pub(crate) fn seal(&self) -> Vec<M> {
         let mut state = self.lock();
         self.shut(&mut state);
         Vec::from(std::mem::take(&mut state.callers))
     }
 
     /// The earliest deadline among the callers.
-    pub(super) fn first_deadline(&self) -> Option<Instant> {
+    pub(crate) fn first_deadline(&self) -> Option<Instant> {
         self.lock().callers.front().map(|caller| caller.deadline())
     }
 
     /// The latest deadline among the callers.
-    pub(super) fn last_deadline(&self) -> Option<Instant> {
+    pub(crate) fn last_deadline(&self) -> Option<Instant> {
         self.lock().callers.back().map(|caller| caller.deadline())
     }
 
     /// Hands over the callers whose deadline has come; closes with the last.
-    pub(super) fn expire(&self, now: Instant) -> Vec<M> {
+    pub(crate) fn expire(&self, now: Instant) -> Vec<M> {
         let mut state = self.lock();
         let expired = state
             .callers

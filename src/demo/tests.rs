@@ -1,5 +1,7 @@
 //! A shortened demo, played over real sockets in real time.
 
+mod estimated;
+
 use std::future::pending;
 
 use super::*;

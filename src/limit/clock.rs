@@ -1,31 +1,30 @@
-//! The clock governor reads: tokio's, so that simulated time moves the buckets too.
+//! Where the buckets' time begins.
 //!
 //! governor's own clock reads the operating system and would ignore a paused
 //! runtime. Invariant: every bucket of one limiter counts from the same start.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
-/// Time since the limiter was made, as tokio tells it.
+/// The moment from which a limiter's time is counted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TokioClock {
     start: Instant,
 }
 
 impl TokioClock {
-    /// Starts a clock at the present moment.
+    /// Starts at the present moment.
     pub(super) fn new() -> Self {
-        Self {
-            start: Instant::now(),
-        }
+        Self::from(Instant::now())
     }
-}
 
-impl governor::clock::Clock for TokioClock {
-    type Instant = Duration;
+    /// Starts at this moment.
+    pub(super) fn from(start: Instant) -> Self {
+        Self { start }
+    }
 
-    fn now(&self) -> Duration {
-        Instant::now().saturating_duration_since(self.start)
+    /// Nanoseconds since the start; 64 bits hold 584 years of them.
+    pub(super) fn nanos(self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.start);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }
 }

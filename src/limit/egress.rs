@@ -117,7 +117,7 @@ impl Egress {
         Self {
             clock,
             state: Mutex::new(State {
-                budget: quota.map(|quota| Gcra::new(quota, clock)),
+                budget: quota.map(|quota| Gcra::new(quota, clock, Instant::now())),
                 ..State::default()
             }),
             changed: Notify::new(),

@@ -1,6 +1,7 @@
-//! A token bucket without a queue: governor on tokio's clock.
+//! A token bucket without a queue: governor, told what time it is.
 //!
-//! Invariant: a token that [`Gcra::due`] says is there can be taken. There is
+//! Nothing here reads a clock, so that a bucket can be driven in the time of a
+//! log as well as in tokio's. Invariant: a token that [`Gcra::due`] says is there can be taken. There is
 //! one theoretical arrival time, governor's, kept where it can be read without
 //! taking anything.
 
@@ -20,13 +21,17 @@ use crate::config::Quota;
 /// A token bucket (GCRA).
 #[derive(Debug)]
 pub(super) struct Gcra {
-    limiter: governor::RateLimiter<NotKeyed, Arrival, TokioClock, StateInformationMiddleware>,
+    limiter: governor::RateLimiter<NotKeyed, Arrival, Told, StateInformationMiddleware>,
     arrival: Arrival,
-    /// The moment from which governor counts, or a little after it: a token is
-    /// never announced before governor would give it.
+    /// The moment from which governor counts.
     began: Instant,
     quota: Quota,
+    clock: TokioClock,
 }
+
+/// The clock that governor reads: nanoseconds since the limiter's start.
+#[derive(Debug)]
+struct Told(AtomicU64);
 
 /// The theoretical arrival time: when every token will be back. governor's own
 /// store keeps it to itself. In nanoseconds, zero until a token is taken; an
@@ -38,17 +43,19 @@ struct Arrival(Arc<AtomicU64>);
 
 impl Gcra {
     /// Makes a full bucket.
-    pub(super) fn new(quota: Quota, clock: TokioClock) -> Self {
+    pub(super) fn new(quota: Quota, clock: TokioClock, now: Instant) -> Self {
         let rule = governor::Quota::with_period(quota.interval())
             .expect("an interval is never zero")
             .allow_burst(quota.burst);
         let arrival = Arrival::default();
-        let limiter = governor::RateLimiter::new(rule, arrival.clone(), clock);
+        let told = Told(AtomicU64::new(clock.nanos(now)));
+        let limiter = governor::RateLimiter::new(rule, arrival.clone(), told);
         Self {
             limiter,
             arrival,
-            began: Instant::now(),
+            began: now,
             quota,
+            clock,
         }
     }
 
@@ -57,9 +64,10 @@ impl Gcra {
         if budget.as_ref().map(Self::quota) == quota {
             return;
         }
-        let owed = budget.as_ref().and_then(|old| old.owed(Instant::now()));
+        let now = Instant::now();
+        let owed = budget.as_ref().and_then(|old| old.owed(now));
         *budget = quota.map(|quota| {
-            let gcra = Self::new(quota, clock);
+            let gcra = Self::new(quota, clock, now);
             if let Some(owed) = owed {
                 // Fits: no more than the burst of a bucket just made.
                 drop(gcra.limiter.check_n(owed.min(quota.burst)));
@@ -78,6 +86,8 @@ impl Gcra {
 
     /// Takes a token and tells how many are left, or when the next is due.
     pub(super) fn take(&self, now: Instant) -> Result<u32, Instant> {
+        let told = self.limiter.clock();
+        told.0.store(self.clock.nanos(now), Ordering::Relaxed);
         match self.limiter.check() {
             Ok(taken) => Ok(taken.remaining_burst_capacity()),
             Err(_) => Err(self.due(now, 0)),
@@ -108,7 +118,21 @@ impl Gcra {
     }
 }
 
-// === impl Arrival ===
+// === impl Told, Arrival ===
+
+impl governor::clock::Clock for Told {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+}
+
+impl Clone for Told {
+    fn clone(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+    }
+}
 
 impl StateStore for Arrival {
     type Key = NotKeyed;
@@ -135,7 +159,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn tokens_are_there_from_the_moment_foretold_and_not_before() {
         for (rate, burst) in [(3.0, 1), (3.0, 4), (0.05, 2), (999.0, 20)] {
-            let gcra = Gcra::new(quota(rate, burst), TokioClock::new());
+            let gcra = Gcra::new(quota(rate, burst), TokioClock::new(), Instant::now());
             for taken in 0..3 * burst {
                 let now = Instant::now();
                 let due = gcra.due(now, 0);
@@ -160,7 +184,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn another_quota_keeps_what_is_owed() {
         let clock = TokioClock::new();
-        let mut budget = Some(Gcra::new(quota(1.0, 5), clock));
+        let mut budget = Some(Gcra::new(quota(1.0, 5), clock, Instant::now()));
         let take = |budget: &Option<Gcra>| {
             let gcra = budget.as_ref().unwrap();
             std::iter::from_fn(|| gcra.take(Instant::now()).ok()).count()

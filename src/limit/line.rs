@@ -28,12 +28,24 @@ pub(crate) enum Kind {
     },
 }
 
+/// Through what somebody who waits is given a token.
+pub(crate) trait Grant {
+    /// Gives the token; false if nobody takes it any more.
+    fn grant(self, permit: Permit) -> bool;
+}
+
+impl Grant for oneshot::Sender<Permit> {
+    fn grant(self, permit: Permit) -> bool {
+        self.send(permit).is_ok()
+    }
+}
+
 /// The calls that wait, and what the task serving them needs.
 #[derive(Debug)]
-pub(super) struct Line {
-    pub(super) calls: VecDeque<Waiter>,
+pub(super) struct Line<G> {
+    pub(super) calls: VecDeque<Waiter<G>>,
     /// The one opened first is in front.
-    pub(super) receipts: VecDeque<Waiter>,
+    pub(super) receipts: VecDeque<Waiter<G>>,
     pub(super) max_delay: Duration,
     /// Wakes the serving task when its plan has changed.
     pub(super) changed: Arc<Notify>,
@@ -42,18 +54,18 @@ pub(super) struct Line {
 }
 
 #[derive(Debug)]
-pub(super) struct Waiter {
+pub(super) struct Waiter<G> {
     pub(super) ticket: u64,
     pub(super) opened: Instant,
     pub(super) credential: Option<Fingerprint>,
-    pub(super) grant: oneshot::Sender<Permit>,
+    pub(super) grant: G,
     /// Counts the call in its tenant's line, where it has one.
     pub(super) _waiting: Option<Waiting>,
 }
 
 // === impl Line ===
 
-impl Line {
+impl<G> Line<G> {
     pub(super) fn new(max_delay: Duration) -> Self {
         Self {
             calls: VecDeque::new(),
@@ -68,7 +80,7 @@ impl Line {
         self.calls.len() + self.receipts.len()
     }
 
-    pub(super) fn push(&mut self, kind: Kind, waiter: Waiter) {
+    pub(super) fn push(&mut self, kind: Kind, waiter: Waiter<G>) {
         match kind {
             Kind::Call => self.calls.push_back(waiter),
             Kind::Receipt { opened } => {
@@ -87,7 +99,7 @@ impl Line {
     }
 
     /// The next to be served: an overdue receipt, else a call, else a receipt.
-    pub(super) fn pop(&mut self, now: Instant) -> Option<Waiter> {
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Waiter<G>> {
         let overdue = self
             .receipts
             .front()

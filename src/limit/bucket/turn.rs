@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Gcra, Kind, State};
+use super::State;
+use crate::limit::gcra::Gcra;
+use crate::limit::line::{Grant, Kind};
 use crate::limit::{Refusal, Refused, Rules};
 
-impl State {
+impl<G: Grant> State<G> {
     /// When a call has its token that comes now behind so many others.
     pub(super) fn due(&self, now: Instant, before: usize) -> Instant {
         let before = u32::try_from(before).unwrap_or(u32::MAX);
@@ -21,8 +23,16 @@ impl State {
         self.gcra.as_ref().map_or(from, due)
     }
 
+    /// Whether a token is there, or when it will be.
+    pub(in crate::limit) fn ready(&self, now: Instant) -> Result<(), Instant> {
+        match self.due(now, 0) {
+            next if next > now => Err(next),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a call could be admitted now.
-    pub(super) fn check(
+    pub(in crate::limit) fn check(
         &self,
         kind: Kind,
         now: Instant,
