@@ -158,6 +158,7 @@ impl Proxy {
                 code: error,
                 route,
                 instance: trail.failed_instance(),
+                times: 1,
             });
         }
         shared.metrics.requests[route as usize]

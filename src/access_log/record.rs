@@ -1,7 +1,7 @@
 //! What is told of a call, and the two forms in which it is.
 //!
 //! The names of the JSON form are an interface: tools read them. Invariant:
-//! whatever a client chose has come through [`clean`](super::clean) and is
+//! whatever a client chose has come through [`clean`] and is
 //! escaped, so a line is one line and says who said what.
 
 use std::collections::hash_map::RandomState;

@@ -81,7 +81,7 @@ fn fill(page: &mut String, name: &str, status: &Status) {
             }
         }
         "failures" if status.failures.is_empty() => {
-            page.push_str("<tr><td colspan=\"5\">None since the start.</td></tr>");
+            page.push_str("<tr><td colspan=\"6\">None since the start.</td></tr>");
         }
         "failures" => status.failures.iter().for_each(|row| failure(page, row)),
         _ => page.push('–'),
@@ -139,7 +139,7 @@ fn failure(page: &mut String, row: &Failed) {
     // `2026-11-25T06:45:01.123Z`
     cell(
         page,
-        "Time (UTC)",
+        "Last (UTC)",
         row.time.get(11..19).unwrap_or(&row.time),
     );
     cell(page, "Status", row.status);
@@ -149,6 +149,7 @@ fn failure(page: &mut String, row: &Failed) {
     }
     cell(page, "Route", row.route);
     cell(page, "Instance", &row.instance);
+    cell(page, "Times", row.times);
     page.push_str("</tr>");
 }
 

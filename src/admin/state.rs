@@ -78,13 +78,15 @@ pub(super) struct Rejected {
 /// A failure of the last ones.
 #[derive(Debug, Serialize)]
 pub(super) struct Failed {
-    /// RFC 3339, in UTC.
+    /// The last time, in RFC 3339, UTC.
     pub(super) time: String,
     pub(super) status: u16,
     /// The gateway's own word for it; none: it is the upstream's answer.
     pub(super) code: Option<&'static str>,
     pub(super) route: &'static str,
     pub(super) instance: Box<str>,
+    /// How often since it was first remembered.
+    pub(super) times: u64,
 }
 
 impl Status {
@@ -115,6 +117,7 @@ impl Status {
                     code: failure.code,
                     route: failure.route.as_str(),
                     instance: failure.instance,
+                    times: failure.times,
                 })
                 .collect(),
         }

@@ -24,6 +24,15 @@ pub(crate) struct Failure {
     pub(crate) code: Option<&'static str>,
     pub(crate) route: Route,
     pub(crate) instance: Box<str>,
+    /// How often since it was first remembered.
+    pub(crate) times: u64,
+}
+
+impl Failure {
+    fn is_like(&self, other: &Self) -> bool {
+        let kind = |it: &Self| (it.status, it.code, it.route);
+        kind(self) == kind(other) && self.instance == other.instance
+    }
 }
 
 /// The last failures.
@@ -32,15 +41,20 @@ pub(crate) struct Failures(Mutex<VecDeque<Failure>>);
 
 impl Failures {
     /// Remembers a failure in place of the oldest.
+    /// More of the same take one place, so that a flood of one hides no other.
     pub(crate) fn push(&self, failure: impl FnOnce() -> Failure) {
         // Under a flood of them one more says nothing new.
         let Ok(mut last) = self.0.try_lock() else {
             return;
         };
-        if last.len() == MAX {
+        let mut failure = failure();
+        if let Some(place) = last.iter().position(|known| known.is_like(&failure)) {
+            let known = last.remove(place);
+            failure.times += known.map_or(0, |known| known.times);
+        } else if last.len() == MAX {
             last.pop_front();
         }
-        last.push_back(failure());
+        last.push_back(failure);
     }
 
     /// The last failures, the newest first.
