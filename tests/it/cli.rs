@@ -141,10 +141,7 @@ fn help_and_version() {
         assert!(stdout.contains(word), "{word}");
     }
     let fits = stdout.lines().all(|line| line.chars().count() <= 80);
-    assert!(
-        stdout.lines().count() <= 24 && fits,
-        "one screen: {stdout}"
-    );
+    assert!(stdout.lines().count() <= 24 && fits, "one screen: {stdout}");
     let (code, stdout, _) = run(&["--version"]);
     assert_eq!(code, 0);
     assert!(stdout.contains(env!("CARGO_PKG_VERSION")));
