@@ -359,7 +359,7 @@ async fn every_expression_of_dashboard_and_rules_brings_data() {
     prometheus.brings(&wanted, PATIENCE).await;
 
     // Ours is the instance of WhatsApp, and the replica the address.
-    let ours = r#"wawp_gateway_instance_requests_total{instance="123"}"#;
+    let ours = r#"wawp_gateway_instance_requests_total{instance="123", route="seen"}"#;
     let ours = prometheus.ask(ours).await;
     assert_eq!(ours.len(), 1, "our label has not kept its name");
     assert_eq!(field(&ours[0]["metric"], "replica"), admin.to_string());
