@@ -227,7 +227,7 @@ fn rules() -> impl Strategy<Value = String> {
         prop_oneof![Just(1002_u64), Just(2002), Just(5002)],
         1_usize..6,
         prop_oneof![Just(1_usize), Just(3), Just(1000)],
-        prop_oneof![Just(4101_u64), Just(12_101), Just(30_101)],
+        prop_oneof![Just(4801_u64), Just(12_801), Just(30_801)],
         prop_oneof![Just(5_usize), Just(100)],
     )
         .prop_map(|(interval, burst, max_queue, max_wait, max_ids)| {
