@@ -60,9 +60,12 @@ impl Comes {
                 receipt_of(&instance, "token-1", &chat, &ids)
             }
             None => {
-                let target = format!("/v2/send/text?instance_id={instance}&access_token=token-1");
-                let body = format!("{{\"chatId\":\"1@c.us\",\"message\":\"{number}\"}}");
-                post(&target, &body)
+                // The token where the receipts have it: elsewhere it would be another credential, accepted by an answer
+                // of its own, and answers come sooner where nothing waits.
+                let body = format!(
+                    r#"{{"instance_id":"{instance}","access_token":"token-1","chatId":"1@c.us","message":"{number}"}}"#
+                );
+                post("/v2/send/text", &body)
             }
         }
     }
@@ -224,7 +227,7 @@ fn rules() -> impl Strategy<Value = String> {
         prop_oneof![Just(1002_u64), Just(2002), Just(5002)],
         1_usize..6,
         prop_oneof![Just(1_usize), Just(3), Just(1000)],
-        prop_oneof![Just(4101_u64), Just(12_101), Just(30_101)],
+        prop_oneof![Just(4801_u64), Just(12_801), Just(30_801)],
         prop_oneof![Just(5_usize), Just(100)],
     )
         .prop_map(|(interval, burst, max_queue, max_wait, max_ids)| {
