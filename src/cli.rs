@@ -98,13 +98,6 @@ enum Typed {
     Sandbox(SandboxArgs),
     /// Run sandbox, gateway and traffic; show what merging saves
     Demo,
-    /// Print the completions of a shell
-    Completions {
-        /// The shell
-        shell: Shell,
-    },
-    /// Print the manual page (roff), for man -l -
-    Man,
     /// Tell from access logs what merging and pacing would do
     Estimate {
         /// The settings file; none is needed
@@ -114,6 +107,15 @@ enum Typed {
         #[arg(value_name = "ACCESS_LOG", required = true)]
         logs: Vec<PathBuf>,
     },
+    /// Print a shell's completions; `man` prints the manual page
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page (roff), for man -l -
+    // Told of beside the completions: the help fits one screen.
+    #[command(hide = true)]
+    Man,
 }
 
 #[derive(Args)]
