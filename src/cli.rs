@@ -36,7 +36,10 @@ pub enum Command {
     /// Run a local stand-in for api.wawp.net.
     Sandbox(SandboxArgs),
     /// Run sandbox, gateway and traffic together.
-    Demo,
+    Demo {
+        /// Where the gateway's access log goes, as JSON.
+        access_log: Option<PathBuf>,
+    },
     /// Print a shell's completions.
     Completions(Shell),
     /// Print the manual page.
@@ -97,7 +100,11 @@ enum Typed {
     /// Run a local stand-in for api.wawp.net
     Sandbox(SandboxArgs),
     /// Run sandbox, gateway and traffic; show what merging saves
-    Demo,
+    Demo {
+        /// Keep the gateway's access log, as JSON: what estimate reads
+        #[arg(long, value_name = "FILE")]
+        access_log: Option<PathBuf>,
+    },
     /// Tell from access logs what merging and pacing would do
     Estimate {
         /// The settings file; none is needed
@@ -221,7 +228,7 @@ impl From<Line> for Command {
             Some(Typed::Serve(serve)) => serve.into(),
             Some(Typed::Check { config }) => Self::Check { config },
             Some(Typed::Sandbox(sandbox)) => Self::Sandbox(sandbox),
-            Some(Typed::Demo) => Self::Demo,
+            Some(Typed::Demo { access_log }) => Self::Demo { access_log },
             Some(Typed::Completions { shell }) => Self::Completions(shell),
             Some(Typed::Man) => Self::Man,
             Some(Typed::Estimate { config, logs }) => Self::Estimate { config, logs },
@@ -336,7 +343,12 @@ mod tests {
                 config: "g.toml".into()
             }
         );
-        assert_eq!(read("demo").unwrap(), Command::Demo);
+        assert_eq!(read("demo").unwrap(), Command::Demo { access_log: None });
+        let access_log = Some(PathBuf::from("demo.jsonl"));
+        assert_eq!(
+            read("demo --access-log demo.jsonl").unwrap(),
+            Command::Demo { access_log }
+        );
         assert_eq!(read("man").unwrap(), Command::Man);
         assert_eq!(
             read("completions zsh").unwrap(),

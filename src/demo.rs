@@ -77,7 +77,7 @@ pub fn log() -> Log {
 
 /// Plays a plan, shows live figures while it runs and the table at its end.
 ///
-/// `stop` ends it early: no call begins after it, those at hand are answered,
+/// The gateway's access log goes to `access_log`, as JSON. `stop` ends it early: no call begins after it, those at hand are answered,
 /// and the table tells of what was played.
 ///
 /// # Errors
@@ -85,11 +85,15 @@ pub fn log() -> Log {
 pub async fn run<W: Write>(
     plan: &Plan,
     mut screen: Screen<W>,
+    access_log: Option<Box<dyn Write + Send>>,
     stop: impl Future<Output = ()>,
 ) -> Result<Report, Error> {
     let upstream = Upstream::start(plan).await?;
-    let config = config(upstream.address);
+    let config = config(upstream.address, access_log.is_some());
     let app = App::bind(config.clone(), Dial::Tcp)?;
+    if let Some(sink) = access_log {
+        app.gateway().log_access_to(sink)?;
+    }
     let (address, admin) = (app.address()?, app.admin_address()?);
     screen.say(&introduction(
         plan,
@@ -174,9 +178,11 @@ impl Upstream {
     }
 }
 
-/// The default settings, but for the addresses.
-fn config(upstream: SocketAddr) -> Config {
+/// The default settings, but for the addresses and the access log.
+fn config(upstream: SocketAddr, logs: bool) -> Config {
     let mut config = Config::default();
+    config.log.access = if logs { LogAccess::On } else { LogAccess::Off };
+    config.log.format = LogFormat::Json;
     config.server.listen = ANYWHERE;
     config.server.admin = ANYWHERE;
     config.server.drain_timeout = DRAIN;

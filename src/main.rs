@@ -1,6 +1,7 @@
 //! The `wawp-gateway` program: the order of start, and the exit codes.
 
-use std::io::{self, StdoutLock};
+use std::fs::File;
+use std::io::{self, StdoutLock, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
         Command::Serve { config, overrides } => serve(config, overrides),
         Command::Check { config } => check(&config),
         Command::Sandbox(args) => sandbox(&args),
-        Command::Demo => demo(),
+        Command::Demo { access_log } => demo(access_log.as_deref()),
         Command::Completions(shell) => print(|out| cli::write_completions(shell, out)),
         Command::Man => print(|out| cli::write_manual(out)),
         Command::Estimate { config, logs } => estimate(config.as_deref(), &logs),
@@ -105,7 +106,11 @@ fn sandbox(args: &SandboxArgs) -> ExitCode {
     }
 }
 
-fn demo() -> ExitCode {
+fn demo(access_log: Option<&Path>) -> ExitCode {
+    let access_log = match access_log.map(File::create).transpose() {
+        Ok(file) => file.map(|file| Box::new(file) as Box<dyn Write + Send>),
+        Err(error) => return fail(EXIT_FAILURE, &format_args!("--access-log: {error}")),
+    };
     telemetry::init(&demo::log());
     telemetry::install_panic_hook();
     let ended = block_on(async {
@@ -113,7 +118,7 @@ fn demo() -> ExitCode {
         let stop = async {
             signals.next().await;
         };
-        demo::run(&Plan::default(), Screen::stdout(), stop).await
+        demo::run(&Plan::default(), Screen::stdout(), access_log, stop).await
     });
     match ended {
         Ok(report) if report.is_good() => ExitCode::SUCCESS,

@@ -19,7 +19,7 @@ fn short() -> Plan {
 async fn a_demo_keeps_its_promises_and_saves_calls() {
     let mut text = Vec::new();
     let screen = Screen::new(&mut text, false);
-    let report = run(&short(), screen, pending()).await.unwrap();
+    let report = run(&short(), screen, None, pending()).await.unwrap();
     let text = String::from_utf8(text).unwrap();
     assert!(report.is_good(), "{text}");
     assert!(
@@ -49,7 +49,7 @@ async fn a_demo_that_is_stopped_tells_of_what_it_played() {
     let screen = Screen::new(&mut text, true);
     let stop = tokio::time::sleep(Duration::from_millis(400));
     let began = Instant::now();
-    let report = run(&Plan::default(), screen, stop).await.unwrap();
+    let report = run(&Plan::default(), screen, None, stop).await.unwrap();
     let text = String::from_utf8(text).unwrap();
     assert!(began.elapsed() < Duration::from_secs(6), "{text}");
     assert!(report.is_good(), "{text}");
