@@ -6,6 +6,7 @@
 
 mod codes;
 mod failures;
+mod instances;
 mod make;
 mod scraped;
 mod tenants;
@@ -13,20 +14,21 @@ mod tenants;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
 };
 
 use codes::Codes;
 pub(crate) use failures::{Failure, Failures};
-use make::{VALID, counter, counters, gauge, histogram, register};
+pub(crate) use instances::InstanceSeries;
+use instances::Instances;
+use make::{VALID, counter, gauge, histogram, register};
 pub(crate) use scraped::{Scraped, Standing};
 pub(crate) use tenants::TenantSeries;
 use tenants::Tenants;
@@ -38,9 +40,6 @@ use crate::tenant::Secrets;
 pub(crate) const OTHER: &str = "other";
 /// The label of calls that name no instance.
 pub(crate) const NONE: &str = "none";
-
-/// A longer name gets no label of its own; the upstream's have 12 characters.
-const MAX_NAME: usize = 64;
 
 /// Client-facing time: from a merged call on a fast upstream (5 ms) to the
 /// slow media uploads some clients allow 300 s for.
@@ -148,54 +147,6 @@ impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
     }
-}
-
-/// The figures of one instance (or of all the unnamed together).
-#[derive(Debug)]
-pub(crate) struct InstanceSeries {
-    /// The label.
-    pub(crate) name: Box<str>,
-    /// Calls waiting in line.
-    pub(crate) queued: IntGauge,
-    /// Upstream 429s.
-    pub(crate) throttled: IntCounter,
-    rejected: [IntCounter; 3],
-    would_reject: [IntCounter; 3],
-    requests: [IntCounter; 2],
-}
-
-impl InstanceSeries {
-    /// Calls refused for this reason.
-    pub(crate) fn rejected(&self, reason: Reason) -> &IntCounter {
-        &self.rejected[reason as usize]
-    }
-
-    /// Calls that would have been refused for this reason, were budgets enforced.
-    pub(crate) fn would_reject(&self, reason: Reason) -> &IntCounter {
-        &self.would_reject[reason as usize]
-    }
-
-    /// Client calls answered.
-    pub(crate) fn requests(&self, route: Route) -> &IntCounter {
-        &self.requests[route as usize]
-    }
-}
-
-struct Instances {
-    families: Families,
-    max: usize,
-    named: Mutex<HashMap<Box<str>, Arc<InstanceSeries>>>,
-    other: Arc<InstanceSeries>,
-    none: Arc<InstanceSeries>,
-}
-
-/// What is counted of each instance.
-struct Families {
-    queued: IntGaugeVec,
-    throttled: IntCounterVec,
-    rejected: IntCounterVec,
-    would_reject: IntCounterVec,
-    requests: IntCounterVec,
 }
 
 impl Metrics {
@@ -373,12 +324,7 @@ impl Metrics {
 
     /// The instances that are named, by their names.
     pub(crate) fn named_instances(&self) -> Vec<Arc<InstanceSeries>> {
-        let named = &self.instances.named;
-        let named = named.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = named.values().cloned().collect();
-        drop(named);
-        all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        all
+        self.instances.all_named()
     }
 
     /// The figures of a tenant in force.
@@ -399,92 +345,5 @@ impl Metrics {
             tracing::error!(%error, "metrics could not be encoded");
         }
         text
-    }
-}
-
-impl Instances {
-    fn new(r: &Registry, max: usize) -> Self {
-        let queued = IntGaugeVec::new(
-            Opts::new(
-                "wawp_gateway_limit_queued",
-                "Calls waiting for a token, by instance.",
-            ),
-            &["instance"],
-        )
-        .expect(VALID);
-        register(r, &queued);
-        let throttled = counters(
-            r,
-            "wawp_gateway_upstream_throttled_total",
-            "Upstream answers 429, by instance.",
-            &["instance"],
-        );
-        let rejected = counters(
-            r,
-            "wawp_gateway_limit_rejected_total",
-            "Calls refused by the gateway's own limits, by reason and instance.",
-            &["reason", "instance"],
-        );
-        let would_reject = counters(
-            r,
-            "wawp_gateway_would_reject_total",
-            "Calls that would have been refused, where limit.mode is \"observe\", by reason and instance.",
-            &["reason", "instance"],
-        );
-        let requests = counters(
-            r,
-            "wawp_gateway_instance_requests_total",
-            "Client calls answered, by instance and route.",
-            &["instance", "route"],
-        );
-        let families = Families {
-            queued,
-            throttled,
-            rejected,
-            would_reject,
-            requests,
-        };
-        Self {
-            other: Arc::new(families.series(OTHER)),
-            none: Arc::new(families.series(NONE)),
-            named: Mutex::new(HashMap::new()),
-            max,
-            families,
-        }
-    }
-
-    fn named(&self, name: &str) -> Arc<InstanceSeries> {
-        match name {
-            OTHER => return Arc::clone(&self.other),
-            NONE => return Arc::clone(&self.none),
-            _ => {}
-        }
-        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(series) = named.get(name) {
-            return Arc::clone(series);
-        }
-        if named.len() >= self.max || name.len() > MAX_NAME {
-            return Arc::clone(&self.other);
-        }
-        let series = Arc::new(self.families.series(name));
-        named.insert(Box::from(name), Arc::clone(&series));
-        series
-    }
-}
-
-impl Families {
-    fn series(&self, name: &str) -> InstanceSeries {
-        let by_reason = |counters: &IntCounterVec| {
-            Reason::ALL.map(|reason| counters.with_label_values(&[reason.as_str(), name]))
-        };
-        InstanceSeries {
-            name: Box::from(name),
-            queued: self.queued.with_label_values(&[name]),
-            throttled: self.throttled.with_label_values(&[name]),
-            rejected: by_reason(&self.rejected),
-            would_reject: by_reason(&self.would_reject),
-            requests: Route::ALL
-                .map(|route| self.requests.with_label_values(&[name, route.as_str()])),
-        }
     }
 }

@@ -6,6 +6,7 @@
 
 pub(crate) mod error;
 mod finish;
+mod send;
 mod target;
 mod timing;
 
@@ -27,14 +28,14 @@ use crate::batch::{Batcher, Given, Told, Untold};
 use crate::body::{self, AnswerBody, ClientBody, Ending, LOOK, RequestBody};
 use crate::config::{self, Config};
 use crate::front::Activity;
+use crate::hop;
 use crate::identity::{self, Findings, Identity};
-use crate::limit::{Kind, Lane, Limiter, Pass};
+use crate::limit::{Kind, Lane, Limiter};
 use crate::metrics::{Failure, Metrics, Route, TenantSeries};
 use crate::receipt::Receipt;
 use crate::tenant::key::{Keyring, Opened};
 use crate::tenant::{Client, Denied, Secrets, Tenants};
-use crate::upstream::{Answer, Upstream};
-use crate::{hop, ratelimit, retry_after, upgrade};
+use crate::upstream::Upstream;
 use error::Error;
 use finish::Finish;
 use target::ThisHost;
@@ -391,90 +392,6 @@ impl Proxy {
         };
         count(&lane, route, &answer, trail);
         answer
-    }
-
-    /// A receipt where merging is only observed: a call of its own.
-    async fn send_alone(
-        &self,
-        receipt: Receipt,
-        lane: &Lane,
-        trail: &mut Trail,
-    ) -> Result<Response<AnswerBody>, Error> {
-        let Shared {
-            limiter, batcher, ..
-        } = &*self.shared;
-        batcher.haunt(&receipt, lane);
-        let pass = if limiter.observes() {
-            // The ghost of its batch pays.
-            limiter.unheld(Route::Seen)
-        } else {
-            let opened = Instant::now();
-            let deadline = opened + limiter.rules().max_wait;
-            let kind = Kind::Receipt { opened };
-            limiter.pass(lane, kind, deadline, Route::Seen).await?
-        };
-        let (mut head, body) = receipt.into_parts();
-        self.send(&mut head, body, lane, pass, Route::Seen, trail)
-            .await
-    }
-
-    async fn send(
-        &self,
-        head: &mut Parts,
-        body: RequestBody,
-        lane: &Lane,
-        pass: Pass,
-        route: Route,
-        trail: &mut Trail,
-    ) -> Result<Response<AnswerBody>, Error> {
-        let client_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
-        let mut request = Request::new(body);
-        *request.method_mut() = head.method.clone();
-        *request.uri_mut() = std::mem::take(&mut head.uri);
-        *request.headers_mut() = std::mem::take(&mut head.headers);
-        *request.extensions_mut() = std::mem::take(&mut head.extensions);
-        trail.queued(pass.waited.unwrap_or_default());
-        let began = Instant::now();
-        let answer = self.upstream.call(request, route).await;
-        trail.upstream(began);
-        let answer = answer.inspect_err(|_| lane.unanswered(&pass.permit))?;
-        let Answer {
-            head,
-            body,
-            upgrade,
-        } = answer;
-        lane.answered(&pass.permit, head.status, retry_after::of(&head.headers));
-        if let (Some(upstream), Some(client)) = (upgrade, client_upgrade) {
-            upgrade::bridge(client, upstream, &self.shared.tasks, &self.shared.draining);
-        }
-        let mut answer = Response::from_parts(head, AnswerBody::streamed(body));
-        self.annotate(&mut answer, lane, &pass, began);
-        Ok(answer)
-    }
-
-    /// Adds what the gateway may add to an answer.
-    fn annotate(
-        &self,
-        answer: &mut Response<AnswerBody>,
-        lane: &Lane,
-        pass: &Pass,
-        began: Instant,
-    ) {
-        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return;
-        }
-        if let (Some(queue), true) = (pass.waited, self.shared.settings.timing_header) {
-            timing::of_queued(answer.headers_mut(), queue, began.elapsed());
-        }
-        self.tell_limit(answer, lane, pass.permit.remaining);
-    }
-
-    fn tell_limit(&self, answer: &mut Response<AnswerBody>, lane: &Lane, remaining: Option<u32>) {
-        if let (Some(remaining), true) = (remaining, self.shared.limiter.rules().headers()) {
-            let quota = lane.quota();
-            let next = quota.map(|quota| quota.interval()).unwrap_or_default();
-            ratelimit::describe(answer.headers_mut(), quota, remaining, next);
-        }
     }
 }
 

@@ -5,7 +5,6 @@
 //!
 //! [`Gateway::exposition`]: crate::gateway::Gateway::exposition
 
-use std::sync::PoisonError;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts, Registry};
@@ -126,19 +125,15 @@ impl Metrics {
 
     /// Asks how each instance with a label stands, and sets its gauges.
     pub(crate) fn stand(&self, standing: impl Fn(&str) -> Standing) {
-        let names: Vec<Box<str>> = {
-            let named = self.instances.named.lock();
-            let named = named.unwrap_or_else(PoisonError::into_inner);
-            named.keys().cloned().collect()
-        };
-        for name in names {
-            let standing = standing(&name);
-            let paused = self.scraped.paused.with_label_values(&[&*name]);
+        for series in self.named_instances() {
+            let name = &*series.name;
+            let standing = standing(name);
+            let paused = self.scraped.paused.with_label_values(&[name]);
             paused.set(standing.paused.as_secs_f64());
             match standing.tokens {
-                Some(tokens) => self.scraped.tokens.with_label_values(&[&*name]).set(tokens),
+                Some(tokens) => self.scraped.tokens.with_label_values(&[name]).set(tokens),
                 // A reload has lifted the limit; or there never was one.
-                None => drop(self.scraped.tokens.remove_label_values(&[&*name])),
+                None => drop(self.scraped.tokens.remove_label_values(&[name])),
             }
         }
     }
