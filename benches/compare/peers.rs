@@ -123,6 +123,8 @@ impl Peer {
                     word(&argument);
                 }
                 let settings = [
+                    // nginx and HAProxy write none here either.
+                    ("LOG__ACCESS", "off".to_owned()),
                     ("LIMIT__RATE", "1000000".to_owned()),
                     ("LIMIT__BURST", "100000".to_owned()),
                     ("SERVER__MAX_CONNECTIONS", "40000".to_owned()),
