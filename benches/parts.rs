@@ -2,7 +2,7 @@
 //!
 //! Measures processor time in one thread with everything warm. Cannot tell
 //! how the parts behave side by side, nor what sockets cost: that is
-//! `loopback`.
+//! `compare`.
 
 use std::hint::black_box;
 
