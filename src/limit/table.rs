@@ -88,8 +88,8 @@ impl Table {
 
     /// The account of an instance that has called; opens none.
     pub(super) fn known(&self, instance: &str) -> Option<Arc<Account>> {
-        let hash = usize::try_from(self.hasher.hash_one(instance) % SHARDS as u64).unwrap_or(0);
-        lock(&self.instances[hash]).accounts.get(instance).cloned()
+        let shard = lock(&self.instances[self.shard(instance)]);
+        shard.accounts.get(instance).cloned()
     }
 
     fn find<K, Q>(
@@ -120,8 +120,7 @@ impl Table {
     /// How an instance stands in this class. One without an account has a full
     /// bucket: nothing else is ever forgotten.
     pub(super) fn standing(&self, instance: &str, now: Instant) -> Standing {
-        let shard = lock(&self.instances[self.shard(instance)]);
-        if let Some(account) = shard.accounts.get(instance) {
+        if let Some(account) = self.known(instance) {
             return account.standing(now);
         }
         let quota = self.terms.load().quota;
