@@ -4,8 +4,7 @@
 //! hop (RFC 9110 §7.6.1) are taken out, with the ones `Connection` names.
 
 use http::header::{
-    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TE, UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -13,12 +12,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use crate::identity::{INSTANCE_HEADER, TOKEN_HEADER};
 
 /// Fields of this hop besides `Connection` itself and what it names.
-const HOP_BY_HOP: [HeaderName; 5] = [
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
+const HOP_BY_HOP: [&str; 5] = [
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
 ];
 
 /// What `Connection` may not take out: naming one of these is an attempt to
@@ -39,26 +38,14 @@ const NEVER_NAMED: [HeaderName; 8] = [
 pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
     // Names are compared faster than looked up, and most requests and answers
     // hold none of these.
-    let of_this_hop = |name: &HeaderName| *name == CONNECTION || HOP_BY_HOP.contains(name);
-    if !headers.keys().any(of_this_hop) {
+    if !headers.keys().any(is_of_this_hop) {
         return;
     }
-    let Some(named) = headers
-        .get_all(CONNECTION)
-        .iter()
-        .map(HeaderValue::to_str)
-        .collect::<Result<Vec<_>, _>>()
-        .ok()
-    else {
+    let Some(named) = named(headers) else {
         // Not even text: nothing in it can be honoured.
         headers.remove(CONNECTION);
         return strip(headers, false);
     };
-    let named: Vec<HeaderName> = named
-        .iter()
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
     let upgrade = headers
         .get(UPGRADE)
         .filter(|protocol| upgradable && named.contains(&UPGRADE) && !is_h2c(protocol))
@@ -67,12 +54,11 @@ pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
         .get_all(TE)
         .iter()
         .any(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    headers.remove(CONNECTION);
-    for name in named
-        .iter()
-        .filter(|name| !NEVER_NAMED.contains(name))
-        .chain(&HOP_BY_HOP)
-    {
+    for name in named.iter().filter(|name| !NEVER_NAMED.contains(name)) {
+        headers.remove(name);
+    }
+    while let Some(name) = headers.keys().find(|name| is_of_this_hop(name)) {
+        let name = name.clone();
         headers.remove(name);
     }
     if trailers {
@@ -88,6 +74,31 @@ pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
         (false, false) => return,
     };
     headers.insert(CONNECTION, HeaderValue::from_static(connection));
+}
+
+/// The fields that `Connection` names; `None` if it is not text.
+fn named(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
+    let mut named = Vec::new();
+    for value in headers.get_all(CONNECTION) {
+        let options = value.to_str().ok()?.split(',').map(str::trim);
+        // The two that most often stand there name no field.
+        let fields = options.filter(|option| {
+            !option.eq_ignore_ascii_case("keep-alive") && !option.eq_ignore_ascii_case("close")
+        });
+        named.extend(fields.filter_map(|name| name.parse::<HeaderName>().ok()));
+    }
+    Some(named)
+}
+
+/// Whether there is a field of that name, in lower case. Compared rather than
+/// looked up: of the few fields that calls have, that costs less than a hash.
+pub(crate) fn has(headers: &HeaderMap, name: &str) -> bool {
+    headers.keys().any(|field| field.as_str() == name)
+}
+
+fn is_of_this_hop(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name == "connection" || HOP_BY_HOP.contains(&name)
 }
 
 /// Puts a request that came over HTTP/2 as HTTP/1.1 would have it.

@@ -18,13 +18,15 @@ use std::hash::{BuildHasher, Hasher};
 use std::ops::{Deref, Range};
 use std::sync::LazyLock;
 
-use http::header::AUTHORIZATION;
+use http::HeaderValue;
 use http::request::Parts;
 
 /// The field that names the instance, in a query or a body.
 pub(crate) const INSTANCE_FIELD: &str = "instance_id";
 /// The field that holds the access token, in a query or a body.
 pub(crate) const TOKEN_FIELD: &str = "access_token";
+/// The header that holds a token as HTTP has it (RFC 9110 §11.6.2).
+const AUTHORIZATION_HEADER: &str = "authorization";
 /// The header that names the instance (the Python SDK's way).
 pub(crate) const INSTANCE_HEADER: &str = "x-instance-id";
 /// The header that holds the access token (the MCP server's way).
@@ -128,22 +130,34 @@ impl Findings {
             ambiguous: false,
             thorough: false,
         };
-        if let Some(query) = head.uri.query() {
-            for instance in query_values(query, INSTANCE_FIELD) {
-                findings.instance(Some(&instance));
+        let mut token = None;
+        for pair in pairs(head.uri.query().unwrap_or_default()) {
+            if pair.is(INSTANCE_FIELD) {
+                findings.instance(Some(&decode(pair.value)));
+            } else if token.is_none() && pair.is(TOKEN_FIELD) {
+                token = Some(decode(pair.value));
             }
-            if let Some(token) = query_value(query, TOKEN_FIELD) {
-                findings.credential(Place::Query, token.as_bytes());
+        }
+        // Every call passes here: one look at each field instead of one
+        // search for each name.
+        let (mut authorization, mut header) = (None, None);
+        for (name, value) in &head.headers {
+            match name.as_str() {
+                INSTANCE_HEADER => findings.instance(value.to_str().ok()),
+                AUTHORIZATION_HEADER => authorization = authorization.or(Some(value)),
+                TOKEN_HEADER => header = header.or(Some(value)),
+                _ => {}
             }
         }
-        for value in head.headers.get_all(INSTANCE_HEADER) {
-            findings.instance(value.to_str().ok());
-        }
-        if let Some(value) = head.headers.get(AUTHORIZATION) {
-            findings.credential(Place::Authorization, value.as_bytes());
-        }
-        if let Some(value) = head.headers.get(TOKEN_HEADER) {
-            findings.credential(Place::Header, value.as_bytes());
+        findings.credential(
+            Place::Query,
+            token.as_deref().unwrap_or_default().as_bytes(),
+        );
+        for (place, value) in [
+            (Place::Authorization, authorization),
+            (Place::Header, header),
+        ] {
+            findings.credential(place, value.map_or(b"", HeaderValue::as_bytes));
         }
         findings
     }
@@ -209,12 +223,7 @@ fn feed(credentials: &mut std::hash::DefaultHasher, place: Place, credential: &[
 /// The first value of a field in a query, decoded as forms are
 /// (`application/x-www-form-urlencoded`, WHATWG URL §5.1).
 pub(crate) fn query_value<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
-    query_values(query, name).next()
-}
-
-/// All values of a field in a query.
-fn query_values<'q>(query: &'q str, name: &str) -> impl Iterator<Item = Cow<'q, str>> {
-    query_places(query, name).map(|(_, value)| value)
+    query_places(query, name).next().map(|(_, value)| value)
 }
 
 /// All values of a field in a query, each with where it stands, undecoded.
@@ -222,19 +231,55 @@ pub(crate) fn query_places<'q>(
     query: &'q str,
     name: &str,
 ) -> impl Iterator<Item = (Range<usize>, Cow<'q, str>)> {
-    let mut next = 0;
-    query.split('&').filter_map(move |pair| {
-        let end = next + pair.len();
-        next = end + 1;
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let matches = key == name || (key.contains(['%', '+']) && decode(key) == name);
-        matches.then(|| (end - value.len()..end, decode(value)))
+    let named = pairs(query).filter(move |pair| pair.is(name));
+    named.map(|pair| (pair.value_at, decode(pair.value)))
+}
+
+/// A field of a query, undecoded.
+struct Pair<'q> {
+    key: &'q str,
+    value: &'q str,
+    /// Where the value stands.
+    value_at: Range<usize>,
+}
+
+impl Pair<'_> {
+    /// Whether this is the field of that name.
+    fn is(&self, name: &str) -> bool {
+        self.key == name || (is_encoded(self.key) && decode(self.key) == name)
+    }
+}
+
+/// The fields of a query, in order.
+fn pairs(query: &str) -> impl Iterator<Item = Pair<'_>> {
+    let mut next = Some(0);
+    std::iter::from_fn(move || {
+        // By hand: the searches of `str` are made for longer texts than these.
+        let start = next?;
+        let rest = &query.as_bytes()[start..];
+        let length = rest.iter().position(|&byte| byte == b'&');
+        next = length.map(|length| start + length + 1);
+        let end = start + length.unwrap_or(rest.len());
+        let equals = query.as_bytes()[start..end]
+            .iter()
+            .position(|&byte| byte == b'=');
+        let key_end = equals.map_or(end, |at| start + at);
+        let value_at = equals.map_or(end, |at| start + at + 1)..end;
+        Some(Pair {
+            key: &query[start..key_end],
+            value: &query[value_at.clone()],
+            value_at,
+        })
     })
+}
+
+fn is_encoded(text: &str) -> bool {
+    text.bytes().any(|byte| matches!(byte, b'%' | b'+'))
 }
 
 /// Decodes one key or value of a form.
 pub(crate) fn decode(text: &str) -> Cow<'_, str> {
-    if !text.contains(['%', '+']) {
+    if !is_encoded(text) {
         return Cow::Borrowed(text);
     }
     // `parse` splits at `&` and `=`; neither may split this one piece.

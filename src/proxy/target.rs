@@ -2,7 +2,6 @@
 //!
 //! Invariant: no request leaves for a host the client chose (design §3.5).
 
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{Method, Version};
@@ -49,21 +48,27 @@ impl ThisHost {
         if named.is_some_and(|named| head.uri.scheme().is_none() || !self.is(named)) {
             return Err(Error::ForeignTarget);
         }
-        let hosts = head.headers.get_all(HOST).iter().count();
+        let (mut hosts, mut lengths) = (0, 0);
+        for (name, value) in &head.headers {
+            match name.as_str() {
+                "host" => hosts += 1,
+                "content-length" => lengths += 1,
+                "transfer-encoding" if !value.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+                    // The field ends here, and a coding must not be lost with it.
+                    return Err(Error::Malformed(
+                        "no Transfer-Encoding but chunked is understood",
+                    ));
+                }
+                "transfer-encoding" if head.version == Version::HTTP_10 => {
+                    return Err(Error::Malformed("Transfer-Encoding in HTTP/1.0"));
+                }
+                _ => {}
+            }
+        }
         if hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11) {
             return Err(Error::Malformed("exactly one Host field is expected"));
         }
-        let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-        if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-            // The field ends here, and a coding must not be lost with it.
-            return Err(Error::Malformed(
-                "no Transfer-Encoding but chunked is understood",
-            ));
-        }
-        if head.version == Version::HTTP_10 && head.headers.contains_key(TRANSFER_ENCODING) {
-            return Err(Error::Malformed("Transfer-Encoding in HTTP/1.0"));
-        }
-        if head.headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
+        if lengths > 1 {
             return Err(Error::Malformed("more than one Content-Length field"));
         }
         Ok(())
