@@ -6,6 +6,7 @@
 
 mod connect;
 mod failure;
+mod patience;
 mod pool;
 
 use std::collections::VecDeque;
@@ -27,6 +28,7 @@ use tokio::time::{Instant, Sleep};
 use connect::Connector;
 pub use connect::{Dial, Io, TlsError};
 pub(crate) use failure::{Failure, Unreachable};
+use patience::Patience;
 use pool::{Connection, Lease, Pool, Pools, Unsent};
 
 use crate::body::{self, RequestBody};
@@ -87,10 +89,10 @@ impl Upstream {
     ) -> Result<Self, TlsError> {
         let host = HeaderValue::from_str(settings.url.authority.as_str())
             .expect("an authority is a valid header value");
-        let (pool, pools) = (Pool::new(settings.idle_timeout), Pools::default());
+        let pools = Pools::default();
         Ok(Self {
             connector: Arc::new(Connector::new(&settings, dial)?),
-            pool: pools.add(pool),
+            pool: pools.add(Pool::new(&settings)),
             pools,
             settings,
             host,
@@ -105,7 +107,7 @@ impl Upstream {
             connector: Arc::clone(&self.connector),
             settings: self.settings.clone(),
             host: self.host.clone(),
-            pool: self.pools.add(Pool::new(self.settings.idle_timeout)),
+            pool: self.pools.add(Pool::new(&self.settings)),
             pools: self.pools.clone(),
             connecting: tokio::sync::Mutex::new(None),
             metrics: Arc::clone(&self.metrics),
@@ -122,7 +124,7 @@ impl Upstream {
         route: Route,
     ) -> Result<Answer, Failure> {
         let began = Instant::now();
-        let result = self.exchange(request).await;
+        let result = self.exchange(request, began).await;
         match result {
             Ok((response, lease)) => {
                 self.metrics.upstream[route as usize]
@@ -155,23 +157,28 @@ impl Upstream {
     async fn exchange(
         &self,
         mut request: Request<RequestBody>,
+        began: Instant,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
-        let upgrade = request.headers().contains_key(http::header::UPGRADE);
-        let path = request.uri().clone();
+        let upgrade = hop::has(request.headers(), "upgrade");
+        let mut patience = Patience {
+            began,
+            length: self.settings.response_timeout,
+            progress: request.body().progress(),
+        };
         let mut fresh_tries = 0;
         loop {
-            let (mut connection, reused) = match self.pool.take(upgrade) {
+            let (mut connection, reused) = match self.pool.take(upgrade, patience.began) {
                 Some(connection) => (connection, true),
                 None => {
                     fresh_tries += 1;
                     // Boxed, or every call would carry the room a handshake needs.
-                    Box::pin(self.fresh(upgrade)).await?
+                    let made = Box::pin(self.fresh(upgrade)).await?;
+                    patience.began = Instant::now();
+                    made
                 }
             };
-            self.address(&mut request, &path, connection.is_h2());
-            let progress = request.body().progress();
-            let patience = self.settings.response_timeout;
-            match with_patience(connection.send(request), patience, progress.as_ref()).await {
+            self.address(&mut request, connection.is_h2());
+            match connection.send(request, &patience).await {
                 None => return Err(Failure::Timeout),
                 Some(Ok(response)) => {
                     return Ok((response, Lease::new(connection, &self.pool)));
@@ -183,7 +190,7 @@ impl Upstream {
                     return Err(Failure::Unreachable(Unreachable::ClosedAtOnce));
                 }
                 Some(Err(Unsent::Failed(failure))) => {
-                    let client = progress.and_then(|progress| progress.failure());
+                    let client = patience.progress.and_then(|progress| progress.failure());
                     return Err(client.map_or(failure, Failure::Client));
                 }
             }
@@ -199,7 +206,7 @@ impl Upstream {
         }
         let asked = Instant::now();
         let mut failed = self.connecting.lock().await;
-        if let Some(connection) = self.pool.take(upgrade) {
+        if let Some(connection) = self.pool.take(upgrade, Instant::now()) {
             return Ok((connection, true));
         }
         if let Some((_, failure)) = failed.filter(|(when, _)| *when >= asked) {
@@ -229,11 +236,11 @@ impl Upstream {
     }
 
     /// Writes the target and the host as this connection's protocol wants them.
-    fn address(&self, request: &mut Request<RequestBody>, path: &Uri, h2: bool) {
-        let target = path
-            .path_and_query()
-            .cloned()
-            .unwrap_or(PathAndQuery::from_static("/"));
+    fn address(&self, request: &mut Request<RequestBody>, h2: bool) {
+        let target = |uri: &Uri| {
+            let target = uri.path_and_query().cloned();
+            target.unwrap_or(PathAndQuery::from_static("/"))
+        };
         if h2 {
             let mut parts = http::uri::Parts::default();
             parts.scheme = Some(if self.settings.url.tls {
@@ -242,7 +249,7 @@ impl Upstream {
                 Scheme::HTTP
             });
             parts.authority = Some(self.settings.url.authority.clone());
-            parts.path_and_query = Some(target);
+            parts.path_and_query = Some(target(request.uri()));
             *request.uri_mut() =
                 Uri::from_parts(parts).expect("scheme, authority and path make a target");
             *request.version_mut() = Version::HTTP_2;
@@ -251,7 +258,9 @@ impl Upstream {
             request.headers_mut().remove(CONNECTION);
             request.headers_mut().remove(TRANSFER_ENCODING);
         } else {
-            *request.uri_mut() = Uri::from(target);
+            if request.uri().authority().is_some() || request.uri().path_and_query().is_none() {
+                *request.uri_mut() = Uri::from(target(request.uri()));
+            }
             *request.version_mut() = Version::HTTP_11;
             request.headers_mut().insert(HOST, self.host.clone());
             let streamed = matches!(request.body(), RequestBody::Streamed(_));
@@ -260,9 +269,11 @@ impl Upstream {
                 let chunked = HeaderValue::from_static("chunked");
                 request.headers_mut().insert(TRANSFER_ENCODING, chunked);
             }
-            let expect = request.headers().get(EXPECT);
-            if expect.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-            {
+            let waits = |expect: &HeaderValue| {
+                let expect = expect.as_bytes();
+                expect.eq_ignore_ascii_case(b"100-continue")
+            };
+            if streamed && request.headers().get(EXPECT).is_some_and(waits) {
                 let go_on = Arc::new(Notify::new());
                 request.body_mut().hold_until(Arc::clone(&go_on));
                 hyper::ext::on_informational(request, move |answer| {
@@ -271,26 +282,6 @@ impl Upstream {
                     }
                 });
             }
-        }
-    }
-}
-
-/// Waits for an answer, but not longer than `patience` after the last piece
-/// of the request went out. `None`: it did not come.
-async fn with_patience<T>(
-    answer: impl Future<Output = T>,
-    patience: std::time::Duration,
-    progress: Option<&body::Progress>,
-) -> Option<T> {
-    let mut answer = std::pin::pin!(answer);
-    let mut deadline = Instant::now() + patience;
-    loop {
-        match tokio::time::timeout_at(deadline, answer.as_mut()).await {
-            Ok(answer) => return Some(answer),
-            Err(_) => match progress.map(body::Progress::last_piece) {
-                Some(last) if last + patience > deadline => deadline = last + patience,
-                _ => return None,
-            },
         }
     }
 }

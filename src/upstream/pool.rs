@@ -4,6 +4,7 @@
 //! connection is used by whoever took it and nobody else (HTTP/1.1), comes back
 //! only after a complete answer, and is looked at for life before each use.
 
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -11,10 +12,12 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::failure::Failure;
+use super::patience::Patience;
 use crate::body::RequestBody;
+use crate::config;
 
 /// Idle connections kept; more would only be held open for nothing.
 const MAX_IDLE: usize = 512;
@@ -27,6 +30,7 @@ pub(super) const MAX_STREAMS: usize = 100;
 #[derive(Debug)]
 pub(super) struct Pool {
     idle_timeout: Duration,
+    response_timeout: Duration,
     /// Open HTTP/1.1 connections, the idle ones included.
     open: Arc<AtomicUsize>,
     /// Touched by one worker and by scrapes, so the lock is hardly ever waited for.
@@ -57,6 +61,8 @@ struct Shared {
 #[derive(Debug)]
 pub(super) struct Exclusive {
     sender: http1::SendRequest<RequestBody>,
+    /// Rings no later than the answer to its next call would be too late.
+    timer: Pin<Box<Sleep>>,
     open: Arc<AtomicUsize>,
 }
 
@@ -87,17 +93,17 @@ pub(super) enum Unsent {
 }
 
 impl Pool {
-    pub(super) fn new(idle_timeout: Duration) -> Self {
+    pub(super) fn new(settings: &config::Upstream) -> Self {
         Self {
-            idle_timeout,
+            idle_timeout: settings.idle_timeout,
+            response_timeout: settings.response_timeout,
             open: Arc::default(),
             connections: Mutex::default(),
         }
     }
 
     /// A live connection, if there is one. Upgrades need HTTP/1.1.
-    pub(super) fn take(&self, upgrade: bool) -> Option<Connection> {
-        let now = Instant::now();
+    pub(super) fn take(&self, upgrade: bool, now: Instant) -> Option<Connection> {
         let mut connections = self.lock();
         if !upgrade {
             connections
@@ -122,6 +128,7 @@ impl Pool {
         self.open.fetch_add(1, Ordering::Relaxed);
         Connection::H1(Exclusive {
             sender,
+            timer: Box::pin(tokio::time::sleep(self.response_timeout)),
             open: Arc::clone(&self.open),
         })
     }
@@ -204,19 +211,28 @@ impl Connection {
         matches!(self, Self::H2(_))
     }
 
-    /// Sends a request and waits for the head of the answer.
+    /// Sends a request and waits for the head of the answer; `None` if that
+    /// took too long.
     pub(super) async fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Unsent> {
+        patience: &Patience,
+    ) -> Option<Result<Response<Incoming>, Unsent>> {
         let sent = match self {
-            Self::H1(own) => own.sender.try_send_request(request).await,
-            Self::H2(stream) => stream.shared.sender.try_send_request(request).await,
+            Self::H1(Exclusive { sender, timer, .. }) => {
+                let answer = sender.try_send_request(request);
+                patience.wait(answer, timer.as_mut()).await?
+            }
+            Self::H2(stream) => {
+                let mut timer = pin!(tokio::time::sleep_until(patience.end()));
+                let answer = stream.shared.sender.try_send_request(request);
+                patience.wait(answer, timer.as_mut()).await?
+            }
         };
-        sent.map_err(|mut error| match error.take_message() {
+        Some(sent.map_err(|mut error| match error.take_message() {
             Some(request) => Unsent::Untouched(Box::new(request)),
             None => Unsent::Failed(Failure::from(error.error())),
-        })
+        }))
     }
 }
 
