@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use activity::Activity;
@@ -25,6 +24,7 @@ pub(crate) use listener::accept;
 pub use tls::CertificateError;
 
 use crate::config;
+use crate::drain::Drain;
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 
@@ -47,7 +47,7 @@ pub(crate) struct Common {
     permits: Arc<Semaphore>,
     /// The connections' tasks.
     pub(crate) connections: TaskTracker,
-    draining: CancellationToken,
+    drain: Drain,
     tls: ArcSwapOption<tls::Acceptor>,
 }
 
@@ -65,7 +65,7 @@ impl Common {
     pub(crate) fn new(
         settings: config::Server,
         metrics: Arc<Metrics>,
-        draining: CancellationToken,
+        drain: Drain,
     ) -> Result<Self, CertificateError> {
         let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
         Ok(Self {
@@ -74,7 +74,7 @@ impl Common {
             tls: ArcSwapOption::from(tls),
             settings,
             metrics,
-            draining,
+            drain,
         })
     }
 

@@ -53,7 +53,7 @@ impl Gateway {
         let common = Common::new(
             config.server.clone(),
             Arc::clone(&metrics),
-            shared.draining.clone(),
+            shared.drain.clone(),
         )?;
         let upstream = Upstream::new(config.upstream.clone(), dial, metrics)?;
         let proxy = Proxy {
@@ -175,7 +175,7 @@ impl Gateway {
     pub fn drain(&self) {
         let shared = &self.front.proxy.shared;
         shared.metrics.scraped().draining();
-        shared.draining.cancel();
+        shared.drain.begin();
         shared.batcher.flush();
     }
 

@@ -35,6 +35,7 @@ mod body;
 pub mod cli;
 pub mod config;
 pub mod demo;
+mod drain;
 pub mod estimate;
 mod front;
 pub mod gateway;

@@ -34,7 +34,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use http::Method;
 use tokio::time::Instant;
 
@@ -178,9 +178,9 @@ impl Limiter {
         });
     }
 
-    /// The limits in force.
-    pub(crate) fn rules(&self) -> Arc<Rules> {
-        self.rules.load_full()
+    /// The limits in force, to be looked at and not kept.
+    pub(crate) fn rules(&self) -> Guard<Arc<Rules>> {
+        self.rules.load()
     }
 
     /// Takes a token for a call of this lane, waiting in line for it.
@@ -194,7 +194,6 @@ impl Limiter {
         deadline: Instant,
         route: Route,
     ) -> Result<Pass, Refused> {
-        let asked = Instant::now();
         let admission = {
             let rules = self.rules.load();
             if rules.observes {
@@ -203,15 +202,17 @@ impl Limiter {
             }
             lane.admit(kind, deadline, &rules)?
         };
-        let permit = match admission {
+        let ticket = match admission {
             Admission::Now(permit) => return Ok(self.passed(permit, None, route)),
-            // The promise made on joining can be outrun by receipts that grew
-            // too old to yield: then the deadline has the last word. A token
-            // due at that very moment still counts.
-            Admission::Queued(ticket) => tokio::time::timeout_at(deadline + TICK, ticket)
-                .await
-                .map_err(|_| self.too_late(lane))?,
+            Admission::Queued(ticket) => ticket,
         };
+        let asked = Instant::now();
+        // The promise made on joining can be outrun by receipts that grew too
+        // old to yield: then the deadline has the last word. A token due at
+        // that very moment still counts.
+        let permit = tokio::time::timeout_at(deadline + TICK, ticket)
+            .await
+            .map_err(|_| self.too_late(lane))?;
         Ok(self.passed(permit, Some(asked.elapsed()), route))
     }
 

@@ -10,6 +10,7 @@ mod send;
 mod target;
 mod timing;
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -20,13 +21,13 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access_log::{AccessLog, Trail};
 use crate::batch::{Batcher, Given, Told, Untold};
 use crate::body::{self, AnswerBody, ClientBody, Ending, LOOK, RequestBody};
 use crate::config::{self, Config};
+use crate::drain::Drain;
 use crate::front::Activity;
 use crate::hop;
 use crate::identity::{self, Findings, Identity};
@@ -63,8 +64,7 @@ pub(crate) struct Shared {
     /// What must have ended before the gateway may: batches, calls whose
     /// client has gone, upgraded connections.
     pub(crate) tasks: TaskTracker,
-    /// Cancelled when a drain begins.
-    pub(crate) draining: CancellationToken,
+    pub(crate) drain: Drain,
 }
 
 /// One worker's proxy: what is shared, and its own way upstream.
@@ -97,58 +97,53 @@ impl Shared {
             access_log: Arc::new(AccessLog::new(&config.log, secrets)),
             shown: ArcSwapOption::empty(),
             tasks,
-            draining: CancellationToken::new(),
+            drain: Drain::default(),
         }
     }
 }
 
 impl Proxy {
-    /// Answers one request on a connection of `peer`. Never fails: failures
-    /// are answers too.
-    pub(crate) async fn handle(
-        &self,
+    /// Answers one request on a connection of `peer` whose head came `now`.
+    pub(crate) fn handle(
+        self,
         request: Request<Incoming>,
         peer: Option<IpAddr>,
-        activity: Option<Arc<Activity>>,
-    ) -> Response<AnswerBody> {
-        let (head, incoming) = request.into_parts();
-        let path = head.uri.path();
-        let route = if self.shared.batcher.is_receipt_path(path) {
+        activity: Arc<Activity>,
+        now: Instant,
+    ) -> Finish<impl Future<Output = Result<Response<AnswerBody>, Infallible>> + Send> {
+        let tasks = self.shared.tasks.clone();
+        Finish::new(self.answer(request, peer, activity, now), tasks)
+    }
+
+    /// Never fails: failures are answers too.
+    async fn answer(
+        self,
+        request: Request<Incoming>,
+        peer: Option<IpAddr>,
+        activity: Arc<Activity>,
+        now: Instant,
+    ) -> Result<Response<AnswerBody>, Infallible> {
+        let shared = &*self.shared;
+        let (mut head, incoming) = request.into_parts();
+        let route = if shared.batcher.is_receipt_path(head.uri.path()) {
             Route::Seen
         } else {
             Route::Other
         };
-        let crowded = activity
-            .as_ref()
-            .is_some_and(|activity| activity.calls() > MAX_CALLS);
-        let mut trail = self.shared.access_log.begin(&head, route);
-        let mut body = ClientBody::new(incoming, self.shared.settings.body_timeout);
+        let crowded = activity.calls() > MAX_CALLS;
+        let mut trail = shared.access_log.begin(&head, route);
+        let mut body = ClientBody::new(incoming, shared.settings.body_timeout);
         if !body.is_empty() {
             body.count(trail.request_bytes());
         }
-        let ending = Ending::new(Arc::clone(&self.shared.metrics), route, activity, trail);
-        Finish::new(
-            self.clone()
-                .answer(head, body, peer, route, ending, crowded),
-            self.shared.tasks.clone(),
-        )
-        .await
-    }
-
-    async fn answer(
-        self,
-        head: Parts,
-        body: ClientBody,
-        peer: Option<IpAddr>,
-        route: Route,
-        mut ending: Ending,
-        crowded: bool,
-    ) -> Response<AnswerBody> {
-        let shared = Arc::clone(&self.shared);
+        let metrics = Arc::clone(&shared.metrics);
+        let mut ending = Ending::new(metrics, route, now, activity, trail);
         let version = head.version;
         let is_head = head.method == Method::HEAD;
         let trail = &mut ending.trail;
-        let answer = self.call(head, body, peer, route, crowded, trail).await;
+        let answer = self
+            .call(&mut head, body, peer, route, crowded, trail)
+            .await;
         let error = answer.as_ref().err().map(Error::code);
         let mut answer = answer.unwrap_or_else(|error| error.answer());
         trail.answered(answer.status(), error);
@@ -166,18 +161,18 @@ impl Proxy {
             .code(answer.status())
             .inc();
         let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if version < Version::HTTP_2 && !switched && shared.draining.is_cancelled() {
+        if version < Version::HTTP_2 && !switched && shared.drain.has_begun() {
             answer
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let is_unread = is_head || has_no_body(answer.status());
-        answer.map(|body| body.until_end(ending, is_unread))
+        Ok(answer.map(|body| body.until_end(ending, is_unread)))
     }
 
     async fn call(
-        self,
-        mut head: Parts,
+        &self,
+        head: &mut Parts,
         mut body: ClientBody,
         peer: Option<IpAddr>,
         route: Route,
@@ -191,27 +186,37 @@ impl Proxy {
         if crowded {
             return Err(Error::Overloaded("calls on one connection", MAX_CALLS));
         }
-        let client = {
-            let tenants = self.shared.tenants.load();
-            let client = tenants.client(peer, &head.headers);
-            trail.client(client);
-            tenants.may_connect(client)?;
-            client
-        };
+        let tenants = self.shared.tenants.load_full();
+        let client = tenants.client(peer, &head.headers);
+        trail.client(client);
+        tenants.may_connect(client)?;
         if head.headers.len() > self.shared.settings.max_headers {
             return Err(Error::TooManyHeaders(self.shared.settings.max_headers));
         }
-        self.shared.this_host.check(&head)?;
+        self.shared.this_host.check(head)?;
         let upgradable = head.version == Version::HTTP_11 && body.is_empty();
         hop::strip(&mut head.headers, upgradable);
         if head.version == Version::HTTP_2 {
-            hop::from_http2(&mut head, body.is_empty());
+            hop::from_http2(head, body.is_empty());
         }
-        let opened = self.unlock(&mut head, &mut body, client).await?;
-        let mut answer = if route == Route::Seen && may_be_receipt(&head) {
-            self.receive(head, body, client, trail).await
+        let opened = if self.shared.keyring.load().is_some() {
+            // Boxed: most gateways have no tenant with a key.
+            Box::pin(self.unlock(head, &mut body, client)).await?
         } else {
-            self.pass_through(head, body, client, route, trail).await
+            None
+        };
+        let who = Who {
+            client,
+            tenants: &tenants,
+        };
+        let receipt = if route == Route::Seen && may_be_receipt(head) {
+            self.understand(head, &mut body).await?
+        } else {
+            None
+        };
+        let mut answer = match receipt {
+            Some(receipt) => self.receive(receipt, who, trail).await,
+            None => self.pass_through(head, body, who, route, trail).await,
         };
         if let (Some(opened), Ok(answer)) = (opened, &mut answer) {
             opened.hide_token(answer.headers_mut());
@@ -239,32 +244,33 @@ impl Proxy {
         Ok(search.replace(head, body)?)
     }
 
-    /// A call that may be a read receipt: understood, it joins a batch.
+    /// A call that may be a read receipt: understood, its head is taken.
+    async fn understand(
+        &self,
+        head: &mut Parts,
+        body: &mut ClientBody,
+    ) -> Result<Option<Receipt>, Error> {
+        let Some(whole) = self.in_time(body.whole()).await?.flatten() else {
+            return Ok(None);
+        };
+        let taken = std::mem::replace(head, Request::new(()).into_parts().0);
+        Ok(Receipt::read(taken, whole)
+            .map_err(|untouched| *head = *untouched)
+            .ok())
+    }
+
+    /// A read receipt: it joins a batch.
     async fn receive(
-        self,
-        head: Parts,
-        mut body: ClientBody,
-        client: Client,
+        &self,
+        receipt: Receipt,
+        who: Who<'_>,
         trail: &mut Trail,
     ) -> Result<Response<AnswerBody>, Error> {
-        let Some(whole) = self.in_time(body.whole()).await?.flatten() else {
-            return self
-                .pass_through(head, body, client, Route::Seen, trail)
-                .await;
-        };
-        let receipt = match Receipt::read(head, whole) {
-            Ok(receipt) => receipt,
-            Err(head) => {
-                return self
-                    .pass_through(*head, body, client, Route::Seen, trail)
-                    .await;
-            }
-        };
+        let route = Route::Seen;
         trail.receipt(&receipt);
         let identity = &receipt.identity;
-        trail.identified(identity, receipt.head(), || self.tenant_of(identity));
-        let instance = identity.instance.as_deref();
-        let tenant = self.let_in(client, instance, receipt.ambiguous, Route::Seen)?;
+        trail.identified(identity, receipt.head(), || who.tenant(identity));
+        let tenant = who.let_in(identity, receipt.ambiguous, route)?;
         let lane = {
             let head = receipt.head();
             self.shared
@@ -273,7 +279,8 @@ impl Proxy {
                 .counted_for(tenant)
         };
         if self.shared.batcher.observes() {
-            let answer = self.send_alone(receipt, &lane, trail).await;
+            // Boxed: most gateways merge.
+            let answer = Box::pin(self.send_alone(receipt, &lane, trail)).await;
             count(&lane, Route::Seen, &answer, trail);
             return answer;
         }
@@ -294,27 +301,6 @@ impl Proxy {
         };
         count(&lane, Route::Seen, &answer, trail);
         answer
-    }
-
-    /// Holds a call against the rules for its instance, before it costs
-    /// anybody a token or a place in a batch; tells in whose figures it counts.
-    fn let_in(
-        &self,
-        client: Client,
-        instance: Option<&str>,
-        ambiguous: bool,
-        route: Route,
-    ) -> Result<Arc<TenantSeries>, Denied> {
-        let tenants = self.shared.tenants.load();
-        let series = tenants.may_use(client, instance, ambiguous)?;
-        series.requests(route).inc();
-        Ok(Arc::clone(series))
-    }
-
-    /// Whose an instance is.
-    fn tenant_of(&self, identity: &Identity) -> Option<Arc<str>> {
-        let tenants = self.shared.tenants.load();
-        tenants.name_of(identity.instance.as_deref()?)
     }
 
     /// Bounds reading ahead. A body that dribbles in is passed on as it comes,
@@ -352,18 +338,18 @@ impl Proxy {
 
     /// Any other call: identified, admitted, sent once.
     async fn pass_through(
-        self,
-        mut head: Parts,
+        &self,
+        head: &mut Parts,
         mut body: ClientBody,
-        client: Client,
+        who: Who<'_>,
         route: Route,
         trail: &mut Trail,
     ) -> Result<Response<AnswerBody>, Error> {
-        let mut findings = Findings::of_head(&head);
-        if self.shared.tenants.load().is_strict() {
+        let mut findings = Findings::of_head(head);
+        if who.tenants.is_strict() {
             findings.look_on();
         }
-        if !body.is_empty() {
+        if !body.is_empty() && !findings.is_complete() {
             // Boxed: most calls have told all in their head.
             let look = identity::look::into_body(&mut findings, &head.headers, &mut body);
             self.in_time(Box::pin(look)).await?;
@@ -371,8 +357,8 @@ impl Proxy {
         let deadline = Instant::now() + self.shared.limiter.rules().max_wait;
         let ambiguous = findings.is_ambiguous();
         let identity = findings.identity();
-        trail.identified(&identity, &head, || self.tenant_of(&identity));
-        let tenant = self.let_in(client, identity.instance.as_deref(), ambiguous, route)?;
+        trail.identified(&identity, head, || who.tenant(&identity));
+        let tenant = who.let_in(&identity, ambiguous, route)?;
         let lane = self
             .shared
             .limiter
@@ -386,12 +372,41 @@ impl Proxy {
         let answer = match pass {
             Ok(pass) => {
                 let body = RequestBody::streamed(body);
-                self.send(&mut head, body, &lane, pass, route, trail).await
+                self.send(head, body, &lane, pass, route, trail).await
             }
             Err(refused) => Err(refused.into()),
         };
         count(&lane, route, &answer, trail);
         answer
+    }
+}
+
+/// Who calls, and the rules held against it. A reload leaves a call under
+/// those it began under.
+#[derive(Clone, Copy)]
+struct Who<'c> {
+    client: Client,
+    tenants: &'c Tenants,
+}
+
+impl Who<'_> {
+    /// Holds a call against the rules for its instance, before it costs
+    /// anybody a token or a place in a batch; tells in whose figures it counts.
+    fn let_in(
+        &self,
+        identity: &Identity,
+        ambiguous: bool,
+        route: Route,
+    ) -> Result<Arc<TenantSeries>, Denied> {
+        let instance = identity.instance.as_deref();
+        let series = self.tenants.may_use(self.client, instance, ambiguous)?;
+        series.requests(route).inc();
+        Ok(Arc::clone(series))
+    }
+
+    /// Whose an instance is.
+    fn tenant(&self, identity: &Identity) -> Option<Arc<str>> {
+        self.tenants.name_of(identity.instance.as_deref()?)
     }
 }
 

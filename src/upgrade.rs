@@ -6,17 +6,13 @@
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::drain::Drain;
+
 /// Joins both sides once both have switched protocols.
-pub(crate) fn bridge(
-    client: OnUpgrade,
-    upstream: OnUpgrade,
-    tasks: &TaskTracker,
-    draining: &CancellationToken,
-) {
-    let draining = draining.clone();
+pub(crate) fn bridge(client: OnUpgrade, upstream: OnUpgrade, tasks: &TaskTracker, drain: &Drain) {
+    let drain = drain.clone();
     tasks.spawn(async move {
         let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else {
             return;
@@ -25,7 +21,7 @@ pub(crate) fn bridge(
         tokio::select! {
             // An error here is one side going away, which ends the other too.
             _ = tokio::io::copy_bidirectional(&mut client, &mut upstream) => {}
-            () = draining.cancelled() => {
+            () = drain.begun() => {
                 drop(client.shutdown().await);
                 drop(upstream.shutdown().await);
             }

@@ -230,7 +230,7 @@ impl Sender<'_> {
             }
         };
         self.lane
-            .answered(&pass.permit, head.status, retry_after::of(&head.headers));
+            .answered(&pass.permit, head.status, retry_after::asked(&head));
         match body.collect(MAX_SHARED).await {
             Ok(Collected::Whole(body, trailers)) => Outcome::Whole(Arc::new(Shared {
                 head,

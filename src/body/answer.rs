@@ -48,7 +48,7 @@ pub(crate) struct Ending {
     route: Route,
     began: Instant,
     /// The connection the call came on, busy until then.
-    activity: Option<Arc<Activity>>,
+    activity: Arc<Activity>,
     /// What the access log will tell of the call.
     pub(crate) trail: Trail,
     /// Bytes of the body handed on.
@@ -62,14 +62,15 @@ impl Ending {
     pub(crate) fn new(
         metrics: Arc<Metrics>,
         route: Route,
-        activity: Option<Arc<Activity>>,
+        began: Instant,
+        activity: Arc<Activity>,
         trail: Trail,
     ) -> Self {
         metrics.in_flight.inc();
         Self {
             metrics,
             route,
-            began: Instant::now(),
+            began,
             activity,
             trail,
             bytes: 0,
@@ -81,14 +82,13 @@ impl Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         self.metrics.in_flight.dec();
-        let duration = self.began.elapsed();
+        let now = Instant::now();
+        let duration = now.saturating_duration_since(self.began);
         self.metrics
             .request_seconds(self.route)
             .observe(duration.as_secs_f64());
         self.trail.end(self.bytes, self.is_complete, duration);
-        if let Some(activity) = &self.activity {
-            activity.ended();
-        }
+        self.activity.ended(now);
     }
 }
 

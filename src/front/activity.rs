@@ -3,42 +3,44 @@
 //! Invariant: a connection has one timer, set anew only when its deadline
 //! moves closer; a request that comes and goes in time arms nothing.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::config;
 
-/// What a connection is doing.
+/// What a connection is doing. All on one thread but for calls that outlive
+/// their client, and no two fields must agree: relaxed atomics, no lock.
 #[derive(Debug)]
 pub(crate) struct Activity {
     header_timeout: Duration,
     idle_timeout: Duration,
     /// The longest a client may leave bytes of its answer unread.
     write_timeout: Duration,
-    state: Mutex<State>,
+    /// What moments are counted from.
+    born: Instant,
+    /// The phase in the two lowest bits, and since when it lasts.
+    state: AtomicU64,
+    /// Calls on this connection not yet answered in full.
+    calls: AtomicUsize,
+    http2: AtomicBool,
+    /// Since when the client has taken none of the bytes it was offered; zero
+    /// while it takes them.
+    stalled: AtomicU64,
 }
 
-#[derive(Debug)]
-struct State {
-    phase: Phase,
-    since: Instant,
-    /// Calls on this connection not yet answered in full.
-    calls: usize,
-    http2: bool,
-    /// Since when the client has taken none of the bytes it was offered.
-    stalled: Option<Instant>,
-}
+/// Below the phase's two bits there is room for 146 years of nanoseconds.
+const PHASE_BITS: u32 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// Between requests.
-    Idle,
+    Idle = 0,
     /// The first byte of a head is awaited, or its last.
-    Head,
+    Head = 1,
     /// Calls are being answered.
-    Busy,
+    Busy = 2,
 }
 
 /// What must become of a connection whose time is up.
@@ -52,107 +54,121 @@ pub(super) enum Overdue {
 
 impl Activity {
     pub(super) fn new(settings: &config::Server) -> Self {
+        let born = Instant::now();
         Self {
             header_timeout: settings.header_timeout,
             idle_timeout: settings.idle_timeout,
             write_timeout: settings.body_timeout,
-            state: Mutex::new(State {
-                phase: Phase::Head,
-                since: Instant::now(),
-                calls: 0,
-                http2: false,
-                stalled: None,
-            }),
+            born,
+            state: AtomicU64::new(Phase::Head as u64),
+            calls: AtomicUsize::new(0),
+            http2: AtomicBool::new(false),
+            stalled: AtomicU64::new(0),
         }
     }
 
     /// Bytes came from the client; `preface` if they begin HTTP/2.
     pub(super) fn received(&self, preface: bool) {
-        let mut state = self.lock();
-        state.http2 |= preface;
-        if state.phase == Phase::Idle && !state.http2 {
-            state.enter(Phase::Head);
+        if preface {
+            self.http2.store(true, Relaxed);
+        }
+        if self.phase().0 == Phase::Idle && !self.is_http2() {
+            self.enter(Phase::Head, Instant::now());
         }
     }
 
     /// The client took bytes, or would not.
     pub(super) fn sent(&self, progress: bool) {
-        let mut state = self.lock();
-        if progress {
-            state.stalled = None;
-        } else if state.stalled.is_none() {
-            state.stalled = Some(Instant::now());
+        let stalled = self.stalled.load(Relaxed) != 0;
+        if progress && stalled {
+            self.stalled.store(0, Relaxed);
+        } else if !progress && !stalled {
+            let since = self.nanos(Instant::now()).max(1);
+            self.stalled.store(since, Relaxed);
         }
     }
 
     /// A request's head is complete.
-    pub(super) fn began(&self) {
-        let mut state = self.lock();
-        state.calls += 1;
-        state.enter(Phase::Busy);
+    pub(super) fn began(&self, now: Instant) {
+        self.calls.fetch_add(1, Relaxed);
+        self.enter(Phase::Busy, now);
     }
 
     /// A call has been answered in full.
-    pub(crate) fn ended(&self) {
-        let mut state = self.lock();
-        state.calls = state.calls.saturating_sub(1);
-        if state.calls == 0 {
-            state.enter(Phase::Idle);
+    pub(crate) fn ended(&self, now: Instant) {
+        if self.calls.fetch_sub(1, Relaxed) == 1 {
+            self.enter(Phase::Idle, now);
         }
     }
 
     /// Calls not yet finished, those whose client has gone included.
     pub(crate) fn calls(&self) -> usize {
-        self.lock().calls
+        self.calls.load(Relaxed)
     }
 
     /// Whether calls are being answered.
     pub(super) fn is_busy(&self) -> bool {
-        self.lock().phase == Phase::Busy
+        self.phase().0 == Phase::Busy
     }
 
     /// Whether the client speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
-        self.lock().http2
+        self.http2.load(Relaxed)
     }
 
     /// When a connection that was asked to end at `asked` has had long enough:
     /// once nothing is being answered, or nobody reads the answers.
     pub(super) fn farewell(&self, asked: Instant, length: Duration) -> Option<Instant> {
-        let state = self.lock();
-        let stalled = state.stalled.map(|since| since + self.write_timeout);
-        let quiet = (state.phase != Phase::Busy).then(|| state.since.max(asked) + length);
-        stalled.into_iter().chain(quiet).min()
+        let (phase, since) = self.phase();
+        let quiet = (phase != Phase::Busy).then(|| since.max(asked) + length);
+        self.unread_until().into_iter().chain(quiet).min()
     }
 
     /// When the present state will have gone on for too long.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let state = self.lock();
-        let phase = match state.phase {
-            Phase::Idle => Some(state.since + self.idle_timeout),
-            Phase::Head => Some(state.since + self.header_timeout),
+        let (phase, since) = self.phase();
+        let phase = match phase {
+            Phase::Idle => Some(since + self.idle_timeout),
+            Phase::Head => Some(since + self.header_timeout),
             Phase::Busy => None,
         };
-        let stalled = state.stalled.map(|since| since + self.write_timeout);
-        phase.into_iter().chain(stalled).min()
+        self.unread_until().into_iter().chain(phase).min()
     }
 
     /// Whether it has, and what follows.
     pub(super) fn overdue(&self, now: Instant) -> Option<Overdue> {
         self.deadline().filter(|deadline| *deadline <= now)?;
-        let state = self.lock();
-        let idle = state.phase == Phase::Idle && state.stalled.is_none();
+        let idle = self.phase().0 == Phase::Idle && self.unread_until().is_none();
         Some(if idle { Overdue::Idle } else { Overdue::Stuck })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How long the client may still leave its answer unread.
+    fn unread_until(&self) -> Option<Instant> {
+        let since = self.stalled.load(Relaxed);
+        (since != 0).then(|| self.moment(since) + self.write_timeout)
     }
-}
 
-impl State {
-    fn enter(&mut self, phase: Phase) {
-        self.phase = phase;
-        self.since = Instant::now();
+    fn phase(&self) -> (Phase, Instant) {
+        let state = self.state.load(Relaxed);
+        let phase = match state & ((1 << PHASE_BITS) - 1) {
+            0 => Phase::Idle,
+            1 => Phase::Head,
+            _ => Phase::Busy,
+        };
+        (phase, self.moment(state >> PHASE_BITS))
+    }
+
+    fn enter(&self, phase: Phase, now: Instant) {
+        let state = self.nanos(now) << PHASE_BITS | phase as u64;
+        self.state.store(state, Relaxed);
+    }
+
+    fn nanos(&self, moment: Instant) -> u64 {
+        let nanos = moment.saturating_duration_since(self.born).as_nanos();
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
+
+    fn moment(&self, nanos: u64) -> Instant {
+        self.born + Duration::from_nanos(nanos)
     }
 }

@@ -3,13 +3,12 @@
 //! Invariant: hyper's `Incoming` is seen here and in the proxy's first lines
 //! only; errors of a connection end that connection and nothing else.
 
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -66,16 +65,22 @@ impl Front {
         let service = {
             let (proxy, activity) = (self.proxy.clone(), Arc::clone(&activity));
             service_fn(move |request| {
-                activity.began();
-                let (proxy, activity) = (proxy.clone(), Arc::clone(&activity));
-                async move { Ok::<_, Infallible>(proxy.handle(request, peer, Some(activity)).await) }
+                let now = Instant::now();
+                activity.began(now);
+                proxy
+                    .clone()
+                    .handle(request, peer, Arc::clone(&activity), now)
             })
         };
         let builder = builder(&self.common.settings);
         let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
         let mut timer = pin!(tokio::time::sleep_until(Instant::now() + FAR));
-        let mut drain = pin!(self.common.draining.cancelled());
+        let mut drain = pin!(self.common.drain.begun());
         let mut draining = false;
+        // Who is woken by the timer and the drain. Both are asked to wake once,
+        // not in every turn of a busy connection.
+        let mut waker: Option<Waker> = None;
+        let mut armed = false;
         // When it was asked to end.
         let mut ending: Option<Instant> = None;
         loop {
@@ -83,7 +88,14 @@ impl Front {
                 if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                     return Poll::Ready(Event::Ended(ended));
                 }
-                if !draining && drain.as_mut().poll(cx).is_ready() {
+                if !waker.as_ref().is_some_and(|it| it.will_wake(cx.waker())) {
+                    waker = Some(cx.waker().clone());
+                    armed = false;
+                    if !draining && drain.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Event::Drain);
+                    }
+                }
+                if !draining && self.common.drain.has_begun() {
                     return Poll::Ready(Event::Drain);
                 }
                 // After each turn of the connection its deadline may be closer.
@@ -93,7 +105,12 @@ impl Front {
                 };
                 if let Some(deadline) = deadline.filter(|deadline| *deadline < timer.deadline()) {
                     timer.as_mut().reset(deadline);
+                    armed = false;
                 }
+                if armed && !timer.is_elapsed() {
+                    return Poll::Pending;
+                }
+                armed = true;
                 timer.as_mut().poll(cx).map(|()| Event::Timer)
             });
             match event.await {
@@ -111,11 +128,13 @@ impl Front {
                         ending = Some(Instant::now());
                     } else {
                         timer.as_mut().reset(Instant::now() + LINGER);
+                        armed = false;
                     }
                 }
                 Event::Timer => {
                     let now = Instant::now();
                     timer.as_mut().reset(now + FAR);
+                    armed = false;
                     if let Some(asked) = ending {
                         if activity
                             .farewell(asked, FAREWELL)

@@ -38,7 +38,7 @@ impl Front {
             tokio::select! {
                 () = tokio::time::sleep(patience) => {}
                 () = async {
-                    self.common.draining.cancelled().await;
+                    self.common.drain.begun().await;
                     tokio::time::sleep(LINGER).await;
                 } => {}
             }

@@ -109,8 +109,9 @@ async fn greet(front: &Front, stream: TcpStream, peer: SocketAddr) {
         return front.serve_introduced(stream, peer).await;
     };
     let patience = front.common.settings.header_timeout;
-    match tokio::time::timeout(patience, tls.accept(stream)).await {
-        Ok(Ok(stream)) => front.serve_introduced(stream, peer).await,
+    match tokio::time::timeout(patience, Box::pin(tls.accept(stream))).await {
+        // Boxed, or a connection without TLS would carry the room for it, too.
+        Ok(Ok(stream)) => Box::pin(front.serve_introduced(stream, peer)).await,
         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => tracing::debug!("TLS handshake took too long"),
     }

@@ -42,7 +42,7 @@ impl Limiter {
             Err(refused) => return would_refuse(lane, refused, 1),
         };
         let (lane, metrics) = (lane.clone(), Arc::clone(&self.metrics));
-        let rules = self.rules();
+        let rules = self.rules.load_full();
         // Not one of the tasks that a drain waits for.
         tokio::spawn(async move {
             match tokio::time::timeout_at(deadline + TICK, ticket).await {

@@ -69,9 +69,9 @@ impl Proxy {
             body,
             upgrade,
         } = answer;
-        lane.answered(&pass.permit, head.status, retry_after::of(&head.headers));
+        lane.answered(&pass.permit, head.status, retry_after::asked(&head));
         if let (Some(upstream), Some(client)) = (upgrade, client_upgrade) {
-            upgrade::bridge(client, upstream, &self.shared.tasks, &self.shared.draining);
+            upgrade::bridge(client, upstream, &self.shared.tasks, &self.shared.drain);
         }
         let mut answer = Response::from_parts(head, AnswerBody::streamed(body));
         self.annotate(&mut answer, lane, &pass, began);
