@@ -23,7 +23,7 @@
 //! - `batch`: windows, verdicts, splits; `limit`: buckets and queues
 //! - `upstream`: connections to the upstream, one call sent at most once
 //! - [`metrics`], `admin`, `access_log`, [`telemetry`]: what operators see
-//! - [`config`], [`cli`], [`shutdown`], [`systemd`]: how the program is steered
+//! - [`config`], [`cli`], [`shutdown`], `drain`, [`systemd`]: how the program is steered
 //! - [`estimate`]: what the gateway would do to the traffic of an access log
 //! - [`sandbox`]: a local stand-in for api.wawp.net; [`demo`]: it, the gateway and apps together
 
