@@ -11,6 +11,7 @@ use super::{INSTANCES, names};
 use crate::Result;
 use crate::load::{Crew, Requests};
 use crate::peers::{Peer, Place, Tuning};
+use crate::process::Process;
 use crate::settings::Settings;
 use crate::table::Table;
 
@@ -29,12 +30,7 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
     for _ in 0..settings.rounds.min(ROUNDS) {
         for peer in Peer::ALL {
             let mut add = |name: &str, value| table.add(name, peer.name(), value);
-            let process = peer.start(place, &Tuning::default()).await?;
-            Crew::open(process.address, 1)
-                .await?
-                .each(&requests, 1)
-                .await?;
-            let rest = process.memory()?;
+            let (process, rest) = at_rest(peer, place, &requests).await?;
             add("at rest, MiB", rest / 1024.0 / 1024.0);
 
             let mut crew = Crew::open(process.address, IDLE).await?;
@@ -50,12 +46,7 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
             drop(crew);
             drop(process);
 
-            let process = peer.start(place, &Tuning::default()).await?;
-            Crew::open(process.address, 1)
-                .await?
-                .each(&requests, 1)
-                .await?;
-            let rest = process.memory()?;
+            let (process, rest) = at_rest(peer, place, &requests).await?;
             let mut crew = Crew::open(process.address, ACTIVE).await?;
             place.upstream.hold(true);
             let expected = place.upstream.calls() + ACTIVE as u64;
@@ -82,4 +73,14 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
         }
     }
     Ok(table)
+}
+
+/// A proxy that has made one call, and what it holds then.
+async fn at_rest(peer: Peer, place: &Place, requests: &Requests) -> Result<(Process, f64)> {
+    let process = peer.start(place, &Tuning::default()).await?;
+    let mut crew = Crew::open(process.address, 1).await?;
+    crew.each(requests, 1).await?;
+    drop(crew);
+    let rest = process.memory()?;
+    Ok((process, rest))
 }
