@@ -187,8 +187,8 @@ impl Batcher {
     /// A batch opened now could not get a token in time.
     pub(crate) fn join(
         self: &Arc<Self>,
-        receipt: Receipt,
-        lane: Lane,
+        receipt: Box<Receipt>,
+        lane: &Lane,
         upstream: &Arc<Upstream>,
     ) -> Result<oneshot::Receiver<Told>, Refused> {
         let now = Instant::now();
@@ -197,7 +197,7 @@ impl Batcher {
         let deadline = now + rules.max_wait;
         let observes = rules.observes;
         if observes {
-            self.haunt(&receipt, &lane);
+            self.haunt(&receipt, lane);
         }
         let (answer, told) = oneshot::channel();
         let caps = Caps::of(&settings);
@@ -213,7 +213,7 @@ impl Batcher {
         let open = |caller: Caller| {
             if !observes {
                 self.limiter
-                    .check(&lane, Kind::Receipt { opened: now }, deadline)?;
+                    .check(lane, Kind::Receipt { opened: now }, deadline)?;
             }
             Ok(Arc::new(Batch::open(caller, now, caps)))
         };
@@ -234,7 +234,7 @@ impl Batcher {
                 settings.window
             };
             let batcher = Arc::clone(self);
-            let upstream = Arc::clone(upstream);
+            let (lane, upstream) = (lane.clone(), Arc::clone(upstream));
             self.tasks
                 .spawn(async move { batcher.live(batch, lane, upstream, window).await });
         }

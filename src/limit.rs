@@ -209,8 +209,8 @@ impl Limiter {
         let asked = Instant::now();
         // The promise made on joining can be outrun by receipts that grew too
         // old to yield: then the deadline has the last word. A token due at
-        // that very moment still counts.
-        let permit = tokio::time::timeout_at(deadline + TICK, ticket)
+        // that very moment still counts. Boxed: most calls find a token.
+        let permit = Box::pin(tokio::time::timeout_at(deadline + TICK, ticket))
             .await
             .map_err(|_| self.too_late(lane))?;
         Ok(self.passed(permit, Some(asked.elapsed()), route))

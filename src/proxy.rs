@@ -20,6 +20,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -31,7 +32,7 @@ use crate::drain::Drain;
 use crate::front::Activity;
 use crate::hop;
 use crate::identity::{self, Findings, Identity};
-use crate::limit::{Kind, Lane, Limiter};
+use crate::limit::{Kind, Lane, Limiter, Refused};
 use crate::metrics::{Failure, Metrics, Route, TenantSeries};
 use crate::receipt::Receipt;
 use crate::tenant::key::{Keyring, Opened};
@@ -116,13 +117,17 @@ impl Proxy {
     }
 
     /// Never fails: failures are answers too.
-    async fn answer(
+    ///
+    /// Here and below: what an async function is given by value, its future
+    /// holds twice (once as given, once as used). So large things are given by
+    /// reference, and what needs no waiting happens in plain functions.
+    fn answer(
         self,
         request: Request<Incoming>,
         peer: Option<IpAddr>,
         activity: Arc<Activity>,
         now: Instant,
-    ) -> Result<Response<AnswerBody>, Infallible> {
+    ) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> + Send {
         let shared = &*self.shared;
         let (mut head, incoming) = request.into_parts();
         let route = if shared.batcher.is_receipt_path(head.uri.path()) {
@@ -140,10 +145,25 @@ impl Proxy {
         let mut ending = Ending::new(metrics, route, now, activity, trail);
         let version = head.version;
         let is_head = head.method == Method::HEAD;
-        let trail = &mut ending.trail;
-        let answer = self
-            .call(&mut head, body, peer, route, crowded, trail)
-            .await;
+        async move {
+            let trail = &mut ending.trail;
+            let answer = self
+                .call(&mut head, &mut body, peer, route, crowded, trail)
+                .await;
+            Ok(self.end(answer, version, is_head, ending))
+        }
+    }
+
+    /// What the client is told, whatever came of its call.
+    fn end(
+        &self,
+        answer: Result<Response<AnswerBody>, Error>,
+        version: Version,
+        is_head: bool,
+        mut ending: Ending,
+    ) -> Response<AnswerBody> {
+        let shared = &*self.shared;
+        let (trail, route) = (&mut ending.trail, ending.route);
         let error = answer.as_ref().err().map(Error::code);
         let mut answer = answer.unwrap_or_else(|error| error.answer());
         trail.answered(answer.status(), error);
@@ -167,13 +187,13 @@ impl Proxy {
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let is_unread = is_head || has_no_body(answer.status());
-        Ok(answer.map(|body| body.until_end(ending, is_unread)))
+        answer.map(|body| body.until_end(ending, is_unread))
     }
 
     async fn call(
         &self,
         head: &mut Parts,
-        mut body: ClientBody,
+        body: &mut ClientBody,
         peer: Option<IpAddr>,
         route: Route,
         crowded: bool,
@@ -201,7 +221,7 @@ impl Proxy {
         }
         let opened = if self.shared.keyring.load().is_some() {
             // Boxed: most gateways have no tenant with a key.
-            Box::pin(self.unlock(head, &mut body, client)).await?
+            Box::pin(self.unlock(head, body, client)).await?
         } else {
             None
         };
@@ -210,12 +230,13 @@ impl Proxy {
             tenants: &tenants,
         };
         let receipt = if route == Route::Seen && may_be_receipt(head) {
-            self.understand(head, &mut body).await?
+            self.understand(head, body).await?
         } else {
             None
         };
-        let mut answer = match receipt {
-            Some(receipt) => self.receive(receipt, who, trail).await,
+        let mut answer = match receipt.map(|receipt| self.join(receipt, who, trail)) {
+            Some(Ok(joined)) => self.receive(joined, trail).await,
+            Some(Err(denied)) => Err(denied.into()),
             None => self.pass_through(head, body, who, route, trail).await,
         };
         if let (Some(opened), Ok(answer)) = (opened, &mut answer) {
@@ -249,47 +270,52 @@ impl Proxy {
         &self,
         head: &mut Parts,
         body: &mut ClientBody,
-    ) -> Result<Option<Receipt>, Error> {
+    ) -> Result<Option<Box<Receipt>>, Error> {
         let Some(whole) = self.in_time(body.whole()).await?.flatten() else {
             return Ok(None);
         };
         let taken = std::mem::replace(head, Request::new(()).into_parts().0);
-        Ok(Receipt::read(taken, whole)
-            .map_err(|untouched| *head = *untouched)
-            .ok())
+        let read = Receipt::read(taken, whole).map(Box::new);
+        Ok(read.map_err(|untouched| *head = *untouched).ok())
     }
 
     /// A read receipt: it joins a batch.
-    async fn receive(
+    fn join(
         &self,
-        receipt: Receipt,
+        receipt: Box<Receipt>,
         who: Who<'_>,
         trail: &mut Trail,
-    ) -> Result<Response<AnswerBody>, Error> {
+    ) -> Result<Joined, Denied> {
         let route = Route::Seen;
+        let Shared {
+            limiter, batcher, ..
+        } = &*self.shared;
         trail.receipt(&receipt);
         let identity = &receipt.identity;
         trail.identified(identity, receipt.head(), || who.tenant(identity));
         let tenant = who.let_in(identity, receipt.ambiguous, route)?;
-        let lane = {
-            let head = receipt.head();
-            self.shared
-                .limiter
-                .lane(&head.method, head.uri.path(), &receipt.identity)
-                .counted_for(tenant)
+        let head = receipt.head();
+        let lane = limiter
+            .lane(&head.method, head.uri.path(), identity)
+            .counted_for(tenant);
+        let place = if batcher.observes() {
+            Place::Alone(receipt)
+        } else {
+            Place::Batch(batcher.join(receipt, &lane, &self.upstream))
         };
-        if self.shared.batcher.observes() {
+        Ok(Joined { place, lane })
+    }
+
+    /// Waits for what a receipt's batch is told.
+    async fn receive(
+        &self,
+        Joined { place, lane }: Joined,
+        trail: &mut Trail,
+    ) -> Result<Response<AnswerBody>, Error> {
+        let answer = match place {
             // Boxed: most gateways merge.
-            let answer = Box::pin(self.send_alone(receipt, &lane, trail)).await;
-            count(&lane, Route::Seen, &answer, trail);
-            return answer;
-        }
-        let told = self
-            .shared
-            .batcher
-            .join(receipt, lane.clone(), &self.upstream);
-        let answer = match told {
-            Ok(told) => match told.await {
+            Place::Alone(receipt) => Box::pin(self.send_alone(*receipt, &lane, trail)).await,
+            Place::Batch(Ok(told)) => match told.await {
                 Ok(told) => {
                     trail.timing(&told.timing);
                     self.tell(told, &lane)
@@ -297,7 +323,7 @@ impl Proxy {
                 // The batch's task was cut off: the gateway is being ended.
                 Err(_) => Err(Error::Upstream(crate::upstream::Failure::BrokeOff)),
             },
-            Err(refused) => Err(refused.into()),
+            Place::Batch(Err(refused)) => Err(refused.into()),
         };
         count(&lane, Route::Seen, &answer, trail);
         answer
@@ -340,7 +366,7 @@ impl Proxy {
     async fn pass_through(
         &self,
         head: &mut Parts,
-        mut body: ClientBody,
+        body: &mut ClientBody,
         who: Who<'_>,
         route: Route,
         trail: &mut Trail,
@@ -351,27 +377,15 @@ impl Proxy {
         }
         if !body.is_empty() && !findings.is_complete() {
             // Boxed: most calls have told all in their head.
-            let look = identity::look::into_body(&mut findings, &head.headers, &mut body);
+            let look = identity::look::into_body(&mut findings, &head.headers, body);
             self.in_time(Box::pin(look)).await?;
         }
-        let deadline = Instant::now() + self.shared.limiter.rules().max_wait;
-        let ambiguous = findings.is_ambiguous();
-        let identity = findings.identity();
-        trail.identified(&identity, head, || who.tenant(&identity));
-        let tenant = who.let_in(&identity, ambiguous, route)?;
-        let lane = self
-            .shared
-            .limiter
-            .lane(&head.method, head.uri.path(), &identity)
-            .counted_for(tenant);
-        let pass = self
-            .shared
-            .limiter
-            .pass(&lane, Kind::Call, deadline, route)
-            .await;
-        let answer = match pass {
+        let limiter = &self.shared.limiter;
+        let deadline = Instant::now() + limiter.rules().max_wait;
+        let lane = self.lane(findings, head, who, route, trail)?;
+        let answer = match limiter.pass(&lane, Kind::Call, deadline, route).await {
             Ok(pass) => {
-                let body = RequestBody::streamed(body);
+                let body = RequestBody::streamed(body.take());
                 self.send(head, body, &lane, pass, route, trail).await
             }
             Err(refused) => Err(refused.into()),
@@ -379,6 +393,39 @@ impl Proxy {
         count(&lane, route, &answer, trail);
         answer
     }
+
+    /// The lane of a call of which all is known that will be.
+    fn lane(
+        &self,
+        findings: Findings,
+        head: &Parts,
+        who: Who<'_>,
+        route: Route,
+        trail: &mut Trail,
+    ) -> Result<Lane, Denied> {
+        let ambiguous = findings.is_ambiguous();
+        let identity = findings.identity();
+        trail.identified(&identity, head, || who.tenant(&identity));
+        let tenant = who.let_in(&identity, ambiguous, route)?;
+        let lane = self
+            .shared
+            .limiter
+            .lane(&head.method, head.uri.path(), &identity);
+        Ok(lane.counted_for(tenant))
+    }
+}
+
+/// A receipt's place, and the lane in which its call travels.
+struct Joined {
+    place: Place,
+    lane: Lane,
+}
+
+/// Where a receipt is to be told.
+enum Place {
+    Batch(Result<oneshot::Receiver<Told>, Refused>),
+    /// Merging is only observed: it goes out by itself.
+    Alone(Box<Receipt>),
 }
 
 /// Who calls, and the rules held against it. A reload leaves a call under

@@ -114,13 +114,15 @@ impl Upstream {
         }
     }
 
-    /// Sends one request and waits for the head of its answer.
+    /// Sends one request and waits for the head of its answer. The request is
+    /// taken out of its place: so the futures from here to the connection need
+    /// no room for it.
     ///
     /// # Errors
     /// No answer came; [`Failure`] tells whether the request may have arrived.
     pub(crate) async fn call(
         &self,
-        request: Request<RequestBody>,
+        request: &mut Request<RequestBody>,
         route: Route,
     ) -> Result<Answer, Failure> {
         let began = Instant::now();
@@ -156,7 +158,7 @@ impl Upstream {
 
     async fn exchange(
         &self,
-        mut request: Request<RequestBody>,
+        request: &mut Request<RequestBody>,
         began: Instant,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         let upgrade = hop::has(request.headers(), "upgrade");
@@ -177,14 +179,14 @@ impl Upstream {
                     made
                 }
             };
-            self.address(&mut request, connection.is_h2());
+            self.address(request, connection.is_h2());
             match connection.send(request, &patience).await {
                 None => return Err(Failure::Timeout),
                 Some(Ok(response)) => {
                     return Ok((response, Lease::new(connection, &self.pool)));
                 }
                 Some(Err(Unsent::Untouched(returned))) if reused || fresh_tries < FRESH_TRIES => {
-                    request = *returned;
+                    *request = *returned;
                 }
                 Some(Err(Unsent::Untouched(_))) => {
                     return Err(Failure::Unreachable(Unreachable::ClosedAtOnce));

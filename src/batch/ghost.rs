@@ -127,7 +127,7 @@ impl Batcher {
             Ok(())
         };
         self.ghosts.forget(&batch);
-        let ghosts = batch.seal();
+        let (ghosts, _) = batch.seal();
         match passed {
             Err(refused) => refuse(ghosts, refused),
             // What is merged in earnest is counted when it is.

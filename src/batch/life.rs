@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::open::{Batch, Caller, Member};
-use super::settle::Sender;
+use super::settle::{Group, Sender};
 use super::{Batcher, Timing, Told, Untold};
 use crate::limit::{Admission, Kind, Lane, Permit, Refused};
 use crate::metrics::Route;
@@ -35,7 +35,7 @@ impl Batcher {
                 .map(|(permit, waited)| self.limiter.passed(permit, waited, Route::Seen))
         };
         self.table.forget(&batch);
-        let callers = batch.seal();
+        let (callers, ids) = batch.seal();
         self.metrics.batches_open.dec();
         let sealed = Instant::now();
         match granted {
@@ -53,7 +53,7 @@ impl Batcher {
                     due,
                     sealed,
                 };
-                sender.settle(callers, pass).await;
+                sender.settle(Group { callers, ids }, pass).await;
             }
         }
     }

@@ -49,7 +49,7 @@ pub(crate) trait Member {
 /// Somebody who waits for a verdict.
 #[derive(Debug)]
 pub(super) struct Caller {
-    pub(super) receipt: Receipt,
+    pub(super) receipt: Box<Receipt>,
     pub(super) arrived: Instant,
     /// The last attempt must begin before this moment.
     pub(super) deadline: Instant,
@@ -168,12 +168,7 @@ impl<M: Member> Batch<M> {
         if !state.open {
             return Some(caller);
         }
-        // A list may name an id twice; counting it twice only closes early.
-        let fresh = || caller.ids().iter().filter(|id| !state.ids.contains(*id));
-        let ids = state.ids.len() + fresh().count();
-        let bytes = state.bytes + fresh().map(|id| caller.cost(id)).sum::<usize>();
-        let room = state.room.min(caller.room());
-        if ids > self.caps.ids || bytes > room {
+        if !state.has_room_for(&caller, self.caps) {
             self.shut(&mut state);
             return Some(caller);
         }
@@ -184,11 +179,13 @@ impl<M: Member> Batch<M> {
         None
     }
 
-    /// Takes no more callers, and hands over those it has.
-    pub(crate) fn seal(&self) -> Vec<M> {
+    /// Takes no more callers, and hands over those it has, with the union of
+    /// their ids.
+    pub(crate) fn seal(&self) -> (Vec<M>, IndexSet<M::Id>) {
         let mut state = self.lock();
         self.shut(&mut state);
-        Vec::from(std::mem::take(&mut state.callers))
+        let callers = Vec::from(std::mem::take(&mut state.callers));
+        (callers, std::mem::take(&mut state.ids))
     }
 
     /// The earliest deadline among the callers.
@@ -242,6 +239,23 @@ impl<M: Member> State<M> {
         // Whoever will be first: its request is the one that carries the ids.
         self.room = self.room.min(caller.room());
         self.callers.push_back(caller);
+    }
+
+    fn has_room_for(&self, caller: &M, caps: Caps) -> bool {
+        let room = self.room.min(caller.room());
+        let fits = |fresh: &mut dyn Iterator<Item = &M::Id>| {
+            let (mut ids, mut bytes) = (self.ids.len(), self.bytes);
+            for id in fresh {
+                ids += 1;
+                bytes += caller.cost(id);
+            }
+            ids <= caps.ids && bytes <= room
+        };
+        // As if all its ids were new: nearly always true, and nothing to hash.
+        let mut ids = caller.ids().iter();
+        // A list may name an id twice; counting it twice only closes early.
+        let mut fresh = ids.clone().filter(|id| !self.ids.contains(*id));
+        fits(&mut ids) || fits(&mut fresh)
     }
 
     fn is_full(&self, caps: Caps) -> bool {

@@ -21,6 +21,7 @@ use super::{Batcher, Given, Shared, Timing, Untold};
 use crate::body::{AnswerBody, RequestBody};
 use crate::limit::{Admission, Kind, Lane, Pass, Refused};
 use crate::metrics::Route;
+use crate::receipt::MessageId;
 use crate::retry_after;
 use crate::upstream::{Answer, Collected, Failure, Upstream};
 
@@ -55,6 +56,14 @@ enum Outcome {
     Failed(Failure),
 }
 
+/// Callers that share a call.
+pub(super) struct Group {
+    /// In order of arrival, so in order of deadline too.
+    pub(super) callers: Vec<Caller>,
+    /// The union of their ids, in the order they were first seen.
+    pub(super) ids: IndexSet<MessageId>,
+}
+
 /// Who and what shared a call.
 #[derive(Clone, Copy)]
 struct Load {
@@ -71,12 +80,12 @@ struct Tally {
 
 impl Sender<'_> {
     /// Sends a batch, already paid for, and tells everybody in it.
-    pub(super) async fn settle(&self, callers: Vec<Caller>, pass: Pass) {
-        let load = Load::of(&callers);
+    pub(super) async fn settle(&self, group: Group, pass: Pass) {
+        let load = group.load();
         let metrics = &self.batcher.metrics;
         metrics.batch_callers.observe(load.callers as f64);
         metrics.batch_ids.observe(load.ids as f64);
-        let tally = self.settle_group(callers, pass).await;
+        let tally = self.settle_group(group, pass).await;
         self.batcher.count_saved(tally.told, tally.calls);
     }
 
@@ -84,15 +93,15 @@ impl Sender<'_> {
     /// the failure, both halves are sent, each paying for itself.
     fn settle_group(
         &self,
-        mut group: Vec<Caller>,
+        mut group: Group,
         pass: Pass,
     ) -> Pin<Box<dyn Future<Output = Tally> + Send + '_>> {
         Box::pin(async move {
             let mut tally = Tally::default();
             let (outcome, load) = self.deliver(&mut group, pass, &mut tally).await;
-            if group.len() > 1 && outcome.blames_somebody() {
+            if group.callers.len() > 1 && outcome.blames_somebody() {
                 self.batcher.metrics.splits.inc();
-                let other = group.split_off(group.len() / 2);
+                let other = group.split_off_half();
                 let halves = tokio::join!(self.pay_and_settle(group), self.pay_and_settle(other));
                 for half in [halves.0, halves.1] {
                     tally.told += half.told;
@@ -100,25 +109,25 @@ impl Sender<'_> {
                 }
                 return tally;
             }
-            if let ([alone], true) = (&*group, outcome.blames_somebody()) {
+            if let ([alone], true) = (&*group.callers, outcome.blames_somebody()) {
                 let length = self.batcher.settings.load().quarantine;
                 self.batcher
                     .quarantine
                     .add(&alone.receipt, Instant::now(), length);
             }
-            tally.count(group.len(), &outcome);
-            self.tell(group, outcome, load);
+            tally.count(group.callers.len(), &outcome);
+            self.tell(group.callers, outcome, load);
             tally
         })
     }
 
     /// Waits for another token, then sends.
-    async fn pay_and_settle(&self, mut group: Vec<Caller>) -> Tally {
+    async fn pay_and_settle(&self, mut group: Group) -> Tally {
         let mut tally = Tally::default();
         match self.pay(&mut group, None, &mut tally).await {
             Ok(pass) => self.settle_group(group, pass).await,
             Err(refused) => {
-                refuse(group, refused);
+                refuse(group.callers, refused);
                 tally
             }
         }
@@ -129,7 +138,7 @@ impl Sender<'_> {
     /// told is the `last` verdict, where there is one already.
     async fn pay(
         &self,
-        group: &mut Vec<Caller>,
+        group: &mut Group,
         last: Option<(&Outcome, Load)>,
         tally: &mut Tally,
     ) -> Result<Pass, Refused> {
@@ -143,7 +152,7 @@ impl Sender<'_> {
         };
         let mut ticket = None;
         loop {
-            let late = take_late(group, Instant::now());
+            let late = group.take_late(Instant::now());
             match last.and_then(|(outcome, load)| Some((outcome.share()?, load))) {
                 _ if late.is_empty() => {}
                 Some((outcome, load)) => {
@@ -153,7 +162,7 @@ impl Sender<'_> {
                 None => refuse(late, limiter.too_late(self.lane)),
             }
             // In order of arrival, so in order of deadline.
-            let (Some(first), Some(latest)) = (group.first(), group.last()) else {
+            let (Some(first), Some(latest)) = (group.callers.first(), group.callers.last()) else {
                 return Err(limiter.too_late(self.lane));
             };
             let ticket = match &mut ticket {
@@ -176,13 +185,13 @@ impl Sender<'_> {
     /// told what came of the last attempt; the others stay in the group.
     async fn deliver(
         &self,
-        group: &mut Vec<Caller>,
+        group: &mut Group,
         mut pass: Pass,
         tally: &mut Tally,
     ) -> (Outcome, Load) {
         let mut backoff = backoff();
         loop {
-            let load = Load::of(group);
+            let load = group.load();
             self.batcher.budget.deposit();
             tally.calls += 1;
             let outcome = self.attempt(group, pass).await;
@@ -200,11 +209,13 @@ impl Sender<'_> {
             };
             let next = pause.as_ref().map_or_else(Instant::now, Sleep::deadline);
             let has_time = |caller: &Caller| caller.deadline > next;
-            if !group.iter().any(has_time) || (pause.is_some() && !self.batcher.budget.withdraw()) {
+            if !group.callers.iter().any(has_time)
+                || (pause.is_some() && !self.batcher.budget.withdraw())
+            {
                 return (outcome, load);
             }
             if let Some(outcome) = outcome.share() {
-                let late = take_late(group, next);
+                let late = group.take_late(next);
                 tally.count(late.len(), &outcome);
                 self.tell(late, outcome, load);
             }
@@ -220,9 +231,10 @@ impl Sender<'_> {
     }
 
     /// One call. A lone caller's is its own request, unchanged.
-    async fn attempt(&self, group: &[Caller], pass: Pass) -> Outcome {
-        let Answer { head, body, .. } = match self.upstream.call(compose(group), Route::Seen).await
-        {
+    async fn attempt(&self, group: &Group, pass: Pass) -> Outcome {
+        let mut request = group.request();
+        let answer = self.upstream.call(&mut request, Route::Seen).await;
+        let Answer { head, body, .. } = match answer {
             Ok(answer) => answer,
             Err(failure) => {
                 self.lane.unanswered(&pass.permit);
@@ -238,7 +250,7 @@ impl Sender<'_> {
                 trailers,
                 remaining: pass.permit.remaining,
             })),
-            Ok(Collected::Longer(held, rest)) if group.len() == 1 => {
+            Ok(Collected::Longer(held, rest)) if group.callers.len() == 1 => {
                 let body = AnswerBody::resumed(held, rest);
                 Outcome::Long(Box::new(Response::from_parts(head, body)))
             }
@@ -247,7 +259,7 @@ impl Sender<'_> {
         }
     }
 
-    fn tell(&self, group: Vec<Caller>, outcome: Outcome, load: Load) {
+    fn tell(&self, callers: Vec<Caller>, outcome: Outcome, load: Load) {
         let upstream = self.sealed.elapsed();
         let timing = |caller: &Caller| Timing {
             window: self.due.saturating_duration_since(caller.arrived),
@@ -263,11 +275,11 @@ impl Sender<'_> {
             Outcome::Long(answer) => Ok(Given::Own(answer)),
             Outcome::Failed(failure) => Err(Untold::Failed(failure)),
         };
-        let mut group = group.into_iter();
+        let mut callers = callers.into_iter();
         // All but the last are given a share; what cannot be shared has one
         // caller, which is the last.
-        let last = group.next_back();
-        for caller in group {
+        let last = callers.next_back();
+        for caller in callers {
             let timing = timing(&caller);
             let share = outcome.share().unwrap_or(Outcome::Failed(Failure::TooLong));
             caller.tell(verdict(share), timing);
@@ -321,17 +333,48 @@ impl Outcome {
     }
 }
 
-fn compose(group: &[Caller]) -> Request<RequestBody> {
-    match group {
-        [alone] => alone.receipt.own_request(),
-        [first, ..] => {
-            let ids: IndexSet<_> = group
-                .iter()
-                .flat_map(|caller| &caller.receipt.ids)
-                .collect();
-            first.receipt.merged_request(ids.into_iter())
+impl Group {
+    fn of(callers: Vec<Caller>) -> Self {
+        let ids = callers.iter().flat_map(|caller| &caller.receipt.ids);
+        Self {
+            ids: ids.cloned().collect(),
+            callers,
         }
-        [] => unreachable!("a group without callers is never sent"),
+    }
+
+    fn load(&self) -> Load {
+        Load {
+            callers: self.callers.len(),
+            ids: self.ids.len(),
+        }
+    }
+
+    /// The one request for all of them. A lone caller's is its own, unchanged.
+    fn request(&self) -> Request<RequestBody> {
+        match &*self.callers {
+            [alone] => alone.receipt.own_request(),
+            [first, ..] => first.receipt.merged_request(self.ids.iter()),
+            [] => unreachable!("a group without callers is never sent"),
+        }
+    }
+
+    /// Takes out the later half.
+    fn split_off_half(&mut self) -> Self {
+        let later = self.callers.split_off(self.callers.len() / 2);
+        *self = Self::of(std::mem::take(&mut self.callers));
+        Self::of(later)
+    }
+
+    /// Takes out those who have no time left at `then`.
+    fn take_late(&mut self, then: Instant) -> Vec<Caller> {
+        let late: Vec<_> = self
+            .callers
+            .extract_if(.., |caller| caller.deadline <= then)
+            .collect();
+        if !late.is_empty() {
+            *self = Self::of(std::mem::take(&mut self.callers));
+        }
+        late
     }
 }
 
@@ -340,23 +383,6 @@ impl Tally {
         // A caller that got no answer was saved nothing.
         if !matches!(outcome, Outcome::Failed(_)) {
             self.told += callers as u64;
-        }
-    }
-}
-
-/// Takes out of a group those who have no time left at `then`.
-fn take_late(group: &mut Vec<Caller>, then: Instant) -> Vec<Caller> {
-    group
-        .extract_if(.., |caller| caller.deadline <= then)
-        .collect()
-}
-
-impl Load {
-    fn of(group: &[Caller]) -> Self {
-        let ids = group.iter().flat_map(|caller| &caller.receipt.ids);
-        Self {
-            callers: group.len(),
-            ids: ids.collect::<IndexSet<_>>().len(),
         }
     }
 }

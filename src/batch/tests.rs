@@ -108,7 +108,7 @@ impl World {
             self.limiter
                 .lane(&head.method, head.uri.path(), &receipt.identity)
         };
-        self.batcher.join(receipt, lane, &self.upstream)
+        self.batcher.join(Box::new(receipt), &lane, &self.upstream)
     }
 
     /// Sends a receipt, and listens for the verdict from now on.

@@ -45,7 +45,7 @@ enum Kind {
 #[derive(Debug)]
 pub(crate) struct Ending {
     metrics: Arc<Metrics>,
-    route: Route,
+    pub(crate) route: Route,
     began: Instant,
     /// The connection the call came on, busy until then.
     activity: Arc<Activity>,

@@ -26,7 +26,8 @@ const PIECE_COST: usize = 64;
 /// A request body as it comes from the client, streamed.
 #[derive(Debug)]
 pub(crate) struct ClientBody {
-    incoming: Incoming,
+    /// `None` where it was taken.
+    incoming: Option<Incoming>,
     /// Read ahead, not yet handed on.
     held: VecDeque<Frame<Bytes>>,
     held_bytes: usize,
@@ -46,7 +47,7 @@ impl ClientBody {
     pub(crate) fn new(incoming: Incoming, patience: Duration) -> Self {
         let complete = incoming.is_end_stream();
         Self {
-            incoming,
+            incoming: Some(incoming),
             held: VecDeque::new(),
             held_bytes: 0,
             held_cost: 0,
@@ -60,6 +61,21 @@ impl ClientBody {
     /// Has the bytes counted that come from now on.
     pub(crate) fn count(&mut self, bytes: Option<RequestBytes>) {
         self.bytes = bytes;
+    }
+
+    /// The body, leaving none in its place.
+    pub(crate) fn take(&mut self) -> Self {
+        let rest = Self {
+            incoming: None,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            held_cost: 0,
+            complete: true,
+            patience: self.patience,
+            bytes: None,
+            silence: None,
+        };
+        std::mem::replace(self, rest)
     }
 
     /// True when the request has no body at all.
@@ -148,16 +164,16 @@ impl ClientBody {
     }
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        if self.complete {
+        let (Some(incoming), false) = (&mut self.incoming, self.complete) else {
             return Poll::Ready(None);
-        }
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        };
+        match Pin::new(&mut *incoming).poll_frame(cx) {
             Poll::Ready(frame) => {
                 self.silence = None;
                 if let (Some(bytes), Some(Ok(frame))) = (&self.bytes, &frame) {
                     bytes.add(frame.data_ref().map_or(0, Bytes::len));
                 }
-                if frame.is_none() || self.incoming.is_end_stream() {
+                if frame.is_none() || incoming.is_end_stream() {
                     self.complete = true;
                 }
                 // hyper's error may name the request; ours says what happened.

@@ -26,8 +26,9 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 pub(crate) enum RequestBody {
     /// Held in full; `None` once handed over, or where there is none.
     Whole(Option<Bytes>),
-    /// Streamed from the client.
-    Streamed(Streamed),
+    /// Streamed from the client. Boxed: a request is moved a dozen times on its
+    /// way to the wire.
+    Streamed(Box<Streamed>),
 }
 
 /// A body on its way from a client to the upstream.
@@ -41,35 +42,38 @@ pub(crate) struct Streamed {
 /// for a silent upstream; and why none came after it, which hyper forgets when
 /// it speaks HTTP/2.
 #[derive(Clone, Debug)]
-pub(crate) struct Progress {
+pub(crate) struct Progress(Arc<Steps>);
+
+#[derive(Debug)]
+struct Steps {
     began: Instant,
     /// Microseconds after `began`.
-    last: Arc<AtomicU64>,
-    failed: Arc<OnceLock<Error>>,
+    last: AtomicU64,
+    failed: OnceLock<Error>,
 }
 
 impl Progress {
     fn new() -> Self {
-        Self {
+        Self(Arc::new(Steps {
             began: Instant::now(),
-            last: Arc::default(),
-            failed: Arc::default(),
-        }
+            last: AtomicU64::new(0),
+            failed: OnceLock::new(),
+        }))
     }
 
     /// Why the body ended early, if it did.
     pub(crate) fn failure(&self) -> Option<Error> {
-        self.failed.get().copied()
+        self.0.failed.get().copied()
     }
 
     /// When the last piece was sent, or the body made ready.
     pub(crate) fn last_piece(&self) -> Instant {
-        self.began + Duration::from_micros(self.last.load(Ordering::Relaxed))
+        self.0.began + Duration::from_micros(self.0.last.load(Ordering::Relaxed))
     }
 
     fn sent_a_piece(&self) {
-        let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.last.store(micros, Ordering::Relaxed);
+        let micros = u64::try_from(self.0.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.0.last.store(micros, Ordering::Relaxed);
     }
 }
 
@@ -84,11 +88,11 @@ impl RequestBody {
         if body.is_empty() {
             return Self::Whole(None);
         }
-        Self::Streamed(Streamed {
+        Self::Streamed(Box::new(Streamed {
             body,
             gate: None,
             progress: Progress::new(),
-        })
+        }))
     }
 
     /// How far the sending is, for a body that is streamed.
@@ -110,6 +114,13 @@ impl RequestBody {
     }
 }
 
+/// None.
+impl Default for RequestBody {
+    fn default() -> Self {
+        Self::Whole(None)
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = Error;
@@ -127,7 +138,7 @@ impl Body for RequestBody {
                 }
                 let frame = ready!(Pin::new(&mut streamed.body).poll_frame(cx));
                 if let Some(Err(error)) = &frame {
-                    streamed.progress.failed.get_or_init(|| *error);
+                    streamed.progress.0.failed.get_or_init(|| *error);
                 }
                 streamed.progress.sent_a_piece();
                 Poll::Ready(frame)

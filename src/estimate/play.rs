@@ -290,7 +290,7 @@ impl Play {
                 Waiting::Call(_) => self.outcome.refused += 1,
                 Waiting::Batch(batch) => {
                     self.forget(&batch, id);
-                    self.outcome.refused += batch.seal().len() as u64;
+                    self.outcome.refused += batch.seal().0.len() as u64;
                 }
             },
         }
@@ -321,7 +321,7 @@ impl Play {
             }
             Waiting::Batch(batch) => {
                 self.forget(&batch, id);
-                let guests = batch.seal();
+                let (guests, _) = batch.seal();
                 if guests.is_empty() {
                     return;
                 }

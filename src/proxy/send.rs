@@ -54,14 +54,10 @@ impl Proxy {
         trail: &mut Trail,
     ) -> Result<Response<AnswerBody>, Error> {
         let client_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
-        let mut request = Request::new(body);
-        *request.method_mut() = head.method.clone();
-        *request.uri_mut() = std::mem::take(&mut head.uri);
-        *request.headers_mut() = std::mem::take(&mut head.headers);
-        *request.extensions_mut() = std::mem::take(&mut head.extensions);
+        let mut request = take(head, body);
         trail.queued(pass.waited.unwrap_or_default());
         let began = Instant::now();
-        let answer = self.upstream.call(request, route).await;
+        let answer = self.upstream.call(&mut request, route).await;
         trail.upstream(began);
         let answer = answer.inspect_err(|_| lane.unanswered(&pass.permit))?;
         let Answer {
@@ -108,4 +104,14 @@ impl Proxy {
             ratelimit::describe(answer.headers_mut(), quota, remaining, next);
         }
     }
+}
+
+/// The request of this head, whose method stays for what is still to be told.
+fn take(head: &mut Parts, body: RequestBody) -> Request<RequestBody> {
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = std::mem::take(&mut head.uri);
+    *request.headers_mut() = std::mem::take(&mut head.headers);
+    *request.extensions_mut() = std::mem::take(&mut head.extensions);
+    request
 }

@@ -1,30 +1,34 @@
 //! The `Server-Timing` field of merged and queued answers (design §3.8).
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::batch::Timing;
 
+/// Bytes that a common field takes, with room to spare.
+const LENGTH: usize = 128;
+
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Tells a receipt's caller how its time was spent.
 pub(crate) fn of_receipt(headers: &mut HeaderMap, timing: &Timing) {
-    let mut text = String::new();
+    let mut text = String::with_capacity(LENGTH);
     let plural = |count| if count == 1 { "" } else { "s" };
-    let ids = match timing.ids {
-        0 => "whole chat".to_owned(),
-        ids => format!("{ids} id{}", plural(ids)),
-    };
     write!(
         text,
-        "batch;dur={};desc=\"{} caller{}, {ids}\", ",
-        millis(timing.window),
+        "batch;dur={};desc=\"{} caller{}, ",
+        Millis::of(timing.window),
         timing.callers,
         plural(timing.callers),
     )
+    .and_then(|()| match timing.ids {
+        0 => text.write_str("whole chat"),
+        ids => write!(text, "{ids} id{}", plural(ids)),
+    })
     .expect("a String takes whatever is written");
+    text.push_str("\", ");
     append(headers, text, timing.queue, timing.upstream);
 }
 
@@ -37,20 +41,38 @@ fn append(headers: &mut HeaderMap, mut text: String, queue: Duration, upstream: 
     write!(
         text,
         "queue;dur={}, upstream;dur={}",
-        millis(queue),
-        millis(upstream)
+        Millis::of(queue),
+        Millis::of(upstream)
     )
     .expect("a String takes whatever is written");
     // Appended: the upstream may have timings of its own.
     headers.append(
         SERVER_TIMING,
-        HeaderValue::from_str(&text).expect("digits and words are a field value"),
+        HeaderValue::try_from(text).expect("digits and words are a field value"),
     );
 }
 
 /// Milliseconds with one decimal, as `dur` is given (W3C Server Timing §3).
-fn millis(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 10_000.0).round() / 10.0
+struct Millis {
+    tenths: u64,
+}
+
+impl Millis {
+    fn of(duration: Duration) -> Self {
+        let tenths = (duration.as_nanos() + 50_000) / 100_000;
+        Self {
+            tenths: u64::try_from(tenths).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.tenths / 10, self.tenths % 10) {
+            (whole, 0) => write!(f, "{whole}"),
+            (whole, tenth) => write!(f, "{whole}.{tenth}"),
+        }
+    }
 }
 
 #[cfg(test)]

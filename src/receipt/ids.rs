@@ -1,6 +1,7 @@
 //! Message ids: what looks like one, and how a list of them is written.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 /// Longer texts are no ids: the longest parts seen are two JIDs and a 32-digit id.
 const MAX_ID: usize = 512;
@@ -8,22 +9,21 @@ const MAX_ID: usize = 512;
 /// The id of a message, as WAHA spells it:
 /// `{true or false}_{chat}_{id}[_{participant}]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct MessageId(Box<str>);
+pub(crate) struct MessageId(Arc<str>);
 
 impl MessageId {
     /// Takes a text that looks like an id.
     pub(crate) fn new(text: &str) -> Option<Self> {
-        let mut parts = text.split('_');
-        let from_me = parts.next();
-        let rest: Vec<_> = parts.by_ref().take(4).collect();
-        let whole = matches!(from_me, Some("true" | "false"))
-            && (2..=3).contains(&rest.len())
-            && rest.iter().all(|part| !part.is_empty())
+        let (from_me, rest) = text.split_once('_')?;
+        let rest = rest.as_bytes().split(|&byte| byte == b'_');
+        let whole = matches!(from_me, "true" | "false")
             && text.len() <= MAX_ID
+            && (2..=3).contains(&rest.clone().count())
+            && rest.clone().all(|part| !part.is_empty())
             && text
                 .bytes()
                 .all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\');
-        whole.then(|| Self(Box::from(text)))
+        whole.then(|| Self(Arc::from(text)))
     }
 
     /// The id's text.

@@ -3,8 +3,10 @@
 //! Invariant: the key holds the very bytes, not a hash of them, so that two
 //! different credentials can never share a call by accident or by design.
 
+use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use http::HeaderName;
@@ -30,8 +32,15 @@ const FIELDS: [HeaderName; 8] = [
 const VENDOR_PREFIX: &str = "x-wawp-";
 
 /// What two receipts must have in common to share a call.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub(crate) struct MergeKey(Arc<[u8]>);
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct MergeKey {
+    /// Of the bytes, made once: tables look for a key more than once.
+    hash: u64,
+    bytes: Arc<[u8]>,
+}
+
+/// Drawn at start: nobody outside can make keys that fall together.
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl MergeKey {
     pub(crate) fn new(head: &Parts, body: &Bytes, fields: &Fields) -> Self {
@@ -71,7 +80,16 @@ impl MergeKey {
             }
             key.end();
         }
-        Self(Arc::from(key.0))
+        Self {
+            hash: HASHER.hash_one(&key.0),
+            bytes: Arc::from(key.0),
+        }
+    }
+}
+
+impl Hash for MergeKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
     }
 }
 

@@ -5,7 +5,7 @@
 //! long ago; then it is set for the one that is waited for now.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
@@ -29,10 +29,9 @@ impl Patience {
     /// than at the end of this call's patience.
     pub(super) async fn wait<T>(
         &self,
-        answer: impl Future<Output = T>,
+        mut answer: Pin<&mut impl Future<Output = T>>,
         mut timer: Pin<&mut Sleep>,
     ) -> Option<T> {
-        let mut answer = pin!(answer);
         poll_fn(|cx| {
             if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
                 return Poll::Ready(Some(answer));
@@ -58,6 +57,8 @@ impl Patience {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     const LENGTH: Duration = Duration::from_secs(10);
@@ -76,12 +77,12 @@ mod tests {
         let mut timer = pin!(tokio::time::sleep_until(began + LENGTH));
         for _ in 0..7 {
             let patience = patience();
-            let answer = tokio::time::sleep(Duration::from_secs(4));
+            let answer = pin!(tokio::time::sleep(Duration::from_secs(4)));
             assert!(patience.wait(answer, timer.as_mut()).await.is_some());
         }
         assert_eq!(began.elapsed(), Duration::from_secs(28));
         let asked = Instant::now();
-        let never = std::future::pending::<()>();
+        let never = pin!(std::future::pending::<()>());
         assert!(patience().wait(never, timer.as_mut()).await.is_none());
         assert_eq!(asked.elapsed(), LENGTH);
     }
@@ -92,7 +93,7 @@ mod tests {
         timer.as_mut().await;
         tokio::time::sleep(LENGTH).await;
         let asked = Instant::now();
-        let never = std::future::pending::<()>();
+        let never = pin!(std::future::pending::<()>());
         assert!(patience().wait(never, timer.as_mut()).await.is_none());
         assert_eq!(asked.elapsed(), LENGTH);
     }

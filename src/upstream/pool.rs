@@ -215,17 +215,18 @@ impl Connection {
     /// took too long.
     pub(super) async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        request: &mut Request<RequestBody>,
         patience: &Patience,
     ) -> Option<Result<Response<Incoming>, Unsent>> {
+        let request = std::mem::take(request);
         let sent = match self {
             Self::H1(Exclusive { sender, timer, .. }) => {
-                let answer = sender.try_send_request(request);
+                let answer = pin!(sender.try_send_request(request));
                 patience.wait(answer, timer.as_mut()).await?
             }
             Self::H2(stream) => {
-                let mut timer = pin!(tokio::time::sleep_until(patience.end()));
-                let answer = stream.shared.sender.try_send_request(request);
+                let mut timer = Box::pin(tokio::time::sleep_until(patience.end()));
+                let answer = pin!(stream.shared.sender.try_send_request(request));
                 patience.wait(answer, timer.as_mut()).await?
             }
         };
