@@ -55,6 +55,7 @@ fn print(write: impl FnOnce(&mut StdoutLock<'_>) -> io::Result<()>) -> ExitCode 
 }
 
 fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
+    keep_to_small_pages();
     let load = move || -> Result<Effective, Mistakes> {
         config::load(file.as_deref(), std::env::vars_os(), &overrides)
     };
@@ -139,6 +140,15 @@ fn estimate(file: Option<&Path>, logs: &[PathBuf]) -> ExitCode {
         }
         Err(error) => fail(EXIT_SETTINGS, &error),
     }
+}
+
+/// Has the kernel give this process small pages only. The allocator asks for
+/// huge ones, and then every buffer that is used in part takes memory in full:
+/// of what a call in flight takes, a third (`benches/README.md`).
+fn keep_to_small_pages() {
+    // Where it is refused, more memory is taken, and nothing else.
+    #[cfg(target_os = "linux")]
+    drop(rustix::thread::disable_transparent_huge_pages(true));
 }
 
 /// Runs to the end on this thread; the gateway's other workers have their own.
