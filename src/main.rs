@@ -148,7 +148,7 @@ fn estimate(file: Option<&Path>, logs: &[PathBuf]) -> ExitCode {
 fn keep_to_small_pages() {
     // Where it is refused, more memory is taken, and nothing else.
     #[cfg(target_os = "linux")]
-    drop(rustix::thread::disable_transparent_huge_pages(true));
+    rustix::thread::disable_transparent_huge_pages(true).ok();
 }
 
 /// Runs to the end on this thread; the gateway's other workers have their own.

@@ -1,7 +1,9 @@
 //! Message ids: what looks like one, and how a list of them is written.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
+
+use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 /// Longer texts are no ids: the longest parts seen are two JIDs and a 32-digit id.
 const MAX_ID: usize = 512;
@@ -29,6 +31,27 @@ impl MessageId {
     /// The id's text.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// From a text that looks like an id, and nothing else.
+impl<'de> Deserialize<'de> for MessageId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Reader)
+    }
+}
+
+struct Reader;
+
+impl Visitor<'_> for Reader {
+    type Value = MessageId;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a message id")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<MessageId, E> {
+        MessageId::new(text).ok_or_else(|| E::custom("no message id"))
     }
 }
 

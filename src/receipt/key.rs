@@ -61,21 +61,30 @@ impl MergeKey {
             // The query spelling: an empty body and `{}` are two requests.
             key.part(body.trim_ascii());
         }
-        for name in &FIELDS {
-            for value in head.headers.get_all(name) {
+        // One look at each field instead of one search for each name.
+        let mut standard = Vec::with_capacity(FIELDS.len());
+        let mut vendor = Vec::new();
+        for (name, value) in &head.headers {
+            if let Some(field) = FIELDS.iter().position(|field| field == name) {
+                standard.push((field, value));
+            } else if name.as_str().starts_with(VENDOR_PREFIX) {
+                vendor.push((name.as_str(), value));
+            }
+        }
+        // Stable: the order of one name's values matters.
+        standard.sort_by_key(|(field, _)| *field);
+        vendor.sort_by_key(|(name, _)| *name);
+        for values in standard.chunk_by(|one, next| one.0 == next.0) {
+            key.part(&[u8::try_from(values[0].0).unwrap_or(u8::MAX)]);
+            for (_, value) in values {
                 key.part(value.as_bytes());
             }
             key.end();
         }
-        let mut vendor: Vec<_> = head
-            .headers
-            .keys()
-            .filter(|name| name.as_str().starts_with(VENDOR_PREFIX))
-            .collect();
-        vendor.sort_unstable_by_key(|name| name.as_str());
-        for name in vendor {
-            key.part(name.as_str().as_bytes());
-            for value in head.headers.get_all(name) {
+        key.end();
+        for values in vendor.chunk_by(|one, next| one.0 == next.0) {
+            key.part(values[0].0.as_bytes());
+            for (_, value) in values {
                 key.part(value.as_bytes());
             }
             key.end();

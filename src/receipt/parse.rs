@@ -3,6 +3,7 @@
 //! Owns the two spellings of design §3.2. serde_json says what a body means,
 //! so the gateway and a JSON upstream cannot read it differently.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -114,7 +115,9 @@ pub(crate) fn may_be_receipt(head: &Parts) -> bool {
 }
 
 fn body_fields(fields: &mut Fields, body: &Bytes) -> Option<()> {
-    let object: Object<'_> = serde_json::from_slice(body).ok()?;
+    // As text at once, or every field would be looked through again for being some.
+    let text = std::str::from_utf8(body).ok()?;
+    let object: Object<'_> = serde_json::from_str(text).ok()?;
     let range = |raw: &RawValue| {
         let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
         start..start + raw.get().len()
@@ -183,22 +186,28 @@ fn query_fields(query: &str) -> Option<Fields> {
 
 /// A JSON list of texts that all look like ids.
 fn message_ids(json: &str) -> Option<Vec<MessageId>> {
-    let texts: Vec<std::borrow::Cow<'_, str>> = serde_json::from_str(json).ok()?;
-    texts.iter().map(|text| MessageId::new(text)).collect()
+    serde_json::from_str(json).ok()
 }
 
 impl Fields {
     /// The instance the body names.
-    pub(super) fn body_instance(&self, body: &Bytes) -> Option<String> {
+    pub(super) fn body_instance<'b>(&self, body: &'b Bytes) -> Option<Cow<'b, str>> {
         self.body_text(0, body)
     }
 
     /// The token the body holds.
-    pub(super) fn body_token(&self, body: &Bytes) -> Option<String> {
+    pub(super) fn body_token<'b>(&self, body: &'b Bytes) -> Option<Cow<'b, str>> {
         self.body_text(1, body)
     }
 
-    fn body_text(&self, field: usize, body: &Bytes) -> Option<String> {
-        serde_json::from_slice(&body[self.body[field].clone()?]).ok()
+    fn body_text<'b>(&self, field: usize, body: &'b Bytes) -> Option<Cow<'b, str>> {
+        let raw = &body[self.body[field].clone()?];
+        match raw {
+            // Nothing is escaped: what stands between the quotes is the text.
+            [b'"', text @ .., b'"'] if !text.contains(&b'\\') => {
+                std::str::from_utf8(text).ok().map(Cow::Borrowed)
+            }
+            _ => serde_json::from_slice(raw).ok().map(Cow::Owned),
+        }
     }
 }
