@@ -246,6 +246,8 @@ impl Worker {
         let upstream = front.proxy.upstream.clone();
         tokio::select! {
             _ = upstream.keep_pool_tidy() => {}
+            // Simulated time has no such worker: there windows end by tokio's clock.
+            _ = upstream.alarm().keep() => {}
             () = self.ended.cancelled() => {}
             () = async {
                 front::accept(front, listener, self.inherited, &self.stop).await;

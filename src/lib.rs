@@ -22,6 +22,7 @@
 //! - `tenant`: whose an instance is, and what a tenant's key opens
 //! - `batch`: windows, verdicts, splits; `limit`: buckets and queues
 //! - `upstream`: connections to the upstream, one call sent at most once
+//! - `alarm`: windows end on time
 //! - [`metrics`], `admin`, `access_log`, [`telemetry`]: what operators see
 //! - [`config`], [`cli`], [`shutdown`], `drain`, [`systemd`]: how the program is steered
 //! - [`estimate`]: what the gateway would do to the traffic of an access log
@@ -29,6 +30,7 @@
 
 mod access_log;
 mod admin;
+mod alarm;
 pub mod app;
 mod batch;
 mod body;

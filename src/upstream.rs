@@ -1,8 +1,9 @@
 //! The way to the upstream: one call, sent at most once.
 //!
-//! Owns the connections of one worker. Invariant: a request of which a byte
-//! may have been written is never sent again from here; only one that a dead
-//! pooled connection handed back untouched goes out on another (design §3.5).
+//! Owns the connections of one worker, and its alarm: a batch lives on the
+//! worker whose way it takes. Invariant: a request of which a byte may have
+//! been written is never sent again from here; only one that a dead pooled
+//! connection handed back untouched goes out on another (design §3.5).
 
 mod connect;
 mod failure;
@@ -31,6 +32,7 @@ pub(crate) use failure::{Failure, Unreachable};
 use patience::Patience;
 use pool::{Connection, Lease, Pool, Pools, Unsent};
 
+use crate::alarm::Alarm;
 use crate::body::{self, RequestBody};
 use crate::config;
 use crate::hop;
@@ -57,6 +59,7 @@ pub(crate) struct Upstream {
     /// Held by whoever makes a connection that others can share, with the last
     /// failure to make one.
     connecting: tokio::sync::Mutex<Option<(Instant, Failure)>>,
+    alarm: Alarm,
     metrics: Arc<Metrics>,
 }
 
@@ -97,6 +100,7 @@ impl Upstream {
             settings,
             host,
             connecting: tokio::sync::Mutex::new(None),
+            alarm: Alarm::default(),
             metrics,
         })
     }
@@ -110,8 +114,15 @@ impl Upstream {
             pool: self.pools.add(Pool::new(&self.settings)),
             pools: self.pools.clone(),
             connecting: tokio::sync::Mutex::new(None),
+            alarm: Alarm::default(),
             metrics: Arc::clone(&self.metrics),
         }
+    }
+
+    /// When batches that take this way are due. Nobody keeps it yet: that is
+    /// for a worker that serves real sockets, in its own runtime.
+    pub(crate) fn alarm(&self) -> &Alarm {
+        &self.alarm
     }
 
     /// Sends one request and waits for the head of its answer. The request is

@@ -4,6 +4,7 @@
 //! one each time, and a room leaves no program behind.
 
 mod bodies;
+mod lone;
 mod memory;
 mod pass;
 mod population;
@@ -61,12 +62,12 @@ pub(crate) async fn all(place: &Place, settings: &Settings) -> Result<()> {
     );
     for room in &settings.rooms {
         let table = match room {
-            Room::Pass => pass::capacity(place, settings, 1).await?,
+            Room::Pass => pass::capacity(place, settings).await?,
             Room::Latency => pass::latency(place, settings).await?,
             Room::Memory => memory::measure(place, settings).await?,
             Room::Bodies => bodies::measure(place, settings).await?,
             Room::Receipts => receipts::measure(place, settings).await?,
-            Room::Cores => pass::capacity(place, settings, 2).await?,
+            Room::Cores => pass::scaling(place, settings).await?,
             Room::Population => population::measure(place, settings).await?,
         };
         println!("{table}");

@@ -65,9 +65,13 @@ impl fmt::Display for Table {
                     write!(f, " – |")?;
                     continue;
                 }
-                let ratios = values.iter().zip(first).map(|(own, first)| own / first);
-                let ratio = median(ratios.collect());
-                write!(f, " {} ({ratio:.2}) |", short(median(values.clone())))?;
+                write!(f, " {}", short(median(values.clone())))?;
+                // Where the first column has no figure there is nothing to hold it against.
+                if !first.is_empty() {
+                    let ratios = values.iter().zip(first).map(|(own, first)| own / first);
+                    write!(f, " ({:.2})", median(ratios.collect()))?;
+                }
+                write!(f, " |")?;
             }
             let spread = row.values.iter().map(|values| spread(values));
             writeln!(f, " ±{:.0} % |", spread.fold(0.0, f64::max) * 100.0)?;

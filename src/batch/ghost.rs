@@ -118,7 +118,9 @@ impl Batcher {
     /// Lives a batch of ghosts, as `live` does one of callers, to the moment in
     /// which it would be sent.
     async fn linger(self: Arc<Self>, batch: Arc<Batch<Ghost>>, lane: Lane, life: Afterlife) {
-        self.stay_open(&batch, life.window).await;
+        // Nobody waits for a ghost: it need not be on time to the millisecond.
+        let over = tokio::time::sleep_until(batch.opened + life.window);
+        self.stay_open(&batch, over).await;
         let refuse = |ghosts: Vec<_>, refused: Refused| would_refuse(&lane, refused, ghosts.len());
         let passed = if life.pays {
             let granted = self.wait_for_token(&batch, &lane, refuse).await;

@@ -25,7 +25,8 @@ impl Batcher {
         window: Duration,
     ) {
         self.metrics.batches_open.inc();
-        self.stay_open(&batch, window).await;
+        let over = upstream.alarm().at(batch.opened + window);
+        self.stay_open(&batch, over).await;
         let due = Instant::now();
         let granted = if self.limiter.observes() {
             Ok(self.limiter.unheld(Route::Seen))
@@ -59,13 +60,18 @@ impl Batcher {
     }
 
     /// Waits until a batch is due: full, its window over, or all windows.
-    pub(super) async fn stay_open<M: Member>(&self, batch: &Batch<M>, window: Duration) {
+    ///
+    /// The window runs from the first caller; later ones do not move it.
+    pub(super) async fn stay_open<M: Member>(
+        &self,
+        batch: &Batch<M>,
+        over: impl Future<Output = ()>,
+    ) {
         tokio::select! {
             biased;
             () = batch.closed.notified() => {}
             () = self.flush.cancelled() => {}
-            // The window runs from the first caller; later ones do not move it.
-            () = tokio::time::sleep_until(batch.opened + window) => {}
+            () = over => {}
         }
     }
 

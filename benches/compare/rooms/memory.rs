@@ -1,4 +1,4 @@
-//! Memory: at rest, with idle connections, with calls in flight.
+//! Memory: at rest, with idle connections, with calls in flight, per bucket.
 //!
 //! Each proxy is started afresh for each, so that no earlier load's memory is
 //! counted. What the kernel holds for sockets is not in it.
@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{INSTANCES, names};
+use super::population::RATE;
+use super::{CONNECTIONS, INSTANCES, names};
 use crate::Result;
 use crate::load::{Crew, Requests};
 use crate::peers::{Peer, Place, Tuning};
@@ -17,12 +18,19 @@ use crate::table::Table;
 
 /// Connections on which a call was made and none is now.
 const IDLE: usize = 10_000;
+/// How long they lie idle before memory is read: one may give some back after
+/// about a second.
+const LIE_IDLE: Duration = Duration::from_secs(3);
 /// Calls that wait for the upstream.
 const ACTIVE: usize = 5_000;
+/// Instances that each have a bucket which owes something.
+const BUCKETS: usize = 100_000;
+/// Instances that are known before those are.
+const FEW: usize = 10;
 /// A proxy that has not passed them all on by then never will.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Figures hardly differ from one round to the next.
-const ROUNDS: usize = 3;
+pub(super) const ROUNDS: usize = 3;
 
 pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table> {
     let mut table = Table::new("memory (Pss)", names(&Peer::ALL));
@@ -38,6 +46,7 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
             for connection in &mut crew.connections {
                 connection.call(requests.next()).await?;
             }
+            tokio::time::sleep(LIE_IDLE).await;
             let idle = process.memory()? - rest;
             add(
                 "per idle connection (10,000), KiB",
@@ -71,12 +80,36 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
                 active / 1024.0 / ACTIVE as f64,
             );
         }
+        let bytes = per_bucket(place).await?;
+        table.add("per bucket (100,000), bytes", Peer::Gateway.name(), bytes);
     }
     Ok(table)
 }
 
+/// What the gateway holds for each of many instances that all owe something:
+/// its bucket, and whatever else is kept and counted by instance.
+async fn per_bucket(place: &Place) -> Result<f64> {
+    let tuning = Tuning {
+        gateway: vec![("LIMIT__RATE", RATE.to_owned())],
+        ..Tuning::default()
+    };
+    let process = Peer::Gateway.start(place, &tuning).await?;
+    let mut crew = Crew::open(process.address, CONNECTIONS).await?;
+    crew.each(&Requests::messages(FEW), 20).await?;
+    tokio::time::sleep(LIE_IDLE).await;
+    let before = process.memory()?;
+    let requests = Requests::messages(BUCKETS);
+    crew.each(&requests, BUCKETS.div_ceil(CONNECTIONS)).await?;
+    tokio::time::sleep(LIE_IDLE).await;
+    Ok((process.memory()? - before) / BUCKETS as f64)
+}
+
 /// A proxy that has made one call, and what it holds then.
-async fn at_rest(peer: Peer, place: &Place, requests: &Requests) -> Result<(Process, f64)> {
+pub(super) async fn at_rest(
+    peer: Peer,
+    place: &Place,
+    requests: &Requests,
+) -> Result<(Process, f64)> {
     let process = peer.start(place, &Tuning::default()).await?;
     let mut crew = Crew::open(process.address, 1).await?;
     crew.each(requests, 1).await?;

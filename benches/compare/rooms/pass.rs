@@ -18,40 +18,83 @@ const RATES: [usize; 2] = [2_000, 10_000];
 const WARM_UP: Duration = Duration::from_millis(100);
 
 /// Processor time per call and calls a second in a closed loop.
-pub(super) async fn capacity(place: &Place, settings: &Settings, workers: usize) -> Result<Table> {
-    let peers = match workers {
-        1 => &Peer::ALL[..],
-        // The plain proxy has one thread only.
-        _ => &[Peer::Nginx, Peer::Haproxy, Peer::Gateway],
-    };
-    let title =
-        format!("pass-through, 200 B each way, {CONNECTIONS} connections, cores: {workers}");
-    let mut table = Table::new(title, names(peers));
-    let tuning = Tuning {
-        workers,
-        ..Tuning::default()
-    };
-    let field = Field::start(place, peers, &tuning).await?;
+pub(super) async fn capacity(place: &Place, settings: &Settings) -> Result<Table> {
+    let title = format!("pass-through, 200 B each way, {CONNECTIONS} connections, cores: 1");
+    let mut table = Table::new(title, names(&Peer::ALL));
+    let field = Field::start(place, &Peer::ALL, &Tuning::default()).await?;
     let requests = Requests::messages(INSTANCES);
     for round in 0..settings.rounds {
         for (peer, process) in field.in_turn(round) {
-            let mut crew = Crew::open(process.address, CONNECTIONS).await?;
-            crew.each(&requests, 20).await?;
-            let (began, before) = (Instant::now(), process.processor_time()?);
-            let calls = crew.closed_loop(&requests, settings.turn).await? as f64;
-            let spent = process.processor_time()? - before;
-            let elapsed = began.elapsed();
+            let turn = full_tilt(process, &requests, settings.turn).await?;
             let mut add = |name: &str, value| table.add(name, peer.name(), value);
-            add("processor time per call, µs", microseconds(spent) / calls);
-            if workers == 1 {
-                add("calls/s", calls / elapsed.as_secs_f64());
-                // Below 100 the load generator was the narrower place, not the proxy.
-                let busy = spent.as_secs_f64() / elapsed.as_secs_f64();
-                add("its core busy meanwhile, %", busy * 100.0);
-            }
+            add("processor time per call, µs", turn.per_call());
+            add("calls/s", turn.calls / turn.elapsed.as_secs_f64());
+            // Below 100 the load generator was the narrower place, not the proxy.
+            let busy = turn.spent.as_secs_f64() / turn.elapsed.as_secs_f64();
+            add("its core busy meanwhile, %", busy * 100.0);
         }
     }
     Ok(table)
+}
+
+/// Whether a call's price stays the same when a second core is put to work.
+/// The load needs its part of that one, so calls a second would tell nothing.
+pub(super) async fn scaling(place: &Place, settings: &Settings) -> Result<Table> {
+    // The plain proxy has one thread only.
+    const PEERS: [Peer; 3] = [Peer::Nginx, Peer::Haproxy, Peer::Gateway];
+    let title = format!("pass-through, 200 B each way, {CONNECTIONS} connections");
+    let mut table = Table::new(title, names(&PEERS));
+    let tuning = Tuning {
+        workers: 2,
+        ..Tuning::default()
+    };
+    let one = Field::start(place, &PEERS, &Tuning::default()).await?;
+    let two = Field::start(place, &PEERS, &tuning).await?;
+    let requests = Requests::messages(INSTANCES);
+    for round in 0..settings.rounds {
+        // One beside the other, so that both fall on the same moments.
+        for ((peer, one), (_, two)) in one.in_turn(round).zip(two.in_turn(round)) {
+            let mut costs = [0.0; 2];
+            let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+            for at in order {
+                let process = [one, two][at];
+                let turn = full_tilt(process, &requests, settings.turn).await?;
+                costs[at] = turn.per_call();
+            }
+            let mut add = |name: &str, value| table.add(name, peer.name(), value);
+            for (cost, cores) in costs.into_iter().zip(["one core", "two cores"]) {
+                add(&format!("processor time per call, {cores}, µs"), cost);
+                add(&format!("calls per second of it, {cores}"), 1e6 / cost);
+            }
+            add("its price with two cores / with one", costs[1] / costs[0]);
+        }
+    }
+    Ok(table)
+}
+
+/// A turn in which calls were made as fast as they were answered.
+struct Turn {
+    calls: f64,
+    spent: Duration,
+    elapsed: Duration,
+}
+
+impl Turn {
+    fn per_call(&self) -> f64 {
+        microseconds(self.spent) / self.calls
+    }
+}
+
+async fn full_tilt(process: &Process, requests: &Requests, length: Duration) -> Result<Turn> {
+    let mut crew = Crew::open(process.address, CONNECTIONS).await?;
+    crew.each(requests, 20).await?;
+    let (began, before) = (Instant::now(), process.processor_time()?);
+    let calls = crew.closed_loop(requests, length).await? as f64;
+    Ok(Turn {
+        calls,
+        spent: process.processor_time()? - before,
+        elapsed: began.elapsed(),
+    })
 }
 
 /// Latency at fixed rates, beyond that of the upstream called directly.

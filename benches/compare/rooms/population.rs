@@ -19,7 +19,7 @@ const BATCHES: usize = 10_000;
 const MOST_ROUNDS: usize = 15;
 /// A rate at which a bucket never fills up again while the bench runs, and
 /// holds enough for all of its calls.
-const RATE: &str = "0.01";
+pub(super) const RATE: &str = "0.01";
 /// The batches' window: the calls beside them are made in it.
 const WINDOW: Duration = Duration::from_millis(3_900);
 
