@@ -6,20 +6,27 @@
 //! connection, it holds up no other.
 
 mod activity;
+mod alarm;
+mod awake;
 mod connection;
 mod introduction;
 mod listener;
 mod proxy_protocol;
+mod rest;
+mod rewound;
 mod tls;
+mod watched;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::TokioExecutor;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use activity::Activity;
+pub(crate) use activity::{Activity, Unread};
 pub(crate) use listener::accept;
 pub use tls::CertificateError;
 
@@ -31,6 +38,8 @@ use crate::proxy::Proxy;
 /// How long a connection without a call stays open when a drain begins: a
 /// request may be on its way to us already.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a connection that was asked to end may take over it.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What connections need, whichever worker serves them.
 #[derive(Clone, Debug)]
@@ -49,6 +58,9 @@ pub(crate) struct Common {
     pub(crate) connections: TaskTracker,
     drain: Drain,
     tls: ArcSwapOption<tls::Acceptor>,
+    /// How HTTP is spoken, made once for all connections.
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
 }
 
 impl std::fmt::Debug for Common {
@@ -72,6 +84,8 @@ impl Common {
             permits: Arc::new(Semaphore::new(settings.max_connections)),
             connections: TaskTracker::new(),
             tls: ArcSwapOption::from(tls),
+            http1: awake::http1(&settings),
+            http2: awake::http2(&settings),
             settings,
             metrics,
             drain,

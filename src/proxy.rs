@@ -137,7 +137,7 @@ impl Proxy {
         };
         let crowded = activity.calls() > MAX_CALLS;
         let mut trail = shared.access_log.begin(&head, route);
-        let mut body = ClientBody::new(incoming, shared.settings.body_timeout);
+        let mut body = ClientBody::new(incoming, shared.settings.body_timeout, &activity);
         if !body.is_empty() {
             body.count(trail.request_bytes());
         }

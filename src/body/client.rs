@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{Error, LOOK, splice};
 use crate::access_log::RequestBytes;
+use crate::front::{Activity, Unread};
 
 /// What a piece costs at least, for its place in the list: a body cut into
 /// single bytes must not take a hundred times its size.
@@ -35,6 +37,8 @@ pub(crate) struct ClientBody {
     held_cost: usize,
     /// `incoming` has been read to its end.
     complete: bool,
+    /// Tells the connection so, when it has.
+    unread: Option<Unread>,
     /// The longest silence allowed: `server.body_timeout`.
     patience: Duration,
     /// Counts what comes, for the access log.
@@ -44,7 +48,8 @@ pub(crate) struct ClientBody {
 }
 
 impl ClientBody {
-    pub(crate) fn new(incoming: Incoming, patience: Duration) -> Self {
+    /// A body that comes on the connection of this activity.
+    pub(crate) fn new(incoming: Incoming, patience: Duration, activity: &Arc<Activity>) -> Self {
         let complete = incoming.is_end_stream();
         Self {
             incoming: Some(incoming),
@@ -52,6 +57,7 @@ impl ClientBody {
             held_bytes: 0,
             held_cost: 0,
             complete,
+            unread: (!complete).then(|| activity.unread()),
             patience,
             bytes: None,
             silence: None,
@@ -71,6 +77,7 @@ impl ClientBody {
             held_bytes: 0,
             held_cost: 0,
             complete: true,
+            unread: None,
             patience: self.patience,
             bytes: None,
             silence: None,
@@ -173,8 +180,17 @@ impl ClientBody {
                 if let (Some(bytes), Some(Ok(frame))) = (&self.bytes, &frame) {
                     bytes.add(frame.data_ref().map_or(0, Bytes::len));
                 }
-                if frame.is_none() || incoming.is_end_stream() {
+                let is_last = match &frame {
+                    // Nothing follows trailers.
+                    Some(Ok(frame)) => frame.is_trailers() || incoming.is_end_stream(),
+                    Some(Err(_)) => false,
+                    None => true,
+                };
+                if is_last {
                     self.complete = true;
+                    if let Some(unread) = self.unread.take() {
+                        unread.ended();
+                    }
                 }
                 // hyper's error may name the request; ours says what happened.
                 Poll::Ready(frame.map(|frame| frame.map_err(|_| Error::ClientGone)))

@@ -1,8 +1,9 @@
 //! What a connection is doing, and when that has gone on for too long.
 //!
-//! Invariant: a connection has one timer, set anew only when its deadline
-//! moves closer; a request that comes and goes in time arms nothing.
+//! Invariant: what is asked and told with every turn of a connection costs no
+//! lock, and mostly no clock.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -24,11 +25,21 @@ pub(crate) struct Activity {
     state: AtomicU64,
     /// Calls on this connection not yet answered in full.
     calls: AtomicUsize,
+    /// Request bodies that came on this connection and were not read to their
+    /// end; one that was given up is never taken off.
+    unread: AtomicUsize,
     http2: AtomicBool,
+    /// The stream is being shut, or was.
+    shut: AtomicBool,
     /// Since when the client has taken none of the bytes it was offered; zero
     /// while it takes them.
     stalled: AtomicU64,
 }
+
+/// How long a connection lies idle before it comes to rest. A busy one's next
+/// call comes sooner and finds everything in place; and its timer fires this
+/// often at most.
+const REST: Duration = Duration::from_secs(1);
 
 /// Below the phase's two bits there is room for 146 years of nanoseconds.
 const PHASE_BITS: u32 = 2;
@@ -53,7 +64,7 @@ pub(super) enum Overdue {
 }
 
 impl Activity {
-    pub(super) fn new(settings: &config::Server) -> Self {
+    pub(crate) fn new(settings: &config::Server) -> Self {
         let born = Instant::now();
         Self {
             header_timeout: settings.header_timeout,
@@ -62,16 +73,20 @@ impl Activity {
             born,
             state: AtomicU64::new(Phase::Head as u64),
             calls: AtomicUsize::new(0),
+            unread: AtomicUsize::new(0),
             http2: AtomicBool::new(false),
+            shut: AtomicBool::new(false),
             stalled: AtomicU64::new(0),
         }
     }
 
-    /// Bytes came from the client; `preface` if they begin HTTP/2.
-    pub(super) fn received(&self, preface: bool) {
-        if preface {
-            self.http2.store(true, Relaxed);
-        }
+    /// The client begins to speak HTTP/2.
+    pub(super) fn speaks_http2(&self) {
+        self.http2.store(true, Relaxed);
+    }
+
+    /// Bytes came from the client.
+    pub(super) fn received(&self) {
         if self.phase().0 == Phase::Idle && !self.is_http2() {
             self.enter(Phase::Head, Instant::now());
         }
@@ -86,6 +101,17 @@ impl Activity {
             let since = self.nanos(Instant::now()).max(1);
             self.stalled.store(since, Relaxed);
         }
+    }
+
+    /// The stream is being shut.
+    pub(super) fn shuts(&self) {
+        self.shut.store(true, Relaxed);
+    }
+
+    /// A request's body is to be read from the connection.
+    pub(crate) fn unread(self: &Arc<Self>) -> Unread {
+        self.unread.fetch_add(1, Relaxed);
+        Unread(Arc::clone(self))
     }
 
     /// A request's head is complete.
@@ -142,6 +168,18 @@ impl Activity {
         Some(if idle { Overdue::Idle } else { Overdue::Stuck })
     }
 
+    /// When the connection may come to rest, if nothing happens before.
+    pub(super) fn rests_at(&self) -> Option<Instant> {
+        let (phase, since) = self.phase();
+        let is_quiet = phase == Phase::Idle
+            && self.calls.load(Relaxed) == 0
+            && self.unread.load(Relaxed) == 0
+            && self.stalled.load(Relaxed) == 0
+            && !self.shut.load(Relaxed)
+            && !self.is_http2();
+        is_quiet.then(|| since + REST)
+    }
+
     /// How long the client may still leave its answer unread.
     fn unread_until(&self) -> Option<Instant> {
         let since = self.stalled.load(Relaxed);
@@ -170,5 +208,18 @@ impl Activity {
 
     fn moment(&self, nanos: u64) -> Instant {
         self.born + Duration::from_nanos(nanos)
+    }
+}
+
+/// A request's body that has not been read to its end. Only
+/// [`ended`](Self::ended) says that it was; to drop this is to say that it
+/// never will be.
+#[derive(Debug)]
+pub(crate) struct Unread(Arc<Activity>);
+
+impl Unread {
+    /// The body's end has come.
+    pub(crate) fn ended(self) {
+        self.0.unread.fetch_sub(1, Relaxed);
     }
 }

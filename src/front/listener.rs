@@ -5,7 +5,7 @@
 //! not spin.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::Front;
+use super::rewound::Rewound;
+use super::tls::Acceptor;
 
 /// A pause after an accept error such as "too many open files".
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
@@ -105,13 +107,26 @@ async fn greet(front: &Front, stream: TcpStream, peer: SocketAddr) {
     let Some((stream, peer)) = front.introduce(stream, Some(peer)).await else {
         return;
     };
-    let Some(tls) = front.common.tls.load_full() else {
-        return front.serve_introduced(stream, peer).await;
-    };
+    match front.common.tls.load_full() {
+        // Boxed, or a connection without TLS would carry the room for it, too.
+        Some(tls) => Box::pin(greet_over_tls(front, stream, peer, &tls)).await,
+        None => front.serve_introduced(stream, peer).await,
+    }
+}
+
+async fn greet_over_tls(
+    front: &Front,
+    stream: Rewound<TcpStream>,
+    peer: Option<IpAddr>,
+    tls: &Acceptor,
+) {
     let patience = front.common.settings.header_timeout;
     match tokio::time::timeout(patience, Box::pin(tls.accept(stream))).await {
-        // Boxed, or a connection without TLS would carry the room for it, too.
-        Ok(Ok(stream)) => Box::pin(front.serve_introduced(stream, peer)).await,
+        Ok(Ok(stream)) => {
+            // Boxed, as it is large and goes from hand to hand.
+            let stream = Rewound::new(Box::new(stream));
+            front.serve_introduced(stream, peer).await;
+        }
         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => tracing::debug!("TLS handshake took too long"),
     }

@@ -21,7 +21,7 @@ const V1_MAX: usize = 107;
 const V2_FIXED: usize = 16;
 /// The longest header of version 2 that is taken. Addresses need 232 bytes at
 /// most; what may follow them (TLS names, a client's certificate) is skipped.
-pub(super) const V2_MAX: usize = 16 * 1024;
+const V2_MAX: usize = 16 * 1024;
 
 /// What a connection begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,8 @@ mod bodies;
 mod heads;
 mod laws;
 
+use std::sync::Arc;
+
 use http::Request;
 use http_body_util::BodyExt as _;
 use hyper::service::service_fn;
@@ -13,6 +15,8 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::body::{ClientBody, LOOK};
+use crate::config::Config;
+use crate::front::Activity;
 
 type Headers<'h> = &'h [(&'h str, &'h str)];
 
@@ -45,7 +49,9 @@ async fn look(target: &str, headers: Headers<'_>, pieces: &[&[u8]]) -> Identity 
         let found = found.clone();
         async move {
             let (head, incoming) = request.into_parts();
-            let mut body = ClientBody::new(incoming, std::time::Duration::from_secs(60));
+            let activity = Arc::new(Activity::new(&Config::default().server));
+            let patience = std::time::Duration::from_secs(60);
+            let mut body = ClientBody::new(incoming, patience, &activity);
             let mut findings = Findings::of_head(&head);
             let looked = look::into_body(&mut findings, &head.headers, &mut body).await;
             let rest = body.collect().await.map(|body| body.to_bytes());

@@ -24,6 +24,7 @@ mod pacing;
 mod passing;
 mod protocols;
 mod refusals;
+mod resting;
 mod secrets;
 mod settling;
 mod streaming;

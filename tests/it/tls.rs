@@ -147,6 +147,30 @@ fn both_protocols_are_offered_and_calls_are_answered() {
 }
 
 #[test]
+fn a_connection_that_rested_is_answered_and_ends_with_a_farewell() {
+    let upstream = RunningSandbox::start(Settings::default());
+    let secured = Secured::with(&upstream, &[("SERVER__IDLE_TIMEOUT", "2s")]);
+    let mut stream = secured.handshake(&[b"http/1.1"]);
+    for _ in 0..2 {
+        stream
+            .write_all(b"GET /sandbox/status/204 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"\r\n\r\n") {
+            let mut piece = [0; 1024];
+            let length = stream.read(&mut piece).unwrap();
+            assert!(length > 0, "{heard:?}");
+            heard.extend_from_slice(&piece[..length]);
+        }
+        assert!(heard.starts_with(b"HTTP/1.1 204 "));
+        // Longer than a connection lies idle before it rests.
+        std::thread::sleep(std::time::Duration::from_millis(1300));
+    }
+    // An end without TLS's own would be an error.
+    assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+}
+
+#[test]
 fn stalled_handshakes_hold_up_nobody() {
     let upstream = RunningSandbox::start(Settings::default());
     let secured = Secured::new(&upstream);
