@@ -15,7 +15,6 @@
 
 mod account;
 mod bucket;
-mod clock;
 mod egress;
 mod gcra;
 mod line;
@@ -40,7 +39,6 @@ use tokio::time::Instant;
 
 pub(crate) use account::Lane;
 pub(crate) use bucket::{Admission, Entry, Permit};
-use clock::TokioClock;
 pub(crate) use line::{Grant, Kind};
 pub(crate) use look::Budget;
 pub(crate) use observe::would_refuse;
@@ -66,7 +64,6 @@ const API_PREFIX: &str = "/v2/";
 #[derive(Debug)]
 pub(crate) struct Limiter {
     rules: ArcSwap<Rules>,
-    clock: TokioClock,
     metrics: Arc<Metrics>,
 }
 
@@ -133,11 +130,9 @@ pub(crate) struct Pass {
 impl Limiter {
     /// Opens full buckets under these settings.
     pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
-        let clock = TokioClock::new();
         metrics.scraped().max_queue(config.limit.max_queue);
         Self {
-            rules: ArcSwap::from_pointee(Rules::new(config, clock, None)),
-            clock,
+            rules: ArcSwap::from_pointee(Rules::new(config, None)),
             metrics,
         }
     }
@@ -147,8 +142,7 @@ impl Limiter {
     pub(crate) fn reconfigure(&self, config: &Config) {
         self.metrics.scraped().max_queue(config.limit.max_queue);
         let old = self.rules.load();
-        self.rules
-            .store(Arc::new(Rules::new(config, self.clock, Some(&old))));
+        self.rules.store(Arc::new(Rules::new(config, Some(&old))));
     }
 
     /// Finds the lane in which a call travels.
@@ -254,10 +248,10 @@ impl Limiter {
 }
 
 impl Rules {
-    fn new(config: &Config, clock: TokioClock, old: Option<&Self>) -> Self {
+    fn new(config: &Config, old: Option<&Self>) -> Self {
         let Config { limit, batch, .. } = config;
         let shares = old.map(|old| &*old.sharing);
-        let sharing = Arc::new(Sharing::new(&config.egress, &config.tenants, clock, shares));
+        let sharing = Arc::new(Sharing::new(&config.egress, &config.tenants, shares));
         let known = old.and_then(|old| old.tables.split_first());
         let table = |name: &str, quota| {
             let terms = Terms {
@@ -269,7 +263,7 @@ impl Rules {
                 name => classes.iter().find(|table| *table.name == *name),
             });
             let Some(table) = table else {
-                return Arc::new(Table::new(name, terms, clock));
+                return Arc::new(Table::new(name, terms));
             };
             table.renew(terms);
             Arc::clone(table)

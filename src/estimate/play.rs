@@ -138,7 +138,7 @@ impl Play {
     pub(super) fn new(config: Config) -> Self {
         let start = Instant::now();
         Self {
-            paper: Paper::new(&config, start),
+            paper: Paper::new(&config),
             config,
             start,
             looks: HashMap::new(),

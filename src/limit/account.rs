@@ -5,16 +5,16 @@
 //! one of the same size. Until somebody has been accepted there is only the
 //! main bucket, so the first app's debt stays where its calls will be paid.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::bucket::{Admission, Bucket, Permit};
-use super::clock::TokioClock;
+use super::bucket::{Admission, Bucket, Holder, Permit};
 use super::line::Kind;
 use super::look::Budget;
+use super::share::Share;
 use super::sharing::Terms;
 use super::{Refused, Rules};
 use crate::config::Quota;
@@ -28,94 +28,100 @@ const MAX_PROVEN: usize = 16;
 /// An account that was accepted is remembered this long without a call.
 const REMEMBER: Duration = Duration::from_secs(3600);
 
-/// The budget of one instance (or credential) in one class of calls.
+/// The budget of one instance (or credential) in one class of calls. There
+/// may be a hundred thousand: what few have is behind a pointer.
 #[derive(Debug)]
 pub(crate) struct Account {
     /// The instance as metrics may name it; `None` where a call names none.
-    instance: Option<Box<str>>,
-    main: Arc<Bucket>,
-    /// For credentials not yet accepted, once another one is.
-    strangers: OnceLock<Arc<Bucket>>,
-    /// Least recently used first.
-    proven: Mutex<Vec<Fingerprint>>,
+    pub(super) instance: Option<Box<str>>,
+    main: Bucket,
+    known: Mutex<Known>,
     /// Set when the instance has been accepted, so that made-up names never
     /// take up a label.
     series: OnceLock<Arc<InstanceSeries>>,
-    clock: TokioClock,
+}
+
+/// Who draws on what.
+#[derive(Debug, Default)]
+struct Known {
+    /// Credentials that were accepted, least recently used first.
+    proven: Box<[Fingerprint]>,
+    /// For credentials not yet accepted, once another one is.
+    strangers: Option<Arc<Account>>,
+}
+
+impl Holder for Account {
+    fn bucket(&self) -> &Bucket {
+        &self.main
+    }
 }
 
 impl Account {
-    pub(super) fn new(instance: Option<&str>, terms: &Terms, clock: TokioClock) -> Self {
-        let main = Bucket::new(terms.quota, clock);
-        main.reshare(terms.sharing.of(instance, false));
+    pub(super) fn new(instance: Option<&str>, terms: &Terms) -> Self {
+        Self::sharing(instance, terms, terms.sharing.of(instance, false))
+    }
+
+    fn sharing(instance: Option<&str>, terms: &Terms, share: Option<Arc<Share>>) -> Self {
         Self {
             instance: instance.map(Box::from),
-            main: Arc::new(main),
-            strangers: OnceLock::new(),
-            proven: Mutex::new(Vec::new()),
+            main: Bucket::new(terms.quota, share),
+            known: Mutex::default(),
             series: OnceLock::new(),
-            clock,
         }
     }
 
-    /// The bucket a credential draws on: by its standing, but not while calls
-    /// of its own wait at the other one, which it would overtake (design §7.3).
-    fn bucket(&self, credential: Option<Fingerprint>, terms: &Terms) -> &Arc<Bucket> {
-        let Some(known) = self.is_proven(credential) else {
-            return &self.main;
-        };
-        let strangers = match self.strangers.get() {
-            None if known => return &self.main,
-            Some(strangers) => strangers,
-            None => self.strangers.get_or_init(|| {
-                let strangers = Bucket::new(terms.quota, self.clock);
-                strangers.reshare(terms.sharing.strangers());
-                Arc::new(strangers)
-            }),
-        };
-        let (own, other) = if known {
-            (&self.main, strangers)
-        } else {
-            (strangers, &self.main)
-        };
-        if other.has_waiting(credential) {
-            other
-        } else {
-            own
-        }
-    }
-
-    /// Whether a credential was accepted; `None` while none ever was.
-    fn is_proven(&self, credential: Option<Fingerprint>) -> Option<bool> {
-        let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        if proven.is_empty() {
+    /// The account whose main bucket a credential draws on, if not this one's:
+    /// by its standing, but not while calls of its own wait at the other one,
+    /// which it would overtake (design §7.3).
+    fn payer(&self, credential: Option<Fingerprint>, terms: &Terms) -> Option<Arc<Self>> {
+        let mut known = self.known();
+        if known.proven.is_empty() {
             return None;
         }
-        let place = proven.iter().position(|known| Some(*known) == credential);
+        let place = known.proven.iter().position(|it| Some(*it) == credential);
         if let Some(place) = place {
             // In use: the last to be forgotten.
-            proven[place..].rotate_left(1);
+            known.proven[place..].rotate_left(1);
         }
-        Some(place.is_some())
+        if place.is_some() {
+            let strangers = known.strangers.as_ref()?;
+            let waits_there = strangers.main.has_waiting(credential);
+            return waits_there.then(|| Arc::clone(strangers));
+        }
+        if self.main.has_waiting(credential) {
+            return None;
+        }
+        let strangers = known.strangers.get_or_insert_with(|| {
+            let share = terms.sharing.strangers();
+            Arc::new(Self::sharing(self.instance.as_deref(), terms, share))
+        });
+        Some(Arc::clone(strangers))
     }
 
     /// Remembers that the upstream took this credential for this instance.
     fn prove(&self, credential: Fingerprint, terms: &Terms) {
-        let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        if proven.contains(&credential) {
+        let mut known = self.known();
+        if known.proven.contains(&credential) {
             return;
         }
-        if proven.len() == MAX_PROVEN {
-            proven.remove(0);
-        }
-        let first = proven.is_empty();
-        proven.push(credential);
-        drop(proven);
+        let first = known.proven.is_empty();
+        let forgotten = (known.proven.len() + 1).saturating_sub(MAX_PROVEN);
+        let kept = known.proven[forgotten..].iter().copied();
+        known.proven = kept.chain([credential]).collect();
+        drop(known);
         if first {
             // From now on its owner's share, not one with all made-up names.
             self.main
                 .reshare(terms.sharing.of(self.instance.as_deref(), true));
         }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn strangers(&self) -> Option<Arc<Self>> {
+        self.known().strangers.clone()
     }
 
     /// What an operator sees of it: the main bucket.
@@ -125,17 +131,13 @@ impl Account {
 
     /// Puts other terms in force.
     pub(super) fn renew(&self, terms: &Terms) {
-        let accepted = !self
-            .proven
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty();
+        let accepted = !self.known().proven.is_empty();
         self.main.requote(terms.quota);
         self.main
             .reshare(terms.sharing.of(self.instance.as_deref(), accepted));
-        if let Some(strangers) = self.strangers.get() {
-            strangers.requote(terms.quota);
-            strangers.reshare(terms.sharing.strangers());
+        if let Some(strangers) = self.strangers() {
+            strangers.main.requote(terms.quota);
+            strangers.main.reshare(terms.sharing.strangers());
         }
     }
 
@@ -148,17 +150,10 @@ impl Account {
     /// kept for a while, else a flood could make it a stranger again.
     pub(super) fn is_idle(&self, now: Instant, pressed: bool) -> bool {
         let idle = |now| {
-            self.main.is_idle(now)
-                && self
-                    .strangers
-                    .get()
-                    .is_none_or(|bucket| bucket.is_idle(now))
+            let strangers = self.strangers();
+            self.main.is_idle(now) && strangers.is_none_or(|other| other.main.is_idle(now))
         };
-        let known = !self
-            .proven
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty();
+        let known = !self.known().proven.is_empty();
         match (known, now.checked_sub(REMEMBER)) {
             (true, Some(then)) if !pressed => idle(then),
             (true, None) if !pressed => false,
@@ -171,7 +166,8 @@ impl Account {
 #[derive(Clone, Debug)]
 pub(crate) struct Lane {
     account: Arc<Account>,
-    bucket: Arc<Bucket>,
+    /// Whose main bucket pays, if not the account's own.
+    payer: Option<Arc<Account>>,
     credential: Option<Fingerprint>,
     /// A 2xx here says that the upstream took credential and instance. Only
     /// that does: whoever knows an instance id gets 404, 400 or a public page
@@ -191,10 +187,9 @@ impl Lane {
         terms: Arc<Terms>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let bucket = Arc::clone(account.bucket(credential, &terms));
         Self {
+            payer: account.payer(credential, &terms),
             account,
-            bucket,
             credential,
             proves,
             terms,
@@ -219,8 +214,8 @@ impl Lane {
         deadline: Instant,
         rules: &Rules,
     ) -> Result<Admission, Refused> {
-        self.bucket
-            .admit(kind, deadline, self.credential, rules, self.series())
+        let (payer, series) = (self.payer(), self.series());
+        Bucket::admit(payer, kind, deadline, self.credential, rules, series)
     }
 
     /// Tells whether a call could be admitted now, taking nothing.
@@ -233,7 +228,7 @@ impl Lane {
         deadline: Instant,
         rules: &Rules,
     ) -> Result<(), Refused> {
-        self.bucket.check(kind, deadline, rules)
+        self.bucket().check(kind, deadline, rules)
     }
 
     /// Learns from the upstream's answer to a call sent with `permit`.
@@ -247,11 +242,11 @@ impl Lane {
         if status == StatusCode::TOO_MANY_REQUESTS {
             // Proves nothing: it may have been said before anybody looked at
             // the credential (design §7.3).
-            self.bucket.throttled(permit.granted, retry_after);
+            self.bucket().throttled(permit.granted, retry_after);
             self.series().throttled.inc();
             return;
         }
-        self.bucket
+        self.bucket()
             .answered(permit.granted, !status.is_server_error());
         if status.is_success() && self.proves {
             if let Some(credential) = self.credential {
@@ -268,7 +263,15 @@ impl Lane {
     /// Learns that a call sent with `permit` got no answer at all.
     pub(crate) fn unanswered(&self, permit: &Permit) {
         self.count_sent();
-        self.bucket.answered(permit.granted, false);
+        self.bucket().answered(permit.granted, false);
+    }
+
+    fn payer(&self) -> &Arc<Account> {
+        self.payer.as_ref().unwrap_or(&self.account)
+    }
+
+    fn bucket(&self) -> &Bucket {
+        self.payer().bucket()
     }
 
     fn count_sent(&self) {
@@ -288,6 +291,6 @@ impl Lane {
 
     /// The quota in force here.
     pub(crate) fn quota(&self) -> Option<Quota> {
-        self.bucket.quota()
+        self.bucket().quota()
     }
 }

@@ -16,9 +16,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::clock::TokioClock;
 use super::egress::{Claim, Claimant, Released};
-use super::gcra::Gcra;
 use super::line::Kind;
 use super::look::{Budget, Waiting};
 use super::pause::Pause;
@@ -56,18 +54,26 @@ type Held = State<oneshot::Sender<Permit>>;
 /// A token bucket (GCRA) and its line of waiting calls.
 #[derive(Debug)]
 pub(crate) struct Bucket {
-    clock: TokioClock,
     /// Held for a few instructions at a time, never across an await; shared
     /// only by the calls of this one bucket.
     state: Mutex<Held>,
 }
 
+/// What a bucket is part of. Those who wait and the task that serves them
+/// share it: a bucket of its own allocation would cost every call that comes a
+/// look at cold memory, and every instance the room.
+pub(super) trait Holder: std::fmt::Debug + Send + Sync + 'static {
+    /// The bucket.
+    fn bucket(&self) -> &Bucket;
+}
+
 impl Bucket {
     /// Makes a full bucket.
-    pub(super) fn new(quota: Option<Quota>, clock: TokioClock) -> Self {
+    pub(super) fn new(quota: Option<Quota>, share: Option<Arc<Share>>) -> Self {
+        let mut state = State::new(quota, Instant::now());
+        state.share = share;
         Self {
-            clock,
-            state: Mutex::new(State::new(quota, clock, Instant::now())),
+            state: Mutex::new(state),
         }
     }
 
@@ -75,8 +81,8 @@ impl Bucket {
     ///
     /// # Errors
     /// The line is full, or the token would come after `deadline`.
-    pub(crate) fn admit(
-        self: &Arc<Self>,
+    pub(super) fn admit<H: Holder>(
+        holder: &Arc<H>,
         kind: Kind,
         deadline: Instant,
         credential: Option<Fingerprint>,
@@ -90,21 +96,23 @@ impl Bucket {
             granted = Some(told);
             grant
         };
-        let entry = self
-            .lock()
-            .admit(kind, (now, deadline), credential, rules, grant)?;
+        let entry =
+            holder
+                .bucket()
+                .lock()
+                .admit(kind, (now, deadline), credential, rules, grant)?;
         let (ticket, first) = match entry {
             Entry::Now(permit) => return Ok(Admission::Now(permit)),
             Entry::Queued { ticket, first } => (ticket, first),
         };
         if first {
-            tokio::spawn(serve(Arc::clone(self)));
+            tokio::spawn(serve(Arc::clone(holder)));
         }
         let granted = granted.expect("whoever is in line was asked for a channel");
         // A ghost is nobody who waits.
         let series = (!rules.observes).then(|| Arc::clone(series));
         Ok(Admission::Queued(Ticket::new(
-            Arc::clone(self),
+            Arc::clone(holder) as Arc<dyn Holder>,
             series,
             ticket,
             granted,
@@ -150,7 +158,7 @@ impl Bucket {
     /// Puts another quota in force, keeping what is owed.
     pub(super) fn requote(&self, quota: Option<Quota>) {
         let mut state = self.lock();
-        Gcra::requote(&mut state.gcra, quota, self.clock);
+        state.gcra.requote(quota, Instant::now());
         state.wake();
     }
 
@@ -220,9 +228,9 @@ impl Bucket {
     }
 }
 
-impl Claimant for Bucket {
+impl<H: Holder> Claimant for H {
     fn release(&self, claim: Claim, now: Instant) -> Option<Released> {
-        let mut state = self.lock();
+        let mut state = self.bucket().lock();
         let line = state.line.as_mut()?;
         if line.claimed != Some(claim) || line.len() == 0 {
             // Another claim has taken this one's place, or all have left.
@@ -241,7 +249,7 @@ impl Claimant for Bucket {
 }
 
 /// Asks the egress for what the head of the line needs, once.
-fn claim(state: &mut Held, bucket: &Arc<Bucket>) {
+fn claim<H: Holder>(state: &mut Held, holder: &Arc<H>) {
     let (Some(share), Some(line)) = (&state.share, &mut state.line) else {
         return;
     };
@@ -249,17 +257,18 @@ fn claim(state: &mut Held, bucket: &Arc<Bucket>) {
     let asked = (line.claimed == Some(Claim::Call)) || line.claimed == claim;
     if let (Some(claim), false) = (claim, asked) {
         line.claimed = Some(claim);
-        let claimant = Arc::clone(bucket) as Arc<dyn Claimant>;
+        let claimant = Arc::clone(holder) as Arc<dyn Claimant>;
         share.egress.claim(&share.member, claimant, claim);
     }
 }
 
 /// Serves a line until it is empty: the one task of a bucket under pressure.
-async fn serve(bucket: Arc<Bucket>) {
+async fn serve<H: Holder>(holder: Arc<H>) {
     loop {
-        let plan = bucket
+        let plan = holder
+            .bucket()
             .lock()
-            .advance(Instant::now(), |state| claim(state, &bucket));
+            .advance(Instant::now(), |state| claim(state, &holder));
         let Some((next, changed)) = plan else { return };
         tokio::select! {
             () = tokio::time::sleep_until(next) => {}

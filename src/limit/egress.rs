@@ -22,7 +22,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::clock::TokioClock;
 use super::gcra::Gcra;
 use super::share::Membership;
 use crate::config::Quota;
@@ -62,16 +61,14 @@ pub(super) struct Released {
 
 /// The budget of all upstream calls together.
 pub(super) struct Egress {
-    clock: TokioClock,
     state: Mutex<State>,
     /// Wakes the serving task when its plan has changed.
     changed: Notify,
 }
 
-#[derive(Default)]
 struct State {
-    /// `None`: unlimited; tenants may still have budgets of their own.
-    budget: Option<Gcra>,
+    /// Where it is unlimited, tenants may still have budgets of their own.
+    budget: Gcra,
     /// The start tag of the call served last.
     virtual_time: u128,
     tenants: HashMap<Arc<str>, Tenant>,
@@ -85,7 +82,7 @@ struct State {
 
 struct Tenant {
     weight: NonZeroU32,
-    budget: Option<Gcra>,
+    budget: Gcra,
     /// The virtual time at which its last call ends.
     finish: u128,
     calls: VecDeque<Arc<dyn Claimant>>,
@@ -113,12 +110,16 @@ enum Next {
 
 impl Egress {
     /// Opens the budget; without a quota only tenants' own budgets bind.
-    pub(super) fn new(quota: Option<Quota>, clock: TokioClock) -> Self {
+    pub(super) fn new(quota: Option<Quota>) -> Self {
         Self {
-            clock,
             state: Mutex::new(State {
-                budget: quota.map(|quota| Gcra::new(quota, clock, Instant::now())),
-                ..State::default()
+                budget: Gcra::new(quota, Instant::now()),
+                virtual_time: 0,
+                tenants: HashMap::new(),
+                ready: BTreeMap::new(),
+                parked: BTreeMap::new(),
+                tickets: 0,
+                serving: false,
             }),
             changed: Notify::new(),
         }
@@ -126,7 +127,7 @@ impl Egress {
 
     /// Puts another quota in force; what is owed stays owed.
     pub(super) fn requote(&self, quota: Option<Quota>) {
-        Gcra::requote(&mut self.lock().budget, quota, self.clock);
+        self.lock().budget.requote(quota, Instant::now());
         self.changed.notify_one();
     }
 
@@ -143,12 +144,12 @@ impl Egress {
             virtual_time,
             ..
         } = &mut *state;
-        let tenant = tenant(tenants, member, self.clock);
-        if due(budget, now) > now || due(&tenant.budget, now) > now {
+        let tenant = tenant(tenants, member, now);
+        if budget.due(now, 0) > now || tenant.budget.due(now, 0) > now {
             return false;
         }
         spend(budget, now);
-        spend(&tenant.budget, now);
+        spend(&mut tenant.budget, now);
         // Nobody waits: the busy period ends with this call, and virtual time
         // with its finish (the paper's rule 2).
         tenant.finish = tenant.start(*virtual_time) + tenant.length();
@@ -165,7 +166,7 @@ impl Egress {
         claim: Claim,
     ) {
         let mut state = self.lock();
-        tenant(&mut state.tenants, member, self.clock).push(claimant, claim);
+        tenant(&mut state.tenants, member, Instant::now()).push(claimant, claim);
         state.list(&member.name);
         if !std::mem::replace(&mut state.serving, true) {
             tokio::spawn(serve(Arc::clone(self)));
@@ -180,7 +181,7 @@ impl Egress {
         let own = member.quota.map_or(Duration::ZERO, |quota| {
             quota.interval().saturating_mul(place)
         });
-        let Some(quota) = state.budget.as_ref().map(Gcra::quota) else {
+        let Some(quota) = state.budget.quota() else {
             return own;
         };
         let others: u32 = state
@@ -202,7 +203,7 @@ impl Egress {
                 state.serving = parked.is_some();
                 return parked.map_or(Next::Idle, Next::Wait);
             };
-            let until = due(&state.budget, now);
+            let until = state.budget.due(now, 0);
             if until > now {
                 return Next::Wait(until);
             }
@@ -211,7 +212,7 @@ impl Egress {
                 .tenants
                 .get_mut(&name)
                 .expect("a listed tenant is kept");
-            let until = due(&tenant.budget, now);
+            let until = tenant.budget.due(now, 0);
             if until > now {
                 let ticket = state.ticket();
                 state.parked.insert((until, ticket), name);
@@ -250,7 +251,7 @@ impl Egress {
         tenant.listed = false;
         if released.is_some() {
             spend(budget, now);
-            spend(&tenant.budget, now);
+            spend(&mut tenant.budget, now);
             *virtual_time = tag;
             tenant.finish = tag + tenant.length();
         }
@@ -327,7 +328,7 @@ impl State {
         if self.tenants.len() > TENANTS_KEPT {
             let now = self.virtual_time;
             self.tenants.retain(|_, tenant| {
-                tenant.listed || tenant.budget.is_some() || tenant.finish > now
+                tenant.listed || tenant.budget.quota().is_some() || tenant.finish > now
             });
         }
     }
@@ -341,20 +342,20 @@ impl State {
 fn tenant<'t>(
     tenants: &'t mut HashMap<Arc<str>, Tenant>,
     member: &Membership,
-    clock: TokioClock,
+    now: Instant,
 ) -> &'t mut Tenant {
     let tenant = tenants
         .entry(Arc::clone(&member.name))
         .or_insert_with(|| Tenant {
             weight: member.weight,
-            budget: None,
+            budget: Gcra::new(member.quota, now),
             finish: 0,
             calls: VecDeque::new(),
             receipts: VecDeque::new(),
             listed: false,
         });
     tenant.weight = member.weight;
-    Gcra::requote(&mut tenant.budget, member.quota, clock);
+    tenant.budget.requote(member.quota, now);
     tenant
 }
 
@@ -397,18 +398,11 @@ impl Tenant {
 
 // === budgets ===
 
-/// When a budget has a token for a call.
-fn due(budget: &Option<Gcra>, now: Instant) -> Instant {
-    budget.as_ref().map_or(now, |gcra| gcra.due(now, 0))
-}
-
 /// Takes the token of a call that goes now.
-fn spend(budget: &Option<Gcra>, now: Instant) {
-    if let Some(gcra) = budget {
-        // It was there a moment ago. Only a reload can have put another quota
-        // in force meanwhile, and then the call was the last of the old one.
-        gcra.take(now).ok();
-    }
+fn spend(budget: &mut Gcra, now: Instant) {
+    // It was there a moment ago. Only a reload can have put another quota in
+    // force meanwhile, and then the call was the last of the old one.
+    budget.take(now).ok();
 }
 
 impl std::fmt::Debug for Egress {

@@ -11,7 +11,6 @@ use http::Method;
 use tokio::time::Instant;
 
 use super::bucket::{Entry, State};
-use super::clock::TokioClock;
 use super::line::{Grant, Kind};
 use super::{Refused, Rules};
 use crate::config::{Config, Quota};
@@ -26,21 +25,18 @@ pub(crate) type Purse = (usize, u64);
 pub(crate) struct Paper<G> {
     rules: Rules,
     quotas: Vec<Option<Quota>>,
-    clock: TokioClock,
     buckets: HashMap<Purse, State<G>>,
     asked: usize,
 }
 
 impl<G: Grant> Paper<G> {
     /// Opens full buckets under these settings.
-    pub(crate) fn new(config: &Config, start: Instant) -> Self {
-        let clock = TokioClock::from(start);
+    pub(crate) fn new(config: &Config) -> Self {
         let base = std::iter::once(config.limit.quota);
         let classes = config.limit.classes.iter().map(|class| class.quota);
         Self {
-            rules: Rules::new(config, clock, None),
+            rules: Rules::new(config, None),
             quotas: base.chain(classes).collect(),
-            clock,
             buckets: HashMap::new(),
             asked: 0,
         }
@@ -63,11 +59,10 @@ impl<G: Grant> Paper<G> {
             self.buckets.retain(|_, bucket| !bucket.is_idle(now));
         }
         let quota = self.quotas.get(purse.0).copied().flatten();
-        let clock = self.clock;
         let bucket = self
             .buckets
             .entry(purse)
-            .or_insert_with(|| State::new(quota, clock, now));
+            .or_insert_with(|| State::new(quota, now));
         bucket.admit(kind, (now, deadline), None, &self.rules, grant)
     }
 

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use super::clock::TokioClock;
 use super::egress::Egress;
 use super::share::{Membership, Share};
 use crate::config::{self, Quota};
@@ -45,7 +44,6 @@ impl Sharing {
     pub(super) fn new(
         egress: &config::Egress,
         tenants: &[config::Tenant],
-        clock: TokioClock,
         existing: Option<&Self>,
     ) -> Self {
         let budget = match existing {
@@ -53,7 +51,7 @@ impl Sharing {
                 existing.egress.requote(egress.quota);
                 Arc::clone(&existing.egress)
             }
-            None => Arc::new(Egress::new(egress.quota, clock)),
+            None => Arc::new(Egress::new(egress.quota)),
         };
         let mut members = HashMap::new();
         for tenant in tenants {

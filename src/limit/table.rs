@@ -4,9 +4,10 @@
 //! which somebody waits is never dropped. When it is full all newcomers share
 //! one account, so a flood of made-up ids costs memory and budget of its own.
 
-use std::collections::HashMap;
+use std::borrow::Borrow;
+use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hash};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +18,6 @@ use tokio::time::Instant;
 mod tests;
 
 use super::account::Account;
-use super::clock::TokioClock;
 use super::sharing::Terms;
 use crate::identity::{Fingerprint, Identity};
 use crate::metrics::{OTHER, Standing};
@@ -25,7 +25,7 @@ use crate::metrics::{OTHER, Standing};
 /// Locks over the table, so that calls of different instances seldom meet.
 const SHARDS: usize = 64;
 
-/// Accounts per shard: 64 × 4,096 = 262,144 in a class, some 100 MB at most.
+/// Accounts per shard: 64 × 4,096 = 262,144 in a class, some 50 MB at most.
 const SHARD_CAPACITY: usize = 4096;
 
 /// A full shard is searched at most this often: a flood must not buy a search
@@ -37,20 +37,35 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Table {
     /// The class, as messages and `RateLimit` fields name it.
     pub(super) name: Box<str>,
-    clock: TokioClock,
     terms: ArcSwap<Terms>,
     hasher: RandomState,
-    instances: Box<[Mutex<Shard<Box<str>>>]>,
-    credentials: Box<[Mutex<Shard<Fingerprint>>]>,
+    instances: Box<[Mutex<Shard<Named>>]>,
+    credentials: Box<[Mutex<Shard<Unnamed>>]>,
     /// For calls that name neither instance nor credential.
     nobody: Arc<Account>,
     /// Shared by whoever comes while the table is full.
     overflow: Arc<Account>,
 }
 
+/// An account, to be found by what it belongs to.
+trait Entry: Hash + Eq {
+    fn account(&self) -> &Arc<Account>;
+}
+
+/// An instance's account. It knows its name, which is not kept twice.
 #[derive(Debug)]
-struct Shard<K> {
-    accounts: HashMap<K, Arc<Account>>,
+struct Named(Arc<Account>);
+
+/// The account of a credential without an instance.
+#[derive(Debug)]
+struct Unnamed {
+    credential: Fingerprint,
+    account: Arc<Account>,
+}
+
+#[derive(Debug)]
+struct Shard<E> {
+    accounts: HashSet<E>,
     /// The most accounts it may hold.
     capacity: usize,
     /// The size at which idle accounts are looked for: twice what the last
@@ -60,19 +75,18 @@ struct Shard<K> {
 }
 
 impl Table {
-    pub(super) fn new(name: &str, terms: Terms, clock: TokioClock) -> Self {
-        Self::with_capacity(name, terms, clock, SHARD_CAPACITY)
+    pub(super) fn new(name: &str, terms: Terms) -> Self {
+        Self::with_capacity(name, terms, SHARD_CAPACITY)
     }
 
-    fn with_capacity(name: &str, terms: Terms, clock: TokioClock, shard_capacity: usize) -> Self {
+    fn with_capacity(name: &str, terms: Terms, shard_capacity: usize) -> Self {
         Self {
             name: Box::from(name),
-            clock,
             hasher: RandomState::new(),
             instances: shards(shard_capacity),
             credentials: shards(shard_capacity),
-            nobody: Arc::new(Account::new(None, &terms, clock)),
-            overflow: Arc::new(Account::new(Some(OTHER), &terms, clock)),
+            nobody: Arc::new(Account::new(None, &terms)),
+            overflow: Arc::new(Account::new(Some(OTHER), &terms)),
             terms: ArcSwap::from_pointee(terms),
         }
     }
@@ -80,8 +94,13 @@ impl Table {
     /// Finds or opens the account that pays for a call.
     pub(super) fn account(&self, identity: &Identity) -> Arc<Account> {
         match (&identity.instance, identity.credential) {
-            (Some(instance), _) => self.find(&self.instances, &**instance, Some(instance)),
-            (None, Some(credential)) => self.find(&self.credentials, &credential, None),
+            (Some(instance), _) => self.find(&self.instances, &**instance, Some(instance), Named),
+            (None, Some(credential)) => {
+                self.find(&self.credentials, &credential, None, |account| Unnamed {
+                    credential,
+                    account,
+                })
+            }
             (None, None) => Arc::clone(&self.nobody),
         }
     }
@@ -89,31 +108,30 @@ impl Table {
     /// The account of an instance that has called; opens none.
     pub(super) fn known(&self, instance: &str) -> Option<Arc<Account>> {
         let shard = lock(&self.instances[self.shard(instance)]);
-        shard.accounts.get(instance).cloned()
+        let entry = shard.accounts.get(instance)?;
+        Some(Arc::clone(entry.account()))
     }
 
-    fn find<K, Q>(
+    fn find<E, Q>(
         &self,
-        shards: &[Mutex<Shard<K>>],
+        shards: &[Mutex<Shard<E>>],
         key: &Q,
         instance: Option<&str>,
+        entry: impl FnOnce(Arc<Account>) -> E,
     ) -> Arc<Account>
     where
-        K: Hash + Eq + std::borrow::Borrow<Q>,
-        Q: Hash + Eq + ?Sized + ToOwned,
-        K: From<<Q as ToOwned>::Owned>,
+        E: Entry + Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
     {
         let mut shard = lock(&shards[self.shard(key)]);
-        if let Some(account) = shard.accounts.get(key) {
-            return Arc::clone(account);
+        if let Some(entry) = shard.accounts.get(key) {
+            return Arc::clone(entry.account());
         }
         if !shard.has_room() {
             return Arc::clone(&self.overflow);
         }
-        let account = Arc::new(Account::new(instance, &self.terms.load(), self.clock));
-        shard
-            .accounts
-            .insert(K::from(key.to_owned()), Arc::clone(&account));
+        let account = Arc::new(Account::new(instance, &self.terms.load()));
+        shard.accounts.insert(entry(Arc::clone(&account)));
         account
     }
 
@@ -145,22 +163,65 @@ impl Table {
         self.terms.store(Arc::clone(&terms));
         self.nobody.renew(&terms);
         self.overflow.renew(&terms);
-        for shard in &self.instances {
-            lock(shard)
-                .accounts
-                .values()
-                .for_each(|account| account.renew(&terms));
-        }
-        for shard in &self.credentials {
-            lock(shard)
-                .accounts
-                .values()
-                .for_each(|account| account.renew(&terms));
-        }
+        renew(&self.instances, &terms);
+        renew(&self.credentials, &terms);
     }
 }
 
-impl<K: Hash + Eq> Shard<K> {
+impl Entry for Named {
+    fn account(&self) -> &Arc<Account> {
+        &self.0
+    }
+}
+
+impl Borrow<str> for Named {
+    fn borrow(&self) -> &str {
+        self.0.instance.as_deref().unwrap_or_default()
+    }
+}
+
+// As what is borrowed, which is what `Borrow` asks for.
+impl Hash for Named {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Borrow::<str>::borrow(self).hash(state);
+    }
+}
+
+impl PartialEq for Named {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.instance == other.0.instance
+    }
+}
+
+impl Eq for Named {}
+
+impl Entry for Unnamed {
+    fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+}
+
+impl Borrow<Fingerprint> for Unnamed {
+    fn borrow(&self) -> &Fingerprint {
+        &self.credential
+    }
+}
+
+impl Hash for Unnamed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.credential.hash(state);
+    }
+}
+
+impl PartialEq for Unnamed {
+    fn eq(&self, other: &Self) -> bool {
+        self.credential == other.credential
+    }
+}
+
+impl Eq for Unnamed {}
+
+impl<E: Entry> Shard<E> {
     /// Makes room among the idle when it is time; false when there is none.
     fn has_room(&mut self) -> bool {
         let now = Instant::now();
@@ -170,7 +231,8 @@ impl<K: Hash + Eq> Shard<K> {
             self.swept = Some(now);
             let mut keep = |pressed: bool| {
                 // An account in use elsewhere at this moment is not idle.
-                self.accounts.retain(|_, account| {
+                self.accounts.retain(|entry| {
+                    let account = entry.account();
                     Arc::strong_count(account) > 1 || !account.is_idle(now, pressed)
                 });
                 self.accounts.len()
@@ -185,11 +247,19 @@ impl<K: Hash + Eq> Shard<K> {
     }
 }
 
-fn shards<K>(capacity: usize) -> Box<[Mutex<Shard<K>>]> {
+fn renew<E: Entry>(shards: &[Mutex<Shard<E>>], terms: &Terms) {
+    for shard in shards {
+        let shard = lock(shard);
+        let accounts = shard.accounts.iter().map(Entry::account);
+        accounts.for_each(|account| account.renew(terms));
+    }
+}
+
+fn shards<E>(capacity: usize) -> Box<[Mutex<Shard<E>>]> {
     (0..SHARDS)
         .map(|_| {
             Mutex::new(Shard {
-                accounts: HashMap::new(),
+                accounts: HashSet::new(),
                 capacity,
                 sweep_at: capacity.min(64),
                 swept: None,
@@ -198,6 +268,6 @@ fn shards<K>(capacity: usize) -> Box<[Mutex<Shard<K>>]> {
         .collect()
 }
 
-fn lock<K>(shard: &Mutex<Shard<K>>) -> MutexGuard<'_, Shard<K>> {
+fn lock<E>(shard: &Mutex<Shard<E>>) -> MutexGuard<'_, Shard<E>> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,13 +10,13 @@ use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
 
-use super::bucket::{Bucket, Permit};
+use super::bucket::{Holder, Permit};
 use crate::metrics::InstanceSeries;
 
 /// A place in line. Resolves to the token; dropping it gives the place up.
 #[derive(Debug)]
 pub(crate) struct Ticket {
-    bucket: Arc<Bucket>,
+    holder: Arc<dyn Holder>,
     /// `None` for a ghost, which no figure of who waits counts.
     series: Option<Arc<InstanceSeries>>,
     ticket: u64,
@@ -26,7 +26,7 @@ pub(crate) struct Ticket {
 
 impl Ticket {
     pub(super) fn new(
-        bucket: Arc<Bucket>,
+        holder: Arc<dyn Holder>,
         series: Option<Arc<InstanceSeries>>,
         ticket: u64,
         granted: oneshot::Receiver<Permit>,
@@ -35,7 +35,7 @@ impl Ticket {
             series.queued.inc();
         }
         Self {
-            bucket,
+            holder,
             series,
             ticket,
             granted: Some(granted),
@@ -65,7 +65,7 @@ impl Drop for Ticket {
         }
         // One that was served stands in no line any more.
         if self.granted.take().is_some() {
-            self.bucket.leave(self.ticket);
+            self.holder.bucket().leave(self.ticket);
         }
     }
 }

@@ -14,7 +14,6 @@ use tokio::time::Instant;
 use super::Permit;
 use crate::config::Quota;
 use crate::identity::Fingerprint;
-use crate::limit::clock::TokioClock;
 use crate::limit::gcra::Gcra;
 use crate::limit::line::{Grant, Kind, Line, Waiter};
 use crate::limit::pause::Pause;
@@ -27,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
 pub(crate) struct State<G> {
-    /// `None`: the rate is unlimited (a pause still holds calls back).
-    pub(in crate::limit) gcra: Option<Gcra>,
+    /// Where its rate is unlimited, a pause still holds calls back.
+    pub(in crate::limit) gcra: Gcra,
     /// Its place in the sharing of the egress, where that is scarce.
     pub(in crate::limit) share: Option<Arc<Share>>,
     /// There only while something waits, so that an idle bucket stays small.
@@ -38,7 +37,6 @@ pub(crate) struct State<G> {
     /// Tickets handed out. Kept over the life of many lines: a served ticket
     /// may be dropped when a later line stands already.
     tickets: u64,
-    pub(in crate::limit) used: Instant,
 }
 
 /// The answer to a request for a token.
@@ -57,14 +55,13 @@ pub(crate) enum Entry {
 
 impl<G: Grant> State<G> {
     /// A full bucket.
-    pub(in crate::limit) fn new(quota: Option<Quota>, clock: TokioClock, now: Instant) -> Self {
+    pub(in crate::limit) fn new(quota: Option<Quota>, now: Instant) -> Self {
         Self {
-            gcra: quota.map(|quota| Gcra::new(quota, clock, now)),
+            gcra: Gcra::new(quota, now),
             share: None,
             line: None,
             pause: None,
             tickets: 0,
-            used: now,
         }
     }
 
@@ -77,7 +74,6 @@ impl<G: Grant> State<G> {
         rules: &Rules,
         grant: impl FnOnce() -> G,
     ) -> Result<Entry, Refused> {
-        self.used = now;
         let first = self.line.is_none();
         if first && let Some(permit) = self.pass(now) {
             return Ok(Entry::Now(permit));
@@ -118,24 +114,21 @@ impl<G: Grant> State<G> {
     /// True when dropping the bucket would lose nothing: nobody waits, no
     /// pause is on and every token is back.
     pub(in crate::limit) fn is_idle(&self, now: Instant) -> bool {
-        let refilled = self
-            .quota()
-            .map_or(Duration::ZERO, |quota| quota.interval() * quota.burst.get());
         self.line.is_none()
             && self.pause.as_ref().is_none_or(|pause| pause.is_over(now))
-            && now.saturating_duration_since(self.used) >= refilled
+            && self.gcra.is_full(now)
     }
 
     /// The quota in force.
     pub(in crate::limit) fn quota(&self) -> Option<Quota> {
-        self.gcra.as_ref().map(Gcra::quota)
+        self.gcra.quota()
     }
 
     /// How it stands.
     pub(in crate::limit) fn standing(&self, now: Instant) -> Standing {
         let held = self.pause.as_ref().and_then(|pause| pause.holds(now));
         Standing {
-            tokens: self.gcra.as_ref().map(|gcra| gcra.tokens(now)),
+            tokens: self.gcra.tokens(now),
             paused: held.map_or(Duration::ZERO, |until| until.saturating_duration_since(now)),
         }
     }
@@ -155,10 +148,7 @@ impl<G: Grant> State<G> {
     /// Takes a token, or says when the next one is due.
     fn take(&mut self, now: Instant) -> Result<Permit, Instant> {
         self.ready(now)?;
-        let remaining = match &self.gcra {
-            None => None,
-            Some(gcra) => Some(gcra.take(now)?),
-        };
+        let remaining = self.gcra.take(now)?;
         if let Some(pause) = &mut self.pause {
             pause.probe(now);
         }
@@ -200,7 +190,6 @@ impl<G: Grant> State<G> {
     /// Takes a token for the head of the line.
     pub(in crate::limit) fn grant(&mut self, now: Instant) -> Result<(), Instant> {
         let permit = self.take(now)?;
-        self.used = now;
         if let Some(line) = &mut self.line {
             // A ticket dropped at this very moment passes its token on.
             while let Some(waiter) = line.pop(now) {

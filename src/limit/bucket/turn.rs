@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::State;
-use crate::limit::gcra::Gcra;
 use crate::limit::line::{Grant, Kind};
 use crate::limit::{Refusal, Refused, Rules};
 
@@ -19,8 +18,7 @@ impl<G: Grant> State<G> {
         let held = self.pause.as_ref().and_then(|pause| pause.holds(now));
         // Tokens come back during a pause, and leave together after it.
         let from = held.unwrap_or(now);
-        let due = |gcra: &Gcra| gcra.due(from, before);
-        self.gcra.as_ref().map_or(from, due)
+        self.gcra.due(from, before)
     }
 
     /// Whether a token is there, or when it will be.

@@ -48,7 +48,7 @@ impl Claimant for Source {
 
 fn egress(rate: f64, burst: u32) -> Arc<Egress> {
     let quota = Quota::new(rate, NonZeroU32::new(burst).unwrap()).unwrap();
-    Arc::new(Egress::new(Some(quota), TokioClock::new()))
+    Arc::new(Egress::new(Some(quota)))
 }
 
 fn member(name: &str, weight: u32) -> Membership {
@@ -240,7 +240,7 @@ fn run(quotas: &[Option<Quota>; 4], events: &[(u64, Event)]) -> Vec<Vec<Instant>
         .unwrap();
     let [all, tenants @ ..] = quotas;
     runtime.block_on(async {
-        let egress = Arc::new(Egress::new(*all, TokioClock::new()));
+        let egress = Arc::new(Egress::new(*all));
         let members: Vec<_> = ["a", "b", "c"]
             .iter()
             .zip(tenants)

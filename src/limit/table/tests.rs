@@ -17,7 +17,7 @@ const CAPACITY: usize = 8;
 fn world(rate: f64, burst: u32) -> World {
     let quota = Quota::new(rate, NonZeroU32::new(burst).unwrap()).unwrap();
     World {
-        table: Table::with_capacity("t", terms(quota), TokioClock::new(), CAPACITY),
+        table: Table::with_capacity("t", terms(quota), CAPACITY),
         rules: rules(),
         metrics: Arc::new(Metrics::new(1)),
     }
@@ -32,7 +32,7 @@ struct World {
 
 fn terms(quota: Quota) -> Terms {
     let config = Config::default();
-    let sharing = Sharing::new(&config.egress, &config.tenants, TokioClock::new(), None);
+    let sharing = Sharing::new(&config.egress, &config.tenants, None);
     Terms {
         quota: Some(quota),
         sharing: Arc::new(sharing),
@@ -41,7 +41,7 @@ fn terms(quota: Quota) -> Terms {
 
 fn rules() -> Rules {
     let config = Config::default();
-    Rules::new(&config, TokioClock::new(), None)
+    Rules::new(&config, None)
 }
 
 fn named(instance: &str) -> Identity {
@@ -141,7 +141,7 @@ async fn the_idle_make_room() {
 #[tokio::test(start_paused = true)]
 async fn a_proven_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
     let quota = Quota::new(1.0, NonZeroU32::MIN).unwrap();
-    let account = Account::new(Some("1"), &terms(quota), TokioClock::new());
+    let account = Account::new(Some("1"), &terms(quota));
     let account = Arc::new(account);
     let identity = named("1");
     let lane = Lane::new(
@@ -174,7 +174,7 @@ async fn a_proven_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
 #[tokio::test(start_paused = true)]
 async fn an_account_that_somebody_waits_for_is_not_idle() {
     let quota = Quota::new(1.0, NonZeroU32::MIN).unwrap();
-    let account = Arc::new(Account::new(None, &terms(quota), TokioClock::new()));
+    let account = Arc::new(Account::new(None, &terms(quota)));
     let lane = Lane::new(
         Arc::clone(&account),
         None,
