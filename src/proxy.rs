@@ -237,7 +237,9 @@ impl Proxy {
         let mut answer = match receipt.map(|receipt| self.join(receipt, who, trail)) {
             Some(Ok(joined)) => self.receive(joined, trail).await,
             Some(Err(denied)) => Err(denied.into()),
-            None => self.pass_through(head, body, who, route, trail).await,
+            // Boxed, or the many receipts that wait in batches would each carry
+            // the room that sending takes.
+            None => Box::pin(self.pass_through(head, body, who, route, trail)).await,
         };
         if let (Some(opened), Ok(answer)) = (opened, &mut answer) {
             opened.hide_token(answer.headers_mut());

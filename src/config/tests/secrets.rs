@@ -364,11 +364,22 @@ fn fragments() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat().replace("HUSH", HUSH))
 }
 
+/// Whether the secret is part of a key's name in another section: there an
+/// unknown name is said, so that whoever misspelt one finds it.
+fn is_a_name_beneath_limit(text: &str) -> bool {
+    let mut lines = text.split("[limit]\n").skip(1).flat_map(str::lines);
+    lines.any(|line| {
+        let name = line.split('=').next().unwrap_or_default();
+        name.contains(HUSH)
+    })
+}
+
 proptest! {
     #[test]
     fn broken_text_beneath_a_tenant_repeats_no_secret(text in fragments()) {
         // An instance's id and a section's name are no secrets, so these are kept from becoming one.
         let text = format!("{TENANT}{text}").replace(&format!("[{HUSH}"), "[").replace(&format!("[\"{HUSH}\""), "[");
+        prop_assume!(!is_a_name_beneath_limit(&text));
         let said = match load_text(&text, &[], &Overrides::default()) {
             Ok(effective) => format!("{effective} {effective:?}"),
             Err(mistakes) => format!("{mistakes} {mistakes:?}"),
