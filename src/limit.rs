@@ -19,6 +19,7 @@ mod egress;
 mod gcra;
 mod line;
 mod look;
+mod name;
 mod observe;
 mod paper;
 mod pause;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::bucket::{Admission, Bucket, Holder, Permit};
 use super::line::Kind;
 use super::look::Budget;
+use super::name::Name;
 use super::share::Share;
 use super::sharing::Terms;
 use super::{Refused, Rules};
@@ -33,7 +34,7 @@ const REMEMBER: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(crate) struct Account {
     /// The instance as metrics may name it; `None` where a call names none.
-    pub(super) instance: Option<Box<str>>,
+    pub(super) instance: Option<Name>,
     main: Bucket,
     known: Mutex<Known>,
     /// Set when the instance has been accepted, so that made-up names never
@@ -44,10 +45,45 @@ pub(crate) struct Account {
 /// Who draws on what.
 #[derive(Debug, Default)]
 struct Known {
-    /// Credentials that were accepted, least recently used first.
-    proven: Box<[Fingerprint]>,
+    proven: Proven,
     /// For credentials not yet accepted, once another one is.
     strangers: Option<Arc<Account>>,
+}
+
+/// Credentials that were accepted, least recently used first. Most accounts
+/// have one, which takes no memory of its own.
+#[derive(Debug, Default)]
+enum Proven {
+    #[default]
+    None,
+    One(Fingerprint),
+    More(Box<[Fingerprint]>),
+}
+
+impl Proven {
+    fn all(&mut self) -> &mut [Fingerprint] {
+        match self {
+            Self::None => &mut [],
+            Self::One(one) => std::slice::from_mut(one),
+            Self::More(all) => all,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::None)
+    }
+
+    /// Adds one that is none of them.
+    fn add(&mut self, credential: Fingerprint) {
+        let all = self.all();
+        let forgotten = (all.len() + 1).saturating_sub(MAX_PROVEN);
+        let kept = all[forgotten..].iter().copied();
+        let all: Box<[_]> = kept.chain([credential]).collect();
+        *self = match *all {
+            [one] => Self::One(one),
+            _ => Self::More(all),
+        };
+    }
 }
 
 impl Holder for Account {
@@ -63,7 +99,7 @@ impl Account {
 
     fn sharing(instance: Option<&str>, terms: &Terms, share: Option<Arc<Share>>) -> Self {
         Self {
-            instance: instance.map(Box::from),
+            instance: instance.map(Name::new),
             main: Bucket::new(terms.quota, share),
             known: Mutex::default(),
             series: OnceLock::new(),
@@ -78,10 +114,11 @@ impl Account {
         if known.proven.is_empty() {
             return None;
         }
-        let place = known.proven.iter().position(|it| Some(*it) == credential);
+        let proven = known.proven.all();
+        let place = proven.iter().position(|it| Some(*it) == credential);
         if let Some(place) = place {
             // In use: the last to be forgotten.
-            known.proven[place..].rotate_left(1);
+            proven[place..].rotate_left(1);
         }
         if place.is_some() {
             let strangers = known.strangers.as_ref()?;
@@ -93,7 +130,7 @@ impl Account {
         }
         let strangers = known.strangers.get_or_insert_with(|| {
             let share = terms.sharing.strangers();
-            Arc::new(Self::sharing(self.instance.as_deref(), terms, share))
+            Arc::new(Self::sharing(self.instance(), terms, share))
         });
         Some(Arc::clone(strangers))
     }
@@ -101,19 +138,20 @@ impl Account {
     /// Remembers that the upstream took this credential for this instance.
     fn prove(&self, credential: Fingerprint, terms: &Terms) {
         let mut known = self.known();
-        if known.proven.contains(&credential) {
+        if known.proven.all().contains(&credential) {
             return;
         }
         let first = known.proven.is_empty();
-        let forgotten = (known.proven.len() + 1).saturating_sub(MAX_PROVEN);
-        let kept = known.proven[forgotten..].iter().copied();
-        known.proven = kept.chain([credential]).collect();
+        known.proven.add(credential);
         drop(known);
         if first {
             // From now on its owner's share, not one with all made-up names.
-            self.main
-                .reshare(terms.sharing.of(self.instance.as_deref(), true));
+            self.main.reshare(terms.sharing.of(self.instance(), true));
         }
+    }
+
+    fn instance(&self) -> Option<&str> {
+        self.instance.as_ref().map(Name::as_str)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -134,7 +172,7 @@ impl Account {
         let accepted = !self.known().proven.is_empty();
         self.main.requote(terms.quota);
         self.main
-            .reshare(terms.sharing.of(self.instance.as_deref(), accepted));
+            .reshare(terms.sharing.of(self.instance(), accepted));
         if let Some(strangers) = self.strangers() {
             strangers.main.requote(terms.quota);
             strangers.main.reshare(terms.sharing.strangers());
@@ -255,7 +293,7 @@ impl Lane {
             if let Some(instance) = &self.account.instance {
                 self.account
                     .series
-                    .get_or_init(|| self.metrics.instance(instance));
+                    .get_or_init(|| self.metrics.instance(instance.as_str()));
             }
         }
     }
@@ -292,5 +330,16 @@ impl Lane {
     /// The quota in force here.
     pub(crate) fn quota(&self) -> Option<Quota> {
         self.bucket().quota()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hundred_thousand_accounts_are_small() {
+        // With the two counters of its `Arc`: a size of mimalloc's.
+        assert!(size_of::<Account>() + 2 * size_of::<usize>() <= 160);
     }
 }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 mod tests;
 
 use super::account::Account;
+use super::name::Name;
 use super::sharing::Terms;
 use crate::identity::{Fingerprint, Identity};
 use crate::metrics::{OTHER, Standing};
@@ -94,7 +95,9 @@ impl Table {
     /// Finds or opens the account that pays for a call.
     pub(super) fn account(&self, identity: &Identity) -> Arc<Account> {
         match (&identity.instance, identity.credential) {
-            (Some(instance), _) => self.find(&self.instances, &**instance, Some(instance), Named),
+            (Some(instance), _) => {
+                self.find(&self.instances, instance.as_bytes(), Some(instance), Named)
+            }
             (None, Some(credential)) => {
                 self.find(&self.credentials, &credential, None, |account| Unnamed {
                     credential,
@@ -107,6 +110,7 @@ impl Table {
 
     /// The account of an instance that has called; opens none.
     pub(super) fn known(&self, instance: &str) -> Option<Arc<Account>> {
+        let instance = instance.as_bytes();
         let shard = lock(&self.instances[self.shard(instance)]);
         let entry = shard.accounts.get(instance)?;
         Some(Arc::clone(entry.account()))
@@ -174,16 +178,16 @@ impl Entry for Named {
     }
 }
 
-impl Borrow<str> for Named {
-    fn borrow(&self) -> &str {
-        self.0.instance.as_deref().unwrap_or_default()
+impl Borrow<[u8]> for Named {
+    fn borrow(&self) -> &[u8] {
+        self.0.instance.as_ref().map_or(&[], Name::as_bytes)
     }
 }
 
 // As what is borrowed, which is what `Borrow` asks for.
 impl Hash for Named {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        Borrow::<str>::borrow(self).hash(state);
+        Borrow::<[u8]>::borrow(self).hash(state);
     }
 }
 

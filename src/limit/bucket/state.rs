@@ -6,6 +6,7 @@
 //! of the line, and nobody takes one past it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -34,10 +35,11 @@ pub(crate) struct State<G> {
     pub(in crate::limit) line: Option<Box<Line<G>>>,
     /// There only after the upstream said 429.
     pub(in crate::limit) pause: Option<Box<Pause>>,
-    /// Tickets handed out. Kept over the life of many lines: a served ticket
-    /// may be dropped when a later line stands already.
-    tickets: u64,
 }
+
+/// Tickets handed out, by all buckets: a served ticket may be dropped when a
+/// later line stands already, and must not be taken for one of that.
+static TICKETS: AtomicU64 = AtomicU64::new(0);
 
 /// The answer to a request for a token.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +63,6 @@ impl<G: Grant> State<G> {
             share: None,
             line: None,
             pause: None,
-            tickets: 0,
         }
     }
 
@@ -82,8 +83,7 @@ impl<G: Grant> State<G> {
         if first {
             self.line = Some(Box::new(Line::new(rules.max_delay)));
         }
-        self.tickets += 1;
-        let ticket = self.tickets;
+        let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
         let waiting = self.share.as_ref().map(|share| share.member.wait());
         let line = self.line.as_mut().expect("a line was just made or found");
         line.push(
