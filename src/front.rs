@@ -6,8 +6,8 @@
 //! connection, it holds up no other.
 
 mod activity;
-mod alarm;
 mod awake;
+mod bell;
 mod connection;
 mod introduction;
 mod listener;

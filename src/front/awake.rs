@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::activity::{Activity, Overdue};
-use super::alarm::{Alarm, Ring};
+use super::bell::{Bell, Ring};
 use super::rewound::Rewound;
 use super::watched::Watched;
 use super::{FAREWELL, Front, LINGER};
@@ -92,7 +92,7 @@ impl Front {
         io: Rewound<IO>,
         peer: Option<IpAddr>,
         activity: &Arc<Activity>,
-        alarm: &mut Alarm<'_>,
+        bell: &mut Bell<'_>,
     ) -> Option<Rewound<IO>>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -103,7 +103,7 @@ impl Front {
         let mut connection = connection.with_upgrades();
         let pinned = Pin::new(&mut connection);
         let end = http1::UpgradeableConnection::graceful_shutdown;
-        match attend(pinned, end, activity, alarm).await {
+        match attend(pinned, end, activity, bell).await {
             Attended::Ended => None,
             Attended::Idle => {
                 // What goes with hyper's state is nothing (read in hyper
@@ -131,7 +131,7 @@ impl Front {
         io: Rewound<IO>,
         peer: Option<IpAddr>,
         activity: &Arc<Activity>,
-        alarm: &mut Alarm<'_>,
+        bell: &mut Bell<'_>,
     ) where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -140,7 +140,7 @@ impl Front {
         let service = self.service(peer, activity);
         let connection = pin!(self.common.http2.serve_connection(io, service));
         let end = http2::Connection::graceful_shutdown;
-        attend(connection, end, activity, alarm).await;
+        attend(connection, end, activity, bell).await;
     }
 
     /// Answers the requests of one connection.
@@ -173,7 +173,7 @@ async fn attend<C>(
     mut connection: Pin<&mut C>,
     end: impl Fn(Pin<&mut C>),
     activity: &Activity,
-    alarm: &mut Alarm<'_>,
+    bell: &mut Bell<'_>,
 ) -> Attended
 where
     C: Future<Output = hyper::Result<()>>,
@@ -188,13 +188,13 @@ where
             // After each turn of the connection its deadline may be closer.
             let deadline = match ending {
                 Some(asked) => activity.farewell(asked, FAREWELL),
-                None if alarm.is_draining() => activity.deadline(),
+                None if bell.is_draining() => activity.deadline(),
                 None => {
                     let rest = activity.rests_at().into_iter();
                     rest.chain(activity.deadline()).min()
                 }
             };
-            alarm.poll(cx, deadline).map(Event::Rang)
+            bell.poll(cx, deadline).map(Event::Rang)
         });
         match event.await {
             Event::Ended(ended) => {
@@ -210,7 +210,7 @@ where
                     end(connection.as_mut());
                     ending = Some(now);
                 } else {
-                    alarm.set(now + LINGER);
+                    bell.set(now + LINGER);
                 }
             }
             Event::Rang(Ring::Timer) => {
@@ -222,7 +222,7 @@ where
                     }
                     continue;
                 }
-                let is_draining = alarm.is_draining();
+                let is_draining = bell.is_draining();
                 let overdue = activity.overdue(now);
                 if overdue == Some(Overdue::Stuck) {
                     return Attended::Ended;

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Front;
 use super::activity::Activity;
-use super::alarm::{self, Alarm};
+use super::bell::{self, Bell};
 use super::rest::{self, Woken};
 use super::rewound::Rewound;
 
@@ -36,24 +36,24 @@ impl Front {
         self.common.metrics.connections.inc();
         let _open = Counted(self);
         let activity = Arc::new(Activity::new(&self.common.settings));
-        let timer = pin!(alarm::timer());
+        let timer = pin!(bell::timer());
         let begun = pin!(self.common.drain.begun());
-        let mut alarm = Alarm::new(timer, &self.common.drain, begun);
+        let mut bell = Bell::new(timer, &self.common.drain, begun);
         let mut is_fresh = true;
         loop {
             // What is spoken is boxed, or a connection at rest would carry the
             // room for it.
-            match rest::rest(&mut io, is_fresh, &activity, &mut alarm).await {
+            match rest::rest(&mut io, is_fresh, &activity, &mut bell).await {
                 Woken::Http1 => {
-                    let spoken = Box::pin(self.speak_http1(io, peer, &activity, &mut alarm));
+                    let spoken = Box::pin(self.speak_http1(io, peer, &activity, &mut bell));
                     let Some(rested) = spoken.await else { return };
                     io = rested;
                 }
                 Woken::Http2 => {
-                    let spoken = Box::pin(self.speak_http2(io, peer, &activity, &mut alarm));
+                    let spoken = Box::pin(self.speak_http2(io, peer, &activity, &mut bell));
                     return spoken.await;
                 }
-                Woken::Ended => return rest::close(&mut io, &mut alarm).await,
+                Woken::Ended => return rest::close(&mut io, &mut bell).await,
                 Woken::Cut => return,
             }
             is_fresh = false;

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::activity::{Activity, Overdue};
-use super::alarm::{Alarm, Ring};
+use super::bell::{Bell, Ring};
 use super::rewound::Rewound;
 use super::{FAREWELL, LINGER};
 
@@ -36,7 +36,7 @@ pub(super) async fn rest<IO>(
     io: &mut Rewound<IO>,
     is_fresh: bool,
     activity: &Activity,
-    alarm: &mut Alarm<'_>,
+    bell: &mut Bell<'_>,
 ) -> Woken
 where
     IO: AsyncRead + Unpin,
@@ -44,15 +44,15 @@ where
     loop {
         let event = poll_fn(|cx| match poll_said(io, is_fresh, cx) {
             Poll::Ready(woken) => Poll::Ready(Err(woken)),
-            Poll::Pending => alarm.poll(cx, activity.deadline()).map(Ok),
+            Poll::Pending => bell.poll(cx, activity.deadline()).map(Ok),
         });
         match event.await {
             Err(woken) => return woken,
-            Ok(Ring::Drain) => alarm.set(Instant::now() + LINGER),
+            Ok(Ring::Drain) => bell.set(Instant::now() + LINGER),
             Ok(Ring::Timer) => match activity.overdue(Instant::now()) {
                 Some(Overdue::Stuck) => return Woken::Cut,
                 Some(Overdue::Idle) => return Woken::Ended,
-                None if alarm.is_draining() => return Woken::Ended,
+                None if bell.is_draining() => return Woken::Ended,
                 None => {}
             },
         }
@@ -103,7 +103,7 @@ fn empty_lines(said: &[u8]) -> usize {
 }
 
 /// Closes a stream politely: over TLS that is to say so.
-pub(super) async fn close<IO>(io: &mut Rewound<IO>, alarm: &mut Alarm<'_>)
+pub(super) async fn close<IO>(io: &mut Rewound<IO>, bell: &mut Bell<'_>)
 where
     IO: AsyncWrite + Unpin,
 {
@@ -112,7 +112,7 @@ where
         let rang = poll_fn(|cx| match Pin::new(&mut *io).poll_shutdown(cx) {
             // An error is an end, too.
             Poll::Ready(_) => Poll::Ready(None),
-            Poll::Pending => alarm.poll(cx, Some(end)).map(Some),
+            Poll::Pending => bell.poll(cx, Some(end)).map(Some),
         });
         match rang.await {
             Some(Ring::Drain) => {}

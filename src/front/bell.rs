@@ -16,7 +16,7 @@ use crate::drain::Drain;
 const FAR: Duration = Duration::from_secs(3600);
 
 /// What wakes a connection.
-pub(super) struct Alarm<'c> {
+pub(super) struct Bell<'c> {
     timer: Pin<&'c mut Sleep>,
     drain: &'c Drain,
     begun: Pin<&'c mut (dyn Future<Output = ()> + Send + 'c)>,
@@ -35,7 +35,7 @@ pub(super) enum Ring {
     Timer,
 }
 
-impl<'c> Alarm<'c> {
+impl<'c> Bell<'c> {
     /// A timer made by [`timer`], and the drain with its beginning.
     pub(super) fn new(
         timer: Pin<&'c mut Sleep>,
