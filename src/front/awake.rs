@@ -1,9 +1,10 @@
 //! A connection on which HTTP is spoken.
 //!
 //! Owns how hyper is set up, and asking it to end or to let go. Invariants:
-//! hyper's `Incoming` is seen here and in the proxy's first lines only; hyper
-//! lets go of a connection only while it holds nothing of it but bytes that
-//! can be read again.
+//! hyper's `Incoming` goes from here through the proxy's first lines into a
+//! `ClientBody`, which tells when it was read to its end; hyper lets go of a
+//! connection only while it holds nothing of it but bytes that can be read
+//! again.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};

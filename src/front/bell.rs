@@ -85,7 +85,9 @@ impl<'c> Bell<'c> {
         if self.is_armed && !self.timer.is_elapsed() {
             return Poll::Pending;
         }
-        self.is_armed = true;
+        // A task that has used up its turn is put off before the timer knows of
+        // it; it is polled again, and asks again then.
+        self.is_armed = tokio::task::coop::has_budget_remaining();
         ready!(self.timer.as_mut().poll(cx));
         self.set(Instant::now() + FAR);
         Poll::Ready(Ring::Timer)

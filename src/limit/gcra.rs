@@ -25,8 +25,8 @@ pub(super) struct Gcra {
     quota: Option<Quota>,
 }
 
-/// governor, for one decision.
-type Limiter = governor::RateLimiter<NotKeyed, Arrival, Told, StateInformationMiddleware>;
+/// governor's limiter, for one decision.
+type Decision = governor::RateLimiter<NotKeyed, Arrival, Told, StateInformationMiddleware>;
 
 /// The clock that governor reads: nanoseconds since the limiter's start.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl Gcra {
         let arrival = Arrival(AtomicU64::new(NOW + missing));
         // Made anew each time (it is a few multiplications): kept, it would
         // take more memory than all else that is known of an instance.
-        let limiter = Limiter::new(rule, arrival, Told(AtomicU64::new(0)));
+        let limiter = Decision::new(rule, arrival, Told(AtomicU64::new(0)));
         limiter.clock().0.store(NOW, Ordering::Relaxed);
         let Ok(taken) = limiter.check() else {
             return Err(self.due(now, 0));

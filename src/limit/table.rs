@@ -26,7 +26,8 @@ use crate::metrics::{OTHER, Standing};
 /// Locks over the table, so that calls of different instances seldom meet.
 const SHARDS: usize = 64;
 
-/// Accounts per shard: 64 × 4,096 = 262,144 in a class, some 50 MB at most.
+/// Accounts per shard: 64 × 4,096 = 262,144 instances and as many credentials
+/// without one in a class, some 125 MB at most.
 const SHARD_CAPACITY: usize = 4096;
 
 /// A full shard is searched at most this often: a flood must not buy a search
