@@ -136,18 +136,21 @@ impl<G: Grant> State<G> {
     /// Takes a token for a call that finds nobody before it, here or at the
     /// egress.
     fn pass(&mut self, now: Instant) -> Option<Permit> {
-        self.ready(now).ok()?;
-        if let Some(share) = &self.share
-            && !share.pass(now)
-        {
-            return None;
+        if let Some(share) = &self.share {
+            // The egress is not asked for a call that has no token here.
+            self.ready(now).ok()?;
+            if !share.pass(now) {
+                return None;
+            }
         }
         self.take(now).ok()
     }
 
     /// Takes a token, or says when the next one is due.
     fn take(&mut self, now: Instant) -> Result<Permit, Instant> {
-        self.ready(now)?;
+        if self.pause.is_some() {
+            self.ready(now)?;
+        }
         let remaining = self.gcra.take(now)?;
         if let Some(pause) = &mut self.pause {
             pause.probe(now);
