@@ -6,6 +6,7 @@
 //! text, so nothing here can print one.
 
 mod form;
+mod instance;
 pub(crate) mod json;
 pub(crate) mod look;
 
@@ -15,11 +16,13 @@ mod tests;
 use std::borrow::Cow;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use http::HeaderValue;
 use http::request::Parts;
+
+pub(crate) use instance::InstanceId;
 
 /// The field that names the instance, in a query or a body.
 pub(crate) const INSTANCE_FIELD: &str = "instance_id";
@@ -31,29 +34,6 @@ const AUTHORIZATION_HEADER: &str = "authorization";
 pub(crate) const INSTANCE_HEADER: &str = "x-instance-id";
 /// The header that holds the access token (the MCP server's way).
 pub(crate) const TOKEN_HEADER: &str = "access-token";
-
-/// Longer names are no instance ids (the vendor's have 12 characters), and
-/// would let a caller choose how much memory its account takes.
-const MAX_INSTANCE_ID: usize = 128;
-
-/// The name of an instance.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct InstanceId(Box<str>);
-
-impl InstanceId {
-    /// Takes a name as found; `None` where it is empty or absurdly long.
-    pub(crate) fn new(name: &str) -> Option<Self> {
-        (!name.is_empty() && name.len() <= MAX_INSTANCE_ID).then(|| Self(Box::from(name)))
-    }
-}
-
-impl Deref for InstanceId {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.0
-    }
-}
 
 /// A keyed hash over all credentials of a request and their places.
 ///

@@ -19,7 +19,6 @@ mod egress;
 mod gcra;
 mod line;
 mod look;
-mod name;
 mod observe;
 mod paper;
 mod pause;

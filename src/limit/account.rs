@@ -14,12 +14,11 @@ use tokio::time::Instant;
 use super::bucket::{Admission, Bucket, Holder, Permit};
 use super::line::Kind;
 use super::look::Budget;
-use super::name::Name;
 use super::share::Share;
 use super::sharing::Terms;
 use super::{Refused, Rules};
 use crate::config::Quota;
-use crate::identity::Fingerprint;
+use crate::identity::{Fingerprint, InstanceId};
 use crate::metrics::{InstanceSeries, Metrics, Standing, TenantSeries};
 
 /// Accepted credentials remembered per account; the oldest makes room. An app
@@ -34,7 +33,7 @@ const REMEMBER: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(crate) struct Account {
     /// The instance as metrics may name it; `None` where a call names none.
-    pub(super) instance: Option<Name>,
+    pub(super) instance: Option<InstanceId>,
     main: Bucket,
     known: Mutex<Known>,
     /// Set when the instance has been accepted, so that made-up names never
@@ -93,13 +92,14 @@ impl Holder for Account {
 }
 
 impl Account {
-    pub(super) fn new(instance: Option<&str>, terms: &Terms) -> Self {
-        Self::sharing(instance, terms, terms.sharing.of(instance, false))
+    pub(super) fn new(instance: Option<InstanceId>, terms: &Terms) -> Self {
+        let share = terms.sharing.of(instance.as_deref(), false);
+        Self::sharing(instance, terms, share)
     }
 
-    fn sharing(instance: Option<&str>, terms: &Terms, share: Option<Arc<Share>>) -> Self {
+    fn sharing(instance: Option<InstanceId>, terms: &Terms, share: Option<Arc<Share>>) -> Self {
         Self {
-            instance: instance.map(Name::new),
+            instance,
             main: Bucket::new(terms.quota, share),
             known: Mutex::default(),
             series: OnceLock::new(),
@@ -130,7 +130,7 @@ impl Account {
         }
         let strangers = known.strangers.get_or_insert_with(|| {
             let share = terms.sharing.strangers();
-            Arc::new(Self::sharing(self.instance(), terms, share))
+            Arc::new(Self::sharing(self.instance.clone(), terms, share))
         });
         Some(Arc::clone(strangers))
     }
@@ -146,12 +146,9 @@ impl Account {
         drop(known);
         if first {
             // From now on its owner's share, not one with all made-up names.
-            self.main.reshare(terms.sharing.of(self.instance(), true));
+            self.main
+                .reshare(terms.sharing.of(self.instance.as_deref(), true));
         }
-    }
-
-    fn instance(&self) -> Option<&str> {
-        self.instance.as_ref().map(Name::as_str)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -172,7 +169,7 @@ impl Account {
         let accepted = !self.known().proven.is_empty();
         self.main.requote(terms.quota);
         self.main
-            .reshare(terms.sharing.of(self.instance(), accepted));
+            .reshare(terms.sharing.of(self.instance.as_deref(), accepted));
         if let Some(strangers) = self.strangers() {
             strangers.main.requote(terms.quota);
             strangers.main.reshare(terms.sharing.strangers());
@@ -293,7 +290,7 @@ impl Lane {
             if let Some(instance) = &self.account.instance {
                 self.account
                     .series
-                    .get_or_init(|| self.metrics.instance(instance.as_str()));
+                    .get_or_init(|| self.metrics.instance(instance));
             }
         }
     }

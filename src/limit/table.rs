@@ -18,9 +18,8 @@ use tokio::time::Instant;
 mod tests;
 
 use super::account::Account;
-use super::name::Name;
 use super::sharing::Terms;
-use crate::identity::{Fingerprint, Identity};
+use crate::identity::{Fingerprint, Identity, InstanceId};
 use crate::metrics::{OTHER, Standing};
 
 /// Locks over the table, so that calls of different instances seldom meet.
@@ -88,7 +87,7 @@ impl Table {
             instances: shards(shard_capacity),
             credentials: shards(shard_capacity),
             nobody: Arc::new(Account::new(None, &terms)),
-            overflow: Arc::new(Account::new(Some(OTHER), &terms)),
+            overflow: Arc::new(Account::new(InstanceId::new(OTHER), &terms)),
             terms: ArcSwap::from_pointee(terms),
         }
     }
@@ -121,7 +120,7 @@ impl Table {
         &self,
         shards: &[Mutex<Shard<E>>],
         key: &Q,
-        instance: Option<&str>,
+        instance: Option<&InstanceId>,
         entry: impl FnOnce(Arc<Account>) -> E,
     ) -> Arc<Account>
     where
@@ -135,7 +134,7 @@ impl Table {
         if !shard.has_room() {
             return Arc::clone(&self.overflow);
         }
-        let account = Arc::new(Account::new(instance, &self.terms.load()));
+        let account = Arc::new(Account::new(instance.cloned(), &self.terms.load()));
         shard.accounts.insert(entry(Arc::clone(&account)));
         account
     }
@@ -181,7 +180,7 @@ impl Entry for Named {
 
 impl Borrow<[u8]> for Named {
     fn borrow(&self) -> &[u8] {
-        self.0.instance.as_ref().map_or(&[], Name::as_bytes)
+        self.0.instance.as_ref().map_or(&[], InstanceId::as_bytes)
     }
 }
 

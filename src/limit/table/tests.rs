@@ -95,7 +95,7 @@ async fn a_flood_of_names_is_bounded_and_forgives_no_debt() {
     }
     let mut name = named("x");
     for n in 0..1_000_000 {
-        name.instance = crate::identity::InstanceId::new(&format!("made-up-{n}"));
+        name.instance = InstanceId::new(&format!("made-up-{n}"));
         drop(world.table.account(&name));
         if n % 100_000 == 0 {
             tokio::time::advance(Duration::from_secs(1)).await;
@@ -141,7 +141,7 @@ async fn the_idle_make_room() {
 #[tokio::test(start_paused = true)]
 async fn a_proven_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
     let quota = Quota::new(1.0, NonZeroU32::MIN).unwrap();
-    let account = Account::new(Some("1"), &terms(quota));
+    let account = Account::new(InstanceId::new("1"), &terms(quota));
     let account = Arc::new(account);
     let identity = named("1");
     let lane = Lane::new(
