@@ -53,11 +53,20 @@ impl ClientBody {
         let complete = incoming.is_end_stream();
         Self {
             incoming: Some(incoming),
+            complete,
+            unread: (!complete).then(|| activity.unread()),
+            ..Self::none(patience)
+        }
+    }
+
+    fn none(patience: Duration) -> Self {
+        Self {
+            incoming: None,
             held: VecDeque::new(),
             held_bytes: 0,
             held_cost: 0,
-            complete,
-            unread: (!complete).then(|| activity.unread()),
+            complete: true,
+            unread: None,
             patience,
             bytes: None,
             silence: None,
@@ -71,18 +80,8 @@ impl ClientBody {
 
     /// The body, leaving none in its place.
     pub(crate) fn take(&mut self) -> Self {
-        let rest = Self {
-            incoming: None,
-            held: VecDeque::new(),
-            held_bytes: 0,
-            held_cost: 0,
-            complete: true,
-            unread: None,
-            patience: self.patience,
-            bytes: None,
-            silence: None,
-        };
-        std::mem::replace(self, rest)
+        let none = Self::none(self.patience);
+        std::mem::replace(self, none)
     }
 
     /// True when the request has no body at all.
