@@ -6,6 +6,7 @@
 
 pub(crate) mod error;
 mod finish;
+mod merge;
 mod send;
 mod target;
 mod timing;
@@ -16,30 +17,29 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::access_log::{AccessLog, Trail};
-use crate::batch::{Batcher, Given, Told, Untold};
-use crate::body::{self, AnswerBody, ClientBody, Ending, LOOK, RequestBody};
+use crate::batch::Batcher;
+use crate::body::{self, AnswerBody, ClientBody, Ending, RequestBody};
 use crate::config::{self, Config};
 use crate::drain::Drain;
 use crate::front::Activity;
 use crate::hop;
 use crate::identity::{self, Findings, Identity};
-use crate::limit::{Kind, Lane, Limiter, Refused};
+use crate::limit::{Kind, Lane, Limiter};
 use crate::metrics::{Failure, Metrics, Route, TenantSeries};
-use crate::receipt::Receipt;
 use crate::tenant::key::{Keyring, Opened};
 use crate::tenant::{Client, Denied, Secrets, Tenants};
 use crate::upstream::Upstream;
 use error::Error;
 use finish::Finish;
+use merge::may_be_receipt;
 use target::ThisHost;
 
 /// Calls of one connection that may be unfinished at once. HTTP/2 bounds its
@@ -267,70 +267,6 @@ impl Proxy {
         Ok(search.replace(head, body)?)
     }
 
-    /// A call that may be a read receipt: understood, its head is taken.
-    async fn understand(
-        &self,
-        head: &mut Parts,
-        body: &mut ClientBody,
-    ) -> Result<Option<Box<Receipt>>, Error> {
-        let Some(whole) = self.in_time(body.whole()).await?.flatten() else {
-            return Ok(None);
-        };
-        let taken = std::mem::replace(head, Request::new(()).into_parts().0);
-        let read = Receipt::read(taken, whole).map(Box::new);
-        Ok(read.map_err(|untouched| *head = *untouched).ok())
-    }
-
-    /// A read receipt: it joins a batch.
-    fn join(
-        &self,
-        receipt: Box<Receipt>,
-        who: Who<'_>,
-        trail: &mut Trail,
-    ) -> Result<Joined, Denied> {
-        let route = Route::Seen;
-        let Shared {
-            limiter, batcher, ..
-        } = &*self.shared;
-        trail.receipt(&receipt);
-        let identity = &receipt.identity;
-        trail.identified(identity, receipt.head(), || who.tenant(identity));
-        let tenant = who.let_in(identity, receipt.ambiguous, route)?;
-        let head = receipt.head();
-        let lane = limiter
-            .lane(&head.method, head.uri.path(), identity)
-            .counted_for(tenant);
-        let place = if batcher.observes() {
-            Place::Alone(receipt)
-        } else {
-            Place::Batch(batcher.join(receipt, &lane, &self.upstream))
-        };
-        Ok(Joined { place, lane })
-    }
-
-    /// Waits for what a receipt's batch is told.
-    async fn receive(
-        &self,
-        Joined { place, lane }: Joined,
-        trail: &mut Trail,
-    ) -> Result<Response<AnswerBody>, Error> {
-        let answer = match place {
-            // Boxed: most gateways merge.
-            Place::Alone(receipt) => Box::pin(self.send_alone(*receipt, &lane, trail)).await,
-            Place::Batch(Ok(told)) => match told.await {
-                Ok(told) => {
-                    trail.timing(&told.timing);
-                    self.tell(told, &lane)
-                }
-                // The batch's task was cut off: the gateway is being ended.
-                Err(_) => Err(Error::Upstream(crate::upstream::Failure::BrokeOff)),
-            },
-            Place::Batch(Err(refused)) => Err(refused.into()),
-        };
-        count(&lane, Route::Seen, &answer, trail);
-        answer
-    }
-
     /// Bounds reading ahead. A body that dribbles in is passed on as it comes,
     /// with what is known by then; `None`.
     async fn in_time<T>(
@@ -342,26 +278,6 @@ impl Proxy {
             Ok(read) => Ok(Some(read?)),
             Err(_) => Ok(None),
         }
-    }
-
-    fn tell(&self, told: Told, lane: &Lane) -> Result<Response<AnswerBody>, Error> {
-        let (mut answer, remaining) = match told.verdict {
-            Ok(Given::Shared(shared)) => {
-                let body = AnswerBody::whole(shared.body.clone(), shared.trailers.clone());
-                (
-                    Response::from_parts(shared.head.clone(), body),
-                    shared.remaining,
-                )
-            }
-            Ok(Given::Own(answer)) => (*answer, None),
-            Err(Untold::Refused(refused)) => return Err(refused.into()),
-            Err(Untold::Failed(failure)) => return Err(failure.into()),
-        };
-        if self.shared.settings.timing_header {
-            timing::of_receipt(answer.headers_mut(), &told.timing);
-        }
-        self.tell_limit(&mut answer, lane, remaining);
-        Ok(answer)
     }
 
     /// Any other call: identified, admitted, sent once.
@@ -384,7 +300,11 @@ impl Proxy {
         }
         let limiter = &self.shared.limiter;
         let deadline = Instant::now() + limiter.rules().max_wait;
-        let lane = self.lane(findings, head, who, route, trail)?;
+        let lane = {
+            let ambiguous = findings.is_ambiguous();
+            let identity = findings.identity();
+            self.lane(&identity, ambiguous, head, who, route, trail)?
+        };
         let answer = match limiter.pass(&lane, Kind::Call, deadline, route).await {
             Ok(pass) => {
                 let body = RequestBody::streamed(body.take());
@@ -396,38 +316,22 @@ impl Proxy {
         answer
     }
 
-    /// The lane of a call of which all is known that will be.
+    /// The lane of a call of which it is known who makes it.
     fn lane(
         &self,
-        findings: Findings,
+        identity: &Identity,
+        ambiguous: bool,
         head: &Parts,
         who: Who<'_>,
         route: Route,
         trail: &mut Trail,
     ) -> Result<Lane, Denied> {
-        let ambiguous = findings.is_ambiguous();
-        let identity = findings.identity();
-        trail.identified(&identity, head, || who.tenant(&identity));
-        let tenant = who.let_in(&identity, ambiguous, route)?;
-        let lane = self
-            .shared
-            .limiter
-            .lane(&head.method, head.uri.path(), &identity);
+        trail.identified(identity, head, || who.tenant(identity));
+        let tenant = who.let_in(identity, ambiguous, route)?;
+        let limiter = &self.shared.limiter;
+        let lane = limiter.lane(&head.method, head.uri.path(), identity);
         Ok(lane.counted_for(tenant))
     }
-}
-
-/// A receipt's place, and the lane in which its call travels.
-struct Joined {
-    place: Place,
-    lane: Lane,
-}
-
-/// Where a receipt is to be told.
-enum Place {
-    Batch(Result<oneshot::Receiver<Told>, Refused>),
-    /// Merging is only observed: it goes out by itself.
-    Alone(Box<Receipt>),
 }
 
 /// Who calls, and the rules held against it. A reload leaves a call under
@@ -479,13 +383,4 @@ fn count(
 /// Whether an answer of this status ends with its head (RFC 9110 §6.4.1).
 fn has_no_body(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-}
-
-/// Whether it is worth reading the body to find out.
-fn may_be_receipt(head: &Parts) -> bool {
-    let length = head
-        .headers
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    head.method == Method::POST && length.is_none_or(|length| length <= LOOK as u64)
 }
