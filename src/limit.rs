@@ -243,7 +243,7 @@ impl Limiter {
 
     /// The refusal of a call whose deadline came while it stood in line.
     pub(crate) fn too_late(&self, lane: &Lane) -> Refused {
-        self.rules.load().too_late(lane)
+        lane.too_late(&self.rules.load())
     }
 }
 
@@ -292,18 +292,6 @@ impl Rules {
 
     fn is_receipt(&self, path: &str) -> bool {
         self.receipt_paths.iter().any(|receipt| receipt == path)
-    }
-
-    fn too_late(&self, lane: &Lane) -> Refused {
-        // A call that came now would have to wait as long, or less.
-        lane.check(Kind::Call, Instant::now(), self)
-            .err()
-            .unwrap_or(Refused {
-                refusal: Refusal::WaitTooLong,
-                quota: lane.quota(),
-                waiting: 0,
-                retry_after: Duration::ZERO,
-            })
     }
 
     /// Whether `RateLimit` fields go with every answer.

@@ -103,11 +103,7 @@ impl World {
     }
 
     fn join_as(&self, receipt: Receipt) -> Result<oneshot::Receiver<Told>, Refused> {
-        let lane = {
-            let head = receipt.head();
-            self.limiter
-                .lane(&head.method, head.uri.path(), &receipt.identity)
-        };
+        let lane = self.lane_of(&receipt);
         self.batcher.join(Box::new(receipt), &lane, &self.upstream)
     }
 
@@ -162,13 +158,20 @@ impl World {
         self.calls().iter().map(since).collect()
     }
 
+    /// The lane of the instance's receipts.
+    fn lane(&self) -> Lane {
+        self.lane_of(&asks(&["x"]).receipt())
+    }
+
+    fn lane_of(&self, receipt: &Receipt) -> Lane {
+        let head = receipt.head();
+        self.limiter
+            .lane(&head.method, head.uri.path(), &receipt.identity)
+    }
+
     /// Takes every token of the instance that is there.
     fn drain_tokens(&self) {
-        let receipt = asks(&["x"]).receipt();
-        let head = receipt.head();
-        let lane = self
-            .limiter
-            .lane(&head.method, head.uri.path(), &receipt.identity);
+        let lane = self.lane();
         let now = || self.limiter.admit(&lane, Kind::Call, Instant::now());
         while let Ok(crate::limit::Admission::Now(_)) = now() {}
     }

@@ -266,6 +266,11 @@ impl Lane {
         self.bucket().check(kind, deadline, rules)
     }
 
+    /// The refusal of a call that stood in line until its deadline came.
+    pub(crate) fn too_late(&self, rules: &Rules) -> Refused {
+        self.bucket().too_late(rules)
+    }
+
     /// Learns from the upstream's answer to a call sent with `permit`.
     pub(crate) fn answered(
         &self,

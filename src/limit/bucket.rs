@@ -132,6 +132,11 @@ impl Bucket {
         self.lock().check(kind, Instant::now(), deadline, rules)
     }
 
+    /// The refusal of a call that stood in line until its deadline came.
+    pub(crate) fn too_late(&self, rules: &Rules) -> Refused {
+        self.lock().too_late(Instant::now(), rules)
+    }
+
     /// Learns from an upstream 429 to a call admitted at `granted`.
     pub(crate) fn throttled(&self, granted: Instant, retry_after: Option<Duration>) {
         let now = Instant::now();

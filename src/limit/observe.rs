@@ -49,7 +49,7 @@ impl Limiter {
                 Ok(_) => metrics
                     .would_delay(route)
                     .observe(asked.elapsed().as_secs_f64()),
-                Err(_) => would_refuse(&lane, rules.too_late(&lane), 1),
+                Err(_) => would_refuse(&lane, lane.too_late(&rules), 1),
             }
         });
     }

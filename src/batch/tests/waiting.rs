@@ -60,10 +60,7 @@ async fn callers_expire_one_by_one_and_the_batch_goes_on() {
     tokio::time::sleep(ms(1500)).await;
     // The token comes at 5000; whoever comes at 1500 can wait until 5500.
     let first = world.send(&asks(&["a"]));
-    let lane = asks(&["x"]).receipt();
-    let lane = world
-        .limiter
-        .lane(&http::Method::POST, "/v2/send/seen", &lane.identity);
+    let lane = world.lane();
     tokio::time::sleep(ms(500)).await;
     // An older batch takes the token of 5000.
     let far = Instant::now() + ms(60_000);
@@ -93,6 +90,33 @@ async fn callers_expire_one_by_one_and_the_batch_goes_on() {
     assert_eq!(world.times(), [10_000]);
 }
 
+/// Its own place is one of those that fill the line.
+#[tokio::test(start_paused = true)]
+async fn whoever_waited_in_a_full_line_waited_too_long() {
+    let world = World::with(|config| {
+        config.limit.quota = quota(0.2, 1);
+        config.limit.max_wait = ms(6000);
+        config.limit.max_queue = 2;
+        config.batch.max_delay = ms(60_000);
+    });
+    world.drain_tokens();
+    let outrun = world.send(&asks(&["a"]));
+    let lane = world.lane();
+    let mut calls = Vec::new();
+    // Calls go first: one takes the token of 5000, the other that of 10000.
+    for at in [1000, 5500] {
+        tokio::time::sleep_until(world.start + ms(at)).await;
+        let deadline = Instant::now() + ms(6000);
+        calls.push(world.limiter.admit(&lane, Kind::Call, deadline).unwrap());
+    }
+    let outrun = outrun.await;
+    assert_eq!(outrun.at, 6000);
+    let Err(Untold::Refused(refused)) = outrun.status else {
+        panic!("{outrun:?}");
+    };
+    assert_eq!(refused.refusal, Refusal::WaitTooLong);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_batch_whose_callers_have_all_expired_is_not_sent() {
     let world = World::with(|config| {
@@ -103,10 +127,7 @@ async fn a_batch_whose_callers_have_all_expired_is_not_sent() {
     tokio::time::sleep(ms(1500)).await;
     let first = world.send(&asks(&["a"]));
     tokio::time::sleep(ms(500)).await;
-    let lane = asks(&["x"]).receipt();
-    let lane = world
-        .limiter
-        .lane(&http::Method::POST, "/v2/send/seen", &lane.identity);
+    let lane = world.lane();
     let far = Instant::now() + ms(60_000);
     let older = Kind::Receipt {
         opened: world.start,

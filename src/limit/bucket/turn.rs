@@ -52,36 +52,47 @@ impl<G: Grant> State<G> {
         rules: &Rules,
     ) -> Result<(), Refused> {
         let turn = self.turn(kind, now, rules.max_delay);
-        let share = self
-            .share
-            .as_ref()
-            .map_or(Duration::ZERO, |share| share.estimate());
-        let turn = turn.max(now + share);
         let waiting = self.line.as_ref().map_or(0, |line| line.len());
-        let paused = self
-            .pause
-            .as_ref()
-            .is_some_and(|pause| pause.holds(now).is_some());
-        let late = turn > deadline;
-        let refusal = if waiting >= rules.max_queue {
-            Refusal::QueueFull
-        } else if late && paused {
-            Refusal::Paused
-        } else if late {
-            Refusal::WaitTooLong
+        if waiting >= rules.max_queue {
+            Err(self.refused(Refusal::QueueFull, turn, now))
+        } else if turn > deadline {
+            Err(self.refused(self.too_long(now), turn, now))
         } else {
-            return Ok(());
-        };
-        Err(Refused {
+            Ok(())
+        }
+    }
+
+    /// The refusal of a call that stood in line until its deadline came.
+    pub(in crate::limit) fn too_late(&self, now: Instant, rules: &Rules) -> Refused {
+        // A call that came now would have to wait as long, or less.
+        let turn = self.turn(Kind::Call, now, rules.max_delay);
+        self.refused(self.too_long(now), turn, now)
+    }
+
+    /// Why a call would wait too long.
+    fn too_long(&self, now: Instant) -> Refusal {
+        let pause = self.pause.as_ref().and_then(|pause| pause.holds(now));
+        pause.map_or(Refusal::WaitTooLong, |_| Refusal::Paused)
+    }
+
+    fn refused(&self, refusal: Refusal, turn: Instant, now: Instant) -> Refused {
+        Refused {
             refusal,
             quota: self.quota(),
-            waiting,
+            waiting: self.line.as_ref().map_or(0, |line| line.len()),
             retry_after: turn.saturating_duration_since(now),
-        })
+        }
     }
 
     /// When a call that joins now would get its token, if nobody else came.
     fn turn(&self, kind: Kind, now: Instant, max_delay: Duration) -> Instant {
+        let here = self.turn_here(kind, now, max_delay);
+        let elsewhere = self.share.as_ref().map(|share| now + share.estimate());
+        elsewhere.map_or(here, |elsewhere| here.max(elsewhere))
+    }
+
+    /// The same, if the egress were never scarce.
+    fn turn_here(&self, kind: Kind, now: Instant, max_delay: Duration) -> Instant {
         let at = |place| self.due(now, place);
         let Some(line) = &self.line else { return at(0) };
         match kind {
