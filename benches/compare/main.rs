@@ -37,6 +37,10 @@ fn main() -> Result<()> {
     {
         return plain::run(listen.parse()?, upstream.parse()?);
     }
+    if arguments == ["awake"] {
+        process::stay_awake();
+        return Ok(());
+    }
     // `cargo test --benches` only wants to know that it starts.
     if !arguments.iter().any(|argument| argument == "--bench") {
         return Ok(());

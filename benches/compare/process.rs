@@ -1,6 +1,7 @@
-//! A program under measurement, and what the kernel knows about it.
+//! A program under measurement, and what the kernel knows about it; and
+//! programs that do nothing but keep cores from falling asleep.
 //!
-//! Invariant: it runs on the cores it was given and is gone when this is
+//! Invariant: they run on the cores they were given and are gone when this is
 //! dropped, or when the bench itself is killed.
 
 use std::ffi::OsStr;
@@ -18,6 +19,8 @@ use crate::Result;
 /// A program that does not serve by then never will.
 const START: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(20);
+/// Longer than any room needs cores to be awake.
+const LONGEST_WATCH: Duration = Duration::from_secs(1800);
 
 /// A running program.
 #[derive(Debug)]
@@ -116,5 +119,48 @@ impl Drop for Process {
         }
         // It may have ended by itself; either way it is gone afterwards.
         self.child.kill().and_then(|()| self.child.wait()).ok();
+    }
+}
+
+/// Keeps cores from falling asleep: on each a program spins that gives way to
+/// every other (`SCHED_IDLE`). Else what a lone call takes is mostly what a
+/// virtual machine's host takes to wake a core, four times.
+#[derive(Debug)]
+pub(crate) struct Awake(Vec<Child>);
+
+impl Awake {
+    /// Until it is dropped, and not for long (see [`stay_awake`]).
+    pub(crate) fn keep(cores: &[usize]) -> Result<Self> {
+        let program = std::env::current_exe()?;
+        let mut awake = Self(Vec::new());
+        for core in cores {
+            let child = Command::new("setpriv")
+                .args(["--pdeathsig", "KILL", "chrt", "--idle", "0"])
+                .args(["taskset", "-c", &core.to_string()])
+                .arg(&program)
+                .arg("awake")
+                .stdin(Stdio::null())
+                .spawn()?;
+            awake.0.push(child);
+        }
+        Ok(awake)
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            child.kill().and_then(|()| child.wait()).ok();
+        }
+    }
+}
+
+/// What such a program does.
+pub(crate) fn stay_awake() {
+    let began = Instant::now();
+    while began.elapsed() < LONGEST_WATCH {
+        for _ in 0..1000 {
+            std::hint::spin_loop();
+        }
     }
 }

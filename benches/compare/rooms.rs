@@ -30,17 +30,19 @@ pub(crate) enum Room {
     Memory,
     Bodies,
     Receipts,
+    Lone,
     Cores,
     Population,
 }
 
 impl Room {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Pass,
         Self::Latency,
         Self::Memory,
         Self::Bodies,
         Self::Receipts,
+        Self::Lone,
         Self::Cores,
         Self::Population,
     ];
@@ -67,6 +69,7 @@ pub(crate) async fn all(place: &Place, settings: &Settings) -> Result<()> {
             Room::Memory => memory::measure(place, settings).await?,
             Room::Bodies => bodies::measure(place, settings).await?,
             Room::Receipts => receipts::measure(place, settings).await?,
+            Room::Lone => lone::measure(place, settings).await?,
             Room::Cores => pass::scaling(place, settings).await?,
             Room::Population => population::measure(place, settings).await?,
         };

@@ -7,7 +7,7 @@ use crate::Result;
 use crate::rooms::Room;
 
 const USAGE: &str = "cargo bench --bench compare -- [--quick] [--rounds N] [--gateway FILE] [ROOM…]
-rooms: pass latency memory bodies receipts cores population";
+rooms: pass latency memory bodies receipts lone cores population";
 
 /// How much is measured.
 #[derive(Debug)]

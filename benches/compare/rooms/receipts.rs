@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Field, INSTANCES, lone, microseconds, names};
+use super::{Field, INSTANCES, microseconds, names};
 use crate::Result;
 use crate::load::{Crew, Requests, percentile};
 use crate::peers::{Peer, Place, Tuning};
@@ -49,7 +49,5 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
         }
     }
     place.upstream.delay(Duration::ZERO);
-    drop(field);
-    lone::measure(place, settings, &mut table).await?;
     Ok(table)
 }
