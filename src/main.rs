@@ -55,6 +55,8 @@ fn print(write: impl FnOnce(&mut StdoutLock<'_>) -> io::Result<()>) -> ExitCode 
 }
 
 fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
+    // Before anything is read: what can be read once is there once.
+    let started_over = start_over_to_give_memory_back();
     keep_to_small_pages();
     let load = move || -> Result<Effective, Mistakes> {
         config::load(file.as_deref(), std::env::vars_os(), &overrides)
@@ -67,6 +69,9 @@ fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
     let config = effective.config;
     telemetry::init(&config.log);
     telemetry::install_panic_hook();
+    if let Err(error) = started_over {
+        tracing::info!(%error, "memory of a burst of calls may be kept after it");
+    }
     let reload: Reload = Box::new(load);
     let ended = block_on::<_, StartError>(async {
         let mut signals = Signals::listen()?;
@@ -140,6 +145,35 @@ fn estimate(file: Option<&Path>, logs: &[PathBuf]) -> ExitCode {
         }
         Err(error) => fail(EXIT_SETTINGS, &error),
     }
+}
+
+/// Has the allocator give memory back as soon as it is free. By itself it waits
+/// 10 ms, and then for somebody to free more nearby: after a burst of calls a
+/// gateway at rest would keep most of what they took. It reads this from the
+/// environment before `main` runs, so the program replaces itself by itself,
+/// once: the same process still, with its id, files and arguments. An operator's
+/// own value stands.
+///
+/// # Errors
+/// Why that failed: everything else works without it.
+fn start_over_to_give_memory_back() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::process::CommandExt as _;
+        /// In milliseconds.
+        const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
+        if std::env::var_os(PURGE_DELAY).is_some() {
+            return Ok(());
+        }
+        let mut arguments = std::env::args_os();
+        let mut program = std::process::Command::new(std::env::current_exe()?);
+        if let Some(name) = arguments.next() {
+            program.arg0(name);
+        }
+        Err(program.args(arguments).env(PURGE_DELAY, "0").exec())
+    }
+    #[cfg(not(target_os = "linux"))]
+    Ok(())
 }
 
 /// Has the kernel give this process small pages only. The allocator asks for

@@ -1,8 +1,10 @@
-//! Bodies are passed on, not held: what 200 MB cost in memory.
+//! What is held, and given back: bodies are passed on, and connections that
+//! lie idle keep next to nothing of their calls.
 
 use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 
-use crate::support::{Message, Program, RunningSandbox, connect};
+use crate::support::{Message, Program, RunningSandbox, connect, eventually};
 
 const SIZE: usize = 200 << 20;
 
@@ -44,4 +46,34 @@ fn two_hundred_megabytes_pass_both_ways_in_little_memory() {
 
     let peak = gateway.peak_memory();
     assert!(peak < PEAK, "{peak} kB");
+}
+
+/// Connections that each made a call and are kept.
+const CONNECTIONS: u64 = 300;
+
+/// What one of them may hold afterwards, in kB.
+const IDLE: u64 = 4;
+
+#[test]
+fn memory_of_a_burst_is_given_back() {
+    let sandbox = RunningSandbox::start(Default::default());
+    let gateway = Program::serve(sandbox.address, &[("LIMIT__RATE", "0")]);
+    // The allocator reads it when the program is loaded; what comes of it
+    // shows here only where many connections come to rest at one moment.
+    let purges_at_once = "MIMALLOC_PURGE_DELAY=0";
+    assert!(gateway.environment().iter().any(|it| it == purges_at_once));
+    let call = |mut stream: &TcpStream| {
+        let request = b"POST /v2/send/text?instance_id=1&access_token=t HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(request).unwrap();
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+    };
+    // What the first calls make for all is no connection's.
+    let warm: Vec<_> = (0..20).map(|_| connect(gateway.address)).collect();
+    warm.iter().for_each(call);
+    let before = gateway.memory();
+    let idle: Vec<_> = (0..CONNECTIONS).map(|_| connect(gateway.address)).collect();
+    idle.iter().for_each(call);
+    eventually("memory is given back", || {
+        gateway.memory() <= before + CONNECTIONS * IDLE
+    });
 }

@@ -143,11 +143,24 @@ impl Program {
 
     /// The most memory it ever held, in kB.
     pub(crate) fn peak_memory(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    /// The memory it holds, in kB.
+    pub(crate) fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The environment it was started with.
+    pub(crate) fn environment(&self) -> Vec<String> {
+        let all = std::fs::read_to_string(format!("/proc/{}/environ", self.child.id())).unwrap();
+        all.split_terminator('\0').map(str::to_owned).collect()
+    }
+
+    /// What the kernel tells of it (proc(5)).
+    fn status(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmHWM:"))
-            .unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
