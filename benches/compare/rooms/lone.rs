@@ -39,7 +39,9 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
     let requests = Requests::receipts(CALLS, 1, INSTANCES);
     let cores = [place.proxy_core, place.load_core];
     for state in ["asleep", "kept awake"] {
-        let awake = (state != "asleep").then(|| Awake::keep(&cores)).transpose()?;
+        let awake = (state != "asleep")
+            .then(|| Awake::keep(&cores))
+            .transpose()?;
         for round in 0..settings.rounds {
             let mut direct = Crew::open(place.upstream.address, 1).await?;
             let direct = one_by_one(&mut direct, &requests).await?;
