@@ -1,5 +1,7 @@
 //! The `wawp-gateway` program: the order of start, and the exit codes.
 
+mod allocator;
+
 use std::fs::File;
 use std::io::{self, StdoutLock, Write};
 use std::path::{Path, PathBuf};
@@ -12,12 +14,6 @@ use wawp_gateway::demo::{self, Plan, Screen};
 use wawp_gateway::shutdown::Signals;
 use wawp_gateway::systemd::Sockets;
 use wawp_gateway::{Dial, sandbox, telemetry};
-
-/// Calls come and go by the thousand and are a few hundred bytes each; the C
-/// library's allocator takes a tenth more processor time for them
-/// (`benches/README.md`).
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The settings, the file or the command line are wrong.
 const EXIT_SETTINGS: u8 = 2;
@@ -56,8 +52,8 @@ fn print(write: impl FnOnce(&mut StdoutLock<'_>) -> io::Result<()>) -> ExitCode 
 
 fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
     // Before anything is read: what can be read once is there once.
-    let started_over = start_over_to_give_memory_back();
-    keep_to_small_pages();
+    let started_over = allocator::start_over_to_give_memory_back();
+    allocator::keep_to_small_pages();
     let load = move || -> Result<Effective, Mistakes> {
         config::load(file.as_deref(), std::env::vars_os(), &overrides)
     };
@@ -145,44 +141,6 @@ fn estimate(file: Option<&Path>, logs: &[PathBuf]) -> ExitCode {
         }
         Err(error) => fail(EXIT_SETTINGS, &error),
     }
-}
-
-/// Has the allocator give memory back as soon as it is free. By itself it waits
-/// 10 ms, and then for somebody to free more nearby: after a burst of calls a
-/// gateway at rest would keep most of what they took. It reads this from the
-/// environment before `main` runs, so the program replaces itself by itself,
-/// once: the same process still, with its id, files and arguments. An operator's
-/// own value stands.
-///
-/// # Errors
-/// Why that failed: everything else works without it.
-fn start_over_to_give_memory_back() -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    {
-        use std::os::unix::process::CommandExt as _;
-        /// In milliseconds.
-        const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
-        if std::env::var_os(PURGE_DELAY).is_some() {
-            return Ok(());
-        }
-        let mut arguments = std::env::args_os();
-        let mut program = std::process::Command::new(std::env::current_exe()?);
-        if let Some(name) = arguments.next() {
-            program.arg0(name);
-        }
-        Err(program.args(arguments).env(PURGE_DELAY, "0").exec())
-    }
-    #[cfg(not(target_os = "linux"))]
-    Ok(())
-}
-
-/// Has the kernel give this process small pages only. The allocator asks for
-/// huge ones, and then every buffer that is used in part takes memory in full:
-/// of what a call in flight takes, a third (`benches/README.md`).
-fn keep_to_small_pages() {
-    // Where it is refused, more memory is taken, and nothing else.
-    #[cfg(target_os = "linux")]
-    rustix::thread::disable_transparent_huge_pages(true).ok();
 }
 
 /// Runs to the end on this thread; the gateway's other workers have their own.

@@ -129,7 +129,7 @@ impl Drop for Process {
 pub(crate) struct Awake(Vec<Child>);
 
 impl Awake {
-    /// Until it is dropped, and not for long (see [`stay_awake`]).
+    /// Until it is ended or dropped, and not for long (see [`stay_awake`]).
     pub(crate) fn keep(cores: &[usize]) -> Result<Self> {
         let program = std::env::current_exe()?;
         let mut awake = Self(Vec::new());
@@ -144,6 +144,19 @@ impl Awake {
             awake.0.push(child);
         }
         Ok(awake)
+    }
+
+    /// Lets them sleep again.
+    ///
+    /// # Errors
+    /// One of the programs has ended before, or never began.
+    pub(crate) fn end(mut self) -> Result<()> {
+        for child in &mut self.0 {
+            if let Some(status) = child.try_wait()? {
+                return Err(format!("a core was not kept awake: {status}").into());
+            }
+        }
+        Ok(())
     }
 }
 

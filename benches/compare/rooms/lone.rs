@@ -1,9 +1,9 @@
-//! A lone call on a quiet machine: how much later its answer comes than the
-//! upstream's own, and for a receipt than its window's end, too.
+//! A lone receipt on a quiet machine: how much later its answer comes than the
+//! upstream's own, and through the gateway than its window's end, too.
 //!
-//! Invariant: one call at a time after a pause, each receipt in another chat,
-//! each beginning at another place between two ticks of a millisecond, so that
-//! no timer is met at the same good or bad moment every time.
+//! Invariant: one receipt at a time after a pause, each in another chat, each
+//! beginning at another place between two ticks of a millisecond, so that no
+//! timer is met at the same good or bad moment every time.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use crate::process::Awake;
 use crate::settings::Settings;
 use crate::table::Table;
 
-/// Calls in one turn.
-const CALLS: usize = 40;
+/// Receipts in one turn.
+const RECEIPTS: usize = 40;
 /// The gateway's default, said here since it is taken off.
 const WINDOW: Duration = Duration::from_millis(50);
 /// Before each call: as long as a window, so that a proxy without one is
@@ -36,12 +36,10 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
         ..Tuning::default()
     };
     let field = Field::start(place, &Peer::ALL, &tuning).await?;
-    let requests = Requests::receipts(CALLS, 1, INSTANCES);
+    let requests = Requests::receipts(RECEIPTS, 1, INSTANCES);
     let cores = [place.proxy_core, place.load_core];
-    for state in ["asleep", "kept awake"] {
-        let awake = (state != "asleep")
-            .then(|| Awake::keep(&cores))
-            .transpose()?;
+    for (state, awake) in [("asleep", false), ("kept awake", true)] {
+        let awake = awake.then(|| Awake::keep(&cores)).transpose()?;
         for round in 0..settings.rounds {
             let mut direct = Crew::open(place.upstream.address, 1).await?;
             let direct = one_by_one(&mut direct, &requests).await?;
@@ -59,17 +57,17 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
                 }
             }
         }
-        drop(awake);
+        awake.map_or(Ok(()), Awake::end)?;
     }
     Ok(table)
 }
 
 /// Latencies of one receipt after the other, sorted; the first does not count.
 async fn one_by_one(crew: &mut Crew, requests: &Requests) -> Result<Vec<Duration>> {
-    let mut latencies = Vec::with_capacity(CALLS);
+    let mut latencies = Vec::with_capacity(RECEIPTS);
     for connection in &mut crew.connections {
         connection.call(requests.next()).await?;
-        for number in 0..CALLS as u64 {
+        for number in 0..RECEIPTS as u64 {
             let begin = Instant::now() + PAUSE + Duration::from_micros(STEP_MICROS * number % 1000);
             tokio::time::sleep(PAUSE - Duration::from_millis(2)).await;
             // The runtime's timer knows whole milliseconds only; this core is the bench's own.

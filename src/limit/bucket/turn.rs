@@ -52,8 +52,7 @@ impl<G: Grant> State<G> {
         rules: &Rules,
     ) -> Result<(), Refused> {
         let turn = self.turn(kind, now, rules.max_delay);
-        let waiting = self.line.as_ref().map_or(0, |line| line.len());
-        if waiting >= rules.max_queue {
+        if self.waiting() >= rules.max_queue {
             Err(self.refused(Refusal::QueueFull, turn, now))
         } else if turn > deadline {
             Err(self.refused(self.too_long(now), turn, now))
@@ -75,11 +74,15 @@ impl<G: Grant> State<G> {
         pause.map_or(Refusal::WaitTooLong, |_| Refusal::Paused)
     }
 
+    fn waiting(&self) -> usize {
+        self.line.as_ref().map_or(0, |line| line.len())
+    }
+
     fn refused(&self, refusal: Refusal, turn: Instant, now: Instant) -> Refused {
         Refused {
             refusal,
             quota: self.quota(),
-            waiting: self.line.as_ref().map_or(0, |line| line.len()),
+            waiting: self.waiting(),
             retry_after: turn.saturating_duration_since(now),
         }
     }
