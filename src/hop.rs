@@ -3,6 +3,8 @@
 //! Invariant: end-to-end fields are passed as they came; only those of this
 //! hop (RFC 9110 §7.6.1) are taken out, with the ones `Connection` names.
 
+use std::time::Duration;
+
 use http::header::{
     ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TE, UPGRADE,
 };
@@ -11,14 +13,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::identity::{INSTANCE_HEADER, TOKEN_HEADER};
 
-/// Fields of this hop besides `Connection` itself and what it names.
-const HOP_BY_HOP: [&str; 5] = [
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-];
+/// How long a call may be on its way to a connection that is about to close.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 /// What `Connection` may not take out: naming one of these is an attempt to
 /// make us and the upstream read the request differently.
@@ -96,9 +92,30 @@ pub(crate) fn has(headers: &HeaderMap, name: &str) -> bool {
     headers.keys().any(|field| field.as_str() == name)
 }
 
+/// How long the other side says that it keeps the connection open for another
+/// call, less what that may take to arrive (`Keep-Alive: timeout=5`, RFC 2068
+/// §19.7.1.1; servers close by it to the second).
+pub(crate) fn kept_alive_for(headers: &HeaderMap) -> Option<Duration> {
+    if !has(headers, "keep-alive") {
+        return None;
+    }
+    let values = headers.get_all("keep-alive").iter();
+    let mut parameters = values.flat_map(|value| value.to_str().unwrap_or("").split(','));
+    let seconds = parameters.find_map(|parameter| {
+        let (name, seconds) = parameter.split_once('=')?;
+        let is_timeout = name.trim().eq_ignore_ascii_case("timeout");
+        is_timeout.then(|| seconds.trim().trim_matches('"').parse::<u32>().ok())?
+    })?;
+    let promised = Duration::from_secs(seconds.into());
+    Some((promised / 2).max(promised.saturating_sub(ON_ITS_WAY)))
+}
+
+/// Whether a field is of this hop, whatever `Connection` names (RFC 9110 §7.6.1).
 fn is_of_this_hop(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    name == "connection" || HOP_BY_HOP.contains(&name)
+    matches!(
+        name.as_str(),
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
+    )
 }
 
 /// Puts a request that came over HTTP/2 as HTTP/1.1 would have it.

@@ -45,6 +45,7 @@ mod hop;
 mod identity;
 mod limit;
 pub mod metrics;
+mod plain;
 mod proxy;
 mod ratelimit;
 mod receipt;

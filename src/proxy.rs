@@ -19,8 +19,7 @@ use std::time::SystemTime;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use http::{HeaderValue, Method, Response, StatusCode, Version};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -34,6 +33,7 @@ use crate::hop;
 use crate::identity::{self, Findings, Identity};
 use crate::limit::{Kind, Lane, Limiter};
 use crate::metrics::{Failure, Metrics, Route, TenantSeries};
+use crate::plain::has_no_body;
 use crate::tenant::key::{Keyring, Opened};
 use crate::tenant::{Client, Denied, Secrets, Tenants};
 use crate::upstream::Upstream;
@@ -105,15 +105,17 @@ impl Shared {
 
 impl Proxy {
     /// Answers one request on a connection of `peer` whose head came `now`.
+    /// The head is boxed, as it goes from hand to hand.
     pub(crate) fn handle(
         self,
-        request: Request<Incoming>,
+        head: Box<Parts>,
+        body: ClientBody,
         peer: Option<IpAddr>,
         activity: Arc<Activity>,
         now: Instant,
     ) -> Finish<impl Future<Output = Result<Response<AnswerBody>, Infallible>> + Send> {
         let tasks = self.shared.tasks.clone();
-        Finish::new(self.answer(request, peer, activity, now), tasks)
+        Finish::new(self.answer(head, body, peer, activity, now), tasks)
     }
 
     /// Never fails: failures are answers too.
@@ -123,13 +125,13 @@ impl Proxy {
     /// reference, and what needs no waiting happens in plain functions.
     fn answer(
         self,
-        request: Request<Incoming>,
+        mut head: Box<Parts>,
+        mut body: ClientBody,
         peer: Option<IpAddr>,
         activity: Arc<Activity>,
         now: Instant,
     ) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> + Send {
         let shared = &*self.shared;
-        let (mut head, incoming) = request.into_parts();
         let route = if shared.batcher.is_receipt_path(head.uri.path()) {
             Route::Seen
         } else {
@@ -137,7 +139,6 @@ impl Proxy {
         };
         let crowded = activity.calls() > MAX_CALLS;
         let mut trail = shared.access_log.begin(&head, route);
-        let mut body = ClientBody::new(incoming, shared.settings.body_timeout, &activity);
         if !body.is_empty() {
             body.count(trail.request_bytes());
         }
@@ -378,9 +379,4 @@ fn count(
     if !matches!(answer, Ok(answer) if !answer.status().is_server_error()) {
         trail.failed = Some(Arc::clone(series));
     }
-}
-
-/// Whether an answer of this status ends with its head (RFC 9110 §6.4.1).
-fn has_no_body(status: StatusCode) -> bool {
-    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }

@@ -8,6 +8,7 @@
 mod connect;
 mod failure;
 mod patience;
+mod plain;
 mod pool;
 
 use std::collections::VecDeque;
@@ -19,10 +20,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Response, Uri, Version, response};
+use http::{HeaderValue, Request, Uri, Version, response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
@@ -30,13 +30,14 @@ use connect::Connector;
 pub use connect::{Dial, Io, TlsError};
 pub(crate) use failure::{Failure, Unreachable};
 use patience::Patience;
-use pool::{Connection, Lease, Pool, Pools, Unsent};
+use pool::{Connection, Lease, Need, Pool, Pools, Received, Source, Unsent};
 
 use crate::alarm::Alarm;
 use crate::body::{self, RequestBody};
 use crate::config;
 use crate::hop;
 use crate::metrics::{Metrics, Route};
+use crate::plain::Spelling;
 
 /// Fresh connections tried for one request that none of them took.
 const FRESH_TRIES: usize = 2;
@@ -139,13 +140,13 @@ impl Upstream {
         let began = Instant::now();
         let result = self.exchange(request, began).await;
         match result {
-            Ok((response, lease)) => {
+            Ok((received, lease)) => {
                 self.metrics.upstream[route as usize]
-                    .code(response.status())
+                    .code(received.head.status)
                     .inc();
                 let seconds = began.elapsed().as_secs_f64();
                 self.metrics.upstream_seconds(route).observe(seconds);
-                Ok(Answer::new(response, self.body(lease, route)))
+                Ok(Answer::new(received, self.body(lease, route)))
             }
             Err(failure) => {
                 self.metrics.upstream[route as usize].error().inc();
@@ -159,10 +160,14 @@ impl Upstream {
         self.pools.census()
     }
 
-    /// Closes pooled connections that have been idle too long, for ever.
+    /// Closes pooled connections that have been idle too long or have ended,
+    /// for ever.
     pub(crate) async fn keep_pool_tidy(&self) -> std::convert::Infallible {
         loop {
-            tokio::time::sleep((self.settings.idle_timeout / 2).max(TIDY_PAUSE)).await;
+            tokio::select! {
+                () = tokio::time::sleep((self.settings.idle_timeout / 2).max(TIDY_PAUSE)) => {}
+                () = self.pool.one_ended() => {}
+            }
             self.pool.close_idle(Instant::now());
         }
     }
@@ -171,8 +176,8 @@ impl Upstream {
         &self,
         request: &mut Request<RequestBody>,
         began: Instant,
-    ) -> Result<(Response<Incoming>, Lease), Failure> {
-        let upgrade = hop::has(request.headers(), "upgrade");
+    ) -> Result<(Received, Lease), Failure> {
+        let need = need(request);
         let mut patience = Patience {
             began,
             length: self.settings.response_timeout,
@@ -180,12 +185,12 @@ impl Upstream {
         };
         let mut fresh_tries = 0;
         loop {
-            let (mut connection, reused) = match self.pool.take(upgrade, patience.began) {
+            let (mut connection, reused) = match self.pool.take(need, patience.began) {
                 Some(connection) => (connection, true),
                 None => {
                     fresh_tries += 1;
                     // Boxed, or every call would carry the room a handshake needs.
-                    let made = Box::pin(self.fresh(upgrade)).await?;
+                    let made = Box::pin(self.fresh(need)).await?;
                     patience.began = Instant::now();
                     made
                 }
@@ -193,13 +198,11 @@ impl Upstream {
             self.address(request, connection.is_h2());
             match connection.send(request, &patience).await {
                 None => return Err(Failure::Timeout),
-                Some(Ok(response)) => {
-                    return Ok((response, Lease::new(connection, &self.pool)));
+                Some(Ok(received)) => {
+                    return Ok((received, Lease::new(connection, &self.pool)));
                 }
-                Some(Err(Unsent::Untouched(returned))) if reused || fresh_tries < FRESH_TRIES => {
-                    *request = *returned;
-                }
-                Some(Err(Unsent::Untouched(_))) => {
+                Some(Err(Unsent::Untouched)) if reused || fresh_tries < FRESH_TRIES => {}
+                Some(Err(Unsent::Untouched)) => {
                     return Err(Failure::Unreachable(Unreachable::ClosedAtOnce));
                 }
                 Some(Err(Unsent::Failed(failure))) => {
@@ -213,13 +216,13 @@ impl Upstream {
     /// A new connection; or one that somebody else made meanwhile, where the
     /// upstream speaks HTTP/2 or it is not yet known whether it does: one
     /// connection then serves all, and a hundred callers need not make one each.
-    async fn fresh(&self, upgrade: bool) -> Result<(Connection, bool), Failure> {
-        if upgrade || !self.connector.may_share() {
-            return Ok((self.connector.connect(&self.pool, upgrade).await?, false));
+    async fn fresh(&self, need: Need) -> Result<(Connection, bool), Failure> {
+        if need == Need::Upgrade || !self.connector.may_share() {
+            return Ok((self.connector.connect(&self.pool, need).await?, false));
         }
         let asked = Instant::now();
         let mut failed = self.connecting.lock().await;
-        if let Some(connection) = self.pool.take(upgrade, Instant::now()) {
+        if let Some(connection) = self.pool.take(need, Instant::now()) {
             return Ok((connection, true));
         }
         if let Some((_, failure)) = failed.filter(|(when, _)| *when >= asked) {
@@ -228,9 +231,9 @@ impl Upstream {
         }
         if !self.connector.may_share() {
             drop(failed);
-            return Ok((self.connector.connect(&self.pool, upgrade).await?, false));
+            return Ok((self.connector.connect(&self.pool, need).await?, false));
         }
-        let made = self.connector.connect(&self.pool, upgrade).await;
+        let made = self.connector.connect(&self.pool, need).await;
         *failed = made
             .as_ref()
             .err()
@@ -299,16 +302,31 @@ impl Upstream {
     }
 }
 
+/// What a request asks of its connection.
+fn need(request: &Request<RequestBody>) -> Need {
+    let is_whole = matches!(request.body(), RequestBody::Whole(_));
+    if hop::has(request.headers(), "upgrade") {
+        Need::Upgrade
+    } else if is_whole && request.extensions().get::<Spelling>().is_some() {
+        Need::Plain
+    } else {
+        Need::Streams
+    }
+}
+
 impl Answer {
-    fn new(mut response: Response<Incoming>, unread: Unread) -> Self {
-        let upgrade = (response.status() == http::StatusCode::SWITCHING_PROTOCOLS)
-            .then(|| hyper::upgrade::on(&mut response));
-        let (mut head, incoming) = response.into_parts();
+    fn new(received: Received, mut unread: Unread) -> Self {
+        let Received {
+            mut head,
+            source,
+            upgrade,
+        } = received;
+        unread.lease.promised(hop::kept_alive_for(&head.headers));
         hop::strip(&mut head.headers, upgrade.is_some());
         // The version is of this hop too: the client is spoken to in its own.
         head.version = Version::HTTP_11;
         let mut body = UpstreamBody {
-            incoming,
+            source,
             lease: Some(unread.lease),
             route: unread.route,
             patience: unread.patience,
@@ -328,7 +346,7 @@ impl Answer {
 /// been read to the end; dropped earlier, it closes it.
 #[derive(Debug)]
 pub(crate) struct UpstreamBody {
-    incoming: Incoming,
+    source: Source,
     lease: Option<Lease>,
     route: Route,
     /// The longest silence allowed.
@@ -340,7 +358,7 @@ pub(crate) struct UpstreamBody {
 
 impl UpstreamBody {
     fn release_at_end(&mut self) {
-        if self.incoming.is_end_stream()
+        if self.source.is_end_stream()
             && let Some(lease) = self.lease.take()
         {
             lease.give_back();
@@ -394,8 +412,8 @@ impl Body for UpstreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let this = self.get_mut();
-        let frame = match Pin::new(&mut this.incoming).poll_frame(cx) {
-            Poll::Ready(frame) => frame.map(|frame| frame.map_err(drop)),
+        let frame = match this.source.poll_frame(this.lease.as_mut(), cx) {
+            Poll::Ready(frame) => frame,
             Poll::Pending => {
                 let patience = this.patience;
                 let silence = this
@@ -427,10 +445,10 @@ impl Body for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.source.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.source.size_hint()
     }
 }

@@ -28,7 +28,7 @@ const PIECE_COST: usize = 64;
 /// A request body as it comes from the client, streamed.
 #[derive(Debug)]
 pub(crate) struct ClientBody {
-    /// `None` where it was taken.
+    /// `None` where it was taken, or came whole.
     incoming: Option<Incoming>,
     /// Read ahead, not yet handed on.
     held: VecDeque<Frame<Bytes>>,
@@ -59,6 +59,34 @@ impl ClientBody {
         }
     }
 
+    /// A body that came whole with its head, or none. With its length in the
+    /// head it may go upstream so, too.
+    pub(crate) fn plain(bytes: Bytes, patience: Duration) -> Self {
+        let mut body = Self::none(patience);
+        if !bytes.is_empty() {
+            body.held_bytes = bytes.len();
+            body.held_cost = bytes.len().max(PIECE_COST);
+            body.held.push_back(Frame::data(bytes));
+        }
+        body
+    }
+
+    /// The body in one piece, if it came so.
+    pub(crate) fn into_plain(mut self) -> Result<Bytes, Self> {
+        if self.incoming.is_some() {
+            return Err(self);
+        }
+        match self.held.pop_front().map(Frame::into_data) {
+            Some(Ok(data)) if self.held.is_empty() => Ok(data),
+            // A tenant's key in it was replaced.
+            Some(Ok(data)) => {
+                self.held.push_front(Frame::data(data));
+                Ok(Bytes::from(self.held()))
+            }
+            Some(Err(_)) | None => Ok(Bytes::new()),
+        }
+    }
+
     fn none(patience: Duration) -> Self {
         Self {
             incoming: None,
@@ -73,8 +101,11 @@ impl ClientBody {
         }
     }
 
-    /// Has the bytes counted that come from now on.
+    /// Has the body's bytes counted as they come.
     pub(crate) fn count(&mut self, bytes: Option<RequestBytes>) {
+        if let Some(bytes) = &bytes {
+            bytes.add(self.held_bytes);
+        }
         self.bytes = bytes;
     }
 

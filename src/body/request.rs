@@ -83,16 +83,28 @@ impl RequestBody {
         Self::Whole((!bytes.is_empty()).then_some(bytes))
     }
 
-    /// A body to be streamed.
+    /// A body to be streamed, unless it came whole.
     pub(crate) fn streamed(body: ClientBody) -> Self {
         if body.is_empty() {
             return Self::Whole(None);
         }
+        let body = match body.into_plain() {
+            Ok(whole) => return Self::whole(whole),
+            Err(body) => body,
+        };
         Self::Streamed(Box::new(Streamed {
             body,
             gate: None,
             progress: Progress::new(),
         }))
+    }
+
+    /// The body, if it is held in full and there is one.
+    pub(crate) fn held(&self) -> Option<Bytes> {
+        match self {
+            Self::Whole(bytes) => bytes.clone(),
+            Self::Streamed(_) => None,
+        }
     }
 
     /// How far the sending is, for a body that is streamed.

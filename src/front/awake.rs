@@ -27,7 +27,7 @@ use super::bell::{Bell, Ring};
 use super::rewound::Rewound;
 use super::watched::Watched;
 use super::{FAREWELL, Front, LINGER};
-use crate::body::AnswerBody;
+use crate::body::{AnswerBody, ClientBody};
 use crate::config;
 
 /// Streams at once on one HTTP/2 connection: room for a busy app behind one
@@ -160,11 +160,16 @@ impl Front {
     + 'static
     + use<> {
         let (proxy, activity) = (self.proxy.clone(), Arc::clone(activity));
-        service_fn(move |request| {
+        let body_timeout = self.common.settings.body_timeout;
+        service_fn(move |request: Request<Incoming>| {
             let now = Instant::now();
             activity.began(now);
             let activity = Arc::clone(&activity);
-            proxy.clone().handle(request, peer, activity, now)
+            let (head, body) = request.into_parts();
+            let body = ClientBody::new(body, body_timeout, &activity);
+            proxy
+                .clone()
+                .handle(Box::new(head), body, peer, activity, now)
         })
     }
 }

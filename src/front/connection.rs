@@ -1,6 +1,6 @@
 //! One connection, from its first byte to its polite end.
 //!
-//! Owns when it is at rest and when HTTP is spoken on it. Invariants: what is
+//! Owns when it is at rest and when HTTP is spoken on it, by us or by hyper. Invariants: what is
 //! there for HTTP is there only while it is spoken; errors of a connection end
 //! that connection and nothing else.
 
@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Front;
 use super::activity::Activity;
 use super::bell::{self, Bell};
+use super::plain::After;
 use super::rest::{self, Woken};
 use super::rewound::Rewound;
 
@@ -41,10 +42,21 @@ impl Front {
         let mut bell = Bell::new(timer, &self.common.drain, begun);
         let mut is_fresh = true;
         loop {
+            let woken = rest::rest(&mut io, is_fresh, &activity, &mut bell).await;
+            is_fresh = false;
             // What is spoken is boxed, or a connection at rest would carry the
             // room for it.
-            match rest::rest(&mut io, is_fresh, &activity, &mut bell).await {
+            match woken {
                 Woken::Http1 => {
+                    if let Some(request) = self.take_plain(&mut io, &activity, &mut bell).await {
+                        let answered =
+                            self.answer_plain(&mut io, request, peer, &activity, &mut bell);
+                        match Box::pin(answered).await {
+                            After::Rest => continue,
+                            After::Close => return rest::close(&mut io, &mut bell).await,
+                            After::Cut => return,
+                        }
+                    }
                     let spoken = Box::pin(self.speak_http1(io, peer, &activity, &mut bell));
                     let Some(rested) = spoken.await else { return };
                     io = rested;
@@ -56,7 +68,6 @@ impl Front {
                 Woken::Ended => return rest::close(&mut io, &mut bell).await,
                 Woken::Cut => return,
             }
-            is_fresh = false;
         }
     }
 }

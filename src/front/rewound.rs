@@ -4,6 +4,7 @@
 //! and before anything else, unless it was skipped.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -34,6 +35,11 @@ impl<IO> Rewound<IO> {
         &self.ahead
     }
 
+    /// Takes all that was read.
+    pub(super) fn take_ahead(&mut self) -> Bytes {
+        std::mem::take(&mut self.ahead).freeze()
+    }
+
     /// Takes bytes away from the front of what was read.
     pub(super) fn skip(&mut self, length: usize) {
         self.ahead.advance(length);
@@ -57,8 +63,8 @@ impl<IO> Rewound<IO> {
 impl<IO: AsyncRead + Unpin> Rewound<IO> {
     /// Reads more, to be read again; how much. None is the stream's end.
     pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut piece = [0; PIECE];
-        let mut piece = ReadBuf::new(&mut piece);
+        let mut piece = [const { MaybeUninit::uninit() }; PIECE];
+        let mut piece = ReadBuf::uninit(&mut piece);
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut piece))?;
         self.ahead.extend_from_slice(piece.filled());
         Poll::Ready(Ok(piece.filled().len()))

@@ -21,7 +21,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::failure::{Failure, Unreachable};
-use super::pool::{Connection, MAX_STREAMS, Pool};
+use super::plain::Wire;
+use super::pool::{Connection, MAX_STREAMS, Need, Pool};
 use crate::config;
 
 /// Header lines accepted in an answer: as in a request by default, and what
@@ -42,7 +43,7 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
 /// The same over HTTP/1.1, where it is also the longest head of an answer. At
 /// hyper's own 400 KiB a thousand clients that do not read hold half a
 /// gigabyte.
-const READ_BUFFER: usize = 64 * 1024;
+pub(super) const READ_BUFFER: usize = 64 * 1024;
 
 /// An upstream that has silently gone is noticed by the operating system.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -51,9 +52,9 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 const ADDRESS_SHARE: Duration = Duration::from_millis(250);
 
 /// A stream of bytes to the upstream.
-pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Io for T {}
 
 type Dialled = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
 
@@ -140,22 +141,26 @@ impl Connector {
     }
 
     /// Makes one connection.
-    pub(super) async fn connect(&self, pool: &Pool, upgrade: bool) -> Result<Connection, Failure> {
-        tokio::time::timeout(self.timeout, self.open(pool, upgrade))
+    pub(super) async fn connect(&self, pool: &Pool, need: Need) -> Result<Connection, Failure> {
+        tokio::time::timeout(self.timeout, self.open(pool, need))
             .await
             .unwrap_or(Err(Unreachable::Timeout))
             .map_err(Failure::from)
     }
 
-    async fn open(&self, pool: &Pool, upgrade: bool) -> Result<Connection, Unreachable> {
+    async fn open(&self, pool: &Pool, need: Need) -> Result<Connection, Unreachable> {
         let stream = match &self.dial {
             Dial::Tcp => Box::new(self.tcp().await?) as Box<dyn Io>,
             Dial::With(dial) => dial().await?,
         };
         let Some(tls) = &self.tls else {
-            return http1(stream, pool).await;
+            return http1(stream, pool, need).await;
         };
-        let connector = if upgrade { &tls.http1 } else { &tls.any };
+        let connector = if need == Need::Upgrade {
+            &tls.http1
+        } else {
+            &tls.any
+        };
         let stream = connector
             .connect(tls.name.clone(), stream)
             .await
@@ -164,13 +169,13 @@ impl Connector {
                 Unreachable::Tls
             })?;
         let http2_chosen = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        if !upgrade {
+        if need != Need::Upgrade {
             self.http1_only.store(!http2_chosen, Ordering::Relaxed);
         }
         if http2_chosen {
             http2(stream, pool).await
         } else {
-            http1(stream, pool).await
+            http1(stream, pool, need).await
         }
     }
 
@@ -205,7 +210,14 @@ impl Connector {
     }
 }
 
-async fn http1(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unreachable> {
+async fn http1(
+    stream: impl Io + 'static,
+    pool: &Pool,
+    need: Need,
+) -> Result<Connection, Unreachable> {
+    if need == Need::Plain {
+        return Ok(pool.own_plain(Wire::new(Box::new(stream))));
+    }
     let (sender, connection) = http1::Builder::new()
         .preserve_header_case(true)
         // A proxy replaces line folding in answers with spaces (RFC 9112 §5.2).

@@ -1,23 +1,30 @@
 //! The upstream connections of one worker.
 //!
-//! Owns idle HTTP/1.1 connections and shared HTTP/2 ones. Invariant: a
-//! connection is used by whoever took it and nobody else (HTTP/1.1), comes back
-//! only after a complete answer, and is looked at for life before each use.
+//! Owns idle HTTP/1.1 connections, hyper's and plain ones, and shared HTTP/2
+//! ones. Invariant: a connection is used by whoever took it and nobody else
+//! (HTTP/1.1), comes back only after a complete answer, and is looked at for
+//! life before each use.
 
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http::{Request, Response, response};
+use http_body::Frame;
+use hyper::body::{Body as _, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 use super::failure::Failure;
 use super::patience::Patience;
+use super::plain::{Broken, Wire};
 use crate::body::RequestBody;
 use crate::config;
+use crate::plain::{Answer, Framing};
 
 /// Idle connections kept; more would only be held open for nothing.
 const MAX_IDLE: usize = 512;
@@ -26,11 +33,25 @@ const MAX_IDLE: usize = 512;
 /// usual `SETTINGS_MAX_CONCURRENT_STREAMS` (RFC 9113 §6.5.2 advises no less).
 pub(super) const MAX_STREAMS: usize = 100;
 
+/// What a call asks of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Nothing beyond what plain HTTP/1.1 can do.
+    Plain,
+    /// Bodies that stream.
+    Streams,
+    /// That it can be upgraded: HTTP/1.1 by hyper.
+    Upgrade,
+}
+
 /// The upstream connections of one worker.
 #[derive(Debug)]
 pub(super) struct Pool {
     idle_timeout: Duration,
     response_timeout: Duration,
+    /// Told when an idle plain connection has come to its end: hyper's look
+    /// after themselves.
+    ended: Arc<Ended>,
     /// Open HTTP/1.1 connections, the idle ones included.
     open: Arc<AtomicUsize>,
     /// Touched by one worker and by scrapes, so the lock is hardly ever waited for.
@@ -40,15 +61,20 @@ pub(super) struct Pool {
 #[derive(Debug, Default)]
 struct Connections {
     /// The most recently used is last, and is taken first: the others age out.
-    idle: Vec<Idle>,
+    hyper: Vec<Idle>,
+    plain: Vec<Idle>,
     shared: Vec<Shared>,
 }
 
 #[derive(Debug)]
 struct Idle {
     connection: Exclusive,
-    since: Instant,
+    /// When it is too old to be used.
+    until: Instant,
 }
+
+#[derive(Debug, Default)]
+struct Ended(Notify);
 
 #[derive(Debug, Clone)]
 struct Shared {
@@ -60,10 +86,17 @@ struct Shared {
 /// A connection that one call at a time may have.
 #[derive(Debug)]
 pub(super) struct Exclusive {
-    sender: http1::SendRequest<RequestBody>,
+    speaker: Speaker,
     /// Rings no later than the answer to its next call would be too late.
     timer: Pin<Box<Sleep>>,
     open: Arc<AtomicUsize>,
+}
+
+/// Who speaks HTTP/1.1 on it.
+#[derive(Debug)]
+enum Speaker {
+    Hyper(http1::SendRequest<RequestBody>),
+    Plain(Wire),
 }
 
 /// A connection taken for one call.
@@ -83,11 +116,29 @@ pub(super) struct Stream {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pools(Arc<Mutex<Vec<Weak<Pool>>>>);
 
+/// The head of an answer, and where its body comes from.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) head: response::Parts,
+    pub(super) source: Source,
+    /// The connection itself, where the upstream agreed to an upgrade.
+    pub(super) upgrade: Option<hyper::upgrade::OnUpgrade>,
+}
+
+/// Where the body of an answer comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    Hyper(Incoming),
+    /// From the connection that is leased for it.
+    Plain(Framing),
+}
+
 /// Why a request brought no answer on a connection.
 #[derive(Debug)]
 pub(super) enum Unsent {
-    /// The connection was dead: here is the request, not a byte of it written.
-    Untouched(Box<Request<RequestBody>>),
+    /// The connection was dead: the request is where it was, not a byte of it
+    /// written.
+    Untouched,
     /// It failed after it may have been written.
     Failed(Failure),
 }
@@ -97,15 +148,16 @@ impl Pool {
         Self {
             idle_timeout: settings.idle_timeout,
             response_timeout: settings.response_timeout,
+            ended: Arc::default(),
             open: Arc::default(),
             connections: Mutex::default(),
         }
     }
 
-    /// A live connection, if there is one. Upgrades need HTTP/1.1.
-    pub(super) fn take(&self, upgrade: bool, now: Instant) -> Option<Connection> {
+    /// A connection, if there is one.
+    pub(super) fn take(&self, need: Need, now: Instant) -> Option<Connection> {
         let mut connections = self.lock();
-        if !upgrade {
+        if need != Need::Upgrade {
             connections
                 .shared
                 .retain(|shared| !shared.sender.is_closed());
@@ -114,20 +166,29 @@ impl Pool {
                 return Some(Connection::H2(Stream::new(shared.clone())));
             }
         }
-        while let Some(idle) = connections.idle.pop() {
+        while let Some(idle) = connections.idle(need).pop() {
             // Not ready: its last request is still being written, or it is closing.
-            if idle.connection.sender.is_ready() && now < idle.since + self.idle_timeout {
+            if idle.connection.is_ready() && now < idle.until {
                 return Some(Connection::H1(idle.connection));
             }
         }
         None
     }
 
-    /// Counts a connection that was made for one call.
+    /// Counts a connection that was made for one call, on which hyper speaks.
     pub(super) fn own(&self, sender: http1::SendRequest<RequestBody>) -> Connection {
+        self.exclusive(Speaker::Hyper(sender))
+    }
+
+    /// The same for plain calls.
+    pub(super) fn own_plain(&self, wire: Wire) -> Connection {
+        self.exclusive(Speaker::Plain(wire))
+    }
+
+    fn exclusive(&self, speaker: Speaker) -> Connection {
         self.open.fetch_add(1, Ordering::Relaxed);
         Connection::H1(Exclusive {
-            sender,
+            speaker,
             timer: Box::pin(tokio::time::sleep(self.response_timeout)),
             open: Arc::clone(&self.open),
         })
@@ -135,8 +196,9 @@ impl Pool {
 
     /// How many connections are open: idle, and in use.
     pub(super) fn census(&self) -> (usize, usize) {
-        let connections = self.lock();
-        let idle = connections.idle.len();
+        let mut connections = self.lock();
+        connections.drop_ended(&self.ended);
+        let idle = connections.hyper.len() + connections.plain.len();
         let shared = connections.shared.len();
         let streams = |shared: &&Shared| shared.streams.load(Ordering::Relaxed) > 0;
         let busy = connections.shared.iter().filter(streams).count();
@@ -159,9 +221,9 @@ impl Pool {
     pub(super) fn close_idle(&self, now: Instant) {
         let mut connections = self.lock();
         let timeout = self.idle_timeout;
-        connections
-            .idle
-            .retain(|idle| !idle.connection.sender.is_closed() && now < idle.since + timeout);
+        connections.drop_ended(&self.ended);
+        connections.hyper.retain(|idle| now < idle.until);
+        connections.plain.retain(|idle| now < idle.until);
         connections.shared.retain(|shared| {
             let used = *shared.used.lock().unwrap_or_else(PoisonError::into_inner);
             let busy = shared.streams.load(Ordering::Relaxed) > 0;
@@ -169,13 +231,26 @@ impl Pool {
         });
     }
 
-    fn give_back(&self, connection: Exclusive) {
+    /// Waits until an idle connection has come to its end.
+    pub(super) async fn one_ended(&self) {
+        self.ended.0.notified().await;
+    }
+
+    /// Keeps a connection for the next call, but no longer than the upstream
+    /// has promised to.
+    fn give_back(&self, mut connection: Exclusive, promised: Option<Duration>) {
+        if connection.has_ended(&self.ended) {
+            return;
+        }
+        let longest = self.idle_timeout;
+        let until = Instant::now() + promised.map_or(longest, |promised| promised.min(longest));
         let mut connections = self.lock();
-        if !connection.sender.is_closed() && connections.idle.len() < MAX_IDLE {
-            connections.idle.push(Idle {
-                connection,
-                since: Instant::now(),
-            });
+        let idle = match &connection.speaker {
+            Speaker::Hyper(_) => &mut connections.hyper,
+            Speaker::Plain(_) => &mut connections.plain,
+        };
+        if idle.len() < MAX_IDLE {
+            idle.push(Idle { connection, until });
         }
     }
 
@@ -183,6 +258,27 @@ impl Pool {
         self.connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connections {
+    fn idle(&mut self, need: Need) -> &mut Vec<Idle> {
+        match need {
+            Need::Plain => &mut self.plain,
+            Need::Streams | Need::Upgrade => &mut self.hyper,
+        }
+    }
+
+    fn drop_ended(&mut self, ended: &Arc<Ended>) {
+        for idle in [&mut self.hyper, &mut self.plain] {
+            idle.retain_mut(|idle| !idle.connection.has_ended(ended));
+        }
+    }
+}
+
+impl Wake for Ended {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_one();
     }
 }
 
@@ -217,23 +313,125 @@ impl Connection {
         &mut self,
         request: &mut Request<RequestBody>,
         patience: &Patience,
-    ) -> Option<Result<Response<Incoming>, Unsent>> {
-        let request = std::mem::take(request);
+    ) -> Option<Result<Received, Unsent>> {
         let sent = match self {
-            Self::H1(Exclusive { sender, timer, .. }) => {
-                let answer = pin!(sender.try_send_request(request));
-                patience.wait(answer, timer.as_mut()).await?
-            }
+            Self::H1(Exclusive { speaker, timer, .. }) => match speaker {
+                Speaker::Plain(wire) => {
+                    let answer = pin!(wire.call(request));
+                    let answer = patience.wait(answer, timer.as_mut()).await?;
+                    return Some(answer.map(Received::from).map_err(Unsent::from));
+                }
+                Speaker::Hyper(sender) => {
+                    // Boxed, or plain calls would carry the room for it.
+                    let answer = Box::pin(sender.try_send_request(std::mem::take(request)));
+                    patience.wait(pin!(answer), timer.as_mut()).await?
+                }
+            },
             Self::H2(stream) => {
+                let sender = &mut stream.shared.sender;
+                let answer = Box::pin(sender.try_send_request(std::mem::take(request)));
                 let mut timer = Box::pin(tokio::time::sleep_until(patience.end()));
-                let answer = pin!(stream.shared.sender.try_send_request(request));
-                patience.wait(answer, timer.as_mut()).await?
+                patience.wait(pin!(answer), timer.as_mut()).await?
             }
         };
+        let sent = sent.map(Received::from);
         Some(sent.map_err(|mut error| match error.take_message() {
-            Some(request) => Unsent::Untouched(Box::new(request)),
+            Some(untouched) => {
+                *request = untouched;
+                Unsent::Untouched
+            }
             None => Unsent::Failed(Failure::from(error.error())),
         }))
+    }
+}
+
+impl Exclusive {
+    /// Whether it takes a call. A plain one finds that out when it does.
+    fn is_ready(&self) -> bool {
+        match &self.speaker {
+            Speaker::Hyper(sender) => sender.is_ready(),
+            Speaker::Plain(_) => true,
+        }
+    }
+
+    /// Whether no call can be made on it any more; if not, `ended` is told of
+    /// its end.
+    fn has_ended(&mut self, ended: &Arc<Ended>) -> bool {
+        match &mut self.speaker {
+            Speaker::Hyper(sender) => sender.is_closed(),
+            Speaker::Plain(wire) => {
+                let waker = Waker::from(Arc::clone(ended));
+                !wire.may_rest(&mut Context::from_waker(&waker))
+            }
+        }
+    }
+}
+
+impl From<Response<Incoming>> for Received {
+    fn from(mut response: Response<Incoming>) -> Self {
+        let upgrade = (response.status() == http::StatusCode::SWITCHING_PROTOCOLS)
+            .then(|| hyper::upgrade::on(&mut response));
+        let (head, incoming) = response.into_parts();
+        Self {
+            head,
+            source: Source::Hyper(incoming),
+            upgrade,
+        }
+    }
+}
+
+impl From<Answer> for Received {
+    fn from(answer: Answer) -> Self {
+        Self {
+            head: answer.head,
+            source: Source::Plain(answer.framing),
+            upgrade: None,
+        }
+    }
+}
+
+impl From<Broken> for Unsent {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Untouched => Self::Untouched,
+            Broken::Failed(failure) => Self::Failed(failure),
+        }
+    }
+}
+
+impl Source {
+    /// The next piece, on the connection of this lease.
+    pub(super) fn poll_frame(
+        &mut self,
+        lease: Option<&mut Lease>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
+        match self {
+            Self::Hyper(incoming) => Pin::new(incoming)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(drop))),
+            Self::Plain(framing) => match lease.and_then(Lease::wire) {
+                Some(wire) => wire.poll_body(framing, cx),
+                // Given back at the body's end, or closed when it broke off.
+                None => Poll::Ready(None),
+            },
+        }
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Hyper(incoming) => incoming.is_end_stream(),
+            Self::Plain(framing) => framing.has_ended(),
+        }
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Hyper(incoming) => incoming.size_hint(),
+            Self::Plain(Framing::Ended) => SizeHint::with_exact(0),
+            Self::Plain(Framing::Length(left)) => SizeHint::with_exact(*left),
+            Self::Plain(Framing::Chunked(_) | Framing::Close) => SizeHint::default(),
+        }
     }
 }
 
@@ -266,6 +464,8 @@ impl Drop for Stream {
 pub(super) struct Lease {
     connection: Connection,
     pool: Arc<Pool>,
+    /// How long the upstream keeps it open after this answer, if it said so.
+    promised: Option<Duration>,
 }
 
 impl Lease {
@@ -273,13 +473,29 @@ impl Lease {
         Self {
             connection,
             pool: Arc::clone(pool),
+            promised: None,
+        }
+    }
+
+    /// The upstream will keep the connection open for that long.
+    pub(super) fn promised(&mut self, promised: Option<Duration>) {
+        self.promised = promised;
+    }
+
+    fn wire(&mut self) -> Option<&mut Wire> {
+        match &mut self.connection {
+            Connection::H1(Exclusive {
+                speaker: Speaker::Plain(wire),
+                ..
+            }) => Some(wire),
+            Connection::H1(_) | Connection::H2(_) => None,
         }
     }
 
     /// The answer is complete: somebody else may have the connection.
     pub(super) fn give_back(self) {
         if let Connection::H1(connection) = self.connection {
-            self.pool.give_back(connection);
+            self.pool.give_back(connection, self.promised);
         }
     }
 }

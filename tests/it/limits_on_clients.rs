@@ -85,7 +85,7 @@ async fn a_body_that_stops_coming_is_answered_408() {
         let began = Instant::now();
         client.says(request).await;
         let answer = client.answer().await;
-        assert_eq!(began.elapsed(), Duration::from_secs(30));
+        assert!((30_000..30_100).contains(&began.elapsed().as_millis()));
         assert_eq!(answer.status(), 408);
         assert_eq!(answer.json()["code"], "client_too_slow");
         assert!(
@@ -114,7 +114,7 @@ async fn a_body_that_stops_in_the_middle_aborts_the_call() {
     let began = Instant::now();
     let mut line = stage.upstream.accepts().await;
     assert!(line.hears_rest().await.ends_with("\r\n\r\nhalf"));
-    assert_eq!(began.elapsed(), Duration::from_secs(30));
+    assert!((30_000..30_100).contains(&began.elapsed().as_millis()));
     assert_eq!(client.answer().await.status(), 408);
     stage.upstream.is_left_alone().await;
 }

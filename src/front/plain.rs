@@ -1,0 +1,222 @@
+//! A connection on which a plain call is answered (see [`plain`](crate::plain)).
+//!
+//! Owns reading one request that lies before us whole, and writing its answer.
+//! Invariants: a request that is not plain is left on the stream as it came;
+//! nothing is kept from one call to the next; while an answer is awaited the
+//! connection is not read, as hyper would not.
+
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http::header::CONNECTION;
+use http::request::Parts;
+use http_body::{Body as _, Frame};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::activity::{Activity, Overdue};
+use super::bell::{Bell, Ring};
+use super::rewound::Rewound;
+use super::{Front, LINGER};
+use crate::body::{AnswerBody, ClientBody};
+use crate::plain::{Malformed, Outbox, Read, Written, read_request, write_answer};
+
+/// How long a body may come after its head: many clients write them one after
+/// the other. One that takes longer is streamed.
+const TOGETHER: Duration = Duration::from_millis(5);
+
+/// How a connection goes on after an answer.
+pub(super) enum After {
+    Rest,
+    /// It is to be closed politely: the answer said so.
+    Close,
+    /// It is to be cut: the client cannot have the whole answer.
+    Cut,
+}
+
+/// What became of an answer.
+enum Step {
+    /// It is written.
+    Written,
+    /// It cannot be.
+    Broken,
+    Rang(Ring),
+}
+
+/// An answer on its way out.
+struct Writing {
+    out: Outbox,
+    how: Written,
+    /// `None` once it has been read to its end, or broke off.
+    body: Option<AnswerBody>,
+    broke_off: bool,
+}
+
+impl Front {
+    /// Takes a plain request off the stream, if one lies there whole or is
+    /// about to.
+    pub(super) async fn take_plain<IO>(
+        &self,
+        io: &mut Rewound<IO>,
+        activity: &Activity,
+        bell: &mut Bell<'_>,
+    ) -> Option<(Box<Parts>, Bytes)>
+    where
+        IO: AsyncRead + Unpin,
+    {
+        let mut until = None;
+        loop {
+            match read_request(io.take_ahead()) {
+                Read::Whole { head, body, rest } => {
+                    io.put_back(rest);
+                    return Some((head, body));
+                }
+                Read::Other(said) => {
+                    io.put_back(said);
+                    return None;
+                }
+                Read::Head(said) => io.put_back(said),
+            }
+            activity.received();
+            let until = *until.get_or_insert_with(|| Instant::now() + TOGETHER);
+            let more = poll_fn(|cx| match io.poll_ahead(cx) {
+                Poll::Ready(more) => Poll::Ready(matches!(more, Ok(1..))),
+                // Should a drain begin, the answer will say so.
+                Poll::Pending => bell.poll(cx, Some(until)).map(|_| Instant::now() < until),
+            });
+            if !more.await {
+                return None;
+            }
+        }
+    }
+
+    /// Answers a plain request: how the connection goes on.
+    pub(super) async fn answer_plain<IO>(
+        &self,
+        io: &mut Rewound<IO>,
+        (head, body): (Box<Parts>, Bytes),
+        peer: Option<IpAddr>,
+        activity: &Arc<Activity>,
+        bell: &mut Bell<'_>,
+    ) -> After
+    where
+        IO: AsyncWrite + Unpin,
+    {
+        let now = Instant::now();
+        activity.began(now);
+        let proxy = self.proxy.clone();
+        let body = ClientBody::plain(body, self.common.settings.body_timeout);
+        let Ok(answer) = proxy
+            .handle(head, body, peer, Arc::clone(activity), now)
+            .await;
+        let is_last = answer.headers().contains_key(CONNECTION);
+        let mut writing = Writing::new(answer);
+        loop {
+            let step = poll_fn(|cx| match writing.poll(io, activity, cx) {
+                Poll::Ready(step) => Poll::Ready(step),
+                Poll::Pending => bell.poll(cx, activity.deadline()).map(Step::Rang),
+            });
+            match step.await {
+                Step::Written if is_last => return After::Close,
+                Step::Written => {
+                    if bell.is_draining() {
+                        bell.set(Instant::now() + LINGER);
+                    }
+                    return After::Rest;
+                }
+                Step::Broken => return After::Cut,
+                Step::Rang(Ring::Drain) => {}
+                Step::Rang(Ring::Timer) => {
+                    if activity.overdue(Instant::now()) == Some(Overdue::Stuck) {
+                        return After::Cut;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Writing {
+    fn new(answer: Response<AnswerBody>) -> Self {
+        let mut out = Outbox::default();
+        let length = answer.body().size_hint().exact();
+        let how = write_answer(out.text(), &answer, length);
+        Self {
+            out,
+            how,
+            body: Some(answer.into_body()),
+            broke_off: false,
+        }
+    }
+
+    /// Writes what there is, as it comes.
+    fn poll<IO>(
+        &mut self,
+        io: &mut Rewound<IO>,
+        activity: &Activity,
+        cx: &mut Context<'_>,
+    ) -> Poll<Step>
+    where
+        IO: AsyncWrite + Unpin,
+    {
+        loop {
+            let is_read = self.poll_body(cx);
+            let written = loop {
+                if self.out.is_empty() {
+                    break Pin::new(&mut *io).poll_flush(cx);
+                }
+                match self.out.poll_write(io, cx) {
+                    Poll::Ready(Ok(_)) => activity.sent(true),
+                    Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                    Poll::Pending => break Poll::Pending,
+                }
+            };
+            activity.sent(written.is_ready());
+            match written {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => return Poll::Ready(Step::Broken),
+                Poll::Ready(Ok(())) => {}
+            }
+            if self.body.is_none() {
+                return Poll::Ready(match self.broke_off {
+                    true => Step::Broken,
+                    false => Step::Written,
+                });
+            }
+            ready!(is_read);
+        }
+    }
+
+    /// Reads the body, until there is enough to be written.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.out.has_room()
+            && let Some(body) = &mut self.body
+        {
+            let frame = match body.is_end_stream() {
+                true => None,
+                false => ready!(Pin::new(body).poll_frame(cx)),
+            };
+            let put = match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => self.how.put(&mut self.out, data),
+                // Nobody has said that they are wanted (RFC 9110 §6.5.1).
+                Some(Ok(Err(_trailers))) => Ok(()),
+                Some(Err(_)) => Err(Malformed),
+                None => {
+                    self.body = None;
+                    self.how.end(&mut self.out)
+                }
+            };
+            if put.is_err() {
+                self.body = None;
+                self.broke_off = true;
+            }
+        }
+        Poll::Ready(())
+    }
+}

@@ -1,0 +1,252 @@
+//! The head of an answer: read, and written.
+//!
+//! Invariant: whoever reads on knows where the body ends (RFC 9112 §6.3).
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf as _, Bytes};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
+use hyper::ext::ReasonPhrase;
+
+use super::LAST_LINES;
+use super::framing::{Chunked, Framing};
+use super::outbox::COPIED;
+use super::spelling::{self, Spelling};
+use super::written::Written;
+use crate::hop;
+
+/// Fields and bytes of an answer's head: as many as hyper is allowed
+/// (`upstream::connect`).
+pub(crate) const MAX_FIELDS: usize = 100;
+pub(crate) const MAX_HEAD: usize = 64 * 1024;
+
+/// An answer that is none: not to be understood, or to be understood in two ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Malformed;
+
+/// The head of an answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) head: response::Parts,
+    pub(crate) framing: Framing,
+    /// Another call may follow on the connection.
+    pub(crate) keeps_alive: bool,
+}
+
+/// Takes the head of an answer out of what was read, and informational ones
+/// before it; `None` if it is not all there.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn read_answer(read: &mut Bytes) -> Result<Option<Answer>, Malformed> {
+    loop {
+        if read.is_empty() {
+            return Ok(None);
+        }
+        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut answer = httparse::Response::new(&mut []);
+        let mut parser = httparse::ParserConfig::default();
+        // A proxy replaces line folding in answers with spaces (RFC 9112 §5.2).
+        parser.allow_obsolete_multiline_headers_in_responses(true);
+        let length = match parser.parse_response_with_uninit_headers(&mut answer, read, &mut fields)
+        {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) if read.len() <= MAX_HEAD => return Ok(None),
+            Ok(httparse::Status::Partial) | Err(_) => return Err(Malformed),
+        };
+        let understood = understand(read, &answer)?;
+        read.advance(length);
+        if let Some(answer) = understood {
+            return Ok(Some(answer));
+        }
+    }
+}
+
+/// The answer of this head; `None` if it is only informational.
+fn understand(
+    said: &Bytes,
+    answer: &httparse::Response<'_, '_>,
+) -> Result<Option<Answer>, Malformed> {
+    let status = StatusCode::from_u16(answer.code.unwrap_or(0)).map_err(|_| Malformed)?;
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        // Nobody has asked for that.
+        return Err(Malformed);
+    }
+    if status.is_informational() {
+        return Ok(None);
+    }
+    let mut headers = HeaderMap::with_capacity(answer.headers.len() + 2);
+    let mut framed = Framed::new(answer.version == Some(1));
+    let mut is_lower_case = true;
+    for field in &*answer.headers {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed)?;
+        is_lower_case &= name.as_str() == field.name;
+        let value = value(said, field.value)?;
+        framed.by(&name, value.as_bytes())?;
+        headers.append(name, value);
+    }
+    let framing = framed.framing(status)?;
+    let keeps_alive = framing != Framing::Close && framed.keeps_alive();
+    if framed.last_coding.is_some() {
+        // Whoever believed it would read another body (RFC 9112 §6.3).
+        headers.remove(CONTENT_LENGTH);
+    }
+    let (mut head, ()) = Response::new(()).into_parts();
+    head.status = status;
+    head.headers = headers;
+    if !is_lower_case {
+        let names = answer.headers.iter().map(|field| field.name);
+        head.extensions.insert(Spelling::of(names));
+    }
+    let reason = answer.reason.unwrap_or_default();
+    if status.canonical_reason() != Some(reason) {
+        let reason = ReasonPhrase::try_from(reason.as_bytes()).map_err(|_| Malformed)?;
+        head.extensions.insert(reason);
+    }
+    Ok(Some(Answer {
+        head,
+        framing,
+        keeps_alive,
+    }))
+}
+
+fn value(said: &Bytes, value: &[u8]) -> Result<HeaderValue, Malformed> {
+    if !value.contains(&b'\n') {
+        return HeaderValue::from_maybe_shared(said.slice_ref(value)).map_err(|_| Malformed);
+    }
+    let lines: Vec<_> = value
+        .split(|&byte| byte == b'\n')
+        .map(<[u8]>::trim_ascii)
+        .collect();
+    HeaderValue::from_bytes(&lines.join(&b' ')).map_err(|_| Malformed)
+}
+
+/// What the fields of a head tell of its body and its connection.
+struct Framed {
+    is_http11: bool,
+    /// The last of the transfer codings is `chunked`; `None` if there are none.
+    last_coding: Option<Coding>,
+    length: Option<u64>,
+    says_close: bool,
+    says_keep_alive: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    Chunked,
+    Other,
+}
+
+impl Framed {
+    fn new(is_http11: bool) -> Self {
+        Self {
+            is_http11,
+            last_coding: None,
+            length: None,
+            says_close: false,
+            says_keep_alive: false,
+        }
+    }
+
+    /// A field among others.
+    fn by(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), Malformed> {
+        let listed = || value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+        if name == CONTENT_LENGTH {
+            for told in listed() {
+                let told = digits(told).ok_or(Malformed)?;
+                if self
+                    .length
+                    .replace(told)
+                    .is_some_and(|length| length != told)
+                {
+                    return Err(Malformed);
+                }
+            }
+        } else if name == TRANSFER_ENCODING {
+            let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+            self.last_coding = Some(match listed().next_back().is_some_and(is_chunked) {
+                true => Coding::Chunked,
+                false => Coding::Other,
+            });
+        } else if name == CONNECTION {
+            for option in listed() {
+                self.says_close |= option.eq_ignore_ascii_case(b"close");
+                self.says_keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            }
+        }
+        Ok(())
+    }
+
+    fn framing(&self, status: StatusCode) -> Result<Framing, Malformed> {
+        if has_no_body(status) {
+            return Ok(Framing::Ended);
+        }
+        match self.last_coding {
+            Some(_) if !self.is_http11 => Err(Malformed),
+            Some(Coding::Chunked) => Ok(Framing::Chunked(Chunked::Size)),
+            Some(Coding::Other) => Ok(Framing::Close),
+            None => Ok(self.length.map_or(Framing::Close, Framing::Length)),
+        }
+    }
+
+    /// Whether the connection outlives this answer (RFC 9112 §9.3).
+    fn keeps_alive(&self) -> bool {
+        !self.says_close && (self.is_http11 || self.says_keep_alive)
+    }
+}
+
+/// A number as RFC 9110 §8.6 writes a length: digits alone.
+pub(super) fn digits(text: &[u8]) -> Option<u64> {
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
+    let more = |number: u64, byte| number.checked_mul(10)?.checked_add(digit(byte)?);
+    let number = text.iter().try_fold(0, more);
+    number.filter(|_| !text.is_empty())
+}
+
+/// Whether an answer of this status ends with its head (RFC 9110 §6.4.1).
+pub(crate) fn has_no_body(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// Writes the head of an answer whose body has this length, if that is known:
+/// how the body is to be written.
+pub(crate) fn write_answer<B>(
+    text: &mut Vec<u8>,
+    answer: &Response<B>,
+    length: Option<u64>,
+) -> Written {
+    let (status, headers) = (answer.status(), answer.headers());
+    let reason = answer.extensions().get::<ReasonPhrase>();
+    let canonical = || status.canonical_reason().unwrap_or_default().as_bytes();
+    let reason = reason.map_or_else(canonical, ReasonPhrase::as_bytes);
+    text.reserve("HTTP/1.1 200 \r\n".len() + reason.len());
+    text.extend_from_slice(b"HTTP/1.1 ");
+    text.extend_from_slice(status.as_str().as_bytes());
+    text.push(b' ');
+    text.extend_from_slice(reason);
+    text.extend_from_slice(b"\r\n");
+    let body = length.map_or(0, |length| usize::try_from(length).unwrap_or(COPIED));
+    let more = LAST_LINES + body.min(COPIED);
+    spelling::write(text, headers, answer.extensions().get(), more);
+    let told = hop::has(headers, "content-length").then(|| {
+        let told = headers.get_all(CONTENT_LENGTH).iter().next_back();
+        let last = told.and_then(|told| told.as_bytes().rsplit(|&byte| byte == b',').next());
+        last.and_then(|last| digits(last.trim_ascii()))
+    });
+    let told = told.flatten();
+    let written = match (has_no_body(status), told, length) {
+        (true, ..) => Written::Length(0),
+        (false, Some(length), _) => Written::Length(length),
+        (false, None, Some(length)) => {
+            text.extend_from_slice(format!("content-length: {length}\r\n").as_bytes());
+            Written::Length(length)
+        }
+        (false, None, None) => {
+            text.extend_from_slice(b"transfer-encoding: chunked\r\n");
+            Written::Chunked { is_open: false }
+        }
+    };
+    text.extend_from_slice(b"\r\n");
+    written
+}

@@ -1,0 +1,96 @@
+//! What is still to be written to a stream.
+//!
+//! Invariant: bytes go out once, in the order they were put in; a long piece is
+//! not copied.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::AsyncWrite;
+use tokio_util::io::poll_write_buf;
+
+/// A piece up to this length is copied behind the text before it: one write of
+/// one buffer costs less than one of two.
+pub(super) const COPIED: usize = 4 * 1024;
+
+/// With so many bytes it is time to write.
+const ENOUGH: usize = 4 * COPIED;
+
+/// What is still to be written to a stream: text, then a piece of a body.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    text: Vec<u8>,
+    /// Bytes of the text that are written.
+    written: usize,
+    piece: Bytes,
+}
+
+impl Outbox {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.written == self.text.len() && self.piece.is_empty()
+    }
+
+    /// Where text is to be put; only while there is no piece.
+    pub(crate) fn text(&mut self) -> &mut Vec<u8> {
+        debug_assert!(!self.has_piece(), "text would go out before the piece");
+        &mut self.text
+    }
+
+    /// Whether a piece must go out before anything can be put in.
+    pub(crate) fn has_piece(&self) -> bool {
+        !self.piece.is_empty()
+    }
+
+    /// Whether more is to be put in before this is written.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.has_piece() && self.text.len() < ENOUGH
+    }
+
+    /// Puts in a piece of a body; only while there is none.
+    pub(crate) fn push(&mut self, piece: Bytes) {
+        if piece.len() <= COPIED {
+            self.text().extend_from_slice(&piece);
+        } else {
+            debug_assert!(!self.has_piece(), "the piece would be lost");
+            self.piece = piece;
+        }
+    }
+
+    /// Writes some of it: how much.
+    ///
+    /// # Errors
+    /// The stream's; one that takes nothing counts as ended.
+    pub(crate) fn poll_write<IO>(
+        &mut self,
+        io: &mut IO,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>>
+    where
+        IO: AsyncWrite + Unpin + ?Sized,
+    {
+        let mut io = Pin::new(io);
+        let text = &self.text[self.written..];
+        let text_length = text.len();
+        let length = if self.piece.is_empty() {
+            ready!(io.poll_write(cx, text))?
+        } else if text.is_empty() {
+            ready!(io.poll_write(cx, &self.piece))?
+        } else {
+            let mut both = text.chain(&*self.piece);
+            ready!(poll_write_buf(io.as_mut(), cx, &mut both))?
+        };
+        if length == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        let of_text = length.min(text_length);
+        self.written += of_text;
+        self.piece.advance(length - of_text);
+        if self.written == self.text.len() {
+            self.text.clear();
+            self.written = 0;
+        }
+        Poll::Ready(Ok(length))
+    }
+}

@@ -1,0 +1,126 @@
+//! The head of a request: told whether it is plain, and written.
+//!
+//! Invariant: what could be read in two ways is not plain.
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+
+use super::LAST_LINES;
+use super::answer::digits;
+use super::outbox::{COPIED, Outbox};
+use super::spelling::{self, Spelling};
+use crate::hop;
+
+/// Fields of a plain request at most; few have more than twenty.
+const MAX_FIELDS: usize = 32;
+
+/// Bytes of a plain request, head and body each: what is read ahead of one is
+/// no more than hyper's smallest buffer.
+const MAX_HEAD: usize = 8 * 1024;
+const MAX_BODY: usize = 8 * 1024;
+
+/// A field with its own case of a request that is not plain.
+const OTHER: [HeaderName; 5] = [TRANSFER_ENCODING, EXPECT, UPGRADE, TE, TRAILER];
+
+/// What was read of a request.
+#[derive(Debug)]
+pub(crate) enum Read {
+    /// All of a plain one; then what follows it.
+    Whole {
+        head: Box<Parts>,
+        body: Bytes,
+        rest: Bytes,
+    },
+    /// The head of a plain one; here is everything back.
+    Head(Bytes),
+    /// It is for hyper to say what this is; here it is back.
+    Other(Bytes),
+}
+
+/// Reads a request from its first byte.
+pub(crate) fn read_request(said: Bytes) -> Read {
+    // Empty lines before it are for hyper to judge.
+    if !said.first().is_some_and(u8::is_ascii_alphabetic) {
+        return Read::Other(said);
+    }
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    let head_length = match request.parse(&said) {
+        Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
+        _ => return Read::Other(said),
+    };
+    let Some((head, body_length)) = plain(&said, &request) else {
+        return Read::Other(said);
+    };
+    let length = head_length + body_length;
+    if said.len() < length {
+        return Read::Head(said);
+    }
+    Read::Whole {
+        head: Box::new(head),
+        body: said.slice(head_length..length),
+        rest: said.slice(length..),
+    }
+}
+
+/// The head of a plain request, and the length of its body.
+fn plain(said: &Bytes, request: &httparse::Request<'_, '_>) -> Option<(Parts, usize)> {
+    if request.version != Some(1) {
+        return None;
+    }
+    let method = Method::from_bytes(request.method?.as_bytes()).ok()?;
+    if method == Method::HEAD || method == Method::CONNECT {
+        return None;
+    }
+    let target = request.path.filter(|target| target.starts_with('/'))?;
+    let target = PathAndQuery::from_maybe_shared(said.slice_ref(target.as_bytes())).ok()?;
+    let mut headers = HeaderMap::with_capacity(request.headers.len() + 2);
+    let mut length = None;
+    for field in &*request.headers {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        if name == CONTENT_LENGTH {
+            let told = usize::try_from(digits(field.value)?).ok()?;
+            if length.replace(told).is_some() || told > MAX_BODY {
+                return None;
+            }
+        } else if name == CONNECTION {
+            if !field.value.eq_ignore_ascii_case(b"keep-alive") {
+                return None;
+            }
+        } else if OTHER.contains(&name) {
+            return None;
+        }
+        let value = HeaderValue::from_maybe_shared(said.slice_ref(field.value)).ok()?;
+        headers.append(name, value);
+    }
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.method = method;
+    head.uri = Uri::from(target);
+    head.headers = headers;
+    let names = request.headers.iter().map(|field| field.name);
+    head.extensions.insert(Spelling::of(names));
+    Some((head, length.unwrap_or(0)))
+}
+
+/// Writes a request whose body is at hand.
+pub(crate) fn write_request<B>(out: &mut Outbox, request: &Request<B>, body: Bytes) {
+    let target = request.uri().path_and_query();
+    let target = target.map_or("/", PathAndQuery::as_str);
+    let (method, headers) = (request.method().as_str(), request.headers());
+    let text = out.text();
+    text.reserve(method.len() + target.len() + " HTTP/1.1\r\n ".len());
+    text.extend_from_slice(method.as_bytes());
+    text.push(b' ');
+    text.extend_from_slice(target.as_bytes());
+    text.extend_from_slice(b" HTTP/1.1\r\n");
+    let spelling = request.extensions().get();
+    spelling::write(text, headers, spelling, LAST_LINES + body.len().min(COPIED));
+    if !body.is_empty() && !hop::has(headers, "content-length") {
+        text.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
+    }
+    text.extend_from_slice(b"\r\n");
+    out.push(body);
+}
