@@ -24,3 +24,6 @@ pub(crate) use written::Written;
 
 /// Room for what may end a head: how its body is framed, and an empty line.
 const LAST_LINES: usize = 64;
+
+#[cfg(test)]
+mod tests;

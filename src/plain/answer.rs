@@ -83,7 +83,7 @@ fn understand(
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed)?;
         is_lower_case &= name.as_str() == field.name;
         let value = value(said, field.value)?;
-        framed.by(&name, value.as_bytes())?;
+        framed.by(&name, value.as_bytes());
         headers.append(name, value);
     }
     let framing = framed.framing(status)?;
@@ -128,6 +128,8 @@ struct Framed {
     /// The last of the transfer codings is `chunked`; `None` if there are none.
     last_coding: Option<Coding>,
     length: Option<u64>,
+    /// What is told of a length is none, or several.
+    is_length_wrong: bool,
     says_close: bool,
     says_keep_alive: bool,
 }
@@ -144,24 +146,20 @@ impl Framed {
             is_http11,
             last_coding: None,
             length: None,
+            is_length_wrong: false,
             says_close: false,
             says_keep_alive: false,
         }
     }
 
     /// A field among others.
-    fn by(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), Malformed> {
+    fn by(&mut self, name: &HeaderName, value: &[u8]) {
         let listed = || value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
         if name == CONTENT_LENGTH {
-            for told in listed() {
-                let told = digits(told).ok_or(Malformed)?;
-                if self
-                    .length
-                    .replace(told)
-                    .is_some_and(|length| length != told)
-                {
-                    return Err(Malformed);
-                }
+            for told in listed().map(digits) {
+                self.is_length_wrong |=
+                    told.is_none() || self.length.is_some_and(|it| Some(it) != told);
+                self.length = told;
             }
         } else if name == TRANSFER_ENCODING {
             let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
@@ -175,7 +173,6 @@ impl Framed {
                 self.says_keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
             }
         }
-        Ok(())
     }
 
     fn framing(&self, status: StatusCode) -> Result<Framing, Malformed> {
@@ -186,6 +183,7 @@ impl Framed {
             Some(_) if !self.is_http11 => Err(Malformed),
             Some(Coding::Chunked) => Ok(Framing::Chunked(Chunked::Size)),
             Some(Coding::Other) => Ok(Framing::Close),
+            None if self.is_length_wrong => Err(Malformed),
             None => Ok(self.length.map_or(Framing::Close, Framing::Length)),
         }
     }

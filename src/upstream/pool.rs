@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{Request, Response, response};
 use http_body::Frame;
 use hyper::body::{Body as _, Incoming, SizeHint};
@@ -24,6 +25,7 @@ use super::patience::Patience;
 use super::plain::{Broken, Wire};
 use crate::body::RequestBody;
 use crate::config;
+use crate::hop;
 use crate::plain::{Answer, Framing};
 
 /// Idle connections kept; more would only be held open for nothing.
@@ -371,7 +373,11 @@ impl From<Response<Incoming>> for Received {
     fn from(mut response: Response<Incoming>) -> Self {
         let upgrade = (response.status() == http::StatusCode::SWITCHING_PROTOCOLS)
             .then(|| hyper::upgrade::on(&mut response));
-        let (head, incoming) = response.into_parts();
+        let (mut head, incoming) = response.into_parts();
+        if hop::has(&head.headers, "transfer-encoding") {
+            // Whoever believed it would read another body (RFC 9112 §6.3).
+            head.headers.remove(CONTENT_LENGTH);
+        }
         Self {
             head,
             source: Source::Hyper(incoming),

@@ -22,6 +22,7 @@ mod observing;
 mod once;
 mod pacing;
 mod passing;
+mod plain;
 mod protocols;
 mod refusals;
 mod resting;

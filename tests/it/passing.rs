@@ -3,18 +3,32 @@
 //! Each dialogue runs through a gateway between a client and an upstream that are both played by the test, and both
 //! ends are compared with what the other end wrote.
 
-use crate::support::{Message, Stage, get, post};
+use crate::support::{Message, Stage, at_rest, get, post};
 
 const PLAIN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Plays a request and its answer through a gateway and compares both with what arrives.
+/// Plays a request and its answer through a gateway and compares both with what arrives. Once the request comes at
+/// once, which may make it a plain one, and once its first bytes come before the rest.
 async fn passes(request: impl AsRef<[u8]>, answer: impl AsRef<[u8]>) {
     let (request, answer) = (request.as_ref(), answer.as_ref());
+    passes_in(&[request], answer).await;
+    let (begin, rest) = request.split_at(3);
+    passes_in(&[begin, rest], answer).await;
+}
+
+async fn passes_in(pieces: &[&[u8]], answer: &[u8]) {
+    let request = &*pieces.concat();
     let mut stage = Stage::new("");
     let mut client = stage.client();
     let method = Message::request(request).start;
     let method = method.split(' ').next().unwrap();
-    let (_, (heard, mut line)) = tokio::join!(client.says(request), async {
+    let says = async {
+        for piece in pieces {
+            client.says(piece).await;
+            at_rest().await;
+        }
+    };
+    let (_, (heard, mut line)) = tokio::join!(says, async {
         let mut line = stage.upstream.accepts().await;
         (line.request().await, line)
     });

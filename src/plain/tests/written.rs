@@ -1,0 +1,183 @@
+//! What is written: heads with their names as they came, bodies in their frames.
+
+use bytes::Bytes;
+use http::header::{HOST, SERVER};
+use http::{HeaderValue, Request, Response};
+use proptest::prelude::*;
+use tokio::io::AsyncReadExt as _;
+
+use crate::plain::{Outbox, Read, Written, read_answer, read_request, write_answer, write_request};
+
+/// All that is put in, as it comes out of a narrow stream.
+fn comes_out(mut out: Outbox, narrow: usize) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (mut near, mut far) = tokio::io::duplex(narrow);
+        let writes = async {
+            while !out.is_empty() {
+                std::future::poll_fn(|cx| out.poll_write(&mut near, cx))
+                    .await
+                    .unwrap();
+            }
+            drop(near);
+        };
+        let mut heard = String::new();
+        let (_, read) = tokio::join!(writes, far.read_to_string(&mut heard));
+        read.unwrap();
+        heard
+    })
+}
+
+fn asked(said: &str) -> Request<()> {
+    match read_request(Bytes::copy_from_slice(said.as_bytes())) {
+        Read::Whole { head, .. } => Request::from_parts(*head, ()),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn sent(request: &Request<()>, body: &'static str) -> String {
+    let mut out = Outbox::default();
+    write_request(&mut out, request, Bytes::from_static(body.as_bytes()));
+    comes_out(out, 7)
+}
+
+#[test]
+fn a_request_leaves_as_it_came() {
+    let said = "POST /v2/x?a=%41 HTTP/1.1\r\nHost: h\r\nX-a: 3\r\nX-B: 1\r\nX-A: 1\r\nx-a: 2\r\n\
+                Content-LENGTH: 2\r\n\r\n{}";
+    let as_it_came = sent(&asked(said), "{}");
+    // Fields of one name stand together; what each was called is its own.
+    assert_eq!(
+        as_it_came,
+        "POST /v2/x?a=%41 HTTP/1.1\r\nHost: h\r\nX-a: 3\r\nX-A: 1\r\nx-a: 2\r\nX-B: 1\r\n\
+         Content-LENGTH: 2\r\n\r\n{}"
+    );
+}
+
+#[test]
+fn what_was_changed_does_not_upset_how_the_rest_is_spelt() {
+    let mut request = asked(
+        "GET / HTTP/1.1\r\nHOST: h\r\nConnection: keep-alive\r\nX-One: 1\r\nX-TWO: 2\r\n\r\n",
+    );
+    request.headers_mut().remove("connection");
+    request
+        .headers_mut()
+        .insert(HOST, HeaderValue::from_static("upstream"));
+    request
+        .headers_mut()
+        .insert(SERVER, HeaderValue::from_static("new"));
+    let sent = sent(&request, "");
+    let mut lines: Vec<_> = sent.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "",
+            "GET / HTTP/1.1",
+            "HOST: upstream",
+            "X-One: 1",
+            "X-TWO: 2",
+            "server: new"
+        ]
+    );
+}
+
+#[test]
+fn a_name_that_is_nearly_another_is_not_spelt_like_it() {
+    let mut request = asked("GET / HTTP/1.1\r\nHost: h\r\nX^: 1\r\n\r\n");
+    request.headers_mut().remove("x^");
+    request
+        .headers_mut()
+        .insert("x~", HeaderValue::from_static("2"));
+    assert!(sent(&request, "").contains("\r\nx~: 2\r\n"));
+}
+
+fn answered(said: &'static str) -> Response<()> {
+    let answer = read_answer(&mut Bytes::from_static(said.as_bytes()));
+    Response::from_parts(answer.unwrap().unwrap().head, ())
+}
+
+#[test]
+fn an_answer_leaves_as_it_came() {
+    for said in [
+        "HTTP/1.1 207 Quite all right\r\nserver: S\r\nX-ODD-case: 1\r\nSet-Cookie: a\r\nset-cookie: b\r\nContent-Length: 2\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\nX: 1\r\n\r\n",
+        "HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n",
+        "HTTP/1.1 599 \r\nContent-Length: 0\r\n\r\n",
+    ] {
+        let mut text = Vec::new();
+        write_answer(&mut text, &answered(said), None);
+        assert_eq!(String::from_utf8(text).unwrap(), said);
+    }
+}
+
+#[test]
+fn how_a_body_ends_is_told() {
+    let mut text = Vec::new();
+    let answer = answered("HTTP/1.1 200 OK\r\nX: 1\r\n\r\n");
+    assert_eq!(
+        write_answer(&mut text, &answer, Some(3)),
+        Written::Length(3)
+    );
+    assert!(text.ends_with(b"X: 1\r\ncontent-length: 3\r\n\r\n"));
+    text.clear();
+    let chunked = Written::Chunked { is_open: false };
+    assert_eq!(write_answer(&mut text, &answer, None), chunked);
+    assert!(text.ends_with(b"X: 1\r\ntransfer-encoding: chunked\r\n\r\n"));
+}
+
+#[test]
+fn a_body_that_is_not_as_long_as_was_told_is_an_error() {
+    let mut out = Outbox::default();
+    let mut short = Written::Length(3);
+    assert!(short.put(&mut out, Bytes::from_static(b"ab")).is_ok());
+    assert!(short.end(&mut out).is_err());
+    assert!(short.put(&mut out, Bytes::from_static(b"cd")).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn a_body_comes_out_as_it_was_put_in(
+        pieces in proptest::collection::vec((0..9000_usize, any::<u8>()), 0..6),
+        narrow in 1..10_000_usize,
+        in_chunks in any::<bool>(),
+    ) {
+        let pieces: Vec<_> = pieces
+            .into_iter()
+            .map(|(length, byte)| Bytes::from(vec![byte % 128; length]))
+            .collect();
+        let whole = pieces.concat();
+        let mut how = match in_chunks {
+            true => Written::Chunked { is_open: false },
+            false => Written::Length(whole.len() as u64),
+        };
+        let mut out = Outbox::default();
+        let mut heard = String::new();
+        for piece in pieces {
+            if !out.has_room() {
+                heard += &comes_out(std::mem::take(&mut out), narrow);
+            }
+            how.put(&mut out, piece).unwrap();
+        }
+        if out.has_piece() {
+            heard += &comes_out(std::mem::take(&mut out), narrow);
+        }
+        how.end(&mut out).unwrap();
+        heard += &comes_out(out, narrow);
+        let heard = match in_chunks {
+            true => {
+                let mut heard = Bytes::from(heard);
+                let mut framing = super::answers::chunked();
+                let body = super::answers::body(&mut framing, &mut heard).unwrap();
+                prop_assert!(heard.is_empty());
+                body
+            }
+            false => heard.into_bytes(),
+        };
+        prop_assert_eq!(heard, whole);
+    }
+}
