@@ -17,7 +17,7 @@
 //!
 //! - [`app`]: sockets, workers, drain; [`gateway`]: everything wired up
 //! - `front`: connections of clients; `proxy`: the story of one request
-//! - `tenant`: who may call, and for which instances
+//! - `plain`: HTTP/1.1 in its plain case, without hyper; `hop`: fields that end here
 //! - `identity`: who calls; `receipt`: what may be merged, and with what
 //! - `tenant`: whose an instance is, and what a tenant's key opens
 //! - `batch`: windows, verdicts, splits; `limit`: buckets and queues

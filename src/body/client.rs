@@ -71,20 +71,20 @@ impl ClientBody {
         body
     }
 
-    /// The body in one piece, if it came so.
-    pub(crate) fn into_plain(mut self) -> Result<Bytes, Self> {
-        if self.incoming.is_some() {
-            return Err(self);
-        }
-        match self.held.pop_front().map(Frame::into_data) {
-            Some(Ok(data)) if self.held.is_empty() => Ok(data),
+    /// True when the body came whole with its head, or there is none.
+    pub(crate) fn came_whole(&self) -> bool {
+        self.incoming.is_none()
+    }
+
+    /// A body that [`came_whole`](Self::came_whole), in one piece.
+    pub(crate) fn into_bytes(mut self) -> Bytes {
+        debug_assert!(self.came_whole(), "the rest would be lost");
+        if self.held.len() > 1 {
             // A tenant's key in it was replaced.
-            Some(Ok(data)) => {
-                self.held.push_front(Frame::data(data));
-                Ok(Bytes::from(self.held()))
-            }
-            Some(Err(_)) | None => Ok(Bytes::new()),
+            return Bytes::from(self.held());
         }
+        let data = self.held.pop_front().map(Frame::into_data);
+        data.and_then(Result::ok).unwrap_or_default()
     }
 
     fn none(patience: Duration) -> Self {

@@ -88,10 +88,9 @@ impl RequestBody {
         if body.is_empty() {
             return Self::Whole(None);
         }
-        let body = match body.into_plain() {
-            Ok(whole) => return Self::whole(whole),
-            Err(body) => body,
-        };
+        if body.came_whole() {
+            return Self::whole(body.into_bytes());
+        }
         Self::Streamed(Box::new(Streamed {
             body,
             gate: None,

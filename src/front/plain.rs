@@ -25,7 +25,7 @@ use super::bell::{Bell, Ring};
 use super::rewound::Rewound;
 use super::{Front, LINGER};
 use crate::body::{AnswerBody, ClientBody};
-use crate::plain::{Malformed, Outbox, Read, Written, read_request, write_answer};
+use crate::plain::{Malformed, Outbox, Read, Written, has_no_body, read_request, write_answer};
 
 /// How long a body may come after its head: many clients write them one after
 /// the other. One that takes longer is streamed.
@@ -147,10 +147,11 @@ impl Writing {
         let mut out = Outbox::default();
         let length = answer.body().size_hint().exact();
         let how = write_answer(out.text(), &answer, length);
+        let has_body = !has_no_body(answer.status());
         Self {
             out,
             how,
-            body: Some(answer.into_body()),
+            body: has_body.then(|| answer.into_body()),
             broke_off: false,
         }
     }

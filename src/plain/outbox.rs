@@ -3,6 +3,7 @@
 //! Invariant: bytes go out once, in the order they were put in; a long piece is
 //! not copied.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -19,7 +20,7 @@ pub(super) const COPIED: usize = 4 * 1024;
 const ENOUGH: usize = 4 * COPIED;
 
 /// What is still to be written to a stream: text, then a piece of a body.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Outbox {
     text: Vec<u8>,
     /// Bytes of the text that are written.
@@ -92,5 +93,13 @@ impl Outbox {
             self.written = 0;
         }
         Poll::Ready(Ok(length))
+    }
+}
+
+/// Without the bytes: credentials stand in them.
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let length = self.text.len() - self.written + self.piece.len();
+        f.debug_struct("Outbox").field("length", &length).finish()
     }
 }

@@ -12,7 +12,6 @@ use super::LAST_LINES;
 use super::answer::digits;
 use super::outbox::{COPIED, Outbox};
 use super::spelling::{self, Spelling};
-use crate::hop;
 
 /// Fields of a plain request at most; few have more than twenty.
 const MAX_FIELDS: usize = 32;
@@ -26,7 +25,6 @@ const MAX_BODY: usize = 8 * 1024;
 const OTHER: [HeaderName; 5] = [TRANSFER_ENCODING, EXPECT, UPGRADE, TE, TRAILER];
 
 /// What was read of a request.
-#[derive(Debug)]
 pub(crate) enum Read {
     /// All of a plain one; then what follows it.
     Whole {
@@ -106,6 +104,10 @@ fn plain(said: &Bytes, request: &httparse::Request<'_, '_>) -> Option<(Parts, us
 }
 
 /// Writes a request whose body is at hand.
+///
+/// # Panics
+/// The head tells another length than the body has: the upstream would take
+/// the next request's bytes for this one's, or wait for ever.
 pub(crate) fn write_request<B>(out: &mut Outbox, request: &Request<B>, body: Bytes) {
     let target = request.uri().path_and_query();
     let target = target.map_or("/", PathAndQuery::as_str);
@@ -118,8 +120,12 @@ pub(crate) fn write_request<B>(out: &mut Outbox, request: &Request<B>, body: Byt
     text.extend_from_slice(b" HTTP/1.1\r\n");
     let spelling = request.extensions().get();
     spelling::write(text, headers, spelling, LAST_LINES + body.len().min(COPIED));
-    if !body.is_empty() && !hop::has(headers, "content-length") {
-        text.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
+    match headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes) {
+        Some(told) => assert_eq!(digits(told), Some(body.len() as u64), "a body's length"),
+        None if body.is_empty() => {}
+        None => {
+            text.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
+        }
     }
     text.extend_from_slice(b"\r\n");
     out.push(body);

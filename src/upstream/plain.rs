@@ -34,12 +34,17 @@ const MAX_ROOM: usize = super::connect::READ_BUFFER;
 /// A connection on which plain calls are made, one after another.
 pub(super) struct Wire {
     io: Box<dyn Io>,
+    /// What is left to be written of the last call.
+    out: Outbox,
+    /// Nothing is, and the stream has passed it on.
+    is_written: bool,
+    /// The last call's answer lets another follow.
+    keeps_alive: bool,
     /// Read, and made no use of yet.
     read: Bytes,
-    /// Where long bodies are read to.
+    /// Where long bodies are read to, and how much at a time.
     room: BytesMut,
-    /// All of the last call was written, and its answer lets another follow.
-    is_reusable: bool,
+    room_size: usize,
 }
 
 /// Why a plain call brought no answer.
@@ -55,66 +60,60 @@ impl Wire {
     pub(super) fn new(io: Box<dyn Io>) -> Self {
         Self {
             io,
+            out: Outbox::default(),
+            is_written: true,
+            keeps_alive: true,
             read: Bytes::new(),
             room: BytesMut::new(),
-            is_reusable: false,
+            room_size: ROOM,
         }
     }
 
     /// Sends a request whose body is at hand, and waits for the head of its
     /// answer. That may come before the whole request is written.
     pub(super) async fn call(&mut self, request: &Request<RequestBody>) -> Result<Answer, Broken> {
-        self.is_reusable = false;
-        let mut out = Outbox::default();
+        if !poll_fn(|cx| Poll::Ready(self.may_be_used(cx))).await {
+            return Err(Broken::Untouched);
+        }
         let body = request.body().held().unwrap_or_default();
-        write_request(&mut out, request, body);
-        let mut is_begun = false;
-        let mut is_flushed = false;
-        poll_fn(|cx| {
-            if !is_begun && !self.is_silent(cx) {
-                return Poll::Ready(Err(Broken::Untouched));
-            }
-            is_begun = true;
-            let mut is_broken = false;
-            while !is_flushed && !is_broken {
-                let step = if out.is_empty() {
-                    let flushed = Pin::new(&mut *self.io).poll_flush(cx);
-                    is_flushed = flushed.is_ready();
-                    flushed
-                } else {
-                    out.poll_write(&mut *self.io, cx).map_ok(drop)
-                };
-                match step {
-                    Poll::Ready(Ok(())) => {}
-                    // It may have been answered all the same.
-                    Poll::Ready(Err(_)) => is_broken = true,
-                    Poll::Pending => break,
-                }
-            }
-            let answer = match self.poll_answer(cx) {
-                Poll::Pending if is_broken => Err(Failure::BrokeOff),
-                answer => ready!(answer),
-            };
-            let answer = answer.inspect(|answer| {
-                self.is_reusable = answer.keeps_alive && is_flushed && !is_broken;
-            });
-            Poll::Ready(answer.map_err(Broken::Failed))
-        })
-        .await
+        write_request(&mut self.out, request, body);
+        self.is_written = false;
+        self.keeps_alive = false;
+        poll_fn(|cx| self.poll_answer(cx))
+            .await
+            .map_err(Broken::Failed)
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Failure>> {
+        let written = self.poll_write(cx);
         loop {
             match read_answer(&mut self.read) {
-                Ok(Some(answer)) => return Poll::Ready(Ok(answer)),
+                Ok(Some(answer)) => {
+                    self.keeps_alive = answer.keeps_alive;
+                    return Poll::Ready(Ok(answer));
+                }
                 Ok(None) => {}
                 Err(Malformed) => return Poll::Ready(Err(Failure::Malformed)),
             }
-            match ready!(self.poll_piece(cx)) {
-                Ok(1..) => {}
-                Ok(0) | Err(_) => return Poll::Ready(Err(Failure::BrokeOff)),
+            match self.poll_piece(cx) {
+                Poll::Ready(Ok(1..)) => {}
+                // What cannot be written may have been answered all the same.
+                Poll::Pending if !matches!(written, Poll::Ready(Err(_))) => return Poll::Pending,
+                _ => return Poll::Ready(Err(Failure::BrokeOff)),
             }
         }
+    }
+
+    /// Writes what is left of the request.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            ready!(self.out.poll_write(&mut *self.io, cx))?;
+        }
+        if !self.is_written {
+            ready!(Pin::new(&mut *self.io).poll_flush(cx))?;
+            self.is_written = true;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// The next piece of an answer's body; an error where that broke off.
@@ -123,6 +122,9 @@ impl Wire {
         framing: &mut Framing,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
+        // An answer may begin while the request is still being read. Should
+        // that fail, the answer may come all the same.
+        drop(self.poll_write(cx));
         loop {
             match framing.take(&mut self.read) {
                 Ok(Taken::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
@@ -149,9 +151,9 @@ impl Wire {
 
     /// Whether another call may be made on it, once an answer has been read to
     /// its end. If so, whoever waits in `cx` is woken when it ends.
-    pub(super) fn may_rest(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(super) fn may_be_used(&mut self, cx: &mut Context<'_>) -> bool {
         self.room = BytesMut::new();
-        self.is_reusable && self.read.is_empty() && self.is_silent(cx)
+        self.keeps_alive && self.is_written && self.read.is_empty() && self.is_silent(cx)
     }
 
     /// Whether nothing has come on it: it is alive then, for all one can know.
@@ -182,13 +184,14 @@ impl Wire {
     /// The same where nothing is left of what was read, in long pieces.
     fn poll_long(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.room.capacity() < PIECE {
-            self.room = BytesMut::with_capacity(ROOM);
+            self.room = BytesMut::with_capacity(self.room_size);
         }
+        let room = self.room.capacity();
         let length = ready!(poll_read_buf(Pin::new(&mut *self.io), cx, &mut self.room))?;
-        self.read = self.room.split().freeze();
-        if self.room.capacity() == 0 {
-            self.room = BytesMut::with_capacity((2 * length).clamp(ROOM, MAX_ROOM));
+        if length == room {
+            self.room_size = (2 * self.room_size).min(MAX_ROOM);
         }
+        self.read = self.room.split().freeze();
         Poll::Ready(Ok(length))
     }
 }
@@ -197,5 +200,148 @@ impl Wire {
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wire").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::*;
+
+    fn wire(narrow: usize) -> (Wire, DuplexStream) {
+        let (near, far) = tokio::io::duplex(narrow);
+        (Wire::new(Box::new(near)), far)
+    }
+
+    fn request(body: &str) -> Request<RequestBody> {
+        let request = Request::post("/x").header("host", "h");
+        request
+            .body(RequestBody::whole(Bytes::from(body.to_owned())))
+            .unwrap()
+    }
+
+    async fn rest(wire: &mut Wire, answer: &mut Answer) -> Result<Vec<u8>, ()> {
+        let mut body = Vec::new();
+        while let Some(frame) = poll_fn(|cx| wire.poll_body(&mut answer.framing, cx)).await {
+            body.extend_from_slice(&frame?.into_data().map_err(drop)?);
+        }
+        Ok(body)
+    }
+
+    async fn may_be_used(wire: &mut Wire) -> bool {
+        poll_fn(|cx| Poll::Ready(wire.may_be_used(cx))).await
+    }
+
+    #[tokio::test]
+    async fn an_answer_may_begin_while_the_request_is_being_read() {
+        let (mut wire, mut far) = wire(100);
+        let body = "x".repeat(9000);
+        let echoes = async {
+            let mut head = [0; 30];
+            far.read_exact(&mut head).await.unwrap();
+            far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n")
+                .await
+                .unwrap();
+            let mut read = head.to_vec();
+            while !read.ends_with(body.as_bytes()) {
+                read.push(far.read_u8().await.unwrap());
+            }
+            far.write_all(body.as_bytes()).await.unwrap();
+            far
+        };
+        let calls = async {
+            let mut answer = wire.call(&request(&body)).await.unwrap();
+            rest(&mut wire, &mut answer).await.unwrap()
+        };
+        let (far, heard) = tokio::join!(echoes, calls);
+        assert_eq!(heard, body.as_bytes());
+        assert!(may_be_used(&mut wire).await);
+        drop(far);
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_not_used_again_before_its_request_is_written() {
+        let (mut wire, mut far) = wire(100);
+        let declines = async {
+            far.read_u8().await.unwrap();
+            far.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+                .await
+                .unwrap();
+        };
+        let request = request(&"x".repeat(9000));
+        let (answer, ()) = tokio::join!(wire.call(&request), declines);
+        assert!(answer.unwrap().keeps_alive);
+        assert!(!may_be_used(&mut wire).await);
+    }
+
+    #[tokio::test]
+    async fn more_than_the_answer_spoils_the_connection() {
+        for (said, is_fine) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok!", false),
+            ("HTTP/1.1 204 No Content\r\n\r\n", true),
+            ("HTTP/1.1 204 No Content\r\n\r\nok", false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", false),
+            (
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+                false,
+            ),
+        ] {
+            let (mut wire, mut far) = wire(1000);
+            let says = async {
+                let mut heard = [0; 1000];
+                far.read(&mut heard).await.unwrap();
+                far.write_all(said.as_bytes()).await.unwrap();
+            };
+            let request = request("");
+            let (answer, ()) = tokio::join!(wire.call(&request), says);
+            rest(&mut wire, &mut answer.unwrap()).await.unwrap();
+            assert_eq!(may_be_used(&mut wire).await, is_fine, "{said:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn on_a_dead_connection_nothing_is_written() {
+        let (mut wire, far) = wire(1000);
+        drop(far);
+        assert_eq!(
+            wire.call(&request("")).await.unwrap_err(),
+            Broken::Untouched
+        );
+        let (mut wire, mut far) = self::wire(1000);
+        far.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+            .await
+            .unwrap();
+        assert_eq!(
+            wire.call(&request("")).await.unwrap_err(),
+            Broken::Untouched
+        );
+        drop(wire);
+        let mut heard = Vec::new();
+        far.read_to_end(&mut heard).await.unwrap();
+        assert!(heard.is_empty());
+    }
+
+    #[tokio::test]
+    async fn long_bodies_come_in_longer_pieces() {
+        let (mut wire, mut far) = wire(1 << 20);
+        let length = 900_000;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        let says = async {
+            far.read_u8().await.unwrap();
+            far.write_all(head.as_bytes()).await.unwrap();
+            far.write_all(&vec![b'x'; length]).await.unwrap();
+        };
+        let request = request("");
+        let (answer, ()) = tokio::join!(wire.call(&request), says);
+        let mut framing = answer.unwrap().framing;
+        let (mut whole, mut longest) = (0, 0);
+        while let Some(frame) = poll_fn(|cx| wire.poll_body(&mut framing, cx)).await {
+            let piece = frame.unwrap().into_data().unwrap().len();
+            whole += piece;
+            longest = longest.max(piece);
+        }
+        assert_eq!((whole, longest), (length, MAX_ROOM));
     }
 }

@@ -363,7 +363,7 @@ impl Exclusive {
             Speaker::Hyper(sender) => sender.is_closed(),
             Speaker::Plain(wire) => {
                 let waker = Waker::from(Arc::clone(ended));
-                !wire.may_rest(&mut Context::from_waker(&waker))
+                !wire.may_be_used(&mut Context::from_waker(&waker))
             }
         }
     }

@@ -223,7 +223,7 @@ fn what_could_be_read_in_two_ways_is_left_to_hyper() {
         "Expect: 100-continue",
         "TE: trailers",
         "Trailer: x",
-        &"X: y\r\n".repeat(40).trim_end(),
+        "X: y\r\n".repeat(40).trim_end(),
         &format!("X: {}", "y".repeat(9000)),
     ] {
         let said = format!(
