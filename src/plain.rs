@@ -15,7 +15,7 @@ mod request;
 mod spelling;
 mod written;
 
-pub(crate) use answer::{Answer, Malformed, has_no_body, read_answer, write_answer};
+pub(crate) use answer::{Answer, Malformed, Reply, has_no_body, read_reply, write_answer};
 pub(crate) use framing::{Framing, Taken};
 pub(crate) use outbox::Outbox;
 pub(crate) use request::{Read, read_request, write_request};

@@ -23,12 +23,13 @@ use tokio::time::Instant;
 use super::activity::{Activity, Overdue};
 use super::bell::{Bell, Ring};
 use super::rewound::Rewound;
-use super::{Front, LINGER};
+use super::{FAREWELL, Front, LINGER};
 use crate::body::{AnswerBody, ClientBody};
 use crate::plain::{Malformed, Outbox, Read, Written, has_no_body, read_request, write_answer};
 
-/// How long a body may come after its head: many clients write them one after
-/// the other. One that takes longer is streamed.
+/// How long a request may take to come: one longer than a packet comes in
+/// several, and many clients write head and body one after the other. What
+/// takes longer is hyper's, which streams the body.
 const TOGETHER: Duration = Duration::from_millis(5);
 
 /// How a connection goes on after an answer.
@@ -81,7 +82,7 @@ impl Front {
                     io.put_back(said);
                     return None;
                 }
-                Read::Head(said) => io.put_back(said),
+                Read::Begun(said) => io.put_back(said),
             }
             activity.received();
             let until = *until.get_or_insert_with(|| Instant::now() + TOGETHER);
@@ -115,12 +116,22 @@ impl Front {
         let Ok(answer) = proxy
             .handle(head, body, peer, Arc::clone(activity), now)
             .await;
-        let is_last = answer.headers().contains_key(CONNECTION);
+        let connection = answer.headers().get(CONNECTION);
+        let is_last = connection.is_some_and(|option| option == "close");
         let mut writing = Writing::new(answer);
+        // When the connection was asked to end.
+        let mut ending = bell.is_draining().then(Instant::now);
         loop {
-            let step = poll_fn(|cx| match writing.poll(io, activity, cx) {
-                Poll::Ready(step) => Poll::Ready(step),
-                Poll::Pending => bell.poll(cx, activity.deadline()).map(Step::Rang),
+            let step = poll_fn(|cx| {
+                if let Poll::Ready(step) = writing.poll(io, activity, cx) {
+                    return Poll::Ready(step);
+                }
+                // After each turn the deadline may be closer.
+                let deadline = match ending {
+                    Some(asked) => activity.farewell(asked, FAREWELL),
+                    None => activity.deadline(),
+                };
+                bell.poll(cx, deadline).map(Step::Rang)
             });
             match step.await {
                 Step::Written if is_last => return After::Close,
@@ -131,9 +142,16 @@ impl Front {
                     return After::Rest;
                 }
                 Step::Broken => return After::Cut,
-                Step::Rang(Ring::Drain) => {}
+                Step::Rang(Ring::Drain) => ending = Some(Instant::now()),
                 Step::Rang(Ring::Timer) => {
-                    if activity.overdue(Instant::now()) == Some(Overdue::Stuck) {
+                    let now = Instant::now();
+                    let is_over = match ending {
+                        Some(asked) => activity
+                            .farewell(asked, FAREWELL)
+                            .is_some_and(|until| until <= now),
+                        None => activity.overdue(now) == Some(Overdue::Stuck),
+                    };
+                    if is_over {
                         return After::Cut;
                     }
                 }
@@ -143,10 +161,10 @@ impl Front {
 }
 
 impl Writing {
-    fn new(answer: Response<AnswerBody>) -> Self {
+    fn new(mut answer: Response<AnswerBody>) -> Self {
         let mut out = Outbox::default();
         let length = answer.body().size_hint().exact();
-        let how = write_answer(out.text(), &answer, length);
+        let how = write_answer(out.text(), &mut answer, length);
         let has_body = !has_no_body(answer.status());
         Self {
             out,
@@ -190,7 +208,9 @@ impl Writing {
                     false => Step::Written,
                 });
             }
-            ready!(is_read);
+            if is_read.is_pending() && !self.how.pause(&mut self.out) {
+                return Poll::Pending;
+            }
         }
     }
 

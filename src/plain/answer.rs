@@ -34,47 +34,46 @@ pub(crate) struct Answer {
     pub(crate) keeps_alive: bool,
 }
 
-/// Takes the head of an answer out of what was read, and informational ones
-/// before it; `None` if it is not all there.
+/// What the head of an answer says.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// More is to come (RFC 9110 §15.2).
+    Informational,
+    Answer(Answer),
+}
+
+/// Takes the head of an answer out of what was read; `None` if it is not all
+/// there.
 ///
 /// # Errors
 /// It is none.
-pub(crate) fn read_answer(read: &mut Bytes) -> Result<Option<Answer>, Malformed> {
-    loop {
-        if read.is_empty() {
-            return Ok(None);
-        }
-        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-        let mut answer = httparse::Response::new(&mut []);
-        let mut parser = httparse::ParserConfig::default();
-        // A proxy replaces line folding in answers with spaces (RFC 9112 §5.2).
-        parser.allow_obsolete_multiline_headers_in_responses(true);
-        let length = match parser.parse_response_with_uninit_headers(&mut answer, read, &mut fields)
-        {
-            Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) if read.len() <= MAX_HEAD => return Ok(None),
-            Ok(httparse::Status::Partial) | Err(_) => return Err(Malformed),
-        };
-        let understood = understand(read, &answer)?;
-        read.advance(length);
-        if let Some(answer) = understood {
-            return Ok(Some(answer));
-        }
+pub(crate) fn read_reply(read: &mut Bytes) -> Result<Option<Reply>, Malformed> {
+    if read.is_empty() {
+        return Ok(None);
     }
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut answer = httparse::Response::new(&mut []);
+    let mut parser = httparse::ParserConfig::default();
+    // A proxy replaces line folding in answers with spaces (RFC 9112 §5.2).
+    parser.allow_obsolete_multiline_headers_in_responses(true);
+    let length = match parser.parse_response_with_uninit_headers(&mut answer, read, &mut fields) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) if read.len() <= MAX_HEAD => return Ok(None),
+        Ok(httparse::Status::Partial) | Err(_) => return Err(Malformed),
+    };
+    let reply = understand(read, &answer)?;
+    read.advance(length);
+    Ok(Some(reply))
 }
 
-/// The answer of this head; `None` if it is only informational.
-fn understand(
-    said: &Bytes,
-    answer: &httparse::Response<'_, '_>,
-) -> Result<Option<Answer>, Malformed> {
+fn understand(said: &Bytes, answer: &httparse::Response<'_, '_>) -> Result<Reply, Malformed> {
     let status = StatusCode::from_u16(answer.code.unwrap_or(0)).map_err(|_| Malformed)?;
     if status == StatusCode::SWITCHING_PROTOCOLS {
         // Nobody has asked for that.
         return Err(Malformed);
     }
     if status.is_informational() {
-        return Ok(None);
+        return Ok(Reply::Informational);
     }
     let mut headers = HeaderMap::with_capacity(answer.headers.len() + 2);
     let mut framed = Framed::new(answer.version == Some(1));
@@ -104,7 +103,7 @@ fn understand(
         let reason = ReasonPhrase::try_from(reason.as_bytes()).map_err(|_| Malformed)?;
         head.extensions.insert(reason);
     }
-    Ok(Some(Answer {
+    Ok(Reply::Answer(Answer {
         head,
         framing,
         keeps_alive,
@@ -162,8 +161,10 @@ impl Framed {
                 self.length = told;
             }
         } else if name == TRANSFER_ENCODING {
-            let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
-            self.last_coding = Some(match listed().next_back().is_some_and(is_chunked) {
+            let last = listed().next_back().unwrap_or_default();
+            // What is not even text names no coding that is known.
+            let is_chunked = value.is_ascii() && last.eq_ignore_ascii_case(b"chunked");
+            self.last_coding = Some(match is_chunked {
                 true => Coding::Chunked,
                 false => Coding::Other,
             });
@@ -211,9 +212,10 @@ pub(crate) fn has_no_body(status: StatusCode) -> bool {
 /// how the body is to be written.
 pub(crate) fn write_answer<B>(
     text: &mut Vec<u8>,
-    answer: &Response<B>,
+    answer: &mut Response<B>,
     length: Option<u64>,
 ) -> Written {
+    let told = told_length(answer);
     let (status, headers) = (answer.status(), answer.headers());
     let reason = answer.extensions().get::<ReasonPhrase>();
     let canonical = || status.canonical_reason().unwrap_or_default().as_bytes();
@@ -227,12 +229,6 @@ pub(crate) fn write_answer<B>(
     let body = length.map_or(0, |length| usize::try_from(length).unwrap_or(COPIED));
     let more = LAST_LINES + body.min(COPIED);
     spelling::write(text, headers, answer.extensions().get(), more);
-    let told = hop::has(headers, "content-length").then(|| {
-        let told = headers.get_all(CONTENT_LENGTH).iter().next_back();
-        let last = told.and_then(|told| told.as_bytes().rsplit(|&byte| byte == b',').next());
-        last.and_then(|last| digits(last.trim_ascii()))
-    });
-    let told = told.flatten();
     let written = match (has_no_body(status), told, length) {
         (true, ..) => Written::Length(0),
         (false, Some(length), _) => Written::Length(length),
@@ -247,4 +243,29 @@ pub(crate) fn write_answer<B>(
     };
     text.extend_from_slice(b"\r\n");
     written
+}
+
+/// The length that an answer tells of its body, made one that can be read in
+/// one way (RFC 9112 §6.3); one without a body must not tell any (RFC 9110
+/// §8.6), but that of what was not modified.
+fn told_length<B>(answer: &mut Response<B>) -> Option<u64> {
+    let status = answer.status();
+    let headers = answer.headers_mut();
+    if !hop::has(headers, "content-length") {
+        return None;
+    }
+    let mut told = headers.get_all(CONTENT_LENGTH).iter();
+    let (first, others) = (told.next()?.as_bytes(), told.next().is_some());
+    // Several are all the same, or whoever has read them would have said so.
+    let is_repeated = others || first.contains(&b',');
+    let length = digits(first.split(|&byte| byte == b',').next()?.trim_ascii());
+    match length {
+        Some(length) if status != StatusCode::NO_CONTENT => {
+            if is_repeated {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            }
+        }
+        _ => drop(headers.remove(CONTENT_LENGTH)),
+    }
+    length
 }

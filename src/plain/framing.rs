@@ -11,7 +11,7 @@ use super::Malformed;
 /// Bytes of a chunk's size with its extensions, and of all trailers.
 const MAX_SIZE_LINE: usize = 4 * 1024;
 const MAX_TRAILERS: usize = 16 * 1024;
-const MAX_TRAILER_FIELDS: usize = 64;
+const MAX_TRAILER_FIELDS: usize = 100;
 
 /// How a body is framed, and what is still to come of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,20 +124,40 @@ fn size(read: &mut Bytes) -> Result<Option<u64>, Malformed> {
 
 /// The trailers that begin here; `None` if they are unfinished.
 fn trailers(read: &mut Bytes) -> Result<Option<HeaderMap>, Malformed> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
-    let (length, trailers) = match httparse::parse_headers(read, &mut fields) {
-        Ok(httparse::Status::Complete((length, fields))) => {
-            let mut trailers = HeaderMap::with_capacity(fields.len());
-            for field in fields {
-                let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed)?;
-                let value = HeaderValue::from_bytes(field.value).map_err(|_| Malformed)?;
-                trailers.append(name, value);
-            }
-            (length, trailers)
-        }
-        Ok(httparse::Status::Partial) if read.len() <= MAX_TRAILERS => return Ok(None),
-        Ok(httparse::Status::Partial) | Err(_) => return Err(Malformed),
+    let Some((length, lines)) = trailers_length(read)? else {
+        return match read.len() <= MAX_TRAILERS {
+            true => Ok(None),
+            false => Err(Malformed),
+        };
     };
+    let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
+    let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(
+        &read[..length],
+        &mut fields[..lines.min(MAX_TRAILER_FIELDS)],
+    ) else {
+        return Err(Malformed);
+    };
+    let mut trailers = HeaderMap::with_capacity(fields.len());
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed)?;
+        let value = HeaderValue::from_bytes(field.value).map_err(|_| Malformed)?;
+        trailers.append(name, value);
+    }
     read.advance(length);
     Ok(Some(trailers))
+}
+
+/// Where the trailers end, with an empty line, and how many lines there are
+/// before it. They end as they should: the parser would take a line feed alone.
+fn trailers_length(read: &[u8]) -> Result<Option<(usize, usize)>, Malformed> {
+    let (mut line, mut lines) = (0, 0);
+    for (place, _) in read.iter().enumerate().filter(|(_, byte)| **byte == b'\r') {
+        match read.get(place + 1) {
+            None => return Ok(None),
+            Some(b'\n') if place == line => return Ok(Some((place + 2, lines))),
+            Some(b'\n') => (line, lines) = (place + 2, lines + 1),
+            Some(_) => return Err(Malformed),
+        }
+    }
+    Ok(None)
 }

@@ -32,8 +32,8 @@ pub(crate) enum Read {
         body: Bytes,
         rest: Bytes,
     },
-    /// The head of a plain one; here is everything back.
-    Head(Bytes),
+    /// The beginning of what may become one; here it is back.
+    Begun(Bytes),
     /// It is for hyper to say what this is; here it is back.
     Other(Bytes),
 }
@@ -48,6 +48,7 @@ pub(crate) fn read_request(said: Bytes) -> Read {
     let mut request = httparse::Request::new(&mut fields);
     let head_length = match request.parse(&said) {
         Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
+        Ok(httparse::Status::Partial) if said.len() <= MAX_HEAD => return Read::Begun(said),
         _ => return Read::Other(said),
     };
     let Some((head, body_length)) = plain(&said, &request) else {
@@ -55,7 +56,7 @@ pub(crate) fn read_request(said: Bytes) -> Read {
     };
     let length = head_length + body_length;
     if said.len() < length {
-        return Read::Head(said);
+        return Read::Begun(said);
     }
     Read::Whole {
         head: Box::new(head),
@@ -109,11 +110,11 @@ fn plain(said: &Bytes, request: &httparse::Request<'_, '_>) -> Option<(Parts, us
 /// The head tells another length than the body has: the upstream would take
 /// the next request's bytes for this one's, or wait for ever.
 pub(crate) fn write_request<B>(out: &mut Outbox, request: &Request<B>, body: Bytes) {
+    let (method, headers) = (request.method().as_str(), request.headers());
     let target = request.uri().path_and_query();
     let target = target.map_or("/", PathAndQuery::as_str);
-    let (method, headers) = (request.method().as_str(), request.headers());
     let text = out.text();
-    text.reserve(method.len() + target.len() + " HTTP/1.1\r\n ".len());
+    text.reserve(method.len() + target.len() + "  HTTP/1.1\r\n".len());
     text.extend_from_slice(method.as_bytes());
     text.push(b' ');
     text.extend_from_slice(target.as_bytes());

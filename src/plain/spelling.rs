@@ -16,12 +16,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 pub(crate) struct Spelling(Bytes);
 
 /// The longest name that is kept. A longer one leaves in lower case; so does
-/// one with a `^`, which [`is_same`] takes for a `~`.
+/// one with a `^` or a `~`, which [`is_same`] cannot tell apart.
 const MAX_NAME: usize = u8::MAX as usize;
 
 impl Spelling {
     pub(super) fn of<'n>(names: impl Iterator<Item = &'n str> + Clone) -> Self {
-        let names = names.filter(|name| name.len() <= MAX_NAME && !name.contains('^'));
+        let names = names.filter(|name| name.len() <= MAX_NAME && !name.contains(['^', '~']));
         let length = names.clone().map(|name| 1 + name.len()).sum();
         let mut text = Vec::with_capacity(length);
         for name in names {

@@ -46,6 +46,19 @@ impl Written {
         Ok(())
     }
 
+    /// Nothing more is there for now: what was put in is made complete, as some
+    /// clients hand on whole chunks. Whether that took anything.
+    pub(crate) fn pause(&mut self, out: &mut Outbox) -> bool {
+        match self {
+            Self::Chunked { is_open } if *is_open => {
+                *is_open = false;
+                out.text().extend_from_slice(b"\r\n");
+                true
+            }
+            Self::Chunked { .. } | Self::Length(_) => false,
+        }
+    }
+
     /// The body has ended.
     ///
     /// # Errors

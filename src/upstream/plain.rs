@@ -20,7 +20,7 @@ use tokio_util::io::poll_read_buf;
 use super::connect::Io;
 use super::failure::Failure;
 use crate::body::RequestBody;
-use crate::plain::{Answer, Framing, Malformed, Outbox, Taken, read_answer, write_request};
+use crate::plain::{Answer, Framing, Malformed, Outbox, Reply, Taken, read_reply, write_request};
 
 /// Bytes of a usual answer, read at a time. They lie on the stack, so that a
 /// call that waits for its answer holds no room for it.
@@ -31,6 +31,10 @@ const PIECE: usize = 2048;
 const ROOM: usize = 16 * 1024;
 const MAX_ROOM: usize = super::connect::READ_BUFFER;
 
+/// Informational heads before an answer: one that never comes to its end would
+/// keep its caller beyond all patience.
+const MAX_INFORMATIONAL: usize = 100;
+
 /// A connection on which plain calls are made, one after another.
 pub(super) struct Wire {
     io: Box<dyn Io>,
@@ -40,6 +44,8 @@ pub(super) struct Wire {
     is_written: bool,
     /// The last call's answer lets another follow.
     keeps_alive: bool,
+    /// Heads before that of the answer.
+    informational: usize,
     /// Read, and made no use of yet.
     read: Bytes,
     /// Where long bodies are read to, and how much at a time.
@@ -63,6 +69,7 @@ impl Wire {
             out: Outbox::default(),
             is_written: true,
             keeps_alive: true,
+            informational: 0,
             read: Bytes::new(),
             room: BytesMut::new(),
             room_size: ROOM,
@@ -79,27 +86,34 @@ impl Wire {
         write_request(&mut self.out, request, body);
         self.is_written = false;
         self.keeps_alive = false;
+        self.informational = 0;
         poll_fn(|cx| self.poll_answer(cx))
             .await
             .map_err(Broken::Failed)
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Failure>> {
-        let written = self.poll_write(cx);
+        // What cannot be written may have been answered all the same. A stream
+        // that takes no more has an end, which is read then.
+        drop(self.poll_write(cx));
         loop {
-            match read_answer(&mut self.read) {
-                Ok(Some(answer)) => {
+            match read_reply(&mut self.read) {
+                Ok(Some(Reply::Answer(answer))) => {
                     self.keeps_alive = answer.keeps_alive;
                     return Poll::Ready(Ok(answer));
                 }
+                Ok(Some(Reply::Informational)) if self.informational < MAX_INFORMATIONAL => {
+                    self.informational += 1;
+                    continue;
+                }
+                Ok(Some(Reply::Informational)) | Err(Malformed) => {
+                    return Poll::Ready(Err(Failure::Malformed));
+                }
                 Ok(None) => {}
-                Err(Malformed) => return Poll::Ready(Err(Failure::Malformed)),
             }
-            match self.poll_piece(cx) {
-                Poll::Ready(Ok(1..)) => {}
-                // What cannot be written may have been answered all the same.
-                Poll::Pending if !matches!(written, Poll::Ready(Err(_))) => return Poll::Pending,
-                _ => return Poll::Ready(Err(Failure::BrokeOff)),
+            match ready!(self.poll_piece(cx)) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Poll::Ready(Err(Failure::BrokeOff)),
             }
         }
     }
@@ -290,8 +304,7 @@ mod tests {
         ] {
             let (mut wire, mut far) = wire(1000);
             let says = async {
-                let mut heard = [0; 1000];
-                far.read(&mut heard).await.unwrap();
+                far.read_u8().await.unwrap();
                 far.write_all(said.as_bytes()).await.unwrap();
             };
             let request = request("");

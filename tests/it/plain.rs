@@ -10,10 +10,10 @@ use crate::support::{Line, Message, Stage, World, at_rest, counted, get, post, r
 
 const PLAIN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Says a request so that hyper has to read it: its first bytes come before the rest.
+/// Says a request so that hyper has to read it: its first bytes come long before the rest.
 async fn says_in_pieces(client: &mut Line, request: &str) {
     client.says(&request[..3]).await;
-    at_rest().await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
     client.says(&request[3..]).await;
 }
 
@@ -344,4 +344,94 @@ async fn pieces_of_an_answer_go_on_as_they_come() {
     line.says("0\r\n\r\n").await;
     client.hears("0\r\n\r\n").await;
     client.hears_nothing().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_in_two_packets_is_plain_all_the_same() {
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    let request = get(&format!("/v2/x?instance_id=1&padding={}", "x".repeat(4000)));
+    let (one, other) = request.split_at(2500);
+    client.says(one).await;
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    client.says(other).await;
+    let mut line = stage.upstream.accepts().await;
+    let heard = line.request().await;
+    assert_eq!(heard.start, Message::request(request.as_bytes()).start);
+    line.says(PLAIN).await;
+    assert_eq!(client.answer().await.text(), "ok");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_holds_up_no_drain() {
+    for pieces in [false, true] {
+        let mut stage = Stage::new("server.body_timeout = \"30s\"");
+        let mut client = stage.client();
+        match pieces {
+            true => says_in_pieces(&mut client, &get("/x")).await,
+            false => client.says(get("/x")).await,
+        }
+        let mut line = stage.upstream.accepts().await;
+        line.request().await;
+        let body = "x".repeat(66_000);
+        line.says(format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: 66000\r\n\r\n{body}"
+        ))
+        .await;
+        at_rest().await;
+        let began = Instant::now();
+        stage.gateway.drain();
+        stage.gateway.drained().await;
+        assert!(
+            began.elapsed() <= Duration::from_secs(6),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_begins_with_a_call_ends_the_connection_after_it() {
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    client.says(get("/x")).await;
+    let mut line = stage.upstream.accepts().await;
+    line.request().await;
+    stage.gateway.drain();
+    line.says(PLAIN).await;
+    let answer = client.answer().await;
+    assert_eq!(answer.field("connection"), Some("close"));
+    client.hears_end().await;
+    stage.gateway.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn fields_of_the_hop_in_an_answer_do_not_end_the_connection() {
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    client.says(get("/x")).await;
+    let mut line = stage.upstream.accepts().await;
+    line.request().await;
+    line.says("HTTP/1.1 200 OK\r\nTE: trailers\r\nContent-Length: 2\r\n\r\nok")
+        .await;
+    assert_eq!(client.answer().await.text(), "ok");
+    client.says(get("/x")).await;
+    line.request().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn heads_before_the_answer_are_passed_over_but_not_for_ever() {
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    let early = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
+    client.says(get("/x")).await;
+    let mut line = stage.upstream.accepts().await;
+    line.request().await;
+    line.says(early.repeat(100)).await;
+    line.says(PLAIN).await;
+    assert_eq!(client.answer().await.text(), "ok");
+    client.says(get("/x")).await;
+    line.request().await;
+    line.says(early.repeat(101)).await;
+    assert_eq!(client.answer().await.status(), 502);
 }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::fields;
 use crate::plain::framing::{Chunked, Taken};
-use crate::plain::{Framing, Malformed, read_answer};
+use crate::plain::{Framing, Malformed, Reply, read_reply};
 
 /// What was read of an answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,8 +55,9 @@ fn plain(pieces: &[&[u8]]) -> Option<Heard> {
         Some(())
     };
     let mut answer = loop {
-        match read_answer(&mut read) {
-            Ok(Some(answer)) => break answer,
+        match read_reply(&mut read) {
+            Ok(Some(Reply::Answer(answer))) => break answer,
+            Ok(Some(Reply::Informational)) => {}
             Ok(None) => more(&mut read)?,
             Err(Malformed) => return None,
         }

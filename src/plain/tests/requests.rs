@@ -38,7 +38,7 @@ fn plain(said: &[u8]) -> Option<(Heard, Vec<u8>)> {
             };
             Some((heard, rest.to_vec()))
         }
-        Read::Head(back) | Read::Other(back) => {
+        Read::Begun(back) | Read::Other(back) => {
             assert_eq!(back, said, "nothing may be lost");
             None
         }

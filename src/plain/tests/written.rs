@@ -6,7 +6,9 @@ use http::{HeaderValue, Request, Response};
 use proptest::prelude::*;
 use tokio::io::AsyncReadExt as _;
 
-use crate::plain::{Outbox, Read, Written, read_answer, read_request, write_answer, write_request};
+use crate::plain::{
+    Outbox, Read, Reply, Written, read_reply, read_request, write_answer, write_request,
+};
 
 /// All that is put in, as it comes out of a narrow stream.
 fn comes_out(mut out: Outbox, narrow: usize) -> String {
@@ -94,9 +96,11 @@ fn a_name_that_is_nearly_another_is_not_spelt_like_it() {
     assert!(sent(&request, "").contains("\r\nx~: 2\r\n"));
 }
 
-fn answered(said: &'static str) -> Response<()> {
-    let answer = read_answer(&mut Bytes::from_static(said.as_bytes()));
-    Response::from_parts(answer.unwrap().unwrap().head, ())
+fn answered(said: &str) -> Response<()> {
+    match read_reply(&mut Bytes::copy_from_slice(said.as_bytes())) {
+        Ok(Some(Reply::Answer(answer))) => Response::from_parts(answer.head, ()),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -108,7 +112,7 @@ fn an_answer_leaves_as_it_came() {
         "HTTP/1.1 599 \r\nContent-Length: 0\r\n\r\n",
     ] {
         let mut text = Vec::new();
-        write_answer(&mut text, &answered(said), None);
+        write_answer(&mut text, &mut answered(said), None);
         assert_eq!(String::from_utf8(text).unwrap(), said);
     }
 }
@@ -116,16 +120,45 @@ fn an_answer_leaves_as_it_came() {
 #[test]
 fn how_a_body_ends_is_told() {
     let mut text = Vec::new();
-    let answer = answered("HTTP/1.1 200 OK\r\nX: 1\r\n\r\n");
+    let mut answer = answered("HTTP/1.1 200 OK\r\nX: 1\r\n\r\n");
     assert_eq!(
-        write_answer(&mut text, &answer, Some(3)),
+        write_answer(&mut text, &mut answer, Some(3)),
         Written::Length(3)
     );
     assert!(text.ends_with(b"X: 1\r\ncontent-length: 3\r\n\r\n"));
     text.clear();
     let chunked = Written::Chunked { is_open: false };
-    assert_eq!(write_answer(&mut text, &answer, None), chunked);
+    assert_eq!(write_answer(&mut text, &mut answer, None), chunked);
     assert!(text.ends_with(b"X: 1\r\ntransfer-encoding: chunked\r\n\r\n"));
+}
+
+#[test]
+fn a_length_is_told_once_and_only_of_a_body() {
+    for (said, told) in [
+        (
+            "200 OK\r\nContent-Length: 5\r\nContent-Length: 5",
+            Some("Content-Length: 5"),
+        ),
+        ("200 OK\r\ncontent-length: 5, 5", Some("content-length: 5")),
+        ("204 No Content\r\nContent-Length: 5", None),
+        (
+            "304 Not Modified\r\nContent-Length: 5",
+            Some("Content-Length: 5"),
+        ),
+    ] {
+        let said = format!("HTTP/1.1 {said}\r\n\r\n");
+        let mut text = Vec::new();
+        write_answer(&mut text, &mut answered(&said), None);
+        let text = String::from_utf8(text).unwrap();
+        let lengths = text
+            .lines()
+            .filter(|line| line.to_lowercase().contains("length"));
+        assert_eq!(
+            lengths.collect::<Vec<_>>(),
+            Vec::from_iter(told),
+            "{said:?}"
+        );
+    }
 }
 
 #[test]
