@@ -66,7 +66,7 @@ impl ClientBody {
         if !bytes.is_empty() {
             body.held_bytes = bytes.len();
             body.held_cost = bytes.len().max(PIECE_COST);
-            body.held.push_back(Frame::data(bytes));
+            body.held = VecDeque::from([Frame::data(bytes)]);
         }
         body
     }

@@ -111,14 +111,13 @@ fn understand(said: &Bytes, answer: &httparse::Response<'_, '_>) -> Result<Reply
 }
 
 fn value(said: &Bytes, value: &[u8]) -> Result<HeaderValue, Malformed> {
-    if !value.contains(&b'\n') {
-        return HeaderValue::from_maybe_shared(said.slice_ref(value)).map_err(|_| Malformed);
-    }
-    let lines: Vec<_> = value
-        .split(|&byte| byte == b'\n')
-        .map(<[u8]>::trim_ascii)
-        .collect();
-    HeaderValue::from_bytes(&lines.join(&b' ')).map_err(|_| Malformed)
+    HeaderValue::from_maybe_shared(said.slice_ref(value)).or_else(|_| {
+        let lines: Vec<_> = value
+            .split(|&byte| byte == b'\n')
+            .map(<[u8]>::trim_ascii)
+            .collect();
+        HeaderValue::from_bytes(&lines.join(&b' ')).map_err(|_| Malformed)
+    })
 }
 
 /// What the fields of a head tell of its body and its connection.

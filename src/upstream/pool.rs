@@ -98,7 +98,8 @@ pub(super) struct Exclusive {
 #[derive(Debug)]
 enum Speaker {
     Hyper(http1::SendRequest<RequestBody>),
-    Plain(Wire),
+    /// Boxed, as it goes from hand to hand.
+    Plain(Box<Wire>),
 }
 
 /// A connection taken for one call.
@@ -184,7 +185,7 @@ impl Pool {
 
     /// The same for plain calls.
     pub(super) fn own_plain(&self, wire: Wire) -> Connection {
-        self.exclusive(Speaker::Plain(wire))
+        self.exclusive(Speaker::Plain(Box::new(wire)))
     }
 
     fn exclusive(&self, speaker: Speaker) -> Connection {
