@@ -1,8 +1,8 @@
 //! One connection, from its first byte to its polite end.
 //!
-//! Owns when it is at rest and when HTTP is spoken on it, by us or by hyper. Invariants: what is
-//! there for HTTP is there only while it is spoken; errors of a connection end
-//! that connection and nothing else.
+//! Owns when it is at rest and when HTTP is spoken on it, by us or by hyper.
+//! Invariants: what is there for HTTP is there only while it is spoken; errors
+//! of a connection end that connection and nothing else.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
