@@ -319,8 +319,10 @@ async fn an_answer_that_breaks_off_is_cut_where_it_broke() {
         line.request().await;
         line.says(answer).await;
         line.hangs_up();
+        let began = Instant::now();
         let heard = client.hears_rest().await;
         assert!(heard.ends_with(end), "{heard:?}");
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 }
 
@@ -401,7 +403,9 @@ async fn a_drain_that_begins_with_a_call_ends_the_connection_after_it() {
     line.says(PLAIN).await;
     let answer = client.answer().await;
     assert_eq!(answer.field("connection"), Some("close"));
+    let began = Instant::now();
     client.hears_end().await;
+    assert_eq!(began.elapsed(), Duration::ZERO);
     stage.gateway.drained().await;
 }
 

@@ -208,6 +208,7 @@ fn said() -> impl Strategy<Value = String> {
         ),
         ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n\r\n"),
         ("Transfer-Encoding: chunked\r\n", "5\r\nhello0\r\n\r\n"),
+        ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n\r\n\r\n"),
         ("Transfer-Encoding: chunked\r\n", "g\r\n"),
         ("Transfer-Encoding: chunked\r\n", "FFFFFFFFFFFFFFFFF\r\n"),
         ("Transfer-Encoding: chunked\r\n", "5\nhello\n0\n\n"),
@@ -249,4 +250,15 @@ proptest! {
         prop_assert_eq!(&plain(&bytes), &whole, "byte by byte");
         prop_assert_eq!(whole, by_hyper(&said));
     }
+}
+
+#[test]
+fn a_chunk_that_does_not_end_where_it_should_is_told_at_once() {
+    let mut read = Bytes::from_static(b"5\r\nhelloX");
+    let mut framing = chunked();
+    assert_eq!(
+        framing.take(&mut read),
+        Ok(Taken::Data(Bytes::from_static(b"hello")))
+    );
+    assert_eq!(framing.take(&mut read), Err(Malformed));
 }
