@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use http::header::{
-    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TE, UPGRADE,
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -29,8 +30,9 @@ const NEVER_NAMED: [HeaderName; 8] = [
     HeaderName::from_static(TOKEN_HEADER),
 ];
 
-/// Takes out the fields of this hop. Keeps an upgrade other than `h2c`, where
-/// `upgradable`, and a readiness for trailers.
+/// Takes out the fields of this hop, and a length beside a transfer coding:
+/// whoever believed it would read another body (RFC 9112 §6.3). Keeps an upgrade
+/// other than `h2c`, where `upgradable`, and a readiness for trailers.
 pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
     // Names are compared faster than looked up, and most requests and answers
     // hold none of these.
@@ -50,6 +52,9 @@ pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
         .get_all(TE)
         .iter()
         .any(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
     for name in named.iter().filter(|name| !NEVER_NAMED.contains(name)) {
         headers.remove(name);
     }
@@ -222,6 +227,12 @@ mod tests {
             stripped(&[("upgrade", "websocket")], true).is_empty(),
             "not named in connection"
         );
+    }
+
+    #[test]
+    fn a_length_beside_a_transfer_coding_is_not_believed() {
+        let lines = [("content-length", "3"), ("transfer-encoding", "chunked")];
+        assert!(stripped(&lines, true).is_empty());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! Owns what is written and read of a request that lies before us whole, with
 //! its length told, and of its answer. Everything else (bodies that stream,
 //! upgrades, expectations, HTTP/1.0, HTTP/2) is hyper's, as is every request
-//! that is not understood here: it goes there byte for byte. What is gained is
-//! half of the time and of the memory that a call takes (benches/README.md).
+//! that is not understood here: it goes there byte for byte. What is gained in
+//! time and memory stands in benches/README.md.
 //! Invariants: a request read here would have been read the same by hyper; of
 //! an answer nothing is believed that RFC 9112 does not allow.
 
@@ -15,7 +15,10 @@ mod request;
 mod spelling;
 mod written;
 
-pub(crate) use answer::{Answer, Malformed, Reply, has_no_body, read_reply, write_answer};
+pub(crate) use answer::{
+    Answer, MAX_ANSWER_FIELDS, MAX_ANSWER_HEAD, Malformed, Reply, has_no_body, read_reply,
+    write_answer,
+};
 pub(crate) use framing::{Framing, Taken};
 pub(crate) use outbox::Outbox;
 pub(crate) use request::{Read, read_request, write_request};

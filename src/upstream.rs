@@ -5,35 +5,33 @@
 //! been written is never sent again from here; only one that a dead pooled
 //! connection handed back untouched goes out on another (design §3.5).
 
+mod answer;
 mod connect;
+mod connection;
 mod failure;
 mod patience;
 mod plain;
 mod pool;
 
-use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Uri, Version, response};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
+use http::{HeaderValue, Request, Uri, Version};
 use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
+pub(crate) use answer::{Answer, Collected, UpstreamBody};
 use connect::Connector;
 pub use connect::{Dial, Io, TlsError};
+use connection::{Connection, Need, Received, Unsent};
 pub(crate) use failure::{Failure, Unreachable};
 use patience::Patience;
-use pool::{Connection, Lease, Need, Pool, Pools, Received, Source, Unsent};
+use pool::{Lease, Pool, Pools};
 
 use crate::alarm::Alarm;
-use crate::body::{self, RequestBody};
+use crate::body::RequestBody;
 use crate::config;
 use crate::hop;
 use crate::metrics::{Metrics, Route};
@@ -44,9 +42,6 @@ const FRESH_TRIES: usize = 2;
 
 /// The pool is looked through at most this often.
 const TIDY_PAUSE: Duration = Duration::from_secs(1);
-
-/// How long an answer that others wait for in full may stay silent midway.
-const SHARED_SILENCE: Duration = Duration::from_secs(30);
 
 /// One worker's way to the upstream.
 #[derive(Debug)]
@@ -62,23 +57,6 @@ pub(crate) struct Upstream {
     connecting: tokio::sync::Mutex<Option<(Instant, Failure)>>,
     alarm: Alarm,
     metrics: Arc<Metrics>,
-}
-
-/// What a body that is still to be read needs to know.
-struct Unread {
-    lease: Lease,
-    route: Route,
-    patience: Duration,
-    metrics: Arc<Metrics>,
-}
-
-/// An upstream's answer: its head, and its body still to come.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) head: response::Parts,
-    pub(crate) body: UpstreamBody,
-    /// The connection itself, where the upstream agreed to an upgrade.
-    pub(crate) upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
 
 impl Upstream {
@@ -146,7 +124,9 @@ impl Upstream {
                     .inc();
                 let seconds = began.elapsed().as_secs_f64();
                 self.metrics.upstream_seconds(route).observe(seconds);
-                Ok(Answer::new(received, self.body(lease, route)))
+                let patience = self.settings.response_timeout;
+                let metrics = Arc::clone(&self.metrics);
+                Ok(Answer::new(received, lease, route, patience, metrics))
             }
             Err(failure) => {
                 self.metrics.upstream[route as usize].error().inc();
@@ -241,16 +221,6 @@ impl Upstream {
         Ok((made?, false))
     }
 
-    fn body(&self, lease: Lease, route: Route) -> Unread {
-        let patience = self.settings.response_timeout;
-        Unread {
-            lease,
-            route,
-            patience,
-            metrics: Arc::clone(&self.metrics),
-        }
-    }
-
     /// Writes the target and the host as this connection's protocol wants them.
     fn address(&self, request: &mut Request<RequestBody>, h2: bool) {
         let target = |uri: &Uri| {
@@ -311,144 +281,5 @@ fn need(request: &Request<RequestBody>) -> Need {
         Need::Plain
     } else {
         Need::Streams
-    }
-}
-
-impl Answer {
-    fn new(received: Received, mut unread: Unread) -> Self {
-        let Received {
-            mut head,
-            source,
-            upgrade,
-        } = received;
-        unread.lease.promised(hop::kept_alive_for(&head.headers));
-        hop::strip(&mut head.headers, upgrade.is_some());
-        // The version is of this hop too: the client is spoken to in its own.
-        head.version = Version::HTTP_11;
-        let mut body = UpstreamBody {
-            source,
-            lease: Some(unread.lease),
-            route: unread.route,
-            patience: unread.patience,
-            silence: None,
-            metrics: unread.metrics,
-        };
-        body.release_at_end();
-        Self {
-            head,
-            body,
-            upgrade,
-        }
-    }
-}
-
-/// The body of an upstream's answer. Gives its connection back when it has
-/// been read to the end; dropped earlier, it closes it.
-#[derive(Debug)]
-pub(crate) struct UpstreamBody {
-    source: Source,
-    lease: Option<Lease>,
-    route: Route,
-    /// The longest silence allowed.
-    patience: Duration,
-    /// Armed only while nothing comes.
-    silence: Option<Pin<Box<Sleep>>>,
-    metrics: Arc<Metrics>,
-}
-
-impl UpstreamBody {
-    fn release_at_end(&mut self) {
-        if self.source.is_end_stream()
-            && let Some(lease) = self.lease.take()
-        {
-            lease.give_back();
-        }
-    }
-
-    /// Reads the answer to its end, or up to some `limit` of bytes.
-    ///
-    /// # Errors
-    /// The answer broke off.
-    pub(crate) async fn collect(mut self, limit: usize) -> Result<Collected, Failure> {
-        self.patience = self.patience.min(SHARED_SILENCE);
-        let mut held = VecDeque::new();
-        let mut trailers = None;
-        let mut length = 0;
-        while let Some(frame) = self.frame().await {
-            match frame.map_err(|_| Failure::BrokeOff)?.into_data() {
-                Ok(piece) => {
-                    length += piece.len();
-                    held.push_back(piece);
-                    if length > limit {
-                        return Ok(Collected::Longer(held, self));
-                    }
-                }
-                Err(frame) => trailers = frame.into_trailers().ok(),
-            }
-        }
-        let whole = match held.len() {
-            0 | 1 => held.pop_front().unwrap_or_default(),
-            _ => Bytes::from(Vec::from(held).concat()),
-        };
-        Ok(Collected::Whole(whole, trailers))
-    }
-}
-
-/// What has been read of an answer.
-#[derive(Debug)]
-pub(crate) enum Collected {
-    /// All of it, with its trailers.
-    Whole(Bytes, Option<http::HeaderMap>),
-    /// Its beginning; the rest is still to come.
-    Longer(VecDeque<Bytes>, UpstreamBody),
-}
-
-impl Body for UpstreamBody {
-    type Data = Bytes;
-    type Error = body::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
-        let this = self.get_mut();
-        let frame = match this.source.poll_frame(this.lease.as_mut(), cx) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => {
-                let patience = this.patience;
-                let silence = this
-                    .silence
-                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-                ready!(silence.as_mut().poll(cx));
-                Some(Err(()))
-            }
-        };
-        this.silence = None;
-        match frame {
-            Some(Err(())) => {
-                this.lease = None;
-                // The head was counted under its code; the break counts too (design §7.9).
-                this.metrics.upstream[this.route as usize].error().inc();
-                Poll::Ready(Some(Err(body::Error::UpstreamBrokeOff)))
-            }
-            Some(Ok(frame)) => {
-                this.release_at_end();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            None => {
-                if let Some(lease) = this.lease.take() {
-                    lease.give_back();
-                }
-                Poll::Ready(None)
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.source.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.source.size_hint()
     }
 }

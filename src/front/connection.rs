@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Front;
 use super::activity::Activity;
 use super::bell::{self, Bell};
-use super::plain::After;
+use super::plain::{self, After};
 use super::rest::{self, Woken};
 use super::rewound::Rewound;
 
@@ -48,7 +48,7 @@ impl Front {
             // room for it.
             match woken {
                 Woken::Http1 => {
-                    if let Some(request) = self.take_plain(&mut io, &activity, &mut bell).await {
+                    if let Some(request) = plain::take(&mut io, &activity, &mut bell).await {
                         let answered =
                             self.answer_plain(&mut io, request, peer, &activity, &mut bell);
                         match Box::pin(answered).await {

@@ -20,7 +20,7 @@ use http_body::{Body as _, Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::activity::{Activity, Overdue};
+use super::activity::Activity;
 use super::bell::{Bell, Ring};
 use super::rewound::Rewound;
 use super::{FAREWELL, Front, LINGER};
@@ -59,44 +59,43 @@ struct Writing {
     broke_off: bool,
 }
 
-impl Front {
-    /// Takes a plain request off the stream, if one lies there whole or is
-    /// about to.
-    pub(super) async fn take_plain<IO>(
-        &self,
-        io: &mut Rewound<IO>,
-        activity: &Activity,
-        bell: &mut Bell<'_>,
-    ) -> Option<(Box<Parts>, Bytes)>
-    where
-        IO: AsyncRead + Unpin,
-    {
-        let mut until = None;
-        loop {
-            match read_request(io.take_ahead()) {
-                Read::Whole { head, body, rest } => {
-                    io.put_back(rest);
-                    return Some((head, body));
-                }
-                Read::Other(said) => {
-                    io.put_back(said);
-                    return None;
-                }
-                Read::Begun(said) => io.put_back(said),
+/// Takes a plain request off the stream, if one lies there whole or is about
+/// to.
+pub(super) async fn take<IO>(
+    io: &mut Rewound<IO>,
+    activity: &Activity,
+    bell: &mut Bell<'_>,
+) -> Option<(Box<Parts>, Bytes)>
+where
+    IO: AsyncRead + Unpin,
+{
+    let mut until = None;
+    loop {
+        match read_request(io.take_ahead()) {
+            Read::Whole { head, body, rest } => {
+                io.put_back(rest);
+                return Some((head, body));
             }
-            activity.received();
-            let until = *until.get_or_insert_with(|| Instant::now() + TOGETHER);
-            let more = poll_fn(|cx| match io.poll_ahead(cx) {
-                Poll::Ready(more) => Poll::Ready(matches!(more, Ok(1..))),
-                // Should a drain begin, the answer will say so.
-                Poll::Pending => bell.poll(cx, Some(until)).map(|_| Instant::now() < until),
-            });
-            if !more.await {
+            Read::Other(said) => {
+                io.put_back(said);
                 return None;
             }
+            Read::Begun(said) => io.put_back(said),
+        }
+        activity.received();
+        let until = *until.get_or_insert_with(|| Instant::now() + TOGETHER);
+        let more = poll_fn(|cx| match io.poll_ahead(cx) {
+            Poll::Ready(more) => Poll::Ready(matches!(more, Ok(1..))),
+            // Should a drain begin, the answer will say so.
+            Poll::Pending => bell.poll(cx, Some(until)).map(|_| Instant::now() < until),
+        });
+        if !more.await {
+            return None;
         }
     }
+}
 
+impl Front {
     /// Answers a plain request: how the connection goes on.
     pub(super) async fn answer_plain<IO>(
         &self,
@@ -122,16 +121,14 @@ impl Front {
         // When the connection was asked to end.
         let mut ending = bell.is_draining().then(Instant::now);
         loop {
-            let step = poll_fn(|cx| {
-                if let Poll::Ready(step) = writing.poll(io, activity, cx) {
-                    return Poll::Ready(step);
-                }
-                // After each turn the deadline may be closer.
-                let deadline = match ending {
-                    Some(asked) => activity.farewell(asked, FAREWELL),
-                    None => activity.deadline(),
-                };
-                bell.poll(cx, deadline).map(Step::Rang)
+            // After each turn it may be closer.
+            let deadline = || match ending {
+                Some(asked) => activity.farewell(asked, FAREWELL),
+                None => activity.deadline(),
+            };
+            let step = poll_fn(|cx| match writing.poll(io, activity, cx) {
+                Poll::Ready(step) => Poll::Ready(step),
+                Poll::Pending => bell.poll(cx, deadline()).map(Step::Rang),
             });
             match step.await {
                 Step::Written if is_last => return After::Close,
@@ -144,14 +141,7 @@ impl Front {
                 Step::Broken => return After::Cut,
                 Step::Rang(Ring::Drain) => ending = Some(Instant::now()),
                 Step::Rang(Ring::Timer) => {
-                    let now = Instant::now();
-                    let is_over = match ending {
-                        Some(asked) => activity
-                            .farewell(asked, FAREWELL)
-                            .is_some_and(|until| until <= now),
-                        None => activity.overdue(now) == Some(Overdue::Stuck),
-                    };
-                    if is_over {
+                    if deadline().is_some_and(|deadline| deadline <= Instant::now()) {
                         return After::Cut;
                     }
                 }

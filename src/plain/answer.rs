@@ -16,10 +16,11 @@ use super::spelling::{self, Spelling};
 use super::written::Written;
 use crate::hop;
 
-/// Fields and bytes of an answer's head: as many as hyper is allowed
-/// (`upstream::connect`).
-pub(crate) const MAX_FIELDS: usize = 100;
-pub(crate) const MAX_HEAD: usize = 64 * 1024;
+/// Fields of an answer's head, read by us or by hyper: as in a request by
+/// default, and what hyper parses without an allocation.
+pub(crate) const MAX_ANSWER_FIELDS: usize = 100;
+/// Bytes of it.
+pub(crate) const MAX_ANSWER_HEAD: usize = 64 * 1024;
 
 /// An answer that is none: not to be understood, or to be understood in two ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,14 +52,14 @@ pub(crate) fn read_reply(read: &mut Bytes) -> Result<Option<Reply>, Malformed> {
     if read.is_empty() {
         return Ok(None);
     }
-    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_ANSWER_FIELDS];
     let mut answer = httparse::Response::new(&mut []);
     let mut parser = httparse::ParserConfig::default();
     // A proxy replaces line folding in answers with spaces (RFC 9112 §5.2).
     parser.allow_obsolete_multiline_headers_in_responses(true);
     let length = match parser.parse_response_with_uninit_headers(&mut answer, read, &mut fields) {
         Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) if read.len() <= MAX_HEAD => return Ok(None),
+        Ok(httparse::Status::Partial) if read.len() <= MAX_ANSWER_HEAD => return Ok(None),
         Ok(httparse::Status::Partial) | Err(_) => return Err(Malformed),
     };
     let reply = understand(read, &answer)?;
@@ -76,7 +77,10 @@ fn understand(said: &Bytes, answer: &httparse::Response<'_, '_>) -> Result<Reply
         return Ok(Reply::Informational);
     }
     let mut headers = HeaderMap::with_capacity(answer.headers.len() + 2);
-    let mut framed = Framed::new(answer.version == Some(1));
+    let mut framed = Framed {
+        is_http11: answer.version == Some(1),
+        ..Framed::default()
+    };
     let mut is_lower_case = true;
     for field in &*answer.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed)?;
@@ -87,10 +91,6 @@ fn understand(said: &Bytes, answer: &httparse::Response<'_, '_>) -> Result<Reply
     }
     let framing = framed.framing(status)?;
     let keeps_alive = framing != Framing::Close && framed.keeps_alive();
-    if framed.last_coding.is_some() {
-        // Whoever believed it would read another body (RFC 9112 §6.3).
-        headers.remove(CONTENT_LENGTH);
-    }
     let (mut head, ()) = Response::new(()).into_parts();
     head.status = status;
     head.headers = headers;
@@ -121,10 +121,11 @@ fn value(said: &Bytes, value: &[u8]) -> Result<HeaderValue, Malformed> {
 }
 
 /// What the fields of a head tell of its body and its connection.
+#[derive(Default)]
 struct Framed {
     is_http11: bool,
-    /// The last of the transfer codings is `chunked`; `None` if there are none.
-    last_coding: Option<Coding>,
+    /// Whether the last of the transfer codings is `chunked`, if there are any.
+    is_chunked: Option<bool>,
     length: Option<u64>,
     /// What is told of a length is none, or several.
     is_length_wrong: bool,
@@ -132,24 +133,7 @@ struct Framed {
     says_keep_alive: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Coding {
-    Chunked,
-    Other,
-}
-
 impl Framed {
-    fn new(is_http11: bool) -> Self {
-        Self {
-            is_http11,
-            last_coding: None,
-            length: None,
-            is_length_wrong: false,
-            says_close: false,
-            says_keep_alive: false,
-        }
-    }
-
     /// A field among others.
     fn by(&mut self, name: &HeaderName, value: &[u8]) {
         let listed = || value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
@@ -163,10 +147,7 @@ impl Framed {
             let last = listed().next_back().unwrap_or_default();
             // What is not even text names no coding that is known.
             let is_chunked = value.is_ascii() && last.eq_ignore_ascii_case(b"chunked");
-            self.last_coding = Some(match is_chunked {
-                true => Coding::Chunked,
-                false => Coding::Other,
-            });
+            self.is_chunked = Some(is_chunked);
         } else if name == CONNECTION {
             for option in listed() {
                 self.says_close |= option.eq_ignore_ascii_case(b"close");
@@ -177,12 +158,12 @@ impl Framed {
 
     fn framing(&self, status: StatusCode) -> Result<Framing, Malformed> {
         if has_no_body(status) {
-            return Ok(Framing::Ended);
+            return Ok(Framing::ENDED);
         }
-        match self.last_coding {
+        match self.is_chunked {
             Some(_) if !self.is_http11 => Err(Malformed),
-            Some(Coding::Chunked) => Ok(Framing::Chunked(Chunked::Size)),
-            Some(Coding::Other) => Ok(Framing::Close),
+            Some(true) => Ok(Framing::Chunked(Chunked::Size)),
+            Some(false) => Ok(Framing::Close),
             None if self.is_length_wrong => Err(Malformed),
             None => Ok(self.length.map_or(Framing::Close, Framing::Length)),
         }

@@ -16,9 +16,7 @@ const MAX_TRAILER_FIELDS: usize = 100;
 /// How a body is framed, and what is still to come of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// Nothing: it has ended.
-    Ended,
-    /// So many bytes.
+    /// So many bytes; none once it has ended.
     Length(u64),
     Chunked(Chunked),
     /// All until the connection's end.
@@ -48,6 +46,9 @@ pub(crate) enum Taken {
 }
 
 impl Framing {
+    /// Nothing is to come.
+    pub(crate) const ENDED: Self = Self::Length(0);
+
     /// Takes what is at hand of the body out of what was read.
     ///
     /// # Errors
@@ -55,14 +56,14 @@ impl Framing {
     pub(crate) fn take(&mut self, read: &mut Bytes) -> Result<Taken, Malformed> {
         loop {
             match self {
-                Self::Ended | Self::Length(0) => {
-                    *self = Self::Ended;
-                    return Ok(Taken::End);
-                }
+                Self::Length(0) => return Ok(Taken::End),
                 Self::Length(left) | Self::Chunked(Chunked::Data(left @ 1..)) => {
                     return Ok(data(read, left));
                 }
-                Self::Close => return Ok(data(read, &mut u64::MAX.clone())),
+                Self::Close => {
+                    let mut endless = u64::MAX;
+                    return Ok(data(read, &mut endless));
+                }
                 Self::Chunked(Chunked::Data(0)) => *self = Self::Chunked(Chunked::DataEnd),
                 Self::Chunked(Chunked::DataEnd) => match **read {
                     [b'\r', b'\n', ..] => {
@@ -81,7 +82,7 @@ impl Framing {
                     let Some(trailers) = trailers(read)? else {
                         return Ok(Taken::Nothing);
                     };
-                    *self = Self::Ended;
+                    *self = Self::ENDED;
                     if !trailers.is_empty() {
                         return Ok(Taken::Trailers(trailers));
                     }
@@ -92,7 +93,7 @@ impl Framing {
 
     /// Whether the body ends here, as far as can be told without reading on.
     pub(crate) fn has_ended(&self) -> bool {
-        matches!(self, Self::Ended | Self::Length(0))
+        *self == Self::ENDED
     }
 }
 

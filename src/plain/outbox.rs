@@ -59,7 +59,7 @@ impl Outbox {
         }
     }
 
-    /// Writes some of it: how much.
+    /// Writes some of it.
     ///
     /// # Errors
     /// The stream's; one that takes nothing counts as ended.
@@ -67,7 +67,7 @@ impl Outbox {
         &mut self,
         io: &mut IO,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>>
+    ) -> Poll<io::Result<()>>
     where
         IO: AsyncWrite + Unpin + ?Sized,
     {
@@ -76,8 +76,6 @@ impl Outbox {
         let text_length = text.len();
         let length = if self.piece.is_empty() {
             ready!(io.poll_write(cx, text))?
-        } else if text.is_empty() {
-            ready!(io.poll_write(cx, &self.piece))?
         } else {
             let mut both = text.chain(&*self.piece);
             ready!(poll_write_buf(io.as_mut(), cx, &mut both))?
@@ -92,7 +90,7 @@ impl Outbox {
             self.text.clear();
             self.written = 0;
         }
-        Poll::Ready(Ok(length))
+        Poll::Ready(Ok(()))
     }
 }
 

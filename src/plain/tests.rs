@@ -5,6 +5,7 @@ mod requests;
 mod written;
 
 use http::HeaderMap;
+use proptest::prelude::*;
 use proptest::sample::Index;
 
 /// Fields as they can be compared: only those of one name have an order.
@@ -21,10 +22,15 @@ fn latin(text: &str) -> Vec<u8> {
     text.chars().map(|c| c as u8).collect()
 }
 
-/// The text with another byte somewhere.
-fn with(text: &str, place: Index, byte: u8) -> String {
-    let mut text: Vec<_> = text.chars().collect();
-    let place = place.index(text.len());
-    text[place] = char::from(byte);
-    text.into_iter().collect()
+/// Such texts, some of them with another byte somewhere.
+fn or_broken(texts: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
+    let breaks = proptest::option::weighted(0.2, (any::<Index>(), any::<u8>()));
+    (texts, breaks).prop_map(|(text, breaks)| {
+        let mut text: Vec<_> = text.chars().collect();
+        if let Some((place, byte)) = breaks {
+            let place = place.index(text.len());
+            text[place] = char::from(byte);
+        }
+        text.into_iter().collect()
+    })
 }

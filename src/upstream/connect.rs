@@ -20,14 +20,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::connection::{Connection, MAX_STREAMS, Need, Speaker};
 use super::failure::{Failure, Unreachable};
 use super::plain::Wire;
-use super::pool::{Connection, MAX_STREAMS, Need, Pool};
+use super::pool::Pool;
 use crate::config;
-
-/// Header lines accepted in an answer: as in a request by default, and what
-/// hyper parses without an allocation.
-const MAX_ANSWER_HEADERS: usize = 100;
+use crate::plain::{MAX_ANSWER_FIELDS, MAX_ANSWER_HEAD};
 
 /// An idle HTTP/2 connection is pinged this often, so that a dead one is
 /// noticed before a call is lost on it.
@@ -43,7 +41,7 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
 /// The same over HTTP/1.1, where it is also the longest head of an answer. At
 /// hyper's own 400 KiB a thousand clients that do not read hold half a
 /// gigabyte.
-pub(super) const READ_BUFFER: usize = 64 * 1024;
+pub(super) const READ_BUFFER: usize = MAX_ANSWER_HEAD;
 
 /// An upstream that has silently gone is noticed by the operating system.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -216,13 +214,13 @@ async fn http1(
     need: Need,
 ) -> Result<Connection, Unreachable> {
     if need == Need::Plain {
-        return Ok(pool.own_plain(Wire::new(Box::new(stream))));
+        return Ok(pool.own(Speaker::Plain(Box::new(Wire::new(Box::new(stream))))));
     }
     let (sender, connection) = http1::Builder::new()
         .preserve_header_case(true)
         // A proxy replaces line folding in answers with spaces (RFC 9112 §5.2).
         .allow_obsolete_multiline_headers_in_responses(true)
-        .max_headers(MAX_ANSWER_HEADERS)
+        .max_headers(MAX_ANSWER_FIELDS)
         .max_buf_size(READ_BUFFER)
         .handshake(TokioIo::new(stream))
         .await
@@ -231,7 +229,7 @@ async fn http1(
         // Its end is told to whoever waits on the sender.
         drop(connection.with_upgrades().await);
     });
-    Ok(pool.own(sender))
+    Ok(pool.own(Speaker::Hyper(sender)))
 }
 
 async fn http2(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unreachable> {

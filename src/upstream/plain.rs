@@ -18,6 +18,7 @@ use tokio::task::coop::unconstrained;
 use tokio_util::io::poll_read_buf;
 
 use super::connect::Io;
+use super::connection::Unsent;
 use super::failure::Failure;
 use crate::body::RequestBody;
 use crate::plain::{Answer, Framing, Malformed, Outbox, Reply, Taken, read_reply, write_request};
@@ -53,15 +54,6 @@ pub(super) struct Wire {
     room_size: usize,
 }
 
-/// Why a plain call brought no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Broken {
-    /// The connection was dead: nothing was written.
-    Untouched,
-    /// It failed after something may have been written.
-    Failed(Failure),
-}
-
 impl Wire {
     pub(super) fn new(io: Box<dyn Io>) -> Self {
         Self {
@@ -78,9 +70,9 @@ impl Wire {
 
     /// Sends a request whose body is at hand, and waits for the head of its
     /// answer. That may come before the whole request is written.
-    pub(super) async fn call(&mut self, request: &Request<RequestBody>) -> Result<Answer, Broken> {
+    pub(super) async fn call(&mut self, request: &Request<RequestBody>) -> Result<Answer, Unsent> {
         if !poll_fn(|cx| Poll::Ready(self.may_be_used(cx))).await {
-            return Err(Broken::Untouched);
+            return Err(Unsent::Untouched);
         }
         let body = request.body().held().unwrap_or_default();
         write_request(&mut self.out, request, body);
@@ -89,7 +81,7 @@ impl Wire {
         self.informational = 0;
         poll_fn(|cx| self.poll_answer(cx))
             .await
-            .map_err(Broken::Failed)
+            .map_err(Unsent::Failed)
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Failure>> {
@@ -157,7 +149,7 @@ impl Wire {
             };
             match ready!(read) {
                 Ok(1..) => {}
-                Ok(0) if *framing == Framing::Close => *framing = Framing::Ended,
+                Ok(0) if *framing == Framing::Close => *framing = Framing::ENDED,
                 Ok(0) | Err(_) => return Poll::Ready(Some(Err(()))),
             }
         }
@@ -320,7 +312,7 @@ mod tests {
         drop(far);
         assert_eq!(
             wire.call(&request("")).await.unwrap_err(),
-            Broken::Untouched
+            Unsent::Untouched
         );
         let (mut wire, mut far) = self::wire(1000);
         far.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
@@ -328,7 +320,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             wire.call(&request("")).await.unwrap_err(),
-            Broken::Untouched
+            Unsent::Untouched
         );
         drop(wire);
         let mut heard = Vec::new();

@@ -17,6 +17,14 @@ async fn says_in_pieces(client: &mut Line, request: &str) {
     client.says(&request[3..]).await;
 }
 
+/// Says a request, which arrives on a new connection upstream.
+async fn asks(client: &mut Line, stage: &mut Stage, request: String) -> Line {
+    client.says(request).await;
+    let mut line = stage.upstream.accepts().await;
+    line.request().await;
+    line
+}
+
 /// How a call went: what the upstream heard, and what the client heard then.
 async fn passes(is_plain: bool, request: &str, answer: &str) -> (Message, Message, bool) {
     let mut stage = Stage::new("");
@@ -163,9 +171,7 @@ async fn an_idle_connection_that_the_upstream_has_closed_is_not_used() {
         "",
         "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n",
     ] {
-        client.says(get("/one")).await;
-        let mut line = stage.upstream.accepts().await;
-        line.request().await;
+        let mut line = asks(&mut client, &mut stage, get("/one")).await;
         line.says(PLAIN).await;
         assert_eq!(client.answer().await.text(), "ok");
         line.says(last_words).await;
@@ -190,9 +196,7 @@ async fn idle_connections_that_have_ended_are_not_counted() {
         let name = "wawp_gateway_upstream_connections";
         counted(&stage.gateway.exposition(), name, &["state=\"idle\""])
     };
-    client.says(get("/one")).await;
-    let mut line = stage.upstream.accepts().await;
-    line.request().await;
+    let mut line = asks(&mut client, &mut stage, get("/one")).await;
     line.says(PLAIN).await;
     client.answer().await;
     assert_eq!(idle(&stage), 1.0);
@@ -261,9 +265,7 @@ async fn an_answer_that_is_no_answer_is_told_so() {
     ] {
         let mut stage = Stage::new("");
         let mut client = stage.client();
-        client.says(text("hello")).await;
-        let mut line = stage.upstream.accepts().await;
-        line.request().await;
+        let mut line = asks(&mut client, &mut stage, text("hello")).await;
         line.tries_to_say(answer).await.ok();
         line.says_no_more().await;
         let heard = client.answer().await;
@@ -277,9 +279,7 @@ async fn an_answer_that_is_no_answer_is_told_so() {
 async fn a_long_answer_waits_for_a_slow_client() {
     let mut stage = Stage::new("server.body_timeout = \"30s\"");
     let mut client = stage.client();
-    client.says(get("/long")).await;
-    let mut line = stage.upstream.accepts().await;
-    line.request().await;
+    let mut line = asks(&mut client, &mut stage, get("/long")).await;
     let length = 3_000_000;
     let answer = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{}",
@@ -295,9 +295,7 @@ async fn a_long_answer_waits_for_a_slow_client() {
     writes.await.unwrap();
 
     // One that takes nothing for too long is cut, and so is the upstream.
-    client.says(get("/long")).await;
-    let mut line = stage.upstream.accepts().await;
-    line.request().await;
+    let mut line = asks(&mut client, &mut stage, get("/long")).await;
     let began = Instant::now();
     let answer = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{}",
@@ -314,9 +312,7 @@ async fn an_answer_that_breaks_off_is_cut_where_it_broke() {
     for (answer, end) in [(half, "half"), (chunk, "4\r\nhalf\r\n")] {
         let mut stage = Stage::new("");
         let mut client = stage.client();
-        client.says(get("/x")).await;
-        let mut line = stage.upstream.accepts().await;
-        line.request().await;
+        let mut line = asks(&mut client, &mut stage, get("/x")).await;
         line.says(answer).await;
         line.hangs_up();
         let began = Instant::now();
@@ -330,9 +326,7 @@ async fn an_answer_that_breaks_off_is_cut_where_it_broke() {
 async fn pieces_of_an_answer_go_on_as_they_come() {
     let mut stage = Stage::new("");
     let mut client = stage.client();
-    client.says(get("/events")).await;
-    let mut line = stage.upstream.accepts().await;
-    line.request().await;
+    let mut line = asks(&mut client, &mut stage, get("/events")).await;
     line.says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         .await;
     client.hears_until("\r\n\r\n").await;
@@ -396,9 +390,7 @@ async fn a_client_that_does_not_read_holds_up_no_drain() {
 async fn a_drain_that_begins_with_a_call_ends_the_connection_after_it() {
     let mut stage = Stage::new("");
     let mut client = stage.client();
-    client.says(get("/x")).await;
-    let mut line = stage.upstream.accepts().await;
-    line.request().await;
+    let mut line = asks(&mut client, &mut stage, get("/x")).await;
     stage.gateway.drain();
     line.says(PLAIN).await;
     let answer = client.answer().await;
@@ -413,9 +405,7 @@ async fn a_drain_that_begins_with_a_call_ends_the_connection_after_it() {
 async fn fields_of_the_hop_in_an_answer_do_not_end_the_connection() {
     let mut stage = Stage::new("");
     let mut client = stage.client();
-    client.says(get("/x")).await;
-    let mut line = stage.upstream.accepts().await;
-    line.request().await;
+    let mut line = asks(&mut client, &mut stage, get("/x")).await;
     line.says("HTTP/1.1 200 OK\r\nTE: trailers\r\nContent-Length: 2\r\n\r\nok")
         .await;
     assert_eq!(client.answer().await.text(), "ok");
@@ -428,9 +418,7 @@ async fn heads_before_the_answer_are_passed_over_but_not_for_ever() {
     let mut stage = Stage::new("");
     let mut client = stage.client();
     let early = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
-    client.says(get("/x")).await;
-    let mut line = stage.upstream.accepts().await;
-    line.request().await;
+    let mut line = asks(&mut client, &mut stage, get("/x")).await;
     line.says(early.repeat(100)).await;
     line.says(PLAIN).await;
     assert_eq!(client.answer().await.text(), "ok");
