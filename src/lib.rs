@@ -55,6 +55,7 @@ pub mod shutdown;
 pub mod systemd;
 pub mod telemetry;
 mod tenant;
+mod turn;
 mod upgrade;
 mod upstream;
 #[doc(hidden)]

@@ -36,6 +36,7 @@ use crate::config;
 use crate::hop;
 use crate::metrics::{Metrics, Route};
 use crate::plain::Spelling;
+use crate::turn;
 
 /// Fresh connections tried for one request that none of them took.
 const FRESH_TRIES: usize = 2;
@@ -158,6 +159,10 @@ impl Upstream {
         began: Instant,
     ) -> Result<(Received, Lease), Failure> {
         let need = need(request);
+        if need == Need::Plain {
+            // hyper's connections have tasks of their own, which write then.
+            turn::after_others().await;
+        }
         let mut patience = Patience {
             began,
             length: self.settings.response_timeout,

@@ -26,6 +26,7 @@ use super::rewound::Rewound;
 use super::{FAREWELL, Front, LINGER};
 use crate::body::{AnswerBody, ClientBody};
 use crate::plain::{Malformed, Outbox, Read, Written, has_no_body, read_request, write_answer};
+use crate::turn;
 
 /// How long a request may take to come: one longer than a packet comes in
 /// several, and many clients write head and body one after the other. What
@@ -118,6 +119,7 @@ impl Front {
         let connection = answer.headers().get(CONNECTION);
         let is_last = connection.is_some_and(|option| option == "close");
         let mut writing = Writing::new(answer);
+        turn::after_others().await;
         // When the connection was asked to end.
         let mut ending = bell.is_draining().then(Instant::now);
         loop {
