@@ -25,6 +25,7 @@ pub(crate) use key::MergeKey;
 
 use crate::body::{LOOK, RequestBody};
 use crate::identity::{Identity, Place};
+use crate::plain::Spelling;
 
 /// The longest target of a merged request, in bytes. Some clients fear 414 or
 /// 502 beyond 7,000 (wawp-api §3); common servers take 8 KiB (nginx' default).
@@ -35,6 +36,8 @@ pub(crate) struct Receipt {
     /// The request as it came, hop-by-hop fields apart.
     head: Parts,
     body: Bytes,
+    /// How the head's names were spelt, if that is known.
+    spelling: Option<Spelling>,
     /// Where the ids stand in the request; `None` for the whole-chat form.
     ids_at: Option<IdsAt>,
     /// The ids asked for, in the caller's order; empty means the whole chat.
@@ -96,7 +99,13 @@ impl Receipt {
             identity: findings.identity(),
             head,
             body,
+            spelling: None,
         })
+    }
+
+    /// The same, its request to leave with names so spelt.
+    pub(crate) fn spelt(self, spelling: Option<Spelling>) -> Self {
+        Self { spelling, ..self }
     }
 
     /// The method, target and fields of the request.
@@ -133,12 +142,13 @@ impl Receipt {
 
     /// The caller's own request, unchanged, in parts.
     pub(crate) fn into_parts(self) -> (Parts, RequestBody) {
-        (self.head, RequestBody::whole(self.body))
+        (self.head, RequestBody::whole(self.body, self.spelling))
     }
 
     /// The caller's own request, unchanged.
     pub(crate) fn own_request(&self) -> Request<RequestBody> {
-        Request::from_parts(self.head.clone(), RequestBody::whole(self.body.clone()))
+        let body = RequestBody::whole(self.body.clone(), self.spelling.clone());
+        Request::from_parts(self.head.clone(), body)
     }
 
     /// The caller's request with these ids in place of its own.
@@ -173,7 +183,7 @@ impl Receipt {
                 self.body.clone()
             }
         };
-        Request::from_parts(head, RequestBody::whole(body))
+        Request::from_parts(head, RequestBody::whole(body, self.spelling.clone()))
     }
 }
 

@@ -35,7 +35,6 @@ use crate::body::RequestBody;
 use crate::config;
 use crate::hop;
 use crate::metrics::{Metrics, Route};
-use crate::plain::Spelling;
 use crate::turn;
 
 /// Fresh connections tried for one request that none of them took.
@@ -115,8 +114,8 @@ impl Upstream {
         &self,
         request: &mut Request<RequestBody>,
         route: Route,
+        began: Instant,
     ) -> Result<Answer, Failure> {
-        let began = Instant::now();
         let result = self.exchange(request, began).await;
         match result {
             Ok((received, lease)) => {
@@ -279,10 +278,9 @@ impl Upstream {
 
 /// What a request asks of its connection.
 fn need(request: &Request<RequestBody>) -> Need {
-    let is_whole = matches!(request.body(), RequestBody::Whole(_));
     if hop::has(request.headers(), "upgrade") {
         Need::Upgrade
-    } else if is_whole && request.extensions().get::<Spelling>().is_some() {
+    } else if request.body().spelling().is_some() {
         Need::Plain
     } else {
         Need::Streams

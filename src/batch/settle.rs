@@ -233,7 +233,8 @@ impl Sender<'_> {
     /// One call. A lone caller's is its own request, unchanged.
     async fn attempt(&self, group: &Group, pass: Pass) -> Outcome {
         let mut request = group.request();
-        let answer = self.upstream.call(&mut request, Route::Seen).await;
+        let now = Instant::now();
+        let answer = self.upstream.call(&mut request, Route::Seen, now).await;
         let Answer { head, body, .. } = match answer {
             Ok(answer) => answer,
             Err(failure) => {
@@ -244,10 +245,15 @@ impl Sender<'_> {
         self.lane
             .answered(&pass.permit, head.status, retry_after::asked(&head));
         match body.collect(MAX_SHARED).await {
-            Ok(Collected::Whole(body, trailers)) => Outcome::Whole(Arc::new(Shared {
+            Ok(Collected::Whole {
+                body,
+                trailers,
+                spelling,
+            }) => Outcome::Whole(Arc::new(Shared {
                 head,
                 body,
                 trailers,
+                spelling,
                 remaining: pass.permit.remaining,
             })),
             Ok(Collected::Longer(held, rest)) if group.callers.len() == 1 => {

@@ -17,12 +17,15 @@ use super::Error;
 use crate::access_log::Trail;
 use crate::front::Activity;
 use crate::metrics::{Metrics, Route};
+use crate::plain::Spelling;
 use crate::upstream::UpstreamBody;
 
 /// The body of an answer to a client.
 #[derive(Debug)]
 pub(crate) struct AnswerBody {
     kind: Kind,
+    /// How the names of its head are to be spelt, if that is known.
+    spelling: Option<Spelling>,
     /// Settled when the body is dropped.
     ending: Option<Ending>,
 }
@@ -31,12 +34,13 @@ pub(crate) struct AnswerBody {
 enum Kind {
     Whole {
         bytes: Option<Bytes>,
-        trailers: Option<HeaderMap>,
+        /// Boxed, as the rest below: an answer goes from hand to hand.
+        trailers: Option<Box<HeaderMap>>,
     },
     /// What was read ahead, then the rest.
     Streamed {
         held: VecDeque<Bytes>,
-        rest: UpstreamBody,
+        rest: Box<UpstreamBody>,
     },
 }
 
@@ -94,25 +98,37 @@ impl Drop for Ending {
 
 impl AnswerBody {
     /// A body held in full.
-    pub(crate) fn whole(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
+    pub(crate) fn whole(
+        bytes: Bytes,
+        trailers: Option<HeaderMap>,
+        spelling: Option<Spelling>,
+    ) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);
+        let trailers = trailers.map(Box::new);
         Self {
             kind: Kind::Whole { bytes, trailers },
+            spelling,
             ending: None,
         }
     }
 
     /// A body streamed from the upstream.
-    pub(crate) fn streamed(body: UpstreamBody) -> Self {
+    pub(crate) fn streamed(body: Box<UpstreamBody>) -> Self {
         Self::resumed(VecDeque::new(), body)
     }
 
     /// A body of which some was read already.
-    pub(crate) fn resumed(held: VecDeque<Bytes>, rest: UpstreamBody) -> Self {
+    pub(crate) fn resumed(held: VecDeque<Bytes>, mut rest: Box<UpstreamBody>) -> Self {
         Self {
+            spelling: rest.take_spelling(),
             kind: Kind::Streamed { held, rest },
             ending: None,
         }
+    }
+
+    /// How the names of its head are to be spelt, if that is known.
+    pub(crate) fn take_spelling(&mut self) -> Option<Spelling> {
+        self.spelling.take()
     }
 
     /// Ties the end of the call to the end of this body. Nobody reads one to
@@ -136,12 +152,12 @@ impl Body for AnswerBody {
         let frame = match &mut this.kind {
             Kind::Whole { bytes, trailers } => {
                 let data = bytes.take().map(Frame::data);
-                data.or_else(|| trailers.take().map(Frame::trailers))
+                data.or_else(|| Some(Frame::trailers(*trailers.take()?)))
                     .map(Ok)
             }
             Kind::Streamed { held, rest } => match held.pop_front() {
                 Some(piece) => Some(Ok(Frame::data(piece))),
-                None => ready!(Pin::new(rest).poll_frame(cx)),
+                None => ready!(Pin::new(&mut **rest).poll_frame(cx)),
             },
         };
         let is_end = this.is_end_stream();

@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep};
 use super::{Error, LOOK, splice};
 use crate::access_log::RequestBytes;
 use crate::front::{Activity, Unread};
+use crate::plain::Spelling;
 
 /// What a piece costs at least, for its place in the list: a body cut into
 /// single bytes must not take a hundred times its size.
@@ -35,6 +36,8 @@ pub(crate) struct ClientBody {
     held_bytes: usize,
     /// What holding them costs: a small piece more than its bytes.
     held_cost: usize,
+    /// How the names of the head it came with were spelt, if that is known.
+    spelling: Option<Spelling>,
     /// `incoming` has been read to its end.
     complete: bool,
     /// Tells the connection so, when it has.
@@ -61,8 +64,11 @@ impl ClientBody {
 
     /// A body that came whole with its head, or none. With its length in the
     /// head it may go upstream so, too.
-    pub(crate) fn plain(bytes: Bytes, patience: Duration) -> Self {
-        let mut body = Self::none(patience);
+    pub(crate) fn plain(bytes: Bytes, spelling: Spelling, patience: Duration) -> Self {
+        let mut body = Self {
+            spelling: Some(spelling),
+            ..Self::none(patience)
+        };
         if !bytes.is_empty() {
             body.held_bytes = bytes.len();
             body.held_cost = bytes.len().max(PIECE_COST);
@@ -93,12 +99,18 @@ impl ClientBody {
             held: VecDeque::new(),
             held_bytes: 0,
             held_cost: 0,
+            spelling: None,
             complete: true,
             unread: None,
             patience,
             bytes: None,
             silence: None,
         }
+    }
+
+    /// How the names of the head it came with were spelt, if that is known.
+    pub(crate) fn take_spelling(&mut self) -> Option<Spelling> {
+        self.spelling.take()
     }
 
     /// Has the body's bytes counted as they come.

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{ClientBody, Error};
+use crate::plain::Spelling;
 
 /// How long a `100 Continue` is waited for: as curl does. RFC 9110 §10.1.1
 /// forbids waiting for ever.
@@ -24,8 +25,14 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 /// A request body as it goes upstream.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
-    /// Held in full; `None` once handed over, or where there is none.
-    Whole(Option<Bytes>),
+    /// Held in full.
+    Whole {
+        /// `None` once handed over, or where there is none.
+        bytes: Option<Bytes>,
+        /// How the names of its head are to be spelt. Known, the request came
+        /// whole with a length told, and may leave so.
+        spelling: Option<Spelling>,
+    },
     /// Streamed from the client. Boxed: a request is moved a dozen times on its
     /// way to the wire.
     Streamed(Box<Streamed>),
@@ -79,17 +86,18 @@ impl Progress {
 
 impl RequestBody {
     /// A body held in full.
-    pub(crate) fn whole(bytes: Bytes) -> Self {
-        Self::Whole((!bytes.is_empty()).then_some(bytes))
+    pub(crate) fn whole(bytes: Bytes, spelling: Option<Spelling>) -> Self {
+        Self::Whole {
+            bytes: (!bytes.is_empty()).then_some(bytes),
+            spelling,
+        }
     }
 
     /// A body to be streamed, unless it came whole.
-    pub(crate) fn streamed(body: ClientBody) -> Self {
-        if body.is_empty() {
-            return Self::Whole(None);
-        }
-        if body.came_whole() {
-            return Self::whole(body.into_bytes());
+    pub(crate) fn streamed(mut body: ClientBody) -> Self {
+        if body.is_empty() || body.came_whole() {
+            let spelling = body.take_spelling();
+            return Self::whole(body.into_bytes(), spelling);
         }
         Self::Streamed(Box::new(Streamed {
             body,
@@ -101,7 +109,15 @@ impl RequestBody {
     /// The body, if it is held in full and there is one.
     pub(crate) fn held(&self) -> Option<Bytes> {
         match self {
-            Self::Whole(bytes) => bytes.clone(),
+            Self::Whole { bytes, .. } => bytes.clone(),
+            Self::Streamed(_) => None,
+        }
+    }
+
+    /// How the names of its head are to be spelt, if that is known.
+    pub(crate) fn spelling(&self) -> Option<&Spelling> {
+        match self {
+            Self::Whole { spelling, .. } => spelling.as_ref(),
             Self::Streamed(_) => None,
         }
     }
@@ -109,7 +125,7 @@ impl RequestBody {
     /// How far the sending is, for a body that is streamed.
     pub(crate) fn progress(&self) -> Option<Progress> {
         match self {
-            Self::Whole(_) => None,
+            Self::Whole { .. } => None,
             Self::Streamed(streamed) => Some(streamed.progress.clone()),
         }
     }
@@ -128,7 +144,7 @@ impl RequestBody {
 /// None.
 impl Default for RequestBody {
     fn default() -> Self {
-        Self::Whole(None)
+        Self::whole(Bytes::new(), None)
     }
 }
 
@@ -141,7 +157,9 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match self.get_mut() {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Whole { bytes, .. } => {
+                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+            }
             Self::Streamed(streamed) => {
                 if let Some(gate) = &mut streamed.gate {
                     ready!(gate.as_mut().poll(cx));
@@ -159,14 +177,14 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(bytes) => bytes.is_none(),
+            Self::Whole { bytes, .. } => bytes.is_none(),
             Self::Streamed(streamed) => streamed.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => {
+            Self::Whole { bytes, .. } => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
             Self::Streamed(_) => SizeHint::default(),

@@ -48,7 +48,9 @@ impl Front {
             // room for it.
             match woken {
                 Woken::Http1 => {
-                    if let Some(request) = plain::take(&mut io, &activity, &mut bell).await {
+                    let patience = self.common.settings.body_timeout;
+                    let request = plain::take(&mut io, &activity, patience, &mut bell);
+                    if let Some(request) = request.await {
                         let answered =
                             self.answer_plain(&mut io, request, peer, &activity, &mut bell);
                         match Box::pin(answered).await {

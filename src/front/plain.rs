@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::Response;
 use http::header::CONNECTION;
 use http::request::Parts;
@@ -65,17 +64,23 @@ struct Writing {
 pub(super) async fn take<IO>(
     io: &mut Rewound<IO>,
     activity: &Activity,
+    patience: Duration,
     bell: &mut Bell<'_>,
-) -> Option<(Box<Parts>, Bytes)>
+) -> Option<(Box<Parts>, ClientBody)>
 where
     IO: AsyncRead + Unpin,
 {
     let mut until = None;
     loop {
         match read_request(io.take_ahead()) {
-            Read::Whole { head, body, rest } => {
+            Read::Whole {
+                head,
+                spelling,
+                body,
+                rest,
+            } => {
                 io.put_back(rest);
-                return Some((head, body));
+                return Some((head, ClientBody::plain(body, spelling, patience)));
             }
             Read::Other(said) => {
                 io.put_back(said);
@@ -101,7 +106,7 @@ impl Front {
     pub(super) async fn answer_plain<IO>(
         &self,
         io: &mut Rewound<IO>,
-        (head, body): (Box<Parts>, Bytes),
+        (head, body): (Box<Parts>, ClientBody),
         peer: Option<IpAddr>,
         activity: &Arc<Activity>,
         bell: &mut Bell<'_>,
@@ -112,7 +117,6 @@ impl Front {
         let now = Instant::now();
         activity.began(now);
         let proxy = self.proxy.clone();
-        let body = ClientBody::plain(body, self.common.settings.body_timeout);
         let Ok(answer) = proxy
             .handle(head, body, peer, Arc::clone(activity), now)
             .await;
@@ -156,7 +160,8 @@ impl Writing {
     fn new(mut answer: Response<AnswerBody>) -> Self {
         let mut out = Outbox::default();
         let length = answer.body().size_hint().exact();
-        let how = write_answer(out.text(), &mut answer, length);
+        let spelling = answer.body_mut().take_spelling();
+        let how = write_answer(out.text(), &mut answer, spelling.as_ref(), length);
         let has_body = !has_no_body(answer.status());
         Self {
             out,

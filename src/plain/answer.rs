@@ -30,6 +30,8 @@ pub(crate) struct Malformed;
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) head: response::Parts,
+    /// `None` where all names came in lower case.
+    pub(crate) spelling: Option<Spelling>,
     pub(crate) framing: Framing,
     /// Another call may follow on the connection.
     pub(crate) keeps_alive: bool,
@@ -86,18 +88,17 @@ fn understand(said: &Bytes, answer: &httparse::Response<'_, '_>) -> Result<Reply
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed)?;
         is_lower_case &= name.as_str() == field.name;
         let value = value(said, field.value)?;
-        framed.by(&name, value.as_bytes());
-        headers.append(name, value);
+        if framed.by(&name, value.as_bytes()) {
+            headers.append(name, value);
+        }
     }
     let framing = framed.framing(status)?;
     let keeps_alive = framing != Framing::Close && framed.keeps_alive();
     let (mut head, ()) = Response::new(()).into_parts();
     head.status = status;
     head.headers = headers;
-    if !is_lower_case {
-        let names = answer.headers.iter().map(|field| field.name);
-        head.extensions.insert(Spelling::of(names));
-    }
+    let names = answer.headers.iter().map(|field| field.name);
+    let spelling = (!is_lower_case).then(|| Spelling::of(names));
     let reason = answer.reason.unwrap_or_default();
     if status.canonical_reason() != Some(reason) {
         let reason = ReasonPhrase::try_from(reason.as_bytes()).map_err(|_| Malformed)?;
@@ -105,6 +106,7 @@ fn understand(said: &Bytes, answer: &httparse::Response<'_, '_>) -> Result<Reply
     }
     Ok(Reply::Answer(Answer {
         head,
+        spelling,
         framing,
         keeps_alive,
     }))
@@ -134,8 +136,8 @@ struct Framed {
 }
 
 impl Framed {
-    /// A field among others.
-    fn by(&mut self, name: &HeaderName, value: &[u8]) {
+    /// A field among others; whether it says more than is told here.
+    fn by(&mut self, name: &HeaderName, value: &[u8]) -> bool {
         let listed = || value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
         if name == CONTENT_LENGTH {
             for told in listed().map(digits) {
@@ -149,11 +151,17 @@ impl Framed {
             let is_chunked = value.is_ascii() && last.eq_ignore_ascii_case(b"chunked");
             self.is_chunked = Some(is_chunked);
         } else if name == CONNECTION {
+            let mut says_more = false;
             for option in listed() {
-                self.says_close |= option.eq_ignore_ascii_case(b"close");
-                self.says_keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                let says_close = option.eq_ignore_ascii_case(b"close");
+                let says_keep_alive = option.eq_ignore_ascii_case(b"keep-alive");
+                self.says_close |= says_close;
+                self.says_keep_alive |= says_keep_alive;
+                says_more |= !says_close && !says_keep_alive;
             }
+            return says_more;
         }
+        true
     }
 
     fn framing(&self, status: StatusCode) -> Result<Framing, Malformed> {
@@ -193,6 +201,7 @@ pub(crate) fn has_no_body(status: StatusCode) -> bool {
 pub(crate) fn write_answer<B>(
     text: &mut Vec<u8>,
     answer: &mut Response<B>,
+    spelling: Option<&Spelling>,
     length: Option<u64>,
 ) -> Written {
     let told = told_length(answer);
@@ -200,15 +209,15 @@ pub(crate) fn write_answer<B>(
     let reason = answer.extensions().get::<ReasonPhrase>();
     let canonical = || status.canonical_reason().unwrap_or_default().as_bytes();
     let reason = reason.map_or_else(canonical, ReasonPhrase::as_bytes);
-    text.reserve("HTTP/1.1 200 \r\n".len() + reason.len());
+    let first = "HTTP/1.1 200 \r\n".len() + reason.len();
+    let body = length.map_or(0, |length| usize::try_from(length).unwrap_or(COPIED));
+    text.reserve(first + spelling::room(headers) + LAST_LINES + body.min(COPIED));
     text.extend_from_slice(b"HTTP/1.1 ");
     text.extend_from_slice(status.as_str().as_bytes());
     text.push(b' ');
     text.extend_from_slice(reason);
     text.extend_from_slice(b"\r\n");
-    let body = length.map_or(0, |length| usize::try_from(length).unwrap_or(COPIED));
-    let more = LAST_LINES + body.min(COPIED);
-    spelling::write(text, headers, answer.extensions().get(), more);
+    spelling::write(text, headers, spelling);
     let written = match (has_no_body(status), told, length) {
         (true, ..) => Written::Length(0),
         (false, Some(length), _) => Written::Length(length),

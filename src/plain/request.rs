@@ -29,6 +29,7 @@ pub(crate) enum Read {
     /// All of a plain one; then what follows it.
     Whole {
         head: Box<Parts>,
+        spelling: Spelling,
         body: Bytes,
         rest: Bytes,
     },
@@ -58,15 +59,17 @@ pub(crate) fn read_request(said: Bytes) -> Read {
     if said.len() < length {
         return Read::Begun(said);
     }
+    let names = request.headers.iter().map(|field| field.name);
     Read::Whole {
-        head: Box::new(head),
+        head,
+        spelling: Spelling::of(names),
         body: said.slice(head_length..length),
         rest: said.slice(length..),
     }
 }
 
 /// The head of a plain request, and the length of its body.
-fn plain(said: &Bytes, request: &httparse::Request<'_, '_>) -> Option<(Parts, usize)> {
+fn plain(said: &Bytes, request: &httparse::Request<'_, '_>) -> Option<(Box<Parts>, usize)> {
     if request.version != Some(1) {
         return None;
     }
@@ -76,7 +79,7 @@ fn plain(said: &Bytes, request: &httparse::Request<'_, '_>) -> Option<(Parts, us
     }
     let target = request.path.filter(|target| target.starts_with('/'))?;
     let target = PathAndQuery::from_maybe_shared(said.slice_ref(target.as_bytes())).ok()?;
-    let mut headers = HeaderMap::with_capacity(request.headers.len() + 2);
+    let mut headers = HeaderMap::with_capacity(request.headers.len());
     let mut length = None;
     for field in &*request.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
@@ -89,18 +92,18 @@ fn plain(said: &Bytes, request: &httparse::Request<'_, '_>) -> Option<(Parts, us
             if !field.value.eq_ignore_ascii_case(b"keep-alive") {
                 return None;
             }
+            // It is of this hop, and says what is so without it (RFC 9112 §9.3).
+            continue;
         } else if OTHER.contains(&name) {
             return None;
         }
         let value = HeaderValue::from_maybe_shared(said.slice_ref(field.value)).ok()?;
         headers.append(name, value);
     }
-    let (mut head, ()) = Request::new(()).into_parts();
+    let mut head = Box::new(Request::new(()).into_parts().0);
     head.method = method;
     head.uri = Uri::from(target);
     head.headers = headers;
-    let names = request.headers.iter().map(|field| field.name);
-    head.extensions.insert(Spelling::of(names));
     Some((head, length.unwrap_or(0)))
 }
 
@@ -109,18 +112,23 @@ fn plain(said: &Bytes, request: &httparse::Request<'_, '_>) -> Option<(Parts, us
 /// # Panics
 /// The head tells another length than the body has: the upstream would take
 /// the next request's bytes for this one's, or wait for ever.
-pub(crate) fn write_request<B>(out: &mut Outbox, request: &Request<B>, body: Bytes) {
+pub(crate) fn write_request<B>(
+    out: &mut Outbox,
+    request: &Request<B>,
+    spelling: Option<&Spelling>,
+    body: Bytes,
+) {
     let (method, headers) = (request.method().as_str(), request.headers());
     let target = request.uri().path_and_query();
     let target = target.map_or("/", PathAndQuery::as_str);
     let text = out.text();
-    text.reserve(method.len() + target.len() + "  HTTP/1.1\r\n".len());
+    let first = method.len() + target.len() + "  HTTP/1.1\r\n".len();
+    text.reserve(first + spelling::room(headers) + LAST_LINES + body.len().min(COPIED));
     text.extend_from_slice(method.as_bytes());
     text.push(b' ');
     text.extend_from_slice(target.as_bytes());
     text.extend_from_slice(b" HTTP/1.1\r\n");
-    let spelling = request.extensions().get();
-    spelling::write(text, headers, spelling, LAST_LINES + body.len().min(COPIED));
+    spelling::write(text, headers, spelling);
     match headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes) {
         Some(told) => assert_eq!(digits(told), Some(body.len() as u64), "a body's length"),
         None if body.is_empty() => {}

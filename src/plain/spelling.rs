@@ -5,15 +5,15 @@
 //! is taken from here, never which fields there are.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 
 /// The names of a message's fields as they came, in their order, each behind
 /// its length in one byte.
-///
-/// Among a request's extensions it says, too, that the request came whole,
-/// with a length, and may leave so.
 #[derive(Clone, Debug)]
 pub(crate) struct Spelling(Bytes);
+
+/// Bytes of most fields with their names.
+const USUAL_LINE: usize = 48;
 
 /// The longest name that is kept. A longer one leaves in lower case.
 const MAX_NAME: usize = u8::MAX as usize;
@@ -59,39 +59,46 @@ impl<'s> Speller<'s> {
     fn spelt(&mut self, name: &str, nth: usize) -> Option<&'s [u8]> {
         let is_it = |spelt: &&[u8]| is_same(spelt, name.as_bytes());
         let mut rest = self.rest;
-        if let Some(next) = rest.next().filter(is_it) {
+        if let Some(next) = rest.find(is_it) {
+            // What is between was taken out, or stands with others of its name.
             self.rest = rest;
             return Some(next);
         }
-        // Fields were taken out, or stand apart from others of their name.
         self.all.filter(is_it).nth(nth)
     }
 }
 
-/// Whether a name is this one in lower case: both are tokens (RFC 9110 §5.6.2).
-/// A quarter of what the standard library takes for any two texts.
-fn is_same(spelt: &[u8], lower: &[u8]) -> bool {
-    const CASE: u8 = b'a' ^ b'A';
-    let differ = |differ, (spelt, lower): (&u8, &u8)| {
-        // Of what comes after the letters, `^` and `~` are as far apart as `a` and `A`.
-        let has_case = lower & 0x1f <= b'z' & 0x1f;
-        let same = if has_case { !CASE } else { !0 };
-        differ | ((spelt ^ lower) & same)
-    };
-    spelt.len() == lower.len() && spelt.iter().zip(lower).fold(0, differ) == 0
+/// Whether a name is this one in lower case: both are tokens (RFC 9110 §5.6.2),
+/// so ASCII. The standard library takes several times as long for any two texts.
+pub(super) fn is_same(spelt: &[u8], lower: &[u8]) -> bool {
+    if spelt.len() != lower.len() {
+        return false;
+    }
+    let (spelt, spelt_rest) = spelt.as_chunks();
+    let (lower, lower_rest) = lower.as_chunks();
+    let mut eights = spelt.iter().zip(lower);
+    let mut rest = spelt_rest.iter().zip(lower_rest);
+    eights.all(|(spelt, lower)| {
+        let (spelt, lower) = (u64::from_ne_bytes(*spelt), u64::from_ne_bytes(*lower));
+        // No byte's sum carries over into the next: none is above 0x7f.
+        let from_a = lower + EACH * u64::from(0x80 - b'a');
+        let beyond_z = lower + EACH * u64::from(0x7f - b'z');
+        let is_letter = from_a & !beyond_z & (EACH * 0x80);
+        let case = is_letter >> 2;
+        (spelt ^ lower) & !case == 0
+    }) && rest.all(|(spelt, lower)| spelt.to_ascii_lowercase() == *lower)
 }
 
-/// Writes fields, their names as they were spelt; there will be `more` text.
-pub(super) fn write(
-    text: &mut Vec<u8>,
-    fields: &HeaderMap,
-    spelling: Option<&Spelling>,
-    more: usize,
-) {
-    let line = |(name, value): (&HeaderName, &HeaderValue)| {
-        name.as_str().len() + ": ".len() + value.len() + "\r\n".len()
-    };
-    text.reserve(fields.iter().map(line).sum::<usize>() + more);
+/// The same in each byte, times what it is multiplied by.
+const EACH: u64 = 0x0101_0101_0101_0101;
+
+/// Bytes that most such fields take.
+pub(super) fn room(fields: &HeaderMap) -> usize {
+    fields.len() * USUAL_LINE
+}
+
+/// Writes fields, their names as they were spelt.
+pub(super) fn write(text: &mut Vec<u8>, fields: &HeaderMap, spelling: Option<&Spelling>) {
     let all = Names(spelling.map_or(&[][..], |spelling| &spelling.0));
     let mut speller = Speller { all, rest: all };
     let mut last: Option<&HeaderName> = None;

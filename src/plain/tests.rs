@@ -5,12 +5,21 @@ mod requests;
 mod written;
 
 use http::HeaderMap;
+use http::header::CONNECTION;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-/// Fields as they can be compared: only those of one name have an order.
+/// Fields as they can be compared: only those of one name have an order, and
+/// what `Connection` says of the connection alone is told otherwise.
 fn fields(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+    let is_told = |value: &[u8]| {
+        value.split(|&byte| byte == b',').all(|option| {
+            let option = option.trim_ascii();
+            option.eq_ignore_ascii_case(b"keep-alive") || option.eq_ignore_ascii_case(b"close")
+        })
+    };
     let fields = headers.iter();
+    let fields = fields.filter(|(name, value)| *name != CONNECTION || !is_told(value.as_bytes()));
     let fields = fields.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
     let mut fields: Vec<_> = fields.collect();
     fields.sort_by(|one, other| one.0.cmp(&other.0));

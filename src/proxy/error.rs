@@ -196,7 +196,8 @@ impl Error {
             "wawp-gateway; error={}; details=\"{message}\"",
             self.proxy_error()
         );
-        let mut answer = Response::new(AnswerBody::whole(Bytes::from(body.to_string()), None));
+        let mut answer =
+            Response::new(AnswerBody::whole(Bytes::from(body.to_string()), None, None));
         *answer.status_mut() = status;
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

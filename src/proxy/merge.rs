@@ -52,8 +52,13 @@ impl Proxy {
             return Ok(None);
         };
         let taken = std::mem::replace(head, Request::new(()).into_parts().0);
-        let read = Receipt::read(taken, whole).map(Box::new);
-        Ok(read.map_err(|untouched| *head = *untouched).ok())
+        Ok(match Receipt::read(taken, whole) {
+            Ok(receipt) => Some(Box::new(receipt.spelt(body.take_spelling()))),
+            Err(untouched) => {
+                *head = *untouched;
+                None
+            }
+        })
     }
 
     /// A read receipt: it joins a batch.
@@ -102,7 +107,11 @@ impl Proxy {
     fn tell(&self, told: Told, lane: &Lane) -> Result<Response<AnswerBody>, Error> {
         let (mut answer, remaining) = match told.verdict {
             Ok(Given::Shared(shared)) => {
-                let body = AnswerBody::whole(shared.body.clone(), shared.trailers.clone());
+                let body = AnswerBody::whole(
+                    shared.body.clone(),
+                    shared.trailers.clone(),
+                    shared.spelling.clone(),
+                );
                 (
                     Response::from_parts(shared.head.clone(), body),
                     shared.remaining,

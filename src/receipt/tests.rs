@@ -40,7 +40,7 @@ fn texts(ids: &[MessageId]) -> Vec<&str> {
 /// The bytes of a request that is held whole.
 fn bytes(body: RequestBody) -> Bytes {
     match body {
-        RequestBody::Whole(bytes) => bytes.unwrap_or_default(),
+        RequestBody::Whole { bytes, .. } => bytes.unwrap_or_default(),
         RequestBody::Streamed(_) => panic!("streamed"),
     }
 }

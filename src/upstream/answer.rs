@@ -21,6 +21,7 @@ use super::pool::Lease;
 use crate::body;
 use crate::hop;
 use crate::metrics::{Metrics, Route};
+use crate::plain::Spelling;
 
 /// How long an answer that others wait for in full may stay silent midway.
 const SHARED_SILENCE: Duration = Duration::from_secs(30);
@@ -29,7 +30,8 @@ const SHARED_SILENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) head: response::Parts,
-    pub(crate) body: UpstreamBody,
+    /// Boxed, as it goes from hand to hand.
+    pub(crate) body: Box<UpstreamBody>,
     /// The connection itself, where the upstream agreed to an upgrade.
     pub(crate) upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
@@ -46,6 +48,7 @@ impl Answer {
     ) -> Self {
         let Received {
             mut head,
+            spelling,
             source,
             upgrade,
         } = received;
@@ -53,14 +56,15 @@ impl Answer {
         hop::strip(&mut head.headers, upgrade.is_some());
         // The version is of this hop too: the client is spoken to in its own.
         head.version = Version::HTTP_11;
-        let mut body = UpstreamBody {
+        let mut body = Box::new(UpstreamBody {
             source,
+            spelling,
             lease: Some(lease),
             route,
             patience,
             silence: None,
             metrics,
-        };
+        });
         body.release_at_end();
         Self {
             head,
@@ -75,6 +79,8 @@ impl Answer {
 #[derive(Debug)]
 pub(crate) struct UpstreamBody {
     source: Source,
+    /// How the names of the answer's head were spelt, if that is known.
+    spelling: Option<Spelling>,
     lease: Option<Lease>,
     route: Route,
     /// The longest silence allowed.
@@ -93,11 +99,16 @@ impl UpstreamBody {
         }
     }
 
+    /// How the names of the answer's head were spelt, if that is known.
+    pub(crate) fn take_spelling(&mut self) -> Option<Spelling> {
+        self.spelling.take()
+    }
+
     /// Reads the answer to its end, or up to some `limit` of bytes.
     ///
     /// # Errors
     /// The answer broke off.
-    pub(crate) async fn collect(mut self, limit: usize) -> Result<Collected, Failure> {
+    pub(crate) async fn collect(mut self: Box<Self>, limit: usize) -> Result<Collected, Failure> {
         self.patience = self.patience.min(SHARED_SILENCE);
         let mut held = VecDeque::new();
         let mut trailers = None;
@@ -118,17 +129,26 @@ impl UpstreamBody {
             0 | 1 => held.pop_front().unwrap_or_default(),
             _ => Bytes::from(Vec::from(held).concat()),
         };
-        Ok(Collected::Whole(whole, trailers))
+        Ok(Collected::Whole {
+            body: whole,
+            trailers,
+            spelling: self.spelling,
+        })
     }
 }
 
 /// What has been read of an answer.
 #[derive(Debug)]
 pub(crate) enum Collected {
-    /// All of it, with its trailers.
-    Whole(Bytes, Option<http::HeaderMap>),
+    /// All of it.
+    Whole {
+        body: Bytes,
+        trailers: Option<http::HeaderMap>,
+        /// How the names of its head were spelt, if that is known.
+        spelling: Option<Spelling>,
+    },
     /// Its beginning; the rest is still to come.
-    Longer(VecDeque<Bytes>, UpstreamBody),
+    Longer(VecDeque<Bytes>, Box<UpstreamBody>),
 }
 
 impl Body for UpstreamBody {

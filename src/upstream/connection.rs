@@ -20,7 +20,7 @@ use super::failure::Failure;
 use super::patience::Patience;
 use super::plain::Wire;
 use crate::body::RequestBody;
-use crate::plain::{Answer, Framing};
+use crate::plain::{Answer, Framing, Spelling};
 
 /// Calls at once on one HTTP/2 connection before another is opened: the
 /// usual `SETTINGS_MAX_CONCURRENT_STREAMS` (RFC 9113 §6.5.2 advises no less).
@@ -79,6 +79,8 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct Received {
     pub(super) head: response::Parts,
+    /// How the names of the head were spelt, if that is known.
+    pub(super) spelling: Option<Spelling>,
     pub(super) source: Source,
     /// The connection itself, where the upstream agreed to an upgrade.
     pub(super) upgrade: Option<hyper::upgrade::OnUpgrade>,
@@ -241,6 +243,7 @@ impl From<Response<Incoming>> for Received {
         let (head, incoming) = response.into_parts();
         Self {
             head,
+            spelling: None,
             source: Source::Hyper(incoming),
             upgrade,
         }
@@ -251,6 +254,7 @@ impl From<Answer> for Received {
     fn from(answer: Answer) -> Self {
         Self {
             head: answer.head,
+            spelling: answer.spelling,
             source: Source::Plain(answer.framing),
             upgrade: None,
         }

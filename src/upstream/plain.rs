@@ -75,7 +75,8 @@ impl Wire {
             return Err(Unsent::Untouched);
         }
         let body = request.body().held().unwrap_or_default();
-        write_request(&mut self.out, request, body);
+        let spelling = request.body().spelling();
+        write_request(&mut self.out, request, spelling, body);
         self.is_written = false;
         self.keeps_alive = false;
         self.informational = 0;
@@ -223,7 +224,7 @@ mod tests {
     fn request(body: &str) -> Request<RequestBody> {
         let request = Request::post("/x").header("host", "h");
         request
-            .body(RequestBody::whole(Bytes::from(body.to_owned())))
+            .body(RequestBody::whole(Bytes::from(body.to_owned()), None))
             .unwrap()
     }
 

@@ -6,8 +6,9 @@ use http::{HeaderValue, Request, Response};
 use proptest::prelude::*;
 use tokio::io::AsyncReadExt as _;
 
+use crate::plain::spelling::is_same;
 use crate::plain::{
-    Outbox, Read, Reply, Written, read_reply, read_request, write_answer, write_request,
+    Outbox, Read, Reply, Spelling, Written, read_reply, read_request, write_answer, write_request,
 };
 
 /// All that is put in, as it comes out of a narrow stream.
@@ -32,16 +33,23 @@ fn comes_out(mut out: Outbox, narrow: usize) -> String {
     })
 }
 
-fn asked(said: &str) -> Request<()> {
+/// A request, with how its names were spelt.
+fn asked(said: &str) -> Request<Spelling> {
     match read_request(Bytes::copy_from_slice(said.as_bytes())) {
-        Read::Whole { head, .. } => Request::from_parts(*head, ()),
+        Read::Whole { head, spelling, .. } => Request::from_parts(*head, spelling),
         _ => panic!("no plain request"),
     }
 }
 
-fn sent(request: &Request<()>, body: &'static str) -> String {
+fn sent(request: &Request<Spelling>, body: &'static str) -> String {
     let mut out = Outbox::default();
-    write_request(&mut out, request, Bytes::from_static(body.as_bytes()));
+    let spelling = Some(request.body());
+    write_request(
+        &mut out,
+        request,
+        spelling,
+        Bytes::from_static(body.as_bytes()),
+    );
     comes_out(out, 7)
 }
 
@@ -61,9 +69,9 @@ fn a_request_leaves_as_it_came() {
 #[test]
 fn what_was_changed_does_not_upset_how_the_rest_is_spelt() {
     let mut request = asked(
-        "GET / HTTP/1.1\r\nHOST: h\r\nConnection: keep-alive\r\nX-One: 1\r\nX-TWO: 2\r\n\r\n",
+        "GET / HTTP/1.1\r\nHOST: h\r\nConnection: keep-alive\r\nX-ONE: 1\r\nX-Two: 2\r\nX-THREE: 3\r\n\r\n",
     );
-    request.headers_mut().remove("connection");
+    request.headers_mut().remove("x-two");
     request
         .headers_mut()
         .insert(HOST, HeaderValue::from_static("upstream"));
@@ -79,8 +87,8 @@ fn what_was_changed_does_not_upset_how_the_rest_is_spelt() {
             "",
             "GET / HTTP/1.1",
             "HOST: upstream",
-            "X-One: 1",
-            "X-TWO: 2",
+            "X-ONE: 1",
+            "X-THREE: 3",
             "server: new"
         ]
     );
@@ -98,11 +106,45 @@ fn a_name_that_is_nearly_another_is_not_spelt_like_it() {
     assert!(sent(&request, "").contains("\r\nx~: 3\r\ny^: 4\r\n"));
 }
 
-fn answered(said: &str) -> Response<()> {
+/// Names that differ in case, if that: `[` from `{` and `^` from `~` as `A` from `a`.
+fn alike() -> impl Strategy<Value = (String, String)> {
+    let letter = prop::sample::select(b"aAzZ^~@`[{09-".to_vec());
+    let both = (letter, any::<bool>(), prop::bool::weighted(0.05));
+    let both = both.prop_map(|(one, other_case, differs)| {
+        let has_case = one.is_ascii_alphabetic() && other_case;
+        (one, if has_case || differs { one ^ 0x20 } else { one })
+    });
+    prop::collection::vec(both, 0..30).prop_map(|both| {
+        let name = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let (one, other) = both.into_iter().unzip();
+        (name(one), name(other))
+    })
+}
+
+proptest! {
+    #[test]
+    fn names_are_the_same_in_any_case_and_in_nothing_else((spelt, other) in alike()) {
+        let lower = other.to_ascii_lowercase();
+        let is_it = spelt.eq_ignore_ascii_case(&lower);
+        prop_assert_eq!(is_same(spelt.as_bytes(), lower.as_bytes()), is_it);
+    }
+}
+
+/// An answer, with how its names were spelt.
+fn answered(said: &str) -> Response<Option<Spelling>> {
     match read_reply(&mut Bytes::copy_from_slice(said.as_bytes())) {
-        Ok(Some(Reply::Answer(answer))) => Response::from_parts(answer.head, ()),
+        Ok(Some(Reply::Answer(answer))) => Response::from_parts(answer.head, answer.spelling),
         other => panic!("{other:?}"),
     }
+}
+
+fn write(
+    text: &mut Vec<u8>,
+    answer: &mut Response<Option<Spelling>>,
+    length: Option<u64>,
+) -> Written {
+    let spelling = answer.body().clone();
+    write_answer(text, answer, spelling.as_ref(), length)
 }
 
 #[test]
@@ -114,7 +156,7 @@ fn an_answer_leaves_as_it_came() {
         "HTTP/1.1 599 \r\nContent-Length: 0\r\n\r\n",
     ] {
         let mut text = Vec::new();
-        write_answer(&mut text, &mut answered(said), None);
+        write(&mut text, &mut answered(said), None);
         assert_eq!(String::from_utf8(text).unwrap(), said);
     }
 }
@@ -123,14 +165,11 @@ fn an_answer_leaves_as_it_came() {
 fn how_a_body_ends_is_told() {
     let mut text = Vec::new();
     let mut answer = answered("HTTP/1.1 200 OK\r\nX: 1\r\n\r\n");
-    assert_eq!(
-        write_answer(&mut text, &mut answer, Some(3)),
-        Written::Length(3)
-    );
+    assert_eq!(write(&mut text, &mut answer, Some(3)), Written::Length(3));
     assert!(text.ends_with(b"X: 1\r\ncontent-length: 3\r\n\r\n"));
     text.clear();
     let chunked = Written::Chunked { is_open: false };
-    assert_eq!(write_answer(&mut text, &mut answer, None), chunked);
+    assert_eq!(write(&mut text, &mut answer, None), chunked);
     assert!(text.ends_with(b"X: 1\r\ntransfer-encoding: chunked\r\n\r\n"));
 }
 
@@ -150,7 +189,7 @@ fn a_length_is_told_once_and_only_of_a_body() {
     ] {
         let said = format!("HTTP/1.1 {said}\r\n\r\n");
         let mut text = Vec::new();
-        write_answer(&mut text, &mut answered(&said), None);
+        write(&mut text, &mut answered(&said), None);
         let text = String::from_utf8(text).unwrap();
         let lengths = text
             .lines()

@@ -126,7 +126,7 @@ fn texts<'i>(ids: impl IntoIterator<Item = &'i MessageId>) -> Vec<&'i str> {
 fn parts(request: http::Request<RequestBody>) -> (Parts, Bytes) {
     let (head, body) = request.into_parts();
     match body {
-        RequestBody::Whole(body) => (head, body.unwrap_or_default()),
+        RequestBody::Whole { bytes, .. } => (head, bytes.unwrap_or_default()),
         RequestBody::Streamed(_) => panic!("a receipt's body is held in full"),
     }
 }
