@@ -82,9 +82,13 @@ impl ClientBody {
         self.incoming.is_none()
     }
 
-    /// A body that [`came_whole`](Self::came_whole), in one piece.
+    /// A body that [`came_whole`](Self::came_whole) or [`is_empty`](Self::is_empty),
+    /// in one piece.
     pub(crate) fn into_bytes(mut self) -> Bytes {
-        debug_assert!(self.came_whole(), "the rest would be lost");
+        debug_assert!(
+            self.came_whole() || self.is_empty(),
+            "the rest would be lost"
+        );
         if self.held.len() > 1 {
             // A tenant's key in it was replaced.
             return Bytes::from(self.held());

@@ -20,7 +20,10 @@ const MAX_NAME: usize = u8::MAX as usize;
 
 impl Spelling {
     pub(super) fn of<'n>(names: impl Iterator<Item = &'n str> + Clone) -> Self {
-        let names = names.filter(|name| name.len() <= MAX_NAME);
+        // `Connection` is not passed on.
+        let is_kept =
+            |name: &&str| !name.eq_ignore_ascii_case("connection") && name.len() <= MAX_NAME;
+        let names = names.filter(is_kept);
         let length = names.clone().map(|name| 1 + name.len()).sum();
         let mut text = Vec::with_capacity(length);
         for name in names {
@@ -59,11 +62,11 @@ impl<'s> Speller<'s> {
     fn spelt(&mut self, name: &str, nth: usize) -> Option<&'s [u8]> {
         let is_it = |spelt: &&[u8]| is_same(spelt, name.as_bytes());
         let mut rest = self.rest;
-        if let Some(next) = rest.find(is_it) {
-            // What is between was taken out, or stands with others of its name.
+        if let Some(next) = rest.next().filter(is_it) {
             self.rest = rest;
             return Some(next);
         }
+        // Fields were taken out, or stand apart from others of their name.
         self.all.filter(is_it).nth(nth)
     }
 }
