@@ -22,7 +22,7 @@
 //! - `tenant`: whose an instance is, and what a tenant's key opens
 //! - `batch`: windows, verdicts, splits; `limit`: buckets and queues
 //! - `upstream`: connections to the upstream, one call sent at most once
-//! - `alarm`: windows end on time
+//! - `alarm`: windows end on time; `turn`: calls that are ready together write together
 //! - [`metrics`], `admin`, `access_log`, [`telemetry`]: what operators see
 //! - [`config`], [`cli`], [`shutdown`], `drain`, [`systemd`]: how the program is steered
 //! - [`estimate`]: what the gateway would do to the traffic of an access log

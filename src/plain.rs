@@ -21,7 +21,7 @@ pub(crate) use answer::{
 };
 pub(crate) use framing::{Framing, Taken};
 pub(crate) use outbox::Outbox;
-pub(crate) use request::{Read, read_request, write_request};
+pub(crate) use request::{Plain, Read, read_request, write_request};
 pub(crate) use spelling::Spelling;
 pub(crate) use written::Written;
 

@@ -114,8 +114,10 @@ impl Upstream {
         &self,
         request: &mut Request<RequestBody>,
         route: Route,
-        began: Instant,
     ) -> Result<Answer, Failure> {
+        // All of them: calls of one instance go in the order they come here.
+        turn::after_others().await;
+        let began = Instant::now();
         let result = self.exchange(request, began).await;
         match result {
             Ok((received, lease)) => {
@@ -158,10 +160,6 @@ impl Upstream {
         began: Instant,
     ) -> Result<(Received, Lease), Failure> {
         let need = need(request);
-        if need == Need::Plain {
-            // hyper's connections have tasks of their own, which write then.
-            turn::after_others().await;
-        }
         let mut patience = Patience {
             began,
             length: self.settings.response_timeout,

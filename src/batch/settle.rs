@@ -233,8 +233,7 @@ impl Sender<'_> {
     /// One call. A lone caller's is its own request, unchanged.
     async fn attempt(&self, group: &Group, pass: Pass) -> Outcome {
         let mut request = group.request();
-        let now = Instant::now();
-        let answer = self.upstream.call(&mut request, Route::Seen, now).await;
+        let answer = self.upstream.call(&mut request, Route::Seen).await;
         let Answer { head, body, .. } = match answer {
             Ok(answer) => answer,
             Err(failure) => {

@@ -48,8 +48,8 @@ impl Front {
             // room for it.
             match woken {
                 Woken::Http1 => {
-                    let patience = self.common.settings.body_timeout;
-                    let request = plain::take(&mut io, &activity, patience, &mut bell);
+                    let max_fields = self.common.settings.max_headers;
+                    let request = plain::take(&mut io, &activity, max_fields, &mut bell);
                     if let Some(request) = request.await {
                         let answered =
                             self.answer_plain(&mut io, request, peer, &activity, &mut bell);

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use http::Response;
 use http::header::CONNECTION;
-use http::request::Parts;
 use http_body::{Body as _, Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -24,7 +23,9 @@ use super::bell::{Bell, Ring};
 use super::rewound::Rewound;
 use super::{FAREWELL, Front, LINGER};
 use crate::body::{AnswerBody, ClientBody};
-use crate::plain::{Malformed, Outbox, Read, Written, has_no_body, read_request, write_answer};
+use crate::plain::{
+    Malformed, Outbox, Plain, Read, Written, has_no_body, read_request, write_answer,
+};
 use crate::turn;
 
 /// How long a request may take to come: one longer than a packet comes in
@@ -64,23 +65,18 @@ struct Writing {
 pub(super) async fn take<IO>(
     io: &mut Rewound<IO>,
     activity: &Activity,
-    patience: Duration,
+    max_fields: usize,
     bell: &mut Bell<'_>,
-) -> Option<(Box<Parts>, ClientBody)>
+) -> Option<Plain>
 where
     IO: AsyncRead + Unpin,
 {
     let mut until = None;
     loop {
-        match read_request(io.take_ahead()) {
-            Read::Whole {
-                head,
-                spelling,
-                body,
-                rest,
-            } => {
+        match read_request(io.take_ahead(), max_fields) {
+            Read::Whole(request, rest) => {
                 io.put_back(rest);
-                return Some((head, ClientBody::plain(body, spelling, patience)));
+                return Some(request);
             }
             Read::Other(said) => {
                 io.put_back(said);
@@ -106,7 +102,7 @@ impl Front {
     pub(super) async fn answer_plain<IO>(
         &self,
         io: &mut Rewound<IO>,
-        (head, body): (Box<Parts>, ClientBody),
+        request: Plain,
         peer: Option<IpAddr>,
         activity: &Arc<Activity>,
         bell: &mut Bell<'_>,
@@ -117,6 +113,12 @@ impl Front {
         let now = Instant::now();
         activity.began(now);
         let proxy = self.proxy.clone();
+        let Plain {
+            head,
+            spelling,
+            body,
+        } = request;
+        let body = ClientBody::plain(body, spelling, self.common.settings.body_timeout);
         let Ok(answer) = proxy
             .handle(head, body, peer, Arc::clone(activity), now)
             .await;

@@ -24,23 +24,26 @@ const MAX_BODY: usize = 8 * 1024;
 /// A field with its own case of a request that is not plain.
 const OTHER: [HeaderName; 5] = [TRANSFER_ENCODING, EXPECT, UPGRADE, TE, TRAILER];
 
+/// A plain request.
+pub(crate) struct Plain {
+    pub(crate) head: Box<Parts>,
+    pub(crate) spelling: Spelling,
+    pub(crate) body: Bytes,
+}
+
 /// What was read of a request.
 pub(crate) enum Read {
     /// All of a plain one; then what follows it.
-    Whole {
-        head: Box<Parts>,
-        spelling: Spelling,
-        body: Bytes,
-        rest: Bytes,
-    },
+    Whole(Plain, Bytes),
     /// The beginning of what may become one; here it is back.
     Begun(Bytes),
     /// It is for hyper to say what this is; here it is back.
     Other(Bytes),
 }
 
-/// Reads a request from its first byte.
-pub(crate) fn read_request(said: Bytes) -> Read {
+/// Reads a request from its first byte. One of more fields than `most` is no
+/// plain one.
+pub(crate) fn read_request(said: Bytes, most: usize) -> Read {
     // Empty lines before it are for hyper to judge.
     if !said.first().is_some_and(u8::is_ascii_alphabetic) {
         return Read::Other(said);
@@ -52,7 +55,7 @@ pub(crate) fn read_request(said: Bytes) -> Read {
         Ok(httparse::Status::Partial) if said.len() <= MAX_HEAD => return Read::Begun(said),
         _ => return Read::Other(said),
     };
-    let Some((head, body_length)) = plain(&said, &request) else {
+    let Some((head, body_length)) = plain(&said, &request, most) else {
         return Read::Other(said);
     };
     let length = head_length + body_length;
@@ -60,17 +63,22 @@ pub(crate) fn read_request(said: Bytes) -> Read {
         return Read::Begun(said);
     }
     let names = request.headers.iter().map(|field| field.name);
-    Read::Whole {
+    let is_kept = |name: &&str| !name.eq_ignore_ascii_case("connection");
+    let request = Plain {
         head,
-        spelling: Spelling::of(names),
+        spelling: Spelling::of(names.filter(is_kept)),
         body: said.slice(head_length..length),
-        rest: said.slice(length..),
-    }
+    };
+    Read::Whole(request, said.slice(length..))
 }
 
 /// The head of a plain request, and the length of its body.
-fn plain(said: &Bytes, request: &httparse::Request<'_, '_>) -> Option<(Box<Parts>, usize)> {
-    if request.version != Some(1) {
+fn plain(
+    said: &Bytes,
+    request: &httparse::Request<'_, '_>,
+    most: usize,
+) -> Option<(Box<Parts>, usize)> {
+    if request.version != Some(1) || request.headers.len() > most {
         return None;
     }
     let method = Method::from_bytes(request.method?.as_bytes()).ok()?;

@@ -20,10 +20,7 @@ const MAX_NAME: usize = u8::MAX as usize;
 
 impl Spelling {
     pub(super) fn of<'n>(names: impl Iterator<Item = &'n str> + Clone) -> Self {
-        // `Connection` is not passed on.
-        let is_kept =
-            |name: &&str| !name.eq_ignore_ascii_case("connection") && name.len() <= MAX_NAME;
-        let names = names.filter(is_kept);
+        let names = names.filter(|name| name.len() <= MAX_NAME);
         let length = names.clone().map(|name| 1 + name.len()).sum();
         let mut text = Vec::with_capacity(length);
         for name in names {

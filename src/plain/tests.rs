@@ -10,12 +10,13 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 /// Fields as they can be compared: only those of one name have an order, and
-/// what `Connection` says of the connection alone is told otherwise.
-fn fields(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+/// a `Connection` that is told otherwise, as all its options are `told`, is none.
+fn fields(headers: &HeaderMap, told: &[&str]) -> Vec<(String, Vec<u8>)> {
     let is_told = |value: &[u8]| {
         value.split(|&byte| byte == b',').all(|option| {
             let option = option.trim_ascii();
-            option.eq_ignore_ascii_case(b"keep-alive") || option.eq_ignore_ascii_case(b"close")
+            told.iter()
+                .any(|told| option.eq_ignore_ascii_case(told.as_bytes()))
         })
     };
     let fields = headers.iter();

@@ -57,7 +57,7 @@ impl Proxy {
         let mut request = take(head, body);
         trail.queued(pass.waited.unwrap_or_default());
         let began = Instant::now();
-        let answer = self.upstream.call(&mut request, route, began).await;
+        let answer = self.upstream.call(&mut request, route).await;
         trail.upstream(began);
         let answer = answer.inspect_err(|_| lane.unanswered(&pass.permit))?;
         let Answer {

@@ -427,3 +427,36 @@ async fn heads_before_the_answer_are_passed_over_but_not_for_ever() {
     line.says(early.repeat(101)).await;
     assert_eq!(client.answer().await.status(), 502);
 }
+
+#[tokio::test(start_paused = true)]
+async fn fields_are_counted_alike() {
+    let request = "GET /sandbox/echo HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\nX-1: 1\r\nX-2: 2\r\nX-3: 3\r\n\r\n";
+    for (most, status) in [(4, 431), (5, 200)] {
+        let world = World::new(&format!("server.max_headers = {most}"));
+        let mut clients = [world.client(), world.client()];
+        clients[0].says(request).await;
+        says_in_pieces(&mut clients[1], request).await;
+        for client in &mut clients {
+            assert_eq!(client.answer().await.status(), status, "{most}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_connection_is_spelt_as_the_upstream_spells_it() {
+    for is_plain in [true, false] {
+        let mut stage = Stage::new("");
+        let mut client = stage.client();
+        match is_plain {
+            true => client.says(get("/x")).await,
+            false => says_in_pieces(&mut client, &get("/x")).await,
+        }
+        let mut line = stage.upstream.accepts().await;
+        line.request().await;
+        stage.gateway.drain();
+        line.says("HTTP/1.1 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 2\r\n\r\nok")
+            .await;
+        let heard = client.hears_rest().await;
+        assert!(heard.contains("\r\nConnection: close\r\n"), "{heard}");
+    }
+}

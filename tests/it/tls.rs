@@ -390,3 +390,36 @@ async fn a_client_that_breaks_off_is_told_apart_from_an_upstream_that_does() {
         "{answer}"
     );
 }
+
+#[tokio::test]
+async fn calls_on_a_shared_connection_keep_the_order_in_which_they_came() {
+    let (sandbox, gateway) = behind_tls(&[b"h2"]).await;
+    // That one closes its connection: it is hyper's to read.
+    let call = |message: usize, field: &str| {
+        format!(
+            "GET /v2/send/text?instance_id=1&access_token=t&chatId=1&message={message} HTTP/1.1\r\n\
+             Host: h\r\n{field}\r\n"
+        )
+    };
+    ask(&gateway, &call(0, "Connection: close\r\n")).await;
+    let mut clients = Vec::new();
+    for message in 1..9 {
+        let (mut client, server) = tokio::io::duplex(64 * 1024);
+        let gateway = gateway.clone();
+        tokio::spawn(async move { gateway.serve(server).await });
+        let field = ["", "Connection: close\r\n"][message % 2];
+        client
+            .write_all(call(message, field).as_bytes())
+            .await
+            .unwrap();
+        clients.push(client);
+    }
+    for client in &mut clients {
+        client.read_u8().await.unwrap();
+    }
+    let calls = sandbox.calls();
+    let messages = calls
+        .iter()
+        .map(|call| call.target.rsplit('=').next().unwrap());
+    assert_eq!(messages.collect::<String>(), "012345678");
+}

@@ -16,6 +16,9 @@ use super::fields;
 use crate::plain::framing::{Chunked, Taken};
 use crate::plain::{Framing, Malformed, Reply, read_reply};
 
+/// What of `Connection` is told by the framing and by what the connection does.
+const TOLD: [&str; 2] = ["keep-alive", "close"];
+
 /// What was read of an answer.
 #[derive(Debug, PartialEq, Eq)]
 struct Heard {
@@ -66,14 +69,14 @@ fn plain(pieces: &[&[u8]]) -> Option<Heard> {
     let mut heard = Heard {
         status: answer.head.status.as_u16(),
         reason: reason.map(|reason| reason.as_bytes().to_vec()),
-        fields: fields(&answer.head.headers),
+        fields: fields(&answer.head.headers, &TOLD),
         body: Some(Vec::new()),
         trailers: Vec::new(),
     };
     loop {
         match answer.framing.take(&mut read) {
             Ok(Taken::Data(data)) => heard.body.as_mut().unwrap().extend_from_slice(&data),
-            Ok(Taken::Trailers(trailers)) => heard.trailers = fields(&trailers),
+            Ok(Taken::Trailers(trailers)) => heard.trailers = fields(&trailers, &[]),
             Ok(Taken::End) => return Some(heard),
             Ok(Taken::Nothing) => {
                 if more(&mut read).is_none() {
@@ -121,14 +124,14 @@ fn by_hyper(said: &[u8]) -> Option<Heard> {
         let mut heard = Heard {
             status: head.status.as_u16(),
             reason: reason.map(|reason| reason.as_bytes().to_vec()),
-            fields: fields(&head.headers),
+            fields: fields(&head.headers, &TOLD),
             body: Some(Vec::new()),
             trailers: Vec::new(),
         };
         while let Some(frame) = body.frame().await {
             match frame.map(http_body::Frame::into_data) {
                 Ok(Ok(data)) => heard.body.as_mut().unwrap().extend_from_slice(&data),
-                Ok(Err(frame)) => heard.trailers = fields(&frame.into_trailers().unwrap()),
+                Ok(Err(frame)) => heard.trailers = fields(&frame.into_trailers().unwrap(), &[]),
                 Err(_) => {
                     heard.body = None;
                     break;

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use tokio::io::AsyncWriteExt as _;
 
 use super::fields;
-use crate::plain::{Read, read_request};
+use crate::plain::{Plain, Read, read_request};
 
 /// What was read of a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,14 +27,12 @@ struct Heard {
 
 /// A plain request and what follows it; `None` if it is for hyper.
 fn plain(said: &[u8]) -> Option<(Heard, Vec<u8>)> {
-    match read_request(Bytes::copy_from_slice(said)) {
-        Read::Whole {
-            head, body, rest, ..
-        } => {
+    match read_request(Bytes::copy_from_slice(said), 100) {
+        Read::Whole(Plain { head, body, .. }, rest) => {
             let heard = Heard {
                 method: head.method.to_string(),
                 target: head.uri.to_string(),
-                fields: fields(&head.headers),
+                fields: fields(&head.headers, &["keep-alive"]),
                 body: body.to_vec(),
             };
             Some((heard, rest.to_vec()))
@@ -58,7 +56,7 @@ fn by_hyper(said: &[u8]) -> Vec<Heard> {
                 hears.lock().unwrap().push(Heard {
                     method: head.method.to_string(),
                     target: head.uri.to_string(),
-                    fields: fields(&head.headers),
+                    fields: fields(&head.headers, &["keep-alive"]),
                     body: body.to_bytes().to_vec(),
                 });
             }

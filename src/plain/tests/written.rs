@@ -35,8 +35,8 @@ fn comes_out(mut out: Outbox, narrow: usize) -> String {
 
 /// A request, with how its names were spelt.
 fn asked(said: &str) -> Request<Spelling> {
-    match read_request(Bytes::copy_from_slice(said.as_bytes())) {
-        Read::Whole { head, spelling, .. } => Request::from_parts(*head, spelling),
+    match read_request(Bytes::copy_from_slice(said.as_bytes()), 100) {
+        Read::Whole(asked, _) => Request::from_parts(*asked.head, asked.spelling),
         _ => panic!("no plain request"),
     }
 }
