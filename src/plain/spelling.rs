@@ -69,7 +69,7 @@ impl<'s> Speller<'s> {
 }
 
 /// Whether a name is this one in lower case: both are tokens (RFC 9110 §5.6.2),
-/// so ASCII. The standard library takes several times as long for any two texts.
+/// so ASCII. Eight bytes at a time, as every field of every call comes here.
 pub(super) fn is_same(spelt: &[u8], lower: &[u8]) -> bool {
     if spelt.len() != lower.len() {
         return false;
@@ -92,7 +92,7 @@ pub(super) fn is_same(spelt: &[u8], lower: &[u8]) -> bool {
 /// The same in each byte, times what it is multiplied by.
 const EACH: u64 = 0x0101_0101_0101_0101;
 
-/// Bytes that most such fields take.
+/// Bytes that so many fields take, as fields mostly are.
 pub(super) fn room(fields: &HeaderMap) -> usize {
     fields.len() * USUAL_LINE
 }

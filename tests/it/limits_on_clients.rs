@@ -205,6 +205,19 @@ async fn a_head_that_is_too_long_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn fields_are_counted_alike_whoever_reads_them() {
+    let request = "GET /sandbox/echo HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\nX-1: 1\r\nX-2: 2\r\nX-3: 3\r\n\r\n";
+    for (most, status) in [(4, 431), (5, 200)] {
+        let world = World::new(&format!("server.max_headers = {most}"));
+        let mut clients = [world.client(), world.client()];
+        for (client, is_plain) in clients.iter_mut().zip([true, false]) {
+            client.says_as(is_plain, request).await;
+            assert_eq!(client.answer().await.status(), status, "{most}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_made_up_name_takes_no_label() {
     let world = World::new("");
     for n in 0..50 {

@@ -45,6 +45,17 @@ impl Line {
             .expect("the other end reads")
     }
 
+    /// Says a request, whole or so that it is not plain and hyper has to read it: its
+    /// first bytes come long before the rest.
+    pub(crate) async fn says_as(&mut self, is_plain: bool, request: &str) {
+        if is_plain {
+            return self.says(request).await;
+        }
+        self.says(&request[..3]).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        self.says(&request[3..]).await;
+    }
+
     /// Closes its own direction only.
     pub(crate) async fn says_no_more(&mut self) {
         self.io.shutdown().await.unwrap();
