@@ -5,6 +5,7 @@
 
 mod answer;
 mod client;
+mod coming;
 mod request;
 mod splice;
 

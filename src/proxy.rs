@@ -151,6 +151,8 @@ impl Proxy {
             let answer = self
                 .call(&mut head, &mut body, peer, route, crowded, trail)
                 .await;
+            // What has not come of it is not wanted any more.
+            drop(body);
             Ok(self.end(answer, version, is_head, ending))
         }
     }
@@ -182,7 +184,8 @@ impl Proxy {
             .code(answer.status())
             .inc();
         let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if version < Version::HTTP_2 && !switched && shared.drain.has_begun() {
+        let is_last = shared.drain.has_begun() || ending.activity().gave_up();
+        if version < Version::HTTP_2 && !switched && is_last {
             answer
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));

@@ -81,6 +81,11 @@ impl Ending {
             is_complete: false,
         }
     }
+
+    /// The connection the call came on.
+    pub(crate) fn activity(&self) -> &Activity {
+        &self.activity
+    }
 }
 
 impl Drop for Ending {

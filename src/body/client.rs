@@ -13,13 +13,16 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::EXPECT;
+use http::request::Parts;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::coming::Coming;
 use super::{Error, LOOK, splice};
 use crate::access_log::RequestBytes;
-use crate::front::{Activity, Unread};
+use crate::front::Activity;
 use crate::plain::Spelling;
 
 /// What a piece costs at least, for its place in the list: a body cut into
@@ -29,8 +32,10 @@ const PIECE_COST: usize = 64;
 /// A request body as it comes from the client, streamed.
 #[derive(Debug)]
 pub(crate) struct ClientBody {
-    /// `None` where it was taken, or came whole.
-    incoming: Option<Incoming>,
+    /// What is still to come.
+    coming: Coming,
+    /// It came with its head, or there is none.
+    came_whole: bool,
     /// Read ahead, not yet handed on.
     held: VecDeque<Frame<Bytes>>,
     held_bytes: usize,
@@ -38,10 +43,6 @@ pub(crate) struct ClientBody {
     held_cost: usize,
     /// How the names of the head it came with were spelt, if that is known.
     spelling: Option<Spelling>,
-    /// `incoming` has been read to its end.
-    complete: bool,
-    /// Tells the connection so, when it has.
-    unread: Option<Unread>,
     /// The longest silence allowed: `server.body_timeout`.
     patience: Duration,
     /// Counts what comes, for the access log.
@@ -51,15 +52,20 @@ pub(crate) struct ClientBody {
 }
 
 impl ClientBody {
-    /// A body that comes on the connection of this activity.
-    pub(crate) fn new(incoming: Incoming, patience: Duration, activity: &Arc<Activity>) -> Self {
-        let complete = incoming.is_end_stream();
-        Self {
-            incoming: Some(incoming),
-            complete,
-            unread: (!complete).then(|| activity.unread()),
-            ..Self::none(patience)
+    /// A body that comes on the connection of this activity, after this head.
+    pub(crate) fn new(
+        incoming: Incoming,
+        head: &Parts,
+        patience: Duration,
+        activity: &Arc<Activity>,
+    ) -> Self {
+        let mut body = Self::none(patience);
+        body.came_whole = false;
+        if !incoming.is_end_stream() {
+            let is_kept_back = head.headers.contains_key(EXPECT);
+            body.coming = Coming::new(incoming, activity.unread(), is_kept_back);
         }
+        body
     }
 
     /// A body that came whole with its head, or none. With its length in the
@@ -79,7 +85,7 @@ impl ClientBody {
 
     /// True when the body came whole with its head, or there is none.
     pub(crate) fn came_whole(&self) -> bool {
-        self.incoming.is_none()
+        self.came_whole
     }
 
     /// A body that [`came_whole`](Self::came_whole) or [`is_empty`](Self::is_empty),
@@ -99,13 +105,12 @@ impl ClientBody {
 
     fn none(patience: Duration) -> Self {
         Self {
-            incoming: None,
+            coming: Coming::nothing(),
+            came_whole: true,
             held: VecDeque::new(),
             held_bytes: 0,
             held_cost: 0,
             spelling: None,
-            complete: true,
-            unread: None,
             patience,
             bytes: None,
             silence: None,
@@ -133,12 +138,12 @@ impl ClientBody {
 
     /// True when the request has no body at all.
     pub(crate) fn is_empty(&self) -> bool {
-        self.complete && self.held.is_empty()
+        self.is_complete() && self.held.is_empty()
     }
 
     /// True when the client has sent everything.
     pub(crate) fn is_complete(&self) -> bool {
-        self.complete
+        self.coming.is_over()
     }
 
     /// The `index`th piece of the body's data, reading ahead if need be;
@@ -158,7 +163,7 @@ impl ClientBody {
                 // Trailers hold no data, and nothing follows them.
                 return Poll::Ready(Ok(frame.data_ref().cloned()));
             }
-            if self.complete || self.held_cost >= LOOK {
+            if self.is_complete() || self.held_cost >= LOOK {
                 return Poll::Ready(Ok(None));
             }
             match ready!(self.poll_incoming(cx)) {
@@ -182,7 +187,7 @@ impl ClientBody {
             pieces += 1;
         }
         let data_only = self.held.iter().all(Frame::is_data);
-        if !self.complete || self.held_bytes > LOOK || !data_only {
+        if !self.is_complete() || self.held_bytes > LOOK || !data_only {
             return Ok(None);
         }
         let mut data = self.held.iter().filter_map(Frame::data_ref);
@@ -217,29 +222,13 @@ impl ClientBody {
     }
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let (Some(incoming), false) = (&mut self.incoming, self.complete) else {
-            return Poll::Ready(None);
-        };
-        match Pin::new(&mut *incoming).poll_frame(cx) {
+        match self.coming.poll_frame(cx) {
             Poll::Ready(frame) => {
                 self.silence = None;
                 if let (Some(bytes), Some(Ok(frame))) = (&self.bytes, &frame) {
                     bytes.add(frame.data_ref().map_or(0, Bytes::len));
                 }
-                let is_last = match &frame {
-                    // Nothing follows trailers.
-                    Some(Ok(frame)) => frame.is_trailers() || incoming.is_end_stream(),
-                    Some(Err(_)) => false,
-                    None => true,
-                };
-                if is_last {
-                    self.complete = true;
-                    if let Some(unread) = self.unread.take() {
-                        unread.ended();
-                    }
-                }
-                // hyper's error may name the request; ours says what happened.
-                Poll::Ready(frame.map(|frame| frame.map_err(|_| Error::ClientGone)))
+                Poll::Ready(frame)
             }
             Poll::Pending => {
                 let patience = self.patience;
@@ -247,7 +236,7 @@ impl ClientBody {
                     Box::pin(tokio::time::sleep_until(Instant::now() + patience))
                 });
                 ready!(silence.as_mut().poll(cx));
-                Poll::Ready(Some(Err(Error::ClientTooSlow)))
+                Poll::Ready(Some(Err(self.coming.break_off(Error::ClientTooSlow))))
             }
         }
     }

@@ -28,6 +28,8 @@ pub(crate) struct Activity {
     /// Request bodies that came on this connection and were not read to their
     /// end; one that was given up is never taken off.
     unread: AtomicUsize,
+    /// One of them was: HTTP/1 can say nothing more here.
+    gave_up: AtomicBool,
     http2: AtomicBool,
     /// The stream is being shut, or was.
     shut: AtomicBool,
@@ -74,6 +76,7 @@ impl Activity {
             state: AtomicU64::new(Phase::Head as u64),
             calls: AtomicUsize::new(0),
             unread: AtomicUsize::new(0),
+            gave_up: AtomicBool::new(false),
             http2: AtomicBool::new(false),
             shut: AtomicBool::new(false),
             stalled: AtomicU64::new(0),
@@ -85,9 +88,11 @@ impl Activity {
         self.http2.store(true, Relaxed);
     }
 
-    /// Bytes came from the client.
+    /// Bytes came from the client. Those of a body whose request was answered
+    /// already begin no head.
     pub(super) fn received(&self) {
-        if self.phase().0 == Phase::Idle && !self.is_http2() {
+        let begins = self.phase().0 == Phase::Idle && self.unread.load(Relaxed) == 0;
+        if begins && !self.is_http2() {
             self.enter(Phase::Head, Instant::now());
         }
     }
@@ -125,6 +130,12 @@ impl Activity {
         if self.calls.fetch_sub(1, Relaxed) == 1 {
             self.enter(Phase::Idle, now);
         }
+    }
+
+    /// Whether an HTTP/1 connection ends with the next answer, since a body is
+    /// in the way of the next request.
+    pub(crate) fn gave_up(&self) -> bool {
+        self.gave_up.load(Relaxed)
     }
 
     /// Calls not yet finished, those whose client has gone included.
@@ -218,8 +229,23 @@ impl Activity {
 pub(crate) struct Unread(Arc<Activity>);
 
 impl Unread {
+    /// Whether the client speaks HTTP/2.
+    pub(crate) fn is_http2(&self) -> bool {
+        self.0.is_http2()
+    }
+
+    /// It will not be read on.
+    pub(crate) fn given_up(self) {
+        self.0.gave_up.store(true, Relaxed);
+    }
+
     /// The body's end has come.
     pub(crate) fn ended(self) {
-        self.0.unread.fetch_sub(1, Relaxed);
+        let Self(activity) = self;
+        activity.unread.fetch_sub(1, Relaxed);
+        if activity.phase().0 == Phase::Idle {
+            // It was answered before: only now there is nothing to be done.
+            activity.enter(Phase::Idle, Instant::now());
+        }
     }
 }

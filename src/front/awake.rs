@@ -166,7 +166,7 @@ impl Front {
             activity.began(now);
             let activity = Arc::clone(&activity);
             let (head, body) = request.into_parts();
-            let body = ClientBody::new(body, body_timeout, &activity);
+            let body = ClientBody::new(body, &head, body_timeout, &activity);
             proxy
                 .clone()
                 .handle(Box::new(head), body, peer, activity, now)

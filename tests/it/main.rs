@@ -13,6 +13,7 @@ mod batches;
 mod cli;
 mod counting;
 mod drain;
+mod early;
 mod expect;
 mod exposition;
 mod keys;

@@ -1,0 +1,189 @@
+//! Requests that are answered before their body has come: the client can go on, and hears its answer.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::{Line, Stage, World, at_rest, get};
+
+/// A world whose few tokens are spent, and in which the next one is too far away to be waited for.
+async fn spent(more: &str) -> World {
+    let world = World::new(&format!("limit.rate = 0.001\nlimit.burst = 1\n{more}"));
+    let one_more = format!("{}hello", head("Content-Length: 5"));
+    while world.call(&one_more).await.status() != 429 {}
+    world
+}
+
+/// The head of a call of instance 123 that announces a body so.
+fn head(framing: &str) -> String {
+    format!(
+        "POST /v2/send/text?instance_id=123&access_token=token-1 HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n"
+    )
+}
+
+/// A client whose call was refused before its body came.
+async fn refused(world: &World, framing: &str) -> Line {
+    let mut client = world.client();
+    client.says(head(framing)).await;
+    let answer = client.answer().await;
+    assert_eq!(answer.status(), 429);
+    assert_eq!(answer.field("connection"), None);
+    client
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_the_body_is_taken_and_the_connection_goes_on() {
+    let large = "x".repeat(1 << 20);
+    for (framing, rest) in [
+        ("Content-Length: 5", "hello"),
+        ("Content-Length: 1048576", &*large),
+        ("Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n"),
+        (
+            "Transfer-Encoding: chunked\r\nTrailer: X-Sum",
+            "5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n",
+        ),
+    ] {
+        let world = spent("").await;
+        let mut client = refused(&world, framing).await;
+        let refused = world.sandbox.calls().len();
+        for piece in rest.as_bytes().chunks(rest.len().div_ceil(20)) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            client.says(piece).await;
+        }
+        let pause = Duration::from_secs(60);
+        tokio::time::sleep(pause).await;
+        let answer = client.asks(get("/sandbox/echo?instance_id=2")).await;
+        assert_eq!(answer.status(), 200, "{framing}");
+        assert_eq!(world.sandbox.calls().len(), refused + 1, "{framing}");
+        at_rest().await;
+        assert_eq!(world.counted("wawp_gateway_connections", &[]), 1.0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_follows_the_body_in_one_breath_is_answered() {
+    let world = spent("").await;
+    let mut client = refused(&world, "Content-Length: 5").await;
+    let next = get("/sandbox/echo?instance_id=2");
+    let answer = client.asks(format!("hello{next}")).await;
+    assert_eq!(answer.status(), 200);
+    client
+        .says(format!("{}hel", head("Content-Length: 5")))
+        .await;
+    assert_eq!(client.answer().await.status(), 429);
+    let next = get("/sandbox/echo?instance_id=3");
+    assert_eq!(client.asks(format!("lo{next}")).await.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreachable_upstream_costs_no_connection() {
+    let stage = Stage::new("");
+    let mut client = stage.client();
+    drop(stage.upstream);
+    for _ in 0..3 {
+        client.says(head("Content-Length: 5")).await;
+        let answer = client.answer().await;
+        assert_eq!(answer.json()["code"], "upstream_unreachable");
+        client.says("hello").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_breaks_off_in_the_middle_costs_no_connection() {
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    client
+        .says(format!("{}hel", head("Content-Length: 5")))
+        .await;
+    let mut line = stage.upstream.accepts().await;
+    line.hears_until("hel").await;
+    line.hangs_up();
+    assert_eq!(client.answer().await.status(), 502);
+    client.says("lo").await;
+    client.says(get("/x?instance_id=1&access_token=t")).await;
+    let mut line = stage.upstream.accepts().await;
+    assert!(line.request().await.start.starts_with("GET /x?"));
+    line.says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    assert_eq!(client.answer().await.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_is_awaited_as_long_as_a_connection_lies_idle() {
+    let world = spent("server.idle_timeout = \"40s\"").await;
+    let mut client = refused(&world, "Content-Length: 5").await;
+    let began = Instant::now();
+    client.says("hell").await;
+    client.hears_end().await;
+    // Asked to end, then cut.
+    assert_eq!(began.elapsed(), Duration::from_secs(45));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_ends_is_not_read_for_ever() {
+    let world = spent("server.idle_timeout = \"40s\"").await;
+    let mut client = refused(&world, "Transfer-Encoding: chunked").await;
+    let began = Instant::now();
+    while client.tries_to_say("5\r\nhello\r\n").await.is_ok() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(began.elapsed() < Duration::from_secs(50));
+    }
+    assert!(began.elapsed() >= Duration::from_secs(45));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_body_the_connection_is_idle_anew() {
+    let world = spent("server.idle_timeout = \"40s\"").await;
+    let mut client = refused(&world, "Content-Length: 5").await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    client.says("hello").await;
+    let began = Instant::now();
+    client.hears_end().await;
+    assert_eq!(began.elapsed(), Duration::from_secs(40));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_request_of_a_connection_ends_it_when_its_body_has_come() {
+    let world = spent("").await;
+    let mut client = world.client();
+    client
+        .says(head("Connection: close\r\nContent-Length: 10"))
+        .await;
+    assert_eq!(client.answer().await.status(), 429);
+    for piece in ["hello", "world"] {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        client.hears_nothing().await;
+        client.says(piece).await;
+    }
+    let began = Instant::now();
+    client.hears_end().await;
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_such_a_body_a_few_seconds() {
+    let world = spent("").await;
+    let mut client = refused(&world, "Content-Length: 5").await;
+    let began = Instant::now();
+    world.gateway.drain();
+    client.hears_end().await;
+    world.gateway.drained().await;
+    assert!(
+        began.elapsed() <= Duration::from_secs(6),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_was_never_asked_for_ends_the_connection_and_it_is_said() {
+    let world = spent("").await;
+    let mut client = world.client();
+    client
+        .says(head("Content-Length: 5\r\nExpect: 100-continue"))
+        .await;
+    let answer = client.answer().await;
+    assert_eq!(answer.status(), 429);
+    assert_eq!(answer.field("connection"), Some("close"));
+    client.hears_end().await;
+}
