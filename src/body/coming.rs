@@ -3,7 +3,8 @@
 //! Invariant: a client whose request is answered early can go on sending, and
 //! hears its answer. hyper closes a connection on a body that nobody wants,
 //! and whoever writes then meets a reset, which can take the answer with it
-//! (RFC 9112 §9.6). So such a body is read and thrown away.
+//! (RFC 9112 §9.6); of HTTP/2 it resets the stream, which some clients take for
+//! a failure (RFC 9113 §8.1). So such a body is read and thrown away.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,12 +14,13 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout_at};
 
 use super::Error;
 use crate::front::Unread;
 
-/// The rest of a body. Dropped, it is read on for nobody until it ends, or its
-/// connection does: as long as that may lie idle.
+/// The rest of a body. Dropped, it is read on for nobody until it ends, or for
+/// as long as its connection may lie idle.
 #[derive(Debug)]
 pub(super) struct Coming {
     /// `None` once it has ended.
@@ -91,12 +93,11 @@ impl Drop for Coming {
         let Some((incoming, unread)) = self.rest.take() else {
             return;
         };
-        // HTTP/2 has a frame to say that the rest need not be sent (RFC 9113
-        // §8.1). Without a runtime, which is being shut down, nothing goes on.
         match Handle::try_current() {
-            Ok(runtime) if !self.is_kept_back && !unread.is_http2() => {
+            Ok(runtime) if !self.is_kept_back => {
                 runtime.spawn(read_on(incoming, unread));
             }
+            // Without a runtime, which is being shut down, nothing goes on.
             _ => unread.given_up(),
         }
     }
@@ -104,7 +105,11 @@ impl Drop for Coming {
 
 /// Reads a body for nobody.
 async fn read_on(mut incoming: Incoming, unread: Unread) {
-    while let Ok(frame) = incoming.frame().await.transpose() {
+    let until = Instant::now() + unread.idle_timeout();
+    while let Ok(Ok(frame)) = timeout_at(until, incoming.frame())
+        .await
+        .map(Option::transpose)
+    {
         if is_last(&incoming, frame.as_ref()) {
             return unread.ended();
         }

@@ -229,9 +229,9 @@ impl Activity {
 pub(crate) struct Unread(Arc<Activity>);
 
 impl Unread {
-    /// Whether the client speaks HTTP/2.
-    pub(crate) fn is_http2(&self) -> bool {
-        self.0.is_http2()
+    /// How long a connection may lie idle.
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        self.0.idle_timeout
     }
 
     /// It will not be read on.
