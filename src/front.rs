@@ -16,6 +16,7 @@ mod proxy_protocol;
 mod rest;
 mod rewound;
 mod tls;
+mod unread;
 mod watched;
 
 use std::sync::Arc;
@@ -27,9 +28,10 @@ use hyper_util::rt::TokioExecutor;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use activity::{Activity, Unread};
+pub(crate) use activity::Activity;
 pub(crate) use listener::accept;
 pub use tls::CertificateError;
+pub(crate) use unread::Unread;
 
 use crate::config;
 use crate::drain::Drain;

@@ -10,7 +10,7 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use crate::identity::{INSTANCE_HEADER, TOKEN_HEADER};
 
@@ -95,6 +95,17 @@ fn named(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
 /// looked up: of the few fields that calls have, that costs less than a hash.
 pub(crate) fn has(headers: &HeaderMap, name: &str) -> bool {
     headers.keys().any(|field| field.as_str() == name)
+}
+
+/// Whether another request may follow this one on its connection of HTTP/1
+/// (RFC 9112 §9.3).
+pub(crate) fn may_persist(head: &Parts) -> bool {
+    let says_close = || {
+        let values = head.headers.get_all(CONNECTION).iter();
+        let mut options = values.flat_map(|value| value.to_str().unwrap_or("").split(','));
+        options.any(|option| option.trim().eq_ignore_ascii_case("close"))
+    };
+    head.version == Version::HTTP_11 && !says_close()
 }
 
 /// How long the other side says that it keeps the connection open for another

@@ -184,8 +184,8 @@ impl Proxy {
             .code(answer.status())
             .inc();
         let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let is_last = shared.drain.has_begun() || ending.activity().gave_up();
-        if version < Version::HTTP_2 && !switched && is_last {
+        let ends = || ending.activity().declines_body() || shared.drain.has_begun();
+        if version < Version::HTTP_2 && !switched && ends() {
             answer
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));

@@ -13,7 +13,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::EXPECT;
 use http::request::Parts;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
@@ -22,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 use super::coming::Coming;
 use super::{Error, LOOK, splice};
 use crate::access_log::RequestBytes;
-use crate::front::Activity;
+use crate::front::{Activity, Unread};
 use crate::plain::Spelling;
 
 /// What a piece costs at least, for its place in the list: a body cut into
@@ -34,7 +33,7 @@ const PIECE_COST: usize = 64;
 pub(crate) struct ClientBody {
     /// What is still to come.
     coming: Coming,
-    /// It came with its head, or there is none.
+    /// It came with its head.
     came_whole: bool,
     /// Read ahead, not yet handed on.
     held: VecDeque<Frame<Bytes>>,
@@ -62,8 +61,7 @@ impl ClientBody {
         let mut body = Self::none(patience);
         body.came_whole = false;
         if !incoming.is_end_stream() {
-            let is_kept_back = head.headers.contains_key(EXPECT);
-            body.coming = Coming::new(incoming, activity.unread(), is_kept_back);
+            body.coming = Coming::new(incoming, Unread::new(activity, head));
         }
         body
     }
@@ -83,7 +81,7 @@ impl ClientBody {
         body
     }
 
-    /// True when the body came whole with its head, or there is none.
+    /// True when the body came whole with its head.
     pub(crate) fn came_whole(&self) -> bool {
         self.came_whole
     }

@@ -4,7 +4,8 @@
 //! hears its answer. hyper closes a connection on a body that nobody wants,
 //! and whoever writes then meets a reset, which can take the answer with it
 //! (RFC 9112 §9.6); of HTTP/2 it resets the stream, which some clients take for
-//! a failure (RFC 9113 §8.1). So such a body is read and thrown away.
+//! a failure (RFC 9113 §8.1). So such a body is read and thrown away; but not
+//! one that the client keeps back until it is asked for.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -14,29 +15,31 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use super::Error;
 use crate::front::Unread;
 
 /// The rest of a body. Dropped, it is read on for nobody until it ends, or for
-/// as long as its connection may lie idle.
+/// as long as there is patience with it.
 #[derive(Debug)]
 pub(super) struct Coming {
-    /// `None` once it has ended.
-    rest: Option<(Incoming, Unread)>,
-    /// With `Expect: 100-continue` a client keeps its body back until it is
-    /// asked for. Never asked, what it sends next may be another request.
-    is_kept_back: bool,
-    /// Not all of it came.
+    /// `None` once all has come, or no more of it is waited for.
+    rest: Option<Rest>,
+    /// Why not all of it came.
     broke_off: Option<Error>,
 }
 
+#[derive(Debug)]
+struct Rest {
+    incoming: Incoming,
+    unread: Unread,
+}
+
 impl Coming {
-    pub(super) fn new(incoming: Incoming, unread: Unread, is_kept_back: bool) -> Self {
+    pub(super) fn new(incoming: Incoming, unread: Unread) -> Self {
         Self {
-            rest: Some((incoming, unread)),
-            is_kept_back,
+            rest: Some(Rest { incoming, unread }),
             broke_off: None,
         }
     }
@@ -45,7 +48,6 @@ impl Coming {
     pub(super) fn nothing() -> Self {
         Self {
             rest: None,
-            is_kept_back: false,
             broke_off: None,
         }
     }
@@ -60,65 +62,84 @@ impl Coming {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let Some((incoming, _)) = &mut self.rest else {
+        let Some(rest) = &mut self.rest else {
             return Poll::Ready(self.broke_off.map(Err));
         };
-        self.is_kept_back = false;
-        let frame = match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
-            Some(Ok(frame)) => Some(frame),
-            // hyper's error may name the request; ours says what happened.
-            Some(Err(_)) => return Poll::Ready(Some(Err(self.break_off(Error::ClientGone)))),
-            None => None,
-        };
-        if is_last(incoming, frame.as_ref())
-            && let Some((_, unread)) = self.rest.take()
-        {
-            unread.ended();
+        if !rest.unread.ask() {
+            // It was declined: nothing comes, and nobody waits for it.
+            return Poll::Pending;
         }
-        Poll::Ready(frame.map(Ok))
+        match ready!(Pin::new(&mut rest.incoming).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                if rest.ends_with(&frame) {
+                    self.end();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None if rest.has_ended() => {
+                self.end();
+                Poll::Ready(None)
+            }
+            // hyper's error may name the request; ours says what happened.
+            None | Some(Err(_)) => Poll::Ready(Some(Err(self.break_off(Error::ClientGone)))),
+        }
     }
 
     /// Waits for no more of it.
     pub(super) fn break_off(&mut self, why: Error) -> Error {
-        if let Some((_, unread)) = self.rest.take() {
-            unread.given_up();
-        }
+        self.rest = None;
         self.broke_off = Some(why);
         why
+    }
+
+    fn end(&mut self) {
+        if let Some(rest) = self.rest.take() {
+            rest.unread.ended();
+        }
     }
 }
 
 impl Drop for Coming {
     fn drop(&mut self) {
-        let Some((incoming, unread)) = self.rest.take() else {
-            return;
-        };
-        match Handle::try_current() {
-            Ok(runtime) if !self.is_kept_back => {
-                runtime.spawn(read_on(incoming, unread));
+        let Some(rest) = self.rest.take() else { return };
+        // Without a runtime, which is being shut down, nothing goes on.
+        if !rest.unread.is_kept_back()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(rest.read_on());
+        }
+    }
+}
+
+impl Rest {
+    /// Whether no frame comes after this one. Where hyper tells by saying so
+    /// itself, it may do it with the next request only.
+    fn ends_with(&self, frame: &Frame<Bytes>) -> bool {
+        // Nothing follows trailers.
+        frame.is_trailers() || self.incoming.is_end_stream()
+    }
+
+    /// Whether the end of hyper's frames is the end of the body. HTTP/2 has a
+    /// reset that says "no error", and hyper makes nothing of it.
+    fn has_ended(&self) -> bool {
+        !self.unread.is_http2() || self.incoming.is_end_stream()
+    }
+
+    /// Reads it for nobody.
+    async fn read_on(mut self) {
+        let patience = self.unread.patience();
+        let has_come = timeout(patience, async {
+            while let Some(frame) = self.incoming.frame().await {
+                match frame {
+                    Ok(frame) if self.ends_with(&frame) => break,
+                    Ok(_) => {}
+                    Err(_) => return false,
+                }
             }
-            // Without a runtime, which is being shut down, nothing goes on.
-            _ => unread.given_up(),
+            true
+        });
+        if has_come.await.unwrap_or(false) {
+            self.unread.ended();
         }
     }
-}
-
-/// Reads a body for nobody.
-async fn read_on(mut incoming: Incoming, unread: Unread) {
-    let until = Instant::now() + unread.idle_timeout();
-    while let Ok(Ok(frame)) = timeout_at(until, incoming.frame())
-        .await
-        .map(Option::transpose)
-    {
-        if is_last(&incoming, frame.as_ref()) {
-            return unread.ended();
-        }
-    }
-}
-
-/// Whether no frame comes after this one. hyper may tell only with the next
-/// request.
-fn is_last(incoming: &Incoming, frame: Option<&Frame<Bytes>>) -> bool {
-    // Nothing follows trailers.
-    frame.is_none_or(Frame::is_trailers) || incoming.is_end_stream()
 }

@@ -3,7 +3,6 @@
 //! Invariant: what is asked and told with every turn of a connection costs no
 //! lock, and mostly no clock.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -28,8 +27,10 @@ pub(crate) struct Activity {
     /// Request bodies that came on this connection and were not read to their
     /// end; one that was given up is never taken off.
     unread: AtomicUsize,
-    /// One of them was: HTTP/1 can say nothing more here.
+    /// One was given up: no request of HTTP/1 can be read behind it.
     gave_up: AtomicBool,
+    /// One is kept back by the client until it is asked for.
+    kept_back: AtomicBool,
     http2: AtomicBool,
     /// The stream is being shut, or was.
     shut: AtomicBool,
@@ -77,6 +78,7 @@ impl Activity {
             calls: AtomicUsize::new(0),
             unread: AtomicUsize::new(0),
             gave_up: AtomicBool::new(false),
+            kept_back: AtomicBool::new(false),
             http2: AtomicBool::new(false),
             shut: AtomicBool::new(false),
             stalled: AtomicU64::new(0),
@@ -91,8 +93,8 @@ impl Activity {
     /// Bytes came from the client. Those of a body whose request was answered
     /// already begin no head.
     pub(super) fn received(&self) {
-        let begins = self.phase().0 == Phase::Idle && self.unread.load(Relaxed) == 0;
-        if begins && !self.is_http2() {
+        let is_of_a_body = || self.unread.load(Relaxed) != 0 && !self.gave_up.load(Relaxed);
+        if self.phase().0 == Phase::Idle && !self.is_http2() && !is_of_a_body() {
             self.enter(Phase::Head, Instant::now());
         }
     }
@@ -114,9 +116,38 @@ impl Activity {
     }
 
     /// A request's body is to be read from the connection.
-    pub(crate) fn unread(self: &Arc<Self>) -> Unread {
+    pub(super) fn body_begins(&self, is_kept_back: bool) {
         self.unread.fetch_add(1, Relaxed);
-        Unread(Arc::clone(self))
+        if is_kept_back {
+            self.kept_back.store(true, Relaxed);
+        }
+    }
+
+    /// A body that is kept back is asked for: false if it was declined.
+    pub(super) fn asks_for_body(&self) -> bool {
+        self.kept_back.swap(false, Relaxed)
+    }
+
+    /// A body's end has come.
+    pub(super) fn body_came(&self) {
+        self.unread.fetch_sub(1, Relaxed);
+        if self.phase().0 == Phase::Idle {
+            // Answered before: only now there is nothing to be done.
+            self.enter(Phase::Idle, Instant::now());
+        }
+    }
+
+    /// A body will not be read to its end.
+    pub(super) fn body_given_up(&self) {
+        self.gave_up.store(true, Relaxed);
+    }
+
+    /// Declines a body that was not asked for yet. Whether a connection of
+    /// HTTP/1 must end with the answer that is now given, as a body is, or may
+    /// be, in the way of another request.
+    pub(crate) fn declines_body(&self) -> bool {
+        let declines = self.kept_back.load(Relaxed) && self.kept_back.swap(false, Relaxed);
+        declines || self.gave_up.load(Relaxed)
     }
 
     /// A request's head is complete.
@@ -132,10 +163,9 @@ impl Activity {
         }
     }
 
-    /// Whether an HTTP/1 connection ends with the next answer, since a body is
-    /// in the way of the next request.
-    pub(crate) fn gave_up(&self) -> bool {
-        self.gave_up.load(Relaxed)
+    /// How long the connection may lie idle.
+    pub(super) fn idle_timeout(&self) -> Duration {
+        self.idle_timeout
     }
 
     /// Calls not yet finished, those whose client has gone included.
@@ -219,33 +249,5 @@ impl Activity {
 
     fn moment(&self, nanos: u64) -> Instant {
         self.born + Duration::from_nanos(nanos)
-    }
-}
-
-/// A request's body that has not been read to its end. Only
-/// [`ended`](Self::ended) says that it was; to drop this is to say that it
-/// never will be.
-#[derive(Debug)]
-pub(crate) struct Unread(Arc<Activity>);
-
-impl Unread {
-    /// How long a connection may lie idle.
-    pub(crate) fn idle_timeout(&self) -> Duration {
-        self.0.idle_timeout
-    }
-
-    /// It will not be read on.
-    pub(crate) fn given_up(self) {
-        self.0.gave_up.store(true, Relaxed);
-    }
-
-    /// The body's end has come.
-    pub(crate) fn ended(self) {
-        let Self(activity) = self;
-        activity.unread.fetch_sub(1, Relaxed);
-        if activity.phase().0 == Phase::Idle {
-            // It was answered before: only now there is nothing to be done.
-            activity.enter(Phase::Idle, Instant::now());
-        }
     }
 }

@@ -51,7 +51,7 @@ async fn look(target: &str, headers: Headers<'_>, pieces: &[&[u8]]) -> Identity 
             let (head, incoming) = request.into_parts();
             let activity = Arc::new(Activity::new(&Config::default().server));
             let patience = std::time::Duration::from_secs(60);
-            let mut body = ClientBody::new(incoming, patience, &activity);
+            let mut body = ClientBody::new(incoming, &head, patience, &activity);
             let mut findings = Findings::of_head(&head);
             let looked = look::into_body(&mut findings, &head.headers, &mut body).await;
             let rest = body.collect().await.map(|body| body.to_bytes());

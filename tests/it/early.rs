@@ -12,6 +12,7 @@ use http::Request;
 use http_body::{Body, Frame};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::DuplexStream;
 use tokio::time::Instant;
 
 use crate::support::{Line, Stage, World, at_rest, get};
@@ -170,6 +171,39 @@ async fn the_last_request_of_a_connection_ends_it_when_its_body_has_come() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_nothing_can_follow_the_end_is_not_held_back_for_long() {
+    for (version, framing) in [
+        ("HTTP/1.1", "Connection: close\r\nContent-Length: 10"),
+        ("HTTP/1.0", "Content-Length: 10"),
+    ] {
+        let world = spent("").await;
+        let mut client = world.client();
+        let began = Instant::now();
+        client
+            .says(head(framing).replace("HTTP/1.1", version) + "hello")
+            .await;
+        assert_eq!(client.answer().await.status(), 429);
+        client.hears_end().await;
+        let seconds = began.elapsed().as_secs();
+        assert!((5..=6).contains(&seconds), "{framing}: {seconds} s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_http_takes_for_no_expectation_keeps_no_body_back() {
+    for (version, expect) in [("HTTP/1.1", "nonsense"), ("HTTP/1.0", "100-continue")] {
+        let world = spent("").await;
+        let mut client = world.client();
+        let framing = format!("Expect: {expect}\r\nContent-Length: 1048576");
+        client
+            .says(head(&framing).replace("HTTP/1.1", version))
+            .await;
+        assert_eq!(client.answer().await.status(), 429);
+        client.says("x".repeat(1 << 20)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_waits_for_such_a_body_a_few_seconds() {
     let world = spent("").await;
     let mut client = refused(&world, "Content-Length: 5").await;
@@ -197,6 +231,17 @@ async fn a_body_that_was_never_asked_for_ends_the_connection_and_it_is_said() {
     client.hears_end().await;
 }
 
+/// What is refused over HTTP/2.
+const TARGET: &str = "http://h/v2/send/text?instance_id=123&access_token=token-1";
+
+/// The far end of a new connection.
+fn connect(world: &World) -> DuplexStream {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let gateway = world.gateway.clone();
+    tokio::spawn(async move { gateway.serve(far).await });
+    near
+}
+
 /// A body of so many kilobytes.
 struct Kilobytes(Arc<AtomicUsize>);
 
@@ -210,7 +255,7 @@ impl Body for Kilobytes {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let has_more = self
             .0
-            .try_update(Relaxed, Relaxed, |left| left.checked_sub(1));
+            .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
         let piece = has_more.map(|_| Ok(Frame::data(Bytes::from_static(&[b'x'; 1000]))));
         Poll::Ready(piece.ok())
     }
@@ -219,20 +264,66 @@ impl Body for Kilobytes {
 #[tokio::test(start_paused = true)]
 async fn over_http_2_the_rest_is_taken_as_well() {
     let world = spent("").await;
-    let (near, far) = tokio::io::duplex(64 * 1024);
-    let gateway = world.gateway.clone();
-    tokio::spawn(async move { gateway.serve(far).await });
-    let (mut client, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(near))
-        .await
-        .unwrap();
+    let io = TokioIo::new(connect(&world));
+    let (mut client, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);
     let left = Arc::new(AtomicUsize::new(1000));
     let body = Kilobytes(Arc::clone(&left));
-    let target = "http://h/v2/send/text?instance_id=123&access_token=token-1";
-    let request = Request::post(target).body(body);
+    let request = Request::post(TARGET).body(body);
     let answer = client.send_request(request.unwrap()).await.unwrap();
     assert_eq!(answer.status(), 429);
     at_rest().await;
     // Far more than may be sent unread.
     assert_eq!(left.load(Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_http_2_bodies_that_do_not_come_hold_up_nobody_for_long() {
+    let world = spent("").await;
+    let (mut client, connection) = h2::client::handshake(connect(&world)).await.unwrap();
+    tokio::spawn(connection);
+    let mut bodies = Vec::new();
+    // As many as there may be at once.
+    for _ in 0..250 {
+        client = client.ready().await.unwrap();
+        let request = Request::post(TARGET).body(()).unwrap();
+        let (answer, body) = client.send_request(request, false).unwrap();
+        assert_eq!(answer.await.unwrap().status(), 429);
+        bodies.push(body);
+    }
+    let began = Instant::now();
+    client = client.ready().await.unwrap();
+    let request = Request::get("http://h/sandbox/echo?instance_id=2").body(());
+    let (answer, _) = client.send_request(request.unwrap(), true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 200);
+    assert!(began.elapsed() <= Duration::from_secs(6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_http_2_such_bodies_do_not_draw_out_a_drain() {
+    let world = spent("").await;
+    let (mut client, connection) = h2::client::handshake(connect(&world)).await.unwrap();
+    tokio::spawn(connection);
+    let mut bodies = Vec::new();
+    for _ in 0..15 {
+        client = client.ready().await.unwrap();
+        let request = Request::post(TARGET).body(()).unwrap();
+        let (answer, body) = client.send_request(request, false).unwrap();
+        assert_eq!(answer.await.unwrap().status(), 429);
+        bodies.push(body);
+    }
+    let began = Instant::now();
+    world.gateway.drain();
+    tokio::spawn(async move {
+        for mut body in bodies {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            body.send_data(Bytes::new(), true).ok();
+        }
+    });
+    world.gateway.drained().await;
+    assert!(
+        began.elapsed() <= Duration::from_secs(6),
+        "{:?}",
+        began.elapsed()
+    );
 }

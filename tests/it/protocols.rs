@@ -174,6 +174,26 @@ async fn a_stream_that_is_reset_leaves_its_call_behind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_body_whose_stream_is_reset_is_not_whole() {
+    for reason in [h2::Reason::CANCEL, h2::Reason::NO_ERROR] {
+        let mut stage = Stage::new("");
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let gateway = stage.gateway.clone();
+        tokio::spawn(async move { gateway.serve(far).await });
+        let (client, connection) = h2::client::handshake(near).await.unwrap();
+        tokio::spawn(connection);
+        let mut client = client.ready().await.unwrap();
+        let request = Request::post("http://h/x?instance_id=1&access_token=t").body(());
+        let (_answer, mut body) = client.send_request(request.unwrap(), false).unwrap();
+        body.send_data(Bytes::from_static(b"begin"), false).unwrap();
+        let mut line = stage.upstream.accepts().await;
+        line.hears_until("begin\r\n").await;
+        body.send_reset(reason);
+        line.hears_end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn receipts_merge_across_protocols() {
     let world = World::new("");
     let client = Http2::connect(&world).await;
