@@ -192,9 +192,10 @@ impl Gateway {
     /// Calls and connections that have not ended.
     #[must_use]
     pub fn unfinished(&self) -> (usize, usize) {
-        let calls = usize::try_from(self.metrics().in_flight.get()).unwrap_or(0);
         (
-            calls.max(self.front.proxy.shared.tasks.len()),
+            self.metrics()
+                .calls()
+                .max(self.front.proxy.shared.tasks.len()),
             self.front.common.connections.len(),
         )
     }

@@ -19,7 +19,7 @@ const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 /// What `Connection` may not take out: naming one of these is an attempt to
 /// make us and the upstream read the request differently.
-const NEVER_NAMED: [HeaderName; 8] = [
+static NEVER_NAMED: [HeaderName; 8] = [
     ACCEPT,
     AUTHORIZATION,
     CONTENT_LENGTH,

@@ -216,11 +216,13 @@ pub(crate) fn query_places<'q>(
 }
 
 /// A field of a query, undecoded.
-struct Pair<'q> {
-    key: &'q str,
-    value: &'q str,
+pub(crate) struct Pair<'q> {
+    pub(crate) key: &'q str,
+    pub(crate) value: &'q str,
     /// Where the value stands.
-    value_at: Range<usize>,
+    pub(crate) value_at: Range<usize>,
+    /// A key alone is a field, too.
+    pub(crate) has_value: bool,
 }
 
 impl Pair<'_> {
@@ -231,7 +233,7 @@ impl Pair<'_> {
 }
 
 /// The fields of a query, in order.
-fn pairs(query: &str) -> impl Iterator<Item = Pair<'_>> {
+pub(crate) fn pairs(query: &str) -> impl Iterator<Item = Pair<'_>> {
     let mut next = Some(0);
     std::iter::from_fn(move || {
         // By hand: the searches of `str` are made for longer texts than these.
@@ -249,6 +251,7 @@ fn pairs(query: &str) -> impl Iterator<Item = Pair<'_>> {
             key: &query[start..key_end],
             value: &query[value_at.clone()],
             value_at,
+            has_value: equals.is_some(),
         })
     })
 }

@@ -272,6 +272,11 @@ impl Metrics {
         }
     }
 
+    /// Client calls not yet answered in full.
+    pub(crate) fn calls(&self) -> usize {
+        usize::try_from(self.in_flight.get()).unwrap_or(0)
+    }
+
     /// Time from the request's head to the end of the answer.
     pub(crate) fn request_seconds(&self, route: Route) -> &Histogram {
         &self.request_seconds[route as usize]

@@ -204,7 +204,7 @@ impl Proxy {
         trail: &mut Trail,
     ) -> Result<Response<AnswerBody>, Error> {
         let max_in_flight = self.shared.settings.max_in_flight;
-        if usize::try_from(self.shared.metrics.in_flight.get()).unwrap_or(0) > max_in_flight {
+        if self.shared.metrics.calls() > max_in_flight {
             return Err(Error::Overloaded("server.max_in_flight", max_in_flight));
         }
         if crowded {

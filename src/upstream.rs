@@ -116,7 +116,7 @@ impl Upstream {
         route: Route,
     ) -> Result<Answer, Failure> {
         // All of them: calls of one instance go in the order they come here.
-        turn::after_others().await;
+        turn::after_others(self.metrics.calls()).await;
         let began = Instant::now();
         let result = self.exchange(request, began).await;
         match result {

@@ -55,8 +55,11 @@ enum Step {
 struct Writing {
     out: Outbox,
     how: Written,
-    /// `None` once it has been read to its end, or broke off.
+    /// Read to its end, it is dropped, and the call ended, when there is time:
+    /// once all is written, or what is left has to wait.
     body: Option<AnswerBody>,
+    /// The body has been read to its end, or broke off.
+    is_read: bool,
     broke_off: bool,
 }
 
@@ -125,7 +128,7 @@ impl Front {
         let connection = answer.headers().get(CONNECTION);
         let is_last = connection.is_some_and(|option| option == "close");
         let mut writing = Writing::new(answer);
-        turn::after_others().await;
+        turn::after_others(self.proxy.shared.metrics.calls()).await;
         // When the connection was asked to end.
         let mut ending = bell.is_draining().then(Instant::now);
         loop {
@@ -168,7 +171,8 @@ impl Writing {
         Self {
             out,
             how,
-            body: has_body.then(|| answer.into_body()),
+            body: Some(answer.into_body()),
+            is_read: !has_body,
             broke_off: false,
         }
     }
@@ -184,7 +188,7 @@ impl Writing {
         IO: AsyncWrite + Unpin,
     {
         loop {
-            let is_read = self.poll_body(cx);
+            let more = self.poll_body(cx);
             let written = loop {
                 if self.out.is_empty() {
                     break Pin::new(&mut *io).poll_flush(cx);
@@ -197,17 +201,20 @@ impl Writing {
             };
             activity.sent(written.is_ready());
             match written {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.body.take_if(|_| self.is_read);
+                    return Poll::Pending;
+                }
                 Poll::Ready(Err(_)) => return Poll::Ready(Step::Broken),
                 Poll::Ready(Ok(())) => {}
             }
-            if self.body.is_none() {
+            if self.is_read {
                 return Poll::Ready(match self.broke_off {
                     true => Step::Broken,
                     false => Step::Written,
                 });
             }
-            if is_read.is_pending() && !self.how.pause(&mut self.out) {
+            if more.is_pending() && !self.how.pause(&mut self.out) {
                 return Poll::Pending;
             }
         }
@@ -215,8 +222,8 @@ impl Writing {
 
     /// Reads the body, until there is enough to be written.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.out.has_room()
-            && let Some(body) = &mut self.body
+        while let (Some(body), false) = (&mut self.body, self.is_read)
+            && self.out.has_room()
         {
             let frame = match body.is_end_stream() {
                 true => None,
@@ -228,13 +235,12 @@ impl Writing {
                 Some(Ok(Err(_trailers))) => Ok(()),
                 Some(Err(_)) => Err(Malformed),
                 None => {
-                    self.body = None;
+                    self.is_read = true;
                     self.how.end(&mut self.out)
                 }
             };
             if put.is_err() {
-                self.body = None;
-                self.broke_off = true;
+                (self.is_read, self.broke_off) = (true, true);
             }
         }
         Poll::Ready(())

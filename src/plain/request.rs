@@ -22,7 +22,7 @@ const MAX_HEAD: usize = 8 * 1024;
 const MAX_BODY: usize = 8 * 1024;
 
 /// A field with its own case of a request that is not plain.
-const OTHER: [HeaderName; 5] = [TRANSFER_ENCODING, EXPECT, UPGRADE, TE, TRAILER];
+static OTHER: [HeaderName; 5] = [TRANSFER_ENCODING, EXPECT, UPGRADE, TE, TRAILER];
 
 /// A plain request.
 pub(crate) struct Plain {

@@ -16,16 +16,22 @@ pub(crate) struct MessageId(Arc<str>);
 impl MessageId {
     /// Takes a text that looks like an id.
     pub(crate) fn new(text: &str) -> Option<Self> {
-        let (from_me, rest) = text.split_once('_')?;
-        let rest = rest.as_bytes().split(|&byte| byte == b'_');
-        let whole = matches!(from_me, "true" | "false")
-            && text.len() <= MAX_ID
-            && (2..=3).contains(&rest.clone().count())
-            && rest.clone().all(|part| !part.is_empty())
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\');
-        whole.then(|| Self(Arc::from(text)))
+        let rest = ["true_", "false_"]
+            .iter()
+            .find_map(|from_me| text.strip_prefix(from_me))?;
+        // One look at each byte: there may be a hundred ids in a call.
+        let (mut parts, mut is_empty) = (1, true);
+        for byte in rest.bytes() {
+            match byte {
+                b'_' if is_empty => return None,
+                b'_' => (parts, is_empty) = (parts + 1, true),
+                b'"' | b'\\' => return None,
+                _ if byte.is_ascii_graphic() => is_empty = false,
+                _ => return None,
+            }
+        }
+        let is_whole = text.len() <= MAX_ID && (2..=3).contains(&parts) && !is_empty;
+        is_whole.then(|| Self(Arc::from(text)))
     }
 
     /// The id's text.

@@ -17,7 +17,7 @@ use super::parse::Fields;
 use crate::identity::{INSTANCE_HEADER, TOKEN_HEADER};
 
 /// End-to-end fields that can change the answer, in the order they are keyed.
-const FIELDS: [HeaderName; 8] = [
+static FIELDS: [HeaderName; 8] = [
     AUTHORIZATION,
     HeaderName::from_static(TOKEN_HEADER),
     HeaderName::from_static(INSTANCE_HEADER),

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
+use http::HeaderName;
 use http::header::{CONTENT_ENCODING, TRAILER, UPGRADE};
 use http::request::Parts;
 use serde::Deserialize;
@@ -15,7 +16,7 @@ use serde_json::value::RawValue;
 use super::IdsAt;
 use super::ids::MessageId;
 use crate::body::LOOK;
-use crate::identity::{INSTANCE_FIELD, TOKEN_FIELD, decode};
+use crate::identity::{INSTANCE_FIELD, TOKEN_FIELD, decode, pairs};
 
 /// The field with the chat.
 const CHAT_FIELD: &str = "chatId";
@@ -105,13 +106,13 @@ pub(crate) fn understand(head: &Parts, body: &Bytes) -> Option<Fields> {
     Some(fields)
 }
 
+/// Who sends one of these sends no receipt.
+static TELLING: [HeaderName; 3] = [CONTENT_ENCODING, TRAILER, UPGRADE];
+
 /// Whether the head leaves it open that this is a receipt.
 pub(crate) fn may_be_receipt(head: &Parts) -> bool {
-    let told_otherwise = [CONTENT_ENCODING, TRAILER, UPGRADE];
-    head.method == http::Method::POST
-        && !told_otherwise
-            .iter()
-            .any(|name| head.headers.contains_key(name))
+    let tells_otherwise = |name: &HeaderName| TELLING.contains(name);
+    head.method == http::Method::POST && !head.headers.keys().any(tells_otherwise)
 }
 
 fn body_fields(fields: &mut Fields, body: &Bytes) -> Option<()> {
@@ -150,12 +151,7 @@ fn body_fields(fields: &mut Fields, body: &Bytes) -> Option<()> {
 fn query_fields(query: &str) -> Option<Fields> {
     let mut fields = Fields::default();
     let mut ids_seen = false;
-    let mut start = 0;
-    for pair in query.split('&').filter(|_| !query.is_empty()) {
-        let at = start;
-        start += pair.len() + 1;
-        let (key, value) = pair.split_once('=')?;
-        let value_at = at + key.len() + 1..at + pair.len();
+    for pair in pairs(query).filter(|_| !query.is_empty()) {
         let name = *[
             INSTANCE_FIELD,
             TOKEN_FIELD,
@@ -164,18 +160,18 @@ fn query_fields(query: &str) -> Option<Fields> {
             IDS_FIELD,
         ]
         .iter()
-        .find(|name| **name == key)?;
+        .find(|name| **name == pair.key && pair.has_value)?;
         if name == IDS_FIELD {
             if std::mem::replace(&mut ids_seen, true) {
                 return None;
             }
-            fields.ids = message_ids(&decode(value))?;
-            fields.ids_at = (!fields.ids.is_empty()).then_some(IdsAt::Query(value_at));
+            fields.ids = message_ids(&decode(pair.value))?;
+            fields.ids_at = (!fields.ids.is_empty()).then_some(IdsAt::Query(pair.value_at));
         } else {
             if fields.query.iter().any(|(seen, _)| *seen == name) {
                 return None;
             }
-            fields.query.push((name, value_at));
+            fields.query.push((name, pair.value_at));
         }
     }
     // `messageIds=[]` beside a body would be the whole chat twice over.

@@ -24,7 +24,7 @@ use crate::identity::{Findings, TOKEN_FIELD, TOKEN_HEADER, query_places};
 use crate::tenant::Client;
 
 /// The fields that may hold a credential.
-const FIELDS: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static(TOKEN_HEADER)];
+static FIELDS: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static(TOKEN_HEADER)];
 
 /// Each place may grow by a token's length, so their number is bounded. No
 /// client shows its credential in more than three.
