@@ -36,7 +36,7 @@ use crate::body::AnswerBody;
 use crate::config::{self, BatchMode};
 use crate::limit::{Kind, Lane, Limiter, Refused};
 use crate::metrics::Metrics;
-use crate::plain::Spelling;
+use crate::plain::Wording;
 use crate::receipt::Receipt;
 use crate::upstream::{Failure, Upstream};
 use ghost::Ghost;
@@ -94,8 +94,8 @@ pub(crate) struct Shared {
     pub(crate) head: response::Parts,
     pub(crate) body: Bytes,
     pub(crate) trailers: Option<HeaderMap>,
-    /// How the names of the head were spelt, if that is known.
-    pub(crate) spelling: Option<Spelling>,
+    /// How the head was worded, if that is known.
+    pub(crate) wording: Option<Wording>,
     /// Tokens left in the bucket when its call went; `None` where unlimited.
     pub(crate) remaining: Option<u32>,
 }

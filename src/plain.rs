@@ -13,6 +13,7 @@ mod framing;
 mod outbox;
 mod request;
 mod spelling;
+mod wording;
 mod written;
 
 pub(crate) use answer::{
@@ -23,6 +24,7 @@ pub(crate) use framing::{Framing, Taken};
 pub(crate) use outbox::Outbox;
 pub(crate) use request::{Plain, Read, read_request, write_request};
 pub(crate) use spelling::Spelling;
+pub(crate) use wording::Wording;
 pub(crate) use written::Written;
 
 /// Room for what may end a head: how its body is framed, and an empty line.

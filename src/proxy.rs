@@ -246,6 +246,7 @@ impl Proxy {
             None => Box::pin(self.pass_through(head, body, who, route, trail)).await,
         };
         if let (Some(opened), Ok(answer)) = (opened, &mut answer) {
+            body::unfold(answer);
             opened.hide_token(answer.headers_mut());
         }
         answer

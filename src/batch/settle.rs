@@ -247,12 +247,12 @@ impl Sender<'_> {
             Ok(Collected::Whole {
                 body,
                 trailers,
-                spelling,
+                wording,
             }) => Outcome::Whole(Arc::new(Shared {
                 head,
                 body,
                 trailers,
-                spelling,
+                wording,
                 remaining: pass.permit.remaining,
             })),
             Ok(Collected::Longer(held, rest)) if group.callers.len() == 1 => {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -17,15 +17,15 @@ use super::Error;
 use crate::access_log::Trail;
 use crate::front::Activity;
 use crate::metrics::{Metrics, Route};
-use crate::plain::Spelling;
+use crate::plain::Wording;
 use crate::upstream::UpstreamBody;
 
 /// The body of an answer to a client.
 #[derive(Debug)]
 pub(crate) struct AnswerBody {
     kind: Kind,
-    /// How the names of its head are to be spelt, if that is known.
-    spelling: Option<Spelling>,
+    /// How its head is worded, if that is known.
+    wording: Option<Wording>,
     /// Settled when the body is dropped.
     ending: Option<Ending>,
 }
@@ -106,13 +106,13 @@ impl AnswerBody {
     pub(crate) fn whole(
         bytes: Bytes,
         trailers: Option<HeaderMap>,
-        spelling: Option<Spelling>,
+        wording: Option<Wording>,
     ) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);
         let trailers = trailers.map(Box::new);
         Self {
             kind: Kind::Whole { bytes, trailers },
-            spelling,
+            wording,
             ending: None,
         }
     }
@@ -125,15 +125,15 @@ impl AnswerBody {
     /// A body of which some was read already.
     pub(crate) fn resumed(held: VecDeque<Bytes>, mut rest: Box<UpstreamBody>) -> Self {
         Self {
-            spelling: rest.take_spelling(),
+            wording: rest.take_wording(),
             kind: Kind::Streamed { held, rest },
             ending: None,
         }
     }
 
-    /// How the names of its head are to be spelt, if that is known.
-    pub(crate) fn take_spelling(&mut self) -> Option<Spelling> {
-        self.spelling.take()
+    /// How its head is worded, if that is known.
+    pub(crate) fn take_wording(&mut self) -> Option<Wording> {
+        self.wording.take()
     }
 
     /// Ties the end of the call to the end of this body. Nobody reads one to
@@ -143,6 +143,17 @@ impl AnswerBody {
         self.ending = Some(ending);
         self
     }
+}
+
+/// Puts all fields of an answer into its map, for whoever looks at them.
+pub(crate) fn unfold(answer: &mut Response<AnswerBody>) {
+    let wording = answer.body_mut().take_wording();
+    answer.body_mut().wording = match wording {
+        Some(Wording::Verbatim(verbatim)) => {
+            Some(Wording::Spelt(verbatim.unfold(answer.headers_mut())))
+        }
+        spelt => spelt,
+    };
 }
 
 impl Body for AnswerBody {

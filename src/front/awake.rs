@@ -27,7 +27,7 @@ use super::bell::{Bell, Ring};
 use super::rewound::Rewound;
 use super::watched::Watched;
 use super::{FAREWELL, Front, LINGER};
-use crate::body::{AnswerBody, ClientBody};
+use crate::body::{self, AnswerBody, ClientBody};
 use crate::config;
 
 /// Streams at once on one HTTP/2 connection: room for a busy app behind one
@@ -167,9 +167,14 @@ impl Front {
             let activity = Arc::clone(&activity);
             let (head, body) = request.into_parts();
             let body = ClientBody::new(body, &head, body_timeout, &activity);
-            proxy
+            let answer = proxy
                 .clone()
-                .handle(Box::new(head), body, peer, activity, now)
+                .handle(Box::new(head), body, peer, activity, now);
+            async move {
+                let mut answer = answer.await?;
+                body::unfold(&mut answer);
+                Ok(answer)
+            }
         })
     }
 }

@@ -165,8 +165,8 @@ impl Writing {
     fn new(mut answer: Response<AnswerBody>) -> Self {
         let mut out = Outbox::default();
         let length = answer.body().size_hint().exact();
-        let spelling = answer.body_mut().take_spelling();
-        let how = write_answer(out.text(), &mut answer, spelling.as_ref(), length);
+        let wording = answer.body_mut().take_wording();
+        let how = write_answer(out.text(), &mut answer, wording.as_ref(), length);
         let has_body = !has_no_body(answer.status());
         Self {
             out,

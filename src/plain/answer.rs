@@ -5,14 +5,15 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf as _, Bytes};
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
 use hyper::ext::ReasonPhrase;
 
 use super::LAST_LINES;
 use super::framing::{Chunked, Framing};
 use super::outbox::COPIED;
-use super::spelling::{self, Spelling};
+use super::spelling::{self, Spelling, is_same};
+use super::wording::{Verbatim, Wording};
 use super::written::Written;
 use crate::hop;
 
@@ -31,7 +32,7 @@ pub(crate) struct Malformed;
 pub(crate) struct Answer {
     pub(crate) head: response::Parts,
     /// `None` where all names came in lower case.
-    pub(crate) spelling: Option<Spelling>,
+    pub(crate) wording: Option<Wording>,
     pub(crate) framing: Framing,
     /// Another call may follow on the connection.
     pub(crate) keeps_alive: bool,
@@ -78,27 +79,15 @@ fn understand(said: &Bytes, answer: &httparse::Response<'_, '_>) -> Result<Reply
     if status.is_informational() {
         return Ok(Reply::Informational);
     }
-    let mut headers = HeaderMap::with_capacity(answer.headers.len() + 2);
-    let mut framed = Framed {
+    let (mut head, ()) = Response::new(()).into_parts();
+    head.status = status;
+    let framed = Framed {
         is_http11: answer.version == Some(1),
         ..Framed::default()
     };
-    let mut is_lower_case = true;
-    for field in &*answer.headers {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed)?;
-        is_lower_case &= name.as_str() == field.name;
-        let value = value(said, field.value)?;
-        if framed.by(&name, value.as_bytes()) {
-            headers.append(name, value);
-        }
-    }
+    let (framed, wording) = read_fields(said, answer.headers, framed, &mut head)?;
     let framing = framed.framing(status)?;
     let keeps_alive = framing != Framing::Close && framed.keeps_alive();
-    let (mut head, ()) = Response::new(()).into_parts();
-    head.status = status;
-    head.headers = headers;
-    let names = answer.headers.iter().map(|field| field.name);
-    let spelling = (!is_lower_case).then(|| Spelling::of(names));
     let reason = answer.reason.unwrap_or_default();
     if status.canonical_reason() != Some(reason) {
         let reason = ReasonPhrase::try_from(reason.as_bytes()).map_err(|_| Malformed)?;
@@ -106,10 +95,42 @@ fn understand(said: &Bytes, answer: &httparse::Response<'_, '_>) -> Result<Reply
     }
     Ok(Reply::Answer(Answer {
         head,
-        spelling,
+        wording,
         framing,
         keeps_alive,
     }))
+}
+
+/// Reads the fields of an answer of this status: what they tell of its body,
+/// and how they were worded.
+fn read_fields(
+    said: &Bytes,
+    fields: &[httparse::Header<'_>],
+    framed: Framed,
+    head: &mut response::Parts,
+) -> Result<(Framed, Option<Wording>), Malformed> {
+    // Of others more is asked.
+    if head.status.is_success() && !has_no_body(head.status) {
+        let (mut framed, mut map) = (framed.clone(), HeaderMap::new());
+        if let Some(verbatim) = Verbatim::of(fields, &mut framed, &mut map) {
+            head.headers = map;
+            return Ok((framed, Some(Wording::Verbatim(verbatim))));
+        }
+    }
+    let mut framed = framed;
+    let mut headers = HeaderMap::with_capacity(fields.len() + 2);
+    let mut is_lower_case = true;
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed)?;
+        is_lower_case &= name.as_str() == field.name;
+        let value = value(said, field.value)?;
+        if framed.by(field.name.as_bytes(), value.as_bytes()) {
+            headers.append(name, value);
+        }
+    }
+    head.headers = headers;
+    let spelling = || Spelling::of(fields.iter().map(|field| field.name));
+    Ok((framed, (!is_lower_case).then(|| Wording::Spelt(spelling()))))
 }
 
 fn value(said: &Bytes, value: &[u8]) -> Result<HeaderValue, Malformed> {
@@ -123,8 +144,8 @@ fn value(said: &Bytes, value: &[u8]) -> Result<HeaderValue, Malformed> {
 }
 
 /// What the fields of a head tell of its body and its connection.
-#[derive(Default)]
-struct Framed {
+#[derive(Clone, Default)]
+pub(super) struct Framed {
     is_http11: bool,
     /// Whether the last of the transfer codings is `chunked`, if there are any.
     is_chunked: Option<bool>,
@@ -137,20 +158,21 @@ struct Framed {
 
 impl Framed {
     /// A field among others; whether it says more than is told here.
-    fn by(&mut self, name: &HeaderName, value: &[u8]) -> bool {
+    pub(super) fn by(&mut self, name: &[u8], value: &[u8]) -> bool {
+        let is = |known| is_same(name, known);
         let listed = || value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
-        if name == CONTENT_LENGTH {
+        if is(b"content-length") {
             for told in listed().map(digits) {
                 self.is_length_wrong |=
                     told.is_none() || self.length.is_some_and(|it| Some(it) != told);
                 self.length = told;
             }
-        } else if name == TRANSFER_ENCODING {
+        } else if is(b"transfer-encoding") {
             let last = listed().next_back().unwrap_or_default();
             // What is not even text names no coding that is known.
             let is_chunked = value.is_ascii() && last.eq_ignore_ascii_case(b"chunked");
             self.is_chunked = Some(is_chunked);
-        } else if name == CONNECTION {
+        } else if is(b"connection") {
             let mut says_more = false;
             for option in listed() {
                 let says_close = option.eq_ignore_ascii_case(b"close");
@@ -201,23 +223,33 @@ pub(crate) fn has_no_body(status: StatusCode) -> bool {
 pub(crate) fn write_answer<B>(
     text: &mut Vec<u8>,
     answer: &mut Response<B>,
-    spelling: Option<&Spelling>,
+    wording: Option<&Wording>,
     length: Option<u64>,
 ) -> Written {
-    let told = told_length(answer);
+    let (lines, spelling, told) = match wording {
+        Some(Wording::Verbatim(verbatim)) => {
+            let is_last = answer.headers().contains_key(CONNECTION);
+            let spelling = is_last.then(|| verbatim.spelling()).flatten();
+            (verbatim.lines(), spelling, verbatim.length())
+        }
+        Some(Wording::Spelt(spelling)) => (&[][..], Some(spelling.clone()), told_length(answer)),
+        None => (&[][..], None, told_length(answer)),
+    };
     let (status, headers) = (answer.status(), answer.headers());
     let reason = answer.extensions().get::<ReasonPhrase>();
     let canonical = || status.canonical_reason().unwrap_or_default().as_bytes();
     let reason = reason.map_or_else(canonical, ReasonPhrase::as_bytes);
     let first = "HTTP/1.1 200 \r\n".len() + reason.len();
     let body = length.map_or(0, |length| usize::try_from(length).unwrap_or(COPIED));
-    text.reserve(first + spelling::room(headers) + LAST_LINES + body.min(COPIED));
+    let fields = lines.len() + spelling::room(headers);
+    text.reserve(first + fields + LAST_LINES + body.min(COPIED));
     text.extend_from_slice(b"HTTP/1.1 ");
     text.extend_from_slice(status.as_str().as_bytes());
     text.push(b' ');
     text.extend_from_slice(reason);
     text.extend_from_slice(b"\r\n");
-    spelling::write(text, headers, spelling);
+    text.extend_from_slice(lines);
+    spelling::write(text, headers, spelling.as_ref());
     let written = match (has_no_body(status), told, length) {
         (true, ..) => Written::Length(0),
         (false, Some(length), _) => Written::Length(length),

@@ -110,7 +110,7 @@ impl Proxy {
                 let body = AnswerBody::whole(
                     shared.body.clone(),
                     shared.trailers.clone(),
-                    shared.spelling.clone(),
+                    shared.wording.clone(),
                 );
                 (
                     Response::from_parts(shared.head.clone(), body),

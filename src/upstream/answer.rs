@@ -21,7 +21,7 @@ use super::pool::Lease;
 use crate::body;
 use crate::hop;
 use crate::metrics::{Metrics, Route};
-use crate::plain::Spelling;
+use crate::plain::Wording;
 
 /// How long an answer that others wait for in full may stay silent midway.
 const SHARED_SILENCE: Duration = Duration::from_secs(30);
@@ -48,7 +48,7 @@ impl Answer {
     ) -> Self {
         let Received {
             mut head,
-            spelling,
+            wording,
             source,
             upgrade,
         } = received;
@@ -58,7 +58,7 @@ impl Answer {
         head.version = Version::HTTP_11;
         let mut body = Box::new(UpstreamBody {
             source,
-            spelling,
+            wording,
             lease: Some(lease),
             route,
             patience,
@@ -79,8 +79,8 @@ impl Answer {
 #[derive(Debug)]
 pub(crate) struct UpstreamBody {
     source: Source,
-    /// How the names of the answer's head were spelt, if that is known.
-    spelling: Option<Spelling>,
+    /// How the answer's head was worded, if that is known.
+    wording: Option<Wording>,
     lease: Option<Lease>,
     route: Route,
     /// The longest silence allowed.
@@ -99,9 +99,9 @@ impl UpstreamBody {
         }
     }
 
-    /// How the names of the answer's head were spelt, if that is known.
-    pub(crate) fn take_spelling(&mut self) -> Option<Spelling> {
-        self.spelling.take()
+    /// How the answer's head was worded, if that is known.
+    pub(crate) fn take_wording(&mut self) -> Option<Wording> {
+        self.wording.take()
     }
 
     /// Reads the answer to its end, or up to some `limit` of bytes.
@@ -132,7 +132,7 @@ impl UpstreamBody {
         Ok(Collected::Whole {
             body: whole,
             trailers,
-            spelling: self.spelling,
+            wording: self.wording,
         })
     }
 }
@@ -144,8 +144,8 @@ pub(crate) enum Collected {
     Whole {
         body: Bytes,
         trailers: Option<http::HeaderMap>,
-        /// How the names of its head were spelt, if that is known.
-        spelling: Option<Spelling>,
+        /// How its head was worded, if that is known.
+        wording: Option<Wording>,
     },
     /// Its beginning; the rest is still to come.
     Longer(VecDeque<Bytes>, Box<UpstreamBody>),

@@ -20,7 +20,7 @@ use super::failure::Failure;
 use super::patience::Patience;
 use super::plain::Wire;
 use crate::body::RequestBody;
-use crate::plain::{Answer, Framing, Spelling};
+use crate::plain::{Answer, Framing, Wording};
 
 /// Calls at once on one HTTP/2 connection before another is opened: the
 /// usual `SETTINGS_MAX_CONCURRENT_STREAMS` (RFC 9113 §6.5.2 advises no less).
@@ -79,8 +79,8 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct Received {
     pub(super) head: response::Parts,
-    /// How the names of the head were spelt, if that is known.
-    pub(super) spelling: Option<Spelling>,
+    /// How the head was worded, if that is known.
+    pub(super) wording: Option<Wording>,
     pub(super) source: Source,
     /// The connection itself, where the upstream agreed to an upgrade.
     pub(super) upgrade: Option<hyper::upgrade::OnUpgrade>,
@@ -243,7 +243,7 @@ impl From<Response<Incoming>> for Received {
         let (head, incoming) = response.into_parts();
         Self {
             head,
-            spelling: None,
+            wording: None,
             source: Source::Hyper(incoming),
             upgrade,
         }
@@ -254,7 +254,7 @@ impl From<Answer> for Received {
     fn from(answer: Answer) -> Self {
         Self {
             head: answer.head,
-            spelling: answer.spelling,
+            wording: answer.wording,
             source: Source::Plain(answer.framing),
             upgrade: None,
         }

@@ -422,3 +422,29 @@ async fn the_end_of_a_connection_is_spelt_as_the_upstream_spells_it() {
         assert!(heard.contains("\r\nConnection: close\r\n"), "{heard}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_shares_an_answer_gets_all_of_it_however_they_asked() {
+    for leader_is_plain in [true, false] {
+        let mut stage = Stage::new("");
+        let (mut leader, mut other) = (stage.client(), stage.client());
+        leader.says_as(leader_is_plain, &receipt([1])).await;
+        other.says_as(!leader_is_plain, &receipt([2])).await;
+        let mut line = stage.upstream.accepts().await;
+        line.request().await;
+        line.says("HTTP/1.1 201 Created\r\nX-Thing: 1\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nok")
+            .await;
+        for client in [&mut leader, &mut other] {
+            let answer = client.answer().await;
+            assert_eq!((answer.status(), answer.text()), (201, "ok"));
+            assert_eq!(answer.field("x-thing"), Some("1"));
+            let cookies = answer.fields.iter();
+            let cookies = cookies.filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
+            let cookies: Vec<_> = cookies.map(|(_, value)| value.as_str()).collect();
+            assert_eq!(cookies, ["a=1", "b=2"]);
+            assert!(answer.field("server-timing").is_some());
+            assert_eq!(answer.field("content-length"), Some("2"));
+        }
+        stage.upstream.is_left_alone().await;
+    }
+}

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::fields;
 use crate::plain::framing::{Chunked, Taken};
-use crate::plain::{Framing, Malformed, Reply, read_reply};
+use crate::plain::{Framing, Malformed, Reply, Wording, read_reply};
 
 /// What of `Connection` is told by the framing and by what the connection does.
 const TOLD: [&str; 2] = ["keep-alive", "close"];
@@ -65,6 +65,9 @@ fn plain(pieces: &[&[u8]]) -> Option<Heard> {
             Err(Malformed) => return None,
         }
     };
+    if let Some(Wording::Verbatim(verbatim)) = answer.wording.take() {
+        verbatim.unfold(&mut answer.head.headers);
+    }
     let reason = answer.head.extensions.get::<ReasonPhrase>();
     let mut heard = Heard {
         status: answer.head.status.as_u16(),

@@ -8,7 +8,8 @@ use tokio::io::AsyncReadExt as _;
 
 use crate::plain::spelling::is_same;
 use crate::plain::{
-    Outbox, Read, Reply, Spelling, Written, read_reply, read_request, write_answer, write_request,
+    Outbox, Read, Reply, Spelling, Wording, Written, read_reply, read_request, write_answer,
+    write_request,
 };
 
 /// All that is put in, as it comes out of a narrow stream.
@@ -130,21 +131,21 @@ proptest! {
     }
 }
 
-/// An answer, with how its names were spelt.
-fn answered(said: &str) -> Response<Option<Spelling>> {
+/// An answer, with how it was worded.
+fn answered(said: &str) -> Response<Option<Wording>> {
     match read_reply(&mut Bytes::copy_from_slice(said.as_bytes())) {
-        Ok(Some(Reply::Answer(answer))) => Response::from_parts(answer.head, answer.spelling),
+        Ok(Some(Reply::Answer(answer))) => Response::from_parts(answer.head, answer.wording),
         other => panic!("{other:?}"),
     }
 }
 
 fn write(
     text: &mut Vec<u8>,
-    answer: &mut Response<Option<Spelling>>,
+    answer: &mut Response<Option<Wording>>,
     length: Option<u64>,
 ) -> Written {
-    let spelling = answer.body().clone();
-    write_answer(text, answer, spelling.as_ref(), length)
+    let wording = answer.body().clone();
+    write_answer(text, answer, wording.as_ref(), length)
 }
 
 #[test]
@@ -153,11 +154,21 @@ fn an_answer_leaves_as_it_came() {
         "HTTP/1.1 207 Quite all right\r\nserver: S\r\nX-ODD-case: 1\r\nSet-Cookie: a\r\nset-cookie: b\r\nContent-Length: 2\r\n\r\n",
         "HTTP/1.1 204 No Content\r\nX: 1\r\n\r\n",
         "HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX-Empty: \r\nETag: \"a: b\"\r\ncontent-length: 2\r\nX-Last: 1\r\n\r\n",
         "HTTP/1.1 599 \r\nContent-Length: 0\r\n\r\n",
     ] {
         let mut text = Vec::new();
-        write(&mut text, &mut answered(said), None);
+        let mut answer = answered(said);
+        write(&mut text, &mut answer, None);
         assert_eq!(String::from_utf8(text).unwrap(), said);
+        // Nor can it be told when somebody had to look at its fields.
+        if let Some(Wording::Verbatim(verbatim)) = answer.body_mut().take() {
+            let spelling = verbatim.unfold(answer.headers_mut());
+            *answer.body_mut() = Some(Wording::Spelt(spelling));
+            let mut text = Vec::new();
+            write(&mut text, &mut answer, None);
+            assert_eq!(String::from_utf8(text).unwrap(), said);
+        }
     }
 }
 
