@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::header::TRANSFER_ENCODING;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::answer::Framed;
+use super::answer::{Framed, digits};
 use super::spelling::{Spelling, is_same};
 
 /// How the head of an answer was worded.
@@ -37,7 +37,7 @@ pub(crate) struct Verbatim {
 /// As most spell it.
 const CONNECTION: &str = "Connection";
 
-/// Fields that are read here, or end here.
+/// Fields that are looked at by whoever takes out those of this hop.
 const OF_THIS_HOP: [&[u8]; 5] = [
     b"keep-alive",
     b"transfer-encoding",
@@ -58,27 +58,28 @@ impl Verbatim {
         let mut lines = Vec::with_capacity(fields.iter().map(room).sum());
         let (mut length, mut capital) = (None, false);
         for &httparse::Header { name, value } in fields {
-            let is = |known: &&[u8]| is_same(name.as_bytes(), known);
+            let is = |known: &[u8]| is_same(name.as_bytes(), known);
             let says_more = framed.by(name.as_bytes(), value);
-            if is(&&b"connection"[..]) {
+            if is(b"connection") {
                 if says_more {
                     return None;
                 }
                 capital = name == CONNECTION;
                 continue;
             }
-            if OF_THIS_HOP.iter().any(is) {
+            if OF_THIS_HOP.iter().any(|known| is(known)) {
                 let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
                 map.append(name, HeaderValue::from_bytes(value).ok()?);
                 continue;
             }
-            if is(&&b"content-length"[..]) {
+            if is(b"content-length") {
                 if length.is_some() {
                     return None;
                 }
-                length = Some(super::answer::digits(value)?);
+                length = Some(digits(value)?);
             }
             if value.contains(&b'\n') {
+                // It was folded (RFC 9112 §5.2).
                 return None;
             }
             lines.extend_from_slice(name.as_bytes());

@@ -277,22 +277,30 @@ async fn over_http_2_the_rest_is_taken_as_well() {
     assert_eq!(left.load(Relaxed), 0);
 }
 
-#[tokio::test(start_paused = true)]
-async fn over_http_2_bodies_that_do_not_come_hold_up_nobody_for_long() {
-    let world = spent("").await;
-    let (mut client, connection) = h2::client::handshake(connect(&world)).await.unwrap();
+type Http2 = h2::client::SendRequest<Bytes>;
+
+/// So many calls on one connection of HTTP/2, refused before their bodies came.
+async fn refused_at_once(world: &World, calls: usize) -> (Http2, Vec<h2::SendStream<Bytes>>) {
+    let (mut client, connection) = h2::client::handshake(connect(world)).await.unwrap();
     tokio::spawn(connection);
     let mut bodies = Vec::new();
-    // As many as there may be at once.
-    for _ in 0..250 {
+    for _ in 0..calls {
         client = client.ready().await.unwrap();
         let request = Request::post(TARGET).body(()).unwrap();
         let (answer, body) = client.send_request(request, false).unwrap();
         assert_eq!(answer.await.unwrap().status(), 429);
         bodies.push(body);
     }
+    (client, bodies)
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_http_2_bodies_that_do_not_come_hold_up_nobody_for_long() {
+    let world = spent("").await;
+    // As many as there may be at once.
+    let (client, _bodies) = refused_at_once(&world, 250).await;
     let began = Instant::now();
-    client = client.ready().await.unwrap();
+    let mut client = client.ready().await.unwrap();
     let request = Request::get("http://h/sandbox/echo?instance_id=2").body(());
     let (answer, _) = client.send_request(request.unwrap(), true).unwrap();
     assert_eq!(answer.await.unwrap().status(), 200);
@@ -302,16 +310,7 @@ async fn over_http_2_bodies_that_do_not_come_hold_up_nobody_for_long() {
 #[tokio::test(start_paused = true)]
 async fn over_http_2_such_bodies_do_not_draw_out_a_drain() {
     let world = spent("").await;
-    let (mut client, connection) = h2::client::handshake(connect(&world)).await.unwrap();
-    tokio::spawn(connection);
-    let mut bodies = Vec::new();
-    for _ in 0..15 {
-        client = client.ready().await.unwrap();
-        let request = Request::post(TARGET).body(()).unwrap();
-        let (answer, body) = client.send_request(request, false).unwrap();
-        assert_eq!(answer.await.unwrap().status(), 429);
-        bodies.push(body);
-    }
+    let (_client, bodies) = refused_at_once(&world, 15).await;
     let began = Instant::now();
     world.gateway.drain();
     tokio::spawn(async move {
