@@ -126,12 +126,18 @@ pub(crate) fn kept_alive_for(headers: &HeaderMap) -> Option<Duration> {
     Some((promised / 2).max(promised.saturating_sub(ON_ITS_WAY)))
 }
 
-/// Whether a field is of this hop, whatever `Connection` names (RFC 9110 §7.6.1).
+/// Fields that are of this hop, whatever `Connection` names (RFC 9110 §7.6.1).
+pub(crate) const OF_THIS_HOP: [&str; 6] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
 fn is_of_this_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
-    )
+    OF_THIS_HOP.contains(&name.as_str())
 }
 
 /// Puts a request that came over HTTP/2 as HTTP/1.1 would have it.

@@ -55,11 +55,9 @@ enum Step {
 struct Writing {
     out: Outbox,
     how: Written,
-    /// Read to its end, it is dropped, and the call ended, when there is time:
-    /// once all is written, or what is left has to wait.
+    /// `None` once it has been read to its end, or broke off: the call has
+    /// ended then, before anybody can know of it and make another.
     body: Option<AnswerBody>,
-    /// The body has been read to its end, or broke off.
-    is_read: bool,
     broke_off: bool,
 }
 
@@ -171,8 +169,7 @@ impl Writing {
         Self {
             out,
             how,
-            body: Some(answer.into_body()),
-            is_read: !has_body,
+            body: has_body.then(|| answer.into_body()),
             broke_off: false,
         }
     }
@@ -188,7 +185,7 @@ impl Writing {
         IO: AsyncWrite + Unpin,
     {
         loop {
-            let more = self.poll_body(cx);
+            let is_read = self.poll_body(cx);
             let written = loop {
                 if self.out.is_empty() {
                     break Pin::new(&mut *io).poll_flush(cx);
@@ -201,20 +198,17 @@ impl Writing {
             };
             activity.sent(written.is_ready());
             match written {
-                Poll::Pending => {
-                    self.body.take_if(|_| self.is_read);
-                    return Poll::Pending;
-                }
+                Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(_)) => return Poll::Ready(Step::Broken),
                 Poll::Ready(Ok(())) => {}
             }
-            if self.is_read {
+            if self.body.is_none() {
                 return Poll::Ready(match self.broke_off {
                     true => Step::Broken,
                     false => Step::Written,
                 });
             }
-            if more.is_pending() && !self.how.pause(&mut self.out) {
+            if is_read.is_pending() && !self.how.pause(&mut self.out) {
                 return Poll::Pending;
             }
         }
@@ -222,8 +216,8 @@ impl Writing {
 
     /// Reads the body, until there is enough to be written.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let (Some(body), false) = (&mut self.body, self.is_read)
-            && self.out.has_room()
+        while self.out.has_room()
+            && let Some(body) = &mut self.body
         {
             let frame = match body.is_end_stream() {
                 true => None,
@@ -235,12 +229,13 @@ impl Writing {
                 Some(Ok(Err(_trailers))) => Ok(()),
                 Some(Err(_)) => Err(Malformed),
                 None => {
-                    self.is_read = true;
+                    self.body = None;
                     self.how.end(&mut self.out)
                 }
             };
             if put.is_err() {
-                (self.is_read, self.broke_off) = (true, true);
+                self.body = None;
+                self.broke_off = true;
             }
         }
         Poll::Ready(())

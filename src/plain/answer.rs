@@ -31,7 +31,7 @@ pub(crate) struct Malformed;
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) head: response::Parts,
-    /// `None` where all names came in lower case.
+    /// `None` where all fields are in the map and came in lower case.
     pub(crate) wording: Option<Wording>,
     pub(crate) framing: Framing,
     /// Another call may follow on the connection.
@@ -228,8 +228,8 @@ pub(crate) fn write_answer<B>(
 ) -> Written {
     let (lines, spelling, told) = match wording {
         Some(Wording::Verbatim(verbatim)) => {
-            let is_last = answer.headers().contains_key(CONNECTION);
-            let spelling = is_last.then(|| verbatim.spelling()).flatten();
+            let has_options = answer.headers().contains_key(CONNECTION);
+            let spelling = has_options.then(|| verbatim.spelling()).flatten();
             (verbatim.lines(), spelling, verbatim.length())
         }
         Some(Wording::Spelt(spelling)) => (&[][..], Some(spelling.clone()), told_length(answer)),

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::answer::{Framed, digits};
 use super::spelling::{Spelling, is_same};
+use crate::hop::OF_THIS_HOP;
 
 /// How the head of an answer was worded.
 #[derive(Clone, Debug)]
@@ -37,15 +38,6 @@ pub(crate) struct Verbatim {
 /// As most spell it.
 const CONNECTION: &str = "Connection";
 
-/// Fields that are looked at by whoever takes out those of this hop.
-const OF_THIS_HOP: [&[u8]; 5] = [
-    b"keep-alive",
-    b"transfer-encoding",
-    b"te",
-    b"upgrade",
-    b"proxy-connection",
-];
-
 impl Verbatim {
     /// The fields of an answer, those of this hop put into the map; `None`
     /// where some need to be looked at more closely.
@@ -67,7 +59,7 @@ impl Verbatim {
                 capital = name == CONNECTION;
                 continue;
             }
-            if OF_THIS_HOP.iter().any(|known| is(known)) {
+            if OF_THIS_HOP.iter().any(|known| is(known.as_bytes())) {
                 let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
                 map.append(name, HeaderValue::from_bytes(value).ok()?);
                 continue;
@@ -112,8 +104,10 @@ impl Verbatim {
             .then(|| Spelling::of(std::iter::once(CONNECTION)))
     }
 
-    /// Moves all fields into a map, and says how their names were spelt.
+    /// Moves all fields into a map, before what was added to it, and says how
+    /// their names were spelt.
     pub(crate) fn unfold(self, map: &mut HeaderMap) -> Spelling {
+        let added = std::mem::take(map);
         let lines = || {
             let lines = self.lines.split(|&byte| byte == b'\n');
             lines.filter_map(|line| {
@@ -128,6 +122,9 @@ impl Verbatim {
             if let (Ok(name), Ok(value)) = (name, value) {
                 map.append(name, value);
             }
+        }
+        for (name, value) in &added {
+            map.append(name, value.clone());
         }
         let names = lines().filter_map(|(name, _)| str::from_utf8(name).ok());
         Spelling::of(names.chain(self.capital.then_some(CONNECTION)))

@@ -161,13 +161,28 @@ fn an_answer_leaves_as_it_came() {
         let mut answer = answered(said);
         write(&mut text, &mut answer, None);
         assert_eq!(String::from_utf8(text).unwrap(), said);
-        // Nor can it be told when somebody had to look at its fields.
+        // Nor can it be told when somebody had to look at its fields, and what was added stays behind.
+        answer
+            .headers_mut()
+            .append(SERVER, HeaderValue::from_static("ours"));
+        let mut added = Vec::new();
+        write(&mut added, &mut answer, None);
+        let added = String::from_utf8(added).unwrap();
+        assert!(added.contains("ours"));
         if let Some(Wording::Verbatim(verbatim)) = answer.body_mut().take() {
             let spelling = verbatim.unfold(answer.headers_mut());
             *answer.body_mut() = Some(Wording::Spelt(spelling));
             let mut text = Vec::new();
             write(&mut text, &mut answer, None);
-            assert_eq!(String::from_utf8(text).unwrap(), said);
+            let servers = |text: &str| {
+                let lines = text
+                    .lines()
+                    .filter(|line| line.to_lowercase().contains("server"));
+                lines.map(str::to_owned).collect::<Vec<_>>()
+            };
+            let text = String::from_utf8(text).unwrap();
+            assert_eq!(servers(&text), servers(&added));
+            assert_eq!(text.len(), added.len());
         }
     }
 }
