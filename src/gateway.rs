@@ -192,10 +192,9 @@ impl Gateway {
     /// Calls and connections that have not ended.
     #[must_use]
     pub fn unfinished(&self) -> (usize, usize) {
+        let calls = self.metrics().calls();
         (
-            self.metrics()
-                .calls()
-                .max(self.front.proxy.shared.tasks.len()),
+            calls.max(self.front.proxy.shared.tasks.len()),
             self.front.common.connections.len(),
         )
     }

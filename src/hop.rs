@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use http::header::{
-    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TE,
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
@@ -95,6 +95,12 @@ fn named(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
 /// looked up: of the few fields that calls have, that costs less than a hash.
 pub(crate) fn has(headers: &HeaderMap, name: &str) -> bool {
     headers.keys().any(|field| field.as_str() == name)
+}
+
+/// Whether a body is kept back until it is asked for (RFC 9110 §10.1.1).
+pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(EXPECT).iter();
+    values.any(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Whether another request may follow this one on its connection of HTTP/1

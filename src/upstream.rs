@@ -16,7 +16,7 @@ mod pool;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, Version};
 use tokio::sync::Notify;
@@ -257,11 +257,7 @@ impl Upstream {
                 let chunked = HeaderValue::from_static("chunked");
                 request.headers_mut().insert(TRANSFER_ENCODING, chunked);
             }
-            let waits = |expect: &HeaderValue| {
-                let expect = expect.as_bytes();
-                expect.eq_ignore_ascii_case(b"100-continue")
-            };
-            if streamed && request.headers().get(EXPECT).is_some_and(waits) {
+            if streamed && hop::expects_continue(request.headers()) {
                 let go_on = Arc::new(Notify::new());
                 request.body_mut().hold_until(Arc::clone(&go_on));
                 hyper::ext::on_informational(request, move |answer| {

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Version;
-use http::header::EXPECT;
 use http::request::Parts;
 
 use super::FAREWELL;
@@ -30,12 +29,7 @@ impl Unread {
     pub(crate) fn new(activity: &Arc<Activity>, head: &Parts) -> Self {
         // What hyper takes for it. Of HTTP/2 a body cannot be mistaken for
         // anything else.
-        let is_kept_back = head.version == Version::HTTP_11
-            && head
-                .headers
-                .get_all(EXPECT)
-                .iter()
-                .any(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let is_kept_back = head.version == Version::HTTP_11 && hop::expects_continue(&head.headers);
         activity.body_begins(is_kept_back);
         Self {
             // Where nothing can follow, somebody may wait for the end; and of

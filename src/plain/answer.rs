@@ -5,7 +5,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf as _, Bytes};
-use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
 use hyper::ext::ReasonPhrase;
 
@@ -124,7 +124,7 @@ fn read_fields(
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed)?;
         is_lower_case &= name.as_str() == field.name;
         let value = value(said, field.value)?;
-        if framed.by(field.name.as_bytes(), value.as_bytes()) {
+        if framed.by(field.name.as_bytes(), value.as_bytes()) != Told::Connection {
             headers.append(name, value);
         }
     }
@@ -156,9 +156,23 @@ pub(super) struct Framed {
     says_keep_alive: bool,
 }
 
+/// What a field told of the body and the connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// `Content-Length`.
+    Length,
+    /// `Transfer-Encoding`.
+    Coding,
+    /// `Connection`, which says nothing more than is known now.
+    Connection,
+    /// `Connection`, with options that are not understood here.
+    Options,
+    Nothing,
+}
+
 impl Framed {
-    /// A field among others; whether it says more than is told here.
-    pub(super) fn by(&mut self, name: &[u8], value: &[u8]) -> bool {
+    /// A field among others.
+    pub(super) fn by(&mut self, name: &[u8], value: &[u8]) -> Told {
         let is = |known| is_same(name, known);
         let listed = || value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
         if is(b"content-length") {
@@ -167,11 +181,13 @@ impl Framed {
                     told.is_none() || self.length.is_some_and(|it| Some(it) != told);
                 self.length = told;
             }
+            Told::Length
         } else if is(b"transfer-encoding") {
             let last = listed().next_back().unwrap_or_default();
             // What is not even text names no coding that is known.
             let is_chunked = value.is_ascii() && last.eq_ignore_ascii_case(b"chunked");
             self.is_chunked = Some(is_chunked);
+            Told::Coding
         } else if is(b"connection") {
             let mut says_more = false;
             for option in listed() {
@@ -181,9 +197,13 @@ impl Framed {
                 self.says_keep_alive |= says_keep_alive;
                 says_more |= !says_close && !says_keep_alive;
             }
-            return says_more;
+            match says_more {
+                true => Told::Options,
+                false => Told::Connection,
+            }
+        } else {
+            Told::Nothing
         }
-        true
     }
 
     fn framing(&self, status: StatusCode) -> Result<Framing, Malformed> {
@@ -227,12 +247,8 @@ pub(crate) fn write_answer<B>(
     length: Option<u64>,
 ) -> Written {
     let (lines, spelling, told) = match wording {
-        Some(Wording::Verbatim(verbatim)) => {
-            let has_options = answer.headers().contains_key(CONNECTION);
-            let spelling = has_options.then(|| verbatim.spelling()).flatten();
-            (verbatim.lines(), spelling, verbatim.length())
-        }
-        Some(Wording::Spelt(spelling)) => (&[][..], Some(spelling.clone()), told_length(answer)),
+        Some(Wording::Verbatim(it)) => (it.lines(), it.spelling(), it.length()),
+        Some(Wording::Spelt(spelling)) => (&[][..], Some(spelling), told_length(answer)),
         None => (&[][..], None, told_length(answer)),
     };
     let (status, headers) = (answer.status(), answer.headers());
@@ -249,7 +265,7 @@ pub(crate) fn write_answer<B>(
     text.extend_from_slice(reason);
     text.extend_from_slice(b"\r\n");
     text.extend_from_slice(lines);
-    spelling::write(text, headers, spelling.as_ref());
+    spelling::write(text, headers, spelling);
     let written = match (has_no_body(status), told, length) {
         (true, ..) => Written::Length(0),
         (false, Some(length), _) => Written::Length(length),

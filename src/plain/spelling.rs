@@ -12,6 +12,9 @@ use http::{HeaderMap, HeaderName};
 #[derive(Clone, Debug)]
 pub(crate) struct Spelling(Bytes);
 
+/// `Connection`, as most spell it, behind its length.
+pub(super) static CONNECTION: Spelling = Spelling(Bytes::from_static(b"\x0aConnection"));
+
 /// Bytes of most fields with their names.
 const USUAL_LINE: usize = 48;
 

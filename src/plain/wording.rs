@@ -11,8 +11,8 @@ use bytes::Bytes;
 use http::header::TRANSFER_ENCODING;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::answer::{Framed, digits};
-use super::spelling::{Spelling, is_same};
+use super::answer::{Framed, Told, digits};
+use super::spelling::{self, Spelling, is_same};
 use crate::hop::OF_THIS_HOP;
 
 /// How the head of an answer was worded.
@@ -50,25 +50,21 @@ impl Verbatim {
         let mut lines = Vec::with_capacity(fields.iter().map(room).sum());
         let (mut length, mut capital) = (None, false);
         for &httparse::Header { name, value } in fields {
-            let is = |known: &[u8]| is_same(name.as_bytes(), known);
-            let says_more = framed.by(name.as_bytes(), value);
-            if is(b"connection") {
-                if says_more {
-                    return None;
+            let is = |known: &&str| is_same(name.as_bytes(), known.as_bytes());
+            match framed.by(name.as_bytes(), value) {
+                Told::Options => return None,
+                Told::Connection => {
+                    capital = name == CONNECTION;
+                    continue;
                 }
-                capital = name == CONNECTION;
-                continue;
-            }
-            if OF_THIS_HOP.iter().any(|known| is(known.as_bytes())) {
-                let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
-                map.append(name, HeaderValue::from_bytes(value).ok()?);
-                continue;
-            }
-            if is(b"content-length") {
-                if length.is_some() {
-                    return None;
+                Told::Length if length.is_some() => return None,
+                Told::Length => length = Some(digits(value)?),
+                Told::Nothing if !OF_THIS_HOP.iter().any(is) => {}
+                Told::Coding | Told::Nothing => {
+                    let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+                    map.append(name, HeaderValue::from_bytes(value).ok()?);
+                    continue;
                 }
-                length = Some(digits(value)?);
             }
             if value.contains(&b'\n') {
                 // It was folded (RFC 9112 §5.2).
@@ -99,9 +95,8 @@ impl Verbatim {
     }
 
     /// How the names of fields were spelt that do not stand in the lines.
-    pub(super) fn spelling(&self) -> Option<Spelling> {
-        self.capital
-            .then(|| Spelling::of(std::iter::once(CONNECTION)))
+    pub(super) fn spelling(&self) -> Option<&'static Spelling> {
+        self.capital.then_some(&spelling::CONNECTION)
     }
 
     /// Moves all fields into a map, before what was added to it, and says how

@@ -12,10 +12,9 @@ use http::Request;
 use http_body::{Body, Frame};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::DuplexStream;
 use tokio::time::Instant;
 
-use crate::support::{Line, Stage, World, at_rest, get};
+use crate::support::{Line, Stage, World, at_rest, get, stream};
 
 /// A world whose few tokens are spent, and in which the next one is too far away to be waited for.
 async fn spent(more: &str) -> World {
@@ -234,14 +233,6 @@ async fn a_body_that_was_never_asked_for_ends_the_connection_and_it_is_said() {
 /// What is refused over HTTP/2.
 const TARGET: &str = "http://h/v2/send/text?instance_id=123&access_token=token-1";
 
-/// The far end of a new connection.
-fn connect(world: &World) -> DuplexStream {
-    let (near, far) = tokio::io::duplex(64 * 1024);
-    let gateway = world.gateway.clone();
-    tokio::spawn(async move { gateway.serve(far).await });
-    near
-}
-
 /// A body of so many kilobytes.
 struct Kilobytes(Arc<AtomicUsize>);
 
@@ -264,7 +255,7 @@ impl Body for Kilobytes {
 #[tokio::test(start_paused = true)]
 async fn over_http_2_the_rest_is_taken_as_well() {
     let world = spent("").await;
-    let io = TokioIo::new(connect(&world));
+    let io = TokioIo::new(stream(&world.gateway));
     let (mut client, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);
     let left = Arc::new(AtomicUsize::new(1000));
@@ -281,7 +272,7 @@ type Http2 = h2::client::SendRequest<Bytes>;
 
 /// So many calls on one connection of HTTP/2, refused before their bodies came.
 async fn refused_at_once(world: &World, calls: usize) -> (Http2, Vec<h2::SendStream<Bytes>>) {
-    let (mut client, connection) = h2::client::handshake(connect(world)).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream(&world.gateway)).await.unwrap();
     tokio::spawn(connection);
     let mut bodies = Vec::new();
     for _ in 0..calls {

@@ -123,11 +123,8 @@ async fn a_message_lost_on_a_reused_connection_is_not_sent_again() {
 #[tokio::test(start_paused = true)]
 async fn an_upstream_that_cannot_be_reached() {
     let stage = Stage::new("");
+    let mut client = stage.client();
     drop(stage.upstream);
-    let gateway = stage.gateway.clone();
-    let (near, far) = tokio::io::duplex(64 * 1024);
-    tokio::spawn(async move { gateway.serve(far).await });
-    let mut client = crate::support::Line::new(near);
     let answer = client.asks(text("a")).await;
     assert_eq!(answer.status(), 502);
     assert_eq!(answer.json()["code"], "upstream_unreachable");

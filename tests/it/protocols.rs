@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use crate::support::{Framing, Stage, World, get, ids, post, receipt, text};
+use crate::support::{Framing, Stage, World, get, ids, post, receipt, stream, text};
 
 const PLAIN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -97,12 +97,8 @@ struct Http2(http2::SendRequest<Full<Bytes>>);
 
 impl Http2 {
     async fn connect(world: &World) -> Self {
-        let (near, far) = tokio::io::duplex(64 * 1024);
-        let gateway = world.gateway.clone();
-        tokio::spawn(async move { gateway.serve(far).await });
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(near))
-            .await
-            .unwrap();
+        let io = TokioIo::new(stream(&world.gateway));
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
         tokio::spawn(connection);
         Self(sender)
     }
@@ -177,10 +173,8 @@ async fn a_stream_that_is_reset_leaves_its_call_behind() {
 async fn a_body_whose_stream_is_reset_is_not_whole() {
     for reason in [h2::Reason::CANCEL, h2::Reason::NO_ERROR] {
         let mut stage = Stage::new("");
-        let (near, far) = tokio::io::duplex(64 * 1024);
-        let gateway = stage.gateway.clone();
-        tokio::spawn(async move { gateway.serve(far).await });
-        let (client, connection) = h2::client::handshake(near).await.unwrap();
+        let io = stream(&stage.gateway);
+        let (client, connection) = h2::client::handshake(io).await.unwrap();
         tokio::spawn(connection);
         let mut client = client.ready().await.unwrap();
         let request = Request::post("http://h/x?instance_id=1&access_token=t").body(());

@@ -9,7 +9,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::time::Instant;
 
 use super::{a_while, client};
-use crate::support::{World, at_rest, post, text};
+use crate::support::{World, at_rest, post, stream, text};
 
 #[tokio::test(start_paused = true)]
 async fn http_2_is_told_from_http_1_however_its_first_bytes_are_cut() {
@@ -41,13 +41,10 @@ async fn http_2_is_told_from_http_1_however_its_first_bytes_are_cut() {
 async fn http_2_that_begins_in_a_drain_is_answered_and_asked_to_end() {
     let world = World::new("limit.rate = 0.1\nlimit.burst = 1\nlimit.max_wait = \"30s\"");
     assert_eq!(world.call(text("spends the token")).await.status(), 201);
-    let (near, far) = tokio::io::duplex(64 * 1024);
-    let gateway = world.gateway.clone();
-    tokio::spawn(async move { gateway.serve(far).await });
+    let io = TokioIo::new(stream(&world.gateway));
     at_rest().await;
     world.gateway.drain();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let io = TokioIo::new(near);
     let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
         .await
         .unwrap();

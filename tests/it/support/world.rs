@@ -44,11 +44,20 @@ fn gateway(text: &str, dial: impl Fn() -> Dialled + Send + Sync + 'static) -> Ga
     Gateway::new(&settings(text), Dial::With(Arc::new(dial))).unwrap()
 }
 
-fn connect(gateway: &Gateway, peer: Option<SocketAddr>) -> Line {
+/// Our end of a new connection, for a client that is no [`Line`].
+pub(crate) fn stream(gateway: &Gateway) -> DuplexStream {
+    stream_from(gateway, None)
+}
+
+fn stream_from(gateway: &Gateway, peer: Option<SocketAddr>) -> DuplexStream {
     let (near, far) = tokio::io::duplex(BUFFER);
     let gateway = gateway.clone();
     tokio::spawn(async move { gateway.serve_from(far, peer).await });
-    Line::new(near)
+    near
+}
+
+fn connect(gateway: &Gateway, peer: Option<SocketAddr>) -> Line {
+    Line::new(stream_from(gateway, peer))
 }
 
 /// A gateway before the sandbox.
