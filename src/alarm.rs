@@ -6,8 +6,9 @@
 //! all in simulated time, they sleep on tokio's clock. Invariants: nobody is
 //! woken early, each is woken once, and whoever stops waiting leaves nothing
 //! behind; while somebody waits, the timer is set for the first deadline or
-//! for one before it.
+//! for a moment before it.
 
+mod lateness;
 mod queue;
 #[cfg_attr(target_os = "linux", path = "alarm/timerfd.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "alarm/no_timer.rs")]
@@ -24,6 +25,7 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::time::Instant;
 
+use lateness::Lateness;
 use queue::{Place, Queue};
 use timer::Timer;
 
@@ -38,6 +40,9 @@ pub(crate) struct Alarm {
 struct State {
     /// None while nobody keeps the alarm.
     timer: Option<Arc<Timer>>,
+    /// The moment it was last set for, if its lateness tells anything.
+    set_for: Option<Instant>,
+    lateness: Lateness,
     queue: Queue,
 }
 
@@ -56,7 +61,9 @@ impl Alarm {
         let _kept = Kept(self);
         loop {
             timer.fired().await?;
-            self.wake_due(Instant::now());
+            let now = Instant::now();
+            self.lock().fired(now);
+            self.wake_due(now);
             self.lock().set()?;
         }
     }
@@ -92,12 +99,21 @@ impl Alarm {
 
 impl State {
     /// Sets the timer for whoever is first.
-    fn set(&self) -> io::Result<()> {
-        match (&self.timer, self.queue.first()) {
-            (Some(timer), Some(deadline)) => {
-                timer.set(deadline.saturating_duration_since(Instant::now()))
-            }
-            _ => Ok(()),
+    fn set(&mut self) -> io::Result<()> {
+        let (Some(timer), Some(deadline)) = (&self.timer, self.queue.first()) else {
+            return Ok(());
+        };
+        let now = Instant::now();
+        let wait = deadline.saturating_duration_since(now);
+        let ahead = self.lateness.ahead_of(wait);
+        self.set_for = ahead.map(|ahead| now + ahead);
+        timer.set(ahead.unwrap_or(wait))
+    }
+
+    /// The timer was seen to have fired.
+    fn fired(&mut self, now: Instant) {
+        if let Some(moment) = self.set_for.take() {
+            self.lateness.observe(now.saturating_duration_since(moment));
         }
     }
 }

@@ -183,31 +183,32 @@ impl Batcher {
         self.flush.cancel();
     }
 
-    /// Takes a receipt into a batch. The answer comes through the receiver,
-    /// which may be dropped without any effect on the batch.
+    /// Takes a receipt that `came` just now into a batch. The answer comes
+    /// through the receiver, which may be dropped without any effect on the
+    /// batch.
     ///
     /// # Errors
     /// A batch opened now could not get a token in time.
     pub(crate) fn join(
         self: &Arc<Self>,
         receipt: Box<Receipt>,
+        came: Instant,
         lane: &Lane,
         upstream: &Arc<Upstream>,
     ) -> Result<oneshot::Receiver<Told>, Refused> {
-        let now = Instant::now();
         let settings = self.settings.load();
         let rules = self.limiter.rules();
-        let deadline = now + rules.max_wait;
+        let deadline = came + rules.max_wait;
         let observes = rules.observes;
         if observes {
             self.haunt(&receipt, lane);
         }
         let (answer, told) = oneshot::channel();
         let caps = Caps::of(&settings);
-        let alone = self.goes_alone(&receipt, &settings, now);
+        let alone = self.goes_alone(&receipt, &settings, came);
         let caller = Caller {
             receipt,
-            arrived: now,
+            came,
             deadline,
             answer,
         };
@@ -216,9 +217,9 @@ impl Batcher {
         let open = |caller: Caller| {
             if !observes {
                 self.limiter
-                    .check(lane, Kind::Receipt { opened: now }, deadline)?;
+                    .check(lane, Kind::Receipt { opened: came }, deadline)?;
             }
-            Ok(Arc::new(Batch::open(caller, now, caps)))
+            Ok(Arc::new(Batch::open(caller, came, caps)))
         };
         let batch = if alone {
             let batch = open(caller)?;

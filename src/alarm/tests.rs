@@ -108,6 +108,32 @@ fn whoever_leaves_is_not_woken_and_leaves_nothing_behind() {
     assert_eq!(line.queue.first(), None);
 }
 
+/// What a timer is set earlier by for a window of 50 ms.
+fn ahead(lateness: &Lateness) -> Duration {
+    ms(50) - lateness.ahead_of(ms(50)).unwrap()
+}
+
+#[test]
+fn a_timer_is_set_earlier_by_what_wakes_are_late_by() {
+    let (mut lateness, us) = (Lateness::default(), Duration::from_micros);
+    assert_eq!(ahead(&lateness), Duration::ZERO, "nothing is known yet");
+    (0..200).for_each(|_| lateness.observe(us(80)));
+    assert!((us(79)..=us(80)).contains(&ahead(&lateness)));
+    lateness.observe(us(400));
+    assert!(ahead(&lateness) <= us(120), "one alone is hardly believed");
+    lateness.observe(us(30));
+    assert_eq!(ahead(&lateness), us(30), "one that was less late is");
+    // What is left after having been early is waited for as it is.
+    assert_eq!(lateness.ahead_of(us(29)), None);
+}
+
+#[test]
+fn a_busy_workers_lateness_is_not_taken_for_the_machines() {
+    let mut lateness = Lateness::default();
+    (0..1000).for_each(|_| lateness.observe(ms(20)));
+    assert_eq!(ahead(&lateness), Duration::from_micros(200));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_alarm_that_nobody_keeps_goes_by_tokios_clock() {
     let (alarm, start) = (Alarm::default(), Instant::now());

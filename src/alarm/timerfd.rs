@@ -52,7 +52,12 @@ impl Timer {
             // anew meanwhile.
             let mut count = [0; 8];
             match ready.try_io(|timer| Ok(rustix::io::read(timer, &mut count)?)) {
-                Ok(read) => return read.map(drop),
+                Ok(read) => {
+                    // All that it had was read: to read again to find that out
+                    // would be a system call for each time it fires.
+                    ready.clear_ready();
+                    return read.map(drop);
+                }
                 Err(_would_block) => {}
             }
         }

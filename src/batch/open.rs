@@ -50,7 +50,7 @@ pub(crate) trait Member {
 #[derive(Debug)]
 pub(super) struct Caller {
     pub(super) receipt: Box<Receipt>,
-    pub(super) arrived: Instant,
+    pub(super) came: Instant,
     /// The last attempt must begin before this moment.
     pub(super) deadline: Instant,
     pub(super) answer: oneshot::Sender<Told>,

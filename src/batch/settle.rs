@@ -267,10 +267,10 @@ impl Sender<'_> {
     fn tell(&self, callers: Vec<Caller>, outcome: Outcome, load: Load) {
         let upstream = self.sealed.elapsed();
         let timing = |caller: &Caller| Timing {
-            window: self.due.saturating_duration_since(caller.arrived),
+            window: self.due.saturating_duration_since(caller.came),
             queue: self
                 .sealed
-                .saturating_duration_since(self.due.max(caller.arrived)),
+                .saturating_duration_since(self.due.max(caller.came)),
             upstream,
             callers: load.callers,
             ids: load.ids,

@@ -104,7 +104,8 @@ impl World {
 
     fn join_as(&self, receipt: Receipt) -> Result<oneshot::Receiver<Told>, Refused> {
         let lane = self.lane_of(&receipt);
-        self.batcher.join(Box::new(receipt), &lane, &self.upstream)
+        self.batcher
+            .join(Box::new(receipt), Instant::now(), &lane, &self.upstream)
     }
 
     /// Sends a receipt, and listens for the verdict from now on.

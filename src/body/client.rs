@@ -33,8 +33,8 @@ const PIECE_COST: usize = 64;
 pub(crate) struct ClientBody {
     /// What is still to come.
     coming: Coming,
-    /// It came with its head.
-    came_whole: bool,
+    /// When it came, if that was with its head.
+    came: Option<Instant>,
     /// Read ahead, not yet handed on.
     held: VecDeque<Frame<Bytes>>,
     held_bytes: usize,
@@ -59,17 +59,22 @@ impl ClientBody {
         activity: &Arc<Activity>,
     ) -> Self {
         let mut body = Self::none(patience);
-        body.came_whole = false;
         if !incoming.is_end_stream() {
             body.coming = Coming::new(incoming, Unread::new(activity, head));
         }
         body
     }
 
-    /// A body that came whole with its head, or none. With its length in the
-    /// head it may go upstream so, too.
-    pub(crate) fn plain(bytes: Bytes, spelling: Spelling, patience: Duration) -> Self {
+    /// A body that came whole with its head `now`, or none. With its length in
+    /// the head it may go upstream so, too.
+    pub(crate) fn plain(
+        bytes: Bytes,
+        spelling: Spelling,
+        patience: Duration,
+        now: Instant,
+    ) -> Self {
         let mut body = Self {
+            came: Some(now),
             spelling: Some(spelling),
             ..Self::none(patience)
         };
@@ -81,16 +86,16 @@ impl ClientBody {
         body
     }
 
-    /// True when the body came whole with its head.
-    pub(crate) fn came_whole(&self) -> bool {
-        self.came_whole
+    /// When the body came, if that was with its head.
+    pub(crate) fn came(&self) -> Option<Instant> {
+        self.came
     }
 
-    /// A body that [`came_whole`](Self::came_whole) or [`is_empty`](Self::is_empty),
+    /// A body that [`came`](Self::came) with its head or [`is_empty`](Self::is_empty),
     /// in one piece.
     pub(crate) fn into_bytes(mut self) -> Bytes {
         debug_assert!(
-            self.came_whole() || self.is_empty(),
+            self.came.is_some() || self.is_empty(),
             "the rest would be lost"
         );
         if self.held.len() > 1 {
@@ -104,7 +109,7 @@ impl ClientBody {
     fn none(patience: Duration) -> Self {
         Self {
             coming: Coming::nothing(),
-            came_whole: true,
+            came: None,
             held: VecDeque::new(),
             held_bytes: 0,
             held_cost: 0,

@@ -95,7 +95,7 @@ impl RequestBody {
 
     /// A body to be streamed, unless it came whole.
     pub(crate) fn streamed(mut body: ClientBody) -> Self {
-        if body.is_empty() || body.came_whole() {
+        if body.is_empty() || body.came().is_some() {
             let spelling = body.take_spelling();
             return Self::whole(body.into_bytes(), spelling);
         }

@@ -119,7 +119,7 @@ impl Front {
             spelling,
             body,
         } = request;
-        let body = ClientBody::plain(body, spelling, self.common.settings.body_timeout);
+        let body = ClientBody::plain(body, spelling, self.common.settings.body_timeout, now);
         let Ok(answer) = proxy
             .handle(head, body, peer, Arc::clone(activity), now)
             .await;

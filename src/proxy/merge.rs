@@ -7,6 +7,7 @@ use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{Method, Request, Response};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::error::Error;
 use super::{Proxy, Who, count, timing};
@@ -18,6 +19,9 @@ use crate::metrics::Route;
 use crate::receipt::Receipt;
 use crate::tenant::Denied;
 use crate::upstream::Failure;
+
+/// A receipt, and when its last byte came.
+pub(super) type Understood = (Box<Receipt>, Instant);
 
 /// A receipt's place, and the lane in which its call travels.
 pub(super) struct Joined {
@@ -47,13 +51,14 @@ impl Proxy {
         &self,
         head: &mut Parts,
         body: &mut ClientBody,
-    ) -> Result<Option<Box<Receipt>>, Error> {
+    ) -> Result<Option<Understood>, Error> {
         let Some(whole) = self.in_time(body.whole()).await?.flatten() else {
             return Ok(None);
         };
+        let came = body.came().unwrap_or_else(Instant::now);
         let taken = std::mem::replace(head, Request::new(()).into_parts().0);
         Ok(match Receipt::read(taken, whole) {
-            Ok(receipt) => Some(Box::new(receipt.spelt(body.take_spelling()))),
+            Ok(receipt) => Some((Box::new(receipt.spelt(body.take_spelling())), came)),
             Err(untouched) => {
                 *head = *untouched;
                 None
@@ -64,7 +69,7 @@ impl Proxy {
     /// A read receipt: it joins a batch.
     pub(super) fn join(
         &self,
-        receipt: Box<Receipt>,
+        (receipt, came): Understood,
         who: Who<'_>,
         trail: &mut Trail,
     ) -> Result<Joined, Denied> {
@@ -75,7 +80,7 @@ impl Proxy {
         let place = if batcher.observes() {
             Place::Alone(receipt)
         } else {
-            Place::Batch(batcher.join(receipt, &lane, &self.upstream))
+            Place::Batch(batcher.join(receipt, came, &lane, &self.upstream))
         };
         Ok(Joined { place, lane })
     }

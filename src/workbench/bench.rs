@@ -279,7 +279,8 @@ impl Joins {
             let mut told = Vec::with_capacity(receipts.0.len());
             for receipt in receipts.0 {
                 let lane = self.limiter.lane(&Method::POST, SEEN, &receipt.identity);
-                told.extend(self.batcher.join(Box::new(receipt), &lane, &self.upstream));
+                let (receipt, now) = (Box::new(receipt), Instant::now());
+                told.extend(self.batcher.join(receipt, now, &lane, &self.upstream));
             }
             let mut answered = 0;
             for told in told {

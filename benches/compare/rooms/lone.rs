@@ -37,9 +37,15 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
     };
     let field = Field::start(place, &Peer::ALL, &tuning).await?;
     let requests = Requests::receipts(RECEIPTS, 1, INSTANCES);
-    let cores = [place.proxy_core, place.load_core];
-    for (state, awake) in [("asleep", false), ("kept awake", true)] {
-        let awake = awake.then(|| Awake::keep(&cores)).transpose()?;
+    let (proxy, load) = (place.proxy_core, place.load_core);
+    // Only a call that waits for its window finds the upstream's core asleep.
+    let states: [(&str, &[usize]); 3] = [
+        ("both cores may sleep", &[]),
+        ("the proxy's may", &[load]),
+        ("none may", &[proxy, load]),
+    ];
+    for (state, awake) in states {
+        let awake = Awake::keep(awake)?;
         for round in 0..settings.rounds {
             let mut direct = Crew::open(place.upstream.address, 1).await?;
             let direct = one_by_one(&mut direct, &requests).await?;
@@ -52,12 +58,12 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
                 };
                 for percent in [50, 90] {
                     let added = percentile(&through, percent) - percentile(&direct, percent);
-                    let name = format!("cores {state}: p{percent}");
+                    let name = format!("{state}: p{percent}");
                     table.add(&name, peer.name(), added - window);
                 }
             }
         }
-        awake.map_or(Ok(()), Awake::end)?;
+        awake.end()?;
     }
     Ok(table)
 }
