@@ -25,14 +25,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderMap, Response, response};
+use http::{HeaderMap, response};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::retry::budget::TpsBudget;
 
-use crate::body::AnswerBody;
+use crate::body::ClientAnswer;
 use crate::config::{self, BatchMode};
 use crate::limit::{Kind, Lane, Limiter, Refused};
 use crate::metrics::Metrics;
@@ -85,7 +85,7 @@ pub(crate) enum Given {
     /// To a call of several callers, or read in full.
     Shared(Arc<Shared>),
     /// To a call of one's own, too long to be held.
-    Own(Box<Response<AnswerBody>>),
+    Own(ClientAnswer),
 }
 
 /// An answer that any number of callers may be given.

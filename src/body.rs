@@ -9,7 +9,7 @@ mod coming;
 mod request;
 mod splice;
 
-pub(crate) use answer::{AnswerBody, Ending, unfold};
+pub(crate) use answer::{AnswerBody, ClientAnswer, Ending, unfold};
 pub(crate) use client::ClientBody;
 pub(crate) use request::{Progress, RequestBody};
 

@@ -113,9 +113,9 @@ impl Findings {
         let mut token = None;
         for pair in pairs(head.uri.query().unwrap_or_default()) {
             if pair.is(INSTANCE_FIELD) {
-                findings.instance(Some(&decode(pair.value)));
+                findings.instance(Some(&pair.decoded()));
             } else if token.is_none() && pair.is(TOKEN_FIELD) {
-                token = Some(decode(pair.value));
+                token = Some(pair.decoded());
             }
         }
         // Every call passes here: one look at each field instead of one
@@ -212,7 +212,7 @@ pub(crate) fn query_places<'q>(
     name: &str,
 ) -> impl Iterator<Item = (Range<usize>, Cow<'q, str>)> {
     let named = pairs(query).filter(move |pair| pair.is(name));
-    named.map(|pair| (pair.value_at, decode(pair.value)))
+    named.map(|pair| (pair.value_at.clone(), pair.decoded()))
 }
 
 /// A field of a query, undecoded.
@@ -223,12 +223,22 @@ pub(crate) struct Pair<'q> {
     pub(crate) value_at: Range<usize>,
     /// A key alone is a field, too.
     pub(crate) has_value: bool,
+    /// Something of it is written otherwise than it reads.
+    is_encoded: bool,
 }
 
-impl Pair<'_> {
+impl<'q> Pair<'q> {
     /// Whether this is the field of that name.
     fn is(&self, name: &str) -> bool {
-        self.key == name || (is_encoded(self.key) && decode(self.key) == name)
+        self.key == name || (self.is_encoded && decode(self.key) == name)
+    }
+
+    /// The value, decoded.
+    pub(crate) fn decoded(&self) -> Cow<'q, str> {
+        match self.is_encoded {
+            true => decode(self.value),
+            false => Cow::Borrowed(self.value),
+        }
     }
 }
 
@@ -236,22 +246,30 @@ impl Pair<'_> {
 pub(crate) fn pairs(query: &str) -> impl Iterator<Item = Pair<'_>> {
     let mut next = Some(0);
     std::iter::from_fn(move || {
-        // By hand: the searches of `str` are made for longer texts than these.
+        // By hand, in one look: the searches of `str` are made for longer texts
+        // than these.
         let start = next?;
-        let rest = &query.as_bytes()[start..];
-        let length = rest.iter().position(|&byte| byte == b'&');
-        next = length.map(|length| start + length + 1);
-        let end = start + length.unwrap_or(rest.len());
-        let equals = query.as_bytes()[start..end]
-            .iter()
-            .position(|&byte| byte == b'=');
-        let key_end = equals.map_or(end, |at| start + at);
-        let value_at = equals.map_or(end, |at| start + at + 1)..end;
+        let (mut equals, mut end, mut is_encoded) = (None, query.len(), false);
+        for (at, byte) in (start..).zip(&query.as_bytes()[start..]) {
+            match byte {
+                b'&' => {
+                    end = at;
+                    break;
+                }
+                b'=' if equals.is_none() => equals = Some(at),
+                b'%' | b'+' => is_encoded = true,
+                _ => {}
+            }
+        }
+        next = (end < query.len()).then_some(end + 1);
+        let key_end = equals.unwrap_or(end);
+        let value_at = equals.map_or(end, |at| at + 1)..end;
         Some(Pair {
             key: &query[start..key_end],
             value: &query[value_at.clone()],
             value_at,
             has_value: equals.is_some(),
+            is_encoded,
         })
     })
 }

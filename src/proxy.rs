@@ -19,13 +19,13 @@ use std::time::SystemTime;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Version};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::access_log::{AccessLog, Trail};
 use crate::batch::Batcher;
-use crate::body::{self, AnswerBody, ClientBody, Ending, RequestBody};
+use crate::body::{self, ClientAnswer, ClientBody, Ending, RequestBody};
 use crate::config::{self, Config};
 use crate::drain::Drain;
 use crate::front::Activity;
@@ -113,7 +113,7 @@ impl Proxy {
         peer: Option<IpAddr>,
         activity: Arc<Activity>,
         now: Instant,
-    ) -> Finish<impl Future<Output = Result<Response<AnswerBody>, Infallible>> + Send> {
+    ) -> Finish<impl Future<Output = Result<ClientAnswer, Infallible>> + Send> {
         let tasks = self.shared.tasks.clone();
         Finish::new(self.answer(head, body, peer, activity, now), tasks)
     }
@@ -130,7 +130,7 @@ impl Proxy {
         peer: Option<IpAddr>,
         activity: Arc<Activity>,
         now: Instant,
-    ) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> + Send {
+    ) -> impl Future<Output = Result<ClientAnswer, Infallible>> + Send {
         let shared = &*self.shared;
         let route = if shared.batcher.is_receipt_path(head.uri.path()) {
             Route::Seen
@@ -160,11 +160,11 @@ impl Proxy {
     /// What the client is told, whatever came of its call.
     fn end(
         &self,
-        answer: Result<Response<AnswerBody>, Error>,
+        answer: Result<ClientAnswer, Error>,
         version: Version,
         is_head: bool,
         mut ending: Ending,
-    ) -> Response<AnswerBody> {
+    ) -> ClientAnswer {
         let shared = &*self.shared;
         let (trail, route) = (&mut ending.trail, ending.route);
         let error = answer.as_ref().err().map(Error::code);
@@ -191,7 +191,8 @@ impl Proxy {
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let is_unread = is_head || has_no_body(answer.status());
-        answer.map(|body| body.until_end(ending, is_unread))
+        answer.body_mut().until_end(ending, is_unread);
+        answer
     }
 
     async fn call(
@@ -202,7 +203,7 @@ impl Proxy {
         route: Route,
         crowded: bool,
         trail: &mut Trail,
-    ) -> Result<Response<AnswerBody>, Error> {
+    ) -> Result<ClientAnswer, Error> {
         let max_in_flight = self.shared.settings.max_in_flight;
         if self.shared.metrics.calls() > max_in_flight {
             return Err(Error::Overloaded("server.max_in_flight", max_in_flight));
@@ -293,7 +294,7 @@ impl Proxy {
         who: Who<'_>,
         route: Route,
         trail: &mut Trail,
-    ) -> Result<Response<AnswerBody>, Error> {
+    ) -> Result<ClientAnswer, Error> {
         let mut findings = Findings::of_head(head);
         if who.tenants.is_strict() {
             findings.look_on();
@@ -369,12 +370,7 @@ impl Who<'_> {
 }
 
 /// Counts a call's end in its instance's figures.
-fn count(
-    lane: &Lane,
-    route: Route,
-    answer: &Result<Response<AnswerBody>, Error>,
-    trail: &mut Trail,
-) {
+fn count(lane: &Lane, route: Route, answer: &Result<ClientAnswer, Error>, trail: &mut Trail) {
     let series = lane.series();
     series.requests(route).inc();
     if let Err(Error::RateLimited(refused)) = answer {

@@ -18,7 +18,7 @@ use tower::util::rng::HasherRng;
 use super::life::refuse;
 use super::open::Caller;
 use super::{Batcher, Given, Shared, Timing, Untold};
-use crate::body::{AnswerBody, RequestBody};
+use crate::body::{AnswerBody, ClientAnswer, RequestBody};
 use crate::limit::{Admission, Kind, Lane, Pass, Refused};
 use crate::metrics::Route;
 use crate::receipt::MessageId;
@@ -52,7 +52,7 @@ enum Outcome {
     /// An answer that was read to its end.
     Whole(Arc<Shared>),
     /// An answer too long to be held: it goes to one caller as it comes.
-    Long(Box<Response<AnswerBody>>),
+    Long(ClientAnswer),
     Failed(Failure),
 }
 

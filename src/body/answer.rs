@@ -20,6 +20,9 @@ use crate::metrics::{Metrics, Route};
 use crate::plain::Wording;
 use crate::upstream::UpstreamBody;
 
+/// An answer to a client. Boxed, as it goes from hand to hand.
+pub(crate) type ClientAnswer = Box<Response<AnswerBody>>;
+
 /// The body of an answer to a client.
 #[derive(Debug)]
 pub(crate) struct AnswerBody {
@@ -34,7 +37,6 @@ pub(crate) struct AnswerBody {
 enum Kind {
     Whole {
         bytes: Option<Bytes>,
-        /// Boxed, as the rest below: an answer goes from hand to hand.
         trailers: Option<Box<HeaderMap>>,
     },
     /// What was read ahead, then the rest.
@@ -138,10 +140,9 @@ impl AnswerBody {
 
     /// Ties the end of the call to the end of this body. Nobody reads one to
     /// its end that `is_unread`: an answer to HEAD, or of a status without one.
-    pub(crate) fn until_end(mut self, mut ending: Ending, is_unread: bool) -> Self {
+    pub(crate) fn until_end(&mut self, mut ending: Ending, is_unread: bool) {
         ending.is_complete = is_unread || self.is_end_stream();
         self.ending = Some(ending);
-        self
     }
 }
 

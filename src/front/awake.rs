@@ -173,7 +173,7 @@ impl Front {
             async move {
                 let mut answer = answer.await?;
                 body::unfold(&mut answer);
-                Ok(answer)
+                Ok(*answer)
             }
         })
     }

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::Response;
 use http::header::CONNECTION;
 use http_body::{Body as _, Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,7 +21,7 @@ use super::activity::Activity;
 use super::bell::{Bell, Ring};
 use super::rewound::Rewound;
 use super::{FAREWELL, Front, LINGER};
-use crate::body::{AnswerBody, ClientBody};
+use crate::body::{ClientAnswer, ClientBody};
 use crate::plain::{
     Malformed, Outbox, Plain, Read, Written, has_no_body, read_request, write_answer,
 };
@@ -55,9 +54,9 @@ enum Step {
 struct Writing {
     out: Outbox,
     how: Written,
-    /// `None` once it has been read to its end, or broke off: the call has
-    /// ended then, before anybody can know of it and make another.
-    body: Option<AnswerBody>,
+    /// `None` once its body has been read to its end, or broke off: the call
+    /// has ended then, before anybody can know of it and make another.
+    answer: Option<ClientAnswer>,
     broke_off: bool,
 }
 
@@ -160,7 +159,7 @@ impl Front {
 }
 
 impl Writing {
-    fn new(mut answer: Response<AnswerBody>) -> Self {
+    fn new(mut answer: ClientAnswer) -> Self {
         let mut out = Outbox::default();
         let length = answer.body().size_hint().exact();
         let wording = answer.body_mut().take_wording();
@@ -169,7 +168,7 @@ impl Writing {
         Self {
             out,
             how,
-            body: has_body.then(|| answer.into_body()),
+            answer: has_body.then_some(answer),
             broke_off: false,
         }
     }
@@ -202,7 +201,7 @@ impl Writing {
                 Poll::Ready(Err(_)) => return Poll::Ready(Step::Broken),
                 Poll::Ready(Ok(())) => {}
             }
-            if self.body.is_none() {
+            if self.answer.is_none() {
                 return Poll::Ready(match self.broke_off {
                     true => Step::Broken,
                     false => Step::Written,
@@ -217,8 +216,9 @@ impl Writing {
     /// Reads the body, until there is enough to be written.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.out.has_room()
-            && let Some(body) = &mut self.body
+            && let Some(answer) = &mut self.answer
         {
+            let body = answer.body_mut();
             let frame = match body.is_end_stream() {
                 true => None,
                 false => ready!(Pin::new(body).poll_frame(cx)),
@@ -229,12 +229,12 @@ impl Writing {
                 Some(Ok(Err(_trailers))) => Ok(()),
                 Some(Err(_)) => Err(Malformed),
                 None => {
-                    self.body = None;
+                    self.answer = None;
                     self.how.end(&mut self.out)
                 }
             };
             if put.is_err() {
-                self.body = None;
+                self.answer = None;
                 self.broke_off = true;
             }
         }

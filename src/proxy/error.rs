@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
-use crate::body::{self, AnswerBody};
+use crate::body::{self, AnswerBody, ClientAnswer};
 use crate::limit::{Refusal, Refused};
 use crate::tenant::{Denied, key};
 use crate::upstream::{Failure, Unreachable};
@@ -180,7 +180,7 @@ impl Error {
     }
 
     /// The gateway's own answer.
-    pub(crate) fn answer(&self) -> Response<AnswerBody> {
+    pub(crate) fn answer(&self) -> ClientAnswer {
         let status = self.status();
         let message = match self.retry_after() {
             Some(wait) => format!("{self}; come back in {} s", retry_after::seconds(wait)),
@@ -196,8 +196,8 @@ impl Error {
             "wawp-gateway; error={}; details=\"{message}\"",
             self.proxy_error()
         );
-        let mut answer =
-            Response::new(AnswerBody::whole(Bytes::from(body.to_string()), None, None));
+        let body = AnswerBody::whole(Bytes::from(body.to_string()), None, None);
+        let mut answer = Box::new(Response::new(body));
         *answer.status_mut() = status;
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

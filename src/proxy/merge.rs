@@ -13,7 +13,7 @@ use super::error::Error;
 use super::{Proxy, Who, count, timing};
 use crate::access_log::Trail;
 use crate::batch::{Given, Told, Untold};
-use crate::body::{AnswerBody, ClientBody, LOOK};
+use crate::body::{AnswerBody, ClientAnswer, ClientBody, LOOK};
 use crate::limit::{Lane, Refused};
 use crate::metrics::Route;
 use crate::receipt::Receipt;
@@ -90,7 +90,7 @@ impl Proxy {
         &self,
         Joined { place, lane }: Joined,
         trail: &mut Trail,
-    ) -> Result<Response<AnswerBody>, Error> {
+    ) -> Result<ClientAnswer, Error> {
         let answer = match place {
             // Boxed: most gateways merge.
             Place::Alone(receipt) => Box::pin(self.send_alone(*receipt, &lane, trail)).await,
@@ -109,7 +109,7 @@ impl Proxy {
     }
 
     /// What a receipt's caller is told.
-    fn tell(&self, told: Told, lane: &Lane) -> Result<Response<AnswerBody>, Error> {
+    fn tell(&self, told: Told, lane: &Lane) -> Result<ClientAnswer, Error> {
         let (mut answer, remaining) = match told.verdict {
             Ok(Given::Shared(shared)) => {
                 let body = AnswerBody::whole(
@@ -117,12 +117,10 @@ impl Proxy {
                     shared.trailers.clone(),
                     shared.wording.clone(),
                 );
-                (
-                    Response::from_parts(shared.head.clone(), body),
-                    shared.remaining,
-                )
+                let answer = Response::from_parts(shared.head.clone(), body);
+                (Box::new(answer), shared.remaining)
             }
-            Ok(Given::Own(answer)) => (*answer, None),
+            Ok(Given::Own(answer)) => (answer, None),
             Err(Untold::Refused(refused)) => return Err(refused.into()),
             Err(Untold::Failed(failure)) => return Err(failure.into()),
         };

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::error::Error;
 use super::{Proxy, Shared, timing};
 use crate::access_log::Trail;
-use crate::body::{AnswerBody, RequestBody};
+use crate::body::{AnswerBody, ClientAnswer, RequestBody};
 use crate::limit::{Kind, Lane, Pass};
 use crate::metrics::Route;
 use crate::receipt::Receipt;
@@ -24,7 +24,7 @@ impl Proxy {
         receipt: Receipt,
         lane: &Lane,
         trail: &mut Trail,
-    ) -> Result<Response<AnswerBody>, Error> {
+    ) -> Result<ClientAnswer, Error> {
         let Shared {
             limiter, batcher, ..
         } = &*self.shared;
@@ -52,7 +52,7 @@ impl Proxy {
         pass: Pass,
         route: Route,
         trail: &mut Trail,
-    ) -> Result<Response<AnswerBody>, Error> {
+    ) -> Result<ClientAnswer, Error> {
         let client_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let mut request = take(head, body);
         trail.queued(pass.waited.unwrap_or_default());
@@ -69,7 +69,7 @@ impl Proxy {
         if let (Some(upstream), Some(client)) = (upgrade, client_upgrade) {
             upgrade::bridge(client, upstream, &self.shared.tasks, &self.shared.drain);
         }
-        let mut answer = Response::from_parts(head, AnswerBody::streamed(body));
+        let mut answer = Box::new(Response::from_parts(head, AnswerBody::streamed(body)));
         self.annotate(&mut answer, lane, &pass, began);
         Ok(answer)
     }

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::IdsAt;
 use super::ids::MessageId;
 use crate::body::LOOK;
-use crate::identity::{INSTANCE_FIELD, TOKEN_FIELD, decode, pairs};
+use crate::identity::{INSTANCE_FIELD, TOKEN_FIELD, pairs};
 
 /// The field with the chat.
 const CHAT_FIELD: &str = "chatId";
@@ -165,7 +165,7 @@ fn query_fields(query: &str) -> Option<Fields> {
             if std::mem::replace(&mut ids_seen, true) {
                 return None;
             }
-            fields.ids = message_ids(&decode(pair.value))?;
+            fields.ids = message_ids(&pair.decoded())?;
             fields.ids_at = (!fields.ids.is_empty()).then_some(IdsAt::Query(pair.value_at));
         } else {
             if fields.query.iter().any(|(seen, _)| *seen == name) {
