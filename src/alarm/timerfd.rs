@@ -53,8 +53,9 @@ impl Timer {
             let mut count = [0; 8];
             match ready.try_io(|timer| Ok(rustix::io::read(timer, &mut count)?)) {
                 Ok(read) => {
-                    // All that it had was read: to read again to find that out
-                    // would be a system call for each time it fires.
+                    // All that it had was read, and should it fire anew that
+                    // is another event: to read again to find that out would
+                    // be a system call each time.
                     ready.clear_ready();
                     return read.map(drop);
                 }

@@ -102,7 +102,8 @@ pub(crate) struct Batch<M: Member> {
 #[derive(Debug)]
 struct State<M: Member> {
     open: bool,
-    /// In order of arrival, so in order of deadline too.
+    /// As they joined: in order of deadline, but for the moment that one worker
+    /// took longer than another to read a receipt.
     callers: VecDeque<M>,
     ids: IndexSet<M::Id>,
     /// What the ids take in the merged request, and may take.

@@ -58,7 +58,7 @@ enum Outcome {
 
 /// Callers that share a call.
 pub(super) struct Group {
-    /// In order of arrival, so in order of deadline too.
+    /// As they joined.
     pub(super) callers: Vec<Caller>,
     /// The union of their ids, in the order they were first seen.
     pub(super) ids: IndexSet<MessageId>,
@@ -161,7 +161,6 @@ impl Sender<'_> {
                 }
                 None => refuse(late, limiter.too_late(self.lane)),
             }
-            // In order of arrival, so in order of deadline.
             let (Some(first), Some(latest)) = (group.callers.first(), group.callers.last()) else {
                 return Err(limiter.too_late(self.lane));
             };

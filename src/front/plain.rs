@@ -165,6 +165,8 @@ impl Writing {
         let wording = answer.body_mut().take_wording();
         let how = write_answer(out.text(), &mut answer, wording.as_ref(), length);
         let has_body = !has_no_body(answer.status());
+        // Written: a long body need not keep them.
+        drop(std::mem::take(answer.headers_mut()));
         Self {
             out,
             how,

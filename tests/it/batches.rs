@@ -55,6 +55,27 @@ async fn fifty_callers_share_one_call_in_the_query_spelling() {
     assert_eq!(calls[0].body.len(), 0);
 }
 
+/// Whether its body came soon after its head, or so long that hyper reads it.
+#[tokio::test(start_paused = true)]
+async fn a_window_runs_from_the_moment_its_first_receipt_has_come() {
+    for pause in [3, 1000].map(Duration::from_millis) {
+        let world = World::new("");
+        let (mut first, mut second) = (world.client(), world.client());
+        let request = receipt([1]);
+        let (head, body) = request.split_at(request.find("\r\n\r\n").unwrap() + 4);
+        first.says(head).await;
+        tokio::time::sleep(pause).await;
+        first.says(body).await;
+        let began = Instant::now();
+        tokio::time::sleep(WINDOW - Duration::from_millis(1)).await;
+        second.says(receipt([2])).await;
+        assert_eq!(first.answer().await.status(), 201);
+        assert_eq!(began.elapsed(), WINDOW);
+        assert_eq!(second.answer().await.status(), 201);
+        assert_eq!(world.sandbox.calls().len(), 1);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn ids_are_sent_once_and_in_the_order_they_were_first_seen() {
     let world = World::new("");

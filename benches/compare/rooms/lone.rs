@@ -38,7 +38,8 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
     let field = Field::start(place, &Peer::ALL, &tuning).await?;
     let requests = Requests::receipts(RECEIPTS, 1, INSTANCES);
     let (proxy, load) = (place.proxy_core, place.load_core);
-    // Only a call that waits for its window finds the upstream's core asleep.
+    // The upstream is on the load's core, and only a call that waits for its
+    // window finds that asleep.
     let states: [(&str, &[usize]); 3] = [
         ("both cores may sleep", &[]),
         ("the proxy's may", &[load]),
