@@ -257,8 +257,7 @@ pub(crate) fn pairs(query: &str) -> impl Iterator<Item = Pair<'_>> {
                     break;
                 }
                 b'=' if equals.is_none() => equals = Some(at),
-                b'%' | b'+' => is_encoded = true,
-                _ => {}
+                _ => is_encoded |= is_escape(*byte),
             }
         }
         next = (end < query.len()).then_some(end + 1);
@@ -274,13 +273,14 @@ pub(crate) fn pairs(query: &str) -> impl Iterator<Item = Pair<'_>> {
     })
 }
 
-fn is_encoded(text: &str) -> bool {
-    text.bytes().any(|byte| matches!(byte, b'%' | b'+'))
+/// Whether a byte of a form stands for something else.
+fn is_escape(byte: u8) -> bool {
+    matches!(byte, b'%' | b'+')
 }
 
 /// Decodes one key or value of a form.
 pub(crate) fn decode(text: &str) -> Cow<'_, str> {
-    if !is_encoded(text) {
+    if !text.bytes().any(is_escape) {
         return Cow::Borrowed(text);
     }
     // `parse` splits at `&` and `=`; neither may split this one piece.

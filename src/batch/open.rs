@@ -50,6 +50,7 @@ pub(crate) trait Member {
 #[derive(Debug)]
 pub(super) struct Caller {
     pub(super) receipt: Box<Receipt>,
+    /// When its last byte came.
     pub(super) came: Instant,
     /// The last attempt must begin before this moment.
     pub(super) deadline: Instant,

@@ -37,6 +37,7 @@ pub(crate) struct AnswerBody {
 enum Kind {
     Whole {
         bytes: Option<Bytes>,
+        /// Boxed: hardly any answer has some.
         trailers: Option<Box<HeaderMap>>,
     },
     /// What was read ahead, then the rest.

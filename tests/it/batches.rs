@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::support::{
-    Stage, World, at_rest, ids, post, receipt, receipt_in_query, receipt_of, text,
+    Stage, World, at_rest, head_and_body, ids, post, receipt, receipt_in_query, receipt_of, text,
 };
 
 const WINDOW: Duration = Duration::from_millis(50);
@@ -62,7 +62,7 @@ async fn a_window_runs_from_the_moment_its_first_receipt_has_come() {
         let world = World::new("");
         let (mut first, mut second) = (world.client(), world.client());
         let request = receipt([1]);
-        let (head, body) = request.split_at(request.find("\r\n\r\n").unwrap() + 4);
+        let (head, body) = head_and_body(&request);
         first.says(head).await;
         tokio::time::sleep(pause).await;
         first.says(body).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::{Stage, World, at_rest, get, receipt, text};
+use crate::support::{Stage, World, at_rest, get, head_and_body, receipt, text};
 
 #[tokio::test(start_paused = true)]
 async fn a_head_that_does_not_come_is_cut() {
@@ -139,7 +139,7 @@ async fn a_body_that_dribbles_in_is_read_ahead_for_a_while_and_then_passed_on() 
     for request in [receipt([1]), text("a")] {
         let mut stage = Stage::new("server.header_timeout = \"10s\"");
         let mut client = stage.client();
-        let (head, body) = request.split_at(request.find("\r\n\r\n").unwrap() + 4);
+        let (head, body) = head_and_body(&request);
         client.says(head).await;
         let began = Instant::now();
         let dribbling = async {

@@ -12,7 +12,9 @@ pub(crate) use held::HeldUpstream;
 pub(crate) use line::Line;
 pub(crate) use message::{Framing, Message};
 pub(crate) use program::{Program, RunningSandbox, Scratch, call, connect, eventually};
-pub(crate) use requests::{get, ids, post, receipt, receipt_in_query, receipt_of, text};
+pub(crate) use requests::{
+    get, head_and_body, ids, post, receipt, receipt_in_query, receipt_of, text,
+};
 pub(crate) use world::{Stage, World, at_rest, counted, stream};
 
 /// Runs a thing of the program's that ends by itself, and returns exit code, stdout and stderr.

@@ -50,3 +50,8 @@ pub(crate) fn receipt_in_query(numbers: impl IntoIterator<Item = usize>) -> Stri
          HTTP/1.1\r\nHost: gateway.test\r\nContent-Length: 0\r\n\r\n"
     )
 }
+
+/// A request cut behind its head.
+pub(crate) fn head_and_body(request: &str) -> (&str, &str) {
+    request.split_at(request.find("\r\n\r\n").unwrap() + 4)
+}
