@@ -22,7 +22,8 @@
 //! - `tenant`: whose an instance is, and what a tenant's key opens
 //! - `batch`: windows, verdicts, splits; `limit`: buckets and queues
 //! - `upstream`: connections to the upstream, one call sent at most once
-//! - `alarm`: windows end on time; `turn`: calls that are ready together write together
+//! - `alarm`: windows end on time; `turn`: calls that are ready together write together;
+//!   `sharded`: tables under many locks
 //! - [`metrics`], `admin`, `access_log`, [`telemetry`]: what operators see
 //! - [`config`], [`cli`], [`shutdown`], `drain`, [`systemd`]: how the program is steered
 //! - [`estimate`]: what the gateway would do to the traffic of an access log
@@ -51,6 +52,7 @@ mod ratelimit;
 mod receipt;
 mod retry_after;
 pub mod sandbox;
+mod sharded;
 pub mod shutdown;
 pub mod systemd;
 pub mod telemetry;

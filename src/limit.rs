@@ -88,12 +88,26 @@ pub(crate) struct Rules {
 pub(crate) struct Refused {
     /// Why.
     pub(crate) refusal: Refusal,
-    /// The quota that was in the way; `None` where a pause alone was.
+    /// Whose budget was in the way.
+    pub(crate) scope: Scope,
+    /// What that is; `None` where it is unlimited, and a pause alone was in
+    /// the way.
     pub(crate) quota: Option<Quota>,
-    /// Calls waiting in line at that moment.
+    /// Calls of the instance waiting in line at that moment.
     pub(crate) waiting: usize,
     /// After this time a token would be free for the caller.
     pub(crate) retry_after: Duration,
+}
+
+/// Whose budget a call draws on; on all three at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Its instance's, in its class of calls.
+    Instance,
+    /// That of its instance's tenant.
+    Tenant,
+    /// The one over all calls.
+    Egress,
 }
 
 /// Why a call was not admitted.
@@ -177,30 +191,32 @@ impl Limiter {
         self.rules.load()
     }
 
-    /// Takes a token for a call of this lane, waiting in line for it.
+    /// Takes a token for a call of this lane that `asked` just now, waiting in
+    /// line for it.
     ///
     /// # Errors
-    /// The line is full, or no token can be had before `deadline`: said at once.
+    /// The line is full, or no token can be had within `limit.max_wait`: said
+    /// at once.
     pub(crate) async fn pass(
         &self,
         lane: &Lane,
         kind: Kind,
-        deadline: Instant,
+        asked: Instant,
         route: Route,
     ) -> Result<Pass, Refused> {
-        let admission = {
+        let (admission, deadline) = {
             let rules = self.rules.load();
+            let deadline = asked + rules.max_wait;
             if rules.observes {
-                self.haunt(lane, kind, deadline, route);
+                self.haunt(lane, kind, (asked, deadline), &rules, route);
                 return Ok(self.unheld(route));
             }
-            lane.admit(kind, deadline, &rules)?
+            (lane.admit(kind, (asked, deadline), &rules)?, deadline)
         };
         let ticket = match admission {
             Admission::Now(permit) => return Ok(self.passed(permit, None, route)),
             Admission::Queued(ticket) => ticket,
         };
-        let asked = Instant::now();
         // The promise made on joining can be outrun by receipts that grew too
         // old to yield: then the deadline has the last word. A token due at
         // that very moment still counts. Boxed: most calls find a token.
@@ -221,8 +237,7 @@ impl Limiter {
         kind: Kind,
         deadline: Instant,
     ) -> Result<Admission, Refused> {
-        let rules = self.rules.load();
-        lane.admit(kind, deadline, &rules)
+        lane.admit(kind, (Instant::now(), deadline), &self.rules.load())
     }
 
     /// Tells whether a call could be admitted now, taking nothing.
@@ -230,8 +245,7 @@ impl Limiter {
     /// # Errors
     /// As [`pass`](Self::pass).
     pub(crate) fn check(&self, lane: &Lane, kind: Kind, deadline: Instant) -> Result<(), Refused> {
-        let rules = self.rules.load();
-        lane.check(kind, deadline, &rules)
+        lane.check(kind, deadline, &self.rules.load())
     }
 
     /// Records a token taken after this wait.
@@ -257,6 +271,7 @@ impl Rules {
             let terms = Terms {
                 quota,
                 sharing: Arc::clone(&sharing),
+                headers: limit.headers,
             };
             let table = known.and_then(|(base, classes)| match name {
                 BASE => Some(base),
@@ -292,10 +307,5 @@ impl Rules {
 
     fn is_receipt(&self, path: &str) -> bool {
         self.receipt_paths.iter().any(|receipt| receipt == path)
-    }
-
-    /// Whether `RateLimit` fields go with every answer.
-    pub(crate) fn headers(&self) -> bool {
-        self.limit.headers
     }
 }

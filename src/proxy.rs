@@ -304,14 +304,14 @@ impl Proxy {
             let look = identity::look::into_body(&mut findings, &head.headers, body);
             self.in_time(Box::pin(look)).await?;
         }
-        let limiter = &self.shared.limiter;
-        let deadline = Instant::now() + limiter.rules().max_wait;
+        let asked = body.came().unwrap_or_else(Instant::now);
         let lane = {
             let ambiguous = findings.is_ambiguous();
             let identity = findings.identity();
             self.lane(&identity, ambiguous, head, who, route, trail)?
         };
-        let answer = match limiter.pass(&lane, Kind::Call, deadline, route).await {
+        let limiter = &self.shared.limiter;
+        let answer = match limiter.pass(&lane, Kind::Call, asked, route).await {
             Ok(pass) => {
                 let body = RequestBody::streamed(body.take());
                 self.send(head, body, &lane, pass, route, trail).await

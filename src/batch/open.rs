@@ -3,12 +3,13 @@
 //! Invariant: at most one batch of a key takes callers at any time, and none
 //! ever holds more than its caps. Pure bookkeeping: no clock, no I/O.
 
-use std::collections::hash_map::{Entry, RandomState};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
-use std::hash::{BuildHasher, Hash};
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use indexmap::IndexSet;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -16,9 +17,7 @@ use tokio::time::Instant;
 use super::Told;
 use crate::config;
 use crate::receipt::{MergeKey, MessageId, Receipt};
-
-/// Locks over the table, so that callers of different chats seldom meet.
-const SHARDS: usize = 64;
+use crate::sharded::Sharded;
 
 impl Caps {
     pub(crate) fn of(settings: &config::Batch) -> Self {
@@ -121,14 +120,9 @@ pub(crate) enum Offer<M: Member> {
     Opened(Arc<Batch<M>>),
 }
 
-type Shard<M> = HashMap<<M as Member>::Key, Arc<Batch<M>>>;
-
-/// The batches that take callers, by key.
+/// The batches that take callers, by key: they know it.
 #[derive(Debug)]
-pub(crate) struct Table<M: Member> {
-    hasher: RandomState,
-    shards: Box<[Mutex<Shard<M>>]>,
-}
+pub(crate) struct Table<M: Member>(Sharded<HashTable<Arc<Batch<M>>>>);
 
 impl<M: Member> Batch<M> {
     pub(crate) fn open(first: M, now: Instant, caps: Caps) -> Self {
@@ -267,10 +261,7 @@ impl<M: Member> State<M> {
 
 impl<M: Member> Table<M> {
     pub(super) fn new() -> Self {
-        Self {
-            hasher: RandomState::new(),
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-        }
+        Self(Sharded::new(HashTable::new))
     }
 
     /// Puts a caller into the open batch of its key, or opens one with it.
@@ -282,14 +273,16 @@ impl<M: Member> Table<M> {
         caller: M,
         open: impl FnOnce(M) -> Result<Arc<Batch<M>>, E>,
     ) -> Result<Offer<M>, E> {
-        let key = caller.key().clone();
-        let mut shard = self.shard(&key);
-        match shard.entry(key) {
+        let hash = self.0.hash(caller.key());
+        let mut shard = self.0.shard(hash);
+        let is_its = |batch: &Arc<Batch<M>>| batch.key == *caller.key();
+        let hasher = |batch: &Arc<Batch<M>>| self.0.hash(&batch.key);
+        match shard.entry(hash, is_its, hasher) {
             Entry::Occupied(mut entry) => match entry.get().offer(caller) {
                 None => Ok(Offer::Joined),
                 Some(caller) => {
                     let batch = open(caller)?;
-                    entry.insert(Arc::clone(&batch));
+                    *entry.get_mut() = Arc::clone(&batch);
                     Ok(Offer::Opened(batch))
                 }
             },
@@ -303,19 +296,10 @@ impl<M: Member> Table<M> {
 
     /// Forgets a batch, if it is still the one of its key.
     pub(super) fn forget(&self, batch: &Arc<Batch<M>>) {
-        let mut shard = self.shard(&batch.key);
-        if shard
-            .get(&batch.key)
-            .is_some_and(|current| Arc::ptr_eq(current, batch))
-        {
-            shard.remove(&batch.key);
+        let hash = self.0.hash(&batch.key);
+        let mut shard = self.0.shard(hash);
+        if let Ok(entry) = shard.find_entry(hash, |current| Arc::ptr_eq(current, batch)) {
+            entry.remove();
         }
-    }
-
-    fn shard(&self, key: &M::Key) -> MutexGuard<'_, Shard<M>> {
-        let shard = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
-        self.shards[shard]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -239,18 +239,18 @@ impl Lane {
         self
     }
 
-    /// Takes a token or a place in line.
+    /// Takes a token or a place in line, for a call that asks `now`.
     ///
     /// # Errors
     /// The line is full, or the token would come after `deadline`.
     pub(crate) fn admit(
         &self,
         kind: Kind,
-        deadline: Instant,
+        (now, deadline): (Instant, Instant),
         rules: &Rules,
     ) -> Result<Admission, Refused> {
         let (payer, series) = (self.payer(), self.series());
-        Bucket::admit(payer, kind, deadline, self.credential, rules, series)
+        Bucket::admit(payer, kind, (now, deadline), self.credential, rules, series)
     }
 
     /// Tells whether a call could be admitted now, taking nothing.
@@ -327,6 +327,11 @@ impl Lane {
             (Some(_), None) => self.metrics.other_instances(),
             (None, None) => self.metrics.no_instance(),
         }
+    }
+
+    /// Whether `RateLimit` fields go with every answer.
+    pub(crate) fn tells_limit(&self) -> bool {
+        self.terms.headers
     }
 
     /// The quota in force here.

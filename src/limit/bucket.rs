@@ -24,6 +24,7 @@ use super::share::Share;
 use super::ticket::Ticket;
 use super::{Refused, Rules};
 pub(crate) use state::{Entry, State};
+pub(super) use turn::Turn;
 
 use crate::config::Quota;
 use crate::identity::Fingerprint;
@@ -84,12 +85,11 @@ impl Bucket {
     pub(super) fn admit<H: Holder>(
         holder: &Arc<H>,
         kind: Kind,
-        deadline: Instant,
+        (now, deadline): (Instant, Instant),
         credential: Option<Fingerprint>,
         rules: &Rules,
         series: &Arc<InstanceSeries>,
     ) -> Result<Admission, Refused> {
-        let now = Instant::now();
         let mut granted = None;
         let grant = || {
             let (grant, told) = oneshot::channel();

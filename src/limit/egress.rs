@@ -17,11 +17,12 @@ mod tests;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::Scope;
+use super::bucket::Turn;
 use super::gcra::Gcra;
 use super::share::Membership;
 use crate::config::Quota;
@@ -174,24 +175,30 @@ impl Egress {
         self.changed.notify_one();
     }
 
-    /// About how long a call that joins now will wait for its share.
-    pub(super) fn estimate(&self, member: &Membership) -> Duration {
-        let state = self.lock();
+    /// About when a call that joins `now` has its share: as if all tenants
+    /// with claims had as many calls waiting as its own.
+    pub(super) fn turn(&self, member: &Membership, now: Instant) -> Turn {
+        let mut state = self.lock();
         let place = u32::try_from(member.waiting()).unwrap_or(u32::MAX);
-        let own = member.quota.map_or(Duration::ZERO, |quota| {
-            quota.interval().saturating_mul(place)
-        });
-        let Some(quota) = state.budget.quota() else {
-            return own;
+        let tenant = tenant(&mut state.tenants, member, now);
+        let own = Turn {
+            at: tenant.budget.due(now, place),
+            scope: Scope::Tenant,
+            quota: member.quota,
         };
-        let others: u32 = state
-            .tenants
-            .iter()
-            .filter(|(name, tenant)| tenant.listed && **name != member.name)
-            .map(|(_, tenant)| tenant.weight.get())
-            .sum();
-        let share = f64::from(member.weight.get()) / f64::from(others + member.weight.get());
-        own.max(quota.interval().saturating_mul(place).div_f64(share))
+        let weights = state.tenants.iter().filter_map(|(name, tenant)| {
+            (tenant.listed && **name != *member.name).then_some(u64::from(tenant.weight.get()))
+        });
+        let own_weight = u64::from(member.weight.get());
+        let before = u64::from(place) * (weights.sum::<u64>() + own_weight) / own_weight;
+        let all = Turn {
+            at: state
+                .budget
+                .due(now, u32::try_from(before).unwrap_or(u32::MAX)),
+            scope: Scope::Egress,
+            quota: state.budget.quota(),
+        };
+        if own.at > all.at { own } else { all }
     }
 
     fn next(&self, now: Instant) -> Next {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Admission, Kind, Lane, Limiter, Pass, Permit, Refused, TICK};
+use super::{Admission, Kind, Lane, Limiter, Pass, Permit, Refused, Rules, TICK};
 use crate::metrics::Route;
 
 impl Limiter {
@@ -31,10 +31,15 @@ impl Limiter {
     }
 
     /// Sends a ghost of a call through its lane, and counts what becomes of it.
-    pub(super) fn haunt(&self, lane: &Lane, kind: Kind, deadline: Instant, route: Route) {
-        let asked = Instant::now();
-        let rules = self.rules.load();
-        let ticket = match lane.admit(kind, deadline, &rules) {
+    pub(super) fn haunt(
+        &self,
+        lane: &Lane,
+        kind: Kind,
+        (asked, deadline): (Instant, Instant),
+        rules: &Arc<Rules>,
+        route: Route,
+    ) {
+        let ticket = match lane.admit(kind, (asked, deadline), rules) {
             Ok(Admission::Now(_)) => {
                 return self.metrics.would_delay(route).observe(0.0);
             }
@@ -42,7 +47,7 @@ impl Limiter {
             Err(refused) => return would_refuse(lane, refused, 1),
         };
         let (lane, metrics) = (lane.clone(), Arc::clone(&self.metrics));
-        let rules = self.rules.load_full();
+        let rules = Arc::clone(rules);
         // Not one of the tasks that a drain waits for.
         tokio::spawn(async move {
             match tokio::time::timeout_at(deadline + TICK, ticket).await {

@@ -6,10 +6,10 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::bucket::Turn;
 use super::egress::Egress;
 use crate::config::Quota;
 
@@ -58,9 +58,9 @@ impl Share {
         self.egress.pass(&self.member, now)
     }
 
-    /// About how long a call that joins now will wait for its turn.
-    pub(super) fn estimate(&self) -> Duration {
-        self.egress.estimate(&self.member)
+    /// About when the turn of a call comes that joins `now`.
+    pub(super) fn turn(&self, now: Instant) -> Turn {
+        self.egress.turn(&self.member, now)
     }
 }
 

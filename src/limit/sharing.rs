@@ -19,6 +19,8 @@ const STRANGERS: &str = "?";
 pub(super) struct Terms {
     pub(super) quota: Option<Quota>,
     pub(super) sharing: Arc<Sharing>,
+    /// Whether `RateLimit` fields go with every answer.
+    pub(super) headers: bool,
 }
 
 /// The shares in force; replaced whole on reload.

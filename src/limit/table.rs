@@ -4,14 +4,12 @@
 //! which somebody waits is never dropped. When it is full all newcomers share
 //! one account, so a flood of made-up ids costs memory and budget of its own.
 
-use std::borrow::Borrow;
-use std::collections::HashSet;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::hash::Hash;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use hashbrown::HashTable;
 use tokio::time::Instant;
 
 #[cfg(test)]
@@ -21,9 +19,7 @@ use super::account::Account;
 use super::sharing::Terms;
 use crate::identity::{Fingerprint, Identity, InstanceId};
 use crate::metrics::{OTHER, Standing};
-
-/// Locks over the table, so that calls of different instances seldom meet.
-const SHARDS: usize = 64;
+use crate::sharded::Sharded;
 
 /// Accounts per shard: 64 × 4,096 = 262,144 instances and as many credentials
 /// without one in a class, some 125 MB at most.
@@ -39,9 +35,8 @@ pub(super) struct Table {
     /// The class, as messages and `RateLimit` fields name it.
     pub(super) name: Box<str>,
     terms: ArcSwap<Terms>,
-    hasher: RandomState,
-    instances: Box<[Mutex<Shard<Named>>]>,
-    credentials: Box<[Mutex<Shard<Unnamed>>]>,
+    instances: Sharded<Shard<Arc<Account>>>,
+    credentials: Sharded<Shard<Unnamed>>,
     /// For calls that name neither instance nor credential.
     nobody: Arc<Account>,
     /// Shared by whoever comes while the table is full.
@@ -49,13 +44,12 @@ pub(super) struct Table {
 }
 
 /// An account, to be found by what it belongs to.
-trait Entry: Hash + Eq {
+trait Entry {
+    type Key: Hash + Eq + ?Sized;
+
+    fn key(&self) -> &Self::Key;
     fn account(&self) -> &Arc<Account>;
 }
-
-/// An instance's account. It knows its name, which is not kept twice.
-#[derive(Debug)]
-struct Named(Arc<Account>);
 
 /// The account of a credential without an instance.
 #[derive(Debug)]
@@ -66,7 +60,7 @@ struct Unnamed {
 
 #[derive(Debug)]
 struct Shard<E> {
-    accounts: HashSet<E>,
+    accounts: HashTable<E>,
     /// The most accounts it may hold.
     capacity: usize,
     /// The size at which idle accounts are looked for: twice what the last
@@ -83,9 +77,8 @@ impl Table {
     fn with_capacity(name: &str, terms: Terms, shard_capacity: usize) -> Self {
         Self {
             name: Box::from(name),
-            hasher: RandomState::new(),
-            instances: shards(shard_capacity),
-            credentials: shards(shard_capacity),
+            instances: Sharded::new(|| Shard::new(shard_capacity)),
+            credentials: Sharded::new(|| Shard::new(shard_capacity)),
             nobody: Arc::new(Account::new(None, &terms)),
             overflow: Arc::new(Account::new(InstanceId::new(OTHER), &terms)),
             terms: ArcSwap::from_pointee(terms),
@@ -96,7 +89,9 @@ impl Table {
     pub(super) fn account(&self, identity: &Identity) -> Arc<Account> {
         match (&identity.instance, identity.credential) {
             (Some(instance), _) => {
-                self.find(&self.instances, instance.as_bytes(), Some(instance), Named)
+                self.find(&self.instances, instance.as_bytes(), Some(instance), |it| {
+                    it
+                })
             }
             (None, Some(credential)) => {
                 self.find(&self.credentials, &credential, None, |account| Unnamed {
@@ -111,31 +106,29 @@ impl Table {
     /// The account of an instance that has called; opens none.
     pub(super) fn known(&self, instance: &str) -> Option<Arc<Account>> {
         let instance = instance.as_bytes();
-        let shard = lock(&self.instances[self.shard(instance)]);
-        let entry = shard.accounts.get(instance)?;
-        Some(Arc::clone(entry.account()))
+        let hash = self.instances.hash(instance);
+        self.instances.shard(hash).get(hash, instance)
     }
 
-    fn find<E, Q>(
+    fn find<E: Entry>(
         &self,
-        shards: &[Mutex<Shard<E>>],
-        key: &Q,
+        shards: &Sharded<Shard<E>>,
+        key: &E::Key,
         instance: Option<&InstanceId>,
         entry: impl FnOnce(Arc<Account>) -> E,
-    ) -> Arc<Account>
-    where
-        E: Entry + Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
-        let mut shard = lock(&shards[self.shard(key)]);
-        if let Some(entry) = shard.accounts.get(key) {
-            return Arc::clone(entry.account());
+    ) -> Arc<Account> {
+        let hasher = |entry: &E| shards.hash(entry.key());
+        let hash = shards.hash(key);
+        let mut shard = shards.shard(hash);
+        if let Some(account) = shard.get(hash, key) {
+            return account;
         }
-        if !shard.has_room() {
+        if !shard.has_room(hasher) {
             return Arc::clone(&self.overflow);
         }
         let account = Arc::new(Account::new(instance.cloned(), &self.terms.load()));
-        shard.accounts.insert(entry(Arc::clone(&account)));
+        let entry = entry(Arc::clone(&account));
+        shard.accounts.insert_unique(hash, entry, hasher);
         account
     }
 
@@ -150,10 +143,6 @@ impl Table {
             tokens: quota.map(|quota| f64::from(quota.burst.get())),
             paused: Duration::ZERO,
         }
-    }
-
-    fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
-        usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0)
     }
 
     /// The terms in force.
@@ -172,62 +161,48 @@ impl Table {
     }
 }
 
-impl Entry for Named {
+/// It knows whose it is, which is not kept twice.
+impl Entry for Arc<Account> {
+    type Key = [u8];
+
+    fn key(&self) -> &[u8] {
+        self.instance.as_ref().map_or(&[], InstanceId::as_bytes)
+    }
+
     fn account(&self) -> &Arc<Account> {
-        &self.0
+        self
     }
 }
-
-impl Borrow<[u8]> for Named {
-    fn borrow(&self) -> &[u8] {
-        self.0.instance.as_ref().map_or(&[], InstanceId::as_bytes)
-    }
-}
-
-// As what is borrowed, which is what `Borrow` asks for.
-impl Hash for Named {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        Borrow::<[u8]>::borrow(self).hash(state);
-    }
-}
-
-impl PartialEq for Named {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.instance == other.0.instance
-    }
-}
-
-impl Eq for Named {}
 
 impl Entry for Unnamed {
+    type Key = Fingerprint;
+
+    fn key(&self) -> &Fingerprint {
+        &self.credential
+    }
+
     fn account(&self) -> &Arc<Account> {
         &self.account
     }
 }
 
-impl Borrow<Fingerprint> for Unnamed {
-    fn borrow(&self) -> &Fingerprint {
-        &self.credential
-    }
-}
-
-impl Hash for Unnamed {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.credential.hash(state);
-    }
-}
-
-impl PartialEq for Unnamed {
-    fn eq(&self, other: &Self) -> bool {
-        self.credential == other.credential
-    }
-}
-
-impl Eq for Unnamed {}
-
 impl<E: Entry> Shard<E> {
+    fn new(capacity: usize) -> Self {
+        Self {
+            accounts: HashTable::new(),
+            capacity,
+            sweep_at: capacity.min(64),
+            swept: None,
+        }
+    }
+
+    fn get(&self, hash: u64, key: &E::Key) -> Option<Arc<Account>> {
+        let entry = self.accounts.find(hash, |entry| entry.key() == key)?;
+        Some(Arc::clone(entry.account()))
+    }
+
     /// Makes room among the idle when it is time; false when there is none.
-    fn has_room(&mut self) -> bool {
+    fn has_room(&mut self, hasher: impl Fn(&E) -> u64) -> bool {
         let now = Instant::now();
         let full = self.accounts.len() >= self.capacity;
         let swept_just_now = self.swept.is_some_and(|then| now < then + SWEEP_PAUSE);
@@ -244,34 +219,16 @@ impl<E: Entry> Shard<E> {
             if keep(false) >= self.capacity {
                 keep(true);
             }
-            self.accounts.shrink_to(64);
+            self.accounts.shrink_to(64, hasher);
             self.sweep_at = (self.accounts.len() * 2).max(64).min(self.capacity);
         }
         self.accounts.len() < self.capacity
     }
 }
 
-fn renew<E: Entry>(shards: &[Mutex<Shard<E>>], terms: &Terms) {
-    for shard in shards {
-        let shard = lock(shard);
+fn renew<E: Entry>(shards: &Sharded<Shard<E>>, terms: &Terms) {
+    for shard in shards.all() {
         let accounts = shard.accounts.iter().map(Entry::account);
         accounts.for_each(|account| account.renew(terms));
     }
-}
-
-fn shards<E>(capacity: usize) -> Box<[Mutex<Shard<E>>]> {
-    (0..SHARDS)
-        .map(|_| {
-            Mutex::new(Shard {
-                accounts: HashSet::new(),
-                capacity,
-                sweep_at: capacity.min(64),
-                swept: None,
-            })
-        })
-        .collect()
-}
-
-fn lock<E>(shard: &Mutex<Shard<E>>) -> MutexGuard<'_, Shard<E>> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,7 +11,7 @@ use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::body::{self, AnswerBody, ClientAnswer};
-use crate::limit::{Refusal, Refused};
+use crate::limit::{Refusal, Refused, Scope};
 use crate::tenant::{Denied, key};
 use crate::upstream::{Failure, Unreachable};
 use crate::{ratelimit, retry_after};
@@ -209,7 +209,13 @@ impl Error {
             headers.insert(RETRY_AFTER, retry_after::value(wait));
         }
         if let Self::RateLimited(refused) = self {
-            ratelimit::describe(headers, refused.quota, 0, refused.retry_after);
+            ratelimit::describe(
+                headers,
+                refused.scope,
+                refused.quota,
+                0,
+                refused.retry_after,
+            );
         }
         if *self == Self::Connect {
             headers.insert(
@@ -223,24 +229,24 @@ impl Error {
 
 /// Says which limit was in the way.
 fn why(refused: &Refused) -> String {
-    let limit = refused.quota.map_or_else(
-        || "the upstream asked for a pause".to_owned(),
-        |quota| {
-            format!(
-                "the limit is {} calls a second, {} at once",
-                quota.rate, quota.burst
-            )
-        },
-    );
+    let limit = refused.quota.map_or_else(String::new, |quota| {
+        format!(
+            ": the limit is {} calls a second, {} at once",
+            quota.rate, quota.burst
+        )
+    });
     let waiting = refused.waiting;
+    let budget = match refused.scope {
+        Scope::Instance => "this instance's budget",
+        Scope::Tenant => "the budget of this instance's tenant (tenants.rate)",
+        Scope::Egress => "the budget of all instances together (egress.rate)",
+    };
     match refused.refusal {
         Refusal::QueueFull => {
-            format!("{waiting} calls of this instance wait already (limit.max_queue): {limit}")
+            format!("{waiting} calls of this instance wait already (limit.max_queue){limit}")
         }
         Refusal::WaitTooLong => {
-            format!(
-                "this instance's budget is used up and {waiting} calls wait (limit.max_wait): {limit}"
-            )
+            format!("{budget} is used up and {waiting} calls wait (limit.max_wait){limit}")
         }
         Refusal::Paused => "the upstream has asked for a pause of this instance".to_owned(),
     }

@@ -11,7 +11,7 @@ use super::error::Error;
 use super::{Proxy, Shared, timing};
 use crate::access_log::Trail;
 use crate::body::{AnswerBody, ClientAnswer, RequestBody};
-use crate::limit::{Kind, Lane, Pass};
+use crate::limit::{Kind, Lane, Pass, Scope};
 use crate::metrics::Route;
 use crate::receipt::Receipt;
 use crate::upstream::Answer;
@@ -34,9 +34,8 @@ impl Proxy {
             limiter.unheld(Route::Seen)
         } else {
             let opened = Instant::now();
-            let deadline = opened + limiter.rules().max_wait;
             let kind = Kind::Receipt { opened };
-            limiter.pass(lane, kind, deadline, Route::Seen).await?
+            limiter.pass(lane, kind, opened, Route::Seen).await?
         };
         let (mut head, body) = receipt.into_parts();
         self.send(&mut head, body, lane, pass, Route::Seen, trail)
@@ -56,7 +55,8 @@ impl Proxy {
         let client_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let mut request = take(head, body);
         trail.queued(pass.waited.unwrap_or_default());
-        let began = Instant::now();
+        // With its token, that is.
+        let began = pass.permit.granted;
         let answer = self.upstream.call(&mut request, route).await;
         trail.upstream(began);
         let answer = answer.inspect_err(|_| lane.unanswered(&pass.permit))?;
@@ -98,10 +98,16 @@ impl Proxy {
         lane: &Lane,
         remaining: Option<u32>,
     ) {
-        if let (Some(remaining), true) = (remaining, self.shared.limiter.rules().headers()) {
+        if let (Some(remaining), true) = (remaining, lane.tells_limit()) {
             let quota = lane.quota();
             let next = quota.map(|quota| quota.interval()).unwrap_or_default();
-            ratelimit::describe(answer.headers_mut(), quota, remaining, next);
+            ratelimit::describe(
+                answer.headers_mut(),
+                Scope::Instance,
+                quota,
+                remaining,
+                next,
+            );
         }
     }
 }

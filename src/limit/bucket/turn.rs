@@ -8,8 +8,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::State;
+use crate::config::Quota;
 use crate::limit::line::{Grant, Kind};
-use crate::limit::{Refusal, Refused, Rules};
+use crate::limit::{Refusal, Refused, Rules, Scope};
+
+/// When a call would have its tokens, and what keeps it so long.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::limit) struct Turn {
+    pub(in crate::limit) at: Instant,
+    pub(in crate::limit) scope: Scope,
+    pub(in crate::limit) quota: Option<Quota>,
+}
 
 impl<G: Grant> State<G> {
     /// When a call has its token that comes now behind so many others.
@@ -37,7 +46,7 @@ impl<G: Grant> State<G> {
         deadline: Instant,
         rules: &Rules,
     ) -> Result<(), Refused> {
-        if self.line.is_none() && self.ready(now).is_ok() {
+        if self.line.is_none() && self.turn(kind, now, rules.max_delay).at <= now {
             return Ok(());
         }
         self.check_turn(kind, now, deadline, rules)
@@ -54,8 +63,8 @@ impl<G: Grant> State<G> {
         let turn = self.turn(kind, now, rules.max_delay);
         if self.waiting() >= rules.max_queue {
             Err(self.refused(Refusal::QueueFull, turn, now))
-        } else if turn > deadline {
-            Err(self.refused(self.too_long(now), turn, now))
+        } else if turn.at > deadline {
+            Err(self.refused(self.too_long(turn, now), turn, now))
         } else {
             Ok(())
         }
@@ -65,33 +74,41 @@ impl<G: Grant> State<G> {
     pub(in crate::limit) fn too_late(&self, now: Instant, rules: &Rules) -> Refused {
         // A call that came now would have to wait as long, or less.
         let turn = self.turn(Kind::Call, now, rules.max_delay);
-        self.refused(self.too_long(now), turn, now)
+        self.refused(self.too_long(turn, now), turn, now)
     }
 
-    /// Why a call would wait too long.
-    fn too_long(&self, now: Instant) -> Refusal {
+    /// Why a call would wait so long for its turn.
+    fn too_long(&self, turn: Turn, now: Instant) -> Refusal {
         let pause = self.pause.as_ref().and_then(|pause| pause.holds(now));
-        pause.map_or(Refusal::WaitTooLong, |_| Refusal::Paused)
+        match (turn.scope, pause) {
+            (Scope::Instance, Some(_)) => Refusal::Paused,
+            _ => Refusal::WaitTooLong,
+        }
     }
 
     fn waiting(&self) -> usize {
         self.line.as_ref().map_or(0, |line| line.len())
     }
 
-    fn refused(&self, refusal: Refusal, turn: Instant, now: Instant) -> Refused {
+    fn refused(&self, refusal: Refusal, turn: Turn, now: Instant) -> Refused {
         Refused {
             refusal,
-            quota: self.quota(),
+            scope: turn.scope,
+            quota: turn.quota,
             waiting: self.waiting(),
-            retry_after: turn.saturating_duration_since(now),
+            retry_after: turn.at.saturating_duration_since(now),
         }
     }
 
     /// When a call that joins now would get its token, if nobody else came.
-    fn turn(&self, kind: Kind, now: Instant, max_delay: Duration) -> Instant {
-        let here = self.turn_here(kind, now, max_delay);
-        let elsewhere = self.share.as_ref().map(|share| now + share.estimate());
-        elsewhere.map_or(here, |elsewhere| here.max(elsewhere))
+    fn turn(&self, kind: Kind, now: Instant, max_delay: Duration) -> Turn {
+        let here = Turn {
+            at: self.turn_here(kind, now, max_delay),
+            scope: Scope::Instance,
+            quota: self.quota(),
+        };
+        let elsewhere = self.share.as_ref().map(|share| share.turn(now));
+        elsewhere.filter(|it| it.at > here.at).unwrap_or(here)
     }
 
     /// The same, if the egress were never scarce.

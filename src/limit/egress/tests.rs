@@ -1,6 +1,7 @@
 //! The sharing alone, with claimants that always have calls.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use proptest::prelude::*;
 

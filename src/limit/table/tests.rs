@@ -11,6 +11,7 @@ use crate::limit::account::Lane;
 use crate::limit::sharing::Sharing;
 use crate::limit::{Admission, Kind, Rules};
 use crate::metrics::Metrics;
+use crate::sharded::SHARDS;
 
 const CAPACITY: usize = 8;
 
@@ -36,6 +37,7 @@ fn terms(quota: Quota) -> Terms {
     Terms {
         quota: Some(quota),
         sharing: Arc::new(sharing),
+        headers: false,
     }
 }
 
@@ -63,21 +65,15 @@ impl World {
             self.table.terms(),
             Arc::clone(&self.metrics),
         );
-        let admitted = lane.admit(Kind::Call, Instant::now(), &self.rules);
+        let admitted = lane.admit(Kind::Call, (Instant::now(), Instant::now()), &self.rules);
         matches!(admitted, Ok(Admission::Now(_)))
     }
 }
 
 impl Table {
     fn len(&self) -> usize {
-        let instances = self
-            .instances
-            .iter()
-            .map(|shard| lock(shard).accounts.len());
-        let credentials = self
-            .credentials
-            .iter()
-            .map(|shard| lock(shard).accounts.len());
+        let instances = self.instances.all().map(|shard| shard.accounts.len());
+        let credentials = self.credentials.all().map(|shard| shard.accounts.len());
         instances.chain(credentials).sum()
     }
 }
@@ -151,7 +147,9 @@ async fn a_proven_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
         Arc::new(terms(quota)),
         Arc::new(Metrics::new(1)),
     );
-    let Ok(Admission::Now(permit)) = lane.admit(Kind::Call, Instant::now(), &rules()) else {
+    let Ok(Admission::Now(permit)) =
+        lane.admit(Kind::Call, (Instant::now(), Instant::now()), &rules())
+    else {
         panic!("a full bucket");
     };
     lane.answered(&permit, StatusCode::CREATED, None);
@@ -183,7 +181,10 @@ async fn an_account_that_somebody_waits_for_is_not_idle() {
         Arc::new(Metrics::new(1)),
     );
     let rules = rules();
-    let ask = || lane.admit(Kind::Call, Instant::now() + Duration::from_secs(60), &rules);
+    let ask = || {
+        let now = Instant::now();
+        lane.admit(Kind::Call, (now, now + Duration::from_secs(60)), &rules)
+    };
     let far = Instant::now() + Duration::from_secs(86_400);
     assert!(matches!(ask(), Ok(Admission::Now(_))));
     let waiting = ask();

@@ -133,12 +133,14 @@ async fn a_served_ticket_takes_nobody_else_out_of_the_line() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_said_at_once() {
-    let limiter = of(0.05, 1);
+    let mut settings = settings(quota(0.05, 1));
+    settings.limit.max_wait = ms(4000);
+    let limiter = limiter(&settings);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
     let start = Instant::now();
     let refused = limiter
-        .pass(&lane, Kind::Call, later(4000), Route::Other)
+        .pass(&lane, Kind::Call, start, Route::Other)
         .await
         .unwrap_err();
     assert_eq!(start.elapsed(), Duration::ZERO);
@@ -149,11 +151,13 @@ async fn a_refusal_is_said_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_call_outrun_by_old_receipts_is_told_at_its_deadline() {
     tokio::time::advance(ms(10_000)).await;
-    let limiter = of(1.0, 1);
+    let mut settings = settings(quota(1.0, 1));
+    settings.limit.max_wait = ms(1000);
+    let limiter = limiter(&settings);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
     let start = Instant::now();
-    let call = limiter.pass(&lane, Kind::Call, later(1000), Route::Other);
+    let call = limiter.pass(&lane, Kind::Call, start, Route::Other);
     let old = async { queued(&limiter, &lane, receipt(5000)).await.granted };
     let (told, seen) = tokio::join!(call, old);
     assert_eq!(seen - start, ms(1000));

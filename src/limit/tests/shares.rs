@@ -30,7 +30,7 @@ fn scarce(rate: f64, tenants: Vec<Tenant>) -> Arc<Limiter> {
 async fn accepted(limiter: &Limiter, instance: &str) {
     let lane = lane_of(limiter, instance, "t");
     let pass = limiter
-        .pass(&lane, Kind::Call, later(3_600_000), Route::Other)
+        .pass(&lane, Kind::Call, Instant::now(), Route::Other)
         .await
         .unwrap();
     lane.answered(&pass.permit, StatusCode::CREATED, None);
@@ -49,9 +49,8 @@ async fn saturate(
         tokio::spawn(async move {
             loop {
                 let lane = lane_of(&limiter, instance, "t");
-                let deadline = later(3_600_000);
                 limiter
-                    .pass(&lane, Kind::Call, deadline, Route::Other)
+                    .pass(&lane, Kind::Call, Instant::now(), Route::Other)
                     .await
                     .unwrap();
                 went.fetch_add(1, Ordering::Relaxed);
@@ -125,7 +124,7 @@ async fn a_flood_of_made_up_names_buys_one_share() {
         let limiter = Arc::clone(&limiter);
         tokio::spawn(async move {
             let lane = lane_of(&limiter, &format!("made-up-{n}"), "x");
-            let passed = limiter.pass(&lane, Kind::Call, later(3_600_000), Route::Other);
+            let passed = limiter.pass(&lane, Kind::Call, Instant::now(), Route::Other);
             passed.await.ok();
         });
     }
@@ -144,7 +143,7 @@ async fn a_quiet_tenant_waits_for_one_slot_behind_a_flood() {
         let asked = Instant::now();
         let lane = lane_of(&limiter, "quiet", "t");
         limiter
-            .pass(&lane, Kind::Call, later(4000), Route::Other)
+            .pass(&lane, Kind::Call, asked, Route::Other)
             .await
             .unwrap();
         assert!(asked.elapsed() <= ms(102), "{:?}", asked.elapsed());
@@ -195,10 +194,7 @@ async fn sends_of_a_tenant_go_before_its_receipts_until_those_are_old() {
     let asked = Instant::now();
     let lane = lane_of(&limiter, "b", "t");
     let kind = Kind::Receipt { opened: asked };
-    limiter
-        .pass(&lane, kind, later(60_000), Route::Seen)
-        .await
-        .unwrap();
+    limiter.pass(&lane, kind, asked, Route::Seen).await.unwrap();
     let wait = asked.elapsed();
     assert!(wait >= ms(2000) && wait <= ms(3100), "{wait:?}");
 }
@@ -256,7 +252,7 @@ async fn a_reload_that_lifts_the_limit_lets_everybody_go() {
     config.egress.quota = quota(0.01, 1);
     let limiter = Arc::new(limiter(&config));
     let lane = lane_of(&limiter, "a", "t");
-    let pass = || limiter.pass(&lane, Kind::Call, later(3_600_000), Route::Other);
+    let pass = || limiter.pass(&lane, Kind::Call, Instant::now(), Route::Other);
     pass().await.unwrap();
     let start = Instant::now();
     config.egress.quota = None;
@@ -266,4 +262,32 @@ async fn a_reload_that_lifts_the_limit_lets_everybody_go() {
     });
     waiting.unwrap();
     assert_eq!(start.elapsed(), ms(10));
+}
+
+/// Of the egress, then of a tenant: the first to find the budget used up is
+/// told how long it would take, and whose budget that is.
+#[tokio::test(start_paused = true)]
+async fn a_share_that_is_used_up_is_told_before_anybody_waits_for_it() {
+    let slow = quota(0.1, 1);
+    let mut over_all = settings(quota(10.0, 20));
+    over_all.egress.quota = slow;
+    let mut of_tenant = settings(quota(10.0, 20));
+    of_tenant.tenants = vec![tenant("t", 1, slow, &["a", "b"])];
+    for (config, scope) in [(over_all, Scope::Egress), (of_tenant, Scope::Tenant)] {
+        let limiter = Arc::new(limiter(&config));
+        accepted(&limiter, "a").await;
+        tokio::time::advance(ms(11_000)).await;
+        let lane = lane_of(&limiter, "a", "t");
+        let is_checked = |wait| limiter.check(&lane, Kind::Call, later(wait));
+        assert_eq!(is_checked(0), Ok(()));
+        now(&limiter, &lane);
+        let refused = limiter
+            .admit(&lane, Kind::Call, later(9_000))
+            .expect_err("its token comes later");
+        assert_eq!(is_checked(9_000), Err(refused));
+        assert_eq!(is_checked(11_000), Ok(()));
+        assert_eq!(refused.refusal, Refusal::WaitTooLong);
+        assert_eq!((refused.scope, refused.quota), (scope, slow));
+        assert!(refused.retry_after > ms(9_000) && refused.retry_after <= ms(10_000));
+    }
 }
