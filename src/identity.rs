@@ -43,6 +43,24 @@ pub(crate) struct Fingerprint(u64);
 
 static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
+impl Fingerprint {
+    /// Whether the one credential shown is the name of the instance: somebody
+    /// has mixed them up, and the name must not be told.
+    pub(crate) fn is_of(self, instance: &InstanceId) -> bool {
+        let places = [
+            Place::Query,
+            Place::Authorization,
+            Place::Header,
+            Place::Body,
+        ];
+        places.into_iter().any(|place| {
+            let mut hasher = KEY.build_hasher();
+            feed(&mut hasher, place, instance.as_bytes());
+            Self(hasher.finish()) == self
+        })
+    }
+}
+
 /// Who calls, as far as the request says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -53,23 +71,10 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// Whether the name of the instance is the one credential shown: somebody
-    /// has mixed them up, and the name must not be told.
+    /// Whether the name of the instance must not be told: it is a credential.
     pub(crate) fn shows_its_credential(&self) -> bool {
-        let (Some(instance), Some(credential)) = (&self.instance, self.credential) else {
-            return false;
-        };
-        let places = [
-            Place::Query,
-            Place::Authorization,
-            Place::Header,
-            Place::Body,
-        ];
-        places.into_iter().any(|place| {
-            let mut hasher = KEY.build_hasher();
-            feed(&mut hasher, place, instance.as_bytes());
-            Fingerprint(hasher.finish()) == credential
-        })
+        let named = self.instance.as_ref().zip(self.credential);
+        named.is_some_and(|(instance, credential)| credential.is_of(instance))
     }
 }
 

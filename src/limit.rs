@@ -169,7 +169,7 @@ impl Limiter {
             account,
             identity.credential,
             proves,
-            table.terms(),
+            table,
             Arc::clone(&self.metrics),
         )
     }
@@ -300,7 +300,7 @@ impl Rules {
         }
     }
 
-    fn table(&self, method: &Method, path: &str) -> &Table {
+    fn table(&self, method: &Method, path: &str) -> &Arc<Table> {
         let class = self.limit.class_of(method, path, self.is_receipt(path));
         &self.tables[class.map_or(0, |class| class + 1)]
     }

@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use arc_swap::Guard;
 use http::StatusCode;
 use tokio::time::Instant;
 
@@ -16,6 +17,7 @@ use super::line::Kind;
 use super::look::Budget;
 use super::share::Share;
 use super::sharing::Terms;
+use super::table::Table;
 use super::{Refused, Rules};
 use crate::config::Quota;
 use crate::identity::{Fingerprint, InstanceId};
@@ -129,34 +131,31 @@ impl Account {
             return None;
         }
         let strangers = known.strangers.get_or_insert_with(|| {
-            let share = terms.sharing.strangers();
+            let share = terms.sharing.strangers(self.instance.as_deref());
             Arc::new(Self::sharing(self.instance.clone(), terms, share))
         });
         Some(Arc::clone(strangers))
     }
 
-    /// Remembers that the upstream took this credential for this instance.
-    fn prove(&self, credential: Fingerprint, terms: &Terms) {
+    /// Remembers that the upstream took this credential for this instance. The
+    /// terms are those in force now, whenever the call began: asked for and put
+    /// in force under the lock that [`renew`](Self::renew) holds, too.
+    fn prove(&self, credential: Fingerprint, terms: impl FnOnce() -> Arc<Terms>) {
         let mut known = self.known();
         if known.proven.all().contains(&credential) {
             return;
         }
         let first = known.proven.is_empty();
         known.proven.add(credential);
-        drop(known);
         if first {
             // From now on its owner's share, not one with all made-up names.
             self.main
-                .reshare(terms.sharing.of(self.instance.as_deref(), true));
+                .reshare(terms().sharing.of(self.instance.as_deref(), true));
         }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn strangers(&self) -> Option<Arc<Self>> {
-        self.known().strangers.clone()
     }
 
     /// What an operator sees of it: the main bucket.
@@ -166,13 +165,13 @@ impl Account {
 
     /// Puts other terms in force.
     pub(super) fn renew(&self, terms: &Terms) {
-        let accepted = !self.known().proven.is_empty();
+        let known = self.known();
+        let (instance, accepted) = (self.instance.as_deref(), !known.proven.is_empty());
         self.main.requote(terms.quota);
-        self.main
-            .reshare(terms.sharing.of(self.instance.as_deref(), accepted));
-        if let Some(strangers) = self.strangers() {
+        self.main.reshare(terms.sharing.of(instance, accepted));
+        if let Some(strangers) = &known.strangers {
             strangers.main.requote(terms.quota);
-            strangers.main.reshare(terms.sharing.strangers());
+            strangers.main.reshare(terms.sharing.strangers(instance));
         }
     }
 
@@ -185,7 +184,7 @@ impl Account {
     /// kept for a while, else a flood could make it a stranger again.
     pub(super) fn is_idle(&self, now: Instant, pressed: bool) -> bool {
         let idle = |now| {
-            let strangers = self.strangers();
+            let strangers = self.known().strangers.clone();
             self.main.is_idle(now) && strangers.is_none_or(|other| other.main.is_idle(now))
         };
         let known = !self.known().proven.is_empty();
@@ -208,7 +207,10 @@ pub(crate) struct Lane {
     /// that does: whoever knows an instance id gets 404, 400 or a public page
     /// without being anybody.
     proves: bool,
-    terms: Arc<Terms>,
+    /// Whether `RateLimit` fields go with every answer.
+    tells_limit: bool,
+    /// That of its class.
+    table: Arc<Table>,
     metrics: Arc<Metrics>,
     /// In whose figures its upstream calls count.
     tenant: Option<Arc<TenantSeries>>,
@@ -219,15 +221,17 @@ impl Lane {
         account: Arc<Account>,
         credential: Option<Fingerprint>,
         proves: bool,
-        terms: Arc<Terms>,
+        table: &Arc<Table>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let terms = table.terms();
         Self {
             payer: account.payer(credential, &terms),
             account,
             credential,
             proves,
-            terms,
+            tells_limit: terms.headers,
+            table: Arc::clone(table),
             metrics,
             tenant: None,
         }
@@ -290,9 +294,12 @@ impl Lane {
             .answered(permit.granted, !status.is_server_error());
         if status.is_success() && self.proves {
             if let Some(credential) = self.credential {
-                self.account.prove(credential, &self.terms);
+                let terms = || Guard::into_inner(self.table.terms());
+                self.account.prove(credential, terms);
             }
-            if let Some(instance) = &self.account.instance {
+            if let (Some(instance), None) = (&self.account.instance, self.account.series.get())
+                && !self.credential.is_some_and(|it| it.is_of(instance))
+            {
                 self.account
                     .series
                     .get_or_init(|| self.metrics.instance(instance));
@@ -331,7 +338,7 @@ impl Lane {
 
     /// Whether `RateLimit` fields go with every answer.
     pub(crate) fn tells_limit(&self) -> bool {
-        self.terms.headers
+        self.tells_limit
     }
 
     /// The quota in force here.

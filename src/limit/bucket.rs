@@ -234,10 +234,11 @@ impl Bucket {
 }
 
 impl<H: Holder> Claimant for H {
-    fn release(&self, claim: Claim, now: Instant) -> Option<Released> {
+    fn release(&self, ticket: u64, now: Instant) -> Option<Released> {
         let mut state = self.bucket().lock();
         let line = state.line.as_mut()?;
-        if line.claimed != Some(claim) || line.len() == 0 {
+        let is_current = |(current, _)| current == ticket;
+        if !line.claimed.is_some_and(is_current) || line.len() == 0 {
             // Another claim has taken this one's place, or all have left.
             return None;
         }
@@ -246,7 +247,7 @@ impl<H: Holder> Claimant for H {
         let ready = state.ready(now).is_ok();
         let line = state.line.as_mut()?;
         let next = line.claim().filter(|_| ready);
-        line.claimed = next;
+        line.claimed = next.map(|next| (ticket, next));
         // Its task puts an empty line away, or waits for the next token.
         line.changed.notify_one();
         granted.ok().map(|()| Released { next })
@@ -259,11 +260,12 @@ fn claim<H: Holder>(state: &mut Held, holder: &Arc<H>) {
         return;
     };
     let claim = line.claim();
-    let asked = (line.claimed == Some(Claim::Call)) || line.claimed == claim;
+    let claimed = line.claimed.map(|(_, claimed)| claimed);
+    let asked = claimed == Some(Claim::Call) || claimed == claim;
     if let (Some(claim), false) = (claim, asked) {
-        line.claimed = Some(claim);
         let claimant = Arc::clone(holder) as Arc<dyn Claimant>;
-        share.egress.claim(&share.member, claimant, claim);
+        let ticket = share.egress.claim(&share.member, claimant, claim);
+        line.claimed = Some((ticket, claim));
     }
 }
 

@@ -36,9 +36,9 @@ const TENANTS_KEPT: usize = 1024;
 
 /// Somebody with calls that wait for nothing but the egress.
 pub(super) trait Claimant: Send + Sync {
-    /// Lets the call go for which this claim was made; `None` if there is none
-    /// any more.
-    fn release(&self, claim: Claim, now: Instant) -> Option<Released>;
+    /// Lets the call go for which the claim of this ticket was made; `None` if
+    /// that claim holds no longer.
+    fn release(&self, ticket: u64, now: Instant) -> Option<Released>;
 }
 
 /// What is asked of the egress.
@@ -56,8 +56,17 @@ pub(super) enum Claim {
 /// A call was let go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Released {
-    /// What the claimant asks for next.
+    /// What the claimant asks for next, with the same ticket.
     pub(super) next: Option<Claim>,
+}
+
+/// A claim in its tenant's line.
+#[derive(Clone)]
+struct Claimed {
+    claimant: Arc<dyn Claimant>,
+    claim: Claim,
+    /// Tells it from claims that its claimant has made before or since.
+    ticket: u64,
 }
 
 /// The budget of all upstream calls together.
@@ -86,8 +95,8 @@ struct Tenant {
     budget: Gcra,
     /// The virtual time at which its last call ends.
     finish: u128,
-    calls: VecDeque<Arc<dyn Claimant>>,
-    receipts: VecDeque<(Instant, Arc<dyn Claimant>)>,
+    calls: VecDeque<Claimed>,
+    receipts: VecDeque<Claimed>,
     /// In `ready`, in `parked`, or being served at this moment.
     listed: bool,
 }
@@ -102,8 +111,7 @@ enum Next {
     Serve {
         name: Arc<str>,
         tag: u128,
-        claimant: Arc<dyn Claimant>,
-        claim: Claim,
+        claimed: Claimed,
     },
 }
 
@@ -126,9 +134,26 @@ impl Egress {
         }
     }
 
-    /// Puts another quota in force; what is owed stays owed.
-    pub(super) fn requote(&self, quota: Option<Quota>) {
-        self.lock().budget.requote(quota, Instant::now());
+    /// Puts other quotas and weights in force; what is owed stays owed.
+    pub(super) fn renew<'m>(
+        &self,
+        quota: Option<Quota>,
+        members: impl Iterator<Item = &'m Membership>,
+    ) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.budget.requote(quota, now);
+        for member in members {
+            if let Some(tenant) = state.tenants.get_mut(&member.name) {
+                tenant.weight = member.weight;
+                tenant.budget.requote(member.quota, now);
+            }
+        }
+        // Whoever was put off may have a token sooner.
+        while let Some((_, name)) = state.parked.pop_first() {
+            state.relist(&name);
+        }
+        drop(state);
         self.changed.notify_one();
     }
 
@@ -159,20 +184,26 @@ impl Egress {
         true
     }
 
-    /// Puts a claimant in its tenant's line.
+    /// Puts a claimant in its tenant's line: its ticket.
     pub(super) fn claim(
         self: &Arc<Self>,
         member: &Membership,
         claimant: Arc<dyn Claimant>,
         claim: Claim,
-    ) {
+    ) -> u64 {
         let mut state = self.lock();
-        tenant(&mut state.tenants, member, Instant::now()).push(claimant, claim);
+        let ticket = state.ticket();
+        tenant(&mut state.tenants, member, Instant::now()).push(Claimed {
+            claimant,
+            claim,
+            ticket,
+        });
         state.list(&member.name);
         if !std::mem::replace(&mut state.serving, true) {
             tokio::spawn(serve(Arc::clone(self)));
         }
         self.changed.notify_one();
+        ticket
     }
 
     /// About when a call that joins `now` has its share: as if all tenants
@@ -226,14 +257,7 @@ impl Egress {
                 continue;
             }
             match tenant.pop(now) {
-                Some((claimant, claim)) => {
-                    return Next::Serve {
-                        name,
-                        tag,
-                        claimant,
-                        claim,
-                    };
-                }
+                Some(claimed) => return Next::Serve { name, tag, claimed },
                 None => tenant.listed = false,
             }
         }
@@ -243,7 +267,7 @@ impl Egress {
         &self,
         name: &Arc<str>,
         tag: u128,
-        claimant: Arc<dyn Claimant>,
+        claimed: Claimed,
         released: Option<Released>,
         now: Instant,
     ) {
@@ -263,7 +287,7 @@ impl Egress {
             tenant.finish = tag + tenant.length();
         }
         if let Some(Released { next: Some(claim) }) = released {
-            tenant.push(claimant, claim);
+            tenant.push(Claimed { claim, ..claimed });
         }
         if tenant.has_claims() {
             state.list(name);
@@ -283,14 +307,9 @@ async fn serve(egress: Arc<Egress>) {
         let now = Instant::now();
         match egress.next(now) {
             Next::Idle => return,
-            Next::Serve {
-                name,
-                tag,
-                claimant,
-                claim,
-            } => {
-                let released = claimant.release(claim, now);
-                egress.served(&name, tag, claimant, released, now);
+            Next::Serve { name, tag, claimed } => {
+                let released = claimed.claimant.release(claimed.ticket, now);
+                egress.served(&name, tag, claimed, released, now);
             }
             Next::Wait(until) => tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
@@ -323,11 +342,16 @@ impl State {
                 break;
             }
             let name = entry.remove();
-            if let Some(tenant) = self.tenants.get_mut(&name) {
-                tenant.listed = false;
-            }
-            self.list(&name);
+            self.relist(&name);
         }
+    }
+
+    /// Puts a tenant among the ready that was parked.
+    fn relist(&mut self, name: &Arc<str>) {
+        if let Some(tenant) = self.tenants.get_mut(name) {
+            tenant.listed = false;
+        }
+        self.list(name);
     }
 
     /// Drops tenants of which nothing is left to know.
@@ -346,12 +370,15 @@ impl State {
     }
 }
 
+/// A tenant, under the quota and weight that were in force when it was first
+/// heard of or [renewed](Egress::renew) since: whoever comes may have begun
+/// under older ones.
 fn tenant<'t>(
     tenants: &'t mut HashMap<Arc<str>, Tenant>,
     member: &Membership,
     now: Instant,
 ) -> &'t mut Tenant {
-    let tenant = tenants
+    tenants
         .entry(Arc::clone(&member.name))
         .or_insert_with(|| Tenant {
             weight: member.weight,
@@ -360,10 +387,7 @@ fn tenant<'t>(
             calls: VecDeque::new(),
             receipts: VecDeque::new(),
             listed: false,
-        });
-    tenant.weight = member.weight;
-    tenant.budget.requote(member.quota, now);
-    tenant
+        })
 }
 
 // === impl Tenant ===
@@ -381,24 +405,21 @@ impl Tenant {
         !self.calls.is_empty() || !self.receipts.is_empty()
     }
 
-    fn push(&mut self, claimant: Arc<dyn Claimant>, claim: Claim) {
-        match claim {
-            Claim::Call => self.calls.push_back(claimant),
-            Claim::Receipt { overdue } => self.receipts.push_back((overdue, claimant)),
+    fn push(&mut self, claimed: Claimed) {
+        match claimed.claim {
+            Claim::Call => self.calls.push_back(claimed),
+            Claim::Receipt { .. } => self.receipts.push_back(claimed),
         }
     }
 
     /// The next in turn: an overdue receipt, else a call, else a receipt.
-    fn pop(&mut self, now: Instant) -> Option<(Arc<dyn Claimant>, Claim)> {
-        let is_overdue = self
-            .receipts
-            .front()
-            .is_some_and(|(overdue, _)| *overdue <= now);
-        if is_overdue || self.calls.is_empty() {
-            let (overdue, claimant) = self.receipts.pop_front()?;
-            Some((claimant, Claim::Receipt { overdue }))
+    fn pop(&mut self, now: Instant) -> Option<Claimed> {
+        let is_overdue =
+            |first: &Claimed| matches!(first.claim, Claim::Receipt { overdue } if overdue <= now);
+        if self.calls.is_empty() || self.receipts.front().is_some_and(is_overdue) {
+            self.receipts.pop_front()
         } else {
-            Some((self.calls.pop_front()?, Claim::Call))
+            self.calls.pop_front()
         }
     }
 }

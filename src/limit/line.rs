@@ -49,8 +49,9 @@ pub(super) struct Line<G> {
     pub(super) max_delay: Duration,
     /// Wakes the serving task when its plan has changed.
     pub(super) changed: Arc<Notify>,
-    /// What the egress was asked for on behalf of this line.
-    pub(super) claimed: Option<Claim>,
+    /// What the egress was asked for on behalf of this line, and with which
+    /// ticket.
+    pub(super) claimed: Option<(u64, Claim)>,
 }
 
 #[derive(Debug)]

@@ -33,6 +33,14 @@ impl Membership {
         }
     }
 
+    /// The same place under other settings, with those who wait.
+    pub(super) fn succeeding(mut self, former: Option<&Self>) -> Self {
+        if let Some(former) = former {
+            self.waiting = Arc::clone(&former.waiting);
+        }
+        self
+    }
+
     /// Calls waiting in all lines of the tenant.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)

@@ -34,11 +34,14 @@ pub(super) struct Sharing {
     strangers: Arc<Membership>,
 }
 
-#[derive(Debug)]
+/// A configured tenant.
+#[derive(Clone, Debug)]
 struct Member {
     membership: Arc<Membership>,
-    /// The tenant has a budget of its own.
-    bound: bool,
+    /// For credentials that have not been accepted for its instances: nobody
+    /// gets around a tenant's own budget with a made-up token. There only if
+    /// it has one.
+    strangers: Option<Arc<Membership>>,
 }
 
 impl Sharing {
@@ -48,69 +51,81 @@ impl Sharing {
         tenants: &[config::Tenant],
         existing: Option<&Self>,
     ) -> Self {
-        let budget = match existing {
-            Some(existing) => {
-                existing.egress.requote(egress.quota);
-                Arc::clone(&existing.egress)
-            }
-            None => Arc::new(Egress::new(egress.quota)),
+        let former: HashMap<&str, &Membership> = existing
+            .into_iter()
+            .flat_map(Self::memberships)
+            .map(|member| (&*member.name, member))
+            .collect();
+        let membership = |name: &str, weight, quota| {
+            let membership = Membership::new(name, weight, quota);
+            Arc::new(membership.succeeding(former.get(name).copied()))
         };
         let mut members = HashMap::new();
         for tenant in tenants {
-            let membership = Arc::new(Membership::new(&tenant.name, tenant.weight, tenant.quota));
+            let strangers = || {
+                let name = format!("{STRANGERS}/{}", tenant.name);
+                membership(&name, NonZeroU32::MIN, tenant.quota)
+            };
+            let member = Member {
+                membership: membership(&tenant.name, tenant.weight, tenant.quota),
+                strangers: tenant.quota.is_some().then(strangers),
+            };
             for instance in &tenant.instances {
-                let membership = Arc::clone(&membership);
-                members.insert(
-                    Box::from(&**instance),
-                    Member {
-                        membership,
-                        bound: tenant.quota.is_some(),
-                    },
-                );
+                members.insert(Box::from(&**instance), member.clone());
             }
         }
-        Self {
-            egress: budget,
+        let opened = || Arc::new(Egress::new(egress.quota));
+        let sharing = Self {
+            egress: existing.map_or_else(opened, |existing| Arc::clone(&existing.egress)),
             scarce: egress.quota.is_some(),
             tenants: members,
-            strangers: Arc::new(Membership::new(STRANGERS, NonZeroU32::MIN, None)),
-        }
+            strangers: membership(STRANGERS, NonZeroU32::MIN, None),
+        };
+        sharing.egress.renew(egress.quota, sharing.memberships());
+        sharing
+    }
+
+    /// All but those of instances without a tenant; one may come several times.
+    fn memberships(&self) -> impl Iterator<Item = &Membership> {
+        let of_tenants = self.tenants.values().flat_map(|member| {
+            let strangers = member.strangers.as_deref();
+            std::iter::once(&*member.membership).chain(strangers)
+        });
+        of_tenants.chain(std::iter::once(&*self.strangers))
     }
 
     /// The share of an instance: of its tenant, else of its own once it has
     /// been accepted.
     pub(super) fn of(&self, instance: Option<&str>, accepted: bool) -> Option<Arc<Share>> {
-        let Some(instance) = instance else {
-            return self.strangers();
-        };
-        match self.tenants.get(instance) {
-            Some(member) if self.scarce || member.bound => {
-                self.share(Arc::clone(&member.membership))
+        let tenant = instance.and_then(|instance| self.tenants.get(instance));
+        match (instance, tenant) {
+            (_, Some(member)) if self.scarce || member.strangers.is_some() => {
+                self.share(&member.membership)
             }
-            Some(_) => None,
-            None if !self.scarce => None,
-            None if accepted => {
+            (Some(instance), None) if self.scarce && accepted => {
                 // No tenant's name holds a slash.
                 let name = format!("instance/{instance}");
-                self.share(Arc::new(Membership::new(&name, NonZeroU32::MIN, None)))
+                self.share(&Arc::new(Membership::new(&name, NonZeroU32::MIN, None)))
             }
-            None => self.strangers(),
+            (_, Some(_)) => None,
+            (_, None) => self.strangers(instance),
         }
     }
 
-    /// The share of credentials that have not been accepted.
-    pub(super) fn strangers(&self) -> Option<Arc<Share>> {
-        if self.scarce {
-            self.share(Arc::clone(&self.strangers))
-        } else {
-            None
+    /// The share of credentials that have not been accepted for an instance.
+    pub(super) fn strangers(&self, instance: Option<&str>) -> Option<Arc<Share>> {
+        let tenant = instance.and_then(|instance| self.tenants.get(instance));
+        match tenant.and_then(|member| member.strangers.as_ref()) {
+            Some(of_tenant) => self.share(of_tenant),
+            None if self.scarce => self.share(&self.strangers),
+            None => None,
         }
     }
 
-    fn share(&self, member: Arc<Membership>) -> Option<Arc<Share>> {
+    fn share(&self, member: &Arc<Membership>) -> Option<Arc<Share>> {
         Some(Arc::new(Share {
             egress: Arc::clone(&self.egress),
-            member,
+            member: Arc::clone(member),
         }))
     }
 }

@@ -8,7 +8,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use hashbrown::HashTable;
 use tokio::time::Instant;
 
@@ -146,8 +146,8 @@ impl Table {
     }
 
     /// The terms in force.
-    pub(super) fn terms(&self) -> Arc<Terms> {
-        self.terms.load_full()
+    pub(super) fn terms(&self) -> Guard<Arc<Terms>> {
+        self.terms.load()
     }
 
     /// Puts other terms in force; what is owed stays owed.

@@ -96,7 +96,10 @@ impl<G: Grant> State<G> {
                 _waiting: waiting,
             },
         );
-        if line.claimed.is_some() && line.claim() != line.claimed {
+        if line
+            .claimed
+            .is_some_and(|(_, claimed)| line.claim() != Some(claimed))
+        {
             // A call that came after receipts need not yield with them.
             line.changed.notify_one();
         }

@@ -37,7 +37,7 @@ impl Source {
 }
 
 impl Claimant for Source {
-    fn release(&self, _: Claim, now: Instant) -> Option<Released> {
+    fn release(&self, _: u64, now: Instant) -> Option<Released> {
         let mut left = self.left.lock().unwrap();
         *left = left.checked_sub(1)?;
         self.went.lock().unwrap().push(now);

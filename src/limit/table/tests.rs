@@ -18,7 +18,7 @@ const CAPACITY: usize = 8;
 fn world(rate: f64, burst: u32) -> World {
     let quota = Quota::new(rate, NonZeroU32::new(burst).unwrap()).unwrap();
     World {
-        table: Table::with_capacity("t", terms(quota), CAPACITY),
+        table: Arc::new(Table::with_capacity("t", terms(quota), CAPACITY)),
         rules: rules(),
         metrics: Arc::new(Metrics::new(1)),
     }
@@ -26,7 +26,7 @@ fn world(rate: f64, burst: u32) -> World {
 
 /// What the calls of a test have in common.
 struct World {
-    table: Table,
+    table: Arc<Table>,
     rules: Rules,
     metrics: Arc<Metrics>,
 }
@@ -62,7 +62,7 @@ impl World {
             account,
             identity.credential,
             true,
-            self.table.terms(),
+            &self.table,
             Arc::clone(&self.metrics),
         );
         let admitted = lane.admit(Kind::Call, (Instant::now(), Instant::now()), &self.rules);
@@ -144,7 +144,7 @@ async fn a_proven_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
         Arc::clone(&account),
         identity.credential,
         true,
-        Arc::new(terms(quota)),
+        &Arc::new(Table::new("t", terms(quota))),
         Arc::new(Metrics::new(1)),
     );
     let Ok(Admission::Now(permit)) =
@@ -177,7 +177,7 @@ async fn an_account_that_somebody_waits_for_is_not_idle() {
         Arc::clone(&account),
         None,
         true,
-        Arc::new(terms(quota)),
+        &Arc::new(Table::new("t", terms(quota))),
         Arc::new(Metrics::new(1)),
     );
     let rules = rules();

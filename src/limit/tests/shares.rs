@@ -291,3 +291,93 @@ async fn a_share_that_is_used_up_is_told_before_anybody_waits_for_it() {
         assert!(refused.retry_after > ms(9_000) && refused.retry_after <= ms(10_000));
     }
 }
+
+/// C's first calls come together, before anybody has accepted it: what they
+/// claim then must not stay in line beside what it claims once it is.
+#[tokio::test(start_paused = true)]
+async fn who_begins_with_many_calls_gets_one_share() {
+    let limiter = scarce(30.0, Vec::new());
+    let known = saturated(&limiter, &["a", "b"]).await;
+    let went = Arc::new(AtomicUsize::new(0));
+    for _ in 0..10 {
+        let (limiter, went) = (Arc::clone(&limiter), Arc::clone(&went));
+        tokio::spawn(async move {
+            loop {
+                let lane = lane_of(&limiter, "c", "t");
+                let passed = limiter.pass(&lane, Kind::Call, Instant::now(), Route::Other);
+                let permit = passed.await.unwrap().permit;
+                went.fetch_add(1, Ordering::Relaxed);
+                lane.answered(&permit, StatusCode::CREATED, None);
+            }
+        });
+    }
+    tokio::time::sleep(ms(20_000)).await;
+    for went in known.iter().chain([&went]) {
+        let rate = per_second(went, 20.0);
+        assert!((rate - 10.0).abs() <= 0.6, "{rate}/s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_that_gives_a_tenant_more_is_felt_at_once() {
+    let mut config = settings(None);
+    config.tenants = vec![tenant("t", 1, quota(0.001, 1), &["a"])];
+    let limiter = limiter(&config);
+    accepted(&limiter, "a").await;
+    let lane = lane_of(&limiter, "a", "t");
+    let waiting = queued(&limiter, &lane, Kind::Call);
+    // It is in line at the egress by then.
+    tokio::time::sleep(ms(100)).await;
+    config.tenants = vec![tenant("t", 1, quota(100.0, 100), &["a"])];
+    limiter.reconfigure(&config);
+    let start = Instant::now();
+    waiting.await;
+    assert!(start.elapsed() <= ms(20), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_began_before_a_reload_leaves_its_instance_in_the_new_sharing() {
+    let mut config = settings(None);
+    let limiter = limiter(&config);
+    let lane = lane_of(&limiter, "a", "t");
+    let permit = now(&limiter, &lane);
+    config.egress.quota = quota(1.0, 1);
+    limiter.reconfigure(&config);
+    lane.answered(&permit, StatusCode::CREATED, None);
+    let lane = lane_of(&limiter, "a", "t");
+    now(&limiter, &lane);
+    let second = limiter.admit(&lane, Kind::Call, Instant::now());
+    assert_eq!(second.unwrap_err().scope, Scope::Egress);
+}
+
+/// Without a token, with one that nobody has accepted, with a second name.
+#[tokio::test(start_paused = true)]
+async fn a_made_up_credential_does_not_get_around_a_tenants_budget() {
+    let mut config = settings(None);
+    config.tenants = vec![tenant("t", 1, quota(0.01, 2), &["a", "b"])];
+    let limiter = limiter(&config);
+    accepted(&limiter, "a").await;
+    accepted(&limiter, "b").await;
+    let mut went = 0;
+    for call in 0..20 {
+        let instance = if call % 2 == 0 { "a" } else { "b" };
+        let lane = lane_of(&limiter, instance, &format!("made-up-{call}"));
+        went += usize::from(limiter.admit(&lane, Kind::Call, Instant::now()).is_ok());
+    }
+    assert_eq!(went, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_are_still_counted_after_a_reload() {
+    let mut config = settings(None);
+    config.tenants = vec![tenant("t", 1, quota(1.0, 1), &["a"])];
+    let limiter = limiter(&config);
+    accepted(&limiter, "a").await;
+    let lane = lane_of(&limiter, "a", "t");
+    let _waiting: Vec<_> = (0..5)
+        .map(|_| queued(&limiter, &lane, Kind::Call))
+        .collect();
+    limiter.reconfigure(&config);
+    let refused = limiter.admit(&lane, Kind::Call, later(5_500)).unwrap_err();
+    assert_eq!(refused.retry_after, ms(6_000));
+}
