@@ -30,3 +30,9 @@ pub(crate) enum Error {
     #[error("the upstream's answer broke off")]
     UpstreamBrokeOff,
 }
+
+/// Whether a field of this name seals the body: its recipient checks it, so
+/// that it cannot change on the way.
+pub(crate) fn is_seal(field: &str) -> bool {
+    ["content-digest", "repr-digest", "digest", "content-md5"].contains(&field)
+}

@@ -89,8 +89,8 @@ impl Sender<'_> {
         self.batcher.count_saved(tally.told, tally.calls);
     }
 
-    /// Sends one call for a group; where somebody in it may be to blame for
-    /// the failure, both halves are sent, each paying for itself.
+    /// Sends one call for a group; where one of them and not another may be to
+    /// blame for the failure, both halves are sent, each paying for itself.
     fn settle_group(
         &self,
         mut group: Group,
@@ -99,7 +99,7 @@ impl Sender<'_> {
         Box::pin(async move {
             let mut tally = Tally::default();
             let (outcome, load) = self.deliver(&mut group, pass, &mut tally).await;
-            if group.callers.len() > 1 && outcome.blames_somebody() {
+            if outcome.blames_somebody() && group.may_disagree() {
                 self.batcher.metrics.splits.inc();
                 let other = group.split_off_half();
                 let halves = tokio::join!(self.pay_and_settle(group), self.pay_and_settle(other));
@@ -360,6 +360,15 @@ impl Group {
             [first, ..] => first.receipt.merged_request(self.ids.iter()),
             [] => unreachable!("a group without callers is never sent"),
         }
+    }
+
+    /// Whether somebody's own request would be another than the one for all.
+    /// Where nobody's is, splitting would make the same call again and again.
+    fn may_disagree(&self) -> bool {
+        self.callers.iter().any(|caller| {
+            let ids: IndexSet<_> = caller.receipt.ids.iter().collect();
+            ids.len() < self.ids.len()
+        })
     }
 
     /// Takes out the later half.

@@ -11,6 +11,10 @@ use tokio::time::Instant;
 /// The first pause where the upstream names none; doubles on every further 429.
 const FIRST: Duration = Duration::from_secs(1);
 
+/// A named pause that proved too short is followed by one twice as long, up to
+/// this: a receipt that is repeated after each would else ask without end.
+const LEAST: Duration = Duration::from_secs(1);
+
 /// No `Retry-After` is believed beyond this (others were told six days).
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -24,6 +28,8 @@ pub(super) struct Pause {
     until: Instant,
     /// The pause that an unexplained 429 would bring next.
     step: Duration,
+    /// The least that a named one would bring next.
+    least: Duration,
     /// When the probe was sent.
     probe: Option<Instant>,
 }
@@ -33,6 +39,7 @@ impl Pause {
         let mut pause = Self {
             until: now,
             step: FIRST,
+            least: Duration::ZERO,
             probe: None,
         };
         pause.begin(now, retry_after);
@@ -77,11 +84,15 @@ impl Pause {
     }
 
     fn begin(&mut self, now: Instant, retry_after: Option<Duration>) {
-        let length = believed(retry_after).unwrap_or_else(|| {
-            let step = self.step;
-            self.step = (step * 2).min(LONGEST);
-            step
-        });
+        let length = match believed(retry_after) {
+            Some(named) => named.max(self.least),
+            None => {
+                let step = self.step;
+                self.step = (step * 2).min(LONGEST);
+                step
+            }
+        };
+        self.least = (length * 2).min(LEAST);
         self.until = now + length;
         self.probe = None;
     }
@@ -132,6 +143,23 @@ mod tests {
             Pause::new(now, Some(Duration::ZERO)).holds(now),
             Some(now + secs(1))
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_named_pause_that_proves_too_short_grows_to_a_second() {
+        let ms = Duration::from_millis;
+        let named = Some(ms(100));
+        let mut now = Instant::now();
+        let mut pause = Pause::new(now, named);
+        for expected in [100, 200, 400, 800, 1000, 1000] {
+            assert_eq!(pause.holds(now), Some(now + ms(expected)));
+            now += ms(expected);
+            pause.probe(now);
+            pause.throttled(now, now, named);
+        }
+        now += ms(1000);
+        pause.throttled(now, now, Some(secs(3)));
+        assert_eq!(pause.holds(now), Some(now + secs(3)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,14 +10,16 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use http::HeaderName;
-use http::header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_TYPE, COOKIE};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_TYPE, COOKIE, ORIGIN,
+};
 use http::request::Parts;
 
 use super::parse::Fields;
 use crate::identity::{INSTANCE_HEADER, TOKEN_HEADER};
 
 /// End-to-end fields that can change the answer, in the order they are keyed.
-static FIELDS: [HeaderName; 8] = [
+static FIELDS: [HeaderName; 9] = [
     AUTHORIZATION,
     HeaderName::from_static(TOKEN_HEADER),
     HeaderName::from_static(INSTANCE_HEADER),
@@ -26,6 +28,7 @@ static FIELDS: [HeaderName; 8] = [
     ACCEPT_LANGUAGE,
     ACCEPT_ENCODING,
     CONTENT_TYPE,
+    ORIGIN,
 ];
 
 /// Fields of the vendor's own, whatever they mean.

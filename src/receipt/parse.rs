@@ -8,14 +8,13 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use http::HeaderName;
-use http::header::{CONTENT_ENCODING, TRAILER, UPGRADE};
 use http::request::Parts;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::IdsAt;
 use super::ids::MessageId;
-use crate::body::LOOK;
+use crate::body::{LOOK, is_seal};
 use crate::identity::{INSTANCE_FIELD, TOKEN_FIELD, pairs};
 
 /// The field with the chat.
@@ -106,18 +105,39 @@ pub(crate) fn understand(head: &Parts, body: &Bytes) -> Option<Fields> {
     Some(fields)
 }
 
-/// Who sends one of these sends no receipt.
-static TELLING: [HeaderName; 3] = [CONTENT_ENCODING, TRAILER, UPGRADE];
+/// Whether a request with this field is no receipt, or one that nobody can
+/// share: it seals a body that merging would change, or asks for something that
+/// its caller alone may have.
+fn tells_otherwise(field: &HeaderName) -> bool {
+    const TELLING: [&str; 11] = [
+        "content-encoding",
+        "expect",
+        "idempotency-key",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
+        "range",
+        "trailer",
+        "upgrade",
+    ];
+    let field = field.as_str();
+    TELLING.contains(&field) || is_seal(field)
+}
 
 /// Whether the head leaves it open that this is a receipt.
 pub(crate) fn may_be_receipt(head: &Parts) -> bool {
-    let tells_otherwise = |name: &HeaderName| TELLING.contains(name);
     head.method == http::Method::POST && !head.headers.keys().any(tells_otherwise)
 }
 
 fn body_fields(fields: &mut Fields, body: &Bytes) -> Option<()> {
     // As text at once, or every field would be looked through again for being some.
     let text = std::str::from_utf8(body).ok()?;
+    // serde would take a list for an object whose fields stand in their order.
+    if !text.trim_ascii_start().starts_with('{') {
+        return None;
+    }
     let object: Object<'_> = serde_json::from_str(text).ok()?;
     let range = |raw: &RawValue| {
         let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;

@@ -73,6 +73,22 @@ async fn each_part_of_a_split_pays_for_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_asked_for_the_same_is_not_asked_for_again() {
+    let world = World::with(|config| config.batch.quarantine = ms(60_000));
+    world.sandbox.script(Fault::status(422).times(ALWAYS));
+    let same = [asks(&["a", "b"]), asks(&["b", "a", "b"])];
+    let heard = world.send_all(&same).await;
+    assert!(heard.iter().all(|heard| heard.status == Ok(422)));
+    assert_eq!(world.calls().len(), 1);
+    // One of three asks for less: it alone, and the others together, are told.
+    let heard = world
+        .send_all(&[asks(&["a"]), asks(&["a", "b"]), asks(&["a", "b"])])
+        .await;
+    assert!(heard.iter().all(|heard| heard.status == Ok(422)));
+    assert_eq!(world.calls().len(), 1 + 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn verdicts_on_the_call_itself_are_shared_as_they_are() {
     for status in [200, 302, 401, 403, 404, 409, 451, 501] {
         let world = World::with(|_| ());

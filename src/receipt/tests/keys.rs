@@ -86,6 +86,7 @@ fn each_field_that_can_change_the_answer_keeps_apart() {
         "accept-language",
         "accept-encoding",
         "content-type",
+        "origin",
         "x-wawp-a",
         "x-wawp-",
         "x-wawp-signature",
@@ -170,7 +171,7 @@ fn what_does_not_keep_apart() {
     for headers in [
         [("user-agent", "a"), ("content-length", "14")],
         [("x-request-id", "1"), ("x-forwarded-for", "1.2.3.4")],
-        [("referer", "x"), ("origin", "y")],
+        [("referer", "x"), ("sec-fetch-site", "y")],
         [("traceparent", "x"), ("x-wawp", "no prefix")],
     ] {
         assert!(with(&headers) == with(&[]), "{headers:?}");

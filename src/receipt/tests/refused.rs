@@ -57,6 +57,8 @@ fn a_body_that_is_not_understood_to_the_last_byte_is_no_receipt() {
         "[]",
         r#""chatId""#,
         r#"[{"chatId":"1"}]"#,
+        r#"["1","t","1@c.us",["false_1@c.us_A"],null]"#,
+        r#" ["1","t","1@c.us",["false_1@c.us_A"]]"#,
         r#"{"chatId":"1"} x"#,
         r#"{"chatId":"1"}{}"#,
         r#"{"chatId":"1",}"#,
@@ -193,6 +195,12 @@ fn the_head_may_rule_it_out() {
         ("content-encoding", "identity"),
         ("trailer", "x-sum"),
         ("upgrade", "websocket"),
+        ("expect", "100-continue"),
+        ("idempotency-key", "1"),
+        ("content-digest", "sha-256=:x:"),
+        ("content-md5", "x"),
+        ("if-none-match", "*"),
+        ("range", "bytes=0-1"),
     ] {
         let head = head("POST", PATH, &[(name, value)]);
         assert!(Receipt::read(head, body()).is_err(), "{name}");

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use super::answer::Opened;
 use super::place::{candidates, encoded, in_field, quoted, replaced};
 use super::{Keyring, Refusal};
-use crate::body::{self, ClientBody, LOOK};
+use crate::body::{self, ClientBody, LOOK, is_seal};
 use crate::config::Secret;
 use crate::identity::json::Field;
 use crate::identity::look::{self, Finder, Spot};
@@ -29,9 +29,6 @@ static FIELDS: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static(TOKEN_H
 /// Each place may grow by a token's length, so their number is bounded. No
 /// client shows its credential in more than three.
 const MAX_PLACES: usize = 16;
-
-/// A body under one of these cannot change: its recipient checks it.
-const SEALS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
 
 /// The keys that one request shows.
 pub(crate) struct Search<'k> {
@@ -180,7 +177,7 @@ impl Search<'_> {
         if self.in_body.is_empty() {
             return Ok(());
         }
-        if SEALS.iter().any(|seal| head.headers.contains_key(*seal)) {
+        if head.headers.keys().any(|field| is_seal(field.as_str())) {
             return Err(Refusal::Fixed("in a body with a digest"));
         }
         let (quoted, encoded) = (Bytes::from(quoted(token)), Bytes::from(encoded(token)));
