@@ -238,7 +238,7 @@ fn why(refused: &Refused) -> String {
     let waiting = refused.waiting;
     let budget = match refused.scope {
         Scope::Instance => "this instance's budget",
-        Scope::Tenant => "the budget of this instance's tenant (tenants.rate)",
+        Scope::Tenant => "the budget of this instance's tenant (tenant.rate)",
         Scope::Egress => "the budget of all instances together (egress.rate)",
     };
     match refused.refusal {

@@ -98,6 +98,37 @@ async fn a_wait_beyond_max_wait_refuses_at_once_and_later_serves() {
     }
 }
 
+/// Neither the instance's limit, which is not in the way, nor a pause that the
+/// upstream has not asked for.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_names_the_budget_that_is_used_up() {
+    let egress = "[egress]\nrate = 0.1\nburst = 1";
+    let tenant = "[[tenant]]\nname = \"t\"\ninstances = [\"123\"]\nrate = 0.1\nburst = 1";
+    for (budget, name, told) in [
+        (egress, "egress", "all instances together (egress.rate)"),
+        (tenant, "tenant", "this instance's tenant (tenant.rate)"),
+    ] {
+        for limit in ["", "[limit]\nrate = 0\nburst = 0\n"] {
+            let world = World::new(&format!("{limit}{budget}"));
+            world.call(text("spends the token")).await;
+            for request in [text("late"), receipt([1])] {
+                let began = Instant::now();
+                let answer = world.call(request).await;
+                assert_eq!(began.elapsed(), Duration::ZERO);
+                let message = answer.json()["message"].clone();
+                let message = message.as_str().unwrap();
+                assert!(message.contains(told), "{message}");
+                let ends = "the limit is 0.1 calls a second, 1 at once; come back in 10 s";
+                assert!(message.ends_with(ends), "{message}");
+                let state = format!("\"{name}\";r=0;t=10");
+                assert_eq!(answer.field("ratelimit"), Some(&*state));
+                let policy = answer.field("ratelimit-policy").unwrap();
+                assert!(policy.starts_with(&format!("\"{name}\";q=1;w=10")));
+            }
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn whoever_is_promised_a_turn_gets_it_and_is_told_how_long_it_took() {
     let world = World::new("limit.rate = 1\nlimit.burst = 1\nlimit.max_wait = \"4100ms\"");
