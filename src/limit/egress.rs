@@ -97,6 +97,8 @@ struct Tenant {
     finish: u128,
     calls: VecDeque<Claimed>,
     receipts: VecDeque<Claimed>,
+    /// The last to be served was a receipt: a call is next, if one waits.
+    is_calls_turn: bool,
     /// In `ready`, in `parked`, or being served at this moment.
     listed: bool,
 }
@@ -386,6 +388,7 @@ fn tenant<'t>(
             finish: 0,
             calls: VecDeque::new(),
             receipts: VecDeque::new(),
+            is_calls_turn: false,
             listed: false,
         })
 }
@@ -412,11 +415,14 @@ impl Tenant {
         }
     }
 
-    /// The next in turn: an overdue receipt, else a call, else a receipt.
+    /// The next in turn: as in a bucket's [`Line`](super::line::Line).
     fn pop(&mut self, now: Instant) -> Option<Claimed> {
         let is_overdue =
             |first: &Claimed| matches!(first.claim, Claim::Receipt { overdue } if overdue <= now);
-        if self.calls.is_empty() || self.receipts.front().is_some_and(is_overdue) {
+        let overdue = self.receipts.front().is_some_and(is_overdue);
+        let is_receipt = self.calls.is_empty() || overdue && !self.is_calls_turn;
+        self.is_calls_turn = is_receipt;
+        if is_receipt {
             self.receipts.pop_front()
         } else {
             self.calls.pop_front()

@@ -1,7 +1,9 @@
 //! The calls that wait at one bucket, in the order in which they will go.
 //!
 //! Invariant: calls leave first come, first served; receipts yield to calls
-//! until they are `max_delay` old (design §3.6). Pure bookkeeping.
+//! until they are `max_delay` old (design §3.6), and then take every second
+//! token at most while calls wait: a line full of old receipts would else let
+//! no call go any more. Pure bookkeeping.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -47,6 +49,8 @@ pub(super) struct Line<G> {
     /// The one opened first is in front.
     pub(super) receipts: VecDeque<Waiter<G>>,
     pub(super) max_delay: Duration,
+    /// The last to leave was a receipt: a call is next, if one waits.
+    pub(super) is_calls_turn: bool,
     /// Wakes the serving task when its plan has changed.
     pub(super) changed: Arc<Notify>,
     /// What the egress was asked for on behalf of this line, and with which
@@ -72,6 +76,7 @@ impl<G> Line<G> {
             calls: VecDeque::new(),
             receipts: VecDeque::new(),
             max_delay,
+            is_calls_turn: false,
             changed: Arc::new(Notify::new()),
             claimed: None,
         }
@@ -99,13 +104,16 @@ impl<G> Line<G> {
             .partition_point(|batch| batch.opened <= opened)
     }
 
-    /// The next to be served: an overdue receipt, else a call, else a receipt.
+    /// The next to be served: an overdue receipt, unless one has just been,
+    /// else a call, else a receipt.
     pub(super) fn pop(&mut self, now: Instant) -> Option<Waiter<G>> {
         let overdue = self
             .receipts
             .front()
             .is_some_and(|batch| batch.opened + self.max_delay <= now);
-        if overdue || self.calls.is_empty() {
+        let is_receipt = self.calls.is_empty() || overdue && !self.is_calls_turn;
+        self.is_calls_turn = is_receipt;
+        if is_receipt {
             self.receipts.pop_front()
         } else {
             self.calls.pop_front()

@@ -117,9 +117,11 @@ impl<G: Grant> State<G> {
         let Some(line) = &self.line else { return at(0) };
         match kind {
             Kind::Call => {
-                // Receipts that grow too old before this call's turn go first.
+                // Receipts that grow too old before this call's turn go first,
+                // one before each call.
                 let mut place = line.calls.len();
-                for receipt in &line.receipts {
+                let most = place + usize::from(!line.is_calls_turn);
+                for receipt in line.receipts.iter().take(most) {
                     if receipt.opened + max_delay > at(place) {
                         break;
                     }
@@ -131,7 +133,9 @@ impl<G: Grant> State<G> {
                 let receipts = line.older_than(opened);
                 let in_line = at(receipts + line.calls.len());
                 let interval = self.quota().map_or(Duration::ZERO, |it| it.interval());
-                let overdue = (opened + max_delay).max(at(receipts)) + interval;
+                // A call may go before each receipt, and has gone last or not.
+                let turns = 2 * receipts + usize::from(line.is_calls_turn);
+                let overdue = (opened + max_delay).max(at(turns)) + interval;
                 in_line.min(overdue)
             }
         }

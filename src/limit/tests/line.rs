@@ -199,3 +199,30 @@ async fn calls_without_instance_are_told_apart_by_credential() {
     assert_eq!(drain(&limiter, &lane("/")), 2);
     assert_eq!(drain(&limiter, &lane("/")), 0);
 }
+
+/// More receipts than tokens, for longer than they yield: each second token is
+/// a call's, as long as one waits.
+#[tokio::test(start_paused = true)]
+async fn receipts_without_end_leave_calls_every_second_token() {
+    tokio::time::advance(ms(10_000)).await;
+    let limiter = of(10.0, 1);
+    let lane = lane_of(&limiter, "1", "t");
+    now(&limiter, &lane);
+    let mut line = Vec::new();
+    for name in ["A", "B", "C", "D"] {
+        line.push((name, queued(&limiter, &lane, receipt(5000))));
+    }
+    for name in ["a", "b"] {
+        line.push((name, queued(&limiter, &lane, Kind::Call)));
+    }
+    let told = limiter.admit(&lane, Kind::Call, later(500)).unwrap_err();
+    assert_eq!(
+        told.retry_after,
+        ms(600),
+        "A a B b C: its turn is the sixth"
+    );
+    assert_eq!(
+        order(line).await,
+        ["A 100", "a 200", "B 300", "b 400", "C 500", "D 600"]
+    );
+}
