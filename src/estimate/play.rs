@@ -168,7 +168,9 @@ impl Play {
                 let alone = self.config.batch.window.is_zero()
                     || key.is_none()
                     || ids as usize > self.config.batch.max_ids;
-                let ids = (0..ids).map(|_| self.next()).collect();
+                // A line may claim any number: beyond the cap they are all alike.
+                let most = self.config.batch.max_ids.saturating_add(1);
+                let ids = (0..most.min(ids as usize)).map(|_| self.next()).collect();
                 let guest = Guest {
                     key: key.unwrap_or_default(),
                     ids,
@@ -382,5 +384,29 @@ impl Play {
                 Due::Token(_) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_claims_endless_ids_makes_no_more_than_matter() {
+        let config = Config::default();
+        let most = config.batch.max_ids as u64 + 1;
+        let mut play = Play::new(config);
+        let (key, ids) = (Some(1), 1_000_000);
+        play.play(&Arrival {
+            at: 0,
+            purse: (0, 1),
+            what: What::Receipt { key, ids },
+        });
+        assert!(
+            play.serial <= most + 1,
+            "{}, and the call's own",
+            play.serial
+        );
+        assert_eq!(play.end().upstream, 1);
     }
 }
