@@ -3,9 +3,11 @@
 //! Owns `wawp-gateway estimate`: one thread reads, the others each play some of
 //! the settings in question on every call. Invariants: the gateway's own
 //! batches and buckets decide, in the log's time; memory holds what is open,
-//! not the log; no text of a line gets into any output.
+//! not the log; no text of a line gets into any output; what is not played is
+//! counted and said.
 
 mod line;
+mod logs;
 mod moment;
 mod order;
 mod play;
@@ -16,7 +18,7 @@ mod waits;
 mod tests;
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,9 +28,11 @@ use std::time::Duration;
 
 use crate::config::{Config, Quota};
 use line::{Reader, Unread};
+use logs::Logs;
 use order::Order;
 use play::{Arrival, Outcome, Play};
 
+pub use logs::Place;
 pub use report::Report;
 
 /// Windows that are tried beside the one in force.
@@ -50,9 +54,6 @@ const BURST: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 const CHUNK: usize = 4096;
 const QUEUE: usize = 8;
 
-/// A longer line is in no known format; it is passed over without being held.
-const MAX_LINE_BYTES: u64 = 256 * 1024;
-
 /// Why there is no estimate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -65,13 +66,10 @@ pub enum Error {
         error: io::Error,
     },
     /// The log holds only some of the calls.
-    #[error("{}:{line}: a sampled log (one call in several) cannot tell what came together; record one with every call", path.display())]
-    Sampled {
-        /// The log.
-        path: PathBuf,
-        /// Where it says so.
-        line: u64,
-    },
+    #[error(
+        "{0}: a sampled log (one call in several) cannot tell what came together; record one with every call"
+    )]
+    Sampled(Place),
     /// Nothing could be read.
     #[error(
         "no call found in {lines} lines; known are the gateway's own JSON, Caddy JSON, Traefik, and the common and combined formats"
@@ -94,8 +92,19 @@ struct Seen {
     keyless: u64,
     coarse: u64,
     unread: u64,
-    first_unread: Option<(PathBuf, u64)>,
+    first_unread: Option<Place>,
+    /// Calls that stand behind others that came too long after them.
+    late: u64,
+    first_late: Option<Late>,
     span: Option<(u64, u64)>,
+}
+
+/// A call out of its log's order.
+#[derive(Clone, Debug)]
+struct Late {
+    place: Place,
+    /// After a call that came this much later.
+    by: Duration,
 }
 
 /// A setting that was tried.
@@ -112,9 +121,14 @@ struct Trial {
 /// # Errors
 /// [`Error`] says why.
 pub fn run(config: &Config, logs: &[PathBuf]) -> Result<Report, Error> {
+    let mut stdin = Some(io::stdin());
     let opened = logs.iter().map(|path| {
         let input: Box<dyn Read> = if path == Path::new("-") {
-            Box::new(io::stdin())
+            match stdin.take() {
+                Some(stdin) => Box::new(stdin),
+                // Two readers would tear its lines apart.
+                None => Box::new(io::empty()),
+            }
         } else {
             let opened = File::open(path);
             Box::new(opened.map_err(|error| Error::Io {
@@ -180,36 +194,31 @@ fn read(
 ) -> Result<Seen, Error> {
     let reader = Reader::new(config);
     let (mut seen, mut order, mut ready) = (Seen::default(), Order::default(), Vec::new());
-    for (path, input) in logs {
-        let mut input = BufReader::with_capacity(1 << 20, input);
-        let (mut line, mut number) = (Vec::new(), 0);
-        loop {
-            line.clear();
-            let read = next_line(&mut input, &mut line).map_err(|error| Error::Io {
-                path: path.clone(),
-                error,
-            })?;
-            if !read {
-                break;
-            }
-            number += 1;
-            seen.lines += 1;
-            let text = std::str::from_utf8(&line).unwrap_or_default().trim_end();
-            match reader.read(text) {
-                Ok(read) => {
-                    seen.note(&read);
-                    order.push(read.arrival, read.coarse, &mut ready);
+    let mut logs = Logs::new(logs);
+    while let Some(log) = logs.next_line()? {
+        seen.lines += 1;
+        match reader.read(logs.line(log)) {
+            Ok(read) => {
+                seen.note(&read);
+                let at = read.arrival.at;
+                let newest = logs.comes_to(at);
+                if !order.push(read.arrival, read.coarse, log) {
+                    seen.late += 1;
+                    seen.first_late.get_or_insert_with(|| Late {
+                        place: logs.place(log),
+                        by: Duration::from_nanos(newest.saturating_sub(at)),
+                    });
                 }
-                Err(Unread::Sampled) => return Err(Error::Sampled { path, line: number }),
-                Err(Unread::Unknown) => {
-                    seen.unread += 1;
-                    seen.first_unread
-                        .get_or_insert_with(|| (path.clone(), number));
-                }
+                order.release(logs.all_come_to(), &mut ready);
             }
-            if ready.len() >= CHUNK {
-                hand_over(&mut ready, senders)?;
+            Err(Unread::Sampled) => return Err(Error::Sampled(logs.place(log))),
+            Err(Unread::Unknown) => {
+                seen.unread += 1;
+                seen.first_unread.get_or_insert_with(|| logs.place(log));
             }
+        }
+        if ready.len() >= CHUNK {
+            hand_over(&mut ready, senders)?;
         }
     }
     order.end(&mut ready);
@@ -218,19 +227,6 @@ fn read(
         return Err(Error::Empty { lines: seen.lines });
     }
     Ok(seen)
-}
-
-/// Reads a line, or as much of it as a call can be told in; false at the end.
-fn next_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
-    let read = input
-        .by_ref()
-        .take(MAX_LINE_BYTES)
-        .read_until(b'\n', line)?;
-    if read as u64 == MAX_LINE_BYTES && line.last() != Some(&b'\n') {
-        line.clear();
-        input.skip_until(b'\n')?;
-    }
-    Ok(read > 0)
 }
 
 fn hand_over(

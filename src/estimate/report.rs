@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::waits::Waits;
-use super::{Seen, Trial};
+use super::{Late, Seen, Trial};
 use crate::config::{Config, Quota};
 
 /// A window is chosen that saves this share of what the best one saves: longer
@@ -86,12 +86,16 @@ impl fmt::Display for Report {
             "{} calls in {span} s, {} of them read receipts",
             seen.calls, seen.receipts
         )?;
-        if let Some((path, line)) = &seen.first_unread {
-            let path = path.display();
+        if let Some(place) = &seen.first_unread {
+            writeln!(f, "{} lines not understood, the first {place}", seen.unread)?;
+        }
+        if let Some(Late { place, by }) = &seen.first_late {
+            let seconds = by.as_secs_f64();
             writeln!(
                 f,
-                "{} lines not understood, the first {path}:{line}",
-                seen.unread
+                "{} calls stand too late in their log and are left out: sort it by time; the first is\n  \
+                 {place}, behind one that came {seconds:.0} s later",
+                seen.late
             )?;
         }
         if seen.keyless > 0 {

@@ -85,3 +85,94 @@ fn calls_of_a_whole_second_come_evenly_over_it() {
             .contains("10 calls are timed to the second")
     );
 }
+
+/// Several logs, named in this order.
+fn logs(texts: &[String]) -> Report {
+    let logs = texts.iter().enumerate().map(|(n, text)| {
+        let input: Box<dyn Read> = Box::new(Cursor::new(text.clone().into_bytes()));
+        (format!("log{n}").into(), input)
+    });
+    estimate(&Config::default(), logs.collect()).unwrap()
+}
+
+fn at(second: u64, millis: u64, chat: u64) -> String {
+    let (minute, second) = (second / 60, second % 60);
+    let (hour, minute) = (6 + minute / 60, minute % 60);
+    format!(
+        "{{\"time\":\"2026-11-25T{hour:02}:{minute:02}:{second:02}.{millis:03}Z\",\"method\":\"POST\",\"path\":\"/v2/send/seen\",\"instance\":\"1\",\"ids\":1,\"merge_key\":\"{chat:016x}\"}}\n"
+    )
+}
+
+#[test]
+fn logs_of_one_period_after_another_may_be_named_in_any_order() {
+    let log = |from: u64| -> String {
+        let second = |n| at(from + n, 0, n) + &at(from + n, 20, n);
+        (0..300).map(second).collect()
+    };
+    let texts = [log(0), log(2000), log(4000)];
+    let of = |order: [usize; 3]| logs(&order.map(|n| texts[n].clone()));
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+        let report = of(order);
+        assert_eq!((report.saved(), report.refused()), (900, 0), "{order:?}");
+        assert!(!report.to_string().contains("left out"), "{report}");
+    }
+}
+
+#[test]
+fn logs_of_replicas_become_one() {
+    let log = |millis: u64| -> String { (0..300).map(|n| at(n, millis, n)).collect() };
+    // What came together is told by two logs, of which neither has two of it.
+    let report = logs(&[log(0), log(20)]);
+    assert_eq!((report.saved(), report.refused()), (300, 0));
+}
+
+#[test]
+fn a_log_out_of_order_is_said_to_be() {
+    let log = |from: u64| -> String { (0..300).map(|n| at(from + n, 0, n)).collect() };
+    let report = of(log(2000) + &log(0)).unwrap();
+    let text = report.to_string();
+    assert!(
+        text.contains("300 calls stand too late in their log and are left out")
+            && text.contains("log:301, behind one that came 2299 s later"),
+        "{text}"
+    );
+    assert_eq!((report.saved(), report.refused()), (0, 0));
+    // A call may end, and so be written, a minute after it came.
+    let tidy = of(at(59, 0, 1) + &at(0, 0, 2)).unwrap().to_string();
+    assert!(!tidy.contains("left out"), "{tidy}");
+}
+
+#[test]
+fn whole_seconds_of_two_logs_are_spread_over_the_same_second() {
+    let line = |chat: u64| {
+        format!(
+            "h - - [25/Nov/2026:06:45:01 +0000] \"POST /v2/send/seen?instance_id=1&chatId={chat} HTTP/1.1\" 201 1\n"
+        )
+    };
+    let log: String = (0..10).map(line).collect();
+    // One after the other they would be half a second apart.
+    assert_eq!(logs(&[log.clone(), log]).saved(), 10);
+}
+
+#[test]
+fn exact_times_stand_between_whole_seconds() {
+    let coarse = "h - - [25/Nov/2026:06:00:00 +0000] \"POST /v2/send/text?instance_id=1 HTTP/1.1\" 201 1 \"-\" \"-\" 1 \"r\" \"u\" ";
+    let mut order = order::Order::default();
+    let config = Config::default();
+    let reader = Reader::new(&config);
+    for line in [
+        format!("{coarse}0ms"),
+        format!("{coarse}0ms"),
+        at(0, 250, 1),
+    ] {
+        let read = reader.read(line.trim_end()).unwrap();
+        assert!(order.push(read.arrival, read.coarse, 0));
+    }
+    let mut ready = Vec::new();
+    order.end(&mut ready);
+    let millis: Vec<_> = ready
+        .iter()
+        .map(|call| call.at / 1_000_000 % 1000)
+        .collect();
+    assert_eq!(millis, [0, 250, 500]);
+}
