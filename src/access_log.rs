@@ -33,6 +33,7 @@ use crate::identity::Identity;
 use crate::metrics::{InstanceSeries, Metrics, Route};
 use crate::receipt::Receipt;
 use crate::tenant::{Client, Secrets};
+pub(crate) use clean::WITHHELD;
 use record::Record;
 pub(crate) use record::RequestBytes;
 use writer::Writer;

@@ -90,6 +90,8 @@ struct Seen {
     calls: u64,
     receipts: u64,
     keyless: u64,
+    /// Calls whose instance, and so whose bucket, the log does not tell.
+    nameless: u64,
     coarse: u64,
     unread: u64,
     first_unread: Option<Place>,
@@ -202,7 +204,7 @@ fn read(
                 seen.note(&read);
                 let at = read.arrival.at;
                 let newest = logs.comes_to(at);
-                if !order.push(read.arrival, read.coarse, log) {
+                if !read.nameless && !order.push(read.arrival, read.coarse, log) {
                     seen.late += 1;
                     seen.first_late.get_or_insert_with(|| Late {
                         place: logs.place(log),
@@ -283,11 +285,17 @@ impl Trial {
 impl Seen {
     fn note(&mut self, read: &line::Read) {
         self.calls += 1;
-        self.keyless += u64::from(read.keyless);
+        self.nameless += u64::from(read.nameless);
+        self.keyless += u64::from(read.keyless && !read.nameless);
         self.coarse += u64::from(read.coarse);
         self.receipts += u64::from(read.arrival.what != play::What::Call);
         let at = read.arrival.at;
         let (first, last) = self.span.unwrap_or((at, at));
         self.span = Some((first.min(at), last.max(at)));
+    }
+
+    /// Calls that were played.
+    fn played(&self) -> u64 {
+        self.calls - self.nameless - self.late
     }
 }

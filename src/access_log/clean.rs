@@ -12,7 +12,7 @@ use crate::identity::{TOKEN_FIELD, TOKEN_HEADER, query_value};
 use crate::tenant::Secrets;
 
 /// Stands for text that is not told.
-pub(super) const WITHHELD: &str = "…";
+pub(crate) const WITHHELD: &str = "…";
 
 /// A line must be no longer because of a long path: 256 bytes.
 const MAX_PATH: usize = 256;

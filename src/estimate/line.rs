@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use super::moment;
 use super::play::{Arrival, What};
+use crate::access_log::WITHHELD;
 use crate::config::Config;
 use crate::limit::class_of;
 
@@ -25,6 +26,8 @@ pub(super) struct Read {
     pub(super) coarse: bool,
     /// It is a receipt whose ids and chat the log does not tell.
     pub(super) keyless: bool,
+    /// Whose call it is the log does not tell: it belongs to no bucket.
+    pub(super) nameless: bool,
 }
 
 /// Why a line says nothing.
@@ -148,6 +151,9 @@ impl<'c> Reader<'c> {
             },
         };
         let class = class_of(self.config, &method, path);
+        // What the access log withholds may be anybody's.
+        let instance = instance.filter(|name| !name.is_empty() && *name != WITHHELD);
+        let nameless = instance.is_none();
         let instance = instance.map_or(0, |instance| self.hasher.hash_one(instance));
         Read {
             arrival: Arrival {
@@ -157,6 +163,7 @@ impl<'c> Reader<'c> {
             },
             coarse: told.coarse,
             keyless: matches!(what, What::Receipt { key: None, .. }),
+            nameless,
         }
     }
 }

@@ -98,6 +98,13 @@ impl fmt::Display for Report {
                 seen.late
             )?;
         }
+        if seen.nameless > 0 {
+            writeln!(
+                f,
+                "{} calls tell no instance in the log (it may be in their bodies): left out",
+                seen.nameless
+            )?;
+        }
         if seen.keyless > 0 {
             writeln!(
                 f,
@@ -111,6 +118,9 @@ impl fmt::Display for Report {
                 "{} calls are timed to the second only and taken to come evenly over it: a rough guess",
                 seen.coarse
             )?;
+        }
+        if seen.played() == 0 {
+            return writeln!(f, "\nNo call is left to play: nothing is advised.");
         }
         writeln!(
             f,

@@ -176,3 +176,30 @@ fn exact_times_stand_between_whole_seconds() {
         .collect();
     assert_eq!(millis, [0, 250, 500]);
 }
+
+#[test]
+fn calls_of_nobody_in_particular_draw_on_no_bucket() {
+    let line = "h - - [25/Nov/2026:06:45:01 +0000] \"POST /v2/send/text HTTP/1.1\" 201 1\n";
+    let withheld = receipt(0, 1).replace("\"1\"", "\"…\"");
+    let text = format!("{}{withheld}", line.repeat(500));
+    let blind = of(text.as_str()).unwrap();
+    assert_eq!((blind.saved(), blind.refused()), (0, 0));
+    let blind = blind.to_string();
+    assert!(
+        blind.contains("501 calls tell no instance in the log")
+            && blind.contains("nothing is advised")
+            && !blind.contains("limit.rate"),
+        "{blind}"
+    );
+    let both = of(text + &receipt(0, 1) + &receipt(9, 1)).unwrap();
+    assert_eq!((both.saved(), both.refused()), (1, 0));
+    let both = both.to_string();
+    assert!(
+        both.contains("501 calls tell no instance") && both.contains("limit.rate = 5"),
+        "{both}"
+    );
+    assert!(
+        both.lines()
+            .all(|line| line.chars().count() <= 100 || line.contains("in force"))
+    );
+}
