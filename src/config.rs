@@ -114,7 +114,7 @@ pub struct Upstream {
     pub response_timeout: Duration,
     /// How long an unused connection is kept for the next call.
     pub idle_timeout: Duration,
-    /// PEM file of the authorities to trust instead of the built-in ones.
+    /// PEM file of authorities to trust beside the built-in ones.
     pub ca: Option<PathBuf>,
 }
 
