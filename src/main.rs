@@ -21,6 +21,7 @@ const EXIT_SETTINGS: u8 = 2;
 const EXIT_FAILURE: u8 = 1;
 
 fn main() -> ExitCode {
+    telemetry::install_panic_hook();
     match cli::parse() {
         Command::Serve { config, overrides } => serve(config, overrides),
         Command::Check { config } => check(&config),
@@ -34,19 +35,20 @@ fn main() -> ExitCode {
 
 fn check(file: &Path) -> ExitCode {
     match config::check(file) {
-        Ok(effective) => {
-            print!("{effective}");
-            ExitCode::SUCCESS
-        }
+        Ok(effective) => print(|out| write!(out, "{effective}")),
         Err(mistakes) => fail(EXIT_SETTINGS, &mistakes),
     }
 }
 
-/// Writes to stdout, whose reader may have left early.
+/// Writes to stdout; a reader that leaves early has seen what it wanted.
 fn print(write: impl FnOnce(&mut StdoutLock<'_>) -> io::Result<()>) -> ExitCode {
-    match write(&mut io::stdout().lock()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(EXIT_FAILURE, &error),
+    let mut out = io::stdout().lock();
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(
+            EXIT_FAILURE,
+            &format_args!("cannot write to stdout: {error}"),
+        ),
+        _ => ExitCode::SUCCESS,
     }
 }
 
@@ -64,7 +66,6 @@ fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
     let shown = effective.to_string();
     let config = effective.config;
     telemetry::init(&config.log);
-    telemetry::install_panic_hook();
     if let Err(error) = started_over {
         tracing::info!(%error, "memory of a burst of calls may be kept after it");
     }
@@ -88,7 +89,6 @@ fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
 
 fn sandbox(args: &SandboxArgs) -> ExitCode {
     telemetry::init(&config::Config::default().log);
-    telemetry::install_panic_hook();
     let settings = sandbox::Settings {
         latency: args.latency,
         quota: Some((args.rate, args.burst)),
@@ -114,7 +114,6 @@ fn demo(access_log: Option<&Path>) -> ExitCode {
         Err(error) => return fail(EXIT_FAILURE, &format_args!("--access-log: {error}")),
     };
     telemetry::init(&demo::log());
-    telemetry::install_panic_hook();
     let ended = block_on(async {
         let mut signals = Signals::listen()?;
         let stop = async {
@@ -135,10 +134,7 @@ fn estimate(file: Option<&Path>, logs: &[PathBuf]) -> ExitCode {
         Err(mistakes) => return fail(EXIT_SETTINGS, &mistakes),
     };
     match wawp_gateway::estimate::run(&config, logs) {
-        Ok(report) => {
-            print!("{report}");
-            ExitCode::SUCCESS
-        }
+        Ok(report) => print(|out| write!(out, "{report}")),
         Err(error) => fail(EXIT_SETTINGS, &error),
     }
 }
@@ -155,6 +151,6 @@ fn block_on<T, E: From<io::Error>>(work: impl Future<Output = Result<T, E>>) -> 
 }
 
 fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("wawp-gateway: {error}");
+    telemetry::say(error);
     ExitCode::from(code)
 }

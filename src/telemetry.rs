@@ -1,16 +1,18 @@
-//! What the process writes to stderr: the log's subscriber and the panic hook.
+//! What the process writes to stderr: the log's subscriber, the panic hook, and words outside the log.
 //!
-//! Owns form, level and filter; the events belong to whoever meets them. Invariant: only this crate's own events pass,
-//! and no panic's payload is written, because either could carry an access token.
+//! Owns form, level and filter; the events belong to whoever meets them. Invariants: only this crate's own events pass,
+//! and no panic's payload is written, because either could carry an access token; a stderr that is closed or full stops
+//! nothing.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
-    io::{self, IsTerminal},
+    fmt::Display,
+    io::{self, IsTerminal, Write},
     panic::PanicHookInfo,
     thread,
 };
 
-use tracing::{Subscriber, level_filters::LevelFilter};
+use tracing::{Subscriber, dispatcher, level_filters::LevelFilter, subscriber::NoSubscriber};
 use tracing_subscriber::{
     filter::Targets,
     fmt::{self, MakeWriter},
@@ -33,7 +35,13 @@ pub fn init(log: &Log) {
     }
 }
 
-/// Logs where a panic happened from now on, in place of Rust's own message.
+/// Says something on stderr, outside the log. Where nobody can hear it, it is not said: `eprintln!` would panic.
+pub fn say(text: &dyn Display) {
+    let line = format!("wawp-gateway: {text}\n");
+    io::stderr().write_all(line.as_bytes()).ok();
+}
+
+/// Logs where a panic happened from now on, or says it while there is no log, in place of Rust's own message.
 ///
 /// The payload is withheld: a slice's panic quotes the text it failed on, which may be a URL with a token.
 pub fn install_panic_hook() {
@@ -46,6 +54,12 @@ fn report_panic(info: &PanicHookInfo<'_>) {
         .map_or_else(|| "unknown".to_owned(), ToString::to_string);
     let thread = thread::current();
     let thread = thread.name().unwrap_or("unnamed");
+    if dispatcher::get_default(|log| log.is::<NoSubscriber>()) {
+        say(&format_args!(
+            "panicked at {location}; the message is withheld, it may quote a secret"
+        ));
+        return;
+    }
     // Only where RUST_BACKTRACE asks for it; frames name code, never data.
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {

@@ -1,7 +1,9 @@
 //! The command line: mistakes are told where they are, and exit codes mean something.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{PipeWriter, Write as _, pipe};
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
 use crate::support::{HeldUpstream, Message, Program, Scratch, call, eventually, get, run};
@@ -90,6 +92,90 @@ fn wrong_flags_and_variables_exit_2() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr.contains("WAWP_GATEWAY_LIMIT__RTE"), "{stderr}");
+}
+
+/// Runs the program with its outputs going elsewhere; what is taken comes back.
+fn run_into(args: &[&str], stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_wawp-gateway"))
+        .args(args)
+        .stdout(stdout)
+        .stderr(stderr)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    (output.status.code().unwrap_or(-1), stderr)
+}
+
+/// A pipe whose reader has gone.
+fn unread() -> PipeWriter {
+    pipe().unwrap().1
+}
+
+fn full() -> File {
+    File::options().write(true).open("/dev/full").unwrap()
+}
+
+#[test]
+fn a_stdout_that_is_closed_or_full_stops_no_command() {
+    let scratch = Scratch::new();
+    let settings = scratch.file("right.toml", "[limit]\nrate = 3.5\nburst = 7\n");
+    let log = scratch.file(
+        "log",
+        "h - - [25/Nov/2026:06:45:01 +0000] \"POST /v2/send/text?instance_id=1 HTTP/1.1\" 201 1\n",
+    );
+    for args in [
+        &["check", "--config", settings.to_str().unwrap()][..],
+        &["estimate", log.to_str().unwrap()],
+        &["man"],
+        &["completions", "bash"],
+    ] {
+        let closed = run_into(args, unread(), Stdio::piped());
+        assert_eq!(closed, (0, String::new()), "{args:?}");
+        let (code, stderr) = run_into(args, full(), Stdio::piped());
+        assert_eq!(code, 1, "{args:?}: {stderr}");
+        assert!(
+            stderr.lines().count() == 1 && stderr.contains("cannot write to stdout"),
+            "{args:?}: {stderr}"
+        );
+    }
+}
+
+#[test]
+fn a_stderr_that_is_closed_or_full_stops_no_command() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (args, code) in [
+        (&["check", "--config", "/nonexistent/gateway.toml"][..], 2),
+        (&["estimate", "/nonexistent/log"], 2),
+        (&["frobnicate"], 2),
+        (&["sandbox", "--listen", &address], 1),
+    ] {
+        assert_eq!(run_into(args, Stdio::null(), unread()).0, code, "{args:?}");
+        assert_eq!(run_into(args, Stdio::null(), full()).0, code, "{args:?}");
+    }
+}
+
+#[test]
+fn a_gateway_whose_log_cannot_be_written_serves() {
+    // The socket is handed on as systemd does it: nothing else tells its address.
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let program = format!(
+        "exec 3<&0 </dev/null; LISTEN_FDS=1 exec {} serve --admin 127.0.0.2:0",
+        env!("CARGO_BIN_EXE_wawp-gateway")
+    );
+    let mut child = Command::new("sh")
+        .args(["-c", &program])
+        .stdin(OwnedFd::from(socket))
+        .stdout(Stdio::null())
+        .stderr(full())
+        .spawn()
+        .unwrap();
+    let request = "GET / HTTP/1.1\r\nHost: elsewhere.example\r\nConnection: close\r\n\r\n";
+    let answer = Message::answer(&call(address, request), "GET");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(answer.field("proxy-status").is_some());
 }
 
 #[test]
