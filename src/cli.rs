@@ -11,12 +11,15 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{
+    Args, CommandFactory, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use crate::config::Overrides;
+use crate::config::{Overrides, read_address};
 
 /// What the program is to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,16 +60,16 @@ pub enum Command {
 #[derive(Args, Clone, Debug, PartialEq)]
 pub struct SandboxArgs {
     /// Where it listens: IP:PORT
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081", value_parser = read_address)]
     pub listen: SocketAddr,
     /// How long each answer takes, such as 80ms
     #[arg(long, value_name = "DUR", default_value = "80ms", value_parser = latency)]
     pub latency: Duration,
     /// Calls per second and instance before it answers 429; 0 is unlimited
-    #[arg(long, value_name = "N", default_value = "0", value_parser = rate)]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = rate, allow_negative_numbers = true)]
     pub rate: f64,
     /// Calls at once before it answers 429
-    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
     pub burst: u32,
 }
 
@@ -155,7 +158,7 @@ struct ServeArgs {
 ///
 /// Prints help, the version or what is wrong with the line, and then ends the process (status 2 for a mistake).
 pub fn parse() -> Command {
-    Line::parse().into()
+    try_parse_from(std::env::args_os()).unwrap_or_else(|mistake| mistake.exit())
 }
 
 /// Reads a command line whose first word is the program's name.
@@ -167,7 +170,22 @@ where
     I: IntoIterator,
     I::Item: Into<OsString> + Clone,
 {
-    Line::try_parse_from(words).map(Command::from)
+    match Line::try_parse_from(words) {
+        Ok(line) => Ok(line.into()),
+        Err(mistake) => Err(placed(mistake)),
+    }
+}
+
+/// Says where flags belong that stand before a command.
+fn placed(mut mistake: clap::Error) -> clap::Error {
+    let conflict = mistake.kind() == ErrorKind::ArgumentConflict;
+    let command = mistake.get(ContextKind::InvalidSubcommand);
+    if let (true, Some(ContextValue::String(command))) = (conflict, command) {
+        let tip = format!("a command's flags stand behind it: wawp-gateway {command} [OPTIONS]");
+        let tip = ContextValue::StyledStrs(vec![tip.into()]);
+        mistake.insert(ContextKind::Suggested, tip);
+    }
+    mistake
 }
 
 /// Returns the definition that completions and the manual page are made from.
@@ -282,8 +300,6 @@ fn rate(text: &str) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::error::ErrorKind;
-
     use super::*;
 
     fn read(line: &str) -> Result<Command, clap::Error> {
@@ -377,12 +393,28 @@ mod tests {
             ("sandbox --latency 2m", ErrorKind::ValueValidation),
             ("sandbox --rate nan", ErrorKind::ValueValidation),
             ("sandbox --burst 0", ErrorKind::ValueValidation),
+            ("sandbox --rate -1", ErrorKind::ValueValidation),
+            ("sandbox --burst -1", ErrorKind::ValueValidation),
             ("completions", ErrorKind::MissingRequiredArgument),
             ("completions cmd", ErrorKind::InvalidValue),
             ("--version", ErrorKind::DisplayVersion),
             ("sandbox --help", ErrorKind::DisplayHelp),
         ] {
             assert_eq!(read(line).unwrap_err().kind(), kind, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_says_what_is_allowed() {
+        for (line, said) in [
+            ("sandbox --listen localhost:1", "an IP address and a port"),
+            ("sandbox --listen localhost:1", "write 127.0.0.1:1"),
+            ("sandbox --rate -1", "0 (unlimited)"),
+            ("--config g.toml check", "wawp-gateway check [OPTIONS]"),
+            ("--rate 1 serve", "wawp-gateway serve [OPTIONS]"),
+        ] {
+            let text = read(line).unwrap_err().to_string();
+            assert!(text.contains(said), "{line}: {text}");
         }
     }
 

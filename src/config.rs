@@ -29,6 +29,7 @@ mod upstream_url;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::kind::read_address;
 pub use self::{
     pattern::{PathPattern, PatternError},
     quota::{Quota, QuotaError},

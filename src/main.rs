@@ -109,9 +109,13 @@ fn sandbox(args: &SandboxArgs) -> ExitCode {
 }
 
 fn demo(access_log: Option<&Path>) -> ExitCode {
-    let access_log = match access_log.map(File::create).transpose() {
-        Ok(file) => file.map(|file| Box::new(file) as Box<dyn Write + Send>),
-        Err(error) => return fail(EXIT_FAILURE, &format_args!("--access-log: {error}")),
+    let access_log = match access_log.map(|path| (path, File::create(path))) {
+        Some((path, Err(error))) => {
+            let path = path.display();
+            return fail(EXIT_FAILURE, &format_args!("--access-log: {path}: {error}"));
+        }
+        Some((_, Ok(file))) => Some(Box::new(file) as Box<dyn Write + Send>),
+        None => None,
     };
     telemetry::init(&demo::log());
     let ended = block_on(async {

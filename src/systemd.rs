@@ -27,7 +27,9 @@ impl Sockets {
         let mut sockets = listenfd::ListenFd::from_env();
         let mut take = |index| {
             let socket: Option<TcpListener> = if index < sockets.len() {
-                sockets.take_tcp_listener(index)?
+                sockets
+                    .take_tcp_listener(index)
+                    .map_err(|error| expected(&error))?
             } else {
                 None
             };
@@ -41,6 +43,13 @@ impl Sockets {
             admin: take(1)?,
         })
     }
+}
+
+fn expected(error: &io::Error) -> io::Error {
+    let text = format!(
+        "LISTEN_FDS: {error}; listening TCP sockets are expected, the first for calls, the second for the admin pages"
+    );
+    io::Error::new(error.kind(), text)
 }
 
 /// Calls are served from now on.

@@ -23,19 +23,23 @@ const MAX_WEIGHT: u32 = 1000;
 /// No wait in a proxy is longer; it also keeps sums of durations far from overflowing.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// What an address may be.
+const ADDRESS: &str = "an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080";
+
 type Read<T> = Result<T, String>;
 
 /// Reads an IP address with its port.
 pub(super) fn address(value: &Value) -> Read<SocketAddr> {
-    const ALLOWED: &str = "an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080";
-    let text = match value {
-        Value::Integer(number) => number.to_string(),
-        other => text(other).ok_or(ALLOWED)?.to_owned(),
-    };
-    if let Ok(address) = text.parse() {
-        return Ok(address);
+    match value {
+        Value::Integer(number) => read_address(&number.to_string()),
+        other => read_address(text(other).ok_or(ADDRESS)?),
     }
-    Err(format!("{ALLOWED}{}", address_hint(&text)))
+}
+
+/// Reads an IP address with its port from text.
+pub(crate) fn read_address(text: &str) -> Read<SocketAddr> {
+    text.parse()
+        .map_err(|_| format!("{ADDRESS}{}", address_hint(text)))
 }
 
 /// Says what is amiss with an address, where that is plain.

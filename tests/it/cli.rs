@@ -179,6 +179,27 @@ fn a_gateway_whose_log_cannot_be_written_serves() {
 }
 
 #[test]
+fn a_mistake_in_what_is_handed_over_names_it() {
+    let (code, _, stderr) = run(&["demo", "--access-log", "/nonexistent/log"]);
+    assert_eq!(code, 1);
+    assert!(
+        stderr.contains("--access-log: /nonexistent/log: "),
+        "{stderr}"
+    );
+    let output = Command::new("sh")
+        .args(["-c", "exec 3</dev/null; LISTEN_FDS=1 exec \"$0\" serve"])
+        .arg(env!("CARGO_BIN_EXE_wawp-gateway"))
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr.contains("LISTEN_FDS: fd 3 is not a socket; listening TCP sockets are expected"),
+        "{stderr}"
+    );
+}
+
+#[test]
 fn a_port_in_use_is_told_by_its_name() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
