@@ -5,10 +5,10 @@
 //! same request shows, stands in a text, none of that text is told.
 
 use http::Method;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, COOKIE};
 use http::request::Parts;
 
-use crate::identity::{TOKEN_FIELD, TOKEN_HEADER, query_value};
+use crate::identity::{TOKEN_FIELD, TOKEN_HEADER, decode, pairs};
 use crate::tenant::Secrets;
 
 /// Stands for text that is not told.
@@ -58,21 +58,31 @@ impl<'r> Guard<'r> {
                 && (text == credential
                     || (credential.len() >= MIN_CREDENTIAL && text.contains(credential)))
         };
-        let headers = &self.head.headers;
-        let mut fields = [AUTHORIZATION.as_str(), TOKEN_HEADER]
-            .into_iter()
-            .flat_map(|name| headers.get_all(name))
-            .filter_map(|value| value.to_str().ok());
-        fields.any(|value| {
-            // The scheme (`Bearer`) is no secret.
-            is_in(value.split_once(' ').map_or(value, |(_, text)| text))
-        }) || self
-            .head
-            .uri
-            .query()
-            .and_then(|query| query_value(query, TOKEN_FIELD))
-            .is_some_and(|token| is_in(&token))
+        let fields = |name: &str| {
+            let values = self.head.headers.get_all(name).iter();
+            values.filter_map(|value| value.to_str().ok())
+        };
+        let mut fields_of_tokens = fields(AUTHORIZATION.as_str()).chain(fields(TOKEN_HEADER));
+        let mut cookies = fields(COOKIE.as_str()).flat_map(|value| value.split(';'));
+        let mut tokens = pairs(self.head.uri.query().unwrap_or_default())
+            .filter(|pair| names_token(&decode(pair.key)));
+        // The scheme (`Bearer`) and a cookie's name are no secrets.
+        fields_of_tokens.any(|value| is_in(after([' ', '\t'], value)))
+            || cookies.any(|pair| is_in(after(['='], pair).trim_matches([' ', '"'])))
+            || tokens.any(|pair| is_in(pair.value) || is_in(&pair.decoded()))
     }
+}
+
+/// Whether a field of a query holds a token: by its name, or as one of a list
+/// (`access_token[]`), as PHP writes and reads it.
+fn names_token(key: &str) -> bool {
+    let rest = key.strip_prefix(TOKEN_FIELD);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
+}
+
+/// What stands after the first of some signs, or all where there is none.
+fn after<const N: usize>(signs: [char; N], text: &str) -> &str {
+    text.split_once(signs).map_or(text, |(_, rest)| rest)
 }
 
 /// Methods that people know; another is a client's own text.

@@ -47,7 +47,14 @@ fn credentials_of_the_request_are_told_nowhere() {
     for (target, fields) in [
         ("/?access_token=Letters-And%2EWords", &[][..]),
         ("/", &[("authorization", "Bearer Letters-And.Words")]),
+        ("/?access_token=first&access_token=Letters-And.Words", &[]),
+        ("/?access_token[]=Letters-And.Words", &[]),
+        ("/?access_token%5B0%5D=Letters-And.Words", &[]),
+        ("/", &[("authorization", "Bearer\tLetters-And.Words")]),
         ("/", &[("access-token", token)]),
+        ("/", &[("access-token", "first"), ("access-token", token)]),
+        ("/", &[("cookie", "a=b; session=\"Letters-And.Words\"; c")]),
+        ("/", &[("cookie", "a=b"), ("cookie", token)]),
     ] {
         let head = head(target, fields);
         let guard = clean::Guard::new(None, &head);
@@ -60,6 +67,13 @@ fn credentials_of_the_request_are_told_nowhere() {
             "{target}"
         );
     }
+    // As it was written, too.
+    let encoded = head("/?access_token=Letters-And%2EWords", &[]);
+    let guard = clean::Guard::new(None, &encoded);
+    assert!(!guard.allows("Letters-And%2EWords"));
+    // What only begins like one is none.
+    let other = head("/?access_tokens=Letters-And.Words", &[]);
+    assert!(clean::Guard::new(None, &other).allows(token));
     // A short one hides nothing but itself.
     let head = head("/?access_token=1", &[]);
     let guard = clean::Guard::new(None, &head);
