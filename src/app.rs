@@ -141,7 +141,9 @@ impl App {
         &self.gateway
     }
 
-    /// Serves until a signal asks to stop, then drains.
+    /// Serves until a signal asks to stop, then drains. What a drain cuts ends
+    /// with the caller's runtime: only after that is
+    /// [`flush_access_log`](Gateway::flush_access_log) sure to miss no line.
     ///
     /// # Errors
     /// A thread could not be started.
@@ -165,7 +167,10 @@ impl App {
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<Ended, StartError> {
         let running = self.start()?;
         stop.await;
-        Ok(self.end(running, std::future::pending()).await)
+        let gateway = self.gateway.clone();
+        let ended = self.end(running, std::future::pending()).await;
+        gateway.flush_access_log();
+        Ok(ended)
     }
 
     async fn end(self, running: Running, again: impl Future<Output = ()>) -> Ended {
@@ -178,7 +183,6 @@ impl App {
         drop(self);
         let ended = drain(&gateway, &running, deadline, again).await;
         running.end();
-        gateway.flush_access_log();
         ended
     }
 

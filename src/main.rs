@@ -78,12 +78,18 @@ fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
         app.gateway().log_access_to(Box::new(io::stdout()))?;
         let (address, admin) = (app.address()?, app.admin_address()?);
         tracing::info!(%address, %admin, %upstream, "serving");
-        app.run(&mut signals, reload).await
+        let gateway = app.gateway().clone();
+        Ok((app.run(&mut signals, reload).await?, gateway))
     });
+    let (ended, gateway) = match ended {
+        Ok(ended) => ended,
+        Err(error) => return fail(EXIT_FAILURE, &error),
+    };
+    // Calls that were cut end with the runtime, and their lines are written then.
+    gateway.flush_access_log();
     match ended {
-        Ok(Ended::Drained) => ExitCode::SUCCESS,
-        Ok(Ended::Cut { .. }) => ExitCode::from(EXIT_FAILURE),
-        Err(error) => fail(EXIT_FAILURE, &error),
+        Ended::Drained => ExitCode::SUCCESS,
+        Ended::Cut { .. } => ExitCode::from(EXIT_FAILURE),
     }
 }
 

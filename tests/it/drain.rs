@@ -216,6 +216,37 @@ fn a_drain_that_takes_too_long_is_cut() {
 }
 
 #[test]
+fn calls_that_are_cut_are_in_the_access_log() {
+    let upstream = HeldUpstream::start();
+    let settings = [
+        ("SERVER__DRAIN_TIMEOUT", "300ms"),
+        ("LOG__FORMAT", "json"),
+        ("LIMIT__RATE", "0"),
+        ("LIMIT__BURST", "0"),
+    ];
+    let gateway = Program::serve(upstream.address, &settings);
+    // Enough that every worker has some.
+    let held: Vec<_> = (0..40)
+        .map(|n| asking(&gateway, &text(&n.to_string())))
+        .collect();
+    eventually("they have arrived", || {
+        upstream.requests().len() == held.len()
+    });
+    gateway.signal("TERM");
+    let (code, stdout, stderr) = gateway.ends();
+    assert_eq!(code, 1, "{stderr}");
+    assert_eq!(stdout.lines().count(), held.len(), "{stdout}");
+    for line in stdout.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            (&line["aborted"], &line["path"]),
+            (&true.into(), &"/v2/send/text".into()),
+            "{line}"
+        );
+    }
+}
+
+#[test]
 fn an_idle_gateway_ends_at_once() {
     let upstream = HeldUpstream::start();
     let gateway = Program::serve(upstream.address, &[]);
