@@ -118,7 +118,7 @@ fn answer(
         "/instances" => json(&Instances::of(gateway)),
         "/status" => json(&status()),
         "/config" => match gateway.shown_settings() {
-            Some(settings) => say(StatusCode::OK, PLAIN, settings),
+            Some(settings) => say(StatusCode::OK, PLAIN, settings.to_string()),
             None => say(StatusCode::NOT_FOUND, PLAIN, "no settings are shown here\n"),
         },
         "/" => {

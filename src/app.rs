@@ -21,6 +21,17 @@ use crate::shutdown::{Asked, Signals};
 use crate::systemd::{self, Sockets};
 use crate::upstream::Dial;
 
+/// What is read at the start alone; all else changes while the gateway runs.
+const READ_AT_START: [&str; 5] = [
+    "server.",
+    "upstream.",
+    "metrics.",
+    "log.format",
+    "log.level",
+];
+/// But this is read again where clients speak TLS already.
+const CERTIFICATE: &str = "server.tls.";
+
 /// Connections that may wait to be accepted: the usual `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
@@ -325,27 +336,19 @@ fn reload_settings(gateway: &Gateway, running: &Config, reload: &Reload) {
     if let Err(error) = gateway.reload(config) {
         return tracing::error!(%error, "settings not reloaded: nothing has changed");
     }
-    let needs_restart = [
-        ("server", config.server != running.server),
-        ("upstream", config.upstream != running.upstream),
-        ("metrics", config.metrics != running.metrics),
-        (
-            "log",
-            (config.log.format, config.log.level) != (running.log.format, running.log.level),
-        ),
-    ];
-    let mut shown = String::new();
-    for (section, _) in needs_restart.iter().filter(|(_, changed)| *changed) {
-        shown.push_str(&format!(
-            "# [{section}] was changed: what stands here needs a restart to be in force.\n"
-        ));
-        tracing::warn!(
-            section,
-            "changes in this section need a restart (but for the certificate's files and log.access)"
-        );
+    let stays_tls = running.server.tls.is_some() && config.server.tls.is_some();
+    if let Some(running) = gateway.shown_settings() {
+        let waits = |path: &str| {
+            READ_AT_START.iter().any(|start| path.starts_with(start))
+                && !(stays_tls && path.starts_with(CERTIFICATE))
+        };
+        let in_force = running.reloaded(&effective, waits);
+        let keys = in_force.waiting().join(", ");
+        if !keys.is_empty() {
+            tracing::warn!(keys, "settings that were changed and need a restart");
+        }
+        gateway.show_settings(in_force);
     }
-    shown.push_str(&effective.to_string());
-    gateway.show_settings(shown);
     tracing::info!("settings reloaded");
 }
 

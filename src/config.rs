@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+mod in_force;
 mod kind;
 mod layer;
 mod pattern;
@@ -31,6 +32,7 @@ mod tests;
 
 pub(crate) use self::kind::read_address;
 pub use self::{
+    in_force::InForce,
     pattern::{PathPattern, PatternError},
     quota::{Quota, QuotaError},
     secret::Secret,

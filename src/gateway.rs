@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::config::Config;
+use crate::config::{Config, InForce};
 pub use crate::front::CertificateError;
 use crate::front::{Common, Front};
 use crate::metrics::Metrics;
@@ -116,16 +116,14 @@ impl Gateway {
         shared.access_log.write_to(sink, &shared.metrics)
     }
 
-    /// Has the admin pages show these settings as those in force: text without
-    /// secrets.
-    pub fn show_settings(&self, settings: String) {
+    /// Has the admin pages show these settings.
+    pub fn show_settings(&self, settings: InForce) {
         let shown = &self.front.proxy.shared.shown;
         shown.store(Some(Arc::new(settings)));
     }
 
-    pub(crate) fn shown_settings(&self) -> Option<String> {
-        let shown = self.front.proxy.shared.shown.load();
-        shown.as_deref().cloned()
+    pub(crate) fn shown_settings(&self) -> Option<Arc<InForce>> {
+        self.front.proxy.shared.shown.load_full()
     }
 
     /// Waits until the access log's lines are written, but not for long:

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use wawp_gateway::app::{App, Ended, Reload, StartError};
 use wawp_gateway::cli::{self, Command, SandboxArgs};
-use wawp_gateway::config::{self, Effective, Mistakes, Overrides};
+use wawp_gateway::config::{self, Effective, InForce, Mistakes, Overrides};
 use wawp_gateway::demo::{self, Plan, Screen};
 use wawp_gateway::shutdown::Signals;
 use wawp_gateway::systemd::Sockets;
@@ -63,7 +63,7 @@ fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
         Ok(effective) => effective,
         Err(mistakes) => return fail(EXIT_SETTINGS, &mistakes),
     };
-    let shown = effective.to_string();
+    let shown = InForce::from(&effective);
     let config = effective.config;
     telemetry::init(&config.log);
     if let Err(error) = started_over {

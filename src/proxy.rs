@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::access_log::{AccessLog, Trail};
 use crate::batch::Batcher;
 use crate::body::{self, ClientAnswer, ClientBody, Ending, RequestBody};
-use crate::config::{self, Config};
+use crate::config::{self, Config, InForce};
 use crate::drain::Drain;
 use crate::front::Activity;
 use crate::hop;
@@ -60,8 +60,8 @@ pub(crate) struct Shared {
     pub(crate) keyring: ArcSwapOption<Keyring>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Arc<AccessLog>,
-    /// The settings in force as the admin pages show them, secrets masked.
-    pub(crate) shown: ArcSwapOption<String>,
+    /// The settings as the admin pages show them.
+    pub(crate) shown: ArcSwapOption<InForce>,
     /// What must have ended before the gateway may: batches, calls whose
     /// client has gone, upgraded connections.
     pub(crate) tasks: TaskTracker,

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use super::{
     Config, Effective, Mistakes,
     layer::{Entry, Origin, PREFIX, Value},
-    show::{MASK, Mistake, Shown, word},
+    show::{MASK, Mistake, Setting, Shown, word},
 };
 
 /// Further off than this, a key is not a misspelling of another.
@@ -60,14 +60,12 @@ impl Report {
         if paths.iter().any(|path| self.is_wrong(path)) {
             return;
         }
-        let all = self.shown.iter().filter_map(|shown| match shown {
-            Shown::Setting {
+        let settings = self.shown.iter().filter_map(Shown::setting);
+        let all = settings.filter(|setting| paths.contains(&&*setting.path));
+        if let Some(setting) = all.max_by_key(|setting| &setting.origin).cloned() {
+            let Setting {
                 path, toml, origin, ..
-            } if paths.contains(&path.as_str()) => Some((origin, path, toml)),
-            _ => None,
-        });
-        if let Some((origin, path, toml)) = all.max_by_key(|(origin, ..)| *origin) {
-            let (origin, path, toml) = (origin.clone(), path.clone(), toml.clone());
+            } = setting;
             self.push(origin, &path, Some(toml), allowed.to_owned());
         }
     }
@@ -123,12 +121,12 @@ impl Report {
 
     /// Notes a setting as it stands; `toml` is safe to print.
     pub(super) fn show(&mut self, path: &str, key: String, toml: String, origin: Origin) {
-        self.shown.push(Shown::Setting {
+        self.shown.push(Shown::Setting(Setting {
             path: path.to_owned(),
             key,
             toml,
             origin,
-        });
+        }));
     }
 
     /// Decides: the settings, or every mistake in the order of the file, then of the other layers.

@@ -32,18 +32,27 @@ pub(super) trait Show {
     }
 }
 
-/// A line of the effective settings.
+/// A line of the settings as they stand.
 #[derive(Clone, Debug)]
 pub(super) enum Shown {
     /// `[section]` or `[[section.list]]`.
     Header(String),
     /// `key = toml`.
-    Setting {
-        path: String,
-        key: String,
-        toml: String,
-        origin: Origin,
-    },
+    Setting(Setting),
+    /// What will stand in a setting's place after a restart.
+    Waiting(Setting),
+    /// After a restart this will not be set.
+    Gone(Setting),
+}
+
+/// A setting and its value, which is safe to print.
+#[derive(Clone, Debug)]
+pub(super) struct Setting {
+    pub(super) path: String,
+    /// As it is written in its section.
+    pub(super) key: String,
+    pub(super) toml: String,
+    pub(super) origin: Origin,
 }
 
 /// One thing that is wrong: where, what, and what is allowed.
@@ -133,27 +142,46 @@ impl Show for UpstreamUrl {
     }
 }
 
-// === impl Effective ===
+// === impl Shown, Effective ===
+
+impl Shown {
+    /// Returns the setting, where this is one that has a value.
+    pub(super) fn setting(&self) -> Option<&Setting> {
+        match self {
+            Self::Setting(setting) => Some(setting),
+            Self::Header(_) | Self::Waiting(_) | Self::Gone(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}", self.key, self.toml)?;
+        match &self.origin {
+            Origin::Default => Ok(()),
+            origin => write!(f, "  # {origin}"),
+        }
+    }
+}
 
 impl fmt::Display for Effective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, shown) in self.shown.iter().enumerate() {
-            match shown {
-                Shown::Header(text) if index == 0 => writeln!(f, "{text}")?,
-                Shown::Header(text) => writeln!(f, "\n{text}")?,
-                Shown::Setting {
-                    key,
-                    toml,
-                    origin: Origin::Default,
-                    ..
-                } => writeln!(f, "{key} = {toml}")?,
-                Shown::Setting {
-                    key, toml, origin, ..
-                } => writeln!(f, "{key} = {toml}  # {origin}")?,
-            }
-        }
-        Ok(())
+        write_shown(&self.shown, f)
     }
+}
+
+/// Writes settings as TOML.
+pub(super) fn write_shown(shown: &[Shown], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for (index, shown) in shown.iter().enumerate() {
+        match shown {
+            Shown::Header(text) if index == 0 => writeln!(f, "{text}")?,
+            Shown::Header(text) => writeln!(f, "\n{text}")?,
+            Shown::Setting(setting) => writeln!(f, "{setting}")?,
+            Shown::Waiting(setting) => writeln!(f, "# after a restart: {setting}")?,
+            Shown::Gone(setting) => writeln!(f, "# after a restart {} is not set", setting.key)?,
+        }
+    }
+    Ok(())
 }
 
 // === impl Mistakes ===

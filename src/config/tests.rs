@@ -6,6 +6,7 @@ use http::Method;
 
 use super::*;
 
+mod in_force;
 mod mistakes;
 mod printed;
 mod refused;

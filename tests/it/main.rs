@@ -26,6 +26,7 @@ mod passing;
 mod plain;
 mod protocols;
 mod refusals;
+mod reload;
 mod resting;
 mod secrets;
 mod settling;

@@ -228,6 +228,49 @@ fn a_certificate_is_replaced_without_a_restart_and_a_bad_one_is_not_taken() {
 }
 
 #[test]
+fn a_certificate_of_another_name_needs_no_restart() {
+    let upstream = RunningSandbox::start(Settings::default());
+    let (authority, scratch) = (Authority::new(), Scratch::new());
+    let named = |name: &str| {
+        let (cert, key) = authority.certificate();
+        let (cert, key) = (
+            scratch.file(&format!("{name}.pem"), &cert),
+            scratch.file(&format!("{name}.key"), &key),
+        );
+        let tls = format!(
+            "tls = {{ cert = \"{}\", key = \"{}\" }}",
+            cert.display(),
+            key.display()
+        );
+        let file = scratch.file("gateway.toml", &format!("[server]\n{tls}\n"));
+        (cert, key, file)
+    };
+    let (cert, key, file) = named("old");
+    let flags = ["--config", file.to_str().unwrap()];
+    let gateway = Program::serve_with(upstream.address, &[], &flags);
+    named("new");
+    let secured = Secured {
+        authority,
+        scratch,
+        cert,
+        key,
+        gateway,
+    };
+    let first = secured.serial();
+    secured.gateway.signal("HUP");
+    eventually("the new certificate is shown", || secured.serial() != first);
+    eventually("all is reloaded", || {
+        secured.gateway.said().contains("settings reloaded")
+    });
+    let page = secured.gateway.page("/config").text().to_owned();
+    assert!(
+        page.contains("new.pem") && !page.contains("after a restart"),
+        "{page}"
+    );
+    assert!(!secured.gateway.said().contains("need a restart"));
+}
+
+#[test]
 fn a_certificate_that_is_not_there_is_a_clear_error() {
     let scratch = Scratch::new();
     let text = "server.listen = \"127.0.0.1:0\"\nserver.admin = \"127.0.0.2:0\"\n\

@@ -1,0 +1,68 @@
+//! What is shown of settings that wait for a restart.
+
+use super::*;
+
+fn read(text: &str) -> Effective {
+    load_text(text, &[], &Overrides::default()).unwrap()
+}
+
+/// Shows what `before` became by reading `after`, where `[server]` and `[upstream]` wait; without origins.
+fn shown(before: &str, after: &str) -> (String, Vec<String>) {
+    let waits = |path: &str| path.starts_with("server.") || path.starts_with("upstream.");
+    let in_force = InForce::from(&read(before)).reloaded(&read(after), waits);
+    let keys = in_force.waiting().into_iter().map(str::to_owned).collect();
+    let shown = in_force.to_string();
+    let lines = shown.lines().map(|line| match line.find("  # ") {
+        Some(origin) => &line[..origin],
+        None => line,
+    });
+    (lines.map(|line| format!("{line}\n")).collect(), keys)
+}
+
+const TLS: &str = "server.tls = { cert = \"c\", key = \"k\" }\n";
+
+#[test]
+fn nothing_waits_where_nothing_has_changed() {
+    for text in ["", TLS, "upstream.ca = \"a\""] {
+        let (shown, keys) = shown(text, text);
+        assert!(keys.is_empty() && !shown.contains("restart"), "{shown}");
+    }
+    // Nor where only the spelling has.
+    let (_, keys) = shown(
+        "server.idle_timeout = \"60s\"",
+        "server.idle_timeout = \"1m\"",
+    );
+    assert!(keys.is_empty(), "{keys:?}");
+}
+
+#[test]
+fn a_value_stays_and_its_successor_stands_beneath_it() {
+    let (shown, keys) = shown("", "upstream.idle_timeout = \"9s\"\nlimit.rate = 3\n");
+    let lines = "idle_timeout = \"30s\"\n# after a restart: idle_timeout = \"9s\"\n";
+    assert!(shown.contains(lines), "{shown}");
+    assert!(shown.contains("\nrate = 3\n"), "{shown}");
+    assert_eq!(keys, ["upstream.idle_timeout"]);
+}
+
+#[test]
+fn what_comes_or_goes_waits_as_well() {
+    let (came, keys) = shown("", TLS);
+    let lines =
+        "names = []\n# after a restart: tls.cert = \"c\"\n# after a restart: tls.key = \"k\"\n";
+    assert!(came.contains(lines), "{came}");
+    assert_eq!(keys, ["server.tls.cert", "server.tls.key"]);
+    let (gone, keys) = shown(TLS, "upstream.ca = \"a\"");
+    let lines = "names = []\ntls.cert = \"c\"\n# after a restart tls.cert is not set\n\
+                 tls.key = \"k\"\n# after a restart tls.key is not set\n\n[upstream]\n";
+    assert!(gone.contains(lines), "{gone}");
+    assert!(gone.contains("\n# after a restart: ca = \"a\"\n"), "{gone}");
+    assert_eq!(keys, ["server.tls.cert", "server.tls.key", "upstream.ca"]);
+}
+
+#[test]
+fn what_waits_is_still_toml_of_what_is_in_force() {
+    let (shown, _) = shown(TLS, "server.max_headers = 7\nlimit.rate = 3\n");
+    let config = good(&shown);
+    assert_eq!(config.server, good(TLS).server);
+    assert_eq!(config.limit, good("limit.rate = 3").limit);
+}
