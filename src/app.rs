@@ -2,6 +2,10 @@
 //!
 //! Owns the order of starting and draining (design §3.9). Invariant: all
 //! sockets are bound before anything is served, and a drain ends in time.
+//!
+//! - `reload`: reading the settings again.
+
+mod reload;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -13,24 +17,15 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::reload::Reload;
+use self::reload::Reloads;
 use crate::admin::{self, Ready};
-use crate::config::{Config, Effective, Mistakes};
+use crate::config::Config;
 use crate::front;
 use crate::gateway::{BuildError, Gateway};
 use crate::shutdown::{Asked, Signals};
 use crate::systemd::{self, Sockets};
 use crate::upstream::Dial;
-
-/// What is read at the start alone; all else changes while the gateway runs.
-const READ_AT_START: [&str; 5] = [
-    "server.",
-    "upstream.",
-    "metrics.",
-    "log.format",
-    "log.level",
-];
-/// But this is read again where clients speak TLS already.
-const CERTIFICATE: &str = "server.tls.";
 
 /// Connections that may wait to be accepted: the usual `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -81,9 +76,6 @@ pub enum Ended {
         connections: usize,
     },
 }
-
-/// Where settings come from when they are read again.
-pub type Reload = Box<dyn Fn() -> Result<Effective, Mistakes> + Send>;
 
 impl App {
     /// Binds the sockets and puts the gateway together.
@@ -161,10 +153,15 @@ impl App {
     pub async fn run(self, signals: &mut Signals, reload: Reload) -> Result<Ended, StartError> {
         let running = self.start()?;
         systemd::ready();
-        while signals.next().await == Asked::Reload {
-            systemd::reloading();
-            reload_settings(&self.gateway, &self.config, &reload);
-            systemd::ready();
+        let mut reloads = Reloads::new(reload);
+        loop {
+            tokio::select! {
+                asked = signals.next() => match asked {
+                    Asked::Reload => reloads.ask(),
+                    Asked::Stop => break,
+                },
+                read = reloads.read() => reloads.finish(read, &self.gateway),
+            }
         }
         systemd::stopping();
         Ok(self.end(running, signals.stop()).await)
@@ -321,35 +318,6 @@ async fn drain(
         "drain cut short: what had not ended is lost"
     );
     Ended::Cut { calls, connections }
-}
-
-fn reload_settings(gateway: &Gateway, running: &Config, reload: &Reload) {
-    let effective = match reload() {
-        Ok(effective) => effective,
-        Err(mistakes) => {
-            // One event is one line.
-            let mistakes = mistakes.to_string().replace('\n', "; ");
-            return tracing::error!(%mistakes, "settings not reloaded: nothing has changed");
-        }
-    };
-    let config = &effective.config;
-    if let Err(error) = gateway.reload(config) {
-        return tracing::error!(%error, "settings not reloaded: nothing has changed");
-    }
-    let stays_tls = running.server.tls.is_some() && config.server.tls.is_some();
-    if let Some(running) = gateway.shown_settings() {
-        let waits = |path: &str| {
-            READ_AT_START.iter().any(|start| path.starts_with(start))
-                && !(stays_tls && path.starts_with(CERTIFICATE))
-        };
-        let in_force = running.reloaded(&effective, waits);
-        let keys = in_force.waiting().join(", ");
-        if !keys.is_empty() {
-            tracing::warn!(keys, "settings that were changed and need a restart");
-        }
-        gateway.show_settings(in_force);
-    }
-    tracing::info!("settings reloaded");
 }
 
 fn listen(setting: &'static str, address: SocketAddr) -> Result<StdListener, StartError> {

@@ -30,7 +30,7 @@ mod upstream_url;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::kind::read_address;
+pub(crate) use self::{kind::read_address, layer::regular};
 pub use self::{
     in_force::InForce,
     pattern::{PathPattern, PatternError},

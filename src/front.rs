@@ -66,6 +66,9 @@ pub(crate) struct Common {
     http2: http2::Builder<TokioExecutor>,
 }
 
+/// A certificate with its key, read and found to fit.
+pub(crate) struct Certificate(Arc<tls::Acceptor>);
+
 impl std::fmt::Debug for Common {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Common")
@@ -82,7 +85,7 @@ impl Common {
         metrics: Arc<Metrics>,
         drain: Drain,
     ) -> Result<Self, CertificateError> {
-        let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
+        let tls = Certificate::read(&settings)?.map(|certificate| certificate.0);
         Ok(Self {
             permits: Arc::new(Semaphore::new(settings.max_connections)),
             connections: TaskTracker::new(),
@@ -95,17 +98,27 @@ impl Common {
         })
     }
 
-    /// Reads certificate and key again, for connections made from now on.
+    /// Puts another certificate in force, for connections made from now on.
+    /// Whether there is TLS at all stays as it is.
+    pub(crate) fn renew_certificate(&self, certificate: Option<Certificate>) {
+        if let (Some(Certificate(acceptor)), true) = (certificate, self.has_tls()) {
+            self.tls.store(Some(acceptor));
+        }
+    }
+
+    /// Whether clients speak TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        self.tls.load().is_some()
+    }
+}
+
+impl Certificate {
+    /// Reads certificate and key, if the settings name them.
     ///
     /// # Errors
-    /// They cannot be used; the old ones stay in force.
-    pub(crate) fn reload_certificate(
-        &self,
-        settings: &config::Server,
-    ) -> Result<(), CertificateError> {
-        if let (Some(tls), true) = (&settings.tls, self.tls.load().is_some()) {
-            self.tls.store(Some(tls::acceptor(tls)?));
-        }
-        Ok(())
+    /// They cannot be used.
+    pub(crate) fn read(settings: &config::Server) -> Result<Option<Self>, CertificateError> {
+        let acceptor = settings.tls.as_ref().map(tls::acceptor).transpose()?;
+        Ok(acceptor.map(Self))
     }
 }

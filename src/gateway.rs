@@ -4,6 +4,10 @@
 //! Only this room and [`app`](crate::app) know all others. Invariant: one
 //! [`Gateway`] per worker, all of one family sharing batches, buckets and
 //! metrics.
+//!
+//! - `files`: the files that settings name.
+
+mod files;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -12,6 +16,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub(crate) use self::files::Files;
 use crate::config::{Config, InForce};
 pub use crate::front::CertificateError;
 use crate::front::{Common, Front};
@@ -150,12 +155,8 @@ impl Gateway {
     }
 
     /// Puts the changeable settings of another configuration in force, without
-    /// touching a call. Says which changes need a restart.
-    ///
-    /// # Errors
-    /// The certificate cannot be used; then nothing has changed.
-    pub fn reload(&self, config: &Config) -> Result<(), BuildError> {
-        self.front.common.reload_certificate(&config.server)?;
+    /// touching a call, but for the files that they name.
+    pub fn reload(&self, config: &Config) {
         let shared = &self.front.proxy.shared;
         let tenants = Tenants::new(&config.tenants, &config.access, &shared.metrics);
         let keyring = Keyring::new(&config.tenants).map(Arc::new);
@@ -166,7 +167,17 @@ impl Gateway {
         let secrets = Secrets::new(&config.tenants).map(Arc::new);
         shared.metrics.keep_secret(secrets.clone());
         shared.access_log.renew(&config.log, secrets);
-        Ok(())
+    }
+
+    /// As [`reload`](Self::reload), and with the certificate of these files.
+    pub(crate) fn reload_with(&self, config: &Config, files: Files) {
+        self.front.common.renew_certificate(files.certificate);
+        self.reload(config);
+    }
+
+    /// Whether clients speak TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        self.front.common.has_tls()
     }
 
     /// Begins a drain: open windows end, connections are asked to end.

@@ -84,6 +84,14 @@ impl Upstream {
         })
     }
 
+    /// Says whether [`new`](Self::new) could use these settings.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn check(settings: &config::Upstream) -> Result<(), TlsError> {
+        Connector::new(settings, Dial::Tcp).map(drop)
+    }
+
     /// The same way for another worker, with connections of its own.
     pub(crate) fn another(&self) -> Self {
         Self {

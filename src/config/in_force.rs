@@ -68,7 +68,7 @@ impl fmt::Display for InForce {
 }
 
 /// Finds a setting that has a value.
-fn find<'s>(shown: &'s [Shown], path: &str) -> Option<&'s Setting> {
+pub(super) fn find<'s>(shown: &'s [Shown], path: &str) -> Option<&'s Setting> {
     let mut settings = shown.iter().filter_map(Shown::setting);
     settings.find(|setting| setting.path == path)
 }

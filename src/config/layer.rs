@@ -9,6 +9,7 @@ use std::{
     fs::File,
     io::{self, Read},
     ops::Range,
+    os::unix::fs::FileTypeExt as _,
     path::Path,
     sync::Arc,
 };
@@ -24,6 +25,8 @@ pub(super) const PREFIX: &str = "WAWP_GATEWAY_";
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// `SERVER__TLS__CERT`: no setting lies deeper, and the tree must not grow as deep as a variable is long.
 const MAX_DEPTH: usize = 3;
+
+const A_DIRECTORY: &str = "this is a directory, not a file";
 
 /// Where a value was written, from the weakest layer to the strongest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -204,7 +207,7 @@ pub(super) fn text(name: &Arc<str>, bytes: &[u8], report: &mut Report) -> Table 
 pub(super) fn bytes(path: &Path, max: u64, too_large: &str) -> Result<Vec<u8>, String> {
     let describe = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
-        io::ErrorKind::IsADirectory => "this is a directory, not a file".to_owned(),
+        io::ErrorKind::IsADirectory => A_DIRECTORY.to_owned(),
         io::ErrorKind::PermissionDenied => "the file may not be read by this user".to_owned(),
         _ => format!("the file cannot be read: {error}"),
     };
@@ -217,6 +220,19 @@ pub(super) fn bytes(path: &Path, max: u64, too_large: &str) -> Result<Vec<u8>, S
         return Err(too_large.to_owned());
     }
     Ok(bytes)
+}
+
+/// Refuses what is there and is no regular file: reading a pipe may never end, and what it held is gone after.
+pub(crate) fn regular(path: &Path) -> Result<(), String> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(A_DIRECTORY.to_owned()),
+        Ok(found) if found.file_type().is_fifo() => {
+            Err("this is a named pipe, not a file".to_owned())
+        }
+        Ok(found) if !found.is_file() => Err("this is a device or a socket, not a file".to_owned()),
+        // What is not there is told by whoever opens it.
+        _ => Ok(()),
+    }
 }
 
 /// Lays the gateway's variables over the tree.

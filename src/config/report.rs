@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::{
     Config, Effective, Mistakes,
+    in_force::find,
     layer::{Entry, Origin, PREFIX, Value},
     show::{MASK, Mistake, Setting, Shown, word},
 };
@@ -231,6 +232,27 @@ impl Report {
         self.known
             .iter()
             .filter_map(move |known| child(section, known))
+    }
+}
+
+impl Effective {
+    /// Turns what was found wrong with what settings name (each by its path) into mistakes at those settings.
+    pub(crate) fn mistakes(
+        &self,
+        wrong: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Mistakes {
+        let mistake = |(path, allowed): (&str, String)| {
+            let setting = find(&self.shown, path);
+            Mistake {
+                origin: setting.map_or(Origin::Default, |setting| setting.origin.clone()),
+                path: path.to_owned(),
+                value: setting.map(|setting| setting.toml.clone()),
+                allowed,
+            }
+        };
+        let mut mistakes: Vec<Mistake> = wrong.into_iter().map(mistake).collect();
+        mistakes.sort_by(|a, b| a.origin.cmp(&b.origin));
+        Mistakes(mistakes)
     }
 }
 

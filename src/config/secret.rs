@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{
-    layer::{Value, bytes},
+    layer::{Value, bytes, regular},
     show::printable,
 };
 
@@ -176,12 +176,10 @@ fn file(path: &str) -> Result<String, String> {
         return Err("file: and the name of a file, as in \"file:/run/secrets/acme\"".to_owned());
     }
     let said = |problem: &str| format!("file:{}: {problem}", printable(path));
-    let bytes = bytes(
-        Path::new(path),
-        MAX_FILE_BYTES,
-        "a secret's file has at most 64 KiB",
-    )
-    .map_err(|problem| said(&problem))?;
+    let place = Path::new(path);
+    let bytes = regular(place)
+        .and_then(|()| bytes(place, MAX_FILE_BYTES, "a secret's file has at most 64 KiB"))
+        .map_err(|problem| said(&problem))?;
     let text = std::str::from_utf8(&bytes).map_err(|_| said("the file is not UTF-8"))?;
     match first_line(text.strip_prefix('\u{feff}').unwrap_or(text)) {
         "" => Err(said("the file, or its first line, is empty")),

@@ -47,6 +47,13 @@ pub(super) fn acceptor(settings: &config::Tls) -> Result<Arc<Acceptor>, Certific
     Ok(Arc::new(TlsAcceptor::from(Arc::new(config))))
 }
 
+impl CertificateError {
+    /// Which setting names the file, and what is wrong with it.
+    pub(crate) fn cause(&self) -> (&'static str, String) {
+        (self.setting, self.reason.clone())
+    }
+}
+
 fn wrong(setting: &'static str, path: &Path, reason: impl std::fmt::Display) -> CertificateError {
     CertificateError {
         setting,

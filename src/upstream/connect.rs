@@ -87,6 +87,14 @@ pub enum TlsError {
     },
 }
 
+impl TlsError {
+    /// Which setting names the file, and what is wrong with it.
+    pub(crate) fn cause(&self) -> (&'static str, String) {
+        let Self::Ca { reason, .. } = self;
+        ("upstream.ca", reason.clone())
+    }
+}
+
 /// Makes connections to one upstream.
 pub(super) struct Connector {
     dial: Dial,

@@ -1,11 +1,92 @@
-//! Settings read again while calls go on: what comes into force, and what waits.
+//! Settings read again while calls go on: what comes into force, what waits, and that no file holds anybody up.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::support::{HeldUpstream, Program, Scratch, eventually};
+use crate::support::{HeldUpstream, Message, Program, Scratch, call, eventually, get};
+
+/// Opening does not wait for the other end (Linux' `O_NONBLOCK`): a test that fails must end.
+const DO_NOT_WAIT: i32 = 0o4000;
+
+/// A file that is read only as fast as a test writes it.
+struct Pipe(PathBuf);
+
+impl Pipe {
+    fn new(scratch: &Scratch) -> Self {
+        let path = scratch.file("pipe", "");
+        std::fs::remove_file(&path).unwrap();
+        let made = Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        Self(path)
+    }
+
+    /// Our end, as soon as somebody reads at the other: that one then waits for what we write.
+    fn once_it_is_read(&self) -> File {
+        let mut end = None;
+        eventually("the pipe is read", || {
+            let mut options = File::options();
+            options.write(true).custom_flags(DO_NOT_WAIT);
+            end = options.open(&self.0).ok();
+            end.is_some()
+        });
+        end.unwrap()
+    }
+}
 
 fn arg(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+fn asked(gateway: &Program) -> Message {
+    let request = get("/v2/chats?instance_id=1").replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    Message::answer(&call(gateway.address, request), "GET")
+}
+
+#[test]
+fn a_file_that_is_read_for_ever_holds_up_neither_calls_nor_signals() {
+    let upstream = HeldUpstream::start();
+    upstream.answers();
+    let scratch = Scratch::new();
+    let pipe = Pipe::new(&scratch);
+    let gateway = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut end = pipe.once_it_is_read();
+            end.write_all(b"[limit]\nheaders = false\n").unwrap();
+        });
+        Program::serve_with(upstream.address, &[], &["--config", arg(&pipe.0)])
+    });
+    gateway.signal("HUP");
+    let mut end = pipe.once_it_is_read();
+    assert_eq!(gateway.page("/livez").status(), 200);
+    // One for each worker, and some more.
+    for _ in 0..8 {
+        assert_eq!(asked(&gateway).field("ratelimit"), None);
+    }
+    gateway.signal("HUP");
+    eventually("the second request is heard", || {
+        gateway.said().contains("still being read")
+    });
+    end.write_all(b"[limit]\nheaders = true\n").unwrap();
+    drop(end);
+    eventually("the first reading is in force", || {
+        asked(&gateway).field("ratelimit").is_some()
+    });
+
+    let mut end = pipe.once_it_is_read();
+    end.write_all(b"[limit]\nheaders = false\n").unwrap();
+    drop(end);
+    eventually("so is the second", || {
+        asked(&gateway).field("ratelimit").is_none()
+    });
+
+    gateway.signal("HUP");
+    let _end = pipe.once_it_is_read();
+    gateway.signal("TERM");
+    let (code, _, stderr) = gateway.ends();
+    assert_eq!(code, 0, "{stderr}");
 }
 
 #[test]
@@ -49,4 +130,24 @@ fn what_needs_a_restart_is_named_and_shown_beside_what_is_in_force() {
     let page = reloads("[server]\nmax_in_flight = 500\n", 2);
     assert!(!page.contains("after a restart"), "{page}");
     assert_eq!(gateway.said().matches("need a restart").count(), 1);
+}
+
+#[test]
+fn files_with_which_no_restart_could_be_made_are_told_at_once() {
+    let upstream = HeldUpstream::start();
+    let scratch = Scratch::new();
+    let file = scratch.file("gateway.toml", "[limit]\nheaders = false\n");
+    let gateway = Program::serve_with(upstream.address, &[], &["--config", arg(&file)]);
+    let text = "[server]\ntls = { cert = \"/nowhere/cert.pem\", key = \"/nowhere/key.pem\" }\n\
+                [upstream]\nca = \"/nowhere/ca.pem\"\n";
+    scratch.file("gateway.toml", text);
+    gateway.signal("HUP");
+    let cert = format!(
+        "{}:2: server.tls.cert = \"/nowhere/cert.pem\": ",
+        file.display()
+    );
+    eventually("the log says why not", || {
+        let said = gateway.said();
+        said.contains("settings not reloaded: nothing has changed") && said.contains(&cert)
+    });
 }

@@ -86,7 +86,7 @@ async fn live(seed: u64, plan: Plan) -> Seen {
         let gateway = gateway.clone();
         tokio::spawn(async move {
             tokio::time::sleep(after).await;
-            gateway.reload(&config).unwrap();
+            gateway.reload(&config);
         });
     }
     let mut clients = JoinSet::new();

@@ -140,6 +140,10 @@ fn a_place_where_no_secret_is_kept() {
             ": this is a directory, not a file",
         ),
         (
+            "file:/dev/null".to_owned(),
+            ": this is a device or a socket, not a file",
+        ),
+        (
             format!("file:{}/none", directory.path().display()),
             ": there is no such file",
         ),
@@ -159,6 +163,23 @@ fn a_place_where_no_secret_is_kept() {
             "{said}"
         );
     }
+}
+
+#[test]
+fn a_pipe_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let text = format!("{TENANT}key = \"file:{}\"", pipe.display());
+    // In a thread, which would wait for ever.
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(bad(&text)));
+    let said = told.recv_timeout(seconds(30)).unwrap();
+    assert!(
+        said.contains(": this is a named pipe, not a file"),
+        "{said}"
+    );
 }
 
 #[cfg(unix)]

@@ -100,7 +100,7 @@ impl World {
 
     /// Puts these settings in force instead.
     pub(crate) fn reload(&self, text: &str) {
-        self.gateway.reload(&settings(text)).unwrap();
+        self.gateway.reload(&settings(text));
     }
 
     /// A call on a connection of its own.

@@ -1,0 +1,119 @@
+//! Reading the settings again while calls go on.
+//!
+//! Owns when files are read and what of them is put in force. Invariants:
+//! nothing is read on a worker's thread, since a disk may never answer; one
+//! reading at a time; what was read comes into force whole or not at all.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use crate::config::{Effective, Mistakes};
+use crate::gateway::{Files, Gateway};
+use crate::systemd;
+
+/// Where settings come from when they are read again.
+pub type Reload = Box<dyn Fn() -> Result<Effective, Mistakes> + Send + Sync>;
+
+/// What is read at the start alone; all else changes while the gateway runs.
+const READ_AT_START: [&str; 5] = [
+    "server.",
+    "upstream.",
+    "metrics.",
+    "log.format",
+    "log.level",
+];
+/// But this is read again where clients speak TLS already.
+const CERTIFICATE: &str = "server.tls.";
+
+type Read = Result<(Effective, Files), Mistakes>;
+
+/// Reloads, of which at most one is under way.
+pub(super) struct Reloads {
+    read: Arc<dyn Fn() -> Result<Effective, Mistakes> + Send + Sync>,
+    /// What goes on in a thread of its own. Nobody waits for that at the end.
+    reading: Option<JoinHandle<Read>>,
+    /// Somebody asked meanwhile: what is being read may be old.
+    again: bool,
+}
+
+impl Reloads {
+    pub(super) fn new(read: Reload) -> Self {
+        Self {
+            read: read.into(),
+            reading: None,
+            again: false,
+        }
+    }
+
+    /// Begins to read, or has it done once more after what goes on.
+    pub(super) fn ask(&mut self) {
+        if self.reading.is_some() {
+            self.again = true;
+            return tracing::warn!("the settings are still being read: they will be once more");
+        }
+        systemd::reloading();
+        self.begin();
+    }
+
+    /// Waits until something has been read, if need be for ever. May be
+    /// dropped at any time.
+    pub(super) async fn read(&mut self) -> Option<(Effective, Files)> {
+        let Some(reading) = &mut self.reading else {
+            return std::future::pending().await;
+        };
+        let read = reading.await;
+        self.reading = None;
+        match read {
+            Ok(Ok(read)) => return Some(read),
+            Ok(Err(mistakes)) => {
+                // One event is one line.
+                let mistakes = mistakes.to_string().replace('\n', "; ");
+                tracing::error!(%mistakes, "settings not reloaded: nothing has changed");
+            }
+            Err(error) => {
+                tracing::error!(%error, "settings not reloaded: nothing has changed");
+            }
+        }
+        None
+    }
+
+    /// Puts in force what was read, and reads again if that was asked for.
+    pub(super) fn finish(&mut self, read: Option<(Effective, Files)>, gateway: &Gateway) {
+        if let Some((effective, files)) = read {
+            put_in_force(gateway, &effective, files);
+        }
+        if std::mem::take(&mut self.again) {
+            self.begin();
+        } else {
+            systemd::ready();
+        }
+    }
+
+    fn begin(&mut self) {
+        let read = Arc::clone(&self.read);
+        self.reading = Some(tokio::task::spawn_blocking(move || {
+            let effective = read()?;
+            let files = Files::read(&effective)?;
+            Ok((effective, files))
+        }));
+    }
+}
+
+fn put_in_force(gateway: &Gateway, effective: &Effective, files: Files) {
+    let stays_tls = gateway.has_tls() && effective.config.server.tls.is_some();
+    gateway.reload_with(&effective.config, files);
+    if let Some(running) = gateway.shown_settings() {
+        let waits = |path: &str| {
+            READ_AT_START.iter().any(|start| path.starts_with(start))
+                && !(stays_tls && path.starts_with(CERTIFICATE))
+        };
+        let in_force = running.reloaded(effective, waits);
+        let keys = in_force.waiting().join(", ");
+        if !keys.is_empty() {
+            tracing::warn!(keys, "settings that were changed and need a restart");
+        }
+        gateway.show_settings(in_force);
+    }
+    tracing::info!("settings reloaded");
+}
