@@ -17,8 +17,8 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use self::reload::Reload;
 use self::reload::Reloads;
+pub use self::reload::{Reload, check};
 use crate::admin::{self, Ready};
 use crate::config::Config;
 use crate::front;

@@ -349,13 +349,12 @@ fn lay(
     report.decide(config)
 }
 
-/// Reads a file as `serve` would here, with this process's environment, and returns the effective settings as TOML.
+/// Reads a file as `serve` would here, with this process's environment.
 ///
 /// # Errors
 /// As [`load`].
-pub fn check(file: &Path) -> Result<String, Mistakes> {
+pub fn check(file: &Path) -> Result<Effective, Mistakes> {
     load(Some(file), std::env::vars_os(), &Overrides::default())
-        .map(|effective| effective.to_string())
 }
 
 // === impl Config ===

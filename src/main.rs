@@ -7,7 +7,7 @@ use std::io::{self, StdoutLock, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use wawp_gateway::app::{App, Ended, Reload, StartError};
+use wawp_gateway::app::{self, App, Ended, Reload, StartError};
 use wawp_gateway::cli::{self, Command, SandboxArgs};
 use wawp_gateway::config::{self, Effective, InForce, Mistakes, Overrides};
 use wawp_gateway::demo::{self, Plan, Screen};
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 }
 
 fn check(file: &Path) -> ExitCode {
-    match config::check(file) {
+    match app::check(file) {
         Ok(effective) => print(|out| write!(out, "{effective}")),
         Err(mistakes) => fail(EXIT_SETTINGS, &mistakes),
     }

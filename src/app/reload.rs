@@ -4,11 +4,12 @@
 //! nothing is read on a worker's thread, since a disk may never answer; one
 //! reading at a time; what was read comes into force whole or not at all.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use crate::config::{Effective, Mistakes};
+use crate::config::{self, Effective, Mistakes};
 use crate::gateway::{Files, Gateway};
 use crate::systemd;
 
@@ -35,6 +36,17 @@ pub(super) struct Reloads {
     reading: Option<JoinHandle<Read>>,
     /// Somebody asked meanwhile: what is being read may be old.
     again: bool,
+}
+
+/// Reads a file as [`config::check`] does, and the files that it names as a
+/// start would.
+///
+/// # Errors
+/// Everything that a start with this file would fail on, sockets apart.
+pub fn check(file: &Path) -> Result<Effective, Mistakes> {
+    let effective = config::check(file)?;
+    Files::read(&effective)?;
+    Ok(effective)
 }
 
 impl Reloads {

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{HeldUpstream, Message, Program, Scratch, call, eventually, get};
+use crate::support::{HeldUpstream, Message, Program, Scratch, call, eventually, get, run};
 
 /// Opening does not wait for the other end (Linux' `O_NONBLOCK`): a test that fails must end.
 const DO_NOT_WAIT: i32 = 0o4000;
@@ -133,7 +133,7 @@ fn what_needs_a_restart_is_named_and_shown_beside_what_is_in_force() {
 }
 
 #[test]
-fn files_with_which_no_restart_could_be_made_are_told_at_once() {
+fn files_with_which_no_start_could_be_made_are_told_at_once() {
     let upstream = HeldUpstream::start();
     let scratch = Scratch::new();
     let file = scratch.file("gateway.toml", "[limit]\nheaders = false\n");
@@ -150,4 +150,27 @@ fn files_with_which_no_restart_could_be_made_are_told_at_once() {
         let said = gateway.said();
         said.contains("settings not reloaded: nothing has changed") && said.contains(&cert)
     });
+    let (code, stdout, stderr) = run(&["check", "--config", arg(&file)]);
+    assert_eq!((code, &*stdout), (2, ""), "{stderr}");
+    let ca = format!("{}:4: upstream.ca = \"/nowhere/ca.pem\": ", file.display());
+    assert!(stderr.contains(&cert) && stderr.contains(&ca), "{stderr}");
+    assert!(stderr.contains("2 mistakes"), "{stderr}");
+
+    // Without TLS to the upstream nobody reads its authorities.
+    scratch.file(
+        "gateway.toml",
+        "[upstream]\nurl = \"http://h\"\nca = \"/nowhere\"\n",
+    );
+    let (code, _, stderr) = run(&["check", "--config", arg(&file)]);
+    assert_eq!(code, 0, "{stderr}");
+
+    let pipe = Pipe::new(&scratch);
+    let text = format!("[upstream]\nca = \"{}\"\n", pipe.0.display());
+    scratch.file("gateway.toml", &text);
+    let (code, _, stderr) = run(&["check", "--config", arg(&file)]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(
+        stderr.contains("this is a named pipe, not a file"),
+        "{stderr}"
+    );
 }

@@ -285,6 +285,27 @@ fn a_certificate_that_is_not_there_is_a_clear_error() {
 }
 
 #[test]
+fn check_reads_certificate_and_key() {
+    let (authority, scratch) = (Authority::new(), Scratch::new());
+    let ((cert, key), (_, another)) = (authority.certificate(), authority.certificate());
+    let cert = scratch.file("cert.pem", &cert);
+    let place = scratch.file("key.pem", "");
+    let tls = format!(
+        "tls = {{ cert = \"{}\", key = \"{}\" }}",
+        cert.display(),
+        place.display()
+    );
+    let file = scratch.file("gateway.toml", &format!("[server]\n{tls}\n"));
+    for (key, code) in [(&*key, 0), (&another, 2), ("", 2)] {
+        scratch.file("key.pem", key);
+        let (ended, _, said) = run(&["check", "--config", file.to_str().unwrap()]);
+        assert_eq!(ended, code, "{said}");
+        let at = format!("{}:2: server.tls.key = ", file.display());
+        assert_eq!(said.contains(&at), code == 2, "{said}");
+    }
+}
+
+#[test]
 fn the_proxy_protocol_stands_before_tls() {
     let upstream = RunningSandbox::start(Settings::default());
     let rules = [

@@ -155,7 +155,7 @@ fn each_value_that_is_no_default_names_its_origin() {
 fn check_prints_them_or_every_mistake() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"[limit]\nmax_queue = 7\n").unwrap();
-    let printed = check(file.path()).unwrap();
+    let printed = check(file.path()).unwrap().to_string();
     assert!(
         printed.contains(&format!("max_queue = 7  # {}:2", file.path().display())),
         "{printed}"
