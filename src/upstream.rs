@@ -12,6 +12,7 @@ mod failure;
 mod patience;
 mod plain;
 mod pool;
+mod reach;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,6 +141,9 @@ impl Upstream {
             }
             Err(failure) => {
                 self.metrics.upstream[route as usize].error().inc();
+                if let Failure::Unreachable(kind) = failure {
+                    self.connector.reach().lost(kind);
+                }
                 Err(failure)
             }
         }
@@ -186,7 +190,11 @@ impl Upstream {
                 }
             };
             self.address(request, connection.is_h2());
-            match connection.send(request, &patience).await {
+            let sent = connection.send(request, &patience).await;
+            if fresh_tries > 0 && !matches!(sent, Some(Err(Unsent::Untouched))) {
+                self.connector.reach().found();
+            }
+            match sent {
                 None => return Err(Failure::Timeout),
                 Some(Ok(received)) => {
                     return Ok((received, Lease::new(connection, &self.pool)));

@@ -24,6 +24,7 @@ use super::connection::{Connection, MAX_STREAMS, Need, Speaker};
 use super::failure::{Failure, Unreachable};
 use super::plain::Wire;
 use super::pool::Pool;
+use super::reach::Reach;
 use crate::config;
 use crate::plain::{MAX_ANSWER_FIELDS, MAX_ANSWER_HEAD};
 
@@ -104,6 +105,7 @@ pub(super) struct Connector {
     tls: Option<Tls>,
     /// The upstream did not choose HTTP/2 the last time it could.
     http1_only: AtomicBool,
+    reach: Reach,
 }
 
 struct Tls {
@@ -138,12 +140,23 @@ impl Connector {
             timeout: settings.connect_timeout,
             tls,
             http1_only: AtomicBool::new(false),
+            reach: Reach::default(),
         })
     }
 
     /// Whether a connection made now may serve several calls at once.
     pub(super) fn may_share(&self) -> bool {
         self.tls.is_some() && !self.http1_only.load(Ordering::Relaxed)
+    }
+
+    /// What the log says of the upstream, whichever worker calls it.
+    pub(super) fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    fn because(&self, kind: Unreachable, error: &io::Error) -> Unreachable {
+        self.reach.note(kind, error);
+        kind
     }
 
     /// Makes one connection.
@@ -170,10 +183,7 @@ impl Connector {
         let stream = connector
             .connect(tls.name.clone(), stream)
             .await
-            .map_err(|error| {
-                tracing::warn!(%error, "TLS handshake with the upstream failed");
-                Unreachable::Tls
-            })?;
+            .map_err(|error| self.because(Unreachable::Tls, &error))?;
         let http2_chosen = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if need != Need::Upgrade {
             self.http1_only.store(!http2_chosen, Ordering::Relaxed);
@@ -189,7 +199,7 @@ impl Connector {
     async fn tcp(&self) -> Result<TcpStream, Unreachable> {
         let addresses = tokio::net::lookup_host((&*self.host, self.port))
             .await
-            .map_err(|_| Unreachable::Resolve)?;
+            .map_err(|error| self.because(Unreachable::Resolve, &error))?;
         let addresses: Vec<_> = addresses.collect();
         // One address that swallows packets must not use up everybody's time.
         let share = self.timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);

@@ -25,6 +25,7 @@ mod pacing;
 mod passing;
 mod plain;
 mod protocols;
+mod reach;
 mod refusals;
 mod reload;
 mod resting;

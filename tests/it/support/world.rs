@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::DuplexStream;
@@ -65,6 +65,8 @@ fn connect(gateway: &Gateway, peer: Option<SocketAddr>) -> Line {
 pub(crate) struct World {
     pub(crate) gateway: Gateway,
     pub(crate) sandbox: Sandbox,
+    /// Why no connection to the sandbox can be made, if none can.
+    failing: Arc<Mutex<Option<io::ErrorKind>>>,
 }
 
 impl World {
@@ -75,16 +77,29 @@ impl World {
 
     pub(crate) fn with_sandbox(text: &str, settings: Settings) -> Self {
         let sandbox = Sandbox::new(settings);
-        let far = sandbox.clone();
+        let failing = Arc::new(Mutex::new(None::<io::ErrorKind>));
+        let (far, fails) = (sandbox.clone(), Arc::clone(&failing));
         let gateway = gateway(text, move || {
-            let sandbox = far.clone();
+            let (sandbox, fails) = (far.clone(), *fails.lock().unwrap());
             Box::pin(async move {
+                if let Some(kind) = fails {
+                    return Err(kind.into());
+                }
                 let (near, far) = tokio::io::duplex(BUFFER);
                 tokio::spawn(async move { sandbox.serve_io(far).await });
                 Ok(Box::new(near) as Box<dyn Io>)
             })
         });
-        Self { gateway, sandbox }
+        Self {
+            gateway,
+            sandbox,
+            failing,
+        }
+    }
+
+    /// From now on connections to the sandbox fail like this, or no more.
+    pub(crate) fn fails(&self, how: Option<io::ErrorKind>) {
+        *self.failing.lock().unwrap() = how;
     }
 
     /// A new client.
