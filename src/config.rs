@@ -30,7 +30,6 @@ mod upstream_url;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::{kind::read_address, layer::regular};
 pub use self::{
     in_force::InForce,
     pattern::{PathPattern, PatternError},
@@ -39,6 +38,7 @@ pub use self::{
     tenant::{Access, Egress, Instances, Tenant},
     upstream_url::{UpstreamUrl, UrlError},
 };
+pub(crate) use self::{kind::read_address, layer::regular};
 
 /// The one place where defaults are written, and the reference for people.
 pub const DEFAULTS: &str = include_str!("config/default.toml");

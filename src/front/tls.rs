@@ -42,7 +42,17 @@ pub(super) fn acceptor(settings: &config::Tls) -> Result<Arc<Acceptor>, Certific
         .expect("ring supports TLS 1.2 and 1.3")
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .map_err(|error| wrong("server.tls.key", &settings.key, error))?;
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => wrong(
+                "server.tls.key",
+                &settings.key,
+                format_args!(
+                    "the key that belongs to the certificate in {} is expected",
+                    settings.cert.display()
+                ),
+            ),
+            error => wrong("server.tls.key", &settings.key, error),
+        })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(TlsAcceptor::from(Arc::new(config))))
 }

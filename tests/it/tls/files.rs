@@ -94,11 +94,13 @@ fn check_reads_certificate_and_key() {
         place.display()
     );
     let file = scratch.file("gateway.toml", &format!("[server]\n{tls}\n"));
-    for (key, code) in [(&*key, 0), (&another, 2), ("", 2)] {
+    let belongs = "the key that belongs to the certificate in ";
+    for (key, code, why) in [(&*key, 0, ""), (&another, 2, belongs), ("", 2, "")] {
         scratch.file("key.pem", key);
         let (ended, _, said) = run(&["check", "--config", file.to_str().unwrap()]);
         assert_eq!(ended, code, "{said}");
         let at = format!("{}:2: server.tls.key = ", file.display());
         assert_eq!(said.contains(&at), code == 2, "{said}");
+        assert!(said.contains(why), "{said}");
     }
 }
