@@ -153,7 +153,8 @@ async fn counters_add_up_over_a_mix_of_everything() {
         // Merging: callers told by the upstream, less the calls that took.
         let receipts: Vec<_> = seen.iter().filter(|call| !call.ids.is_empty()).collect();
         let saved = world.counted("wawp_gateway_upstream_requests_saved_total", &[]);
-        assert!(saved > 50.0, "{saved} saved");
+        // The calm end alone saves 39, less what splits before it took too much.
+        assert!(saved > 30.0, "{saved} saved");
         assert_eq!(saved, told_by_upstream - receipts.len() as f64);
         let batches = world.counted("wawp_gateway_batch_callers_count", &[]);
         let retries = world.counted("wawp_gateway_batch_retries_total", &[]);
