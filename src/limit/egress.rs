@@ -16,6 +16,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -93,6 +94,8 @@ struct State {
 struct Tenant {
     weight: NonZeroU32,
     budget: Gcra,
+    /// Calls waiting in all its lines.
+    waiting: Arc<AtomicUsize>,
     /// The virtual time at which its last call ends.
     finish: u128,
     calls: VecDeque<Claimed>,
@@ -101,6 +104,8 @@ struct Tenant {
     is_calls_turn: bool,
     /// In `ready`, in `parked`, or being served at this moment.
     listed: bool,
+    /// The start tag of its first call, while it is.
+    tag: u128,
 }
 
 /// What the serving task does next.
@@ -195,7 +200,9 @@ impl Egress {
     ) -> u64 {
         let mut state = self.lock();
         let ticket = state.ticket();
-        tenant(&mut state.tenants, member, Instant::now()).push(Claimed {
+        let tenant = tenant(&mut state.tenants, member, Instant::now());
+        tenant.waiting = Arc::clone(&member.waiting);
+        tenant.push(Claimed {
             claimant,
             claim,
             ticket,
@@ -208,26 +215,21 @@ impl Egress {
         ticket
     }
 
-    /// About when a call that joins `now` has its share: as if all tenants
-    /// with claims had as many calls waiting as its own.
+    /// About when a call that joins `now` has its share, if nobody else came.
     pub(super) fn turn(&self, member: &Membership, now: Instant) -> Turn {
         let mut state = self.lock();
-        let place = u32::try_from(member.waiting()).unwrap_or(u32::MAX);
+        let place = member.waiting();
         let tenant = tenant(&mut state.tenants, member, now);
         let own = Turn {
-            at: tenant.budget.due(now, place),
+            at: tenant
+                .budget
+                .due(now, u32::try_from(place).unwrap_or(u32::MAX)),
             scope: Scope::Tenant,
             quota: member.quota,
         };
-        let weights = state.tenants.iter().filter_map(|(name, tenant)| {
-            (tenant.listed && **name != *member.name).then_some(u64::from(tenant.weight.get()))
-        });
-        let own_weight = u64::from(member.weight.get());
-        let before = u64::from(place) * (weights.sum::<u64>() + own_weight) / own_weight;
+        let before = u32::try_from(state.before(&member.name, place, now)).unwrap_or(u32::MAX);
         let all = Turn {
-            at: state
-                .budget
-                .due(now, u32::try_from(before).unwrap_or(u32::MAX)),
+            at: state.budget.due(now, before),
             scope: Scope::Egress,
             quota: state.budget.quota(),
         };
@@ -331,10 +333,29 @@ impl State {
             .tenants
             .get_mut(name)
             .expect("a tenant with claims is kept");
-        if !std::mem::replace(&mut tenant.listed, true) {
-            self.ready
-                .insert((tenant.start(self.virtual_time), ticket), Arc::clone(name));
+        if !tenant.listed {
+            tenant.tag = tenant.tag(self.virtual_time);
+            tenant.listed = true;
+            self.ready.insert((tenant.tag, ticket), Arc::clone(name));
         }
+    }
+
+    /// How many calls go before the one of this tenant that would have this
+    /// place among its own.
+    fn before(&self, name: &Arc<str>, place: usize, now: Instant) -> u128 {
+        let tenant = &self.tenants[name];
+        let tag = tenant.tag(self.virtual_time) + place as u128 * tenant.length();
+        let others = self.tenants.iter().filter(|(other, _)| *other != name);
+        let calls = others.map(|(_, other)| {
+            // Some have just come, and claim nothing yet.
+            let waiting = other.waiting.load(Ordering::Relaxed) as u128;
+            let first = other.tag(self.virtual_time);
+            if waiting == 0 || first > tag || other.budget.due(now, 0) > now {
+                return 0;
+            }
+            waiting.min(1 + (tag - first) / other.length())
+        });
+        place as u128 + calls.sum::<u128>()
     }
 
     /// Brings back the tenants whose own budget has a token again.
@@ -385,11 +406,13 @@ fn tenant<'t>(
         .or_insert_with(|| Tenant {
             weight: member.weight,
             budget: Gcra::new(member.quota, now),
+            waiting: Arc::clone(&member.waiting),
             finish: 0,
             calls: VecDeque::new(),
             receipts: VecDeque::new(),
             is_calls_turn: false,
             listed: false,
+            tag: 0,
         })
 }
 
@@ -398,6 +421,14 @@ fn tenant<'t>(
 impl Tenant {
     fn start(&self, virtual_time: u128) -> u128 {
         self.finish.max(virtual_time)
+    }
+
+    /// The start tag of its first call.
+    fn tag(&self, virtual_time: u128) -> u128 {
+        match self.listed {
+            true => self.tag,
+            false => self.start(virtual_time),
+        }
     }
 
     fn length(&self) -> u128 {

@@ -20,7 +20,7 @@ pub(super) struct Membership {
     pub(super) weight: NonZeroU32,
     pub(super) quota: Option<Quota>,
     /// Calls waiting in all lines of the tenant.
-    waiting: Arc<AtomicUsize>,
+    pub(super) waiting: Arc<AtomicUsize>,
 }
 
 impl Membership {

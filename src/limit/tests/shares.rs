@@ -381,3 +381,27 @@ async fn those_who_wait_are_still_counted_after_a_reload() {
     let refused = limiter.admit(&lane, Kind::Call, later(5_500)).unwrap_err();
     assert_eq!(refused.retry_after, ms(6_000));
 }
+
+/// Each is the first of its own line: what they wait for is the others.
+#[tokio::test(start_paused = true)]
+async fn who_comes_behind_many_tenants_is_told_at_once() {
+    let limiter = scarce(1.0, Vec::new());
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    for name in names {
+        accepted(&limiter, name).await;
+    }
+    let ask = |name, wait| {
+        let lane = lane_of(&limiter, name, "t");
+        limiter.admit(&lane, Kind::Call, later(wait))
+    };
+    let mut line = Vec::new();
+    for name in &names[..4] {
+        line.push(ask(name, 4000).unwrap());
+    }
+    for name in &names[4..] {
+        let refused = ask(name, 4000).unwrap_err();
+        assert_eq!(refused.scope, Scope::Egress);
+        assert_eq!(refused.retry_after, ms(5000), "{name}");
+    }
+    assert!(ask("h", 5000).is_ok());
+}
