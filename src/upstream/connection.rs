@@ -6,7 +6,7 @@
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -269,9 +269,14 @@ impl Source {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
         match self {
-            Self::Hyper(incoming) => Pin::new(incoming)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(drop))),
+            Self::Hyper(incoming) => match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+                // HTTP/2 has a reset that says "no error": hyper takes it for
+                // the end, wherever it comes (RFC 9113 §8.1: behind it only).
+                None if connection.is_some_and(|it| it.is_h2()) && !incoming.is_end_stream() => {
+                    Poll::Ready(Some(Err(())))
+                }
+                frame => Poll::Ready(frame.map(|frame| frame.map_err(drop))),
+            },
             Self::Plain(framing) => match connection.and_then(Connection::wire) {
                 Some(wire) => wire.poll_body(framing, cx),
                 // Given back at the body's end, or closed when it broke off.

@@ -35,3 +35,4 @@ mod streaming;
 mod support;
 mod targets;
 mod tls;
+mod upstream_http2;

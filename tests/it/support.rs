@@ -1,6 +1,7 @@
 //! The language of the tests: lines on which things are said and heard, messages as they stand on the wire, a gateway
 //! in a world of its own, and the real program.
 
+mod authority;
 mod held;
 mod line;
 mod message;
@@ -8,6 +9,7 @@ mod program;
 mod requests;
 mod world;
 
+pub(crate) use authority::Authority;
 pub(crate) use held::HeldUpstream;
 pub(crate) use line::Line;
 pub(crate) use message::{Framing, Message};

@@ -5,13 +5,10 @@ mod files;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use http::Version;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use wawp_gateway::Dial;
@@ -19,42 +16,7 @@ use wawp_gateway::config::{self, Overrides};
 use wawp_gateway::gateway::Gateway;
 use wawp_gateway::sandbox::{Sandbox, Settings};
 
-use crate::support::{Program, RunningSandbox, Scratch, connect, eventually, run};
-
-/// An authority of our own.
-struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new([]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        Self { issuer }
-    }
-
-    /// A certificate for `localhost`, and its key, as PEM.
-    fn certificate(&self) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        (certificate.pem(), key.serialize_pem())
-    }
-
-    fn client(&self, protocols: &[&[u8]]) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.issuer.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        Arc::new(config)
-    }
-}
+use crate::support::{Authority, Program, RunningSandbox, Scratch, connect, eventually, run};
 
 /// A gateway with a certificate, and what is needed to talk to it.
 struct Secured {
@@ -259,20 +221,8 @@ fn before_tls_a_strangers_header_is_no_handshake() {
 /// that trusts its authority by `upstream.ca`.
 async fn behind_tls(protocols: &[&[u8]]) -> (Sandbox, Gateway) {
     let (authority, scratch) = (Authority::new(), Scratch::new());
-    let ca = scratch.file("ca.pem", &authority.issuer.pem());
-    let (cert, key) = authority.certificate();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut server = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()],
-            PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
-        )
-        .unwrap();
-    server.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+    let ca = scratch.file("ca.pem", &authority.pem());
+    let acceptor = authority.server(protocols);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let sandbox = Sandbox::new(Settings::default());
