@@ -257,6 +257,8 @@ async fn http2(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unr
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        // As over HTTP/1.1; hyper's own bound is a quarter of it.
+        .max_header_list_size(MAX_ANSWER_HEAD as u32)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|_| Unreachable::ClosedAtOnce)?;

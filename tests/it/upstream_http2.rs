@@ -1,4 +1,4 @@
-//! An upstream that speaks HTTP/2, played by the test: how its answers end.
+//! An upstream that speaks HTTP/2, played by the test: how its answers end, and how long their heads may be.
 
 use std::io;
 use std::sync::Arc;
@@ -140,4 +140,23 @@ async fn an_answer_that_is_whole_may_be_followed_by_a_reset() {
     tokio::time::sleep(Duration::from_millis(1)).await;
     body.send_reset(Reason::NO_ERROR);
     assert_eq!(client.answer().await.text(), "halfwhole");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answers_head_may_be_as_long_as_over_http_1() {
+    for (length, status) in [(60_000, 200), (70_000, 502)] {
+        let mut stage = Stage::new();
+        let mut client = stage.client();
+        client
+            .says(get("/v2/chats?instance_id=1&access_token=t"))
+            .await;
+        let mut answer = stage.asked().await;
+        // In fields that a client may hold, too.
+        let mut head = Response::builder();
+        for n in 0..10 {
+            head = head.header(format!("x-{n}"), "x".repeat(length / 10));
+        }
+        answer.send_response(head.body(()).unwrap(), true).unwrap();
+        assert_eq!(client.answer().await.status(), status, "{length}");
+    }
 }
