@@ -11,7 +11,7 @@ mod splice;
 
 pub(crate) use answer::{AnswerBody, ClientAnswer, Ending, unfold};
 pub(crate) use client::ClientBody;
-pub(crate) use request::{Progress, RequestBody};
+pub(crate) use request::{Answering, Progress, RequestBody};
 
 /// Bytes of a request body that may be held while it is looked into, and the
 /// size of the largest body that is merged (design §3.1, §3.10): 64 KiB.
@@ -26,6 +26,9 @@ pub(crate) enum Error {
     /// Nothing came from the client for `server.body_timeout`.
     #[error("the client's body came too slowly")]
     ClientTooSlow,
+    /// It was answered before the client was asked for its body.
+    #[error("the client's body was not asked for")]
+    Declined,
     /// The upstream went away before its answer was complete.
     #[error("the upstream's answer broke off")]
     UpstreamBrokeOff,

@@ -32,7 +32,7 @@ use patience::Patience;
 use pool::{Lease, Pool, Pools};
 
 use crate::alarm::Alarm;
-use crate::body::RequestBody;
+use crate::body::{Progress, RequestBody};
 use crate::config;
 use crate::hop;
 use crate::metrics::{Metrics, Route};
@@ -177,6 +177,8 @@ impl Upstream {
             length: self.settings.response_timeout,
             progress: request.body().progress(),
         };
+        let progress = patience.progress.as_ref();
+        let answering = progress.map(Progress::until_answered);
         let mut fresh_tries = 0;
         loop {
             let (mut connection, reused) = match self.pool.take(need, patience.began) {
@@ -197,7 +199,7 @@ impl Upstream {
             match sent {
                 None => return Err(Failure::Timeout),
                 Some(Ok(received)) => {
-                    return Ok((received, Lease::new(connection, &self.pool)));
+                    return Ok((received, Lease::new(connection, &self.pool, answering)));
                 }
                 Some(Err(Unsent::Untouched)) if reused || fresh_tries < FRESH_TRIES => {}
                 Some(Err(Unsent::Untouched)) => {

@@ -66,8 +66,8 @@ impl Coming {
             return Poll::Ready(self.broke_off.map(Err));
         };
         if !rest.unread.ask() {
-            // It was declined: nothing comes, and nobody waits for it.
-            return Poll::Pending;
+            // Nothing comes, and it is not to be waited for.
+            return Poll::Ready(Some(Err(self.break_off(Error::Declined))));
         }
         match ready!(Pin::new(&mut rest.incoming).poll_frame(cx)) {
             Some(Ok(frame)) => {

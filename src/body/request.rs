@@ -1,7 +1,9 @@
 //! A request body as it goes upstream.
 //!
 //! Invariant: with `Expect: 100-continue` not a byte is asked of the client
-//! before the upstream has asked for it (or said nothing for a second).
+//! before the upstream has asked for it (or said nothing for a second). A body
+//! that was declined breaks off once the answer has been read, and not before:
+//! hyper ends the connection with it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SetOnce};
 use tokio::time::Instant;
 
 use super::{ClientBody, Error};
@@ -57,6 +59,19 @@ struct Steps {
     /// Microseconds after `began`.
     last: AtomicU64,
     failed: OnceLock<Error>,
+    /// Nothing of an answer is to be read any more.
+    answered: SetOnce<()>,
+}
+
+/// An answer is awaited, or being read; dropped when that is over.
+#[derive(Debug)]
+pub(crate) struct Answering(Progress);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        // Somebody may have said so before.
+        drop(self.0.0.answered.set(()));
+    }
 }
 
 impl Progress {
@@ -65,6 +80,7 @@ impl Progress {
             began: Instant::now(),
             last: AtomicU64::new(0),
             failed: OnceLock::new(),
+            answered: SetOnce::new(),
         }))
     }
 
@@ -76,6 +92,19 @@ impl Progress {
     /// When the last piece was sent, or the body made ready.
     pub(crate) fn last_piece(&self) -> Instant {
         self.0.began + Duration::from_micros(self.0.last.load(Ordering::Relaxed))
+    }
+
+    /// Tells the body when its answer is over.
+    pub(crate) fn until_answered(&self) -> Answering {
+        Answering(self.clone())
+    }
+
+    /// Waits until its answer is over.
+    fn answered(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
+        let steps = Arc::clone(&self.0);
+        async move {
+            steps.answered.wait().await;
+        }
     }
 
     fn sent_a_piece(&self) {
@@ -133,9 +162,13 @@ impl RequestBody {
     /// Holds the body back until told to go on, if it has not begun.
     pub(crate) fn hold_until(&mut self, go_on: Arc<Notify>) {
         if let Self::Streamed(streamed) = self {
+            let answered = streamed.progress.answered();
             streamed.gate = Some(Box::pin(async move {
-                // Elapsed or told: either way the body may go.
-                drop(tokio::time::timeout(CONTINUE_WAIT, go_on.notified()).await);
+                // Elapsed or told: either way the body may go. Or it never will.
+                tokio::select! {
+                    _ = tokio::time::timeout(CONTINUE_WAIT, go_on.notified()) => {}
+                    () = answered => {}
+                }
             }));
         }
     }
@@ -160,18 +193,23 @@ impl Body for RequestBody {
             Self::Whole { bytes, .. } => {
                 Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
             }
-            Self::Streamed(streamed) => {
+            Self::Streamed(streamed) => loop {
                 if let Some(gate) = &mut streamed.gate {
                     ready!(gate.as_mut().poll(cx));
                     streamed.gate = None;
                 }
                 let frame = ready!(Pin::new(&mut streamed.body).poll_frame(cx));
+                let steps = &streamed.progress.0;
                 if let Some(Err(error)) = &frame {
-                    streamed.progress.0.failed.get_or_init(|| *error);
+                    if *error == Error::Declined && !steps.answered.initialized() {
+                        streamed.gate = Some(Box::pin(streamed.progress.answered()));
+                        continue;
+                    }
+                    steps.failed.get_or_init(|| *error);
                 }
                 streamed.progress.sent_a_piece();
-                Poll::Ready(frame)
-            }
+                return Poll::Ready(frame);
+            },
         }
     }
 

@@ -37,7 +37,7 @@ pub(crate) enum Error {
     /// The body stopped coming.
     #[error("the request's body came too slowly")]
     ClientTooSlow,
-    /// The client went away; nobody reads this.
+    /// The client went away, or was answered already; nobody reads this.
     #[error("the request's body broke off")]
     ClientGone,
     /// A rule of access.
@@ -63,7 +63,7 @@ pub(crate) enum Error {
 impl From<body::Error> for Error {
     fn from(error: body::Error) -> Self {
         match error {
-            body::Error::ClientGone => Self::ClientGone,
+            body::Error::ClientGone | body::Error::Declined => Self::ClientGone,
             body::Error::ClientTooSlow => Self::ClientTooSlow,
             body::Error::UpstreamBrokeOff => Self::Upstream(Failure::BrokeOff),
         }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::connection::{Connection, Exclusive, MAX_STREAMS, Need, Shared, Speaker};
-use crate::body::RequestBody;
+use crate::body::{Answering, RequestBody};
 use crate::config;
 
 /// Idle connections kept; more would only be held open for nothing.
@@ -198,14 +198,21 @@ pub(super) struct Lease {
     pool: Arc<Pool>,
     /// How long the upstream keeps it open after this answer, if it said so.
     pub(super) promised: Option<Duration>,
+    /// Tells a request that is streamed when this is over.
+    _answering: Option<Answering>,
 }
 
 impl Lease {
-    pub(super) fn new(connection: Connection, pool: &Arc<Pool>) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        pool: &Arc<Pool>,
+        answering: Option<Answering>,
+    ) -> Self {
         Self {
             connection,
             pool: Arc::clone(pool),
             promised: None,
+            _answering: answering,
         }
     }
 

@@ -59,8 +59,28 @@ async fn a_final_answer_comes_without_the_body() {
         client.tries_to_say(get("/x?instance_id=1")).await.ok();
         assert_eq!(line.hears_rest().await, "", "no body was ever asked for");
         client.hears_end().await;
+        assert_eq!(began.elapsed(), Duration::ZERO, "neither side is kept");
         stage.upstream.is_left_alone().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_final_answer_may_take_its_time_to_come_without_the_body() {
+    let mut stage = Stage::new("");
+    let (mut client, mut line) = announced(&mut stage).await;
+    line.says("HTTP/1.1 401 Unauthorized\r\nContent-Length: 4\r\n\r\n")
+        .await;
+    let head = client.hears_until("\r\n\r\n").await;
+    assert!(head.contains("onnection: close\r\n"), "{head}");
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    line.says("no").await;
+    client.hears("no").await;
+    let began = Instant::now();
+    line.says("no").await;
+    client.hears("no").await;
+    line.hears_end().await;
+    client.hears_end().await;
+    assert_eq!(began.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
