@@ -308,7 +308,7 @@ async fn drain(
         () = again => false,
     };
     let (calls, connections) = gateway.unfinished();
-    if in_time {
+    if in_time && connections == 0 {
         tracing::info!("drained: everything accepted was answered");
         return Ended::Drained;
     }

@@ -198,13 +198,14 @@ impl Gateway {
         shared.tasks.wait().await;
     }
 
-    /// Calls and connections that have not ended.
+    /// Calls and connections that have not ended, or were cut by a drain before
+    /// their client had its answer.
     #[must_use]
     pub fn unfinished(&self) -> (usize, usize) {
-        let calls = self.metrics().calls();
+        let shared = &self.front.proxy.shared;
         (
-            calls.max(self.front.proxy.shared.tasks.len()),
-            self.front.common.connections.len(),
+            self.metrics().calls().max(shared.tasks.len()),
+            self.front.common.connections.len() + shared.drain.cut(),
         )
     }
 

@@ -104,9 +104,19 @@ impl Activity {
         let stalled = self.stalled.load(Relaxed) != 0;
         if progress && stalled {
             self.stalled.store(0, Relaxed);
+            self.waits_anew(Instant::now());
         } else if !progress && !stalled {
             let since = self.nanos(Instant::now()).max(1);
             self.stalled.store(since, Relaxed);
+        }
+    }
+
+    /// An answer has gone out of which bytes lay untaken: what the client is
+    /// to do next, it was not to do before.
+    fn waits_anew(&self, now: Instant) {
+        let (phase, _) = self.phase();
+        if phase != Phase::Busy {
+            self.enter(phase, now);
         }
     }
 
@@ -186,26 +196,28 @@ impl Activity {
     /// When a connection that was asked to end at `asked` has had long enough:
     /// once nothing is being answered, or nobody reads the answers.
     pub(super) fn farewell(&self, asked: Instant, length: Duration) -> Option<Instant> {
-        let (phase, since) = self.phase();
-        let quiet = (phase != Phase::Busy).then(|| since.max(asked) + length);
-        self.unread_until().into_iter().chain(quiet).min()
+        self.unread_until().or_else(|| {
+            let (phase, since) = self.phase();
+            (phase != Phase::Busy).then(|| since.max(asked) + length)
+        })
     }
 
     /// When the present state will have gone on for too long.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let (phase, since) = self.phase();
-        let phase = match phase {
-            Phase::Idle => Some(since + self.idle_timeout),
-            Phase::Head => Some(since + self.header_timeout),
-            Phase::Busy => None,
-        };
-        self.unread_until().into_iter().chain(phase).min()
+        self.unread_until().or_else(|| {
+            let (phase, since) = self.phase();
+            match phase {
+                Phase::Idle => Some(since + self.idle_timeout),
+                Phase::Head => Some(since + self.header_timeout),
+                Phase::Busy => None,
+            }
+        })
     }
 
     /// Whether it has, and what follows.
     pub(super) fn overdue(&self, now: Instant) -> Option<Overdue> {
         self.deadline().filter(|deadline| *deadline <= now)?;
-        let idle = self.phase().0 == Phase::Idle && self.unread_until().is_none();
+        let idle = self.phase().0 == Phase::Idle && !self.has_unread();
         Some(if idle { Overdue::Idle } else { Overdue::Stuck })
     }
 
@@ -219,6 +231,13 @@ impl Activity {
             && !self.shut.load(Relaxed)
             && !self.is_http2();
         is_quiet.then(|| since + REST)
+    }
+
+    /// Whether bytes of an answer are there for the client to take. A call has
+    /// ended by then if they are its last: until they have gone the connection
+    /// is not idle all the same.
+    pub(super) fn has_unread(&self) -> bool {
+        self.unread_until().is_some()
     }
 
     /// How long the client may still leave its answer unread.

@@ -229,6 +229,7 @@ where
                 if let Some(asked) = ending {
                     let until = activity.farewell(asked, FAREWELL);
                     if until.is_some_and(|until| until <= now) {
+                        bell.cuts(activity);
                         return Attended::Ended;
                     }
                     continue;
@@ -236,6 +237,7 @@ where
                 let is_draining = bell.is_draining();
                 let overdue = activity.overdue(now);
                 if overdue == Some(Overdue::Stuck) {
+                    bell.cuts(activity);
                     return Attended::Ended;
                 }
                 let lingered = is_draining && (!activity.is_busy() || activity.is_http2());

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
+use super::activity::Activity;
 use crate::drain::Drain;
 
 /// "No deadline": the timer is looked at again by then.
@@ -55,6 +56,14 @@ impl<'c> Bell<'c> {
     /// Whether it has told of a drain.
     pub(super) fn is_draining(&self) -> bool {
         self.is_draining
+    }
+
+    /// The connection is being cut. A drain is told of it if the client has not
+    /// all of its answers.
+    pub(super) fn cuts(&self, activity: &Activity) {
+        if self.is_draining && activity.has_unread() {
+            self.drain.cuts();
+        }
     }
 
     /// Rings at this moment, be it later than what it was set to.

@@ -150,6 +150,7 @@ impl Front {
                 Step::Rang(Ring::Drain) => ending = Some(Instant::now()),
                 Step::Rang(Ring::Timer) => {
                     if deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+                        bell.cuts(activity);
                         return After::Cut;
                     }
                 }

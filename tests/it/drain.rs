@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::support::{
-    Framing, HeldUpstream, Message, Program, RunningSandbox, Stage, World, connect, eventually,
-    get, receipt, receipt_of, text,
+    Framing, HeldUpstream, Message, Program, RunningSandbox, Stage, World, at_rest, connect,
+    counted, eventually, get, receipt, receipt_of, text,
 };
 
 /// A window that no test waits for.
@@ -243,6 +243,50 @@ fn calls_that_are_cut_are_in_the_access_log() {
             (&true.into(), &"/v2/send/text".into()),
             "{line}"
         );
+    }
+}
+
+#[test]
+fn a_client_that_leaves_its_answer_unread_is_cut_and_counted() {
+    let upstream = RunningSandbox::start(wawp_gateway::sandbox::Settings::default());
+    let gateway = Program::serve(upstream.address, &[("SERVER__BODY_TIMEOUT", "1s")]);
+    let mut client = asking(&gateway, &get("/sandbox/bytes/100000000"));
+    client.read_exact(&mut [0; 12]).unwrap();
+    gateway.signal("TERM");
+    let (code, _, stderr) = gateway.ends();
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("connections=1"), "{stderr}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_still_leaving_is_waited_for() {
+    // Somewhat more than a connection holds: the rest lies in the gateway.
+    let body = "x".repeat(66_000);
+    for (is_plain, reads) in [(true, true), (false, true), (true, false), (false, false)] {
+        let mut stage = Stage::new("server.body_timeout = \"30s\"");
+        let mut client = stage.client();
+        client.says_as(is_plain, &get("/v2/chats")).await;
+        let mut line = stage.upstream.accepts().await;
+        line.request().await;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        line.says(head + &body).await;
+        at_rest().await;
+        let calls = counted(
+            &stage.gateway.exposition(),
+            "wawp_gateway_in_flight_requests",
+            &[],
+        );
+        assert_eq!(calls, 0.0, "the answer was read to its end");
+        stage.gateway.drain();
+        let began = Instant::now();
+        tokio::time::sleep(Duration::from_secs(25)).await;
+        if reads {
+            assert_eq!(client.answer().await.text(), body);
+        }
+        stage.gateway.drained().await;
+        let took = began.elapsed().as_secs();
+        assert!((25..=35).contains(&took), "{took} s");
+        assert_eq!(stage.gateway.unfinished(), (0, usize::from(!reads)));
     }
 }
 

@@ -341,31 +341,6 @@ async fn a_request_that_comes_in_two_packets_is_plain_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_does_not_read_holds_up_no_drain() {
-    for is_plain in [true, false] {
-        let mut stage = Stage::new("server.body_timeout = \"30s\"");
-        let mut client = stage.client();
-        client.says_as(is_plain, &get("/x")).await;
-        let mut line = stage.upstream.accepts().await;
-        line.request().await;
-        let body = "x".repeat(66_000);
-        line.says(format!(
-            "HTTP/1.1 200 OK\r\nContent-Length: 66000\r\n\r\n{body}"
-        ))
-        .await;
-        at_rest().await;
-        let began = Instant::now();
-        stage.gateway.drain();
-        stage.gateway.drained().await;
-        assert!(
-            began.elapsed() <= Duration::from_secs(6),
-            "{:?}",
-            began.elapsed()
-        );
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_drain_that_begins_with_a_call_ends_the_connection_after_it() {
     let mut stage = Stage::new("");
     let mut client = stage.client();
