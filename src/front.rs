@@ -11,6 +11,7 @@ mod bell;
 mod connection;
 mod introduction;
 mod listener;
+mod offers;
 mod plain;
 mod proxy_protocol;
 mod rest;

@@ -3,11 +3,13 @@
 //! Invariant: what is asked and told with every turn of a connection costs no
 //! lock, and mostly no clock.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::offers::Offers;
 use crate::config;
 
 /// What a connection is doing. All on one thread but for calls that outlive
@@ -31,7 +33,9 @@ pub(crate) struct Activity {
     gave_up: AtomicBool,
     /// One is kept back by the client until it is asked for.
     kept_back: AtomicBool,
-    http2: AtomicBool,
+    /// What the client was offered of its answers; it speaks HTTP/2 if this is
+    /// there. Boxed, as most connections have none.
+    offers: OnceLock<Box<Offers>>,
     /// The stream is being shut, or was.
     shut: AtomicBool,
     /// Since when the client has taken none of the bytes it was offered; zero
@@ -79,7 +83,7 @@ impl Activity {
             unread: AtomicUsize::new(0),
             gave_up: AtomicBool::new(false),
             kept_back: AtomicBool::new(false),
-            http2: AtomicBool::new(false),
+            offers: OnceLock::new(),
             shut: AtomicBool::new(false),
             stalled: AtomicU64::new(0),
         }
@@ -87,7 +91,7 @@ impl Activity {
 
     /// The client begins to speak HTTP/2.
     pub(super) fn speaks_http2(&self) {
-        self.http2.store(true, Relaxed);
+        self.offers.get_or_init(Box::default);
     }
 
     /// Bytes came from the client. Those of a body whose request was answered
@@ -104,7 +108,11 @@ impl Activity {
         let stalled = self.stalled.load(Relaxed) != 0;
         if progress && stalled {
             self.stalled.store(0, Relaxed);
-            self.waits_anew(Instant::now());
+            let now = Instant::now();
+            self.waits_anew(now);
+            if let Some(offers) = self.offers() {
+                offers.resumes(self.nanos(now));
+            }
         } else if !progress && !stalled {
             let since = self.nanos(Instant::now()).max(1);
             self.stalled.store(since, Relaxed);
@@ -113,7 +121,7 @@ impl Activity {
 
     /// An answer has gone out of which bytes lay untaken: what the client is
     /// to do next, it was not to do before.
-    fn waits_anew(&self, now: Instant) {
+    pub(super) fn waits_anew(&self, now: Instant) {
         let (phase, _) = self.phase();
         if phase != Phase::Busy {
             self.enter(phase, now);
@@ -190,7 +198,12 @@ impl Activity {
 
     /// Whether the client speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
-        self.http2.load(Relaxed)
+        self.offers().is_some()
+    }
+
+    /// What the client was offered of its answers, where it speaks HTTP/2.
+    pub(super) fn offers(&self) -> Option<&Offers> {
+        self.offers.get().map(|offers| &**offers)
     }
 
     /// When a connection that was asked to end at `asked` has had long enough:
@@ -242,8 +255,14 @@ impl Activity {
 
     /// How long the client may still leave its answer unread.
     fn unread_until(&self) -> Option<Instant> {
-        let since = self.stalled.load(Relaxed);
-        (since != 0).then(|| self.moment(since) + self.write_timeout)
+        let stalled = self.stalled.load(Relaxed);
+        let offered = self.offers().map_or(0, Offers::oldest);
+        let since = match (stalled, offered) {
+            (0, 0) => return None,
+            (0, since) | (since, 0) => since,
+            (stalled, offered) => stalled.min(offered),
+        };
+        Some(self.moment(since) + self.write_timeout)
     }
 
     fn phase(&self) -> (Phase, Instant) {
@@ -261,7 +280,7 @@ impl Activity {
         self.state.store(state, Relaxed);
     }
 
-    fn nanos(&self, moment: Instant) -> u64 {
+    pub(super) fn nanos(&self, moment: Instant) -> u64 {
         let nanos = moment.saturating_duration_since(self.born).as_nanos();
         u64::try_from(nanos).unwrap_or(u64::MAX)
     }

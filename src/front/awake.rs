@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::activity::{Activity, Overdue};
 use super::bell::{Bell, Ring};
+use super::offers::Offered;
 use super::rewound::Rewound;
 use super::watched::Watched;
 use super::{FAREWELL, Front, LINGER};
@@ -99,7 +100,7 @@ impl Front {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let io = TokioIo::new(Watched::new(io, activity));
-        let service = self.service(peer, activity);
+        let service = self.service(peer, activity, std::convert::identity);
         let connection = self.common.http1.serve_connection(io, service);
         let mut connection = connection.with_upgrades();
         let pinned = Pin::new(&mut connection);
@@ -138,27 +139,34 @@ impl Front {
     {
         activity.speaks_http2();
         let io = TokioIo::new(Watched::new(io, activity));
-        let service = self.service(peer, activity);
+        let offering = Arc::clone(activity);
+        let offered = move |body| Offered::new(body, Arc::clone(&offering));
+        let service = self.service(peer, activity, offered);
         let connection = pin!(self.common.http2.serve_connection(io, service));
         let end = http2::Connection::graceful_shutdown;
         attend(connection, end, activity, bell).await;
     }
 
-    /// Answers the requests of one connection.
-    fn service(
+    /// Answers the requests of one connection, with bodies `as_spoken` on it.
+    fn service<B, S>(
         &self,
         peer: Option<IpAddr>,
         activity: &Arc<Activity>,
+        as_spoken: S,
     ) -> impl Service<
         Request<Incoming>,
-        Response = Response<AnswerBody>,
+        Response = Response<B>,
         Error = Infallible,
         Future: Send + 'static,
     >
     + Send
     + Unpin
     + 'static
-    + use<> {
+    + use<B, S>
+    where
+        B: http_body::Body + 'static,
+        S: Fn(AnswerBody) -> B + Clone + Send + Unpin + 'static,
+    {
         let (proxy, activity) = (self.proxy.clone(), Arc::clone(activity));
         let body_timeout = self.common.settings.body_timeout;
         service_fn(move |request: Request<Incoming>| {
@@ -170,10 +178,11 @@ impl Front {
             let answer = proxy
                 .clone()
                 .handle(Box::new(head), body, peer, activity, now);
+            let as_spoken = as_spoken.clone();
             async move {
                 let mut answer = answer.await?;
                 body::unfold(&mut answer);
-                Ok(*answer)
+                Ok(answer.map(as_spoken))
             }
         })
     }

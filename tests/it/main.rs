@@ -35,4 +35,5 @@ mod streaming;
 mod support;
 mod targets;
 mod tls;
+mod untaken;
 mod upstream_http2;
