@@ -12,6 +12,7 @@ mod connection;
 mod introduction;
 mod listener;
 mod offers;
+mod place;
 mod plain;
 mod proxy_protocol;
 mod rest;

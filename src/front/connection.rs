@@ -9,10 +9,12 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Front;
 use super::activity::Activity;
 use super::bell::{self, Bell};
+use super::place::Place;
 use super::plain::{self, After};
 use super::rest::{self, Woken};
 use super::rewound::Rewound;
@@ -25,17 +27,21 @@ impl Front {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         if let Some((io, peer)) = self.introduce(io, peer).await {
-            self.serve_introduced(io, peer).await;
+            self.serve_introduced(io, peer, None).await;
         }
     }
 
     /// Serves one connection of which it is known who is on it.
-    pub(super) async fn serve_introduced<IO>(&self, mut io: Rewound<IO>, peer: Option<IpAddr>)
-    where
+    /// It has a `permit` unless it needs none.
+    pub(super) async fn serve_introduced<IO>(
+        &self,
+        mut io: Rewound<IO>,
+        peer: Option<IpAddr>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        self.common.metrics.connections.inc();
-        let _open = Counted(self);
+        io.takes(Place::new(&self.common.metrics, permit));
         let activity = Arc::new(Activity::new(&self.common.settings));
         let timer = pin!(bell::timer());
         let begun = pin!(self.common.drain.begun());
@@ -71,13 +77,5 @@ impl Front {
                 Woken::Cut => return,
             }
         }
-    }
-}
-
-struct Counted<'f>(&'f Front);
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.common.metrics.connections.dec();
     }
 }

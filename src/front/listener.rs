@@ -95,12 +95,11 @@ fn spawn(front: &Front, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaph
     let front = front.clone();
     let connections = front.common.connections.clone();
     connections.spawn(async move {
-        greet(&front, stream, peer).await;
-        drop(permit);
+        greet(&front, stream, peer, permit).await;
     });
 }
 
-async fn greet(front: &Front, stream: TcpStream, peer: SocketAddr) {
+async fn greet(front: &Front, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
     // Without it small answers wait for an acknowledgement; nothing is lost
     // if the option cannot be set.
     drop(stream.set_nodelay(true));
@@ -109,8 +108,8 @@ async fn greet(front: &Front, stream: TcpStream, peer: SocketAddr) {
     };
     match front.common.tls.load_full() {
         // Boxed, or a connection without TLS would carry the room for it, too.
-        Some(tls) => Box::pin(greet_over_tls(front, stream, peer, &tls)).await,
-        None => front.serve_introduced(stream, peer).await,
+        Some(tls) => Box::pin(greet_over_tls(front, stream, peer, &tls, permit)).await,
+        None => front.serve_introduced(stream, peer, Some(permit)).await,
     }
 }
 
@@ -119,13 +118,14 @@ async fn greet_over_tls(
     stream: Rewound<TcpStream>,
     peer: Option<IpAddr>,
     tls: &Acceptor,
+    permit: OwnedSemaphorePermit,
 ) {
     let patience = front.common.settings.header_timeout;
     match tokio::time::timeout(patience, Box::pin(tls.accept(stream))).await {
         Ok(Ok(stream)) => {
             // Boxed, as it is large and goes from hand to hand.
             let stream = Rewound::new(Box::new(stream));
-            front.serve_introduced(stream, peer).await;
+            front.serve_introduced(stream, peer, Some(permit)).await;
         }
         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => tracing::debug!("TLS handshake took too long"),

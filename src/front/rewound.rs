@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use super::place::Place;
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -20,6 +21,8 @@ pub(super) struct Rewound<IO> {
     io: IO,
     /// What is to be read again.
     ahead: BytesMut,
+    /// Its place among the connections, for as long as there is the stream.
+    place: Option<Place>,
 }
 
 impl<IO> Rewound<IO> {
@@ -27,7 +30,13 @@ impl<IO> Rewound<IO> {
         Self {
             io,
             ahead: BytesMut::new(),
+            place: None,
         }
+    }
+
+    /// Gives it a place among the connections.
+    pub(super) fn takes(&mut self, place: Place) {
+        self.place = Some(place);
     }
 
     /// What was read and will be read again.

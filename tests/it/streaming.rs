@@ -3,9 +3,12 @@
 //! Each end of a call sees the other's pieces as they come: bodies, trailers, answers before the final one, an upgrade
 //! that stays open. What breaks off on one side breaks off on the other.
 
+use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
-use crate::support::{Framing, Message, Stage, get};
+use crate::support::{
+    Framing, Message, Program, RunningSandbox, Stage, at_rest, connect, counted, get,
+};
 
 const PLAIN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -180,6 +183,61 @@ async fn an_upgrade_passes_bytes_both_ways() {
     client.hears("ten minutes later").await;
     client.hangs_up();
     line.hears_end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgraded_connection_is_counted_until_it_ends() {
+    let mut stage = Stage::new("");
+    let mut client = stage.client();
+    client
+        .says("GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        .await;
+    let mut line = stage.upstream.accepts().await;
+    line.request().await;
+    line.says(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    )
+    .await;
+    assert_eq!(client.answer().await.status(), 101);
+    let connections =
+        |stage: &Stage| counted(&stage.gateway.exposition(), "wawp_gateway_connections", &[]);
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(connections(&stage), 1.0);
+    client.hangs_up();
+    line.hears_end().await;
+    drop(line);
+    at_rest().await;
+    assert_eq!(connections(&stage), 0.0);
+}
+
+#[test]
+fn an_upgraded_connection_is_one_of_those_that_there_may_be() {
+    let sandbox = RunningSandbox::start(wawp_gateway::sandbox::Settings::default());
+    let gateway = Program::serve(sandbox.address, &[("SERVER__MAX_CONNECTIONS", "2")]);
+    let upgrade =
+        "GET /sandbox/ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let upgraded = || {
+        let mut stream = connect(gateway.address);
+        stream.write_all(upgrade.as_bytes()).unwrap();
+        stream
+    };
+    let mut held = [upgraded(), upgraded()];
+    for stream in &mut held {
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 101");
+    }
+    // Its turn comes when another has ended, and not before.
+    let mut third = upgraded();
+    third
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    assert!(third.read(&mut [0; 12]).is_err());
+    drop(held);
+    third
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    third.read_exact(&mut [0; 12]).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
