@@ -340,7 +340,9 @@ impl Case {
                     format!("{lost} of {tag} was not in call {number}"),
                 );
             }
-            if [400, 413, 414, 422, 500].contains(&answer.status) && arrival.tag != tag {
+            // Who asked for all that the call asked for has his own verdict.
+            let is_own = called.ids.iter().all(|id| said.ids.contains(id));
+            if [400, 413, 414, 422, 500].contains(&answer.status) && !is_own {
                 self.breaks(
                     "nobody pays for another's id",
                     format!("{tag} got the {} of {}", answer.status, arrival.tag),
