@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::support::{
-    Framing, HeldUpstream, Message, Program, RunningSandbox, Stage, World, at_rest, connect,
-    counted, eventually, get, receipt, receipt_of, text,
+    Framing, HeldUpstream, Message, Program, RunningSandbox, Stage, World, connect, eventually,
+    get, receipt, receipt_of, text,
 };
 
 /// A window that no test waits for.
@@ -260,23 +260,9 @@ fn a_client_that_leaves_its_answer_unread_is_cut_and_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_still_leaving_is_waited_for() {
-    // Somewhat more than a connection holds: the rest lies in the gateway.
-    let body = "x".repeat(66_000);
     for (is_plain, reads) in [(true, true), (false, true), (true, false), (false, false)] {
         let mut stage = Stage::new("server.body_timeout = \"30s\"");
-        let mut client = stage.client();
-        client.says_as(is_plain, &get("/v2/chats")).await;
-        let mut line = stage.upstream.accepts().await;
-        line.request().await;
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-        line.says(head + &body).await;
-        at_rest().await;
-        let calls = counted(
-            &stage.gateway.exposition(),
-            "wawp_gateway_in_flight_requests",
-            &[],
-        );
-        assert_eq!(calls, 0.0, "the answer was read to its end");
+        let (mut client, body) = stage.answering(is_plain).await;
         stage.gateway.drain();
         let began = Instant::now();
         tokio::time::sleep(Duration::from_secs(25)).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::{Stage, World, at_rest, counted, get, head_and_body, receipt, text};
+use crate::support::{Stage, World, at_rest, get, head_and_body, receipt, text};
 
 #[tokio::test(start_paused = true)]
 async fn a_head_that_does_not_come_is_cut() {
@@ -174,23 +174,9 @@ async fn a_client_that_does_not_read_its_answer_is_cut() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_still_leaving_is_no_idleness() {
-    // Somewhat more than a connection holds: the rest lies in the gateway.
-    let body = "x".repeat(66_000);
     for is_plain in [true, false] {
         let mut stage = Stage::new("server.idle_timeout = \"5s\"\nserver.body_timeout = \"30s\"");
-        let mut client = stage.client();
-        client.says_as(is_plain, &get("/v2/chats")).await;
-        let mut line = stage.upstream.accepts().await;
-        line.request().await;
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-        line.says(head + &body).await;
-        at_rest().await;
-        let calls = counted(
-            &stage.gateway.exposition(),
-            "wawp_gateway_in_flight_requests",
-            &[],
-        );
-        assert_eq!(calls, 0.0, "the answer was read to its end");
+        let (mut client, body) = stage.answering(is_plain).await;
         tokio::time::sleep(Duration::from_secs(25)).await;
         assert_eq!(client.answer().await.text(), body);
         let began = Instant::now();

@@ -12,6 +12,10 @@ use crate::support::{
 
 const PLAIN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
+/// A request for another protocol.
+const UPGRADE: &str =
+    "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+
 #[tokio::test(start_paused = true)]
 async fn trailers_pass_both_ways() {
     let request = "POST /v2/send/file HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nConnection: te\r\nTrailer: X-Sum, X-Other\r\n\
@@ -189,9 +193,7 @@ async fn an_upgrade_passes_bytes_both_ways() {
 async fn an_upgraded_connection_is_counted_until_it_ends() {
     let mut stage = Stage::new("");
     let mut client = stage.client();
-    client
-        .says("GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-        .await;
+    client.says(UPGRADE).await;
     let mut line = stage.upstream.accepts().await;
     line.request().await;
     line.says(
@@ -244,9 +246,7 @@ fn an_upgraded_connection_is_one_of_those_that_there_may_be() {
 async fn an_upgrade_that_is_declined_is_an_answer() {
     let mut stage = Stage::new("");
     let mut client = stage.client();
-    client
-        .says("GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-        .await;
+    client.says(UPGRADE).await;
     let mut line = stage.upstream.accepts().await;
     line.request().await;
     line.says(PLAIN).await;

@@ -9,7 +9,7 @@ mod program;
 mod requests;
 mod world;
 
-pub(crate) use authority::Authority;
+pub(crate) use authority::{Authority, trusting};
 pub(crate) use held::HeldUpstream;
 pub(crate) use line::Line;
 pub(crate) use message::{Framing, Message};

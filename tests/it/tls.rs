@@ -12,11 +12,12 @@ use rustls::{ClientConnection, StreamOwned};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use wawp_gateway::Dial;
-use wawp_gateway::config::{self, Overrides};
 use wawp_gateway::gateway::Gateway;
 use wawp_gateway::sandbox::{Sandbox, Settings};
 
-use crate::support::{Authority, Program, RunningSandbox, Scratch, connect, eventually, run};
+use crate::support::{
+    Authority, Program, RunningSandbox, Scratch, connect, eventually, run, trusting,
+};
 
 /// A gateway with a certificate, and what is needed to talk to it.
 struct Secured {
@@ -237,19 +238,7 @@ async fn behind_tls(protocols: &[&[u8]]) -> (Sandbox, Gateway) {
             });
         }
     });
-    let settings = [
-        (
-            "WAWP_GATEWAY_UPSTREAM__URL",
-            format!("https://localhost:{port}"),
-        ),
-        ("WAWP_GATEWAY_UPSTREAM__CA", ca.to_str().unwrap().to_owned()),
-    ];
-    let env = settings
-        .into_iter()
-        .map(|(key, value)| (key.into(), value.into()));
-    let config = config::load(None, env, &Overrides::default())
-        .unwrap()
-        .config;
+    let config = trusting(&format!("https://localhost:{port}"), &ca);
     (sandbox, Gateway::new(&config, Dial::Tcp).unwrap())
 }
 

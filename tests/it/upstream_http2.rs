@@ -10,11 +10,10 @@ use h2::{Reason, SendStream};
 use http::{Request, Response};
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
-use wawp_gateway::config::{self, Overrides};
 use wawp_gateway::gateway::Gateway;
 use wawp_gateway::{Dial, Io};
 
-use crate::support::{Authority, Line, Scratch, get, receipt};
+use crate::support::{Authority, Line, Scratch, get, receipt, trusting};
 
 /// A gateway before an upstream of HTTP/2 that the test plays.
 struct Stage {
@@ -34,16 +33,7 @@ impl Stage {
             let dialled = async { Ok::<_, io::Error>(Box::new(near) as Box<dyn Io>) };
             Box::pin(dialled) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
         };
-        let settings = [
-            ("WAWP_GATEWAY_UPSTREAM__URL", "https://localhost"),
-            ("WAWP_GATEWAY_UPSTREAM__CA", ca.to_str().unwrap()),
-        ];
-        let env = settings
-            .into_iter()
-            .map(|(key, value)| (key.into(), value.into()));
-        let config = config::load(None, env, &Overrides::default())
-            .unwrap()
-            .config;
+        let config = trusting("https://localhost", &ca);
         let gateway = Gateway::new(&config, Dial::With(Arc::new(dial))).unwrap();
         Self { gateway, asked }
     }

@@ -1,5 +1,6 @@
 //! An authority of our own, for certificates made for the test.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -7,6 +8,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
+use wawp_gateway::config::{self, Config, Overrides};
 
 /// An authority of our own.
 pub(crate) struct Authority {
@@ -64,4 +66,15 @@ impl Authority {
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         TlsAcceptor::from(Arc::new(config))
     }
+}
+
+/// Settings for an upstream of this URL whose certificate this file vouches for.
+pub(crate) fn trusting(url: &str, ca: &Path) -> Config {
+    let settings = [
+        ("WAWP_GATEWAY_UPSTREAM__URL", url),
+        ("WAWP_GATEWAY_UPSTREAM__CA", ca.to_str().unwrap()),
+    ];
+    let env = settings.map(|(key, value)| (key.into(), value.into()));
+    let effective = config::load(None, env.into_iter(), &Overrides::default());
+    effective.unwrap().config
 }

@@ -16,6 +16,7 @@ use wawp_gateway::{Dial, Io};
 
 use super::line::{BUFFER, Line};
 use super::message::Message;
+use super::requests::get;
 
 type Dialled = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
 
@@ -197,6 +198,23 @@ impl Stage {
     /// A new client.
     pub(crate) fn client(&self) -> Line {
         connect(&self.gateway, None)
+    }
+
+    /// A client with an answer of this body that has ended for the gateway and
+    /// is still leaving it: somewhat more than a connection holds.
+    pub(crate) async fn answering(&mut self, is_plain: bool) -> (Line, String) {
+        let body = "x".repeat(BUFFER + 500);
+        let mut client = self.client();
+        client.says_as(is_plain, &get("/v2/chats")).await;
+        let mut line = self.upstream.accepts().await;
+        line.request().await;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        line.says(head + &body).await;
+        at_rest().await;
+        let exposition = self.gateway.exposition();
+        let calls = counted(&exposition, "wawp_gateway_in_flight_requests", &[]);
+        assert_eq!(calls, 0.0, "the answer was read to its end");
+        (client, body)
     }
 }
 
