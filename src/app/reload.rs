@@ -64,7 +64,6 @@ impl Reloads {
             self.again = true;
             return tracing::warn!("the settings are still being read: they will be once more");
         }
-        systemd::reloading();
         self.begin();
     }
 
@@ -83,8 +82,10 @@ impl Reloads {
                 let mistakes = mistakes.to_string().replace('\n', "; ");
                 tracing::error!(%mistakes, "settings not reloaded: nothing has changed");
             }
-            Err(error) => {
-                tracing::error!(%error, "settings not reloaded: nothing has changed");
+            // What it says of itself may quote the file; where it stands, the
+            // panic hook has said.
+            Err(_panicked) => {
+                tracing::error!("settings not reloaded: nothing has changed");
             }
         }
         None
@@ -103,6 +104,8 @@ impl Reloads {
     }
 
     fn begin(&mut self) {
+        // Each time: `notify-reload` waits for one that is no older than its signal.
+        systemd::reloading();
         let read = Arc::clone(&self.read);
         self.reading = Some(tokio::task::spawn_blocking(move || {
             let effective = read()?;

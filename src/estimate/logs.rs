@@ -11,6 +11,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::PathBuf;
 
 use super::Error;
+use super::order::SPAN_NANOS;
 
 /// A longer line is in no known format; it is passed over without being held.
 const MAX_LINE_BYTES: u64 = 256 * 1024;
@@ -26,6 +27,8 @@ pub(super) struct Log {
     input: BufReader<Box<dyn Read>>,
     line: Vec<u8>,
     number: u64,
+    /// A moment far ahead that one line has told, and no other yet.
+    doubtful: Option<u64>,
 }
 
 /// All logs of an estimate.
@@ -57,6 +60,7 @@ impl Logs {
             input: BufReader::with_capacity(buffer, input),
             line: Vec::new(),
             number: 0,
+            doubtful: None,
         };
         Self {
             places: (0..logs.len()).map(|log| Reverse((0, log))).collect(),
@@ -97,14 +101,21 @@ impl Logs {
     }
 
     /// The log that was read last has come to a moment, unless it was there
-    /// before; says how far it had come.
+    /// before; says how far it had come. A line far ahead is believed once
+    /// another is as far: alone it would have all between them left out.
     pub(super) fn comes_to(&mut self, at: u64) -> u64 {
         let Some(mut first) = self.places.peek_mut() else {
             return 0;
         };
-        let before = first.0.0;
-        if at > before {
-            first.0.0 = at;
+        let Reverse((before, log)) = *first;
+        let doubtful = &mut self.all[log].doubtful;
+        if before == 0 || at <= before.saturating_add(SPAN_NANOS) {
+            first.0.0 = at.max(before);
+            *doubtful = None;
+        } else if let Some(told) = doubtful.take_if(|told| told.abs_diff(at) <= SPAN_NANOS) {
+            first.0.0 = told.min(at);
+        } else {
+            *doubtful = Some(at);
         }
         before
     }

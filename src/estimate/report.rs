@@ -93,8 +93,8 @@ impl fmt::Display for Report {
             let seconds = by.as_secs_f64();
             writeln!(
                 f,
-                "{} calls stand too late in their log and are left out: sort it by time; the first is\n  \
-                 {place}, behind one that came {seconds:.0} s later",
+                "{} calls stand too late in their log and are left out: they took more than a minute, or\n  \
+                 it is not in order; the first is {place}, behind one that came {seconds:.0} s later",
                 seen.late
             )?;
         }

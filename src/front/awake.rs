@@ -200,6 +200,8 @@ where
 {
     // When it was asked to end.
     let mut ending: Option<Instant> = None;
+    // When an answer that nobody reads ends the others on the connection, too.
+    let mut cut: Option<Instant> = None;
     loop {
         let event = poll_fn(|cx| {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
@@ -207,6 +209,7 @@ where
             }
             // After each turn of the connection its deadline may be closer.
             let deadline = match ending {
+                _ if cut.is_some() => cut,
                 Some(asked) => activity.farewell(asked, FAREWELL),
                 None if bell.is_draining() => activity.deadline(),
                 None => {
@@ -235,20 +238,28 @@ where
             }
             Event::Rang(Ring::Timer) => {
                 let now = Instant::now();
-                if let Some(asked) = ending {
-                    let until = activity.farewell(asked, FAREWELL);
-                    if until.is_some_and(|until| until <= now) {
-                        bell.cuts(activity);
-                        return Attended::Ended;
-                    }
-                    continue;
-                }
-                let is_draining = bell.is_draining();
                 let overdue = activity.overdue(now);
-                if overdue == Some(Overdue::Stuck) {
+                let is_over = ending.map_or(overdue == Some(Overdue::Stuck), |asked| {
+                    let until = activity.farewell(asked, FAREWELL);
+                    until.is_some_and(|until| until <= now)
+                });
+                if is_over {
+                    // Calls beside it have no part in that: the client is told
+                    // to make no more here, and these have a while to end.
+                    if cut.is_none() && activity.is_http2() && activity.is_busy() {
+                        end(connection.as_mut());
+                        ending = ending.or(Some(now));
+                        cut = Some(now + FAREWELL);
+                        continue;
+                    }
                     bell.cuts(activity);
                     return Attended::Ended;
                 }
+                cut = None;
+                if ending.is_some() {
+                    continue;
+                }
+                let is_draining = bell.is_draining();
                 let lingered = is_draining && (!activity.is_busy() || activity.is_http2());
                 if overdue == Some(Overdue::Idle) || lingered {
                     end(connection.as_mut());

@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// Whether the upstream can be reached, as far as the log was told.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
-    /// The log's last word was that it cannot be reached.
+    /// The last attempt that ended did so without it.
     is_lost: AtomicBool,
     told: Mutex<Told>,
 }
@@ -50,8 +50,8 @@ impl Reach {
     /// A call could not be sent.
     pub(super) fn lost(&self, kind: Unreachable) {
         let line = self.with(|told| told.lost(kind, Instant::now()));
+        self.is_lost.store(true, Ordering::Relaxed);
         if let Some((calls, detail)) = line {
-            self.is_lost.store(true, Ordering::Relaxed);
             tracing::warn!(calls, reason = %kind, detail, "the upstream cannot be reached");
         }
     }

@@ -249,7 +249,7 @@ fn calls_that_are_cut_are_in_the_access_log() {
 #[test]
 fn a_client_that_leaves_its_answer_unread_is_cut_and_counted() {
     let upstream = RunningSandbox::start(wawp_gateway::sandbox::Settings::default());
-    let gateway = Program::serve(upstream.address, &[("SERVER__BODY_TIMEOUT", "1s")]);
+    let gateway = Program::serve(upstream.address, &[("SERVER__BODY_TIMEOUT", "5s")]);
     let mut client = asking(&gateway, &get("/sandbox/bytes/100000000"));
     client.read_exact(&mut [0; 12]).unwrap();
     gateway.signal("TERM");

@@ -66,7 +66,7 @@ async fn answers_for_which_no_window_is_granted_hold_up_nobody_for_long() {
         assert_eq!(world.call(get("/sandbox/echo")).await.status(), 503);
         while in_flight(&world.gateway) != 0.0 {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            assert!(began.elapsed() < Duration::from_secs(31));
+            assert!(began.elapsed() < Duration::from_secs(36));
         }
         assert!(began.elapsed() >= PATIENCE, "{:?}", began.elapsed());
         assert_eq!(world.call(get("/sandbox/echo")).await.status(), 200);
@@ -94,6 +94,33 @@ async fn one_that_is_left_lying_is_found_among_others() {
         answered += 1;
     }
     assert!((59..62).contains(&answered), "{answered}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_beside_one_that_is_left_lying_have_a_while_to_end() {
+    let mut stage = Stage::new("server.body_timeout = \"30s\"");
+    let mut client = client(&stage.gateway, 10).await;
+    let left = tokio::spawn(asks(&mut client, "/left").await);
+    let mut line: Line = stage.upstream.accepts().await;
+    line.request().await;
+    let long = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}",
+        "x".repeat(100)
+    );
+    line.says(long).await;
+    let _left = left.await.unwrap().unwrap();
+    tokio::time::sleep(PATIENCE - Duration::from_secs(1)).await;
+    let beside = tokio::spawn(asks(&mut client, "/beside").await);
+    line.request().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    line.says("HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nok")
+        .await;
+    let answer = beside.await.unwrap().unwrap();
+    assert_eq!(answer.status(), 201);
+    assert_eq!(rest(answer.into_body()).await, 2);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let connections = counted(&stage.gateway.exposition(), "wawp_gateway_connections", &[]);
+    assert_eq!(connections, 0.0);
 }
 
 #[tokio::test(start_paused = true)]
