@@ -57,8 +57,9 @@ const TICK: Duration = Duration::from_millis(2);
 /// The name of the base limit: none that a class can have.
 const BASE: &str = "";
 
-/// Below it every call needs a credential; pages elsewhere are public.
-const API_PREFIX: &str = "/v2/";
+/// Below it every call needs a credential; pages elsewhere are public. Base URLs
+/// that end with a slash bring another before it.
+const API_PREFIX: &str = "v2/";
 
 /// All budgets of the gateway.
 #[derive(Debug)]
@@ -164,7 +165,7 @@ impl Limiter {
         let rules = self.rules.load();
         let table = rules.table(method, path);
         let account = table.account(identity);
-        let proves = path.starts_with(API_PREFIX) || rules.is_receipt(path);
+        let proves = path.trim_start_matches('/').starts_with(API_PREFIX) || rules.is_receipt(path);
         Lane::new(
             account,
             identity.credential,
@@ -288,8 +289,10 @@ impl Rules {
             .classes
             .iter()
             .map(|class| table(&class.name, class.quota));
+        let tables = base.chain(classes).collect();
+        sharing.renew(&config.egress);
         Self {
-            tables: base.chain(classes).collect(),
+            tables,
             limit: limit.clone(),
             receipt_paths: batch.paths.clone(),
             max_wait: limit.max_wait,

@@ -58,11 +58,15 @@ impl Quarantine {
             return;
         }
         self.unused.store(false, Ordering::Relaxed);
+        let fresh: IndexMap<_, _> = self
+            .entries(receipt)
+            .take(MOST_OF_ONE)
+            .map(|entry| (entry, now + length))
+            .collect();
         let mut until = self.lock();
-        until.retain(|_, until| now < *until);
-        for entry in self.entries(receipt).take(MOST_OF_ONE) {
-            until.insert(entry, now + length);
-        }
+        // Those that come again go behind all others.
+        until.retain(|entry, until| now < *until && !fresh.contains_key(entry));
+        until.extend(fresh);
         let excess = until.len().saturating_sub(CAPACITY);
         drop(until.drain(..excess));
     }

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::CONTENT_LENGTH;
 use http::{Request, Response, StatusCode};
 use indexmap::IndexSet;
 use tokio::time::{Instant, Sleep};
@@ -99,7 +100,9 @@ impl Sender<'_> {
         Box::pin(async move {
             let mut tally = Tally::default();
             let (outcome, load) = self.deliver(&mut group, pass, &mut tally).await;
-            if outcome.blames_somebody() && group.may_disagree() {
+            if group.callers.len() > 1
+                && (outcome.is_too_long() || outcome.blames_somebody() && group.may_disagree())
+            {
                 self.batcher.metrics.splits.inc();
                 let other = group.split_off_half();
                 let halves = tokio::join!(self.pay_and_settle(group), self.pay_and_settle(other));
@@ -109,7 +112,8 @@ impl Sender<'_> {
                 }
                 return tally;
             }
-            if let ([alone], true) = (&*group.callers, outcome.blames_somebody()) {
+            // The others, if there are any, asked for the same.
+            if let ([alone, ..], true) = (&*group.callers, outcome.blames_somebody()) {
                 let length = self.batcher.settings.load().quarantine;
                 self.batcher
                     .quarantine
@@ -313,15 +317,17 @@ impl Outcome {
         }
     }
 
-    /// Someone's id or the length of the list may be the reason; or the answer
-    /// is one that only a caller of its own can be given.
+    /// Someone's id or the length of the list may be the reason.
     fn blames_somebody(&self) -> bool {
-        let too_long = matches!(self, Self::Failed(Failure::TooLong));
-        too_long
-            || matches!(
-                self.status().map(|status| status.as_u16()),
-                Some(400 | 413 | 414 | 422 | 500)
-            )
+        matches!(
+            self.status().map(|status| status.as_u16()),
+            Some(400 | 413 | 414 | 422 | 500)
+        )
+    }
+
+    /// The answer is one that only a caller of its own can be given.
+    fn is_too_long(&self) -> bool {
+        matches!(self, Self::Failed(Failure::TooLong))
     }
 
     fn is_throttled(&self) -> bool {
@@ -362,12 +368,22 @@ impl Group {
         }
     }
 
-    /// Whether somebody's own request would be another than the one for all.
-    /// Where nobody's is, splitting would make the same call again and again.
+    /// Whether somebody's own request would be another than the one for all, by
+    /// its ids or a field that is not in the key. Where nobody's is, splitting
+    /// would make the same call again and again.
     fn may_disagree(&self) -> bool {
+        let fields = |caller: &Caller| caller.receipt.head().headers.clone();
+        let Some(first) = self.callers.first().map(fields) else {
+            return false;
+        };
         self.callers.iter().any(|caller| {
             let ids: IndexSet<_> = caller.receipt.ids.iter().collect();
-            ids.len() < self.ids.len()
+            let mut own = fields(caller);
+            if let Some(length) = first.get(CONTENT_LENGTH) {
+                // That of the ids, which are compared by themselves.
+                own.insert(CONTENT_LENGTH, length.clone());
+            }
+            ids.len() < self.ids.len() || own != first
         })
     }
 

@@ -111,7 +111,7 @@ impl Account {
     /// The account whose main bucket a credential draws on, if not this one's:
     /// by its standing, but not while calls of its own wait at the other one,
     /// which it would overtake (design §7.3).
-    fn payer(&self, credential: Option<Fingerprint>, terms: &Terms) -> Option<Arc<Self>> {
+    fn payer(&self, credential: Option<Fingerprint>, table: &Table) -> Option<Arc<Self>> {
         let mut known = self.known();
         if known.proven.is_empty() {
             return None;
@@ -131,8 +131,10 @@ impl Account {
             return None;
         }
         let strangers = known.strangers.get_or_insert_with(|| {
+            // Asked for under the lock that a reload's `renew` takes.
+            let terms = table.terms();
             let share = terms.sharing.strangers(self.instance.as_deref());
-            Arc::new(Self::sharing(self.instance.clone(), terms, share))
+            Arc::new(Self::sharing(self.instance.clone(), &terms, share))
         });
         Some(Arc::clone(strangers))
     }
@@ -224,13 +226,12 @@ impl Lane {
         table: &Arc<Table>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let terms = table.terms();
         Self {
-            payer: account.payer(credential, &terms),
+            payer: account.payer(credential, table),
             account,
             credential,
             proves,
-            tells_limit: terms.headers,
+            tells_limit: table.terms().headers,
             table: Arc::clone(table),
             metrics,
             tenant: None,

@@ -170,10 +170,7 @@ impl Bucket {
     /// Gives the bucket another place in the sharing of the egress, or none.
     pub(super) fn reshare(&self, share: Option<Arc<Share>>) {
         let mut state = self.lock();
-        state.share = share;
-        if let Some(line) = &mut state.line {
-            line.claimed = None;
-        }
+        state.reshare(share, Instant::now());
         state.wake();
     }
 

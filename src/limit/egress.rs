@@ -32,7 +32,7 @@ use crate::config::Quota;
 /// with little rounding, and u128 outlasts any uptime.
 const CALL: u128 = 1 << 40;
 
-/// Tenants remembered before the idle ones are looked for.
+/// Tenants remembered at least before the idle ones are looked for.
 const TENANTS_KEPT: usize = 1024;
 
 /// Somebody with calls that wait for nothing but the egress.
@@ -87,6 +87,9 @@ struct State {
     ready: BTreeMap<(u128, u64), Arc<str>>,
     /// Tenants with claims whose own budget is used up, by when it is not.
     parked: BTreeMap<(Instant, u64), Arc<str>>,
+    /// With more tenants than this the idle ones are looked for: twice what the
+    /// last search left.
+    forget_at: usize,
     tickets: u64,
     serving: bool,
 }
@@ -134,6 +137,7 @@ impl Egress {
                 tenants: HashMap::new(),
                 ready: BTreeMap::new(),
                 parked: BTreeMap::new(),
+                forget_at: TENANTS_KEPT,
                 tickets: 0,
                 serving: false,
             }),
@@ -227,11 +231,14 @@ impl Egress {
             scope: Scope::Tenant,
             quota: member.quota,
         };
+        let Some(quota) = state.budget.quota() else {
+            return own;
+        };
         let before = u32::try_from(state.before(&member.name, place, now)).unwrap_or(u32::MAX);
         let all = Turn {
             at: state.budget.due(now, before),
             scope: Scope::Egress,
-            quota: state.budget.quota(),
+            quota: Some(quota),
         };
         if own.at > all.at { own } else { all }
     }
@@ -353,7 +360,8 @@ impl State {
             if waiting == 0 || first > tag || other.budget.due(now, 0) > now {
                 return 0;
             }
-            waiting.min(1 + (tag - first) / other.length())
+            let own = other.budget.tokens(now).map_or(u128::MAX, |it| it as u128);
+            waiting.min(1 + (tag - first) / other.length()).min(own)
         });
         place as u128 + calls.sum::<u128>()
     }
@@ -379,11 +387,12 @@ impl State {
 
     /// Drops tenants of which nothing is left to know.
     fn forget_idle(&mut self) {
-        if self.tenants.len() > TENANTS_KEPT {
+        if self.tenants.len() > self.forget_at {
             let now = self.virtual_time;
             self.tenants.retain(|_, tenant| {
                 tenant.listed || tenant.budget.quota().is_some() || tenant.finish > now
             });
+            self.forget_at = (2 * self.tenants.len()).max(TENANTS_KEPT);
         }
     }
 
@@ -442,7 +451,15 @@ impl Tenant {
     fn push(&mut self, claimed: Claimed) {
         match claimed.claim {
             Claim::Call => self.calls.push_back(claimed),
-            Claim::Receipt { .. } => self.receipts.push_back(claimed),
+            Claim::Receipt { overdue } => {
+                // Instances' oldest receipts, the oldest of all in front.
+                let is_earlier = |other: &Claimed| match other.claim {
+                    Claim::Receipt { overdue: other } => other <= overdue,
+                    Claim::Call => true,
+                };
+                let place = self.receipts.partition_point(is_earlier);
+                self.receipts.insert(place, claimed);
+            }
         }
     }
 

@@ -75,14 +75,17 @@ impl Sharing {
             }
         }
         let opened = || Arc::new(Egress::new(egress.quota));
-        let sharing = Self {
+        Self {
             egress: existing.map_or_else(opened, |existing| Arc::clone(&existing.egress)),
             scarce: egress.quota.is_some(),
             tenants: members,
             strangers: membership(STRANGERS, NonZeroU32::MIN, None),
-        };
-        sharing.egress.renew(egress.quota, sharing.memberships());
-        sharing
+        }
+    }
+
+    /// Puts quotas and weights in force, once no account goes by others.
+    pub(super) fn renew(&self, egress: &config::Egress) {
+        self.egress.renew(egress.quota, self.memberships());
     }
 
     /// All but those of instances without a tenant; one may come several times.

@@ -74,7 +74,7 @@ async fn each_part_of_a_split_pays_for_itself() {
 
 #[tokio::test(start_paused = true)]
 async fn who_asked_for_the_same_is_not_asked_for_again() {
-    let world = World::with(|config| config.batch.quarantine = ms(60_000));
+    let world = World::with(|config| config.batch.quarantine = ms(0));
     world.sandbox.script(Fault::status(422).times(ALWAYS));
     let same = [asks(&["a", "b"]), asks(&["b", "a", "b"])];
     let heard = world.send_all(&same).await;
@@ -86,6 +86,56 @@ async fn who_asked_for_the_same_is_not_asked_for_again() {
         .await;
     assert!(heard.iter().all(|heard| heard.status == Ok(422)));
     assert_eq!(world.calls().len(), 1 + 3);
+}
+
+/// Each has a call of its own, whose answer goes to it as it comes.
+#[tokio::test(start_paused = true)]
+async fn an_answer_too_long_to_be_shared_is_given_to_each() {
+    let world = World::with(|_| ());
+    let long = Fault::status(200).body("x".repeat(2 << 20));
+    world.sandbox.script(long.times(ALWAYS));
+    let heard = world.send_all(&[asks(&["a"]), asks(&["a"])]).await;
+    assert!(heard.iter().all(|heard| heard.status == Ok(200)));
+    assert_eq!(world.calls().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_field_that_is_not_in_the_key_makes_a_request_another() {
+    for (agents, statuses, calls) in [(["a", "b"], [201, 201], 3), (["a", "a"], [400, 400], 1)] {
+        let world = World::with(|_| ());
+        world.sandbox.script(Fault::status(400).times(1));
+        let told = agents.map(|agent| {
+            let body = r#"{"chatId":"1@c.us"}"#;
+            let request = Request::post("/v2/send/seen?instance_id=1&access_token=t")
+                .header("user-agent", agent)
+                .header("content-length", body.len());
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            world.join_as(Receipt::read(head, Bytes::from(body)).unwrap())
+        });
+        for (told, expected) in told.into_iter().zip(statuses) {
+            let verdict = told.unwrap().await.unwrap().verdict;
+            assert_eq!(status(&verdict), Ok(expected));
+        }
+        assert_eq!(world.calls().len(), calls);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_failed_together_for_the_same_stays_out_of_batches_too() {
+    let world = World::with(|config| config.batch.quarantine = ms(60_000));
+    let bad = id_of("1@c.us", "bad");
+    world
+        .sandbox
+        .script(Fault::status(500).id(bad).times(ALWAYS));
+    let all = [asks(&["bad"]), asks(&["bad"]), asks(&["a"]), asks(&["b"])];
+    world.send_all(&all).await;
+    assert_eq!(world.calls().len(), 3);
+    world.send_all(&all).await;
+    assert_eq!(
+        world.calls().len(),
+        3 + 3,
+        "the two alone, the others merged"
+    );
 }
 
 #[tokio::test(start_paused = true)]

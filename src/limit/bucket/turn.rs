@@ -111,33 +111,37 @@ impl<G: Grant> State<G> {
         elsewhere.filter(|it| it.at > here.at).unwrap_or(here)
     }
 
-    /// The same, if the egress were never scarce.
+    /// The same, if the egress were never scarce: the line is gone through as
+    /// [`Line::pop`](crate::limit::line::Line::pop) will.
     fn turn_here(&self, kind: Kind, now: Instant, max_delay: Duration) -> Instant {
-        let at = |place| self.due(now, place);
-        let Some(line) = &self.line else { return at(0) };
-        match kind {
-            Kind::Call => {
-                // Receipts that grow too old before this call's turn go first,
-                // one before each call.
-                let mut place = line.calls.len();
-                let most = place + usize::from(!line.is_calls_turn);
-                for receipt in line.receipts.iter().take(most) {
-                    if receipt.opened + max_delay > at(place) {
-                        break;
-                    }
-                    place += 1;
+        let Some(line) = &self.line else {
+            return self.due(now, 0);
+        };
+        let (before, own) = match kind {
+            Kind::Call => (line.receipts.len(), None),
+            Kind::Receipt { opened } => (line.older_than(opened), Some(opened)),
+        };
+        let receipts = line.receipts.iter().take(before);
+        let mut receipts = receipts.map(|it| it.opened).chain(own).peekable();
+        let mut calls = line.calls.len();
+        let mut is_calls_turn = line.is_calls_turn;
+        let mut place = 0;
+        loop {
+            let moment = self.due(now, place);
+            let is_old = |opened: &Instant| *opened + max_delay <= moment;
+            let no_call = own.is_some() && calls == 0;
+            is_calls_turn = no_call || !is_calls_turn && receipts.peek().is_some_and(is_old);
+            if is_calls_turn {
+                receipts.next();
+                if own.is_some() && receipts.peek().is_none() {
+                    return moment;
                 }
-                at(place)
+            } else if calls == 0 {
+                return moment;
+            } else {
+                calls -= 1;
             }
-            Kind::Receipt { opened } => {
-                let receipts = line.older_than(opened);
-                let in_line = at(receipts + line.calls.len());
-                let interval = self.quota().map_or(Duration::ZERO, |it| it.interval());
-                // A call may go before each receipt, and has gone last or not.
-                let turns = 2 * receipts + usize::from(line.is_calls_turn);
-                let overdue = (opened + max_delay).max(at(turns)) + interval;
-                in_line.min(overdue)
-            }
+            place += 1;
         }
     }
 }

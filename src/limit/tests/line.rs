@@ -226,3 +226,33 @@ async fn receipts_without_end_leave_calls_every_second_token() {
         ["A 100", "a 200", "B 300", "b 400", "C 500", "D 600"]
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_among_receipts_that_grow_old_is_foretold_as_it_comes() {
+    tokio::time::advance(ms(10_000)).await;
+    let limiter = of(10.0, 1);
+    let lane = lane_of(&limiter, "1", "t");
+    now(&limiter, &lane);
+    let mut line = Vec::new();
+    for _ in 0..20 {
+        line.push(queued(&limiter, &lane, Kind::Call));
+        line.push(queued(&limiter, &lane, receipt(0)));
+    }
+    // Two seconds of calls, then receipts and calls by turns.
+    for (kind, age) in [(Kind::Call, 2300), (receipt(1900), 100)] {
+        let told = limiter.admit(&lane, kind, Instant::now()).unwrap_err();
+        assert_eq!(told.retry_after, ms(age));
+    }
+    let start = Instant::now();
+    let own = queued(&limiter, &lane, Kind::Call);
+    let others = tokio::spawn(futures_of(line));
+    own.await;
+    assert_eq!(start.elapsed(), ms(2300));
+    others.await.unwrap();
+}
+
+async fn futures_of(line: Vec<Place>) {
+    for place in line {
+        place.await;
+    }
+}

@@ -405,3 +405,74 @@ async fn who_comes_behind_many_tenants_is_told_at_once() {
     }
     assert!(ask("h", 5000).is_ok());
 }
+
+/// What waits for its own bucket or a pause is in nobody's way at the egress.
+#[tokio::test(start_paused = true)]
+async fn instances_that_are_paused_refuse_nobody_else() {
+    let mut config = settings(quota(10.0, 20));
+    config.egress.quota = quota(2.0, 5);
+    let limiter = limiter(&config);
+    accepted(&limiter, "quiet").await;
+    let mut line = Vec::new();
+    for number in 0..12 {
+        let name = format!("paused{number}");
+        let lane = lane_of(&limiter, &name, "t");
+        let pass = limiter.pass(&lane, Kind::Call, Instant::now(), Route::Other);
+        let permit = pass.await.unwrap().permit;
+        lane.answered(&permit, StatusCode::CREATED, None);
+        let told = StatusCode::TOO_MANY_REQUESTS;
+        lane.answered(&permit, told, Some(ms(60_000)));
+        line.push(queued(&limiter, &lane, Kind::Call));
+    }
+    tokio::time::sleep(ms(3_000)).await;
+    let lane = lane_of(&limiter, "quiet", "t");
+    let asks = |wait| limiter.check(&lane, Kind::Call, later(wait));
+    assert_eq!(asks(0), Ok(()));
+    drain(&limiter, &lane);
+    assert_eq!(asks(500), Ok(()));
+}
+
+/// On its first acceptance, and on a reload, an instance of no tenant changes
+/// its place in the sharing.
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_move_with_their_instance() {
+    let mut config = settings(None);
+    config.egress.quota = quota(2.0, 1);
+    let limiter = limiter(&config);
+    let lane = lane_of(&limiter, "a", "t");
+    let permit = now(&limiter, &lane);
+    let _line: Vec<_> = (0..8)
+        .map(|_| queued(&limiter, &lane, Kind::Call))
+        .collect();
+    lane.answered(&permit, StatusCode::CREATED, None);
+    let lane = lane_of(&limiter, "a", "t");
+    for _ in 0..2 {
+        tokio::time::sleep(ms(5)).await;
+        let refused = limiter.admit(&lane, Kind::Call, later(4_000)).unwrap_err();
+        assert!(refused.retry_after > ms(4_400), "{refused:?}");
+        // A stranger is behind none of them but the first.
+        let stranger = lane_of(&limiter, "made-up", "x");
+        let check = limiter.check(&stranger, Kind::Call, later(1_100));
+        assert_eq!(check, Ok(()));
+        limiter.reconfigure(&config);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_oldest_receipt_of_a_tenant_goes_first() {
+    tokio::time::advance(ms(60_000)).await;
+    let limiter = scarce(2.0, vec![tenant("t", 1, None, &["a", "b", "c"])]);
+    let _calls = saturated(&limiter, &["a"]).await;
+    let receipt = |instance, age| {
+        let lane = lane_of(&limiter, instance, "t");
+        let opened = Instant::now() - ms(age);
+        queued(&limiter, &lane, Kind::Receipt { opened })
+    };
+    let fresh = receipt("b", 0);
+    tokio::time::sleep(ms(10)).await;
+    let asked = Instant::now();
+    receipt("c", 2_500).await;
+    assert!(asked.elapsed() <= ms(1_000), "{:?}", asked.elapsed());
+    fresh.await;
+    assert!(asked.elapsed() >= ms(1_900), "{:?}", asked.elapsed());
+}
