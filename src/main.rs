@@ -83,6 +83,8 @@ fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
     });
     let (ended, gateway) = match ended {
         Ok(ended) => ended,
+        // A file that the settings name cannot be used.
+        Err(error @ StartError::Build(_)) => return fail(EXIT_SETTINGS, &error),
         Err(error) => return fail(EXIT_FAILURE, &error),
     };
     // Calls that were cut end with the runtime, and their lines are written then.

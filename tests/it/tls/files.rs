@@ -75,7 +75,7 @@ fn a_certificate_that_is_not_there_is_a_clear_error() {
                 server.tls = { cert = \"/nowhere/cert.pem\", key = \"/nowhere/key.pem\" }\n";
     let file = scratch.file("gateway.toml", text);
     let (code, _, said) = run(&["serve", "--config", file.to_str().unwrap()]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert!(
         said.contains("server.tls.cert: /nowhere/cert.pem"),
         "{said}"
