@@ -165,7 +165,7 @@ impl Limiter {
         let rules = self.rules.load();
         let table = rules.table(method, path);
         let account = table.account(identity);
-        let proves = path.trim_start_matches('/').starts_with(API_PREFIX) || rules.is_receipt(path);
+        let proves = is_of_api(path) || rules.is_receipt(path);
         Lane::new(
             account,
             identity.credential,
@@ -260,6 +260,14 @@ impl Limiter {
     pub(crate) fn too_late(&self, lane: &Lane) -> Refused {
         lane.too_late(&self.rules.load())
     }
+}
+
+/// Whether a path stands below [`API_PREFIX`].
+fn is_of_api(path: &str) -> bool {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    path.strip_prefix('/')
+        .unwrap_or(path)
+        .starts_with(API_PREFIX)
 }
 
 impl Rules {

@@ -372,18 +372,16 @@ impl Group {
     /// its ids or a field that is not in the key. Where nobody's is, splitting
     /// would make the same call again and again.
     fn may_disagree(&self) -> bool {
-        let fields = |caller: &Caller| caller.receipt.head().headers.clone();
-        let Some(first) = self.callers.first().map(fields) else {
-            return false;
+        let fields = |caller: &Caller| {
+            let mut fields = caller.receipt.head().headers.clone();
+            // That of the ids, which are compared by themselves.
+            fields.remove(CONTENT_LENGTH);
+            fields
         };
+        let first = self.callers.first().map(fields);
         self.callers.iter().any(|caller| {
             let ids: IndexSet<_> = caller.receipt.ids.iter().collect();
-            let mut own = fields(caller);
-            if let Some(length) = first.get(CONTENT_LENGTH) {
-                // That of the ids, which are compared by themselves.
-                own.insert(CONTENT_LENGTH, length.clone());
-            }
-            ids.len() < self.ids.len() || own != first
+            ids.len() < self.ids.len() || Some(fields(caller)) != first
         })
     }
 

@@ -27,7 +27,7 @@ pub(super) struct Log {
     input: BufReader<Box<dyn Read>>,
     line: Vec<u8>,
     number: u64,
-    /// A moment far ahead that one line has told, and no other yet.
+    /// A moment far ahead that the last line has told, and none before it.
     doubtful: Option<u64>,
 }
 
@@ -109,13 +109,11 @@ impl Logs {
         };
         let Reverse((before, log)) = *first;
         let doubtful = &mut self.all[log].doubtful;
-        if before == 0 || at <= before.saturating_add(SPAN_NANOS) {
+        if at <= before.saturating_add(SPAN_NANOS) {
             first.0.0 = at.max(before);
             *doubtful = None;
-        } else if let Some(told) = doubtful.take_if(|told| told.abs_diff(at) <= SPAN_NANOS) {
+        } else if let Some(told) = doubtful.replace(at) {
             first.0.0 = told.min(at);
-        } else {
-            *doubtful = Some(at);
         }
         before
     }
@@ -141,5 +139,31 @@ impl Log {
             input.skip_until(b'\n')?;
         }
         Ok(read > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_far_ahead_is_believed_when_two_lines_running_tell_it() {
+        const MINUTE: u64 = SPAN_NANOS;
+        for (told, come_to) in [
+            // The first, too; then each as it comes.
+            (&[100, 100, 101, 100][..], &[0, 100, 101, 101][..]),
+            // One line alone is a slip, wherever it stands.
+            (&[100, 5, 5, 6, 100, 6, 7], &[0, 5, 5, 6, 6, 6, 7]),
+            // Calls minutes apart: always one line behind.
+            (&[10, 20, 30, 40], &[0, 10, 20, 30]),
+        ] {
+            let log: Box<dyn Read> = Box::new(io::repeat(b'\n'));
+            let mut logs = Logs::new(vec![(PathBuf::from("log"), log)]);
+            for (told, come_to) in told.iter().zip(come_to) {
+                assert!(logs.next_line().unwrap().is_some());
+                logs.comes_to(told * MINUTE);
+                assert_eq!(logs.all_come_to(), come_to * MINUTE, "{told}");
+            }
+        }
     }
 }

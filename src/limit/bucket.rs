@@ -145,6 +145,9 @@ impl Bucket {
             Some(pause) => pause.throttled(now, granted, retry_after),
             None => state.pause = Some(Box::new(Pause::new(now, retry_after))),
         }
+        // Whoever waits does so for this now, and not for its share.
+        let share = state.share.clone();
+        state.reshare(share, now);
         state.wake();
     }
 

@@ -219,10 +219,11 @@ impl Egress {
         ticket
     }
 
-    /// About when a call that joins `now` has its share, if nobody else came.
-    pub(super) fn turn(&self, member: &Membership, now: Instant) -> Turn {
+    /// About when a call that joins `now` has its share, if nobody else came,
+    /// behind so many of its own bucket, or more of its tenant's.
+    pub(super) fn turn(&self, member: &Membership, behind: usize, now: Instant) -> Turn {
         let mut state = self.lock();
-        let place = member.waiting();
+        let place = member.waiting().max(behind);
         let tenant = tenant(&mut state.tenants, member, now);
         let own = Turn {
             at: tenant
@@ -353,17 +354,25 @@ impl State {
         let tenant = &self.tenants[name];
         let tag = tenant.tag(self.virtual_time) + place as u128 * tenant.length();
         let others = self.tenants.iter().filter(|(other, _)| *other != name);
-        let calls = others.map(|(_, other)| {
-            // Some have just come, and claim nothing yet.
-            let waiting = other.waiting.load(Ordering::Relaxed) as u128;
+        let others = others.filter_map(|(_, other)| {
+            // Some have just come, and claim nothing yet; others wait for their
+            // own buckets, all but the first.
+            let claims = other.calls.len() + other.receipts.len();
+            let waiting = other.waiting.load(Ordering::Relaxed).max(claims) as u128;
             let first = other.tag(self.virtual_time);
             if waiting == 0 || first > tag || other.budget.due(now, 0) > now {
-                return 0;
+                return None;
             }
-            let own = other.budget.tokens(now).map_or(u128::MAX, |it| it as u128);
-            waiting.min(1 + (tag - first) / other.length()).min(own)
+            Some((other, waiting.min(1 + (tag - first) / other.length())))
         });
-        place as u128 + calls.sum::<u128>()
+        let others: Vec<_> = others.collect();
+        let place = place as u128;
+        let most = place + others.iter().map(|(_, calls)| calls).sum::<u128>();
+        let horizon = self
+            .budget
+            .due(now, u32::try_from(most).unwrap_or(u32::MAX));
+        let within = |(other, calls): (&Tenant, u128)| calls.min(other.budget.within(now, horizon));
+        place + others.into_iter().map(within).sum::<u128>()
     }
 
     /// Brings back the tenants whose own budget has a token again.

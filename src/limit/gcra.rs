@@ -105,6 +105,15 @@ impl Gcra {
         Some((burst - missing / quota.interval().as_secs_f64()).max(0.0))
     }
 
+    /// Calls that have a token by then at most.
+    pub(super) fn within(&self, now: Instant, then: Instant) -> u128 {
+        let (Some(quota), Some(tokens)) = (self.quota, self.tokens(now)) else {
+            return u128::MAX;
+        };
+        let time = then.saturating_duration_since(now).as_secs_f64();
+        (tokens + time / quota.interval().as_secs_f64()).ceil() as u128
+    }
+
     /// The quota in force; `None`: unlimited.
     pub(super) fn quota(&self) -> Option<Quota> {
         self.quota

@@ -66,9 +66,9 @@ impl Share {
         self.egress.pass(&self.member, now)
     }
 
-    /// About when the turn of a call comes that joins `now`.
-    pub(super) fn turn(&self, now: Instant) -> Turn {
-        self.egress.turn(&self.member, now)
+    /// About when the turn of a call comes that joins `now`, behind so many of its bucket.
+    pub(super) fn turn(&self, behind: usize, now: Instant) -> Turn {
+        self.egress.turn(&self.member, behind, now)
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Reach {
 struct Told {
     /// Calls that failed and are in no line yet.
     calls: u64,
+    /// The log's last word was that it cannot be reached.
+    is_announced: bool,
     /// At most one of each kind, and there are few kinds.
     causes: Vec<Cause>,
 }
@@ -60,8 +62,13 @@ impl Reach {
     pub(super) fn found(&self) {
         // Read first: a write would be shared by all workers.
         if self.is_lost.load(Ordering::Relaxed) && self.is_lost.swap(false, Ordering::Relaxed) {
-            let calls = self.with(|told| std::mem::take(&mut told.calls));
-            tracing::info!(calls, "the upstream is reached again");
+            let (calls, is_announced) = self.with(|told| {
+                let calls = std::mem::take(&mut told.calls);
+                (calls, std::mem::take(&mut told.is_announced))
+            });
+            if is_announced {
+                tracing::info!(calls, "the upstream is reached again");
+            }
         }
     }
 
@@ -82,6 +89,7 @@ impl Told {
         }
         cause.told = Some(now);
         let detail = cause.detail.clone();
+        self.is_announced = true;
         Some((std::mem::take(&mut self.calls), detail))
     }
 

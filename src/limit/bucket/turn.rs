@@ -107,7 +107,10 @@ impl<G: Grant> State<G> {
             scope: Scope::Instance,
             quota: self.quota(),
         };
-        let elsewhere = self.share.as_ref().map(|share| share.turn(now));
+        let elsewhere = self
+            .share
+            .as_ref()
+            .map(|share| share.turn(self.waiting(), now));
         elsewhere.filter(|it| it.at > here.at).unwrap_or(here)
     }
 
@@ -121,6 +124,14 @@ impl<G: Grant> State<G> {
             Kind::Call => (line.receipts.len(), None),
             Kind::Receipt { opened } => (line.older_than(opened), Some(opened)),
         };
+        // Mostly there is nothing to go through.
+        let in_line = self.due(now, line.calls.len());
+        let is_old_by_then = |opened: Instant| opened + max_delay <= in_line;
+        match (line.receipts.front(), own) {
+            (first, None) if !first.is_some_and(|it| is_old_by_then(it.opened)) => return in_line,
+            (_, Some(_)) if line.calls.is_empty() => return self.due(now, before),
+            _ => {}
+        }
         let receipts = line.receipts.iter().take(before);
         let mut receipts = receipts.map(|it| it.opened).chain(own).peekable();
         let mut calls = line.calls.len();

@@ -476,3 +476,48 @@ async fn the_oldest_receipt_of_a_tenant_goes_first() {
     fresh.await;
     assert!(asked.elapsed() >= ms(1_900), "{:?}", asked.elapsed());
 }
+
+/// Those who come while their bucket has no token will wait for their share, too.
+#[tokio::test(start_paused = true)]
+async fn a_line_of_ones_own_counts_at_the_egress() {
+    let mut config = settings(quota(10.0, 1));
+    config.egress.quota = quota(2.0, 1);
+    let limiter = limiter(&config);
+    accepted(&limiter, "a").await;
+    let lane = lane_of(&limiter, "a", "t");
+    let mut line = Vec::new();
+    let refused = loop {
+        match limiter.admit(&lane, Kind::Call, later(4_000)) {
+            Ok(Admission::Queued(ticket)) => line.push(ticket),
+            Ok(Admission::Now(permit)) => panic!("{permit:?}"),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!((line.len(), refused.scope), (8, Scope::Egress));
+    for ticket in line {
+        let granted = tokio::time::timeout(ms(4_010), ticket).await;
+        assert!(granted.is_ok());
+    }
+}
+
+/// They had come before the pause did.
+#[tokio::test(start_paused = true)]
+async fn those_who_are_caught_by_a_pause_refuse_nobody_else() {
+    let mut config = settings(None);
+    config.egress.quota = quota(2.0, 1);
+    let limiter = limiter(&config);
+    let mut line = Vec::new();
+    for name in ["a", "b", "c"] {
+        accepted(&limiter, name).await;
+        let lane = lane_of(&limiter, name, "t");
+        let Ok(Admission::Queued(first)) = limiter.admit(&lane, Kind::Call, later(60_000)) else {
+            panic!("the egress has no token");
+        };
+        let permit = first.await;
+        line.extend((0..4).map(|_| queued(&limiter, &lane, Kind::Call)));
+        lane.answered(&permit, StatusCode::TOO_MANY_REQUESTS, Some(ms(60_000)));
+    }
+    let lane = lane_of(&limiter, "d", "t");
+    let check = limiter.check(&lane, Kind::Call, later(2_500));
+    assert_eq!(check, Ok(()));
+}
