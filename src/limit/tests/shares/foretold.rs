@@ -1,0 +1,167 @@
+//! What somebody is told who would wait too long for a share, and who counts for it.
+
+use super::*;
+
+/// Of the egress, then of a tenant: the first to find the budget used up is
+/// told how long it would take, and whose budget that is.
+#[tokio::test(start_paused = true)]
+async fn a_share_that_is_used_up_is_told_before_anybody_waits_for_it() {
+    let slow = quota(0.1, 1);
+    let mut over_all = settings(quota(10.0, 20));
+    over_all.egress.quota = slow;
+    let mut of_tenant = settings(quota(10.0, 20));
+    of_tenant.tenants = vec![tenant("t", 1, slow, &["a", "b"])];
+    for (config, scope) in [(over_all, Scope::Egress), (of_tenant, Scope::Tenant)] {
+        let limiter = Arc::new(limiter(&config));
+        accepted(&limiter, "a").await;
+        tokio::time::advance(ms(11_000)).await;
+        let lane = lane_of(&limiter, "a", "t");
+        let is_checked = |wait| limiter.check(&lane, Kind::Call, later(wait));
+        assert_eq!(is_checked(0), Ok(()));
+        now(&limiter, &lane);
+        let refused = limiter
+            .admit(&lane, Kind::Call, later(9_000))
+            .expect_err("its token comes later");
+        assert_eq!(is_checked(9_000), Err(refused));
+        assert_eq!(is_checked(11_000), Ok(()));
+        assert_eq!(refused.refusal, Refusal::WaitTooLong);
+        assert_eq!((refused.scope, refused.quota), (scope, slow));
+        assert!(refused.retry_after > ms(9_000) && refused.retry_after <= ms(10_000));
+    }
+}
+
+/// Each is the first of its own line: what they wait for is the others.
+#[tokio::test(start_paused = true)]
+async fn who_comes_behind_many_tenants_is_told_at_once() {
+    let limiter = scarce(1.0, Vec::new());
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    for name in names {
+        accepted(&limiter, name).await;
+    }
+    let ask = |name, wait| {
+        let lane = lane_of(&limiter, name, "t");
+        limiter.admit(&lane, Kind::Call, later(wait))
+    };
+    let mut line = Vec::new();
+    for name in &names[..4] {
+        line.push(ask(name, 4000).unwrap());
+    }
+    for name in &names[4..] {
+        let refused = ask(name, 4000).unwrap_err();
+        assert_eq!(refused.scope, Scope::Egress);
+        assert_eq!(refused.retry_after, ms(5000), "{name}");
+    }
+    assert!(ask("h", 5000).is_ok());
+}
+
+/// What waits for its own bucket or a pause is in nobody's way at the egress.
+#[tokio::test(start_paused = true)]
+async fn instances_that_are_paused_refuse_nobody_else() {
+    let mut config = settings(quota(10.0, 20));
+    config.egress.quota = quota(2.0, 5);
+    let limiter = limiter(&config);
+    accepted(&limiter, "quiet").await;
+    let mut line = Vec::new();
+    for number in 0..12 {
+        let name = format!("paused{number}");
+        let lane = lane_of(&limiter, &name, "t");
+        let pass = limiter.pass(&lane, Kind::Call, Instant::now(), Route::Other);
+        let permit = pass.await.unwrap().permit;
+        lane.answered(&permit, StatusCode::CREATED, None);
+        let told = StatusCode::TOO_MANY_REQUESTS;
+        lane.answered(&permit, told, Some(ms(60_000)));
+        line.push(queued(&limiter, &lane, Kind::Call));
+    }
+    tokio::time::sleep(ms(3_000)).await;
+    let lane = lane_of(&limiter, "quiet", "t");
+    let asks = |wait| limiter.check(&lane, Kind::Call, later(wait));
+    assert_eq!(asks(0), Ok(()));
+    drain(&limiter, &lane);
+    assert_eq!(asks(500), Ok(()));
+}
+
+/// On its first acceptance, and on a reload, an instance of no tenant changes
+/// its place in the sharing.
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_move_with_their_instance() {
+    let mut config = settings(None);
+    config.egress.quota = quota(2.0, 1);
+    let limiter = limiter(&config);
+    let lane = lane_of(&limiter, "a", "t");
+    let permit = now(&limiter, &lane);
+    let _line: Vec<_> = (0..8)
+        .map(|_| queued(&limiter, &lane, Kind::Call))
+        .collect();
+    lane.answered(&permit, StatusCode::CREATED, None);
+    let lane = lane_of(&limiter, "a", "t");
+    for _ in 0..2 {
+        tokio::time::sleep(ms(5)).await;
+        let refused = limiter.admit(&lane, Kind::Call, later(4_000)).unwrap_err();
+        assert!(refused.retry_after > ms(4_400), "{refused:?}");
+        // A stranger is behind none of them but the first.
+        let stranger = lane_of(&limiter, "made-up", "x");
+        let check = limiter.check(&stranger, Kind::Call, later(1_100));
+        assert_eq!(check, Ok(()));
+        limiter.reconfigure(&config);
+    }
+}
+
+/// Those who come while their bucket has no token will wait for their share, too.
+#[tokio::test(start_paused = true)]
+async fn a_line_of_ones_own_counts_at_the_egress() {
+    let mut config = settings(quota(10.0, 1));
+    config.egress.quota = quota(2.0, 1);
+    let limiter = limiter(&config);
+    accepted(&limiter, "a").await;
+    let lane = lane_of(&limiter, "a", "t");
+    let mut line = Vec::new();
+    let refused = loop {
+        match limiter.admit(&lane, Kind::Call, later(4_000)) {
+            Ok(Admission::Queued(ticket)) => line.push(ticket),
+            Ok(Admission::Now(permit)) => panic!("{permit:?}"),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!((line.len(), refused.scope), (8, Scope::Egress));
+    for ticket in line {
+        let granted = tokio::time::timeout(ms(4_010), ticket).await;
+        assert!(granted.is_ok());
+    }
+}
+
+/// They had come before the pause did.
+#[tokio::test(start_paused = true)]
+async fn those_who_are_caught_by_a_pause_refuse_nobody_else() {
+    let mut config = settings(None);
+    config.egress.quota = quota(2.0, 1);
+    let limiter = limiter(&config);
+    let mut line = Vec::new();
+    for name in ["a", "b", "c"] {
+        accepted(&limiter, name).await;
+        let lane = lane_of(&limiter, name, "t");
+        let Ok(Admission::Queued(first)) = limiter.admit(&lane, Kind::Call, later(60_000)) else {
+            panic!("the egress has no token");
+        };
+        let permit = first.await;
+        line.extend((0..4).map(|_| queued(&limiter, &lane, Kind::Call)));
+        lane.answered(&permit, StatusCode::TOO_MANY_REQUESTS, Some(ms(60_000)));
+    }
+    let lane = lane_of(&limiter, "d", "t");
+    let check = limiter.check(&lane, Kind::Call, later(2_500));
+    assert_eq!(check, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_are_still_counted_after_a_reload() {
+    let mut config = settings(None);
+    config.tenants = vec![tenant("t", 1, quota(1.0, 1), &["a"])];
+    let limiter = limiter(&config);
+    accepted(&limiter, "a").await;
+    let lane = lane_of(&limiter, "a", "t");
+    let _waiting: Vec<_> = (0..5)
+        .map(|_| queued(&limiter, &lane, Kind::Call))
+        .collect();
+    limiter.reconfigure(&config);
+    let refused = limiter.admit(&lane, Kind::Call, later(5_500)).unwrap_err();
+    assert_eq!(refused.retry_after, ms(6_000));
+}
