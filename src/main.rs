@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, StdoutLock, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use wawp_gateway::app::{self, App, Ended, Reload, StartError};
 use wawp_gateway::cli::{self, Command, SandboxArgs};
@@ -69,7 +70,7 @@ fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
     if let Err(error) = started_over {
         tracing::info!(%error, "memory of a burst of calls may be kept after it");
     }
-    let reload: Reload = Box::new(load);
+    let reload: Reload = Arc::new(load);
     let ended = block_on::<_, StartError>(async {
         let mut signals = Signals::listen()?;
         let upstream = config.upstream.url.to_string();

@@ -14,7 +14,7 @@ use crate::gateway::{Files, Gateway};
 use crate::systemd;
 
 /// Where settings come from when they are read again.
-pub type Reload = Box<dyn Fn() -> Result<Effective, Mistakes> + Send + Sync>;
+pub type Reload = Arc<dyn Fn() -> Result<Effective, Mistakes> + Send + Sync>;
 
 /// What is read at the start alone; all else changes while the gateway runs.
 const READ_AT_START: [&str; 5] = [
@@ -31,7 +31,7 @@ type Read = Result<(Effective, Files), Mistakes>;
 
 /// Reloads, of which at most one is under way.
 pub(super) struct Reloads {
-    read: Arc<dyn Fn() -> Result<Effective, Mistakes> + Send + Sync>,
+    read: Reload,
     /// What goes on in a thread of its own. Nobody waits for that at the end.
     reading: Option<JoinHandle<Read>>,
     /// Somebody asked meanwhile: what is being read may be old.
@@ -52,7 +52,7 @@ pub fn check(file: &Path) -> Result<Effective, Mistakes> {
 impl Reloads {
     pub(super) fn new(read: Reload) -> Self {
         Self {
-            read: read.into(),
+            read,
             reading: None,
             again: false,
         }

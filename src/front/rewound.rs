@@ -8,9 +8,10 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use super::place::Place;
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::place::Place;
 
 /// Bytes read at a time: the head of a usual request, whole. They lie on the
 /// stack, so that a connection that waits for them holds no room for them.

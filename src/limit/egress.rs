@@ -12,14 +12,13 @@
 //! is lost or saved between the levels; while lines are served nobody else takes
 //! any; the lock of this room is never held while a bucket is asked for a call.
 
+mod tenant;
 mod turn;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::num::NonZeroU32;
-use std::sync::atomic::AtomicUsize;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -29,9 +28,8 @@ use super::gcra::Gcra;
 use super::share::Membership;
 use crate::config::Quota;
 
-/// The virtual length of a call of a tenant of weight 1: weights divide it
-/// with little rounding, and u128 outlasts any uptime.
-const CALL: u128 = 1 << 40;
+pub(super) use tenant::Claim;
+use tenant::{Claimed, Tenant, tenant};
 
 /// Tenants remembered at least before the idle ones are looked for.
 const TENANTS_KEPT: usize = 1024;
@@ -43,32 +41,11 @@ pub(super) trait Claimant: Send + Sync {
     fn release(&self, ticket: u64, now: Instant) -> Option<Released>;
 }
 
-/// What is asked of the egress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Claim {
-    /// A place for a call.
-    Call,
-    /// A place for a receipt, which yields to calls until this moment.
-    Receipt {
-        /// When it no longer yields.
-        overdue: Instant,
-    },
-}
-
 /// A call was let go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Released {
     /// What the claimant asks for next, with the same ticket.
     pub(super) next: Option<Claim>,
-}
-
-/// A claim in its tenant's line.
-#[derive(Clone)]
-struct Claimed {
-    claimant: Arc<dyn Claimant>,
-    claim: Claim,
-    /// Tells it from claims that its claimant has made before or since.
-    ticket: u64,
 }
 
 /// The budget of all upstream calls together.
@@ -93,23 +70,6 @@ struct State {
     forget_at: usize,
     tickets: u64,
     serving: bool,
-}
-
-struct Tenant {
-    weight: NonZeroU32,
-    budget: Gcra,
-    /// Calls waiting in all its lines.
-    waiting: Arc<AtomicUsize>,
-    /// The virtual time at which its last call ends.
-    finish: u128,
-    calls: VecDeque<Claimed>,
-    receipts: VecDeque<Claimed>,
-    /// The last to be served was a receipt: a call is next, if one waits.
-    is_calls_turn: bool,
-    /// In `ready`, in `parked`, or being served at this moment.
-    listed: bool,
-    /// The start tag of its first call, while it is.
-    tag: u128,
 }
 
 /// What the serving task does next.
@@ -246,7 +206,7 @@ impl Egress {
             }
             match tenant.pop(now) {
                 Some(claimed) => return Next::Serve { name, tag, claimed },
-                None => tenant.listed = false,
+                None => tenant.listed = None,
             }
         }
     }
@@ -267,7 +227,7 @@ impl Egress {
             ..
         } = &mut *state;
         let tenant = tenants.get_mut(name).expect("a listed tenant is kept");
-        tenant.listed = false;
+        tenant.listed = None;
         if released.is_some() {
             spend(budget, now);
             spend(&mut tenant.budget, now);
@@ -317,10 +277,10 @@ impl State {
             .tenants
             .get_mut(name)
             .expect("a tenant with claims is kept");
-        if !tenant.listed {
-            tenant.tag = tenant.tag(self.virtual_time);
-            tenant.listed = true;
-            self.ready.insert((tenant.tag, ticket), Arc::clone(name));
+        if tenant.listed.is_none() {
+            let tag = tenant.start(self.virtual_time);
+            tenant.listed = Some(tag);
+            self.ready.insert((tag, ticket), Arc::clone(name));
         }
     }
 
@@ -338,7 +298,7 @@ impl State {
     /// Puts a tenant among the ready that was parked.
     fn relist(&mut self, name: &Arc<str>) {
         if let Some(tenant) = self.tenants.get_mut(name) {
-            tenant.listed = false;
+            tenant.listed = None;
         }
         self.list(name);
     }
@@ -348,7 +308,7 @@ impl State {
         if self.tenants.len() > self.forget_at {
             let now = self.virtual_time;
             self.tenants.retain(|_, tenant| {
-                tenant.listed || tenant.budget.quota().is_some() || tenant.finish > now
+                tenant.listed.is_some() || tenant.budget.quota().is_some() || tenant.finish > now
             });
             self.forget_at = (2 * self.tenants.len()).max(TENANTS_KEPT);
         }
@@ -357,82 +317,6 @@ impl State {
     fn ticket(&mut self) -> u64 {
         self.tickets += 1;
         self.tickets
-    }
-}
-
-/// A tenant, under the quota and weight that were in force when it was first
-/// heard of or [renewed](Egress::renew) since: whoever comes may have begun
-/// under older ones.
-fn tenant<'t>(
-    tenants: &'t mut HashMap<Arc<str>, Tenant>,
-    member: &Membership,
-    now: Instant,
-) -> &'t mut Tenant {
-    tenants
-        .entry(Arc::clone(&member.name))
-        .or_insert_with(|| Tenant {
-            weight: member.weight,
-            budget: Gcra::new(member.quota, now),
-            waiting: Arc::clone(&member.waiting),
-            finish: 0,
-            calls: VecDeque::new(),
-            receipts: VecDeque::new(),
-            is_calls_turn: false,
-            listed: false,
-            tag: 0,
-        })
-}
-
-// === impl Tenant ===
-
-impl Tenant {
-    fn start(&self, virtual_time: u128) -> u128 {
-        self.finish.max(virtual_time)
-    }
-
-    /// The start tag of its first call.
-    fn tag(&self, virtual_time: u128) -> u128 {
-        match self.listed {
-            true => self.tag,
-            false => self.start(virtual_time),
-        }
-    }
-
-    fn length(&self) -> u128 {
-        CALL / u128::from(self.weight.get())
-    }
-
-    fn has_claims(&self) -> bool {
-        !self.calls.is_empty() || !self.receipts.is_empty()
-    }
-
-    fn push(&mut self, claimed: Claimed) {
-        match claimed.claim {
-            Claim::Call => self.calls.push_back(claimed),
-            Claim::Receipt { overdue } => {
-                // Instances' oldest receipts, the oldest of all in front.
-                let is_earlier = |other: &Claimed| match other.claim {
-                    Claim::Receipt { overdue: other } => other <= overdue,
-                    Claim::Call => true,
-                };
-                let place = self.receipts.partition_point(is_earlier);
-                self.receipts.insert(place, claimed);
-            }
-        }
-    }
-
-    /// The next in turn: as in a bucket's [`Line`](super::line::Line).
-    fn pop(&mut self, now: Instant) -> Option<Claimed> {
-        let is_overdue =
-            |first: &Claimed| matches!(first.claim, Claim::Receipt { overdue } if overdue <= now);
-        let overdue = self.receipts.front().is_some_and(is_overdue);
-        let is_receipt = self.calls.is_empty() || overdue && !self.is_calls_turn;
-        self.is_calls_turn = is_receipt;
-        if is_receipt {
-            self.receipts.pop_front()
-        } else {
-            self.calls.pop_front()
-        }
     }
 }
 

@@ -30,6 +30,22 @@ pub(crate) enum Kind {
     },
 }
 
+/// Whose turn it is where calls and receipts wait (design §3.6): receipts yield
+/// until the first of them is old, and then every second turn is theirs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Turns {
+    /// The last turn was a receipt's: a call is next, if one waits.
+    is_calls: bool,
+}
+
+impl Turns {
+    /// Whether the next turn is a receipt's.
+    pub(super) fn is_receipts(&mut self, calls_wait: bool, is_old: bool) -> bool {
+        self.is_calls = !calls_wait || is_old && !self.is_calls;
+        self.is_calls
+    }
+}
+
 /// Through what somebody who waits is given a token.
 pub(crate) trait Grant {
     /// Gives the token; false if nobody takes it any more.
@@ -49,8 +65,7 @@ pub(super) struct Line<G> {
     /// The one opened first is in front.
     pub(super) receipts: VecDeque<Waiter<G>>,
     pub(super) max_delay: Duration,
-    /// The last to leave was a receipt: a call is next, if one waits.
-    pub(super) is_calls_turn: bool,
+    pub(super) turns: Turns,
     /// Wakes the serving task when its plan has changed.
     pub(super) changed: Arc<Notify>,
     /// What the egress was asked for on behalf of this line, and with which
@@ -76,7 +91,7 @@ impl<G> Line<G> {
             calls: VecDeque::new(),
             receipts: VecDeque::new(),
             max_delay,
-            is_calls_turn: false,
+            turns: Turns::default(),
             changed: Arc::new(Notify::new()),
             claimed: None,
         }
@@ -107,13 +122,9 @@ impl<G> Line<G> {
     /// The next to be served: an overdue receipt, unless one has just been,
     /// else a call, else a receipt.
     pub(super) fn pop(&mut self, now: Instant) -> Option<Waiter<G>> {
-        let overdue = self
-            .receipts
-            .front()
-            .is_some_and(|batch| batch.opened + self.max_delay <= now);
-        let is_receipt = self.calls.is_empty() || overdue && !self.is_calls_turn;
-        self.is_calls_turn = is_receipt;
-        if is_receipt {
+        let first = self.receipts.front();
+        let is_old = first.is_some_and(|batch| batch.opened + self.max_delay <= now);
+        if self.turns.is_receipts(!self.calls.is_empty(), is_old) {
             self.receipts.pop_front()
         } else {
             self.calls.pop_front()

@@ -18,7 +18,7 @@ use crate::identity::Fingerprint;
 use crate::limit::gcra::Gcra;
 use crate::limit::line::{Grant, Kind, Line, Waiter};
 use crate::limit::pause::Pause;
-use crate::limit::share::{Share, Waiting};
+use crate::limit::share::Share;
 use crate::limit::{Refused, Rules};
 use crate::metrics::Standing;
 
@@ -84,7 +84,9 @@ impl<G: Grant> State<G> {
             self.line = Some(Box::new(Line::new(rules.max_delay)));
         }
         let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
-        let waiting = self.waits_for_share(now);
+        // One that waits for its own bucket, or a pause, is in nobody's way.
+        let share = self.share.as_ref().filter(|_| self.ready(now).is_ok());
+        let waiting = share.map(|share| share.member.wait());
         let line = self.line.as_mut().expect("a line was just made or found");
         line.push(
             kind,
@@ -106,25 +108,18 @@ impl<G: Grant> State<G> {
         Ok(Entry::Queued { ticket, first })
     }
 
-    /// Counts a call as waiting for its share, if that is what it waits for:
-    /// one that waits for its own bucket, or a pause, is in nobody's way.
-    fn waits_for_share(&self, now: Instant) -> Option<Waiting> {
-        let share = self.share.as_ref().filter(|_| self.ready(now).is_ok());
-        share.map(|share| share.member.wait())
-    }
-
     /// Gives the bucket another place in the sharing of the egress, or none;
-    /// and those who wait with it.
+    /// and those who wait for that with it.
     pub(in crate::limit) fn reshare(&mut self, share: Option<Arc<Share>>, now: Instant) {
         self.share = share;
-        let Some(mut line) = self.line.take() else {
-            return;
-        };
-        line.claimed = None;
-        for waiter in line.calls.iter_mut().chain(&mut line.receipts) {
-            waiter._waiting = self.waits_for_share(now);
+        let is_ready = self.ready(now).is_ok();
+        let share = self.share.as_ref().filter(|_| is_ready);
+        if let Some(line) = &mut self.line {
+            line.claimed = None;
+            for waiter in line.calls.iter_mut().chain(&mut line.receipts) {
+                waiter._waiting = share.map(|share| share.member.wait());
+            }
         }
-        self.line = Some(line);
     }
 
     /// Takes somebody out of the line who no longer waits.

@@ -135,14 +135,13 @@ impl<G: Grant> State<G> {
         let receipts = line.receipts.iter().take(before);
         let mut receipts = receipts.map(|it| it.opened).chain(own).peekable();
         let mut calls = line.calls.len();
-        let mut is_calls_turn = line.is_calls_turn;
+        let mut turns = line.turns;
         let mut place = 0;
         loop {
             let moment = self.due(now, place);
             let is_old = |opened: &Instant| *opened + max_delay <= moment;
-            let no_call = own.is_some() && calls == 0;
-            is_calls_turn = no_call || !is_calls_turn && receipts.peek().is_some_and(is_old);
-            if is_calls_turn {
+            let calls_wait = own.is_none() || calls > 0;
+            if turns.is_receipts(calls_wait, receipts.peek().is_some_and(is_old)) {
                 receipts.next();
                 if own.is_some() && receipts.peek().is_none() {
                     return moment;

@@ -1,5 +1,6 @@
 //! The sharing alone, with claimants that always have calls.
 
+use std::num::NonZeroU32;
 use std::sync::Mutex;
 use std::time::Duration;
 

@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
-use super::{Egress, Membership, State, Tenant, tenant};
+use super::tenant::{Tenant, tenant};
+use super::{Egress, Membership, State};
 use crate::limit::Scope;
 use crate::limit::bucket::Turn;
 
