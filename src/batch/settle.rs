@@ -20,10 +20,10 @@ use super::life::refuse;
 use super::open::Caller;
 use super::{Batcher, Given, Shared, Timing, Untold};
 use crate::body::{AnswerBody, ClientAnswer, RequestBody};
+use crate::http::retry_after;
 use crate::limit::{Admission, Kind, Lane, Pass, Refused};
-use crate::metrics::Route;
+use crate::observe::metrics::Route;
 use crate::receipt::MessageId;
-use crate::retry_after;
 use crate::upstream::{Answer, Collected, Failure, Upstream};
 
 /// Longer answers are not held for sharing. Answers to receipts are a few

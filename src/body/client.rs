@@ -18,11 +18,11 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::coming::Coming;
+use super::incoming::Coming;
 use super::{Error, LOOK, splice};
-use crate::access_log::RequestBytes;
-use crate::front::{Activity, Unread};
-use crate::plain::Spelling;
+use crate::conn::{discard_body::Unread, state::Activity};
+use crate::http::h1::Spelling;
+use crate::observe::access_log::RequestBytes;
 
 /// What a piece costs at least, for its place in the list: a body cut into
 /// single bytes must not take a hundred times its size.
