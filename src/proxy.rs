@@ -9,6 +9,7 @@ mod finish;
 mod passthrough;
 pub(crate) mod ratelimit_headers;
 mod receipts;
+mod request_guard;
 mod server_timing;
 mod target;
 mod upgrade;
@@ -26,7 +27,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::batch::Batcher;
-use crate::body::{self, ClientAnswer, ClientBody, Ending, RequestBody};
+use crate::body::{self, ClientAnswer, ClientBody, RequestBody};
 use crate::config::{self, Config, InForce};
 use crate::conn::drain::Drain;
 use crate::conn::state::Activity;
@@ -44,6 +45,7 @@ use crate::upstream::Upstream;
 use error::Error;
 use finish::Finish;
 use receipts::may_be_receipt;
+use request_guard::RequestGuard;
 use target::ThisHost;
 
 /// Calls of one connection that may be unfinished at once. HTTP/2 bounds its
@@ -147,7 +149,7 @@ impl Proxy {
             body.count(trail.request_bytes());
         }
         let metrics = Arc::clone(&shared.metrics);
-        let mut ending = Ending::new(metrics, route, now, activity, trail);
+        let mut ending = RequestGuard::new(metrics, route, now, activity, trail);
         let version = head.version;
         let is_head = head.method == Method::HEAD;
         async move {
@@ -167,7 +169,7 @@ impl Proxy {
         answer: Result<ClientAnswer, Error>,
         version: Version,
         is_head: bool,
-        mut ending: Ending,
+        mut ending: RequestGuard,
     ) -> ClientAnswer {
         let shared = &*self.shared;
         let (trail, route) = (&mut ending.trail, ending.route);
@@ -195,7 +197,7 @@ impl Proxy {
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let is_unread = is_head || has_no_body(answer.status());
-        answer.body_mut().until_end(ending, is_unread);
+        answer.body_mut().watch(Box::new(ending), is_unread);
         answer
     }
 
