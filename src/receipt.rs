@@ -1,9 +1,13 @@
-//! A read receipt that was understood completely (design §3.2).
+//! A read receipt that was understood completely (rule: merge equality).
 //!
 //! Owns what may be merged, with what, and how a merged request is written.
-//! Invariants: what is not understood to the last key is not a receipt; two
-//! receipts with one [`MergeKey`] differ in nothing but their message ids; a
-//! merged request is the first caller's, byte for byte, but for the ids.
+//! Invariants: a request with one key that is not understood is not a receipt;
+//! two receipts with one [`MergeKey`] differ in nothing but their message ids; a
+//! merged request is the first caller's, byte for byte, except for the ids.
+//!
+//! - [`parse`]: from a request to its fields;
+//! - [`ids`]: what looks like a message id, and lists of them;
+//! - [`key`]: what receipts must have in common to be merged.
 
 mod ids;
 mod key;
@@ -12,15 +16,18 @@ pub(crate) mod parse;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Uri};
 
-pub(crate) use ids::MessageId;
+pub(crate) use ids::{IdHash, Ids};
 pub(crate) use key::MergeKey;
 
 use crate::body::{LOOK, RequestBody};
@@ -28,28 +35,33 @@ use crate::http::h1::Spelling;
 use crate::identity::{Identity, Place};
 
 /// The longest target of a merged request, in bytes. Some clients fear 414 or
-/// 502 beyond 7,000 (wawp-api §3); common servers take 8 KiB (nginx' default).
+/// 502 beyond 7,000; common servers take 8 KiB (nginx' default).
 const MAX_TARGET: usize = 8000;
+
+/// Hashes keys and ids. Its secret is drawn at start, so that no client can
+/// choose texts whose hashes coincide.
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// One caller's read receipt.
 pub(crate) struct Receipt {
-    /// The request as it came, hop-by-hop fields apart.
+    /// The request as it came, without hop-by-hop fields.
     head: Parts,
     body: Bytes,
     /// How the head's names were spelt, if that is known.
     spelling: Option<Spelling>,
-    /// Where the ids stand in the request; `None` for the whole-chat form.
+    /// Where the list of ids stands; `None` for the whole-chat form.
     ids_at: Option<IdsAt>,
-    /// The ids asked for, in the caller's order; empty means the whole chat.
-    pub(crate) ids: Vec<MessageId>,
-    /// Equal for receipts that may share a call.
+    /// How many ids the list has, repeated ones included.
+    id_count: usize,
+    /// Equal for receipts that may share an upstream call.
     pub(crate) key: MergeKey,
-    /// Who calls.
+    /// Instance and credential.
     pub(crate) identity: Identity,
     /// More than one instance is named.
     pub(crate) ambiguous: bool,
 }
 
+/// The carrier of a list of ids, and where the list stands there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum IdsAt {
     /// A range of the body.
@@ -58,7 +70,7 @@ enum IdsAt {
     Query(Range<usize>),
 }
 
-/// How ids are spelt in a request.
+/// How ids are written in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// As JSON.
@@ -69,16 +81,16 @@ pub(crate) enum Form {
 
 impl Form {
     /// Bytes that an id takes in a merged request, with its quotes and comma.
-    pub(crate) fn cost(self, id: &MessageId) -> usize {
+    pub(crate) fn cost(self, id: &str) -> usize {
         match self {
-            Self::Query => ids::encode(id.as_str()).len() + "%22%22%2C".len(),
-            Self::Body => id.as_str().len() + "\"\",".len(),
+            Self::Query => ids::encode(id).len() + "%22%22%2C".len(),
+            Self::Body => id.len() + "\"\",".len(),
         }
     }
 }
 
 impl Receipt {
-    /// Understands a request, or gives its parts back untouched.
+    /// Understands a request, or returns its head untouched.
     pub(crate) fn read(head: Parts, body: Bytes) -> Result<Self, Box<Parts>> {
         let Some(fields) = parse::understand(&head, &body) else {
             return Err(Box::new(head));
@@ -93,7 +105,7 @@ impl Receipt {
         let key = MergeKey::new(&head, &body, &fields);
         Ok(Self {
             ids_at: fields.ids_at,
-            ids: fields.ids,
+            id_count: fields.id_count,
             key,
             ambiguous: findings.is_ambiguous(),
             identity: findings.identity(),
@@ -103,8 +115,8 @@ impl Receipt {
         })
     }
 
-    /// The same, its request to leave with names so spelt.
-    pub(crate) fn spelt(self, spelling: Option<Spelling>) -> Self {
+    /// The same receipt, whose request leaves with its names in this spelling.
+    pub(crate) fn with_spelling(self, spelling: Option<Spelling>) -> Self {
         Self { spelling, ..self }
     }
 
@@ -113,8 +125,33 @@ impl Receipt {
         &self.head
     }
 
-    /// Bytes that the ids of a merged request may take in this one's form:
-    /// beyond them the body would be no receipt to read, or the target too long.
+    /// How many ids the list has, repeated ones included; 0 means the whole chat.
+    pub(crate) fn id_count(&self) -> usize {
+        self.id_count
+    }
+
+    /// The ids in the caller's order.
+    ///
+    /// They are read from the request each time, so a waiting receipt holds its
+    /// request and no second copy of it (rule: bounds).
+    pub(crate) fn ids(&self) -> Ids<'_> {
+        Ids::of_json(match &self.ids_at {
+            None => Cow::Borrowed(""),
+            // The body was read as text before.
+            Some(IdsAt::Body(range)) => {
+                let text = std::str::from_utf8(&self.body[range.clone()]);
+                Cow::Borrowed(text.unwrap_or_default())
+            }
+            Some(IdsAt::Query(range)) => {
+                let query = self.head.uri.query().unwrap_or_default();
+                crate::identity::decode(&query[range.clone()])
+            }
+        })
+    }
+
+    /// Bytes that the ids of a merged request may take in this request's form.
+    /// Above that, the body would be too long for a receipt, or the target too
+    /// long for servers.
     pub(crate) fn room(&self) -> usize {
         match &self.ids_at {
             None => usize::MAX,
@@ -122,17 +159,14 @@ impl Receipt {
                 LOOK.saturating_sub(self.body.len() - range.len() + "[]".len())
             }
             Some(IdsAt::Query(range)) => {
-                let target = self
-                    .head
-                    .uri
-                    .path_and_query()
-                    .map_or(0, |target| target.as_str().len());
-                MAX_TARGET.saturating_sub(target - range.len() + "%5B%5D".len())
+                let target = self.head.uri.path_and_query();
+                let length = target.map_or(0, |target| target.as_str().len());
+                MAX_TARGET.saturating_sub(length - range.len() + "%5B%5D".len())
             }
         }
     }
 
-    /// How a merged request of this one's form spells ids.
+    /// How a merged request of this request's form writes ids.
     pub(crate) fn form(&self) -> Form {
         match &self.ids_at {
             Some(IdsAt::Query(_)) => Form::Query,
@@ -154,26 +188,26 @@ impl Receipt {
     /// The caller's request with these ids in place of its own.
     pub(crate) fn merged_request<'i>(
         &self,
-        ids: impl Iterator<Item = &'i MessageId>,
+        ids: impl Iterator<Item = &'i str>,
     ) -> Request<RequestBody> {
         let Some(at) = &self.ids_at else {
             return self.own_request();
         };
-        let ids: Vec<&str> = ids.map(MessageId::as_str).collect();
-        let text = serde_json::to_string(&ids).expect("a list of strings is JSON");
+        let list = ids::json_list(ids);
         let mut head = self.head.clone();
         let body = match at {
             IdsAt::Body(range) => {
-                let body = splice(&self.body, range, text.as_bytes());
+                let body = splice(&self.body, range, list.as_bytes());
+                // A body sent in chunks has no length to adjust.
                 if head.headers.contains_key(http::header::CONTENT_LENGTH) {
-                    head.headers
-                        .insert(http::header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+                    let length = HeaderValue::from(body.len());
+                    head.headers.insert(http::header::CONTENT_LENGTH, length);
                 }
                 Bytes::from(body)
             }
             IdsAt::Query(range) => {
                 let query = head.uri.query().unwrap_or_default();
-                let query = splice(query.as_bytes(), range, ids::encode(&text).as_bytes());
+                let query = splice(query.as_bytes(), range, ids::encode(&list).as_bytes());
                 let mut target = head.uri.path().as_bytes().to_vec();
                 target.push(b'?');
                 target.extend_from_slice(&query);
@@ -191,13 +225,13 @@ impl fmt::Debug for Receipt {
     /// Without the request: its target, fields and body hold credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Receipt")
-            .field("ids", &self.ids)
+            .field("id_count", &self.id_count)
             .finish_non_exhaustive()
     }
 }
 
 fn splice(text: &[u8], range: &Range<usize>, middle: &[u8]) -> Vec<u8> {
-    let mut spliced = Vec::with_capacity(text.len() + middle.len());
+    let mut spliced = Vec::with_capacity(text.len() - range.len() + middle.len());
     spliced.extend_from_slice(&text[..range.start]);
     spliced.extend_from_slice(middle);
     spliced.extend_from_slice(&text[range.end..]);

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::config::{Config, Quota};
+use crate::limit::Kind;
 use crate::tools::sandbox::{self, Call, Sandbox};
 use crate::upstream::{Dial, Io};
 
@@ -47,7 +48,7 @@ struct Asks {
 #[derive(Clone, Debug, PartialEq)]
 struct Heard {
     /// The status, or why there is none.
-    status: Result<u16, Untold>,
+    status: Result<u16, NoResponse>,
     /// Who shared the call.
     callers: usize,
     /// When, in ms since the start.
@@ -98,11 +99,11 @@ impl World {
         Self::new(&config, sandbox::Settings::default())
     }
 
-    fn join(&self, asks: &Asks) -> Result<oneshot::Receiver<Told>, Refused> {
+    fn join(&self, asks: &Asks) -> Result<oneshot::Receiver<Verdict>, Refused> {
         self.join_as(asks.receipt())
     }
 
-    fn join_as(&self, receipt: Receipt) -> Result<oneshot::Receiver<Told>, Refused> {
+    fn join_as(&self, receipt: Receipt) -> Result<oneshot::Receiver<Verdict>, Refused> {
         let lane = self.lane_of(&receipt);
         self.batcher
             .join(Box::new(receipt), Instant::now(), &lane, &self.upstream)
@@ -120,10 +121,10 @@ impl World {
         let start = self.start;
         async move {
             let (status, callers) = match told {
-                Err(refused) => (Err(Untold::Refused(refused)), 0),
+                Err(refused) => (Err(NoResponse::Refused(refused)), 0),
                 Ok(told) => {
                     let told = told.await.expect("a caller was never told");
-                    (status(&told.verdict), told.timing.callers)
+                    (status(&told.response), told.timing.callers)
                 }
             };
             Heard {
@@ -178,11 +179,11 @@ impl World {
     }
 }
 
-fn status(verdict: &Result<Given, Untold>) -> Result<u16, Untold> {
+fn status(verdict: &Result<BatchResponse, NoResponse>) -> Result<u16, NoResponse> {
     match verdict {
-        Ok(Given::Shared(shared)) => Ok(shared.head.status.as_u16()),
-        Ok(Given::Own(answer)) => Ok(answer.status().as_u16()),
-        Err(untold) => Err(*untold),
+        Ok(BatchResponse::Shared(shared)) => Ok(shared.head.status.as_u16()),
+        Ok(BatchResponse::Streamed(answer)) => Ok(answer.status().as_u16()),
+        Err(why) => Err(*why),
     }
 }
 

@@ -8,14 +8,15 @@ use std::time::{Duration, SystemTime};
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderValue, StatusCode, response};
 
-/// The wait a refusal asks for; `None` where it asks for none, or not clearly,
-/// and of other answers, which ask nothing of us.
+/// The wait that a 429 asks for; `None` where it asks for none, or not clearly,
+/// and of other responses, which ask nothing of a bucket.
 pub(crate) fn asked(answer: &response::Parts) -> Option<Duration> {
     let refused = answer.status == StatusCode::TOO_MANY_REQUESTS;
     refused.then(|| of(&answer.headers)).flatten()
 }
 
-fn of(headers: &HeaderMap) -> Option<Duration> {
+/// The wait that a response with these fields asks for.
+pub(crate) fn of(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if value.starts_with(|first: char| first.is_ascii_digit()) {
         return Duration::try_from_secs_f64(value.parse().ok()?).ok();

@@ -32,9 +32,9 @@ impl Proxy {
         let Shared {
             limiter, batcher, ..
         } = &*self.shared;
-        batcher.haunt(&receipt, lane);
+        batcher.shadow(&receipt, lane);
         let pass = if limiter.observes() {
-            // The ghost of its batch pays.
+            // The shadow of its batch pays.
             limiter.unheld(Route::Seen)
         } else {
             let opened = Instant::now();

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::error::Error;
 use super::{Proxy, Who, count, server_timing};
-use crate::batch::{Given, Told, Untold};
+use crate::batch::{BatchResponse, NoResponse, Verdict};
 use crate::body::{AnswerBody, ClientAnswer, ClientBody, LOOK};
 use crate::limit::{Lane, Refused};
 use crate::observe::access_log::Trail;
@@ -31,7 +31,7 @@ pub(super) struct Joined {
 
 /// Where a receipt is to be told.
 enum Place {
-    Batch(Result<oneshot::Receiver<Told>, Refused>),
+    Batch(Result<oneshot::Receiver<Verdict>, Refused>),
     /// Merging is only observed: it goes out by itself.
     Alone(Box<Receipt>),
 }
@@ -58,7 +58,7 @@ impl Proxy {
         let came = body.came().unwrap_or_else(Instant::now);
         let taken = std::mem::replace(head, Request::new(()).into_parts().0);
         Ok(match Receipt::read(taken, whole) {
-            Ok(receipt) => Some((Box::new(receipt.spelt(body.take_spelling())), came)),
+            Ok(receipt) => Some((Box::new(receipt.with_spelling(body.take_spelling())), came)),
             Err(untouched) => {
                 *head = *untouched;
                 None
@@ -94,10 +94,10 @@ impl Proxy {
         let answer = match place {
             // Boxed: most gateways merge.
             Place::Alone(receipt) => Box::pin(self.send_alone(*receipt, &lane, trail)).await,
-            Place::Batch(Ok(told)) => match told.await {
-                Ok(told) => {
-                    trail.timing(&told.timing);
-                    self.tell(told, &lane)
+            Place::Batch(Ok(verdict)) => match verdict.await {
+                Ok(verdict) => {
+                    trail.timing(&verdict.timing);
+                    self.respond(verdict, &lane)
                 }
                 // The batch's task was cut off: the gateway is being ended.
                 Err(_) => Err(Error::Upstream(Failure::BrokeOff)),
@@ -108,10 +108,10 @@ impl Proxy {
         answer
     }
 
-    /// What a receipt's caller is told.
-    fn tell(&self, told: Told, lane: &Lane) -> Result<ClientAnswer, Error> {
-        let (mut answer, remaining) = match told.verdict {
-            Ok(Given::Shared(shared)) => {
+    /// The response to a receipt's caller.
+    fn respond(&self, verdict: Verdict, lane: &Lane) -> Result<ClientAnswer, Error> {
+        let (mut answer, remaining) = match verdict.response {
+            Ok(BatchResponse::Shared(shared)) => {
                 let body = AnswerBody::whole(
                     shared.body.clone(),
                     shared.trailers.clone(),
@@ -120,12 +120,12 @@ impl Proxy {
                 let answer = Response::from_parts(shared.head.clone(), body);
                 (Box::new(answer), shared.remaining)
             }
-            Ok(Given::Own(answer)) => (answer, None),
-            Err(Untold::Refused(refused)) => return Err(refused.into()),
-            Err(Untold::Failed(failure)) => return Err(failure.into()),
+            Ok(BatchResponse::Streamed(response)) => (response, None),
+            Err(NoResponse::Refused(refused)) => return Err(refused.into()),
+            Err(NoResponse::Failed(failure)) => return Err(failure.into()),
         };
         if self.shared.settings.timing_header {
-            server_timing::of_receipt(answer.headers_mut(), &told.timing);
+            server_timing::of_receipt(answer.headers_mut(), &verdict.timing);
         }
         self.tell_limit(&mut answer, lane, remaining);
         Ok(answer)

@@ -1,12 +1,12 @@
 //! The key under which receipts merge: everything in them but the ids.
 //!
-//! Invariant: the key holds the very bytes, not a hash of them, so that two
-//! different credentials can never share a call by accident or by design.
+//! Invariant: two different credentials can never share a key, by accident or by
+//! design. A short key holds the very bytes; a long one their SHA-256 digest, for
+//! which nobody can make two texts that coincide.
 
-use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderName;
@@ -14,11 +14,17 @@ use http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_TYPE, COOKIE, ORIGIN,
 };
 use http::request::Parts;
+use ring::digest;
 
+use super::HASHER;
 use super::parse::Fields;
 use crate::identity::{INSTANCE_HEADER, TOKEN_HEADER};
 
-/// End-to-end fields that can change the answer, in the order they are keyed.
+/// Longer keys are replaced by their digest: a waiting receipt would otherwise
+/// hold a long chat or cookie twice (rule: bounds).
+const MAX_LENGTH: usize = 512;
+
+/// End-to-end fields that can change the response, in the order of the key.
 static FIELDS: [HeaderName; 9] = [
     AUTHORIZATION,
     HeaderName::from_static(TOKEN_HEADER),
@@ -31,19 +37,16 @@ static FIELDS: [HeaderName; 9] = [
     ORIGIN,
 ];
 
-/// Fields of the vendor's own, whatever they mean.
+/// The vendor's own fields.
 const VENDOR_PREFIX: &str = "x-wawp-";
 
-/// What two receipts must have in common to share a call.
+/// What two receipts must have in common to share an upstream call.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct MergeKey {
-    /// Of the bytes, made once: tables look for a key more than once.
+    /// Of the bytes, computed once: several tables look for a key.
     hash: u64,
     bytes: Arc<[u8]>,
 }
-
-/// Drawn at start: nobody outside can make keys that fall together.
-static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl MergeKey {
     pub(crate) fn new(head: &Parts, body: &Bytes, fields: &Fields) -> Self {
@@ -61,10 +64,10 @@ impl MergeKey {
             key.maybe(range.as_ref().map(|range| &body[range.clone()]));
         }
         if fields.body[2].is_none() {
-            // The query spelling: an empty body and `{}` are two requests.
+            // The chat is in the query: an empty body and `{}` are two requests.
             key.part(body.trim_ascii());
         }
-        // One look at each field instead of one search for each name.
+        // One pass over the fields instead of one search for each name.
         let mut standard = Vec::with_capacity(FIELDS.len());
         let mut vendor = Vec::new();
         for (name, value) in &head.headers {
@@ -74,7 +77,7 @@ impl MergeKey {
                 vendor.push((name.as_str(), value));
             }
         }
-        // Stable: the order of one name's values matters.
+        // A stable sort: the order of one name's values matters.
         standard.sort_by_key(|(field, _)| *field);
         vendor.sort_by_key(|(name, _)| *name);
         for values in standard.chunk_by(|one, next| one.0 == next.0) {
@@ -92,9 +95,20 @@ impl MergeKey {
             }
             key.end();
         }
+        Self::of_bytes(&key.0)
+    }
+
+    fn of_bytes(bytes: &[u8]) -> Self {
+        let bytes = match bytes.len() {
+            ..=MAX_LENGTH => Arc::from(bytes),
+            // Marked with a byte with which no list of parts begins.
+            _ => [b"#", digest::digest(&digest::SHA256, bytes).as_ref()]
+                .concat()
+                .into(),
+        };
         Self {
-            hash: HASHER.hash_one(&key.0),
-            bytes: Arc::from(key.0),
+            hash: HASHER.hash_one(&bytes),
+            bytes,
         }
     }
 }

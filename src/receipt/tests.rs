@@ -33,8 +33,8 @@ fn of_query(query: &str) -> Option<Receipt> {
     read(&format!("{PATH}?{query}"), &[], b"")
 }
 
-fn texts(ids: &[MessageId]) -> Vec<&str> {
-    ids.iter().map(MessageId::as_str).collect()
+fn texts(receipt: &Receipt) -> Vec<String> {
+    receipt.ids().iter().map(Cow::into_owned).collect()
 }
 
 /// The bytes of a request that is held whole.

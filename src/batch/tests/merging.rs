@@ -230,7 +230,7 @@ async fn long_ids_in_a_query_fill_a_batch_early() {
         .collect();
     for told in told {
         let told = told.await.expect("told");
-        assert_eq!(status(&told.verdict), Ok(201));
+        assert_eq!(status(&told.response), Ok(201));
     }
     let calls = world.calls();
     assert_eq!(calls.iter().map(|call| call.ids.len()).sum::<usize>(), 90);

@@ -40,7 +40,7 @@ async fn a_batch_takes_one_place_in_line() {
     });
     let other = other.await;
     assert_eq!(other.at, 100, "said at once");
-    let Err(Untold::Refused(refused)) = other.status else {
+    let Err(NoResponse::Refused(refused)) = other.status else {
         panic!("{other:?}");
     };
     assert_eq!(refused.refusal, Refusal::QueueFull);
@@ -78,7 +78,10 @@ async fn callers_expire_one_by_one_and_the_batch_goes_on() {
     }
     let first = first.await;
     assert_eq!(first.at, 5500, "at its own deadline");
-    assert!(matches!(first.status, Err(Untold::Refused(_))), "{first:?}");
+    assert!(
+        matches!(first.status, Err(NoResponse::Refused(_))),
+        "{first:?}"
+    );
     drop(call);
     let mut heard = Vec::new();
     for told in sent {
@@ -111,7 +114,7 @@ async fn whoever_waited_in_a_full_line_waited_too_long() {
     }
     let outrun = outrun.await;
     assert_eq!(outrun.at, 6000);
-    let Err(Untold::Refused(refused)) = outrun.status else {
+    let Err(NoResponse::Refused(refused)) = outrun.status else {
         panic!("{outrun:?}");
     };
     assert_eq!(refused.refusal, Refusal::WaitTooLong);
@@ -150,7 +153,7 @@ async fn who_cannot_be_served_in_time_is_told_at_once() {
     let refused = world.send(&asks(&["a"])).await;
     assert!(matches!(
         refused.status,
-        Err(Untold::Refused(refused)) if refused.refusal == Refusal::WaitTooLong
+        Err(NoResponse::Refused(refused)) if refused.refusal == Refusal::WaitTooLong
     ));
     assert_eq!(refused.at, 0, "said at once, not after the window");
 }

@@ -155,7 +155,7 @@ impl Record {
 
     pub(super) fn receipt(&mut self, receipt: &Receipt) {
         self.receipt = Some(Understood {
-            ids: receipt.ids.len(),
+            ids: receipt.id_count(),
             merge_key: MERGE_KEY.hash_one(&receipt.key),
         });
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::waits::Waits;
-use crate::batch::{Batch, Caps, Member};
+use crate::batch::{Batch, Caps, Mergeable};
 use crate::config::Config;
 use crate::limit::{Entry, Grant, Kind, Paper, Permit, Purse};
 
@@ -55,21 +55,16 @@ struct Guest {
     deadline: Instant,
 }
 
-impl Member for Guest {
+impl Mergeable for Guest {
     type Key = u64;
-    type Id = u64;
 
     fn key(&self) -> &u64 {
         &self.key
     }
 
-    fn ids(&self) -> &[u64] {
-        &self.ids
-    }
-
-    // A log tells no lengths: the caps alone bound a batch.
-    fn cost(&self, _: &u64) -> usize {
-        0
+    // A log does not show lengths: the caps alone bound a batch.
+    fn each_id(&self, mut each: impl FnMut(u64, usize)) {
+        self.ids.iter().for_each(|id| each(*id, 0));
     }
 
     fn room(&self) -> usize {
@@ -203,7 +198,7 @@ impl Play {
                 ..
             }) = self.open.get(&id)
         {
-            guest = guest.take().and_then(|guest| batch.offer(guest));
+            guest = guest.take().and_then(|guest| batch.join(guest));
             if !batch.is_open() {
                 self.taking.remove(&key);
                 if ticket.is_none() {
@@ -292,7 +287,7 @@ impl Play {
                 Waiting::Call(_) => self.outcome.refused += 1,
                 Waiting::Batch(batch) => {
                     self.forget(&batch, id);
-                    self.outcome.refused += batch.seal().0.len() as u64;
+                    self.outcome.refused += batch.seal().len() as u64;
                 }
             },
         }
@@ -323,7 +318,7 @@ impl Play {
             }
             Waiting::Batch(batch) => {
                 self.forget(&batch, id);
-                let (guests, _) = batch.seal();
+                let guests = batch.seal();
                 if guests.is_empty() {
                     return;
                 }
