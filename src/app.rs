@@ -6,6 +6,9 @@
 //! - `reload`: reading the settings again.
 
 mod reload;
+pub mod signals;
+pub mod systemd;
+pub mod telemetry;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -19,12 +22,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::reload::Reloads;
 pub use self::reload::{Reload, check};
-use crate::admin::{self, Ready};
+use self::signals::{Asked, Signals};
+use self::systemd::Sockets;
 use crate::config::Config;
-use crate::front;
 use crate::gateway::{BuildError, Gateway};
-use crate::shutdown::{Asked, Signals};
-use crate::systemd::{self, Sockets};
+use crate::observe::admin::{self, Ready};
+use crate::server;
 use crate::upstream::Dial;
 
 /// Connections that may wait to be accepted: the usual `net.core.somaxconn`.
@@ -262,7 +265,7 @@ impl Worker {
             _ = upstream.alarm().keep() => {}
             () = self.ended.cancelled() => {}
             () = async {
-                front::accept(front, listener, self.inherited, &self.stop).await;
+                server::accept(front, listener, self.inherited, &self.stop).await;
                 // The listener is closed now; connections go on.
                 std::future::pending().await
             } => {}

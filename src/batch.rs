@@ -34,9 +34,9 @@ use tower::retry::budget::TpsBudget;
 
 use crate::body::ClientAnswer;
 use crate::config::{self, BatchMode};
+use crate::http::h1::Wording;
 use crate::limit::{Kind, Lane, Limiter, Refused};
-use crate::metrics::Metrics;
-use crate::plain::Wording;
+use crate::observe::metrics::Metrics;
 use crate::receipt::Receipt;
 use crate::upstream::{Failure, Upstream};
 use ghost::Ghost;

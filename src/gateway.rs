@@ -18,12 +18,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(crate) use self::files::Files;
 use crate::config::{Config, InForce};
-pub use crate::front::CertificateError;
-use crate::front::{Common, Front};
-use crate::metrics::Metrics;
+use crate::observe::metrics::Metrics;
 use crate::proxy::{Proxy, Shared};
+use crate::redact::Secrets;
+pub use crate::server::CertificateError;
+use crate::server::{Common, Front};
+use crate::tenant::Tenants;
 use crate::tenant::key::Keyring;
-use crate::tenant::{Secrets, Tenants};
 pub use crate::upstream::TlsError;
 use crate::upstream::{Dial, Upstream};
 

@@ -29,38 +29,30 @@
 //! - [`estimate`]: what the gateway would do to the traffic of an access log
 //! - [`sandbox`]: a local stand-in for api.wawp.net; [`demo`]: it, the gateway and apps together
 
-mod access_log;
-mod admin;
-mod alarm;
 pub mod app;
 mod batch;
 mod body;
 pub mod cli;
 pub mod config;
-pub mod demo;
-mod drain;
-pub mod estimate;
-mod front;
+mod conn;
 pub mod gateway;
-mod hop;
+mod http;
 mod identity;
 mod limit;
-pub mod metrics;
-mod plain;
+mod observe;
 mod proxy;
-mod ratelimit;
 mod receipt;
-mod retry_after;
-pub mod sandbox;
+mod redact;
+mod server;
 mod sharded;
-pub mod shutdown;
-pub mod systemd;
-pub mod telemetry;
 mod tenant;
-mod turn;
-mod upgrade;
+mod tools;
 mod upstream;
-#[doc(hidden)]
-pub mod workbench;
+mod window_timer;
+mod yield_now;
 
+pub use observe::metrics;
+#[doc(hidden)]
+pub use tools::testing;
+pub use tools::{demo, estimate, sandbox};
 pub use upstream::{Dial, Io};

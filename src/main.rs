@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use wawp_gateway::app::signals::Signals;
+use wawp_gateway::app::systemd::Sockets;
+use wawp_gateway::app::telemetry;
 use wawp_gateway::app::{self, App, Ended, Reload, StartError};
 use wawp_gateway::cli::{self, Command, SandboxArgs};
 use wawp_gateway::config::{self, Effective, InForce, Mistakes, Overrides};
 use wawp_gateway::demo::{self, Plan, Screen};
-use wawp_gateway::shutdown::Signals;
-use wawp_gateway::systemd::Sockets;
-use wawp_gateway::{Dial, sandbox, telemetry};
+use wawp_gateway::{Dial, sandbox};
 
 /// The settings, the file or the command line are wrong.
 const EXIT_SETTINGS: u8 = 2;

@@ -6,10 +6,13 @@
 
 pub(crate) mod error;
 mod finish;
-mod merge;
-mod send;
+mod passthrough;
+pub(crate) mod ratelimit_headers;
+mod receipts;
+mod request_guard;
+mod server_timing;
 mod target;
-mod timing;
+mod upgrade;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -23,23 +26,26 @@ use http::{HeaderValue, Method, StatusCode, Version};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::access_log::{AccessLog, Trail};
 use crate::batch::Batcher;
-use crate::body::{self, ClientAnswer, ClientBody, Ending, RequestBody};
+use crate::body::{self, ClientAnswer, ClientBody, RequestBody};
 use crate::config::{self, Config, InForce};
-use crate::drain::Drain;
-use crate::front::Activity;
-use crate::hop;
+use crate::conn::drain::Drain;
+use crate::conn::state::Activity;
+use crate::http::forwarded_for::Client;
+use crate::http::h1::has_no_body;
+use crate::http::hop_by_hop;
 use crate::identity::{self, Findings, Identity};
 use crate::limit::{Kind, Lane, Limiter};
-use crate::metrics::{Failure, Metrics, Route, TenantSeries};
-use crate::plain::has_no_body;
+use crate::observe::access_log::{AccessLog, Trail};
+use crate::observe::metrics::{Failure, Metrics, Route, TenantSeries};
+use crate::redact::Secrets;
 use crate::tenant::key::{Keyring, Opened};
-use crate::tenant::{Client, Denied, Secrets, Tenants};
+use crate::tenant::{Denied, Tenants};
 use crate::upstream::Upstream;
 use error::Error;
 use finish::Finish;
-use merge::may_be_receipt;
+use receipts::may_be_receipt;
+use request_guard::RequestGuard;
 use target::ThisHost;
 
 /// Calls of one connection that may be unfinished at once. HTTP/2 bounds its
@@ -143,7 +149,7 @@ impl Proxy {
             body.count(trail.request_bytes());
         }
         let metrics = Arc::clone(&shared.metrics);
-        let mut ending = Ending::new(metrics, route, now, activity, trail);
+        let mut ending = RequestGuard::new(metrics, route, now, activity, trail);
         let version = head.version;
         let is_head = head.method == Method::HEAD;
         async move {
@@ -163,7 +169,7 @@ impl Proxy {
         answer: Result<ClientAnswer, Error>,
         version: Version,
         is_head: bool,
-        mut ending: Ending,
+        mut ending: RequestGuard,
     ) -> ClientAnswer {
         let shared = &*self.shared;
         let (trail, route) = (&mut ending.trail, ending.route);
@@ -191,7 +197,7 @@ impl Proxy {
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let is_unread = is_head || has_no_body(answer.status());
-        answer.body_mut().until_end(ending, is_unread);
+        answer.body_mut().watch(Box::new(ending), is_unread);
         answer
     }
 
@@ -220,9 +226,9 @@ impl Proxy {
         }
         self.shared.this_host.check(head)?;
         let upgradable = head.version == Version::HTTP_11 && body.is_empty();
-        hop::strip(&mut head.headers, upgradable);
+        hop_by_hop::strip(&mut head.headers, upgradable);
         if head.version == Version::HTTP_2 {
-            hop::from_http2(head, body.is_empty());
+            hop_by_hop::from_http2(head, body.is_empty());
         }
         let opened = if self.shared.keyring.load().is_some() {
             // Boxed: most gateways have no tenant with a key.

@@ -24,8 +24,8 @@ pub(crate) use ids::MessageId;
 pub(crate) use key::MergeKey;
 
 use crate::body::{LOOK, RequestBody};
+use crate::http::h1::Spelling;
 use crate::identity::{Identity, Place};
-use crate::plain::Spelling;
 
 /// The longest target of a merged request, in bytes. Some clients fear 414 or
 /// 502 beyond 7,000 (wawp-api §3); common servers take 8 KiB (nginx' default).

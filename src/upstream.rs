@@ -5,14 +5,14 @@
 //! been written is never sent again from here; only one that a dead pooled
 //! connection handed back untouched goes out on another (design §3.5).
 
-mod answer;
 mod connect;
 mod connection;
-mod failure;
-mod patience;
-mod plain;
+mod error;
+mod fast;
+mod outage_log;
 mod pool;
-mod reach;
+mod response;
+mod timeout;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,20 +23,20 @@ use http::{HeaderValue, Request, Uri, Version};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-pub(crate) use answer::{Answer, Collected, UpstreamBody};
 use connect::Connector;
 pub use connect::{Dial, Io, TlsError};
 use connection::{Connection, Need, Received, Unsent};
-pub(crate) use failure::{Failure, Unreachable};
-use patience::Patience;
+pub(crate) use error::{Failure, Unreachable};
 use pool::{Lease, Pool, Pools};
+pub(crate) use response::{Answer, Collected};
+use timeout::Patience;
 
-use crate::alarm::Alarm;
 use crate::body::{Progress, RequestBody};
 use crate::config;
-use crate::hop;
-use crate::metrics::{Metrics, Route};
-use crate::turn;
+use crate::http::hop_by_hop;
+use crate::observe::metrics::{Metrics, Route};
+use crate::window_timer::Alarm;
+use crate::yield_now;
 
 /// Fresh connections tried for one request that none of them took.
 const FRESH_TRIES: usize = 2;
@@ -125,7 +125,7 @@ impl Upstream {
         route: Route,
     ) -> Result<Answer, Failure> {
         // All of them: calls of one instance go in the order they come here.
-        turn::after_others(self.metrics.calls()).await;
+        yield_now::after_others(self.metrics.calls()).await;
         let began = Instant::now();
         let result = self.exchange(request, began).await;
         match result {
@@ -275,7 +275,7 @@ impl Upstream {
                 let chunked = HeaderValue::from_static("chunked");
                 request.headers_mut().insert(TRANSFER_ENCODING, chunked);
             }
-            if streamed && hop::expects_continue(request.headers()) {
+            if streamed && hop_by_hop::expects_continue(request.headers()) {
                 let go_on = Arc::new(Notify::new());
                 request.body_mut().hold_until(Arc::clone(&go_on));
                 hyper::ext::on_informational(request, move |answer| {
@@ -290,7 +290,7 @@ impl Upstream {
 
 /// What a request asks of its connection.
 fn need(request: &Request<RequestBody>) -> Need {
-    if hop::has(request.headers(), "upgrade") {
+    if hop_by_hop::has(request.headers(), "upgrade") {
         Need::Upgrade
     } else if request.body().spelling().is_some() {
         Need::Plain

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
+use crate::app::systemd;
 use crate::config::{self, Effective, Mistakes};
 use crate::gateway::{Files, Gateway};
-use crate::systemd;
 
 /// Where settings come from when they are read again.
 pub type Reload = Arc<dyn Fn() -> Result<Effective, Mistakes> + Send + Sync>;

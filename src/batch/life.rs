@@ -12,7 +12,7 @@ use super::open::{Batch, Caller, Member};
 use super::settle::{Group, Sender};
 use super::{Batcher, Timing, Told, Untold};
 use crate::limit::{Admission, Kind, Lane, Permit, Refused};
-use crate::metrics::Route;
+use crate::observe::metrics::Route;
 use crate::upstream::Upstream;
 
 impl Batcher {

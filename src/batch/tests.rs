@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::config::{Config, Quota};
-use crate::sandbox::{self, Call, Sandbox};
+use crate::tools::sandbox::{self, Call, Sandbox};
 use crate::upstream::{Dial, Io};
 
 const fn ms(ms: u64) -> Duration {

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, SetOnce};
 use tokio::time::Instant;
 
 use super::{ClientBody, Error};
-use crate::plain::Spelling;
+use crate::http::h1::Spelling;
 
 /// How long a `100 Continue` is waited for: as curl does. RFC 9110 §10.1.1
 /// forbids waiting for ever.

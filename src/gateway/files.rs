@@ -4,7 +4,7 @@
 //! for it reads by the same functions.
 
 use crate::config::{self, Effective, Mistakes};
-use crate::front::{Certificate, CertificateError};
+use crate::server::{Certificate, CertificateError};
 use crate::upstream::{TlsError, Upstream};
 
 /// What settings name files for, read and found usable.

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::body::{ClientBody, LOOK};
 use crate::config::Config;
-use crate::front::Activity;
+use crate::conn::state::Activity;
 
 type Headers<'h> = &'h [(&'h str, &'h str)];
 

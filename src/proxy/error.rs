@@ -10,11 +10,12 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
+use super::ratelimit_headers;
 use crate::body::{self, AnswerBody, ClientAnswer};
+use crate::http::retry_after;
 use crate::limit::{Refusal, Refused, Scope};
 use crate::tenant::{Denied, key};
 use crate::upstream::{Failure, Unreachable};
-use crate::{ratelimit, retry_after};
 
 /// The field that tells our answers from the upstream's (RFC 9209).
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -209,7 +210,7 @@ impl Error {
             headers.insert(RETRY_AFTER, retry_after::value(wait));
         }
         if let Self::RateLimited(refused) = self {
-            ratelimit::describe(
+            ratelimit_headers::describe(
                 headers,
                 refused.scope,
                 refused.quota,

@@ -21,12 +21,12 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::connection::{Connection, MAX_STREAMS, Need, Speaker};
-use super::failure::{Failure, Unreachable};
-use super::plain::Wire;
+use super::error::{Failure, Unreachable};
+use super::fast::Wire;
+use super::outage_log::Reach;
 use super::pool::Pool;
-use super::reach::Reach;
 use crate::config;
-use crate::plain::{MAX_ANSWER_FIELDS, MAX_ANSWER_HEAD};
+use crate::http::h1::{MAX_ANSWER_FIELDS, MAX_ANSWER_HEAD};
 
 /// An idle HTTP/2 connection is pinged this often, so that a dead one is
 /// noticed before a call is lost on it.

@@ -16,11 +16,11 @@ use hyper::body::{Body as _, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
 use tokio::time::{Instant, Sleep};
 
-use super::failure::Failure;
-use super::patience::Patience;
-use super::plain::Wire;
+use super::error::Failure;
+use super::fast::Wire;
+use super::timeout::Patience;
 use crate::body::RequestBody;
-use crate::plain::{Answer, Framing, Wording};
+use crate::http::h1::{Answer, Framing, Wording};
 
 /// Calls at once on one HTTP/2 connection before another is opened: the
 /// usual `SETTINGS_MAX_CONCURRENT_STREAMS` (RFC 9113 §6.5.2 advises no less).

@@ -4,7 +4,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderName, HeaderValue};
 
 use super::*;
-use crate::sandbox::{Fault, FaultKind};
+use crate::tools::sandbox::{Fault, FaultKind};
 
 const ALWAYS: usize = usize::MAX;
 

@@ -1,0 +1,130 @@
+//! Sending one call for one caller: what is passed through, and its answer.
+//!
+//! Invariant: a call that comes here is sent once, and its lane learns what
+//! came of it.
+
+use std::collections::VecDeque;
+
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use tokio::time::Instant;
+
+use super::error::Error;
+use super::ratelimit_headers;
+use super::upgrade;
+use super::{Proxy, Shared, server_timing};
+use crate::body::{AnswerBody, ClientAnswer, RequestBody};
+use crate::http::retry_after;
+use crate::limit::{Kind, Lane, Pass, Scope};
+use crate::observe::access_log::Trail;
+use crate::observe::metrics::Route;
+use crate::receipt::Receipt;
+use crate::upstream::Answer;
+
+impl Proxy {
+    /// A receipt where merging is only observed: a call of its own.
+    pub(super) async fn send_alone(
+        &self,
+        receipt: Receipt,
+        lane: &Lane,
+        trail: &mut Trail,
+    ) -> Result<ClientAnswer, Error> {
+        let Shared {
+            limiter, batcher, ..
+        } = &*self.shared;
+        batcher.haunt(&receipt, lane);
+        let pass = if limiter.observes() {
+            // The ghost of its batch pays.
+            limiter.unheld(Route::Seen)
+        } else {
+            let opened = Instant::now();
+            let kind = Kind::Receipt { opened };
+            limiter.pass(lane, kind, opened, Route::Seen).await?
+        };
+        let (mut head, body) = receipt.into_parts();
+        self.send(&mut head, body, lane, pass, Route::Seen, trail)
+            .await
+    }
+
+    /// Sends a call that has its token, once, and passes the answer on.
+    pub(super) async fn send(
+        &self,
+        head: &mut Parts,
+        body: RequestBody,
+        lane: &Lane,
+        pass: Pass,
+        route: Route,
+        trail: &mut Trail,
+    ) -> Result<ClientAnswer, Error> {
+        let client_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
+        let mut request = take(head, body);
+        trail.queued(pass.waited.unwrap_or_default());
+        // With its token, that is.
+        let began = pass.permit.granted;
+        let answer = self.upstream.call(&mut request, route).await;
+        trail.upstream(began);
+        let answer = answer.inspect_err(|_| lane.unanswered(&pass.permit))?;
+        let Answer {
+            head,
+            body,
+            upgrade,
+        } = answer;
+        lane.answered(&pass.permit, head.status, retry_after::asked(&head));
+        if let (Some(upstream), Some(client)) = (upgrade, client_upgrade) {
+            upgrade::bridge(client, upstream, &self.shared.tasks, &self.shared.drain);
+        }
+        let mut answer = Box::new(Response::from_parts(
+            head,
+            body.into_client_body(VecDeque::new()),
+        ));
+        self.annotate(&mut answer, lane, &pass, began);
+        Ok(answer)
+    }
+
+    /// Adds what the gateway may add to an answer.
+    fn annotate(
+        &self,
+        answer: &mut Response<AnswerBody>,
+        lane: &Lane,
+        pass: &Pass,
+        began: Instant,
+    ) {
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return;
+        }
+        if let (Some(queue), true) = (pass.waited, self.shared.settings.timing_header) {
+            server_timing::of_queued(answer.headers_mut(), queue, began.elapsed());
+        }
+        self.tell_limit(answer, lane, pass.permit.remaining);
+    }
+
+    /// Adds the `RateLimit` fields, where the settings want them.
+    pub(super) fn tell_limit(
+        &self,
+        answer: &mut Response<AnswerBody>,
+        lane: &Lane,
+        remaining: Option<u32>,
+    ) {
+        if let (Some(remaining), true) = (remaining, lane.tells_limit()) {
+            let quota = lane.quota();
+            let next = quota.map(|quota| quota.interval()).unwrap_or_default();
+            ratelimit_headers::describe(
+                answer.headers_mut(),
+                Scope::Instance,
+                quota,
+                remaining,
+                next,
+            );
+        }
+    }
+}
+
+/// The request of this head, whose method stays for what is still to be told.
+fn take(head: &mut Parts, body: RequestBody) -> Request<RequestBody> {
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = std::mem::take(&mut head.uri);
+    *request.headers_mut() = std::mem::take(&mut head.headers);
+    *request.extensions_mut() = std::mem::take(&mut head.extensions);
+    request
+}
