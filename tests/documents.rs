@@ -7,24 +7,26 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const DOCUMENTS: &[&str] = &[
-    "README.md",
-    "CHANGELOG.md",
-    ".github/CONTRIBUTING.md",
-    ".github/SECURITY.md",
-    "benches/README.md",
-    "grafana/README.md",
-    "src/README.md",
-    "src/config/README.md",
-    "tests/README.md",
-];
-
 fn root(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
 fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The files of a directory with this extension, also those further down if `deep`.
+fn files(directory: &Path, extension: &str, deep: bool) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if deep && path.is_dir() {
+            found.extend(files(&path, extension, deep));
+        } else if path.extension().is_some_and(|end| end == extension) {
+            found.push(path);
+        }
+    }
+    found
 }
 
 /// The anchors that a forge gives to the headings of a document.
@@ -54,8 +56,20 @@ fn links(document: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn every_link_between_documents_leads_to_a_file_and_a_heading() {
     let mut broken = Vec::new();
-    for name in DOCUMENTS {
-        let path = root(name);
+    let documents = [
+        "",
+        ".github",
+        "benches",
+        "grafana",
+        "src",
+        "src/config",
+        "tests",
+    ];
+    for path in documents
+        .iter()
+        .flat_map(|name| files(&root(name), "md", false))
+    {
+        let name = path.display();
         let document = text(&path);
         for link in links(&document) {
             let (file, heading) = link.split_once('#').unwrap_or((link, ""));
@@ -81,18 +95,12 @@ fn every_rule_that_a_comment_cites_is_a_heading_of_the_rules() {
         .filter_map(|line| line.strip_prefix("### "));
     let rules: BTreeSet<&str> = headings.collect();
     let mut unknown = Vec::new();
-    let mut directories = vec![root("src"), root("tests"), root("benches")];
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                directories.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs")
-                && !path.ends_with("tests/documents.rs")
-            {
-                unknown.extend(unknown_rules(&path, &rules));
-            }
-        }
+    for path in ["src", "tests", "benches"]
+        .iter()
+        .flat_map(|name| files(&root(name), "rs", true))
+        .filter(|path| !path.ends_with("tests/documents.rs"))
+    {
+        unknown.extend(unknown_rules(&path, &rules));
     }
     assert!(unknown.is_empty(), "no such rule: {unknown:#?}");
 }
