@@ -18,10 +18,7 @@ fn refused(answer: &Message) -> Duration {
     assert_eq!(body["code"], "rate_limited");
     assert_eq!(body["error"], "Too Many Requests");
     let message = body["message"].as_str().unwrap();
-    assert!(
-        message.contains(&format!("retry in {wait} s")),
-        "{message}"
-    );
+    assert!(message.contains(&format!("retry in {wait} s")), "{message}");
     assert!(message.contains("limit.max_"), "{message}");
     assert_eq!(body.as_object().unwrap().len(), 4);
     let status = answer.field("proxy-status").unwrap();
