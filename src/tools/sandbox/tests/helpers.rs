@@ -62,7 +62,7 @@ async fn a_requested_status_is_returned() {
         send(&sandbox, request)
             .await
             .text()
-            .contains("<h1>502 BodyError Gateway</h1>")
+            .contains("<h1>502 Bad Gateway</h1>")
     );
     for path in [
         "status/100",
