@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// The modules from the lowest layer to the highest. Modules of one line are one
 /// layer and do not import each other.
 const LAYERS: &[&[&str]] = &[
-    &["config", "sharded", "window_timer", "yield_now"],
+    &["config", "sharded", "yield_now"],
     &["http", "redact"],
     &["observe::metrics"],
     &["conn"],

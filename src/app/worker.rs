@@ -101,8 +101,6 @@ impl Worker {
         let upstream = front.proxy.upstream.clone();
         tokio::select! {
             _ = upstream.keep_pool_tidy() => {}
-            // Simulated time has no such worker: there windows end by tokio's clock.
-            _ = upstream.alarm().keep() => {}
             () = self.ended.cancelled() => {}
             () = async {
                 server::accept(front, listener, self.is_inherited, &self.stop_accepting).await;
