@@ -114,7 +114,7 @@ impl Upstream {
         route: Route,
     ) -> Result<Answer, Failure> {
         // All of them: calls of one instance go in the order they come here.
-        yield_now::after_others(self.metrics.calls()).await;
+        yield_now::to_ready_tasks(self.metrics.calls()).await;
         let began = Instant::now();
         let result = self.exchange(request, began).await;
         match result {

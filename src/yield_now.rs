@@ -12,7 +12,7 @@ use std::task::Poll;
 
 /// Lets the worker's other tasks go first that are ready now. Of `calls` in
 /// flight, one that is alone goes on at once.
-pub(crate) async fn after_others(calls: usize) {
+pub(crate) async fn to_ready_tasks(calls: usize) {
     let mut is_behind = calls <= 1;
     poll_fn(|cx| {
         if std::mem::replace(&mut is_behind, true) {
@@ -41,7 +41,7 @@ mod tests {
         for call in 0..3 {
             tasks.spawn_local(async move {
                 done.borrow_mut().push(("reads", call));
-                after_others(3).await;
+                to_ready_tasks(3).await;
                 done.borrow_mut().push(("writes", call));
             });
         }

@@ -34,7 +34,6 @@ const LAYERS: &[&[&str]] = &[
 const TANGLED: &[&str] = &[
     "batch",
     "config",
-    "conn",
     "http::h1",
     "limit",
     "tools::sandbox",
@@ -72,10 +71,10 @@ fn the_files_of_a_directory_import_each_other_without_a_cycle() {
 #[test]
 fn each_of_the_six_imports_that_once_made_a_cycle_is_found() {
     for (file, import) in [
-        ("body/response", "use crate::server::Front;"),
+        ("body/response", "use crate::server::Server;"),
         ("body/response", "use crate::upstream::Answer;"),
         ("body/client", "use crate::observe::access_log::AccessLog;"),
-        ("proxy/error", "use crate::server::{Common, Front};"),
+        ("proxy/error", "use crate::server::{Server, ServerShared};"),
         ("http/hop_by_hop", "use crate::identity::Identity;"),
         ("observe/metrics", "use crate::tenant::Tenants;"),
     ] {
