@@ -265,3 +265,6 @@ impl<'c> Lifecycle<'c> {
 fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     a.into_iter().chain(b).min()
 }
+
+#[cfg(test)]
+mod tests;
