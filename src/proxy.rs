@@ -30,7 +30,7 @@ use crate::batch::Batcher;
 use crate::body::{self, ClientAnswer, ClientBody, RequestBody};
 use crate::config::{self, Config, InForce};
 use crate::conn::drain::Drain;
-use crate::conn::state::Activity;
+use crate::conn::state::ConnCtx;
 use crate::http::forwarded_for::Client;
 use crate::http::h1::has_no_body;
 use crate::http::hop_by_hop;
@@ -110,18 +110,17 @@ impl Shared {
 }
 
 impl Proxy {
-    /// Answers one request on a connection of `peer` whose head came `now`.
+    /// Answers one request on the connection `conn`, whose head came `now`.
     /// The head is boxed, as it goes from hand to hand.
     pub(crate) fn handle(
         self,
         head: Box<Parts>,
         body: ClientBody,
-        peer: Option<IpAddr>,
-        activity: Arc<Activity>,
+        conn: ConnCtx,
         now: Instant,
     ) -> RunToEnd<impl Future<Output = Result<ClientAnswer, Infallible>> + Send> {
         let tasks = self.shared.tasks.clone();
-        RunToEnd::new(self.answer(head, body, peer, activity, now), tasks)
+        RunToEnd::new(self.answer(head, body, conn, now), tasks)
     }
 
     /// Never fails: failures are answers too.
@@ -133,23 +132,23 @@ impl Proxy {
         self,
         mut head: Box<Parts>,
         mut body: ClientBody,
-        peer: Option<IpAddr>,
-        activity: Arc<Activity>,
+        conn: ConnCtx,
         now: Instant,
     ) -> impl Future<Output = Result<ClientAnswer, Infallible>> + Send {
+        let ConnCtx { peer, state } = conn;
         let shared = &*self.shared;
         let route = if shared.batcher.is_receipt_path(head.uri.path()) {
             Route::Seen
         } else {
             Route::Other
         };
-        let crowded = activity.calls() > MAX_CALLS;
+        let crowded = state.requests_in_flight() > MAX_CALLS;
         let mut log_entry = shared.access_log.begin(&head, route);
         if !body.is_empty() {
             body.count(log_entry.request_bytes());
         }
         let metrics = Arc::clone(&shared.metrics);
-        let mut ending = RequestGuard::new(metrics, route, now, activity, log_entry);
+        let mut ending = RequestGuard::new(metrics, route, now, state, log_entry);
         let version = head.version;
         let is_head = head.method == Method::HEAD;
         async move {
@@ -190,7 +189,7 @@ impl Proxy {
             .code(answer.status())
             .inc();
         let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let ends = || ending.activity().declines_body() || shared.drain.has_begun();
+        let ends = || ending.conn().decline_body() || shared.drain.has_begun();
         if version < Version::HTTP_2 && !switched && ends() {
             answer
                 .headers_mut()
