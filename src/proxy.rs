@@ -20,20 +20,19 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Method, StatusCode, Version};
+use http::{Method, StatusCode, Version};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::batch::Batcher;
-use crate::body::{self, ClientAnswer, ClientBody, RequestBody};
+use crate::body::{self, ClientBody, ClientResponse, RequestBody};
 use crate::config::{self, Config, InForce};
 use crate::conn::drain::Drain;
 use crate::conn::state::Activity;
 use crate::http::forwarded_for::Client;
-use crate::http::h1::has_no_body;
 use crate::http::hop_by_hop;
+use crate::http::response_head::has_no_body;
 use crate::identity::{self, Findings, Identity};
 use crate::limit::{Kind, Lane, Limiter};
 use crate::observe::access_log::{AccessLog, Trail};
@@ -119,7 +118,7 @@ impl Proxy {
         peer: Option<IpAddr>,
         activity: Arc<Activity>,
         now: Instant,
-    ) -> Finish<impl Future<Output = Result<ClientAnswer, Infallible>> + Send> {
+    ) -> Finish<impl Future<Output = Result<Box<ClientResponse>, Infallible>> + Send> {
         let tasks = self.shared.tasks.clone();
         Finish::new(self.answer(head, body, peer, activity, now), tasks)
     }
@@ -136,7 +135,7 @@ impl Proxy {
         peer: Option<IpAddr>,
         activity: Arc<Activity>,
         now: Instant,
-    ) -> impl Future<Output = Result<ClientAnswer, Infallible>> + Send {
+    ) -> impl Future<Output = Result<Box<ClientResponse>, Infallible>> + Send {
         let shared = &*self.shared;
         let route = if shared.batcher.is_receipt_path(head.uri.path()) {
             Route::Seen
@@ -166,11 +165,11 @@ impl Proxy {
     /// What the client is told, whatever came of its call.
     fn end(
         &self,
-        answer: Result<ClientAnswer, Error>,
+        answer: Result<Box<ClientResponse>, Error>,
         version: Version,
         is_head: bool,
         mut ending: RequestGuard,
-    ) -> ClientAnswer {
+    ) -> Box<ClientResponse> {
         let shared = &*self.shared;
         let (trail, route) = (&mut ending.trail, ending.route);
         let error = answer.as_ref().err().map(Error::code);
@@ -192,12 +191,10 @@ impl Proxy {
         let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
         let ends = || ending.activity().declines_body() || shared.drain.has_begun();
         if version < Version::HTTP_2 && !switched && ends() {
-            answer
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
+            answer.head.close_connection();
         }
         let is_unread = is_head || has_no_body(answer.status());
-        answer.body_mut().watch(Box::new(ending), is_unread);
+        answer.body.observe(Box::new(ending), is_unread);
         answer
     }
 
@@ -209,7 +206,7 @@ impl Proxy {
         route: Route,
         crowded: bool,
         trail: &mut Trail,
-    ) -> Result<ClientAnswer, Error> {
+    ) -> Result<Box<ClientResponse>, Error> {
         let max_in_flight = self.shared.settings.max_in_flight;
         if self.shared.metrics.calls() > max_in_flight {
             return Err(Error::Overloaded("server.max_in_flight", max_in_flight));
@@ -253,8 +250,7 @@ impl Proxy {
             None => Box::pin(self.pass_through(head, body, who, route, trail)).await,
         };
         if let (Some(opened), Ok(answer)) = (opened, &mut answer) {
-            body::unfold(answer);
-            opened.hide_token(answer.headers_mut());
+            opened.hide_token(answer.head.headers_mut());
         }
         answer
     }
@@ -300,7 +296,7 @@ impl Proxy {
         who: Who<'_>,
         route: Route,
         trail: &mut Trail,
-    ) -> Result<ClientAnswer, Error> {
+    ) -> Result<Box<ClientResponse>, Error> {
         let mut findings = Findings::of_head(head);
         if who.tenants.is_strict() {
             findings.look_on();
@@ -376,7 +372,12 @@ impl Who<'_> {
 }
 
 /// Counts a call's end in its instance's figures.
-fn count(lane: &Lane, route: Route, answer: &Result<ClientAnswer, Error>, trail: &mut Trail) {
+fn count(
+    lane: &Lane,
+    route: Route,
+    answer: &Result<Box<ClientResponse>, Error>,
+    trail: &mut Trail,
+) {
     let series = lane.series();
     series.requests(route).inc();
     if let Err(Error::RateLimited(refused)) = answer {

@@ -12,20 +12,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::header::CONNECTION;
 use http_body::{Body as _, Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::Front;
-use crate::body::{ClientAnswer, ClientBody};
+use crate::body::{ClientBody, ClientResponse, ResponseBody};
 use crate::conn::rewind::Rewound;
 use crate::conn::state::Activity;
 use crate::conn::timer::{Bell, Ring};
 use crate::conn::{FAREWELL, LINGER};
 use crate::http::h1::{
-    Malformed, Outbox, Plain, Read, Written, has_no_body, read_request, write_answer,
+    BodyEncoder, FastRequest, Malformed, RequestRead, WriteBuf, read_request, write_response,
 };
+use crate::http::response_head::has_no_body;
 use crate::yield_now;
 
 /// How long a request may take to come: one longer than a packet comes in
@@ -53,11 +53,11 @@ enum Step {
 
 /// An answer on its way out.
 struct Writing {
-    out: Outbox,
-    how: Written,
+    out: WriteBuf,
+    encoder: BodyEncoder,
     /// `None` once its body has been read to its end, or broke off: the call
     /// has ended then, before anybody can know of it and make another.
-    answer: Option<ClientAnswer>,
+    body: Option<ResponseBody>,
     broke_off: bool,
 }
 
@@ -68,22 +68,22 @@ pub(super) async fn take<IO>(
     activity: &Activity,
     max_fields: usize,
     bell: &mut Bell<'_>,
-) -> Option<Plain>
+) -> Option<FastRequest>
 where
     IO: AsyncRead + Unpin,
 {
     let mut until = None;
     loop {
         match read_request(io.take_ahead(), max_fields) {
-            Read::Whole(request, rest) => {
+            RequestRead::Complete(request, rest) => {
                 io.put_back(rest);
                 return Some(request);
             }
-            Read::Other(said) => {
+            RequestRead::ForHyper(said) => {
                 io.put_back(said);
                 return None;
             }
-            Read::Begun(said) => io.put_back(said),
+            RequestRead::Incomplete(said) => io.put_back(said),
         }
         activity.received();
         let until = *until.get_or_insert_with(|| Instant::now() + TOGETHER);
@@ -103,7 +103,7 @@ impl Front {
     pub(super) async fn answer_plain<IO>(
         &self,
         io: &mut Rewound<IO>,
-        request: Plain,
+        request: FastRequest,
         peer: Option<IpAddr>,
         activity: &Arc<Activity>,
         bell: &mut Bell<'_>,
@@ -114,18 +114,17 @@ impl Front {
         let now = Instant::now();
         activity.began(now);
         let proxy = self.proxy.clone();
-        let Plain {
+        let FastRequest {
             head,
-            spelling,
+            header_case,
             body,
         } = request;
-        let body = ClientBody::plain(body, spelling, self.common.settings.body_timeout, now);
+        let body = ClientBody::plain(body, header_case, self.common.settings.body_timeout, now);
         let Ok(answer) = proxy
             .handle(head, body, peer, Arc::clone(activity), now)
             .await;
-        let connection = answer.headers().get(CONNECTION);
-        let is_last = connection.is_some_and(|option| option == "close");
-        let mut writing = Writing::new(answer);
+        let is_last = answer.head.closes_connection();
+        let mut writing = Writing::new(*answer);
         yield_now::after_others(self.proxy.shared.metrics.calls()).await;
         // When the connection was asked to end.
         let mut ending = bell.is_draining().then(Instant::now);
@@ -161,18 +160,15 @@ impl Front {
 }
 
 impl Writing {
-    fn new(mut answer: ClientAnswer) -> Self {
-        let mut out = Outbox::default();
-        let length = answer.body().size_hint().exact();
-        let wording = answer.body_mut().take_wording();
-        let how = write_answer(out.text(), &mut answer, wording.as_ref(), length);
-        let has_body = !has_no_body(answer.status());
-        // Written: a long body need not keep them.
-        drop(std::mem::take(answer.headers_mut()));
+    fn new(response: ClientResponse) -> Self {
+        let ClientResponse { mut head, body } = response;
+        let mut out = WriteBuf::default();
+        let length = body.size_hint().exact();
+        let encoder = write_response(out.text(), &mut head, length);
         Self {
             out,
-            how,
-            answer: has_body.then_some(answer),
+            encoder,
+            body: (!has_no_body(head.status())).then_some(body),
             broke_off: false,
         }
     }
@@ -205,13 +201,13 @@ impl Writing {
                 Poll::Ready(Err(_)) => return Poll::Ready(Step::Broken),
                 Poll::Ready(Ok(())) => {}
             }
-            if self.answer.is_none() {
+            if self.body.is_none() {
                 return Poll::Ready(match self.broke_off {
                     true => Step::Broken,
                     false => Step::Written,
                 });
             }
-            if is_read.is_pending() && !self.how.pause(&mut self.out) {
+            if is_read.is_pending() && !self.encoder.pause(&mut self.out) {
                 return Poll::Pending;
             }
         }
@@ -220,25 +216,24 @@ impl Writing {
     /// Reads the body, until there is enough to be written.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.out.has_room()
-            && let Some(answer) = &mut self.answer
+            && let Some(body) = &mut self.body
         {
-            let body = answer.body_mut();
             let frame = match body.is_end_stream() {
                 true => None,
                 false => ready!(Pin::new(body).poll_frame(cx)),
             };
             let put = match frame.map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(data))) => self.how.put(&mut self.out, data),
+                Some(Ok(Ok(data))) => self.encoder.put(&mut self.out, data),
                 // Nobody has said that they are wanted (RFC 9110 §6.5.1).
                 Some(Ok(Err(_trailers))) => Ok(()),
                 Some(Err(_)) => Err(Malformed),
                 None => {
-                    self.answer = None;
-                    self.how.end(&mut self.out)
+                    self.body = None;
+                    self.encoder.end(&mut self.out)
                 }
             };
             if put.is_err() {
-                self.answer = None;
+                self.body = None;
                 self.broke_off = true;
             }
         }

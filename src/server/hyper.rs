@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::Front;
-use crate::body::{self, AnswerBody, ClientBody};
+use crate::body::{ClientBody, ResponseBody};
 use crate::config;
 use crate::conn::rewind::Rewound;
 use crate::conn::send_tracker::Offered;
@@ -166,7 +166,7 @@ impl Front {
     + use<B, S>
     where
         B: http_body::Body + 'static,
-        S: Fn(AnswerBody) -> B + Clone + Send + Unpin + 'static,
+        S: Fn(ResponseBody) -> B + Clone + Send + Unpin + 'static,
     {
         let (proxy, activity) = (self.proxy.clone(), Arc::clone(activity));
         let body_timeout = self.common.settings.body_timeout;
@@ -181,9 +181,9 @@ impl Front {
                 .handle(Box::new(head), body, peer, activity, now);
             let as_spoken = as_spoken.clone();
             async move {
-                let mut answer = answer.await?;
-                body::unfold(&mut answer);
-                Ok(answer.map(as_spoken))
+                let response = *answer.await?;
+                let head = response.head.into_parts();
+                Ok(Response::from_parts(head, as_spoken(response.body)))
             }
         })
     }
