@@ -5,11 +5,11 @@
 //! request is answered once and counted once.
 
 pub(crate) mod error;
-mod finish;
 mod passthrough;
 pub(crate) mod ratelimit_headers;
 mod receipts;
 mod request_guard;
+mod run_to_end;
 mod server_timing;
 mod target;
 mod upgrade;
@@ -42,9 +42,9 @@ use crate::tenant::key::{Keyring, Opened};
 use crate::tenant::{Denied, Tenants};
 use crate::upstream::Upstream;
 use error::Error;
-use finish::Finish;
 use receipts::may_be_receipt;
 use request_guard::RequestGuard;
+use run_to_end::RunToEnd;
 use target::ThisHost;
 
 /// Calls of one connection that may be unfinished at once. HTTP/2 bounds its
@@ -118,9 +118,9 @@ impl Proxy {
         peer: Option<IpAddr>,
         activity: Arc<Activity>,
         now: Instant,
-    ) -> Finish<impl Future<Output = Result<Box<ClientResponse>, Infallible>> + Send> {
+    ) -> RunToEnd<impl Future<Output = Result<Box<ClientResponse>, Infallible>> + Send> {
         let tasks = self.shared.tasks.clone();
-        Finish::new(self.answer(head, body, peer, activity, now), tasks)
+        RunToEnd::new(self.answer(head, body, peer, activity, now), tasks)
     }
 
     /// Never fails: failures are answers too.
