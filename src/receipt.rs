@@ -31,7 +31,7 @@ pub(crate) use ids::{IdHash, Ids};
 pub(crate) use key::MergeKey;
 
 use crate::body::{LOOK, RequestBody};
-use crate::http::h1::Spelling;
+use crate::http::header_case::HeaderCase;
 use crate::identity::{Identity, Place};
 
 /// The longest target of a merged request, in bytes. Some clients fear 414 or
@@ -47,8 +47,8 @@ pub(crate) struct Receipt {
     /// The request as it came, without hop-by-hop fields.
     head: Parts,
     body: Bytes,
-    /// How the head's names were spelt, if that is known.
-    spelling: Option<Spelling>,
+    /// The case of the names in the head, if it is known.
+    header_case: Option<HeaderCase>,
     /// Where the list of ids stands; `None` for the whole-chat form.
     ids_at: Option<IdsAt>,
     /// How many ids the list has, repeated ones included.
@@ -111,13 +111,16 @@ impl Receipt {
             identity: findings.identity(),
             head,
             body,
-            spelling: None,
+            header_case: None,
         })
     }
 
-    /// The same receipt, whose request leaves with its names in this spelling.
-    pub(crate) fn with_spelling(self, spelling: Option<Spelling>) -> Self {
-        Self { spelling, ..self }
+    /// The same receipt, whose request leaves with its names in this case.
+    pub(crate) fn with_header_case(self, header_case: Option<HeaderCase>) -> Self {
+        Self {
+            header_case,
+            ..self
+        }
     }
 
     /// The method, target and fields of the request.
@@ -176,12 +179,12 @@ impl Receipt {
 
     /// The caller's own request, unchanged, in parts.
     pub(crate) fn into_parts(self) -> (Parts, RequestBody) {
-        (self.head, RequestBody::whole(self.body, self.spelling))
+        (self.head, RequestBody::whole(self.body, self.header_case))
     }
 
     /// The caller's own request, unchanged.
     pub(crate) fn own_request(&self) -> Request<RequestBody> {
-        let body = RequestBody::whole(self.body.clone(), self.spelling.clone());
+        let body = RequestBody::whole(self.body.clone(), self.header_case.clone());
         Request::from_parts(self.head.clone(), body)
     }
 
@@ -217,7 +220,7 @@ impl Receipt {
                 self.body.clone()
             }
         };
-        Request::from_parts(head, RequestBody::whole(body, self.spelling.clone()))
+        Request::from_parts(head, RequestBody::whole(body, self.header_case.clone()))
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use indexmap::IndexSet;
 use tokio::time::Instant;
 use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff};
@@ -18,11 +18,11 @@ use tower::util::rng::HasherRng;
 use super::Batcher;
 use super::caller::{BatchResponse, Caller, NoResponse, SharedResponse, Timing, refuse};
 use super::rejection::Rejection;
-use crate::body::{ClientAnswer, RequestBody};
+use crate::body::{ClientResponse, RequestBody};
 use crate::http::retry_after;
 use crate::limit::{Lane, Pass};
 use crate::observe::metrics::Route;
-use crate::upstream::{Answer, Collected, Failure, Upstream};
+use crate::upstream::{Collected, Failure, Upstream, UpstreamResponse};
 
 /// Longer responses are not held for sharing. Responses to receipts have a few
 /// hundred bytes.
@@ -58,7 +58,7 @@ pub(super) enum Reply {
     /// A response that was read to its end.
     Whole(Arc<SharedResponse>),
     /// A response too long to be held: it is streamed to the only caller.
-    Long(ClientAnswer),
+    Long(Box<ClientResponse>),
     Failed(Failure),
 }
 
@@ -199,24 +199,22 @@ impl CallContext<'_> {
                 return Reply::Failed(failure);
             }
         };
-        let Answer { head, body, .. } = response;
+        let UpstreamResponse { head, body, .. } = response;
         self.lane
-            .answered(&pass.permit, head.status, retry_after::asked(&head));
+            .answered(&pass.permit, head.status(), retry_after::asked(&head));
         match body.collect(MAX_SHARED).await {
             Ok(Collected::Whole {
                 body,
                 trailers,
-                wording,
             }) => Reply::Whole(Arc::new(SharedResponse {
                 head,
                 body,
                 trailers,
-                wording,
                 remaining: pass.permit.remaining,
             })),
             Ok(Collected::Longer(held, rest)) if load.callers == 1 => {
                 let body = rest.into_client_body(held);
-                Reply::Long(Box::new(Response::from_parts(head, body)))
+                Reply::Long(Box::new(ClientResponse { head, body }))
             }
             Ok(Collected::Longer(..)) => Reply::Failed(Failure::TooLong),
             Err(failure) => Reply::Failed(failure),
@@ -312,8 +310,8 @@ impl LastCall {
 impl Reply {
     fn status(&self) -> Option<StatusCode> {
         match self {
-            Self::Whole(shared) => Some(shared.head.status),
-            Self::Long(response) => Some(response.status()),
+            Self::Whole(shared) => Some(shared.head.status()),
+            Self::Long(response) => Some(response.head.status()),
             Self::Failed(_) => None,
         }
     }
@@ -346,7 +344,7 @@ impl Reply {
     /// The pause that the upstream asks for.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Whole(shared) => retry_after::of(&shared.head.headers),
+            Self::Whole(shared) => retry_after::of(&shared.head),
             Self::Long(_) | Self::Failed(_) => None,
         }
     }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, response};
+use http::HeaderMap;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::open::Mergeable;
-use crate::body::ClientAnswer;
-use crate::http::h1::Wording;
+use crate::body::ClientResponse;
+use crate::http::response_head::ResponseHead;
 use crate::limit::Refused;
 use crate::receipt::{IdHash, MergeKey, Receipt};
 use crate::upstream::Failure;
@@ -33,17 +33,15 @@ pub(crate) enum BatchResponse {
     /// Read in full; any number of callers may get it.
     Shared(Arc<SharedResponse>),
     /// To a call for one caller, too long to be held in full.
-    Streamed(ClientAnswer),
+    Streamed(Box<ClientResponse>),
 }
 
 /// A response that any number of callers may get.
 #[derive(Debug)]
 pub(crate) struct SharedResponse {
-    pub(crate) head: response::Parts,
+    pub(crate) head: ResponseHead,
     pub(crate) body: Bytes,
     pub(crate) trailers: Option<HeaderMap>,
-    /// How the head was worded, if that is known.
-    pub(crate) wording: Option<Wording>,
     /// Bucket tokens left when the call was sent; `None` where unlimited.
     pub(crate) remaining: Option<u32>,
 }

@@ -26,7 +26,7 @@ impl Batcher {
         window: Duration,
     ) {
         self.metrics.batches_open.inc();
-        let window_end = upstream.alarm().at(batch.opened + window);
+        let window_end = tokio::time::sleep_until(batch.opened + window);
         self.stay_open(&batch, window_end).await;
         let due = Instant::now();
         let token = if self.limiter.observes() {

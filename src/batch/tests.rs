@@ -181,7 +181,7 @@ impl World {
 
 fn status(verdict: &Result<BatchResponse, NoResponse>) -> Result<u16, NoResponse> {
     match verdict {
-        Ok(BatchResponse::Shared(shared)) => Ok(shared.head.status.as_u16()),
+        Ok(BatchResponse::Shared(shared)) => Ok(shared.head.status().as_u16()),
         Ok(BatchResponse::Streamed(answer)) => Ok(answer.status().as_u16()),
         Err(why) => Err(*why),
     }

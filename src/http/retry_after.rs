@@ -6,18 +6,20 @@
 use std::time::{Duration, SystemTime};
 
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, HeaderValue, StatusCode, response};
+use http::{HeaderValue, StatusCode};
+
+use super::response_head::ResponseHead;
 
 /// The wait that a 429 asks for; `None` where it asks for none, or not clearly,
 /// and of other responses, which ask nothing of a bucket.
-pub(crate) fn asked(answer: &response::Parts) -> Option<Duration> {
-    let refused = answer.status == StatusCode::TOO_MANY_REQUESTS;
-    refused.then(|| of(&answer.headers)).flatten()
+pub(crate) fn asked(head: &ResponseHead) -> Option<Duration> {
+    let refused = head.status() == StatusCode::TOO_MANY_REQUESTS;
+    refused.then(|| of(head)).flatten()
 }
 
-/// The wait that a response with these fields asks for.
-pub(crate) fn of(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+/// The wait that a response asks for, whatever its status.
+pub(crate) fn of(head: &ResponseHead) -> Option<Duration> {
+    let value = str::from_utf8(head.get(&RETRY_AFTER)?).ok()?.trim();
     if value.starts_with(|first: char| first.is_ascii_digit()) {
         return Duration::try_from_secs_f64(value.parse().ok()?).ok();
     }
@@ -41,9 +43,9 @@ mod tests {
     use super::*;
 
     fn read(value: &str) -> Option<Duration> {
-        let mut headers = HeaderMap::new();
-        headers.insert(RETRY_AFTER, value.parse().unwrap());
-        of(&headers)
+        let mut head = ResponseHead::new(StatusCode::TOO_MANY_REQUESTS);
+        head.append(RETRY_AFTER, value.parse().unwrap());
+        of(&head)
     }
 
     #[test]
@@ -70,7 +72,7 @@ mod tests {
         ] {
             assert_eq!(read(nonsense), None, "{nonsense}");
         }
-        assert_eq!(of(&HeaderMap::new()), None);
+        assert_eq!(of(&ResponseHead::new(StatusCode::OK)), None);
     }
 
     #[test]

@@ -5,16 +5,16 @@
 
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Method, Request};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::error::Error;
 use super::{Proxy, Who, count, server_timing};
 use crate::batch::{BatchResponse, NoResponse, Verdict};
-use crate::body::{AnswerBody, ClientAnswer, ClientBody, LOOK};
+use crate::body::{ClientBody, ClientResponse, LOOK, ResponseBody};
 use crate::limit::{Lane, Refused};
-use crate::observe::access_log::Trail;
+use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
 use crate::receipt::Receipt;
 use crate::tenant::Denied;
@@ -58,7 +58,10 @@ impl Proxy {
         let came = body.came().unwrap_or_else(Instant::now);
         let taken = std::mem::replace(head, Request::new(()).into_parts().0);
         Ok(match Receipt::read(taken, whole) {
-            Ok(receipt) => Some((Box::new(receipt.with_spelling(body.take_spelling())), came)),
+            Ok(receipt) => Some((
+                Box::new(receipt.with_header_case(body.take_header_case())),
+                came,
+            )),
             Err(untouched) => {
                 *head = *untouched;
                 None
@@ -71,11 +74,18 @@ impl Proxy {
         &self,
         (receipt, came): Understood,
         who: Who<'_>,
-        trail: &mut Trail,
+        log_entry: &mut LogEntry,
     ) -> Result<Joined, Denied> {
-        trail.receipt(&receipt);
+        log_entry.set_receipt(&receipt);
         let (identity, ambiguous) = (&receipt.identity, receipt.ambiguous);
-        let lane = self.lane(identity, ambiguous, receipt.head(), who, Route::Seen, trail)?;
+        let lane = self.lane(
+            identity,
+            ambiguous,
+            receipt.head(),
+            who,
+            Route::Seen,
+            log_entry,
+        )?;
         let batcher = &self.shared.batcher;
         let place = if batcher.observes() {
             Place::Alone(receipt)
@@ -89,14 +99,14 @@ impl Proxy {
     pub(super) async fn receive(
         &self,
         Joined { place, lane }: Joined,
-        trail: &mut Trail,
-    ) -> Result<ClientAnswer, Error> {
+        log_entry: &mut LogEntry,
+    ) -> Result<Box<ClientResponse>, Error> {
         let answer = match place {
             // Boxed: most gateways merge.
-            Place::Alone(receipt) => Box::pin(self.send_alone(*receipt, &lane, trail)).await,
+            Place::Alone(receipt) => Box::pin(self.send_alone(*receipt, &lane, log_entry)).await,
             Place::Batch(Ok(verdict)) => match verdict.await {
                 Ok(verdict) => {
-                    trail.timing(&verdict.timing);
+                    log_entry.set_timing(&verdict.timing);
                     self.respond(verdict, &lane)
                 }
                 // The batch's task was cut off: the gateway is being ended.
@@ -104,30 +114,26 @@ impl Proxy {
             },
             Place::Batch(Err(refused)) => Err(refused.into()),
         };
-        count(&lane, Route::Seen, &answer, trail);
+        count(&lane, Route::Seen, &answer, log_entry);
         answer
     }
 
     /// The response to a receipt's caller.
-    fn respond(&self, verdict: Verdict, lane: &Lane) -> Result<ClientAnswer, Error> {
+    fn respond(&self, verdict: Verdict, lane: &Lane) -> Result<Box<ClientResponse>, Error> {
         let (mut answer, remaining) = match verdict.response {
             Ok(BatchResponse::Shared(shared)) => {
-                let body = AnswerBody::whole(
-                    shared.body.clone(),
-                    shared.trailers.clone(),
-                    shared.wording.clone(),
-                );
-                let answer = Response::from_parts(shared.head.clone(), body);
-                (Box::new(answer), shared.remaining)
+                let body = ResponseBody::whole(shared.body.clone(), shared.trailers.clone());
+                let head = shared.head.clone();
+                (Box::new(ClientResponse { head, body }), shared.remaining)
             }
             Ok(BatchResponse::Streamed(response)) => (response, None),
             Err(NoResponse::Refused(refused)) => return Err(refused.into()),
             Err(NoResponse::Failed(failure)) => return Err(failure.into()),
         };
         if self.shared.settings.timing_header {
-            server_timing::of_receipt(answer.headers_mut(), &verdict.timing);
+            server_timing::of_receipt(&mut answer.head, &verdict.timing);
         }
-        self.tell_limit(&mut answer, lane, remaining);
+        self.tell_limit(&mut answer.head, lane, remaining);
         Ok(answer)
     }
 }
