@@ -203,10 +203,7 @@ impl CallContext<'_> {
         self.lane
             .answered(&pass.permit, head.status(), retry_after::asked(&head));
         match body.collect(MAX_SHARED).await {
-            Ok(Collected::Whole {
-                body,
-                trailers,
-            }) => Reply::Whole(Arc::new(SharedResponse {
+            Ok(Collected::Whole { body, trailers }) => Reply::Whole(Arc::new(SharedResponse {
                 head,
                 body,
                 trailers,

@@ -17,8 +17,8 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-use http::header::CONTENT_ENCODING;
 use http::StatusCode;
+use http::header::CONTENT_ENCODING;
 use tokio::time::Instant;
 
 use super::remembered::Remembered;

@@ -1,8 +1,10 @@
 //! The life of batches, against the sandbox, in simulated time.
 
+mod common;
 mod failing;
 mod laws;
 mod merging;
+mod retrying;
 mod waiting;
 
 use std::sync::Arc;
