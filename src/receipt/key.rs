@@ -50,7 +50,10 @@ pub(crate) struct MergeKey {
 
 impl MergeKey {
     pub(crate) fn new(head: &Parts, body: &Bytes, fields: &Fields) -> Self {
-        let mut key = Writer(Vec::with_capacity(256));
+        let mut key = Writer {
+            bytes: Vec::with_capacity(256),
+            digest: None,
+        };
         key.part(head.uri.path().as_bytes());
         // Absent ids and an empty list are one form; a list is another.
         key.part(&[u8::from(fields.ids_at.is_some())]);
@@ -95,21 +98,19 @@ impl MergeKey {
             }
             key.end();
         }
-        Self::of_bytes(&key.0)
-    }
-
-    fn of_bytes(bytes: &[u8]) -> Self {
-        let bytes = match bytes.len() {
-            ..=MAX_LENGTH => Arc::from(bytes),
-            // Marked with a byte with which no list of parts begins.
-            _ => [b"#", digest::digest(&digest::SHA256, bytes).as_ref()]
-                .concat()
-                .into(),
-        };
+        let bytes = key.finish();
         Self {
             hash: HASHER.hash_one(&bytes),
             bytes,
         }
+    }
+}
+
+#[cfg(test)]
+impl MergeKey {
+    /// Bytes that it holds.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
     }
 }
 
@@ -120,15 +121,36 @@ impl Hash for MergeKey {
 }
 
 /// Writes parts so that no two lists of parts give the same bytes.
-struct Writer(Vec<u8>);
+struct Writer {
+    bytes: Vec<u8>,
+    /// Holds what was written before, once that was too long.
+    digest: Option<digest::Context>,
+}
 
 impl Writer {
     fn part(&mut self, part: &[u8]) {
         // Longer than any request line or body that gets here.
         let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
-        self.0.push(b'+');
-        self.0.extend_from_slice(&length.to_be_bytes());
-        self.0.extend_from_slice(part);
+        self.bytes.push(b'+');
+        self.bytes.extend_from_slice(&length.to_be_bytes());
+        if self.bytes.len() + part.len() <= MAX_LENGTH {
+            self.bytes.extend_from_slice(part);
+        } else {
+            let sha256 = || digest::Context::new(&digest::SHA256);
+            let digest = self.digest.get_or_insert_with(sha256);
+            digest.update(&self.bytes);
+            digest.update(part);
+            self.bytes.clear();
+        }
+    }
+
+    fn finish(self) -> Arc<[u8]> {
+        let Some(mut digest) = self.digest else {
+            return Arc::from(self.bytes);
+        };
+        digest.update(&self.bytes);
+        // Marked with a byte with which no list of parts begins.
+        [b"#", digest.finish().as_ref()].concat().into()
     }
 
     fn maybe(&mut self, part: Option<&[u8]>) {
@@ -139,7 +161,7 @@ impl Writer {
     }
 
     fn end(&mut self) {
-        self.0.push(b'.');
+        self.bytes.push(b'.');
     }
 }
 
