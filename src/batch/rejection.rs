@@ -42,19 +42,18 @@ pub(super) struct Rejection {
 }
 
 impl Rejection {
-    /// Whether an id or the length of a list may be the cause of this status.
-    pub(super) fn is_rejection(status: StatusCode) -> bool {
-        matches!(status.as_u16(), 400 | 413 | 414 | 422 | 500)
-    }
-
     /// The rejection that this response is, if it is one.
     pub(super) fn of(head: &ResponseHead, body: &[u8]) -> Option<Self> {
+        let status = head.status();
+        // An id or the length of a list may be the cause of these.
+        if !matches!(status.as_u16(), 400 | 413 | 414 | 422 | 500) {
+            return None;
+        }
         let shape = match head.get(&CONTENT_ENCODING).is_some() {
             true => 0,
             false => shape(body),
         };
-        let status = head.status();
-        Self::is_rejection(status).then_some(Self { status, shape })
+        Some(Self { status, shape })
     }
 
     #[cfg(test)]

@@ -20,7 +20,6 @@ use crate::upstream::Upstream;
 
 /// A sealed batch on its way to the upstream.
 pub(super) struct Settlement<'b> {
-    batcher: &'b Batcher,
     calls: CallContext<'b>,
 }
 
@@ -58,15 +57,15 @@ impl<'b> Settlement<'b> {
             due,
             tally: Tally::default(),
         };
-        Self { batcher, calls }
+        Self { calls }
     }
 
     /// Sends a batch whose first token is there, until all callers are settled.
     pub(super) async fn settle(&self, callers: Vec<Caller>, pass: Pass) {
-        let metrics = &self.batcher.metrics;
+        let metrics = &self.calls.batcher.metrics;
         metrics.batch_callers.observe(callers.len() as f64);
         let key = &callers[0].receipt.key;
-        match self.batcher.common_failures.of(key, Instant::now()) {
+        match self.calls.batcher.common_failures.of(key, Instant::now()) {
             None => self.send_whole(callers, pass).await,
             // Boxed, so that batches without failures need no room for it.
             Some(remembered) => {
@@ -77,7 +76,7 @@ impl<'b> Settlement<'b> {
                 // Not one that failed alone before: it may have a bad id of its own.
                 let is_fresh = |member: &Member| {
                     let receipt = &member.callers[0].receipt;
-                    !self.batcher.quarantine.holds(receipt, Instant::now())
+                    !self.calls.batcher.quarantine.holds(receipt, Instant::now())
                 };
                 let first = members.iter().position(is_fresh).unwrap_or(0);
                 let split = Split::recheck(ids, remembered, first);
@@ -86,7 +85,8 @@ impl<'b> Settlement<'b> {
         }
         let Tally { calls, responses } = &self.calls.tally;
         let responses = responses.load(Ordering::Relaxed);
-        self.batcher
+        self.calls
+            .batcher
             .count_saved(responses, calls.load(Ordering::Relaxed));
     }
 
@@ -96,7 +96,11 @@ impl<'b> Settlement<'b> {
         let Some(last) = self.calls.send(&mut callers, Some(pass), None).await else {
             return;
         };
-        self.batcher.metrics.batch_ids.observe(last.load.ids as f64);
+        self.calls
+            .batcher
+            .metrics
+            .batch_ids
+            .observe(last.load.ids as f64);
         if last.reply.is_too_long() {
             return Box::pin(self.send_each(callers, last)).await;
         }
@@ -147,10 +151,11 @@ impl<'b> Settlement<'b> {
         let common = split.common();
         match common {
             Some(it) => self
+                .calls
                 .batcher
                 .common_failures
                 .remember(key, it, Instant::now()),
-            None if is_recheck => self.batcher.common_failures.forget(key),
+            None if is_recheck => self.calls.batcher.common_failures.forget(key),
             None => {}
         }
         self.settle_rest(members, recheck.filter(|_| common.is_some()));
@@ -171,7 +176,10 @@ impl<'b> Settlement<'b> {
                     self.calls.settle(callers, recheck.share_with(waiting));
                 }
                 // Possible only where no caller is left.
-                (None, None) => refuse(callers, self.batcher.limiter.too_late(self.calls.lane)),
+                (None, None) => refuse(
+                    callers,
+                    self.calls.batcher.limiter.too_late(self.calls.lane),
+                ),
             }
         }
     }
@@ -203,7 +211,7 @@ impl<'b> Settlement<'b> {
 
     /// Sends a call for each caller: the response is too long to be shared.
     async fn send_each(&self, callers: Vec<Caller>, last: LastCall) {
-        self.batcher.metrics.splits.inc();
+        self.calls.batcher.metrics.splits.inc();
         let send_one = async |caller| {
             let (mut callers, last) = (vec![caller], Some(last.share()));
             if let Some(last) = self.calls.send(&mut callers, None, last).await {
@@ -231,15 +239,15 @@ impl<'b> Settlement<'b> {
                 let owner = split.owner(&call);
                 own.extend(open.extract_if(.., |caller| Some(caller.member) == owner));
                 if let Some(caller) = own.first() {
-                    let length = self.batcher.settings.load().quarantine;
-                    let quarantine = &self.batcher.quarantine;
+                    let length = self.calls.batcher.settings.load().quarantine;
+                    let quarantine = &self.calls.batcher.quarantine;
                     quarantine.add(&caller.receipt, Instant::now(), length);
                 }
                 Outcome::Rejected(rejection)
             }
         };
         if !open.is_empty() {
-            self.batcher.metrics.splits.inc();
+            self.calls.batcher.metrics.splits.inc();
         }
         let shared = last.share();
         self.calls.settle(own, last);

@@ -5,8 +5,10 @@ use crate::tools::sandbox::Fault;
 
 const ALWAYS: usize = usize::MAX;
 
-fn fifty(prefix: &str) -> Vec<Asks> {
-    (0..50).map(|n| asks(&[&format!("{prefix}{n}")])).collect()
+fn fifty(prefix: &str) -> Vec<TestReceipt> {
+    (0..50)
+        .map(|n| receipt_of(&[&format!("{prefix}{n}")]))
+        .collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -16,8 +18,8 @@ async fn every_caller_gets_the_common_verdict_after_four_calls_and_later_batches
             let world = World::with(|config| config.limit.quota = limit);
             world.sandbox.script(Fault::status(status).times(ALWAYS));
             for (batch, calls) in [("a", 4), ("b", 5), ("c", 6)] {
-                for heard in world.send_all(&fifty(batch)).await {
-                    assert_eq!(heard.status, Ok(status), "{batch}");
+                for settled in world.send_all(&fifty(batch)).await {
+                    assert_eq!(settled.status, Ok(status), "{batch}");
                 }
                 assert_eq!(world.calls().len(), calls, "{status} {batch}");
             }
@@ -32,9 +34,13 @@ async fn every_caller_gets_the_common_verdict_after_four_calls_and_later_batches
 async fn two_callers_that_fail_alike_have_a_common_failure_too() {
     let world = World::with(|_| ());
     world.sandbox.script(Fault::status(500).times(ALWAYS));
-    world.send_all(&[asks(&["a"]), asks(&["b"])]).await;
+    world
+        .send_all(&[receipt_of(&["a"]), receipt_of(&["b"])])
+        .await;
     assert_eq!(world.calls().len(), 3);
-    world.send_all(&[asks(&["c"]), asks(&["d"])]).await;
+    world
+        .send_all(&[receipt_of(&["c"]), receipt_of(&["d"])])
+        .await;
     assert_eq!(world.calls().len(), 4);
 }
 
@@ -44,8 +50,8 @@ async fn receipts_are_merged_again_when_a_common_failure_is_over() {
     world.sandbox.script(Fault::status(500).times(4));
     world.send_all(&fifty("a")).await;
     for (batch, calls) in [("b", 4 + 2), ("c", 4 + 2 + 1)] {
-        for heard in world.send_all(&fifty(batch)).await {
-            assert_eq!(heard.status, Ok(201));
+        for settled in world.send_all(&fifty(batch)).await {
+            assert_eq!(settled.status, Ok(201));
         }
         assert_eq!(world.calls().len(), calls);
     }
@@ -61,9 +67,9 @@ async fn one_bad_id_after_a_common_failure_fails_its_own_caller_only() {
         world
             .sandbox
             .script(Fault::status(422).id(id).times(ALWAYS));
-        for (n, heard) in world.send_all(&fifty("b")).await.iter().enumerate() {
+        for (n, settled) in world.send_all(&fifty("b")).await.iter().enumerate() {
             let expected = if n == bad { 422 } else { 201 };
-            assert_eq!(heard.status, Ok(expected), "caller {n}, {bad} is bad");
+            assert_eq!(settled.status, Ok(expected), "caller {n}, {bad} is bad");
         }
     }
 }
@@ -74,9 +80,9 @@ async fn the_failure_of_one_chat_is_not_that_of_another() {
     let world = World::with(|_| ());
     world.sandbox.script(Fault::status(500).times(4));
     world.send_all(&fifty("a")).await;
-    let elsewhere = fifty("a").into_iter().map(|asks| Asks {
+    let elsewhere = fifty("a").into_iter().map(|it| TestReceipt {
         token: "u".to_owned(),
-        ..asks
+        ..it
     });
     world.send_all(&elsewhere.collect::<Vec<_>>()).await;
     assert_eq!(world.calls().len(), 4 + 1);
@@ -91,13 +97,17 @@ async fn two_bad_ids_with_different_errors_each_fail_their_own_caller() {
             let fault = Fault::status(status).body(format!("{status}: no such id"));
             world.sandbox.script(fault.id(id).times(ALWAYS));
         }
-        for (n, heard) in world.send_all(&fifty("a")).await.iter().enumerate() {
+        for (n, settled) in world.send_all(&fifty("a")).await.iter().enumerate() {
             let expected = match n {
                 _ if n == one => 400,
                 _ if n == two => 422,
                 _ => 201,
             };
-            assert_eq!(heard.status, Ok(expected), "caller {n} of {one} and {two}");
+            assert_eq!(
+                settled.status,
+                Ok(expected),
+                "caller {n} of {one} and {two}"
+            );
         }
         assert!(world.calls().len() <= 53, "{}", world.calls().len());
     }
@@ -112,12 +122,12 @@ async fn a_deadline_within_a_split_gives_the_last_verdict_of_the_batch() {
         world
             .sandbox
             .script(Fault::status(422).id(id).times(ALWAYS));
-        for (n, heard) in world.send_all(&fifty("a")[..10]).await.iter().enumerate() {
+        for (n, settled) in world.send_all(&fifty("a")[..10]).await.iter().enumerate() {
             assert!(
-                matches!(heard.status, Ok(201 | 422)),
-                "caller {n}: {heard:?}"
+                matches!(settled.status, Ok(201 | 422)),
+                "caller {n}: {settled:?}"
             );
-            assert!(heard.at <= 4050, "{heard:?}");
+            assert!(settled.at <= 4050, "{settled:?}");
         }
     }
 }
@@ -133,9 +143,9 @@ async fn parts_of_a_batch_keep_their_place_when_the_queue_is_full() {
     world
         .sandbox
         .script(Fault::status(422).id(bad).times(ALWAYS));
-    for (n, heard) in world.send_all(&fifty("a")[..8]).await.iter().enumerate() {
+    for (n, settled) in world.send_all(&fifty("a")[..8]).await.iter().enumerate() {
         let expected = if n == 3 { 422 } else { 201 };
-        assert_eq!(heard.status, Ok(expected), "caller {n}");
+        assert_eq!(settled.status, Ok(expected), "caller {n}");
     }
 }
 
@@ -155,9 +165,9 @@ async fn times_are_those_of_each_caller() {
     world
         .sandbox
         .script(Fault::status(422).id(bad).times(ALWAYS));
-    let verdicts: Vec<_> = [asks(&["a"]), asks(&["b"])]
+    let verdicts: Vec<_> = [receipt_of(&["a"]), receipt_of(&["b"])]
         .iter()
-        .map(|asks| world.join(asks).unwrap())
+        .map(|it| world.join(it).unwrap())
         .collect();
     // The batch at 50 ms, and each caller alone with the tokens that follow. The
     // sandbox rejects without latency.

@@ -18,14 +18,14 @@ async fn a_retry_comes_no_sooner_than_the_upstream_asks_for() {
         for (wait, next) in [("2", 2050), ("0.5", 550), ("3.9", 3950)] {
             let world = World::with(|_| ());
             world.sandbox.script(asking_for(status, wait));
-            let heard = world.send(&asks(&["a"])).await;
-            assert_eq!((heard.status, heard.at), (Ok(201), next), "{status}");
+            let settled = world.send(&receipt_of(&["a"])).await;
+            assert_eq!((settled.status, settled.at), (Ok(201), next), "{status}");
             assert_eq!(world.times(), [50, next]);
         }
         // Asked for no pause, it is sent again after the usual one.
         let world = World::with(|_| ());
         world.sandbox.script(asking_for(status, "0"));
-        assert_eq!(world.send(&asks(&["a"])).await.status, Ok(201));
+        assert_eq!(world.send(&receipt_of(&["a"])).await.status, Ok(201));
         assert!(world.times()[1] >= 50 + 50, "{:?}", world.times());
     }
 }
@@ -36,8 +36,8 @@ async fn a_pause_beyond_the_deadline_returns_the_response_at_once() {
         for wait in ["4", "30", "Fri, 31 Dec 9999 23:59:59 GMT"] {
             let world = World::with(|_| ());
             world.sandbox.script(asking_for(status, wait).times(ALWAYS));
-            let heard = world.send(&asks(&["a"])).await;
-            assert_eq!((heard.status, heard.at), (Ok(status), 50), "{wait}");
+            let settled = world.send(&receipt_of(&["a"])).await;
+            assert_eq!((settled.status, settled.at), (Ok(status), 50), "{wait}");
             assert_eq!(world.times(), [50]);
         }
     }
@@ -49,9 +49,9 @@ async fn only_callers_with_time_left_wait_for_the_retry() {
     let world = World::with(|config| config.limit.quota = quota(0.5, 1));
     world.drain_tokens();
     world.sandbox.script(asking_for(503, "3"));
-    let early = world.send(&asks(&["a"]));
+    let early = world.send(&receipt_of(&["a"]));
     tokio::time::sleep(ms(1500)).await;
-    let late = world.send(&asks(&["b"]));
+    let late = world.send(&receipt_of(&["b"]));
     let (early, late) = (early.await, late.await);
     assert_eq!((early.status, early.at), (Ok(503), 2000));
     assert_eq!((late.status, late.at), (Ok(201), 5000));
@@ -78,8 +78,8 @@ async fn a_failing_instance_leaves_retries_to_the_others() {
     // Twelve of another, each failing once.
     for n in 0..12 {
         world.sandbox.script(Fault::status(503).instance("1"));
-        let heard = world.send(&asks(&[&format!("m{n}")])).await;
-        assert_eq!(heard.status, Ok(201), "receipt {n}");
+        let settled = world.send(&receipt_of(&[&format!("m{n}")])).await;
+        assert_eq!(settled.status, Ok(201), "receipt {n}");
     }
     for verdict in verdicts {
         assert_eq!(status(&verdict.await.unwrap().response), Ok(503));
