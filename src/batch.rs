@@ -35,6 +35,7 @@ use tower::retry::budget::TpsBudget;
 use crate::body::ClientAnswer;
 use crate::config::{self, BatchMode};
 use crate::http::h1::Wording;
+use crate::http::path;
 use crate::limit::{Kind, Lane, Limiter, Refused};
 use crate::observe::metrics::Metrics;
 use crate::receipt::Receipt;
@@ -161,7 +162,7 @@ impl Batcher {
             .load()
             .paths
             .iter()
-            .any(|receipt| receipt == path)
+            .any(|receipt| path::same_segments(receipt, path))
     }
 
     /// Counts what a batch saved: the callers it told, less the calls it took.

@@ -4,11 +4,13 @@
 //!
 //! - [`h1`]: the HTTP/1.1 codec of the fast path;
 //! - [`hop_by_hop`]: fields that end at the gateway;
+//! - [`path`]: what a path means to a lenient backend;
 //! - [`retry_after`]: when to come back;
 //! - [`forwarded_for`], [`proxy_protocol`]: the client behind a trusted proxy.
 
 pub(crate) mod forwarded_for;
 pub(crate) mod h1;
 pub(crate) mod hop_by_hop;
+pub(crate) mod path;
 pub(crate) mod proxy_protocol;
 pub(crate) mod retry_after;

@@ -13,6 +13,7 @@ use super::error::Error;
 use super::{Proxy, Who, count, server_timing};
 use crate::batch::{Given, Told, Untold};
 use crate::body::{AnswerBody, ClientAnswer, ClientBody, LOOK};
+use crate::identity::Certainty;
 use crate::limit::{Lane, Refused};
 use crate::observe::access_log::Trail;
 use crate::observe::metrics::Route;
@@ -52,12 +53,18 @@ impl Proxy {
         head: &mut Parts,
         body: &mut ClientBody,
     ) -> Result<Option<Understood>, Error> {
-        let Some(whole) = self.in_time(body.whole()).await?.flatten() else {
+        let limit = self.shared.settings.header_timeout;
+        let Some(whole) = self.in_time(limit, body.whole()).await?.flatten() else {
             return Ok(None);
         };
         let came = body.came().unwrap_or_else(Instant::now);
         let taken = std::mem::replace(head, Request::new(()).into_parts().0);
         Ok(match Receipt::read(taken, whole) {
+            // Its ids may belong to another instance than the one that counts.
+            Ok(receipt) if receipt.identity.certainty == Certainty::Ambiguous => {
+                *head = receipt.into_parts().0;
+                None
+            }
             Ok(receipt) => Some((Box::new(receipt.spelt(body.take_spelling())), came)),
             Err(untouched) => {
                 *head = *untouched;
@@ -74,8 +81,7 @@ impl Proxy {
         trail: &mut Trail,
     ) -> Result<Joined, Denied> {
         trail.receipt(&receipt);
-        let (identity, ambiguous) = (&receipt.identity, receipt.ambiguous);
-        let lane = self.lane(identity, ambiguous, receipt.head(), who, Route::Seen, trail)?;
+        let lane = self.lane(&receipt.identity, receipt.head(), who, Route::Seen, trail)?;
         let batcher = &self.shared.batcher;
         let place = if batcher.observes() {
             Place::Alone(receipt)

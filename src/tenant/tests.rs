@@ -104,9 +104,9 @@ fn listed_means_of_a_tenant() {
 fn several_instances_are_too_many_where_a_rule_goes_by_instance() {
     let may = |instances, zoo: &[&str]| {
         let (tenants, _) = tenants(&access(&["10.0.0.0/8"], instances, &[]), zoo);
-        let strict = tenants.is_strict();
+        let depends = tenants.depends_on_instance();
         let may = tenants.may_use(Client::Local, Some("1"), true).map(|_| ());
-        (strict, may)
+        (depends, may)
     };
     assert_eq!(may(Instances::Any, &[]), (false, Ok(())));
     assert_eq!(may(Instances::Listed, &[]), (true, Err(Denied::Ambiguous)));

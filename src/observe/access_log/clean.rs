@@ -8,7 +8,8 @@ use http::Method;
 use http::header::{AUTHORIZATION, COOKIE};
 use http::request::Parts;
 
-use crate::identity::{TOKEN_FIELD, TOKEN_HEADER, decode, pairs};
+use crate::identity::names::FieldName;
+use crate::identity::{TOKEN_HEADER, pairs};
 use crate::redact::Secrets;
 
 /// Stands for text that is not told.
@@ -64,20 +65,15 @@ impl<'r> Guard<'r> {
         };
         let mut fields_of_tokens = fields(AUTHORIZATION.as_str()).chain(fields(TOKEN_HEADER));
         let mut cookies = fields(COOKIE.as_str()).flat_map(|value| value.split(';'));
-        let mut tokens = pairs(self.head.uri.query().unwrap_or_default())
-            .filter(|pair| names_token(&decode(pair.key)));
+        let mut tokens = pairs(self.head.uri.query().unwrap_or_default()).filter(|pair| {
+            pair.named()
+                .is_some_and(|named| named.name == FieldName::Token)
+        });
         // The scheme (`Bearer`) and a cookie's name are no secrets.
         fields_of_tokens.any(|value| is_in(after([' ', '\t'], value)))
             || cookies.any(|pair| is_in(after(['='], pair).trim_matches([' ', '"'])))
             || tokens.any(|pair| is_in(pair.value) || is_in(&pair.decoded()))
     }
-}
-
-/// Whether a field of a query holds a token: by its name, or as one of a list
-/// (`access_token[]`), as PHP writes and reads it.
-fn names_token(key: &str) -> bool {
-    let rest = key.strip_prefix(TOKEN_FIELD);
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
 }
 
 /// What stands after the first of some signs, or all where there is none.

@@ -77,7 +77,7 @@ fn outside_its_tenants_networks_a_key_is_nobodys() {
 #[test]
 fn nothing_printed_shows_a_key_or_a_token() {
     let printed = format!("{:?}", ring());
-    assert_eq!(printed, "Keyring { keys: 2, doors: 3, .. }");
+    assert_eq!(printed, "Keyring { keys: 2, instances: 3, .. }");
 }
 
 proptest! {
