@@ -14,3 +14,8 @@ pub(crate) mod hop_by_hop;
 pub(crate) mod path;
 pub(crate) mod proxy_protocol;
 pub(crate) mod retry_after;
+
+/// The header field that names the WhatsApp instance, in lower case.
+pub(crate) const INSTANCE_HEADER: &str = "x-instance-id";
+/// The header field that carries an access token, in lower case.
+pub(crate) const TOKEN_HEADER: &str = "access-token";

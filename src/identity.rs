@@ -22,8 +22,9 @@ pub(crate) mod verification;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use crate::http::{INSTANCE_HEADER, TOKEN_HEADER};
 pub(crate) use credential::{CredentialSource, Fingerprint};
 pub(crate) use findings::{Certainty, Findings, Identity};
 pub(crate) use instance::InstanceId;
-pub(crate) use names::{INSTANCE_FIELD, INSTANCE_HEADER, TOKEN_FIELD, TOKEN_HEADER};
+pub(crate) use names::{INSTANCE_FIELD, TOKEN_FIELD};
 pub(crate) use query::{decode, pairs};

@@ -6,11 +6,12 @@
 
 mod cors;
 pub(crate) mod error;
-mod finish;
 mod passthrough;
 mod preflight;
 pub(crate) mod ratelimit_headers;
 mod receipts;
+mod request_guard;
+mod run_to_end;
 mod server_timing;
 mod target;
 mod upgrade;
@@ -28,7 +29,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::batch::Batcher;
-use crate::body::{self, ClientAnswer, ClientBody, Ending, RequestBody};
+use crate::body::{self, ClientAnswer, ClientBody, RequestBody};
 use crate::config::{self, Config, InForce};
 use crate::conn::drain::Drain;
 use crate::conn::state::Activity;
@@ -47,9 +48,10 @@ use crate::tenant::{Denied, Tenants};
 use crate::upstream::Upstream;
 use cors::Cors;
 use error::Error;
-use finish::Finish;
 use preflight::is_preflight;
 use receipts::may_be_receipt;
+use request_guard::RequestGuard;
+use run_to_end::RunToEnd;
 use target::ThisHost;
 
 /// Calls of one connection that may be unfinished at once. HTTP/2 bounds its
@@ -130,9 +132,9 @@ impl Proxy {
         peer: Option<IpAddr>,
         activity: Arc<Activity>,
         now: Instant,
-    ) -> Finish<impl Future<Output = Result<ClientAnswer, Infallible>> + Send> {
+    ) -> RunToEnd<impl Future<Output = Result<ClientAnswer, Infallible>> + Send> {
         let tasks = self.shared.tasks.clone();
-        Finish::new(self.answer(head, body, peer, activity, now), tasks)
+        RunToEnd::new(self.answer(head, body, peer, activity, now), tasks)
     }
 
     /// Never fails: failures are answers too.
@@ -160,7 +162,7 @@ impl Proxy {
             body.count(trail.request_bytes());
         }
         let metrics = Arc::clone(&shared.metrics);
-        let mut ending = Ending::new(metrics, route, now, activity, trail);
+        let mut ending = RequestGuard::new(metrics, route, now, activity, trail);
         let version = head.version;
         let is_head = head.method == Method::HEAD;
         async move {
@@ -187,7 +189,7 @@ impl Proxy {
         origin: Option<HeaderValue>,
         version: Version,
         is_head: bool,
-        mut ending: Ending,
+        mut ending: RequestGuard,
     ) -> ClientAnswer {
         let shared = &*self.shared;
         let (trail, route) = (&mut ending.trail, ending.route);
@@ -221,7 +223,7 @@ impl Proxy {
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let is_unread = is_head || has_no_body(answer.status());
-        answer.body_mut().until_end(ending, is_unread);
+        answer.body_mut().watch(Box::new(ending), is_unread);
         answer
     }
 

@@ -28,7 +28,7 @@ pub use connect::{Dial, Io, TlsError};
 use connection::{Connection, Need, Received, Unsent};
 pub(crate) use error::{Failure, Unreachable};
 use pool::{Lease, Pool, Pools};
-pub(crate) use response::{Answer, Collected, UpstreamBody};
+pub(crate) use response::{Answer, Collected};
 use timeout::Patience;
 
 use crate::body::{Progress, RequestBody};

@@ -150,7 +150,7 @@ mod tests {
         assert!(is_utc(stamp), "{text}");
         assert_eq!(
             rest,
-            " INFO wawp_gateway::telemetry::tests: listening port=80\n"
+            " INFO wawp_gateway::app::telemetry::tests: listening port=80\n"
         );
     }
 
@@ -214,7 +214,7 @@ mod tests {
             tracing::error!(target: "hyper::proto::h1", "GET /?access_token=secret");
             tracing::trace!(target: "h2", "secret");
             tracing::info!(target: "rustls::client", "secret");
-            tracing::info!(target: "wawp_gateway::front", "ours");
+            tracing::info!(target: "wawp_gateway::server", "ours");
         });
         assert!(!text.contains("secret") && text.contains("ours"), "{text}");
     }
@@ -231,7 +231,7 @@ mod tests {
             assert!(result.is_err());
         });
         assert!(
-            text.contains("panicked") && text.contains("src/telemetry.rs:"),
+            text.contains("panicked") && text.contains("src/app/telemetry.rs:"),
             "{text}"
         );
         assert!(

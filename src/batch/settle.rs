@@ -19,7 +19,7 @@ use tower::util::rng::HasherRng;
 use super::life::refuse;
 use super::open::Caller;
 use super::{Batcher, Given, Shared, Timing, Untold};
-use crate::body::{AnswerBody, ClientAnswer, RequestBody};
+use crate::body::{ClientAnswer, RequestBody};
 use crate::http::retry_after;
 use crate::limit::{Admission, Kind, Lane, Pass, Refused};
 use crate::observe::metrics::Route;
@@ -259,7 +259,7 @@ impl Sender<'_> {
                 remaining: pass.permit.remaining,
             })),
             Ok(Collected::Longer(held, rest)) if group.callers.len() == 1 => {
-                let body = AnswerBody::resumed(held, rest);
+                let body = rest.into_client_body(held);
                 Outcome::Long(Box::new(Response::from_parts(head, body)))
             }
             Ok(Collected::Longer(..)) => Outcome::Failed(Failure::TooLong),

@@ -18,11 +18,11 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::ByteCounter;
 use super::incoming::Coming;
 use super::{Error, LOOK, splice};
 use crate::conn::{discard_body::Unread, state::Activity};
 use crate::http::h1::Spelling;
-use crate::observe::access_log::RequestBytes;
 
 /// What a piece costs at least, for its place in the list: a body cut into
 /// single bytes must not take a hundred times its size.
@@ -45,7 +45,7 @@ pub(crate) struct ClientBody {
     /// The longest silence allowed: `server.body_timeout`.
     patience: Duration,
     /// Counts what comes, for the access log.
-    bytes: Option<RequestBytes>,
+    bytes: Option<ByteCounter>,
     /// Armed only while nothing comes.
     silence: Option<Pin<Box<Sleep>>>,
 }
@@ -126,7 +126,7 @@ impl ClientBody {
     }
 
     /// Has the body's bytes counted as they come.
-    pub(crate) fn count(&mut self, bytes: Option<RequestBytes>) {
+    pub(crate) fn count(&mut self, bytes: Option<ByteCounter>) {
         if let Some(bytes) = &bytes {
             bytes.add(self.held_bytes);
         }

@@ -1,24 +1,18 @@
 //! The body of an answer as it goes to the client.
 //!
-//! Invariant: whatever becomes of the answer (read to its end, cut off, never
-//! read), its [`Ending`] is settled once.
+//! Invariant: whatever becomes of the response (read to its end, cut off, never
+//! read), its observer is dropped with it, once.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::Instant;
 
 use super::Error;
-use crate::conn::state::Activity;
 use crate::http::h1::Wording;
-use crate::observe::access_log::Trail;
-use crate::observe::metrics::{Metrics, Route};
-use crate::upstream::UpstreamBody;
 
 /// An answer to a client. Boxed, as it goes from hand to hand.
 pub(crate) type ClientAnswer = Box<Response<AnswerBody>>;
@@ -29,11 +23,10 @@ pub(crate) struct AnswerBody {
     kind: Kind,
     /// How its head is worded, if that is known.
     wording: Option<Wording>,
-    /// Settled when the body is dropped.
-    ending: Option<Ending>,
+    /// Dropped with the body. Boxed, so that a response stays small to move.
+    observer: Option<Box<dyn BodyObserver>>,
 }
 
-#[derive(Debug)]
 enum Kind {
     Whole {
         bytes: Option<Bytes>,
@@ -43,66 +36,18 @@ enum Kind {
     /// What was read ahead, then the rest.
     Streamed {
         held: VecDeque<Bytes>,
-        rest: Box<UpstreamBody>,
+        rest: StreamedBody,
     },
 }
 
-/// What is left to do when an answer has been given: a call is in flight, and
-/// its time runs, until then.
-#[derive(Debug)]
-pub(crate) struct Ending {
-    metrics: Arc<Metrics>,
-    pub(crate) route: Route,
-    began: Instant,
-    /// The connection the call came on, busy until then.
-    activity: Arc<Activity>,
-    /// What the access log will tell of the call.
-    pub(crate) trail: Trail,
-    /// Bytes of the body handed on.
-    bytes: u64,
-    /// The answer was handed on to its end.
-    is_complete: bool,
+/// Watches a response body until it is dropped.
+pub(crate) trait BodyObserver: std::fmt::Debug + Send + Sync {
+    /// Bytes of the body were handed to the connection. `is_end`: they are the last.
+    fn sent(&mut self, bytes: usize, is_end: bool);
 }
 
-impl Ending {
-    /// A call comes into flight.
-    pub(crate) fn new(
-        metrics: Arc<Metrics>,
-        route: Route,
-        began: Instant,
-        activity: Arc<Activity>,
-        trail: Trail,
-    ) -> Self {
-        metrics.in_flight.inc();
-        Self {
-            metrics,
-            route,
-            began,
-            activity,
-            trail,
-            bytes: 0,
-            is_complete: false,
-        }
-    }
-
-    /// The connection the call came on.
-    pub(crate) fn activity(&self) -> &Activity {
-        &self.activity
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.metrics.in_flight.dec();
-        let now = Instant::now();
-        let duration = now.saturating_duration_since(self.began);
-        self.metrics
-            .request_seconds(self.route)
-            .observe(duration.as_secs_f64());
-        self.trail.end(self.bytes, self.is_complete, duration);
-        self.activity.ended(now);
-    }
-}
+/// A body that the upstream is still sending.
+pub(crate) type StreamedBody = Pin<Box<dyn Body<Data = Bytes, Error = Error> + Send + Sync>>;
 
 impl AnswerBody {
     /// A body held in full.
@@ -116,21 +61,20 @@ impl AnswerBody {
         Self {
             kind: Kind::Whole { bytes, trailers },
             wording,
-            ending: None,
+            observer: None,
         }
     }
 
-    /// A body streamed from the upstream.
-    pub(crate) fn streamed(body: Box<UpstreamBody>) -> Self {
-        Self::resumed(VecDeque::new(), body)
-    }
-
-    /// A body of which some was read already.
-    pub(crate) fn resumed(held: VecDeque<Bytes>, mut rest: Box<UpstreamBody>) -> Self {
+    /// A body streamed from the upstream, of which some may have been read already.
+    pub(crate) fn streamed(
+        held: VecDeque<Bytes>,
+        rest: StreamedBody,
+        wording: Option<Wording>,
+    ) -> Self {
         Self {
-            wording: rest.take_wording(),
+            wording,
             kind: Kind::Streamed { held, rest },
-            ending: None,
+            observer: None,
         }
     }
 
@@ -139,11 +83,21 @@ impl AnswerBody {
         self.wording.take()
     }
 
-    /// Ties the end of the call to the end of this body. Nobody reads one to
-    /// its end that `is_unread`: an answer to HEAD, or of a status without one.
-    pub(crate) fn until_end(&mut self, mut ending: Ending, is_unread: bool) {
-        ending.is_complete = is_unread || self.is_end_stream();
-        self.ending = Some(ending);
+    /// Has the body watched. No client reads a body that `is_unread` to its end: that
+    /// of a response to HEAD, or of a status without one.
+    pub(crate) fn watch(&mut self, mut observer: Box<dyn BodyObserver>, is_unread: bool) {
+        observer.sent(0, is_unread || self.is_end_stream());
+        self.observer = Some(observer);
+    }
+}
+
+/// Without the bytes: they may hold anything.
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Whole { .. } => "Whole",
+            Self::Streamed { .. } => "Streamed",
+        })
     }
 }
 
@@ -175,18 +129,15 @@ impl Body for AnswerBody {
             }
             Kind::Streamed { held, rest } => match held.pop_front() {
                 Some(piece) => Some(Ok(Frame::data(piece))),
-                None => ready!(Pin::new(&mut **rest).poll_frame(cx)),
+                None => ready!(rest.as_mut().poll_frame(cx)),
             },
         };
         let is_end = this.is_end_stream();
-        if let Some(ending) = &mut this.ending {
+        if let Some(observer) = &mut this.observer {
             match &frame {
-                Some(Ok(frame)) => {
-                    ending.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-                    ending.is_complete = is_end;
-                }
+                Some(Ok(frame)) => observer.sent(frame.data_ref().map_or(0, Bytes::len), is_end),
                 Some(Err(_)) => {}
-                None => ending.is_complete = true,
+                None => observer.sent(0, true),
             }
         }
         Poll::Ready(frame)

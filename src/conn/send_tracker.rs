@@ -18,7 +18,6 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::state::Activity;
-use crate::body::{AnswerBody, Error};
 
 /// The answers on one connection of which bytes lie untaken.
 #[derive(Debug, Default)]
@@ -124,27 +123,27 @@ impl Offer {
 }
 
 /// The body of an answer over HTTP/2.
-pub(crate) struct Offered {
-    body: AnswerBody,
+pub(crate) struct Offered<B> {
+    body: B,
     offer: Arc<Offer>,
 }
 
-impl Offered {
+impl<B> Offered<B> {
     /// A body that goes out on the connection of this activity.
-    pub(crate) fn new(body: AnswerBody, activity: Arc<Activity>) -> Self {
+    pub(crate) fn new(body: B, activity: Arc<Activity>) -> Self {
         let offer = Arc::new(Offer::new(activity));
         Self { body, offer }
     }
 }
 
-impl Body for Offered {
+impl<B: Body<Data = Bytes> + Unpin> Body for Offered<B> {
     type Data = Piece;
-    type Error = Error;
+    type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, Error>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, B::Error>>> {
         let this = self.get_mut();
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         let piece = |bytes| Piece::new(bytes, &this.offer);

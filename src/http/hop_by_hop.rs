@@ -12,7 +12,7 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
-use crate::identity::{INSTANCE_HEADER, TOKEN_HEADER};
+use super::{INSTANCE_HEADER, TOKEN_HEADER};
 
 /// How long a call may be on its way to a connection that is about to close.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);

@@ -8,8 +8,9 @@ use http::request::Parts;
 
 use super::credential::{CredentialSource, Credentials, Fingerprint};
 use super::instance::InstanceId;
-use super::names::{self, Field, FieldName, INSTANCE_HEADER, TOKEN_HEADER};
+use super::names::{self, Field, FieldName};
 use super::query::pairs;
+use crate::http::{INSTANCE_HEADER, TOKEN_HEADER};
 
 /// The header with a token as HTTP defines it (RFC 9110 §11.6.2).
 const AUTHORIZATION_HEADER: &str = "authorization";

@@ -8,10 +8,6 @@
 pub(crate) const INSTANCE_FIELD: &str = "instance_id";
 /// The field with the access token, in a query or a body.
 pub(crate) const TOKEN_FIELD: &str = "access_token";
-/// The header with the instance (the Python SDK uses it).
-pub(crate) const INSTANCE_HEADER: &str = "x-instance-id";
-/// The header with the access token (the MCP server uses it).
-pub(crate) const TOKEN_HEADER: &str = "access-token";
 
 /// What a field states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +101,7 @@ pub(crate) fn is_header(name: &str, ours: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::INSTANCE_HEADER;
 
     #[test]
     fn a_name_is_read_as_php_reads_it() {

@@ -28,6 +28,7 @@ use http::request::Parts;
 use tokio::time::Instant;
 
 use crate::batch::Timing;
+use crate::body::ByteCounter;
 use crate::config::{self, LogAccess, LogFormat};
 use crate::http::forwarded_for::Client;
 use crate::identity::Identity;
@@ -36,7 +37,6 @@ use crate::receipt::Receipt;
 use crate::redact::Secrets;
 pub(crate) use clean::WITHHELD;
 use record::Record;
-pub(crate) use record::RequestBytes;
 use writer::Writer;
 
 /// The access log of one gateway.
@@ -143,7 +143,7 @@ impl AccessLog {
 
 impl Trail {
     /// Where the bytes of the request's body are to be counted.
-    pub(crate) fn request_bytes(&mut self) -> Option<RequestBytes> {
+    pub(crate) fn request_bytes(&mut self) -> Option<ByteCounter> {
         Some(self.record.as_mut()?.request_bytes())
     }
 

@@ -3,6 +3,8 @@
 //! Invariant: a call that comes here is sent once, and its lane learns what
 //! came of it.
 
+use std::collections::VecDeque;
+
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
@@ -71,7 +73,10 @@ impl Proxy {
         if let (Some(upstream), Some(client)) = (upgrade, client_upgrade) {
             upgrade::bridge(client, upstream, &self.shared.tasks, &self.shared.drain);
         }
-        let mut answer = Box::new(Response::from_parts(head, AnswerBody::streamed(body)));
+        let mut answer = Box::new(Response::from_parts(
+            head,
+            body.into_client_body(VecDeque::new()),
+        ));
         self.annotate(&mut answer, lane, &pass, began);
         Ok(answer)
     }

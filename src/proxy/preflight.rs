@@ -5,6 +5,8 @@
 //! waits in no queue; only network rules and the caps on requests in flight
 //! apply to it.
 
+use std::collections::VecDeque;
+
 use http::header::ACCESS_CONTROL_REQUEST_METHOD;
 use http::request::Parts;
 use http::{Method, Response};
@@ -13,7 +15,7 @@ use tokio::time::Instant;
 use super::error::Error;
 use super::passthrough::take;
 use super::{Proxy, Who};
-use crate::body::{AnswerBody, ClientAnswer, ClientBody, RequestBody};
+use crate::body::{ClientAnswer, ClientBody, RequestBody};
 use crate::identity::{Findings, pairs};
 use crate::observe::access_log::Trail;
 use crate::observe::metrics::Route;
@@ -64,7 +66,7 @@ impl Proxy {
         let Answer { head, body, .. } = response?;
         Ok(Box::new(Response::from_parts(
             head,
-            AnswerBody::streamed(body),
+            body.into_client_body(VecDeque::new()),
         )))
     }
 }

@@ -1,9 +1,9 @@
 //! The `RateLimit` and `RateLimit-Policy` fields.
 //!
-//! Syntax of draft-ietf-httpapi-ratelimit-headers-10: `q` and `r` count calls,
-//! `w` and `t` are whole seconds. They describe the gateway's own policies, one
-//! per instance and class, tenant, and over all; the upstream's fields are left
-//! alone.
+//! Syntax of draft-ietf-httpapi-ratelimit-headers-10: `q` and `r` count requests, `w`
+//! and `t` are whole seconds. The fields describe the policies of the gateway: per
+//! instance and class, per tenant, and for the egress. Fields of the upstream stay as
+//! they are.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::limit::Scope;
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Tells of a bucket that has `remaining` tokens and the next in `next`.
+/// Describes a bucket that holds `remaining` tokens and gets its next one in `next`.
 pub(crate) fn describe(
     headers: &mut HeaderMap,
     scope: Scope,

@@ -1,4 +1,4 @@
-//! The `Server-Timing` field of merged and queued answers (design §3.8).
+//! The `Server-Timing` field of merged and queued responses (rule: server timing).
 
 use std::time::Duration;
 
@@ -6,26 +6,26 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::batch::Timing;
 
-/// Bytes that a common field takes, with room to spare.
+/// Bytes of a usual field, with room to spare.
 const LENGTH: usize = 128;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Tells a receipt's caller how its time was spent.
+/// Adds how the time of a receipt was spent.
 pub(crate) fn of_receipt(headers: &mut HeaderMap, timing: &Timing) {
     let mut text = String::with_capacity(LENGTH);
     let plural = |count| if count == 1 { "" } else { "s" };
     text.push_str("batch;dur=");
     millis(&mut text, timing.window);
     text.push_str(";desc=\"");
-    digits(&mut text, timing.callers as u64);
+    text.push_str(itoa::Buffer::new().format(timing.callers));
     text.push_str(" caller");
     text.push_str(plural(timing.callers));
     text.push_str(", ");
     match timing.ids {
         0 => text.push_str("whole chat"),
         ids => {
-            digits(&mut text, ids as u64);
+            text.push_str(itoa::Buffer::new().format(ids));
             text.push_str(" id");
             text.push_str(plural(ids));
         }
@@ -34,7 +34,7 @@ pub(crate) fn of_receipt(headers: &mut HeaderMap, timing: &Timing) {
     append(headers, text, timing.queue, timing.upstream);
 }
 
-/// Tells a queued call how its time was spent.
+/// Adds how the time of a request that was passed through was spent.
 pub(crate) fn of_queued(headers: &mut HeaderMap, queue: Duration, upstream: Duration) {
     append(headers, String::new(), queue, upstream);
 }
@@ -44,7 +44,7 @@ fn append(headers: &mut HeaderMap, mut text: String, queue: Duration, upstream: 
     millis(&mut text, queue);
     text.push_str(", upstream;dur=");
     millis(&mut text, upstream);
-    // Appended: the upstream may have timings of its own.
+    // Appended: the upstream may have sent timings of its own.
     headers.append(
         SERVER_TIMING,
         HeaderValue::try_from(text).expect("digits and words are a field value"),
@@ -55,20 +55,11 @@ fn append(headers: &mut HeaderMap, mut text: String, queue: Duration, upstream: 
 fn millis(text: &mut String, duration: Duration) {
     let tenths = (duration.as_nanos() + 50_000) / 100_000;
     let tenths = u64::try_from(tenths).unwrap_or(u64::MAX);
-    digits(text, tenths / 10);
+    text.push_str(itoa::Buffer::new().format(tenths / 10));
     if tenths % 10 != 0 {
         text.push('.');
-        digits(text, tenths % 10);
+        text.push(char::from(b'0' + (tenths % 10) as u8));
     }
-}
-
-/// A number. By hand: `write!` takes five times as long, and this is written
-/// for every caller of a batch.
-fn digits(text: &mut String, number: u64) {
-    if number >= 10 {
-        digits(text, number / 10);
-    }
-    text.push(char::from(b'0' + (number % 10) as u8));
 }
 
 #[cfg(test)]

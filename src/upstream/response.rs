@@ -18,7 +18,7 @@ use tokio::time::Sleep;
 use super::connection::{Received, Source};
 use super::error::Failure;
 use super::pool::Lease;
-use crate::body;
+use crate::body::{self, AnswerBody};
 use crate::http::h1::Wording;
 use crate::http::hop_by_hop;
 use crate::observe::metrics::{Metrics, Route};
@@ -100,8 +100,14 @@ impl UpstreamBody {
     }
 
     /// How the answer's head was worded, if that is known.
-    pub(crate) fn take_wording(&mut self) -> Option<Wording> {
+    fn take_wording(&mut self) -> Option<Wording> {
         self.wording.take()
+    }
+
+    /// Hands it on to a client.
+    pub(crate) fn into_client_body(mut self: Box<Self>, held: VecDeque<Bytes>) -> AnswerBody {
+        let wording = self.take_wording();
+        AnswerBody::streamed(held, Box::into_pin(self), wording)
     }
 
     /// Reads the answer to its end, or up to some `limit` of bytes.

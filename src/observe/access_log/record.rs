@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +21,7 @@ use serde_json::ser::Formatter;
 use super::AccessLog;
 use super::clean::{self, Guard};
 use crate::batch::Timing;
+use crate::body::ByteCounter;
 use crate::config::LogFormat;
 use crate::identity::Identity;
 use crate::observe::metrics::Route;
@@ -29,17 +30,6 @@ use crate::receipt::Receipt;
 /// Keys the hash under which receipts of one chat are told to belong together:
 /// drawn at start, so that a merge key cannot be guessed from a line.
 static MERGE_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-
-/// Counts the bytes of a request's body as they come.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct RequestBytes(Arc<AtomicU64>);
-
-impl RequestBytes {
-    /// So many more have come.
-    pub(crate) fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-}
 
 /// What is told of a call.
 #[derive(Debug)]
@@ -56,7 +46,7 @@ pub(super) struct Record {
     pub(super) client: Option<IpAddr>,
     pub(super) status: Option<StatusCode>,
     pub(super) error: Option<&'static str>,
-    request_bytes: Option<RequestBytes>,
+    request_bytes: Option<ByteCounter>,
     bytes: u64,
     is_complete: bool,
     receipt: Option<Understood>,
@@ -150,7 +140,7 @@ impl Record {
         }
     }
 
-    pub(super) fn request_bytes(&mut self) -> RequestBytes {
+    pub(super) fn request_bytes(&mut self) -> ByteCounter {
         self.request_bytes.get_or_insert_default().clone()
     }
 
@@ -282,7 +272,7 @@ impl Record {
 
     fn body_bytes(&self) -> u64 {
         let counted = self.request_bytes.as_ref();
-        counted.map_or(0, |bytes| bytes.0.load(Ordering::Relaxed))
+        counted.map_or(0, ByteCounter::get)
     }
 }
 
