@@ -21,6 +21,7 @@
 
 mod answers;
 mod call;
+mod cors;
 mod credentials;
 mod endpoints;
 mod faults;

@@ -23,7 +23,7 @@ use super::call::Noted;
 use super::credentials::{Asked, Bad, Ids};
 use super::faults::{FaultKind, Subject};
 use super::line::Cut;
-use super::{Shared, endpoints, tools};
+use super::{Shared, cors, endpoints, tools};
 
 /// How much of an answer's head a [`FaultKind::ResetMidHead`] lets pass: the status line and two letters.
 const HALF_A_HEAD: usize = "HTTP/1.1 200 OK\r\nco".len();
@@ -115,7 +115,9 @@ pub(super) async fn answer(
     let (parts, body) = request.into_parts();
     let number = conn.shared.log.begin(&parts);
     let body = Noted::new(body, Arc::clone(&conn.shared), number);
-    let response = if is_v2(parts.uri.path()) {
+    let mut response = if let Some(response) = cors::preflight(&parts) {
+        response
+    } else if is_v2(parts.uri.path()) {
         v2(&conn, &parts, body, number).await?
     } else {
         let asked = Asked::head(&parts);
@@ -138,6 +140,7 @@ pub(super) async fn answer(
             },
         }
     };
+    cors::allow(&parts.headers, response.headers_mut());
     conn.shared
         .log
         .note(number, |call| call.status = response.status().as_u16());

@@ -73,9 +73,10 @@ fn expected_of(head: &Parts, body: &[u8]) -> Option<Identity> {
             let field = match serde_json::from_str(raw).ok()? {
                 serde_json::Value::String(text) if raw.len() <= MAX_VALUE + 2 => name.with(text),
                 serde_json::Value::Number(_) if raw.len() <= MAX_VALUE => name.with(raw.to_owned()),
-                serde_json::Value::Null | serde_json::Value::Bool(_) => continue,
-                serde_json::Value::Object(_) => continue,
-                _ => Field::Unclear,
+                serde_json::Value::Array(_)
+                | serde_json::Value::String(_)
+                | serde_json::Value::Number(_) => Field::Unclear,
+                _ => continue,
             };
             findings.body_field(field);
         }
