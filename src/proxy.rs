@@ -22,25 +22,25 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use http::header::{CONNECTION, EXPECT, ORIGIN};
+use http::header::{EXPECT, ORIGIN};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, Version};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::batch::Batcher;
-use crate::body::{self, ClientAnswer, ClientBody, RequestBody};
+use crate::body::{self, ClientBody, ClientResponse, RequestBody};
 use crate::config::{self, Config, InForce};
 use crate::conn::drain::Drain;
-use crate::conn::state::Activity;
+use crate::conn::state::ConnCtx;
 use crate::http::forwarded_for::Client;
-use crate::http::h1::has_no_body;
 use crate::http::hop_by_hop;
 use crate::http::path;
+use crate::http::response_head::has_no_body;
 use crate::identity::scan::{self, Extent};
 use crate::identity::{Certainty, Findings, Fingerprint, Identity, verification};
 use crate::limit::{Kind, Lane, Limiter};
-use crate::observe::access_log::{AccessLog, Trail};
+use crate::observe::access_log::{AccessLog, LogEntry};
 use crate::observe::metrics::{Failure, Metrics, Route, TenantSeries};
 use crate::redact::Secrets;
 use crate::tenant::key::{Keyring, Substitution};
@@ -72,9 +72,9 @@ pub(crate) struct Shared {
     pub(crate) tenants: ArcSwap<Tenants>,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) batcher: Arc<Batcher>,
-    /// The CORS fields that the upstream returned of late.
+    /// The CORS fields that the upstream returned recently.
     cors: Cors,
-    /// The tenants' keys; none if no tenant has one.
+    /// The tenants' keys; none where no tenant has one.
     pub(crate) keyring: ArcSwapOption<Keyring>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Arc<AccessLog>,
@@ -123,18 +123,17 @@ impl Shared {
 }
 
 impl Proxy {
-    /// Answers one request on a connection of `peer` whose head came `now`.
+    /// Answers one request on the connection `conn`, whose head came `now`.
     /// The head is boxed, as it goes from hand to hand.
     pub(crate) fn handle(
         self,
         head: Box<Parts>,
         body: ClientBody,
-        peer: Option<IpAddr>,
-        activity: Arc<Activity>,
+        conn: ConnCtx,
         now: Instant,
-    ) -> RunToEnd<impl Future<Output = Result<ClientAnswer, Infallible>> + Send> {
+    ) -> RunToEnd<impl Future<Output = Result<Box<ClientResponse>, Infallible>> + Send> {
         let tasks = self.shared.tasks.clone();
-        RunToEnd::new(self.answer(head, body, peer, activity, now), tasks)
+        RunToEnd::new(self.answer(head, body, conn, now), tasks)
     }
 
     /// Never fails: failures are answers too.
@@ -146,35 +145,34 @@ impl Proxy {
         self,
         mut head: Box<Parts>,
         mut body: ClientBody,
-        peer: Option<IpAddr>,
-        activity: Arc<Activity>,
+        conn: ConnCtx,
         now: Instant,
-    ) -> impl Future<Output = Result<ClientAnswer, Infallible>> + Send {
+    ) -> impl Future<Output = Result<Box<ClientResponse>, Infallible>> + Send {
+        let ConnCtx { peer, state } = conn;
         let shared = &*self.shared;
         let route = if shared.batcher.is_receipt_path(head.uri.path()) {
             Route::Seen
         } else {
             Route::Other
         };
-        let crowded = activity.calls() > MAX_CALLS;
-        let mut trail = shared.access_log.begin(&head, route);
+        let crowded = state.requests_in_flight() > MAX_CALLS;
+        let mut log_entry = shared.access_log.begin(&head, route);
         if !body.is_empty() {
-            body.count(trail.request_bytes());
+            body.count(log_entry.request_bytes());
         }
         let metrics = Arc::clone(&shared.metrics);
-        let mut ending = RequestGuard::new(metrics, route, now, activity, trail);
+        let mut ending = RequestGuard::new(metrics, route, now, state, log_entry);
         let version = head.version;
         let is_head = head.method == Method::HEAD;
         async move {
-            let trail = &mut ending.trail;
+            let log_entry = &mut ending.log_entry;
             // The head is taken apart on the way.
             let origin = head.headers.get(ORIGIN).cloned();
-            let mut answer = self
-                .call(&mut head, &mut body, peer, route, crowded, trail)
+            let answer = self
+                .call(&mut head, &mut body, peer, route, crowded, log_entry)
                 .await;
-            if let (Some(origin), Ok(answer)) = (&origin, &mut answer) {
-                body::unfold(answer);
-                self.shared.cors.learn(origin, answer.headers());
+            if let (Some(origin), Ok(answer)) = (&origin, &answer) {
+                self.shared.cors.learn(origin, &answer.head);
             }
             // What has not come of it is not wanted any more.
             drop(body);
@@ -185,30 +183,30 @@ impl Proxy {
     /// What the client is told, whatever came of its call.
     fn end(
         &self,
-        answer: Result<ClientAnswer, Error>,
+        answer: Result<Box<ClientResponse>, Error>,
         origin: Option<HeaderValue>,
         version: Version,
         is_head: bool,
         mut ending: RequestGuard,
-    ) -> ClientAnswer {
+    ) -> Box<ClientResponse> {
         let shared = &*self.shared;
-        let (trail, route) = (&mut ending.trail, ending.route);
+        let (log_entry, route) = (&mut ending.log_entry, ending.route);
         let error = answer.as_ref().err().map(Error::code);
         let mut answer = answer.unwrap_or_else(|error| {
             let mut answer = error.answer();
             if let Some(origin) = origin {
-                shared.cors.add(&origin, answer.headers_mut());
+                shared.cors.add(&origin, &mut answer.head);
             }
             answer
         });
-        trail.answered(answer.status(), error);
+        log_entry.set_response(answer.status(), error);
         if error.is_some() || answer.status().is_server_error() {
             shared.metrics.failures.push(|| Failure {
                 time: SystemTime::now(),
                 status: answer.status(),
                 code: error,
                 route,
-                instance: trail.failed_instance(),
+                instance: log_entry.instance_label(),
                 times: 1,
             });
         }
@@ -216,14 +214,12 @@ impl Proxy {
             .code(answer.status())
             .inc();
         let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let ends = || ending.activity().declines_body() || shared.drain.has_begun();
+        let ends = || ending.conn().decline_body() || shared.drain.has_begun();
         if version < Version::HTTP_2 && !switched && ends() {
-            answer
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
+            answer.head.close_connection();
         }
         let is_unread = is_head || has_no_body(answer.status());
-        answer.body_mut().watch(Box::new(ending), is_unread);
+        answer.body.observe(Box::new(ending), is_unread);
         answer
     }
 
@@ -234,8 +230,8 @@ impl Proxy {
         peer: Option<IpAddr>,
         route: Route,
         crowded: bool,
-        trail: &mut Trail,
-    ) -> Result<ClientAnswer, Error> {
+        log_entry: &mut LogEntry,
+    ) -> Result<Box<ClientResponse>, Error> {
         let max_in_flight = self.shared.settings.max_in_flight;
         if self.shared.metrics.calls() > max_in_flight {
             return Err(Error::Overloaded("server.max_in_flight", max_in_flight));
@@ -245,7 +241,7 @@ impl Proxy {
         }
         let tenants = self.shared.tenants.load_full();
         let client = tenants.client(peer, &head.headers);
-        trail.client(client);
+        log_entry.set_client(client);
         tenants.may_connect(client)?;
         if head.headers.len() > self.shared.settings.max_headers {
             return Err(Error::TooManyHeaders(self.shared.settings.max_headers));
@@ -262,7 +258,7 @@ impl Proxy {
         };
         if is_preflight(head, body) {
             // Boxed: most requests are none.
-            return Box::pin(self.forward_preflight(head, body, who, route, trail)).await;
+            return Box::pin(self.forward_preflight(head, body, who, route, log_entry)).await;
         }
         let substitution = if self.shared.keyring.load().is_some() {
             // Boxed: most gateways have no tenant with a key.
@@ -275,16 +271,15 @@ impl Proxy {
         } else {
             None
         };
-        let mut answer = match receipt.map(|receipt| self.join(receipt, who, trail)) {
-            Some(Ok(joined)) => self.receive(joined, trail).await,
+        let mut answer = match receipt.map(|receipt| self.join(receipt, who, log_entry)) {
+            Some(Ok(joined)) => self.receive(joined, log_entry).await,
             Some(Err(denied)) => Err(denied.into()),
             // Boxed, or the many receipts that wait in batches would each carry
             // the room that sending takes.
-            None => Box::pin(self.pass_through(head, body, who, route, trail)).await,
+            None => Box::pin(self.pass_through(head, body, who, route, log_entry)).await,
         };
         if let (Some(substitution), Ok(answer)) = (substitution, &mut answer) {
-            body::unfold(answer);
-            substitution.hide_token(answer.headers_mut());
+            substitution.hide_token(answer.head.headers_mut());
         }
         answer
     }
@@ -330,20 +325,20 @@ impl Proxy {
         body: &mut ClientBody,
         who: Who<'_>,
         route: Route,
-        trail: &mut Trail,
-    ) -> Result<ClientAnswer, Error> {
+        log_entry: &mut LogEntry,
+    ) -> Result<Box<ClientResponse>, Error> {
         let identity = self.identify(head, body, who).await?;
         let asked = body.came().unwrap_or_else(Instant::now);
-        let lane = self.lane(&identity, head, who, route, trail)?;
+        let lane = self.lane(&identity, head, who, route, log_entry)?;
         let limiter = &self.shared.limiter;
         let answer = match limiter.pass(&lane, Kind::Call, asked, route).await {
             Ok(pass) => {
                 let body = RequestBody::streamed(body.take());
-                self.send(head, body, &lane, pass, route, trail).await
+                self.send(head, body, &lane, pass, route, log_entry).await
             }
             Err(refused) => Err(refused.into()),
         };
-        count(&lane, route, &answer, trail);
+        count(&lane, route, &answer, log_entry);
         answer
     }
 
@@ -396,9 +391,9 @@ impl Proxy {
         head: &Parts,
         who: Who<'_>,
         route: Route,
-        trail: &mut Trail,
+        log_entry: &mut LogEntry,
     ) -> Result<Lane, Denied> {
-        trail.identified(identity, head, || who.tenant(identity));
+        log_entry.set_identity(identity, head, || who.tenant(identity));
         let tenant = who.let_in(identity, route)?;
         let path = head.uri.path();
         let is_receipt = route == Route::Seen;
@@ -435,13 +430,18 @@ impl Who<'_> {
 }
 
 /// Counts a call's end in its instance's figures.
-fn count(lane: &Lane, route: Route, answer: &Result<ClientAnswer, Error>, trail: &mut Trail) {
+fn count(
+    lane: &Lane,
+    route: Route,
+    answer: &Result<Box<ClientResponse>, Error>,
+    log_entry: &mut LogEntry,
+) {
     let series = lane.series();
     series.requests(route).inc();
     if let Err(Error::RateLimited(refused)) = answer {
         series.rejected(refused.refusal.reason()).inc();
     }
     if !matches!(answer, Ok(answer) if !answer.status().is_server_error()) {
-        trail.failed = Some(Arc::clone(series));
+        log_entry.series = Some(Arc::clone(series));
     }
 }

@@ -13,8 +13,10 @@ use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
     RETRY_AFTER, VARY,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
+
+use crate::http::response_head::ResponseHead;
 
 /// Origins remembered: with [`MAX_BYTES`] each, 1 MiB at most.
 const MAX_ORIGINS: usize = 512;
@@ -48,11 +50,11 @@ struct Seen {
 
 impl Cors {
     /// Learns from the upstream's response to a request of this origin.
-    pub(super) fn learn(&self, origin: &HeaderValue, headers: &HeaderMap) {
-        if !headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
+    pub(super) fn learn(&self, origin: &HeaderValue, head: &ResponseHead) {
+        if head.get(&ACCESS_CONTROL_ALLOW_ORIGIN).is_none() {
             return;
         }
-        let size: usize = fields(headers).map(|(_, value)| value.len()).sum();
+        let size: usize = fields(head).map(|(_, value)| value.len()).sum();
         if size + origin.len() > MAX_BYTES {
             return;
         }
@@ -60,9 +62,12 @@ impl Cors {
         let mut origins = self.lock();
         if let Some(seen) = origins.get_mut(origin) {
             seen.at = at;
-            let known = seen.fields.iter().map(|(name, value)| (name, value));
-            if !known.eq(fields(headers)) {
-                seen.fields = owned(headers);
+            let known = seen
+                .fields
+                .iter()
+                .map(|(name, value)| (name, value.as_bytes()));
+            if !known.eq(fields(head)) {
+                seen.fields = owned(head);
             }
             return;
         }
@@ -71,13 +76,14 @@ impl Cors {
             let oldest = oldest.map(|(origin, _)| origin.clone());
             oldest.map(|origin| origins.remove(&origin));
         }
-        let fields = owned(headers);
-        // A copy: the request's own value would keep its whole head in memory.
-        origins.insert(copy(origin), Seen { at, fields });
+        let fields = owned(head);
+        if let Some(origin) = copy(origin.as_bytes()) {
+            origins.insert(origin, Seen { at, fields });
+        }
     }
 
     /// Adds the fields for this origin to a response of our own.
-    pub(super) fn add(&self, origin: &HeaderValue, headers: &mut HeaderMap) {
+    pub(super) fn add(&self, origin: &HeaderValue, head: &mut ResponseHead) {
         let fields = {
             let origins = self.lock();
             match origins.get(origin) {
@@ -86,15 +92,13 @@ impl Cors {
             }
         };
         for (name, value) in fields {
-            headers.append(name, value);
+            head.append(name, value);
         }
         // The upstream cannot know of our fields, and a page may read only
         // those that are exposed.
-        if headers.contains_key(RETRY_AFTER) {
-            headers.append(
-                ACCESS_CONTROL_EXPOSE_HEADERS,
-                HeaderValue::from_static("Retry-After"),
-            );
+        if head.get(&RETRY_AFTER).is_some() {
+            let name = HeaderValue::from_static("Retry-After");
+            head.append(ACCESS_CONTROL_EXPOSE_HEADERS, name);
         }
     }
 
@@ -103,38 +107,50 @@ impl Cors {
     }
 }
 
-fn fields(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-    let values = |name| headers.get_all(name).iter().map(move |value| (name, value));
+fn fields(head: &ResponseHead) -> impl Iterator<Item = (&HeaderName, &[u8])> {
+    let values = |name| head.get_all(name).map(move |value| (name, value));
     FIELDS.iter().flat_map(values)
 }
 
-fn owned(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
-    fields(headers)
-        .map(|(name, value)| (name.clone(), copy(value)))
-        .collect()
+/// The fields with memory of their own: the response's would keep its whole
+/// head in memory.
+fn owned(head: &ResponseHead) -> Vec<(HeaderName, HeaderValue)> {
+    let value = |(name, value): (&HeaderName, _)| Some((name.clone(), copy(value)?));
+    fields(head).filter_map(value).collect()
 }
 
-/// A value with memory of its own.
-fn copy(value: &HeaderValue) -> HeaderValue {
-    HeaderValue::from_bytes(value.as_bytes()).expect("a value stays one")
+fn copy(value: &[u8]) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(value).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+
     use super::*;
 
-    fn allowing(origin: &str) -> HeaderMap {
-        HeaderMap::from_iter([
-            (ACCESS_CONTROL_ALLOW_ORIGIN, origin.parse().unwrap()),
-            (ACCESS_CONTROL_EXPOSE_HEADERS, "X-Total".parse().unwrap()),
-            (VARY, "Origin".parse().unwrap()),
-            (HeaderName::from_static("x-other"), "1".parse().unwrap()),
-        ])
+    fn empty() -> ResponseHead {
+        ResponseHead::new(StatusCode::OK)
+    }
+
+    fn allowing(origin: &str) -> ResponseHead {
+        let mut head = empty();
+        for (name, value) in [
+            (ACCESS_CONTROL_ALLOW_ORIGIN, origin),
+            (ACCESS_CONTROL_EXPOSE_HEADERS, "X-Total"),
+            (VARY, "Origin"),
+            (HeaderName::from_static("x-other"), "1"),
+        ] {
+            head.append(name, value.parse().unwrap());
+        }
+        head
     }
 
     fn added(cors: &Cors, origin: &str) -> Vec<String> {
-        let mut headers = HeaderMap::from_iter([(RETRY_AFTER, "1".parse().unwrap())]);
-        cors.add(&origin.parse().unwrap(), &mut headers);
+        let mut head = empty();
+        head.append(RETRY_AFTER, "1".parse().unwrap());
+        cors.add(&origin.parse().unwrap(), &mut head);
+        let headers = head.headers_mut();
         headers.remove(RETRY_AFTER);
         let mut fields: Vec<_> = headers
             .iter()
@@ -147,10 +163,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_origin_gets_what_the_upstream_returned_to_it() {
         let cors = Cors::default();
-        let learn =
-            |origin: &str, headers: &HeaderMap| cors.learn(&origin.parse().unwrap(), headers);
+        let learn = |origin: &str, head: &ResponseHead| cors.learn(&origin.parse().unwrap(), head);
         learn("https://a.test", &allowing("https://a.test"));
-        learn("https://b.test", &HeaderMap::new());
+        learn("https://b.test", &empty());
         assert_eq!(
             added(&cors, "https://a.test"),
             [
@@ -167,7 +182,7 @@ mod tests {
             "access-control-allow-origin: *"
         );
         // A response without the fields, such as a page of a front proxy, says nothing.
-        learn("https://a.test", &HeaderMap::new());
+        learn("https://a.test", &empty());
         assert!(!added(&cors, "https://a.test").is_empty());
         tokio::time::advance(MAX_AGE).await;
         assert!(added(&cors, "https://a.test").is_empty());

@@ -7,19 +7,19 @@
 
 use std::collections::VecDeque;
 
+use http::Method;
 use http::header::ACCESS_CONTROL_REQUEST_METHOD;
 use http::request::Parts;
-use http::{Method, Response};
 use tokio::time::Instant;
 
 use super::error::Error;
 use super::passthrough::take;
 use super::{Proxy, Who};
-use crate::body::{ClientAnswer, ClientBody, RequestBody};
+use crate::body::{ClientBody, ClientResponse, RequestBody};
 use crate::identity::{Findings, pairs};
-use crate::observe::access_log::Trail;
+use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
-use crate::upstream::Answer;
+use crate::upstream::UpstreamResponse;
 
 /// Headers and a field by which frameworks let a request stand for one with
 /// another method (WordPress, Laravel, Rails): a preflight has none.
@@ -53,20 +53,18 @@ impl Proxy {
         body: &mut ClientBody,
         who: Who<'_>,
         route: Route,
-        trail: &mut Trail,
-    ) -> Result<ClientAnswer, Error> {
+        log_entry: &mut LogEntry,
+    ) -> Result<Box<ClientResponse>, Error> {
         let identity = Findings::of_head(head).identity();
-        trail.identified(&identity, head, || who.tenant(&identity));
+        log_entry.set_identity(&identity, head, || who.tenant(&identity));
         let instance = identity.instance.as_deref();
         who.tenants.may_preflight(who.client, instance)?;
         let mut request = take(head, RequestBody::streamed(body.take()));
         let began = Instant::now();
         let response = self.upstream.call(&mut request, route).await;
-        trail.upstream(began);
-        let Answer { head, body, .. } = response?;
-        Ok(Box::new(Response::from_parts(
-            head,
-            body.into_client_body(VecDeque::new()),
-        )))
+        log_entry.upstream_responded(began);
+        let UpstreamResponse { head, body, .. } = response?;
+        let body = body.into_client_body(VecDeque::new());
+        Ok(Box::new(ClientResponse { head, body }))
     }
 }

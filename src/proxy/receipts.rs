@@ -5,17 +5,17 @@
 
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Method, Request};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::error::Error;
 use super::{Proxy, Who, count, server_timing};
 use crate::batch::{Given, Told, Untold};
-use crate::body::{AnswerBody, ClientAnswer, ClientBody, LOOK};
+use crate::body::{ClientBody, ClientResponse, LOOK, ResponseBody};
 use crate::identity::Certainty;
 use crate::limit::{Lane, Refused};
-use crate::observe::access_log::Trail;
+use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
 use crate::receipt::Receipt;
 use crate::tenant::Denied;
@@ -65,7 +65,10 @@ impl Proxy {
                 *head = receipt.into_parts().0;
                 None
             }
-            Ok(receipt) => Some((Box::new(receipt.spelt(body.take_spelling())), came)),
+            Ok(receipt) => Some((
+                Box::new(receipt.with_header_case(body.take_header_case())),
+                came,
+            )),
             Err(untouched) => {
                 *head = *untouched;
                 None
@@ -78,10 +81,16 @@ impl Proxy {
         &self,
         (receipt, came): Understood,
         who: Who<'_>,
-        trail: &mut Trail,
+        log_entry: &mut LogEntry,
     ) -> Result<Joined, Denied> {
-        trail.receipt(&receipt);
-        let lane = self.lane(&receipt.identity, receipt.head(), who, Route::Seen, trail)?;
+        log_entry.set_receipt(&receipt);
+        let lane = self.lane(
+            &receipt.identity,
+            receipt.head(),
+            who,
+            Route::Seen,
+            log_entry,
+        )?;
         let batcher = &self.shared.batcher;
         let place = if batcher.observes() {
             Place::Alone(receipt)
@@ -95,14 +104,14 @@ impl Proxy {
     pub(super) async fn receive(
         &self,
         Joined { place, lane }: Joined,
-        trail: &mut Trail,
-    ) -> Result<ClientAnswer, Error> {
+        log_entry: &mut LogEntry,
+    ) -> Result<Box<ClientResponse>, Error> {
         let answer = match place {
             // Boxed: most gateways merge.
-            Place::Alone(receipt) => Box::pin(self.send_alone(*receipt, &lane, trail)).await,
+            Place::Alone(receipt) => Box::pin(self.send_alone(*receipt, &lane, log_entry)).await,
             Place::Batch(Ok(told)) => match told.await {
                 Ok(told) => {
-                    trail.timing(&told.timing);
+                    log_entry.set_timing(&told.timing);
                     self.tell(told, &lane)
                 }
                 // The batch's task was cut off: the gateway is being ended.
@@ -110,30 +119,26 @@ impl Proxy {
             },
             Place::Batch(Err(refused)) => Err(refused.into()),
         };
-        count(&lane, Route::Seen, &answer, trail);
+        count(&lane, Route::Seen, &answer, log_entry);
         answer
     }
 
     /// What a receipt's caller is told.
-    fn tell(&self, told: Told, lane: &Lane) -> Result<ClientAnswer, Error> {
+    fn tell(&self, told: Told, lane: &Lane) -> Result<Box<ClientResponse>, Error> {
         let (mut answer, remaining) = match told.verdict {
             Ok(Given::Shared(shared)) => {
-                let body = AnswerBody::whole(
-                    shared.body.clone(),
-                    shared.trailers.clone(),
-                    shared.wording.clone(),
-                );
-                let answer = Response::from_parts(shared.head.clone(), body);
-                (Box::new(answer), shared.remaining)
+                let body = ResponseBody::whole(shared.body.clone(), shared.trailers.clone());
+                let head = shared.head.clone();
+                (Box::new(ClientResponse { head, body }), shared.remaining)
             }
             Ok(Given::Own(answer)) => (answer, None),
             Err(Untold::Refused(refused)) => return Err(refused.into()),
             Err(Untold::Failed(failure)) => return Err(failure.into()),
         };
         if self.shared.settings.timing_header {
-            server_timing::of_receipt(answer.headers_mut(), &told.timing);
+            server_timing::of_receipt(&mut answer.head, &told.timing);
         }
-        self.tell_limit(&mut answer, lane, remaining);
+        self.tell_limit(&mut answer.head, lane, remaining);
         Ok(answer)
     }
 }

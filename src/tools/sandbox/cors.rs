@@ -1,9 +1,8 @@
 //! Cross-origin requests of browsers.
 //!
-//! Owns the answer to a preflight and the fields that let a page read an answer (Fetch §3.2).
-//! Invariant: every origin is allowed, and a request without `Origin` meets no trace of this.
+//! Owns the response to a preflight and the headers that let a page read a response (Fetch §3.2).
+//! Invariant: every origin is allowed; the response to a request without `Origin` has none of these headers.
 
-use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
@@ -12,17 +11,16 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
-use super::answers::{self, Body};
+use super::responses::{self, Body};
 
-/// Returns the answer to a preflight; `None` for any other request.
+/// Returns the response to a preflight; `None` for any other request.
 pub(super) fn preflight(parts: &Parts) -> Option<Response<Body>> {
     let wanted = parts.headers.get(ACCESS_CONTROL_REQUEST_METHOD)?;
     if parts.method != Method::OPTIONS {
         return None;
     }
-    let mut response = answers::full(StatusCode::NO_CONTENT, "text/plain", Bytes::new());
+    let mut response = responses::empty(StatusCode::NO_CONTENT);
     let headers = response.headers_mut();
-    headers.clear();
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, wanted.clone());
     if let Some(wanted) = parts.headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
@@ -31,7 +29,7 @@ pub(super) fn preflight(parts: &Parts) -> Option<Response<Body>> {
     Some(response)
 }
 
-/// Allows the request's origin to read an answer.
+/// Lets a page of the request's origin read a response.
 pub(super) fn allow(request: &HeaderMap, response: &mut HeaderMap) {
     let Some(origin) = request.get(ORIGIN) else {
         return;
