@@ -12,7 +12,7 @@ mod splice;
 
 pub(crate) use byte_counter::ByteCounter;
 pub(crate) use client::ClientBody;
-pub(crate) use request::{Answering, Progress, RequestBody};
+pub(crate) use request::{Progress, RequestBody, ResponsePending};
 pub(crate) use response::{BodyObserver, ClientResponse, ResponseBody};
 
 /// Bytes of a request body that may be held while it is looked into, and the

@@ -18,7 +18,7 @@ use crate::observe::access_log::Trail;
 use crate::observe::metrics::Route;
 use crate::receipt::Receipt;
 use crate::tenant::Denied;
-use crate::upstream::Failure;
+use crate::upstream::UpstreamError;
 
 /// A receipt, and when its last byte came.
 pub(super) type Understood = (Box<Receipt>, Instant);
@@ -103,7 +103,7 @@ impl Proxy {
                     self.tell(told, &lane)
                 }
                 // The batch's task was cut off: the gateway is being ended.
-                Err(_) => Err(Error::Upstream(Failure::BrokeOff)),
+                Err(_) => Err(Error::Upstream(UpstreamError::BrokeOff)),
             },
             Place::Batch(Err(refused)) => Err(refused.into()),
         };
