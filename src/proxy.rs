@@ -29,13 +29,13 @@ use crate::batch::Batcher;
 use crate::body::{self, ClientBody, ClientResponse, RequestBody};
 use crate::config::{self, Config, InForce};
 use crate::conn::drain::Drain;
-use crate::conn::state::Activity;
+use crate::conn::state::ConnCtx;
 use crate::http::forwarded_for::Client;
 use crate::http::hop_by_hop;
 use crate::http::response_head::has_no_body;
 use crate::identity::{self, Findings, Identity};
 use crate::limit::{Kind, Lane, Limiter};
-use crate::observe::access_log::{AccessLog, Trail};
+use crate::observe::access_log::{AccessLog, LogEntry};
 use crate::observe::metrics::{Failure, Metrics, Route, TenantSeries};
 use crate::redact::Secrets;
 use crate::tenant::key::{Keyring, Opened};
@@ -109,18 +109,17 @@ impl Shared {
 }
 
 impl Proxy {
-    /// Answers one request on a connection of `peer` whose head came `now`.
+    /// Answers one request on the connection `conn`, whose head came `now`.
     /// The head is boxed, as it goes from hand to hand.
     pub(crate) fn handle(
         self,
         head: Box<Parts>,
         body: ClientBody,
-        peer: Option<IpAddr>,
-        activity: Arc<Activity>,
+        conn: ConnCtx,
         now: Instant,
     ) -> RunToEnd<impl Future<Output = Result<Box<ClientResponse>, Infallible>> + Send> {
         let tasks = self.shared.tasks.clone();
-        RunToEnd::new(self.answer(head, body, peer, activity, now), tasks)
+        RunToEnd::new(self.answer(head, body, conn, now), tasks)
     }
 
     /// Never fails: failures are answers too.
@@ -132,29 +131,29 @@ impl Proxy {
         self,
         mut head: Box<Parts>,
         mut body: ClientBody,
-        peer: Option<IpAddr>,
-        activity: Arc<Activity>,
+        conn: ConnCtx,
         now: Instant,
     ) -> impl Future<Output = Result<Box<ClientResponse>, Infallible>> + Send {
+        let ConnCtx { peer, state } = conn;
         let shared = &*self.shared;
         let route = if shared.batcher.is_receipt_path(head.uri.path()) {
             Route::Seen
         } else {
             Route::Other
         };
-        let crowded = activity.calls() > MAX_CALLS;
-        let mut trail = shared.access_log.begin(&head, route);
+        let crowded = state.requests_in_flight() > MAX_CALLS;
+        let mut log_entry = shared.access_log.begin(&head, route);
         if !body.is_empty() {
-            body.count(trail.request_bytes());
+            body.count(log_entry.request_bytes());
         }
         let metrics = Arc::clone(&shared.metrics);
-        let mut ending = RequestGuard::new(metrics, route, now, activity, trail);
+        let mut ending = RequestGuard::new(metrics, route, now, state, log_entry);
         let version = head.version;
         let is_head = head.method == Method::HEAD;
         async move {
-            let trail = &mut ending.trail;
+            let log_entry = &mut ending.log_entry;
             let answer = self
-                .call(&mut head, &mut body, peer, route, crowded, trail)
+                .call(&mut head, &mut body, peer, route, crowded, log_entry)
                 .await;
             // What has not come of it is not wanted any more.
             drop(body);
@@ -171,17 +170,17 @@ impl Proxy {
         mut ending: RequestGuard,
     ) -> Box<ClientResponse> {
         let shared = &*self.shared;
-        let (trail, route) = (&mut ending.trail, ending.route);
+        let (log_entry, route) = (&mut ending.log_entry, ending.route);
         let error = answer.as_ref().err().map(Error::code);
         let mut answer = answer.unwrap_or_else(|error| error.answer());
-        trail.answered(answer.status(), error);
+        log_entry.set_response(answer.status(), error);
         if error.is_some() || answer.status().is_server_error() {
             shared.metrics.failures.push(|| Failure {
                 time: SystemTime::now(),
                 status: answer.status(),
                 code: error,
                 route,
-                instance: trail.failed_instance(),
+                instance: log_entry.instance_label(),
                 times: 1,
             });
         }
@@ -189,7 +188,7 @@ impl Proxy {
             .code(answer.status())
             .inc();
         let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let ends = || ending.activity().declines_body() || shared.drain.has_begun();
+        let ends = || ending.conn().decline_body() || shared.drain.has_begun();
         if version < Version::HTTP_2 && !switched && ends() {
             answer.head.close_connection();
         }
@@ -205,7 +204,7 @@ impl Proxy {
         peer: Option<IpAddr>,
         route: Route,
         crowded: bool,
-        trail: &mut Trail,
+        log_entry: &mut LogEntry,
     ) -> Result<Box<ClientResponse>, Error> {
         let max_in_flight = self.shared.settings.max_in_flight;
         if self.shared.metrics.calls() > max_in_flight {
@@ -216,7 +215,7 @@ impl Proxy {
         }
         let tenants = self.shared.tenants.load_full();
         let client = tenants.client(peer, &head.headers);
-        trail.client(client);
+        log_entry.set_client(client);
         tenants.may_connect(client)?;
         if head.headers.len() > self.shared.settings.max_headers {
             return Err(Error::TooManyHeaders(self.shared.settings.max_headers));
@@ -242,12 +241,12 @@ impl Proxy {
         } else {
             None
         };
-        let mut answer = match receipt.map(|receipt| self.join(receipt, who, trail)) {
-            Some(Ok(joined)) => self.receive(joined, trail).await,
+        let mut answer = match receipt.map(|receipt| self.join(receipt, who, log_entry)) {
+            Some(Ok(joined)) => self.receive(joined, log_entry).await,
             Some(Err(denied)) => Err(denied.into()),
             // Boxed, or the many receipts that wait in batches would each carry
             // the room that sending takes.
-            None => Box::pin(self.pass_through(head, body, who, route, trail)).await,
+            None => Box::pin(self.pass_through(head, body, who, route, log_entry)).await,
         };
         if let (Some(opened), Ok(answer)) = (opened, &mut answer) {
             opened.hide_token(answer.head.headers_mut());
@@ -295,7 +294,7 @@ impl Proxy {
         body: &mut ClientBody,
         who: Who<'_>,
         route: Route,
-        trail: &mut Trail,
+        log_entry: &mut LogEntry,
     ) -> Result<Box<ClientResponse>, Error> {
         let mut findings = Findings::of_head(head);
         if who.tenants.is_strict() {
@@ -310,17 +309,17 @@ impl Proxy {
         let lane = {
             let ambiguous = findings.is_ambiguous();
             let identity = findings.identity();
-            self.lane(&identity, ambiguous, head, who, route, trail)?
+            self.lane(&identity, ambiguous, head, who, route, log_entry)?
         };
         let limiter = &self.shared.limiter;
         let answer = match limiter.pass(&lane, Kind::Call, asked, route).await {
             Ok(pass) => {
                 let body = RequestBody::streamed(body.take());
-                self.send(head, body, &lane, pass, route, trail).await
+                self.send(head, body, &lane, pass, route, log_entry).await
             }
             Err(refused) => Err(refused.into()),
         };
-        count(&lane, route, &answer, trail);
+        count(&lane, route, &answer, log_entry);
         answer
     }
 
@@ -332,9 +331,9 @@ impl Proxy {
         head: &Parts,
         who: Who<'_>,
         route: Route,
-        trail: &mut Trail,
+        log_entry: &mut LogEntry,
     ) -> Result<Lane, Denied> {
-        trail.identified(identity, head, || who.tenant(identity));
+        log_entry.set_identity(identity, head, || who.tenant(identity));
         let tenant = who.let_in(identity, ambiguous, route)?;
         let limiter = &self.shared.limiter;
         let lane = limiter.lane(&head.method, head.uri.path(), identity);
@@ -376,7 +375,7 @@ fn count(
     lane: &Lane,
     route: Route,
     answer: &Result<Box<ClientResponse>, Error>,
-    trail: &mut Trail,
+    log_entry: &mut LogEntry,
 ) {
     let series = lane.series();
     series.requests(route).inc();
@@ -384,6 +383,6 @@ fn count(
         series.rejected(refused.refusal.reason()).inc();
     }
     if !matches!(answer, Ok(answer) if !answer.status().is_server_error()) {
-        trail.failed = Some(Arc::clone(series));
+        log_entry.series = Some(Arc::clone(series));
     }
 }

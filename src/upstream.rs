@@ -43,7 +43,6 @@ pub use tls::TlsError;
 use crate::body::{Progress, RequestBody};
 use crate::config;
 use crate::observe::metrics::{Metrics, Route};
-use crate::window_timer::Alarm;
 use crate::yield_now;
 
 /// New connections tried for one request that none of them took.
@@ -64,7 +63,6 @@ pub(crate) struct Upstream {
     /// Held while a connection is made that others can share. Holds the last
     /// failure to make one.
     connecting: Mutex<Option<(Instant, UpstreamError)>>,
-    alarm: Alarm,
     metrics: Arc<Metrics>,
 }
 
@@ -88,7 +86,6 @@ impl Upstream {
             settings,
             host,
             connecting: Mutex::new(None),
-            alarm: Alarm::default(),
             metrics,
         })
     }
@@ -110,15 +107,8 @@ impl Upstream {
             pool: self.pools.add(Pool::new(&self.settings)),
             pools: self.pools.clone(),
             connecting: Mutex::new(None),
-            alarm: Alarm::default(),
             metrics: Arc::clone(&self.metrics),
         }
-    }
-
-    /// When batches that take this way are due. Nobody keeps it yet: that is
-    /// for a worker that serves real sockets, in its own runtime.
-    pub(crate) fn alarm(&self) -> &Alarm {
-        &self.alarm
     }
 
     /// Sends one request and waits for the head of its response. Takes the
@@ -135,7 +125,7 @@ impl Upstream {
     ) -> Result<UpstreamResponse, UpstreamError> {
         // All requests yield, not only some: those of one instance must leave
         // in the order in which they come here.
-        yield_now::after_others(self.metrics.calls()).await;
+        yield_now::to_ready_tasks(self.metrics.calls()).await;
         let started = Instant::now();
         let result = self.exchange(request, started).await;
         let series = &self.metrics.upstream[route as usize];

@@ -21,7 +21,8 @@ use tokio::time::{Instant, Sleep};
 use super::ByteCounter;
 use super::incoming::Coming;
 use super::{Error, LOOK, splice};
-use crate::conn::{discard_body::Unread, state::Activity};
+use crate::conn::pending_body::PendingBody;
+use crate::conn::state::ConnState;
 use crate::http::header_case::HeaderCase;
 
 /// What a piece costs at least, for its place in the list: a body cut into
@@ -51,16 +52,16 @@ pub(crate) struct ClientBody {
 }
 
 impl ClientBody {
-    /// A body that comes on the connection of this activity, after this head.
+    /// The body that follows `head` on a connection.
     pub(crate) fn new(
         incoming: Incoming,
         head: &Parts,
         patience: Duration,
-        activity: &Arc<Activity>,
+        conn: &Arc<ConnState>,
     ) -> Self {
         let mut body = Self::none(patience);
         if !incoming.is_end_stream() {
-            body.coming = Coming::new(incoming, Unread::new(activity, head));
+            body.coming = Coming::new(incoming, PendingBody::new(conn, head));
         }
         body
     }
