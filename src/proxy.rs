@@ -32,6 +32,7 @@ use crate::conn::drain::Drain;
 use crate::conn::state::ConnCtx;
 use crate::http::forwarded_for::Client;
 use crate::http::hop_by_hop;
+use crate::http::request_head::RequestHead;
 use crate::http::response_head::has_no_body;
 use crate::identity::{self, Findings, Identity};
 use crate::limit::{Kind, Lane, Limiter};
@@ -113,7 +114,7 @@ impl Proxy {
     /// The head is boxed, as it goes from hand to hand.
     pub(crate) fn handle(
         self,
-        head: Box<Parts>,
+        head: Box<RequestHead>,
         body: ClientBody,
         conn: ConnCtx,
         now: Instant,
@@ -129,7 +130,7 @@ impl Proxy {
     /// reference, and what needs no waiting happens in plain functions.
     fn answer(
         self,
-        mut head: Box<Parts>,
+        mut head: Box<RequestHead>,
         mut body: ClientBody,
         conn: ConnCtx,
         now: Instant,
@@ -199,7 +200,7 @@ impl Proxy {
 
     async fn call(
         &self,
-        head: &mut Parts,
+        head: &mut RequestHead,
         body: &mut ClientBody,
         peer: Option<IpAddr>,
         route: Route,
@@ -259,7 +260,7 @@ impl Proxy {
     /// shown from outside its tenant's networks is therefore none.
     async fn unlock(
         &self,
-        head: &mut Parts,
+        head: &mut RequestHead,
         body: &mut ClientBody,
         client: Client,
     ) -> Result<Option<Opened>, Error> {
@@ -290,7 +291,7 @@ impl Proxy {
     /// Any other call: identified, admitted, sent once.
     async fn pass_through(
         &self,
-        head: &mut Parts,
+        head: &mut RequestHead,
         body: &mut ClientBody,
         who: Who<'_>,
         route: Route,
@@ -305,7 +306,7 @@ impl Proxy {
             let look = identity::look::into_body(&mut findings, &head.headers, body);
             self.in_time(Box::pin(look)).await?;
         }
-        let asked = body.came().unwrap_or_else(Instant::now);
+        let asked = body.arrived_at().unwrap_or_else(Instant::now);
         let lane = {
             let ambiguous = findings.is_ambiguous();
             let identity = findings.identity();

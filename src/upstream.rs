@@ -26,21 +26,22 @@ mod tls;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Request};
+use http::HeaderValue;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use connect::Connector;
-use connection::{Connection, Received, RequestKind};
+use connection::{Connection, Received};
 pub use dial::{Dial, Io};
 use error::SendError;
 pub(crate) use error::{Unreachable, UpstreamError};
 use pool::{Lease, Pool, Pools};
+use request::RequestKind;
 pub(crate) use response::{Collected, UpstreamResponse};
 use timeout::ResponseTimeout;
 pub use tls::TlsError;
 
-use crate::body::{Progress, RequestBody};
+use crate::body::{Progress, UpstreamRequest};
 use crate::config;
 use crate::observe::metrics::{Metrics, Route};
 use crate::yield_now;
@@ -120,7 +121,7 @@ impl Upstream {
     /// have been processed.
     pub(crate) async fn call(
         &self,
-        request: &mut Request<RequestBody>,
+        request: &mut UpstreamRequest,
         route: Route,
     ) -> Result<UpstreamResponse, UpstreamError> {
         // All requests yield, not only some: those of one instance must leave
@@ -169,14 +170,14 @@ impl Upstream {
 
     async fn exchange(
         &self,
-        request: &mut Request<RequestBody>,
+        request: &mut UpstreamRequest,
         started: Instant,
     ) -> Result<(Received, Lease), UpstreamError> {
         let kind = request::kind(request);
         let mut timeout = ResponseTimeout {
             started,
             length: self.settings.response_timeout,
-            progress: request.body().progress(),
+            progress: request.body.progress(),
         };
         let progress = timeout.progress.as_ref();
         let response_pending = progress.map(Progress::response_pending);
@@ -194,7 +195,7 @@ impl Upstream {
                 }
             };
             if connection.is_http2() {
-                request::prepare_http2(request, &self.settings.url);
+                request::prepare_http2(&mut request.head, &self.settings.url);
             } else {
                 request::prepare_http1(request, &self.host);
             }

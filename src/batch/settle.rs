@@ -8,8 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use http::header::CONTENT_LENGTH;
-use http::{Request, StatusCode};
 use indexmap::IndexSet;
 use tokio::time::{Instant, Sleep};
 use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff};
@@ -19,7 +19,7 @@ use tower::util::rng::HasherRng;
 use super::life::refuse;
 use super::open::Caller;
 use super::{Batcher, Given, Shared, Timing, Untold};
-use crate::body::{ClientResponse, RequestBody};
+use crate::body::{ClientResponse, UpstreamRequest};
 use crate::http::retry_after;
 use crate::limit::{Admission, Kind, Lane, Pass, Refused};
 use crate::observe::metrics::Route;
@@ -357,7 +357,7 @@ impl Group {
     }
 
     /// The one request for all of them. A lone caller's is its own, unchanged.
-    fn request(&self) -> Request<RequestBody> {
+    fn request(&self) -> UpstreamRequest {
         match &*self.callers {
             [alone] => alone.receipt.own_request(),
             [first, ..] => first.receipt.merged_request(self.ids.iter()),

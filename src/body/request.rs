@@ -18,23 +18,24 @@ use tokio::sync::{Notify, SetOnce};
 use tokio::time::Instant;
 
 use super::{ClientBody, Error};
-use crate::http::header_case::HeaderCase;
+use crate::http::request_head::RequestHead;
 
 /// How long the body waits for a `100 Continue`: as with curl. RFC 9110 §10.1.1
 /// forbids to wait for ever.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
+/// A request as it goes to the upstream.
+#[derive(Debug, Default)]
+pub(crate) struct UpstreamRequest {
+    pub(crate) head: RequestHead,
+    pub(crate) body: RequestBody,
+}
+
 /// A request body as it goes to the upstream.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
-    /// Held in full.
-    Whole {
-        /// `None` once it was handed over, or where there is no body.
-        bytes: Option<Bytes>,
-        /// The case of the header names. It is known of a request that arrived
-        /// complete on the fast path, and may leave on it.
-        header_case: Option<HeaderCase>,
-    },
+    /// Held in full; `None` once it was handed over, or where there is no body.
+    Whole(Option<Bytes>),
     /// Streamed from the client. In a box, as a request is moved about a dozen
     /// times on its way.
     Streamed(Box<Streamed>),
@@ -116,18 +117,14 @@ impl Progress {
 
 impl RequestBody {
     /// A body held in full.
-    pub(crate) fn whole(bytes: Bytes, header_case: Option<HeaderCase>) -> Self {
-        Self::Whole {
-            bytes: (!bytes.is_empty()).then_some(bytes),
-            header_case,
-        }
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        Self::Whole((!bytes.is_empty()).then_some(bytes))
     }
 
     /// A body to be streamed, unless it is held in full already.
-    pub(crate) fn streamed(mut body: ClientBody) -> Self {
-        if body.is_empty() || body.came().is_some() {
-            let header_case = body.take_header_case();
-            return Self::whole(body.into_bytes(), header_case);
+    pub(crate) fn streamed(body: ClientBody) -> Self {
+        if body.is_empty() || body.arrived_at().is_some() {
+            return Self::whole(body.into_bytes());
         }
         Self::Streamed(Box::new(Streamed {
             body,
@@ -139,15 +136,7 @@ impl RequestBody {
     /// The body, if it is held in full and there is one.
     pub(crate) fn held(&self) -> Option<Bytes> {
         match self {
-            Self::Whole { bytes, .. } => bytes.clone(),
-            Self::Streamed(_) => None,
-        }
-    }
-
-    /// The case of the header names, if it is known.
-    pub(crate) fn header_case(&self) -> Option<&HeaderCase> {
-        match self {
-            Self::Whole { header_case, .. } => header_case.as_ref(),
+            Self::Whole(bytes) => bytes.clone(),
             Self::Streamed(_) => None,
         }
     }
@@ -155,7 +144,7 @@ impl RequestBody {
     /// How far a streamed body was sent.
     pub(crate) fn progress(&self) -> Option<Progress> {
         match self {
-            Self::Whole { .. } => None,
+            Self::Whole(_) => None,
             Self::Streamed(streamed) => Some(streamed.progress.clone()),
         }
     }
@@ -179,7 +168,7 @@ impl RequestBody {
 /// No body.
 impl Default for RequestBody {
     fn default() -> Self {
-        Self::whole(Bytes::new(), None)
+        Self::Whole(None)
     }
 }
 
@@ -192,9 +181,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match self.get_mut() {
-            Self::Whole { bytes, .. } => {
-                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
-            }
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Streamed(streamed) => loop {
                 if let Some(gate) = &mut streamed.gate {
                     ready!(gate.as_mut().poll(cx));
@@ -219,14 +206,14 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole { bytes, .. } => bytes.is_none(),
+            Self::Whole(bytes) => bytes.is_none(),
             Self::Streamed(streamed) => streamed.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole { bytes, .. } => {
+            Self::Whole(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
             Self::Streamed(_) => SizeHint::default(),

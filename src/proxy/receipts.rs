@@ -3,9 +3,9 @@
 //! Invariant: a call that is no receipt after all goes on untouched, and a
 //! receipt is held against the rules before it takes a place in a batch.
 
+use http::Method;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use http::{Method, Request};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -13,6 +13,7 @@ use super::error::Error;
 use super::{Proxy, Who, count, server_timing};
 use crate::batch::{Given, Told, Untold};
 use crate::body::{ClientBody, ClientResponse, LOOK, ResponseBody};
+use crate::http::request_head::RequestHead;
 use crate::limit::{Lane, Refused};
 use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
@@ -49,19 +50,15 @@ impl Proxy {
     /// A call that may be a read receipt: understood, its head is taken.
     pub(super) async fn understand(
         &self,
-        head: &mut Parts,
+        head: &mut RequestHead,
         body: &mut ClientBody,
     ) -> Result<Option<Understood>, Error> {
         let Some(whole) = self.in_time(body.whole()).await?.flatten() else {
             return Ok(None);
         };
-        let came = body.came().unwrap_or_else(Instant::now);
-        let taken = std::mem::replace(head, Request::new(()).into_parts().0);
-        Ok(match Receipt::read(taken, whole) {
-            Ok(receipt) => Some((
-                Box::new(receipt.with_header_case(body.take_header_case())),
-                came,
-            )),
+        let came = body.arrived_at().unwrap_or_else(Instant::now);
+        Ok(match Receipt::read(std::mem::take(head), whole) {
+            Ok(receipt) => Some((Box::new(receipt), came)),
             Err(untouched) => {
                 *head = *untouched;
                 None

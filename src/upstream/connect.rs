@@ -11,12 +11,13 @@ use std::time::Duration;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
-use super::connection::{Connection, Http1Codec, MAX_STREAMS, RequestKind};
+use super::connection::{Connection, Http1Codec, MAX_STREAMS};
 use super::dial::{self, Dial, Io};
 use super::error::{Unreachable, UpstreamError};
 use super::fast::FastConnection;
 use super::outage_log::OutageLog;
 use super::pool::Pool;
+use super::request::RequestKind;
 use super::tls::{Tls, TlsError};
 use crate::config;
 use crate::http::h1::{MAX_RESPONSE_FIELDS, MAX_RESPONSE_HEAD};

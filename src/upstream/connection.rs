@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Response;
 use http_body::Frame;
 use hyper::body::{Body as _, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
@@ -18,8 +18,9 @@ use tokio::time::{Instant, Sleep};
 
 use super::error::{SendError, UpstreamError};
 use super::fast::FastConnection;
+use super::request;
 use super::timeout::ResponseTimeout;
-use crate::body::RequestBody;
+use crate::body::{RequestBody, UpstreamRequest};
 use crate::http::h1::{BodyDecoder, FinalResponse};
 use crate::http::response_head::ResponseHead;
 
@@ -27,17 +28,6 @@ use crate::http::response_head::ResponseHead;
 /// usual `SETTINGS_MAX_CONCURRENT_STREAMS` (RFC 9113 §6.5.2 recommends at
 /// least 100).
 pub(super) const MAX_STREAMS: usize = 100;
-
-/// What a request requires of its connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RequestKind {
-    /// Nothing beyond the fast path.
-    Fast,
-    /// hyper, for a body that streams.
-    Streamed,
-    /// HTTP/1.1 with hyper, since the connection may be upgraded.
-    Upgrade,
-}
 
 /// A connection that was taken for one request.
 #[derive(Debug)]
@@ -102,7 +92,7 @@ impl Connection {
     /// timeout.
     pub(super) async fn send(
         &mut self,
-        request: &mut Request<RequestBody>,
+        request: &mut UpstreamRequest,
         timeout: &ResponseTimeout,
     ) -> Option<Result<Received, SendError>> {
         // hyper's futures are boxed: this future would otherwise need room for
@@ -115,13 +105,15 @@ impl Connection {
                     return Some(response.map(Received::from));
                 }
                 Http1Codec::Hyper(sender) => {
-                    let mut response = Box::pin(sender.try_send_request(std::mem::take(request)));
+                    let mut response =
+                        Box::pin(sender.try_send_request(request::take_for_hyper(request)));
                     timeout.wait_for(response.as_mut(), timer.as_mut()).await?
                 }
             },
             Self::Http2(stream) => {
                 let sender = &mut stream.connection.sender;
-                let mut response = Box::pin(sender.try_send_request(std::mem::take(request)));
+                let mut response =
+                    Box::pin(sender.try_send_request(request::take_for_hyper(request)));
                 let mut timer = Box::pin(tokio::time::sleep_until(timeout.end()));
                 timeout.wait_for(response.as_mut(), timer.as_mut()).await?
             }
@@ -129,7 +121,7 @@ impl Connection {
         let sent = sent.map(Received::from);
         Some(sent.map_err(|mut error| match error.take_message() {
             Some(unsent) => {
-                *request = unsent;
+                request::put_back(request, unsent);
                 SendError::Unprocessed
             }
             None => SendError::Failed(UpstreamError::from(error.error())),

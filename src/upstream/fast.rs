@@ -12,7 +12,6 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::Request;
 use http_body::Frame;
 use tokio::io::ReadBuf;
 use tokio::task::coop::unconstrained;
@@ -20,7 +19,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::dial::Io;
 use super::error::{SendError, UpstreamError};
-use crate::body::RequestBody;
+use crate::body::UpstreamRequest;
 use crate::http::h1::{
     BodyDecoder, Decoded, FinalResponse, MAX_RESPONSE_HEAD, Malformed, ResponseRead, WriteBuf,
     read_response, write_request,
@@ -75,14 +74,13 @@ impl FastConnection {
     /// response. It may come before the whole request is written.
     pub(super) async fn send(
         &mut self,
-        request: &Request<RequestBody>,
+        request: &UpstreamRequest,
     ) -> Result<FinalResponse, SendError> {
         if !poll_fn(|cx| Poll::Ready(self.is_reusable(cx))).await {
             return Err(SendError::Unprocessed);
         }
-        let body = request.body().held().unwrap_or_default();
-        let header_case = request.body().header_case();
-        write_request(&mut self.out, request, header_case, body);
+        let body = request.body.held().unwrap_or_default();
+        write_request(&mut self.out, &request.head, body);
         self.is_written = false;
         self.keeps_alive = false;
         self.informational = 0;

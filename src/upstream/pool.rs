@@ -14,9 +14,8 @@ use hyper::client::conn::http2;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::connection::{
-    Connection, Http1Codec, Http1Connection, Http2Connection, MAX_STREAMS, RequestKind,
-};
+use super::connection::{Connection, Http1Codec, Http1Connection, Http2Connection, MAX_STREAMS};
+use super::request::RequestKind;
 use crate::body::{RequestBody, ResponsePending};
 use crate::config;
 

@@ -1,19 +1,22 @@
 //! Requests on a connection of the fast path.
 
+use http::Request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 use super::*;
+use crate::body::RequestBody;
 
 fn connection(narrow: usize) -> (FastConnection, DuplexStream) {
     let (near, far) = tokio::io::duplex(narrow);
     (FastConnection::new(Box::new(near)), far)
 }
 
-fn request(body: &str) -> Request<RequestBody> {
-    let request = Request::post("/x").header("host", "h");
-    request
-        .body(RequestBody::whole(Bytes::from(body.to_owned()), None))
-        .unwrap()
+fn request(body: &str) -> UpstreamRequest {
+    let head = Request::post("/x").header("host", "h").body(()).unwrap();
+    UpstreamRequest {
+        head: head.into_parts().0.into(),
+        body: RequestBody::whole(Bytes::from(body.to_owned())),
+    }
 }
 
 async fn rest(connection: &mut FastConnection, answer: &mut FinalResponse) -> Result<Vec<u8>, ()> {
