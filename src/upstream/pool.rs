@@ -19,9 +19,6 @@ use super::request::RequestKind;
 use crate::body::{RequestBody, ResponsePending};
 use crate::config;
 
-/// The most idle connections of each kind.
-const MAX_IDLE: usize = 512;
-
 /// The upstream connections of one worker.
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -153,10 +150,12 @@ impl Pool {
         let until =
             Instant::now() + keep_alive.map_or(longest, |keep_alive| keep_alive.min(longest));
         let mut connections = self.lock();
+        // Without a bound of its own: connections are made only while all others
+        // are in use, so there are never more than `server.max_in_flight`, and
+        // those of a peak end by age. A lower bound would close and open
+        // connections all the time under constant load.
         let idle = connections.idle(connection.is_fast());
-        if idle.len() < MAX_IDLE {
-            idle.push(Idle { connection, until });
-        }
+        idle.push(Idle { connection, until });
     }
 
     fn lock(&self) -> MutexGuard<'_, Connections> {
