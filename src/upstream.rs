@@ -137,8 +137,7 @@ impl Upstream {
                 self.metrics.upstream_seconds(route).observe(seconds);
                 let silence_timeout = self.settings.response_timeout;
                 let metrics = Arc::clone(&self.metrics);
-                let response =
-                    UpstreamResponse::new(received, lease, route, silence_timeout, metrics);
+                let response = UpstreamResponse::new(received, lease, silence_timeout, metrics);
                 Ok(response)
             }
             Err(error) => {

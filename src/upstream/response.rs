@@ -19,7 +19,7 @@ use super::error::UpstreamError;
 use super::pool::Lease;
 use crate::body::{self, ResponseBody};
 use crate::http::response_head::ResponseHead;
-use crate::observe::metrics::{Metrics, Route};
+use crate::observe::metrics::Metrics;
 
 /// The longest silence within a response that several callers wait for.
 const SHARED_SILENCE: Duration = Duration::from_secs(30);
@@ -39,7 +39,6 @@ impl UpstreamResponse {
     pub(super) fn new(
         received: Received,
         mut lease: Lease,
-        route: Route,
         silence_timeout: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -48,12 +47,11 @@ impl UpstreamResponse {
             body,
             upgrade,
         } = received;
-        lease.keep_alive = head.kept_alive_for();
+        lease.keep_alive = head.keep_alive_timeout();
         head.strip_hop_by_hop(upgrade.is_some());
         let mut body = Box::new(UpstreamBody {
             source: body,
             lease: Some(lease),
-            route,
             silence_timeout,
             silence_timer: None,
             metrics,
@@ -74,7 +72,6 @@ pub(crate) struct UpstreamBody {
     source: BodySource,
     /// `None` once the body has ended or broken off.
     lease: Option<Lease>,
-    route: Route,
     silence_timeout: Duration,
     /// Armed only while no frame comes.
     silence_timer: Option<Pin<Box<Sleep>>>,
@@ -167,8 +164,8 @@ impl Body for UpstreamBody {
         match frame {
             Some(Err(())) => {
                 this.lease = None;
-                // The call was counted under its status when the head came.
-                this.metrics.upstream[this.route as usize].error().inc();
+                // The call itself was counted under its status with the head.
+                this.metrics.upstream_broken_off.inc();
                 Poll::Ready(Some(Err(body::Error::UpstreamBrokeOff)))
             }
             Some(Ok(frame)) => {
