@@ -1,30 +1,29 @@
-//! Who speaks: the address a rule of access is held against.
+//! The address of the client, against which access rules are checked.
 //!
-//! Owns what a proxy in front is believed. Invariant: nothing a stranger
-//! writes has a say; where a trusted proxy says what cannot be understood, the
-//! client is somebody whom no rule lets in.
+//! Owns how `X-Forwarded-For` is read. Invariants: only entries that trusted
+//! proxies wrote are believed; a client with an entry that cannot be understood
+//! is let in by no rule.
 
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
-/// Where proxies write for whom they speak, each behind the ones before it.
+/// Each proxy appends the address that connected to it.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Who speaks.
+/// The client of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Client {
-    /// This very process: a stream in memory has no address.
+    /// This process: a stream in memory has no address.
     Local,
-    /// Somebody with an address.
     At(IpAddr),
-    /// Somebody for whom a trusted proxy speaks without a usable address.
+    /// A trusted proxy sent an address that cannot be understood.
     Unknown,
 }
 
 impl Client {
-    /// Its address, where that is known.
+    /// Its address, if it is known.
     pub(crate) fn address(self) -> Option<IpAddr> {
         match self {
             Self::At(address) => Some(address),
@@ -32,7 +31,8 @@ impl Client {
         }
     }
 
-    /// Whether a rule with these networks lets it in; no networks, no rule.
+    /// Whether a rule with these networks lets it in. Without networks there is
+    /// no rule.
     pub(crate) fn is_within(self, networks: &[IpNet]) -> bool {
         networks.is_empty()
             || match self {
@@ -41,14 +41,12 @@ impl Client {
                 Self::Unknown => false,
             }
     }
-}
 
-impl Client {
-    /// Who speaks on a connection of `peer`: it, or the one for whom it does.
+    /// The client on a connection of `peer`.
     ///
-    /// That is the last address in `X-Forwarded-For` which is no trusted
-    /// proxy's: whatever stands before it was written by strangers. Where all
-    /// are, it is the first.
+    /// Behind a trusted proxy, this is the last address in `X-Forwarded-For`
+    /// that is not a trusted proxy itself: anything before it may be invented.
+    /// If all addresses are trusted proxies, it is the first.
     pub(crate) fn of(
         peer: Option<IpAddr>,
         headers: &HeaderMap,
@@ -79,7 +77,7 @@ impl Client {
     }
 }
 
-/// Reads one entry: an address, by some proxies with the client's port.
+/// Reads one entry: an address, to which some proxies add the port.
 fn address(entry: &str) -> Option<IpAddr> {
     let bare = entry
         .strip_prefix('[')
@@ -94,8 +92,8 @@ fn address(entry: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// Whether an address is in one of the networks, which the settings hold in
-/// their canonical form.
+/// Whether an address is in one of the networks. The settings hold networks in
+/// canonical form.
 pub(crate) fn contain(networks: &[IpNet], address: IpAddr) -> bool {
     let address = address.to_canonical();
     networks.iter().any(|network| network.contains(&address))

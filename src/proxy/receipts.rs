@@ -13,6 +13,7 @@ use super::error::Error;
 use super::{Proxy, Who, count, server_timing};
 use crate::batch::{Given, Told, Untold};
 use crate::body::{ClientBody, ClientResponse, LOOK, ResponseBody};
+use crate::http::content_length;
 use crate::http::request_head::RequestHead;
 use crate::limit::{Lane, Refused};
 use crate::observe::access_log::LogEntry;
@@ -39,10 +40,8 @@ enum Place {
 
 /// Whether it is worth reading the body to find out.
 pub(super) fn may_be_receipt(head: &Parts) -> bool {
-    let length = head
-        .headers
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let length = head.headers.get(CONTENT_LENGTH);
+    let length = length.and_then(|length| content_length::parse(length.as_bytes()));
     head.method == Method::POST && length.is_none_or(|length| length <= LOOK as u64)
 }
 

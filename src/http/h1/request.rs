@@ -10,9 +10,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use super::HEAD_END;
 use super::write_buf::{COPIED, WriteBuf};
+use crate::http::content_length;
 use crate::http::header_case::{self, HeaderCase};
 use crate::http::request_head::RequestHead;
-use crate::http::response_head::parse_u64;
 
 /// The most headers on the fast path; few requests have more than twenty.
 const MAX_FIELDS: usize = 32;
@@ -94,7 +94,7 @@ fn interpret(
     for field in &*request.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
         if name == CONTENT_LENGTH {
-            let value = usize::try_from(parse_u64(field.value)?).ok()?;
+            let value = usize::try_from(content_length::parse(field.value)?).ok()?;
             if length.replace(value).is_some() || value > MAX_BODY {
                 return None;
             }
@@ -136,14 +136,12 @@ pub(crate) fn write_request(out: &mut WriteBuf, head: &RequestHead, body: Bytes)
     header_case::write_headers(text, headers, head.header_case());
     match headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes) {
         Some(length) => assert_eq!(
-            parse_u64(length),
+            content_length::parse(length),
             Some(body.len() as u64),
             "a body's length"
         ),
         None if body.is_empty() => {}
-        None => {
-            text.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
-        }
+        None => content_length::write(text, body.len() as u64),
     }
     text.extend_from_slice(b"\r\n");
     out.push(body);
