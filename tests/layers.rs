@@ -31,7 +31,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Directories whose files still import each other in a cycle. To be emptied.
-const TANGLED: &[&str] = &["batch", "config", "http::h1", "limit", "upstream"];
+const TANGLED: &[&str] = &["batch", "config", "limit"];
 
 /// A source file without its tests.
 struct Source {
@@ -65,7 +65,7 @@ fn the_files_of_a_directory_import_each_other_without_a_cycle() {
 fn each_of_the_six_imports_that_once_made_a_cycle_is_found() {
     for (file, import) in [
         ("body/response", "use crate::server::Server;"),
-        ("body/response", "use crate::upstream::Answer;"),
+        ("body/response", "use crate::upstream::UpstreamResponse;"),
         ("body/client", "use crate::observe::access_log::AccessLog;"),
         ("proxy/error", "use crate::server::{Server, ServerShared};"),
         ("http/hop_by_hop", "use crate::identity::Identity;"),
