@@ -26,6 +26,7 @@ use super::fast::Wire;
 use super::outage_log::Reach;
 use super::pool::Pool;
 use crate::config;
+use crate::descriptors;
 use crate::http::h1::{MAX_ANSWER_FIELDS, MAX_ANSWER_HEAD};
 
 /// An idle HTTP/2 connection is pinged this often, so that a dead one is
@@ -213,6 +214,7 @@ impl Connector {
             };
             match tokio::time::timeout(patience, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
+                    descriptors::check_upstream(&stream)?;
                     stream.set_nodelay(true)?;
                     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
                     socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
