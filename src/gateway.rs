@@ -165,7 +165,7 @@ impl Gateway {
         shared.batcher.reconfigure(config.batch.clone());
         let secrets = Secrets::new(&config.tenants).map(Arc::new);
         shared.metrics.keep_secret(secrets.clone());
-        shared.access_log.renew(&config.log, secrets);
+        shared.access_log.reconfigure(&config.log, secrets);
     }
 
     /// As [`reload`](Self::reload), with the certificate of these files.

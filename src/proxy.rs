@@ -36,7 +36,7 @@ use crate::http::h1::has_no_body;
 use crate::http::hop_by_hop;
 use crate::identity::{self, Findings, Identity};
 use crate::limit::{Kind, Lane, Limiter};
-use crate::observe::access_log::{AccessLog, Trail};
+use crate::observe::access_log::{AccessLog, LogEntry};
 use crate::observe::metrics::{Failure, Metrics, Route, TenantSeries};
 use crate::redact::Secrets;
 use crate::tenant::key::{Keyring, Opened};
@@ -143,18 +143,18 @@ impl Proxy {
             Route::Other
         };
         let crowded = state.requests_in_flight() > MAX_CALLS;
-        let mut trail = shared.access_log.begin(&head, route);
+        let mut log_entry = shared.access_log.begin(&head, route);
         if !body.is_empty() {
-            body.count(trail.request_bytes());
+            body.count(log_entry.request_bytes());
         }
         let metrics = Arc::clone(&shared.metrics);
-        let mut ending = RequestGuard::new(metrics, route, now, state, trail);
+        let mut ending = RequestGuard::new(metrics, route, now, state, log_entry);
         let version = head.version;
         let is_head = head.method == Method::HEAD;
         async move {
-            let trail = &mut ending.trail;
+            let log_entry = &mut ending.log_entry;
             let answer = self
-                .call(&mut head, &mut body, peer, route, crowded, trail)
+                .call(&mut head, &mut body, peer, route, crowded, log_entry)
                 .await;
             // What has not come of it is not wanted any more.
             drop(body);
@@ -171,17 +171,17 @@ impl Proxy {
         mut ending: RequestGuard,
     ) -> ClientAnswer {
         let shared = &*self.shared;
-        let (trail, route) = (&mut ending.trail, ending.route);
+        let (log_entry, route) = (&mut ending.log_entry, ending.route);
         let error = answer.as_ref().err().map(Error::code);
         let mut answer = answer.unwrap_or_else(|error| error.answer());
-        trail.answered(answer.status(), error);
+        log_entry.set_response(answer.status(), error);
         if error.is_some() || answer.status().is_server_error() {
             shared.metrics.failures.push(|| Failure {
                 time: SystemTime::now(),
                 status: answer.status(),
                 code: error,
                 route,
-                instance: trail.failed_instance(),
+                instance: log_entry.instance_label(),
                 times: 1,
             });
         }
@@ -207,7 +207,7 @@ impl Proxy {
         peer: Option<IpAddr>,
         route: Route,
         crowded: bool,
-        trail: &mut Trail,
+        log_entry: &mut LogEntry,
     ) -> Result<ClientAnswer, Error> {
         let max_in_flight = self.shared.settings.max_in_flight;
         if self.shared.metrics.calls() > max_in_flight {
@@ -218,7 +218,7 @@ impl Proxy {
         }
         let tenants = self.shared.tenants.load_full();
         let client = tenants.client(peer, &head.headers);
-        trail.client(client);
+        log_entry.set_client(client);
         tenants.may_connect(client)?;
         if head.headers.len() > self.shared.settings.max_headers {
             return Err(Error::TooManyHeaders(self.shared.settings.max_headers));
@@ -244,12 +244,12 @@ impl Proxy {
         } else {
             None
         };
-        let mut answer = match receipt.map(|receipt| self.join(receipt, who, trail)) {
-            Some(Ok(joined)) => self.receive(joined, trail).await,
+        let mut answer = match receipt.map(|receipt| self.join(receipt, who, log_entry)) {
+            Some(Ok(joined)) => self.receive(joined, log_entry).await,
             Some(Err(denied)) => Err(denied.into()),
             // Boxed, or the many receipts that wait in batches would each carry
             // the room that sending takes.
-            None => Box::pin(self.pass_through(head, body, who, route, trail)).await,
+            None => Box::pin(self.pass_through(head, body, who, route, log_entry)).await,
         };
         if let (Some(opened), Ok(answer)) = (opened, &mut answer) {
             body::unfold(answer);
@@ -298,7 +298,7 @@ impl Proxy {
         body: &mut ClientBody,
         who: Who<'_>,
         route: Route,
-        trail: &mut Trail,
+        log_entry: &mut LogEntry,
     ) -> Result<ClientAnswer, Error> {
         let mut findings = Findings::of_head(head);
         if who.tenants.is_strict() {
@@ -313,17 +313,17 @@ impl Proxy {
         let lane = {
             let ambiguous = findings.is_ambiguous();
             let identity = findings.identity();
-            self.lane(&identity, ambiguous, head, who, route, trail)?
+            self.lane(&identity, ambiguous, head, who, route, log_entry)?
         };
         let limiter = &self.shared.limiter;
         let answer = match limiter.pass(&lane, Kind::Call, asked, route).await {
             Ok(pass) => {
                 let body = RequestBody::streamed(body.take());
-                self.send(head, body, &lane, pass, route, trail).await
+                self.send(head, body, &lane, pass, route, log_entry).await
             }
             Err(refused) => Err(refused.into()),
         };
-        count(&lane, route, &answer, trail);
+        count(&lane, route, &answer, log_entry);
         answer
     }
 
@@ -335,9 +335,9 @@ impl Proxy {
         head: &Parts,
         who: Who<'_>,
         route: Route,
-        trail: &mut Trail,
+        log_entry: &mut LogEntry,
     ) -> Result<Lane, Denied> {
-        trail.identified(identity, head, || who.tenant(identity));
+        log_entry.set_identity(identity, head, || who.tenant(identity));
         let tenant = who.let_in(identity, ambiguous, route)?;
         let limiter = &self.shared.limiter;
         let lane = limiter.lane(&head.method, head.uri.path(), identity);
@@ -375,13 +375,18 @@ impl Who<'_> {
 }
 
 /// Counts a call's end in its instance's figures.
-fn count(lane: &Lane, route: Route, answer: &Result<ClientAnswer, Error>, trail: &mut Trail) {
+fn count(
+    lane: &Lane,
+    route: Route,
+    answer: &Result<ClientAnswer, Error>,
+    log_entry: &mut LogEntry,
+) {
     let series = lane.series();
     series.requests(route).inc();
     if let Err(Error::RateLimited(refused)) = answer {
         series.rejected(refused.refusal.reason()).inc();
     }
     if !matches!(answer, Ok(answer) if !answer.status().is_server_error()) {
-        trail.failed = Some(Arc::clone(series));
+        log_entry.series = Some(Arc::clone(series));
     }
 }

@@ -16,7 +16,7 @@ use super::{Proxy, Shared, server_timing};
 use crate::body::{AnswerBody, ClientAnswer, RequestBody};
 use crate::http::retry_after;
 use crate::limit::{Kind, Lane, Pass, Scope};
-use crate::observe::access_log::Trail;
+use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
 use crate::receipt::Receipt;
 use crate::upstream::Answer;
@@ -27,7 +27,7 @@ impl Proxy {
         &self,
         receipt: Receipt,
         lane: &Lane,
-        trail: &mut Trail,
+        log_entry: &mut LogEntry,
     ) -> Result<ClientAnswer, Error> {
         let Shared {
             limiter, batcher, ..
@@ -42,7 +42,7 @@ impl Proxy {
             limiter.pass(lane, kind, opened, Route::Seen).await?
         };
         let (mut head, body) = receipt.into_parts();
-        self.send(&mut head, body, lane, pass, Route::Seen, trail)
+        self.send(&mut head, body, lane, pass, Route::Seen, log_entry)
             .await
     }
 
@@ -54,15 +54,15 @@ impl Proxy {
         lane: &Lane,
         pass: Pass,
         route: Route,
-        trail: &mut Trail,
+        log_entry: &mut LogEntry,
     ) -> Result<ClientAnswer, Error> {
         let client_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let mut request = take(head, body);
-        trail.queued(pass.waited.unwrap_or_default());
+        log_entry.set_queue_wait(pass.waited.unwrap_or_default());
         // With its token, that is.
         let began = pass.permit.granted;
         let answer = self.upstream.call(&mut request, route).await;
-        trail.upstream(began);
+        log_entry.upstream_responded(began);
         let answer = answer.inspect_err(|_| lane.unanswered(&pass.permit))?;
         let Answer {
             head,

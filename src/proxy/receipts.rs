@@ -14,7 +14,7 @@ use super::{Proxy, Who, count, server_timing};
 use crate::batch::{Given, Told, Untold};
 use crate::body::{AnswerBody, ClientAnswer, ClientBody, LOOK};
 use crate::limit::{Lane, Refused};
-use crate::observe::access_log::Trail;
+use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
 use crate::receipt::Receipt;
 use crate::tenant::Denied;
@@ -71,11 +71,18 @@ impl Proxy {
         &self,
         (receipt, came): Understood,
         who: Who<'_>,
-        trail: &mut Trail,
+        log_entry: &mut LogEntry,
     ) -> Result<Joined, Denied> {
-        trail.receipt(&receipt);
+        log_entry.set_receipt(&receipt);
         let (identity, ambiguous) = (&receipt.identity, receipt.ambiguous);
-        let lane = self.lane(identity, ambiguous, receipt.head(), who, Route::Seen, trail)?;
+        let lane = self.lane(
+            identity,
+            ambiguous,
+            receipt.head(),
+            who,
+            Route::Seen,
+            log_entry,
+        )?;
         let batcher = &self.shared.batcher;
         let place = if batcher.observes() {
             Place::Alone(receipt)
@@ -89,14 +96,14 @@ impl Proxy {
     pub(super) async fn receive(
         &self,
         Joined { place, lane }: Joined,
-        trail: &mut Trail,
+        log_entry: &mut LogEntry,
     ) -> Result<ClientAnswer, Error> {
         let answer = match place {
             // Boxed: most gateways merge.
-            Place::Alone(receipt) => Box::pin(self.send_alone(*receipt, &lane, trail)).await,
+            Place::Alone(receipt) => Box::pin(self.send_alone(*receipt, &lane, log_entry)).await,
             Place::Batch(Ok(told)) => match told.await {
                 Ok(told) => {
-                    trail.timing(&told.timing);
+                    log_entry.set_timing(&told.timing);
                     self.tell(told, &lane)
                 }
                 // The batch's task was cut off: the gateway is being ended.
@@ -104,7 +111,7 @@ impl Proxy {
             },
             Place::Batch(Err(refused)) => Err(refused.into()),
         };
-        count(&lane, Route::Seen, &answer, trail);
+        count(&lane, Route::Seen, &answer, log_entry);
         answer
     }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::body::BodyObserver;
 use crate::conn::state::ConnState;
-use crate::observe::access_log::Trail;
+use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::{Metrics, Route};
 
 /// Counts a request as in flight until its response has ended.
@@ -23,7 +23,7 @@ pub(crate) struct RequestGuard {
     /// The connection of the request; it is busy until the response has ended.
     conn: Arc<ConnState>,
     /// The entry of the request in the access log.
-    pub(crate) trail: Trail,
+    pub(crate) log_entry: LogEntry,
     /// Bytes of the response body that were sent.
     bytes: u64,
     /// The response body was sent to its end.
@@ -37,7 +37,7 @@ impl RequestGuard {
         route: Route,
         started: Instant,
         conn: Arc<ConnState>,
-        trail: Trail,
+        log_entry: LogEntry,
     ) -> Self {
         metrics.in_flight.inc();
         Self {
@@ -45,7 +45,7 @@ impl RequestGuard {
             route,
             started,
             conn,
-            trail,
+            log_entry,
             bytes: 0,
             is_complete: false,
         }
@@ -72,7 +72,8 @@ impl Drop for RequestGuard {
         self.metrics
             .request_seconds(self.route)
             .observe(duration.as_secs_f64());
-        self.trail.end(self.bytes, self.is_complete, duration);
+        self.log_entry
+            .finish(self.bytes, self.is_complete, duration);
         self.conn.on_response_ended(now);
     }
 }

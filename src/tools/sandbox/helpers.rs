@@ -1,7 +1,7 @@
-//! The helpers under `/sandbox/`, for tests of what no endpoint of the vendor's does.
+//! The test helpers under `/sandbox/`, for what no endpoint of the vendor does.
 //!
-//! Owns echo, chosen statuses, long bodies, the sink, the upgrade, trailers, and the page of calls.
-//! Invariant: nothing is held whole; what goes in or out streams.
+//! Owns echo, chosen statuses, long bodies, the sink, the upgrade, trailers, and the list of requests.
+//! Invariant: bodies are streamed in both directions, never held whole.
 
 use std::io;
 use std::pin::Pin;
@@ -17,34 +17,35 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 
-use super::Shared;
-use super::answers::{self, Body, Failure, Shape};
-use super::call::{Call, Noted};
-use super::service::{Conn, HungUp};
+use super::call_log::Call;
+use super::conn::{Conn, NoResponse};
+use super::recorded_body::RecordedBody;
+use super::responses::{self, Body, Failure, Shape};
+use super::state::State;
 
-/// The bytes of `/sandbox/bytes`, again and again: the offset modulo 251, a prime, so that no power of two hides a
-/// block that was lost or repeated.
+/// The repeated block of `/sandbox/bytes`: each byte is the offset modulo 251. With a prime, a lost or repeated block
+/// of any power of two is visible.
 static PATTERN: [u8; 251 * 256] = pattern();
 
 const HELPERS: &str =
     "helpers: calls (GET, DELETE), echo, status/{200-599}, bytes/{n}, sink, ws, trailers";
 
-/// Answers `/sandbox/{tool}`.
-pub(super) async fn answer(
+/// Responds to `/sandbox/{helper}`.
+pub(super) async fn respond(
     conn: &Conn,
-    tool: &str,
+    helper: &str,
     parts: &Parts,
-    body: Noted,
+    body: RecordedBody,
     upgrade: OnUpgrade,
-) -> Result<Response<Body>, HungUp> {
+) -> Result<Response<Body>, NoResponse> {
     let shape = Shape::of(&parts.headers);
     let bad =
-        |what: &str| Failure::new(StatusCode::BAD_REQUEST, "invalid_param", what).answer(shape);
-    Ok(match tool.split_once('/') {
-        None if tool == "echo" => echo(parts, body),
-        None if tool == "sink" => sink(body).await?,
-        None if tool == "ws" => ws(conn, parts, upgrade),
-        None if tool == "trailers" => trailers(),
+        |what: &str| Failure::new(StatusCode::BAD_REQUEST, "invalid_param", what).response(shape);
+    Ok(match helper.split_once('/') {
+        None if helper == "echo" => echo(parts, body),
+        None if helper == "sink" => sink(body).await?,
+        None if helper == "ws" => ws(conn, parts, upgrade),
+        None if helper == "trailers" => trailers(),
         Some(("status", code)) => match code.parse() {
             Ok(code @ 200..=599) => status(code, shape),
             _ => bad("status: give a number from 200 to 599"),
@@ -53,15 +54,15 @@ pub(super) async fn answer(
             Ok(length) => bytes(length),
             Err(_) => bad("bytes: give a length in bytes, at most 18446744073709551615"),
         },
-        _ => Failure::new(StatusCode::NOT_FOUND, "not_found", HELPERS).answer(shape),
+        _ => Failure::new(StatusCode::NOT_FOUND, "not_found", HELPERS).response(shape),
     })
 }
 
-/// The page of calls: a JSON list, oldest first. DELETE clears it.
-pub(super) fn calls(shared: &Shared, method: &Method) -> Response<Body> {
+/// The recorded requests as a JSON list, oldest first. DELETE clears it.
+pub(super) fn calls(state: &State, method: &Method) -> Response<Body> {
     if *method == Method::DELETE {
-        shared.log.clear();
-        return answers::empty(StatusCode::NO_CONTENT);
+        state.log.clear();
+        return responses::empty(StatusCode::NO_CONTENT);
     }
     let line = |call: &Call| {
         json!({
@@ -72,14 +73,14 @@ pub(super) fn calls(shared: &Shared, method: &Method) -> Response<Body> {
             "ids": call.ids,
             "body_bytes": call.body_bytes,
             "status": call.status,
-            "ms": u64::try_from(call.at.duration_since(shared.began).as_millis()).unwrap_or(u64::MAX),
+            "ms": u64::try_from(call.at.duration_since(state.began).as_millis()).unwrap_or(u64::MAX),
         })
     };
-    answers::json(StatusCode::OK, &shared.log.map(line).into())
+    responses::json(StatusCode::OK, &state.log.map(line).into())
 }
 
-/// The head comes back as `X-Echo-*` lines, one `X-Echo-Header: name: value` per header line; the body streams back.
-fn echo(parts: &Parts, body: Noted) -> Response<Body> {
+/// Returns the head as `X-Echo-*` lines, one `X-Echo-Header: name: value` per header line, and streams the body back.
+fn echo(parts: &Parts, body: RecordedBody) -> Response<Body> {
     let mut response = Response::new(body.boxed_unsync());
     let headers = response.headers_mut();
     let mut line = |name: &'static str, value: &[u8]| {
@@ -88,7 +89,7 @@ fn echo(parts: &Parts, body: Noted) -> Response<Body> {
         }
     };
     line("x-echo-method", parts.method.as_str().as_bytes());
-    // HTTP/2 has scheme and authority apart from the path; an absolute target is worth showing in HTTP/1.1 only.
+    // HTTP/2 always has a scheme and an authority; an absolute target is remarkable in HTTP/1.1 only.
     let target = match parts.uri.path_and_query() {
         Some(target) if parts.version == Version::HTTP_2 => target.to_string(),
         _ => parts.uri.to_string(),
@@ -112,12 +113,12 @@ fn echo(parts: &Parts, body: Noted) -> Response<Body> {
 fn status(code: u16, shape: Shape) -> Response<Body> {
     let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if matches!(code, 204 | 205 | 304) {
-        return answers::empty(status);
+        return responses::empty(status);
     }
     match shape {
-        Shape::Html => answers::html(status),
-        _ if code < 400 => answers::json(status, &json!({ "status": code })),
-        _ => Failure::new(status, "sandbox_status", "This status was asked for").answer(shape),
+        Shape::Html => responses::html(status),
+        _ if code < 400 => responses::json(status, &json!({ "status": code })),
+        _ => Failure::new(status, "sandbox_status", "This status was asked for").response(shape),
     }
 }
 
@@ -130,15 +131,15 @@ fn bytes(length: u64) -> Response<Body> {
     response
 }
 
-async fn sink(mut body: Noted) -> Result<Response<Body>, HungUp> {
+async fn sink(mut body: RecordedBody) -> Result<Response<Body>, NoResponse> {
     let (mut length, mut sum) = (0, Fnv::default());
     while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.map_err(|_| HungUp)?.into_data() {
+        if let Ok(data) = frame.map_err(|_| NoResponse)?.into_data() {
             length += data.len() as u64;
             sum.add(&data);
         }
     }
-    Ok(answers::json(
+    Ok(responses::json(
         StatusCode::OK,
         &json!({ "bytes": length, "fnv1a64": format!("{:016x}", sum.0) }),
     ))
@@ -177,10 +178,10 @@ fn ws(conn: &Conn, parts: &Parts, upgrade: OnUpgrade) -> Response<Body> {
                 }
             }
         });
-        answers::empty(StatusCode::SWITCHING_PROTOCOLS)
+        responses::empty(StatusCode::SWITCHING_PROTOCOLS)
     } else {
         let text = "ask with Connection: upgrade and Upgrade: websocket over HTTP/1.1";
-        Failure::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text).answer(Shape::Json)
+        Failure::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text).response(Shape::Json)
     };
     if parts.version == Version::HTTP_11 {
         response
@@ -212,7 +213,7 @@ fn trailers() -> Response<Body> {
     response
 }
 
-/// Returns the FNV-1a sum of 64 bits by which `/sandbox/sink` answers, there in hexadecimal.
+/// The 64-bit FNV-1a checksum that `/sandbox/sink` returns, there in hexadecimal.
 pub fn checksum(data: &[u8]) -> u64 {
     let mut sum = Fnv::default();
     sum.add(data);
@@ -245,7 +246,7 @@ const fn pattern() -> [u8; 251 * 256] {
     bytes
 }
 
-/// A body of known length, made while it is read.
+/// A body of known length, generated while it is read.
 struct Patterned {
     left: u64,
 }
@@ -261,7 +262,7 @@ impl http_body::Body for Patterned {
         if self.left == 0 {
             return Poll::Ready(None);
         }
-        // Whole patterns, so that every frame starts at the pattern's own start.
+        // Whole patterns, so that every frame starts at the start of the pattern.
         let length =
             usize::try_from(self.left).map_or(PATTERN.len(), |left| left.min(PATTERN.len()));
         self.left -= length as u64;
@@ -279,7 +280,7 @@ impl http_body::Body for Patterned {
     }
 }
 
-/// A body with trailers; its length stays unsaid, since HTTP/1.1 has trailers only after chunks.
+/// A body with trailers. It has no known length, since HTTP/1.1 has trailers only in chunked coding.
 struct Trailing {
     data: Option<Bytes>,
     trailers: Option<HeaderMap>,

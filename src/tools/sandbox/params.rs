@@ -1,8 +1,8 @@
-//! Who calls and with which parameters, in every spelling clients are known to use.
+//! Credentials and parameters of a request, in every place and notation that clients are known to use.
 //!
-//! Owns the reading of query, headers and body (JSON, urlencoded, multipart) into a few known fields. It does not judge
-//! them. Where places disagree, the query wins, then the headers, then the body; the upstream's order is unknown.
-//! Invariant: one call holds at most 32 MiB of its body while it is read, and afterwards only the known fields.
+//! Reads query, headers and body (JSON, urlencoded, multipart) into a few known fields, without judging them. The
+//! query takes precedence over the headers, and these over the body; the upstream's own order is unknown.
+//! Invariant: a request holds at most 32 MiB of its body while it is read, and afterwards only the known fields.
 
 use std::collections::BTreeMap;
 
@@ -14,15 +14,15 @@ use http_body_util::{BodyDataStream, BodyExt as _};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::call::{Noted, Unread};
+use super::recorded_body::{ReadError, RecordedBody};
 
-/// The longest body under `/v2` that is taken in: apps send files of 16 MB in base64, which makes 22 MB of JSON.
+/// The longest body accepted under `/v2`: apps send files of 16 MB in base64, which makes 22 MB of JSON.
 const MAX_BODY: usize = 32 << 20;
 
-/// The longest text part of a multipart body that is of interest.
+/// Bytes read of a text part in a multipart body.
 const MAX_PART: usize = 64 << 10;
 
-/// The fields that mean something here.
+/// The fields that the sandbox uses.
 const KNOWN: [&str; 8] = [
     "instance_id",
     "access_token",
@@ -34,25 +34,25 @@ const KNOWN: [&str; 8] = [
     "policy_slug",
 ];
 
-/// The fields of one place.
+/// The fields of one part of a request.
 type Fields = BTreeMap<&'static str, Value>;
 
-/// What a call asks for. It holds a token and therefore has no `Debug`.
+/// The parameters of a request. They include a token, therefore there is no `Debug`.
 #[derive(Default)]
-pub(super) struct Asked {
+pub(super) struct Params {
     pub(super) instance: Option<String>,
     pub(super) token: Option<String>,
     fields: Fields,
 }
 
-/// Why a body says nothing.
+/// Why a body could not be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bad {
-    /// It is not what its content type says; the text says what is wrong.
+pub(super) enum BodyError {
+    /// It does not match its content type; the text says why.
     Malformed(&'static str),
-    /// It is longer than the sandbox takes in.
+    /// It is longer than the sandbox accepts.
     TooLarge,
-    /// It ended before its end; there is nobody to answer.
+    /// It broke off; there is no client left to respond to.
     Broken,
 }
 
@@ -61,15 +61,15 @@ pub(super) enum Bad {
 pub(super) enum Ids {
     /// Absent or empty: the whole chat.
     Whole,
-    /// As they came; what is not a text stands as JSON.
+    /// Unchanged; an element that is not a string is given as JSON.
     Listed(Vec<String>),
     /// Not a list.
     NotAList,
 }
 
-// === impl Asked ===
+// === impl Params ===
 
-impl Asked {
+impl Params {
     /// Reads query and headers.
     pub(super) fn head(parts: &Parts) -> Self {
         let mut fields = Fields::new();
@@ -96,12 +96,12 @@ impl Asked {
         }
     }
 
-    /// Reads the body to its end, and takes from it what the head left open.
+    /// Reads the body to its end and adds the fields that the head does not have.
     pub(super) async fn read_body(
         &mut self,
         headers: &HeaderMap,
-        body: &mut Noted,
-    ) -> Result<(), Bad> {
+        body: &mut RecordedBody,
+    ) -> Result<(), BodyError> {
         let content_type = headers
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
@@ -119,18 +119,18 @@ impl Asked {
             put_pairs(&mut fields, &body.read(MAX_BODY).await?);
         } else if essence == "multipart/form-data" {
             let boundary = multer::parse_boundary(content_type)
-                .map_err(|_| Bad::Malformed("the multipart body has no boundary"))?;
+                .map_err(|_| BodyError::Malformed("the multipart body has no boundary"))?;
             put_parts(&mut fields, boundary, body).await?;
         } else if essence.is_empty() || essence == "text/plain" {
-            // Some clients send JSON and do not say so.
+            // Some clients send JSON without its content type.
             let body = body.read(MAX_BODY).await?;
             if body.trim_ascii_start().starts_with(b"{") {
                 put_json(&mut fields, &body)?;
             }
         }
-        // Whatever was not of interest is read all the same, as a server does that keeps its connections.
+        // The rest is read too: otherwise the connection could not be used again.
         while let Some(frame) = body.frame().await {
-            frame.map_err(|_| Bad::Broken)?;
+            frame.map_err(|_| BodyError::Broken)?;
         }
         let text = |name| fields.get(name).and_then(as_text).and_then(filled);
         self.instance = self.instance.take().or_else(|| text("instance_id"));
@@ -141,12 +141,12 @@ impl Asked {
         Ok(())
     }
 
-    /// Returns a field as text, if it is there and not empty.
+    /// A field as text, if it is present and not empty.
     pub(super) fn text(&self, name: &str) -> Option<String> {
         self.fields.get(name).and_then(as_text).and_then(filled)
     }
 
-    /// Returns the message ids; the older `messageId` counts as one more.
+    /// The message ids; the older field `messageId` adds one more.
     pub(super) fn ids(&self) -> Ids {
         let listed = match self.fields.get("messageIds") {
             None | Some(Value::Null) => &[],
@@ -178,13 +178,13 @@ fn as_text(value: &Value) -> Option<String> {
     }
 }
 
-fn put_json(fields: &mut Fields, body: &Bytes) -> Result<(), Bad> {
+fn put_json(fields: &mut Fields, body: &Bytes) -> Result<(), BodyError> {
     if body.trim_ascii().is_empty() {
         return Ok(());
     }
-    // Values stay raw until their key is known: most of a body can be one long base64 text.
+    // Values stay raw until their key is known: most of a body can be one long base64 string.
     let object: Option<BTreeMap<String, &RawValue>> = serde_json::from_slice(body)
-        .map_err(|_| Bad::Malformed("the body is not a JSON object"))?;
+        .map_err(|_| BodyError::Malformed("the body is not a JSON object"))?;
     for (name, value) in object.unwrap_or_default() {
         if let Some(known) = KNOWN.into_iter().find(|known| *known == name) {
             fields.insert(
@@ -202,7 +202,7 @@ fn put_pairs(fields: &mut Fields, pairs: &[u8]) {
     }
 }
 
-/// Takes a field that came as text. `chatId[]`, `messageIds[0]` and `messageIds[][0]` are PHP's and qs's arrays.
+/// Adds a field that came as text. `chatId[]`, `messageIds[0]` and `messageIds[][0]` are arrays of PHP and qs.
 fn put_text(fields: &mut Fields, name: &str, text: String) {
     let (base, indexed) = name
         .split_once('[')
@@ -227,8 +227,12 @@ fn put_text(fields: &mut Fields, name: &str, text: String) {
     }
 }
 
-async fn put_parts(fields: &mut Fields, boundary: String, body: &mut Noted) -> Result<(), Bad> {
-    // multer takes in whatever the stream has ready, wanted or not; without a limit a fast sender fills the memory.
+async fn put_parts(
+    fields: &mut Fields,
+    boundary: String,
+    body: &mut RecordedBody,
+) -> Result<(), BodyError> {
+    // multer buffers whatever the stream has ready. Without a limit a fast sender would fill the memory.
     let limit = multer::SizeLimit::new().whole_stream(MAX_BODY as u64);
     let constraints = multer::Constraints::new().size_limit(limit);
     let stream = BodyDataStream::new(body);
@@ -251,7 +255,7 @@ async fn put_parts(fields: &mut Fields, boundary: String, body: &mut Noted) -> R
     Ok(())
 }
 
-impl From<multer::Error> for Bad {
+impl From<multer::Error> for BodyError {
     fn from(error: multer::Error) -> Self {
         match error {
             multer::Error::StreamReadFailed(_) => Self::Broken,
@@ -261,11 +265,11 @@ impl From<multer::Error> for Bad {
     }
 }
 
-impl From<Unread> for Bad {
-    fn from(unread: Unread) -> Self {
+impl From<ReadError> for BodyError {
+    fn from(unread: ReadError) -> Self {
         match unread {
-            Unread::TooLarge => Self::TooLarge,
-            Unread::Broken => Self::Broken,
+            ReadError::TooLarge => Self::TooLarge,
+            ReadError::Broken => Self::Broken,
         }
     }
 }
@@ -275,17 +279,17 @@ mod tests {
     use super::*;
     use http::Request;
 
-    fn head(target: &str, headers: &[(&str, &str)]) -> Asked {
+    fn head(target: &str, headers: &[(&str, &str)]) -> Params {
         let request = headers
             .iter()
             .fold(Request::get(target), |request, (name, value)| {
                 request.header(*name, *value)
             });
-        Asked::head(&request.body(()).unwrap().into_parts().0)
+        Params::head(&request.body(()).unwrap().into_parts().0)
     }
 
     #[test]
-    fn identity_in_the_head_in_every_spelling() {
+    fn identity_is_read_from_every_place_in_the_head() {
         let cases: [(&str, &[(&str, &str)]); 6] = [
             ("/?instance_id=i&access_token=t", &[]),
             ("/?instance_id%5B0%5D=i&access_token[]=t", &[]),
@@ -304,22 +308,22 @@ mod tests {
             ),
         ];
         for (target, headers) in cases {
-            let asked = head(target, headers);
+            let params = head(target, headers);
             assert_eq!(
-                (asked.instance.as_deref(), asked.token.as_deref()),
+                (params.instance.as_deref(), params.token.as_deref()),
                 (Some("i"), Some("t")),
                 "{target} {headers:?}"
             );
         }
-        let asked = head(
+        let params = head(
             "/?instance_id=&access_token=",
             &[("authorization", "Basic dDp0")],
         );
-        assert_eq!((asked.instance, asked.token), (None, None));
+        assert_eq!((params.instance, params.token), (None, None));
     }
 
     #[test]
-    fn ids_in_the_query_in_every_spelling() {
+    fn ids_are_read_from_every_notation_in_the_query() {
         let listed = |ids: &[&str]| Ids::Listed(ids.iter().map(|id| (*id).to_owned()).collect());
         assert_eq!(
             head("/?messageIds=%5B%22a%22,%22b%22%5D", &[]).ids(),
@@ -343,22 +347,22 @@ mod tests {
     }
 
     #[test]
-    fn json_bodies() {
+    fn fields_are_read_from_json_bodies() {
         let mut fields = Fields::new();
         put_json(
             &mut fields,
             &Bytes::from_static(br#"{"messageIds":null,"instance_id":7,"file":{"data":"AA"}}"#),
         )
         .unwrap();
-        let asked = Asked {
+        let params = Params {
             fields,
-            ..Asked::default()
+            ..Params::default()
         };
         assert_eq!(
-            (asked.ids(), asked.text("instance_id")),
+            (params.ids(), params.text("instance_id")),
             (Ids::Whole, Some("7".to_owned()))
         );
-        assert_eq!(asked.fields.len(), 2, "unknown fields must not be kept");
+        assert_eq!(params.fields.len(), 2, "unknown fields must not be kept");
         for nothing in ["", "  ", "null", "{}"] {
             let mut fields = Fields::new();
             put_json(&mut fields, &Bytes::from_static(nothing.as_bytes())).unwrap();
@@ -373,9 +377,9 @@ mod tests {
         let mut fields = Fields::new();
         put_json(&mut fields, &Bytes::from_static(br#"{"messageIds":"x"}"#)).unwrap();
         assert_eq!(
-            Asked {
+            Params {
                 fields,
-                ..Asked::default()
+                ..Params::default()
             }
             .ids(),
             Ids::NotAList

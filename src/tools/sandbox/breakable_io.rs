@@ -1,7 +1,7 @@
-//! A connection that can be torn on purpose.
+//! A connection that can be broken on purpose.
 //!
-//! Owns the budget of bytes that may still be written, and the manner of closing. It knows nothing of HTTP.
-//! Invariant: once a line is cut, not one byte beyond the budget reaches the peer, not even an orderly end of stream.
+//! Owns the number of bytes that may still be written, and how the connection closes. It knows nothing of HTTP.
+//! Invariant: after a break no byte beyond the limit reaches the peer, not even an orderly end of stream.
 
 use std::io;
 use std::pin::Pin;
@@ -13,34 +13,34 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// The budget of a line nobody has cut.
-const WHOLE: usize = usize::MAX;
+/// The limit of a connection that is not to be broken.
+const UNLIMITED: usize = usize::MAX;
 
-/// The knife: shortens what its line will still write.
+/// Breaks the connection that it belongs to.
 #[derive(Clone, Debug)]
-pub(super) struct Cut(Arc<AtomicUsize>);
+pub(super) struct Breaker(Arc<AtomicUsize>);
 
-/// A stream whose writing can be cut short.
+/// A stream that can be made to break while it writes.
 #[derive(Debug)]
-pub(super) struct Line<IO> {
+pub(super) struct BreakableIo<IO> {
     io: IO,
     left: Arc<AtomicUsize>,
-    /// Makes the close that follows a cut abrupt, where the stream knows such a thing.
+    /// Turns the close after a break into a reset, where the stream has one.
     harden: fn(&IO),
 }
 
-impl Cut {
-    /// Lets the line write `bytes` more and then breaks it.
-    pub(super) fn after(&self, bytes: usize) {
+impl Breaker {
+    /// Lets the connection write `bytes` more and then breaks it.
+    pub(super) fn break_after(&self, bytes: usize) {
         self.0.store(bytes, Ordering::Release);
     }
 }
 
-impl Line<TcpStream> {
-    /// Wraps a TCP stream; a cut ends in a reset, not in an orderly close.
-    pub(super) fn tcp(io: TcpStream) -> (Self, Cut) {
+impl BreakableIo<TcpStream> {
+    /// Wraps a TCP stream; a break ends in a reset, not in an orderly close.
+    pub(super) fn tcp(io: TcpStream) -> (Self, Breaker) {
         Self::with(io, |io| {
-            // No linger time: closing discards what is unsent and sends RST. Failing is no worse than a plain close.
+            // Without linger time a close discards unsent data and sends RST. If this fails, it is an ordinary close.
             SockRef::from(io)
                 .set_linger(Some(std::time::Duration::ZERO))
                 .ok();
@@ -48,28 +48,28 @@ impl Line<TcpStream> {
     }
 }
 
-impl<IO> Line<IO> {
-    /// Wraps any stream; a cut ends in a plain drop.
-    pub(super) fn new(io: IO) -> (Self, Cut) {
+impl<IO> BreakableIo<IO> {
+    /// Wraps any stream; a break drops it.
+    pub(super) fn new(io: IO) -> (Self, Breaker) {
         Self::with(io, |_| {})
     }
 
-    fn with(io: IO, harden: fn(&IO)) -> (Self, Cut) {
-        let left = Arc::new(AtomicUsize::new(WHOLE));
+    fn with(io: IO, harden: fn(&IO)) -> (Self, Breaker) {
+        let left = Arc::new(AtomicUsize::new(UNLIMITED));
         (
             Self {
                 io,
                 left: Arc::clone(&left),
                 harden,
             },
-            Cut(left),
+            Breaker(left),
         )
     }
 
-    /// Returns how much of a write may pass, or the error that ends the line.
+    /// How much of a write may pass, or the error that ends the connection.
     fn allowance(&self, wanted: usize) -> io::Result<usize> {
         match self.left.load(Ordering::Acquire) {
-            WHOLE => Ok(wanted),
+            UNLIMITED => Ok(wanted),
             0 => Err(io::ErrorKind::ConnectionReset.into()),
             left => Ok(wanted.min(left)),
         }
@@ -77,26 +77,26 @@ impl<IO> Line<IO> {
 
     fn spend(&self, written: usize) {
         let left = self.left.load(Ordering::Acquire);
-        if left != WHOLE {
+        if left != UNLIMITED {
             self.left
                 .store(left.saturating_sub(written), Ordering::Release);
         }
     }
 
-    fn is_cut(&self) -> bool {
-        self.left.load(Ordering::Acquire) != WHOLE
+    fn is_breaking(&self) -> bool {
+        self.left.load(Ordering::Acquire) != UNLIMITED
     }
 }
 
-impl<IO> Drop for Line<IO> {
+impl<IO> Drop for BreakableIo<IO> {
     fn drop(&mut self) {
-        if self.is_cut() {
+        if self.is_breaking() {
             (self.harden)(&self.io);
         }
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Line<IO> {
+impl<IO: AsyncRead + Unpin> AsyncRead for BreakableIo<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -106,7 +106,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Line<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Line<IO> {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for BreakableIo<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -123,7 +123,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Line<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.is_cut() {
+        if self.is_breaking() {
             let first = bufs.iter().find(|buf| !buf.is_empty());
             return self.poll_write(cx, first.map_or(&[], |buf| buf));
         }
@@ -139,7 +139,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Line<IO> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_cut() {
+        if self.is_breaking() {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.io).poll_shutdown(cx)

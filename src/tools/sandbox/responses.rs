@@ -1,7 +1,7 @@
-//! The shapes of answers and errors.
+//! The formats of responses and errors.
 //!
-//! Owns how a failure looks in JSON, XML and plain text. It decides nothing about when to fail.
-//! Invariant: no 2xx made here carries `code` with `message` or `error`; clients would take it for a failure.
+//! Owns what an error looks like in JSON, XML and plain text, but not when one occurs.
+//! Invariant: no 2xx response carries `code` with `message` or `error`; clients would treat it as a failure.
 
 use std::io;
 
@@ -12,10 +12,10 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty, Full};
 use serde_json::{Value, json};
 
-/// The body of every answer.
+/// The body of every response.
 pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// The media type an error is wanted in.
+/// The media type in which a client wants an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     Json,
@@ -24,20 +24,20 @@ pub(super) enum Shape {
     Html,
 }
 
-/// An error in the vendor's shape.
+/// An error in the vendor's format.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) status: StatusCode,
-    /// The stable word clients compare.
+    /// The stable code that clients compare.
     pub(super) code: &'static str,
-    /// What happened; it never repeats a credential.
+    /// What happened; it never contains a credential.
     pub(super) message: String,
 }
 
 // === impl Shape ===
 
 impl Shape {
-    /// Picks the first type of `Accept` that is known; quality values are not weighed. Anything else means JSON.
+    /// The first known type of `Accept`, JSON if there is none. Quality values are ignored.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let accepts = headers
             .get_all(ACCEPT)
@@ -76,7 +76,7 @@ impl Failure {
         )
     }
 
-    pub(super) fn answer(&self, shape: Shape) -> Response<Body> {
+    pub(super) fn response(&self, shape: Shape) -> Response<Body> {
         let Self {
             status,
             code,
@@ -98,7 +98,7 @@ impl Failure {
                 "text/plain; charset=utf-8",
                 format!("{title}: {message}\n"),
             ),
-            // The vendor's pages list HTML for its own breakdowns only.
+            // The vendor documents HTML only for its own server errors.
             Shape::Html if status.is_server_error() => html(*status),
             Shape::Html | Shape::Json => json(
                 *status,

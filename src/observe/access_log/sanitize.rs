@@ -1,8 +1,8 @@
-//! What of a client's text may be told.
+//! Which text of a client may be logged.
 //!
-//! Invariants: what is told of a path are words, never a number, a token or
-//! an address; where one of the settings' secrets, or a credential that the
-//! same request shows, stands in a text, none of that text is told.
+//! Invariants: of a path only words are logged, never a number, a token or an
+//! address; text that contains a secret of the settings, or a credential of the
+//! same request, is withheld as a whole.
 
 use http::Method;
 use http::header::{AUTHORIZATION, COOKIE};
@@ -11,47 +11,47 @@ use http::request::Parts;
 use crate::identity::{TOKEN_FIELD, TOKEN_HEADER, decode, pairs};
 use crate::redact::Secrets;
 
-/// Stands for text that is not told.
+/// Replaces text that is withheld.
 pub(crate) const WITHHELD: &str = "…";
 
-/// A line must be no longer because of a long path: 256 bytes.
+/// Bytes of a path: a long path must not make long lines.
 const MAX_PATH: usize = 256;
-/// The longest word of a path that is told. The vendor's are below 20.
+/// The longest word of a path. The vendor's words are shorter than 20 letters.
 const MAX_WORD: usize = 32;
-/// Further capitals make a word look like a token: `sendSeen` has one.
+/// A word with more capitals may be a token; `sendSeen` has one.
 const MAX_CAPITALS: usize = 2;
-/// Digits at the end of a word: `v2`.
+/// Digits at the end of a word, as in `v2`.
 const MAX_DIGITS: usize = 2;
-/// Request ids are 32 to 64 bytes; longer ones are cut here.
+/// Request ids usually have 32 to 64 bytes; longer ones are cut.
 const MAX_REQUEST_ID: usize = 128;
-/// A shorter credential is only met by a text that is nothing but it: nobody
-/// guards a secret of a few letters, and `1` stands in every number.
+/// A shorter credential withholds only text that equals it: `1` would occur in
+/// every number.
 const MIN_CREDENTIAL: usize = 8;
 
-/// Where clients write an id of their own (no standard, but everybody's).
+/// Carries a client's own request id (a convention, not a standard).
 const REQUEST_ID: &str = "x-request-id";
-/// Where tracing libraries do (W3C Trace Context §3.2).
+/// Carries the id of tracing libraries (W3C Trace Context §3.2).
 const TRACEPARENT: &str = "traceparent";
 
-/// What a request's texts must not show.
-pub(super) struct Guard<'r> {
+/// Finds the secrets of the settings and the credentials of a request in text.
+pub(super) struct SecretFilter<'r> {
     secrets: Option<&'r Secrets>,
     head: &'r Parts,
 }
 
-impl<'r> Guard<'r> {
+impl<'r> SecretFilter<'r> {
     pub(super) fn new(secrets: Option<&'r Secrets>, head: &'r Parts) -> Self {
         Self { secrets, head }
     }
 
-    /// Whether a text may be told.
+    /// Whether a text contains no secret and no credential.
     pub(super) fn allows(&self, text: &str) -> bool {
         let secret = self.secrets.is_some_and(|secrets| secrets.are_in(text));
-        !secret && !self.shows_credential(text)
+        !secret && !self.contains_credential(text)
     }
 
-    /// Whether a credential of the request's head stands in it.
-    fn shows_credential(&self, text: &str) -> bool {
+    /// Whether a text contains a credential of the request head.
+    fn contains_credential(&self, text: &str) -> bool {
         let is_in = |credential: &str| {
             let credential = credential.trim();
             !credential.is_empty()
@@ -66,26 +66,26 @@ impl<'r> Guard<'r> {
         let mut cookies = fields(COOKIE.as_str()).flat_map(|value| value.split(';'));
         let mut tokens = pairs(self.head.uri.query().unwrap_or_default())
             .filter(|pair| names_token(&decode(pair.key)));
-        // The scheme (`Bearer`) and a cookie's name are no secrets.
+        // The scheme (`Bearer`) and the name of a cookie are not secret.
         fields_of_tokens.any(|value| is_in(after([' ', '\t'], value)))
             || cookies.any(|pair| is_in(after(['='], pair).trim_matches([' ', '"'])))
             || tokens.any(|pair| is_in(pair.value) || is_in(&pair.decoded()))
     }
 }
 
-/// Whether a field of a query holds a token: by its name, or as one of a list
-/// (`access_token[]`), as PHP writes and reads it.
+/// Whether a query field holds a token: `access_token`, or an element of a list
+/// in PHP's notation (`access_token[]`).
 fn names_token(key: &str) -> bool {
     let rest = key.strip_prefix(TOKEN_FIELD);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
 }
 
-/// What stands after the first of some signs, or all where there is none.
-fn after<const N: usize>(signs: [char; N], text: &str) -> &str {
-    text.split_once(signs).map_or(text, |(_, rest)| rest)
+/// The text after the first separator, or all of it if there is none.
+fn after<const N: usize>(separators: [char; N], text: &str) -> &str {
+    text.split_once(separators).map_or(text, |(_, rest)| rest)
 }
 
-/// Methods that people know; another is a client's own text.
+/// A known method; any other is text of the client and withheld.
 pub(super) fn method(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
@@ -101,37 +101,37 @@ pub(super) fn method(method: &Method) -> &'static str {
     }
 }
 
-/// A path with everything withheld that is no word.
+/// A path in which every segment that is not a word is withheld.
 pub(super) fn path(path: &str) -> String {
-    let mut told = String::with_capacity(path.len().min(MAX_PATH));
-    for (place, piece) in path.split('/').enumerate() {
-        let piece = if is_word(piece) { piece } else { WITHHELD };
-        if told.len() + 1 + piece.len() + WITHHELD.len() > MAX_PATH {
-            told.push_str(WITHHELD);
+    let mut shown = String::with_capacity(path.len().min(MAX_PATH));
+    for (index, segment) in path.split('/').enumerate() {
+        let segment = if is_word(segment) { segment } else { WITHHELD };
+        if shown.len() + 1 + segment.len() + WITHHELD.len() > MAX_PATH {
+            shown.push_str(WITHHELD);
             break;
         }
-        if place > 0 {
-            told.push('/');
+        if index > 0 {
+            shown.push('/');
         }
-        told.push_str(piece);
+        shown.push_str(segment);
     }
-    told
+    shown
 }
 
-/// Whether a piece of a path is a name of the API's rather than somebody's
-/// number, address or token.
-fn is_word(piece: &str) -> bool {
-    let letters = piece.trim_end_matches(|letter: char| letter.is_ascii_digit());
+/// Whether a segment is a word of the API rather than a phone number, an
+/// address or a token.
+fn is_word(segment: &str) -> bool {
+    let letters = segment.trim_end_matches(|letter: char| letter.is_ascii_digit());
     let capitals = letters.bytes().filter(u8::is_ascii_uppercase).count();
-    let plain = |byte: u8| byte.is_ascii_alphabetic() || b"-_.".contains(&byte);
-    piece.len() <= MAX_WORD
-        && piece.len() - letters.len() <= MAX_DIGITS
-        && (!letters.is_empty() || piece.is_empty())
+    let allowed = |byte: u8| byte.is_ascii_alphabetic() || b"-_.".contains(&byte);
+    segment.len() <= MAX_WORD
+        && segment.len() - letters.len() <= MAX_DIGITS
+        && (!letters.is_empty() || segment.is_empty())
         && capitals <= MAX_CAPITALS
-        && letters.bytes().all(plain)
+        && letters.bytes().all(allowed)
 }
 
-/// The id that the client gave the request, if it gave one.
+/// The client's own id of the request.
 pub(super) fn request_id(head: &Parts) -> Option<&str> {
     let field = |name| head.headers.get(name)?.to_str().ok();
     let id = field(REQUEST_ID).filter(|id| !id.is_empty());
@@ -140,6 +140,6 @@ pub(super) fn request_id(head: &Parts) -> Option<&str> {
         let trace = field(TRACEPARENT)?.split('-').nth(1)?;
         (trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(trace)
     })?;
-    // `to_str` lets nothing but ASCII pass.
+    // Cutting at any byte is safe: `to_str` accepts only ASCII.
     Some(&id[..id.len().min(MAX_REQUEST_ID)])
 }

@@ -16,18 +16,18 @@ async fn echo_gives_back_what_came() {
     request
         .headers_mut()
         .append("x-twice", "two, \u{e9}".parse().unwrap());
-    let answer = call(&sandbox, request).await;
+    let response = send(&sandbox, request).await;
     assert_eq!(
-        (answer.status.as_u16(), answer.text()),
+        (response.status.as_u16(), response.text()),
         (200, "\u{1f}\u{8b} not really gzip")
     );
-    assert_eq!(answer.header("x-echo-method"), "POST");
-    assert_eq!(answer.header("x-echo-target"), target);
-    assert_eq!(answer.header("x-echo-version"), "HTTP/1.1");
+    assert_eq!(response.header("x-echo-method"), "POST");
+    assert_eq!(response.header("x-echo-target"), target);
+    assert_eq!(response.header("x-echo-version"), "HTTP/1.1");
     assert_eq!(
         (
-            answer.header("content-type"),
-            answer.header("content-encoding")
+            response.header("content-type"),
+            response.header("content-encoding")
         ),
         ("text/x", "gzip")
     );
@@ -35,7 +35,7 @@ async fn echo_gives_back_what_came() {
         sandbox.calls()[0].body_complete,
         "a body of known length ends without a last frame"
     );
-    let lines: Vec<_> = answer
+    let lines: Vec<_> = response
         .headers
         .get_all("x-echo-header")
         .iter()
@@ -47,19 +47,19 @@ async fn echo_gives_back_what_came() {
 }
 
 #[tokio::test]
-async fn a_status_is_given_as_asked() {
+async fn a_requested_status_is_returned() {
     let sandbox = Sandbox::new(Settings::default());
     for code in [200, 204, 302, 304, 404, 463, 502, 599] {
-        let answer = call(&sandbox, get(&format!("/sandbox/status/{code}"))).await;
-        assert_eq!(answer.status, code);
-        assert_eq!(answer.body.is_empty(), code == 204 || code == 304);
+        let response = send(&sandbox, get(&format!("/sandbox/status/{code}"))).await;
+        assert_eq!(response.status, code);
+        assert_eq!(response.body.is_empty(), code == 204 || code == 304);
     }
     let mut request = get("/sandbox/status/502");
     request
         .headers_mut()
         .insert("accept", "text/html".parse().unwrap());
     assert!(
-        call(&sandbox, request)
+        send(&sandbox, request)
             .await
             .text()
             .contains("<h1>502 Bad Gateway</h1>")
@@ -73,25 +73,25 @@ async fn a_status_is_given_as_asked() {
         "bytes/x",
     ] {
         assert_eq!(
-            call(&sandbox, get(&format!("/sandbox/{path}")))
+            send(&sandbox, get(&format!("/sandbox/{path}")))
                 .await
                 .status,
             400,
             "{path}"
         );
     }
-    assert_eq!(call(&sandbox, get("/sandbox/other")).await.status, 404);
+    assert_eq!(send(&sandbox, get("/sandbox/other")).await.status, 404);
 }
 
 #[tokio::test]
-async fn bytes_are_a_pattern_of_the_length_asked() {
+async fn bytes_are_a_pattern_of_the_requested_length() {
     let sandbox = Sandbox::new(Settings::default());
     for length in [0_usize, 1, 251, 64_256, 64_257, 1_000_000] {
-        let answer = call(&sandbox, get(&format!("/sandbox/bytes/{length}"))).await;
-        assert_eq!(answer.header("content-length"), length.to_string());
-        assert_eq!(answer.body.len(), length);
+        let response = send(&sandbox, get(&format!("/sandbox/bytes/{length}"))).await;
+        assert_eq!(response.header("content-length"), length.to_string());
+        assert_eq!(response.body.len(), length);
         assert!(
-            answer
+            response
                 .body
                 .iter()
                 .enumerate()
@@ -109,9 +109,9 @@ async fn the_sink_swallows_much_and_remembers_little() {
     let request = Request::put("/sandbox/sink")
         .body(Full::from(body))
         .unwrap();
-    let answer = call(&sandbox, request).await.json();
+    let response = send(&sandbox, request).await.json();
     assert_eq!(
-        (answer["bytes"].as_u64(), answer["fnv1a64"].as_str()),
+        (response["bytes"].as_u64(), response["fnv1a64"].as_str()),
         (Some(5_000_000), Some(sum.as_str()))
     );
     let recorded = sandbox.calls().remove(0);
@@ -180,7 +180,7 @@ async fn an_upgrade_echoes_raw_bytes() {
     stream.shutdown().await.unwrap();
     assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap(), 0);
     assert_eq!(sandbox.calls()[0].status, 101);
-    assert_eq!(call(&sandbox, get("/sandbox/ws")).await.status, 426);
+    assert_eq!(send(&sandbox, get("/sandbox/ws")).await.status, 426);
 }
 
 #[tokio::test]
@@ -191,20 +191,20 @@ async fn trailers_follow_over_both_versions() {
         .headers_mut()
         .insert("te", "trailers".parse().unwrap());
     let sum = format!("{:016x}", checksum(b"trailers follow\n"));
-    for answer in [
-        call(&sandbox, request.clone()).await,
-        call_h2(&sandbox, request).await.unwrap(),
+    for response in [
+        send(&sandbox, request.clone()).await,
+        send_h2(&sandbox, request).await.unwrap(),
     ] {
-        assert_eq!(answer.text(), "trailers follow\n");
+        assert_eq!(response.text(), "trailers follow\n");
         assert_eq!(
-            answer.trailers.unwrap().get("x-checksum").unwrap(),
+            response.trailers.unwrap().get("x-checksum").unwrap(),
             sum.as_str()
         );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_page_of_calls_shows_what_came_without_secrets() {
+async fn the_list_of_requests_shows_no_secrets() {
     let sandbox = Sandbox::new(Settings::default());
     tokio::time::advance(Duration::from_millis(1_500)).await;
     let id = "false_1@c.us_AAA";
@@ -220,9 +220,9 @@ async fn the_page_of_calls_shows_what_came_without_secrets() {
     request
         .headers_mut()
         .insert("access-token", "s3cret".parse().unwrap());
-    call(&sandbox, request).await;
-    call(&sandbox, get("/sandbox/status/200")).await;
-    let page = call(&sandbox, get("/sandbox/calls")).await;
+    send(&sandbox, request).await;
+    send(&sandbox, get("/sandbox/status/200")).await;
+    let page = send(&sandbox, get("/sandbox/calls")).await;
     assert!(!page.text().contains("s3cret"), "{}", page.text());
     let expected = serde_json::json!({
         "method": "POST", "path": "/v2/send/seen", "query": "instance_id=123&access_token=***&x=1",
@@ -239,6 +239,6 @@ async fn the_page_of_calls_shows_what_came_without_secrets() {
     let clear = Request::delete("/sandbox/calls")
         .body(Full::default())
         .unwrap();
-    assert_eq!(call(&sandbox, clear).await.status, 204);
-    assert_eq!(call(&sandbox, get("/sandbox/calls")).await.text(), "[]");
+    assert_eq!(send(&sandbox, clear).await.status, 204);
+    assert_eq!(send(&sandbox, get("/sandbox/calls")).await.text(), "[]");
 }

@@ -1,38 +1,31 @@
-//! What is remembered of a call.
+//! The record of requests that reached the sandbox.
 //!
-//! Owns the ring of calls received and the body that is noted while it streams by. It judges nothing.
-//! Invariant: the ring holds at most 10,000 calls and about 64 MiB, whatever arrives; the oldest go first.
+//! Owns the ring of recorded requests. Invariant: the ring holds at most 10,000 requests and about 64 MiB; the oldest
+//! are dropped first.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{HeaderMap, Method, Version};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
-use super::Shared;
-
-/// Calls remembered.
+/// Maximum of recorded requests.
 const MAX_CALLS: usize = 10_000;
 
-/// Bytes remembered over all calls. 10,000 full bodies would be 640 MB.
+/// Maximum of recorded bytes. Without it 10,000 full bodies would be 640 MB.
 const MAX_BYTES: usize = 64 << 20;
 
-/// Bytes remembered of one body.
+/// Maximum of recorded bytes of one body.
 const MAX_BODY: usize = 64 << 10;
 
-/// What stands for a secret.
+/// Replaces a secret in output.
 const MASK: &str = "***";
 
-/// A call as it reached the sandbox.
+/// An upstream call: a request as it reached the sandbox.
 #[derive(Clone)]
 pub struct Call {
     /// When its head was read.
@@ -43,7 +36,7 @@ pub struct Call {
     pub target: String,
     /// The headers, credentials included.
     pub headers: HeaderMap,
-    /// The version of HTTP it came by.
+    /// The version of HTTP.
     pub version: Version,
     /// The first 64 KiB of its body.
     pub body: Bytes,
@@ -51,53 +44,35 @@ pub struct Call {
     pub body_bytes: u64,
     /// Whether the body was read to its end.
     pub body_complete: bool,
-    /// The instance it names, in whichever spelling; under `/sandbox/` only the query and headers are looked at.
+    /// The instance it names, wherever that is. Under `/sandbox/` only query and headers are searched.
     pub instance: Option<String>,
-    /// The status of the answer; 0 while there is none, and for good if the connection was torn instead.
+    /// The status of the response; 0 before it, and forever if a fault broke the connection instead.
     pub status: u16,
-    /// The message ids of a receipt, as they came.
+    /// The message ids of a receipt, unchanged.
     pub ids: Vec<String>,
 }
 
-/// The calls received.
+/// All recorded requests.
 #[derive(Debug, Default)]
-pub(super) struct Log(Mutex<Ring>);
+pub(super) struct CallLog(Mutex<Ring>);
 
 #[derive(Debug, Default)]
 struct Ring {
-    /// The number of the oldest call in `calls`; numbers have no gaps, so a number is also a place.
+    /// The number of the oldest call in `calls`. Numbers have no gaps, so a number also gives an index.
     first: u64,
     calls: VecDeque<Entry>,
     bytes: usize,
-    /// Calls since the last clearing, forgotten ones included.
+    /// Requests since the last clearing, dropped ones included.
     received: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// The call, but for its body, which grows in `body`.
+    /// The request without its body, which grows in `body`.
     call: Call,
     body: BytesMut,
     bytes: usize,
 }
-
-/// A request body that notes in the log what passes.
-pub(super) struct Noted {
-    inner: Incoming,
-    shared: Arc<Shared>,
-    number: u64,
-}
-
-/// Why a body could not be read whole.
-#[derive(Debug)]
-pub(super) enum Unread {
-    /// It is longer than the reader may hold.
-    TooLarge,
-    /// The connection broke off, or its framing is wrong.
-    Broken,
-}
-
-// === impl Call ===
 
 impl Call {
     fn new(parts: &Parts) -> Self {
@@ -174,7 +149,7 @@ impl fmt::Debug for Call {
     }
 }
 
-/// Says whether a query key names a credential: `access_token`, also encoded, indexed or in another case.
+/// Whether a query key names a credential: `access_token`, also encoded, indexed or in another case.
 fn is_secret_key(key: &str) -> bool {
     let key = percent_decode_str(key)
         .decode_utf8_lossy()
@@ -183,10 +158,8 @@ fn is_secret_key(key: &str) -> bool {
     ["access_token", "access-token", "token"].contains(&name)
 }
 
-// === impl Log ===
-
-impl Log {
-    /// Notes a call whose head was read, and returns its number.
+impl CallLog {
+    /// Records a request whose head was read; returns its number.
     pub(super) fn begin(&self, parts: &Parts) -> u64 {
         let call = Call::new(parts);
         let headers: usize = call
@@ -208,14 +181,14 @@ impl Log {
         number
     }
 
-    /// Changes what is noted of a call, unless it has been forgotten.
-    pub(super) fn note(&self, number: u64, change: impl FnOnce(&mut Call)) {
+    /// Changes the record of a request, unless it has been dropped.
+    pub(super) fn update(&self, number: u64, change: impl FnOnce(&mut Call)) {
         if let Some(entry) = self.lock().entry(number) {
             change(&mut entry.call);
         }
     }
 
-    /// Notes who called and for which messages.
+    /// Records the instance and the message ids of a request.
     pub(super) fn identify(&self, number: u64, instance: Option<&str>, ids: &[String]) {
         let mut ring = self.lock();
         let Some(entry) = ring.entry(number) else {
@@ -233,7 +206,8 @@ impl Log {
         ring.trim();
     }
 
-    fn note_body(&self, number: u64, data: &[u8], complete: bool) {
+    /// Appends to the recorded body of a request.
+    pub(super) fn record_body(&self, number: u64, data: &[u8], complete: bool) {
         let mut ring = self.lock();
         let Some(entry) = ring.entry(number) else {
             return;
@@ -256,7 +230,7 @@ impl Log {
         ring.calls.iter().map(with_body).collect()
     }
 
-    /// Makes something of every call, oldest first, without copying bodies; [`Call::body`] is empty here.
+    /// Converts every record, oldest first, without copying bodies: [`Call::body`] is empty here.
     pub(super) fn map<T>(&self, make: impl FnMut(&Call) -> T) -> Vec<T> {
         self.lock()
             .calls
@@ -285,8 +259,8 @@ impl Log {
 
 impl Ring {
     fn entry(&mut self, number: u64) -> Option<&mut Entry> {
-        let place = number.checked_sub(self.first)?;
-        self.calls.get_mut(usize::try_from(place).ok()?)
+        let index = number.checked_sub(self.first)?;
+        self.calls.get_mut(usize::try_from(index).ok()?)
     }
 
     fn trim(&mut self) {
@@ -297,68 +271,6 @@ impl Ring {
             self.first += 1;
             self.bytes -= oldest.bytes;
         }
-    }
-}
-
-// === impl Noted ===
-
-impl Noted {
-    pub(super) fn new(inner: Incoming, shared: Arc<Shared>, number: u64) -> Self {
-        if inner.is_end_stream() {
-            shared.log.note_body(number, &[], true);
-        }
-        Self {
-            inner,
-            shared,
-            number,
-        }
-    }
-
-    /// Reads the rest of the body, at most `limit` bytes of it.
-    pub(super) async fn read(&mut self, limit: usize) -> Result<Bytes, Unread> {
-        use http_body_util::BodyExt as _;
-        let mut whole = BytesMut::new();
-        while let Some(frame) = self.frame().await {
-            let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else {
-                continue;
-            };
-            if whole.len() + data.len() > limit {
-                return Err(Unread::TooLarge);
-            }
-            whole.extend_from_slice(&data);
-        }
-        Ok(whole.freeze())
-    }
-}
-
-impl Body for Noted {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx))
-            .transpose()
-            .map_err(io::Error::other)?;
-        // A reader that knows the length may never ask for the frame after the last.
-        let complete = frame.is_none() || self.inner.is_end_stream();
-        let data = frame.as_ref().and_then(Frame::data_ref);
-        if complete || data.is_some() {
-            self.shared
-                .log
-                .note_body(self.number, data.map_or(&[], |data| data), complete);
-        }
-        Poll::Ready(frame.map(Ok))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }
 
@@ -375,13 +287,13 @@ mod tests {
     }
 
     #[test]
-    fn the_ring_keeps_the_last_calls_and_counts_them_all() {
-        let log = Log::default();
+    fn the_ring_keeps_the_last_requests_and_counts_them_all() {
+        let log = CallLog::default();
         for n in 0..MAX_CALLS + 5 {
             assert_eq!(log.begin(&parts(&format!("/{n}"))), n as u64);
         }
-        log.note(4, |_| panic!("a forgotten call must not be touched"));
-        log.note(5, |call| call.status = 201);
+        log.update(4, |_| panic!("a dropped record must not be changed"));
+        log.update(5, |call| call.status = 201);
         let calls = log.calls();
         assert_eq!(
             (calls.len(), calls[0].target.as_str(), calls[0].status),
@@ -391,18 +303,18 @@ mod tests {
         log.clear();
         assert_eq!((log.calls().len(), log.received()), (0, 0));
         let number = log.begin(&parts("/again"));
-        log.note(number, |call| call.status = 200);
+        log.update(number, |call| call.status = 200);
         assert_eq!(log.calls()[0].status, 200);
     }
 
     #[test]
-    fn bodies_are_cut_at_64_kib_and_push_out_the_oldest_calls() {
-        let log = Log::default();
+    fn bodies_are_recorded_to_64_kib_and_push_out_the_oldest_requests() {
+        let log = CallLog::default();
         let chunk = vec![7; 100_000];
         for _ in 0..2_000 {
             let number = log.begin(&parts("/upload"));
-            log.note_body(number, &chunk, false);
-            log.note_body(number, &chunk, true);
+            log.record_body(number, &chunk, false);
+            log.record_body(number, &chunk, true);
         }
         let calls = log.calls();
         assert!((900..=1_024).contains(&calls.len()), "{}", calls.len());
@@ -414,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_printed_of_a_call_shows_a_token() {
+    fn debug_output_of_a_call_shows_no_token() {
         let target = "/v2/a?access_token=s3cret&a=1&access%5Ftoken=s3cret&access_token%5B0%5D=s3cret&Access_Token=s3cret";
         let call = Call::new(&parts(target));
         let shown = format!("{call:?}");

@@ -1,35 +1,35 @@
-//! Read receipts, as WAHA takes them.
+//! Read receipts, as WAHA processes them.
 //!
-//! Owns which ids are well formed, and the two success bodies and the one failure of a receipt.
-//! Invariant: a list is marked whole or not at all; one malformed id fails all of it.
+//! Owns which message ids are well formed, and the responses to a receipt.
+//! Invariant: either all ids of a list are marked as read or none: one malformed id fails the request.
 
 use http::{Response, StatusCode};
 use serde_json::json;
 
-use super::Shared;
-use super::answers::{self, Body, Failure};
-use super::credentials::{Asked, Ids};
+use super::params::{Ids, Params};
+use super::responses::{self, Body, Failure};
+use super::state::State;
 
-/// Answers a receipt whose credentials are in order.
-pub(super) fn mark(shared: &Shared, chat: &str, asked: &Asked) -> Result<Response<Body>, Failure> {
-    match asked.ids() {
+/// Responds to a receipt whose credentials are valid.
+pub(super) fn mark(state: &State, chat: &str, params: &Params) -> Result<Response<Body>, Failure> {
+    match params.ids() {
         Ids::NotAList => {
             let text = "Invalid parameter format: messageIds must be an array of strings";
             Err(Failure::new(StatusCode::BAD_REQUEST, "invalid_param", text))
         }
         Ids::Whole => {
-            // As NOWEB and GOWS: the ids that were unread, and now are not.
+            // As the engines NOWEB and GOWS do: the ids that were unread before.
             let ids = [1, 2].map(|n| format!("false_{chat}_3EB0{n:016X}"));
-            Ok(answers::json(StatusCode::CREATED, &json!({ "ids": ids })))
+            Ok(responses::json(StatusCode::CREATED, &json!({ "ids": ids })))
         }
         Ids::Listed(ids) => match ids.iter().find(|id| !is_well_formed(id)) {
-            Some(id) => Ok(broken(shared, id)),
-            None => Ok(answers::empty(StatusCode::CREATED)),
+            Some(id) => Ok(malformed_id(state, id)),
+            None => Ok(responses::empty(StatusCode::CREATED)),
         },
     }
 }
 
-/// Says whether an id is `{true|false}_{chat}_{id}` with an optional `_{participant}`.
+/// Whether an id is `{true|false}_{chat}_{id}` with an optional `_{participant}`.
 fn is_well_formed(id: &str) -> bool {
     let parts: Vec<_> = id.split('_').collect();
     matches!(parts[0], "true" | "false")
@@ -37,9 +37,9 @@ fn is_well_formed(id: &str) -> bool {
         && parts.iter().all(|part| !part.is_empty())
 }
 
-/// WAHA's own error, which does not have the vendor's shape.
-fn broken(shared: &Shared, id: &str) -> Response<Body> {
-    let now = u64::try_from(shared.now().as_millis()).unwrap_or(u64::MAX);
+/// WAHA's own error, which is not in the vendor's format.
+fn malformed_id(state: &State, id: &str) -> Response<Body> {
+    let now = u64::try_from(state.now().as_millis()).unwrap_or(u64::MAX);
     let message = format!(
         "message id {id:?} is not in the format false_11111111111@c.us_AAAAAAAAAAAAAAAAAAAA[_participant]"
     );
@@ -48,7 +48,7 @@ fn broken(shared: &Shared, id: &str) -> Response<Body> {
         "timestamp": now,
         "exception": { "message": message, "name": "Error" },
     });
-    answers::json(StatusCode::INTERNAL_SERVER_ERROR, &value)
+    responses::json(StatusCode::INTERNAL_SERVER_ERROR, &value)
 }
 
 #[cfg(test)]
