@@ -56,7 +56,9 @@ fn is_above(descriptor: impl AsFd, reserved: u64) -> bool {
 /// The limit in force; `None` if there is none, or where it is not known.
 fn limit() -> Option<u64> {
     #[cfg(target_os = "linux")]
-    return rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    {
+        rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+    }
     #[cfg(not(target_os = "linux"))]
     None
 }
@@ -79,7 +81,7 @@ pub(crate) fn raise_limit() -> io::Result<Option<u64>> {
             limit.current = limit.maximum;
             setrlimit(Resource::Nofile, limit)?;
         }
-        return Ok(limit.current);
+        Ok(limit.current)
     }
     #[cfg(not(target_os = "linux"))]
     Ok(None)
