@@ -27,7 +27,7 @@ pub use connect::{Dial, Io, TlsError};
 use connection::{Connection, Need, Received, Unsent};
 pub(crate) use error::{Failure, Unreachable};
 use pool::{Lease, Pool, Pools};
-pub(crate) use response::{Answer, Collected};
+pub(crate) use response::{Collected, UpstreamResponse};
 use timeout::Patience;
 
 use crate::body::{Progress, RequestBody};
@@ -112,7 +112,7 @@ impl Upstream {
         &self,
         request: &mut Request<RequestBody>,
         route: Route,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<UpstreamResponse, Failure> {
         // All of them: calls of one instance go in the order they come here.
         yield_now::to_ready_tasks(self.metrics.calls()).await;
         let began = Instant::now();
@@ -120,13 +120,15 @@ impl Upstream {
         match result {
             Ok((received, lease)) => {
                 self.metrics.upstream[route as usize]
-                    .code(received.head.status)
+                    .code(received.head.status())
                     .inc();
                 let seconds = began.elapsed().as_secs_f64();
                 self.metrics.upstream_seconds(route).observe(seconds);
                 let patience = self.settings.response_timeout;
                 let metrics = Arc::clone(&self.metrics);
-                Ok(Answer::new(received, lease, route, patience, metrics))
+                Ok(UpstreamResponse::new(
+                    received, lease, route, patience, metrics,
+                ))
             }
             Err(failure) => {
                 self.metrics.upstream[route as usize].error().inc();
@@ -281,7 +283,7 @@ impl Upstream {
 fn need(request: &Request<RequestBody>) -> Need {
     if hop_by_hop::has(request.headers(), "upgrade") {
         Need::Upgrade
-    } else if request.body().spelling().is_some() {
+    } else if request.body().header_case().is_some() {
         Need::Plain
     } else {
         Need::Streams

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::ratelimit_headers;
-use crate::body::{self, AnswerBody, ClientAnswer};
+use crate::body::{self, ClientResponse, ResponseBody};
+use crate::http::response_head::ResponseHead;
 use crate::http::retry_after;
 use crate::limit::{Refusal, Refused, Scope};
 use crate::tenant::{Denied, key};
@@ -181,7 +182,7 @@ impl Error {
     }
 
     /// The response of the gateway.
-    pub(crate) fn answer(&self) -> ClientAnswer {
+    pub(crate) fn answer(&self) -> Box<ClientResponse> {
         let status = self.status();
         let message = match self.retry_after() {
             Some(wait) => format!("{self}; retry in {} s", retry_after::seconds(wait)),
@@ -197,22 +198,20 @@ impl Error {
             "wawp-gateway; error={}; details=\"{message}\"",
             self.proxy_error()
         );
-        let body = AnswerBody::whole(Bytes::from(body.to_string()), None, None);
-        let mut answer = Box::new(Response::new(body));
-        *answer.status_mut() = status;
-        let headers = answer.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let body = ResponseBody::whole(Bytes::from(body.to_string()), None);
+        let mut head = ResponseHead::new(status);
+        head.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // A string of structured fields is ASCII without quotes (RFC 8941 §3.3.3), and so
         // are the messages.
         let details = HeaderValue::from_str(&details)
             .unwrap_or_else(|_| HeaderValue::from_static("wawp-gateway"));
-        headers.insert(PROXY_STATUS, details);
+        head.insert(PROXY_STATUS, details);
         if let Some(wait) = self.retry_after() {
-            headers.insert(RETRY_AFTER, retry_after::value(wait));
+            head.insert(RETRY_AFTER, retry_after::value(wait));
         }
         if let Self::RateLimited(refused) = self {
             ratelimit_headers::describe(
-                headers,
+                &mut head,
                 refused.scope,
                 refused.quota,
                 0,
@@ -220,12 +219,12 @@ impl Error {
             );
         }
         if *self == Self::Connect {
-            headers.insert(
+            head.insert(
                 ALLOW,
                 HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
             );
         }
-        answer
+        Box::new(ClientResponse { head, body })
     }
 }
 

@@ -11,19 +11,19 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::header::CONNECTION;
 use http_body::{Body as _, Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::Server;
-use crate::body::{ClientAnswer, ClientBody};
+use crate::body::{ClientBody, ClientResponse, ResponseBody};
 use crate::conn::lifecycle::{Action, Lifecycle};
 use crate::conn::rewind::Rewind;
 use crate::conn::state::{ConnCtx, ConnState};
 use crate::http::h1::{
-    Malformed, Outbox, Plain, Read, Written, has_no_body, read_request, write_answer,
+    BodyEncoder, FastRequest, Malformed, RequestRead, WriteBuf, read_request, write_response,
 };
+use crate::http::response_head::has_no_body;
 use crate::yield_now;
 
 /// How long the rest of a request may take to arrive. A request longer than a
@@ -50,11 +50,11 @@ enum Outcome {
 
 /// A response that is being written.
 struct ResponseWriter {
-    out: Outbox,
-    how: Written,
+    out: WriteBuf,
+    encoder: BodyEncoder,
     /// `None` once the body was read to its end or broke off. To drop it ends
     /// the request, before the client can see the end and send the next one.
-    response: Option<ClientAnswer>,
+    body: Option<ResponseBody>,
     broke_off: bool,
 }
 
@@ -64,22 +64,22 @@ pub(super) async fn take_request<IO>(
     io: &mut Rewind<IO>,
     max_fields: usize,
     lifecycle: &mut Lifecycle<'_>,
-) -> Option<Plain>
+) -> Option<FastRequest>
 where
     IO: AsyncRead + Unpin,
 {
     let mut until = None;
     loop {
         match read_request(io.take_prefix(), max_fields) {
-            Read::Whole(request, rest) => {
+            RequestRead::Complete(request, rest) => {
                 io.rewind(rest);
                 return Some(request);
             }
-            Read::Other(bytes) => {
+            RequestRead::ForHyper(bytes) => {
                 io.rewind(bytes);
                 return None;
             }
-            Read::Begun(bytes) => io.rewind(bytes),
+            RequestRead::Incomplete(bytes) => io.rewind(bytes),
         }
         lifecycle.state().on_bytes_received();
         // The clock is read only here: nearly all requests arrive whole.
@@ -100,7 +100,7 @@ impl Server {
     pub(super) async fn serve_fast<IO>(
         &self,
         io: &mut Rewind<IO>,
-        request: Plain,
+        request: FastRequest,
         conn: &ConnCtx,
         lifecycle: &mut Lifecycle<'_>,
     ) -> Next
@@ -109,17 +109,16 @@ impl Server {
     {
         let now = Instant::now();
         conn.state.on_request_started(now);
-        let Plain {
+        let FastRequest {
             head,
-            spelling,
+            header_case,
             body,
         } = request;
-        let body = ClientBody::plain(body, spelling, self.shared.settings.body_timeout, now);
+        let body = ClientBody::plain(body, header_case, self.shared.settings.body_timeout, now);
         let proxy = self.proxy.clone();
         let Ok(response) = proxy.handle(head, body, conn.clone(), now).await;
-        let connection = response.headers().get(CONNECTION);
-        let is_last = connection.is_some_and(|option| option == "close");
-        let mut writer = ResponseWriter::new(response);
+        let is_last = response.head.closes_connection();
+        let mut writer = ResponseWriter::new(*response);
         // Responses that are ready together are written together.
         yield_now::to_ready_tasks(self.proxy.shared.metrics.calls()).await;
         loop {
@@ -143,18 +142,15 @@ impl Server {
 }
 
 impl ResponseWriter {
-    fn new(mut response: ClientAnswer) -> Self {
-        let mut out = Outbox::default();
-        let length = response.body().size_hint().exact();
-        let wording = response.body_mut().take_wording();
-        let how = write_answer(out.text(), &mut response, wording.as_ref(), length);
-        let has_body = !has_no_body(response.status());
-        // The head is in `out` now. A long body would keep its fields alive.
-        drop(std::mem::take(response.headers_mut()));
+    fn new(response: ClientResponse) -> Self {
+        let ClientResponse { mut head, body } = response;
+        let mut out = WriteBuf::default();
+        let length = body.size_hint().exact();
+        let encoder = write_response(out.text(), &mut head, length);
         Self {
             out,
-            how,
-            response: has_body.then_some(response),
+            encoder,
+            body: (!has_no_body(head.status())).then_some(body),
             broke_off: false,
         }
     }
@@ -188,14 +184,14 @@ impl ResponseWriter {
                 Poll::Ready(Err(_)) => return Poll::Ready(Outcome::Broken),
                 Poll::Ready(Ok(())) => {}
             }
-            if self.response.is_none() {
+            if self.body.is_none() {
                 return Poll::Ready(match self.broke_off {
                     true => Outcome::Broken,
                     false => Outcome::Sent,
                 });
             }
             // A body that pauses may have ended a chunk: then there is more to write.
-            if is_read.is_pending() && !self.how.pause(&mut self.out) {
+            if is_read.is_pending() && !self.encoder.pause(&mut self.out) {
                 return Poll::Pending;
             }
         }
@@ -204,25 +200,24 @@ impl ResponseWriter {
     /// Reads the body until there is enough to write.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.out.has_room()
-            && let Some(response) = &mut self.response
+            && let Some(body) = &mut self.body
         {
-            let body = response.body_mut();
             let frame = match body.is_end_stream() {
                 true => None,
                 false => ready!(Pin::new(body).poll_frame(cx)),
             };
             let put = match frame.map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(data))) => self.how.put(&mut self.out, data),
+                Some(Ok(Ok(data))) => self.encoder.put(&mut self.out, data),
                 // The client did not ask for trailers (RFC 9110 §6.5.1).
                 Some(Ok(Err(_trailers))) => Ok(()),
                 Some(Err(_)) => Err(Malformed),
                 None => {
-                    self.response = None;
-                    self.how.end(&mut self.out)
+                    self.body = None;
+                    self.encoder.end(&mut self.out)
                 }
             };
             if put.is_err() {
-                self.response = None;
+                self.body = None;
                 self.broke_off = true;
             }
         }

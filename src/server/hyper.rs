@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::Server;
-use crate::body::{self, AnswerBody, ClientBody};
+use crate::body::{ClientBody, ResponseBody};
 use crate::config;
 use crate::conn::lifecycle::{Action, Lifecycle};
 use crate::conn::rewind::Rewind;
@@ -156,7 +156,7 @@ impl Server {
     + use<B, W>
     where
         B: http_body::Body + 'static,
-        W: Fn(AnswerBody) -> B + Clone + Send + Unpin + 'static,
+        W: Fn(ResponseBody) -> B + Clone + Send + Unpin + 'static,
     {
         let (proxy, conn) = (self.proxy.clone(), conn.clone());
         let body_timeout = self.shared.settings.body_timeout;
@@ -170,9 +170,9 @@ impl Server {
                 .handle(Box::new(head), body, conn.clone(), now);
             let wrap = wrap.clone();
             async move {
-                let mut response = response.await?;
-                body::unfold(&mut response);
-                Ok(response.map(wrap))
+                let response = *response.await?;
+                let head = response.head.into_parts();
+                Ok(Response::from_parts(head, wrap(response.body)))
             }
         })
     }
