@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::error::Unreachable;
+use crate::descriptors;
 
 /// The operating system notices by these probes that an upstream has silently
 /// gone.
@@ -69,6 +70,7 @@ pub(super) async fn tcp(
 }
 
 fn configured(stream: TcpStream) -> io::Result<TcpStream> {
+    descriptors::check_upstream(&stream)?;
     stream.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
     socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
