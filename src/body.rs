@@ -13,7 +13,7 @@ mod splice;
 pub(crate) use byte_counter::ByteCounter;
 pub(crate) use client::ClientBody;
 pub(crate) use request::{Answering, Progress, RequestBody};
-pub(crate) use response::{AnswerBody, BodyObserver, ClientAnswer, unfold};
+pub(crate) use response::{BodyObserver, ClientResponse, ResponseBody};
 
 /// Bytes of a request body that may be held while it is looked into, and the
 /// size of the largest body that is merged (design §3.1, §3.10): 64 KiB.

@@ -5,11 +5,11 @@
 //! request is answered once and counted once.
 
 pub(crate) mod error;
-mod finish;
 mod passthrough;
 pub(crate) mod ratelimit_headers;
 mod receipts;
 mod request_guard;
+mod run_to_end;
 mod server_timing;
 mod target;
 mod upgrade;
@@ -20,20 +20,19 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Method, StatusCode, Version};
+use http::{Method, StatusCode, Version};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::batch::Batcher;
-use crate::body::{self, ClientAnswer, ClientBody, RequestBody};
+use crate::body::{self, ClientBody, ClientResponse, RequestBody};
 use crate::config::{self, Config, InForce};
 use crate::conn::drain::Drain;
-use crate::conn::state::Activity;
+use crate::conn::state::ConnCtx;
 use crate::http::forwarded_for::Client;
-use crate::http::h1::has_no_body;
 use crate::http::hop_by_hop;
+use crate::http::response_head::has_no_body;
 use crate::identity::{self, Findings, Identity};
 use crate::limit::{Kind, Lane, Limiter};
 use crate::observe::access_log::{AccessLog, LogEntry};
@@ -43,9 +42,9 @@ use crate::tenant::key::{Keyring, Opened};
 use crate::tenant::{Denied, Tenants};
 use crate::upstream::Upstream;
 use error::Error;
-use finish::Finish;
 use receipts::may_be_receipt;
 use request_guard::RequestGuard;
+use run_to_end::RunToEnd;
 use target::ThisHost;
 
 /// Calls of one connection that may be unfinished at once. HTTP/2 bounds its
@@ -110,18 +109,17 @@ impl Shared {
 }
 
 impl Proxy {
-    /// Answers one request on a connection of `peer` whose head came `now`.
+    /// Answers one request on the connection `conn`, whose head came `now`.
     /// The head is boxed, as it goes from hand to hand.
     pub(crate) fn handle(
         self,
         head: Box<Parts>,
         body: ClientBody,
-        peer: Option<IpAddr>,
-        activity: Arc<Activity>,
+        conn: ConnCtx,
         now: Instant,
-    ) -> Finish<impl Future<Output = Result<ClientAnswer, Infallible>> + Send> {
+    ) -> RunToEnd<impl Future<Output = Result<Box<ClientResponse>, Infallible>> + Send> {
         let tasks = self.shared.tasks.clone();
-        Finish::new(self.answer(head, body, peer, activity, now), tasks)
+        RunToEnd::new(self.answer(head, body, conn, now), tasks)
     }
 
     /// Never fails: failures are answers too.
@@ -133,23 +131,23 @@ impl Proxy {
         self,
         mut head: Box<Parts>,
         mut body: ClientBody,
-        peer: Option<IpAddr>,
-        activity: Arc<Activity>,
+        conn: ConnCtx,
         now: Instant,
-    ) -> impl Future<Output = Result<ClientAnswer, Infallible>> + Send {
+    ) -> impl Future<Output = Result<Box<ClientResponse>, Infallible>> + Send {
+        let ConnCtx { peer, state } = conn;
         let shared = &*self.shared;
         let route = if shared.batcher.is_receipt_path(head.uri.path()) {
             Route::Seen
         } else {
             Route::Other
         };
-        let crowded = activity.calls() > MAX_CALLS;
+        let crowded = state.requests_in_flight() > MAX_CALLS;
         let mut log_entry = shared.access_log.begin(&head, route);
         if !body.is_empty() {
             body.count(log_entry.request_bytes());
         }
         let metrics = Arc::clone(&shared.metrics);
-        let mut ending = RequestGuard::new(metrics, route, now, activity, log_entry);
+        let mut ending = RequestGuard::new(metrics, route, now, state, log_entry);
         let version = head.version;
         let is_head = head.method == Method::HEAD;
         async move {
@@ -166,11 +164,11 @@ impl Proxy {
     /// What the client is told, whatever came of its call.
     fn end(
         &self,
-        answer: Result<ClientAnswer, Error>,
+        answer: Result<Box<ClientResponse>, Error>,
         version: Version,
         is_head: bool,
         mut ending: RequestGuard,
-    ) -> ClientAnswer {
+    ) -> Box<ClientResponse> {
         let shared = &*self.shared;
         let (log_entry, route) = (&mut ending.log_entry, ending.route);
         let error = answer.as_ref().err().map(Error::code);
@@ -190,14 +188,12 @@ impl Proxy {
             .code(answer.status())
             .inc();
         let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let ends = || ending.activity().declines_body() || shared.drain.has_begun();
+        let ends = || ending.conn().decline_body() || shared.drain.has_begun();
         if version < Version::HTTP_2 && !switched && ends() {
-            answer
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
+            answer.head.close_connection();
         }
         let is_unread = is_head || has_no_body(answer.status());
-        answer.body_mut().watch(Box::new(ending), is_unread);
+        answer.body.observe(Box::new(ending), is_unread);
         answer
     }
 
@@ -209,7 +205,7 @@ impl Proxy {
         route: Route,
         crowded: bool,
         log_entry: &mut LogEntry,
-    ) -> Result<ClientAnswer, Error> {
+    ) -> Result<Box<ClientResponse>, Error> {
         let max_in_flight = self.shared.settings.max_in_flight;
         if self.shared.metrics.calls() > max_in_flight {
             return Err(Error::Overloaded("server.max_in_flight", max_in_flight));
@@ -253,8 +249,7 @@ impl Proxy {
             None => Box::pin(self.pass_through(head, body, who, route, log_entry)).await,
         };
         if let (Some(opened), Ok(answer)) = (opened, &mut answer) {
-            body::unfold(answer);
-            opened.hide_token(answer.headers_mut());
+            opened.hide_token(answer.head.headers_mut());
         }
         answer
     }
@@ -300,7 +295,7 @@ impl Proxy {
         who: Who<'_>,
         route: Route,
         log_entry: &mut LogEntry,
-    ) -> Result<ClientAnswer, Error> {
+    ) -> Result<Box<ClientResponse>, Error> {
         let mut findings = Findings::of_head(head);
         if who.tenants.is_strict() {
             findings.look_on();
@@ -379,7 +374,7 @@ impl Who<'_> {
 fn count(
     lane: &Lane,
     route: Route,
-    answer: &Result<ClientAnswer, Error>,
+    answer: &Result<Box<ClientResponse>, Error>,
     log_entry: &mut LogEntry,
 ) {
     let series = lane.series();

@@ -2,7 +2,7 @@
 //!
 //! Owns the rules of design §3.7: which tenant an instance belongs to, from
 //! where calls are taken, and which instances are served. It reads no request:
-//! [`client`] says who speaks, others say for which instance; what a tenant's
+//! `http::forwarded_for` says who speaks, others say for which instance; what a tenant's
 //! key opens is for [`key`]. Invariants: an instance belongs to one tenant at
 //! most; addresses are compared as what they mean, so an IPv4 address is the
 //! same written as IPv6 (RFC 4291 §2.5.5.2).

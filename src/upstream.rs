@@ -1,7 +1,6 @@
 //! The way to the upstream: one call, sent at most once.
 //!
-//! Owns the connections of one worker, and its alarm: a batch lives on the
-//! worker whose way it takes. Invariant: a request of which a byte may have
+//! Owns the connections of one worker. Invariant: a request of which a byte may have
 //! been written is never sent again from here; only one that a dead pooled
 //! connection handed back untouched goes out on another (design §3.5).
 
@@ -28,14 +27,13 @@ pub use connect::{Dial, Io, TlsError};
 use connection::{Connection, Need, Received, Unsent};
 pub(crate) use error::{Failure, Unreachable};
 use pool::{Lease, Pool, Pools};
-pub(crate) use response::{Answer, Collected};
+pub(crate) use response::{Collected, UpstreamResponse};
 use timeout::Patience;
 
 use crate::body::{Progress, RequestBody};
 use crate::config;
 use crate::http::hop_by_hop;
 use crate::observe::metrics::{Metrics, Route};
-use crate::window_timer::Alarm;
 use crate::yield_now;
 
 /// Fresh connections tried for one request that none of them took.
@@ -56,7 +54,6 @@ pub(crate) struct Upstream {
     /// Held by whoever makes a connection that others can share, with the last
     /// failure to make one.
     connecting: tokio::sync::Mutex<Option<(Instant, Failure)>>,
-    alarm: Alarm,
     metrics: Arc<Metrics>,
 }
 
@@ -80,7 +77,6 @@ impl Upstream {
             settings,
             host,
             connecting: tokio::sync::Mutex::new(None),
-            alarm: Alarm::default(),
             metrics,
         })
     }
@@ -102,15 +98,8 @@ impl Upstream {
             pool: self.pools.add(Pool::new(&self.settings)),
             pools: self.pools.clone(),
             connecting: tokio::sync::Mutex::new(None),
-            alarm: Alarm::default(),
             metrics: Arc::clone(&self.metrics),
         }
-    }
-
-    /// When batches that take this way are due. Nobody keeps it yet: that is
-    /// for a worker that serves real sockets, in its own runtime.
-    pub(crate) fn alarm(&self) -> &Alarm {
-        &self.alarm
     }
 
     /// Sends one request and waits for the head of its answer. The request is
@@ -123,21 +112,23 @@ impl Upstream {
         &self,
         request: &mut Request<RequestBody>,
         route: Route,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<UpstreamResponse, Failure> {
         // All of them: calls of one instance go in the order they come here.
-        yield_now::after_others(self.metrics.calls()).await;
+        yield_now::to_ready_tasks(self.metrics.calls()).await;
         let began = Instant::now();
         let result = self.exchange(request, began).await;
         match result {
             Ok((received, lease)) => {
                 self.metrics.upstream[route as usize]
-                    .code(received.head.status)
+                    .code(received.head.status())
                     .inc();
                 let seconds = began.elapsed().as_secs_f64();
                 self.metrics.upstream_seconds(route).observe(seconds);
                 let patience = self.settings.response_timeout;
                 let metrics = Arc::clone(&self.metrics);
-                Ok(Answer::new(received, lease, route, patience, metrics))
+                Ok(UpstreamResponse::new(
+                    received, lease, route, patience, metrics,
+                ))
             }
             Err(failure) => {
                 self.metrics.upstream[route as usize].error().inc();
@@ -292,7 +283,7 @@ impl Upstream {
 fn need(request: &Request<RequestBody>) -> Need {
     if hop_by_hop::has(request.headers(), "upgrade") {
         Need::Upgrade
-    } else if request.body().spelling().is_some() {
+    } else if request.body().header_case().is_some() {
         Need::Plain
     } else {
         Need::Streams

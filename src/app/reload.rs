@@ -1,22 +1,21 @@
-//! Reading the settings again while calls go on.
+//! Re-reading the settings while requests are served (rule: reload).
 //!
-//! Owns when files are read and what of them is put in force. Invariants:
-//! nothing is read on a worker's thread, since a disk may never answer; one
-//! reading at a time; what was read comes into force whole or not at all.
+//! Invariants: no file is read on a worker's thread, because a disk may hang; one
+//! read at a time; settings are applied as a whole or not at all.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use crate::app::systemd;
+use super::systemd;
 use crate::config::{self, Effective, Mistakes};
 use crate::gateway::{Files, Gateway};
 
-/// Where settings come from when they are read again.
+/// Reads the settings: file, environment and flags.
 pub type Reload = Arc<dyn Fn() -> Result<Effective, Mistakes> + Send + Sync>;
 
-/// What is read at the start alone; all else changes while the gateway runs.
+/// Settings that need a restart, by prefix; all others are applied by a reload.
 const READ_AT_START: [&str; 5] = [
     "server.",
     "upstream.",
@@ -24,25 +23,25 @@ const READ_AT_START: [&str; 5] = [
     "log.format",
     "log.level",
 ];
-/// But this is read again where clients speak TLS already.
+/// Except these, where clients use TLS already.
 const CERTIFICATE: &str = "server.tls.";
 
 type Read = Result<(Effective, Files), Mistakes>;
 
-/// Reloads, of which at most one is under way.
+/// Reloads; at most one is under way.
 pub(super) struct Reloads {
     read: Reload,
-    /// What goes on in a thread of its own. Nobody waits for that at the end.
+    /// The read under way, on a blocking thread. A drain does not wait for it.
     reading: Option<JoinHandle<Read>>,
-    /// Somebody asked meanwhile: what is being read may be old.
+    /// Another reload was requested meanwhile: the settings being read may be old.
     again: bool,
 }
 
-/// Reads a file as [`config::check`] does, and the files that it names as a
-/// start would.
+/// Reads a file as [`config::check`] does, and the files that it names as a start
+/// does.
 ///
 /// # Errors
-/// Everything that a start with this file would fail on, sockets apart.
+/// All that makes a start with this file fail, except its sockets.
 pub fn check(file: &Path) -> Result<Effective, Mistakes> {
     let effective = config::check(file)?;
     Files::read(&effective)?;
@@ -58,17 +57,19 @@ impl Reloads {
         }
     }
 
-    /// Begins to read, or has it done once more after what goes on.
-    pub(super) fn ask(&mut self) {
+    /// Starts a read, or another one after the one under way.
+    pub(super) fn request(&mut self) {
         if self.reading.is_some() {
             self.again = true;
-            return tracing::warn!("the settings are still being read: they will be once more");
+            return tracing::warn!(
+                "the settings are still being read; they will be read again after that"
+            );
         }
-        self.begin();
+        self.start();
     }
 
-    /// Waits until something has been read, if need be for ever. May be
-    /// dropped at any time.
+    /// Waits for the end of the read under way; for ever where there is none. Is
+    /// cancel safe.
     pub(super) async fn read(&mut self) -> Option<(Effective, Files)> {
         let Some(reading) = &mut self.reading else {
             return std::future::pending().await;
@@ -82,8 +83,7 @@ impl Reloads {
                 let mistakes = mistakes.to_string().replace('\n', "; ");
                 tracing::error!(%mistakes, "settings not reloaded: nothing has changed");
             }
-            // What it says of itself may quote the file; where it stands, the
-            // panic hook has said.
+            // The payload may quote the file; the panic hook has logged the location.
             Err(_panicked) => {
                 tracing::error!("settings not reloaded: nothing has changed");
             }
@@ -91,20 +91,21 @@ impl Reloads {
         None
     }
 
-    /// Puts in force what was read, and reads again if that was asked for.
+    /// Applies what was read, and starts the next read if one was requested.
     pub(super) fn finish(&mut self, read: Option<(Effective, Files)>, gateway: &Gateway) {
         if let Some((effective, files)) = read {
-            put_in_force(gateway, &effective, files);
+            apply(gateway, &effective, files);
         }
         if std::mem::take(&mut self.again) {
-            self.begin();
+            self.start();
         } else {
             systemd::ready();
         }
     }
 
-    fn begin(&mut self) {
-        // Each time: `notify-reload` waits for one that is no older than its signal.
+    fn start(&mut self) {
+        // Sent for each read: `Type=notify-reload` waits for a notification that is
+        // not older than its signal.
         systemd::reloading();
         let read = Arc::clone(&self.read);
         self.reading = Some(tokio::task::spawn_blocking(move || {
@@ -115,15 +116,15 @@ impl Reloads {
     }
 }
 
-fn put_in_force(gateway: &Gateway, effective: &Effective, files: Files) {
+fn apply(gateway: &Gateway, effective: &Effective, files: Files) {
     let stays_tls = gateway.has_tls() && effective.config.server.tls.is_some();
     gateway.reload_with(&effective.config, files);
     if let Some(running) = gateway.shown_settings() {
-        let waits = |path: &str| {
+        let needs_restart = |path: &str| {
             READ_AT_START.iter().any(|start| path.starts_with(start))
                 && !(stays_tls && path.starts_with(CERTIFICATE))
         };
-        let in_force = running.reloaded(effective, waits);
+        let in_force = running.reloaded(effective, needs_restart);
         let keys = in_force.waiting().join(", ");
         if !keys.is_empty() {
             tracing::warn!(keys, "settings that were changed and need a restart");

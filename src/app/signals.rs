@@ -1,6 +1,6 @@
-//! The signals a gateway is steered by.
+//! The signals that steer a gateway.
 //!
-//! Invariant: the first SIGTERM or SIGINT asks for a drain, the second ends it.
+//! Invariant: the first SIGTERM or SIGINT starts a drain, the second ends it.
 
 use std::io;
 
@@ -14,12 +14,12 @@ pub struct Signals {
     hangup: Signal,
 }
 
-/// What a signal asks for.
+/// What a signal requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum Request {
     /// SIGTERM or SIGINT: stop.
     Stop,
-    /// SIGHUP: read the settings again.
+    /// SIGHUP: re-read the settings.
     Reload,
 }
 
@@ -37,16 +37,16 @@ impl Signals {
     }
 
     /// The next signal.
-    pub async fn next(&mut self) -> Asked {
+    pub async fn next(&mut self) -> Request {
         tokio::select! {
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.terminate.recv() => Request::Stop,
+            _ = self.interrupt.recv() => Request::Stop,
+            _ = self.hangup.recv() => Request::Reload,
         }
     }
 
     /// The next request to stop.
     pub async fn stop(&mut self) {
-        while self.next().await != Asked::Stop {}
+        while self.next().await != Request::Stop {}
     }
 }

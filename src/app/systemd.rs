@@ -1,8 +1,8 @@
-//! The service manager: sockets it holds for us, and what we tell it.
+//! The service manager: inherited sockets and notifications.
 //!
 //! systemd.socket(5) keeps the sockets over a restart, so that no connection
-//! is refused; sd_notify(3) lets it wait until we serve. Invariant: without
-//! systemd nothing here does anything.
+//! is refused; sd_notify(3) lets it wait until requests are served. Invariant:
+//! without systemd nothing here has an effect.
 
 use std::io;
 use std::net::TcpListener;
@@ -12,17 +12,17 @@ use sd_notify::NotifyState;
 /// Sockets handed to the process.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    /// The first: for calls, in place of `server.listen`.
-    pub(crate) calls: Option<TcpListener>,
+    /// The first: for requests, in place of `server.listen`.
+    pub(crate) requests: Option<TcpListener>,
     /// The second: for the admin pages, in place of `server.admin`.
     pub(crate) admin: Option<TcpListener>,
 }
 
 impl Sockets {
-    /// Takes the sockets named by `LISTEN_FDS`, if they are meant for us.
+    /// Takes the sockets named by `LISTEN_FDS`, if `LISTEN_PID` is this process.
     ///
     /// # Errors
-    /// One of them is no listening TCP socket.
+    /// One of them is not a listening TCP socket.
     pub fn inherited() -> io::Result<Self> {
         let mut sockets = listenfd::ListenFd::from_env();
         let mut take = |index| {
@@ -39,7 +39,7 @@ impl Sockets {
             Ok::<_, io::Error>(socket)
         };
         Ok(Self {
-            calls: take(0)?,
+            requests: take(0)?,
             admin: take(1)?,
         })
     }
@@ -47,31 +47,31 @@ impl Sockets {
 
 fn expected(error: &io::Error) -> io::Error {
     let text = format!(
-        "LISTEN_FDS: {error}; listening TCP sockets are expected, the first for calls, the second for the admin pages"
+        "LISTEN_FDS: {error}; listening TCP sockets are expected, the first for requests, the second for the admin pages"
     );
     io::Error::new(error.kind(), text)
 }
 
-/// Calls are served from now on.
+/// Requests are served from now on.
 pub(crate) fn ready() {
-    tell(&[NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
 }
 
-/// The settings are being read again; [`ready`] ends it.
+/// The settings are being re-read until [`ready`].
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::warn!(%error, "the service manager is not told of the reload"),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "the service manager was not notified of the reload"),
     }
 }
 
 /// A drain has begun.
 pub(crate) fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
-fn tell(state: &[NotifyState<'_>]) {
+fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "the service manager cannot be told");
+        tracing::warn!(%error, "the service manager was not notified");
     }
 }

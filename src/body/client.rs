@@ -21,8 +21,9 @@ use tokio::time::{Instant, Sleep};
 use super::ByteCounter;
 use super::incoming::Coming;
 use super::{Error, LOOK, splice};
-use crate::conn::{discard_body::Unread, state::Activity};
-use crate::http::h1::Spelling;
+use crate::conn::pending_body::PendingBody;
+use crate::conn::state::ConnState;
+use crate::http::header_case::HeaderCase;
 
 /// What a piece costs at least, for its place in the list: a body cut into
 /// single bytes must not take a hundred times its size.
@@ -41,7 +42,7 @@ pub(crate) struct ClientBody {
     /// What holding them costs: a small piece more than its bytes.
     held_cost: usize,
     /// How the names of the head it came with were spelt, if that is known.
-    spelling: Option<Spelling>,
+    header_case: Option<HeaderCase>,
     /// The longest silence allowed: `server.body_timeout`.
     patience: Duration,
     /// Counts what comes, for the access log.
@@ -51,16 +52,16 @@ pub(crate) struct ClientBody {
 }
 
 impl ClientBody {
-    /// A body that comes on the connection of this activity, after this head.
+    /// The body that follows `head` on a connection.
     pub(crate) fn new(
         incoming: Incoming,
         head: &Parts,
         patience: Duration,
-        activity: &Arc<Activity>,
+        conn: &Arc<ConnState>,
     ) -> Self {
         let mut body = Self::none(patience);
         if !incoming.is_end_stream() {
-            body.coming = Coming::new(incoming, Unread::new(activity, head));
+            body.coming = Coming::new(incoming, PendingBody::new(conn, head));
         }
         body
     }
@@ -69,13 +70,13 @@ impl ClientBody {
     /// the head it may go upstream so, too.
     pub(crate) fn plain(
         bytes: Bytes,
-        spelling: Spelling,
+        header_case: HeaderCase,
         patience: Duration,
         now: Instant,
     ) -> Self {
         let mut body = Self {
             came: Some(now),
-            spelling: Some(spelling),
+            header_case: Some(header_case),
             ..Self::none(patience)
         };
         if !bytes.is_empty() {
@@ -113,7 +114,7 @@ impl ClientBody {
             held: VecDeque::new(),
             held_bytes: 0,
             held_cost: 0,
-            spelling: None,
+            header_case: None,
             patience,
             bytes: None,
             silence: None,
@@ -121,8 +122,8 @@ impl ClientBody {
     }
 
     /// How the names of the head it came with were spelt, if that is known.
-    pub(crate) fn take_spelling(&mut self) -> Option<Spelling> {
-        self.spelling.take()
+    pub(crate) fn take_header_case(&mut self) -> Option<HeaderCase> {
+        self.header_case.take()
     }
 
     /// Has the body's bytes counted as they come.

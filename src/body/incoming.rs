@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::Error;
-use crate::conn::discard_body::Unread;
+use crate::conn::pending_body::PendingBody;
 
 /// The rest of a body. Dropped, it is read on for nobody until it ends, or for
 /// as long as there is patience with it.
@@ -33,13 +33,13 @@ pub(super) struct Coming {
 #[derive(Debug)]
 struct Rest {
     incoming: Incoming,
-    unread: Unread,
+    pending: PendingBody,
 }
 
 impl Coming {
-    pub(super) fn new(incoming: Incoming, unread: Unread) -> Self {
+    pub(super) fn new(incoming: Incoming, pending: PendingBody) -> Self {
         Self {
-            rest: Some(Rest { incoming, unread }),
+            rest: Some(Rest { incoming, pending }),
             broke_off: None,
         }
     }
@@ -65,7 +65,7 @@ impl Coming {
         let Some(rest) = &mut self.rest else {
             return Poll::Ready(self.broke_off.map(Err));
         };
-        if !rest.unread.ask() {
+        if !rest.pending.accept() {
             // Nothing comes, and it is not to be waited for.
             return Poll::Ready(Some(Err(self.break_off(Error::Declined))));
         }
@@ -94,7 +94,7 @@ impl Coming {
 
     fn end(&mut self) {
         if let Some(rest) = self.rest.take() {
-            rest.unread.ended();
+            rest.pending.finish();
         }
     }
 }
@@ -103,7 +103,7 @@ impl Drop for Coming {
     fn drop(&mut self) {
         let Some(rest) = self.rest.take() else { return };
         // Without a runtime, which is being shut down, nothing goes on.
-        if !rest.unread.is_kept_back()
+        if !rest.pending.expects_continue()
             && let Ok(runtime) = Handle::try_current()
         {
             runtime.spawn(rest.read_on());
@@ -122,12 +122,12 @@ impl Rest {
     /// Whether the end of hyper's frames is the end of the body. HTTP/2 has a
     /// reset that says "no error", and hyper makes nothing of it.
     fn has_ended(&self) -> bool {
-        !self.unread.is_http2() || self.incoming.is_end_stream()
+        !self.pending.is_http2() || self.incoming.is_end_stream()
     }
 
     /// Reads it for nobody.
     async fn read_on(mut self) {
-        let patience = self.unread.patience();
+        let patience = self.pending.discard_timeout();
         let has_come = timeout(patience, async {
             while let Some(frame) = self.incoming.frame().await {
                 match frame {
@@ -139,7 +139,7 @@ impl Rest {
             true
         });
         if has_come.await.unwrap_or(false) {
-            self.unread.ended();
+            self.pending.finish();
         }
     }
 }

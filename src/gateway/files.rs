@@ -1,13 +1,13 @@
-//! The files that settings name: read apart from being used.
+//! The files that settings name, read before they are used.
 //!
-//! Invariant: what can be read here, a start with the same settings can use,
-//! for it reads by the same functions.
+//! Invariant: files that are read here without an error work in a start with the
+//! same settings, because both use the same functions.
 
 use crate::config::{self, Effective, Mistakes};
 use crate::server::{Certificate, CertificateError};
 use crate::upstream::{TlsError, Upstream};
 
-/// What settings name files for, read and found usable.
+/// The contents of the files, found usable.
 pub(crate) struct Files {
     pub(super) certificate: Option<Certificate>,
 }
@@ -16,8 +16,8 @@ impl Files {
     /// Reads every file that a start with these settings would read. Blocks.
     ///
     /// # Errors
-    /// Whatever such a start would fail on, and what is no regular file:
-    /// reading that may never end.
+    /// All that makes such a start fail, and files that are not regular: reading
+    /// from a FIFO may never end.
     pub(crate) fn read(effective: &Effective) -> Result<Self, Mistakes> {
         let irregular = irregular(effective);
         if !irregular.is_empty() {
@@ -36,7 +36,7 @@ impl Files {
     }
 }
 
-/// Finds the settings that name something other than a file.
+/// Finds the settings that name something other than a regular file.
 fn irregular(effective: &Effective) -> Vec<(&'static str, String)> {
     let (server, upstream) = (&effective.config.server, &effective.config.upstream);
     let tls = server.tls.as_ref();

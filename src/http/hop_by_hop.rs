@@ -36,7 +36,7 @@ static NEVER_NAMED: [HeaderName; 8] = [
 pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
     // Names are compared faster than looked up, and most requests and answers
     // hold none of these.
-    if !headers.keys().any(is_of_this_hop) {
+    if !headers.keys().any(is_hop_by_hop) {
         return;
     }
     let Some(named) = named(headers) else {
@@ -58,7 +58,7 @@ pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
     for name in named.iter().filter(|name| !NEVER_NAMED.contains(name)) {
         headers.remove(name);
     }
-    while let Some(name) = headers.keys().find(|name| is_of_this_hop(name)) {
+    while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)) {
         let name = name.clone();
         headers.remove(name);
     }
@@ -133,7 +133,7 @@ pub(crate) fn kept_alive_for(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Fields that are of this hop, whatever `Connection` names (RFC 9110 §7.6.1).
-pub(crate) const OF_THIS_HOP: [&str; 6] = [
+pub(crate) const HOP_BY_HOP: [&str; 6] = [
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -142,8 +142,8 @@ pub(crate) const OF_THIS_HOP: [&str; 6] = [
     "upgrade",
 ];
 
-fn is_of_this_hop(name: &HeaderName) -> bool {
-    OF_THIS_HOP.contains(&name.as_str())
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(&name.as_str())
 }
 
 /// Puts a request that came over HTTP/2 as HTTP/1.1 would have it.

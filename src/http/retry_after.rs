@@ -6,17 +6,19 @@
 use std::time::{Duration, SystemTime};
 
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, HeaderValue, StatusCode, response};
+use http::{HeaderValue, StatusCode};
+
+use super::response_head::ResponseHead;
 
 /// The wait a refusal asks for; `None` where it asks for none, or not clearly,
 /// and of other answers, which ask nothing of us.
-pub(crate) fn asked(answer: &response::Parts) -> Option<Duration> {
-    let refused = answer.status == StatusCode::TOO_MANY_REQUESTS;
-    refused.then(|| of(&answer.headers)).flatten()
+pub(crate) fn asked(head: &ResponseHead) -> Option<Duration> {
+    let refused = head.status() == StatusCode::TOO_MANY_REQUESTS;
+    refused.then(|| of(head)).flatten()
 }
 
-fn of(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+fn of(head: &ResponseHead) -> Option<Duration> {
+    let value = str::from_utf8(head.get(&RETRY_AFTER)?).ok()?.trim();
     if value.starts_with(|first: char| first.is_ascii_digit()) {
         return Duration::try_from_secs_f64(value.parse().ok()?).ok();
     }
@@ -40,9 +42,9 @@ mod tests {
     use super::*;
 
     fn read(value: &str) -> Option<Duration> {
-        let mut headers = HeaderMap::new();
-        headers.insert(RETRY_AFTER, value.parse().unwrap());
-        of(&headers)
+        let mut head = ResponseHead::new(StatusCode::TOO_MANY_REQUESTS);
+        head.append(RETRY_AFTER, value.parse().unwrap());
+        of(&head)
     }
 
     #[test]
@@ -69,7 +71,7 @@ mod tests {
         ] {
             assert_eq!(read(nonsense), None, "{nonsense}");
         }
-        assert_eq!(of(&HeaderMap::new()), None);
+        assert_eq!(of(&ResponseHead::new(StatusCode::OK)), None);
     }
 
     #[test]

@@ -6,20 +6,21 @@
 use std::collections::VecDeque;
 
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use tokio::time::Instant;
 
 use super::error::Error;
 use super::ratelimit_headers;
 use super::upgrade;
 use super::{Proxy, Shared, server_timing};
-use crate::body::{AnswerBody, ClientAnswer, RequestBody};
+use crate::body::{ClientResponse, RequestBody};
+use crate::http::response_head::ResponseHead;
 use crate::http::retry_after;
 use crate::limit::{Kind, Lane, Pass, Scope};
 use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
 use crate::receipt::Receipt;
-use crate::upstream::Answer;
+use crate::upstream::UpstreamResponse;
 
 impl Proxy {
     /// A receipt where merging is only observed: a call of its own.
@@ -28,7 +29,7 @@ impl Proxy {
         receipt: Receipt,
         lane: &Lane,
         log_entry: &mut LogEntry,
-    ) -> Result<ClientAnswer, Error> {
+    ) -> Result<Box<ClientResponse>, Error> {
         let Shared {
             limiter, batcher, ..
         } = &*self.shared;
@@ -55,7 +56,7 @@ impl Proxy {
         pass: Pass,
         route: Route,
         log_entry: &mut LogEntry,
-    ) -> Result<ClientAnswer, Error> {
+    ) -> Result<Box<ClientResponse>, Error> {
         let client_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let mut request = take(head, body);
         log_entry.set_queue_wait(pass.waited.unwrap_or_default());
@@ -64,57 +65,38 @@ impl Proxy {
         let answer = self.upstream.call(&mut request, route).await;
         log_entry.upstream_responded(began);
         let answer = answer.inspect_err(|_| lane.unanswered(&pass.permit))?;
-        let Answer {
+        let UpstreamResponse {
             head,
             body,
             upgrade,
         } = answer;
-        lane.answered(&pass.permit, head.status, retry_after::asked(&head));
+        lane.answered(&pass.permit, head.status(), retry_after::asked(&head));
         if let (Some(upstream), Some(client)) = (upgrade, client_upgrade) {
             upgrade::bridge(client, upstream, &self.shared.tasks, &self.shared.drain);
         }
-        let mut answer = Box::new(Response::from_parts(
-            head,
-            body.into_client_body(VecDeque::new()),
-        ));
-        self.annotate(&mut answer, lane, &pass, began);
+        let body = body.into_client_body(VecDeque::new());
+        let mut answer = Box::new(ClientResponse { head, body });
+        self.annotate(&mut answer.head, lane, &pass, began);
         Ok(answer)
     }
 
     /// Adds what the gateway may add to an answer.
-    fn annotate(
-        &self,
-        answer: &mut Response<AnswerBody>,
-        lane: &Lane,
-        pass: &Pass,
-        began: Instant,
-    ) {
-        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+    fn annotate(&self, head: &mut ResponseHead, lane: &Lane, pass: &Pass, began: Instant) {
+        if head.status() == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
         if let (Some(queue), true) = (pass.waited, self.shared.settings.timing_header) {
-            server_timing::of_queued(answer.headers_mut(), queue, began.elapsed());
+            server_timing::of_queued(head, queue, began.elapsed());
         }
-        self.tell_limit(answer, lane, pass.permit.remaining);
+        self.tell_limit(head, lane, pass.permit.remaining);
     }
 
     /// Adds the `RateLimit` fields, where the settings want them.
-    pub(super) fn tell_limit(
-        &self,
-        answer: &mut Response<AnswerBody>,
-        lane: &Lane,
-        remaining: Option<u32>,
-    ) {
+    pub(super) fn tell_limit(&self, head: &mut ResponseHead, lane: &Lane, remaining: Option<u32>) {
         if let (Some(remaining), true) = (remaining, lane.tells_limit()) {
             let quota = lane.quota();
             let next = quota.map(|quota| quota.interval()).unwrap_or_default();
-            ratelimit_headers::describe(
-                answer.headers_mut(),
-                Scope::Instance,
-                quota,
-                remaining,
-                next,
-            );
+            ratelimit_headers::describe(head, Scope::Instance, quota, remaining, next);
         }
     }
 }

@@ -1,24 +1,25 @@
 //! The `RateLimit` and `RateLimit-Policy` fields.
 //!
-//! Syntax of draft-ietf-httpapi-ratelimit-headers-10: `q` and `r` count calls,
-//! `w` and `t` are whole seconds. They describe the gateway's own policies, one
-//! per instance and class, tenant, and over all; the upstream's fields are left
-//! alone.
+//! Syntax of draft-ietf-httpapi-ratelimit-headers-10: `q` and `r` count requests, `w`
+//! and `t` are whole seconds. The fields describe the policies of the gateway: per
+//! instance and class, per tenant, and for the egress. Fields of the upstream stay as
+//! they are.
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use crate::config::Quota;
+use crate::http::response_head::ResponseHead;
 use crate::http::retry_after;
 use crate::limit::Scope;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Tells of a bucket that has `remaining` tokens and the next in `next`.
+/// Describes a bucket that holds `remaining` tokens and gets its next one in `next`.
 pub(crate) fn describe(
-    headers: &mut HeaderMap,
+    head: &mut ResponseHead,
     scope: Scope,
     quota: Option<Quota>,
     remaining: u32,
@@ -34,7 +35,7 @@ pub(crate) fn describe(
     let policy = format!("\"{name}\";q={};w={window};qu=\"requests\"", quota.burst);
     let state = format!("\"{name}\";r={remaining};t={}", retry_after::seconds(next));
     for (name, value) in [(POLICY, policy), (RATE_LIMIT, state)] {
-        headers.append(
+        head.append(
             name,
             HeaderValue::from_str(&value).expect("digits and quotes are a field value"),
         );

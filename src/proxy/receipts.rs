@@ -5,14 +5,14 @@
 
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Method, Request};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::error::Error;
 use super::{Proxy, Who, count, server_timing};
 use crate::batch::{Given, Told, Untold};
-use crate::body::{AnswerBody, ClientAnswer, ClientBody, LOOK};
+use crate::body::{ClientBody, ClientResponse, LOOK, ResponseBody};
 use crate::limit::{Lane, Refused};
 use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
@@ -58,7 +58,10 @@ impl Proxy {
         let came = body.came().unwrap_or_else(Instant::now);
         let taken = std::mem::replace(head, Request::new(()).into_parts().0);
         Ok(match Receipt::read(taken, whole) {
-            Ok(receipt) => Some((Box::new(receipt.spelt(body.take_spelling())), came)),
+            Ok(receipt) => Some((
+                Box::new(receipt.with_header_case(body.take_header_case())),
+                came,
+            )),
             Err(untouched) => {
                 *head = *untouched;
                 None
@@ -97,7 +100,7 @@ impl Proxy {
         &self,
         Joined { place, lane }: Joined,
         log_entry: &mut LogEntry,
-    ) -> Result<ClientAnswer, Error> {
+    ) -> Result<Box<ClientResponse>, Error> {
         let answer = match place {
             // Boxed: most gateways merge.
             Place::Alone(receipt) => Box::pin(self.send_alone(*receipt, &lane, log_entry)).await,
@@ -116,25 +119,21 @@ impl Proxy {
     }
 
     /// What a receipt's caller is told.
-    fn tell(&self, told: Told, lane: &Lane) -> Result<ClientAnswer, Error> {
+    fn tell(&self, told: Told, lane: &Lane) -> Result<Box<ClientResponse>, Error> {
         let (mut answer, remaining) = match told.verdict {
             Ok(Given::Shared(shared)) => {
-                let body = AnswerBody::whole(
-                    shared.body.clone(),
-                    shared.trailers.clone(),
-                    shared.wording.clone(),
-                );
-                let answer = Response::from_parts(shared.head.clone(), body);
-                (Box::new(answer), shared.remaining)
+                let body = ResponseBody::whole(shared.body.clone(), shared.trailers.clone());
+                let head = shared.head.clone();
+                (Box::new(ClientResponse { head, body }), shared.remaining)
             }
             Ok(Given::Own(answer)) => (answer, None),
             Err(Untold::Refused(refused)) => return Err(refused.into()),
             Err(Untold::Failed(failure)) => return Err(failure.into()),
         };
         if self.shared.settings.timing_header {
-            server_timing::of_receipt(answer.headers_mut(), &told.timing);
+            server_timing::of_receipt(&mut answer.head, &told.timing);
         }
-        self.tell_limit(&mut answer, lane, remaining);
+        self.tell_limit(&mut answer.head, lane, remaining);
         Ok(answer)
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::body::BodyObserver;
-use crate::conn::state::Activity;
+use crate::conn::state::ConnState;
 use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::{Metrics, Route};
 
@@ -21,7 +21,7 @@ pub(crate) struct RequestGuard {
     /// When the head of the request was complete.
     started: Instant,
     /// The connection of the request; it is busy until the response has ended.
-    activity: Arc<Activity>,
+    conn: Arc<ConnState>,
     /// The entry of the request in the access log.
     pub(crate) log_entry: LogEntry,
     /// Bytes of the response body that were sent.
@@ -36,7 +36,7 @@ impl RequestGuard {
         metrics: Arc<Metrics>,
         route: Route,
         started: Instant,
-        activity: Arc<Activity>,
+        conn: Arc<ConnState>,
         log_entry: LogEntry,
     ) -> Self {
         metrics.in_flight.inc();
@@ -44,7 +44,7 @@ impl RequestGuard {
             metrics,
             route,
             started,
-            activity,
+            conn,
             log_entry,
             bytes: 0,
             is_complete: false,
@@ -52,8 +52,8 @@ impl RequestGuard {
     }
 
     /// The connection of the request.
-    pub(crate) fn activity(&self) -> &Activity {
-        &self.activity
+    pub(crate) fn conn(&self) -> &ConnState {
+        &self.conn
     }
 }
 
@@ -74,6 +74,6 @@ impl Drop for RequestGuard {
             .observe(duration.as_secs_f64());
         self.log_entry
             .finish(self.bytes, self.is_complete, duration);
-        self.activity.ended(now);
+        self.conn.on_response_ended(now);
     }
 }

@@ -1,51 +1,52 @@
-//! The `Server-Timing` field of merged and queued answers (design §3.8).
+//! The `Server-Timing` field of merged and queued responses (rule: server timing).
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use crate::batch::Timing;
+use crate::http::response_head::ResponseHead;
 
-/// Bytes that a common field takes, with room to spare.
+/// Bytes of a usual field, with room to spare.
 const LENGTH: usize = 128;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Tells a receipt's caller how its time was spent.
-pub(crate) fn of_receipt(headers: &mut HeaderMap, timing: &Timing) {
+/// Adds how the time of a receipt was spent.
+pub(crate) fn of_receipt(head: &mut ResponseHead, timing: &Timing) {
     let mut text = String::with_capacity(LENGTH);
     let plural = |count| if count == 1 { "" } else { "s" };
     text.push_str("batch;dur=");
     millis(&mut text, timing.window);
     text.push_str(";desc=\"");
-    digits(&mut text, timing.callers as u64);
+    text.push_str(itoa::Buffer::new().format(timing.callers));
     text.push_str(" caller");
     text.push_str(plural(timing.callers));
     text.push_str(", ");
     match timing.ids {
         0 => text.push_str("whole chat"),
         ids => {
-            digits(&mut text, ids as u64);
+            text.push_str(itoa::Buffer::new().format(ids));
             text.push_str(" id");
             text.push_str(plural(ids));
         }
     }
     text.push_str("\", ");
-    append(headers, text, timing.queue, timing.upstream);
+    append(head, text, timing.queue, timing.upstream);
 }
 
-/// Tells a queued call how its time was spent.
-pub(crate) fn of_queued(headers: &mut HeaderMap, queue: Duration, upstream: Duration) {
-    append(headers, String::new(), queue, upstream);
+/// Adds how the time of a request that was passed through was spent.
+pub(crate) fn of_queued(head: &mut ResponseHead, queue: Duration, upstream: Duration) {
+    append(head, String::new(), queue, upstream);
 }
 
-fn append(headers: &mut HeaderMap, mut text: String, queue: Duration, upstream: Duration) {
+fn append(head: &mut ResponseHead, mut text: String, queue: Duration, upstream: Duration) {
     text.push_str("queue;dur=");
     millis(&mut text, queue);
     text.push_str(", upstream;dur=");
     millis(&mut text, upstream);
-    // Appended: the upstream may have timings of its own.
-    headers.append(
+    // Appended: the upstream may have sent timings of its own.
+    head.append(
         SERVER_TIMING,
         HeaderValue::try_from(text).expect("digits and words are a field value"),
     );
@@ -55,29 +56,22 @@ fn append(headers: &mut HeaderMap, mut text: String, queue: Duration, upstream: 
 fn millis(text: &mut String, duration: Duration) {
     let tenths = (duration.as_nanos() + 50_000) / 100_000;
     let tenths = u64::try_from(tenths).unwrap_or(u64::MAX);
-    digits(text, tenths / 10);
+    text.push_str(itoa::Buffer::new().format(tenths / 10));
     if tenths % 10 != 0 {
         text.push('.');
-        digits(text, tenths % 10);
+        text.push(char::from(b'0' + (tenths % 10) as u8));
     }
-}
-
-/// A number. By hand: `write!` takes five times as long, and this is written
-/// for every caller of a batch.
-fn digits(text: &mut String, number: u64) {
-    if number >= 10 {
-        digits(text, number / 10);
-    }
-    text.push(char::from(b'0' + (number % 10) as u8));
 }
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+
     use super::*;
 
     #[test]
     fn reads_as_the_contract_has_it() {
-        let mut headers = HeaderMap::new();
+        let mut head = ResponseHead::new(StatusCode::OK);
         let timing = Timing {
             window: Duration::from_micros(50_140),
             queue: Duration::ZERO,
@@ -85,34 +79,34 @@ mod tests {
             callers: 3,
             ids: 7,
         };
-        of_receipt(&mut headers, &timing);
+        of_receipt(&mut head, &timing);
         assert_eq!(
-            headers["server-timing"],
+            head.headers_mut()["server-timing"],
             r#"batch;dur=50.1;desc="3 callers, 7 ids", queue;dur=0, upstream;dur=112"#
         );
     }
 
     #[test]
     fn one_is_singular_and_none_is_the_whole_chat() {
-        let mut headers = HeaderMap::new();
+        let mut head = ResponseHead::new(StatusCode::OK);
         of_receipt(
-            &mut headers,
+            &mut head,
             &Timing {
                 callers: 1,
                 ..Timing::default()
             },
         );
         of_queued(
-            &mut headers,
+            &mut head,
             Duration::from_millis(5),
             Duration::from_millis(6),
         );
-        let values: Vec<_> = headers.get_all("server-timing").iter().collect();
+        let values: Vec<_> = head.get_all(&SERVER_TIMING).collect();
         assert_eq!(
             values,
             [
-                r#"batch;dur=0;desc="1 caller, whole chat", queue;dur=0, upstream;dur=0"#,
-                "queue;dur=5, upstream;dur=6",
+                &br#"batch;dur=0;desc="1 caller, whole chat", queue;dur=0, upstream;dur=0"#[..],
+                b"queue;dur=5, upstream;dur=6",
             ]
         );
     }

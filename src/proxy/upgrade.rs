@@ -1,7 +1,7 @@
-//! Upgraded connections: bytes both ways until one side ends.
+//! Upgraded connections: bytes in both directions until one side ends.
 //!
-//! Invariant: nothing is read of what passes, and a drain ends it (there is no
-//! telling when a WebSocket would end by itself).
+//! Invariant: the bytes are not inspected. A drain ends the connection, because a
+//! WebSocket may stay open for ever.
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::conn::drain::Drain;
 
-/// Joins both sides once both have switched protocols.
+/// Connects both sides once both have switched protocols.
 pub(crate) fn bridge(client: OnUpgrade, upstream: OnUpgrade, tasks: &TaskTracker, drain: &Drain) {
     let drain = drain.clone();
     tasks.spawn(async move {
@@ -19,7 +19,7 @@ pub(crate) fn bridge(client: OnUpgrade, upstream: OnUpgrade, tasks: &TaskTracker
         };
         let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
         tokio::select! {
-            // An error here is one side going away, which ends the other too.
+            // An error here is the end of one side, which ends the other too.
             _ = tokio::io::copy_bidirectional(&mut client, &mut upstream) => {}
             () = drain.begun() => {
                 drop(client.shutdown().await);

@@ -1,4 +1,6 @@
-//! TLS to clients: certificate, key, and the protocols offered.
+//! TLS to clients: certificate, key, and the protocols that are offered.
+//!
+//! Invariant: an error names the setting and the file, and never their content.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config;
 
-/// Accepts TLS connections with one certificate.
+/// Accepts TLS connections, with one certificate.
 pub(super) type Acceptor = TlsAcceptor;
 
 /// Why a certificate or its key cannot be used.
@@ -53,6 +55,7 @@ pub(super) fn acceptor(settings: &config::Tls) -> Result<Arc<Acceptor>, Certific
             ),
             error => wrong("server.tls.key", &settings.key, error),
         })?;
+    // In the order of preference.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(TlsAcceptor::from(Arc::new(config))))
 }

@@ -22,7 +22,8 @@ use super::connection::Unsent;
 use super::error::Failure;
 use crate::body::RequestBody;
 use crate::http::h1::{
-    Answer, Framing, Malformed, Outbox, Reply, Taken, read_reply, write_request,
+    BodyDecoder, Decoded, FinalResponse, Malformed, ResponseRead, WriteBuf, read_response,
+    write_request,
 };
 
 /// Bytes of a usual answer, read at a time. They lie on the stack, so that a
@@ -42,7 +43,7 @@ const MAX_INFORMATIONAL: usize = 100;
 pub(super) struct Wire {
     io: Box<dyn Io>,
     /// What is left to be written of the last call.
-    out: Outbox,
+    out: WriteBuf,
     /// Nothing is, and the stream has passed it on.
     is_written: bool,
     /// The last call's answer lets another follow.
@@ -60,7 +61,7 @@ impl Wire {
     pub(super) fn new(io: Box<dyn Io>) -> Self {
         Self {
             io,
-            out: Outbox::default(),
+            out: WriteBuf::default(),
             is_written: true,
             keeps_alive: true,
             informational: 0,
@@ -72,13 +73,16 @@ impl Wire {
 
     /// Sends a request whose body is at hand, and waits for the head of its
     /// answer. That may come before the whole request is written.
-    pub(super) async fn call(&mut self, request: &Request<RequestBody>) -> Result<Answer, Unsent> {
+    pub(super) async fn call(
+        &mut self,
+        request: &Request<RequestBody>,
+    ) -> Result<FinalResponse, Unsent> {
         if !poll_fn(|cx| Poll::Ready(self.may_be_used(cx))).await {
             return Err(Unsent::Untouched);
         }
         let body = request.body().held().unwrap_or_default();
-        let spelling = request.body().spelling();
-        write_request(&mut self.out, request, spelling, body);
+        let header_case = request.body().header_case();
+        write_request(&mut self.out, request, header_case, body);
         self.is_written = false;
         self.keeps_alive = false;
         self.informational = 0;
@@ -87,21 +91,21 @@ impl Wire {
             .map_err(Unsent::Failed)
     }
 
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Failure>> {
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<FinalResponse, Failure>> {
         // What cannot be written may have been answered all the same. A stream
         // that takes no more has an end, which is read then.
         drop(self.poll_write(cx));
         loop {
-            match read_reply(&mut self.read) {
-                Ok(Some(Reply::Answer(answer))) => {
+            match read_response(&mut self.read) {
+                Ok(Some(ResponseRead::Final(answer))) => {
                     self.keeps_alive = answer.keeps_alive;
                     return Poll::Ready(Ok(answer));
                 }
-                Ok(Some(Reply::Informational)) if self.informational < MAX_INFORMATIONAL => {
+                Ok(Some(ResponseRead::Informational)) if self.informational < MAX_INFORMATIONAL => {
                     self.informational += 1;
                     continue;
                 }
-                Ok(Some(Reply::Informational)) | Err(Malformed) => {
+                Ok(Some(ResponseRead::Informational)) | Err(Malformed) => {
                     return Poll::Ready(Err(Failure::Malformed));
                 }
                 Ok(None) => {}
@@ -128,23 +132,23 @@ impl Wire {
     /// The next piece of an answer's body; an error where that broke off.
     pub(super) fn poll_body(
         &mut self,
-        framing: &mut Framing,
+        decoder: &mut BodyDecoder,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
         // An answer may begin while the request is still being read. Should
         // that fail, the answer may come all the same.
         drop(self.poll_write(cx));
         loop {
-            match framing.take(&mut self.read) {
-                Ok(Taken::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                Ok(Taken::Trailers(trailers)) => {
+            match decoder.decode(&mut self.read) {
+                Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Ok(Decoded::Trailers(trailers)) => {
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
-                Ok(Taken::End) => return Poll::Ready(None),
-                Ok(Taken::Nothing) => {}
+                Ok(Decoded::End) => return Poll::Ready(None),
+                Ok(Decoded::NeedMore) => {}
                 Err(Malformed) => return Poll::Ready(Some(Err(()))),
             }
-            let is_short = matches!(framing, Framing::Length(left) if *left <= PIECE as u64);
+            let is_short = matches!(decoder, BodyDecoder::Length(left) if *left <= PIECE as u64);
             let read = if is_short || !self.read.is_empty() {
                 self.poll_piece(cx)
             } else {
@@ -152,7 +156,7 @@ impl Wire {
             };
             match ready!(read) {
                 Ok(1..) => {}
-                Ok(0) if *framing == Framing::Close => *framing = Framing::ENDED,
+                Ok(0) if *decoder == BodyDecoder::UntilClose => *decoder = BodyDecoder::ENDED,
                 Ok(0) | Err(_) => return Poll::Ready(Some(Err(()))),
             }
         }
@@ -230,9 +234,9 @@ mod tests {
             .unwrap()
     }
 
-    async fn rest(wire: &mut Wire, answer: &mut Answer) -> Result<Vec<u8>, ()> {
+    async fn rest(wire: &mut Wire, answer: &mut FinalResponse) -> Result<Vec<u8>, ()> {
         let mut body = Vec::new();
-        while let Some(frame) = poll_fn(|cx| wire.poll_body(&mut answer.framing, cx)).await {
+        while let Some(frame) = poll_fn(|cx| wire.poll_body(&mut answer.decoder, cx)).await {
             body.extend_from_slice(&frame?.into_data().map_err(drop)?);
         }
         Ok(body)
@@ -343,9 +347,9 @@ mod tests {
         };
         let request = request("");
         let (answer, ()) = tokio::join!(wire.call(&request), says);
-        let mut framing = answer.unwrap().framing;
+        let mut decoder = answer.unwrap().decoder;
         let (mut whole, mut longest) = (0, 0);
-        while let Some(frame) = poll_fn(|cx| wire.poll_body(&mut framing, cx)).await {
+        while let Some(frame) = poll_fn(|cx| wire.poll_body(&mut decoder, cx)).await {
             let piece = frame.unwrap().into_data().unwrap().len();
             whole += piece;
             longest = longest.max(piece);

@@ -10,7 +10,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Version, response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::time::Sleep;
@@ -18,25 +17,23 @@ use tokio::time::Sleep;
 use super::connection::{Received, Source};
 use super::error::Failure;
 use super::pool::Lease;
-use crate::body::{self, AnswerBody};
-use crate::http::h1::Wording;
-use crate::http::hop_by_hop;
+use crate::body::{self, ResponseBody};
+use crate::http::response_head::ResponseHead;
 use crate::observe::metrics::{Metrics, Route};
 
 /// How long an answer that others wait for in full may stay silent midway.
 const SHARED_SILENCE: Duration = Duration::from_secs(30);
 
-/// An upstream's answer: its head, and its body still to come.
+/// A response of the upstream: its head, and its body still to come.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) head: response::Parts,
-    /// Boxed, as it goes from hand to hand.
+pub(crate) struct UpstreamResponse {
+    pub(crate) head: ResponseHead,
     pub(crate) body: Box<UpstreamBody>,
     /// The connection itself, where the upstream agreed to an upgrade.
     pub(crate) upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
 
-impl Answer {
+impl UpstreamResponse {
     /// An answer that comes on the connection of this lease, and may stay
     /// silent for as long as `patience`.
     pub(super) fn new(
@@ -48,17 +45,13 @@ impl Answer {
     ) -> Self {
         let Received {
             mut head,
-            wording,
             source,
             upgrade,
         } = received;
-        lease.promised = hop_by_hop::kept_alive_for(&head.headers);
-        hop_by_hop::strip(&mut head.headers, upgrade.is_some());
-        // The version is of this hop too: the client is spoken to in its own.
-        head.version = Version::HTTP_11;
+        lease.promised = head.kept_alive_for();
+        head.strip_hop_by_hop(upgrade.is_some());
         let mut body = Box::new(UpstreamBody {
             source,
-            wording,
             lease: Some(lease),
             route,
             patience,
@@ -79,8 +72,6 @@ impl Answer {
 #[derive(Debug)]
 pub(crate) struct UpstreamBody {
     source: Source,
-    /// How the answer's head was worded, if that is known.
-    wording: Option<Wording>,
     lease: Option<Lease>,
     route: Route,
     /// The longest silence allowed.
@@ -99,15 +90,9 @@ impl UpstreamBody {
         }
     }
 
-    /// How the answer's head was worded, if that is known.
-    fn take_wording(&mut self) -> Option<Wording> {
-        self.wording.take()
-    }
-
-    /// Hands it on to a client.
-    pub(crate) fn into_client_body(mut self: Box<Self>, held: VecDeque<Bytes>) -> AnswerBody {
-        let wording = self.take_wording();
-        AnswerBody::streamed(held, Box::into_pin(self), wording)
+    /// The body for a client, behind the pieces `held` that were read already.
+    pub(crate) fn into_client_body(self: Box<Self>, held: VecDeque<Bytes>) -> ResponseBody {
+        ResponseBody::streamed(held, Box::into_pin(self))
     }
 
     /// Reads the answer to its end, or up to some `limit` of bytes.
@@ -138,7 +123,6 @@ impl UpstreamBody {
         Ok(Collected::Whole {
             body: whole,
             trailers,
-            wording: self.wording,
         })
     }
 }
@@ -150,8 +134,6 @@ pub(crate) enum Collected {
     Whole {
         body: Bytes,
         trailers: Option<http::HeaderMap>,
-        /// How its head was worded, if that is known.
-        wording: Option<Wording>,
     },
     /// Its beginning; the rest is still to come.
     Longer(VecDeque<Bytes>, Box<UpstreamBody>),

@@ -128,7 +128,7 @@ impl Status {
 impl Instances {
     pub(super) fn of(gateway: &Gateway) -> Self {
         let metrics: &Metrics = gateway.metrics();
-        let shared = &gateway.front().proxy.shared;
+        let shared = &gateway.server().proxy.shared;
         let tenants = shared.tenants.load();
         let named = metrics.named_instances();
         let named = named.iter().map(|series| {

@@ -55,7 +55,10 @@ impl Accounts<'_> {
                 self.ended == Ended::Drained,
                 match self.ended {
                     Ended::Drained => "the gateway ended with everything answered".to_owned(),
-                    Ended::Cut { calls, connections } => {
+                    Ended::Cut {
+                        requests: calls,
+                        connections,
+                    } => {
                         format!("the gateway cut {calls} calls and {connections} connections")
                     }
                 },

@@ -118,7 +118,7 @@ fn broken_promises_are_broken() {
         "duplicated send"
     );
     let cut = Ended::Cut {
-        calls: 1,
+        requests: 1,
         connections: 1,
     };
     let sandbox = [marked("c", &["a", "b"]), sent("x")];

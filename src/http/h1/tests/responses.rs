@@ -13,8 +13,8 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::fields;
-use crate::http::h1::decode::{Chunked, Taken};
-use crate::http::h1::{Framing, Malformed, Reply, Wording, read_reply};
+use crate::http::h1::decode::Chunked;
+use crate::http::h1::{BodyDecoder, Decoded, Malformed, ResponseRead, read_response};
 
 /// What of `Connection` is told by the framing and by what the connection does.
 const TOLD: [&str; 2] = ["keep-alive", "close"];
@@ -30,19 +30,19 @@ struct Heard {
     trailers: Vec<(String, Vec<u8>)>,
 }
 
-pub(super) fn chunked() -> Framing {
-    Framing::Chunked(Chunked::Size)
+pub(super) fn chunked() -> BodyDecoder {
+    BodyDecoder::Chunked(Chunked::Size)
 }
 
 /// The whole body, of which all was read.
-pub(super) fn body(framing: &mut Framing, read: &mut Bytes) -> Result<Vec<u8>, Malformed> {
+pub(super) fn body(decoder: &mut BodyDecoder, read: &mut Bytes) -> Result<Vec<u8>, Malformed> {
     let mut body = Vec::new();
     loop {
-        match framing.take(read)? {
-            Taken::Data(data) => body.extend_from_slice(&data),
-            Taken::End => return Ok(body),
-            Taken::Trailers(_) => {}
-            Taken::Nothing => return Err(Malformed),
+        match decoder.decode(read)? {
+            Decoded::Data(data) => body.extend_from_slice(&data),
+            Decoded::End => return Ok(body),
+            Decoded::Trailers(_) => {}
+            Decoded::NeedMore => return Err(Malformed),
         }
     }
 }
@@ -58,32 +58,30 @@ fn plain(pieces: &[&[u8]]) -> Option<Heard> {
         Some(())
     };
     let mut answer = loop {
-        match read_reply(&mut read) {
-            Ok(Some(Reply::Answer(answer))) => break answer,
-            Ok(Some(Reply::Informational)) => {}
+        match read_response(&mut read) {
+            Ok(Some(ResponseRead::Final(answer))) => break answer,
+            Ok(Some(ResponseRead::Informational)) => {}
             Ok(None) => more(&mut read)?,
             Err(Malformed) => return None,
         }
     };
-    if let Some(Wording::Verbatim(verbatim)) = answer.wording.take() {
-        verbatim.unfold(&mut answer.head.headers);
-    }
-    let reason = answer.head.extensions.get::<ReasonPhrase>();
+    let head = answer.head.into_parts();
+    let reason = head.extensions.get::<ReasonPhrase>();
     let mut heard = Heard {
-        status: answer.head.status.as_u16(),
+        status: head.status.as_u16(),
         reason: reason.map(|reason| reason.as_bytes().to_vec()),
-        fields: fields(&answer.head.headers, &TOLD),
+        fields: fields(&head.headers, &TOLD),
         body: Some(Vec::new()),
         trailers: Vec::new(),
     };
     loop {
-        match answer.framing.take(&mut read) {
-            Ok(Taken::Data(data)) => heard.body.as_mut().unwrap().extend_from_slice(&data),
-            Ok(Taken::Trailers(trailers)) => heard.trailers = fields(&trailers, &[]),
-            Ok(Taken::End) => return Some(heard),
-            Ok(Taken::Nothing) => {
+        match answer.decoder.decode(&mut read) {
+            Ok(Decoded::Data(data)) => heard.body.as_mut().unwrap().extend_from_slice(&data),
+            Ok(Decoded::Trailers(trailers)) => heard.trailers = fields(&trailers, &[]),
+            Ok(Decoded::End) => return Some(heard),
+            Ok(Decoded::NeedMore) => {
                 if more(&mut read).is_none() {
-                    if answer.framing != Framing::Close {
+                    if answer.decoder != BodyDecoder::UntilClose {
                         heard.body = None;
                     }
                     return Some(heard);
@@ -250,10 +248,10 @@ proptest! {
 #[test]
 fn a_chunk_that_does_not_end_where_it_should_is_told_at_once() {
     let mut read = Bytes::from_static(b"5\r\nhelloX");
-    let mut framing = chunked();
+    let mut decoder = chunked();
     assert_eq!(
-        framing.take(&mut read),
-        Ok(Taken::Data(Bytes::from_static(b"hello")))
+        decoder.decode(&mut read),
+        Ok(Decoded::Data(Bytes::from_static(b"hello")))
     );
-    assert_eq!(framing.take(&mut read), Err(Malformed));
+    assert_eq!(decoder.decode(&mut read), Err(Malformed));
 }
