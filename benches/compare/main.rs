@@ -13,7 +13,7 @@ mod load;
 mod peers;
 mod plain;
 mod process;
-mod rooms;
+mod scenarios;
 mod settings;
 mod table;
 mod upstream;
@@ -24,7 +24,7 @@ use std::process::Command;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use peers::Place;
+use peers::TestBed;
 use settings::Settings;
 use upstream::Upstream;
 
@@ -60,7 +60,7 @@ fn main() -> Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let place = Place {
+        let bed = TestBed {
             directory: tempfile::tempdir()?,
             upstream: Upstream::start().await?,
             proxy_core,
@@ -70,7 +70,7 @@ fn main() -> Result<()> {
         let mut terminated = signal(SignalKind::terminate())?;
         // Whichever comes first: programs under measurement end when they are dropped.
         tokio::select! {
-            ended = rooms::all(&place, &settings) => ended,
+            ended = scenarios::all(&bed, &settings) => ended,
             _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
             _ = terminated.recv() => Err("terminated".into()),
         }
