@@ -1,4 +1,4 @@
-//! The load generator: a connections of connections that make calls.
+//! The load generator: connections that send requests.
 //!
 //! One thread for all of it, beside the upstream. Invariant: in an open loop a
 //! call's latency runs from the moment it was due, so that a stall is charged
@@ -117,8 +117,8 @@ impl Connections {
         self.gather(tasks, TIMEOUT + most).await
     }
 
-    /// Every connection makes its next call as soon as the last is answered;
-    /// returns how many were answered.
+    /// Every connection sends its next request as soon as it has the response to the
+    /// last one; returns the number of responses.
     pub(crate) async fn closed_loop(
         &mut self,
         requests: &Requests,
@@ -203,7 +203,7 @@ impl Connections {
         };
         match tokio::time::timeout(timeout, all).await {
             Ok(result) => result,
-            Err(_) => Err("calls were not answered in time".into()),
+            Err(_) => Err("responses did not arrive in time".into()),
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The gateway beside nginx, HAProxy and a plain hyper proxy.
 //!
 //! One command measures all of them on the same machine in the same minutes:
-//! `cargo bench --bench compare`. Every round takes each proxy in turn, so
-//! that whatever else the machine does falls on all. A proxy has one core to
+//! `cargo bench --bench compare`. Every round measures each proxy in turn, so that
+//! other load on the machine affects all of them. A proxy has one core to
 //! itself; load generator and upstream share another.
 //!
-//! Cannot tell what a network or TLS costs, and is no judge of features: see
-//! `benches/README.md`.
+//! It does not measure the cost of a network or of TLS, and compares no features:
+//! see `benches/README.md`.
 
 mod head;
 mod load;
@@ -53,7 +53,7 @@ fn main() -> Result<()> {
     };
     let own = std::process::id().to_string();
     run("taskset", &["-cp", &load_core.to_string(), &own])?;
-    // Thousands of connections have two ends here; where no more is allowed, all that is.
+    // Both ends of thousands of connections are here; without the right to raise the limit, use all of it.
     let files = "prlimit --nofile=65536:65536 --pid $0 || prlimit --nofile=$(ulimit -Hn):$(ulimit -Hn) --pid $0";
     run("sh", &["-c", files, &own])?;
     let runtime = tokio::runtime::Builder::new_current_thread()

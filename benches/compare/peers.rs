@@ -1,8 +1,8 @@
 //! The proxies side by side: how each is started, doing the same job.
 //!
-//! Invariant: each limits every instance by itself at a rate that never
-//! refuses, reuses upstream connections, holds back no body and logs no
-//! calls. The plain hyper proxy alone does nothing but pass on.
+//! Invariant: each limits every instance at a rate that is never reached, reuses
+//! upstream connections, streams bodies and writes no access log. Only the plain
+//! hyper proxy does nothing but forward.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -168,7 +168,7 @@ pub(crate) fn ensure_installed() -> Result<()> {
     }
 }
 
-/// Finds a program, also where only an administrator's path leads.
+/// Finds a program, also in directories of the administrator's path.
 fn program(name: &str) -> Result<PathBuf> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths)

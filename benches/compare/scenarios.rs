@@ -1,7 +1,7 @@
-//! What is measured, one scenario a question.
+//! The scenarios, one for each question.
 //!
-//! Invariant: in every round each proxy has its turn, beginning with another
-//! one each time, and a scenario leaves no program behind.
+//! Invariants: every round measures each proxy once, starting with another one each
+//! time; a scenario leaves no program running.
 
 mod bodies;
 mod lone;
@@ -19,7 +19,7 @@ use crate::settings::Settings;
 
 /// Keep-alive connections of a busy client side.
 const CONNECTIONS: usize = 64;
-/// Instances that are called, unless the scenario is about their number.
+/// Instances, unless the scenario is about their number.
 const INSTANCES: usize = 64;
 
 /// A kind of measurement.
@@ -53,7 +53,7 @@ impl Scenario {
     }
 }
 
-/// Measures in all scenarios that were asked for, and prints a table of each.
+/// Measures all requested scenarios and prints a table for each.
 pub(crate) async fn all(bed: &TestBed, settings: &Settings) -> Result<()> {
     println!(
         "median (ratio to nginx) of {} rounds of {:.1} s; proxy on core {}, load and upstream on core {}",

@@ -103,7 +103,7 @@ async fn upload(connection: &mut Connection) -> Result<()> {
     for _ in 0..BODY / PIECE {
         connection.send(&piece).await?;
     }
-    connection.answer().await?;
+    connection.response().await?;
     Ok(())
 }
 

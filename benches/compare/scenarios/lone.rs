@@ -1,4 +1,4 @@
-//! A lone receipt on a quiet machine: how much later its answer comes than the
+//! A lone receipt on a quiet machine: how much later its response comes than the
 //! upstream's own, and through the gateway than its window's end, too.
 //!
 //! Invariant: one receipt at a time after a pause, each in another chat, each
@@ -27,9 +27,9 @@ const PAUSE: Duration = WINDOW;
 /// Begins are this much further on within a millisecond each time.
 const STEP_MICROS: u64 = 377;
 
-/// The upstream answers at once: its own timer would be in the figures.
+/// The upstream responds at once: its timer would be in the figures.
 pub(super) async fn measure(bed: &TestBed, settings: &Settings) -> Result<Table> {
-    let title = "a lone receipt, upstream answers at once: added beside the window, µs";
+    let title = "a lone receipt, upstream responds at once: added to the window, µs";
     let mut table = Table::new(title, names(&Peer::ALL));
     let tuning = Tuning {
         gateway: vec![("BATCH__WINDOW", format!("{}ms", WINDOW.as_millis()))],

@@ -38,7 +38,7 @@ pub(super) async fn capacity(bed: &TestBed, settings: &Settings) -> Result<Table
 }
 
 /// Whether a call's price stays the same when a second core is put to work.
-/// The load needs its part of that one, so calls a second would tell nothing.
+/// The load generator shares that core, so requests per second would mean nothing.
 pub(super) async fn scaling(bed: &TestBed, settings: &Settings) -> Result<Table> {
     // The plain proxy has one thread only.
     const PEERS: [Peer; 3] = [Peer::Nginx, Peer::Haproxy, Peer::Gateway];
@@ -72,7 +72,7 @@ pub(super) async fn scaling(bed: &TestBed, settings: &Settings) -> Result<Table>
     Ok(table)
 }
 
-/// A turn in which calls were made as fast as they were answered.
+/// A turn of a closed loop: each response triggers the next request.
 struct Turn {
     calls: f64,
     spent: Duration,
