@@ -145,7 +145,7 @@ impl Report {
         }
         writeln!(
             f,
-            "\n  '{CAMPAIGN}' uses its bucket tokens for messages, so its receipts wait and merge."
+            "\n  '{CAMPAIGN}' sends up to its limit, so its receipts wait and merge."
         )?;
         write!(f, "  Receipts per upstream call, second by second: ")?;
         for average in self.growth.iter().take(10) {
