@@ -107,7 +107,7 @@ impl ClientBody {
         data.and_then(Result::ok).unwrap_or_default()
     }
 
-    fn none(patience: Duration) -> Self {
+    pub(crate) fn none(patience: Duration) -> Self {
         Self {
             coming: Coming::nothing(),
             came: None,

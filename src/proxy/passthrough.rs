@@ -102,7 +102,7 @@ impl Proxy {
 }
 
 /// The request of this head, whose method stays for what is still to be told.
-fn take(head: &mut Parts, body: RequestBody) -> Request<RequestBody> {
+pub(super) fn take(head: &mut Parts, body: RequestBody) -> Request<RequestBody> {
     let mut request = Request::new(body);
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = std::mem::take(&mut head.uri);

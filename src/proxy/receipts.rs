@@ -13,6 +13,7 @@ use super::error::Error;
 use super::{Proxy, Who, count, server_timing};
 use crate::batch::{Given, Told, Untold};
 use crate::body::{ClientBody, ClientResponse, LOOK, ResponseBody};
+use crate::identity::Certainty;
 use crate::limit::{Lane, Refused};
 use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
@@ -52,12 +53,18 @@ impl Proxy {
         head: &mut Parts,
         body: &mut ClientBody,
     ) -> Result<Option<Understood>, Error> {
-        let Some(whole) = self.in_time(body.whole()).await?.flatten() else {
+        let limit = self.shared.settings.header_timeout;
+        let Some(whole) = self.in_time(limit, body.whole()).await?.flatten() else {
             return Ok(None);
         };
         let came = body.came().unwrap_or_else(Instant::now);
         let taken = std::mem::replace(head, Request::new(()).into_parts().0);
         Ok(match Receipt::read(taken, whole) {
+            // Its ids may belong to another instance than the one that counts.
+            Ok(receipt) if receipt.identity.certainty == Certainty::Ambiguous => {
+                *head = receipt.into_parts().0;
+                None
+            }
             Ok(receipt) => Some((
                 Box::new(receipt.with_header_case(body.take_header_case())),
                 came,
@@ -77,10 +84,8 @@ impl Proxy {
         log_entry: &mut LogEntry,
     ) -> Result<Joined, Denied> {
         log_entry.set_receipt(&receipt);
-        let (identity, ambiguous) = (&receipt.identity, receipt.ambiguous);
         let lane = self.lane(
-            identity,
-            ambiguous,
+            &receipt.identity,
             receipt.head(),
             who,
             Route::Seen,
