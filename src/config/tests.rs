@@ -1,6 +1,9 @@
-//! The rules of the settings, as tables: what is read, what is refused and what is then said.
+//! The rules of the settings as tables: what is read, what is refused, and the messages.
 
-use std::{ffi::OsString, io::Write as _, num::NonZeroU32};
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::num::NonZeroU32;
+use std::time::Duration;
 
 use http::Method;
 
@@ -82,7 +85,7 @@ fn the_defaults_are_those_of_the_design() {
     } = Config::default();
     assert_eq!(
         (server.listen.to_string(), server.admin.to_string()),
-        ("127.0.0.1:8080".into(), "127.0.0.1:9090".into())
+        ("127.0.0.1:8080".into(), "127.0.0.1:9464".into())
     );
     assert_eq!(
         (server.tls, server.max_connections, server.max_in_flight),
@@ -227,14 +230,6 @@ fn a_variable_takes_the_type_of_its_key() {
         (quota(0.25, 20), 1)
     );
     assert_eq!(config.log.level, LogLevel::Trace);
-    // An empty list is one, too.
-    let empty = load_text(
-        "",
-        &[("WAWP_GATEWAY_BATCH__PATHS", "")],
-        &Overrides::default(),
-    )
-    .unwrap();
-    assert!(empty.config.batch.paths.is_empty());
 }
 
 #[test]

@@ -14,8 +14,7 @@ use std::time::Duration;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -25,7 +24,7 @@ use super::failure::{Failure, Unreachable};
 use super::plain::Wire;
 use super::pool::Pool;
 use super::reach::Reach;
-use crate::config;
+use crate::config::{self, pem};
 use crate::plain::{MAX_ANSWER_FIELDS, MAX_ANSWER_HEAD};
 
 /// An idle HTTP/2 connection is pinged this often, so that a dead one is
@@ -79,7 +78,7 @@ impl fmt::Debug for Dial {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The CA file cannot be read or parsed.
-    #[error("upstream.ca: {}: {reason}: a file with one or more PEM certificates is expected", path.display())]
+    #[error("upstream.ca: {}: {reason}", path.display())]
     Ca {
         /// The file.
         path: PathBuf,
@@ -300,13 +299,7 @@ fn add_roots(roots: &mut rustls::RootCertStore, path: &Path) -> Result<(), TlsEr
         path: path.to_owned(),
         reason,
     };
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| wrong(error.to_string()))?;
-    if certificates.is_empty() {
-        return Err(wrong("it holds no certificate".to_owned()));
-    }
-    for certificate in certificates {
+    for certificate in pem::certificates(path).map_err(wrong)? {
         roots
             .add(certificate)
             .map_err(|error| wrong(error.to_string()))?;

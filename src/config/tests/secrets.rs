@@ -80,7 +80,7 @@ fn a_key_may_stand_in_a_url_and_in_json() {
             "tenant[0].key = \"…\": a key of 16 to 256 visible ASCII characters",
         );
     }
-    for letter in "\"'`\\&%+=# \té".chars() {
+    for letter in "\"'`\\&%# \té".chars() {
         let said = bad(&format!("{TENANT}key = {:?}", format!("{HUSH}{letter}")));
         assert!(
             said.starts_with("4: tenant[0].key = \"…\": a key of"),
