@@ -10,7 +10,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use http::Request;
 use http::request::Parts;
-use wawp_gateway::workbench::bench::{self, Buckets, Joins, Keyless, Receipts, Scrapes};
+use wawp_gateway::testing::bench::{self, Buckets, Joins, Keyless, Receipts, Scrapes};
 
 const CHAT: &str = "201000000001@c.us";
 

@@ -1,35 +1,34 @@
-//! The program's allocator, and what it is told before calls are served.
+//! The allocator of the program and its options.
 //!
-//! Invariant: none of it is needed to serve. Where the system refuses, more
-//! memory is taken, and nothing else.
+//! Invariant: no option is needed to serve. Where the system refuses one, the process
+//! takes more memory, and nothing else changes.
 
 use std::io;
 
-/// Calls come and go by the thousand in pieces of a few hundred bytes. Others
-/// took as much processor time for them, and kept several times the memory of
-/// a connection that has gone idle (`benches/README.md`).
+/// Requests allocate and free pieces of a few hundred bytes by the thousand. Other
+/// allocators took as much processor time and kept several times the memory for an
+/// idle connection (`benches/README.md`).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What the allocator is told, in milliseconds: how long free memory waits for
-/// whoever wants it next, and how much longer with every piece freed after it.
-/// By itself it waits 10 ms, and then for somebody to free more nearby: after a
-/// burst of calls a gateway at rest would keep most of what they took. Without
-/// any wait one call in five would pay for a page just given back.
+/// Options in milliseconds: how long free memory is kept for reuse, and how much
+/// longer with every piece freed after it. The defaults keep it for 10 ms, and then
+/// until more is freed nearby: an idle gateway would keep most memory of its last
+/// burst. With 0 ms, one request in five would pay for a page that was just returned.
 #[cfg(target_os = "linux")]
 const WAITS: [(&str, &str); 2] = [
     ("MIMALLOC_PURGE_DELAY", "1"),
     ("MIMALLOC_PURGE_EXTEND_DELAY", "0"),
 ];
 
-/// Has the allocator give memory back soon after it is free. It reads this from
-/// the environment before `main` runs, so the program replaces itself by itself,
-/// once: the same process still, with its id, files and arguments. An operator's
-/// own values stand.
+/// Makes the allocator return free memory soon. It reads its options from the
+/// environment before `main` runs, so the program executes itself once more with them
+/// set: the process keeps its id, files and arguments. Values that the operator set
+/// are kept.
 ///
 /// # Errors
-/// Why that failed: everything else works without it.
-pub(crate) fn start_over_to_give_memory_back() -> io::Result<()> {
+/// The program could not execute itself; the options are not set, nothing else fails.
+pub(crate) fn exec_with_options() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         use std::os::unix::process::CommandExt as _;
@@ -51,10 +50,10 @@ pub(crate) fn start_over_to_give_memory_back() -> io::Result<()> {
     Ok(())
 }
 
-/// Has the kernel give this process small pages only. The allocator asks for
-/// huge ones, and then every buffer that is used in part takes memory in full:
-/// of what a call in flight takes, a third (`benches/README.md`).
-pub(crate) fn keep_to_small_pages() {
+/// Limits this process to small pages. The allocator asks for huge pages, and then a
+/// buffer that is used in part takes its memory in full: a third of the memory of a
+/// request in flight (`benches/README.md`).
+pub(crate) fn disable_huge_pages() {
     #[cfg(target_os = "linux")]
     rustix::thread::disable_transparent_huge_pages(true).ok();
 }

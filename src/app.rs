@@ -1,34 +1,37 @@
-//! The running gateway: its sockets, its workers, its end.
+//! The running program: sockets, workers, reload, drain.
 //!
-//! Owns the order of starting and draining (design §3.9). Invariant: all
-//! sockets are bound before anything is served, and a drain ends in time.
+//! Owns the order in which things start and end. Invariant: all sockets are
+//! bound before anything is served.
 //!
-//! - `reload`: reading the settings again.
+//! - `listen`: sockets; [`systemd`]: sockets that the service manager holds;
+//! - `worker`: one thread per core; `drain`: the end;
+//! - [`signals`], `reload`: steering a running gateway;
+//! - [`telemetry`]: the log and the panic hook.
 
+mod drain;
+mod listen;
 mod reload;
+pub mod signals;
+pub mod systemd;
+pub mod telemetry;
+mod worker;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::num::NonZeroUsize;
-use std::thread::JoinHandle;
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use self::reload::Reloads;
 pub use self::reload::{Reload, check};
-use crate::admin::{self, Ready};
+use self::signals::{Request, Signals};
+use self::systemd::Sockets;
+use self::worker::Workers;
 use crate::config::Config;
-use crate::front;
 use crate::gateway::{BuildError, Gateway};
-use crate::shutdown::{Asked, Signals};
-use crate::systemd::{self, Sockets};
+use crate::observe::admin::{self, Ready};
 use crate::upstream::Dial;
-
-/// Connections that may wait to be accepted: the usual `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
 
 /// A gateway with its sockets bound.
 #[derive(Debug)]
@@ -37,8 +40,9 @@ pub struct App {
     gateway: Gateway,
     listener: StdListener,
     admin: StdListener,
-    /// The listening socket outlives us: its next owner takes what we leave.
-    inherited: bool,
+    /// The service manager holds the listening socket: connections that are not
+    /// accepted wait there for the next process.
+    is_inherited: bool,
     workers: usize,
 }
 
@@ -68,26 +72,26 @@ pub enum StartError {
 pub enum Ended {
     /// Everything accepted was answered.
     Drained,
-    /// Something had to be cut.
+    /// Something was cut.
     Cut {
-        /// Calls that had not ended.
-        calls: usize,
+        /// Requests that had not ended.
+        requests: usize,
         /// Connections that had not ended.
         connections: usize,
     },
 }
 
 impl App {
-    /// Binds the sockets and puts the gateway together.
+    /// Binds the sockets and builds the gateway.
     ///
     /// # Errors
-    /// An address is in use or not ours; a file cannot be used.
+    /// An address is in use or not of this machine; a file cannot be used.
     pub fn bind(config: Config, dial: Dial) -> Result<Self, StartError> {
         Self::bind_or_inherit(config, dial, Sockets::default())
     }
 
-    /// As [`bind`](Self::bind), with the sockets a service manager holds for
-    /// us in place of those the settings name.
+    /// As [`bind`](Self::bind), with the sockets of a service manager in place of
+    /// those that the settings name.
     ///
     /// # Errors
     /// As [`bind`](Self::bind).
@@ -97,12 +101,16 @@ impl App {
         sockets: Sockets,
     ) -> Result<Self, StartError> {
         let gateway = Gateway::new(&config, dial)?;
-        let inherited = sockets.calls.is_some();
+        let is_inherited = sockets.requests.is_some();
         let or_listen = |socket, setting, address| match socket {
             Some(socket) => Ok(socket),
-            None => listen(setting, address),
+            None => listen::listen(address).map_err(|reason| StartError::Listen {
+                setting,
+                address,
+                reason,
+            }),
         };
-        let listener = or_listen(sockets.calls, "server.listen", config.server.listen)?;
+        let listener = or_listen(sockets.requests, "server.listen", config.server.listen)?;
         let admin = or_listen(sockets.admin, "server.admin", config.server.admin)?;
         let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Ok(Self {
@@ -110,22 +118,22 @@ impl App {
             gateway,
             listener,
             admin,
-            inherited,
+            is_inherited,
             workers,
         })
     }
 
-    /// Serves on the caller's runtime alone, instead of a worker per core.
+    /// Serves on the caller's runtime alone, instead of one worker per core.
     #[must_use]
     pub fn single_worker(mut self) -> Self {
         self.workers = 1;
         self
     }
 
-    /// The address calls are accepted on.
+    /// The address on which requests are accepted.
     ///
     /// # Errors
-    /// The operating system cannot tell.
+    /// The operating system does not give it.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -133,7 +141,7 @@ impl App {
     /// The address of the admin pages.
     ///
     /// # Errors
-    /// The operating system cannot tell.
+    /// The operating system does not give it.
     pub fn admin_address(&self) -> io::Result<SocketAddr> {
         self.admin.local_addr()
     }
@@ -144,9 +152,11 @@ impl App {
         &self.gateway
     }
 
-    /// Serves until a signal asks to stop, then drains. What a drain cuts ends
-    /// with the caller's runtime: only after that is
-    /// [`flush_access_log`](Gateway::flush_access_log) sure to miss no line.
+    /// Serves until a signal asks to stop, then drains.
+    ///
+    /// What a drain cuts ends with the caller's runtime. Call
+    /// [`flush_access_log`](Gateway::flush_access_log) after that, or entries of cut
+    /// requests may be missing.
     ///
     /// # Errors
     /// A thread could not be started.
@@ -156,9 +166,9 @@ impl App {
         let mut reloads = Reloads::new(reload);
         loop {
             tokio::select! {
-                asked = signals.next() => match asked {
-                    Asked::Reload => reloads.ask(),
-                    Asked::Stop => break,
+                request = signals.next() => match request {
+                    Request::Reload => reloads.request(),
+                    Request::Stop => break,
                 },
                 read = reloads.read() => reloads.finish(read, &self.gateway),
             }
@@ -167,8 +177,8 @@ impl App {
         Ok(self.end(running, signals.stop()).await)
     }
 
-    /// Serves until told to stop, then drains: for tests and the demo, which
-    /// share their process with others.
+    /// Serves until `stop` resolves, then drains: for tests and the demo, which share
+    /// their process with other code.
     ///
     /// # Errors
     /// A thread could not be started.
@@ -181,162 +191,38 @@ impl App {
         Ok(ended)
     }
 
-    async fn end(self, running: Running, again: impl Future<Output = ()>) -> Ended {
+    fn start(&self) -> Result<Running, StartError> {
+        let ready = Ready::default();
+        let admin = TcpListener::from_std(self.admin.try_clone()?)?;
+        tokio::spawn(admin::serve(admin, self.gateway.clone(), ready.clone()));
+        let workers = Workers::start(
+            self.workers,
+            &self.gateway,
+            &self.listener,
+            self.is_inherited,
+        )?;
+        ready.set(true);
+        Ok(Running { ready, workers })
+    }
+
+    async fn end(self, running: Running, abort: impl Future<Output = ()>) -> Ended {
         let timeout = self.config.server.drain_timeout;
         tracing::info!(timeout_s = timeout.as_secs_f64(), "draining");
         let deadline = Instant::now() + timeout;
         let gateway = self.gateway.clone();
         gateway.metrics().scraped().drain_deadline(timeout);
-        // Our own hold on the listening socket; the workers let go of theirs.
+        // The socket closes only when every holder has dropped it: this one now, the
+        // workers when they stop accepting.
         drop(self);
-        let ended = drain(&gateway, &running, deadline, again).await;
-        running.end();
+        let Running { ready, workers } = running;
+        let ended = drain::drain(&gateway, &ready, &workers, deadline, abort).await;
+        workers.stop();
         ended
     }
-
-    fn start(&self) -> Result<Running, StartError> {
-        let ready = Ready::default();
-        let stop = CancellationToken::new();
-        let ended = CancellationToken::new();
-        let admin = TcpListener::from_std(self.admin.try_clone()?)?;
-        tokio::spawn(admin::serve(admin, self.gateway.clone(), ready.clone()));
-        let mut threads = Vec::new();
-        for index in 1..self.workers {
-            let worker = Worker {
-                gateway: self.gateway.another(),
-                listener: self.listener.try_clone()?,
-                inherited: self.inherited,
-                stop: stop.clone(),
-                ended: ended.clone(),
-            };
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            let thread = std::thread::Builder::new().name(format!("worker-{index}"));
-            threads.push(thread.spawn(move || {
-                runtime.block_on(worker.work());
-                // A name look-up may hang for long: it is not waited for.
-                runtime.shutdown_background();
-            })?);
-        }
-        let worker = Worker {
-            gateway: self.gateway.clone(),
-            listener: self.listener.try_clone()?,
-            inherited: self.inherited,
-            stop: stop.clone(),
-            ended: ended.clone(),
-        };
-        tokio::spawn(worker.work());
-        ready.set(true);
-        Ok(Running {
-            ready,
-            stop,
-            ended,
-            threads,
-        })
-    }
 }
 
-/// One worker: accepts, serves, and stays until everything has ended.
-struct Worker {
-    gateway: Gateway,
-    listener: StdListener,
-    inherited: bool,
-    stop: CancellationToken,
-    ended: CancellationToken,
-}
-
-impl Worker {
-    async fn work(self) {
-        let listener = match TcpListener::from_std(self.listener) {
-            Ok(listener) => listener,
-            Err(error) => {
-                return tracing::error!(%error, "a worker cannot use the listening socket");
-            }
-        };
-        let front = self.gateway.front();
-        let upstream = front.proxy.upstream.clone();
-        tokio::select! {
-            _ = upstream.keep_pool_tidy() => {}
-            // Simulated time has no such worker: there windows end by tokio's clock.
-            _ = upstream.alarm().keep() => {}
-            () = self.ended.cancelled() => {}
-            () = async {
-                front::accept(front, listener, self.inherited, &self.stop).await;
-                // The listener is closed now; connections go on.
-                std::future::pending().await
-            } => {}
-        }
-    }
-}
-
+/// What was started.
 struct Running {
     ready: Ready,
-    stop: CancellationToken,
-    ended: CancellationToken,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Running {
-    fn end(self) {
-        self.ended.cancel();
-        for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a worker ended in a panic");
-            }
-        }
-    }
-}
-
-/// Design §3.9, in its order.
-async fn drain(
-    gateway: &Gateway,
-    running: &Running,
-    deadline: Instant,
-    again: impl Future<Output = ()>,
-) -> Ended {
-    // 1. Load balancers look elsewhere.
-    running.ready.set(false);
-    // 2. No new connections.
-    running.stop.cancel();
-    // 3. Open windows end at once, connections are asked to end.
-    gateway.drain();
-    // 4. Everything accepted is answered, unless time or patience runs out.
-    let in_time = tokio::select! {
-        () = gateway.drained() => true,
-        () = tokio::time::sleep_until(deadline) => false,
-        () = again => false,
-    };
-    let (calls, connections) = gateway.unfinished();
-    if in_time && connections == 0 {
-        tracing::info!("drained: everything accepted was answered");
-        return Ended::Drained;
-    }
-    tracing::error!(
-        calls,
-        connections,
-        "drain cut short: what had not ended is lost"
-    );
-    Ended::Cut { calls, connections }
-}
-
-fn listen(setting: &'static str, address: SocketAddr) -> Result<StdListener, StartError> {
-    let bind = || {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        // A restart need not wait for old connections' TIME_WAIT.
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        Ok(StdListener::from(socket))
-    };
-    bind().map_err(|reason| StartError::Listen {
-        setting,
-        address,
-        reason,
-    })
+    workers: Workers,
 }

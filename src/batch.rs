@@ -25,18 +25,18 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderMap, response};
+use http::HeaderMap;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::retry::budget::TpsBudget;
 
-use crate::body::ClientAnswer;
+use crate::body::ClientResponse;
 use crate::config::{self, BatchMode};
+use crate::http::response_head::ResponseHead;
 use crate::limit::{Kind, Lane, Limiter, Refused};
-use crate::metrics::Metrics;
-use crate::plain::Wording;
+use crate::observe::metrics::Metrics;
 use crate::receipt::Receipt;
 use crate::upstream::{Failure, Upstream};
 use ghost::Ghost;
@@ -85,17 +85,15 @@ pub(crate) enum Given {
     /// To a call of several callers, or read in full.
     Shared(Arc<Shared>),
     /// To a call of one's own, too long to be held.
-    Own(ClientAnswer),
+    Own(Box<ClientResponse>),
 }
 
 /// An answer that any number of callers may be given.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) head: response::Parts,
+    pub(crate) head: ResponseHead,
     pub(crate) body: Bytes,
     pub(crate) trailers: Option<HeaderMap>,
-    /// How the head was worded, if that is known.
-    pub(crate) wording: Option<Wording>,
     /// Tokens left in the bucket when its call went; `None` where unlimited.
     pub(crate) remaining: Option<u32>,
 }

@@ -3,15 +3,17 @@
 //! Invariant: a body is streamed with backpressure and never held whole; what
 //! is held of one is bounded by [`LOOK`] and handed on unchanged.
 
-mod answer;
+mod byte_counter;
 mod client;
-mod coming;
+mod incoming;
 mod request;
+mod response;
 mod splice;
 
-pub(crate) use answer::{AnswerBody, ClientAnswer, Ending, unfold};
+pub(crate) use byte_counter::ByteCounter;
 pub(crate) use client::ClientBody;
 pub(crate) use request::{Answering, Progress, RequestBody};
+pub(crate) use response::{BodyObserver, ClientResponse, ResponseBody};
 
 /// Bytes of a request body that may be held while it is looked into, and the
 /// size of the largest body that is merged (design §3.1, §3.10): 64 KiB.

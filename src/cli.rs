@@ -134,25 +134,8 @@ struct ServeArgs {
     /// The settings file [env: WAWP_GATEWAY_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where clients connect [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR")]
-    listen: Option<String>,
-    /// Where metrics and pages are [default: 127.0.0.1:9464]
-    #[arg(long, value_name = "ADDR")]
-    admin: Option<String>,
-    /// Where requests are sent [default: https://api.wawp.net]
-    #[allow(rustdoc::bare_urls)] // the text is the help too, where a link would be noise
-    #[arg(long, value_name = "URL")]
-    upstream: Option<String>,
-    /// How long a batch is open; 0 is off [default: 50ms]
-    #[arg(long, value_name = "DUR")]
-    window: Option<String>,
-    /// Requests/s per instance; 0 is no limit [default: 10]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    rate: Option<String>,
-    /// Requests at once, per instance [default: 20]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    burst: Option<String>,
+    #[command(flatten)]
+    overrides: Overrides,
 }
 
 /// Reads the command line of this process.
@@ -258,27 +241,8 @@ impl From<CommandLine> for Command {
 }
 
 impl From<ServeArgs> for Command {
-    fn from(typed: ServeArgs) -> Self {
-        let ServeArgs {
-            config,
-            listen,
-            admin,
-            upstream,
-            window,
-            rate,
-            burst,
-        } = typed;
-        Self::Serve {
-            config,
-            overrides: Overrides {
-                listen,
-                admin,
-                upstream,
-                window,
-                rate,
-                burst,
-            },
-        }
+    fn from(ServeArgs { config, overrides }: ServeArgs) -> Self {
+        Self::Serve { config, overrides }
     }
 }
 

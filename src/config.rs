@@ -8,6 +8,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::Args;
+
 mod check;
 mod effective;
 mod files;
@@ -51,19 +53,26 @@ pub const DEFAULTS: &str = include_str!("config/default.toml");
 pub const DEFAULT_FILE: &str = "/etc/wawp-gateway/gateway.toml";
 
 /// The settings that have a flag, as they were typed: checked like those of any other layer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
-    /// `--listen`: `server.listen`.
+    /// Where clients connect [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
-    /// `--admin`: `server.admin`.
+    /// Where metrics and pages are [default: 127.0.0.1:9464]
+    #[arg(long, value_name = "ADDR")]
     pub admin: Option<String>,
-    /// `--upstream`: `upstream.url`.
+    /// Where requests go [default: https://api.wawp.net]
+    #[allow(rustdoc::bare_urls)] // the text is the help too, where a link would be noise
+    #[arg(long, value_name = "URL")]
     pub upstream: Option<String>,
-    /// `--window`: `batch.window`.
+    /// How long a batch is open; 0 is off [default: 50ms]
+    #[arg(long, value_name = "DUR")]
     pub window: Option<String>,
-    /// `--rate`: `limit.rate`.
+    /// Requests/s per instance; 0 is no limit [default: 10]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub rate: Option<String>,
-    /// `--burst`: `limit.burst`.
+    /// Requests at once, per instance [default: 20]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub burst: Option<String>,
 }
 
@@ -104,7 +113,7 @@ pub(crate) fn load_text(
     flags: &Overrides,
 ) -> Result<Effective, Mistakes> {
     let mut mistakes = Mistakes::default();
-    let file = layers::parse(&"settings.toml".into(), text, &mut mistakes);
+    let file = layers::parse(Some(&"settings.toml".into()), text, &mut mistakes);
     finish(file, env, flags, mistakes, |_| Vec::new())
 }
 
@@ -117,8 +126,8 @@ fn finish(
 ) -> Result<Effective, Mistakes> {
     let variables: Vec<(OsString, OsString)> = env.collect();
     let mut layers = Layers::new(DEFAULTS, file);
+    layers.add_flags(&flags.by_name());
     layers.add_environment(&variables, &mut mistakes);
-    layers.add_flags(flags.written());
     let sources = Sources::new(&variables);
     let mut checks = Checks::new(&sources, mistakes);
     checks.walk(layers);
@@ -157,8 +166,7 @@ pub fn find_file(
 }
 
 impl Overrides {
-    /// The flags that were given, by name.
-    fn written(&self) -> impl Iterator<Item = (&str, &str)> {
+    fn by_name(&self) -> [(&'static str, Option<&String>); 6] {
         let Self {
             listen,
             admin,
@@ -167,17 +175,14 @@ impl Overrides {
             rate,
             burst,
         } = self;
-        let flags = [
-            ("--listen", listen),
-            ("--admin", admin),
-            ("--upstream", upstream),
-            ("--window", window),
-            ("--rate", rate),
-            ("--burst", burst),
-        ];
-        flags
-            .into_iter()
-            .filter_map(|(name, text)| Some((name, text.as_deref()?)))
+        [
+            ("--listen", listen.as_ref()),
+            ("--admin", admin.as_ref()),
+            ("--upstream", upstream.as_ref()),
+            ("--window", window.as_ref()),
+            ("--rate", rate.as_ref()),
+            ("--burst", burst.as_ref()),
+        ]
     }
 }
 

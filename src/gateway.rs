@@ -1,9 +1,7 @@
-//! The gateway without sockets: everything wired up, serving whatever stream
-//! it is given.
+//! The gateway without sockets: all layers below, wired together.
 //!
-//! Only this room and [`app`](crate::app) know all others. Invariant: one
-//! [`Gateway`] per worker, all of one family sharing batches, buckets and
-//! metrics.
+//! Owns what a reload replaces and what a drain ends. Invariant: each worker has a
+//! [`Gateway`] of its own; all of them share batches, buckets and metrics.
 //!
 //! - `files`: the files that settings name.
 
@@ -18,25 +16,26 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(crate) use self::files::Files;
 use crate::config::{Config, InForce};
-pub use crate::front::CertificateError;
-use crate::front::{Common, Front};
-use crate::metrics::Metrics;
+use crate::observe::metrics::Metrics;
 use crate::proxy::{Proxy, Shared};
+use crate::redact::Secrets;
+pub use crate::server::CertificateError;
+use crate::server::{Server, ServerShared};
+use crate::tenant::Tenants;
 use crate::tenant::key::Keyring;
-use crate::tenant::{Secrets, Tenants};
 pub use crate::upstream::TlsError;
 use crate::upstream::{Dial, Upstream};
 
-/// How long an end waits for the access log.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the end waits for the access log: its reader may have stopped.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One worker's gateway.
 #[derive(Clone, Debug)]
 pub struct Gateway {
-    front: Front,
+    server: Server,
 }
 
-/// Why the gateway could not be put together.
+/// Why the gateway could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// TLS to the upstream.
@@ -48,14 +47,14 @@ pub enum BuildError {
 }
 
 impl Gateway {
-    /// Puts the gateway together; opens no socket.
+    /// Builds the gateway; opens no socket.
     ///
     /// # Errors
     /// A file that the settings name cannot be used.
     pub fn new(config: &Config, dial: Dial) -> Result<Self, BuildError> {
         let metrics = Arc::new(Metrics::new(config.metrics.max_instances));
         let shared = Arc::new(Shared::new(config, Arc::clone(&metrics)));
-        let common = Common::new(
+        let server_shared = ServerShared::new(
             config.server.clone(),
             Arc::clone(&metrics),
             shared.drain.clone(),
@@ -66,9 +65,9 @@ impl Gateway {
             upstream: Arc::new(upstream),
         };
         Ok(Self {
-            front: Front {
+            server: Server {
                 proxy,
-                common: Arc::new(common),
+                shared: Arc::new(server_shared),
             },
         })
     }
@@ -77,19 +76,19 @@ impl Gateway {
     #[must_use]
     pub fn another(&self) -> Self {
         let proxy = Proxy {
-            shared: Arc::clone(&self.front.proxy.shared),
-            upstream: Arc::new(self.front.proxy.upstream.another()),
+            shared: Arc::clone(&self.server.proxy.shared),
+            upstream: Arc::new(self.server.proxy.upstream.another()),
         };
         Self {
-            front: Front {
+            server: Server {
                 proxy,
-                common: Arc::clone(&self.front.common),
+                shared: Arc::clone(&self.server.shared),
             },
         }
     }
 
-    /// Serves one connection from within this process, to its end. No
-    /// rule about networks applies to it.
+    /// Serves one connection from within this process to its end. No rule about
+    /// networks applies to it.
     pub async fn serve<IO>(&self, io: IO)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -97,67 +96,67 @@ impl Gateway {
         self.serve_from(io, None).await;
     }
 
-    /// Serves one connection, to its end, as one that `peer` has made; without
-    /// one, as one from within this process.
+    /// Serves one connection to its end, as one that `peer` made; without a peer, as
+    /// one from within this process.
     pub async fn serve_from<IO>(&self, io: IO, peer: Option<SocketAddr>)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        self.front
-            .common
+        self.server
+            .shared
             .connections
-            .track_future(self.front.serve(io, peer))
+            .track_future(self.server.serve(io, peer))
             .await;
     }
 
-    /// Has the access log written there, if the settings want one; without
-    /// this there is none. Lines never hold up a call: what `sink` does not
-    /// take in time is dropped and counted.
+    /// Writes the access log to `sink`, if the settings enable it. A line never
+    /// delays a request: lines that `sink` does not take in time are dropped and
+    /// counted.
     ///
     /// # Errors
-    /// The operating system gives no thread for it.
+    /// The thread for it could not be started.
     pub fn log_access_to(&self, sink: Box<dyn Write + Send>) -> io::Result<()> {
-        let shared = &self.front.proxy.shared;
+        let shared = &self.server.proxy.shared;
         shared.access_log.write_to(sink, &shared.metrics)
     }
 
-    /// Has the admin pages show these settings.
+    /// Shows these settings on the admin pages.
     pub fn show_settings(&self, settings: InForce) {
-        let shown = &self.front.proxy.shared.shown;
+        let shown = &self.server.proxy.shared.shown;
         shown.store(Some(Arc::new(settings)));
     }
 
     pub(crate) fn shown_settings(&self) -> Option<Arc<InForce>> {
-        self.front.proxy.shared.shown.load_full()
+        self.server.proxy.shared.shown.load_full()
     }
 
-    /// Waits until the access log's lines are written, but not for long:
-    /// nobody may be reading them.
+    /// Waits until the lines of the access log are written, at most
+    /// two seconds.
     pub fn flush_access_log(&self) {
-        self.front.proxy.shared.access_log.flush(FLUSH_PATIENCE);
+        self.server.proxy.shared.access_log.flush(FLUSH_TIMEOUT);
     }
 
-    /// What the gateway counts.
+    /// The metrics of all workers.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
-        &self.front.proxy.shared.metrics
+        &self.server.proxy.shared.metrics
     }
 
-    /// All figures in Prometheus' text format 0.0.4, as they stand now.
+    /// All metrics in Prometheus' text format 0.0.4.
     #[must_use]
     pub fn exposition(&self) -> String {
-        let shared = &self.front.proxy.shared;
+        let shared = &self.server.proxy.shared;
         shared.limiter.report();
-        let (idle, active) = self.front.proxy.upstream.connections();
+        let (idle, active) = self.server.proxy.upstream.connections();
         let metrics = self.metrics();
         metrics.scraped().upstream_connections(idle, active);
         metrics.exposition()
     }
 
-    /// Puts the changeable settings of another configuration in force, without
-    /// touching a call, but for the files that they name.
+    /// Applies the settings that a reload may change, except the files that they name.
+    /// Requests under way keep the settings under which they began.
     pub fn reload(&self, config: &Config) {
-        let shared = &self.front.proxy.shared;
+        let shared = &self.server.proxy.shared;
         let tenants = Tenants::new(&config.tenants, &config.access, &shared.metrics);
         let keyring = Keyring::new(&config.tenants).map(Arc::new);
         shared.tenants.store(Arc::new(tenants));
@@ -166,50 +165,50 @@ impl Gateway {
         shared.batcher.reconfigure(config.batch.clone());
         let secrets = Secrets::new(&config.tenants).map(Arc::new);
         shared.metrics.keep_secret(secrets.clone());
-        shared.access_log.renew(&config.log, secrets);
+        shared.access_log.reconfigure(&config.log, secrets);
     }
 
-    /// As [`reload`](Self::reload), and with the certificate of these files.
+    /// As [`reload`](Self::reload), with the certificate of these files.
     pub(crate) fn reload_with(&self, config: &Config, files: Files) {
-        self.front.common.renew_certificate(files.certificate);
+        self.server.shared.renew_certificate(files.certificate);
         self.reload(config);
     }
 
-    /// Whether clients speak TLS.
+    /// Whether clients use TLS.
     pub(crate) fn has_tls(&self) -> bool {
-        self.front.common.has_tls()
+        self.server.shared.has_tls()
     }
 
-    /// Begins a drain: open windows end, connections are asked to end.
+    /// Starts a drain: open windows end, connections are asked to end.
     pub fn drain(&self) {
-        let shared = &self.front.proxy.shared;
+        let shared = &self.server.proxy.shared;
         shared.metrics.scraped().draining();
         shared.drain.begin();
         shared.batcher.flush();
     }
 
-    /// Waits until every connection and every call has ended. Only after
-    /// [`drain`](Self::drain), or it may never be.
+    /// Waits until every connection and every request has ended, which may be never
+    /// without a [`drain`](Self::drain).
     pub async fn drained(&self) {
-        let shared = &self.front.proxy.shared;
-        self.front.common.connections.close();
-        self.front.common.connections.wait().await;
+        let shared = &self.server.proxy.shared;
+        self.server.shared.connections.close();
+        self.server.shared.connections.wait().await;
         shared.tasks.close();
         shared.tasks.wait().await;
     }
 
-    /// Calls and connections that have not ended, or were cut by a drain before
-    /// their client had its answer.
+    /// Requests and connections that have not ended, or were cut by the drain before
+    /// their response was sent.
     #[must_use]
     pub fn unfinished(&self) -> (usize, usize) {
-        let shared = &self.front.proxy.shared;
+        let shared = &self.server.proxy.shared;
         (
             self.metrics().calls().max(shared.tasks.len()),
-            self.front.common.connections.len() + shared.drain.cut(),
+            self.server.shared.connections.len() + shared.drain.cut_count(),
         )
     }
 
-    pub(crate) fn front(&self) -> &Front {
-        &self.front
+    pub(crate) fn server(&self) -> &Server {
+        &self.server
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod look;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use crate::http::{INSTANCE_HEADER, TOKEN_HEADER};
 use std::borrow::Cow;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -30,10 +31,6 @@ pub(crate) const INSTANCE_FIELD: &str = "instance_id";
 pub(crate) const TOKEN_FIELD: &str = "access_token";
 /// The header that holds a token as HTTP has it (RFC 9110 §11.6.2).
 const AUTHORIZATION_HEADER: &str = "authorization";
-/// The header that names the instance (the Python SDK's way).
-pub(crate) const INSTANCE_HEADER: &str = "x-instance-id";
-/// The header that holds the access token (the MCP server's way).
-pub(crate) const TOKEN_HEADER: &str = "access-token";
 
 /// A keyed hash over all credentials of a request and their places.
 ///

@@ -1,66 +1,59 @@
 //! A reverse proxy in front of the WhatsApp API at api.wawp.net.
 //!
-//! Apps change one base URL. From then on concurrent "mark as seen" calls for
-//! one chat leave as one call, every WhatsApp instance is held to its token
-//! bucket, and Prometheus shows all of it.
+//! Apps change one base URL. From then on concurrent read receipts for one chat leave
+//! as one upstream call, every WhatsApp instance is held to its token bucket, and
+//! Prometheus shows all of it. `src/README.md` holds the rules of behaviour that
+//! comments cite by name.
 //!
-//! # The life of a request
+//! # Life of a request
 //!
 //! ```text
-//! client ── front ── proxy ── receipt? ──yes──► batch (window) ─┐
-//!                      │                                        ├─► limit (token) ─► upstream
-//!                   identity ─────────────────────────────────► ┘                       │
-//! client ◄───────────── settle: every caller gets its verdict ◄─────────────────────────┘
+//! client ── server ── proxy ── receipt? ──yes──► batch (window) ─┐
+//!                       │                                        ├─► limit (token) ─► upstream
+//!                    identity ─────────────────────────────────► ┘                       │
+//! client ◄───────────── settle: each caller gets its verdict ◄───────────────────────────┘
 //! ```
 //!
-//! # The rooms
+//! # Layers, from the highest to the lowest
 //!
-//! - [`app`]: sockets, workers, drain; [`gateway`]: everything wired up
-//! - `front`: connections of clients; `proxy`: the story of one request
-//! - `plain`: HTTP/1.1 in its plain case, without hyper; `hop`: fields that end here
-//! - `identity`: who calls; `receipt`: what may be merged, and with what
-//! - `tenant`: whose an instance is, and what a tenant's key opens
-//! - `batch`: windows, verdicts, splits; `limit`: buckets and queues
-//! - `upstream`: connections to the upstream, one call sent at most once
-//! - `alarm`: windows end on time; `turn`: calls that are ready together write together;
-//!   `sharded`: tables under many locks
-//! - [`metrics`], `admin`, `access_log`, [`telemetry`]: what operators see
-//! - [`config`], [`cli`], [`shutdown`], `drain`, [`systemd`]: how the program is steered
-//! - [`estimate`]: what the gateway would do to the traffic of an access log
-//! - [`sandbox`]: a local stand-in for api.wawp.net; [`demo`]: it, the gateway and apps together
+//! - [`cli`], `tools`: the command line; sandbox, demo, estimate
+//! - [`app`]: start, workers, reload, drain; `observe::admin`: the admin pages
+//! - [`gateway`]: all layers below, wired together
+//! - `server`: listener, TLS, HTTP/1.1 and HTTP/2 with clients
+//! - `proxy`: one request, from its head to its response
+//! - `observe::access_log`: one line per request
+//! - `batch`: open batches, verdicts, splits
+//! - `limit`: buckets and queues; `tenant`: access and keys; `upstream`: connections to the upstream
+//! - `receipt`: what may merge; `identity`: which instance and credential a request names
+//! - `body`: request and response bodies; `conn`: the state of one client connection
+//! - [`metrics`], `http`: fields and codecs, `redact`: secrets in text
+//! - [`config`], `yield_now`, `sharded`: what all others use
+//!
+//! `tests/layers.rs` fails on an import to the same or a higher layer.
 
-mod access_log;
-mod admin;
-mod alarm;
 pub mod app;
 mod batch;
 mod body;
 pub mod cli;
 pub mod config;
-pub mod demo;
-mod drain;
-pub mod estimate;
-mod front;
+mod conn;
 pub mod gateway;
-mod hop;
+mod http;
 mod identity;
 mod limit;
-pub mod metrics;
-mod plain;
+mod observe;
 mod proxy;
-mod ratelimit;
 mod receipt;
-mod retry_after;
-pub mod sandbox;
+mod redact;
+mod server;
 mod sharded;
-pub mod shutdown;
-pub mod systemd;
-pub mod telemetry;
 mod tenant;
-mod turn;
-mod upgrade;
+mod tools;
 mod upstream;
-#[doc(hidden)]
-pub mod workbench;
+mod yield_now;
 
+pub use observe::metrics;
+#[doc(hidden)]
+pub use tools::testing;
+pub use tools::{demo, estimate, sandbox};
 pub use upstream::{Dial, Io};

@@ -48,7 +48,7 @@ use table::Table;
 
 use crate::config::{self, Config, LimitMode, Quota};
 use crate::identity::Identity;
-use crate::metrics::{Metrics, Reason, Route, Standing};
+use crate::observe::metrics::{Metrics, Reason, Route, Standing};
 
 /// What two timers set for the same moment may be apart (tokio's wheel turns
 /// once a millisecond).

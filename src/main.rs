@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use wawp_gateway::app::signals::Signals;
+use wawp_gateway::app::systemd::Sockets;
+use wawp_gateway::app::telemetry;
 use wawp_gateway::app::{self, App, Ended, Reload, StartError};
 use wawp_gateway::cli::{self, Command, SandboxArgs};
 use wawp_gateway::config::{self, Effective, InForce, Mistakes, Overrides};
 use wawp_gateway::demo::{self, Plan, Screen};
-use wawp_gateway::shutdown::Signals;
-use wawp_gateway::systemd::Sockets;
-use wawp_gateway::{Dial, sandbox, telemetry};
+use wawp_gateway::{Dial, sandbox};
 
 /// The settings, the file or the command line are wrong.
 const EXIT_SETTINGS: u8 = 2;
@@ -55,7 +56,7 @@ fn check(named: Option<PathBuf>) -> ExitCode {
     }
 }
 
-/// Writes to stdout; a reader that leaves early has seen what it wanted.
+/// Writes to stdout. A closed pipe is no failure: `head` closes it.
 fn print(write: impl FnOnce(&mut StdoutLock<'_>) -> io::Result<()>) -> ExitCode {
     let mut out = io::stdout().lock();
     match write(&mut out).and_then(|()| out.flush()) {
@@ -68,9 +69,9 @@ fn print(write: impl FnOnce(&mut StdoutLock<'_>) -> io::Result<()>) -> ExitCode 
 }
 
 fn serve(named: Option<PathBuf>, overrides: Overrides) -> ExitCode {
-    // Before anything is read: what can be read once is there once.
-    let started_over = allocator::start_over_to_give_memory_back();
-    allocator::keep_to_small_pages();
+    // Before anything is read, because the program may execute itself once more.
+    let options_set = allocator::exec_with_options();
+    allocator::disable_huge_pages();
     let file = settings_file(named);
     let config_file = file.as_ref().map(|file| file.display().to_string());
     let load = move || -> Result<Effective, Mistakes> {
@@ -83,8 +84,8 @@ fn serve(named: Option<PathBuf>, overrides: Overrides) -> ExitCode {
     let shown = InForce::from(&effective);
     let config = effective.config;
     telemetry::init(&config.log);
-    if let Err(error) = started_over {
-        tracing::info!(%error, "memory of a burst of calls may be kept after it");
+    if let Err(error) = options_set {
+        tracing::info!(%error, "memory of a burst of requests may be kept after it");
     }
     let reload: Reload = Arc::new(load);
     let ended = block_on::<_, StartError>(async {
@@ -100,11 +101,11 @@ fn serve(named: Option<PathBuf>, overrides: Overrides) -> ExitCode {
     });
     let (ended, gateway) = match ended {
         Ok(ended) => ended,
-        // A file that the settings name cannot be used.
+        // A file that the settings name is unusable: a mistake in the settings.
         Err(error @ StartError::Build(_)) => return fail(EXIT_SETTINGS, &error),
         Err(error) => return fail(EXIT_FAILURE, &error),
     };
-    // Calls that were cut end with the runtime, and their lines are written then.
+    // Requests that were cut end with the runtime; their lines are written here.
     gateway.flush_access_log();
     match ended {
         Ended::Drained => ExitCode::SUCCESS,
@@ -121,7 +122,7 @@ fn sandbox(args: &SandboxArgs) -> ExitCode {
     };
     let ended = block_on(async {
         let mut signals = Signals::listen()?;
-        // A hang-up ends it as well: there is nothing to read again.
+        // SIGHUP ends it as well: there are no settings to re-read.
         let stop = async {
             signals.next().await;
         };
@@ -169,13 +170,13 @@ fn estimate(named: Option<PathBuf>, logs: &[PathBuf]) -> ExitCode {
     }
 }
 
-/// Runs to the end on this thread; the gateway's other workers have their own.
+/// Runs to the end on this thread; the other workers have threads of their own.
 fn block_on<T, E: From<io::Error>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let done = runtime.block_on(work);
-    // A name look-up may hang for long: it is not waited for.
+    // A name look-up may hang for long: the end does not wait for it.
     runtime.shutdown_background();
     done
 }

@@ -5,11 +5,14 @@
 //! request is answered once and counted once.
 
 pub(crate) mod error;
-mod finish;
-mod merge;
-mod send;
+mod passthrough;
+pub(crate) mod ratelimit_headers;
+mod receipts;
+mod request_guard;
+mod run_to_end;
+mod server_timing;
 mod target;
-mod timing;
+mod upgrade;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -17,29 +20,31 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Method, StatusCode, Version};
+use http::{Method, StatusCode, Version};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::access_log::{AccessLog, Trail};
 use crate::batch::Batcher;
-use crate::body::{self, ClientAnswer, ClientBody, Ending, RequestBody};
+use crate::body::{self, ClientBody, ClientResponse, RequestBody};
 use crate::config::{self, Config, InForce};
-use crate::drain::Drain;
-use crate::front::Activity;
-use crate::hop;
+use crate::conn::drain::Drain;
+use crate::conn::state::ConnCtx;
+use crate::http::forwarded_for::Client;
+use crate::http::hop_by_hop;
+use crate::http::response_head::has_no_body;
 use crate::identity::{self, Findings, Identity};
 use crate::limit::{Kind, Lane, Limiter};
-use crate::metrics::{Failure, Metrics, Route, TenantSeries};
-use crate::plain::has_no_body;
+use crate::observe::access_log::{AccessLog, LogEntry};
+use crate::observe::metrics::{Failure, Metrics, Route, TenantSeries};
+use crate::redact::Secrets;
 use crate::tenant::key::{Keyring, Opened};
-use crate::tenant::{Client, Denied, Secrets, Tenants};
+use crate::tenant::{Denied, Tenants};
 use crate::upstream::Upstream;
 use error::Error;
-use finish::Finish;
-use merge::may_be_receipt;
+use receipts::may_be_receipt;
+use request_guard::RequestGuard;
+use run_to_end::RunToEnd;
 use target::ThisHost;
 
 /// Calls of one connection that may be unfinished at once. HTTP/2 bounds its
@@ -104,18 +109,17 @@ impl Shared {
 }
 
 impl Proxy {
-    /// Answers one request on a connection of `peer` whose head came `now`.
+    /// Answers one request on the connection `conn`, whose head came `now`.
     /// The head is boxed, as it goes from hand to hand.
     pub(crate) fn handle(
         self,
         head: Box<Parts>,
         body: ClientBody,
-        peer: Option<IpAddr>,
-        activity: Arc<Activity>,
+        conn: ConnCtx,
         now: Instant,
-    ) -> Finish<impl Future<Output = Result<ClientAnswer, Infallible>> + Send> {
+    ) -> RunToEnd<impl Future<Output = Result<Box<ClientResponse>, Infallible>> + Send> {
         let tasks = self.shared.tasks.clone();
-        Finish::new(self.answer(head, body, peer, activity, now), tasks)
+        RunToEnd::new(self.answer(head, body, conn, now), tasks)
     }
 
     /// Never fails: failures are answers too.
@@ -127,29 +131,29 @@ impl Proxy {
         self,
         mut head: Box<Parts>,
         mut body: ClientBody,
-        peer: Option<IpAddr>,
-        activity: Arc<Activity>,
+        conn: ConnCtx,
         now: Instant,
-    ) -> impl Future<Output = Result<ClientAnswer, Infallible>> + Send {
+    ) -> impl Future<Output = Result<Box<ClientResponse>, Infallible>> + Send {
+        let ConnCtx { peer, state } = conn;
         let shared = &*self.shared;
         let route = if shared.batcher.is_receipt_path(head.uri.path()) {
             Route::Seen
         } else {
             Route::Other
         };
-        let crowded = activity.calls() > MAX_CALLS;
-        let mut trail = shared.access_log.begin(&head, route);
+        let crowded = state.requests_in_flight() > MAX_CALLS;
+        let mut log_entry = shared.access_log.begin(&head, route);
         if !body.is_empty() {
-            body.count(trail.request_bytes());
+            body.count(log_entry.request_bytes());
         }
         let metrics = Arc::clone(&shared.metrics);
-        let mut ending = Ending::new(metrics, route, now, activity, trail);
+        let mut ending = RequestGuard::new(metrics, route, now, state, log_entry);
         let version = head.version;
         let is_head = head.method == Method::HEAD;
         async move {
-            let trail = &mut ending.trail;
+            let log_entry = &mut ending.log_entry;
             let answer = self
-                .call(&mut head, &mut body, peer, route, crowded, trail)
+                .call(&mut head, &mut body, peer, route, crowded, log_entry)
                 .await;
             // What has not come of it is not wanted any more.
             drop(body);
@@ -160,23 +164,23 @@ impl Proxy {
     /// What the client is told, whatever came of its call.
     fn end(
         &self,
-        answer: Result<ClientAnswer, Error>,
+        answer: Result<Box<ClientResponse>, Error>,
         version: Version,
         is_head: bool,
-        mut ending: Ending,
-    ) -> ClientAnswer {
+        mut ending: RequestGuard,
+    ) -> Box<ClientResponse> {
         let shared = &*self.shared;
-        let (trail, route) = (&mut ending.trail, ending.route);
+        let (log_entry, route) = (&mut ending.log_entry, ending.route);
         let error = answer.as_ref().err().map(Error::code);
         let mut answer = answer.unwrap_or_else(|error| error.answer());
-        trail.answered(answer.status(), error);
+        log_entry.set_response(answer.status(), error);
         if error.is_some() || answer.status().is_server_error() {
             shared.metrics.failures.push(|| Failure {
                 time: SystemTime::now(),
                 status: answer.status(),
                 code: error,
                 route,
-                instance: trail.failed_instance(),
+                instance: log_entry.instance_label(),
                 times: 1,
             });
         }
@@ -184,14 +188,12 @@ impl Proxy {
             .code(answer.status())
             .inc();
         let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let ends = || ending.activity().declines_body() || shared.drain.has_begun();
+        let ends = || ending.conn().decline_body() || shared.drain.has_begun();
         if version < Version::HTTP_2 && !switched && ends() {
-            answer
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
+            answer.head.close_connection();
         }
         let is_unread = is_head || has_no_body(answer.status());
-        answer.body_mut().until_end(ending, is_unread);
+        answer.body.observe(Box::new(ending), is_unread);
         answer
     }
 
@@ -202,8 +204,8 @@ impl Proxy {
         peer: Option<IpAddr>,
         route: Route,
         crowded: bool,
-        trail: &mut Trail,
-    ) -> Result<ClientAnswer, Error> {
+        log_entry: &mut LogEntry,
+    ) -> Result<Box<ClientResponse>, Error> {
         let max_in_flight = self.shared.settings.max_in_flight;
         if self.shared.metrics.calls() > max_in_flight {
             return Err(Error::Overloaded("server.max_in_flight", max_in_flight));
@@ -213,16 +215,16 @@ impl Proxy {
         }
         let tenants = self.shared.tenants.load_full();
         let client = tenants.client(peer, &head.headers);
-        trail.client(client);
+        log_entry.set_client(client);
         tenants.may_connect(client)?;
         if head.headers.len() > self.shared.settings.max_headers {
             return Err(Error::TooManyHeaders(self.shared.settings.max_headers));
         }
         self.shared.this_host.check(head)?;
         let upgradable = head.version == Version::HTTP_11 && body.is_empty();
-        hop::strip(&mut head.headers, upgradable);
+        hop_by_hop::strip(&mut head.headers, upgradable);
         if head.version == Version::HTTP_2 {
-            hop::from_http2(head, body.is_empty());
+            hop_by_hop::from_http2(head, body.is_empty());
         }
         let opened = if self.shared.keyring.load().is_some() {
             // Boxed: most gateways have no tenant with a key.
@@ -239,16 +241,15 @@ impl Proxy {
         } else {
             None
         };
-        let mut answer = match receipt.map(|receipt| self.join(receipt, who, trail)) {
-            Some(Ok(joined)) => self.receive(joined, trail).await,
+        let mut answer = match receipt.map(|receipt| self.join(receipt, who, log_entry)) {
+            Some(Ok(joined)) => self.receive(joined, log_entry).await,
             Some(Err(denied)) => Err(denied.into()),
             // Boxed, or the many receipts that wait in batches would each carry
             // the room that sending takes.
-            None => Box::pin(self.pass_through(head, body, who, route, trail)).await,
+            None => Box::pin(self.pass_through(head, body, who, route, log_entry)).await,
         };
         if let (Some(opened), Ok(answer)) = (opened, &mut answer) {
-            body::unfold(answer);
-            opened.hide_token(answer.headers_mut());
+            opened.hide_token(answer.head.headers_mut());
         }
         answer
     }
@@ -293,8 +294,8 @@ impl Proxy {
         body: &mut ClientBody,
         who: Who<'_>,
         route: Route,
-        trail: &mut Trail,
-    ) -> Result<ClientAnswer, Error> {
+        log_entry: &mut LogEntry,
+    ) -> Result<Box<ClientResponse>, Error> {
         let mut findings = Findings::of_head(head);
         if who.tenants.is_strict() {
             findings.look_on();
@@ -308,17 +309,17 @@ impl Proxy {
         let lane = {
             let ambiguous = findings.is_ambiguous();
             let identity = findings.identity();
-            self.lane(&identity, ambiguous, head, who, route, trail)?
+            self.lane(&identity, ambiguous, head, who, route, log_entry)?
         };
         let limiter = &self.shared.limiter;
         let answer = match limiter.pass(&lane, Kind::Call, asked, route).await {
             Ok(pass) => {
                 let body = RequestBody::streamed(body.take());
-                self.send(head, body, &lane, pass, route, trail).await
+                self.send(head, body, &lane, pass, route, log_entry).await
             }
             Err(refused) => Err(refused.into()),
         };
-        count(&lane, route, &answer, trail);
+        count(&lane, route, &answer, log_entry);
         answer
     }
 
@@ -330,9 +331,9 @@ impl Proxy {
         head: &Parts,
         who: Who<'_>,
         route: Route,
-        trail: &mut Trail,
+        log_entry: &mut LogEntry,
     ) -> Result<Lane, Denied> {
-        trail.identified(identity, head, || who.tenant(identity));
+        log_entry.set_identity(identity, head, || who.tenant(identity));
         let tenant = who.let_in(identity, ambiguous, route)?;
         let limiter = &self.shared.limiter;
         let lane = limiter.lane(&head.method, head.uri.path(), identity);
@@ -370,13 +371,18 @@ impl Who<'_> {
 }
 
 /// Counts a call's end in its instance's figures.
-fn count(lane: &Lane, route: Route, answer: &Result<ClientAnswer, Error>, trail: &mut Trail) {
+fn count(
+    lane: &Lane,
+    route: Route,
+    answer: &Result<Box<ClientResponse>, Error>,
+    log_entry: &mut LogEntry,
+) {
     let series = lane.series();
     series.requests(route).inc();
     if let Err(Error::RateLimited(refused)) = answer {
         series.rejected(refused.refusal.reason()).inc();
     }
     if !matches!(answer, Ok(answer) if !answer.status().is_server_error()) {
-        trail.failed = Some(Arc::clone(series));
+        log_entry.series = Some(Arc::clone(series));
     }
 }

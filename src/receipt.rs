@@ -24,8 +24,8 @@ pub(crate) use ids::MessageId;
 pub(crate) use key::MergeKey;
 
 use crate::body::{LOOK, RequestBody};
+use crate::http::header_case::HeaderCase;
 use crate::identity::{Identity, Place};
-use crate::plain::Spelling;
 
 /// The longest target of a merged request, in bytes. Some clients fear 414 or
 /// 502 beyond 7,000 (wawp-api §3); common servers take 8 KiB (nginx' default).
@@ -37,7 +37,7 @@ pub(crate) struct Receipt {
     head: Parts,
     body: Bytes,
     /// How the head's names were spelt, if that is known.
-    spelling: Option<Spelling>,
+    header_case: Option<HeaderCase>,
     /// Where the ids stand in the request; `None` for the whole-chat form.
     ids_at: Option<IdsAt>,
     /// The ids asked for, in the caller's order; empty means the whole chat.
@@ -99,13 +99,16 @@ impl Receipt {
             identity: findings.identity(),
             head,
             body,
-            spelling: None,
+            header_case: None,
         })
     }
 
     /// The same, its request to leave with names so spelt.
-    pub(crate) fn spelt(self, spelling: Option<Spelling>) -> Self {
-        Self { spelling, ..self }
+    pub(crate) fn with_header_case(self, header_case: Option<HeaderCase>) -> Self {
+        Self {
+            header_case,
+            ..self
+        }
     }
 
     /// The method, target and fields of the request.
@@ -142,12 +145,12 @@ impl Receipt {
 
     /// The caller's own request, unchanged, in parts.
     pub(crate) fn into_parts(self) -> (Parts, RequestBody) {
-        (self.head, RequestBody::whole(self.body, self.spelling))
+        (self.head, RequestBody::whole(self.body, self.header_case))
     }
 
     /// The caller's own request, unchanged.
     pub(crate) fn own_request(&self) -> Request<RequestBody> {
-        let body = RequestBody::whole(self.body.clone(), self.spelling.clone());
+        let body = RequestBody::whole(self.body.clone(), self.header_case.clone());
         Request::from_parts(self.head.clone(), body)
     }
 
@@ -183,7 +186,7 @@ impl Receipt {
                 self.body.clone()
             }
         };
-        Request::from_parts(head, RequestBody::whole(body, self.spelling.clone()))
+        Request::from_parts(head, RequestBody::whole(body, self.header_case.clone()))
     }
 }
 

@@ -2,14 +2,12 @@
 //!
 //! Owns the rules of design §3.7: which tenant an instance belongs to, from
 //! where calls are taken, and which instances are served. It reads no request:
-//! [`client`] says who speaks, others say for which instance; what a tenant's
+//! `http::forwarded_for` says who speaks, others say for which instance; what a tenant's
 //! key opens is for [`key`]. Invariants: an instance belongs to one tenant at
 //! most; addresses are compared as what they mean, so an IPv4 address is the
 //! same written as IPv6 (RFC 4291 §2.5.5.2).
 
-mod client;
 pub(crate) mod key;
-mod secrets;
 
 #[cfg(test)]
 mod tests;
@@ -18,13 +16,13 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::HeaderMap;
 use ipnet::IpNet;
 
-pub(crate) use client::Client;
-pub(crate) use secrets::Secrets;
+use crate::http::forwarded_for::{Client, contain};
 
 use crate::config::{self, Instances};
-use crate::metrics::{Metrics, TenantSeries};
+use crate::observe::metrics::{Metrics, TenantSeries};
 
 /// All tenants and the rules of access; replaced whole on reload.
 #[derive(Debug)]
@@ -123,6 +121,11 @@ impl Tenants {
         contain(&self.trusted_proxies, peer)
     }
 
+    /// Who speaks on a connection of `peer`.
+    pub(crate) fn client(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Client {
+        Client::of(peer, headers, |proxy| self.trusts(proxy))
+    }
+
     /// Whether anybody at all comes in from there: `access.networks`.
     ///
     /// # Errors
@@ -163,11 +166,4 @@ impl Tenants {
             None => Err(Denied::NoInstance),
         }
     }
-}
-
-/// Whether an address is in one of the networks, which the settings hold in
-/// their canonical form.
-fn contain(networks: &[IpNet], address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    networks.iter().any(|network| network.contains(&address))
 }

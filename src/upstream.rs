@@ -1,18 +1,17 @@
 //! The way to the upstream: one call, sent at most once.
 //!
-//! Owns the connections of one worker, and its alarm: a batch lives on the
-//! worker whose way it takes. Invariant: a request of which a byte may have
+//! Owns the connections of one worker. Invariant: a request of which a byte may have
 //! been written is never sent again from here; only one that a dead pooled
 //! connection handed back untouched goes out on another (design §3.5).
 
-mod answer;
 mod connect;
 mod connection;
-mod failure;
-mod patience;
-mod plain;
+mod error;
+mod fast;
+mod outage_log;
 mod pool;
-mod reach;
+mod response;
+mod timeout;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,20 +22,19 @@ use http::{HeaderValue, Request, Uri, Version};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-pub(crate) use answer::{Answer, Collected, UpstreamBody};
 use connect::Connector;
 pub use connect::{Dial, Io, TlsError};
 use connection::{Connection, Need, Received, Unsent};
-pub(crate) use failure::{Failure, Unreachable};
-use patience::Patience;
+pub(crate) use error::{Failure, Unreachable};
 use pool::{Lease, Pool, Pools};
+pub(crate) use response::{Collected, UpstreamResponse};
+use timeout::Patience;
 
-use crate::alarm::Alarm;
 use crate::body::{Progress, RequestBody};
 use crate::config;
-use crate::hop;
-use crate::metrics::{Metrics, Route};
-use crate::turn;
+use crate::http::hop_by_hop;
+use crate::observe::metrics::{Metrics, Route};
+use crate::yield_now;
 
 /// Fresh connections tried for one request that none of them took.
 const FRESH_TRIES: usize = 2;
@@ -56,7 +54,6 @@ pub(crate) struct Upstream {
     /// Held by whoever makes a connection that others can share, with the last
     /// failure to make one.
     connecting: tokio::sync::Mutex<Option<(Instant, Failure)>>,
-    alarm: Alarm,
     metrics: Arc<Metrics>,
 }
 
@@ -80,7 +77,6 @@ impl Upstream {
             settings,
             host,
             connecting: tokio::sync::Mutex::new(None),
-            alarm: Alarm::default(),
             metrics,
         })
     }
@@ -102,15 +98,8 @@ impl Upstream {
             pool: self.pools.add(Pool::new(&self.settings)),
             pools: self.pools.clone(),
             connecting: tokio::sync::Mutex::new(None),
-            alarm: Alarm::default(),
             metrics: Arc::clone(&self.metrics),
         }
-    }
-
-    /// When batches that take this way are due. Nobody keeps it yet: that is
-    /// for a worker that serves real sockets, in its own runtime.
-    pub(crate) fn alarm(&self) -> &Alarm {
-        &self.alarm
     }
 
     /// Sends one request and waits for the head of its answer. The request is
@@ -123,21 +112,23 @@ impl Upstream {
         &self,
         request: &mut Request<RequestBody>,
         route: Route,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<UpstreamResponse, Failure> {
         // All of them: calls of one instance go in the order they come here.
-        turn::after_others(self.metrics.calls()).await;
+        yield_now::to_ready_tasks(self.metrics.calls()).await;
         let began = Instant::now();
         let result = self.exchange(request, began).await;
         match result {
             Ok((received, lease)) => {
                 self.metrics.upstream[route as usize]
-                    .code(received.head.status)
+                    .code(received.head.status())
                     .inc();
                 let seconds = began.elapsed().as_secs_f64();
                 self.metrics.upstream_seconds(route).observe(seconds);
                 let patience = self.settings.response_timeout;
                 let metrics = Arc::clone(&self.metrics);
-                Ok(Answer::new(received, lease, route, patience, metrics))
+                Ok(UpstreamResponse::new(
+                    received, lease, route, patience, metrics,
+                ))
             }
             Err(failure) => {
                 self.metrics.upstream[route as usize].error().inc();
@@ -275,7 +266,7 @@ impl Upstream {
                 let chunked = HeaderValue::from_static("chunked");
                 request.headers_mut().insert(TRANSFER_ENCODING, chunked);
             }
-            if streamed && hop::expects_continue(request.headers()) {
+            if streamed && hop_by_hop::expects_continue(request.headers()) {
                 let go_on = Arc::new(Notify::new());
                 request.body_mut().hold_until(Arc::clone(&go_on));
                 hyper::ext::on_informational(request, move |answer| {
@@ -290,9 +281,9 @@ impl Upstream {
 
 /// What a request asks of its connection.
 fn need(request: &Request<RequestBody>) -> Need {
-    if hop::has(request.headers(), "upgrade") {
+    if hop_by_hop::has(request.headers(), "upgrade") {
         Need::Upgrade
-    } else if request.body().spelling().is_some() {
+    } else if request.body().header_case().is_some() {
         Need::Plain
     } else {
         Need::Streams

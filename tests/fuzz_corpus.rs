@@ -1,13 +1,13 @@
 //! Runs every input of the fuzz targets' corpus, and every finding that was
-//! kept, through the laws of `workbench::fuzz`. How to fuzz on from here is
-//! in `tests/fuzz/README.md`.
+//! kept, through the laws of `testing::fuzz`. How to fuzz on from here is
+//! in `tests/README.md`.
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
 
 use std::panic::catch_unwind;
 use std::path::Path;
 
-use wawp_gateway::workbench::fuzz;
+use wawp_gateway::testing::fuzz;
 
 /// Runs all inputs of a target; names those that break a law.
 fn walk(target: &str, law: fn(&[u8])) {

@@ -1,8 +1,7 @@
-//! Reading the settings again while calls go on.
+//! Re-reading the settings while requests are served (rule: reload).
 //!
-//! Owns when files are read and what of them is put in force. Invariants:
-//! nothing is read on a worker's thread, since a disk may never answer; one
-//! reading at a time; what was read comes into force whole or not at all.
+//! Invariants: no file is read on a worker's thread, because a disk may hang; one
+//! read at a time; settings are applied as a whole or not at all.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -10,11 +9,11 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
+use super::systemd;
 use crate::config::{self, Config, Effective, Mistakes, Overrides};
 use crate::gateway::{Files, Gateway};
-use crate::systemd;
 
-/// Where settings come from when they are read again.
+/// Reads the settings: file, environment and flags.
 pub type Reload = Arc<dyn Fn() -> Result<Effective, Mistakes> + Send + Sync>;
 
 /// Needs a restart only where clients do not use TLS yet.
@@ -22,12 +21,12 @@ const CERTIFICATE: &str = "server.tls.";
 
 type Read = Result<(Effective, Files), Mistakes>;
 
-/// Reloads, of which at most one is under way.
+/// Reloads; at most one is under way.
 pub(super) struct Reloads {
     read: Reload,
-    /// What goes on in a thread of its own. Nobody waits for that at the end.
+    /// The read under way, on a blocking thread. A drain does not wait for it.
     reading: Option<JoinHandle<Read>>,
-    /// Somebody asked meanwhile: what is being read may be old.
+    /// Another reload was requested meanwhile: the settings being read may be old.
     again: bool,
 }
 
@@ -53,17 +52,19 @@ impl Reloads {
         }
     }
 
-    /// Begins to read, or has it done once more after what goes on.
-    pub(super) fn ask(&mut self) {
+    /// Starts a read, or another one after the one under way.
+    pub(super) fn request(&mut self) {
         if self.reading.is_some() {
             self.again = true;
-            return tracing::warn!("the settings are still being read: they will be once more");
+            return tracing::warn!(
+                "the settings are still being read; they will be read again after that"
+            );
         }
-        self.begin();
+        self.start();
     }
 
-    /// Waits until something has been read, if need be for ever. May be
-    /// dropped at any time.
+    /// Waits for the end of the read under way; for ever where there is none. Is
+    /// cancel safe.
     pub(super) async fn read(&mut self) -> Option<(Effective, Files)> {
         let Some(reading) = &mut self.reading else {
             return std::future::pending().await;
@@ -77,8 +78,7 @@ impl Reloads {
                 let mistakes = mistakes.to_string().replace('\n', "; ");
                 tracing::error!(%mistakes, "settings not reloaded: nothing has changed");
             }
-            // What it says of itself may quote the file; where it stands, the
-            // panic hook has said.
+            // The payload may quote the file; the panic hook has logged the location.
             Err(_panicked) => {
                 tracing::error!("settings not reloaded: nothing has changed");
             }
@@ -86,20 +86,21 @@ impl Reloads {
         None
     }
 
-    /// Puts in force what was read, and reads again if that was asked for.
+    /// Applies what was read, and starts the next read if one was requested.
     pub(super) fn finish(&mut self, read: Option<(Effective, Files)>, gateway: &Gateway) {
         if let Some((effective, files)) = read {
-            put_in_force(gateway, &effective, files);
+            apply(gateway, &effective, files);
         }
         if std::mem::take(&mut self.again) {
-            self.begin();
+            self.start();
         } else {
             systemd::ready();
         }
     }
 
-    fn begin(&mut self) {
-        // Each time: `notify-reload` waits for one that is no older than its signal.
+    fn start(&mut self) {
+        // Sent for each read: `Type=notify-reload` waits for a notification that is
+        // not older than its signal.
         systemd::reloading();
         let read = Arc::clone(&self.read);
         self.reading = Some(tokio::task::spawn_blocking(move || {
@@ -111,7 +112,7 @@ impl Reloads {
     }
 }
 
-fn put_in_force(gateway: &Gateway, effective: &Effective, files: Files) {
+fn apply(gateway: &Gateway, effective: &Effective, files: Files) {
     let stays_tls = gateway.has_tls() && effective.config.server.tls.is_some();
     gateway.reload_with(&effective.config, files);
     if let Some(running) = gateway.shown_settings() {

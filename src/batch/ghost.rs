@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::Batcher;
 use super::open::{Batch, Caps, Member, Offer};
 use crate::limit::{Kind, Lane, Refused, would_refuse};
-use crate::metrics::Route;
+use crate::observe::metrics::Route;
 use crate::receipt::{Form, MergeKey, MessageId, Receipt};
 
 /// A receipt, as far as batches look at it.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::CONTENT_LENGTH;
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use indexmap::IndexSet;
 use tokio::time::{Instant, Sleep};
 use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff};
@@ -19,12 +19,12 @@ use tower::util::rng::HasherRng;
 use super::life::refuse;
 use super::open::Caller;
 use super::{Batcher, Given, Shared, Timing, Untold};
-use crate::body::{AnswerBody, ClientAnswer, RequestBody};
+use crate::body::{ClientResponse, RequestBody};
+use crate::http::retry_after;
 use crate::limit::{Admission, Kind, Lane, Pass, Refused};
-use crate::metrics::Route;
+use crate::observe::metrics::Route;
 use crate::receipt::MessageId;
-use crate::retry_after;
-use crate::upstream::{Answer, Collected, Failure, Upstream};
+use crate::upstream::{Collected, Failure, Upstream, UpstreamResponse};
 
 /// Longer answers are not held for sharing. Answers to receipts are a few
 /// hundred bytes (wawp-api §1).
@@ -53,7 +53,7 @@ enum Outcome {
     /// An answer that was read to its end.
     Whole(Arc<Shared>),
     /// An answer too long to be held: it goes to one caller as it comes.
-    Long(ClientAnswer),
+    Long(Box<ClientResponse>),
     Failed(Failure),
 }
 
@@ -237,7 +237,7 @@ impl Sender<'_> {
     async fn attempt(&self, group: &Group, pass: Pass) -> Outcome {
         let mut request = group.request();
         let answer = self.upstream.call(&mut request, Route::Seen).await;
-        let Answer { head, body, .. } = match answer {
+        let UpstreamResponse { head, body, .. } = match answer {
             Ok(answer) => answer,
             Err(failure) => {
                 self.lane.unanswered(&pass.permit);
@@ -245,22 +245,17 @@ impl Sender<'_> {
             }
         };
         self.lane
-            .answered(&pass.permit, head.status, retry_after::asked(&head));
+            .answered(&pass.permit, head.status(), retry_after::asked(&head));
         match body.collect(MAX_SHARED).await {
-            Ok(Collected::Whole {
-                body,
-                trailers,
-                wording,
-            }) => Outcome::Whole(Arc::new(Shared {
+            Ok(Collected::Whole { body, trailers }) => Outcome::Whole(Arc::new(Shared {
                 head,
                 body,
                 trailers,
-                wording,
                 remaining: pass.permit.remaining,
             })),
             Ok(Collected::Longer(held, rest)) if group.callers.len() == 1 => {
-                let body = AnswerBody::resumed(held, rest);
-                Outcome::Long(Box::new(Response::from_parts(head, body)))
+                let body = rest.into_client_body(held);
+                Outcome::Long(Box::new(ClientResponse { head, body }))
             }
             Ok(Collected::Longer(..)) => Outcome::Failed(Failure::TooLong),
             Err(failure) => Outcome::Failed(failure),
@@ -311,7 +306,7 @@ impl Outcome {
 
     fn status(&self) -> Option<StatusCode> {
         match self {
-            Self::Whole(shared) => Some(shared.head.status),
+            Self::Whole(shared) => Some(shared.head.status()),
             Self::Long(answer) => Some(answer.status()),
             Self::Failed(_) => None,
         }

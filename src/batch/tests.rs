@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::config::{Config, Quota};
-use crate::sandbox::{self, Call, Sandbox};
+use crate::tools::sandbox::{self, Call, Sandbox};
 use crate::upstream::{Dial, Io};
 
 const fn ms(ms: u64) -> Duration {
@@ -180,7 +180,7 @@ impl World {
 
 fn status(verdict: &Result<Given, Untold>) -> Result<u16, Untold> {
     match verdict {
-        Ok(Given::Shared(shared)) => Ok(shared.head.status.as_u16()),
+        Ok(Given::Shared(shared)) => Ok(shared.head.status().as_u16()),
         Ok(Given::Own(answer)) => Ok(answer.status().as_u16()),
         Err(untold) => Err(*untold),
     }

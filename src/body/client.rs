@@ -18,11 +18,12 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::coming::Coming;
+use super::ByteCounter;
+use super::incoming::Coming;
 use super::{Error, LOOK, splice};
-use crate::access_log::RequestBytes;
-use crate::front::{Activity, Unread};
-use crate::plain::Spelling;
+use crate::conn::pending_body::PendingBody;
+use crate::conn::state::ConnState;
+use crate::http::header_case::HeaderCase;
 
 /// What a piece costs at least, for its place in the list: a body cut into
 /// single bytes must not take a hundred times its size.
@@ -41,26 +42,26 @@ pub(crate) struct ClientBody {
     /// What holding them costs: a small piece more than its bytes.
     held_cost: usize,
     /// How the names of the head it came with were spelt, if that is known.
-    spelling: Option<Spelling>,
+    header_case: Option<HeaderCase>,
     /// The longest silence allowed: `server.body_timeout`.
     patience: Duration,
     /// Counts what comes, for the access log.
-    bytes: Option<RequestBytes>,
+    bytes: Option<ByteCounter>,
     /// Armed only while nothing comes.
     silence: Option<Pin<Box<Sleep>>>,
 }
 
 impl ClientBody {
-    /// A body that comes on the connection of this activity, after this head.
+    /// The body that follows `head` on a connection.
     pub(crate) fn new(
         incoming: Incoming,
         head: &Parts,
         patience: Duration,
-        activity: &Arc<Activity>,
+        conn: &Arc<ConnState>,
     ) -> Self {
         let mut body = Self::none(patience);
         if !incoming.is_end_stream() {
-            body.coming = Coming::new(incoming, Unread::new(activity, head));
+            body.coming = Coming::new(incoming, PendingBody::new(conn, head));
         }
         body
     }
@@ -69,13 +70,13 @@ impl ClientBody {
     /// the head it may go upstream so, too.
     pub(crate) fn plain(
         bytes: Bytes,
-        spelling: Spelling,
+        header_case: HeaderCase,
         patience: Duration,
         now: Instant,
     ) -> Self {
         let mut body = Self {
             came: Some(now),
-            spelling: Some(spelling),
+            header_case: Some(header_case),
             ..Self::none(patience)
         };
         if !bytes.is_empty() {
@@ -113,7 +114,7 @@ impl ClientBody {
             held: VecDeque::new(),
             held_bytes: 0,
             held_cost: 0,
-            spelling: None,
+            header_case: None,
             patience,
             bytes: None,
             silence: None,
@@ -121,12 +122,12 @@ impl ClientBody {
     }
 
     /// How the names of the head it came with were spelt, if that is known.
-    pub(crate) fn take_spelling(&mut self) -> Option<Spelling> {
-        self.spelling.take()
+    pub(crate) fn take_header_case(&mut self) -> Option<HeaderCase> {
+        self.header_case.take()
     }
 
     /// Has the body's bytes counted as they come.
-    pub(crate) fn count(&mut self, bytes: Option<RequestBytes>) {
+    pub(crate) fn count(&mut self, bytes: Option<ByteCounter>) {
         if let Some(bytes) = &bytes {
             bytes.add(self.held_bytes);
         }

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, SetOnce};
 use tokio::time::Instant;
 
 use super::{ClientBody, Error};
-use crate::plain::Spelling;
+use crate::http::header_case::HeaderCase;
 
 /// How long a `100 Continue` is waited for: as curl does. RFC 9110 §10.1.1
 /// forbids waiting for ever.
@@ -33,7 +33,7 @@ pub(crate) enum RequestBody {
         bytes: Option<Bytes>,
         /// How the names of its head are to be spelt. Known, the request came
         /// whole with a length told, and may leave so.
-        spelling: Option<Spelling>,
+        header_case: Option<HeaderCase>,
     },
     /// Streamed from the client. Boxed: a request is moved a dozen times on its
     /// way to the wire.
@@ -115,18 +115,18 @@ impl Progress {
 
 impl RequestBody {
     /// A body held in full.
-    pub(crate) fn whole(bytes: Bytes, spelling: Option<Spelling>) -> Self {
+    pub(crate) fn whole(bytes: Bytes, header_case: Option<HeaderCase>) -> Self {
         Self::Whole {
             bytes: (!bytes.is_empty()).then_some(bytes),
-            spelling,
+            header_case,
         }
     }
 
     /// A body to be streamed, unless it came whole.
     pub(crate) fn streamed(mut body: ClientBody) -> Self {
         if body.is_empty() || body.came().is_some() {
-            let spelling = body.take_spelling();
-            return Self::whole(body.into_bytes(), spelling);
+            let header_case = body.take_header_case();
+            return Self::whole(body.into_bytes(), header_case);
         }
         Self::Streamed(Box::new(Streamed {
             body,
@@ -144,9 +144,9 @@ impl RequestBody {
     }
 
     /// How the names of its head are to be spelt, if that is known.
-    pub(crate) fn spelling(&self) -> Option<&Spelling> {
+    pub(crate) fn header_case(&self) -> Option<&HeaderCase> {
         match self {
-            Self::Whole { spelling, .. } => spelling.as_ref(),
+            Self::Whole { header_case, .. } => header_case.as_ref(),
             Self::Streamed(_) => None,
         }
     }

@@ -48,111 +48,89 @@ impl<'s> Checks<'s> {
         for section in &SECTIONS {
             if section.is_list {
                 let items = self.list_section(section, &mut layers);
-                if !items.is_empty() {
-                    put(&mut self.values, section.name, toml::Value::Array(items));
-                }
-                continue;
+                put(&mut self.values, section.name, items.into());
+            } else {
+                let entries = |row: &Row| layers.take(&join(section.name, row.key));
+                let (read, _) = self.section(section, section.name, 0, entries);
+                self.values.insert(section.name.to_owned(), read.into());
             }
-            let mut read = toml::Table::new();
-            for row in section.rows {
-                let entries = layers.take(&join(section.name, row.key));
-                if let Some(value) = self.setting(section.name, row, entries, &read) {
-                    put(&mut read, row.key, value);
-                }
-            }
-            rules::join_quota(section.name, &mut read, 0, &self.shown, &mut self.mistakes);
-            self.values.insert(section.name.to_owned(), read.into());
         }
         let (variables, file) = layers.into_rest();
         for Typed { path, origin, text } in variables {
             match &origin {
                 // Known, even if its name begins like a setting's: `env:NAME` names it.
                 Origin::Env(name) if self.sources.is_named(name) => {}
-                _ if table::is_group(&path) => {
-                    self.not_a_section(origin, &path, &Value::Typed(text));
+                _ if !path.is_empty() && !table::children(&path).is_empty() => {
+                    self.not_a_section(&origin, &path, &Value::Typed(text));
                 }
-                _ => self.mistakes.unknown_variable(&path, origin),
+                _ => self.mistakes.unknown_variable(&path, &origin),
             }
         }
         self.rest("", file);
-        let tls =
-            |setting: &&Setting| setting.section == "server" && setting.key.starts_with("tls.");
-        if let Some(origin) = self
-            .shown
-            .iter()
-            .find(tls)
-            .map(|setting| setting.origin.clone())
-        {
-            self.require_all("server.tls", &origin);
-        }
-        // Half of the table cannot be used, but the other settings can still be checked.
-        if let Some(server) = self
-            .values
-            .get_mut("server")
-            .and_then(toml::Value::as_table_mut)
-            && server
-                .get("tls")
-                .is_some_and(|tls| tls.get("cert").and(tls.get("key")).is_none())
-        {
-            server.remove("tls");
-        }
+        self.require_whole_tls();
     }
 
-    /// Checks `[[section]]`. The list of the strongest layer stands alone.
-    fn list_section(&mut self, section: &Section, layers: &mut Layers) -> Vec<toml::Value> {
-        let allowed = format!("a list of tables, each begun by [[{}]]", section.name);
-        let Some(top) = layers.take(section.name).into_iter().next() else {
-            return Vec::new();
-        };
-        let items = self
-            .items(top, section.name, &allowed, Value::masked)
-            .unwrap_or_default();
-        let mut read = Vec::new();
-        for (index, Entry { origin, value }) in items.into_iter().enumerate() {
-            let name = format!("{}[{index}]", section.name);
-            match value {
-                Value::Table(tree) => read.extend(self.item(section, &name, &origin, tree)),
-                other => self
-                    .mistakes
-                    .wrong(origin, &name, other.masked(), allowed.clone()),
-            }
-        }
-        read
-    }
-
-    /// Checks one `[[section]]`; returns `None` where a required setting is missing or wrong.
-    fn item(
+    /// Checks the settings of one section, or of one item of `[[section]]`, taken by `entries`.
+    /// Also returns whether every required setting is there and allowed.
+    fn section(
         &mut self,
         section: &Section,
         name: &str,
-        origin: &Origin,
-        mut tree: Tree,
-    ) -> Option<toml::Value> {
-        let mut read = toml::Table::new();
-        let mut is_complete = true;
+        default_burst: i64,
+        mut entries: impl FnMut(&Row) -> Vec<Entry>,
+    ) -> (toml::Table, bool) {
+        let (mut read, mut is_complete) = (toml::Table::new(), true);
         for row in section.rows {
-            let entry = layers::take(&mut tree, row.key);
-            if entry.is_none() && row.required {
-                self.mistakes.missing(origin.clone(), &join(name, row.key));
-            }
-            match self.setting(name, row, Vec::from_iter(entry), &read) {
+            match self.setting(name, row, entries(row), &read) {
                 Some(value) => put(&mut read, row.key, value),
                 None => is_complete &= !row.required,
             }
         }
+        rules::join_quota(
+            name,
+            &mut read,
+            default_burst,
+            &self.shown,
+            &mut self.mistakes,
+        );
+        (read, is_complete)
+    }
+
+    /// Checks `[[section]]`. The list of the strongest layer stands alone; items without a required
+    /// setting are left out.
+    fn list_section(&mut self, section: &Section, layers: &mut Layers) -> Vec<toml::Value> {
+        let allowed = format!("a list of tables, each begun by [[{}]]", section.name);
+        let top = layers.take(section.name).into_iter().next();
+        let items = top.and_then(|top| self.items(top, section.name, &allowed, Value::masked));
         // A class without a burst has that of [limit]; a tenant without one has none.
-        let inherited = if section.name == "limit.class" {
-            self.values.get("limit")
-        } else {
-            None
-        };
-        let burst = inherited.and_then(|limit| limit.get("burst")?.as_integer());
-        let burst = burst.unwrap_or_default();
-        rules::join_quota(name, &mut read, burst, &self.shown, &mut self.mistakes);
-        for (key, entry) in tree {
-            self.mistakes.unknown_key(name, &key, entry.origin);
+        let limit = self
+            .values
+            .get("limit")
+            .filter(|_| section.name == "limit.class");
+        let burst = limit
+            .and_then(|limit| limit.get("burst")?.as_integer())
+            .unwrap_or_default();
+        let mut read = Vec::new();
+        for (index, Entry { origin, value }) in items.into_iter().flatten().enumerate() {
+            let name = format!("{}[{index}]", section.name);
+            let Value::Table(mut tree) = value else {
+                self.mistakes
+                    .add(&origin, &name, Some(value.masked()), &*allowed);
+                continue;
+            };
+            for row in section.rows.iter().filter(|row| row.required) {
+                if !tree.contains_key(row.key) {
+                    self.mistakes.missing(&origin, &join(&name, row.key));
+                }
+            }
+            let entries = |row: &Row| Vec::from_iter(layers::take(&mut tree, row.key));
+            let (item, is_complete) = self.section(section, &name, burst, entries);
+            for (key, entry) in tree {
+                self.mistakes.unknown_key(&name, &key, &entry.origin);
+            }
+            read.extend(is_complete.then_some(toml::Value::from(item)));
         }
-        is_complete.then_some(read.into())
+        read
     }
 
     /// Checks what every layer says of one setting, the strongest first, and keeps the first value
@@ -171,7 +149,7 @@ impl<'s> Checks<'s> {
             let checked = match row.kind {
                 Kind::List(item) => self.list(&path, row, item, entry),
                 Kind::Tokens => self.tokens(section, &path, entry, read),
-                ref kind => self.value(&path, row, kind, entry),
+                ref kind => self.value(&path, row, kind, &entry),
             };
             if let (Some(checked), None) = (checked, &found) {
                 let (section, key) = (section.to_owned(), row.key);
@@ -187,34 +165,38 @@ impl<'s> Checks<'s> {
         found
     }
 
-    fn value(&mut self, path: &str, row: &Row, kind: &Kind, entry: Entry) -> Option<Checked> {
+    fn value(&mut self, path: &str, row: &Row, kind: &Kind, entry: &Entry) -> Option<Checked> {
         let Entry { origin, value } = entry;
-        let mut allowed = kind.check(&value, self.sources);
-        if let (Ok(checked), Some(message)) = (&allowed, row.unique)
-            && !self.taken.insert((message, checked.value.to_string()))
-        {
-            allowed = Err(message.to_owned());
-        }
-        allowed
-            .map_err(|allowed| {
-                let excerpt = kind.excerpt(&value, path.starts_with("tenant["));
-                self.mistakes.wrong(origin, path, excerpt, allowed);
-            })
-            .ok()
+        let allowed = match (kind.check(value, self.sources), row.unique) {
+            (Err(allowed), _) => allowed,
+            (Ok(checked), None) => return Some(checked),
+            (Ok(checked), Some(unique)) => {
+                if self.taken.insert((unique, checked.value.to_string())) {
+                    return Some(checked);
+                }
+                unique.to_owned()
+            }
+        };
+        let excerpt = kind.excerpt(value, path.starts_with("tenant["));
+        self.mistakes.add(origin, path, Some(excerpt), allowed);
+        None
     }
 
     /// Checks a list, each item by itself; items that are wrong are left out.
-    fn list(&mut self, path: &str, row: &Row, item: &Kind, entry: Entry) -> Option<Checked> {
+    fn list(&mut self, path: &str, row: &Row, kind: &Kind, entry: Entry) -> Option<Checked> {
         let origin = entry.origin.clone();
-        let excerpt = |value: &Value| item.excerpt(value, false);
-        let items = self.items(entry, path, A_LIST, excerpt)?;
+        let items = self.items(entry, path, A_LIST, Value::excerpt)?;
         if items.is_empty() && row.required {
-            let allowed = "a list of at least one".to_owned();
-            self.mistakes.wrong(origin, path, "[]".to_owned(), allowed);
+            self.mistakes.add(
+                &origin,
+                path,
+                Some("[]".to_owned()),
+                "a list of at least one",
+            );
         }
         let good = items
-            .into_iter()
-            .filter_map(|entry| self.value(path, row, item, entry));
+            .iter()
+            .filter_map(|entry| self.value(path, row, kind, entry));
         let (values, shown): (Vec<_>, Vec<_>) =
             good.map(|checked| (checked.value, checked.shown)).unzip();
         Some(Checked {
@@ -233,39 +215,41 @@ impl<'s> Checks<'s> {
         entry: Entry,
         read: &toml::Table,
     ) -> Option<Checked> {
-        let Entry { origin, value } = entry;
-        let Value::Table(tree) = value else {
-            let allowed = "a table of names and values, as in { \"a\" = \"b\" }".to_owned();
-            self.mistakes.wrong(origin, path, value.masked(), allowed);
+        let Value::Table(tree) = entry.value else {
+            let allowed = "a table of names and values, as in { \"a\" = \"b\" }";
+            self.mistakes
+                .add(&entry.origin, path, Some(entry.value.masked()), allowed);
             return None;
         };
         let instances = read.get("instances").and_then(toml::Value::as_array);
-        let is_instance = |name: &str| {
-            instances.is_some_and(|all| all.iter().any(|instance| instance.as_str() == Some(name)))
-        };
-        // Where the list of instances is wrong, the name may be correct.
+        // Where the list of instances is wrong, any name may be correct.
         let is_list_wrong = self.mistakes.is_wrong(&join(section, "instances"));
         let (mut values, mut masks) = (toml::Table::new(), toml::Table::new());
         for (name, Entry { origin, value }) in tree {
-            let is_known = is_instance(&name);
+            let is_name = |instance: &toml::Value| instance.as_str() == Some(&name);
+            let is_known = instances.is_some_and(|instances| instances.iter().any(is_name));
             let path = join(path, &word(if is_known { &name } else { MASK }));
-            if table::children("tenant").contains(&name) && !is_known {
+            if !is_known && table::children("tenant").contains(&name) {
                 let problem = format!(
                     "\"{name}\" is no instance of this tenant; a setting of the tenant stands \
                      before [tenant.tokens]"
                 );
-                self.mistakes.misplaced(origin, &path, problem);
-            } else if !is_known && !is_list_wrong {
-                let problem = "each name here is one of the tenant's instances".to_owned();
-                self.mistakes.misplaced(origin, &path, problem);
-            } else {
-                match Kind::Token.check(&value, self.sources) {
-                    Ok(token) => {
-                        masks.insert(name.clone(), MASK.into());
-                        values.insert(name, token.value);
-                    }
-                    Err(allowed) => self.mistakes.wrong(origin, &path, value.masked(), allowed),
+                self.mistakes.add(&origin, &path, None, problem);
+                continue;
+            }
+            if !is_known && !is_list_wrong {
+                let problem = "each name here is one of the tenant's instances";
+                self.mistakes.add(&origin, &path, None, problem);
+                continue;
+            }
+            match Kind::Token.check(&value, self.sources) {
+                Ok(token) => {
+                    masks.insert(name.clone(), MASK.into());
+                    values.insert(name, token.value);
                 }
+                Err(allowed) => self
+                    .mistakes
+                    .add(&origin, &path, Some(value.masked()), allowed),
             }
         }
         let shown = toml::Value::Table(masks).to_string();
@@ -281,75 +265,91 @@ impl<'s> Checks<'s> {
         entry: Entry,
         path: &str,
         allowed: &str,
-        excerpt: impl Fn(&Value) -> String,
+        excerpt: fn(&Value) -> String,
     ) -> Option<Vec<Entry>> {
         let Entry { origin, value } = entry;
+        let is_blank = |text: &str| text.trim_matches([' ', ',']).is_empty();
         let value = match value {
             Value::Typed(text) if text.trim_start().starts_with('[') => {
                 Value::parse(&text, &origin).unwrap_or(Value::Typed(text))
             }
-            Value::Typed(text) => {
+            // Blanks must not empty a list, and with it a protection.
+            Value::Typed(text) if !is_blank(&text) => {
                 let items = text
                     .split(',')
                     .map(str::trim)
                     .filter(|item| !item.is_empty());
-                let entry = |item: &str| Entry {
+                let value = |item: &str| Value::Typed(item.to_owned());
+                let entry = |item| Entry {
                     origin: origin.clone(),
-                    value: Value::Typed(item.to_owned()),
+                    value: value(item),
                 };
-                let items: Vec<Entry> = items.map(entry).collect();
-                // Blanks must not empty a list, and with it a protection: `[]` does.
-                if items.is_empty() {
-                    Value::Typed(text)
-                } else {
-                    Value::List(items)
-                }
+                Value::List(items.map(entry).collect())
             }
             other => other,
         };
         let allowed = match value {
             Value::List(items) if items.len() <= MAX_ITEMS => return Some(items),
             Value::List(_) => format!("a list of at most {MAX_ITEMS}"),
-            Value::Typed(ref text) if text.trim_matches([' ', ',']).is_empty() => {
-                format!("{allowed}; [] is an empty list")
-            }
+            Value::Typed(ref text) if is_blank(text) => format!("{allowed}; [] is an empty list"),
             _ => allowed.to_owned(),
         };
-        self.mistakes.wrong(origin, path, excerpt(&value), allowed);
+        self.mistakes
+            .add(&origin, path, Some(excerpt(&value)), allowed);
         None
-    }
-
-    /// Reports the keys of a table that are not set: all are required where the table is written.
-    fn require_all(&mut self, table: &str, origin: &Origin) {
-        for key in table::children(table) {
-            let path = join(table, &key);
-            let is_set = self.shown.iter().any(|setting| setting.path() == path);
-            if !is_set && !self.mistakes.is_wrong(&path) {
-                self.mistakes.missing(origin.clone(), &path);
-            }
-        }
     }
 
     /// Reports what is left of the file.
     fn rest(&mut self, section: &str, tree: Tree) {
         for (key, Entry { origin, value }) in tree {
             let path = join(section, &word(&key));
+            let keys = table::children(&path);
             match value {
-                Value::Table(inner) if table::is_group(&path) => {
+                _ if keys.is_empty() => self.mistakes.unknown_key(section, &key, &origin),
+                Value::Table(inner) => {
+                    // `[server.tls]` was written, so its keys are required.
                     if !section.is_empty() {
-                        self.require_all(&path, &origin);
+                        self.require(&path, &keys, &origin);
                     }
                     self.rest(&path, inner);
                 }
-                other if table::is_group(&path) => self.not_a_section(origin, &path, &other),
-                _ => self.mistakes.unknown_key(section, &key, origin),
+                other => self.not_a_section(&origin, &path, &other),
             }
         }
     }
 
-    fn not_a_section(&mut self, origin: Origin, path: &str, value: &Value) {
+    fn not_a_section(&mut self, origin: &Origin, path: &str, value: &Value) {
         let allowed = format!("a section, begun by [{path}], not a value");
-        self.mistakes.wrong(origin, path, value.masked(), allowed);
+        self.mistakes
+            .add(origin, path, Some(value.masked()), allowed);
+    }
+
+    /// Where one of `tls.cert` and `tls.key` is set, by whatever layer, the other is required.
+    fn require_whole_tls(&mut self) {
+        let keys = table::children("server.tls");
+        let is_tls = |setting: &&Setting| setting.path().starts_with("server.tls.");
+        if let Some(origin) = self.shown.iter().find(is_tls).map(|tls| tls.origin.clone()) {
+            self.require("server.tls", &keys, &origin);
+        }
+        // Half of the table cannot be used, but the other settings can still be checked.
+        let server = self
+            .values
+            .get_mut("server")
+            .and_then(toml::Value::as_table_mut);
+        let is_whole = |tls: &toml::Value| keys.iter().all(|key| tls.get(key).is_some());
+        if let Some(server) = server.filter(|server| !server.get("tls").is_some_and(is_whole)) {
+            server.remove("tls");
+        }
+    }
+
+    /// Reports the keys of a table that are not set.
+    fn require(&mut self, table: &str, keys: &[String], origin: &Origin) {
+        for path in keys.iter().map(|key| join(table, key)) {
+            let is_set = self.shown.iter().any(|setting| setting.path() == path);
+            if !is_set && !self.mistakes.is_wrong(&path) {
+                self.mistakes.missing(origin, &path);
+            }
+        }
     }
 }
 

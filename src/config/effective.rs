@@ -82,12 +82,19 @@ pub(super) fn add_problems(
         match setting {
             _ if mistakes.is_wrong(path) => {}
             Some(Setting { origin, toml, .. }) => {
-                mistakes.wrong(origin.clone(), path, toml.clone(), problem);
+                mistakes.add(origin, path, Some(toml.clone()), problem);
             }
-            None => mistakes.misplaced(Origin::Default, path, problem),
+            None => mistakes.add(&Origin::Default, path, None, problem),
         }
     }
     mistakes.sort();
+}
+
+/// Says whether a changed value takes effect only at the next start.
+fn is_read_at_start(path: &str) -> bool {
+    table::SETTINGS
+        .iter()
+        .any(|(known, row)| row.at_start && known == path)
 }
 
 impl From<&Effective> for InForce {
@@ -108,9 +115,8 @@ impl InForce {
     /// Returns the settings in force after a reload. `changes_now` is true for a path whose setting
     /// changes on this reload although it is normally read at the start.
     pub(crate) fn reloaded(&self, read: &Effective, changes_now: impl Fn(&str) -> bool) -> Self {
-        let waits = |setting: &Setting| {
-            table::is_read_at_start(&setting.section, setting.key) && !changes_now(&setting.path())
-        };
+        let waits =
+            |setting: &Setting| is_read_at_start(&setting.path()) && !changes_now(&setting.path());
         let mut lines: Vec<Line> = Vec::new();
         let mut add = |setting: &Setting, is| {
             lines.push(Line {

@@ -1,6 +1,5 @@
 //! What a single value may be: each kind checks a value, or says what is allowed instead.
 
-use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -22,8 +21,12 @@ const ADDRESS: &str = "an IP address and a port, such as 127.0.0.1:8080 or [::1]
 
 /// The kind of value that a setting takes.
 pub(super) enum Kind {
-    /// An IP address with a port.
+    /// A text that the function accepts, in the form in which it is kept.
+    Text(fn(&str) -> Result<String>),
+    /// An IP address with its port.
     Address,
+    /// The base URL of the upstream.
+    Url,
     /// A whole number within these bounds, both included.
     Count(i64, i64),
     /// A number per second; 0 is unlimited.
@@ -34,36 +37,16 @@ pub(super) enum Kind {
     Timeout,
     /// `true` or `false`.
     Switch,
-    /// The name of a file, which is not opened here.
-    File,
-    /// The base URL of the upstream.
-    Url,
-    /// `host` or `host:port`.
-    Host,
-    /// A path of receipts: without wildcards.
-    BatchPath,
-    /// A path in which `*` stands for any run of characters.
-    PathPattern,
-    /// An HTTP method.
-    Method,
-    /// The name of a class.
-    Name,
-    /// The name of a tenant.
-    TenantName,
-    /// An instance id.
-    Instance,
-    /// A network, or one address.
-    Network,
+    /// One word of a closed set.
+    Word(fn() -> Vec<String>),
     /// A tenant's key: a secret.
     Key,
     /// An access token: a secret.
     Token,
-    /// One word of a closed set.
-    Word(fn() -> Vec<String>),
-    /// A list, each item of this kind.
-    List(&'static Kind),
     /// Access tokens by instance: a table whose values are of kind [`Kind::Token`].
     Tokens,
+    /// A list, each item of this kind.
+    List(&'static Kind),
 }
 
 /// A value that is allowed.
@@ -81,70 +64,39 @@ impl Kind {
     ///
     /// Not for [`Kind::List`] and [`Kind::Tokens`]: each of their items is checked by itself.
     pub(super) fn check(&self, value: &Value, sources: &Sources<'_>) -> Result<Checked> {
-        let text = value.text();
+        // Every text kind refuses an empty text, with the message for what is not a text.
+        let text = value.text().unwrap_or_default();
         match self {
-            Self::Address => address(value).map(plain),
+            Self::Text(read) => read(text).map(plain),
+            Self::Address => match value {
+                // A port alone, for which the message has a hint.
+                Value::Integer(port) => {
+                    Err(read_address(&port.to_string()).err().unwrap_or_default())
+                }
+                _ => read_address(text).map(|address| plain(address.to_string())),
+            },
+            Self::Url => url(text).map(plain),
             Self::Count(min, max) => count(value, *min, *max),
             Self::Rate => rate(value),
             Self::Duration => duration(value).map(time).ok_or_else(|| {
                 "a time with its unit, such as \"50ms\" or \"4s\", at most \"1day\"".to_owned()
             }),
-            Self::Timeout => duration(value)
-                .filter(|time| !time.is_zero())
-                .map(time)
-                .ok_or_else(|| {
-                    "a time above 0 with its unit, such as \"500ms\" or \"5s\", at most \"1day\""
-                        .to_owned()
-                }),
+            Self::Timeout => {
+                let allowed =
+                    "a time above 0 with its unit, such as \"500ms\" or \"5s\", at most \"1day\"";
+                let time = duration(value)
+                    .filter(|time| !time.is_zero())
+                    .ok_or(allowed)?;
+                Ok(self::time(time))
+            }
             Self::Switch => switch(value),
-            Self::File => text
-                .filter(|text| !text.is_empty() && !text.contains('\0'))
-                .map(plain)
-                .ok_or_else(|| "the name of a PEM file".to_owned()),
-            Self::Url => {
-                let url = text.ok_or(UrlError).and_then(str::parse::<UpstreamUrl>);
-                url.map(plain).map_err(|error| error.to_string())
-            }
-            Self::Host => text
-                .and_then(host_and_port)
-                .map(|(host, _)| plain(host))
-                .ok_or_else(|| "a host or host:port, such as \"wawp.example.com\"".to_owned()),
-            Self::BatchPath => text
-                .and_then(|text| PathPattern::parse(text).ok())
-                .filter(PathPattern::is_literal)
-                .map(plain)
-                .ok_or_else(|| {
-                    "a path that begins with /, without * and without ? or #".to_owned()
-                }),
-            Self::PathPattern => {
-                let pattern = PathPattern::parse(text.unwrap_or_default());
-                pattern.map(plain).map_err(|error| error.to_string())
-            }
-            Self::Method => text
-                .filter(|text| !text.bytes().any(|byte| byte.is_ascii_lowercase()))
-                .and_then(|text| http::Method::from_bytes(text.as_bytes()).ok())
-                .map(plain)
-                .ok_or_else(|| "a method in upper case, such as \"POST\"".to_owned()),
-            Self::Name => name(text).map(plain),
-            Self::TenantName => match name(text)? {
-                "other" | "none" => Err("a name other than \"other\" and \"none\", which metrics \
-                                         use for the rest"
-                    .to_owned()),
-                name => Ok(plain(name)),
-            },
-            Self::Instance => instance(text).map(plain),
-            Self::Network => network(text).map(plain),
             Self::Key => sources.key(value).map(secret),
             Self::Token => sources.token(value).map(secret),
             Self::Word(words) => {
-                let words = words();
-                let word = words.iter().find(|word| Some(word.as_str()) == text);
-                word.map(plain)
-                    .ok_or_else(|| format!("one of {}", words.join(", ")))
+                let word = words().into_iter().find(|word| word == text).map(plain);
+                word.ok_or_else(|| format!("one of {}", words().join(", ")))
             }
-            // The walk over the table opens these; a value that is neither is refused there.
-            Self::List(item) => item.check(value, sources),
-            Self::Tokens => Err("a table of names and values".to_owned()),
+            Self::List(_) | Self::Tokens => Err("a list or a table".to_owned()),
         }
     }
 
@@ -159,7 +111,6 @@ impl Kind {
             // A user or a query is refused, but may contain a password or a token.
             Self::Url => text.is_some_and(|text| text.contains(['@', '?', '#'])),
             Self::Count(..) | Self::Rate => in_tenant && text.is_some(),
-            Self::List(item) => return item.excerpt(value, in_tenant),
             _ => false,
         };
         if is_masked {
@@ -202,12 +153,99 @@ pub(crate) fn read_address(text: &str) -> Result<SocketAddr> {
     })
 }
 
-fn address(value: &Value) -> Result<SocketAddr> {
-    match value {
-        // A port alone, for which the message has a hint.
-        Value::Integer(number) => read_address(&number.to_string()),
-        other => read_address(other.text().ok_or(ADDRESS)?),
+/// The base URL of the upstream.
+fn url(text: &str) -> Result<String> {
+    let url: UpstreamUrl = text.parse().map_err(|error: UrlError| error.to_string())?;
+    Ok(url.to_string())
+}
+
+/// The name of a PEM file, which is not opened here.
+pub(super) fn file(text: &str) -> Result<String> {
+    let is_name = !text.is_empty() && !text.contains('\0');
+    Ok(is_name
+        .then(|| text.to_owned())
+        .ok_or("the name of a PEM file")?)
+}
+
+/// `host` or `host:port`.
+pub(super) fn host(text: &str) -> Result<String> {
+    let host = host_and_port(text).map(|(host, _)| host.to_string());
+    Ok(host.ok_or("a host or host:port, such as \"wawp.example.com\"")?)
+}
+
+/// A path of receipts, without wildcards.
+pub(super) fn batch_path(text: &str) -> Result<String> {
+    let path = PathPattern::parse(text)
+        .ok()
+        .filter(PathPattern::is_literal);
+    let path = path.ok_or("a path that begins with /, without * and without ? or #")?;
+    Ok(path.to_string())
+}
+
+/// A path in which `*` stands for any run of characters.
+pub(super) fn path_pattern(text: &str) -> Result<String> {
+    let pattern = PathPattern::parse(text).map_err(|error| error.to_string())?;
+    Ok(pattern.to_string())
+}
+
+/// An HTTP method.
+pub(super) fn method(text: &str) -> Result<String> {
+    let is_upper = !text.bytes().any(|byte| byte.is_ascii_lowercase());
+    let method = http::Method::from_bytes(text.as_bytes())
+        .ok()
+        .filter(|_| is_upper);
+    Ok(method
+        .ok_or("a method in upper case, such as \"POST\"")?
+        .to_string())
+}
+
+/// The name of a class.
+pub(super) fn name(text: &str) -> Result<String> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let is_name = (1..=64).contains(&text.len()) && text.bytes().all(is_allowed);
+    let name = is_name.then(|| text.to_owned());
+    Ok(name.ok_or("a name of 1 to 64 letters, digits, \".\", \"_\" or \"-\"")?)
+}
+
+/// The name of a tenant. Metrics use two names themselves.
+pub(super) fn tenant_name(text: &str) -> Result<String> {
+    match name(text)? {
+        name if name != "other" && name != "none" => Ok(name),
+        _ => Err(
+            "a name other than \"other\" and \"none\", which metrics use for the rest".to_owned(),
+        ),
     }
+}
+
+/// An instance id.
+pub(super) fn instance(text: &str) -> Result<String> {
+    let fits = (1..=MAX_INSTANCE_BYTES).contains(&text.len()) && !text.contains(char::is_control);
+    fits.then(|| text.to_owned()).ok_or_else(|| {
+        format!("an instance's id as a text of 1 to {MAX_INSTANCE_BYTES} bytes, such as \"123\", in quotes")
+    })
+}
+
+/// A network, or one address.
+pub(super) fn network(text: &str) -> Result<String> {
+    const ALLOWED: &str = "an IP address or network, such as 10.0.0.0/8 or 2001:db8::1";
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(address.to_canonical()).to_string());
+    }
+    let network: IpNet = text.parse().map_err(|_| ALLOWED)?;
+    if network.addr() != network.network() {
+        // Either half may be the mistake: a guess would admit too many or too few clients.
+        let (network, address) = (network.trunc(), network.addr());
+        return Err(format!(
+            "{ALLOWED}; write {network} for this network, or {address} for the one address"
+        ));
+    }
+    // `::ffff:10.0.0.0/104` means IPv4 addresses, and clients are compared as such.
+    let length = network.prefix_len().checked_sub(96);
+    let mapped = match (network.addr(), network.addr().to_canonical(), length) {
+        (IpAddr::V6(_), IpAddr::V4(address), Some(length)) => Ipv4Net::new(address, length).ok(),
+        _ => None,
+    };
+    Ok(mapped.map_or(network, IpNet::from).to_string())
 }
 
 fn count(value: &Value, min: i64, max: i64) -> Result<Checked> {
@@ -268,52 +306,8 @@ fn duration(value: &Value) -> Option<Duration> {
     time.filter(|time| *time <= MAX_DURATION)
 }
 
-fn name(text: Option<&str>) -> Result<&str> {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    text.filter(|text| (1..=64).contains(&text.len()) && text.bytes().all(is_allowed))
-        .ok_or_else(|| "a name of 1 to 64 letters, digits, \".\", \"_\" or \"-\"".to_owned())
-}
-
-fn instance(text: Option<&str>) -> Result<&str> {
-    let fits = |text: &&str| {
-        (1..=MAX_INSTANCE_BYTES).contains(&text.len()) && !text.contains(char::is_control)
-    };
-    text.filter(fits).ok_or_else(|| {
-        format!("an instance's id as a text of 1 to {MAX_INSTANCE_BYTES} bytes, such as \"123\", in quotes")
-    })
-}
-
-fn network(text: Option<&str>) -> Result<IpNet> {
-    const ALLOWED: &str = "an IP address or network, such as 10.0.0.0/8 or 2001:db8::1";
-    let text = text.ok_or(ALLOWED)?;
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(IpNet::from(address.to_canonical()));
-    }
-    let network: IpNet = text.parse().map_err(|_| ALLOWED)?;
-    if network.addr() != network.network() {
-        // Either half may be the mistake: a guess would admit too many or too few clients.
-        return Err(format!(
-            "{ALLOWED}; write {} for this network, or {} for the one address",
-            network.trunc(),
-            network.addr()
-        ));
-    }
-    // `::ffff:10.0.0.0/104` means IPv4 addresses, and clients are compared as such.
-    let mapped = match (
-        network.addr().to_canonical(),
-        network.prefix_len().checked_sub(96),
-    ) {
-        (IpAddr::V4(address), Some(length)) => Ipv4Net::new(address, length).ok(),
-        _ => None,
-    };
-    Ok(mapped
-        .filter(|_| network.addr().is_ipv6())
-        .map_or(network, IpNet::from))
-}
-
 /// A value whose TOML form is its text.
-fn plain(value: impl Display) -> Checked {
-    let text = value.to_string();
+fn plain(text: String) -> Checked {
     Checked {
         shown: quoted(&text),
         value: text.into(),

@@ -35,10 +35,7 @@ pub(super) struct Typed {
 impl Layers {
     /// Begins with the defaults and, stronger, a file.
     pub(super) fn new(defaults: &str, file: Tree) -> Self {
-        let mut mistakes = Mistakes::default();
-        let mut defaults = parse(&"default.toml".into(), defaults.as_bytes(), &mut mistakes);
-        debug_assert!(mistakes.is_empty(), "{mistakes}");
-        set_origin(&mut defaults, &Origin::Default);
+        let defaults = parse(None, defaults.as_bytes(), &mut Mistakes::default());
         Self {
             typed: Vec::new(),
             file,
@@ -46,8 +43,23 @@ impl Layers {
         }
     }
 
+    /// Adds the flags, given by their names and texts.
+    pub(super) fn add_flags(&mut self, flags: &[(&str, Option<&String>)]) {
+        for (path, row) in table::SETTINGS.iter() {
+            let given = |flag: &str| flags.iter().find(|(name, _)| *name == flag)?.1;
+            if let Some((flag, text)) = row.flag.and_then(|flag| Some((flag, given(flag)?))) {
+                let origin = Origin::Flag(flag);
+                self.typed.push(Typed {
+                    path: path.clone(),
+                    origin,
+                    text: text.clone(),
+                });
+            }
+        }
+    }
+
     /// Adds the variables of the gateway. An empty variable counts as unset: with Compose's
-    /// `${NETWORKS:-}` it would otherwise empty a list, and with it a protection.
+    /// `${NETWORKS:-}` it would otherwise empty a list, and remove a protection.
     pub(super) fn add_environment(
         &mut self,
         variables: &[(OsString, OsString)],
@@ -65,35 +77,13 @@ impl Layers {
             // A control character in the name must not break the line on which it is printed.
             let origin = Origin::Env(printable(&name));
             let path = printable(&key.to_ascii_lowercase().replace("__", "."));
-            match value.to_str() {
+            let text = value.to_str().map(str::to_owned);
+            match text {
                 _ if key.contains(|letter: char| letter.is_ascii_lowercase()) => {
-                    mistakes.unknown_variable(&path, origin);
+                    mistakes.unknown_variable(&path, &origin);
                 }
-                Some(text) => self.typed.push(Typed {
-                    path,
-                    origin,
-                    text: text.to_owned(),
-                }),
-                None => mistakes.general(origin, "the value is not UTF-8".to_owned()),
-            }
-        }
-    }
-
-    /// Adds the flags, given by their names.
-    pub(super) fn add_flags<'f>(&mut self, flags: impl Iterator<Item = (&'f str, &'f str)>) {
-        for (name, text) in flags {
-            for section in &table::SECTIONS {
-                for row in section.rows {
-                    if let Some(flag) = row.flag.filter(|flag| *flag == name) {
-                        let path = format!("{}.{}", section.name, row.key);
-                        let typed = Typed {
-                            path,
-                            origin: Origin::Flag(flag),
-                            text: text.to_owned(),
-                        };
-                        self.typed.insert(0, typed);
-                    }
-                }
+                Some(text) => self.typed.push(Typed { path, origin, text }),
+                None => mistakes.add(&origin, "", None, "the value is not UTF-8"),
             }
         }
     }
@@ -101,18 +91,17 @@ impl Layers {
     /// Takes what every layer says of a path, the strongest first.
     pub(super) fn take(&mut self, path: &str) -> Vec<Entry> {
         let typed = self.typed.extract_if(.., |typed| typed.path == path);
-        let mut entries: Vec<Entry> = typed
-            .map(|Typed { origin, text, .. }| Entry {
-                origin,
-                value: Value::Typed(text),
-            })
-            .collect();
+        let entry = |Typed { origin, text, .. }| Entry {
+            origin,
+            value: Value::Typed(text),
+        };
+        let mut entries: Vec<Entry> = typed.map(entry).collect();
         entries.extend(take(&mut self.file, path));
         entries.extend(take(&mut self.defaults, path));
         entries
     }
 
-    /// Returns what is left: the variables, and the file's values.
+    /// Returns what is left of flags, variables and file.
     pub(super) fn into_rest(self) -> (Vec<Typed>, Tree) {
         (self.typed, self.file)
     }
@@ -120,21 +109,12 @@ impl Layers {
 
 /// Takes the value at a path such as `tls.cert` out of a tree.
 pub(super) fn take(tree: &mut Tree, path: &str) -> Option<Entry> {
-    match path.split_once('.') {
-        None => tree.shift_remove(path),
-        Some((first, rest)) => match &mut tree.get_mut(first)?.value {
-            Value::Table(inner) => take(inner, rest),
-            _ => None,
-        },
-    }
-}
-
-fn set_origin(tree: &mut Tree, origin: &Origin) {
-    for entry in tree.values_mut() {
-        entry.origin = origin.clone();
-        if let Value::Table(inner) = &mut entry.value {
-            set_origin(inner, origin);
-        }
+    let Some((first, rest)) = path.split_once('.') else {
+        return tree.shift_remove(path);
+    };
+    match &mut tree.get_mut(first)?.value {
+        Value::Table(inner) => take(inner, rest),
+        _ => None,
     }
 }
 
@@ -142,14 +122,16 @@ fn set_origin(tree: &mut Tree, origin: &Origin) {
 pub(super) fn read(path: &Path, mistakes: &mut Mistakes) -> Tree {
     let name: Arc<str> = printable(&path.display().to_string()).into();
     match files::read(path, MAX_FILE_BYTES, "a settings file has at most 1 MiB") {
-        Ok(bytes) => parse(&name, &bytes, mistakes),
+        Ok(bytes) => parse(Some(&name), &bytes, mistakes),
         Err(problem) => {
-            mistakes.general(
-                Origin::File {
+            mistakes.add(
+                &Origin::File {
                     name,
                     line: 0,
                     column: 0,
                 },
+                "",
+                None,
                 problem,
             );
             Tree::new()
@@ -157,28 +139,30 @@ pub(super) fn read(path: &Path, mistakes: &mut Mistakes) -> Tree {
     }
 }
 
-/// Reads the text of a settings file, as far as it can be read.
-pub(super) fn parse(name: &Arc<str>, bytes: &[u8], mistakes: &mut Mistakes) -> Tree {
-    let at = |line, column| Origin::File {
-        name: Arc::clone(name),
-        line,
-        column,
+/// Reads the text of a settings file, or of the defaults where it has no name, as far as it can be
+/// read.
+pub(super) fn parse(name: Option<&Arc<str>>, bytes: &[u8], mistakes: &mut Mistakes) -> Tree {
+    let at = |line, column| match name.map(Arc::clone) {
+        Some(name) => Origin::File { name, line, column },
+        None => Origin::Default,
     };
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
         Err(error) => {
             let before = &bytes[..error.valid_up_to()];
             let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-            mistakes.general(
-                at(line, 0),
-                "settings files are UTF-8; this byte is not".to_owned(),
+            mistakes.add(
+                &at(line, 0),
+                "",
+                None,
+                "settings files are UTF-8; this byte is not",
             );
             return Tree::new();
         }
     };
     if text.trim().is_empty() {
         let allowed = "the file is empty; one comment in it says that the defaults are meant";
-        mistakes.general(at(0, 0), allowed.to_owned());
+        mistakes.add(&at(0, 0), "", None, allowed);
         return Tree::new();
     }
     let lines: Vec<usize> = text.match_indices('\n').map(|(at, _)| at + 1).collect();
@@ -192,7 +176,7 @@ pub(super) fn parse(name: &Arc<str>, bytes: &[u8], mistakes: &mut Mistakes) -> T
             .get(start..offset)
             .map_or(0, |before| before.chars().count());
         // The parser's `Display` quotes the line, which may contain a secret; its message does not.
-        mistakes.syntax(at(line, 0), at(line, column), error.message());
+        mistakes.syntax(at(line, 0), &at(line, column), error.message());
     }
     tree(table.get_ref(), &|span| at(line_of(span.start), 0))
 }

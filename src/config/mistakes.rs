@@ -43,35 +43,40 @@ impl Mistakes {
         self.list.is_empty()
     }
 
-    /// Adds a value that is not allowed; the excerpt is safe to print.
-    pub(super) fn wrong(&mut self, origin: Origin, path: &str, excerpt: String, allowed: String) {
-        self.push(origin, path, Some(excerpt), allowed);
+    /// Adds a mistake. The excerpt of the value, where there is one, is safe to print. The path is
+    /// empty where a whole file or variable is wrong.
+    pub(super) fn add(
+        &mut self,
+        origin: &Origin,
+        path: &str,
+        excerpt: Option<String>,
+        allowed: impl Into<String>,
+    ) {
+        if !self.broken.contains(origin) {
+            let (origin, path, allowed) = (origin.clone(), path.to_owned(), allowed.into());
+            self.list.push(Mistake {
+                origin,
+                path,
+                excerpt,
+                allowed,
+            });
+        }
     }
 
     /// Adds a setting that must be there.
-    pub(super) fn missing(&mut self, origin: Origin, path: &str) {
-        self.push(origin, path, None, "must be there".to_owned());
-    }
-
-    /// Adds a name that does not belong where it stands.
-    pub(super) fn misplaced(&mut self, origin: Origin, path: &str, problem: String) {
-        self.push(origin, path, None, problem);
-    }
-
-    /// Adds a mistake that concerns a whole file or variable.
-    pub(super) fn general(&mut self, origin: Origin, problem: String) {
-        self.push(origin, "", None, problem);
+    pub(super) fn missing(&mut self, origin: &Origin, path: &str) {
+        self.add(origin, path, None, "must be there");
     }
 
     /// Adds a line that is not TOML. Only the first mistake of a line is reported.
-    pub(super) fn syntax(&mut self, line: Origin, place: Origin, problem: &str) {
+    pub(super) fn syntax(&mut self, line: Origin, place: &Origin, problem: &str) {
         if self.broken.insert(line) {
-            self.general(place, format!("this is not TOML: {problem}"));
+            self.add(place, "", None, format!("this is not TOML: {problem}"));
         }
     }
 
     /// Adds a key that does not exist in a section of the file, such as `limit` or `tenant[0]`.
-    pub(super) fn unknown_key(&mut self, section: &str, key: &str, origin: Origin) {
+    pub(super) fn unknown_key(&mut self, section: &str, key: &str, origin: &Origin) {
         let what = if section.is_empty() {
             "unknown section"
         } else {
@@ -82,18 +87,23 @@ impl Mistakes {
         let meant = match nearest(key, siblings.iter()) {
             Some(near) => Some(join(section, near)),
             // The right key in the wrong section.
-            None => table::paths().find(|path| path.rsplit('.').next() == Some(key)),
+            None => {
+                let mut paths = table::SETTINGS.iter().map(|(path, _)| path);
+                paths
+                    .find(|path| path.rsplit('.').next() == Some(key))
+                    .cloned()
+            }
         };
         if let Some(meant) = meant {
             let path = join(section, &word(key));
             let hint = format!("{what}; did you mean {meant}?");
-            return self.push(origin, &path, None, hint);
+            return self.add(origin, &path, None, hint);
         }
         // A value may be read as a key: in a tenant, where a secret may have lost its key, and
         // anywhere after text that is not TOML.
         let may_be_secret = !self.broken.is_empty() || name == "tenant";
         let path = join(section, &word(if may_be_secret { MASK } else { key }));
-        self.push(
+        self.add(
             origin,
             &path,
             None,
@@ -102,8 +112,10 @@ impl Mistakes {
     }
 
     /// Adds a variable that is not a setting; `path` is its name as a path, such as `limit.rate`.
-    pub(super) fn unknown_variable(&mut self, path: &str, origin: Origin) {
-        let names: Vec<String> = table::paths()
+    pub(super) fn unknown_variable(&mut self, path: &str, origin: &Origin) {
+        let names: Vec<String> = table::SETTINGS
+            .iter()
+            .map(|(path, _)| path.clone())
             .chain(table::children(""))
             .map(|path| path.replace('.', "__"))
             .chain([FILE_VARIABLE
@@ -114,7 +126,7 @@ impl Mistakes {
             Some(near) => format!("did you mean {PREFIX}{}?", near.to_ascii_uppercase()),
             None => format!("settings are named {PREFIX}<SECTION>__<KEY>"),
         };
-        self.general(origin, format!("unknown variable; {hint}"));
+        self.add(origin, "", None, format!("unknown variable; {hint}"));
     }
 
     /// Says whether a setting is wrong by itself.
@@ -125,17 +137,6 @@ impl Mistakes {
     /// Puts the mistakes in the order of the file, then of the other layers.
     pub(super) fn sort(&mut self) {
         self.list.sort_by(|a, b| a.origin.cmp(&b.origin));
-    }
-
-    fn push(&mut self, origin: Origin, path: &str, excerpt: Option<String>, allowed: String) {
-        if !self.broken.contains(&origin) {
-            self.list.push(Mistake {
-                origin,
-                path: path.to_owned(),
-                excerpt,
-                allowed,
-            });
-        }
     }
 }
 

@@ -67,7 +67,11 @@ fn forbid(paths: &[&str], rule: &str, shown: &[Setting], mistakes: &mut Mistakes
         .iter()
         .filter(|setting| paths.contains(&&*setting.path()));
     if let Some(setting) = settings.max_by_key(|setting| &setting.origin) {
-        let Setting { toml, origin, .. } = setting.clone();
-        mistakes.wrong(origin, &setting.path(), toml, rule.to_owned());
+        mistakes.add(
+            &setting.origin,
+            &setting.path(),
+            Some(setting.toml.clone()),
+            rule,
+        );
     }
 }

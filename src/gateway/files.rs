@@ -4,7 +4,7 @@
 //! because it reads with the same functions.
 
 use crate::config::{Config, pem};
-use crate::front::{Certificate, CertificateError};
+use crate::server::{Certificate, CertificateError};
 use crate::upstream::{TlsError, Upstream};
 
 /// What the files contain that settings name.

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::body::{ClientBody, LOOK};
 use crate::config::Config;
-use crate::front::Activity;
+use crate::conn::state::ConnState;
 
 type Headers<'h> = &'h [(&'h str, &'h str)];
 
@@ -49,7 +49,7 @@ async fn look(target: &str, headers: Headers<'_>, pieces: &[&[u8]]) -> Identity 
         let found = found.clone();
         async move {
             let (head, incoming) = request.into_parts();
-            let activity = Arc::new(Activity::new(&Config::default().server));
+            let activity = Arc::new(ConnState::new(&Config::default().server));
             let patience = std::time::Duration::from_secs(60);
             let mut body = ClientBody::new(incoming, &head, patience, &activity);
             let mut findings = Findings::of_head(&head);

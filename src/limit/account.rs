@@ -21,7 +21,7 @@ use super::table::Table;
 use super::{Refused, Rules};
 use crate::config::Quota;
 use crate::identity::{Fingerprint, InstanceId};
-use crate::metrics::{InstanceSeries, Metrics, Standing, TenantSeries};
+use crate::observe::metrics::{InstanceSeries, Metrics, Standing, TenantSeries};
 
 /// Accepted credentials remembered per account; the oldest makes room. An app
 /// has one token, and may spell it in a few places.

@@ -28,7 +28,7 @@ pub(super) use turn::Turn;
 
 use crate::config::Quota;
 use crate::identity::Fingerprint;
-use crate::metrics::{InstanceSeries, Standing};
+use crate::observe::metrics::{InstanceSeries, Standing};
 
 /// A token taken (or let off, where budgets are only observed), and what is
 /// known of the bucket after it.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Admission, Kind, Lane, Limiter, Pass, Permit, Refused, Rules, TICK};
-use crate::metrics::Route;
+use crate::observe::metrics::Route;
 
 impl Limiter {
     /// Whether nobody is held or refused.

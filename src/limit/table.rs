@@ -18,7 +18,7 @@ mod tests;
 use super::account::Account;
 use super::sharing::Terms;
 use crate::identity::{Fingerprint, Identity, InstanceId};
-use crate::metrics::{OTHER, Standing};
+use crate::observe::metrics::{OTHER, Standing};
 use crate::sharded::Sharded;
 
 /// Accounts per shard: 64 × 4,096 = 262,144 instances and as many credentials

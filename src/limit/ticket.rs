@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 
 use super::bucket::{Holder, Permit};
-use crate::metrics::InstanceSeries;
+use crate::observe::metrics::InstanceSeries;
 
 /// A place in line. Resolves to the token; dropping it gives the place up.
 #[derive(Debug)]

@@ -1,61 +1,63 @@
-//! Every failure of a call, and the answer the gateway gives to it itself.
+//! Every failure of a request, and the response that the gateway makes for it.
 //!
-//! Owns design §3.8: JSON in the upstream's shape, `Proxy-Status`, and when to
-//! come back. Invariant: matched without a catch-all, so a new failure must
-//! choose its answer; no text here comes from a request.
+//! Owns the rule *gateway responses*: JSON in the upstream's shape, `Proxy-Status`
+//! and `Retry-After`. Invariants: every match is exhaustive, so that a new failure
+//! must choose its response; no text in a response comes from a request.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
-use crate::body::{self, AnswerBody, ClientAnswer};
+use super::ratelimit_headers;
+use crate::body::{self, ClientResponse, ResponseBody};
+use crate::http::response_head::ResponseHead;
+use crate::http::retry_after;
 use crate::limit::{Refusal, Refused, Scope};
 use crate::tenant::{Denied, key};
 use crate::upstream::{Failure, Unreachable};
-use crate::{ratelimit, retry_after};
 
-/// The field that tells our answers from the upstream's (RFC 9209).
+/// Marks a response as the gateway's own (RFC 9209).
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
-/// When to come back to a gateway that is full: by then some calls have ended.
+/// `Retry-After` of a 503: some requests will have ended by then.
 const OVERLOAD_WAIT: Duration = Duration::from_secs(1);
 
-/// Why the gateway answers a call itself.
+/// Why the gateway makes the response itself.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub(crate) enum Error {
     /// `CONNECT`.
     #[error("CONNECT is not offered: this is a reverse proxy")]
     Connect,
-    /// An absolute target for somebody else.
+    /// An absolute target that names another host.
     #[error("the request names another host: this gateway serves one upstream only")]
     ForeignTarget,
-    /// Framing or fields that could be read in two ways.
+    /// Framing or fields that recipients could read in different ways.
     #[error("the request is malformed: {0}")]
     Malformed(&'static str),
-    /// The body stopped coming.
-    #[error("the request's body came too slowly")]
+    /// The body stopped arriving for `server.body_timeout`.
+    #[error("the request body arrived too slowly")]
     ClientTooSlow,
-    /// The client went away, or was answered already; nobody reads this.
-    #[error("the request's body broke off")]
+    /// The client left, or has its response already: this one is not read.
+    #[error("the request body broke off")]
     ClientGone,
-    /// A rule of access.
+    /// An access rule.
     #[error(transparent)]
     Denied(Denied),
-    /// A tenant's key that opens nothing here.
+    /// A tenant key that is not valid for this request.
     #[error(transparent)]
     Key(key::Refusal),
-    /// No token in time.
-    #[error("{}", why(.0))]
+    /// No bucket token in time.
+    #[error("{}", describe(.0))]
     RateLimited(Refused),
-    /// Too many calls are being worked on: which limit, and its value.
-    #[error("too many calls at once: the limit is {1} ({0})")]
+    /// Too many requests in flight: the limit, and its value.
+    #[error("too many requests in flight: the limit is {1} ({0})")]
     Overloaded(&'static str, usize),
     /// More header fields than `server.max_headers`.
     #[error("too many header fields: the limit is {0} (server.max_headers)")]
     TooManyHeaders(usize),
-    /// The upstream gave no answer.
+    /// The upstream sent no response.
     #[error(transparent)]
     Upstream(Failure),
 }
@@ -98,7 +100,7 @@ impl From<Refused> for Error {
 }
 
 impl Error {
-    /// The status the caller gets.
+    /// The status of the response.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
@@ -114,7 +116,7 @@ impl Error {
         }
     }
 
-    /// The stable word for the failure.
+    /// The stable `code` of the failure, also its name in the access log.
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Connect | Self::ForeignTarget => "foreign_target",
@@ -162,7 +164,7 @@ impl Error {
         }
     }
 
-    /// When to come back, where that is known.
+    /// The `Retry-After` of the response, where one is known.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited(refused) => Some(refused.retry_after),
@@ -179,11 +181,11 @@ impl Error {
         }
     }
 
-    /// The gateway's own answer.
-    pub(crate) fn answer(&self) -> ClientAnswer {
+    /// The response of the gateway.
+    pub(crate) fn answer(&self) -> Box<ClientResponse> {
         let status = self.status();
         let message = match self.retry_after() {
-            Some(wait) => format!("{self}; come back in {} s", retry_after::seconds(wait)),
+            Some(wait) => format!("{self}; retry in {} s", retry_after::seconds(wait)),
             None => self.to_string(),
         };
         let body = serde_json::json!({
@@ -196,21 +198,20 @@ impl Error {
             "wawp-gateway; error={}; details=\"{message}\"",
             self.proxy_error()
         );
-        let body = AnswerBody::whole(Bytes::from(body.to_string()), None, None);
-        let mut answer = Box::new(Response::new(body));
-        *answer.status_mut() = status;
-        let headers = answer.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        // Our messages hold no quotes and only ASCII, as an sf-string must.
+        let body = ResponseBody::whole(Bytes::from(body.to_string()), None);
+        let mut head = ResponseHead::new(status);
+        head.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // A string of structured fields is ASCII without quotes (RFC 8941 §3.3.3), and so
+        // are the messages.
         let details = HeaderValue::from_str(&details)
             .unwrap_or_else(|_| HeaderValue::from_static("wawp-gateway"));
-        headers.insert(PROXY_STATUS, details);
+        head.insert(PROXY_STATUS, details);
         if let Some(wait) = self.retry_after() {
-            headers.insert(RETRY_AFTER, retry_after::value(wait));
+            head.insert(RETRY_AFTER, retry_after::value(wait));
         }
         if let Self::RateLimited(refused) = self {
-            ratelimit::describe(
-                headers,
+            ratelimit_headers::describe(
+                &mut head,
                 refused.scope,
                 refused.quota,
                 0,
@@ -218,20 +219,20 @@ impl Error {
             );
         }
         if *self == Self::Connect {
-            headers.insert(
+            head.insert(
                 ALLOW,
                 HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
             );
         }
-        answer
+        Box::new(ClientResponse { head, body })
     }
 }
 
-/// Says which limit was in the way.
-fn why(refused: &Refused) -> String {
+/// Names the limit that refused the request.
+fn describe(refused: &Refused) -> String {
     let limit = refused.quota.map_or_else(String::new, |quota| {
         format!(
-            ": the limit is {} calls a second, {} at once",
+            ": the limit is {} requests per second, burst {}",
             quota.rate, quota.burst
         )
     });
@@ -243,11 +244,11 @@ fn why(refused: &Refused) -> String {
     };
     match refused.refusal {
         Refusal::QueueFull => {
-            format!("{waiting} calls of this instance wait already (limit.max_queue){limit}")
+            format!("{waiting} requests of this instance wait already (limit.max_queue){limit}")
         }
         Refusal::WaitTooLong => {
-            format!("{budget} is used up and {waiting} calls wait (limit.max_wait){limit}")
+            format!("{budget} is used up and {waiting} requests wait (limit.max_wait){limit}")
         }
-        Refusal::Paused => "the upstream has asked for a pause of this instance".to_owned(),
+        Refusal::Paused => "the upstream paused this instance with a 429".to_owned(),
     }
 }

@@ -5,7 +5,7 @@ use http::HeaderMap;
 use http::HeaderValue;
 
 use super::*;
-use crate::metrics::Route;
+use crate::observe::metrics::Route;
 
 /// Two tenants and rules: `acme` has instances 1 and 2, `zoo` has 3 and its
 /// networks.

@@ -20,12 +20,12 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::connection::{Connection, MAX_STREAMS, Need, Speaker};
-use super::failure::{Failure, Unreachable};
-use super::plain::Wire;
+use super::error::{Failure, Unreachable};
+use super::fast::Wire;
+use super::outage_log::Reach;
 use super::pool::Pool;
-use super::reach::Reach;
 use crate::config::{self, pem};
-use crate::plain::{MAX_ANSWER_FIELDS, MAX_ANSWER_HEAD};
+use crate::http::h1::{MAX_RESPONSE_FIELDS, MAX_RESPONSE_HEAD};
 
 /// An idle HTTP/2 connection is pinged this often, so that a dead one is
 /// noticed before a call is lost on it.
@@ -41,7 +41,7 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
 /// The same over HTTP/1.1, where it is also the longest head of an answer. At
 /// hyper's own 400 KiB a thousand clients that do not read hold half a
 /// gigabyte.
-pub(super) const READ_BUFFER: usize = MAX_ANSWER_HEAD;
+pub(super) const READ_BUFFER: usize = MAX_RESPONSE_HEAD;
 
 /// An upstream that has silently gone is noticed by the operating system.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -237,7 +237,7 @@ async fn http1(
         .preserve_header_case(true)
         // A proxy replaces line folding in answers with spaces (RFC 9112 §5.2).
         .allow_obsolete_multiline_headers_in_responses(true)
-        .max_headers(MAX_ANSWER_FIELDS)
+        .max_headers(MAX_RESPONSE_FIELDS)
         .max_buf_size(READ_BUFFER)
         .handshake(TokioIo::new(stream))
         .await
@@ -257,7 +257,7 @@ async fn http2(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unr
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         // As over HTTP/1.1; hyper's own bound is a quarter of it.
-        .max_header_list_size(MAX_ANSWER_HEAD as u32)
+        .max_header_list_size(MAX_RESPONSE_HEAD as u32)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|_| Unreachable::ClosedAtOnce)?;

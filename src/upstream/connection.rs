@@ -10,17 +10,18 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, response};
+use http::{Request, Response};
 use http_body::Frame;
 use hyper::body::{Body as _, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
 use tokio::time::{Instant, Sleep};
 
-use super::failure::Failure;
-use super::patience::Patience;
-use super::plain::Wire;
+use super::error::Failure;
+use super::fast::Wire;
+use super::timeout::Patience;
 use crate::body::RequestBody;
-use crate::plain::{Answer, Framing, Wording};
+use crate::http::h1::{BodyDecoder, FinalResponse};
+use crate::http::response_head::ResponseHead;
 
 /// Calls at once on one HTTP/2 connection before another is opened: the
 /// usual `SETTINGS_MAX_CONCURRENT_STREAMS` (RFC 9113 §6.5.2 advises no less).
@@ -78,9 +79,7 @@ pub(super) struct Shared {
 /// The head of an answer, and where its body comes from.
 #[derive(Debug)]
 pub(super) struct Received {
-    pub(super) head: response::Parts,
-    /// How the head was worded, if that is known.
-    pub(super) wording: Option<Wording>,
+    pub(super) head: ResponseHead,
     pub(super) source: Source,
     /// The connection itself, where the upstream agreed to an upgrade.
     pub(super) upgrade: Option<hyper::upgrade::OnUpgrade>,
@@ -91,7 +90,7 @@ pub(super) struct Received {
 pub(super) enum Source {
     Hyper(Incoming),
     /// From the connection of a plain call, so framed.
-    Plain(Framing),
+    Plain(BodyDecoder),
 }
 
 /// Why a request brought no answer on a connection.
@@ -242,20 +241,18 @@ impl From<Response<Incoming>> for Received {
             .then(|| hyper::upgrade::on(&mut response));
         let (head, incoming) = response.into_parts();
         Self {
-            head,
-            wording: None,
+            head: head.into(),
             source: Source::Hyper(incoming),
             upgrade,
         }
     }
 }
 
-impl From<Answer> for Received {
-    fn from(answer: Answer) -> Self {
+impl From<FinalResponse> for Received {
+    fn from(response: FinalResponse) -> Self {
         Self {
-            head: answer.head,
-            wording: answer.wording,
-            source: Source::Plain(answer.framing),
+            head: response.head,
+            source: Source::Plain(response.decoder),
             upgrade: None,
         }
     }
@@ -277,8 +274,8 @@ impl Source {
                 }
                 frame => Poll::Ready(frame.map(|frame| frame.map_err(drop))),
             },
-            Self::Plain(framing) => match connection.and_then(Connection::wire) {
-                Some(wire) => wire.poll_body(framing, cx),
+            Self::Plain(decoder) => match connection.and_then(Connection::wire) {
+                Some(wire) => wire.poll_body(decoder, cx),
                 // Given back at the body's end, or closed when it broke off.
                 None => Poll::Ready(None),
             },
@@ -288,15 +285,15 @@ impl Source {
     pub(super) fn is_end_stream(&self) -> bool {
         match self {
             Self::Hyper(incoming) => incoming.is_end_stream(),
-            Self::Plain(framing) => framing.has_ended(),
+            Self::Plain(decoder) => decoder.has_ended(),
         }
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
         match self {
             Self::Hyper(incoming) => incoming.size_hint(),
-            Self::Plain(Framing::Length(left)) => SizeHint::with_exact(*left),
-            Self::Plain(Framing::Chunked(_) | Framing::Close) => SizeHint::default(),
+            Self::Plain(BodyDecoder::Length(left)) => SizeHint::with_exact(*left),
+            Self::Plain(BodyDecoder::Chunked(_) | BodyDecoder::UntilClose) => SizeHint::default(),
         }
     }
 }

@@ -18,10 +18,7 @@ fn refused(answer: &Message) -> Duration {
     assert_eq!(body["code"], "rate_limited");
     assert_eq!(body["error"], "Too Many Requests");
     let message = body["message"].as_str().unwrap();
-    assert!(
-        message.contains(&format!("come back in {wait} s")),
-        "{message}"
-    );
+    assert!(message.contains(&format!("retry in {wait} s")), "{message}");
     assert!(message.contains("limit.max_"), "{message}");
     assert_eq!(body.as_object().unwrap().len(), 4);
     let status = answer.field("proxy-status").unwrap();
@@ -118,7 +115,7 @@ async fn a_refusal_names_the_budget_that_is_used_up() {
                 let message = answer.json()["message"].clone();
                 let message = message.as_str().unwrap();
                 assert!(message.contains(told), "{message}");
-                let ends = "the limit is 0.1 calls a second, 1 at once; come back in 10 s";
+                let ends = "the limit is 0.1 requests per second, burst 1; retry in 10 s";
                 assert!(message.ends_with(ends), "{message}");
                 let state = format!("\"{name}\";r=0;t=10");
                 assert_eq!(answer.field("ratelimit"), Some(&*state));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::sandbox::Fault;
+use crate::tools::sandbox::Fault;
 
 const WINDOW: Duration = ms(50);
 

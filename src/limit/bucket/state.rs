@@ -20,7 +20,7 @@ use crate::limit::line::{Grant, Kind, Line, Waiter};
 use crate::limit::pause::Pause;
 use crate::limit::share::Share;
 use crate::limit::{Refused, Rules};
-use crate::metrics::Standing;
+use crate::observe::metrics::Standing;
 
 /// "Until told": the plan of a line that only waits for the egress.
 const PATIENCE: Duration = Duration::from_secs(3600);

@@ -10,7 +10,7 @@ use crate::identity::Findings;
 use crate::limit::account::Lane;
 use crate::limit::sharing::Sharing;
 use crate::limit::{Admission, Kind, Rules};
-use crate::metrics::Metrics;
+use crate::observe::metrics::Metrics;
 use crate::sharded::SHARDS;
 
 const CAPACITY: usize = 8;

@@ -1,5 +1,5 @@
-//! Feeds `workbench::fuzz::merged`, where the law is.
+//! Feeds `testing::fuzz::merged`, where the law is.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| wawp_gateway::workbench::fuzz::merged(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| wawp_gateway::testing::fuzz::merged(input));

@@ -1,5 +1,5 @@
-//! Feeds `workbench::fuzz::settings`, where the law is.
+//! Feeds `testing::fuzz::settings`, where the law is.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| wawp_gateway::workbench::fuzz::settings(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| wawp_gateway::testing::fuzz::settings(input));

@@ -1,0 +1,145 @@
+//! A response as it goes to the client.
+//!
+//! Invariant: the observer of a body is dropped with it, once, whether the body
+//! was sent to its end, cut off, or never read.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+
+use super::Error;
+use crate::http::response_head::ResponseHead;
+
+/// A response to a client. It is passed on in a `Box`: it is returned by about
+/// ten functions, and each would copy its 250 bytes.
+#[derive(Debug)]
+pub(crate) struct ClientResponse {
+    pub(crate) head: ResponseHead,
+    pub(crate) body: ResponseBody,
+}
+
+impl ClientResponse {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.head.status()
+    }
+}
+
+/// The body of a response to a client.
+#[derive(Debug)]
+pub(crate) struct ResponseBody {
+    kind: Kind,
+    observer: Option<Box<dyn BodyObserver>>,
+}
+
+enum Kind {
+    Whole {
+        bytes: Option<Bytes>,
+        trailers: Option<Box<HeaderMap>>,
+    },
+    /// The pieces that were read ahead, then the rest.
+    Streamed {
+        held: VecDeque<Bytes>,
+        rest: StreamedBody,
+    },
+}
+
+/// Observes a response body until it is dropped.
+pub(crate) trait BodyObserver: std::fmt::Debug + Send + Sync {
+    /// Bytes of the body were handed to the connection; `is_end`: the last ones.
+    fn sent(&mut self, bytes: usize, is_end: bool);
+}
+
+/// A body that the upstream is still sending.
+pub(crate) type StreamedBody = Pin<Box<dyn Body<Data = Bytes, Error = Error> + Send + Sync>>;
+
+impl ResponseBody {
+    /// A body held in full.
+    pub(crate) fn whole(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
+        let bytes = (!bytes.is_empty()).then_some(bytes);
+        let trailers = trailers.map(Box::new);
+        Self {
+            kind: Kind::Whole { bytes, trailers },
+            observer: None,
+        }
+    }
+
+    /// A body streamed from the upstream, behind the pieces `held` that were
+    /// read already.
+    pub(crate) fn streamed(held: VecDeque<Bytes>, rest: StreamedBody) -> Self {
+        Self {
+            kind: Kind::Streamed { held, rest },
+            observer: None,
+        }
+    }
+
+    /// Attaches an observer. A body that `is_unread` is never polled: that of a
+    /// response to HEAD, or of a status without a body.
+    pub(crate) fn observe(&mut self, mut observer: Box<dyn BodyObserver>, is_unread: bool) {
+        observer.sent(0, is_unread || self.is_end_stream());
+        self.observer = Some(observer);
+    }
+}
+
+/// Without the bytes: they may hold secrets.
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Whole { .. } => "Whole",
+            Self::Streamed { .. } => "Streamed",
+        })
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.kind {
+            Kind::Whole { bytes, trailers } => {
+                let data = bytes.take().map(Frame::data);
+                data.or_else(|| Some(Frame::trailers(*trailers.take()?)))
+                    .map(Ok)
+            }
+            Kind::Streamed { held, rest } => match held.pop_front() {
+                Some(piece) => Some(Ok(Frame::data(piece))),
+                None => ready!(rest.as_mut().poll_frame(cx)),
+            },
+        };
+        let is_end = this.is_end_stream();
+        if let Some(observer) = &mut this.observer {
+            match &frame {
+                Some(Ok(frame)) => observer.sent(frame.data_ref().map_or(0, Bytes::len), is_end),
+                Some(Err(_)) => {}
+                None => observer.sent(0, true),
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Whole { bytes, trailers } => bytes.is_none() && trailers.is_none(),
+            Kind::Streamed { held, rest } => held.is_empty() && rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Whole {
+                bytes,
+                trailers: None,
+            } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Kind::Streamed { held, rest } if held.is_empty() => rest.size_hint(),
+            Kind::Whole { .. } | Kind::Streamed { .. } => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The head of a response: read and written.
+//!
+//! Invariant: with the head it is known where the body ends (RFC 9112 §6.3).
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf as _, Bytes};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use hyper::ext::ReasonPhrase;
+
+use super::decode::BodyDecoder;
+use super::encode::BodyEncoder;
+use super::framing::{Framing, HeaderKind};
+use super::write_buf::COPIED;
+use super::{HEAD_END, Malformed};
+use crate::http::header_case::{HeaderCase, is_same_name};
+use crate::http::hop_by_hop::HOP_BY_HOP;
+use crate::http::raw_head::RawHead;
+use crate::http::response_head::{ResponseHead, has_no_body, parse_u64};
+
+/// The most headers of a response, read here or by hyper: as many as in a
+/// request by default, and as hyper parses without an allocation.
+pub(crate) const MAX_RESPONSE_FIELDS: usize = 100;
+/// The longest head of a response, in bytes.
+pub(crate) const MAX_RESPONSE_HEAD: usize = 64 * 1024;
+
+/// The head of a final response, and how to read its body.
+#[derive(Debug)]
+pub(crate) struct FinalResponse {
+    pub(crate) head: ResponseHead,
+    pub(crate) decoder: BodyDecoder,
+    /// Another request may follow on the connection.
+    pub(crate) keeps_alive: bool,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(crate) enum ResponseRead {
+    /// An interim response: the final one follows (RFC 9110 §15.2).
+    Informational,
+    Final(FinalResponse),
+}
+
+/// Takes the head of a response out of `read`; `None` while it is incomplete.
+///
+/// # Errors
+/// It is malformed or too long.
+pub(crate) fn read_response(read: &mut Bytes) -> Result<Option<ResponseRead>, Malformed> {
+    if read.is_empty() {
+        return Ok(None);
+    }
+    // Uninitialised: filling a hundred fields costs more than parsing ten.
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_RESPONSE_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let mut parser = httparse::ParserConfig::default();
+    // A proxy replaces line folding in responses with spaces (RFC 9112 §5.2).
+    parser.allow_obsolete_multiline_headers_in_responses(true);
+    let length = match parser.parse_response_with_uninit_headers(&mut parsed, read, &mut fields) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) if read.len() <= MAX_RESPONSE_HEAD => return Ok(None),
+        Ok(httparse::Status::Partial) | Err(_) => return Err(Malformed),
+    };
+    let response = interpret(read, &parsed)?;
+    read.advance(length);
+    Ok(Some(response))
+}
+
+fn interpret(read: &Bytes, parsed: &httparse::Response<'_, '_>) -> Result<ResponseRead, Malformed> {
+    let status = StatusCode::from_u16(parsed.code.unwrap_or(0)).map_err(|_| Malformed)?;
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        // No request on the fast path asks for an upgrade.
+        return Err(Malformed);
+    }
+    if status.is_informational() {
+        return Ok(ResponseRead::Informational);
+    }
+    let is_http11 = parsed.version == Some(1);
+    let (framing, mut head) = match read_raw(parsed.headers, is_http11, status) {
+        Some(read) => read,
+        None => read_map(read, parsed.headers, is_http11, status)?,
+    };
+    let decoder = framing.decoder(status)?;
+    let reason = parsed.reason.unwrap_or_default();
+    if status.canonical_reason() != Some(reason) {
+        head.set_reason(ReasonPhrase::try_from(reason.as_bytes()).map_err(|_| Malformed)?);
+    }
+    Ok(ResponseRead::Final(FinalResponse {
+        keeps_alive: decoder != BodyDecoder::UntilClose && framing.keeps_alive(),
+        head,
+        decoder,
+    }))
+}
+
+/// Keeps the header lines as text, except hop-by-hop headers; `None` where a
+/// header must be changed before it may be forwarded.
+fn read_raw(
+    fields: &[httparse::Header<'_>],
+    is_http11: bool,
+    status: StatusCode,
+) -> Option<(Framing, ResponseHead)> {
+    if has_no_body(status) {
+        // A length may have to be removed.
+        return None;
+    }
+    let length = |field: &httparse::Header<'_>| field.name.len() + field.value.len() + 4;
+    let mut lines = Vec::with_capacity(fields.iter().map(length).sum());
+    let (mut framing, mut map) = (Framing::new(is_http11), HeaderMap::new());
+    let (mut content_length, mut has_coding, mut case) = (None, false, None);
+    for &httparse::Header { name, value } in fields {
+        let is = |known: &&str| is_same_name(name.as_bytes(), known.as_bytes());
+        match framing.add(name.as_bytes(), value) {
+            // The option may name a header, which must be removed.
+            HeaderKind::ConnectionOptions => return None,
+            HeaderKind::Connection => {
+                // The gateway may set it anew, in the same case.
+                case = (name == "Connection").then_some(HeaderCase::CONNECTION);
+                continue;
+            }
+            // Repeated lengths are made one.
+            HeaderKind::ContentLength if content_length.is_some() => return None,
+            HeaderKind::ContentLength => content_length = Some(parse_u64(value)?),
+            HeaderKind::Other if !HOP_BY_HOP.iter().any(is) => {}
+            kind @ (HeaderKind::TransferEncoding | HeaderKind::Other) => {
+                has_coding |= kind == HeaderKind::TransferEncoding;
+                let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+                map.append(name, HeaderValue::from_bytes(value).ok()?);
+                continue;
+            }
+        }
+        if value.contains(&b'\n') {
+            // A folded line is unfolded (RFC 9112 §5.2).
+            return None;
+        }
+        lines.extend_from_slice(name.as_bytes());
+        lines.extend_from_slice(b": ");
+        lines.extend_from_slice(value);
+        lines.extend_from_slice(b"\r\n");
+    }
+    if content_length.is_some() && has_coding {
+        // The length must not be forwarded: a client that believed it would
+        // read another body (RFC 9112 §6.3).
+        return None;
+    }
+    let raw = RawHead::new(lines, content_length);
+    Some((framing, ResponseHead::read(status, map, Some(raw), case)))
+}
+
+/// Puts all headers into a map.
+fn read_map(
+    read: &Bytes,
+    fields: &[httparse::Header<'_>],
+    is_http11: bool,
+    status: StatusCode,
+) -> Result<(Framing, ResponseHead), Malformed> {
+    let mut framing = Framing::new(is_http11);
+    let mut headers = HeaderMap::with_capacity(fields.len() + 2);
+    let mut is_lower_case = true;
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed)?;
+        is_lower_case &= name.as_str() == field.name;
+        let value = header_value(read, field.value)?;
+        if framing.add(field.name.as_bytes(), value.as_bytes()) != HeaderKind::Connection {
+            headers.append(name, value);
+        }
+    }
+    let names = fields.iter().map(|field| field.name.as_bytes());
+    let case = (!is_lower_case).then(|| HeaderCase::of(names));
+    Ok((framing, ResponseHead::read(status, headers, None, case)))
+}
+
+/// A value that shares the buffer `read`, or a copy of a folded one.
+fn header_value(read: &Bytes, value: &[u8]) -> Result<HeaderValue, Malformed> {
+    HeaderValue::from_maybe_shared(read.slice_ref(value)).or_else(|_| {
+        let lines: Vec<_> = value
+            .split(|&byte| byte == b'\n')
+            .map(<[u8]>::trim_ascii)
+            .collect();
+        HeaderValue::from_bytes(&lines.join(&b' ')).map_err(|_| Malformed)
+    })
+}
+
+/// Writes the head of a response whose body has this length, if that is known.
+/// Returns how to write the body.
+pub(crate) fn write_response(
+    text: &mut Vec<u8>,
+    head: &mut ResponseHead,
+    length: Option<u64>,
+) -> BodyEncoder {
+    let announced = head.normalize_content_length();
+    let status = head.status();
+    let reason = head.reason();
+    let first = "HTTP/1.1 200 \r\n".len() + reason.len();
+    // A short body is copied behind the head: one allocation for both.
+    let body = length.map_or(0, |length| usize::try_from(length).unwrap_or(COPIED));
+    text.reserve(first + head.encoded_length() + HEAD_END + body.min(COPIED));
+    text.extend_from_slice(b"HTTP/1.1 ");
+    text.extend_from_slice(status.as_str().as_bytes());
+    text.push(b' ');
+    text.extend_from_slice(reason);
+    text.extend_from_slice(b"\r\n");
+    head.write_headers(text);
+    let encoder = match (has_no_body(status), announced, length) {
+        (true, ..) => BodyEncoder::Length(0),
+        (false, Some(length), _) => BodyEncoder::Length(length),
+        (false, None, Some(length)) => {
+            text.extend_from_slice(format!("content-length: {length}\r\n").as_bytes());
+            BodyEncoder::Length(length)
+        }
+        (false, None, None) => {
+            text.extend_from_slice(b"transfer-encoding: chunked\r\n");
+            BodyEncoder::Chunked { is_open: false }
+        }
+    };
+    text.extend_from_slice(b"\r\n");
+    encoder
+}

@@ -1,0 +1,46 @@
+//! What is read here is what hyper reads.
+
+mod requests;
+mod responses;
+mod written;
+
+use http::HeaderMap;
+use http::header::CONNECTION;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+/// Fields as they can be compared: only those of one name have an order, and
+/// a `Connection` that is told otherwise, as all its options are `told`, is none.
+fn fields(headers: &HeaderMap, told: &[&str]) -> Vec<(String, Vec<u8>)> {
+    let is_told = |value: &[u8]| {
+        value.split(|&byte| byte == b',').all(|option| {
+            let option = option.trim_ascii();
+            told.iter()
+                .any(|told| option.eq_ignore_ascii_case(told.as_bytes()))
+        })
+    };
+    let fields = headers.iter();
+    let fields = fields.filter(|(name, value)| *name != CONNECTION || !is_told(value.as_bytes()));
+    let fields = fields.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
+    let mut fields: Vec<_> = fields.collect();
+    fields.sort_by(|one, other| one.0.cmp(&other.0));
+    fields
+}
+
+/// A text of single-byte characters as it stands on the wire.
+fn latin(text: &str) -> Vec<u8> {
+    text.chars().map(|c| c as u8).collect()
+}
+
+/// Such texts, some of them with another byte somewhere.
+fn or_broken(texts: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
+    let breaks = proptest::option::weighted(0.2, (any::<Index>(), any::<u8>()));
+    (texts, breaks).prop_map(|(text, breaks)| {
+        let mut text: Vec<_> = text.chars().collect();
+        if let Some((place, byte)) = breaks {
+            let place = place.index(text.len());
+            text[place] = char::from(byte);
+        }
+        text.into_iter().collect()
+    })
+}

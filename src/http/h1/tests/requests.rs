@@ -1,0 +1,248 @@
+//! Requests: which are plain, and that hyper would have read the same.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use proptest::prelude::*;
+use tokio::io::AsyncWriteExt as _;
+
+use super::fields;
+use crate::http::h1::{FastRequest, RequestRead, read_request};
+
+/// What was read of a request.
+#[derive(Debug, PartialEq, Eq)]
+struct Heard {
+    method: String,
+    target: String,
+    fields: Vec<(String, Vec<u8>)>,
+    body: Vec<u8>,
+}
+
+/// A plain request and what follows it; `None` if it is for hyper.
+fn plain(said: &[u8]) -> Option<(Heard, Vec<u8>)> {
+    match read_request(Bytes::copy_from_slice(said), 100) {
+        RequestRead::Complete(FastRequest { head, body, .. }, rest) => {
+            let heard = Heard {
+                method: head.method.to_string(),
+                target: head.uri.to_string(),
+                fields: fields(&head.headers, &["keep-alive"]),
+                body: body.to_vec(),
+            };
+            Some((heard, rest.to_vec()))
+        }
+        RequestRead::Incomplete(back) | RequestRead::ForHyper(back) => {
+            assert_eq!(back, said, "nothing may be lost");
+            None
+        }
+    }
+}
+
+/// The requests that hyper finds in these bytes, after which nothing comes.
+fn by_hyper(said: &[u8]) -> Vec<Heard> {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = Arc::clone(&heard);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let hears = Arc::clone(&hears);
+        async move {
+            let (head, body) = request.into_parts();
+            if let Ok(body) = body.collect().await {
+                hears.lock().unwrap().push(Heard {
+                    method: head.method.to_string(),
+                    target: head.uri.to_string(),
+                    fields: fields(&head.headers, &["keep-alive"]),
+                    body: body.to_bytes().to_vec(),
+                });
+            }
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (mut near, far) = tokio::io::duplex(1 << 20);
+        near.write_all(said).await.unwrap();
+        near.shutdown().await.unwrap();
+        let connection = http1::Builder::new()
+            .half_close(true)
+            .serve_connection(TokioIo::new(far), service);
+        // An error is hyper's way to say that there is no more.
+        drop(connection.await);
+    });
+    drop(runtime);
+    Arc::into_inner(heard).unwrap().into_inner().unwrap()
+}
+
+/// Texts of which most requests are made, and some that make no good one.
+fn line() -> impl Strategy<Value = String> {
+    let known = prop::sample::select(vec![
+        "Host: h",
+        "host: h",
+        "Accept: */*",
+        "X-Odd-CASE:\tv \t",
+        "x-empty:",
+        "Content-Length: 5",
+        "content-length: 0",
+        "Content-Length: 05",
+        "Content-Length: +5",
+        "Content-Length: 5, 5",
+        "Content-Length: 5 5",
+        "Content-Length: 99999999999999999999",
+        "Content-Length: 9000",
+        "Transfer-Encoding: chunked",
+        "Transfer-Encoding : chunked",
+        "Transfer-encoding: \tchunked",
+        "Transfer_Encoding: chunked",
+        "Connection: keep-alive",
+        "Connection: Keep-Alive",
+        "Connection: close",
+        "Connection: keep-alive, close",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Expect: 100-continue",
+        "TE: trailers",
+        "Trailer: x",
+        " folded: line",
+        "\tfolded",
+        "no colon",
+        ": no name",
+        "X: caf\u{e9}",
+        "X: a\u{0}b",
+        "X: a\rb",
+        "GET / HTTP/1.1",
+        "",
+    ]);
+    prop_oneof![8 => known.prop_map(str::to_owned), 1 => "[ -~]{0,12}"]
+}
+
+fn said() -> impl Strategy<Value = String> {
+    let start = prop::sample::select(vec![
+        "GET /v2/x?a=%41 HTTP/1.1",
+        "POST /v2/send/seen HTTP/1.1",
+        "PATCH /a?b=c#d HTTP/1.1",
+        "post / HTTP/1.1",
+        "M-SEARCH * HTTP/1.1",
+        "OPTIONS * HTTP/1.1",
+        "HEAD / HTTP/1.1",
+        "CONNECT h:1 HTTP/1.1",
+        "GET http://h/x HTTP/1.1",
+        "GET //x HTTP/1.1",
+        "GET / HTTP/1.0",
+        "GET / HTTP/2.0",
+        "GET  / HTTP/1.1",
+        "GET /a b HTTP/1.1",
+        "GET /\u{e9} HTTP/1.1",
+        "GET",
+        "",
+    ]);
+    let end = prop::sample::select(vec!["\r\n", "\n"]);
+    let body = prop_oneof![
+        Just("hello".to_owned()),
+        Just("5\r\nhello\r\n0\r\n\r\n".to_owned()),
+        Just("helloGET /next HTTP/1.1\r\nHost: h\r\n\r\n".to_owned()),
+        "[a-z\r\n]{0,12}"
+    ];
+    let lines = proptest::collection::vec(line(), 0..5);
+    let said = (start, lines, end, body).prop_map(|(start, lines, end, body)| {
+        let mut said = String::from(start) + end + "Host: h" + end;
+        for line in lines {
+            said += &line;
+            said += end;
+        }
+        said += end;
+        said += &body;
+        said
+    });
+    super::or_broken(said)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn a_request_that_is_plain_is_what_hyper_would_have_read(said in said()) {
+        let said = super::latin(&said);
+        if let Some((heard, rest)) = plain(&said) {
+            let mut all = by_hyper(&said).into_iter();
+            prop_assert_eq!(Some(heard), all.next());
+            // What follows is read from there, by whomever.
+            let mut again = all.collect::<Vec<_>>();
+            again.truncate(1);
+            let mut then = by_hyper(&rest);
+            then.truncate(1);
+            prop_assert_eq!(then, again);
+        }
+    }
+
+    #[test]
+    fn a_plain_request_is_no_other_before_it_is_there(length in 0..60_usize) {
+        let whole = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello";
+        let length = length.min(whole.len());
+        prop_assert_eq!(plain(&whole[..length]).is_some(), length == whole.len());
+    }
+}
+
+#[test]
+fn usual_calls_are_plain() {
+    for said in [
+        "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+        "DELETE /x HTTP/1.1\r\nhost: h\r\nconnection: keep-alive\r\n\r\n",
+        "POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}",
+        "PUT /x HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
+    ] {
+        assert!(plain(said.as_bytes()).is_some(), "{said:?}");
+    }
+}
+
+#[test]
+fn what_could_be_read_in_two_ways_is_left_to_hyper() {
+    for field in [
+        "Transfer-Encoding: chunked",
+        "Content-Length: 2\r\nContent-Length: 2",
+        "Content-Length: 2, 2",
+        "Content-Length: +2",
+        "Content-Length: 2\r\nTransfer-Encoding: chunked",
+        "Content-Length: 9000",
+        "Connection: close",
+        "Connection: x-mine",
+        "Upgrade: websocket",
+        "Expect: 100-continue",
+        "TE: trailers",
+        "Trailer: x",
+        "X: y\r\n".repeat(40).trim_end(),
+        &format!("X: {}", "y".repeat(9000)),
+    ] {
+        let said = format!(
+            "POST /x HTTP/1.1\r\nHost: h\r\n{field}\r\n\r\n{}",
+            "{}".repeat(9000)
+        );
+        assert!(plain(said.as_bytes()).is_none(), "{field:.40}");
+    }
+    for start in [
+        "HEAD / HTTP/1.1",
+        "CONNECT h:1 HTTP/1.1",
+        "GET http://h/ HTTP/1.1",
+        "OPTIONS * HTTP/1.1",
+        "GET / HTTP/1.0",
+        "\r\nGET / HTTP/1.1",
+    ] {
+        let said = format!("{start}\r\nHost: h\r\n\r\n");
+        assert!(plain(said.as_bytes()).is_none(), "{start:?}");
+    }
+}
+
+#[test]
+fn what_follows_a_request_stays() {
+    let said = b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\nGET /2 HT";
+    assert_eq!(plain(said).unwrap().1, b"GET /2 HT");
+}

@@ -1,0 +1,272 @@
+//! What is written: heads with their names as they came, bodies in their frames.
+
+use bytes::Bytes;
+use http::header::{HOST, SERVER};
+use http::{HeaderValue, Request};
+use proptest::prelude::*;
+use tokio::io::AsyncReadExt as _;
+
+use crate::http::h1::{
+    BodyEncoder, RequestRead, ResponseRead, WriteBuf, read_request, read_response, write_request,
+    write_response,
+};
+use crate::http::header_case::{HeaderCase, is_same_name};
+use crate::http::response_head::ResponseHead;
+
+/// All that is put in, as it comes out of a narrow stream.
+fn comes_out(mut out: WriteBuf, narrow: usize) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (mut near, mut far) = tokio::io::duplex(narrow);
+        let writes = async {
+            while !out.is_empty() {
+                std::future::poll_fn(|cx| out.poll_write(&mut near, cx))
+                    .await
+                    .unwrap();
+            }
+            drop(near);
+        };
+        let mut heard = String::new();
+        let (_, read) = tokio::join!(writes, far.read_to_string(&mut heard));
+        read.unwrap();
+        heard
+    })
+}
+
+/// A request, with how its names were spelt.
+fn asked(said: &str) -> Request<HeaderCase> {
+    match read_request(Bytes::copy_from_slice(said.as_bytes()), 100) {
+        RequestRead::Complete(asked, _) => Request::from_parts(*asked.head, asked.header_case),
+        _ => panic!("no plain request"),
+    }
+}
+
+fn sent(request: &Request<HeaderCase>, body: &'static str) -> String {
+    let mut out = WriteBuf::default();
+    let header_case = Some(request.body());
+    write_request(
+        &mut out,
+        request,
+        header_case,
+        Bytes::from_static(body.as_bytes()),
+    );
+    comes_out(out, 7)
+}
+
+#[test]
+fn a_request_leaves_as_it_came() {
+    let said = "POST /v2/x?a=%41 HTTP/1.1\r\nHost: h\r\nX-a: 3\r\nX-B: 1\r\nX-A: 1\r\nx-a: 2\r\n\
+                Content-LENGTH: 2\r\n\r\n{}";
+    let as_it_came = sent(&asked(said), "{}");
+    // Fields of one name stand together; what each was called is its own.
+    assert_eq!(
+        as_it_came,
+        "POST /v2/x?a=%41 HTTP/1.1\r\nHost: h\r\nX-a: 3\r\nX-A: 1\r\nx-a: 2\r\nX-B: 1\r\n\
+         Content-LENGTH: 2\r\n\r\n{}"
+    );
+}
+
+#[test]
+fn what_was_changed_does_not_upset_how_the_rest_is_spelt() {
+    let mut request = asked(
+        "GET / HTTP/1.1\r\nHOST: h\r\nConnection: keep-alive\r\nX-ONE: 1\r\nX-Two: 2\r\nX-THREE: 3\r\n\r\n",
+    );
+    request.headers_mut().remove("x-two");
+    request
+        .headers_mut()
+        .insert(HOST, HeaderValue::from_static("upstream"));
+    request
+        .headers_mut()
+        .insert(SERVER, HeaderValue::from_static("new"));
+    let sent = sent(&request, "");
+    let mut lines: Vec<_> = sent.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "",
+            "GET / HTTP/1.1",
+            "HOST: upstream",
+            "X-ONE: 1",
+            "X-THREE: 3",
+            "server: new"
+        ]
+    );
+}
+
+#[test]
+fn a_name_that_is_nearly_another_is_not_spelt_like_it() {
+    let mut request = asked("GET / HTTP/1.1\r\nHost: h\r\nX^: 1\r\nY~: 2\r\n\r\n");
+    assert!(sent(&request, "").contains("\r\nX^: 1\r\nY~: 2\r\n"));
+    for (name, value) in [("x~", "3"), ("y^", "4")] {
+        request
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    assert!(sent(&request, "").contains("\r\nx~: 3\r\ny^: 4\r\n"));
+}
+
+/// Names that differ in case, if that: `[` from `{` and `^` from `~` as `A` from `a`.
+fn alike() -> impl Strategy<Value = (String, String)> {
+    let letter = prop::sample::select(b"aAzZ^~@`[{09-".to_vec());
+    let both = (letter, any::<bool>(), prop::bool::weighted(0.05));
+    let both = both.prop_map(|(one, other_case, differs)| {
+        let has_case = one.is_ascii_alphabetic() && other_case;
+        (one, if has_case || differs { one ^ 0x20 } else { one })
+    });
+    prop::collection::vec(both, 0..30).prop_map(|both| {
+        let name = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let (one, other) = both.into_iter().unzip();
+        (name(one), name(other))
+    })
+}
+
+proptest! {
+    #[test]
+    fn names_are_the_same_in_any_case_and_in_nothing_else((spelt, other) in alike()) {
+        let lower = other.to_ascii_lowercase();
+        let is_it = spelt.eq_ignore_ascii_case(&lower);
+        prop_assert_eq!(is_same_name(spelt.as_bytes(), lower.as_bytes()), is_it);
+    }
+}
+
+fn answered(said: &str) -> ResponseHead {
+    match read_response(&mut Bytes::copy_from_slice(said.as_bytes())) {
+        Ok(Some(ResponseRead::Final(response))) => response.head,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_answer_leaves_as_it_came() {
+    for said in [
+        "HTTP/1.1 207 Quite all right\r\nserver: S\r\nX-ODD-case: 1\r\nSet-Cookie: a\r\nset-cookie: b\r\nContent-Length: 2\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\nX: 1\r\n\r\n",
+        "HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX-Empty: \r\nETag: \"a: b\"\r\ncontent-length: 2\r\nX-Last: 1\r\n\r\n",
+        "HTTP/1.1 599 \r\nContent-Length: 0\r\n\r\n",
+    ] {
+        let mut text = Vec::new();
+        let mut answer = answered(said);
+        write_response(&mut text, &mut answer, None);
+        assert_eq!(String::from_utf8(text).unwrap(), said);
+        // Nor does it change when its lines are parsed, except in the order of headers.
+        answer.append(SERVER, HeaderValue::from_static("ours"));
+        let mut added = Vec::new();
+        write_response(&mut added, &mut answer, None);
+        let added = String::from_utf8(added).unwrap();
+        assert!(added.contains("ours"));
+        answer.headers_mut();
+        let mut text = Vec::new();
+        write_response(&mut text, &mut answer, None);
+        let text = String::from_utf8(text).unwrap();
+        let servers = |text: &str| {
+            let lines = text
+                .lines()
+                .filter(|line| line.to_lowercase().contains("server"));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(servers(&text), servers(&added));
+        assert_eq!(text.len(), added.len());
+    }
+}
+
+#[test]
+fn how_a_body_ends_is_told() {
+    let mut text = Vec::new();
+    let mut answer = answered("HTTP/1.1 200 OK\r\nX: 1\r\n\r\n");
+    assert_eq!(
+        write_response(&mut text, &mut answer, Some(3)),
+        BodyEncoder::Length(3)
+    );
+    assert!(text.ends_with(b"X: 1\r\ncontent-length: 3\r\n\r\n"));
+    text.clear();
+    let chunked = BodyEncoder::Chunked { is_open: false };
+    assert_eq!(write_response(&mut text, &mut answer, None), chunked);
+    assert!(text.ends_with(b"X: 1\r\ntransfer-encoding: chunked\r\n\r\n"));
+}
+
+#[test]
+fn a_length_is_told_once_and_only_of_a_body() {
+    for (said, told) in [
+        (
+            "200 OK\r\nContent-Length: 5\r\nContent-Length: 5",
+            Some("Content-Length: 5"),
+        ),
+        ("200 OK\r\ncontent-length: 5, 5", Some("content-length: 5")),
+        ("204 No Content\r\nContent-Length: 5", None),
+        (
+            "304 Not Modified\r\nContent-Length: 5",
+            Some("Content-Length: 5"),
+        ),
+    ] {
+        let said = format!("HTTP/1.1 {said}\r\n\r\n");
+        let mut text = Vec::new();
+        write_response(&mut text, &mut answered(&said), None);
+        let text = String::from_utf8(text).unwrap();
+        let lengths = text
+            .lines()
+            .filter(|line| line.to_lowercase().contains("length"));
+        assert_eq!(
+            lengths.collect::<Vec<_>>(),
+            Vec::from_iter(told),
+            "{said:?}"
+        );
+    }
+}
+
+#[test]
+fn a_body_that_is_not_as_long_as_was_told_is_an_error() {
+    let mut out = WriteBuf::default();
+    let mut short = BodyEncoder::Length(3);
+    assert!(short.put(&mut out, Bytes::from_static(b"ab")).is_ok());
+    assert!(short.end(&mut out).is_err());
+    assert!(short.put(&mut out, Bytes::from_static(b"cd")).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn a_body_comes_out_as_it_was_put_in(
+        pieces in proptest::collection::vec((0..9000_usize, any::<u8>()), 0..6),
+        narrow in 1..10_000_usize,
+        in_chunks in any::<bool>(),
+    ) {
+        let pieces: Vec<_> = pieces
+            .into_iter()
+            .map(|(length, byte)| Bytes::from(vec![byte % 128; length]))
+            .collect();
+        let whole = pieces.concat();
+        let mut how = match in_chunks {
+            true => BodyEncoder::Chunked { is_open: false },
+            false => BodyEncoder::Length(whole.len() as u64),
+        };
+        let mut out = WriteBuf::default();
+        let mut heard = String::new();
+        for piece in pieces {
+            if !out.has_room() {
+                heard += &comes_out(std::mem::take(&mut out), narrow);
+            }
+            how.put(&mut out, piece).unwrap();
+        }
+        if out.has_piece() {
+            heard += &comes_out(std::mem::take(&mut out), narrow);
+        }
+        how.end(&mut out).unwrap();
+        heard += &comes_out(out, narrow);
+        let heard = match in_chunks {
+            true => {
+                let mut heard = Bytes::from(heard);
+                let mut decoder = super::responses::chunked();
+                let body = super::responses::body(&mut decoder, &mut heard).unwrap();
+                prop_assert!(heard.is_empty());
+                body
+            }
+            false => heard.into_bytes(),
+        };
+        prop_assert_eq!(heard, whole);
+    }
+}

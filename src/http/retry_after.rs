@@ -1,0 +1,83 @@
+//! When to come back: the `Retry-After` field, read and written.
+//!
+//! RFC 9110 §10.2.3 knows whole seconds and a date; some servers write
+//! fractions of a second.
+
+use std::time::{Duration, SystemTime};
+
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, StatusCode};
+
+use super::response_head::ResponseHead;
+
+/// The wait a refusal asks for; `None` where it asks for none, or not clearly,
+/// and of other answers, which ask nothing of us.
+pub(crate) fn asked(head: &ResponseHead) -> Option<Duration> {
+    let refused = head.status() == StatusCode::TOO_MANY_REQUESTS;
+    refused.then(|| of(head)).flatten()
+}
+
+fn of(head: &ResponseHead) -> Option<Duration> {
+    let value = str::from_utf8(head.get(&RETRY_AFTER)?).ok()?.trim();
+    if value.starts_with(|first: char| first.is_ascii_digit()) {
+        return Duration::try_from_secs_f64(value.parse().ok()?).ok();
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+/// Whole seconds, rounded up, never none: what a client may safely wait.
+pub(crate) fn seconds(wait: Duration) -> u64 {
+    let whole = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    whole.max(1)
+}
+
+/// The field's value for this wait.
+pub(crate) fn value(wait: Duration) -> HeaderValue {
+    HeaderValue::from(seconds(wait))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(value: &str) -> Option<Duration> {
+        let mut head = ResponseHead::new(StatusCode::TOO_MANY_REQUESTS);
+        head.append(RETRY_AFTER, value.parse().unwrap());
+        of(&head)
+    }
+
+    #[test]
+    fn seconds_fractions_and_dates_are_understood() {
+        assert_eq!(read("2"), Some(Duration::from_secs(2)));
+        assert_eq!(read(" 0.25 "), Some(Duration::from_millis(250)));
+        let soon = SystemTime::now() + Duration::from_secs(90);
+        let wait = read(&httpdate::fmt_http_date(soon)).unwrap();
+        assert!((88..=90).contains(&wait.as_secs()), "{wait:?}");
+        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn nonsense_asks_for_nothing() {
+        for nonsense in [
+            "",
+            "soon",
+            "-1",
+            "1e400",
+            "2 s",
+            "inf",
+            "NaN",
+            "99999999999999999999999",
+        ] {
+            assert_eq!(read(nonsense), None, "{nonsense}");
+        }
+        assert_eq!(of(&ResponseHead::new(StatusCode::OK)), None);
+    }
+
+    #[test]
+    fn waits_are_rounded_up() {
+        assert_eq!(seconds(Duration::ZERO), 1);
+        assert_eq!(seconds(Duration::from_millis(1001)), 2);
+        assert_eq!(seconds(Duration::from_secs(3)), 3);
+    }
+}

@@ -1,0 +1,54 @@
+//! A request that was received is finished, even if its client has left.
+//!
+//! hyper drops the future of a request when its client leaves. Invariant: a future in
+//! [`RunToEnd`] then goes on in a task of its own. (If the client left within its
+//! request body, that task meets the break and aborts the upstream request.)
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio_util::task::TaskTracker;
+
+/// A future that is driven to its end, also when its owner drops it.
+pub(crate) struct RunToEnd<F: Future<Output: Send + 'static> + Send + 'static> {
+    /// `None` once it has ended.
+    future: Option<Pin<Box<F>>>,
+    tasks: TaskTracker,
+}
+
+impl<F: Future<Output: Send + 'static> + Send + 'static> RunToEnd<F> {
+    pub(crate) fn new(future: F, tasks: TaskTracker) -> Self {
+        Self {
+            future: Some(Box::pin(future)),
+            tasks,
+        }
+    }
+}
+
+impl<F: Future<Output: Send + 'static> + Send + 'static> Future for RunToEnd<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let future = self
+            .future
+            .as_mut()
+            .expect("a future is not polled after its end");
+        let output = ready!(future.as_mut().poll(cx));
+        self.future = None;
+        Poll::Ready(output)
+    }
+}
+
+impl<F: Future<Output: Send + 'static> + Send + 'static> Drop for RunToEnd<F> {
+    fn drop(&mut self) {
+        let Some(future) = self.future.take() else {
+            return;
+        };
+        // A future that panicked cannot be polled again; without a runtime, which is
+        // being shut down, no task can be started.
+        if !std::thread::panicking() && tokio::runtime::Handle::try_current().is_ok() {
+            self.tasks.spawn(future);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The `Server-Timing` field of merged and queued responses (rule: server timing).
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+
+use crate::batch::Timing;
+use crate::http::response_head::ResponseHead;
+
+/// Bytes of a usual field, with room to spare.
+const LENGTH: usize = 128;
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Adds how the time of a receipt was spent.
+pub(crate) fn of_receipt(head: &mut ResponseHead, timing: &Timing) {
+    let mut text = String::with_capacity(LENGTH);
+    let plural = |count| if count == 1 { "" } else { "s" };
+    text.push_str("batch;dur=");
+    millis(&mut text, timing.window);
+    text.push_str(";desc=\"");
+    text.push_str(itoa::Buffer::new().format(timing.callers));
+    text.push_str(" caller");
+    text.push_str(plural(timing.callers));
+    text.push_str(", ");
+    match timing.ids {
+        0 => text.push_str("whole chat"),
+        ids => {
+            text.push_str(itoa::Buffer::new().format(ids));
+            text.push_str(" id");
+            text.push_str(plural(ids));
+        }
+    }
+    text.push_str("\", ");
+    append(head, text, timing.queue, timing.upstream);
+}
+
+/// Adds how the time of a request that was passed through was spent.
+pub(crate) fn of_queued(head: &mut ResponseHead, queue: Duration, upstream: Duration) {
+    append(head, String::new(), queue, upstream);
+}
+
+fn append(head: &mut ResponseHead, mut text: String, queue: Duration, upstream: Duration) {
+    text.push_str("queue;dur=");
+    millis(&mut text, queue);
+    text.push_str(", upstream;dur=");
+    millis(&mut text, upstream);
+    // Appended: the upstream may have sent timings of its own.
+    head.append(
+        SERVER_TIMING,
+        HeaderValue::try_from(text).expect("digits and words are a field value"),
+    );
+}
+
+/// Milliseconds with one decimal, as `dur` is given (W3C Server Timing §3).
+fn millis(text: &mut String, duration: Duration) {
+    let tenths = (duration.as_nanos() + 50_000) / 100_000;
+    let tenths = u64::try_from(tenths).unwrap_or(u64::MAX);
+    text.push_str(itoa::Buffer::new().format(tenths / 10));
+    if tenths % 10 != 0 {
+        text.push('.');
+        text.push(char::from(b'0' + (tenths % 10) as u8));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+
+    #[test]
+    fn reads_as_the_contract_has_it() {
+        let mut head = ResponseHead::new(StatusCode::OK);
+        let timing = Timing {
+            window: Duration::from_micros(50_140),
+            queue: Duration::ZERO,
+            upstream: Duration::from_millis(112),
+            callers: 3,
+            ids: 7,
+        };
+        of_receipt(&mut head, &timing);
+        assert_eq!(
+            head.headers_mut()["server-timing"],
+            r#"batch;dur=50.1;desc="3 callers, 7 ids", queue;dur=0, upstream;dur=112"#
+        );
+    }
+
+    #[test]
+    fn one_is_singular_and_none_is_the_whole_chat() {
+        let mut head = ResponseHead::new(StatusCode::OK);
+        of_receipt(
+            &mut head,
+            &Timing {
+                callers: 1,
+                ..Timing::default()
+            },
+        );
+        of_queued(
+            &mut head,
+            Duration::from_millis(5),
+            Duration::from_millis(6),
+        );
+        let values: Vec<_> = head.get_all(&SERVER_TIMING).collect();
+        assert_eq!(
+            values,
+            [
+                &br#"batch;dur=0;desc="1 caller, whole chat", queue;dur=0, upstream;dur=0"#[..],
+                b"queue;dur=5, upstream;dur=6",
+            ]
+        );
+    }
+}

@@ -1,0 +1,30 @@
+//! Upgraded connections: bytes in both directions until one side ends.
+//!
+//! Invariant: the bytes are not inspected. A drain ends the connection, because a
+//! WebSocket may stay open for ever.
+
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
+use tokio_util::task::TaskTracker;
+
+use crate::conn::drain::Drain;
+
+/// Connects both sides once both have switched protocols.
+pub(crate) fn bridge(client: OnUpgrade, upstream: OnUpgrade, tasks: &TaskTracker, drain: &Drain) {
+    let drain = drain.clone();
+    tasks.spawn(async move {
+        let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else {
+            return;
+        };
+        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+        tokio::select! {
+            // An error here is the end of one side, which ends the other too.
+            _ = tokio::io::copy_bidirectional(&mut client, &mut upstream) => {}
+            () = drain.begun() => {
+                drop(client.shutdown().await);
+                drop(upstream.shutdown().await);
+            }
+        }
+    });
+}

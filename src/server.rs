@@ -1,0 +1,116 @@
+//! The side of the clients: connections, TLS, and HTTP on them.
+//!
+//! Owns limits against slow and idle clients, and the end of each connection.
+//! It gives each request to the proxy and knows nothing of its meaning.
+//! Invariant: one accept loop per worker; a client delays no other connection.
+//!
+//! - `listener`: the accept loop; `tls`: certificates;
+//! - `proxy_protocol`: the client's address, if a trusted proxy sends it;
+//! - `connection`: one connection, from its first byte to its end;
+//! - `idle`, `detect`: waiting for a request, and which protocol it speaks;
+//! - `fast`: HTTP/1.1 requests in the usual form; `hyper`: all others.
+
+mod connection;
+mod detect;
+mod fast;
+mod hyper;
+mod idle;
+mod listener;
+mod proxy_protocol;
+mod tls;
+
+use std::sync::Arc;
+
+use ::hyper::server::conn::{http1, http2};
+use arc_swap::ArcSwapOption;
+use hyper_util::rt::TokioExecutor;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+pub(crate) use listener::accept;
+pub use tls::CertificateError;
+
+use crate::config;
+use crate::conn::drain::Drain;
+use crate::observe::metrics::Metrics;
+use crate::proxy::Proxy;
+
+/// One worker's server.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub(crate) proxy: Proxy,
+    pub(crate) shared: Arc<ServerShared>,
+}
+
+/// What the servers of all workers share.
+pub(crate) struct ServerShared {
+    settings: config::Server,
+    metrics: Arc<Metrics>,
+    /// One permit per connection: `server.max_connections`.
+    permits: Arc<Semaphore>,
+    /// The tasks of all connections.
+    pub(crate) connections: TaskTracker,
+    drain: Drain,
+    /// `None` without `server.tls`.
+    tls: ArcSwapOption<tls::Acceptor>,
+    /// The settings of hyper, made once for all connections.
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+}
+
+/// A certificate with its key, read and checked.
+pub(crate) struct Certificate(Arc<tls::Acceptor>);
+
+impl std::fmt::Debug for ServerShared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerShared")
+            .field("connections", &self.connections.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl ServerShared {
+    /// # Errors
+    /// The certificate or its key cannot be used.
+    pub(crate) fn new(
+        settings: config::Server,
+        metrics: Arc<Metrics>,
+        drain: Drain,
+    ) -> Result<Self, CertificateError> {
+        let tls = Certificate::read(&settings)?.map(|certificate| certificate.0);
+        Ok(Self {
+            permits: Arc::new(Semaphore::new(settings.max_connections)),
+            connections: TaskTracker::new(),
+            tls: ArcSwapOption::from(tls),
+            http1: self::hyper::http1(&settings),
+            http2: self::hyper::http2(&settings),
+            settings,
+            metrics,
+            drain,
+        })
+    }
+
+    /// Uses another certificate for new connections. It cannot turn TLS on or
+    /// off: that needs a restart.
+    pub(crate) fn renew_certificate(&self, certificate: Option<Certificate>) {
+        if let (Some(Certificate(acceptor)), true) = (certificate, self.has_tls()) {
+            self.tls.store(Some(acceptor));
+        }
+    }
+
+    /// Whether clients speak TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        self.tls.load().is_some()
+    }
+}
+
+impl Certificate {
+    /// Reads certificate and key, if the settings name them.
+    ///
+    /// # Errors
+    /// They cannot be used.
+    pub(crate) fn read(settings: &config::Server) -> Result<Option<Self>, CertificateError> {
+        let acceptor = settings.tls.as_ref().map(tls::acceptor).transpose()?;
+        Ok(acceptor.map(Self))
+    }
+}

@@ -1,0 +1,85 @@
+//! One connection, from its first byte to its end.
+//!
+//! Owns the order of waiting, the fast path and hyper. Invariants: the state of
+//! HTTP exists only while a request is served or was served a moment ago; an
+//! error of a connection ends that connection and nothing else.
+
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Server;
+use super::detect::Protocol;
+use super::fast::{self, Next};
+use super::idle::{self, Wait};
+use crate::conn::lifecycle::Lifecycle;
+use crate::conn::permit::ConnectionPermit;
+use crate::conn::rewind::Rewind;
+use crate::conn::state::{ConnCtx, ConnState};
+use crate::conn::timer::{self, ConnTimer};
+
+impl Server {
+    /// Serves one connection over any stream of bytes. If `peer` is a trusted
+    /// proxy, the stream may begin with a header of the PROXY protocol.
+    pub(crate) async fn serve<IO>(&self, io: IO, peer: Option<SocketAddr>)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        if let Some((io, peer)) = self.client_address(io, peer).await {
+            self.serve_client(io, peer, None).await;
+        }
+    }
+
+    /// Serves one connection of the client at `peer`. Without a `permit` it does
+    /// not count for `server.max_connections`.
+    pub(super) async fn serve_client<IO>(
+        &self,
+        mut io: Rewind<IO>,
+        peer: Option<IpAddr>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let shared = &*self.shared;
+        io.hold(ConnectionPermit::new(&shared.metrics, permit));
+        let state = Arc::new(ConnState::new(&shared.settings));
+        let conn = ConnCtx { peer, state };
+        let sleep = pin!(timer::sleep());
+        let drain_begun = pin!(shared.drain.begun());
+        let timer = ConnTimer::new(sleep, &shared.drain, drain_begun);
+        let mut lifecycle = Lifecycle::new(Arc::clone(&conn.state), timer);
+        let mut is_first = true;
+        loop {
+            let wait = idle::wait(&mut io, is_first, &mut lifecycle).await;
+            is_first = false;
+            // The futures that serve a request are boxed. This one exists for
+            // each connection, idle ones included, and would be as large as the
+            // largest of them.
+            match wait {
+                Wait::Request(Protocol::Http1) => {
+                    let max_fields = shared.settings.max_headers;
+                    let request = fast::take_request(&mut io, max_fields, &mut lifecycle);
+                    if let Some(request) = request.await {
+                        let served = self.serve_fast(&mut io, request, &conn, &mut lifecycle);
+                        match Box::pin(served).await {
+                            Next::Wait => continue,
+                            Next::Close => return idle::close(&mut io, &mut lifecycle).await,
+                            Next::Cut => return,
+                        }
+                    }
+                    let served = Box::pin(self.serve_http1(io, &conn, &mut lifecycle));
+                    let Some(parked) = served.await else { return };
+                    io = parked;
+                }
+                Wait::Request(Protocol::Http2) => {
+                    return Box::pin(self.serve_http2(io, &conn, &mut lifecycle)).await;
+                }
+                Wait::Close => return idle::close(&mut io, &mut lifecycle).await,
+                Wait::Cut => return,
+            }
+        }
+    }
+}

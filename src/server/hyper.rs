@@ -1,0 +1,224 @@
+//! Requests served by hyper: all HTTP/2, and HTTP/1 outside the fast path.
+//!
+//! Owns hyper's settings, and its end. Invariants: each `Incoming` of hyper
+//! becomes a `ClientBody`, which reports its end; a connection is parked only
+//! while hyper holds nothing of it but bytes that can be read again.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::Server;
+use crate::body::{ClientBody, ResponseBody};
+use crate::config;
+use crate::conn::lifecycle::{Action, Lifecycle};
+use crate::conn::rewind::Rewind;
+use crate::conn::state::ConnCtx;
+use crate::conn::tracked_body::TrackedBody;
+use crate::conn::tracked_io::TrackedIo;
+
+/// Concurrent streams of one HTTP/2 connection: enough for a busy app that uses
+/// a single connection (RFC 9113 §6.5.2 recommends at least 100).
+const MAX_STREAMS: u32 = 250;
+/// Bytes that a client may send before they are read, on a stream and on a
+/// connection: the memory that one connection can occupy.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+/// How often a silent HTTP/2 client is pinged, and how long it may take to
+/// acknowledge.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// The smallest limit of a head's size that hyper accepts, in bytes.
+const MIN_BUFFER: usize = 8 * 1024;
+
+/// The settings of HTTP/1.
+pub(super) fn http1(settings: &config::Server) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .preserve_header_case(true)
+        // A client that has closed its half may still read the response.
+        .half_close(true)
+        // The `Date` of the upstream is passed on (rule: transparency).
+        .auto_date_header(false)
+        // `Lifecycle` has one timer for this and for the idle time.
+        .header_read_timeout(None)
+        .max_headers(settings.max_headers)
+        .max_buf_size(settings.max_header_bytes.max(MIN_BUFFER))
+        .timer(TokioTimer::new());
+    builder
+}
+
+/// The settings of HTTP/2.
+pub(super) fn http2(settings: &config::Server) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .auto_date_header(false)
+        .max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX))
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_INTERVAL)
+        .timer(TokioTimer::new());
+    builder
+}
+
+impl Server {
+    /// Serves HTTP/1 requests until the connection ends, or was idle for a while:
+    /// then the stream is returned, to be parked.
+    pub(super) async fn serve_http1<IO>(
+        &self,
+        io: Rewind<IO>,
+        conn: &ConnCtx,
+        lifecycle: &mut Lifecycle<'_>,
+    ) -> Option<Rewind<IO>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let io = TokioIo::new(TrackedIo::new(io, &conn.state));
+        let service = self.service(conn, std::convert::identity);
+        let connection = self.shared.http1.serve_connection(io, service);
+        let mut connection = connection.with_upgrades();
+        lifecycle.set_can_park(true);
+        let end = drive(
+            Pin::new(&mut connection),
+            http1::UpgradeableConnection::graceful_shutdown,
+            lifecycle,
+        );
+        let end = end.await;
+        lifecycle.set_can_park(false);
+        match end {
+            End::Ended => None,
+            End::Parked => {
+                // Nothing is lost with hyper's state (read in hyper 1.12). Every
+                // response has ended and every body was read to its end, and
+                // hyper has been polled since:
+                // - it reads no body: that body would still be a `PendingBody`;
+                // - it has no bytes to send: each poll ends by writing them, and
+                //   what the stream does not take is reported as blocked;
+                // - so with both messages at their end it became idle in that
+                //   poll, or closed, which shuts the stream down in that poll;
+                // - an upgrade ends the connection in the poll that wrote its
+                //   101, and no task waits for an upgrade that was declined.
+                // So it waits for a head, of which it may have read a part.
+                let parts = connection.into_parts()?;
+                let mut io = parts.io.into_inner().into_inner();
+                io.rewind(parts.read_buf);
+                Some(io)
+            }
+        }
+    }
+
+    /// Serves HTTP/2 requests until the connection ends.
+    pub(super) async fn serve_http2<IO>(
+        &self,
+        io: Rewind<IO>,
+        conn: &ConnCtx,
+        lifecycle: &mut Lifecycle<'_>,
+    ) where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        conn.state.on_http2();
+        let io = TokioIo::new(TrackedIo::new(io, &conn.state));
+        let state = Arc::clone(&conn.state);
+        let tracked = move |body| TrackedBody::new(body, Arc::clone(&state));
+        let service = self.service(conn, tracked);
+        let connection = pin!(self.shared.http2.serve_connection(io, service));
+        let graceful_shutdown = http2::Connection::graceful_shutdown;
+        drive(connection, graceful_shutdown, lifecycle).await;
+    }
+
+    /// The service that hyper calls for each request of one connection. `wrap`
+    /// makes the protocol's own type of each response body.
+    fn service<B, W>(
+        &self,
+        conn: &ConnCtx,
+        wrap: W,
+    ) -> impl Service<
+        Request<Incoming>,
+        Response = Response<B>,
+        Error = Infallible,
+        Future: Send + 'static,
+    >
+    + Send
+    + Unpin
+    + 'static
+    + use<B, W>
+    where
+        B: http_body::Body + 'static,
+        W: Fn(ResponseBody) -> B + Clone + Send + Unpin + 'static,
+    {
+        let (proxy, conn) = (self.proxy.clone(), conn.clone());
+        let body_timeout = self.shared.settings.body_timeout;
+        service_fn(move |request: Request<Incoming>| {
+            let now = Instant::now();
+            conn.state.on_request_started(now);
+            let (head, body) = request.into_parts();
+            let body = ClientBody::new(body, &head, body_timeout, &conn.state);
+            let response = proxy
+                .clone()
+                .handle(Box::new(head), body, conn.clone(), now);
+            let wrap = wrap.clone();
+            async move {
+                let response = *response.await?;
+                let head = response.head.into_parts();
+                Ok(Response::from_parts(head, wrap(response.body)))
+            }
+        })
+    }
+}
+
+/// How hyper's part of a connection ended.
+enum End {
+    Ended,
+    /// The connection is to be parked.
+    Parked,
+}
+
+/// Polls a connection of hyper to its end, and executes what `lifecycle` decides.
+async fn drive<C>(
+    mut connection: Pin<&mut C>,
+    graceful_shutdown: impl Fn(Pin<&mut C>),
+    lifecycle: &mut Lifecycle<'_>,
+) -> End
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    loop {
+        let event = poll_fn(|cx| match connection.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Ok(ended)),
+            Poll::Pending => lifecycle.poll(cx).map(Err),
+        });
+        match event.await {
+            Ok(Ok(())) | Err(Action::Cut) => return End::Ended,
+            Ok(Err(error)) => {
+                // hyper's own text can quote a request; its kind cannot.
+                tracing::debug!(kind = kind(&error), "connection ended with an error");
+                return End::Ended;
+            }
+            Err(Action::Park) => return End::Parked,
+            // HTTP/1: the response in flight becomes the last. HTTP/2: GOAWAY.
+            Err(Action::Close) => graceful_shutdown(connection.as_mut()),
+        }
+    }
+}
+
+fn kind(error: &hyper::Error) -> &'static str {
+    match error {
+        error if error.is_parse() => "malformed",
+        error if error.is_incomplete_message() => "incomplete",
+        error if error.is_timeout() => "timeout",
+        error if error.is_user() => "answer",
+        _ => "connection",
+    }
+}

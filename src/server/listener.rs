@@ -1,0 +1,175 @@
+//! The accept loop.
+//!
+//! Invariants: the loop waits for nothing but connections and permits (a TLS
+//! handshake runs in the connection's own task), and an accept that fails does
+//! not spin.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+
+use super::Server;
+use super::tls::Acceptor;
+use crate::conn::rewind::Rewind;
+
+/// The pause after an accept error such as "too many open files": the next
+/// accept would fail at once, too.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// The most connections taken from the kernel's backlog when accepting stops.
+/// To their clients they are established already.
+const LAST_ACCEPTS: usize = 1024;
+
+/// Accepts connections until `stop`. With `is_inherited` the service manager
+/// holds the socket too, and its next owner takes what is in the backlog.
+pub(crate) async fn accept(
+    server: &Server,
+    listener: TcpListener,
+    is_inherited: bool,
+    stop: &CancellationToken,
+) {
+    // A drain waits for all connections. The token makes it wait for those that
+    // this loop may still accept, too.
+    let _accepting = server.shared.connections.token();
+    let permits = &server.shared.permits;
+    loop {
+        let permit = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            permit = Arc::clone(permits).acquire_owned() => permit.expect("the semaphore is never closed"),
+        };
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => spawn(server, stream, peer, permit),
+            Err(error) if concerns_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, pause_ms = ACCEPT_PAUSE.as_millis(), "cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    if !is_inherited {
+        empty_backlog(server, listener);
+    }
+}
+
+/// Accepts all connections in the backlog: to close the socket would reset them.
+///
+/// The calls go to the kernel directly. tokio learns of a connection only when it
+/// polls the sockets again, and by then this one is closed.
+fn empty_backlog(server: &Server, listener: TcpListener) {
+    let listener = match listener.into_std() {
+        Ok(listener) => listener,
+        Err(error) => {
+            return tracing::warn!(%error, "connections in the backlog are lost");
+        }
+    };
+    for _ in 0..LAST_ACCEPTS {
+        let Ok(permit) = Arc::clone(&server.shared.permits).try_acquire_owned() else {
+            return;
+        };
+        let (stream, peer) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if concerns_one_connection(&error) => continue,
+            Err(_) => return,
+        };
+        let stream = stream
+            .set_nonblocking(true)
+            .and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = stream {
+            spawn(server, stream, peer, permit);
+        }
+    }
+}
+
+/// Serves a connection in its own task.
+fn spawn(server: &Server, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    let server = server.clone();
+    let connections = server.shared.connections.clone();
+    connections.spawn(async move {
+        serve(&server, stream, peer, permit).await;
+    });
+}
+
+async fn serve(server: &Server, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    // Without this option the end of a small response can wait for an
+    // acknowledgement of its beginning. A failure loses nothing else.
+    drop(stream.set_nodelay(true));
+    let Some((stream, peer)) = server.client_address(stream, Some(peer)).await else {
+        return;
+    };
+    match server.shared.tls.load_full() {
+        // Boxed, because the future of a connection without TLS includes this one.
+        Some(tls) => Box::pin(serve_tls(server, stream, peer, &tls, permit)).await,
+        None => server.serve_client(stream, peer, Some(permit)).await,
+    }
+}
+
+async fn serve_tls(
+    server: &Server,
+    stream: Rewind<TcpStream>,
+    peer: Option<IpAddr>,
+    tls: &Acceptor,
+    permit: OwnedSemaphorePermit,
+) {
+    let timeout = server.shared.settings.header_timeout;
+    match tokio::time::timeout(timeout, Box::pin(tls.accept(stream))).await {
+        Ok(Ok(stream)) => {
+            // Boxed: a TLS stream is large, and each future that holds it would be.
+            let stream = Rewind::new(Box::new(stream));
+            server.serve_client(stream, peer, Some(permit)).await;
+        }
+        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+        Err(_) => tracing::debug!("TLS handshake took too long"),
+    }
+}
+
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::gateway::Gateway;
+    use crate::upstream::Dial;
+
+    #[tokio::test]
+    async fn a_connection_in_the_backlog_is_served_when_a_drain_begins() {
+        let gateway = Gateway::new(&Config::default(), Dial::Tcp).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..20 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+        }
+        let stop = CancellationToken::new();
+        stop.cancel();
+        accept(gateway.server(), listener, false, &stop).await;
+        for mut client in clients {
+            // A target that is refused needs no upstream.
+            let request = b"GET http://elsewhere.test/ HTTP/1.1\r\nhost: elsewhere.test\r\n\r\n";
+            client.write_all(request).await.unwrap();
+            let mut response = [0; 12];
+            client.read_exact(&mut response).await.unwrap();
+            assert!(response.starts_with(b"HTTP/1.1 "), "{response:?}");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Programs beside the gateway, and what tests and benches need of it.
+//!
+//! - [`sandbox`]: a local stand-in for api.wawp.net;
+//! - [`demo`]: the sandbox, the gateway and apps together;
+//! - [`estimate`]: what the gateway would do to the traffic of an access log;
+//! - [`testing`]: entry points for benches and fuzz targets.
+
+pub mod demo;
+pub mod estimate;
+pub mod sandbox;
+#[doc(hidden)]
+pub mod testing;

@@ -1,0 +1,122 @@
+//! The gateway's own figures, read as Prometheus would read them.
+//!
+//! Owns the way from the exposition to numbers. Invariant: nothing is counted
+//! here; what the gateway does not say is not shown.
+
+/// What the gateway counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Figures {
+    pub(super) receipts: Pair,
+    pub(super) others: Pair,
+    /// Upstream calls that merging made unnecessary.
+    pub(super) saved: u64,
+    /// Calls refused because no token could be had in time.
+    pub(super) refused: u64,
+    /// Calls without an answer as yet.
+    pub(super) unanswered: u64,
+}
+
+/// Calls of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pair {
+    pub(super) by_apps: u64,
+    pub(super) upstream: u64,
+}
+
+impl Figures {
+    /// Reads an exposition in Prometheus' text format.
+    pub(super) fn read(exposition: &str) -> Self {
+        let pair = |route: &str| Pair {
+            by_apps: sum(exposition, "wawp_gateway_requests_total", route),
+            upstream: sum(exposition, "wawp_gateway_upstream_requests_total", route),
+        };
+        Self {
+            receipts: pair("route=\"seen\""),
+            others: pair("route=\"other\""),
+            saved: sum(exposition, "wawp_gateway_upstream_requests_saved_total", ""),
+            refused: sum(exposition, "wawp_gateway_limit_rejected_total", ""),
+            unanswered: sum(exposition, "wawp_gateway_in_flight_requests", ""),
+        }
+    }
+
+    /// Calls of every kind.
+    pub(super) fn all(&self) -> Pair {
+        Pair {
+            by_apps: self.receipts.by_apps + self.others.by_apps,
+            upstream: self.receipts.upstream + self.others.upstream,
+        }
+    }
+}
+
+impl Pair {
+    /// Calls by apps for one call upstream.
+    pub(super) fn merge_factor(self) -> Option<f64> {
+        (self.upstream > 0).then(|| self.by_apps as f64 / self.upstream as f64)
+    }
+}
+
+/// Adds up the samples of a metric that have a label.
+fn sum(exposition: &str, metric: &str, label: &str) -> u64 {
+    let samples = exposition.lines().filter_map(|line| {
+        let rest = line.strip_prefix(metric)?;
+        let (labels, value) = rest.rsplit_once(' ')?;
+        let is_ours = labels.is_empty() || labels.starts_with('{');
+        (is_ours && labels.contains(label)).then(|| value.parse::<f64>().ok())?
+    });
+    samples.sum::<f64>() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::metrics::{Metrics, Reason, Route};
+
+    #[test]
+    fn samples_are_added_up_by_label() {
+        let text = "# HELP wawp_gateway_requests_total Calls.\n\
+            wawp_gateway_requests_total{code=\"200\",route=\"other\"} 3\n\
+            wawp_gateway_requests_total{code=\"201\",route=\"seen\"} 30\n\
+            wawp_gateway_requests_total{code=\"429\",route=\"seen\"} 2\n\
+            wawp_gateway_upstream_requests_total{code=\"201\",route=\"seen\"} 8\n\
+            wawp_gateway_upstream_requests_saved_total 24\n";
+        let figures = Figures::read(text);
+        let pair = |by_apps, upstream| Pair { by_apps, upstream };
+        assert_eq!(
+            (figures.receipts, figures.others),
+            (pair(32, 8), pair(3, 0))
+        );
+        assert_eq!(figures.all(), pair(35, 8));
+        assert_eq!(figures.saved, 24);
+        assert_eq!(figures.receipts.merge_factor(), Some(4.0));
+        assert_eq!(figures.others.merge_factor(), None);
+    }
+
+    #[test]
+    fn what_the_gateway_counts_is_found() {
+        let metrics = Metrics::new(1);
+        let ok = http::StatusCode::CREATED;
+        metrics.requests[Route::Seen as usize].code(ok).inc_by(5);
+        metrics.requests[Route::Other as usize].code(ok).inc_by(2);
+        metrics.upstream[Route::Seen as usize].code(ok).inc();
+        metrics.upstream[Route::Other as usize].error().inc_by(2);
+        metrics.saved.inc_by(4);
+        metrics.in_flight.set(3);
+        let instance = metrics.other_instances();
+        instance.rejected(Reason::MaxWait).inc();
+        instance.rejected(Reason::Paused).inc();
+        let expected = Figures {
+            receipts: Pair {
+                by_apps: 5,
+                upstream: 1,
+            },
+            others: Pair {
+                by_apps: 2,
+                upstream: 2,
+            },
+            saved: 4,
+            refused: 2,
+            unanswered: 3,
+        };
+        assert_eq!(Figures::read(&metrics.exposition()), expected);
+    }
+}

@@ -1,0 +1,114 @@
+//! Where a demo shows what happens.
+//!
+//! Owns the live line: rewritten in place on a terminal, a line a second
+//! elsewhere. Invariant: no control character but `\r` and `\n` is written.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::time::Duration;
+
+use super::figures::Figures;
+use super::report::{factor, grouped};
+
+/// How often the line is rewritten on a terminal: fast enough to look alive.
+const FRAME: Duration = Duration::from_millis(200);
+/// How often a line is written where lines stay.
+const LINE: Duration = Duration::from_secs(1);
+
+/// The columns the live line fills, so that a shorter one covers a longer.
+const WIDTH: usize = 78;
+
+/// Where a demo shows what happens.
+#[derive(Debug)]
+pub struct Screen<W> {
+    out: W,
+    rewrites: bool,
+}
+
+impl Screen<io::Stdout> {
+    /// The process's standard output.
+    #[must_use]
+    pub fn stdout() -> Self {
+        let out = io::stdout();
+        Self {
+            rewrites: out.is_terminal(),
+            out,
+        }
+    }
+}
+
+impl<W: Write> Screen<W> {
+    /// Somewhere else; `rewrites` where `\r` goes back to the line's start.
+    pub fn new(out: W, rewrites: bool) -> Self {
+        Self { out, rewrites }
+    }
+
+    /// Writes text that stays.
+    pub(super) fn say(&mut self, text: &str) -> io::Result<()> {
+        self.out.write_all(text.as_bytes())?;
+        self.out.flush()
+    }
+
+    /// The pause between two live lines.
+    pub(super) fn pace(&self) -> Duration {
+        if self.rewrites { FRAME } else { LINE }
+    }
+
+    /// Shows the figures of this moment.
+    pub(super) fn show(&mut self, elapsed: Duration, figures: &Figures) -> io::Result<()> {
+        let line = line(elapsed, figures);
+        if self.rewrites {
+            self.say(&format!("\r{line:<WIDTH$}"))
+        } else {
+            self.say(&format!("{line}\n"))
+        }
+    }
+
+    /// Ends the live line.
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        if self.rewrites {
+            self.say("\n")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn line(elapsed: Duration, figures: &Figures) -> String {
+    let all = figures.all();
+    format!(
+        "{:>6.1} s   by apps {:>5}   upstream {:>5}   receipts {:>8}   waiting {:>4}",
+        elapsed.as_secs_f64(),
+        grouped(all.by_apps),
+        grouped(all.upstream),
+        factor(figures.receipts),
+        figures.unanswered
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tools::demo::figures::Pair;
+
+    #[test]
+    fn a_terminal_sees_one_line_others_see_many() {
+        let pair = Pair {
+            by_apps: 12_345,
+            upstream: 1_234,
+        };
+        let figures = Figures {
+            receipts: pair,
+            unanswered: 9_999,
+            ..Figures::default()
+        };
+        for (rewrites, first, last) in [(true, '\r', '\n'), (false, ' ', '\n')] {
+            let mut screen = Screen::new(Vec::new(), rewrites);
+            screen.show(Duration::from_secs(9), &figures).unwrap();
+            screen.end().unwrap();
+            let text = String::from_utf8(screen.out).unwrap();
+            assert!(text.starts_with(first) && text.ends_with(last), "{text:?}");
+            assert!(text.trim().len() < WIDTH, "{text:?}");
+            assert!(text.contains("10.0 : 1"), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Parts of the gateway as the benches measure them.
+//!
+//! Thin: each function calls the one part its name says, as the gateway does,
+//! and returns a number so that nothing is optimised away. Only `Buckets`,
+//! `Joins` and `Scrapes` hold state, made before the clock starts.
+
+use std::collections::hash_map::RandomState;
+use std::convert::Infallible;
+use std::fmt;
+use std::hash::BuildHasher as _;
+use std::io;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use indexmap::IndexSet;
+use tokio::runtime::Runtime;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::batch::{Batcher, Given};
+use crate::config::{Config, Quota};
+use crate::gateway::Gateway;
+use crate::http::hop_by_hop;
+use crate::identity::{Findings, Identity, json};
+use crate::limit::{Admission, Kind, Limiter};
+use crate::observe::metrics::{Metrics, Route};
+use crate::receipt::parse::{Fields, understand};
+use crate::receipt::{MergeKey, Receipt};
+use crate::upstream::{Dial, Io, Upstream};
+
+/// The path of the calls made here.
+const SEEN: &str = "/v2/send/seen";
+
+/// Takes out the fields of this hop; returns how many are left.
+#[must_use]
+pub fn strip(mut headers: HeaderMap) -> usize {
+    hop_by_hop::strip(&mut headers, false);
+    headers.len()
+}
+
+/// A budget that no bench can exhaust: a token every nanosecond, which is more
+/// than settings allow.
+const QUOTA: Quota = Quota {
+    rate: 1e9,
+    burst: NonZeroU32::new(100_000).expect("not zero"),
+};
+
+/// Reads who calls from query and headers; 1 where an instance is named.
+#[must_use]
+pub fn identify(head: &Parts) -> usize {
+    let identity = Findings::of_head(head).identity();
+    usize::from(identity.instance.is_some())
+}
+
+/// Looks for instance and token in a JSON body that came in pieces, as far as
+/// the gateway would; returns how many of the two were found.
+#[must_use]
+pub fn look_into_json(pieces: &[Bytes]) -> usize {
+    let mut scanner = json::Scanner::new();
+    let mut found = 0;
+    for piece in pieces {
+        scanner.push(piece, |_, _| found += 1);
+        if found == 2 || scanner.is_done() {
+            break;
+        }
+    }
+    found
+}
+
+/// Understands a receipt, key and identity included; returns its ids' count.
+#[must_use]
+pub fn read_receipt(head: Parts, body: Bytes) -> usize {
+    Receipt::read(head, body).map_or(0, |receipt| receipt.ids.len())
+}
+
+/// Receipts of one chat, ready to be merged.
+#[derive(Debug)]
+pub struct Receipts(Vec<Receipt>);
+
+impl Receipts {
+    /// Reads them.
+    ///
+    /// # Panics
+    /// If one is not understood.
+    #[must_use]
+    pub fn read(requests: Vec<(Parts, Bytes)>) -> Self {
+        let read = |(head, body)| Receipt::read(head, body).expect("a receipt");
+        Self(requests.into_iter().map(read).collect())
+    }
+
+    /// Writes the one request for all of them; returns how many ids are in it.
+    #[must_use]
+    pub fn merge(&self) -> usize {
+        let ids: IndexSet<_> = self.0.iter().flat_map(|receipt| &receipt.ids).collect();
+        let count = ids.len();
+        let request = self.0[0].merged_request(ids.into_iter());
+        std::hint::black_box(request);
+        count
+    }
+}
+
+/// A receipt understood, but without its key.
+#[derive(Debug)]
+pub struct Keyless {
+    head: Parts,
+    body: Bytes,
+    fields: Fields,
+    hasher: RandomState,
+}
+
+impl Keyless {
+    /// Understands it.
+    ///
+    /// # Panics
+    /// If it is none.
+    #[must_use]
+    pub fn read(head: Parts, body: Bytes) -> Self {
+        let fields = understand(&head, &body).expect("a receipt");
+        Self {
+            head,
+            body,
+            fields,
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// Makes the merge key and hashes it, as the table of batches does.
+    #[must_use]
+    pub fn key(&self) -> u64 {
+        let key = MergeKey::new(&self.head, &self.body, &self.fields);
+        self.hasher.hash_one(key)
+    }
+}
+
+/// Buckets of many instances, none of them ever empty.
+#[derive(Debug)]
+pub struct Buckets {
+    limiter: Limiter,
+    callers: Vec<Identity>,
+    next: usize,
+}
+
+impl Buckets {
+    /// Opens a bucket for each of `instances`.
+    #[must_use]
+    pub fn new(instances: usize) -> Self {
+        let config = config();
+        let metrics = Arc::new(Metrics::new(0));
+        let mut buckets = Self {
+            limiter: Limiter::new(&config, metrics),
+            callers: (0..instances).map(caller).collect(),
+            next: 0,
+        };
+        for _ in 0..instances {
+            std::hint::black_box(buckets.admit());
+        }
+        buckets
+    }
+
+    /// Finds the next instance's bucket and takes a token from it. The order
+    /// jumps about, so that neither table nor bucket is likely in a cache.
+    #[must_use]
+    pub fn admit(&mut self) -> bool {
+        /// A prime, so that every instance has its turn.
+        const STEP: usize = 7_919;
+        self.next = (self.next + STEP) % self.callers.len();
+        let lane = self
+            .limiter
+            .lane(&Method::GET, "/v2/chats", &self.callers[self.next]);
+        let deadline = Instant::now() + self.limiter.rules().max_wait;
+        let admitted = self.limiter.admit(&lane, Kind::Call, deadline);
+        matches!(admitted, Ok(Admission::Now(_)))
+    }
+}
+
+fn caller(number: usize) -> Identity {
+    let target = format!("/v2/chats?instance_id=instance{number}&access_token=t");
+    let request = Request::get(target).body(()).expect("a valid target");
+    Findings::of_head(&request.into_parts().0).identity()
+}
+
+/// A gateway that has everything to tell which its labels allow.
+#[derive(Debug)]
+pub struct Scrapes(Gateway);
+
+impl Scrapes {
+    /// Fills the labels: this many instances, every code on every route.
+    ///
+    /// # Panics
+    /// If there can be no gateway.
+    #[must_use]
+    pub fn full(instances: usize) -> Self {
+        let mut config = config();
+        config.metrics.max_instances = instances;
+        let gateway = Gateway::new(&config, Dial::Tcp).expect("no file is named");
+        for number in 0..instances {
+            gateway.metrics().instance(&format!("{number:012}"));
+        }
+        for code in (100..1000).flat_map(StatusCode::from_u16) {
+            for route in [Route::Seen, Route::Other] {
+                gateway.metrics().requests[route as usize].code(code).inc();
+                gateway.metrics().upstream[route as usize].code(code).inc();
+            }
+        }
+        Self(gateway)
+    }
+
+    /// Answers a scrape; returns its length in bytes.
+    #[must_use]
+    pub fn scrape(&self) -> usize {
+        self.0.exposition().len()
+    }
+}
+
+/// Batches over an upstream in this process that answers at once.
+pub struct Joins {
+    runtime: Runtime,
+    batcher: Arc<Batcher>,
+    limiter: Arc<Limiter>,
+    upstream: Arc<Upstream>,
+}
+
+impl fmt::Debug for Joins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Joins").finish_non_exhaustive()
+    }
+}
+
+impl Joins {
+    /// Prepares batches that are full, and sealed, with this many callers: no
+    /// window is waited for.
+    ///
+    /// # Panics
+    /// If there can be no runtime.
+    #[must_use]
+    pub fn of(callers: usize) -> Self {
+        let mut config = config();
+        config.batch.max_callers = callers;
+        config.batch.window = Duration::from_secs(1);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let metrics = Arc::new(Metrics::new(0));
+        let limiter = Limiter::new(&config, Arc::clone(&metrics));
+        let limiter = Arc::new(limiter);
+        let batcher = Batcher::new(
+            config.batch,
+            Arc::clone(&limiter),
+            Arc::clone(&metrics),
+            TaskTracker::new(),
+        );
+        let dial = Dial::With(Arc::new(|| {
+            Box::pin(async { Ok::<Box<dyn Io>, io::Error>(Box::new(instant_upstream())) })
+        }));
+        let upstream = Upstream::new(config.upstream, dial, metrics).expect("no CA file is named");
+        Self {
+            runtime,
+            batcher: Arc::new(batcher),
+            limiter,
+            upstream: Arc::new(upstream),
+        }
+    }
+
+    /// Lets every receipt join and waits until all are told; returns how many
+    /// got an answer of the upstream's.
+    #[must_use]
+    pub fn settle(&self, receipts: Receipts) -> usize {
+        self.runtime.block_on(async {
+            let mut told = Vec::with_capacity(receipts.0.len());
+            for receipt in receipts.0 {
+                let lane = self.limiter.lane(&Method::POST, SEEN, &receipt.identity);
+                let (receipt, now) = (Box::new(receipt), Instant::now());
+                told.extend(self.batcher.join(receipt, now, &lane, &self.upstream));
+            }
+            let mut answered = 0;
+            for told in told {
+                let verdict = told.await.map(|told| told.verdict);
+                answered += usize::from(matches!(verdict, Ok(Ok(Given::Shared(_)))));
+            }
+            answered
+        })
+    }
+}
+
+/// One end of a connection whose other end answers 201 to everything.
+fn instant_upstream() -> tokio::io::DuplexStream {
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let service = service_fn(|request: Request<Incoming>| async {
+        let read = request.into_body().collect().await;
+        drop(read);
+        let mut answer = Response::new(Empty::<Bytes>::new());
+        *answer.status_mut() = StatusCode::CREATED;
+        Ok::<_, Infallible>(answer)
+    });
+    tokio::spawn(async move {
+        let served = http1::Builder::new().serve_connection(TokioIo::new(theirs), service);
+        drop(served.await);
+    });
+    ours
+}
+
+fn config() -> Config {
+    let mut config = Config::default();
+    config.limit.quota = Some(QUOTA);
+    config.upstream.url = "http://127.0.0.1:1".parse().expect("a base URL");
+    config
+}
