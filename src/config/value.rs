@@ -86,7 +86,7 @@ impl Value {
 
     /// A variable's text as a TOML value, or `None` where it is not TOML.
     pub(super) fn parse(text: &str, origin: &Origin) -> Option<Self> {
-        let parsed = DeValue::parse(text).ok()?;
+        let parsed = DeValue::parse(text.trim()).ok()?;
         Some(value(parsed.get_ref(), &|_| origin.clone()))
     }
 

@@ -153,7 +153,7 @@ impl Connector {
         &self.reach
     }
 
-    fn because(&self, kind: Unreachable, error: &io::Error) -> Unreachable {
+    fn because(&self, kind: Unreachable, error: impl std::fmt::Display) -> Unreachable {
         self.reach.note(kind, error);
         kind
     }
@@ -182,7 +182,7 @@ impl Connector {
         let stream = connector
             .connect(tls.name.clone(), stream)
             .await
-            .map_err(|error| self.because(Unreachable::Tls, &error))?;
+            .map_err(|error| self.because(Unreachable::Tls, explained(&error)))?;
         let http2_chosen = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if need != Need::Upgrade {
             self.http1_only.store(!http2_chosen, Ordering::Relaxed);
@@ -198,7 +198,7 @@ impl Connector {
     async fn tcp(&self) -> Result<TcpStream, Unreachable> {
         let addresses = tokio::net::lookup_host((&*self.host, self.port))
             .await
-            .map_err(|error| self.because(Unreachable::Resolve, &error))?;
+            .map_err(|error| self.because(Unreachable::Resolve, error))?;
         let addresses: Vec<_> = addresses.collect();
         // One address that swallows packets must not use up everybody's time.
         let share = self.timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
@@ -265,6 +265,28 @@ async fn http2(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unr
         drop(connection.await);
     });
     Ok(pool.share(sender))
+}
+
+/// Adds to a failed handshake what an operator can do.
+fn explained(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    let hint = match cause {
+        Some(rustls::Error::InvalidCertificate(wrong)) => match wrong {
+            rustls::CertificateError::UnknownIssuer => {
+                ": no trusted authority has signed the upstream's certificate; if it is yours, \
+                 name the certificate of its authority in upstream.ca"
+            }
+            // webpki's error is not part of rustls' interface; its name is.
+            other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+                ": the upstream shows the certificate of an authority (CA:TRUE) as its own; give it \
+                 one that the authority has signed, or a self-signed one with \
+                 basicConstraints=CA:FALSE, and name that in upstream.ca"
+            }
+            _ => "",
+        },
+        _ => "",
+    };
+    format!("{error}{hint}")
 }
 
 impl Tls {
