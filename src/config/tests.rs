@@ -12,6 +12,7 @@ use super::*;
 mod in_force;
 mod mistakes;
 mod printed;
+mod readme;
 mod refused;
 mod secrets;
 mod tenants;
