@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{self, BatchMode};
+use crate::http::path;
 use crate::limit::{Lane, Limiter, Refused};
 use crate::observe::metrics::Metrics;
 use crate::receipt::Receipt;
@@ -109,7 +110,8 @@ impl Batcher {
     /// Whether receipts to this path are merged.
     pub(crate) fn is_receipt_path(&self, path: &str) -> bool {
         let settings = self.settings.load();
-        settings.paths.iter().any(|receipt| receipt == path)
+        let mut paths = settings.paths.iter();
+        paths.any(|receipt| path::same_segments(receipt, path))
     }
 
     /// Ends every window now and from now on.

@@ -25,14 +25,14 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Uri};
+use http::{HeaderValue, Uri};
 
 pub(crate) use ids::{IdHash, Ids};
 pub(crate) use key::MergeKey;
 
-use crate::body::{LOOK, RequestBody};
-use crate::http::header_case::HeaderCase;
-use crate::identity::{Identity, Place};
+use crate::body::{LOOK, RequestBody, UpstreamRequest};
+use crate::http::request_head::RequestHead;
+use crate::identity::{CredentialSource, Findings, Identity};
 
 /// The longest target of a merged request, in bytes. Some clients fear 414 or
 /// 502 beyond 7,000; common servers take 8 KiB (nginx' default).
@@ -45,10 +45,8 @@ static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 /// One caller's read receipt.
 pub(crate) struct Receipt {
     /// The request as it came, without hop-by-hop fields.
-    head: Parts,
+    head: RequestHead,
     body: Bytes,
-    /// The case of the names in the head, if it is known.
-    header_case: Option<HeaderCase>,
     /// Where the list of ids stands; `None` for the whole-chat form.
     ids_at: Option<IdsAt>,
     /// How many ids the list has, repeated ones included.
@@ -57,8 +55,6 @@ pub(crate) struct Receipt {
     pub(crate) key: MergeKey,
     /// Instance and credential.
     pub(crate) identity: Identity,
-    /// More than one instance is named.
-    pub(crate) ambiguous: bool,
 }
 
 /// The carrier of a list of ids, and where the list stands there.
@@ -91,36 +87,30 @@ impl Form {
 
 impl Receipt {
     /// Understands a request, or returns its head untouched.
-    pub(crate) fn read(head: Parts, body: Bytes) -> Result<Self, Box<Parts>> {
+    pub(crate) fn read(
+        head: impl Into<RequestHead>,
+        body: Bytes,
+    ) -> Result<Self, Box<RequestHead>> {
+        let head = head.into();
         let Some(fields) = parse::understand(&head, &body) else {
             return Err(Box::new(head));
         };
-        let mut findings = crate::identity::Findings::of_head(&head);
+        let mut findings = Findings::of_head(&head);
         if let Some(name) = fields.body_instance(&body) {
-            findings.instance(Some(&name));
+            findings.instance(&name);
         }
         if let Some(token) = fields.body_token(&body) {
-            findings.credential(Place::Body, token.as_bytes());
+            findings.credential(CredentialSource::Body, token.as_bytes());
         }
         let key = MergeKey::new(&head, &body, &fields);
         Ok(Self {
             ids_at: fields.ids_at,
             id_count: fields.id_count,
             key,
-            ambiguous: findings.is_ambiguous(),
             identity: findings.identity(),
             head,
             body,
-            header_case: None,
         })
-    }
-
-    /// The same receipt, whose request leaves with its names in this case.
-    pub(crate) fn with_header_case(self, header_case: Option<HeaderCase>) -> Self {
-        Self {
-            header_case,
-            ..self
-        }
     }
 
     /// The method, target and fields of the request.
@@ -177,22 +167,24 @@ impl Receipt {
         }
     }
 
-    /// The caller's own request, unchanged, in parts.
-    pub(crate) fn into_parts(self) -> (Parts, RequestBody) {
-        (self.head, RequestBody::whole(self.body, self.header_case))
+    /// The caller's own request, unchanged.
+    pub(crate) fn into_request(self) -> UpstreamRequest {
+        UpstreamRequest {
+            head: self.head,
+            body: RequestBody::whole(self.body),
+        }
     }
 
-    /// The caller's own request, unchanged.
-    pub(crate) fn own_request(&self) -> Request<RequestBody> {
-        let body = RequestBody::whole(self.body.clone(), self.header_case.clone());
-        Request::from_parts(self.head.clone(), body)
+    /// A copy of the caller's own request, unchanged.
+    pub(crate) fn own_request(&self) -> UpstreamRequest {
+        UpstreamRequest {
+            head: self.head.clone(),
+            body: RequestBody::whole(self.body.clone()),
+        }
     }
 
     /// The caller's request with these ids in place of its own.
-    pub(crate) fn merged_request<'i>(
-        &self,
-        ids: impl Iterator<Item = &'i str>,
-    ) -> Request<RequestBody> {
+    pub(crate) fn merged_request<'i>(&self, ids: impl Iterator<Item = &'i str>) -> UpstreamRequest {
         let Some(at) = &self.ids_at else {
             return self.own_request();
         };
@@ -220,7 +212,10 @@ impl Receipt {
                 self.body.clone()
             }
         };
-        Request::from_parts(head, RequestBody::whole(body, self.header_case.clone()))
+        UpstreamRequest {
+            head,
+            body: RequestBody::whole(body),
+        }
     }
 }
 

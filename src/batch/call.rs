@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{Request, StatusCode};
+use http::StatusCode;
 use indexmap::IndexSet;
 use tokio::time::Instant;
 use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff};
@@ -18,11 +18,11 @@ use tower::util::rng::HasherRng;
 use super::Batcher;
 use super::caller::{BatchResponse, Caller, NoResponse, SharedResponse, Timing, refuse};
 use super::rejection::Rejection;
-use crate::body::{ClientResponse, RequestBody};
+use crate::body::{ClientResponse, UpstreamRequest};
 use crate::http::retry_after;
 use crate::limit::{Lane, Pass};
 use crate::observe::metrics::Route;
-use crate::upstream::{Collected, Failure, Upstream, UpstreamResponse};
+use crate::upstream::{Collected, Upstream, UpstreamError, UpstreamResponse};
 
 /// Longer responses are not held for sharing. Responses to receipts have a few
 /// hundred bytes.
@@ -59,7 +59,7 @@ pub(super) enum Reply {
     Whole(Arc<SharedResponse>),
     /// A response too long to be held: it is streamed to the only caller.
     Long(Box<ClientResponse>),
-    Failed(Failure),
+    Failed(UpstreamError),
 }
 
 /// The last call with a caller's ids.
@@ -191,7 +191,7 @@ impl CallContext<'_> {
         LastCall { reply, load, took }
     }
 
-    async fn exchange(&self, request: &mut Request<RequestBody>, pass: Pass, load: Load) -> Reply {
+    async fn exchange(&self, request: &mut UpstreamRequest, pass: Pass, load: Load) -> Reply {
         let response = match self.upstream.call(request, Route::Seen).await {
             Ok(response) => response,
             Err(failure) => {
@@ -213,7 +213,7 @@ impl CallContext<'_> {
                 let body = rest.into_client_body(held);
                 Reply::Long(Box::new(ClientResponse { head, body }))
             }
-            Ok(Collected::Longer(..)) => Reply::Failed(Failure::TooLong),
+            Ok(Collected::Longer(..)) => Reply::Failed(UpstreamError::TooLong),
             Err(failure) => Reply::Failed(failure),
         }
     }
@@ -270,7 +270,7 @@ fn take_late(callers: &mut Vec<Caller>, then: Instant) -> Vec<Caller> {
 
 /// The one request for these callers, with the union of their ids in the order
 /// in which they were first seen, and how many distinct ids it has.
-fn merge(callers: &[Caller]) -> (Request<RequestBody>, usize) {
+fn merge(callers: &[Caller]) -> (UpstreamRequest, usize) {
     let first = callers.first().expect("a call has callers");
     let lists: Vec<_> = callers.iter().map(|caller| caller.receipt.ids()).collect();
     if callers.len() == 1 && first.receipt.id_count() < 2 {
@@ -291,7 +291,7 @@ impl LastCall {
         let reply = match &self.reply {
             Reply::Whole(shared) => Reply::Whole(Arc::clone(shared)),
             Reply::Failed(failure) => Reply::Failed(*failure),
-            Reply::Long(_) => Reply::Failed(Failure::TooLong),
+            Reply::Long(_) => Reply::Failed(UpstreamError::TooLong),
         };
         Self { reply, ..*self }
     }
@@ -323,7 +323,7 @@ impl Reply {
 
     /// Each caller needs a call of its own.
     pub(super) fn is_too_long(&self) -> bool {
-        matches!(self, Self::Failed(Failure::TooLong))
+        matches!(self, Self::Failed(UpstreamError::TooLong))
     }
 
     fn is_throttled(&self) -> bool {

@@ -16,7 +16,7 @@ use crate::body::ClientResponse;
 use crate::http::response_head::ResponseHead;
 use crate::limit::Refused;
 use crate::receipt::{IdHash, MergeKey, Receipt};
-use crate::upstream::Failure;
+use crate::upstream::UpstreamError;
 
 /// What a caller gets.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub(crate) enum NoResponse {
     /// There was no bucket token in time.
     Refused(Refused),
     /// The upstream call failed.
-    Failed(Failure),
+    Failed(UpstreamError),
 }
 
 /// How a caller's time was spent.

@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::*;
 use crate::tools::sandbox::{Fault, FaultKind};
-use crate::upstream::Failure;
+use crate::upstream::UpstreamError;
 
 const ALWAYS: usize = usize::MAX;
 
@@ -347,7 +347,7 @@ async fn a_silent_upstream_is_not_called_again_after_the_deadline() {
     assert_eq!(settled.at, 10_050);
     assert!(matches!(
         settled.status,
-        Err(NoResponse::Failed(Failure::Timeout))
+        Err(NoResponse::Failed(UpstreamError::Timeout))
     ));
     assert_eq!(world.calls().len(), 1);
 }
