@@ -158,16 +158,16 @@ impl<'b> Settlement<'b> {
             None if is_recheck => self.calls.batcher.common_failures.forget(key),
             None => {}
         }
-        self.settle_rest(members, recheck.filter(|_| common.is_some()));
+        self.settle_rest(members, recheck.as_ref().filter(|_| common.is_some()));
     }
 
     /// Settles the members that need no call of their own: with the last call
     /// that carried their ids, or with the one that showed that a common failure
     /// lasts.
-    fn settle_rest(&self, members: Vec<Member>, recheck: Option<LastCall>) {
+    fn settle_rest(&self, members: Vec<Member>, recheck: Option<&LastCall>) {
         let waiting = members.iter().map(|member| member.callers.len()).sum();
         for Member { mut callers, last } in members {
-            match (last, &recheck) {
+            match (last, recheck) {
                 (Some(last), _) => self.calls.settle(callers, last),
                 (None, Some(recheck)) => {
                     for caller in &mut callers {

@@ -1,6 +1,9 @@
 //! How a call of several callers is written.
 
+use http::HeaderValue;
+
 use super::*;
+use crate::receipt::merged::MAX_TARGET;
 
 #[test]
 fn only_the_ids_change_in_a_body() {
