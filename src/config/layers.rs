@@ -43,16 +43,16 @@ impl Layers {
         }
     }
 
-    /// Adds the flags, given by their names and texts.
-    pub(super) fn add_flags(&mut self, flags: &[(&str, Option<&String>)]) {
-        for (path, row) in table::SETTINGS.iter() {
-            let given = |flag: &str| flags.iter().find(|(name, _)| *name == flag)?.1;
-            if let Some((flag, text)) = row.flag.and_then(|flag| Some((flag, given(flag)?))) {
-                let origin = Origin::Flag(flag);
+    /// Adds the flags that were given.
+    pub(super) fn add_flags(&mut self, flags: &[(&'static str, Option<&String>)]) {
+        for (flag, path) in table::FLAGS {
+            let given = flags.iter().find(|(name, _)| *name == flag);
+            if let Some((name, Some(text))) = given {
+                let (path, origin) = (path.to_owned(), Origin::Flag(name));
                 self.typed.push(Typed {
-                    path: path.clone(),
+                    path,
                     origin,
-                    text: text.clone(),
+                    text: (*text).clone(),
                 });
             }
         }

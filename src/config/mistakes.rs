@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::table::{self, FILE_VARIABLE, PREFIX};
-use super::value::{MASK, Origin, word};
+use super::table::{self, FILE_VARIABLE, PREFIX, join};
+use super::value::{MASK, Origin, Value, word};
 
 /// How many mistakes are printed: a file that is not a settings file has thousands.
 const MAX_PRINTED: usize = 100;
@@ -61,6 +61,11 @@ impl Mistakes {
                 allowed,
             });
         }
+    }
+
+    /// Adds a value that may contain a secret.
+    pub(super) fn add_masked(&mut self, origin: &Origin, path: &str, value: &Value, allowed: &str) {
+        self.add(origin, path, Some(value.masked()), allowed);
     }
 
     /// Adds a setting that must be there.
@@ -164,15 +169,6 @@ impl fmt::Display for Mistake {
             None => write!(f, "{}: ", self.path)?,
         }
         f.write_str(&self.allowed)
-    }
-}
-
-/// A key below a section; below `""` it stands alone.
-pub(super) fn join(section: &str, key: &str) -> String {
-    if section.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{section}.{key}")
     }
 }
 
