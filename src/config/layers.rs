@@ -79,7 +79,8 @@ impl Layers {
             let path = printable(&key.to_ascii_lowercase().replace("__", "."));
             let text = value.to_str().map(str::to_owned);
             match text {
-                _ if key.contains(|letter: char| letter.is_ascii_lowercase()) => {
+                // Only capitals: a dot would be read as the end of a section.
+                _ if key.contains(|letter: char| letter.is_ascii_lowercase() || letter == '.') => {
                     mistakes.unknown_variable(&path, &origin);
                 }
                 Some(text) => self.typed.push(Typed { path, origin, text }),
