@@ -34,11 +34,12 @@ use tower::retry::budget::TpsBudget;
 
 use crate::body::ClientResponse;
 use crate::config::{self, BatchMode};
+use crate::http::path;
 use crate::http::response_head::ResponseHead;
 use crate::limit::{Kind, Lane, Limiter, Refused};
 use crate::observe::metrics::Metrics;
 use crate::receipt::Receipt;
-use crate::upstream::{Failure, Upstream};
+use crate::upstream::{Upstream, UpstreamError};
 use ghost::Ghost;
 pub(crate) use open::{Batch, Caps, Member};
 use open::{Caller, Offer, Table};
@@ -104,7 +105,7 @@ pub(crate) enum Untold {
     /// No token could be had in time.
     Refused(Refused),
     /// The upstream gave no answer.
-    Failed(Failure),
+    Failed(UpstreamError),
 }
 
 /// How a caller's time was spent.
@@ -159,7 +160,7 @@ impl Batcher {
             .load()
             .paths
             .iter()
-            .any(|receipt| receipt == path)
+            .any(|receipt| path::same_segments(receipt, path))
     }
 
     /// Counts what a batch saved: the callers it told, less the calls it took.

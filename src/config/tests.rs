@@ -379,9 +379,9 @@ fn the_first_class_that_matches_wins() {
         (&post, "/other", true, Some(1)),
         (&post, "/v2/groups", false, None),
         (&post, "/V2/send/text", false, None),
-        (&post, "//v2/send/text", false, Some(1)),
-        (&post, "/v2///send//text", false, Some(1)),
-        (&post, "//v2/send/seen", false, Some(1)),
+        (&post, "/v2/send/text/", false, Some(1)),
+        (&post, "/other/", false, Some(1)),
+        (&post, "/v2/send/seen/", true, Some(2)),
     ] {
         assert_eq!(
             limit.class_of(method, path, is_batch_path),

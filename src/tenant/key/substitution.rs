@@ -1,32 +1,32 @@
-//! What an answer to a call opened by a key may repeat.
+//! What a response may repeat of a request in which a token replaced a key.
 //!
-//! A redirect names its target with the query it was asked with, and there
-//! the token now stands. Invariant: the fields of an answer show who holds the
-//! key the key, not the token. (Bodies are passed on as they come.)
+//! A redirect often repeats the query of its request, where the token now
+//! stands. Invariant: the header fields of a response show the key, not the
+//! token, to the client that holds the key. (Bodies are passed on as received.)
 
 use http::{HeaderMap, HeaderValue};
 
-use super::place::{encoded, replaced};
+use super::encode::{encoded, replaced};
 use crate::config::Secret;
 
-/// A shorter token is a part of too much that has nothing to do with it.
-const LEAST_TOKEN: usize = 8;
+/// A shorter token is part of too many texts that have nothing to do with it.
+const MIN_TOKEN: usize = 8;
 
-/// A call in which a token was put in a key's place.
-pub(crate) struct Opened {
+/// A request in which a token replaced a key.
+pub(crate) struct Substitution {
     key: Secret,
     token: Secret,
 }
 
-impl Opened {
+impl Substitution {
     pub(super) fn new(key: Secret, token: Secret) -> Self {
         Self { key, token }
     }
 
-    /// Puts the key back where the answer's fields repeat the token.
+    /// Puts the key back where the response's fields repeat the token.
     pub(crate) fn hide_token(&self, headers: &mut HeaderMap) {
         let token = self.token.expose();
-        if token.len() < LEAST_TOKEN {
+        if token.len() < MIN_TOKEN {
             return;
         }
         let encoded = encoded(token);
@@ -39,14 +39,14 @@ impl Opened {
         }
     }
 
-    /// The field with the key in the token's place, once; `None` if it is not there.
+    /// The field with the first token replaced by the key; `None` if there is none.
     fn without(&self, value: &HeaderValue, token: &[u8]) -> Option<HeaderValue> {
         let key = self.key.expose().as_bytes();
         let value = value.as_bytes();
         let at = value
             .windows(token.len())
             .position(|window| window == token)?;
-        // A key that contains the token would be put in for ever.
+        // A key that contains the token would be put in without end.
         if key.windows(token.len()).any(|window| window == token) {
             return None;
         }
@@ -65,7 +65,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("location", value.parse().unwrap());
         let key = Secret::new("acme-key-of-16-or-more");
-        Opened::new(key, Secret::new(token)).hide_token(&mut headers);
+        Substitution::new(key, Secret::new(token)).hide_token(&mut headers);
         headers["location"].to_str().unwrap().to_owned()
     }
 

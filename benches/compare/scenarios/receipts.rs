@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{Field, INSTANCES, microseconds, names};
 use crate::Result;
-use crate::load::{Crew, Requests, percentile};
-use crate::peers::{Peer, Place, Tuning};
+use crate::load::{Connections, Requests, percentile};
+use crate::peers::{Peer, TestBed, Tuning};
 use crate::settings::Settings;
 use crate::table::Table;
 
@@ -14,29 +14,31 @@ const CALLERS: usize = 8;
 /// Callers a second.
 const RATE: usize = 4_000;
 /// A caller through the gateway takes its window and the upstream's time: this
-/// many are enough for the rate with room to spare.
+/// many are enough for the rate with scenario to spare.
 const CONNECTIONS: usize = 1024;
 /// What the upstream takes for a call.
 const UPSTREAM: Duration = Duration::from_millis(20);
 
-pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table> {
+pub(super) async fn measure(bed: &TestBed, settings: &Settings) -> Result<Table> {
     let title = format!("receipts, {CALLERS} callers a chat, {RATE} callers/s, upstream 20 ms");
     let mut table = Table::new(title, names(&Peer::ALL));
-    let field = Field::start(place, &Peer::ALL, &Tuning::default()).await?;
+    let field = Field::start(bed, &Peer::ALL, &Tuning::default()).await?;
     let chats = (settings.turn.as_secs_f64() * RATE as f64) as usize / CALLERS;
     let requests = Requests::receipts(chats, CALLERS, INSTANCES);
-    place.upstream.delay(UPSTREAM);
+    bed.upstream.delay(UPSTREAM);
     for round in 0..settings.rounds {
         for (peer, process) in field.in_turn(round) {
-            let mut crew = Crew::open(process.address, CONNECTIONS).await?;
+            let mut connections = Connections::open(process.address, CONNECTIONS).await?;
             let warm = Duration::from_millis(200);
-            crew.open_loop(&requests, RATE, CALLERS, warm).await?;
-            let arrived = place.upstream.calls();
+            connections
+                .open_loop(&requests, RATE, CALLERS, warm)
+                .await?;
+            let arrived = bed.upstream.calls();
             let before = process.processor_time()?;
-            let turn = crew.open_loop(&requests, RATE, CALLERS, settings.turn);
+            let turn = connections.open_loop(&requests, RATE, CALLERS, settings.turn);
             let latencies = turn.await?;
             let spent = process.processor_time()? - before;
-            let arrived = (place.upstream.calls() - arrived) as f64;
+            let arrived = (bed.upstream.calls() - arrived) as f64;
             let callers = latencies.len() as f64;
             let mut add = |name: &str, value| table.add(name, peer.name(), value);
             add(
@@ -48,6 +50,6 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
             add("p99, ms", percentile(&latencies, 99) / 1e3);
         }
     }
-    place.upstream.delay(Duration::ZERO);
+    bed.upstream.delay(Duration::ZERO);
     Ok(table)
 }

@@ -1,7 +1,7 @@
-//! How a token is written where a key stood, and where in a header field that is.
+//! Encodes a token for the place where a key stood.
 //!
-//! Invariant: whatever the token's characters, what is written means the
-//! token and nothing more.
+//! Invariant: whatever characters a token has, the encoded text decodes to the
+//! token and to nothing more.
 
 use std::ops::Range;
 
@@ -26,8 +26,8 @@ pub(super) fn quoted(token: &str) -> String {
     serde_json::Value::from(token).to_string()
 }
 
-/// The parts of a credential field that may be a token: all of it, and what
-/// stands behind a scheme such as `Bearer`.
+/// The parts of a credential field that may be a token: all of it, and the text
+/// after a scheme such as `Bearer`.
 pub(super) fn candidates(value: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let end = value.trim_ascii_end().len();
     let start = value.len() - value.trim_ascii_start().len();
@@ -35,24 +35,24 @@ pub(super) fn candidates(value: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let scheme_end = value[whole.clone()]
         .iter()
         .position(u8::is_ascii_whitespace);
-    let behind = scheme_end.map(|at| {
+    let credentials = scheme_end.map(|at| {
         let rest = &value[start + at..end];
         end - rest.trim_ascii_start().len()..end
     });
-    [Some(whole), behind].into_iter().flatten()
+    [Some(whole), credentials].into_iter().flatten()
 }
 
-/// Puts a token into a field; `None` where a field cannot hold it.
+/// Puts a token into a field; `None` if a field cannot hold it.
 pub(super) fn in_field(value: &HeaderValue, at: Range<usize>, token: &str) -> Option<HeaderValue> {
-    let written = replaced(value.as_bytes(), at, token.as_bytes());
-    let mut value = HeaderValue::from_maybe_shared(Bytes::from(written)).ok()?;
+    let bytes = replaced(value.as_bytes(), at, token.as_bytes());
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from(bytes)).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
 
-/// The text with another middle.
-pub(super) fn replaced(text: &[u8], range: Range<usize>, middle: &[u8]) -> Vec<u8> {
-    [&text[..range.start], middle, &text[range.end..]].concat()
+/// The text with another text in place of a range.
+pub(super) fn replaced(text: &[u8], range: Range<usize>, with: &[u8]) -> Vec<u8> {
+    [&text[..range.start], with, &text[range.end..]].concat()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Field, INSTANCES, memory, names};
 use crate::Result;
 use crate::load::{Requests, post};
-use crate::peers::{Peer, Place, Tuning};
+use crate::peers::{Peer, TestBed, Tuning};
 use crate::settings::Settings;
 use crate::table::Table;
 use crate::upstream::{BODY, DOWNLOAD};
@@ -25,9 +25,9 @@ const SAMPLE: Duration = Duration::from_millis(10);
 /// Bytes written at once.
 const PIECE: usize = 64 * 1024;
 
-pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table> {
+pub(super) async fn measure(bed: &TestBed, settings: &Settings) -> Result<Table> {
     let mut table = Table::new("bodies of 20 MB, one connection", names(&Peer::ALL));
-    let field = Field::start(place, &Peer::ALL, &Tuning::default()).await?;
+    let field = Field::start(bed, &Peer::ALL, &Tuning::default()).await?;
     let megabytes = (BODIES * BODY) as f64 / 1e6;
     for round in 0..settings.rounds {
         for (peer, process) in field.in_turn(round) {
@@ -53,7 +53,7 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
         for peer in Peer::ALL {
             for up in [true, false] {
                 let name = format!("{}: memory taken meanwhile, MiB", way(up));
-                table.add(&name, peer.name(), taken(peer, place, up).await?);
+                table.add(&name, peer.name(), taken(peer, bed, up).await?);
             }
         }
     }
@@ -66,8 +66,8 @@ fn way(up: bool) -> &'static str {
 
 /// The most that a proxy, freshly started, holds while bodies pass, beyond
 /// what it holds at rest.
-async fn taken(peer: Peer, place: &Place, up: bool) -> Result<f64> {
-    let (process, rest) = memory::at_rest(peer, place, &Requests::messages(INSTANCES)).await?;
+async fn taken(peer: Peer, bed: &TestBed, up: bool) -> Result<f64> {
+    let (process, rest) = memory::at_rest(peer, bed, &Requests::messages(INSTANCES)).await?;
     let mut connection = Connection::open_wide(process.address).await?;
     let mut most = rest;
     let watch = async {
@@ -103,7 +103,7 @@ async fn upload(connection: &mut Connection) -> Result<()> {
     for _ in 0..BODY / PIECE {
         connection.send(&piece).await?;
     }
-    connection.answer().await?;
+    connection.response().await?;
     Ok(())
 }
 

@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::{CONNECTIONS, Field, INSTANCES, microseconds, names};
 use crate::Result;
-use crate::load::{Crew, Requests, percentile};
-use crate::peers::{Peer, Place, Tuning};
+use crate::load::{Connections, Requests, percentile};
+use crate::peers::{Peer, TestBed, Tuning};
 use crate::process::Process;
 use crate::settings::Settings;
 use crate::table::Table;
@@ -18,10 +18,10 @@ const RATES: [usize; 2] = [2_000, 10_000];
 const WARM_UP: Duration = Duration::from_millis(100);
 
 /// Processor time per call and calls a second in a closed loop.
-pub(super) async fn capacity(place: &Place, settings: &Settings) -> Result<Table> {
+pub(super) async fn capacity(bed: &TestBed, settings: &Settings) -> Result<Table> {
     let title = format!("pass-through, 200 B each way, {CONNECTIONS} connections, cores: 1");
     let mut table = Table::new(title, names(&Peer::ALL));
-    let field = Field::start(place, &Peer::ALL, &Tuning::default()).await?;
+    let field = Field::start(bed, &Peer::ALL, &Tuning::default()).await?;
     let requests = Requests::messages(INSTANCES);
     for round in 0..settings.rounds {
         for (peer, process) in field.in_turn(round) {
@@ -29,7 +29,7 @@ pub(super) async fn capacity(place: &Place, settings: &Settings) -> Result<Table
             let mut add = |name: &str, value| table.add(name, peer.name(), value);
             add("processor time per call, µs", turn.per_call());
             add("calls/s", turn.calls / turn.elapsed.as_secs_f64());
-            // Below 100 the load generator was the narrower place, not the proxy.
+            // Below 100 the load generator was the bottleneck, not the proxy.
             let busy = turn.spent.as_secs_f64() / turn.elapsed.as_secs_f64();
             add("its core busy meanwhile, %", busy * 100.0);
         }
@@ -38,8 +38,8 @@ pub(super) async fn capacity(place: &Place, settings: &Settings) -> Result<Table
 }
 
 /// Whether a call's price stays the same when a second core is put to work.
-/// The load needs its part of that one, so calls a second would tell nothing.
-pub(super) async fn scaling(place: &Place, settings: &Settings) -> Result<Table> {
+/// The load generator shares that core, so requests per second would mean nothing.
+pub(super) async fn scaling(bed: &TestBed, settings: &Settings) -> Result<Table> {
     // The plain proxy has one thread only.
     const PEERS: [Peer; 3] = [Peer::Nginx, Peer::Haproxy, Peer::Gateway];
     let title = format!("pass-through, 200 B each way, {CONNECTIONS} connections");
@@ -48,8 +48,8 @@ pub(super) async fn scaling(place: &Place, settings: &Settings) -> Result<Table>
         workers: 2,
         ..Tuning::default()
     };
-    let one = Field::start(place, &PEERS, &Tuning::default()).await?;
-    let two = Field::start(place, &PEERS, &tuning).await?;
+    let one = Field::start(bed, &PEERS, &Tuning::default()).await?;
+    let two = Field::start(bed, &PEERS, &tuning).await?;
     let requests = Requests::messages(INSTANCES);
     for round in 0..settings.rounds {
         // One beside the other, so that both fall on the same moments.
@@ -72,7 +72,7 @@ pub(super) async fn scaling(place: &Place, settings: &Settings) -> Result<Table>
     Ok(table)
 }
 
-/// A turn in which calls were made as fast as they were answered.
+/// A turn of a closed loop: each response triggers the next request.
 struct Turn {
     calls: f64,
     spent: Duration,
@@ -86,10 +86,10 @@ impl Turn {
 }
 
 async fn full_tilt(process: &Process, requests: &Requests, length: Duration) -> Result<Turn> {
-    let mut crew = Crew::open(process.address, CONNECTIONS).await?;
-    crew.each(requests, 20).await?;
+    let mut connections = Connections::open(process.address, CONNECTIONS).await?;
+    connections.each(requests, 20).await?;
     let (began, before) = (Instant::now(), process.processor_time()?);
-    let calls = crew.closed_loop(requests, length).await? as f64;
+    let calls = connections.closed_loop(requests, length).await? as f64;
     Ok(Turn {
         calls,
         spent: process.processor_time()? - before,
@@ -98,21 +98,23 @@ async fn full_tilt(process: &Process, requests: &Requests, length: Duration) -> 
 }
 
 /// Latency at fixed rates, beyond that of the upstream called directly.
-pub(super) async fn latency(place: &Place, settings: &Settings) -> Result<Table> {
+pub(super) async fn latency(bed: &TestBed, settings: &Settings) -> Result<Table> {
     let title = format!("added latency, 200 B each way, {CONNECTIONS} connections");
     let mut table = Table::new(title, names(&Peer::ALL));
-    let field = Field::start(place, &Peer::ALL, &Tuning::default()).await?;
+    let field = Field::start(bed, &Peer::ALL, &Tuning::default()).await?;
     let requests = Requests::messages(INSTANCES);
     for rate in RATES {
         for round in 0..settings.rounds {
             let turn = async |process: Option<&Process>| -> Result<[f64; 3]> {
-                let address = process.map_or(place.upstream.address, |process| process.address);
+                let address = process.map_or(bed.upstream.address, |process| process.address);
                 let spent = || process.map_or(Ok(Duration::ZERO), Process::processor_time);
-                let mut crew = Crew::open(address, CONNECTIONS).await?;
-                crew.each(&requests, 20).await?;
-                crew.open_loop(&requests, rate, 1, WARM_UP).await?;
+                let mut connections = Connections::open(address, CONNECTIONS).await?;
+                connections.each(&requests, 20).await?;
+                connections.open_loop(&requests, rate, 1, WARM_UP).await?;
                 let before = spent()?;
-                let latencies = crew.open_loop(&requests, rate, 1, settings.turn).await?;
+                let latencies = connections
+                    .open_loop(&requests, rate, 1, settings.turn)
+                    .await?;
                 let per_call = microseconds(spent()? - before) / latencies.len() as f64;
                 let [p50, p99] = [50, 99].map(|percent| percentile(&latencies, percent));
                 Ok([p50, p99, per_call])

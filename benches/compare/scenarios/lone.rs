@@ -1,8 +1,8 @@
-//! A lone receipt on a quiet machine: how much later its answer comes than the
+//! A lone receipt on a quiet machine: how much later its response comes than the
 //! upstream's own, and through the gateway than its window's end, too.
 //!
 //! Invariant: one receipt at a time after a pause, each in another chat, each
-//! beginning at another place between two ticks of a millisecond, so that no
+//! beginning at another point between two ticks of a millisecond, so that no
 //! timer is met at the same good or bad moment every time.
 
 use std::time::Duration;
@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::{Field, INSTANCES, microseconds, names};
 use crate::Result;
-use crate::load::{Crew, Requests, percentile};
-use crate::peers::{Peer, Place, Tuning};
+use crate::load::{Connections, Requests, percentile};
+use crate::peers::{Peer, TestBed, Tuning};
 use crate::process::Awake;
 use crate::settings::Settings;
 use crate::table::Table;
@@ -27,17 +27,17 @@ const PAUSE: Duration = WINDOW;
 /// Begins are this much further on within a millisecond each time.
 const STEP_MICROS: u64 = 377;
 
-/// The upstream answers at once: its own timer would be in the figures.
-pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table> {
-    let title = "a lone receipt, upstream answers at once: added beside the window, µs";
+/// The upstream responds at once: its timer would be in the figures.
+pub(super) async fn measure(bed: &TestBed, settings: &Settings) -> Result<Table> {
+    let title = "a lone receipt, upstream responds at once: added to the window, µs";
     let mut table = Table::new(title, names(&Peer::ALL));
     let tuning = Tuning {
         gateway: vec![("BATCH__WINDOW", format!("{}ms", WINDOW.as_millis()))],
         ..Tuning::default()
     };
-    let field = Field::start(place, &Peer::ALL, &tuning).await?;
+    let field = Field::start(bed, &Peer::ALL, &tuning).await?;
     let requests = Requests::receipts(RECEIPTS, 1, INSTANCES);
-    let (proxy, load) = (place.proxy_core, place.load_core);
+    let (proxy, load) = (bed.proxy_core, bed.load_core);
     // The upstream is on the load's core, and only a call that waits for its
     // window finds that asleep.
     let states: [(&str, &[usize]); 3] = [
@@ -48,10 +48,10 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
     for (state, awake) in states {
         let awake = Awake::keep(awake)?;
         for round in 0..settings.rounds {
-            let mut direct = Crew::open(place.upstream.address, 1).await?;
+            let mut direct = Connections::open(bed.upstream.address, 1).await?;
             let direct = one_by_one(&mut direct, &requests).await?;
             for (peer, process) in field.in_turn(round) {
-                let mut through = Crew::open(process.address, 1).await?;
+                let mut through = Connections::open(process.address, 1).await?;
                 let through = one_by_one(&mut through, &requests).await?;
                 let window = match peer {
                     Peer::Gateway => microseconds(WINDOW),
@@ -70,9 +70,9 @@ pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table>
 }
 
 /// Latencies of one receipt after the other, sorted; the first does not count.
-async fn one_by_one(crew: &mut Crew, requests: &Requests) -> Result<Vec<Duration>> {
+async fn one_by_one(connections: &mut Connections, requests: &Requests) -> Result<Vec<Duration>> {
     let mut latencies = Vec::with_capacity(RECEIPTS);
-    for connection in &mut crew.connections {
+    for connection in &mut connections.connections {
         connection.call(requests.next()).await?;
         for number in 0..RECEIPTS as u64 {
             let begin = Instant::now() + PAUSE + Duration::from_micros(STEP_MICROS * number % 1000);

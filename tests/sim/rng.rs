@@ -1,22 +1,22 @@
-//! Chance, all of it from one number (SplitMix64).
+//! A random number generator with a seed (SplitMix64).
 
 use std::time::Duration;
 
-/// A source of chance that can be split into independent ones.
+/// A generator that can be split into independent ones.
 #[derive(Debug)]
-pub(crate) struct Dice(u64);
+pub(crate) struct Rng(u64);
 
-impl Dice {
+impl Rng {
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Another source, which goes its own way whatever is drawn here.
+    /// Another generator, independent of what is drawn from this one later.
     pub(crate) fn fork(&mut self) -> Self {
-        Self(self.roll())
+        Self(self.next())
     }
 
-    fn roll(&mut self) -> u64 {
+    fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,10 +26,10 @@ impl Dice {
 
     /// A number from 0 to below `n`.
     pub(crate) fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.roll() % n as u64).unwrap()
+        usize::try_from(self.next() % n as u64).unwrap()
     }
 
-    /// True so many times in a hundred.
+    /// True in this percentage of draws.
     pub(crate) fn percent(&mut self, share: usize) -> bool {
         self.below(100) < share
     }

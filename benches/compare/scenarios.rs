@@ -1,7 +1,7 @@
-//! What is measured, one room a question.
+//! The scenarios, one for each question.
 //!
-//! Invariant: in every round each proxy has its turn, beginning with another
-//! one each time, and a room leaves no program behind.
+//! Invariants: every round measures each proxy once, starting with another one each
+//! time; a scenario leaves no program running.
 
 mod bodies;
 mod lone;
@@ -13,18 +13,18 @@ mod receipts;
 use std::time::Duration;
 
 use crate::Result;
-use crate::peers::{Peer, Place, Tuning};
+use crate::peers::{Peer, TestBed, Tuning};
 use crate::process::Process;
 use crate::settings::Settings;
 
 /// Keep-alive connections of a busy client side.
 const CONNECTIONS: usize = 64;
-/// Instances that are called, unless the room is about their number.
+/// Instances, unless the scenario is about their number.
 const INSTANCES: usize = 64;
 
 /// A kind of measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Room {
+pub(crate) enum Scenario {
     Pass,
     Latency,
     Memory,
@@ -35,7 +35,7 @@ pub(crate) enum Room {
     Population,
 }
 
-impl Room {
+impl Scenario {
     pub(crate) const ALL: [Self; 8] = [
         Self::Pass,
         Self::Latency,
@@ -48,30 +48,30 @@ impl Room {
     ];
 
     pub(crate) fn named(name: &str) -> Option<Self> {
-        let of = |room: &Self| format!("{room:?}").eq_ignore_ascii_case(name);
+        let of = |scenario: &Self| format!("{scenario:?}").eq_ignore_ascii_case(name);
         Self::ALL.into_iter().find(of)
     }
 }
 
-/// Measures in all rooms that were asked for, and prints a table of each.
-pub(crate) async fn all(place: &Place, settings: &Settings) -> Result<()> {
+/// Measures all requested scenarios and prints a table for each.
+pub(crate) async fn all(bed: &TestBed, settings: &Settings) -> Result<()> {
     println!(
         "median (ratio to nginx) of {} rounds of {:.1} s; proxy on core {}, load and upstream on core {}",
         settings.rounds,
         settings.turn.as_secs_f64(),
-        place.proxy_core,
-        place.load_core,
+        bed.proxy_core,
+        bed.load_core,
     );
-    for room in &settings.rooms {
-        let table = match room {
-            Room::Pass => pass::capacity(place, settings).await?,
-            Room::Latency => pass::latency(place, settings).await?,
-            Room::Memory => memory::measure(place, settings).await?,
-            Room::Bodies => bodies::measure(place, settings).await?,
-            Room::Receipts => receipts::measure(place, settings).await?,
-            Room::Lone => lone::measure(place, settings).await?,
-            Room::Cores => pass::scaling(place, settings).await?,
-            Room::Population => population::measure(place, settings).await?,
+    for scenario in &settings.scenarios {
+        let table = match scenario {
+            Scenario::Pass => pass::capacity(bed, settings).await?,
+            Scenario::Latency => pass::latency(bed, settings).await?,
+            Scenario::Memory => memory::measure(bed, settings).await?,
+            Scenario::Bodies => bodies::measure(bed, settings).await?,
+            Scenario::Receipts => receipts::measure(bed, settings).await?,
+            Scenario::Lone => lone::measure(bed, settings).await?,
+            Scenario::Cores => pass::scaling(bed, settings).await?,
+            Scenario::Population => population::measure(bed, settings).await?,
         };
         println!("{table}");
     }
@@ -83,10 +83,10 @@ pub(crate) async fn all(place: &Place, settings: &Settings) -> Result<()> {
 struct Field(Vec<(Peer, Process)>);
 
 impl Field {
-    async fn start(place: &Place, peers: &[Peer], tuning: &Tuning) -> Result<Self> {
+    async fn start(bed: &TestBed, peers: &[Peer], tuning: &Tuning) -> Result<Self> {
         let mut running = Vec::new();
         for &peer in peers {
-            running.push((peer, peer.start(place, tuning).await?));
+            running.push((peer, peer.start(bed, tuning).await?));
         }
         Ok(Self(running))
     }

@@ -1,22 +1,21 @@
-//! What must come true where nothing stands in the way.
+//! What must hold where nothing fails and nothing is limited.
 
 use super::Case;
 use crate::plan::Manner;
-use crate::wire::{At, Said};
+use crate::wire::{At, Parsed};
 
 impl Case {
-    /// Where nothing fails and nothing is limited, everything succeeds, and
-    /// receipts of one chat are a window apart.
-    pub(super) fn calm(&mut self) {
+    /// Every request succeeds, and merged calls for one chat are a window apart.
+    pub(super) fn fault_free(&mut self) {
         for outcome in self.seen.outcomes.clone() {
-            let (tag, said) = (outcome.step.tag, self.said[&outcome.step.tag].clone());
-            if let Some(answer) = outcome.answer()
-                && !(200..300).contains(&answer.status)
+            let (tag, parsed) = (outcome.step.tag, self.parsed[&outcome.step.tag].clone());
+            if let Some(response) = outcome.response()
+                && !(200..300).contains(&response.status)
                 && outcome.step.manner != Manner::BreaksOff
             {
                 self.breaks(
-                    "in a calm everything succeeds",
-                    format!("{tag} got {}", answer.status),
+                    "without faults every request succeeds",
+                    format!("{tag} got {}", response.status),
                 );
             }
             if !outcome.is_fully_sent() {
@@ -29,20 +28,20 @@ impl Case {
                 .filter(|arrival| arrival.at >= outcome.sent)
                 .filter(|arrival| {
                     arrival
-                        .answer
+                        .response
                         .as_ref()
-                        .is_some_and(|answer| answer.status < 300)
+                        .is_some_and(|response| response.status < 300)
                 })
-                .filter_map(|arrival| Some((arrival.tag, arrival.said.as_ref()?)))
+                .filter_map(|arrival| Some((arrival.tag, arrival.parsed.as_ref()?)))
                 .collect();
-            let done = match said.is_receipt() {
-                true if said.ids.is_empty() => {
-                    calls.iter().any(|(_, called)| called.may_share(&said))
+            let done = match parsed.is_receipt() {
+                true if parsed.ids.is_empty() => {
+                    calls.iter().any(|(_, called)| called.may_share(&parsed))
                 }
-                true => said.ids.iter().all(|id| {
+                true => parsed.ids.iter().all(|id| {
                     calls
                         .iter()
-                        .any(|(_, called)| called.may_share(&said) && called.ids.contains(id))
+                        .any(|(_, called)| called.may_share(&parsed) && called.ids.contains(id))
                 }),
                 false => calls.iter().any(|(arrived, _)| *arrived == tag),
             };
@@ -51,7 +50,7 @@ impl Case {
                     "{tag}, sent at {:?}, never arrived: {:?}",
                     outcome.sent, outcome.ending
                 );
-                self.breaks("in a calm everything arrives", what);
+                self.breaks("without faults every request arrives", what);
             }
         }
         let batch = &self.config.batch;
@@ -59,9 +58,9 @@ impl Case {
             return;
         }
         let window = batch.window;
-        let mut last: Vec<(Said, At)> = Vec::new();
+        let mut last: Vec<(Parsed, At)> = Vec::new();
         for arrival in self.seen.arrivals.clone() {
-            let Some(called) = arrival.said.filter(Said::is_receipt) else {
+            let Some(called) = arrival.parsed.filter(Parsed::is_receipt) else {
                 continue;
             };
             if arrival.at >= self.seen.drain {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{CONNECTIONS, Field, microseconds, names};
 use crate::Result;
-use crate::load::{Crew, Requests};
-use crate::peers::{Peer, Place, Tuning};
+use crate::load::{Connections, Requests};
+use crate::peers::{Peer, TestBed, Tuning};
 use crate::process::Process;
 use crate::settings::Settings;
 use crate::table::Table;
@@ -23,32 +23,33 @@ pub(super) const RATE: &str = "0.01";
 /// The batches' window: the calls beside them are made in it.
 const WINDOW: Duration = Duration::from_millis(3_900);
 
-pub(super) async fn measure(place: &Place, settings: &Settings) -> Result<Table> {
+pub(super) async fn measure(bed: &TestBed, settings: &Settings) -> Result<Table> {
     let mut table = Table::new("processor time per call, µs", names(&Peer::ALL));
-    instances(place, settings, &mut table).await?;
-    batches(place, settings, &mut table).await?;
+    instances(bed, settings, &mut table).await?;
+    batches(bed, settings, &mut table).await?;
     Ok(table)
 }
 
-async fn instances(place: &Place, settings: &Settings, table: &mut Table) -> Result<()> {
+async fn instances(bed: &TestBed, settings: &Settings, table: &mut Table) -> Result<()> {
     let tuning = Tuning {
         gateway: vec![("LIMIT__RATE", RATE.to_owned())],
         ..Tuning::default()
     };
-    let field = Field::start(place, &Peer::ALL, &tuning).await?;
+    let field = Field::start(bed, &Peer::ALL, &tuning).await?;
     for count in [FEW, INSTANCES] {
         let requests = Requests::messages(count);
         for (_, process) in &field.0 {
-            let mut crew = Crew::open(process.address, CONNECTIONS).await?;
+            let mut connections = Connections::open(process.address, CONNECTIONS).await?;
             // Everyone is known before anything is measured.
-            crew.each(&requests, requests.len() / CONNECTIONS + 1)
+            connections
+                .each(&requests, requests.len() / CONNECTIONS + 1)
                 .await?;
         }
         for round in 0..settings.rounds.min(MOST_ROUNDS) {
             for (peer, process) in field.in_turn(round) {
-                let mut crew = Crew::open(process.address, CONNECTIONS).await?;
-                crew.each(&requests, 20).await?;
-                let cost = per_call(process, &mut crew, &requests, settings.turn).await?;
+                let mut connections = Connections::open(process.address, CONNECTIONS).await?;
+                connections.each(&requests, 20).await?;
+                let cost = per_call(process, &mut connections, &requests, settings.turn).await?;
                 table.add(&format!("{count} instances"), peer.name(), cost);
             }
         }
@@ -57,7 +58,7 @@ async fn instances(place: &Place, settings: &Settings, table: &mut Table) -> Res
 }
 
 /// Passing calls beside open batches. Only the gateway has any.
-async fn batches(place: &Place, settings: &Settings, table: &mut Table) -> Result<()> {
+async fn batches(bed: &TestBed, settings: &Settings, table: &mut Table) -> Result<()> {
     let tuning = Tuning {
         gateway: vec![
             ("BATCH__WINDOW", format!("{}ms", WINDOW.as_millis())),
@@ -65,20 +66,20 @@ async fn batches(place: &Place, settings: &Settings, table: &mut Table) -> Resul
         ],
         ..Tuning::default()
     };
-    let process = Peer::Gateway.start(place, &tuning).await?;
+    let process = Peer::Gateway.start(bed, &tuning).await?;
     let messages = Requests::messages(FEW);
     for _ in 0..settings.rounds {
         for count in [FEW, BATCHES] {
             let receipts = Requests::receipts(count, 1, FEW);
-            let mut waiting = Crew::open(process.address, count).await?;
-            let mut crew = Crew::open(process.address, CONNECTIONS).await?;
-            crew.each(&messages, 20).await?;
+            let mut waiting = Connections::open(process.address, count).await?;
+            let mut connections = Connections::open(process.address, CONNECTIONS).await?;
+            connections.each(&messages, 20).await?;
             let beside = async {
                 // All have arrived, and none is due before the turn ends.
                 tokio::time::sleep(WINDOW / 3).await;
                 per_call(
                     &process,
-                    &mut crew,
+                    &mut connections,
                     &messages,
                     settings.turn.min(WINDOW / 3),
                 )
@@ -98,11 +99,11 @@ async fn batches(place: &Place, settings: &Settings, table: &mut Table) -> Resul
 
 async fn per_call(
     process: &Process,
-    crew: &mut Crew,
+    connections: &mut Connections,
     requests: &Requests,
     turn: Duration,
 ) -> Result<f64> {
     let before = process.processor_time()?;
-    let calls = crew.closed_loop(requests, turn).await? as f64;
+    let calls = connections.closed_loop(requests, turn).await? as f64;
     Ok(microseconds(process.processor_time()? - before) / calls)
 }
