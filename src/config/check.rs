@@ -55,6 +55,7 @@ impl<'s> Checks<'s> {
                 put(&mut self.values, name, read.into());
             }
         }
+        // The defaults are not looked at: a test holds them to the table.
         let (variables, file) = layers.into_rest();
         for Typed { path, origin, text } in variables {
             match &origin {
@@ -109,6 +110,7 @@ impl<'s> Checks<'s> {
                 self.mistakes.add_masked(&origin, &name, &value, &allowed);
                 continue;
             };
+            // Apart from the walk below, which cannot tell a missing setting from a wrong one.
             for row in rows.iter().filter(|row| row.required) {
                 if !tree.contains_key(row.key) {
                     self.mistakes.missing(&origin, &join(&name, row.key));
@@ -116,6 +118,7 @@ impl<'s> Checks<'s> {
             }
             let entries = |row: &Row| Vec::from_iter(layers::take(&mut tree, row.key));
             let (item, is_complete) = self.section(&name, rows, burst.unwrap_or_default(), entries);
+            // The walk has taken what it knows.
             for (key, entry) in tree {
                 self.mistakes.unknown_key(&name, &key, &entry.origin);
             }
@@ -135,6 +138,7 @@ impl<'s> Checks<'s> {
     ) -> Option<toml::Value> {
         let path = join(section, row.key);
         let mut found = None;
+        // All of them, not only the first: a covered mistake appears as soon as a flag is left out.
         for entry in entries {
             let origin = entry.origin.clone();
             let checked = match row.kind {
@@ -161,6 +165,7 @@ impl<'s> Checks<'s> {
         let allowed = match (kind.check(value, self.sources), row.unique) {
             (Err(allowed), _) => allowed,
             (Ok(checked), None) => return Some(checked),
+            // Also a value that is used twice within one list.
             (Ok(checked), Some(unique)) => {
                 if self.taken.insert((unique, checked.value.to_string())) {
                     return Some(checked);
@@ -213,6 +218,7 @@ impl<'s> Checks<'s> {
             let is_name = |instance: &toml::Value| instance.as_str() == Some(&name);
             let is_known = instances.is_some_and(|instances| instances.iter().any(is_name));
             let path = join(path, &word(if is_known { &name } else { MASK }));
+            // TOML counts every key after [tenant.tokens] to that table.
             if !is_known && table::children("tenant").contains(&name) {
                 let problem = format!(
                     "\"{name}\" is no instance of this tenant; a setting of the tenant stands \
@@ -249,6 +255,7 @@ impl<'s> Checks<'s> {
         let Entry { origin, value } = entry;
         let is_blank = |text: &str| text.trim_matches([' ', ',']).is_empty();
         let value = match value {
+            // What begins like an array and is none stays a text, and is refused below.
             Value::Typed(text) if text.trim_start().starts_with('[') => {
                 Value::parse(&text, &origin).unwrap_or(Value::Typed(text))
             }

@@ -124,6 +124,7 @@ impl InForce {
         let mut add = |setting, is| lines.push(line(setting, is));
         for new in &read.shown {
             match self.current(new) {
+                // The old value stays in force, whatever a former reload announced.
                 Some(old) if waits(new) && old.toml != new.toml => {
                     add(old, State::InForce);
                     add(new, State::AfterRestart);
@@ -132,6 +133,7 @@ impl InForce {
                 _ => add(new, State::InForce),
             }
         }
+        // A setting without a default, such as `server.tls.cert`, may be gone from the file.
         let is_gone =
             |old: &&Setting| waits(old) && !read.shown.iter().any(|new| new.is_same_key(old));
         for old in self.in_force().filter(is_gone) {

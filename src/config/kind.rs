@@ -152,6 +152,7 @@ pub(super) fn words<T: ValueEnum>() -> Vec<String> {
 /// What is allowed, and what is wrong with this text where that is plain.
 pub(crate) fn read_address(text: &str) -> Result<SocketAddr> {
     text.parse().map_err(|_| {
+        // A text without a colon may be a port alone.
         let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
         let hint = match port.parse::<u16>() {
             _ if text.parse::<IpAddr>().is_ok() => "; the port is missing".to_owned(),
@@ -237,6 +238,7 @@ pub(super) fn instance(text: &str) -> Result<String> {
 pub(super) fn network(text: &str) -> Result<String> {
     const ALLOWED: &str = "an IP address or network, such as 10.0.0.0/8 or 2001:db8::1";
     if let Ok(address) = text.parse::<IpAddr>() {
+        // An IPv4 address in IPv6 form is stored as IPv4, as clients are.
         return Ok(IpNet::from(address.to_canonical()).to_string());
     }
     let network: IpNet = text.parse().map_err(|_| ALLOWED)?;
@@ -258,6 +260,7 @@ pub(super) fn network(text: &str) -> Result<String> {
 
 fn count(value: &Value, min: i64, max: i64) -> Result<Checked> {
     let number = match value {
+        // Text in quotes is refused, so that "10" in a file is not taken for a number by accident.
         Value::Integer(number) => Some(*number),
         Value::Typed(text) => text.parse().ok(),
         _ => None,
@@ -297,6 +300,7 @@ fn switch(value: &Value) -> Result<Checked> {
 
 fn duration(value: &Value) -> Option<Duration> {
     let time = match value {
+        // Zero is the same in every unit.
         Value::Integer(0) => Some(Duration::ZERO),
         other => humantime::parse_duration(other.text()?).ok(),
     };

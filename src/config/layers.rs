@@ -91,6 +91,7 @@ impl Layers {
 
     /// Takes what every layer says of a path, the strongest first.
     pub(super) fn take(&mut self, path: &str) -> Vec<Entry> {
+        // Flags come first in the list, so they are stronger than variables.
         let typed = self.typed.extract_if(.., |typed| typed.path == path);
         let entry = |Typed { origin, text, .. }| Entry {
             origin,
@@ -166,8 +167,10 @@ pub(super) fn parse(name: Option<&Arc<str>>, bytes: &[u8], mistakes: &mut Mistak
         mistakes.add(&at(0, 0), "", None, allowed);
         return Tree::new();
     }
+    // Spans count bytes; an index of line beginnings makes each look-up cheap.
     let lines: Vec<usize> = text.match_indices('\n').map(|(at, _)| at + 1).collect();
     let line_of = |offset: usize| 1 + lines.partition_point(|start| *start <= offset);
+    // Goes on after a syntax error, so that one run reports all of them, and wrong values too.
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let offset = error.span().map_or(text.len(), |span| span.start);

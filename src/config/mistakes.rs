@@ -87,6 +87,7 @@ impl Mistakes {
         } else {
             "unknown key"
         };
+        // `tenant[0]` has the keys of `tenant`.
         let name = section.split('[').next().unwrap_or_default();
         let siblings = table::children(name);
         let near = nearest(key, siblings.iter()).map(|near| join(section, near));
@@ -170,6 +171,7 @@ fn nearest<'n>(written: &str, names: impl Iterator<Item = &'n String>) -> Option
         // A long text is not compared letter by letter.
         .filter(|name| name.len().abs_diff(written.len()) <= MAX_DISTANCE)
         .map(|name| (strsim::levenshtein(written, name), name))
+        // Of a short name, two changed letters leave nothing that points to it.
         .filter(|(distance, name)| *distance <= MAX_DISTANCE && distance * 2 < name.len())
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)

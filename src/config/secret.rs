@@ -125,6 +125,7 @@ impl<'v> Sources<'v> {
                 "{allowed}, as a text in quotes, or env:NAME or file:PATH"
             ));
         };
+        // A secret that begins with `env:` or `file:` itself cannot be written as text.
         let kept = match written.split_once(':') {
             Some(("env", name)) => Some(self.variable(name)?),
             Some(("file", path)) => Some(file(path)?),
