@@ -14,6 +14,7 @@ pub(super) fn join_quota(
     shown: &[Setting],
     mistakes: &mut Mistakes,
 ) {
+    // Sections without a rate, and rates that were wrong, have no quota.
     let Some(rate) = read.get("rate").and_then(toml::Value::as_float) else {
         return;
     };
