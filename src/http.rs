@@ -5,6 +5,7 @@
 //! - [`response_head`]: the head of a response, on raw lines or a map;
 //! - [`h1`]: the HTTP/1.1 codec of the fast path;
 //! - [`hop_by_hop`]: headers that end at the gateway;
+//! - [`method`]: methods that stand for others;
 //! - [`path`]: what a path means to a lenient backend;
 //! - [`retry_after`]: when to come back;
 //! - [`forwarded_for`], [`proxy_protocol`]: the client behind a trusted proxy.
@@ -13,6 +14,7 @@ pub(crate) mod forwarded_for;
 pub(crate) mod h1;
 pub(crate) mod header_case;
 pub(crate) mod hop_by_hop;
+pub(crate) mod method;
 pub(crate) mod path;
 pub(crate) mod proxy_protocol;
 mod raw_head;

@@ -6,6 +6,7 @@
 
 mod cors;
 pub(crate) mod error;
+mod identify;
 mod passthrough;
 mod preflight;
 pub(crate) mod ratelimit_headers;
@@ -19,35 +20,32 @@ mod upgrade;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use http::header::{EXPECT, ORIGIN};
+use http::header::ORIGIN;
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, Version};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::batch::Batcher;
-use crate::body::{self, ClientBody, ClientResponse, RequestBody};
+use crate::body::{ClientBody, ClientResponse, RequestBody};
 use crate::config::{self, Config, InForce};
 use crate::conn::drain::Drain;
 use crate::conn::state::ConnCtx;
-use crate::http::forwarded_for::Client;
 use crate::http::hop_by_hop;
-use crate::http::path;
 use crate::http::response_head::has_no_body;
-use crate::identity::scan::{self, Extent};
-use crate::identity::{Certainty, Findings, Fingerprint, Identity, verification};
 use crate::limit::{Kind, Lane, Limiter};
 use crate::observe::access_log::{AccessLog, LogEntry};
-use crate::observe::metrics::{Failure, Metrics, Route, TenantSeries};
+use crate::observe::metrics::{Failure, Metrics, Route};
 use crate::redact::Secrets;
-use crate::tenant::key::{Keyring, Substitution};
-use crate::tenant::{Denied, Tenants};
+use crate::tenant::Tenants;
+use crate::tenant::key::Keyring;
 use crate::upstream::Upstream;
 use cors::Cors;
 use error::Error;
+use identify::Caller;
 use preflight::is_preflight;
 use receipts::may_be_receipt;
 use request_guard::RequestGuard;
@@ -59,16 +57,12 @@ use target::ThisHost;
 /// which are finished all the same.
 const MAX_CALLS: usize = 500;
 
-/// How long a body may take to be scanned for an identity that contradicts the
-/// head's. Clients send head and body together; anything longer would be felt.
-const CONTRADICTION_SCAN: Duration = Duration::from_millis(25);
-
 /// What all workers share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     settings: config::Server,
     this_host: ThisHost,
-    /// Who may call, and for which instances; replaced on reload.
+    /// Caller may call, and for which instances; replaced on reload.
     pub(crate) tenants: ArcSwap<Tenants>,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) batcher: Arc<Batcher>,
@@ -252,13 +246,13 @@ impl Proxy {
         if head.version == Version::HTTP_2 {
             hop_by_hop::from_http2(head, body.is_empty());
         }
-        let who = Who {
+        let caller = Caller {
             client,
             tenants: &tenants,
         };
         if is_preflight(head, body) {
             // Boxed: most requests are none.
-            return Box::pin(self.forward_preflight(head, body, who, route, log_entry)).await;
+            return Box::pin(self.forward_preflight(head, body, caller, route, log_entry)).await;
         }
         let substitution = if self.shared.keyring.load().is_some() {
             // Boxed: most gateways have no tenant with a key.
@@ -271,12 +265,12 @@ impl Proxy {
         } else {
             None
         };
-        let mut answer = match receipt.map(|receipt| self.join(receipt, who, log_entry)) {
+        let mut answer = match receipt.map(|receipt| self.join(receipt, caller, log_entry)) {
             Some(Ok(joined)) => self.receive(joined, log_entry).await,
             Some(Err(denied)) => Err(denied.into()),
             // Boxed, or the many receipts that wait in batches would each carry
             // the room that sending takes.
-            None => Box::pin(self.pass_through(head, body, who, route, log_entry)).await,
+            None => Box::pin(self.pass_through(head, body, caller, route, log_entry)).await,
         };
         if let (Some(substitution), Ok(answer)) = (substitution, &mut answer) {
             substitution.hide_token(answer.head.headers_mut());
@@ -284,52 +278,18 @@ impl Proxy {
         answer
     }
 
-    /// Replaces a tenant's key by the real token before the credentials are read.
-    /// The rules of access are applied afterwards; so a key that is shown from
-    /// outside its tenant's networks does not count as one.
-    async fn unlock(
-        &self,
-        head: &mut Parts,
-        body: &mut ClientBody,
-        client: Client,
-    ) -> Result<Option<Substitution>, Error> {
-        let Some(keyring) = self.shared.keyring.load_full() else {
-            return Ok(None);
-        };
-        let mut search = keyring.search(head, client);
-        if !body.is_empty() {
-            let scan = Box::pin(search.scan_body(&head.headers, body));
-            self.in_time(self.shared.settings.header_timeout, scan)
-                .await?;
-        }
-        Ok(search.replace(head, body)?)
-    }
-
-    /// Bounds reading ahead: `None` when it takes longer. A body that arrives
-    /// slowly is then passed on as it comes.
-    async fn in_time<T>(
-        &self,
-        limit: Duration,
-        reading: impl Future<Output = Result<T, body::Error>>,
-    ) -> Result<Option<T>, Error> {
-        match tokio::time::timeout(limit, reading).await {
-            Ok(read) => Ok(Some(read?)),
-            Err(_) => Ok(None),
-        }
-    }
-
     /// Any other call: identified, admitted, sent once.
     async fn pass_through(
         &self,
         head: &mut Parts,
         body: &mut ClientBody,
-        who: Who<'_>,
+        caller: Caller<'_>,
         route: Route,
         log_entry: &mut LogEntry,
     ) -> Result<Box<ClientResponse>, Error> {
-        let identity = self.identify(head, body, who).await?;
+        let identity = self.identify(head, body, caller).await?;
         let asked = body.came().unwrap_or_else(Instant::now);
-        let lane = self.lane(&identity, head, who, route, log_entry)?;
+        let lane = self.lane(&identity, head, caller, route, log_entry)?;
         let limiter = &self.shared.limiter;
         let answer = match limiter.pass(&lane, Kind::Call, asked, route).await {
             Ok(pass) => {
@@ -340,92 +300,6 @@ impl Proxy {
         };
         count(&lane, route, &answer, log_entry);
         answer
-    }
-
-    /// Reads who calls, from the head and the beginning of the body.
-    async fn identify(
-        &self,
-        head: &Parts,
-        body: &mut ClientBody,
-        who: Who<'_>,
-    ) -> Result<Identity, Error> {
-        let mut findings = Findings::of_head(head);
-        let extent = match self.scan_limit(head, &findings, who) {
-            _ if body.is_empty() => Extent::Whole,
-            None => Extent::Part,
-            Some(limit) => {
-                // Boxed: many requests have no body.
-                let scan = Box::pin(scan::scan_body(&mut findings, &head.headers, body));
-                self.in_time(limit, scan).await?.unwrap_or(Extent::Part)
-            }
-        };
-        if extent == Extent::Part {
-            findings.set_partial();
-        }
-        let mut identity = findings.identity();
-        if identity.is_hidden() {
-            // Such requests would otherwise share a bucket with all those that
-            // name nobody, and exhaust it for them.
-            identity.credential = Some(Fingerprint::of_client(who.client.address()));
-        }
-        Ok(identity)
-    }
-
-    /// How long a body may take to be scanned; `None` if it is not scanned.
-    ///
-    /// If the head states who calls and no rule depends on it, the scan only
-    /// finds out whether the body contradicts it. Then it must neither hold up
-    /// a slow body nor ask for one that the upstream may refuse unseen; a
-    /// request that is not scanned verifies nothing.
-    fn scan_limit(&self, head: &Parts, findings: &Findings, who: Who<'_>) -> Option<Duration> {
-        if who.tenants.depends_on_instance() || !findings.is_complete() {
-            return Some(self.shared.settings.header_timeout);
-        }
-        (!head.headers.contains_key(EXPECT)).then_some(CONTRADICTION_SCAN)
-    }
-
-    /// The lane of an identified request.
-    fn lane(
-        &self,
-        identity: &Identity,
-        head: &Parts,
-        who: Who<'_>,
-        route: Route,
-        log_entry: &mut LogEntry,
-    ) -> Result<Lane, Denied> {
-        log_entry.set_identity(identity, head, || who.tenant(identity));
-        let tenant = who.let_in(identity, route)?;
-        let path = head.uri.path();
-        let is_receipt = route == Route::Seen;
-        let verifies = verification::is_conclusive(&head.method, path, is_receipt, identity);
-        let limiter = &self.shared.limiter;
-        let lane = limiter.lane(&head.method, &path::normalize(path), identity, verifies);
-        Ok(lane.counted_for(tenant))
-    }
-}
-
-/// Who calls, and the rules held against it. A reload leaves a call under
-/// those it began under.
-#[derive(Clone, Copy)]
-struct Who<'c> {
-    client: Client,
-    tenants: &'c Tenants,
-}
-
-impl Who<'_> {
-    /// Holds a call against the rules for its instance, before it costs
-    /// anybody a token or a place in a batch; tells in whose figures it counts.
-    fn let_in(&self, identity: &Identity, route: Route) -> Result<Arc<TenantSeries>, Denied> {
-        let instance = identity.instance.as_deref();
-        let is_ambiguous = identity.certainty == Certainty::Ambiguous;
-        let series = self.tenants.may_use(self.client, instance, is_ambiguous)?;
-        series.requests(route).inc();
-        Ok(Arc::clone(series))
-    }
-
-    /// Whose an instance is.
-    fn tenant(&self, identity: &Identity) -> Option<Arc<str>> {
-        self.tenants.name_of(identity.instance.as_deref()?)
     }
 }
 

@@ -14,35 +14,20 @@ use tokio::time::Instant;
 
 use super::error::Error;
 use super::passthrough::take;
-use super::{Proxy, Who};
+use super::{Caller, Proxy};
 use crate::body::{ClientBody, ClientResponse, RequestBody};
-use crate::identity::{Findings, pairs};
+use crate::http::method;
+use crate::identity::Findings;
 use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
 use crate::upstream::UpstreamResponse;
 
-/// Headers and a field by which frameworks let a request stand for one with
-/// another method (WordPress, Laravel, Rails): a preflight has none.
-const METHOD_OVERRIDES: [&str; 3] = [
-    "x-http-method-override",
-    "x-http-method",
-    "x-method-override",
-];
-const METHOD_FIELD: &str = "_method";
-
 /// Whether a request is a preflight and nothing else.
 pub(super) fn is_preflight(head: &Parts, body: &ClientBody) -> bool {
-    let is_override = || {
-        let mut fields = pairs(head.uri.query().unwrap_or_default());
-        METHOD_OVERRIDES
-            .iter()
-            .any(|name| head.headers.contains_key(*name))
-            || fields.any(|field| crate::identity::decode(field.key) == METHOD_FIELD)
-    };
     head.method == Method::OPTIONS
         && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
         && body.is_empty()
-        && !is_override()
+        && !method::is_overridden(head)
 }
 
 impl Proxy {
@@ -51,14 +36,19 @@ impl Proxy {
         &self,
         head: &mut Parts,
         body: &mut ClientBody,
-        who: Who<'_>,
+        caller: Caller<'_>,
         route: Route,
         log_entry: &mut LogEntry,
     ) -> Result<Box<ClientResponse>, Error> {
         let identity = Findings::of_head(head).identity();
-        log_entry.set_identity(&identity, head, || who.tenant(&identity));
+        log_entry.set_identity(&identity, head, || caller.tenant_of(&identity));
         let instance = identity.instance.as_deref();
-        who.tenants.may_preflight(who.client, instance)?;
+        caller.tenants.may_preflight(caller.client, instance)?;
+        if let Some(keyring) = self.shared.keyring.load_full() {
+            // The browser repeats the request's URL, and the upstream need not
+            // learn a key. One that opens nothing here is no reason to refuse.
+            keyring.search(head, caller.client).replace(head, body).ok();
+        }
         let mut request = take(head, RequestBody::streamed(body.take()));
         let began = Instant::now();
         let response = self.upstream.call(&mut request, route).await;

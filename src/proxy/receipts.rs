@@ -10,10 +10,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::error::Error;
-use super::{Proxy, Who, count, server_timing};
+use super::{Caller, Proxy, count, server_timing};
 use crate::batch::{Given, Told, Untold};
 use crate::body::{ClientBody, ClientResponse, LOOK, ResponseBody};
-use crate::identity::Certainty;
+use crate::identity::{Certainty, scan};
 use crate::limit::{Lane, Refused};
 use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
@@ -57,10 +57,13 @@ impl Proxy {
         let Some(whole) = self.in_time(limit, body.whole()).await?.flatten() else {
             return Ok(None);
         };
+        if scan::is_ambiguous(head, &whole) {
+            // Its ids may belong to another instance than the one that counts.
+            return Ok(None);
+        }
         let came = body.came().unwrap_or_else(Instant::now);
         let taken = std::mem::replace(head, Request::new(()).into_parts().0);
         Ok(match Receipt::read(taken, whole) {
-            // Its ids may belong to another instance than the one that counts.
             Ok(receipt) if receipt.identity.certainty == Certainty::Ambiguous => {
                 *head = receipt.into_parts().0;
                 None
@@ -80,14 +83,14 @@ impl Proxy {
     pub(super) fn join(
         &self,
         (receipt, came): Understood,
-        who: Who<'_>,
+        caller: Caller<'_>,
         log_entry: &mut LogEntry,
     ) -> Result<Joined, Denied> {
         log_entry.set_receipt(&receipt);
         let lane = self.lane(
             &receipt.identity,
             receipt.head(),
-            who,
+            caller,
             Route::Seen,
             log_entry,
         )?;

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use super::moment;
 use super::play::{Arrival, What};
 use crate::config::Config;
+use crate::http::path::same_segments;
 use crate::limit::class_of;
 use crate::observe::access_log::WITHHELD;
 
@@ -135,7 +136,8 @@ impl<'c> Reader<'c> {
             }
             pair.hash(&mut key);
         }
-        let receipt = method == Method::POST && self.config.batch.paths.iter().any(|p| p == path);
+        let mut paths = self.config.batch.paths.iter();
+        let receipt = method == Method::POST && paths.any(|known| same_segments(known, path));
         let own = told.own.map(|own| (own.ids, own.merge_key.as_deref()));
         let what = match own {
             _ if !receipt => What::Call,
