@@ -24,7 +24,6 @@ use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::header::ORIGIN;
-use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, Version};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -35,6 +34,7 @@ use crate::config::{self, Config, InForce};
 use crate::conn::drain::Drain;
 use crate::conn::state::ConnCtx;
 use crate::http::hop_by_hop;
+use crate::http::request_head::RequestHead;
 use crate::http::response_head::has_no_body;
 use crate::limit::{Kind, Lane, Limiter};
 use crate::observe::access_log::{AccessLog, LogEntry};
@@ -121,7 +121,7 @@ impl Proxy {
     /// The head is boxed, as it goes from hand to hand.
     pub(crate) fn handle(
         self,
-        head: Box<Parts>,
+        head: Box<RequestHead>,
         body: ClientBody,
         conn: ConnCtx,
         now: Instant,
@@ -137,7 +137,7 @@ impl Proxy {
     /// reference, and what needs no waiting happens in plain functions.
     fn answer(
         self,
-        mut head: Box<Parts>,
+        mut head: Box<RequestHead>,
         mut body: ClientBody,
         conn: ConnCtx,
         now: Instant,
@@ -219,7 +219,7 @@ impl Proxy {
 
     async fn call(
         &self,
-        head: &mut Parts,
+        head: &mut RequestHead,
         body: &mut ClientBody,
         peer: Option<IpAddr>,
         route: Route,
@@ -281,14 +281,14 @@ impl Proxy {
     /// Any other call: identified, admitted, sent once.
     async fn pass_through(
         &self,
-        head: &mut Parts,
+        head: &mut RequestHead,
         body: &mut ClientBody,
         caller: Caller<'_>,
         route: Route,
         log_entry: &mut LogEntry,
     ) -> Result<Box<ClientResponse>, Error> {
         let identity = self.identify(head, body, caller).await?;
-        let asked = body.came().unwrap_or_else(Instant::now);
+        let asked = body.arrived_at().unwrap_or_else(Instant::now);
         let lane = self.lane(&identity, head, caller, route, log_entry)?;
         let limiter = &self.shared.limiter;
         let answer = match limiter.pass(&lane, Kind::Call, asked, route).await {

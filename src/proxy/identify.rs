@@ -15,6 +15,7 @@ use super::error::Error;
 use crate::body::{self, ClientBody};
 use crate::http::forwarded_for::Client;
 use crate::http::path;
+use crate::http::request_head::RequestHead;
 use crate::identity::scan::{self, Extent};
 use crate::identity::{Certainty, Findings, Fingerprint, Identity, verification};
 use crate::limit::Lane;
@@ -33,7 +34,7 @@ impl Proxy {
     /// outside its tenant's networks does not count as one.
     pub(super) async fn unlock(
         &self,
-        head: &mut Parts,
+        head: &mut RequestHead,
         body: &mut ClientBody,
         client: Client,
     ) -> Result<Option<Substitution>, Error> {

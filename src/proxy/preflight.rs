@@ -13,10 +13,10 @@ use http::request::Parts;
 use tokio::time::Instant;
 
 use super::error::Error;
-use super::passthrough::take;
 use super::{Caller, Proxy};
-use crate::body::{ClientBody, ClientResponse, RequestBody};
+use crate::body::{ClientBody, ClientResponse, RequestBody, UpstreamRequest};
 use crate::http::method;
+use crate::http::request_head::RequestHead;
 use crate::identity::Findings;
 use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
@@ -34,7 +34,7 @@ impl Proxy {
     /// Forwards a preflight without charge.
     pub(super) async fn forward_preflight(
         &self,
-        head: &mut Parts,
+        head: &mut RequestHead,
         body: &mut ClientBody,
         caller: Caller<'_>,
         route: Route,
@@ -49,7 +49,10 @@ impl Proxy {
             // learn a key. One that opens nothing here is no reason to refuse.
             keyring.search(head, caller.client).replace(head, body).ok();
         }
-        let mut request = take(head, RequestBody::streamed(body.take()));
+        let mut request = UpstreamRequest {
+            head: head.take(),
+            body: RequestBody::streamed(body.take()),
+        };
         let began = Instant::now();
         let response = self.upstream.call(&mut request, route).await;
         log_entry.upstream_responded(began);
