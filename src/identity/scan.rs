@@ -252,6 +252,8 @@ fn take_pair(field: Field, at: Range<usize>, is_json: bool, sink: &mut impl Fiel
     match field {
         // A token in the middle of a JSON text may belong to a message.
         Field::Token(_) if is_json => {}
+        // Which of the two readings comes first depends on how the body is cut.
+        Field::Instance(_) if is_json => sink.field(Field::Unclear, Position::Form(at)),
         field => sink.field(field, Position::Form(at)),
     }
 }
