@@ -1,10 +1,9 @@
-//! From a request to its lane: its identity is read and checked against the rules of access.
+//! Finding out which instance and credential a request names, and its lane at the
+//! limiter.
 //!
-//! Owns how far a request is read ahead, and for how long (rules: identity,
-//! tenant keys, access). Invariant: a request is checked before it takes a token
-//! or joins a batch.
+//! Invariant: a request body is read ahead for a bounded time and size; after that
+//! the request goes on with what is known.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::EXPECT;
@@ -12,27 +11,31 @@ use http::request::Parts;
 
 use super::Proxy;
 use super::error::Error;
+use super::request_ctx::RequestCtx;
 use crate::body::{self, ClientBody};
 use crate::http::forwarded_for::Client;
 use crate::http::path;
 use crate::http::request_head::RequestHead;
 use crate::identity::scan::{self, Extent};
-use crate::identity::{Certainty, Findings, Fingerprint, Identity, verification};
+use crate::identity::{Findings, Fingerprint, Identity, verification};
 use crate::limit::Lane;
-use crate::observe::access_log::LogEntry;
-use crate::observe::metrics::{Route, TenantSeries};
+use crate::observe::metrics::Route;
+use crate::tenant::Denied;
 use crate::tenant::key::Substitution;
-use crate::tenant::{Denied, Tenants};
 
 /// How long a body may take to be scanned for an identity that contradicts the
-/// head's. Clients send head and body together; anything longer would be felt.
+/// head's. Clients send head and body together, so a longer wait would be noticed.
 const CONTRADICTION_SCAN: Duration = Duration::from_millis(25);
 
 impl Proxy {
-    /// Replaces a tenant's key by the real token before the credentials are read.
-    /// The rules of access are applied afterwards; so a key that is shown from
-    /// outside its tenant's networks does not count as one.
-    pub(super) async fn unlock(
+    /// Replaces a tenant's key by the real token, before the credentials are read.
+    ///
+    /// The access rules are applied later. A key that is sent from outside its
+    /// tenant's networks is therefore not treated as a key.
+    ///
+    /// # Errors
+    /// The key does not open this instance, or cannot be replaced.
+    pub(super) async fn substitute_key(
         &self,
         head: &mut RequestHead,
         body: &mut ClientBody,
@@ -50,28 +53,18 @@ impl Proxy {
         Ok(search.replace(head, body)?)
     }
 
-    /// Bounds reading ahead: `None` when it takes longer. A body that arrives
-    /// slowly is then passed on as it comes.
-    pub(super) async fn in_time<T>(
-        &self,
-        limit: Duration,
-        reading: impl Future<Output = Result<T, body::Error>>,
-    ) -> Result<Option<T>, Error> {
-        match tokio::time::timeout(limit, reading).await {
-            Ok(read) => Ok(Some(read?)),
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// Reads the identity from the head and the beginning of the body.
+    /// Finds instance and credential in the head and the beginning of the body.
+    ///
+    /// # Errors
+    /// The body broke off.
     pub(super) async fn identify(
         &self,
+        ctx: &RequestCtx<'_>,
         head: &Parts,
         body: &mut ClientBody,
-        caller: Caller<'_>,
     ) -> Result<Identity, Error> {
         let mut findings = Findings::of_head(head);
-        let extent = match self.scan_limit(head, &findings, caller) {
+        let extent = match self.scan_limit(ctx, head, &findings) {
             _ if body.is_empty() => Extent::Whole,
             None => Extent::Part,
             Some(limit) => {
@@ -85,70 +78,65 @@ impl Proxy {
         }
         let mut identity = findings.identity();
         if identity.is_hidden() {
-            // With all requests that have no identity such requests would exhaust
-            // one bucket.
-            identity.credential = Some(Fingerprint::of_client(caller.client.address()));
+            // Such requests would otherwise share a bucket with all requests without
+            // an identity, and exhaust it for them.
+            identity.credential = Some(Fingerprint::of_client(ctx.client.address()));
         }
         Ok(identity)
     }
 
     /// How long a body may take to be scanned; `None` if it is not scanned.
     ///
-    /// If the head states the identity and no rule depends on it, the scan only
-    /// finds out whether the body contradicts it. Then it must neither hold up
-    /// a slow body nor ask for one that the upstream may refuse unseen; a
-    /// request that is not scanned verifies nothing.
+    /// If the head names the identity and no rule depends on it, the scan only looks
+    /// for a contradiction in the body. Then it must not delay a slow body, nor ask
+    /// for a body that the upstream may refuse without reading it. A request that was
+    /// not scanned verifies nothing.
     fn scan_limit(
         &self,
+        ctx: &RequestCtx<'_>,
         head: &Parts,
         findings: &Findings,
-        caller: Caller<'_>,
     ) -> Option<Duration> {
-        if caller.tenants.depends_on_instance() || !findings.is_complete() {
+        if ctx.tenants.depends_on_instance() || !findings.is_complete() {
             return Some(self.shared.settings.header_timeout);
         }
         (!head.headers.contains_key(EXPECT)).then_some(CONTRADICTION_SCAN)
     }
 
-    /// The lane of an identified request.
+    /// Bounds reading ahead: `None` if it took longer than `limit`. The body is then
+    /// forwarded as it arrives.
+    ///
+    /// # Errors
+    /// The body broke off.
+    pub(super) async fn in_time<T>(
+        &self,
+        limit: Duration,
+        reading: impl Future<Output = Result<T, body::Error>>,
+    ) -> Result<Option<T>, Error> {
+        match tokio::time::timeout(limit, reading).await {
+            Ok(read) => Ok(Some(read?)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The lane of an identified request, if the access rules allow it.
+    ///
+    /// # Errors
+    /// An access rule forbids the request.
     pub(super) fn lane(
         &self,
+        ctx: &mut RequestCtx<'_>,
         identity: &Identity,
         head: &Parts,
-        caller: Caller<'_>,
-        route: Route,
-        log_entry: &mut LogEntry,
     ) -> Result<Lane, Denied> {
-        log_entry.set_identity(identity, head, || caller.tenant_of(identity));
-        let tenant = caller.check_access(identity, route)?;
-        let verifies = verification::is_conclusive(head, route == Route::Seen, identity);
+        let tenant_name = ctx.tenant_name(identity);
+        ctx.log_entry.set_identity(identity, head, || tenant_name);
+        let tenant = ctx.admit(identity)?;
+        let is_receipt = ctx.route == Route::Seen;
+        let verifies = verification::is_conclusive(head, is_receipt, identity);
         let path = path::normalize(head.uri.path());
         let limiter = &self.shared.limiter;
         let lane = limiter.lane(&head.method, &path, identity, verifies);
         Ok(lane.counted_for(tenant))
-    }
-}
-
-/// The client of a request, and the rules of access when the request began: a
-/// reload does not change them.
-#[derive(Clone, Copy)]
-pub(super) struct Caller<'c> {
-    pub(super) client: Client,
-    pub(super) tenants: &'c Tenants,
-}
-
-impl Caller<'_> {
-    /// Applies the rules of access, and counts the request for its tenant.
-    fn check_access(&self, identity: &Identity, route: Route) -> Result<Arc<TenantSeries>, Denied> {
-        let instance = identity.instance.as_deref();
-        let is_ambiguous = identity.certainty == Certainty::Ambiguous;
-        let series = self.tenants.may_use(self.client, instance, is_ambiguous)?;
-        series.requests(route).inc();
-        Ok(Arc::clone(series))
-    }
-
-    /// The name of the tenant that the instance belongs to.
-    pub(super) fn tenant_of(&self, identity: &Identity) -> Option<Arc<str>> {
-        self.tenants.name_of(identity.instance.as_deref()?)
     }
 }

@@ -12,14 +12,13 @@ use http::header::ACCESS_CONTROL_REQUEST_METHOD;
 use http::request::Parts;
 use tokio::time::Instant;
 
+use super::Proxy;
 use super::error::Error;
-use super::{Caller, Proxy};
+use super::request_ctx::RequestCtx;
 use crate::body::{ClientBody, ClientResponse, RequestBody, UpstreamRequest};
 use crate::http::method;
 use crate::http::request_head::RequestHead;
 use crate::identity::Findings;
-use crate::observe::access_log::LogEntry;
-use crate::observe::metrics::Route;
 use crate::upstream::UpstreamResponse;
 
 /// Whether a request is a preflight and nothing else.
@@ -34,28 +33,27 @@ impl Proxy {
     /// Forwards a preflight without charge.
     pub(super) async fn forward_preflight(
         &self,
+        ctx: &mut RequestCtx<'_>,
         head: &mut RequestHead,
         body: &mut ClientBody,
-        caller: Caller<'_>,
-        route: Route,
-        log_entry: &mut LogEntry,
     ) -> Result<Box<ClientResponse>, Error> {
         let identity = Findings::of_head(head).identity();
-        log_entry.set_identity(&identity, head, || caller.tenant_of(&identity));
+        let tenant_name = ctx.tenant_name(&identity);
+        ctx.log_entry.set_identity(&identity, head, || tenant_name);
         let instance = identity.instance.as_deref();
-        caller.tenants.may_preflight(caller.client, instance)?;
+        ctx.tenants.may_preflight(ctx.client, instance)?;
         if let Some(keyring) = self.shared.keyring.load_full() {
             // The browser repeats the request's URL, and the upstream need not
-            // learn a key. One that opens nothing here is no reason to refuse.
-            keyring.search(head, caller.client).replace(head, body).ok();
+            // learn a key. A key that opens nothing is refused with the request.
+            keyring.search(head, ctx.client).replace(head, body).ok();
         }
         let mut request = UpstreamRequest {
             head: head.take(),
             body: RequestBody::streamed(body.take()),
         };
         let began = Instant::now();
-        let response = self.upstream.call(&mut request, route).await;
-        log_entry.upstream_responded(began);
+        let response = self.upstream.call(&mut request, ctx.route).await;
+        ctx.log_entry.upstream_responded(began);
         let UpstreamResponse { head, body, .. } = response?;
         let body = body.into_client_body(VecDeque::new());
         Ok(Box::new(ClientResponse { head, body }))
