@@ -35,7 +35,7 @@ pub(crate) fn exec_with_options() -> io::Result<()> {
         use std::process::Command;
 
         let is_unset = |(name, _): &(&str, &str)| std::env::var_os(name).is_none();
-        let mut missing = PURGE_DELAYS.into_iter().filter(is_unset).peekable();
+        let mut missing = WAITS.into_iter().filter(is_unset).peekable();
         if missing.peek().is_none() {
             return Ok(());
         }
