@@ -113,6 +113,8 @@ pub struct Metrics {
     pub(crate) batches: Batches,
     /// Upstream calls saved by merging.
     pub(crate) saved: IntCounter,
+    /// Reloads that changed nothing, because the settings could not be used.
+    pub(crate) reload_failures: IntCounter,
     /// Lines of the access log that could not be written, or not in time.
     pub(crate) access_log_dropped: IntCounter,
     limit_wait: [Histogram; 2],
@@ -169,6 +171,10 @@ impl Metrics {
             saved: make.counter(
                 "wawp_gateway_upstream_requests_saved_total",
                 "Upstream calls saved by merging.",
+            ),
+            reload_failures: make.counter(
+                "wawp_gateway_reload_failures_total",
+                "Reloads that changed nothing, because the settings could not be used.",
             ),
             access_log_dropped: make.counter(
                 "wawp_gateway_access_log_dropped_total",

@@ -71,7 +71,7 @@ impl Instances {
             queued: make.gauges(
                 "wawp_gateway_limit_queued",
                 "Requests waiting for a bucket token, by instance.",
-                "instance",
+                &["instance"],
             ),
             throttled: make.counters(
                 "wawp_gateway_upstream_throttled_total",

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus::{Gauge, GaugeVec, IntGauge};
+use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec};
 
 use super::Metrics;
 use super::make::Make;
@@ -31,6 +31,8 @@ pub(crate) struct Scraped {
     active: IntGauge,
     draining: IntGauge,
     drain_deadline: Gauge,
+    /// Without a series while clients do not use TLS.
+    certificate_expiry: IntGaugeVec,
 }
 
 impl Standing {
@@ -53,7 +55,7 @@ impl Scraped {
         let connections = make.gauges(
             "wawp_gateway_upstream_connections",
             "Open connections to the upstream, by state.",
-            "state",
+            &["state"],
         );
         Self {
             tokens: make.float_gauges(
@@ -73,6 +75,11 @@ impl Scraped {
             idle: connections.with_label_values(&["idle"]),
             active: connections.with_label_values(&["active"]),
             draining: make.gauge("wawp_gateway_draining", "1 during a drain, else 0."),
+            certificate_expiry: make.gauges(
+                "wawp_gateway_certificate_expiry_timestamp_seconds",
+                "When the certificate in use expires, as Unix time.",
+                &[],
+            ),
             drain_deadline: make.float_gauge(
                 "wawp_gateway_drain_deadline_timestamp_seconds",
                 "When a drain will cut what has not ended, as Unix time; 0 while there is none.",
@@ -87,6 +94,14 @@ impl Scraped {
     pub(crate) fn upstream_connections(&self, idle: usize, active: usize) {
         self.idle.set(whole(idle));
         self.active.set(whole(active));
+    }
+
+    /// A certificate with this expiry, as Unix time, is in use.
+    pub(crate) fn certificate_expiry(&self, expiry: i64) {
+        let labels: [&str; 0] = [];
+        self.certificate_expiry
+            .with_label_values(&labels)
+            .set(expiry);
     }
 
     /// A drain has begun.

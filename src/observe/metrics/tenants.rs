@@ -43,7 +43,7 @@ impl Tenants {
         let weight = make.gauges(
             "wawp_gateway_tenant_weight",
             "A tenant's weight in sharing the egress limit.",
-            "tenant",
+            &["tenant"],
         );
         Self {
             // The settings refuse a tenant with this name.
