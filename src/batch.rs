@@ -39,7 +39,7 @@ use crate::http::response_head::ResponseHead;
 use crate::limit::{Kind, Lane, Limiter, Refused};
 use crate::observe::metrics::Metrics;
 use crate::receipt::Receipt;
-use crate::upstream::{Failure, Upstream};
+use crate::upstream::{Upstream, UpstreamError};
 use ghost::Ghost;
 pub(crate) use open::{Batch, Caps, Member};
 use open::{Caller, Offer, Table};
@@ -105,7 +105,7 @@ pub(crate) enum Untold {
     /// No token could be had in time.
     Refused(Refused),
     /// The upstream gave no answer.
-    Failed(Failure),
+    Failed(UpstreamError),
 }
 
 /// How a caller's time was spent.

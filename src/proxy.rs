@@ -36,6 +36,7 @@ use crate::conn::state::ConnCtx;
 use crate::http::forwarded_for::Client;
 use crate::http::hop_by_hop;
 use crate::http::path;
+use crate::http::request_head::RequestHead;
 use crate::http::response_head::has_no_body;
 use crate::identity::scan::{self, Extent};
 use crate::identity::{Certainty, Findings, Fingerprint, Identity, verification};
@@ -127,7 +128,7 @@ impl Proxy {
     /// The head is boxed, as it goes from hand to hand.
     pub(crate) fn handle(
         self,
-        head: Box<Parts>,
+        head: Box<RequestHead>,
         body: ClientBody,
         conn: ConnCtx,
         now: Instant,
@@ -143,7 +144,7 @@ impl Proxy {
     /// reference, and what needs no waiting happens in plain functions.
     fn answer(
         self,
-        mut head: Box<Parts>,
+        mut head: Box<RequestHead>,
         mut body: ClientBody,
         conn: ConnCtx,
         now: Instant,
@@ -225,7 +226,7 @@ impl Proxy {
 
     async fn call(
         &self,
-        head: &mut Parts,
+        head: &mut RequestHead,
         body: &mut ClientBody,
         peer: Option<IpAddr>,
         route: Route,
@@ -289,7 +290,7 @@ impl Proxy {
     /// outside its tenant's networks does not count as one.
     async fn unlock(
         &self,
-        head: &mut Parts,
+        head: &mut RequestHead,
         body: &mut ClientBody,
         client: Client,
     ) -> Result<Option<Substitution>, Error> {
@@ -321,14 +322,14 @@ impl Proxy {
     /// Any other call: identified, admitted, sent once.
     async fn pass_through(
         &self,
-        head: &mut Parts,
+        head: &mut RequestHead,
         body: &mut ClientBody,
         who: Who<'_>,
         route: Route,
         log_entry: &mut LogEntry,
     ) -> Result<Box<ClientResponse>, Error> {
         let identity = self.identify(head, body, who).await?;
-        let asked = body.came().unwrap_or_else(Instant::now);
+        let asked = body.arrived_at().unwrap_or_else(Instant::now);
         let lane = self.lane(&identity, head, who, route, log_entry)?;
         let limiter = &self.shared.limiter;
         let answer = match limiter.pass(&lane, Kind::Call, asked, route).await {

@@ -18,13 +18,13 @@ use std::ops::Range;
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Uri};
+use http::{HeaderValue, Uri};
 
 pub(crate) use ids::MessageId;
 pub(crate) use key::MergeKey;
 
-use crate::body::{LOOK, RequestBody};
-use crate::http::header_case::HeaderCase;
+use crate::body::{LOOK, RequestBody, UpstreamRequest};
+use crate::http::request_head::RequestHead;
 use crate::identity::{CredentialSource, Findings, Identity};
 
 /// The longest target of a merged request, in bytes. Some clients fear 414 or
@@ -34,10 +34,8 @@ const MAX_TARGET: usize = 8000;
 /// One caller's read receipt.
 pub(crate) struct Receipt {
     /// The request as it came, hop-by-hop fields apart.
-    head: Parts,
+    head: RequestHead,
     body: Bytes,
-    /// How the head's names were spelt, if that is known.
-    header_case: Option<HeaderCase>,
     /// Where the ids stand in the request; `None` for the whole-chat form.
     ids_at: Option<IdsAt>,
     /// The ids asked for, in the caller's order; empty means the whole chat.
@@ -77,7 +75,11 @@ impl Form {
 
 impl Receipt {
     /// Understands a request, or gives its parts back untouched.
-    pub(crate) fn read(head: Parts, body: Bytes) -> Result<Self, Box<Parts>> {
+    pub(crate) fn read(
+        head: impl Into<RequestHead>,
+        body: Bytes,
+    ) -> Result<Self, Box<RequestHead>> {
+        let head = head.into();
         let Some(fields) = parse::understand(&head, &body) else {
             return Err(Box::new(head));
         };
@@ -96,16 +98,7 @@ impl Receipt {
             identity: findings.identity(),
             head,
             body,
-            header_case: None,
         })
-    }
-
-    /// The same, its request to leave with names so spelt.
-    pub(crate) fn with_header_case(self, header_case: Option<HeaderCase>) -> Self {
-        Self {
-            header_case,
-            ..self
-        }
     }
 
     /// The method, target and fields of the request.
@@ -140,22 +133,27 @@ impl Receipt {
         }
     }
 
-    /// The caller's own request, unchanged, in parts.
-    pub(crate) fn into_parts(self) -> (Parts, RequestBody) {
-        (self.head, RequestBody::whole(self.body, self.header_case))
+    /// The caller's own request, unchanged.
+    pub(crate) fn into_request(self) -> UpstreamRequest {
+        UpstreamRequest {
+            head: self.head,
+            body: RequestBody::whole(self.body),
+        }
     }
 
-    /// The caller's own request, unchanged.
-    pub(crate) fn own_request(&self) -> Request<RequestBody> {
-        let body = RequestBody::whole(self.body.clone(), self.header_case.clone());
-        Request::from_parts(self.head.clone(), body)
+    /// A copy of the caller's own request, unchanged.
+    pub(crate) fn own_request(&self) -> UpstreamRequest {
+        UpstreamRequest {
+            head: self.head.clone(),
+            body: RequestBody::whole(self.body.clone()),
+        }
     }
 
     /// The caller's request with these ids in place of its own.
     pub(crate) fn merged_request<'i>(
         &self,
         ids: impl Iterator<Item = &'i MessageId>,
-    ) -> Request<RequestBody> {
+    ) -> UpstreamRequest {
         let Some(at) = &self.ids_at else {
             return self.own_request();
         };
@@ -183,7 +181,10 @@ impl Receipt {
                 self.body.clone()
             }
         };
-        Request::from_parts(head, RequestBody::whole(body, self.header_case.clone()))
+        UpstreamRequest {
+            head,
+            body: RequestBody::whole(body),
+        }
     }
 }
 

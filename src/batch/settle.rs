@@ -8,8 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use http::header::CONTENT_LENGTH;
-use http::{Request, StatusCode};
 use indexmap::IndexSet;
 use tokio::time::{Instant, Sleep};
 use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff};
@@ -19,12 +19,12 @@ use tower::util::rng::HasherRng;
 use super::life::refuse;
 use super::open::Caller;
 use super::{Batcher, Given, Shared, Timing, Untold};
-use crate::body::{ClientResponse, RequestBody};
+use crate::body::{ClientResponse, UpstreamRequest};
 use crate::http::retry_after;
 use crate::limit::{Admission, Kind, Lane, Pass, Refused};
 use crate::observe::metrics::Route;
 use crate::receipt::MessageId;
-use crate::upstream::{Collected, Failure, Upstream, UpstreamResponse};
+use crate::upstream::{Collected, Upstream, UpstreamError, UpstreamResponse};
 
 /// Longer answers are not held for sharing. Answers to receipts are a few
 /// hundred bytes (wawp-api §1).
@@ -54,7 +54,7 @@ enum Outcome {
     Whole(Arc<Shared>),
     /// An answer too long to be held: it goes to one caller as it comes.
     Long(Box<ClientResponse>),
-    Failed(Failure),
+    Failed(UpstreamError),
 }
 
 /// Callers that share a call.
@@ -257,7 +257,7 @@ impl Sender<'_> {
                 let body = rest.into_client_body(held);
                 Outcome::Long(Box::new(ClientResponse { head, body }))
             }
-            Ok(Collected::Longer(..)) => Outcome::Failed(Failure::TooLong),
+            Ok(Collected::Longer(..)) => Outcome::Failed(UpstreamError::TooLong),
             Err(failure) => Outcome::Failed(failure),
         }
     }
@@ -284,7 +284,9 @@ impl Sender<'_> {
         let last = callers.next_back();
         for caller in callers {
             let timing = timing(&caller);
-            let share = outcome.share().unwrap_or(Outcome::Failed(Failure::TooLong));
+            let share = outcome
+                .share()
+                .unwrap_or(Outcome::Failed(UpstreamError::TooLong));
             caller.tell(verdict(share), timing);
         }
         if let Some(caller) = last {
@@ -322,7 +324,7 @@ impl Outcome {
 
     /// The answer is one that only a caller of its own can be given.
     fn is_too_long(&self) -> bool {
-        matches!(self, Self::Failed(Failure::TooLong))
+        matches!(self, Self::Failed(UpstreamError::TooLong))
     }
 
     fn is_throttled(&self) -> bool {
@@ -355,7 +357,7 @@ impl Group {
     }
 
     /// The one request for all of them. A lone caller's is its own, unchanged.
-    fn request(&self) -> Request<RequestBody> {
+    fn request(&self) -> UpstreamRequest {
         match &*self.callers {
             [alone] => alone.receipt.own_request(),
             [first, ..] => first.receipt.merged_request(self.ids.iter()),

@@ -42,9 +42,7 @@ impl Client {
                 Self::Unknown => false,
             }
     }
-}
 
-impl Client {
     /// The client of a request on a connection of `peer`.
     ///
     /// It is the last address in `X-Forwarded-For` that is not a trusted
@@ -116,8 +114,8 @@ fn without_zone(address: &str) -> &str {
     }
 }
 
-/// Whether an address is in one of the networks, which the settings hold in
-/// their canonical form.
+/// Whether an address is in one of the networks. The settings hold networks in
+/// canonical form.
 pub(crate) fn contain(networks: &[IpNet], address: IpAddr) -> bool {
     let address = address.to_canonical();
     networks.iter().any(|network| network.contains(&address))

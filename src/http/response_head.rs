@@ -15,8 +15,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, re
 use hyper::ext::ReasonPhrase;
 
 use super::header_case::{self, HeaderCase};
-use super::hop_by_hop;
 use super::raw_head::RawHead;
+use super::{content_length, hop_by_hop};
 
 /// The head of a response.
 #[derive(Clone)]
@@ -134,10 +134,10 @@ impl ResponseHead {
         self.parts.version = Version::HTTP_11;
     }
 
-    /// How long the upstream keeps the connection open, if the response says
-    /// so: see [`hop_by_hop::kept_alive_for`].
-    pub(crate) fn kept_alive_for(&self) -> Option<Duration> {
-        hop_by_hop::kept_alive_for(&self.parts.headers)
+    /// How long the connection may be used for another request, if the response
+    /// says so.
+    pub(crate) fn keep_alive_timeout(&self) -> Option<Duration> {
+        hop_by_hop::keep_alive_timeout(&self.parts.headers)
     }
 
     /// The length that the headers announce for the body. Repeated values are
@@ -154,7 +154,7 @@ impl ResponseHead {
         let (first, others) = (values.next()?.as_bytes(), values.next().is_some());
         // The decoder accepts several values only if they are equal.
         let is_repeated = others || first.contains(&b',');
-        let length = parse_u64(first.split(|&byte| byte == b',').next()?.trim_ascii());
+        let length = content_length::parse(first.split(|&byte| byte == b',').next()?.trim_ascii());
         match length {
             // RFC 9110 §8.6: a 204 has no length.
             Some(length) if self.parts.status != StatusCode::NO_CONTENT => {
@@ -204,14 +204,6 @@ impl fmt::Debug for ResponseHead {
 /// Whether a response with this status ends with its head (RFC 9110 §6.4.1).
 pub(crate) fn has_no_body(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-}
-
-/// A number as RFC 9110 §8.6 writes a length: digits alone.
-pub(super) fn parse_u64(text: &[u8]) -> Option<u64> {
-    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
-    let more = |number: u64, byte| number.checked_mul(10)?.checked_add(digit(byte)?);
-    let number = text.iter().try_fold(0, more);
-    number.filter(|_| !text.is_empty())
 }
 
 #[cfg(test)]

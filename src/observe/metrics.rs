@@ -107,8 +107,10 @@ pub struct Metrics {
     pub(crate) in_flight: IntGauge,
     /// Open client connections.
     pub(crate) connections: IntGauge,
-    /// Upstream calls by route and status code; "error" if there was no complete response.
+    /// Upstream calls by code; "error" without a response.
     pub(crate) upstream: [Codes; 2],
+    /// Responses of the upstream whose body broke off.
+    pub(crate) upstream_broken_off: IntCounter,
     upstream_seconds: [Histogram; 2],
     pub(crate) batches: Batches,
     /// Upstream calls saved by merging.
@@ -160,7 +162,11 @@ impl Metrics {
             connections: make.gauge("wawp_gateway_connections", "Open client connections."),
             upstream: make.by_code(
                 "wawp_gateway_upstream_requests_total",
-                "Upstream calls, by route and status code; \"error\" if there was no complete response.",
+                "Upstream calls, by route and status code; \"error\" without a response.",
+            ),
+            upstream_broken_off: make.counter(
+                "wawp_gateway_upstream_broken_off_total",
+                "Responses of the upstream whose body broke off.",
             ),
             upstream_seconds: make.by_route(
                 "wawp_gateway_upstream_request_duration_seconds",

@@ -5,15 +5,15 @@
 
 use std::collections::VecDeque;
 
-use http::request::Parts;
-use http::{Request, StatusCode};
+use http::StatusCode;
 use tokio::time::Instant;
 
 use super::error::Error;
 use super::ratelimit_headers;
 use super::upgrade;
 use super::{Proxy, Shared, server_timing};
-use crate::body::{ClientResponse, RequestBody};
+use crate::body::{ClientResponse, RequestBody, UpstreamRequest};
+use crate::http::request_head::RequestHead;
 use crate::http::response_head::ResponseHead;
 use crate::http::retry_after;
 use crate::limit::{Kind, Lane, Pass, Scope};
@@ -42,7 +42,7 @@ impl Proxy {
             let kind = Kind::Receipt { opened };
             limiter.pass(lane, kind, opened, Route::Seen).await?
         };
-        let (mut head, body) = receipt.into_parts();
+        let UpstreamRequest { mut head, body } = receipt.into_request();
         self.send(&mut head, body, lane, pass, Route::Seen, log_entry)
             .await
     }
@@ -50,7 +50,7 @@ impl Proxy {
     /// Sends a call that has its token, once, and passes the answer on.
     pub(super) async fn send(
         &self,
-        head: &mut Parts,
+        head: &mut RequestHead,
         body: RequestBody,
         lane: &Lane,
         pass: Pass,
@@ -58,7 +58,10 @@ impl Proxy {
         log_entry: &mut LogEntry,
     ) -> Result<Box<ClientResponse>, Error> {
         let client_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
-        let mut request = take(head, body);
+        let mut request = UpstreamRequest {
+            head: head.take(),
+            body,
+        };
         log_entry.set_queue_wait(pass.waited.unwrap_or_default());
         // With its token, that is.
         let began = pass.permit.granted;
@@ -99,14 +102,4 @@ impl Proxy {
             ratelimit_headers::describe(head, Scope::Instance, quota, remaining, next);
         }
     }
-}
-
-/// The request of this head, whose method stays for what is still to be told.
-pub(super) fn take(head: &mut Parts, body: RequestBody) -> Request<RequestBody> {
-    let mut request = Request::new(body);
-    *request.method_mut() = head.method.clone();
-    *request.uri_mut() = std::mem::take(&mut head.uri);
-    *request.headers_mut() = std::mem::take(&mut head.headers);
-    *request.extensions_mut() = std::mem::take(&mut head.extensions);
-    request
 }

@@ -13,9 +13,9 @@ use http::request::Parts;
 use tokio::time::Instant;
 
 use super::error::Error;
-use super::passthrough::take;
 use super::{Proxy, Who};
-use crate::body::{ClientBody, ClientResponse, RequestBody};
+use crate::body::{ClientBody, ClientResponse, RequestBody, UpstreamRequest};
+use crate::http::request_head::RequestHead;
 use crate::identity::{Findings, pairs};
 use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
@@ -49,7 +49,7 @@ impl Proxy {
     /// Forwards a preflight without charge.
     pub(super) async fn forward_preflight(
         &self,
-        head: &mut Parts,
+        head: &mut RequestHead,
         body: &mut ClientBody,
         who: Who<'_>,
         route: Route,
@@ -59,7 +59,10 @@ impl Proxy {
         log_entry.set_identity(&identity, head, || who.tenant(&identity));
         let instance = identity.instance.as_deref();
         who.tenants.may_preflight(who.client, instance)?;
-        let mut request = take(head, RequestBody::streamed(body.take()));
+        let mut request = UpstreamRequest {
+            head: head.take(),
+            body: RequestBody::streamed(body.take()),
+        };
         let began = Instant::now();
         let response = self.upstream.call(&mut request, route).await;
         log_entry.upstream_responded(began);

@@ -3,9 +3,9 @@
 //! Invariant: a call that is no receipt after all goes on untouched, and a
 //! receipt is held against the rules before it takes a place in a batch.
 
+use http::Method;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use http::{Method, Request};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -13,13 +13,15 @@ use super::error::Error;
 use super::{Proxy, Who, count, server_timing};
 use crate::batch::{Given, Told, Untold};
 use crate::body::{ClientBody, ClientResponse, LOOK, ResponseBody};
+use crate::http::content_length;
+use crate::http::request_head::RequestHead;
 use crate::identity::Certainty;
 use crate::limit::{Lane, Refused};
 use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
 use crate::receipt::Receipt;
 use crate::tenant::Denied;
-use crate::upstream::Failure;
+use crate::upstream::UpstreamError;
 
 /// A receipt, and when its last byte came.
 pub(super) type Understood = (Box<Receipt>, Instant);
@@ -39,10 +41,8 @@ enum Place {
 
 /// Whether it is worth reading the body to find out.
 pub(super) fn may_be_receipt(head: &Parts) -> bool {
-    let length = head
-        .headers
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let length = head.headers.get(CONTENT_LENGTH);
+    let length = length.and_then(|length| content_length::parse(length.as_bytes()));
     head.method == Method::POST && length.is_none_or(|length| length <= LOOK as u64)
 }
 
@@ -50,25 +50,21 @@ impl Proxy {
     /// A call that may be a read receipt: understood, its head is taken.
     pub(super) async fn understand(
         &self,
-        head: &mut Parts,
+        head: &mut RequestHead,
         body: &mut ClientBody,
     ) -> Result<Option<Understood>, Error> {
         let limit = self.shared.settings.header_timeout;
         let Some(whole) = self.in_time(limit, body.whole()).await?.flatten() else {
             return Ok(None);
         };
-        let came = body.came().unwrap_or_else(Instant::now);
-        let taken = std::mem::replace(head, Request::new(()).into_parts().0);
-        Ok(match Receipt::read(taken, whole) {
+        let came = body.arrived_at().unwrap_or_else(Instant::now);
+        Ok(match Receipt::read(std::mem::take(head), whole) {
             // Its ids may belong to another instance than the one that counts.
             Ok(receipt) if receipt.identity.certainty == Certainty::Ambiguous => {
-                *head = receipt.into_parts().0;
+                *head = receipt.into_request().head;
                 None
             }
-            Ok(receipt) => Some((
-                Box::new(receipt.with_header_case(body.take_header_case())),
-                came,
-            )),
+            Ok(receipt) => Some((Box::new(receipt), came)),
             Err(untouched) => {
                 *head = *untouched;
                 None
@@ -115,7 +111,7 @@ impl Proxy {
                     self.tell(told, &lane)
                 }
                 // The batch's task was cut off: the gateway is being ended.
-                Err(_) => Err(Error::Upstream(Failure::BrokeOff)),
+                Err(_) => Err(Error::Upstream(UpstreamError::BrokeOff)),
             },
             Place::Batch(Err(refused)) => Err(refused.into()),
         };

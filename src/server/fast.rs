@@ -109,14 +109,10 @@ impl Server {
     {
         let now = Instant::now();
         conn.state.on_request_started(now);
-        let FastRequest {
-            head,
-            header_case,
-            body,
-        } = request;
-        let body = ClientBody::plain(body, header_case, self.shared.settings.body_timeout, now);
+        let FastRequest { head, body } = request;
+        let body = ClientBody::complete(body, self.shared.settings.body_timeout, now);
         let proxy = self.proxy.clone();
-        let Ok(response) = proxy.handle(head, body, conn.clone(), now).await;
+        let Ok(response) = proxy.handle(Box::new(head), body, conn.clone(), now).await;
         let is_last = response.head.closes_connection();
         let mut writer = ResponseWriter::new(*response);
         // Responses that are ready together are written together.

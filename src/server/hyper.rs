@@ -167,7 +167,7 @@ impl Server {
             let body = ClientBody::new(body, &head, body_timeout, &conn.state);
             let response = proxy
                 .clone()
-                .handle(Box::new(head), body, conn.clone(), now);
+                .handle(Box::new(head.into()), body, conn.clone(), now);
             let wrap = wrap.clone();
             async move {
                 let response = *response.await?;

@@ -1,7 +1,7 @@
-//! An upstream's answer, while it is being read.
+//! A response of the upstream, while it is read.
 //!
-//! Invariant: its connection goes back to the pool when the answer has been
-//! read to its end, and never before.
+//! Invariant: its connection returns to the pool when the response was read to
+//! its end, and never before.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -14,14 +14,14 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::time::Sleep;
 
-use super::connection::{Received, Source};
-use super::error::Failure;
+use super::connection::{BodySource, Received};
+use super::error::UpstreamError;
 use super::pool::Lease;
 use crate::body::{self, ResponseBody};
 use crate::http::response_head::ResponseHead;
-use crate::observe::metrics::{Metrics, Route};
+use crate::observe::metrics::Metrics;
 
-/// How long an answer that others wait for in full may stay silent midway.
+/// The longest silence within a response that several callers wait for.
 const SHARED_SILENCE: Duration = Duration::from_secs(30);
 
 /// A response of the upstream: its head, and its body still to come.
@@ -34,28 +34,26 @@ pub(crate) struct UpstreamResponse {
 }
 
 impl UpstreamResponse {
-    /// An answer that comes on the connection of this lease, and may stay
-    /// silent for as long as `patience`.
+    /// A response that comes on the connection of `lease`. Its body may pause
+    /// for `silence_timeout`.
     pub(super) fn new(
         received: Received,
         mut lease: Lease,
-        route: Route,
-        patience: Duration,
+        silence_timeout: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
         let Received {
             mut head,
-            source,
+            body,
             upgrade,
         } = received;
-        lease.promised = head.kept_alive_for();
+        lease.keep_alive = head.keep_alive_timeout();
         head.strip_hop_by_hop(upgrade.is_some());
         let mut body = Box::new(UpstreamBody {
-            source,
+            source: body,
             lease: Some(lease),
-            route,
-            patience,
-            silence: None,
+            silence_timeout,
+            silence_timer: None,
             metrics,
         });
         body.release_at_end();
@@ -67,17 +65,16 @@ impl UpstreamResponse {
     }
 }
 
-/// The body of an upstream's answer. Gives its connection back when it has
-/// been read to the end; dropped earlier, it closes it.
+/// The body of a response. Read to its end, it returns its connection to the
+/// pool; dropped earlier, it closes it.
 #[derive(Debug)]
 pub(crate) struct UpstreamBody {
-    source: Source,
+    source: BodySource,
+    /// `None` once the body has ended or broken off.
     lease: Option<Lease>,
-    route: Route,
-    /// The longest silence allowed.
-    patience: Duration,
-    /// Armed only while nothing comes.
-    silence: Option<Pin<Box<Sleep>>>,
+    silence_timeout: Duration,
+    /// Armed only while no frame comes.
+    silence_timer: Option<Pin<Box<Sleep>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -86,7 +83,7 @@ impl UpstreamBody {
         if self.source.is_end_stream()
             && let Some(lease) = self.lease.take()
         {
-            lease.give_back();
+            lease.release();
         }
     }
 
@@ -95,17 +92,20 @@ impl UpstreamBody {
         ResponseBody::streamed(held, Box::into_pin(self))
     }
 
-    /// Reads the answer to its end, or up to some `limit` of bytes.
+    /// Reads the body to its end, or until it is longer than `limit` bytes.
     ///
     /// # Errors
-    /// The answer broke off.
-    pub(crate) async fn collect(mut self: Box<Self>, limit: usize) -> Result<Collected, Failure> {
-        self.patience = self.patience.min(SHARED_SILENCE);
+    /// The body broke off.
+    pub(crate) async fn collect(
+        mut self: Box<Self>,
+        limit: usize,
+    ) -> Result<Collected, UpstreamError> {
+        self.silence_timeout = self.silence_timeout.min(SHARED_SILENCE);
         let mut held = VecDeque::new();
         let mut trailers = None;
         let mut length = 0;
         while let Some(frame) = self.frame().await {
-            match frame.map_err(|_| Failure::BrokeOff)?.into_data() {
+            match frame.map_err(|_| UpstreamError::BrokeOff)?.into_data() {
                 Ok(piece) => {
                     length += piece.len();
                     held.push_back(piece);
@@ -127,7 +127,7 @@ impl UpstreamBody {
     }
 }
 
-/// What has been read of an answer.
+/// What was read of a body.
 #[derive(Debug)]
 pub(crate) enum Collected {
     /// All of it.
@@ -135,7 +135,7 @@ pub(crate) enum Collected {
         body: Bytes,
         trailers: Option<http::HeaderMap>,
     },
-    /// Its beginning; the rest is still to come.
+    /// The pieces read, and the rest.
     Longer(VecDeque<Bytes>, Box<UpstreamBody>),
 }
 
@@ -152,20 +152,20 @@ impl Body for UpstreamBody {
         let frame = match this.source.poll_frame(connection, cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                let patience = this.patience;
-                let silence = this
-                    .silence
-                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-                ready!(silence.as_mut().poll(cx));
+                let timeout = this.silence_timeout;
+                let timer = this
+                    .silence_timer
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+                ready!(timer.as_mut().poll(cx));
                 Some(Err(()))
             }
         };
-        this.silence = None;
+        this.silence_timer = None;
         match frame {
             Some(Err(())) => {
                 this.lease = None;
-                // The head was counted under its code; the break counts too (design §7.9).
-                this.metrics.upstream[this.route as usize].error().inc();
+                // The call itself was counted under its status with the head.
+                this.metrics.upstream_broken_off.inc();
                 Poll::Ready(Some(Err(body::Error::UpstreamBrokeOff)))
             }
             Some(Ok(frame)) => {
@@ -174,7 +174,7 @@ impl Body for UpstreamBody {
             }
             None => {
                 if let Some(lease) = this.lease.take() {
-                    lease.give_back();
+                    lease.release();
                 }
                 Poll::Ready(None)
             }

@@ -23,6 +23,7 @@ mod limits_on_clients;
 mod memory;
 mod observing;
 mod once;
+mod open_files;
 mod pacing;
 mod passing;
 mod plain;

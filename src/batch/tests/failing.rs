@@ -327,7 +327,7 @@ async fn a_silent_upstream_is_not_asked_twice_by_those_who_have_no_time_left() {
     assert_eq!(heard.at, 10_050);
     assert!(matches!(
         heard.status,
-        Err(Untold::Failed(Failure::Timeout))
+        Err(Untold::Failed(UpstreamError::Timeout))
     ));
     assert_eq!(world.calls().len(), 1);
 }

@@ -7,8 +7,9 @@ use http::StatusCode;
 
 use super::Malformed;
 use super::decode::{BodyDecoder, Chunked};
+use crate::http::content_length;
 use crate::http::header_case::is_same_name;
-use crate::http::response_head::{has_no_body, parse_u64};
+use crate::http::response_head::has_no_body;
 
 /// Gathers the headers that frame the body or concern the connection.
 #[derive(Default)]
@@ -48,7 +49,7 @@ impl Framing {
         let is = |known| is_same_name(name, known);
         let elements = || value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
         if is(b"content-length") {
-            for length in elements().map(parse_u64) {
+            for length in elements().map(content_length::parse) {
                 let differs = self.length.is_some_and(|known| Some(known) != length);
                 self.is_length_wrong |= length.is_none() || differs;
                 self.length = length;
@@ -98,8 +99,15 @@ impl Framing {
         }
     }
 
-    /// Whether the connection persists after this response (RFC 9112 §9.3).
-    pub(super) fn keeps_alive(&self) -> bool {
-        !self.has_close && (self.is_http11 || self.has_keep_alive)
+    /// Whether another request may follow a response with this status on the
+    /// connection (RFC 9112 §9.3).
+    pub(super) fn keeps_alive(&self, status: StatusCode) -> bool {
+        // A response without a body may still announce one. Where that is
+        // wrong, bytes of the body would be read as the next response. A 304
+        // rightly announces the length that a 200 would have.
+        let announces_body = self.is_chunked.is_some()
+            || status != StatusCode::NOT_MODIFIED && self.length.is_some_and(|length| length > 0);
+        let is_ambiguous = has_no_body(status) && announces_body;
+        !is_ambiguous && !self.has_close && (self.is_http11 || self.has_keep_alive)
     }
 }

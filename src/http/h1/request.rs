@@ -10,8 +10,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use super::HEAD_END;
 use super::write_buf::{COPIED, WriteBuf};
+use crate::http::content_length;
 use crate::http::header_case::{self, HeaderCase};
-use crate::http::response_head::parse_u64;
+use crate::http::request_head::RequestHead;
 
 /// The most headers on the fast path; few requests have more than twenty.
 const MAX_FIELDS: usize = 32;
@@ -26,8 +27,7 @@ static FOR_HYPER: [HeaderName; 5] = [TRANSFER_ENCODING, EXPECT, UPGRADE, TE, TRA
 
 /// A complete request on the fast path.
 pub(crate) struct FastRequest {
-    pub(crate) head: Box<Parts>,
-    pub(crate) header_case: HeaderCase,
+    pub(crate) head: RequestHead,
     pub(crate) body: Bytes,
 }
 
@@ -66,9 +66,9 @@ pub(crate) fn read_request(read: Bytes, max_fields: usize) -> RequestRead {
     }
     let names = request.headers.iter().map(|field| field.name);
     let is_kept = |name: &&str| !name.eq_ignore_ascii_case("connection");
+    let case = HeaderCase::of(names.filter(is_kept).map(str::as_bytes));
     let request = FastRequest {
-        head,
-        header_case: HeaderCase::of(names.filter(is_kept).map(str::as_bytes)),
+        head: RequestHead::read(head, case),
         body: read.slice(head_length..length),
     };
     RequestRead::Complete(request, read.slice(length..))
@@ -79,7 +79,7 @@ fn interpret(
     read: &Bytes,
     request: &httparse::Request<'_, '_>,
     max_fields: usize,
-) -> Option<(Box<Parts>, usize)> {
+) -> Option<(Parts, usize)> {
     if request.version != Some(1) || request.headers.len() > max_fields {
         return None;
     }
@@ -94,7 +94,7 @@ fn interpret(
     for field in &*request.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
         if name == CONTENT_LENGTH {
-            let value = usize::try_from(parse_u64(field.value)?).ok()?;
+            let value = usize::try_from(content_length::parse(field.value)?).ok()?;
             if length.replace(value).is_some() || value > MAX_BODY {
                 return None;
             }
@@ -110,7 +110,7 @@ fn interpret(
         let value = HeaderValue::from_maybe_shared(read.slice_ref(field.value)).ok()?;
         headers.append(name, value);
     }
-    let mut head = Box::new(Request::new(()).into_parts().0);
+    let mut head = Request::new(()).into_parts().0;
     head.method = method;
     head.uri = Uri::from(target);
     head.headers = headers;
@@ -122,14 +122,9 @@ fn interpret(
 /// # Panics
 /// The head announces another length than the body has. The upstream would
 /// then read the next request as part of this one, or wait for ever.
-pub(crate) fn write_request<B>(
-    out: &mut WriteBuf,
-    request: &Request<B>,
-    header_case: Option<&HeaderCase>,
-    body: Bytes,
-) {
-    let (method, headers) = (request.method().as_str(), request.headers());
-    let target = request.uri().path_and_query();
+pub(crate) fn write_request(out: &mut WriteBuf, head: &RequestHead, body: Bytes) {
+    let (method, headers) = (head.method.as_str(), &head.headers);
+    let target = head.uri.path_and_query();
     let target = target.map_or("/", PathAndQuery::as_str);
     let text = out.text();
     let first = method.len() + target.len() + "  HTTP/1.1\r\n".len();
@@ -138,17 +133,15 @@ pub(crate) fn write_request<B>(
     text.push(b' ');
     text.extend_from_slice(target.as_bytes());
     text.extend_from_slice(b" HTTP/1.1\r\n");
-    header_case::write_headers(text, headers, header_case);
+    header_case::write_headers(text, headers, head.header_case());
     match headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes) {
         Some(length) => assert_eq!(
-            parse_u64(length),
+            content_length::parse(length),
             Some(body.len() as u64),
             "a body's length"
         ),
         None if body.is_empty() => {}
-        None => {
-            text.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
-        }
+        None => content_length::write(text, body.len() as u64),
     }
     text.extend_from_slice(b"\r\n");
     out.push(body);

@@ -13,10 +13,11 @@ use super::encode::BodyEncoder;
 use super::framing::{Framing, HeaderKind};
 use super::write_buf::COPIED;
 use super::{HEAD_END, Malformed};
+use crate::http::content_length;
 use crate::http::header_case::{HeaderCase, is_same_name};
 use crate::http::hop_by_hop::HOP_BY_HOP;
 use crate::http::raw_head::RawHead;
-use crate::http::response_head::{ResponseHead, has_no_body, parse_u64};
+use crate::http::response_head::{ResponseHead, has_no_body};
 
 /// The most headers of a response, read here or by hyper: as many as in a
 /// request by default, and as hyper parses without an allocation.
@@ -85,7 +86,7 @@ fn interpret(read: &Bytes, parsed: &httparse::Response<'_, '_>) -> Result<Respon
         head.set_reason(ReasonPhrase::try_from(reason.as_bytes()).map_err(|_| Malformed)?);
     }
     Ok(ResponseRead::Final(FinalResponse {
-        keeps_alive: decoder != BodyDecoder::UntilClose && framing.keeps_alive(),
+        keeps_alive: decoder != BodyDecoder::UntilClose && framing.keeps_alive(status),
         head,
         decoder,
     }))
@@ -102,10 +103,10 @@ fn read_raw(
         // A length may have to be removed.
         return None;
     }
-    let length = |field: &httparse::Header<'_>| field.name.len() + field.value.len() + 4;
-    let mut lines = Vec::with_capacity(fields.iter().map(length).sum());
+    let line_length = |field: &httparse::Header<'_>| field.name.len() + field.value.len() + 4;
+    let mut lines = Vec::with_capacity(fields.iter().map(line_length).sum());
     let (mut framing, mut map) = (Framing::new(is_http11), HeaderMap::new());
-    let (mut content_length, mut has_coding, mut case) = (None, false, None);
+    let (mut length, mut has_coding, mut case) = (None, false, None);
     for &httparse::Header { name, value } in fields {
         let is = |known: &&str| is_same_name(name.as_bytes(), known.as_bytes());
         match framing.add(name.as_bytes(), value) {
@@ -117,8 +118,8 @@ fn read_raw(
                 continue;
             }
             // Repeated lengths are made one.
-            HeaderKind::ContentLength if content_length.is_some() => return None,
-            HeaderKind::ContentLength => content_length = Some(parse_u64(value)?),
+            HeaderKind::ContentLength if length.is_some() => return None,
+            HeaderKind::ContentLength => length = Some(content_length::parse(value)?),
             HeaderKind::Other if !HOP_BY_HOP.iter().any(is) => {}
             kind @ (HeaderKind::TransferEncoding | HeaderKind::Other) => {
                 has_coding |= kind == HeaderKind::TransferEncoding;
@@ -136,12 +137,12 @@ fn read_raw(
         lines.extend_from_slice(value);
         lines.extend_from_slice(b"\r\n");
     }
-    if content_length.is_some() && has_coding {
+    if length.is_some() && has_coding {
         // The length must not be forwarded: a client that believed it would
         // read another body (RFC 9112 §6.3).
         return None;
     }
-    let raw = RawHead::new(lines, content_length);
+    let raw = RawHead::new(lines, length);
     Some((framing, ResponseHead::read(status, map, Some(raw), case)))
 }
 
@@ -203,7 +204,7 @@ pub(crate) fn write_response(
         (true, ..) => BodyEncoder::Length(0),
         (false, Some(length), _) => BodyEncoder::Length(length),
         (false, None, Some(length)) => {
-            text.extend_from_slice(format!("content-length: {length}\r\n").as_bytes());
+            content_length::write(text, length);
             BodyEncoder::Length(length)
         }
         (false, None, None) => {

@@ -248,7 +248,7 @@ proptest! {
         let fields = Fields { is_list: true, ..fields };
         let receipts: Vec<_> = lists.iter().map(|ids| fields.receipt(ids)).collect();
         let union: IndexSet<_> = receipts.iter().flat_map(|receipt| &receipt.ids).collect();
-        let (head, body) = receipts[0].merged_request(union.iter().copied()).into_parts();
+        let UpstreamRequest { head, body } = receipts[0].merged_request(union.iter().copied());
         let again = Receipt::read(head, bytes(body)).expect("a receipt");
         prop_assert!(again.key == receipts[0].key);
         prop_assert_eq!(again.identity, receipts[0].identity.clone());
