@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::error::{self, SendError, UpstreamError};
 use super::fast::FastConnection;
+use super::liveness::Liveness;
 use super::request;
 use super::timeout::ResponseTimeout;
 use crate::body::{RequestBody, UpstreamRequest};
@@ -62,6 +63,7 @@ pub(super) struct Http2Stream {
 #[derive(Debug, Clone)]
 pub(super) struct Http2Connection {
     sender: http2::SendRequest<RequestBody>,
+    liveness: Arc<Liveness>,
     streams: Arc<AtomicUsize>,
     last_used: Arc<Mutex<Instant>>,
     /// It takes no further requests; those that it carries may end.
@@ -215,16 +217,22 @@ impl Drop for Http1Connection {
 }
 
 impl Http2Connection {
-    pub(super) fn new(sender: http2::SendRequest<RequestBody>) -> Self {
+    pub(super) fn new(sender: http2::SendRequest<RequestBody>, liveness: Arc<Liveness>) -> Self {
         Self {
             sender,
+            liveness,
             streams: Arc::new(AtomicUsize::new(0)),
             last_used: Arc::new(Mutex::new(Instant::now())),
             is_retired: Arc::default(),
         }
     }
 
-    /// Whether it takes no further requests.
+    /// Whether it can take a request now.
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        self.streams() < MAX_STREAMS && !self.liveness.is_silent(now)
+    }
+
+    /// Whether it can never take a request again.
     pub(super) fn has_ended(&self) -> bool {
         self.is_retired.load(Ordering::Relaxed) || self.sender.is_closed()
     }

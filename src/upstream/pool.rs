@@ -14,7 +14,8 @@ use hyper::client::conn::http2;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::connection::{Connection, Http1Codec, Http1Connection, Http2Connection, MAX_STREAMS};
+use super::connection::{Connection, Http1Codec, Http1Connection, Http2Connection};
+use super::liveness::Liveness;
 use super::request::RequestKind;
 use crate::body::{RequestBody, ResponsePending};
 use crate::config;
@@ -81,7 +82,7 @@ impl Pool {
         let mut connections = self.lock();
         if kind != RequestKind::Upgrade {
             connections.http2.retain(|shared| !shared.has_ended());
-            let is_free = |shared: &&Http2Connection| shared.streams() < MAX_STREAMS;
+            let is_free = |shared: &&Http2Connection| shared.is_ready(now);
             if let Some(shared) = connections.http2.iter().find(is_free) {
                 return Some(shared.stream());
             }
@@ -102,8 +103,12 @@ impl Pool {
     }
 
     /// Adds a shared connection, and takes a place on it.
-    pub(super) fn share(&self, sender: http2::SendRequest<RequestBody>) -> Connection {
-        let shared = Http2Connection::new(sender);
+    pub(super) fn share(
+        &self,
+        sender: http2::SendRequest<RequestBody>,
+        liveness: Arc<Liveness>,
+    ) -> Connection {
+        let shared = Http2Connection::new(sender, liveness);
         let stream = shared.stream();
         self.lock().http2.push(shared);
         stream

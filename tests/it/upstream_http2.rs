@@ -330,3 +330,61 @@ async fn no_request_fails_where_connections_end_after_some_requests() {
     }
     assert!(stage.connections() >= 15, "{}", stage.connections());
 }
+
+/// Takes requests and pings, and answers none of them after the first request.
+async fn falls_silent(io: TlsStream<DuplexStream>, asking: Asking) {
+    let mut connection = h2::server::handshake(io).await.unwrap();
+    asking
+        .send(connection.accept().await.unwrap().unwrap())
+        .ok();
+    // The response to it goes out, then nothing is read or written any more.
+    let polls = std::future::poll_fn(|cx| connection.poll_closed(cx));
+    drop(tokio::time::timeout(Duration::from_secs(1), polls).await);
+    std::future::pending::<()>().await;
+    drop(connection);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_connection_soon_gets_no_request_and_then_ends() {
+    let mut stage = Stage::with(|io, asking, number| match number {
+        0 => Box::pin(falls_silent(io, asking)),
+        _ => Box::pin(serve(io, asking, usize::MAX)),
+    });
+    let mut client = stage.client();
+    client.says(get("/v2/first?instance_id=1")).await;
+    answers(stage.asked().await);
+    assert_eq!(client.answer().await.status(), 200);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // This one joins the connection before anything can be known of it.
+    let mut lost = stage.client();
+    lost.says(get("/v2/lost?instance_id=1")).await;
+    let began = tokio::time::Instant::now();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    client.says(get("/v2/second?instance_id=1")).await;
+    answers(stage.asked().await);
+    assert_eq!(client.answer().await.status(), 200);
+    assert_eq!(stage.connections(), 2);
+    assert_eq!(lost.answer().await.status(), 502);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_takes_minutes_is_not_cut_and_others_join_its_connection() {
+    let mut stage = Stage::new();
+    let (mut slow, mut quick) = (stage.client(), stage.client());
+    slow.says(get("/v2/slow?instance_id=1")).await;
+    let late = stage.asked().await;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        quick.says(get("/v2/quick?instance_id=2")).await;
+        answers(stage.asked().await);
+        assert_eq!(quick.answer().await.status(), 200);
+    }
+    answers(late);
+    assert_eq!(slow.answer().await.status(), 200);
+    assert_eq!(stage.connections(), 1);
+}
