@@ -34,6 +34,7 @@ use tower::retry::budget::TpsBudget;
 
 use crate::body::ClientResponse;
 use crate::config::{self, BatchMode};
+use crate::http::path;
 use crate::http::response_head::ResponseHead;
 use crate::limit::{Kind, Lane, Limiter, Refused};
 use crate::observe::metrics::Metrics;
@@ -159,7 +160,7 @@ impl Batcher {
             .load()
             .paths
             .iter()
-            .any(|receipt| receipt == path)
+            .any(|receipt| path::same_segments(receipt, path))
     }
 
     /// Counts what a batch saved: the callers it told, less the calls it took.

@@ -47,6 +47,7 @@ use sharing::{Sharing, Terms};
 use table::Table;
 
 use crate::config::{self, Config, LimitMode, Quota};
+use crate::http::path;
 use crate::identity::Identity;
 use crate::observe::metrics::{Metrics, Reason, Route, Standing};
 
@@ -56,10 +57,6 @@ const TICK: Duration = Duration::from_millis(2);
 
 /// The name of the base limit: none that a class can have.
 const BASE: &str = "";
-
-/// Below it every call needs a credential; pages elsewhere are public. Base URLs
-/// that end with a slash bring another before it.
-const API_PREFIX: &str = "v2/";
 
 /// All budgets of the gateway.
 #[derive(Debug)]
@@ -160,16 +157,22 @@ impl Limiter {
         self.rules.store(Arc::new(Rules::new(config, Some(&old))));
     }
 
-    /// Finds the lane in which a call travels.
-    pub(crate) fn lane(&self, method: &Method, path: &str, identity: &Identity) -> Lane {
+    /// Finds the lane in which a request to this normalized path travels.
+    /// `verifies`: its response says whether the upstream accepts its credential.
+    pub(crate) fn lane(
+        &self,
+        method: &Method,
+        path: &str,
+        identity: &Identity,
+        verifies: bool,
+    ) -> Lane {
         let rules = self.rules.load();
         let table = rules.table(method, path);
         let account = table.account(identity);
-        let proves = is_of_api(path) || rules.is_receipt(path);
         Lane::new(
             account,
             identity.credential,
-            proves,
+            verifies,
             table,
             Arc::clone(&self.metrics),
         )
@@ -262,14 +265,6 @@ impl Limiter {
     }
 }
 
-/// Whether a path stands below [`API_PREFIX`].
-fn is_of_api(path: &str) -> bool {
-    let path = path.strip_prefix('/').unwrap_or(path);
-    path.strip_prefix('/')
-        .unwrap_or(path)
-        .starts_with(API_PREFIX)
-}
-
 impl Rules {
     fn new(config: &Config, old: Option<&Self>) -> Self {
         let Config { limit, batch, .. } = config;
@@ -317,6 +312,8 @@ impl Rules {
     }
 
     fn is_receipt(&self, path: &str) -> bool {
-        self.receipt_paths.iter().any(|receipt| receipt == path)
+        self.receipt_paths
+            .iter()
+            .any(|receipt| path::same_segments(receipt, path))
     }
 }

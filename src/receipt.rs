@@ -25,7 +25,7 @@ pub(crate) use key::MergeKey;
 
 use crate::body::{LOOK, RequestBody, UpstreamRequest};
 use crate::http::request_head::RequestHead;
-use crate::identity::{Identity, Place};
+use crate::identity::{CredentialSource, Findings, Identity};
 
 /// The longest target of a merged request, in bytes. Some clients fear 414 or
 /// 502 beyond 7,000 (wawp-api §3); common servers take 8 KiB (nginx' default).
@@ -44,8 +44,6 @@ pub(crate) struct Receipt {
     pub(crate) key: MergeKey,
     /// Who calls.
     pub(crate) identity: Identity,
-    /// More than one instance is named.
-    pub(crate) ambiguous: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,19 +83,18 @@ impl Receipt {
         let Some(fields) = parse::understand(&head, &body) else {
             return Err(Box::new(head));
         };
-        let mut findings = crate::identity::Findings::of_head(&head);
+        let mut findings = Findings::of_head(&head);
         if let Some(name) = fields.body_instance(&body) {
-            findings.instance(Some(&name));
+            findings.instance(&name);
         }
         if let Some(token) = fields.body_token(&body) {
-            findings.credential(Place::Body, token.as_bytes());
+            findings.credential(CredentialSource::Body, token.as_bytes());
         }
         let key = MergeKey::new(&head, &body, &fields);
         Ok(Self {
             ids_at: fields.ids_at,
             ids: fields.ids,
             key,
-            ambiguous: findings.is_ambiguous(),
             identity: findings.identity(),
             head,
             body,

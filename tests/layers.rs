@@ -5,6 +5,8 @@
 //! that opens a module (`limit.rs` for `limit/`) only gathers it and is left out
 //! of the second law. Test code is left out of both.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// The modules from the lowest layer to the highest. Modules of one line are one
 /// layer and do not import each other.
 const LAYERS: &[&[&str]] = &[
-    &["config", "sharded", "yield_now"],
+    &["config", "descriptors", "sharded", "yield_now"],
     &["http", "redact"],
     &["observe::metrics"],
     &["conn"],
@@ -31,7 +33,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Directories whose files still import each other in a cycle. To be emptied.
-const TANGLED: &[&str] = &["batch", "config", "limit"];
+const TANGLED: &[&str] = &["batch", "limit"];
 
 /// A source file without its tests.
 struct Source {

@@ -167,7 +167,7 @@ impl World {
     fn lane_of(&self, receipt: &Receipt) -> Lane {
         let head = receipt.head();
         self.limiter
-            .lane(&head.method, head.uri.path(), &receipt.identity)
+            .lane(&head.method, head.uri.path(), &receipt.identity, true)
     }
 
     /// Takes every token of the instance that is there.

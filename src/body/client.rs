@@ -97,7 +97,7 @@ impl ClientBody {
         data.and_then(Result::ok).unwrap_or_default()
     }
 
-    fn none(silence_timeout: Duration) -> Self {
+    pub(crate) fn none(silence_timeout: Duration) -> Self {
         Self {
             incoming: IncomingBody::ended(),
             arrived_at: None,

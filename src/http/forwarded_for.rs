@@ -1,15 +1,16 @@
-//! The address of the client, against which access rules are checked.
+//! The address of a client, as the rules of access use it.
 //!
-//! Owns how `X-Forwarded-For` is read. Invariants: only entries that trusted
-//! proxies wrote are believed; a client with an entry that cannot be understood
-//! is let in by no rule.
+//! Owns what a proxy in front of the gateway is believed (rule: access).
+//! Invariants: text from an untrusted peer has no effect; if a trusted proxy
+//! states an address that cannot be read, no rule admits the client; an IPv4
+//! address is the same one written as IPv6 (RFC 4291 §2.5.5.2).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
-/// Each proxy appends the address that connected to it.
+/// Each proxy appends the address of its own client.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The client of a request.
@@ -17,13 +18,14 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) enum Client {
     /// This process: a stream in memory has no address.
     Local,
+    /// A client with this address.
     At(IpAddr),
-    /// A trusted proxy sent an address that cannot be understood.
+    /// The client of a trusted proxy that states no usable address.
     Unknown,
 }
 
 impl Client {
-    /// Its address, if it is known.
+    /// Its address, if known.
     pub(crate) fn address(self) -> Option<IpAddr> {
         match self {
             Self::At(address) => Some(address),
@@ -31,8 +33,7 @@ impl Client {
         }
     }
 
-    /// Whether a rule with these networks lets it in. Without networks there is
-    /// no rule.
+    /// Whether a rule with these networks admits it; without networks there is no rule.
     pub(crate) fn is_within(self, networks: &[IpNet]) -> bool {
         networks.is_empty()
             || match self {
@@ -42,11 +43,12 @@ impl Client {
             }
     }
 
-    /// The client on a connection of `peer`.
+    /// The client of a request on a connection of `peer`.
     ///
-    /// Behind a trusted proxy, this is the last address in `X-Forwarded-For`
-    /// that is not a trusted proxy itself: anything before it may be invented.
-    /// If all addresses are trusted proxies, it is the first.
+    /// It is the last address in `X-Forwarded-For` that is not a trusted
+    /// proxy's: untrusted clients may have written anything before it. If all
+    /// are trusted, it is the first. Empty elements do not count (RFC 9110
+    /// §5.6.1).
     pub(crate) fn of(
         peer: Option<IpAddr>,
         headers: &HeaderMap,
@@ -64,7 +66,11 @@ impl Client {
                 return Client::Unknown;
             };
             for entry in value.rsplit(',') {
-                match address(entry.trim_matches([' ', '\t'])) {
+                let entry = entry.trim_matches([' ', '\t']);
+                if entry.is_empty() {
+                    continue;
+                }
+                match address(entry) {
                     Some(address) => client = address,
                     None => return Client::Unknown,
                 }
@@ -77,19 +83,35 @@ impl Client {
     }
 }
 
-/// Reads one entry: an address, to which some proxies add the port.
+/// Reads one entry: an address. Some proxies add the client's port, or the zone
+/// of a link-local address (RFC 4007 §11), which means nothing elsewhere.
 fn address(entry: &str) -> Option<IpAddr> {
-    let bare = entry
-        .strip_prefix('[')
-        .and_then(|entry| entry.strip_suffix(']'));
-    let address = match bare {
-        Some(bare) => IpAddr::V6(bare.parse().ok()?),
-        None => entry
-            .parse()
-            .or_else(|_| entry.parse().map(|entry: SocketAddr| entry.ip()))
-            .ok()?,
+    let (address, port) = match entry.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            let address = IpAddr::V6(without_zone(address).parse().ok()?);
+            (address, port)
+        }
+        None => match without_zone(entry).parse() {
+            Ok(address) => (address, ""),
+            Err(_) => {
+                let (address, _) = entry.split_once(':')?;
+                let port = &entry[address.len()..];
+                (IpAddr::V4(address.parse().ok()?), port)
+            }
+        },
     };
-    Some(address.to_canonical())
+    let is_port = |port: &str| port.parse::<u16>().is_ok();
+    let is_read = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+    is_read.then(|| address.to_canonical())
+}
+
+/// An IPv6 address without its zone; any other text as it is.
+fn without_zone(address: &str) -> &str {
+    match address.split_once('%') {
+        Some((bare, zone)) if bare.contains(':') && !zone.is_empty() => bare,
+        _ => address,
+    }
 }
 
 /// Whether an address is in one of the networks. The settings hold networks in

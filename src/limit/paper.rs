@@ -14,6 +14,7 @@ use super::bucket::{Entry, State};
 use super::line::{Grant, Kind};
 use super::{Refused, Rules};
 use crate::config::{Config, Quota};
+use crate::http::path;
 
 /// Arrivals between two searches for buckets that hold nothing any more.
 const SWEEP_EVERY: usize = 65_536;
@@ -99,7 +100,9 @@ impl<G: Grant> Paper<G> {
 
 /// The class a call belongs to: 0 is the base limit.
 pub(crate) fn class_of(config: &Config, method: &Method, path: &str) -> usize {
-    let is_receipt = config.batch.paths.iter().any(|receipt| receipt == path);
-    let class = config.limit.class_of(method, path, is_receipt);
+    let path = path::normalize(path);
+    let mut receipts = config.batch.paths.iter();
+    let is_receipt = receipts.any(|receipt| path::same_segments(receipt, &path));
+    let class = config.limit.class_of(method, &path, is_receipt);
     class.map_or(0, |class| class + 1)
 }

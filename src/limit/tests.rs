@@ -51,7 +51,7 @@ fn who(instance: &str, token: &str) -> Identity {
 }
 
 fn lane_of(limiter: &Limiter, instance: &str, token: &str) -> Lane {
-    limiter.lane(&Method::POST, "/v2/send/text", &who(instance, token))
+    limiter.lane(&Method::POST, "/v2/send/text", &who(instance, token), true)
 }
 
 fn later(wait: u64) -> Instant {

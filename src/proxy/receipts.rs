@@ -15,6 +15,7 @@ use crate::batch::{Given, Told, Untold};
 use crate::body::{ClientBody, ClientResponse, LOOK, ResponseBody};
 use crate::http::content_length;
 use crate::http::request_head::RequestHead;
+use crate::identity::Certainty;
 use crate::limit::{Lane, Refused};
 use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
@@ -52,11 +53,17 @@ impl Proxy {
         head: &mut RequestHead,
         body: &mut ClientBody,
     ) -> Result<Option<Understood>, Error> {
-        let Some(whole) = self.in_time(body.whole()).await?.flatten() else {
+        let limit = self.shared.settings.header_timeout;
+        let Some(whole) = self.in_time(limit, body.whole()).await?.flatten() else {
             return Ok(None);
         };
         let came = body.arrived_at().unwrap_or_else(Instant::now);
         Ok(match Receipt::read(std::mem::take(head), whole) {
+            // Its ids may belong to another instance than the one that counts.
+            Ok(receipt) if receipt.identity.certainty == Certainty::Ambiguous => {
+                *head = receipt.into_request().head;
+                None
+            }
             Ok(receipt) => Some((Box::new(receipt), came)),
             Err(untouched) => {
                 *head = *untouched;
@@ -73,10 +80,8 @@ impl Proxy {
         log_entry: &mut LogEntry,
     ) -> Result<Joined, Denied> {
         log_entry.set_receipt(&receipt);
-        let (identity, ambiguous) = (&receipt.identity, receipt.ambiguous);
         let lane = self.lane(
-            identity,
-            ambiguous,
+            &receipt.identity,
             receipt.head(),
             who,
             Route::Seen,

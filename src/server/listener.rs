@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Server;
 use super::tls::Acceptor;
 use crate::conn::rewind::Rewind;
+use crate::descriptors;
 
 /// The pause after an accept error such as "too many open files": the next
 /// accept would fail at once, too.
@@ -49,7 +50,16 @@ pub(crate) async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => spawn(server, stream, peer, permit),
+            Ok((stream, peer)) => {
+                let is_last = descriptors::is_reserved(&stream);
+                spawn(server, stream, peer, permit);
+                if is_last {
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        () = free_descriptor(&listener) => {}
+                    }
+                }
+            }
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, pause_ms = ACCEPT_PAUSE.as_millis(), "cannot accept connections");
@@ -59,6 +69,15 @@ pub(crate) async fn accept(
     }
     if !is_inherited {
         empty_backlog(server, listener);
+    }
+}
+
+/// Waits until a descriptor is free for the next connection. Until then
+/// connections wait in the backlog.
+async fn free_descriptor(listener: &TcpListener) {
+    tracing::warn!("cannot accept connections: open files are close to their limit");
+    while !descriptors::has_free(listener) {
+        tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 }
 

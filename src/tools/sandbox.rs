@@ -19,11 +19,13 @@
 //! | `responses` | the formats of responses and errors |
 //! | `helpers` | the test helpers under `/sandbox/` |
 //! | `faults`, `breakable_io` | failures on demand, and the stream that can be broken |
+//! | `cors` | preflights, and headers that let a page of another origin read a response |
 //! | `quota` | requests per second and instance |
 
 mod breakable_io;
 mod call_log;
 mod conn;
+mod cors;
 mod endpoints;
 mod faults;
 mod helpers;

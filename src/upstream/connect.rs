@@ -4,7 +4,6 @@
 //! all; nothing of a request is written here.
 
 use std::fmt;
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use super::liveness::{LiveIo, Liveness, PING_INTERVAL, PING_TIMEOUT};
 use super::outage_log::OutageLog;
 use super::pool::Pool;
 use super::request::RequestKind;
-use super::tls::{Tls, TlsError};
+use super::tls::{Tls, TlsError, explain_handshake};
 use crate::config;
 use crate::http::h1::{MAX_RESPONSE_FIELDS, MAX_RESPONSE_HEAD};
 
@@ -98,8 +97,7 @@ impl Connector {
         let stream = match &self.dial {
             Dial::Tcp => {
                 let addresses = tokio::net::lookup_host((&*self.host, self.port)).await;
-                let addresses =
-                    addresses.map_err(|error| self.log(Unreachable::Resolve, &error))?;
+                let addresses = addresses.map_err(|error| self.log(Unreachable::Resolve, error))?;
                 Box::new(self.addresses.tcp(addresses.collect()).await?) as Box<dyn Io>
             }
             Dial::With(dial) => dial().await?,
@@ -115,7 +113,7 @@ impl Connector {
         let stream = connector
             .connect(tls.name.clone(), stream)
             .await
-            .map_err(|error| self.log(Unreachable::Tls, &error))?;
+            .map_err(|error| self.log(Unreachable::Tls, explain_handshake(&error)))?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if kind != RequestKind::Upgrade {
             self.http1_only.store(!is_http2, Ordering::Relaxed);
@@ -128,7 +126,7 @@ impl Connector {
     }
 
     /// Keeps the error text for the outage log.
-    fn log(&self, kind: Unreachable, error: &io::Error) -> Unreachable {
+    fn log(&self, kind: Unreachable, error: impl fmt::Display) -> Unreachable {
         self.outage_log.note_detail(kind, error);
         kind
     }

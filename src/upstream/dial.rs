@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::error::Unreachable;
+use crate::descriptors;
 
 /// How long the operating system waits for the acknowledgement of data before it
 /// ends the connection: a NAT or a dead upstream swallows packets in silence.
@@ -149,6 +150,7 @@ impl AddressRace {
 }
 
 fn configured(stream: TcpStream) -> io::Result<TcpStream> {
+    descriptors::check_upstream(&stream)?;
     stream.set_nodelay(true)?;
     let socket = socket2::SockRef::from(&stream);
     let keepalive = socket2::TcpKeepalive::new()

@@ -3,19 +3,21 @@
 //! Invariant: the certificate is always verified, against the public roots and
 //! those of `upstream.ca`.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
+
+use crate::config::pem;
 
 /// Why TLS to the upstream could not be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The CA file cannot be read or parsed.
-    #[error("upstream.ca: {}: {reason}: a file with one or more PEM certificates is expected", path.display())]
+    #[error("upstream.ca: {}: {reason}", path.display())]
     Ca {
         /// The file.
         path: PathBuf,
@@ -68,18 +70,34 @@ impl Tls {
     }
 }
 
+/// Adds to a failed handshake what an operator can do.
+pub(super) fn explain_handshake(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    let hint = match cause {
+        Some(rustls::Error::InvalidCertificate(wrong)) => match wrong {
+            rustls::CertificateError::UnknownIssuer => {
+                ": no trusted authority has signed the upstream's certificate; if it is yours, \
+                 name the certificate of its authority in upstream.ca"
+            }
+            // webpki's error is not part of rustls' interface; its name is.
+            other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+                ": the upstream shows the certificate of an authority (CA:TRUE) as its own; give it \
+                 one that the authority has signed, or a self-signed one with \
+                 basicConstraints=CA:FALSE, and name that in upstream.ca"
+            }
+            _ => "",
+        },
+        _ => "",
+    };
+    format!("{error}{hint}")
+}
+
 fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
     let wrong = |reason: String| TlsError::Ca {
         path: path.to_owned(),
         reason,
     };
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| wrong(error.to_string()))?;
-    if certificates.is_empty() {
-        return Err(wrong("it holds no certificate".to_owned()));
-    }
-    for certificate in certificates {
+    for certificate in pem::certificates(path).map_err(wrong)? {
         roots
             .add(certificate)
             .map_err(|error| wrong(error.to_string()))?;

@@ -13,7 +13,7 @@ fn class(name: &str, path: &str, quota: Option<Quota>) -> Class {
 }
 
 fn lane(limiter: &Limiter, path: &str) -> Lane {
-    limiter.lane(&Method::POST, path, &who("1", "t"))
+    limiter.lane(&Method::POST, path, &who("1", "t"), true)
 }
 
 #[tokio::test(start_paused = true)]

@@ -191,7 +191,12 @@ async fn calls_without_instance_are_told_apart_by_credential() {
     let limiter = of(1.0, 2);
     let lane = |target: &str| {
         let (head, ()) = Request::get(target).body(()).unwrap().into_parts();
-        limiter.lane(&Method::GET, "/v2/x", &Findings::of_head(&head).identity())
+        limiter.lane(
+            &Method::GET,
+            "/v2/x",
+            &Findings::of_head(&head).identity(),
+            true,
+        )
     };
     assert_eq!(drain(&limiter, &lane("/?access_token=a")), 2);
     assert_eq!(drain(&limiter, &lane("/?access_token=a")), 0);

@@ -94,7 +94,12 @@ async fn a_call_without_credential_is_a_stranger() {
         .body(())
         .unwrap()
         .into_parts();
-    let nobody = limiter.lane(&Method::GET, "/v2/x", &Findings::of_head(&head).identity());
+    let nobody = limiter.lane(
+        &Method::GET,
+        "/v2/x",
+        &Findings::of_head(&head).identity(),
+        true,
+    );
     let permit = now(&limiter, &nobody);
     nobody.answered(&permit, StatusCode::OK, None);
     assert_eq!(drain(&limiter, &nobody), 4);

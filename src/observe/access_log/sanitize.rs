@@ -8,7 +8,8 @@ use http::Method;
 use http::header::{AUTHORIZATION, COOKIE};
 use http::request::Parts;
 
-use crate::identity::{TOKEN_FIELD, TOKEN_HEADER, decode, pairs};
+use crate::identity::names::FieldName;
+use crate::identity::{TOKEN_HEADER, pairs};
 use crate::redact::Secrets;
 
 /// Replaces text that is withheld.
@@ -64,20 +65,15 @@ impl<'r> SecretFilter<'r> {
         };
         let mut fields_of_tokens = fields(AUTHORIZATION.as_str()).chain(fields(TOKEN_HEADER));
         let mut cookies = fields(COOKIE.as_str()).flat_map(|value| value.split(';'));
-        let mut tokens = pairs(self.head.uri.query().unwrap_or_default())
-            .filter(|pair| names_token(&decode(pair.key)));
+        let mut tokens = pairs(self.head.uri.query().unwrap_or_default()).filter(|pair| {
+            pair.named()
+                .is_some_and(|named| named.name == FieldName::Token)
+        });
         // The scheme (`Bearer`) and the name of a cookie are not secret.
         fields_of_tokens.any(|value| is_in(after([' ', '\t'], value)))
             || cookies.any(|pair| is_in(after(['='], pair).trim_matches([' ', '"'])))
             || tokens.any(|pair| is_in(pair.value) || is_in(&pair.decoded()))
     }
-}
-
-/// Whether a query field holds a token: `access_token`, or an element of a list
-/// in PHP's notation (`access_token[]`).
-fn names_token(key: &str) -> bool {
-    let rest = key.strip_prefix(TOKEN_FIELD);
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
 }
 
 /// The text after the first separator, or all of it if there is none.

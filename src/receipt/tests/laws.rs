@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::identity::Findings;
+use crate::identity::{CredentialSource, Findings};
 
 /// A key of a body, as it may be written.
 fn key() -> impl Strategy<Value = String> {
@@ -205,9 +205,9 @@ proptest! {
         if let Some(receipt) = of_body(&text) {
             let object: Value = serde_json::from_str(&text).unwrap();
             let mut findings = Findings::of_head(&head("POST", PATH, &[]));
-            findings.instance(object["instance_id"].as_str());
+            findings.instance(object["instance_id"].as_str().unwrap_or_default());
             if let Some(token) = object["access_token"].as_str() {
-                findings.credential(Place::Body, token.as_bytes());
+                findings.credential(CredentialSource::Body, token.as_bytes());
             }
             prop_assert_eq!(receipt.identity, findings.identity());
         }

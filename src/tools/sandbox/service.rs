@@ -14,7 +14,7 @@ use super::faults::FaultTarget;
 use super::params::{BodyError, Ids, Params};
 use super::recorded_body::RecordedBody;
 use super::responses::{self, Body, Failure, Shape};
-use super::{endpoints, helpers};
+use super::{cors, endpoints, helpers};
 
 /// Responds to one request.
 pub(super) async fn respond(
@@ -28,7 +28,9 @@ pub(super) async fn respond(
     let (parts, body) = request.into_parts();
     let number = conn.state.log.begin(&parts);
     let body = RecordedBody::new(body, Arc::clone(&conn.state), number);
-    let response = if is_v2(parts.uri.path()) {
+    let mut response = if let Some(response) = cors::preflight(&parts) {
+        response
+    } else if is_v2(parts.uri.path()) {
         v2(&conn, &parts, body, number).await?
     } else {
         let params = Params::head(&parts);
@@ -51,6 +53,7 @@ pub(super) async fn respond(
             },
         }
     };
+    cors::allow(&parts.headers, response.headers_mut());
     conn.state
         .log
         .update(number, |call| call.status = response.status().as_u16());

@@ -175,7 +175,7 @@ impl Buckets {
         self.next = (self.next + STEP) % self.callers.len();
         let lane = self
             .limiter
-            .lane(&Method::GET, "/v2/chats", &self.callers[self.next]);
+            .lane(&Method::GET, "/v2/chats", &self.callers[self.next], true);
         let deadline = Instant::now() + self.limiter.rules().max_wait;
         let admitted = self.limiter.admit(&lane, Kind::Call, deadline);
         matches!(admitted, Ok(Admission::Now(_)))
@@ -278,7 +278,9 @@ impl Joins {
         self.runtime.block_on(async {
             let mut told = Vec::with_capacity(receipts.0.len());
             for receipt in receipts.0 {
-                let lane = self.limiter.lane(&Method::POST, SEEN, &receipt.identity);
+                let lane = self
+                    .limiter
+                    .lane(&Method::POST, SEEN, &receipt.identity, true);
                 let (receipt, now) = (Box::new(receipt), Instant::now());
                 told.extend(self.batcher.join(receipt, now, &lane, &self.upstream));
             }
