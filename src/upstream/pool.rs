@@ -206,6 +206,8 @@ pub(super) struct Lease {
     pool: Arc<Pool>,
     /// How long the upstream keeps it open after this response, if it said so.
     pub(super) keep_alive: Option<Duration>,
+    /// Another request may follow this response.
+    pub(super) is_reusable: bool,
     /// Tells a streamed request when its response is over.
     _response_pending: Option<ResponsePending>,
 }
@@ -220,13 +222,14 @@ impl Lease {
             connection,
             pool: Arc::clone(pool),
             keep_alive: None,
+            is_reusable: true,
             _response_pending: response_pending,
         }
     }
 
     /// The response is complete: another request may have the connection.
     pub(super) fn release(self) {
-        if let Connection::Http1(connection) = self.connection {
+        if let (Connection::Http1(connection), true) = (self.connection, self.is_reusable) {
             self.pool.put_idle(connection, self.keep_alive);
         }
     }
