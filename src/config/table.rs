@@ -73,6 +73,7 @@ const SERVER: &[Row] = &[
     row("header_timeout", Timeout).at_start(),
     row("body_timeout", Timeout).at_start(),
     row("idle_timeout", Timeout).at_start(),
+    row("drain_delay", Duration).at_start(),
     row("drain_timeout", Timeout).at_start(),
     row("timing_header", Switch).at_start(),
     row("max_headers", Count(1, 1000)).at_start(),
