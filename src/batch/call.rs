@@ -117,7 +117,7 @@ impl CallContext<'_> {
                 Some(follow_up) => pass = follow_up,
                 None => return last,
             }
-            self.batcher.metrics.retries.inc();
+            self.batcher.metrics.batches.retries.inc();
         }
     }
 

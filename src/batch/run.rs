@@ -25,7 +25,7 @@ impl Batcher {
         upstream: Arc<Upstream>,
         window: Duration,
     ) {
-        self.metrics.batches_open.inc();
+        self.metrics.batches.open.inc();
         let window_end = tokio::time::sleep_until(batch.opened + window);
         self.stay_open(&batch, window_end).await;
         let due = Instant::now();
@@ -38,13 +38,13 @@ impl Batcher {
         // From here on, receipts of this key open another batch.
         self.open.remove(&batch);
         let callers = batch.seal();
-        self.metrics.batches_open.dec();
+        self.metrics.batches.open.dec();
         match token {
             Err(refused) => refuse(callers, refused),
             Ok(_) if callers.is_empty() => {}
             Ok(pass) => {
                 let waited = batch.opened.elapsed().as_secs_f64();
-                self.metrics.batch_wait.observe(waited);
+                self.metrics.batches.wait.observe(waited);
                 let settlement = Settlement::new(&self, &lane, &upstream, batch.opened, due);
                 settlement.settle(callers, pass).await;
             }

@@ -63,7 +63,7 @@ impl<'b> Settlement<'b> {
     /// Sends a batch whose first token is there, until all callers are settled.
     pub(super) async fn settle(&self, callers: Vec<Caller>, pass: Pass) {
         let metrics = &self.calls.batcher.metrics;
-        metrics.batch_callers.observe(callers.len() as f64);
+        metrics.batches.callers.observe(callers.len() as f64);
         let key = &callers[0].receipt.key;
         match self.calls.batcher.common_failures.of(key, Instant::now()) {
             None => self.send_whole(callers, pass).await,
@@ -72,7 +72,7 @@ impl<'b> Settlement<'b> {
                 let key = key.clone();
                 let (ids, members) = by_ids(callers);
                 let all: IdSet = ids.iter().flatten().copied().collect();
-                metrics.batch_ids.observe(all.len() as f64);
+                metrics.batches.ids.observe(all.len() as f64);
                 // Not one that failed alone before: it may have a bad id of its own.
                 let is_fresh = |member: &Member| {
                     let receipt = &member.callers[0].receipt;
@@ -99,7 +99,8 @@ impl<'b> Settlement<'b> {
         self.calls
             .batcher
             .metrics
-            .batch_ids
+            .batches
+            .ids
             .observe(last.load.ids as f64);
         if last.reply.is_too_long() {
             return Box::pin(self.send_each(callers, last)).await;
@@ -211,7 +212,7 @@ impl<'b> Settlement<'b> {
 
     /// Sends a call for each caller: the response is too long to be shared.
     async fn send_each(&self, callers: Vec<Caller>, last: LastCall) {
-        self.calls.batcher.metrics.splits.inc();
+        self.calls.batcher.metrics.batches.splits.inc();
         let send_one = async |caller| {
             let (mut callers, last) = (vec![caller], Some(last.share()));
             if let Some(last) = self.calls.send(&mut callers, None, last).await {
@@ -247,7 +248,7 @@ impl<'b> Settlement<'b> {
             }
         };
         if !open.is_empty() {
-            self.calls.batcher.metrics.splits.inc();
+            self.calls.batcher.metrics.batches.splits.inc();
         }
         let shared = last.share();
         self.calls.settle(own, last);

@@ -29,7 +29,7 @@ async fn one_bad_id_is_found_and_only_its_caller_gets_the_error() {
         }
         // All; the first alone; four quarters; both halves at each of three levels.
         assert_eq!(world.calls().len(), 12, "{status}");
-        assert_eq!(world.metrics.splits.get(), 4);
+        assert_eq!(world.metrics.batches.splits.get(), 4);
         assert_eq!(world.metrics.saved.get(), 32 - 12);
         let alone = world
             .calls()
@@ -232,7 +232,7 @@ async fn a_429_is_waited_out_and_sent_again() {
         );
     }
     assert_eq!(world.times(), [50, 2050]);
-    assert_eq!(world.metrics.retries.get(), 1);
+    assert_eq!(world.metrics.batches.retries.get(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -255,8 +255,8 @@ async fn a_call_to_a_busy_upstream_is_retried() {
         assert_eq!((settled.status, settled.callers), (Ok(201), 32));
     }
     assert_eq!(world.calls().len(), 3);
-    assert_eq!(world.metrics.retries.get(), 2);
-    assert_eq!(world.metrics.splits.get(), 0);
+    assert_eq!(world.metrics.batches.retries.get(), 2);
+    assert_eq!(world.metrics.batches.splits.get(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -290,7 +290,7 @@ async fn an_outage_ends_in_its_own_verdict_in_time_and_multiplies_nothing() {
         let last = world.times().into_iter().max().unwrap();
         assert!(last < 4000, "{last}");
         assert!(world.calls().len() <= 11, "{}", world.calls().len());
-        assert_eq!(world.metrics.splits.get(), 0);
+        assert_eq!(world.metrics.batches.splits.get(), 0);
     }
 }
 

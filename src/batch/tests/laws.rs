@@ -154,7 +154,7 @@ async fn run(callers: &[Arrival], setting: &Setting) -> Story {
     }
     world.tasks.close();
     world.tasks.wait().await;
-    assert_eq!(world.metrics.batches_open.get(), 0);
+    assert_eq!(world.metrics.batches.open.get(), 0);
     Story {
         calls: world.calls(),
         arrivals,
