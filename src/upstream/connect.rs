@@ -98,7 +98,8 @@ impl Connector {
             Dial::Tcp => {
                 let addresses = tokio::net::lookup_host((&*self.host, self.port)).await;
                 let addresses = addresses.map_err(|error| self.log(Unreachable::Resolve, error))?;
-                Box::new(self.addresses.tcp(addresses.collect()).await?) as Box<dyn Io>
+                let addresses: Vec<_> = addresses.collect();
+                Box::new(self.addresses.tcp(&addresses).await?) as Box<dyn Io>
             }
             Dial::With(dial) => dial().await?,
         };
