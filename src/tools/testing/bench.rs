@@ -26,7 +26,7 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::batch::{Batcher, Given};
+use crate::batch::{BatchResponse, Batcher};
 use crate::config::{Config, Quota};
 use crate::gateway::Gateway;
 use crate::http::hop_by_hop;
@@ -79,7 +79,7 @@ pub fn scan_json(pieces: &[Bytes]) -> usize {
 /// Parses a receipt with its key and identity; returns the number of its ids.
 #[must_use]
 pub fn read_receipt(head: Parts, body: Bytes) -> usize {
-    Receipt::read(head, body).map_or(0, |receipt| receipt.ids.len())
+    Receipt::read(head, body).map_or(0, |receipt| receipt.id_count())
 }
 
 /// Receipts of one chat, ready to be merged.
@@ -100,11 +100,11 @@ impl Receipts {
     /// Writes the one request for all of them; returns how many ids are in it.
     #[must_use]
     pub fn merge(&self) -> usize {
-        let ids: IndexSet<_> = self.0.iter().flat_map(|receipt| &receipt.ids).collect();
-        let count = ids.len();
-        let request = self.0[0].merged_request(ids.into_iter());
+        let lists: Vec<_> = self.0.iter().map(Receipt::ids).collect();
+        let ids: IndexSet<_> = lists.iter().flat_map(|ids| ids.iter()).collect();
+        let request = self.0[0].merged_request(ids.iter().map(|id| &**id));
         std::hint::black_box(request);
-        count
+        ids.len()
     }
 }
 
@@ -276,18 +276,18 @@ impl Joins {
     #[must_use]
     pub fn settle(&self, receipts: Receipts) -> usize {
         self.runtime.block_on(async {
-            let mut told = Vec::with_capacity(receipts.0.len());
+            let mut verdicts = Vec::with_capacity(receipts.0.len());
             for receipt in receipts.0 {
                 let lane = self
                     .limiter
                     .lane(&Method::POST, SEEN, &receipt.identity, true);
                 let (receipt, now) = (Box::new(receipt), Instant::now());
-                told.extend(self.batcher.join(receipt, now, &lane, &self.upstream));
+                verdicts.extend(self.batcher.join(receipt, now, &lane, &self.upstream));
             }
             let mut answered = 0;
-            for told in told {
-                let verdict = told.await.map(|told| told.verdict);
-                answered += usize::from(matches!(verdict, Ok(Ok(Given::Shared(_)))));
+            for verdict in verdicts {
+                let response = verdict.await.map(|verdict| verdict.response);
+                answered += usize::from(matches!(response, Ok(Ok(BatchResponse::Shared(_)))));
             }
             answered
         })
