@@ -39,6 +39,12 @@ pub(super) fn check(config: &Config, shown: &[Setting], mistakes: &mut Mistakes)
         let rule = "server.listen and server.admin must differ";
         forbid(&["server.admin", "server.listen"], rule, shown, mistakes);
     }
+    if config.server.drain_delay >= config.server.drain_timeout {
+        let rule =
+            "server.drain_delay must be shorter than server.drain_timeout, which includes it";
+        let paths = ["server.drain_delay", "server.drain_timeout"];
+        forbid(&paths, rule, shown, mistakes);
+    }
     // A window of zero turns merging off.
     let window = config.batch.window;
     if !window.is_zero() && window >= config.limit.max_wait {

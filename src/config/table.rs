@@ -62,6 +62,7 @@ const SERVER: &[Row] = &[
     fixed("header_timeout", Timeout),
     fixed("body_timeout", Timeout),
     fixed("idle_timeout", Timeout),
+    fixed("drain_delay", Duration),
     fixed("drain_timeout", Timeout),
     fixed("timing_header", Switch),
     fixed("max_headers", Count(1, 1000)),

@@ -97,8 +97,12 @@ fn the_defaults_are_those_of_the_design() {
         (seconds(10), seconds(30))
     );
     assert_eq!(
-        (server.idle_timeout, server.drain_timeout),
-        (seconds(75), seconds(30))
+        (
+            server.idle_timeout,
+            server.drain_delay,
+            server.drain_timeout
+        ),
+        (seconds(75), Duration::ZERO, seconds(30))
     );
     assert_eq!(
         (

@@ -121,6 +121,7 @@ fn bounded(config: &Config) {
         batch.window,
         batch.max_delay,
         batch.quarantine,
+        server.drain_delay,
         limit.max_wait,
     ] {
         assert!(time <= day, "{time:?}");
