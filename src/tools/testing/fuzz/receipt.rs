@@ -11,11 +11,11 @@ use crate::body::{LOOK, RequestBody, UpstreamRequest};
 use crate::http::request_head::RequestHead;
 use crate::receipt::Receipt;
 
-/// A request is a receipt exactly if the simple reader says so, with the ids that
-/// `serde_json` finds; any other request is returned unchanged.
+/// A request is a receipt exactly where the slow reader says so, with the ids
+/// that `serde_json` finds; anything else comes back untouched.
 ///
 /// # Panics
-/// If it is not.
+/// When it is not.
 pub fn receipt(input: &[u8]) {
     let Some((head, body)) = wire::request(input) else {
         return;
@@ -37,11 +37,11 @@ pub fn receipt(input: &[u8]) {
     }
 }
 
-/// Receipts share a call exactly if they differ only in their ids; the merged request
-/// is the first caller's with the ids of all.
+/// Receipts share a call exactly where they differ in nothing but their ids;
+/// the merged request is the first caller's with the ids of all.
 ///
 /// # Panics
-/// If this does not hold.
+/// When they do not, or it is not.
 pub fn merged(input: &[u8]) {
     let mut receipts = Vec::new();
     for text in wire::parts(input) {
@@ -67,7 +67,7 @@ pub fn merged(input: &[u8]) {
         assert_eq!(
             equal,
             model.same == other_model.same,
-            "which receipts may share a call"
+            "who may share a call"
         );
         let all: IndexSet<_> = ids.iter().cloned().chain(texts(other)).collect();
         if equal && length(&all) <= first.room() {
@@ -80,7 +80,7 @@ pub fn merged(input: &[u8]) {
     match &model.ids_at {
         None => {
             same_head(&head, first.head());
-            assert_eq!(&sent, body, "the whole-chat form is sent unchanged");
+            assert_eq!(&sent, body, "the whole-chat form is sent as it came");
         }
         Some(model::IdsAt::Body(range)) => {
             let whole = [
