@@ -1,4 +1,4 @@
-//! Programs beside the gateway, and what tests and benches need of it.
+//! Programs beside the gateway, and its entry points for tests and benches.
 //!
 //! - [`sandbox`]: a local stand-in for api.wawp.net;
 //! - [`demo`]: the sandbox, the gateway and apps together;

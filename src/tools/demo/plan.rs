@@ -93,7 +93,9 @@ impl Plan {
             scenes.every(2_400, |scenes, at| scenes.chat_is_opened(at, inbox, 2));
         }
         scenes.every(600, SceneBuilder::bot_replies);
+        // 8 messages a second, and 25 receipts below: together more than `limit.rate` (10).
         scenes.every(125, SceneBuilder::campaign_sends);
+        // Few chats, so that the receipts that wait have partners to merge with.
         let busy = [scenes.chat(), scenes.chat(), scenes.chat()];
         scenes.every(40, |scenes, at| {
             let chat = &busy[scenes.rng.below(busy.len())];
@@ -104,6 +106,7 @@ impl Plan {
         });
         let polled: Vec<_> = inboxes.into_iter().chain([BOT.to_owned()]).collect();
         scenes.every(1_000, |scenes, at| scenes.dashboard_polls(at, &polled));
+        // Stable, so that one seed always gives the same order.
         scenes.scenes.sort_by_key(|scene| scene.at);
         scenes.scenes
     }
@@ -121,6 +124,8 @@ struct SceneBuilder {
 impl SceneBuilder {
     /// Adds a scene again and again, on average this many milliseconds apart.
     fn every(&mut self, millis: usize, mut add: impl FnMut(&mut Self, Duration)) {
+        // Half to one and a half times the mean: at fixed intervals, the same requests would always
+        // or never share a window.
         let pause = |rng: &mut Rng| ms(millis / 2 + rng.below(millis.max(1)));
         let mut at = pause(&mut self.rng);
         while at < self.length {
@@ -141,6 +146,7 @@ impl SceneBuilder {
                 request: receipt(instance, &chat, id.clone()),
             });
             let scene = Scene {
+                // Within the default window of 50 ms, so that the agents' receipts merge.
                 at: at + ms(agent * 20),
                 is_sequential: false,
                 requests: requests.collect(),
@@ -253,6 +259,7 @@ impl Rng {
 
     /// A number below `end`, which is not 0.
     fn below(&mut self, end: usize) -> usize {
+        // The bias of the remainder is negligible for these small numbers.
         usize::try_from(self.next() % end as u64).unwrap_or(0)
     }
 }

@@ -121,6 +121,7 @@ impl Report {
             [saved.clone(), "0".to_owned(), saved],
         )?;
         row(f, "requests : upstream calls", pairs.map(factor))?;
+        // Refusals are counted by instance, not by kind of request.
         let none = String::new;
         row(f, "refused by a bucket (429)", [none(), none(), refused])
     }
@@ -140,6 +141,7 @@ impl Report {
 
     /// How merging grows while an instance has no bucket tokens.
     fn write_growth(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // One second shows no growth.
         if self.growth.iter().flatten().count() < 2 {
             return Ok(());
         }
@@ -148,6 +150,7 @@ impl Report {
             "\n  '{CAMPAIGN}' sends up to its limit, so its receipts wait and merge."
         )?;
         write!(f, "  Receipts per upstream call, second by second: ")?;
+        // Ten columns fit into a line.
         for average in self.growth.iter().take(10) {
             match average {
                 Some(average) => write!(f, "{average:>3}")?,
@@ -161,6 +164,7 @@ impl Report {
 impl AddedWaits {
     /// The nearest rank.
     fn percentile(&self, percent: usize) -> String {
+        // At least 1: `rank - 1` must not underflow for an empty list.
         let rank = (self.times.len() * percent).div_ceil(100).max(1);
         match self.times.get(rank - 1) {
             Some(time) => format!("{:.0} ms", time.as_secs_f64() * 1000.0),

@@ -57,6 +57,7 @@ impl<W: Write> Screen<W> {
     pub(super) fn show(&mut self, elapsed: Duration, figures: &Figures) -> io::Result<()> {
         let line = line(elapsed, figures);
         if self.rewrites {
+            // Padded with spaces: an escape sequence to clear the line may not be supported.
             self.write(&format!("\r{line:<WIDTH$}"))
         } else {
             self.write(&format!("{line}\n"))

@@ -1,4 +1,4 @@
-//! A request of a log, reduced to what decides about it.
+//! A request of a log, reduced to the fields that decide its bucket and its batch.
 
 use crate::limit::Purse as BucketKey;
 

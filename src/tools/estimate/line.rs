@@ -20,7 +20,7 @@ pub(super) struct Line {
     pub(super) arrival: Arrival,
     /// Its time is in whole seconds.
     pub(super) is_coarse: bool,
-    /// It is a receipt, but the log shows no chat.
+    /// It is a receipt, but the log shows no chat, so it cannot be said what merges with it.
     pub(super) is_keyless: bool,
     /// The log shows no instance, so its bucket is unknown.
     pub(super) is_nameless: bool,
@@ -74,25 +74,33 @@ impl<'c> LineReader<'c> {
         let mut instance = parsed.own.as_ref().and_then(|own| own.instance);
         // Receipts may merge if all but their ids is equal.
         let mut key = self.hasher.build_hasher();
+        // As in the gateway: equal paths, byte for byte (rule: merge equality).
         path.hash(&mut key);
         let (mut ids, mut has_chat) = (1, false);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             match name {
                 "messageIds" => {
+                    // Counted, not decoded: ids contain no comma, plain or encoded. Only the number
+                    // matters.
                     ids = 1 + value.matches(',').count() + value.matches("%2C").count();
                     continue;
                 }
+                // The first counts (rule: identity).
                 "instance_id" => instance = instance.or(Some(value)),
                 "chatId" => has_chat = true,
                 _ => {}
             }
+            // The order of pairs matters here, other than in the gateway: clients always write the
+            // same order.
             pair.hash(&mut key);
         }
         let is_receipt =
             method == Method::POST && self.config.batch.paths.iter().any(|p| p == path);
         let own = parsed.own.as_ref().map(|own| (own.ids, own.merge_key));
         let kind = match own {
+            // The gateway's own log names the merge key; other logs show only what the query
+            // contains.
             _ if !is_receipt => RequestKind::Other,
             Some((Some(ids), Some(text))) => RequestKind::Receipt {
                 key: Some(self.hasher.hash_one(text)),

@@ -63,7 +63,7 @@ impl Member for LoggedReceipt {
     }
 }
 
-/// A waiter by its number; granted tokens are collected for the replay.
+/// A waiter, known by its number. Grants are collected, and the replay sends the requests.
 struct Waiter {
     id: u64,
     granted: Rc<RefCell<Vec<u64>>>,
@@ -71,6 +71,7 @@ struct Waiter {
 
 impl Grant for Waiter {
     fn grant(self, _: Permit) -> bool {
+        // Only noted: the limiter is borrowed now, and sending can change the replay's tables.
         self.granted.borrow_mut().push(self.id);
         true
     }
@@ -139,7 +140,11 @@ impl Replay {
     /// Replays the next request; requests come in the order of their arrival.
     pub(super) fn arrive(&mut self, arrival: &Arrival) {
         let first = *self.first.get_or_insert(arrival.at);
+        // The limiter needs tokio's instants. The first arrival is `start`; no clock is read after
+        // that.
         let now = self.start + Duration::from_nanos(arrival.at.saturating_sub(first));
+        // Everything due before this arrival happens first, so that it finds buckets and batches as
+        // they were.
         self.advance(Some(now));
         match arrival.kind {
             RequestKind::Other => {
@@ -147,6 +152,8 @@ impl Replay {
                 self.acquire(id, arrival.bucket, Pending::Other(now), now);
             }
             RequestKind::Receipt { key, ids } => {
+                // Merging is off, the log does not show the chat, or the receipt alone exceeds the
+                // cap.
                 let is_alone = self.config.batch.window.is_zero()
                     || key.is_none()
                     || ids as usize > self.config.batch.max_ids;
@@ -154,6 +161,8 @@ impl Replay {
                 let most = self.config.batch.max_ids.saturating_add(1);
                 let receipt = LoggedReceipt {
                     key: key.unwrap_or_default(),
+                    // New numbers: the log does not show which ids are equal, and duplicates are
+                    // rare.
                     ids: (0..most.min(ids as usize))
                         .map(|_| self.next_id())
                         .collect(),
@@ -200,6 +209,7 @@ impl Replay {
         };
         let rest = batch.offer(receipt);
         if !batch.is_open() {
+            // A full batch is sealed. Its window may still be open: then it needs its token now.
             let is_queued = ticket.is_some();
             self.joinable.remove(&key);
             if !is_queued {
@@ -216,6 +226,8 @@ impl Replay {
         bucket: BucketKey,
         now: Instant,
     ) {
+        // As in the gateway, a receipt that would miss its deadline is refused when it arrives
+        // (rule: admission).
         let kind = Kind::Receipt { opened: now };
         if self
             .limiter
@@ -262,6 +274,7 @@ impl Replay {
                 (Kind::Call, deadline, deadline)
             }
             Pending::Batch(batch) => {
+                // The batch is worth sending as long as one caller waits for it.
                 let deadline = batch.last_deadline().unwrap_or(now);
                 let kind = Kind::Receipt {
                     opened: batch.opened,
@@ -282,6 +295,7 @@ impl Replay {
                 self.open.insert(id, open);
                 self.events
                     .push(Reverse((first_deadline, Event::Deadline(id))));
+                // The queue was empty, so no event serves it yet.
                 if first {
                     self.serve(bucket, now);
                 }
@@ -290,6 +304,7 @@ impl Replay {
                 Pending::Other(_) => self.outcome.refused += 1,
                 Pending::Batch(batch) => {
                     self.close(&batch, id);
+                    // Every caller of the batch is refused.
                     self.outcome.refused += batch.seal().0.len() as u64;
                 }
             },
@@ -305,6 +320,7 @@ impl Replay {
             }
             None => drop(self.next_serve.remove(&bucket)),
         }
+        // Serving may grant several tokens at once, for example after an idle time.
         let granted = self.granted.take();
         for id in granted {
             if let Some(open) = self.open.remove(&id) {
@@ -322,6 +338,7 @@ impl Replay {
             Pending::Batch(batch) => {
                 self.close(&batch, id);
                 let (receipts, _) = batch.seal();
+                // All of its callers have reached their deadlines while it waited.
                 if receipts.is_empty() {
                     return;
                 }
@@ -336,6 +353,7 @@ impl Replay {
 
     /// No receipt joins this batch any more.
     fn close(&mut self, batch: &Batch<LoggedReceipt>, id: u64) {
+        // A later batch with the same key may have taken this entry.
         if self.joinable.get(&batch.key) == Some(&id) {
             self.joinable.remove(&batch.key);
         }
@@ -343,6 +361,7 @@ impl Replay {
 
     /// The deadline of a waiter in a queue has come.
     fn expire(&mut self, id: u64, now: Instant) {
+        // It was sent before its deadline; the event is stale.
         let Some(open) = self.open.get(&id) else {
             return;
         };
@@ -365,6 +384,7 @@ impl Replay {
         }
         if let Some(ticket) = open.ticket {
             self.limiter.leave(open.bucket, ticket);
+            // The next waiter may be served earlier than planned.
             self.serve(open.bucket, now);
         }
     }
@@ -372,6 +392,8 @@ impl Replay {
     /// Moves the clock to a time, or to the end of all that is open.
     fn advance(&mut self, until: Option<Instant>) {
         while let Some(&Reverse((at, event))) = self.events.peek() {
+            // Events at the time of an arrival happen before it: a window that ends now takes no
+            // more receipts.
             if until.is_some_and(|until| at > until) {
                 return;
             }
@@ -380,6 +402,8 @@ impl Replay {
                 Event::WindowEnd(id) => self.close_window(id, at),
                 Event::Deadline(id) => self.expire(id, at),
                 Event::Token(bucket) => {
+                    // An event is not removed from the heap when its time changes; it is skipped
+                    // here.
                     if self.next_serve.get(&bucket) == Some(&at) {
                         self.serve(bucket, at);
                     }

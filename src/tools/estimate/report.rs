@@ -81,15 +81,19 @@ impl Report {
         let quota = self
             .trials
             .iter()
+            // Trials are sorted by rate, so this is the lowest rate that refuses as few as any.
             .find(|trial| refuses(trial.quota) == least)?
             .quota;
         let same = || self.trials.iter().filter(|trial| trial.quota == quota);
         let most_saved = same().map(|trial| trial.outcome.saved).max()?;
+        // And by window, so this is the shortest that is good enough.
         let good = same().find(|trial| {
             trial.outcome.saved as f64 >= most_saved as f64 * ENOUGH_SAVED
                 && trial.outcome.refused == least
         });
         Some(Choice {
+            // Without a window that has both the fewest refusals and most of the savings, the
+            // longest one.
             trial: good.or_else(|| same().next_back())?,
             most_saved,
         })
@@ -183,11 +187,13 @@ impl Report {
 
     /// The recommended settings, each with its reason, or why there is none.
     fn write_advice(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A wrong recommendation costs more than none: evidence is required for each setting.
         let advice = match self.missing_evidence() {
             Some(why) => Err(why),
             None => self.choice().ok_or("nothing was replayed"),
         };
         let window = advice.and_then(|choice| match () {
+            // The rate needs only the instance of a request; the window also needs the chats.
             () if self.counts.mergeable < ENOUGH_REQUESTS => {
                 Err("the log shows the chats of too few receipts")
             }

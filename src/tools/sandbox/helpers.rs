@@ -47,6 +47,7 @@ pub(super) async fn respond(
         None if helper == "ws" => ws(conn, parts, upgrade),
         None if helper == "trailers" => trailers(),
         Some(("status", code)) => match code.parse() {
+            // 1xx is no final response (RFC 9110 §15.2), so a client would wait for another one.
             Ok(code @ 200..=599) => status(code, shape),
             _ => bad("status: give a number from 200 to 599"),
         },
@@ -64,6 +65,7 @@ pub(super) fn calls(state: &State, method: &Method) -> Response<Body> {
         state.log.clear();
         return responses::empty(StatusCode::NO_CONTENT);
     }
+    // No headers and no body: both can contain the token.
     let line = |call: &Call| {
         json!({
             "method": call.method.as_str(),
@@ -81,9 +83,12 @@ pub(super) fn calls(state: &State, method: &Method) -> Response<Body> {
 
 /// Returns the head as `X-Echo-*` lines, one `X-Echo-Header: name: value` per header line, and streams the body back.
 fn echo(parts: &Parts, body: RecordedBody) -> Response<Body> {
+    // The request body becomes the response body, so backpressure reaches from one side to the
+    // other.
     let mut response = Response::new(body.boxed_unsync());
     let headers = response.headers_mut();
     let mut line = |name: &'static str, value: &[u8]| {
+        // A target may contain bytes that no header value may; that line is left out.
         if let Ok(value) = HeaderValue::from_bytes(value) {
             headers.append(HeaderName::from_static(name), value);
         }
@@ -102,6 +107,7 @@ fn echo(parts: &Parts, body: RecordedBody) -> Response<Body> {
             &[name.as_str().as_bytes(), b": ", value.as_bytes()].concat(),
         );
     }
+    // The echoed bytes are those of the request, so what describes them must stay too.
     for name in [CONTENT_TYPE, CONTENT_ENCODING] {
         if let Some(value) = parts.headers.get(&name) {
             headers.insert(name, value.clone());
@@ -112,6 +118,7 @@ fn echo(parts: &Parts, body: RecordedBody) -> Response<Body> {
 
 fn status(code: u16, shape: Shape) -> Response<Body> {
     let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    // These have no content (RFC 9110 §15.3.5, §15.3.6, §15.4.5).
     if matches!(code, 204 | 205 | 304) {
         return responses::empty(status);
     }
@@ -132,6 +139,7 @@ fn bytes(length: u64) -> Response<Body> {
 }
 
 async fn sink(mut body: RecordedBody) -> Result<Response<Body>, NoResponse> {
+    // Length and checksum show a test whether bytes were lost or changed on the way.
     let (mut length, mut sum) = (0, Fnv::default());
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.map_err(|_| NoResponse)?.into_data() {
@@ -147,6 +155,7 @@ async fn sink(mut body: RecordedBody) -> Result<Response<Body>, NoResponse> {
 
 /// Accepts an upgrade and then echoes raw bytes. No WebSocket frames, and no `Sec-WebSocket-Accept`.
 fn ws(conn: &Conn, parts: &Parts, upgrade: OnUpgrade) -> Response<Body> {
+    // Both fields are lists and may be repeated (RFC 9110 §5.3, §7.6.1).
     let asks = |name: HeaderName, word: &str| {
         let mut values = parts
             .headers
@@ -164,6 +173,8 @@ fn ws(conn: &Conn, parts: &Parts, upgrade: OnUpgrade) -> Response<Body> {
         && asks(UPGRADE, "websocket")
     {
         let stop = conn.stop.clone();
+        // The upgrade completes only after this response has been sent, so it cannot be awaited
+        // here.
         conn.upgrades.spawn(async move {
             let echo = async {
                 let (mut from, mut to) =
@@ -183,6 +194,8 @@ fn ws(conn: &Conn, parts: &Parts, upgrade: OnUpgrade) -> Response<Body> {
         let text = "ask with Connection: upgrade and Upgrade: websocket over HTTP/1.1";
         Failure::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text).response(Shape::Json)
     };
+    // `Connection` and `Upgrade` are forbidden in HTTP/2 (RFC 9113 §8.2.2). A 426 must name the
+    // protocol too (RFC 9110 §15.5.22).
     if parts.version == Version::HTTP_11 {
         response
             .headers_mut()
@@ -209,6 +222,7 @@ fn trailers() -> Response<Body> {
     );
     response
         .headers_mut()
+        // hyper sends only trailers that this field announces.
         .insert(TRAILER, HeaderValue::from_static("x-checksum"));
     response
 }

@@ -34,8 +34,6 @@ pub(super) struct Failure {
     pub(super) message: String,
 }
 
-// === impl Shape ===
-
 impl Shape {
     /// The first known type of `Accept`, JSON if there is none. Quality values are ignored.
     pub(super) fn of(headers: &HeaderMap) -> Self {
@@ -53,11 +51,10 @@ impl Shape {
                 "text/html" => Some(Self::Html),
                 _ => None,
             })
+            // Not a 406: a client that accepts none of these still gets a readable error.
             .unwrap_or(Self::Json)
     }
 }
-
-// === impl Failure ===
 
 impl Failure {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
@@ -85,6 +82,7 @@ impl Failure {
         let title = title(*status);
         match shape {
             Shape::Xml => {
+                // The message can contain text of the request.
                 let message = escape(message);
                 let text = format!(
                     "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<response><status>{}</status><code>{code}</code>\
