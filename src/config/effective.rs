@@ -1,8 +1,8 @@
-//! The settings as they are shown: as TOML, each value with the place where it was written.
+//! The settings as they are shown: as TOML, each value with its origin.
 //!
-//! Invariant: every value here is safe to print, because a secret arrives as a mask. Settings are
-//! compared by what is shown, so no secret may be among those that need a restart: a change of it
-//! would not be noticed.
+//! Invariant: every value here is safe to print, because secrets are already masked. Two values are
+//! equal if they are shown equally. So a secret must not be a setting that needs a restart: a change
+//! of it would not be noticed.
 
 use std::fmt;
 
@@ -32,8 +32,8 @@ pub struct Effective {
     pub(super) shown: Vec<Setting>,
 }
 
-/// The settings that a running gateway uses; displays as [`Effective`] does, and beneath a value
-/// the one that will replace it after a restart.
+/// The settings that a running gateway uses. Displays as [`Effective`] does, and below a value also
+/// the one that replaces it after a restart.
 #[derive(Clone, Debug)]
 pub struct InForce(Vec<Line>);
 
@@ -80,6 +80,7 @@ pub(super) fn add_problems(
     for (path, problem) in problems {
         let setting = shown.iter().find(|setting| setting.path() == path);
         match setting {
+            // The check then saw the value of a weaker layer, which is not the one that was meant.
             _ if mistakes.is_wrong(path) => {}
             Some(Setting { origin, toml, .. }) => {
                 mistakes.add(origin, path, Some(toml.clone()), problem);

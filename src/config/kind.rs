@@ -13,9 +13,9 @@ use super::secret::Sources;
 use super::upstream_url::{UpstreamUrl, host_and_port};
 use super::value::{MASK, Value, quoted};
 
-/// Longer than any instance id; every table of instances holds this much per entry.
+/// Longer than any instance id. It bounds the memory of one entry in tables of instances.
 const MAX_INSTANCE_BYTES: usize = 128;
-/// No wait in a proxy is longer; sums of such durations cannot overflow.
+/// No wait in a proxy is longer, and sums of such durations cannot overflow.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 const ADDRESS: &str = "an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080";
 
@@ -118,10 +118,10 @@ impl Kind {
         }
     }
 
-    /// A short part of a value that this kind refuses; a secret that was mistyped is still one.
+    /// A short part of a refused value, for a message. A mistyped secret is still masked.
     ///
-    /// `in_tenant` is true in a section that contains secrets: there, text in the place of a number
-    /// may be the key, written one line too high.
+    /// `in_tenant` is true in a section that contains secrets: text that is found there instead of a
+    /// number may be the key of the next line.
     pub(super) fn excerpt(&self, value: &Value, in_tenant: bool) -> String {
         let text = value.text();
         let is_masked = match self {

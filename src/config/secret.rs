@@ -1,6 +1,6 @@
-//! Secrets in the settings: the text itself, or the place where it is kept.
+//! Secrets in the settings: the text itself, or the variable or file that contains it.
 //!
-//! Owns what a key and a token may look like, and the reading of `env:NAME` and `file:PATH`.
+//! Owns the syntax of keys and tokens, and the reading of `env:NAME` and `file:PATH`.
 //! Invariants: a [`Secret`] turns into text only by [`Secret::expose`]; a message names the
 //! variable or the file, never its content.
 
@@ -17,11 +17,11 @@ use serde::Deserialize;
 use super::files;
 use super::value::{Value, printable};
 
-/// Too long to be guessed by trying, short enough for any request head.
+/// Too long to be guessed, short enough for any request head.
 const KEY_LENGTH: RangeInclusive<usize> = 16..=256;
 /// A token must fit into a request head, together with all other fields.
 const MAX_TOKEN_LENGTH: usize = 4096;
-/// No secret is longer; a wrong file does not fill the memory.
+/// No secret is longer. A wrong file must not fill the memory.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 /// Clients escape these characters in different ways, or in ways that end a value early. A key that
 /// contains one could not be recognised reliably.
@@ -43,11 +43,11 @@ const NOT_IN_A_KEY: &[u8] = b"\"'`\\&%#";
 #[serde(from = "String")]
 pub struct Secret(Arc<str>);
 
-/// Where secrets are kept, apart from the settings themselves.
+/// The sources of secrets that are not in the settings themselves.
 #[derive(Default)]
 pub(super) struct Sources<'v> {
     variables: &'v [(OsString, OsString)],
-    /// The variables that `env:NAME` named: these are known, whatever they are called.
+    /// The variables that `env:NAME` named: they are no unknown settings, whatever their names.
     named: RefCell<HashSet<String>>,
 }
 
@@ -148,6 +148,7 @@ impl<'v> Sources<'v> {
             // This may be the secret itself, so it is not repeated.
             return Err("env: and the name of a variable, as in \"env:ACME_KEY\"".to_owned());
         }
+        // Also if it does not exist or is wrong: one mistake must not cause a second one.
         self.named.borrow_mut().insert(name.to_owned());
         let mut variables = self.variables.iter();
         let found = variables.find(|(variable, _)| variable.as_os_str() == OsStr::new(name));
@@ -167,6 +168,7 @@ fn file(path: &str) -> Result<String, String> {
         return Err("file: and the name of a file, as in \"file:/run/secrets/acme\"".to_owned());
     }
     let wrong = |problem: &str| format!("file:{}: {problem}", printable(path));
+    // A pipe would be empty at the next reload, and reading it may block.
     let bytes = files::regular(Path::new(path))
         .and_then(|()| {
             files::read(

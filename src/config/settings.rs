@@ -1,6 +1,6 @@
-//! The settings as types: what the rest of the gateway is configured by.
+//! The settings as types, for the rest of the gateway.
 //!
-//! Has no defaults and no bounds: `default.toml` and the table of settings own those. Invariant: a
+//! Defaults and bounds are not here: `default.toml` and the table of settings own them. Invariant: a
 //! [`Config`] that `load` returns is within every bound that `default.toml` documents. (Fields are
 //! public, so that tests can build others.)
 
@@ -196,7 +196,7 @@ pub struct Tenant {
     /// `[access]` allows.
     #[serde(default)]
     pub networks: Vec<IpNet>,
-    /// What its apps send in place of an access token. It is valid for the instances in `tokens`.
+    /// What its apps send instead of an access token. It is valid for the instances in `tokens`.
     pub key: Option<Secret>,
     /// The access token that replaces the key, for each of these instances.
     #[serde(default)]
@@ -210,7 +210,7 @@ pub struct Access {
     pub networks: Vec<IpNet>,
     /// The instances that requests may name.
     pub instances: Instances,
-    /// The proxies in front that may tell the client's address; empty means none.
+    /// The proxies whose statement of the client's address is trusted; empty means none.
     pub trusted_proxies: Vec<IpNet>,
 }
 
@@ -272,7 +272,7 @@ pub enum LogLevel {
     Off,
     /// An operator is needed.
     Error,
-    /// The gateway goes on, but an operator should look.
+    /// The gateway goes on, but an operator should check it.
     Warn,
     /// Start, stop, drain.
     Info,
@@ -303,6 +303,8 @@ impl Limit {
         self.classes.iter().position(|class| {
             (class.methods.is_empty() || class.methods.contains(method))
                 && class.paths.iter().any(|pattern| {
+                    // A wildcard does not match receipts: pacing them as sends would delay every
+                    // read mark.
                     (pattern.is_literal() || !is_batch_path)
                         && (pattern.matches(path) || pattern.matches(bare))
                 })

@@ -209,7 +209,7 @@ pub(super) fn children(section: &str) -> Vec<String> {
     keys
 }
 
-/// A key below a section; below `""` it stands alone.
+/// The path of a key in a section; without a section, the key alone.
 pub(super) fn join(section: &str, key: &str) -> String {
     if section.is_empty() {
         key.to_owned()

@@ -95,6 +95,8 @@ impl Status {
         let metrics = gateway.metrics();
         let [receipts, others] =
             [Route::Seen, Route::Other].map(|route| metrics.requests[route as usize].total());
+        // The counters are read one after another, so under load the figures can differ by a few
+        // requests.
         let [receipt_calls, other_calls] =
             [Route::Seen, Route::Other].map(|route| metrics.upstream[route as usize].total());
         let failures = metrics.failures.newest_first();
@@ -113,6 +115,7 @@ impl Status {
             failures: failures
                 .into_iter()
                 .map(|failure| Failed {
+                    // UTC: the gateway knows no time zone of its operators.
                     time: humantime::format_rfc3339_millis(failure.time).to_string(),
                     status: failure.status.as_u16(),
                     code: failure.code,
@@ -130,6 +133,7 @@ impl Instances {
         let metrics: &Metrics = gateway.metrics();
         let shared = &gateway.server().proxy.shared;
         let tenants = shared.tenants.load();
+        // A snapshot of the list: the lock on it is not held while buckets are asked.
         let named = metrics.named_instances();
         let named = named.iter().map(|series| {
             let mut instance = Instance::counts(series);

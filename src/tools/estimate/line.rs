@@ -81,8 +81,7 @@ impl<'c> LineReader<'c> {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             match name {
                 "messageIds" => {
-                    // Counted, not decoded: ids contain no comma, plain or encoded. Only the number
-                    // matters.
+                    // Counted, not decoded: only their number matters, and no id contains a comma.
                     ids = 1 + value.matches(',').count() + value.matches("%2C").count();
                     continue;
                 }
