@@ -1,4 +1,4 @@
-//! The secrets of the settings, which are searched in text that clients send (rule: secrets).
+//! The secrets of the settings, searched for in text of clients (rule: secrets).
 //!
 //! Invariant: no function returns a secret.
 
@@ -22,7 +22,7 @@ const ENCODED_IN_PART: AsciiSet = ENCODED.remove(b'/').remove(b'=');
 pub(crate) struct Secrets(AhoCorasick);
 
 impl Secrets {
-    /// Takes them from the settings; `None` where there are none.
+    /// Collects them from the settings; `None` if there are none.
     pub(crate) fn new(tenants: &[Tenant]) -> Option<Self> {
         let tokens = tenants.iter().flat_map(|tenant| tenant.tokens.values());
         let keys = tenants.iter().filter_map(|tenant| tenant.key.as_ref());

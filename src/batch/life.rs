@@ -24,7 +24,7 @@ impl Batcher {
         upstream: Arc<Upstream>,
         window: Duration,
     ) {
-        self.metrics.batches_open.inc();
+        self.metrics.batches.open.inc();
         let over = tokio::time::sleep_until(batch.opened + window);
         self.stay_open(&batch, over).await;
         let due = Instant::now();
@@ -37,14 +37,15 @@ impl Batcher {
         };
         self.table.forget(&batch);
         let (callers, ids) = batch.seal();
-        self.metrics.batches_open.dec();
+        self.metrics.batches.open.dec();
         let sealed = Instant::now();
         match granted {
             Err(refused) => refuse(callers, refused),
             Ok(_) if callers.is_empty() => {}
             Ok(pass) => {
                 self.metrics
-                    .batch_wait
+                    .batches
+                    .wait
                     .observe((sealed - batch.opened).as_secs_f64());
                 let sender = Sender {
                     batcher: &self,

@@ -84,8 +84,8 @@ impl Sender<'_> {
     pub(super) async fn settle(&self, group: Group, pass: Pass) {
         let load = group.load();
         let metrics = &self.batcher.metrics;
-        metrics.batch_callers.observe(load.callers as f64);
-        metrics.batch_ids.observe(load.ids as f64);
+        metrics.batches.callers.observe(load.callers as f64);
+        metrics.batches.ids.observe(load.ids as f64);
         let tally = self.settle_group(group, pass).await;
         self.batcher.count_saved(tally.told, tally.calls);
     }
@@ -103,7 +103,7 @@ impl Sender<'_> {
             if group.callers.len() > 1
                 && (outcome.is_too_long() || outcome.blames_somebody() && group.may_disagree())
             {
-                self.batcher.metrics.splits.inc();
+                self.batcher.metrics.batches.splits.inc();
                 let other = group.split_off_half();
                 let halves = tokio::join!(self.pay_and_settle(group), self.pay_and_settle(other));
                 for half in [halves.0, halves.1] {
@@ -229,7 +229,7 @@ impl Sender<'_> {
                 Ok(paid) => pass = paid,
                 Err(_) => return (outcome, load),
             }
-            self.batcher.metrics.retries.inc();
+            self.batcher.metrics.batches.retries.inc();
         }
     }
 

@@ -17,7 +17,7 @@ use crate::batch::{Given, Told, Untold};
 use crate::body::{ClientBody, ClientResponse, LOOK, ResponseBody};
 use crate::http::content_length;
 use crate::http::request_head::RequestHead;
-use crate::identity::Certainty;
+use crate::identity::{Certainty, scan};
 use crate::limit::{Lane, Refused};
 use crate::receipt::Receipt;
 use crate::tenant::Denied;
@@ -63,9 +63,12 @@ impl Proxy {
         let Some(whole) = self.in_time(limit, body.whole()).await?.flatten() else {
             return Ok(None);
         };
+        if scan::is_ambiguous(head, &whole) {
+            // Its message ids may belong to another instance than the one that counts.
+            return Ok(None);
+        }
         let at = body.arrived_at().unwrap_or_else(Instant::now);
         match Receipt::read(std::mem::take(head), whole) {
-            // Its message ids may belong to another instance than the one that counts.
             Ok(receipt) if receipt.identity.certainty == Certainty::Ambiguous => {
                 *head = receipt.into_request().head;
             }

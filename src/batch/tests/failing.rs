@@ -28,7 +28,7 @@ async fn one_poisoned_id_is_found_and_nobody_else_pays_for_it() {
         }
         // 1 + 2 × log2(32): both halves at each level.
         assert_eq!(world.calls().len(), 11, "{status}");
-        assert_eq!(world.metrics.splits.get(), 5);
+        assert_eq!(world.metrics.batches.splits.get(), 5);
         assert_eq!(world.metrics.saved.get(), 32 - 11);
         let alone = world
             .calls()
@@ -212,7 +212,7 @@ async fn a_429_is_waited_out_and_sent_again() {
         assert_eq!((heard.status, heard.callers, heard.at), (Ok(201), 32, 2050));
     }
     assert_eq!(world.times(), [50, 2050]);
-    assert_eq!(world.metrics.retries.get(), 1);
+    assert_eq!(world.metrics.batches.retries.get(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -235,8 +235,8 @@ async fn a_busy_upstream_is_asked_again() {
         assert_eq!((heard.status, heard.callers), (Ok(201), 32));
     }
     assert_eq!(world.calls().len(), 3);
-    assert_eq!(world.metrics.retries.get(), 2);
-    assert_eq!(world.metrics.splits.get(), 0);
+    assert_eq!(world.metrics.batches.retries.get(), 2);
+    assert_eq!(world.metrics.batches.splits.get(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -270,7 +270,7 @@ async fn an_outage_ends_in_its_own_verdict_in_time_and_multiplies_nothing() {
         let last = world.times().into_iter().max().unwrap();
         assert!(last < 4000, "{last}");
         assert!(world.calls().len() <= 11, "{}", world.calls().len());
-        assert_eq!(world.metrics.splits.get(), 0);
+        assert_eq!(world.metrics.batches.splits.get(), 0);
     }
 }
 

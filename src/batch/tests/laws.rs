@@ -152,7 +152,7 @@ async fn run(callers: &[Comes], setting: &Setting) -> Told {
     }
     world.tasks.close();
     world.tasks.wait().await;
-    assert_eq!(world.metrics.batches_open.get(), 0);
+    assert_eq!(world.metrics.batches.open.get(), 0);
     Told {
         calls: world.calls(),
         arrivals,

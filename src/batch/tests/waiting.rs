@@ -136,7 +136,7 @@ async fn a_batch_whose_callers_have_all_expired_is_not_sent() {
     assert_eq!(first.await.at, 5500);
     tokio::time::sleep(ms(20_000)).await;
     assert!(world.calls().is_empty());
-    assert_eq!(world.metrics.batches_open.get(), 0);
+    assert_eq!(world.metrics.batches.open.get(), 0);
     drop(call);
 }
 

@@ -9,11 +9,11 @@ use crate::body::{LOOK, RequestBody, UpstreamRequest};
 use crate::http::request_head::RequestHead;
 use crate::receipt::{MessageId, Receipt};
 
-/// A request is a receipt exactly where the slow reader says so, with the ids
-/// that `serde_json` finds; anything else comes back untouched.
+/// A request is a receipt exactly if the simple reader says so, with the ids that
+/// `serde_json` finds; any other request is returned unchanged.
 ///
 /// # Panics
-/// When it is not.
+/// If it is not.
 pub fn receipt(input: &[u8]) {
     let Some((head, body)) = wire::request(input) else {
         return;
@@ -25,7 +25,7 @@ pub fn receipt(input: &[u8]) {
             assert!(expected.is_none(), "not understood: {expected:?}");
         }
         Ok(receipt) => {
-            let expected = expected.expect("understood, but the slow reader refuses");
+            let expected = expected.expect("understood, but the simple reader refuses");
             assert_eq!(texts(&receipt.ids), expected.ids);
             let (own_head, own_body) = parts(receipt.own_request());
             same_head(&own_head, &head);
@@ -34,11 +34,11 @@ pub fn receipt(input: &[u8]) {
     }
 }
 
-/// Receipts share a call exactly where they differ in nothing but their ids;
-/// the merged request is the first caller's with the ids of all.
+/// Receipts share a call exactly if they differ only in their ids; the merged request
+/// is the first caller's with the ids of all.
 ///
 /// # Panics
-/// When they do not, or it is not.
+/// If this does not hold.
 pub fn merged(input: &[u8]) {
     let mut receipts = Vec::new();
     for text in wire::parts(input) {
@@ -65,7 +65,7 @@ pub fn merged(input: &[u8]) {
         assert_eq!(
             equal,
             model.same == other_model.same,
-            "who may share a call"
+            "which receipts may share a call"
         );
         let all: IndexSet<_> = ids.iter().copied().chain(&other.ids).collect();
         if equal && length(&all) <= first.room() {
@@ -78,7 +78,7 @@ pub fn merged(input: &[u8]) {
     match &model.ids_at {
         None => {
             same_head(&head, first.head());
-            assert_eq!(&sent, body, "the whole-chat form is sent as it came");
+            assert_eq!(&sent, body, "the whole-chat form is sent unchanged");
         }
         Some(model::IdsAt::Body(range)) => {
             let whole = [
