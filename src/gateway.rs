@@ -203,7 +203,7 @@ impl Gateway {
     pub fn unfinished(&self) -> (usize, usize) {
         let shared = &self.server.proxy.shared;
         (
-            self.metrics().calls().max(shared.tasks.len()),
+            self.metrics().requests_in_flight().max(shared.tasks.len()),
             self.server.shared.connections.len() + shared.drain.cut_count(),
         )
     }

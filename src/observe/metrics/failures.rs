@@ -40,8 +40,8 @@ impl Failure {
 pub(crate) struct Failures(Mutex<VecDeque<Failure>>);
 
 impl Failures {
-    /// Adds a failure and removes the oldest. Equal failures are one entry, so that a
-    /// flood of one kind does not hide the others.
+    /// Adds a failure; a full list loses its oldest entry. Equal failures are one entry, so that a
+    /// flood of one kind does not hide the others. `failure` is called only if the lock is free.
     pub(crate) fn push(&self, failure: impl FnOnce() -> Failure) {
         // During a flood of failures one more adds no information.
         let Ok(mut last) = self.0.try_lock() else {
@@ -54,6 +54,7 @@ impl Failures {
         } else if last.len() == MAX {
             last.pop_front();
         }
+        // At the end, also if it was known: the list is ordered by the last occurrence.
         last.push_back(failure);
     }
 

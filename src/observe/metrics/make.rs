@@ -21,6 +21,7 @@ pub(super) struct Make<'r>(pub(super) &'r Registry);
 impl Make<'_> {
     fn register<C: Collector + Clone + 'static>(&self, made: Result<C, prometheus::Error>) -> C {
         let collector = made.expect(VALID);
+        // A clone shares the values; the registry keeps one, the code the other.
         self.0.register(Box::new(collector.clone())).expect(VALID);
         collector
     }

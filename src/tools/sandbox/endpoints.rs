@@ -280,7 +280,7 @@ fn find(path: &str) -> Option<&'static Row> {
             given
                 .next()
                 .is_some_and(|given| wanted == "*" || wanted == given)
-        // The path of the request must not be longer than the pattern.
+            // The path of the request must not be longer than the pattern.
         }) && given.next().is_none()
     })
 }

@@ -68,6 +68,7 @@ pub fn merged(input: &[u8]) {
             "which receipts may share a call"
         );
         let all: IndexSet<_> = ids.iter().copied().chain(&other.ids).collect();
+        // A receipt that does not fit opens the next batch, which this law does not follow.
         if equal && length(&all) <= first.room() {
             ids = all;
         }
@@ -81,6 +82,7 @@ pub fn merged(input: &[u8]) {
             assert_eq!(&sent, body, "the whole-chat form is sent unchanged");
         }
         Some(model::IdsAt::Body(range)) => {
+            // Built independently: everything outside the list of ids must stay byte for byte.
             let whole = [
                 &body[..range.start],
                 expected.as_bytes(),
@@ -106,6 +108,8 @@ pub fn merged(input: &[u8]) {
         sent.len() <= LOOK,
         "the merged body is too long to be read again"
     );
+    // Merging must be stable: another gateway in front of the upstream would read the merged
+    // request again.
     let Ok(again) = Receipt::read(head, sent) else {
         panic!("the merged request is no receipt");
     };
@@ -138,7 +142,7 @@ fn same_head(a: &Parts, b: &Parts) {
     assert_eq!(a.headers, b.headers);
 }
 
-/// All fields are the same but the content length, which is right if it is there.
+/// All fields are equal except `Content-Length`, which is correct if it is present.
 fn same_fields(now: &Parts, was: &Parts, length: usize) {
     assert_eq!(now.method, was.method);
     assert_eq!(now.version, was.version);

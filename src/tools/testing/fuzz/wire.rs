@@ -44,8 +44,8 @@ pub(super) fn parts(text: &[u8]) -> Vec<&[u8]> {
 
 /// Splits at the first occurrence of `at`.
 pub(super) fn cut<'t>(text: &'t [u8], at: &[u8]) -> Option<(&'t [u8], &'t [u8])> {
-    let place = text.windows(at.len()).position(|window| window == at)?;
-    Some((&text[..place], &text[place + at.len()..]))
+    let start = text.windows(at.len()).position(|window| window == at)?;
+    Some((&text[..start], &text[start + at.len()..]))
 }
 
 #[cfg(test)]
