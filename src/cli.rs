@@ -165,8 +165,9 @@ fn with_hint(mut mistake: clap::Error) -> clap::Error {
     let conflict = mistake.kind() == ErrorKind::ArgumentConflict;
     let command = mistake.get(ContextKind::InvalidSubcommand);
     if let (true, Some(ContextValue::String(command))) = (conflict, command) {
-        let tip =
-            format!("the flags of a command stand behind it: wawp-gateway {command} [OPTIONS]");
+        let tip = format!(
+            "the flags of a command are written after it: wawp-gateway {command} [OPTIONS]"
+        );
         // clap says only that the flag cannot be used with the command.
         let tip = ContextValue::StyledStrs(vec![tip.into()]);
         mistake.insert(ContextKind::Suggested, tip);

@@ -119,6 +119,7 @@ pub(crate) fn load_text(
     finish(file, env, flags, mistakes, |_| Vec::new())
 }
 
+/// Adds the layers to the file, checks every setting, and makes the result.
 fn finish(
     file: Tree,
     env: impl Iterator<Item = (OsString, OsString)>,
@@ -171,6 +172,7 @@ pub fn find_file(
 }
 
 impl Overrides {
+    /// The flags with their texts; `None` for a flag that was not given.
     fn by_name(&self) -> [(&'static str, Option<&String>); 6] {
         // No `..`: the compiler reports a flag that is missing below.
         let Self {

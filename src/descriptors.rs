@@ -47,6 +47,7 @@ pub(crate) fn check_upstream(connected: impl AsFd) -> io::Result<()> {
     }
 }
 
+/// Whether a descriptor has one of the last `reserved` numbers below the limit.
 fn is_above(descriptor: impl AsFd, reserved: u64) -> bool {
     let number = descriptor.as_fd().as_raw_fd();
     // Under a tiny limit, a reserve would leave nothing for clients.

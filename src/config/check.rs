@@ -162,6 +162,8 @@ impl<'s> Checks<'s> {
         found
     }
 
+    /// Checks a single value, or an item of a list. Reports a mistake and returns `None` if it is
+    /// wrong.
     fn value(&mut self, path: &str, row: &Row, kind: &Kind, entry: &Entry) -> Option<Checked> {
         let Entry { origin, value } = entry;
         let allowed = match (kind.check(value, self.sources), row.unique) {
@@ -223,8 +225,8 @@ impl<'s> Checks<'s> {
             // In TOML, every key after the line [tenant.tokens] belongs to that table.
             if !is_known && table::children("tenant").contains(&name) {
                 let problem = format!(
-                    "\"{name}\" is no instance of this tenant; a setting of the tenant stands \
-                     before [tenant.tokens]"
+                    "\"{name}\" is no instance of this tenant; settings of the tenant must be \
+                     above [tenant.tokens]"
                 );
                 self.mistakes.add(&origin, &path, None, problem);
                 continue;
@@ -306,6 +308,7 @@ impl<'s> Checks<'s> {
         }
     }
 
+    /// Reports a value at the path of a section.
     fn not_a_section(&mut self, origin: &Origin, path: &str, value: &Value) {
         let allowed = format!("a section, begun by [{path}], not a value");
         self.mistakes.add_masked(origin, path, value, &allowed);

@@ -298,6 +298,7 @@ fn switch(value: &Value) -> Result<Checked> {
     Ok(Checked::new(on, on.to_string()))
 }
 
+/// Reads a time with its unit, or 0.
 fn duration(value: &Value) -> Option<Duration> {
     let time = match value {
         // Zero is the same in every unit.

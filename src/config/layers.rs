@@ -169,7 +169,7 @@ pub(super) fn parse(name: Option<&Arc<str>>, bytes: &[u8], mistakes: &mut Mistak
         mistakes.add(&at(0, 0), "", None, allowed);
         return Tree::new();
     }
-    // Spans count bytes; an index of line beginnings makes each look-up cheap.
+    // Spans count bytes; an index of line beginnings makes each lookup cheap.
     let lines: Vec<usize> = text.match_indices('\n').map(|(at, _)| at + 1).collect();
     let line_of = |offset: usize| 1 + lines.partition_point(|start| *start <= offset);
     // Goes on after a syntax error, so that one run reports all of them, and wrong values too.

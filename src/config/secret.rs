@@ -114,6 +114,7 @@ impl<'v> Sources<'v> {
         self.read(value, fits, &allowed)
     }
 
+    /// Reads a secret from its source and checks it. `allowed` describes the syntax for messages.
     fn read(
         &self,
         value: &Value,
@@ -133,6 +134,7 @@ impl<'v> Sources<'v> {
         };
         match kept {
             Some(kept) if fits(&kept) => Ok(kept),
+            // The message names the source, never its content.
             Some(_) => Err(format!(
                 "{}: what is kept there is not {allowed}",
                 printable(written)
@@ -142,6 +144,7 @@ impl<'v> Sources<'v> {
         }
     }
 
+    /// Reads the first line of a variable.
     fn variable(&self, name: &str) -> Result<String, String> {
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
         if name.is_empty() || !name.bytes().all(is_allowed) {
@@ -163,6 +166,7 @@ impl<'v> Sources<'v> {
     }
 }
 
+/// Reads the first line of a file. Blocks.
 fn file(path: &str) -> Result<String, String> {
     if path.is_empty() {
         return Err("file: and the name of a file, as in \"file:/run/secrets/acme\"".to_owned());

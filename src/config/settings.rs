@@ -284,7 +284,7 @@ pub enum LogLevel {
 
 impl Limit {
     /// Finds the first class that a request belongs to, as an index into `classes`; `None` is the
-    /// limit of `[limit]` itself. `path` is normalized, so that no spelling of a path bypasses its
+    /// limit of `[limit]` itself. `path` is normalised, so that no form of a path bypasses its
     /// class.
     ///
     /// `is_batch_path` is true for a path of `batch.paths`. Wildcards never match those, so that a
@@ -317,6 +317,7 @@ fn weight() -> NonZeroU32 {
     NonZeroU32::MIN
 }
 
+/// `http::Method` does not implement `Deserialize`.
 fn methods<'de, D: Deserializer<'de>>(methods: D) -> Result<Vec<http::Method>, D::Error> {
     let names = Vec::<String>::deserialize(methods)?;
     let methods = names

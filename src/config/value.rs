@@ -130,6 +130,7 @@ pub(super) fn tree(table: &DeTable<'_>, at: &dyn Fn(Range<usize>) -> Origin) -> 
     table.iter().map(entry).collect()
 }
 
+/// Converts a parsed value.
 fn value(written: &DeValue<'_>, at: &dyn Fn(Range<usize>) -> Origin) -> Value {
     match written {
         DeValue::String(text) => Value::Text(text.clone().into_owned()),
@@ -157,6 +158,7 @@ fn value(written: &DeValue<'_>, at: &dyn Fn(Range<usize>) -> Origin) -> Value {
 
 /// A key as a path shows it: quoted where TOML would quote it.
 pub(super) fn word(key: &str) -> String {
+    // The bare keys of TOML.
     let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
     if !key.is_empty() && key.bytes().all(is_bare) {
         shortened(key)
@@ -179,6 +181,7 @@ pub(super) fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
+/// The beginning of a text, without control characters.
 fn shortened(text: &str) -> String {
     match text.char_indices().nth(MAX_EXCERPT) {
         // Cut between characters, not within one: the text may be any UTF-8.

@@ -122,6 +122,7 @@ impl AccessLog {
         let record = self
             .on
             .load(Ordering::Relaxed)
+            // Nothing is allocated or filtered while the log is off.
             .then(|| Box::new(Record::new(Arc::clone(self), head, route)));
         LogEntry {
             record,
@@ -129,6 +130,7 @@ impl AccessLog {
         }
     }
 
+    /// Recomputes `on` after a change of the settings or of the writer.
     fn update_on(&self) {
         // `on` is true only if both are set, in whatever order that happens.
         let on = self.enabled.load(Ordering::Relaxed) && self.writer.get().is_some();

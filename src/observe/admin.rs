@@ -97,6 +97,7 @@ pub(crate) async fn serve(listener: TcpListener, gateway: Gateway, ready: Ready)
     }
 }
 
+/// Responds to one request. Does not wait and does not read a body.
 fn respond(
     request: &Request<Incoming>,
     gateway: &Gateway,
@@ -156,6 +157,7 @@ fn json(what: &impl serde::Serialize) -> Response<Full<Bytes>> {
     }
 }
 
+/// A response with the security headers that every admin page has.
 fn text(
     status: StatusCode,
     content_type: &'static str,

@@ -157,6 +157,7 @@ struct Upstream {
 }
 
 impl Upstream {
+    /// Starts the sandbox on a free port.
     async fn start(plan: &Plan) -> io::Result<Self> {
         let listener = TcpListener::bind(FREE_PORT).await?;
         let address = listener.local_addr()?;
@@ -176,6 +177,7 @@ impl Upstream {
         })
     }
 
+    /// Stops the sandbox; returns it with its record of requests.
     async fn end(self) -> io::Result<Sandbox> {
         self.stop.cancel();
         self.served.await.map_err(io::Error::other)?;
@@ -197,6 +199,7 @@ fn config(upstream: SocketAddr, logs: bool) -> Config {
     config
 }
 
+/// The text above the live line.
 fn introduction(plan: &Plan, config: &Config, addresses: [SocketAddr; 3]) -> String {
     let [upstream, gateway, admin] = addresses;
     let limit = config.limit.quota.map_or_else(

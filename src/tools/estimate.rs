@@ -57,8 +57,9 @@ const RATES: [f64; 3] = [5.0, 10.0, 20.0];
 /// The burst if the settings have no limit: the default of `limit.burst`.
 const BURST: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 
-/// Requests handed to the workers at once; `QUEUE` chunks may wait for each worker.
+/// Requests that are handed to the workers at once, because a message for each would be slow.
 const CHUNK: usize = 4096;
+/// Chunks that may wait for each worker.
 const QUEUE: usize = 8;
 
 /// Why there is no estimate.
@@ -74,7 +75,7 @@ pub enum Error {
     },
     /// The log has only some of the requests.
     #[error(
-        "{0}: the log is sampled, so it does not show which requests came together; record one with log.access_sample = 1"
+        "{0}: the log is sampled, so it does not show which requests arrived together; record one with log.access_sample = 1"
     )]
     Sampled(LogPosition),
     /// Nothing could be read.
@@ -98,7 +99,7 @@ struct Counts {
     receipts: u64,
     /// Receipts for which the log shows instance and chat.
     mergeable: u64,
-    /// Receipts for which the log shows no chat.
+    /// Receipts for which the log shows no chat, so their merge key is unknown.
     keyless: u64,
     /// Requests for which the log shows no instance: their bucket is unknown.
     nameless: u64,
@@ -155,6 +156,7 @@ pub fn run(config: &Config, logs: &[PathBuf]) -> Result<Report, Error> {
     estimate(config, opened.collect::<Result<_, _>>()?)
 }
 
+/// Replays the logs with every trial, spread over the cores.
 fn estimate(config: &Config, logs: Vec<(PathBuf, Box<dyn Read>)>) -> Result<Report, Error> {
     let trials = trials(config);
     let workers = thread::available_parallelism().map_or(1, usize::from);
@@ -260,6 +262,7 @@ fn read(
     Ok(counts)
 }
 
+/// Sends the released requests to every worker.
 fn hand_over(
     ready: &mut Vec<Arrival>,
     senders: &[SyncSender<Arc<Vec<Arrival>>>],
@@ -305,6 +308,7 @@ fn trials(config: &Config) -> Vec<Trial> {
 }
 
 impl Trial {
+    /// The settings with the window and the quota of this trial.
     fn config(&self, config: &Config) -> Config {
         let mut config = config.clone();
         config.batch.window = self.window;

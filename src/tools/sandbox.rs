@@ -1,6 +1,6 @@
 //! A local stand-in for api.wawp.net.
 //!
-//! It responds as the vendor's pages, its clients and WAHA's sources describe: credentials in every place, the
+//! It responds as the vendor's pages, its clients and WAHA's sources describe: credentials in every location, the
 //! documented errors, receipts that fail as a whole when one id is malformed. It records every request, so that a test
 //! can compare what a client sent with what reached the upstream, and it fails on demand ([`Fault`]).
 //!
@@ -178,6 +178,7 @@ impl Sandbox {
         self.state.faults.push(fault);
     }
 
+    /// Serves one connection until it ends or `stop` is cancelled.
     async fn connection<IO>(self, io: BreakableIo<IO>, breaker: Breaker, stop: CancellationToken)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,

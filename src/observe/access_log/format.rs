@@ -108,6 +108,7 @@ impl Record {
             None => line.put("-"),
         }
         line.put(format_args!(" {:.6}s", self.duration.as_secs_f64()));
+        // Only instance and request id are text of clients; the tenant is a name of the settings.
         line.named("instance", self.instance.as_deref().map(quoted));
         line.named("tenant", self.tenant.as_deref());
         line.named("route", Some(self.route.as_str()));
@@ -181,10 +182,12 @@ impl Formatter for AsciiFormatter {
 struct TextLine<'t>(&'t mut String);
 
 impl TextLine<'_> {
+    /// Appends a value.
     fn put(&mut self, what: impl std::fmt::Display) {
         write!(self.0, "{what}").expect("writing to a String does not fail");
     }
 
+    /// Appends ` name=value`; nothing if the value is absent.
     fn named(&mut self, name: &str, value: Option<impl std::fmt::Display>) {
         if let Some(value) = value {
             self.put(format_args!(" {name}={value}"));

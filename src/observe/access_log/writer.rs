@@ -29,6 +29,7 @@ pub(super) struct Writer {
     dropped: IntCounter,
 }
 
+/// What the thread receives.
 #[derive(Debug)]
 enum Message {
     Line(Box<Record>),
@@ -104,6 +105,7 @@ struct WriterThread {
 }
 
 impl WriterThread {
+    /// Writes until the handle is dropped.
     fn run(mut self, received: &Receiver<Message>) {
         // Blocks while there is nothing to write: an idle gateway causes no wake-ups.
         while let Ok(message) = received.recv() {
@@ -128,6 +130,7 @@ impl WriterThread {
         }
     }
 
+    /// Formats a line, or completes a flush.
     fn take(&mut self, message: Message) {
         match message {
             Message::Line(record) => {
@@ -146,6 +149,7 @@ impl WriterThread {
         }
     }
 
+    /// Writes the collected lines to the sink.
     fn write(&mut self) {
         if self.lines == 0 {
             return;

@@ -56,6 +56,7 @@ pub(super) fn policy() -> &'static str {
     &POLICY
 }
 
+/// The SHA-256 of a text in base64, as CSP writes it.
 fn hash(text: &str) -> String {
     BASE64_STANDARD.encode(digest(&SHA256, text.as_bytes()))
 }
@@ -94,6 +95,7 @@ pub(super) fn render(status: &Status) -> String {
     page.into_string()
 }
 
+/// Name, state and uptime.
 fn header(status: &Status) -> Markup {
     let (class, state) = if status.ready {
         ("good", "serving")
@@ -112,6 +114,7 @@ fn header(status: &Status) -> Markup {
     }
 }
 
+/// The totals; the script replaces two of them by rates.
 fn figures(status: &Status) -> Markup {
     // Before the first receipt there is no factor; 0 or infinity would be wrong.
     let factor = if status.receipt_calls > 0 && status.receipts > 0 {
@@ -152,6 +155,7 @@ fn chart() -> Markup {
     }
 }
 
+/// The table of instances, with the totals of all others at its end.
 fn instances(status: &Status) -> Markup {
     let all = &status.instances;
     let rows = html! {
@@ -166,6 +170,7 @@ fn instances(status: &Status) -> Markup {
     }
 }
 
+/// The table of the last failures.
 fn failures(status: &Status) -> Markup {
     let rows = html! {
         // An empty table looks like one that failed to load.
@@ -175,6 +180,7 @@ fn failures(status: &Status) -> Markup {
     table("Last failures", "failures", &FAILURE_COLUMNS, &rows)
 }
 
+/// A table that scrolls by itself on narrow screens.
 fn table(title: &str, id: &str, columns: &[&str], rows: &Markup) -> Markup {
     html! {
         h2 id={ (id) "-title" } { (title) }
@@ -222,6 +228,7 @@ fn instance(row: &Instance) -> Markup {
     }
 }
 
+/// The tokens of one bucket, as a meter and as text.
 fn budget(of: &Budget) -> Markup {
     html! {
         div {

@@ -63,12 +63,14 @@ pub(super) struct Instance {
     pub(super) throttled: u64,
 }
 
+/// Requests by route.
 #[derive(Debug, Serialize)]
 pub(super) struct Requests {
     pub(super) seen: u64,
     pub(super) other: u64,
 }
 
+/// Requests by the reason for which they were rejected.
 #[derive(Debug, Serialize)]
 pub(super) struct Rejected {
     pub(super) queue_full: u64,
@@ -150,6 +152,7 @@ impl Instances {
 }
 
 impl Instance {
+    /// The counters of one series, without tenant and budgets.
     fn counts(series: &InstanceSeries) -> Self {
         Self {
             instance: series.name.clone(),

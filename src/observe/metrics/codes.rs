@@ -49,6 +49,7 @@ impl Codes {
         self.number(code.as_u16(), code.as_str())
     }
 
+    /// The counter of a code; `text` is its label.
     fn number(&self, number: u16, text: &str) -> &IntCounter {
         // `with_label_values` locks and hashes, so its result is kept. `StatusCode` allows only 100
         // to 999.

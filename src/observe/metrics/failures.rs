@@ -29,6 +29,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// Whether two failures are one entry of the list.
     fn is_like(&self, other: &Self) -> bool {
         let kind = |it: &Self| (it.status, it.code, it.route);
         kind(self) == kind(other) && self.instance == other.instance

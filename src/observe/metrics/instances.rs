@@ -137,6 +137,7 @@ impl Instances {
 }
 
 impl Families {
+    /// Looks up the series of one label.
     fn series(&self, name: &str) -> InstanceSeries {
         // Looked up here once, so that a request only increments an atomic.
         let by_reason = |counters: &IntCounterVec| {

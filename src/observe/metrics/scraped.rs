@@ -145,6 +145,7 @@ impl Metrics {
     }
 }
 
+/// As the integer of a gauge.
 fn whole(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -52,6 +52,7 @@ pub(super) struct Apps {
     pub(super) stop: CancellationToken,
 }
 
+/// A connection to the gateway, and the task that drives it.
 #[derive(Debug)]
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
@@ -88,6 +89,7 @@ impl Apps {
         lock(&self.observed).clone()
     }
 
+    /// Sends the requests of a scene, with their pauses.
     async fn scene(self: Arc<Self>, scene: Scene) {
         let mut open = JoinSet::new();
         for planned in scene.requests {
@@ -113,6 +115,7 @@ impl Apps {
         }
     }
 
+    /// Sends one request and records its result.
     async fn send(&self, planned: PlannedRequest) {
         // Lent to the exchange, so that the connection can be aborted after a timeout.
         let mut connection = None;

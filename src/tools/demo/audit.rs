@@ -104,6 +104,7 @@ impl Accounts<'_> {
         )
     }
 
+    /// Every text arrived exactly once, or was refused.
     fn sends_arrived_once(&self) -> Check {
         let mut arrived = HashMap::new();
         for call in self.sandbox.iter().filter(|call| call.path() == TEXTS) {
@@ -156,6 +157,7 @@ impl Accounts<'_> {
         )
     }
 
+    /// The gateway counted as many requests as the apps sent.
     fn requests_are_counted(&self) -> Check {
         let counted = self.gateway.all().by_apps;
         check(
@@ -167,6 +169,7 @@ impl Accounts<'_> {
         )
     }
 
+    /// The gateway counted as many upstream calls as the sandbox received.
     fn upstream_calls_are_counted(&self) -> Check {
         let counted = self.gateway.all().upstream;
         // The check needs the complete record of the sandbox.
@@ -180,6 +183,7 @@ impl Accounts<'_> {
         )
     }
 
+    /// Every receipt was sent, saved by merging, or refused.
     fn savings_add_up(&self) -> Check {
         let receipts = self.gateway.receipts;
         let saved = self.gateway.saved;

@@ -54,6 +54,7 @@ pub(super) struct DemoRequest {
     pub(super) operation: Operation,
 }
 
+/// What a request does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     /// `POST /v2/send/seen`.
@@ -172,12 +173,14 @@ impl SceneBuilder {
         });
     }
 
+    /// A campaign sends one message to a new chat.
     fn campaign_sends(&mut self, at: Duration) {
         let chat = self.chat();
         let text = self.text(&chat);
         self.single(at, planned(0, request(CAMPAIGN, text)));
     }
 
+    /// An agent reads the reply to a campaign: one receipt.
     fn reply_is_read(&mut self, at: Duration, chat: &str, timeout: Option<Duration>) {
         let id = self.id(chat);
         let request = PlannedRequest {
@@ -187,12 +190,14 @@ impl SceneBuilder {
         self.single(at, request);
     }
 
+    /// A dashboard lists the chats of all instances at once.
     fn dashboard_polls(&mut self, at: Duration, instances: &[String]) {
         for instance in instances {
             self.single(at, planned(0, request(instance, Operation::Chats)));
         }
     }
 
+    /// A scene of one request.
     fn single(&mut self, at: Duration, request: PlannedRequest) {
         self.scenes.push(Scene {
             at,
@@ -201,16 +206,19 @@ impl SceneBuilder {
         });
     }
 
+    /// A new chat.
     fn chat(&mut self) -> String {
         self.chats += 1;
         format!("2010{:08}@c.us", self.chats)
     }
 
+    /// A new message id of a chat.
     fn id(&mut self, chat: &str) -> String {
         self.messages += 1;
         format!("false_{chat}_3EB0{:016X}", self.messages)
     }
 
+    /// A send with a unique text, so that a lost or repeated one is found.
     fn text(&mut self, chat: &str) -> Operation {
         self.messages += 1;
         Operation::Text {

@@ -77,6 +77,7 @@ impl Observed {
         matches!(self.request.operation, Operation::Receipt { .. })
     }
 
+    /// Whether its instance sends more than its limit allows.
     fn is_beyond_limit(&self) -> bool {
         self.request.instance == CAMPAIGN
     }
@@ -103,6 +104,7 @@ impl fmt::Display for Report {
 }
 
 impl Report {
+    /// Requests and upstream calls by kind.
     fn write_figures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (receipts, others) = (self.figures.receipts, self.figures.others);
         let pairs = [receipts, others, self.figures.all()];
@@ -126,6 +128,7 @@ impl Report {
         row(f, "refused by a bucket (429)", [none(), none(), refused])
     }
 
+    /// Percentiles of the added waits.
     fn write_waits(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\n  {:<44}{:>14}{:>14}", "added wait", "p50", "p99")?;
         for waits in &self.waits {
@@ -173,6 +176,7 @@ impl AddedWaits {
     }
 }
 
+/// Requests per upstream call, as text.
 pub(super) fn factor(pair: Pair) -> String {
     match pair.merge_factor() {
         Some(factor) => format!("{factor:.1} : 1"),

@@ -30,6 +30,7 @@ impl Screen<io::Stdout> {
     pub fn stdout() -> Self {
         let out = io::stdout();
         Self {
+            // In a file or a pipe, `\r` would join all frames into one line.
             rewrites: out.is_terminal(),
             out,
         }

@@ -12,6 +12,7 @@ pub(super) struct Arrival {
     pub(super) kind: RequestKind,
 }
 
+/// Whether a request can merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum RequestKind {
     Other,

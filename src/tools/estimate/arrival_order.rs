@@ -75,6 +75,7 @@ impl ArrivalOrder {
         }
     }
 
+    /// Releases the earliest request, or spreads its second first.
     fn pop(&mut self, ready: &mut Vec<Arrival>) {
         match self.held.pop() {
             // Not released yet: its new time may be later than that of other held requests.

@@ -94,6 +94,7 @@ impl<'l> Json<'l> {
         serde_json::from_str(&line[line.find('{')?..]).ok()
     }
 
+    /// The fields, if the object is a line of Caddy, Traefik or the gateway.
     pub(super) fn parsed(&self) -> Option<Parsed<'_>> {
         if let Some(request) = &self.request {
             // Caddy logs the time when a request ended; the replay needs the arrival.

@@ -21,7 +21,7 @@ pub(super) struct Line {
     pub(super) arrival: Arrival,
     /// Its time is in whole seconds.
     pub(super) is_coarse: bool,
-    /// It is a receipt, but the log shows no chat, so it cannot be said what merges with it.
+    /// It is a receipt, but the log shows no chat, so its merge key is unknown.
     pub(super) is_keyless: bool,
     /// The log shows no instance, so its bucket is unknown.
     pub(super) is_nameless: bool,
@@ -69,6 +69,7 @@ impl<'c> LineReader<'c> {
         Ok(self.understand(&parsed))
     }
 
+    /// Classifies a request as the gateway would, as far as the log shows it.
     fn understand(&self, parsed: &Parsed<'_>) -> Line {
         let (path, query) = parsed.target.split_once('?').unwrap_or((parsed.target, ""));
         let method = Method::from_bytes(parsed.method.as_bytes()).unwrap_or(Method::GET);

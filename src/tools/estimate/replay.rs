@@ -96,6 +96,7 @@ struct Open {
     pending: Pending,
 }
 
+/// What waits for a bucket token.
 enum Pending {
     /// A request that is passed through, and its arrival.
     Other(Instant),
@@ -137,7 +138,7 @@ impl Replay {
         }
     }
 
-    /// Replays the next request; requests come in the order of their arrival.
+    /// Replays the next request. Requests must be given in the order of their arrival.
     pub(super) fn arrive(&mut self, arrival: &Arrival) {
         let first = *self.first.get_or_insert(arrival.at);
         // The limiter needs tokio's instants. The first arrival is `start`; no clock is read after
@@ -219,6 +220,7 @@ impl Replay {
         rest
     }
 
+    /// Opens a batch with its first receipt, unless admission refuses it.
     fn open_batch(
         &mut self,
         receipt: LoggedReceipt,
@@ -256,7 +258,7 @@ impl Replay {
         }
     }
 
-    /// The window of a batch is over: it needs a token now.
+    /// The window of a batch has ended: it needs a token now.
     fn close_window(&mut self, id: u64, now: Instant) {
         // A batch in the queue has closed before, when it was full.
         if self.open.get(&id).is_some_and(|open| open.ticket.is_none())
@@ -329,6 +331,7 @@ impl Replay {
         }
     }
 
+    /// Counts an upstream call, and the waits of its callers.
     fn send(&mut self, id: u64, pending: Pending, now: Instant) {
         match pending {
             Pending::Other(arrived) => {
@@ -359,7 +362,7 @@ impl Replay {
         }
     }
 
-    /// The deadline of a waiter in a queue has come.
+    /// The deadline of a waiter in a queue has passed.
     fn expire(&mut self, id: u64, now: Instant) {
         // It was sent before its deadline; the event is stale.
         let Some(open) = self.open.get(&id) else {

@@ -129,7 +129,7 @@ impl Report {
             writeln!(
                 f,
                 "{late} requests are left out, because they took more than a minute or the log is not in\n  \
-                 order; the first is {position}, behind a request that came {seconds:.0} s later"
+                 order; the first is {position}, after a request that arrived {seconds:.0} s later"
             )?;
         }
         for (count, text) in [
@@ -153,6 +153,7 @@ impl Report {
         Ok(())
     }
 
+    /// One line for each trial.
     fn write_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = ("receipts p50/p99", "others p50/p99");
         writeln!(
@@ -162,6 +163,7 @@ impl Report {
         )?;
         for trial in &self.trials {
             let outcome = &trial.outcome;
+            // So that a user can compare the trials with the settings they have.
             let mark = if self.is_in_force(trial) {
                 "  < in force"
             } else {
@@ -259,6 +261,7 @@ fn rate(quota: Option<Quota>) -> String {
     quota.map_or_else(|| "none".to_owned(), |quota| quota.rate.to_string())
 }
 
+/// The median and the 99th percentile.
 fn both(waits: &Waits) -> String {
     let text = |percent| millis(waits.percentile(percent));
     format!("{}/{}", text(50), text(99))

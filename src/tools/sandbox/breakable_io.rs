@@ -76,6 +76,7 @@ impl<IO> BreakableIo<IO> {
         }
     }
 
+    /// Counts written bytes, once a fault has set a limit.
     fn spend(&self, written: usize) {
         // Load and store need not be one step: bytes count only after a fault has been set, and
         // one fault breaks the connection.
@@ -86,6 +87,7 @@ impl<IO> BreakableIo<IO> {
         }
     }
 
+    /// Whether a fault has set a limit.
     fn is_breaking(&self) -> bool {
         self.left.load(Ordering::Acquire) != UNLIMITED
     }

@@ -56,6 +56,7 @@ pub struct Call {
 #[derive(Debug, Default)]
 pub(super) struct CallLog(Mutex<Ring>);
 
+/// The recorded requests, oldest first.
 #[derive(Debug, Default)]
 struct Ring {
     /// The number of the oldest call in `calls`. Numbers have no gaps, so a number also gives an index.
@@ -66,6 +67,7 @@ struct Ring {
     received: u64,
 }
 
+/// A recorded request, while its body may still grow.
 #[derive(Debug)]
 struct Entry {
     /// The request without its body, which grows in `body`.
@@ -251,6 +253,7 @@ impl CallLog {
         self.lock().received
     }
 
+    /// Forgets all requests, and counts from 0 again.
     pub(super) fn clear(&self) {
         let mut ring = self.lock();
         // Numbers go on, so a request that is still open cannot change the record of a later one.
@@ -272,6 +275,7 @@ impl Ring {
         self.calls.get_mut(usize::try_from(index).ok()?)
     }
 
+    /// Drops the oldest requests until the ring is within its bounds.
     fn trim(&mut self) {
         while self.calls.len() > MAX_CALLS || self.bytes > MAX_BYTES {
             let Some(oldest) = self.calls.pop_front() else {

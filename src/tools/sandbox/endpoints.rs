@@ -19,6 +19,7 @@ use super::state::State;
 /// An endpoint: path under `/v2/` (`*` is any one segment), methods, required parameters, and what it does.
 type Row = (&'static str, &'static str, &'static [&'static str], Action);
 
+/// What an endpoint does.
 #[derive(Clone, Copy)]
 enum Action {
     /// Marks messages as read.
@@ -35,6 +36,7 @@ use Action::{Create, Seen, Send, Show};
 
 const CHAT: &[&str] = &["chatId"];
 
+/// The endpoints of the vendor's reference. No two rows match the same path.
 const TABLE: &[Row] = &[
     ("send/seen", "POST", CHAT, Seen),
     ("send/start-typing", "POST", CHAT, Show(samples::done)),
@@ -163,6 +165,7 @@ pub(super) fn respond(state: &State, parts: &Parts, params: &Params) -> Response
         .unwrap_or_else(|failure| failure.response(shape))
 }
 
+/// Checks a request in the order of the module's documentation, and processes it.
 fn check_and_do(
     state: &State,
     parts: &Parts,
@@ -205,6 +208,7 @@ fn check_and_do(
             "Session does not exist",
         ));
     }
+    // After token and instance, so that only valid requests use up the quota.
     if state
         .quotas
         .as_ref()
@@ -302,6 +306,7 @@ fn allows(methods: &str, action: Action, method: &Method) -> bool {
     methods.split(' ').any(|allowed| allowed == effective)
 }
 
+/// Whether an instance exists: one of the settings, or any id of the allowed form.
 fn exists(state: &State, instance: &str) -> bool {
     match &state.settings.instances {
         Some(listed) => listed.iter().any(|known| known == instance),

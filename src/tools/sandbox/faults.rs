@@ -150,6 +150,7 @@ impl Fault {
 }
 
 impl Match {
+    /// Whether a request meets every criterion.
     fn covers(&self, target: FaultTarget<'_>) -> bool {
         self.path
             .as_deref()
@@ -184,6 +185,7 @@ impl Faults {
         Self(Mutex::new(faults))
     }
 
+    /// Adds a fault after all others.
     pub(super) fn push(&self, fault: Fault) {
         self.lock().push(fault);
     }

@@ -116,6 +116,7 @@ fn echo(parts: &Parts, body: RecordedBody) -> Response<Body> {
     response
 }
 
+/// Responds with a chosen status.
 fn status(code: u16, shape: Shape) -> Response<Body> {
     let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     // These have no content (RFC 9110 §15.3.5, §15.3.6, §15.4.5).
@@ -129,6 +130,7 @@ fn status(code: u16, shape: Shape) -> Response<Body> {
     }
 }
 
+/// Responds with a body of this many bytes.
 fn bytes(length: u64) -> Response<Body> {
     let mut response = Response::new(Patterned { left: length }.boxed_unsync());
     response.headers_mut().insert(
@@ -138,6 +140,7 @@ fn bytes(length: u64) -> Response<Body> {
     response
 }
 
+/// Reads the whole body, and returns its length and checksum.
 async fn sink(mut body: RecordedBody) -> Result<Response<Body>, NoResponse> {
     // Length and checksum show a test whether bytes were lost or changed on the way.
     let (mut length, mut sum) = (0, Fnv::default());
@@ -156,7 +159,7 @@ async fn sink(mut body: RecordedBody) -> Result<Response<Body>, NoResponse> {
 /// Accepts an upgrade and then echoes raw bytes. No WebSocket frames, and no `Sec-WebSocket-Accept`.
 fn ws(conn: &Conn, parts: &Parts, upgrade: OnUpgrade) -> Response<Body> {
     // Both fields are lists and may be repeated (RFC 9110 §5.3, §7.6.1).
-    let asks = |name: HeaderName, word: &str| {
+    let has_item = |name: HeaderName, word: &str| {
         let mut values = parts
             .headers
             .get_all(name)
@@ -169,8 +172,8 @@ fn ws(conn: &Conn, parts: &Parts, upgrade: OnUpgrade) -> Response<Body> {
         })
     };
     let mut response = if parts.version == Version::HTTP_11
-        && asks(CONNECTION, "upgrade")
-        && asks(UPGRADE, "websocket")
+        && has_item(CONNECTION, "upgrade")
+        && has_item(UPGRADE, "websocket")
     {
         let stop = conn.stop.clone();
         // The upgrade completes only after this response has been sent, so it cannot be awaited
@@ -191,7 +194,7 @@ fn ws(conn: &Conn, parts: &Parts, upgrade: OnUpgrade) -> Response<Body> {
         });
         responses::empty(StatusCode::SWITCHING_PROTOCOLS)
     } else {
-        let text = "ask with Connection: upgrade and Upgrade: websocket over HTTP/1.1";
+        let text = "send Connection: upgrade and Upgrade: websocket over HTTP/1.1";
         Failure::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text).response(Shape::Json)
     };
     // `Connection` and `Upgrade` are forbidden in HTTP/2 (RFC 9113 §8.2.2). A 426 must name the
@@ -207,6 +210,7 @@ fn ws(conn: &Conn, parts: &Parts, upgrade: OnUpgrade) -> Response<Body> {
     response
 }
 
+/// Responds with a body and a checksum in its trailers.
 fn trailers() -> Response<Body> {
     let data = Bytes::from_static(b"trailers follow\n");
     let sum = HeaderValue::from_str(&format!("{:016x}", checksum(&data)));
@@ -234,6 +238,7 @@ pub fn checksum(data: &[u8]) -> u64 {
     sum.0
 }
 
+/// The state of a 64-bit FNV-1a checksum.
 struct Fnv(u64);
 
 impl Default for Fnv {

@@ -1,4 +1,4 @@
-//! Credentials and parameters of a request, in every place and notation that clients are known to use.
+//! Credentials and parameters of a request, in every location and notation that clients are known to use.
 //!
 //! Reads query, headers and body (JSON, urlencoded, multipart) into a few known fields, without judging them. The
 //! query takes precedence over the headers, and these over the body; the upstream's own order is unknown.
@@ -168,10 +168,12 @@ impl Params {
     }
 }
 
+/// The text, unless it is empty.
 fn filled(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
+/// A string or a number as text.
 fn as_text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -180,6 +182,7 @@ fn as_text(value: &Value) -> Option<String> {
     }
 }
 
+/// Adds the known fields of a JSON object.
 fn put_json(fields: &mut Fields, body: &Bytes) -> Result<(), BodyError> {
     if body.trim_ascii().is_empty() {
         return Ok(());
@@ -198,13 +201,14 @@ fn put_json(fields: &mut Fields, body: &Bytes) -> Result<(), BodyError> {
     Ok(())
 }
 
+/// Adds the known fields of a query or a form.
 fn put_pairs(fields: &mut Fields, pairs: &[u8]) {
     for (name, text) in form_urlencoded::parse(pairs) {
         put_text(fields, &name, text.into_owned());
     }
 }
 
-/// Adds a field that came as text. `chatId[]`, `messageIds[0]` and `messageIds[][0]` are arrays of PHP and qs.
+/// Adds a field that arrived as text. `chatId[]`, `messageIds[0]` and `messageIds[][0]` are arrays of PHP and qs.
 fn put_text(fields: &mut Fields, name: &str, text: String) {
     let (base, indexed) = name
         .split_once('[')
@@ -230,6 +234,7 @@ fn put_text(fields: &mut Fields, name: &str, text: String) {
     }
 }
 
+/// Adds the known text fields of a multipart body.
 async fn put_parts(
     fields: &mut Fields,
     boundary: String,

@@ -1,6 +1,6 @@
 //! The formats of responses and errors.
 //!
-//! Owns what an error looks like in JSON, XML and plain text, but not when one occurs.
+//! Owns the form of an error in JSON, XML, HTML and plain text, but not when one occurs.
 //! Invariant: no 2xx response carries `code` with `message` or `error`; clients would treat it as a failure.
 
 use std::io;
@@ -73,6 +73,7 @@ impl Failure {
         )
     }
 
+    /// The error as a response in this media type.
     pub(super) fn response(&self, shape: Shape) -> Response<Body> {
         let Self {
             status,
@@ -106,12 +107,15 @@ impl Failure {
     }
 }
 
+/// A response without a body.
 pub(super) fn empty(status: StatusCode) -> Response<Body> {
+    // `Infallible` has no value, so the empty match converts the error type.
     let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     response
 }
 
+/// A response with this text as its body.
 pub(super) fn full(
     status: StatusCode,
     content_type: &'static str,

@@ -44,6 +44,7 @@ pub(super) fn sent(about: &About<'_>, number: u64) -> Value {
     })
 }
 
+/// A new instance.
 pub(super) fn created(number: u64) -> Value {
     json!({ "instance_id": format!("SANDBOX{number:05}"), "status": "STARTING" })
 }
@@ -96,10 +97,12 @@ pub(super) fn messages(about: &About<'_>) -> Value {
     json!([message(1), message(2)])
 }
 
+/// The ids that `chats/read` has marked as read.
 pub(super) fn read(about: &About<'_>) -> Value {
     json!({ "ids": [format!("false_{}_3EB0{:016X}", about.chat, 1)] })
 }
 
+/// The rate limit policies of the vendor; `policy_slug` chooses one.
 pub(super) fn rate_limit(about: &About<'_>) -> Value {
     let policy = |slug: &str, per_minute: u32, gap_seconds: u32| {
         json!({

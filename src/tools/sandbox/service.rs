@@ -64,6 +64,7 @@ pub(super) async fn respond(
     Ok(response)
 }
 
+/// Responds to a request under `/v2`: reads its body, applies a fault, then processes it.
 async fn v2(
     conn: &Conn,
     parts: &Parts,

@@ -1,6 +1,6 @@
 //! Settings of the sandbox, and what all its connections share.
 //!
-//! Invariant: the time in responses follows tokio's clock, so that it stands still when a test pauses time.
+//! Invariant: the time in responses follows tokio's clock, which a test can pause.
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;

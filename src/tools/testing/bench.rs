@@ -176,6 +176,7 @@ impl Buckets {
     pub fn admit(&mut self) -> bool {
         /// A prime, so that every instance is used.
         const STEP: usize = 7_919;
+        // A counter in place of random numbers, whose cost would be measured too.
         self.next = (self.next + STEP) % self.callers.len();
         let lane = self
             .limiter
@@ -186,6 +187,7 @@ impl Buckets {
     }
 }
 
+/// The identity of a request for one of many instances.
 fn caller(number: usize) -> Identity {
     let target = format!("/v2/chats?instance_id=instance{number}&access_token=t");
     let request = Request::get(target).body(()).expect("a valid target");
@@ -319,6 +321,7 @@ fn instant_upstream() -> tokio::io::DuplexStream {
     ours
 }
 
+/// The default settings with [`QUOTA`].
 fn config() -> Config {
     let mut config = Config::default();
     config.limit.quota = Some(QUOTA);

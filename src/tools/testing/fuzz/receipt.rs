@@ -128,6 +128,7 @@ fn texts<'i>(ids: impl IntoIterator<Item = &'i MessageId>) -> Vec<&'i str> {
     ids.into_iter().map(MessageId::as_str).collect()
 }
 
+/// Head and body of a request to the upstream.
 fn parts(request: UpstreamRequest) -> (RequestHead, Bytes) {
     match request.body {
         RequestBody::Whole(bytes) => (request.head, bytes.unwrap_or_default()),

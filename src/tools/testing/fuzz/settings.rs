@@ -55,6 +55,7 @@ pub fn settings(input: &[u8]) {
             assert!(!mistakes.is_empty(), "refused without a mistake");
             assert_eq!(
                 printed.split('\n').count(),
+                // The last line is the number of mistakes.
                 lines + 1,
                 "lines and mistakes:\n{printed}"
             );
@@ -107,6 +108,7 @@ fn bounded(config: &Config) {
         metrics,
         log: _,
     } = config;
+    // The bounds are repeated here, so that a change of the table alone fails.
     let day = Duration::from_secs(24 * 60 * 60);
     for above_zero in [
         server.header_timeout,

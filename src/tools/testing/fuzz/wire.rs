@@ -22,6 +22,7 @@ pub(super) fn request(text: &[u8]) -> Option<(Parts, Bytes)> {
             let (head, ()) = request.into_parts();
             return Some((head, Bytes::copy_from_slice(rest)));
         }
+        // Exactly one space, so that one request has one text.
         let (name, value) = cut(line, b": ")?;
         request.headers_mut().append(
             HeaderName::from_bytes(name).ok()?,
