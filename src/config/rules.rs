@@ -74,6 +74,7 @@ fn forbid(paths: &[&str], rule: &str, shown: &[Setting], mistakes: &mut Mistakes
     let settings = shown
         .iter()
         .filter(|setting| paths.contains(&&*setting.path()));
+    // At a default, the mistake would name a line that the operator has not written.
     if let Some(setting) = settings.max_by_key(|setting| &setting.origin) {
         mistakes.add(
             &setting.origin,

@@ -26,7 +26,7 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::batch::{Batcher, Given};
+use crate::batch::{BatchResponse, Batcher};
 use crate::config::{Config, Quota};
 use crate::gateway::Gateway;
 use crate::http::hop_by_hop;
@@ -80,7 +80,7 @@ pub fn scan_json(pieces: &[Bytes]) -> usize {
 /// Parses a receipt with its key and identity; returns the number of its ids.
 #[must_use]
 pub fn read_receipt(head: Parts, body: Bytes) -> usize {
-    Receipt::read(head, body).map_or(0, |receipt| receipt.ids.len())
+    Receipt::read(head, body).map_or(0, |receipt| receipt.id_count())
 }
 
 /// Receipts of one chat, ready to be merged.
@@ -101,13 +101,13 @@ impl Receipts {
     /// Writes the one request for all of them; returns how many ids are in it.
     #[must_use]
     pub fn merge(&self) -> usize {
-        let ids: IndexSet<_> = self.0.iter().flat_map(|receipt| &receipt.ids).collect();
-        let count = ids.len();
+        let lists: Vec<_> = self.0.iter().map(Receipt::ids).collect();
+        let ids: IndexSet<_> = lists.iter().flat_map(|ids| ids.iter()).collect();
         // Receipts of one chat have one form, so the first can write the ids of all.
-        let request = self.0[0].merged_request(ids.into_iter());
+        let request = self.0[0].merged_request(ids.iter().map(|id| &**id));
         // The request itself is not returned; without this the compiler could leave out its making.
         std::hint::black_box(request);
-        count
+        ids.len()
     }
 }
 
@@ -294,9 +294,9 @@ impl Joins {
                 verdicts.extend(self.batcher.join(receipt, now, &lane, &self.upstream));
             }
             let mut responses = 0;
-            for settled in verdicts {
-                let verdict = settled.await.map(|settled| settled.verdict);
-                responses += usize::from(matches!(verdict, Ok(Ok(Given::Shared(_)))));
+            for verdict in verdicts {
+                let response = verdict.await.map(|verdict| verdict.response);
+                responses += usize::from(matches!(response, Ok(Ok(BatchResponse::Shared(_)))));
             }
             responses
         })

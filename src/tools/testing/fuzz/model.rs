@@ -107,6 +107,9 @@ pub(super) fn receipt(head: &Parts, body: &[u8]) -> Option<Receipt> {
         values.len() == 1
     };
     let query = head.uri.query().unwrap_or_default();
+    if !is_well_encoded(query) {
+        return None;
+    }
     let mut ids = None;
     let mut start = 0;
     for pair in query.split('&') {
@@ -200,6 +203,13 @@ fn is_id(text: &str) -> bool {
         && text
             .chars()
             .all(|letter| ('!'..='~').contains(&letter) && !['"', '\\'].contains(&letter))
+}
+
+/// Whether two hexadecimal digits follow each `%`.
+fn is_well_encoded(query: &str) -> bool {
+    let bytes = query.as_bytes();
+    let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_hexdigit);
+    (0..bytes.len()).all(|at| bytes[at] != b'%' || is_digit(at + 1) && is_digit(at + 2))
 }
 
 /// One value of a query, decoded.
