@@ -164,7 +164,7 @@ impl Gateway {
         shared.limiter.reconfigure(config);
         shared.batcher.reconfigure(config.batch.clone());
         let secrets = Secrets::new(&config.tenants).map(Arc::new);
-        shared.metrics.keep_secret(secrets.clone());
+        shared.metrics.set_secrets(secrets.clone());
         shared.access_log.reconfigure(&config.log, secrets);
     }
 

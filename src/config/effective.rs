@@ -153,9 +153,9 @@ impl InForce {
     }
 
     /// Returns the paths of the settings that need a restart.
-    pub(crate) fn waiting(&self) -> Vec<String> {
-        let waiting = self.0.iter().filter(|line| line.state != State::InForce);
-        waiting.map(|line| line.setting.path()).collect()
+    pub(crate) fn pending_restart(&self) -> Vec<String> {
+        let pending = self.0.iter().filter(|line| line.state != State::InForce);
+        pending.map(|line| line.setting.path()).collect()
     }
 
     /// The settings whose values are in force now.

@@ -82,7 +82,7 @@ impl Kind {
     ///
     /// Not for [`Kind::List`] and [`Kind::Tokens`]: each of their items is checked by itself.
     pub(super) fn check(&self, value: &Value, sources: &Sources<'_>) -> Result<Checked> {
-        // Every text kind refuses an empty text, with the message for what is not a text.
+        // A value that is no text becomes an empty text, which every text kind refuses.
         let text = value.text().unwrap_or_default();
         match self {
             Self::Text(read) => read(text).map(|text| Checked::text(&text)),
@@ -171,7 +171,7 @@ pub(crate) fn read_address(text: &str) -> Result<SocketAddr> {
     })
 }
 
-/// What a type reads from a text; its error says what is allowed.
+/// The text of a value as its type displays it. The error of the type says what is allowed.
 pub(super) fn parsed<T: TryFrom<String, Error: ToString> + ToString>(text: &str) -> Result<String> {
     let read = T::try_from(text.to_owned());
     read.map(|value| value.to_string())
@@ -243,7 +243,7 @@ pub(super) fn network(text: &str) -> Result<String> {
     }
     let network: IpNet = text.parse().map_err(|_| ALLOWED)?;
     if network.addr() != network.network() {
-        // Either half may be the mistake: a guess would admit too many or too few clients.
+        // Address or length may be the mistake: a guess would admit too many or too few clients.
         let (network, address) = (network.trunc(), network.addr());
         return Err(format!(
             "{ALLOWED}; write {network} for this network, or {address} for the one address"

@@ -100,8 +100,8 @@ impl Mistakes {
             let hint = format!("{what}; did you mean {meant}?");
             return self.add(origin, &path, None, hint);
         }
-        // A value may be read as a key: in a tenant, where a secret may have lost its key, and
-        // anywhere after text that is not TOML.
+        // An unknown key may be a secret: in a tenant, if `key =` was forgotten, and anywhere after
+        // text that is not TOML.
         let may_be_secret = !self.broken.is_empty() || name == "tenant";
         let path = join(section, &word(if may_be_secret { MASK } else { key }));
         let hint = format!("{what}; known here: {}", siblings.join(", "));
@@ -172,7 +172,7 @@ fn nearest<'n>(written: &str, names: impl Iterator<Item = &'n String>) -> Option
         // A long text is not compared letter by letter.
         .filter(|name| name.len().abs_diff(written.len()) <= MAX_DISTANCE)
         .map(|name| (strsim::levenshtein(written, name), name))
-        // Of a short name, two changed letters leave nothing that points to it.
+        // In a short name, two changed letters are too many to recognise it.
         .filter(|(distance, name)| *distance <= MAX_DISTANCE && distance * 2 < name.len())
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)

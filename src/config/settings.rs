@@ -33,6 +33,7 @@ pub struct Config {
     /// The rate limit of all instances together.
     pub egress: Egress,
     /// Groups of instances with their own share, budget, networks and key.
+    // Singular in TOML, where each item is one table: `[[tenant]]`.
     #[serde(default, rename = "tenant")]
     pub tenants: Vec<Tenant>,
     /// Which requests are accepted at all.

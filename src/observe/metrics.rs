@@ -246,8 +246,8 @@ impl Metrics {
         self.instances.named(name)
     }
 
-    /// From now on instances with one of these secrets in their name get no label.
-    pub(crate) fn keep_secret(&self, secrets: Option<Arc<Secrets>>) {
+    /// Replaces the secrets. From now on, an instance gets no label if its name contains one of them.
+    pub(crate) fn set_secrets(&self, secrets: Option<Arc<Secrets>>) {
         // Labels that exist stay: a counter that disappears looks like a restart to Prometheus.
         self.secrets.store(secrets);
     }

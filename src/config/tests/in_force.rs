@@ -10,7 +10,7 @@ fn read(text: &str) -> Effective {
 /// and `[upstream]` need a restart.
 fn shown(before: &str, after: &str) -> (String, Vec<String>) {
     let in_force = InForce::from(&read(before)).reloaded(&read(after), |_| false);
-    let keys = in_force.waiting();
+    let keys = in_force.pending_restart();
     let shown = in_force.to_string();
     let lines = shown.lines().map(|line| match line.find("  # ") {
         Some(origin) => &line[..origin],

@@ -102,6 +102,8 @@ impl Plan {
             let chat = &busy[scenes.rng.below(busy.len())];
             scenes.reply_is_read(at, chat, None);
         });
+        // Their client disconnects after 250 ms. The ids must arrive all the same (rule: batch life
+        // cycle).
         scenes.every(1_900, |scenes, at| {
             scenes.reply_is_read(at, &busy[0], Some(SHORT_TIMEOUT));
         });
@@ -139,6 +141,7 @@ impl SceneBuilder {
     /// message, a few milliseconds apart, as inboxes do.
     fn chat_is_opened(&mut self, at: Duration, instance: &str, agents: usize) {
         let chat = self.chat();
+        // 2 to 9 messages.
         let unread: Vec<_> = (0..2 + self.rng.below(8)).map(|_| self.id(&chat)).collect();
         for agent in 0..agents {
             let requests = unread.iter().map(|id| PlannedRequest {
@@ -149,6 +152,7 @@ impl SceneBuilder {
             let scene = Scene {
                 // Within the default window of 50 ms, so that the agents' receipts merge.
                 at: at + ms(agent * 20),
+                // Inboxes send a receipt without waiting for the response to the one before.
                 is_sequential: false,
                 requests: requests.collect(),
             };

@@ -93,6 +93,7 @@ impl fmt::Display for Report {
             let mark = if check.passed { "ok    " } else { "BROKEN" };
             writeln!(f, "    {mark}  {}", check.text)?;
         }
+        // The address of a real gateway, not the free port of the demo.
         let default = Config::default();
         writeln!(
             f,

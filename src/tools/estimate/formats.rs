@@ -1,8 +1,7 @@
 //! The formats of access logs: the gateway's own, Caddy's, Traefik's, the common
 //! and combined formats of nginx and Apache, and nginx-proxy-manager's.
 //!
-//! Invariant: a line is read in whichever format it is in; nothing is assumed
-//! from the lines before it.
+//! Invariant: the format of each line is recognised separately, because a log may contain several.
 
 use std::borrow::Cow;
 

@@ -19,9 +19,9 @@ use super::arrival_order::SPAN_NANOS;
 const MAX_LINE_BYTES: u64 = 256 * 1024;
 
 /// Bytes read ahead of all logs together.
-const BUFFERS: usize = 1 << 20;
+const MAX_BUFFERED: usize = 1 << 20;
 /// Bytes read ahead of one log at least: less would be many small reads.
-const BUFFER: usize = 1 << 16;
+const MIN_BUFFER: usize = 1 << 16;
 
 /// A log that is open.
 struct Log {
@@ -60,7 +60,7 @@ impl LogFiles {
     /// A log cannot be read.
     pub(super) fn new(logs: Vec<(PathBuf, Box<dyn Read>)>) -> Result<Self, Error> {
         // Hundreds of rotated logs must not take a megabyte each.
-        let buffer = (BUFFERS / logs.len().max(1)).max(BUFFER);
+        let buffer = (MAX_BUFFERED / logs.len().max(1)).max(MIN_BUFFER);
         let reached = (0..logs.len()).map(|log| Reverse((0, log))).collect();
         let open = |(path, input)| match uncompressed(input, buffer) {
             Ok(input) => Ok(Log {

@@ -68,6 +68,7 @@ impl Grant for Waiter {
     fn grant(self, _: Permit) -> bool {
         // Only noted: the limiter is borrowed now, and sending can change the replay's tables.
         self.granted.borrow_mut().push(self.id);
+        // A waiter of a replay never disconnects, so the token is used.
         true
     }
 }
@@ -103,7 +104,7 @@ pub(super) struct Replay {
     config: Config,
     start: Instant,
     limiter: OfflineLimiter<Waiter>,
-    /// When the queue of each bucket is served next; other events are stale.
+    /// When the queue of each bucket is served next. Events with another time are stale.
     next_serve: HashMap<BucketKey, Instant>,
     events: BinaryHeap<Reverse<(Instant, Event)>>,
     open: HashMap<u64, Open>,

@@ -249,6 +249,7 @@ impl Report {
     /// Why the logs are no basis for any recommendation.
     fn missing_evidence(&self) -> Option<&'static str> {
         let counts = &self.counts;
+        // In a file of another kind, a few lines may look like requests by chance.
         if counts.unknown_lines > counts.lines / 2 {
             return Some("most lines were not understood: is this an access log?");
         }

@@ -156,6 +156,8 @@ pub(super) fn receipt(head: &Parts, body: &[u8]) -> Option<Receipt> {
             let value: Value = serde_json::from_str(raw.get()).ok()?;
             let fits = match name.as_str() {
                 "messageIds" => value.is_array() && ids.is_none(),
+                // Absent, `null` and `""` may mean different things to the API, so they are
+                // different values.
                 "participant" => value.is_string() || value.is_null(),
                 other => value.is_string() && FIELDS.contains(&other),
             };

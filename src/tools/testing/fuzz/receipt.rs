@@ -23,6 +23,7 @@ pub fn receipt(input: &[u8]) {
     let expected = model::receipt(&head, &body);
     match Receipt::read(head.clone(), body.clone()) {
         Err(back) => {
+            // It is forwarded, so it must be unchanged.
             same_head(&back, &head);
             assert!(expected.is_none(), "not understood: {expected:?}");
         }
