@@ -105,7 +105,7 @@ impl<'v> Sources<'v> {
     pub(super) fn token(&self, value: &Value) -> Result<String, String> {
         let fits = |text: &str| {
             (1..=MAX_TOKEN_LENGTH).contains(&text.len())
-                // A header value loses the spaces at its ends.
+                // HTTP removes the spaces at both ends of a field value (RFC 9110 §5.5).
                 && text.trim() == text
                 && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
         };

@@ -74,9 +74,8 @@ impl<'c> LineReader<'c> {
         let (path, query) = parsed.target.split_once('?').unwrap_or((parsed.target, ""));
         let method = Method::from_bytes(parsed.method.as_bytes()).unwrap_or(Method::GET);
         let mut instance = parsed.own.as_ref().and_then(|own| own.instance);
-        // Receipts may merge if all but their ids is equal.
+        // Receipts may merge if everything except their ids is equal (rule: merge equality).
         let mut key = self.hasher.build_hasher();
-        // As in the gateway: equal paths, byte for byte (rule: merge equality).
         path.hash(&mut key);
         let (mut ids, mut has_chat) = (1, false);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -92,8 +91,7 @@ impl<'c> LineReader<'c> {
                 "chatId" => has_chat = true,
                 _ => {}
             }
-            // The order of pairs matters here, other than in the gateway: clients always write the
-            // same order.
+            // In the order of the query, unlike in the gateway: one client always writes one order.
             pair.hash(&mut key);
         }
         let mut paths = self.config.batch.paths.iter();
