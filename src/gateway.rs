@@ -164,7 +164,7 @@ impl Gateway {
         shared.limiter.reconfigure(config);
         shared.batcher.reconfigure(config.batch.clone());
         let secrets = Secrets::new(&config.tenants).map(Arc::new);
-        shared.metrics.keep_secret(secrets.clone());
+        shared.metrics.set_secrets(secrets.clone());
         shared.access_log.reconfigure(&config.log, secrets);
     }
 
@@ -203,7 +203,7 @@ impl Gateway {
     pub fn unfinished(&self) -> (usize, usize) {
         let shared = &self.server.proxy.shared;
         (
-            self.metrics().calls().max(shared.tasks.len()),
+            self.metrics().requests_in_flight().max(shared.tasks.len()),
             self.server.shared.connections.len() + shared.drain.cut_count(),
         )
     }

@@ -141,7 +141,7 @@ impl Proxy {
         guard: &mut RequestGuard,
     ) -> Result<Box<ClientResponse>, Error> {
         let settings = &self.shared.settings;
-        if self.shared.metrics.calls() > settings.max_in_flight {
+        if self.shared.metrics.requests_in_flight() > settings.max_in_flight {
             let limit = settings.max_in_flight;
             return Err(Error::Overloaded("server.max_in_flight", limit));
         }

@@ -119,7 +119,7 @@ fn apply(gateway: &Gateway, effective: &Effective, files: Files) {
     if let Some(running) = gateway.shown_settings() {
         let changes_now = |path: &str| stays_tls && path.starts_with(CERTIFICATE);
         let in_force = running.reloaded(effective, changes_now);
-        let keys = in_force.waiting().join(", ");
+        let keys = in_force.pending_restart().join(", ");
         if !keys.is_empty() {
             tracing::warn!(keys, "settings that were changed and need a restart");
         }

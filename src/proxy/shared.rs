@@ -44,7 +44,7 @@ impl Shared {
     pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
         let tasks = TaskTracker::new();
         let secrets = Secrets::new(&config.tenants).map(Arc::new);
-        metrics.keep_secret(secrets.clone());
+        metrics.set_secrets(secrets.clone());
         let limiter = Arc::new(Limiter::new(config, Arc::clone(&metrics)));
         let batcher = Arc::new(Batcher::new(
             config.batch.clone(),

@@ -116,7 +116,7 @@ impl Server {
         let is_last = response.head.closes_connection();
         let mut writer = ResponseWriter::new(response);
         // Responses that are ready together are written together.
-        yield_now::to_ready_tasks(self.proxy.shared.metrics.calls()).await;
+        yield_now::to_ready_tasks(self.proxy.shared.metrics.requests_in_flight()).await;
         loop {
             let outcome = poll_fn(|cx| match writer.poll(io, &conn.state, cx) {
                 Poll::Ready(outcome) => Poll::Ready(Ok(outcome)),

@@ -58,7 +58,7 @@ impl Mergeable for LoggedReceipt {
     }
 }
 
-/// A waiter by its number; granted tokens are collected for the replay.
+/// A waiter, known by its number. Grants are collected, and the replay sends the requests.
 struct Waiter {
     id: u64,
     granted: Rc<RefCell<Vec<u64>>>,
@@ -66,7 +66,9 @@ struct Waiter {
 
 impl Grant for Waiter {
     fn grant(self, _: Permit) -> bool {
+        // Only noted: the limiter is borrowed now, and sending can change the replay's tables.
         self.granted.borrow_mut().push(self.id);
+        // A waiter of a replay never disconnects, so the token is used.
         true
     }
 }
@@ -90,6 +92,7 @@ struct Open {
     pending: Pending,
 }
 
+/// What waits for a bucket token.
 enum Pending {
     /// A request that is passed through, and its arrival.
     Other(Instant),
@@ -101,7 +104,7 @@ pub(super) struct Replay {
     config: Config,
     start: Instant,
     limiter: OfflineLimiter<Waiter>,
-    /// When the queue of each bucket is served next; other events are stale.
+    /// When the queue of each bucket is served next. Events with another time are stale.
     next_serve: HashMap<BucketKey, Instant>,
     events: BinaryHeap<Reverse<(Instant, Event)>>,
     open: HashMap<u64, Open>,
@@ -131,10 +134,14 @@ impl Replay {
         }
     }
 
-    /// Replays the next request; requests come in the order of their arrival.
+    /// Replays the next request. Requests must be given in the order of their arrival.
     pub(super) fn arrive(&mut self, arrival: &Arrival) {
         let first = *self.first.get_or_insert(arrival.at);
+        // The limiter needs tokio's instants. The first arrival is `start`; no clock is read after
+        // that.
         let now = self.start + Duration::from_nanos(arrival.at.saturating_sub(first));
+        // Everything due before this arrival happens first, so that it finds buckets and batches as
+        // they were.
         self.advance(Some(now));
         match arrival.kind {
             RequestKind::Other => {
@@ -142,6 +149,8 @@ impl Replay {
                 self.acquire(id, arrival.bucket, Pending::Other(now), now);
             }
             RequestKind::Receipt { key, ids } => {
+                // Merging is off, the log does not show the chat, or the receipt alone exceeds the
+                // cap.
                 let is_alone = self.config.batch.window.is_zero()
                     || key.is_none()
                     || ids as usize > self.config.batch.max_ids;
@@ -149,6 +158,8 @@ impl Replay {
                 let most = self.config.batch.max_ids.saturating_add(1);
                 let receipt = LoggedReceipt {
                     key: key.unwrap_or_default(),
+                    // New numbers: the log does not show which ids are equal, and duplicates are
+                    // rare.
                     ids: (0..most.min(ids as usize))
                         .map(|_| self.next_id())
                         .collect(),
@@ -195,6 +206,7 @@ impl Replay {
         };
         let rest = batch.join(receipt);
         if !batch.is_open() {
+            // A full batch is sealed. Its window may still be open: then it needs its token now.
             let is_queued = ticket.is_some();
             self.joinable.remove(&key);
             if !is_queued {
@@ -204,6 +216,7 @@ impl Replay {
         rest
     }
 
+    /// Opens a batch with its first receipt, unless admission refuses it.
     fn open_batch(
         &mut self,
         receipt: LoggedReceipt,
@@ -211,6 +224,8 @@ impl Replay {
         bucket: BucketKey,
         now: Instant,
     ) {
+        // As in the gateway, a receipt that would miss its deadline is refused when it arrives
+        // (rule: admission).
         let kind = Kind::Receipt { opened: now };
         if self
             .limiter
@@ -239,7 +254,7 @@ impl Replay {
         }
     }
 
-    /// The window of a batch is over: it needs a token now.
+    /// The window of a batch has ended: it needs a token now.
     fn close_window(&mut self, id: u64, now: Instant) {
         // A batch in the queue has closed before, when it was full.
         if self.open.get(&id).is_some_and(|open| open.ticket.is_none())
@@ -257,6 +272,7 @@ impl Replay {
                 (Kind::Call, deadline, deadline)
             }
             Pending::Batch(batch) => {
+                // The batch is worth sending as long as one caller waits for it.
                 let deadline = batch.last_deadline().unwrap_or(now);
                 let kind = Kind::Receipt {
                     opened: batch.opened,
@@ -277,6 +293,7 @@ impl Replay {
                 self.open.insert(id, open);
                 self.events
                     .push(Reverse((first_deadline, Event::Deadline(id))));
+                // The queue was empty, so no event serves it yet.
                 if first {
                     self.serve(bucket, now);
                 }
@@ -285,6 +302,7 @@ impl Replay {
                 Pending::Other(_) => self.outcome.refused += 1,
                 Pending::Batch(batch) => {
                     self.close(&batch, id);
+                    // Every caller of the batch is refused.
                     self.outcome.refused += batch.seal().len() as u64;
                 }
             },
@@ -300,6 +318,7 @@ impl Replay {
             }
             None => drop(self.next_serve.remove(&bucket)),
         }
+        // Serving may grant several tokens at once, for example after an idle time.
         let granted = self.granted.take();
         for id in granted {
             if let Some(open) = self.open.remove(&id) {
@@ -308,6 +327,7 @@ impl Replay {
         }
     }
 
+    /// Counts an upstream call, and the waits of its callers.
     fn send(&mut self, id: u64, pending: Pending, now: Instant) {
         match pending {
             Pending::Other(arrived) => {
@@ -317,6 +337,7 @@ impl Replay {
             Pending::Batch(batch) => {
                 self.close(&batch, id);
                 let receipts = batch.seal();
+                // All of its callers have reached their deadlines while it waited.
                 if receipts.is_empty() {
                     return;
                 }
@@ -331,13 +352,15 @@ impl Replay {
 
     /// No receipt joins this batch any more.
     fn close(&mut self, batch: &Batch<LoggedReceipt>, id: u64) {
+        // A later batch with the same key may have taken this entry.
         if self.joinable.get(&batch.key) == Some(&id) {
             self.joinable.remove(&batch.key);
         }
     }
 
-    /// The deadline of a waiter in a queue has come.
+    /// The deadline of a waiter in a queue has passed.
     fn expire(&mut self, id: u64, now: Instant) {
+        // It was sent before its deadline; the event is stale.
         let Some(open) = self.open.get(&id) else {
             return;
         };
@@ -360,6 +383,7 @@ impl Replay {
         }
         if let Some(ticket) = open.ticket {
             self.limiter.leave(open.bucket, ticket);
+            // The next waiter may be served earlier than planned.
             self.serve(open.bucket, now);
         }
     }
@@ -367,6 +391,8 @@ impl Replay {
     /// Moves the clock to a time, or to the end of all that is open.
     fn advance(&mut self, until: Option<Instant>) {
         while let Some(&Reverse((at, event))) = self.events.peek() {
+            // Events at the time of an arrival happen before it: a window that ends now takes no
+            // more receipts.
             if until.is_some_and(|until| at > until) {
                 return;
             }
@@ -375,6 +401,8 @@ impl Replay {
                 Event::WindowEnd(id) => self.close_window(id, at),
                 Event::Deadline(id) => self.expire(id, at),
                 Event::Token(bucket) => {
+                    // An event is not removed from the heap when its time changes; it is skipped
+                    // here.
                     if self.next_serve.get(&bucket) == Some(&at) {
                         self.serve(bucket, at);
                     }

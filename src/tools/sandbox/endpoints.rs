@@ -19,6 +19,7 @@ use super::state::State;
 /// An endpoint: path under `/v2/` (`*` is any one segment), methods, required parameters, and what it does.
 type Row = (&'static str, &'static str, &'static [&'static str], Action);
 
+/// What an endpoint does.
 #[derive(Clone, Copy)]
 enum Action {
     /// Marks messages as read.
@@ -35,6 +36,7 @@ use Action::{Create, Seen, Send, Show};
 
 const CHAT: &[&str] = &["chatId"];
 
+/// The endpoints of the vendor's reference. No two rows match the same path.
 const TABLE: &[Row] = &[
     ("send/seen", "POST", CHAT, Seen),
     ("send/start-typing", "POST", CHAT, Show(samples::done)),
@@ -144,6 +146,7 @@ const CHATS_KEYS: [&str; 8] = [
 
 /// Responds to a complete request under `/v2`.
 pub(super) fn respond(state: &State, parts: &Parts, params: &Params) -> Response<Body> {
+    // Errors have the media type that the client accepts; successful responses are always JSON.
     let shape = Shape::of(&parts.headers);
     let Some((path, methods, needs, action)) = find(parts.uri.path()) else {
         let text = format!("No such endpoint: {}", parts.uri.path());
@@ -162,6 +165,7 @@ pub(super) fn respond(state: &State, parts: &Parts, params: &Params) -> Response
         .unwrap_or_else(|failure| failure.response(shape))
 }
 
+/// Checks a request in the order of the module's documentation, and processes it.
 fn check_and_do(
     state: &State,
     parts: &Parts,
@@ -169,6 +173,7 @@ fn check_and_do(
     row: Row,
 ) -> Result<Response<Body>, Failure> {
     let (path, _, needs, action) = row;
+    // Before the other checks: a wrong token gets 401 whatever else is wrong with the request.
     let valid = params
         .token
         .as_deref()
@@ -184,6 +189,7 @@ fn check_and_do(
             text,
         ));
     }
+    // Before the check of the instance: it does not exist yet.
     if let Create = action {
         let number = state.created.fetch_add(1, Ordering::Relaxed);
         return Ok(responses::json(
@@ -202,6 +208,7 @@ fn check_and_do(
             "Session does not exist",
         ));
     }
+    // After token and instance, so that only valid requests use up the quota.
     if state
         .quotas
         .as_ref()
@@ -236,6 +243,7 @@ fn check_and_do(
     match action {
         Seen => receipts::mark(state, &chat, params),
         Send => {
+            // Counted only here, after all checks: a refused request sends nothing.
             let number = state.messages.fetch_add(1, Ordering::Relaxed) + 1;
             Ok(responses::json(
                 StatusCode::CREATED,
@@ -243,6 +251,7 @@ fn check_and_do(
             ))
         }
         Show(make) => {
+            // As WAHA's framework (NestJS) does by default: 201 for every POST.
             let status = if parts.method == Method::POST {
                 StatusCode::CREATED
             } else {
@@ -250,6 +259,7 @@ fn check_and_do(
             };
             Ok(responses::json(status, &make(&about)))
         }
+        // Unreachable: handled above, before the checks that need an instance.
         Create => Err(Failure::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal_error",
@@ -264,6 +274,7 @@ fn find(path: &str) -> Option<&'static Row> {
     if segments.next() != Some("v2") {
         return None;
     }
+    // Decoded after the split, so that an encoded slash stays inside its segment.
     let segments: Vec<_> = segments
         .map(|segment| percent_decode_str(segment).decode_utf8_lossy())
         .collect();
@@ -273,6 +284,7 @@ fn find(path: &str) -> Option<&'static Row> {
             given
                 .next()
                 .is_some_and(|given| wanted == "*" || wanted == given)
+            // The path of the request must not be longer than the pattern.
         }) && given.next().is_none()
     })
 }
@@ -285,6 +297,7 @@ pub(super) fn listed() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 /// Whether a method is allowed. HEAD is allowed where GET is, except where GET sends a message.
 fn allows(methods: &str, action: Action, method: &Method) -> bool {
+    // HEAD must be safe (RFC 9110 §9.2.1), but GET of a send path sends a message.
     let effective = if *method == Method::HEAD && matches!(action, Show(_)) {
         "GET"
     } else {
@@ -293,6 +306,7 @@ fn allows(methods: &str, action: Action, method: &Method) -> bool {
     methods.split(' ').any(|allowed| allowed == effective)
 }
 
+/// Whether an instance exists: one of the settings, or any id of the allowed form.
 fn exists(state: &State, instance: &str) -> bool {
     match &state.settings.instances {
         Some(listed) => listed.iter().any(|known| known == instance),

@@ -34,7 +34,7 @@ const HEADERS: [&str; 8] = [
     "content-type",
 ];
 
-/// A JSON object's members in the order they stand, duplicates kept.
+/// The members of a JSON object in their order, with duplicates.
 pub(super) struct Members<'j>(pub(super) Vec<(String, &'j RawValue)>);
 
 impl<'de: 'j, 'j> Deserialize<'de> for Members<'j> {
@@ -63,6 +63,7 @@ impl<'de: 'j, 'j> Deserialize<'de> for Members<'j> {
 
 /// Reads an object if `serde_json` understands all of its values.
 pub(super) fn members(json: &[u8]) -> Option<Members<'_>> {
+    // `RawValue` does not check numbers that exceed `f64`, which `Value` refuses.
     serde_json::from_slice::<Value>(json).ok()?;
     serde_json::from_slice(json).ok()
 }
@@ -99,9 +100,10 @@ pub(super) fn receipt(head: &Parts, body: &[u8]) -> Option<Receipt> {
         ids: Vec::new(),
         ids_at: None,
     };
-    let mut same = |place, name: &str, value: &[u8]| {
-        let values: &mut Vec<_> = receipt.same.entry((place, name.to_owned())).or_default();
+    let mut same = |location, name: &str, value: &[u8]| {
+        let values: &mut Vec<_> = receipt.same.entry((location, name.to_owned())).or_default();
         values.push(value.to_vec());
+        // False for a repeated name: which of the values counts depends on the reader.
         values.len() == 1
     };
     let query = head.uri.query().unwrap_or_default();
@@ -113,6 +115,7 @@ pub(super) fn receipt(head: &Parts, body: &[u8]) -> Option<Receipt> {
     for pair in query.split('&') {
         let at = start;
         start += pair.len() + 1;
+        // `split` of an empty text gives one empty piece, which is no field.
         if query.is_empty() {
             break;
         }
@@ -135,6 +138,7 @@ pub(super) fn receipt(head: &Parts, body: &[u8]) -> Option<Receipt> {
         if !body.is_empty() && body.trim_ascii() != b"{}" {
             return None;
         }
+        // An absent body and `{}` are different requests, so they do not merge.
         same("body", "", body.trim_ascii());
     } else {
         let others = ["participant=", "messageIds="];
@@ -152,6 +156,8 @@ pub(super) fn receipt(head: &Parts, body: &[u8]) -> Option<Receipt> {
             let value: Value = serde_json::from_str(raw.get()).ok()?;
             let fits = match name.as_str() {
                 "messageIds" => value.is_array() && ids.is_none(),
+                // Absent, `null` and `""` may mean different things to the API, so they are
+                // different values.
                 "participant" => value.is_string() || value.is_null(),
                 other => value.is_string() && FIELDS.contains(&other),
             };
@@ -159,6 +165,7 @@ pub(super) fn receipt(head: &Parts, body: &[u8]) -> Option<Receipt> {
                 return None;
             }
             if name == "messageIds" {
+                // `raw` borrows from `body`, so the difference of the addresses is the offset.
                 let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
                 ids = Some((value, IdsAt::Body(start..start + raw.get().len())));
             } else if !same("body", &name, raw.get().as_bytes()) {
@@ -180,6 +187,7 @@ pub(super) fn receipt(head: &Parts, body: &[u8]) -> Option<Receipt> {
         }
         if !receipt.ids.is_empty() {
             receipt.ids_at = Some(at);
+            // A list and a whole-chat receipt never merge (rule: merge equality).
             receipt.same.insert(("list", String::new()), Vec::new());
         }
     }

@@ -33,6 +33,7 @@ pub fn settings(input: &[u8]) {
         else {
             continue;
         };
+        // `cut` works on bytes; the same range of `text` is valid, because `=` is ASCII.
         let value = &text[text.len() - value.len()..];
         match name {
             b"--listen" => flags.listen = Some(value.to_owned()),
@@ -49,15 +50,16 @@ pub fn settings(input: &[u8]) {
     }
     match config::load_text(parts[0], env.into_iter(), &flags) {
         Err(mistakes) => {
-            let said = mistakes.to_string();
+            let printed = mistakes.to_string();
             let lines = mistakes.len().min(MAX_PRINTED) + usize::from(mistakes.len() > MAX_PRINTED);
             assert!(!mistakes.is_empty(), "refused without a mistake");
             assert_eq!(
-                said.split('\n').count(),
+                printed.split('\n').count(),
+                // The last line is the number of mistakes.
                 lines + 1,
-                "lines and mistakes:\n{said}"
+                "lines and mistakes:\n{printed}"
             );
-            assert_plain(&said);
+            assert_plain(&printed);
         }
         Ok(effective) => {
             bounded(&effective.config);
@@ -94,6 +96,7 @@ fn assert_plain(text: &str) {
 
 /// The bounds that `default.toml` documents.
 fn bounded(config: &Config) {
+    // Without `..`: a new section of the settings fails to compile here until it is checked.
     let Config {
         server,
         upstream,
@@ -105,6 +108,7 @@ fn bounded(config: &Config) {
         metrics,
         log: _,
     } = config;
+    // The bounds are repeated here, so that a change of the table alone fails.
     let day = Duration::from_secs(24 * 60 * 60);
     for above_zero in [
         server.header_timeout,
