@@ -14,6 +14,7 @@ pub(super) fn join_quota(
     shown: &[Setting],
     mistakes: &mut Mistakes,
 ) {
+    // Sections without a rate, and rates that were wrong, have no quota.
     let Some(rate) = read.get("rate").and_then(toml::Value::as_float) else {
         return;
     };
@@ -72,6 +73,7 @@ fn forbid(paths: &[&str], rule: &str, shown: &[Setting], mistakes: &mut Mistakes
     let settings = shown
         .iter()
         .filter(|setting| paths.contains(&&*setting.path()));
+    // At a default, the mistake would name a line that the operator has not written.
     if let Some(setting) = settings.max_by_key(|setting| &setting.origin) {
         mistakes.add(
             &setting.origin,

@@ -132,11 +132,11 @@ impl Proxy {
         let tenant_name = ctx.tenant_name(identity);
         ctx.log_entry.set_identity(identity, head, || tenant_name);
         let tenant = ctx.admit(identity)?;
-        let path = head.uri.path();
         let is_receipt = ctx.route == Route::Seen;
-        let verifies = verification::is_conclusive(&head.method, path, is_receipt, identity);
+        let verifies = verification::is_conclusive(head, is_receipt, identity);
+        let path = path::normalize(head.uri.path());
         let limiter = &self.shared.limiter;
-        let lane = limiter.lane(&head.method, &path::normalize(path), identity, verifies);
+        let lane = limiter.lane(&head.method, &path, identity, verifies);
         Ok(lane.counted_for(tenant))
     }
 }

@@ -63,7 +63,7 @@ impl Proxy {
         let Shared {
             limiter, batcher, ..
         } = &*self.shared;
-        batcher.haunt(&receipt, lane);
+        batcher.shadow(&receipt, lane);
         let pass = if limiter.observes() {
             // The shadow of its batch takes the token.
             limiter.unheld(Route::Seen)

@@ -16,32 +16,17 @@ use super::Proxy;
 use super::error::Error;
 use super::request_ctx::RequestCtx;
 use crate::body::{ClientBody, ClientResponse, RequestBody, UpstreamRequest};
+use crate::http::method;
 use crate::http::request_head::RequestHead;
-use crate::identity::{Findings, pairs};
+use crate::identity::Findings;
 use crate::upstream::UpstreamResponse;
-
-/// Headers and a field by which frameworks let a request stand for one with
-/// another method (WordPress, Laravel, Rails): a preflight has none.
-const METHOD_OVERRIDES: [&str; 3] = [
-    "x-http-method-override",
-    "x-http-method",
-    "x-method-override",
-];
-const METHOD_FIELD: &str = "_method";
 
 /// Whether a request is a preflight and nothing else.
 pub(super) fn is_preflight(head: &Parts, body: &ClientBody) -> bool {
-    let is_override = || {
-        let mut fields = pairs(head.uri.query().unwrap_or_default());
-        METHOD_OVERRIDES
-            .iter()
-            .any(|name| head.headers.contains_key(*name))
-            || fields.any(|field| crate::identity::decode(field.key) == METHOD_FIELD)
-    };
     head.method == Method::OPTIONS
         && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
         && body.is_empty()
-        && !is_override()
+        && !method::is_overridden(head)
 }
 
 impl Proxy {
@@ -57,6 +42,11 @@ impl Proxy {
         ctx.log_entry.set_identity(&identity, head, || tenant_name);
         let instance = identity.instance.as_deref();
         ctx.tenants.may_preflight(ctx.client, instance)?;
+        if let Some(keyring) = self.shared.keyring.load_full() {
+            // The browser repeats the request's URL, and the upstream need not
+            // learn a key. A key that opens nothing is refused with the request.
+            keyring.search(head, ctx.client).replace(head, body).ok();
+        }
         let mut request = UpstreamRequest {
             head: head.take(),
             body: RequestBody::streamed(body.take()),

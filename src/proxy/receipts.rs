@@ -13,11 +13,11 @@ use super::error::Error;
 use super::passthrough::count;
 use super::request_ctx::RequestCtx;
 use super::{Proxy, server_timing};
-use crate::batch::{Given, Told, Untold};
+use crate::batch::{BatchResponse, NoResponse, Verdict};
 use crate::body::{ClientBody, ClientResponse, LOOK, ResponseBody};
 use crate::http::content_length;
 use crate::http::request_head::RequestHead;
-use crate::identity::Certainty;
+use crate::identity::{Certainty, scan};
 use crate::limit::{Lane, Refused};
 use crate::receipt::Receipt;
 use crate::tenant::Denied;
@@ -37,7 +37,7 @@ pub(super) struct Joined {
 
 /// How the receipt gets its verdict.
 enum JoinedRoute {
-    Batch(Result<oneshot::Receiver<Told>, Refused>),
+    Batch(Result<oneshot::Receiver<Verdict>, Refused>),
     /// Merging is only observed: the receipt is sent alone.
     Alone(Box<Receipt>),
 }
@@ -63,9 +63,12 @@ impl Proxy {
         let Some(whole) = self.in_time(limit, body.whole()).await?.flatten() else {
             return Ok(None);
         };
+        if scan::is_ambiguous(head, &whole) {
+            // Its message ids may belong to another instance than the one that counts.
+            return Ok(None);
+        }
         let at = body.arrived_at().unwrap_or_else(Instant::now);
         match Receipt::read(std::mem::take(head), whole) {
-            // Its message ids may belong to another instance than the one that counts.
             Ok(receipt) if receipt.identity.certainty == Certainty::Ambiguous => {
                 *head = receipt.into_request().head;
             }
@@ -111,9 +114,9 @@ impl Proxy {
             // Boxed: most gateways merge, and this branch is the larger one.
             JoinedRoute::Alone(receipt) => Box::pin(self.send_alone(ctx, *receipt, &lane)).await,
             JoinedRoute::Batch(Ok(verdict)) => match verdict.await {
-                Ok(told) => {
-                    ctx.log_entry.set_timing(&told.timing);
-                    self.verdict_response(told, &lane)
+                Ok(verdict) => {
+                    ctx.log_entry.set_timing(&verdict.timing);
+                    self.verdict_response(verdict, &lane)
                 }
                 // The task of the batch was dropped: the process ends.
                 Err(_) => Err(Error::Upstream(UpstreamError::BrokeOff)),
@@ -125,19 +128,23 @@ impl Proxy {
     }
 
     /// The response to one caller of a batch.
-    fn verdict_response(&self, told: Told, lane: &Lane) -> Result<Box<ClientResponse>, Error> {
-        let (mut response, remaining) = match told.verdict {
-            Ok(Given::Shared(shared)) => {
+    fn verdict_response(
+        &self,
+        verdict: Verdict,
+        lane: &Lane,
+    ) -> Result<Box<ClientResponse>, Error> {
+        let (mut response, remaining) = match verdict.response {
+            Ok(BatchResponse::Shared(shared)) => {
                 let body = ResponseBody::whole(shared.body.clone(), shared.trailers.clone());
                 let head = shared.head.clone();
                 (Box::new(ClientResponse { head, body }), shared.remaining)
             }
-            Ok(Given::Own(response)) => (response, None),
-            Err(Untold::Refused(refused)) => return Err(refused.into()),
-            Err(Untold::Failed(failure)) => return Err(failure.into()),
+            Ok(BatchResponse::Streamed(response)) => (response, None),
+            Err(NoResponse::Refused(refused)) => return Err(refused.into()),
+            Err(NoResponse::Failed(failure)) => return Err(failure.into()),
         };
         if self.shared.settings.timing_header {
-            server_timing::of_receipt(&mut response.head, &told.timing);
+            server_timing::of_receipt(&mut response.head, &verdict.timing);
         }
         self.add_ratelimit_headers(&mut response.head, lane, remaining);
         Ok(response)
