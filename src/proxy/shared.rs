@@ -43,6 +43,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
         let tasks = TaskTracker::new();
+        // Before anything is counted: labels and log entries must not contain them.
         let secrets = Secrets::new(&config.tenants).map(Arc::new);
         metrics.keep_secret(secrets.clone());
         let limiter = Arc::new(Limiter::new(config, Arc::clone(&metrics)));
