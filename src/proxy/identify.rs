@@ -76,7 +76,7 @@ impl Proxy {
             findings.set_partial();
         }
         let mut identity = findings.identity();
-        if identity.is_hidden() {
+        if identity.may_be_hidden() {
             // Otherwise they would share one bucket with all requests without an
             // identity, and exhaust it for them.
             identity.credential = Some(Fingerprint::of_client(ctx.client.address()));
