@@ -191,12 +191,11 @@ impl<'c> Lifecycle<'c> {
             return None;
         }
         if self.state.phase() == Phase::Serving || self.state.is_http2() {
-            // The client learns of it in time: by the head of the response, or by
+            // The client is notified: by `Connection: close` in the response, or by
             // GOAWAY, which says which streams are served (RFC 9113 §6.8).
             return Some(self.close(now));
         }
-        // An idle HTTP/1 client learns of it only by the close, and may be sending a
-        // request now.
+        // An idle HTTP/1 client cannot be notified, and may be sending a request now.
         let until = now + DRAIN_GRACE;
         self.stage = Stage::DrainGrace { until };
         None
@@ -237,8 +236,8 @@ impl<'c> Lifecycle<'c> {
             match phase {
                 Phase::Idle => Some(since + timeouts.idle),
                 Phase::ReadingHead => Some(since + timeouts.header),
-                // The gateway is to respond. `upstream.response_timeout` and the body
-                // timeouts bound that.
+                // It is the gateway's part to respond. `upstream.response_timeout` and the
+                // timeouts of the bodies bound that.
                 Phase::Serving => None,
             }
         })

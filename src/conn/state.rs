@@ -27,8 +27,7 @@ pub(crate) struct ConnCtx {
 /// The state of one connection.
 ///
 /// All events come from one thread, except those of requests that outlive their
-/// connection. No two fields must agree with each other, so relaxed atomics
-/// suffice.
+/// connection. No invariant spans two fields, so relaxed atomics suffice.
 #[derive(Debug)]
 pub(crate) struct ConnState {
     timeouts: Timeouts,

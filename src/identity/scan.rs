@@ -1,8 +1,7 @@
 //! The bounded scan of a body for instance and credentials.
 //!
 //! Invariants: at most [`LOOK`] bytes are held, in the buffers in which they arrived;
-//! the body is forwarded byte for byte; what is found does not depend on how the
-//! network cut the body.
+//! the body is forwarded byte for byte.
 
 use std::future::poll_fn;
 use std::ops::Range;
@@ -275,10 +274,12 @@ async fn scan_fields(
 ) -> Result<Extent, body::Error> {
     let mut pieces = BoundedPieces::new(body);
     while let Some(piece) = poll_fn(|cx| pieces.poll(cx)).await? {
+        // The object has ended: parsers ignore or refuse what follows.
         if !reader.push(&piece, sink) {
             return Ok(Extent::Whole);
         }
     }
+    // A pair that is cut off is not read: the first digits of an id may be another id.
     if !pieces.is_whole() {
         return Ok(Extent::Part);
     }
@@ -298,7 +299,8 @@ async fn scan_parts<'p>(
     }
 }
 
-/// The pieces of a body up to exactly [`LOOK`] bytes.
+/// The pieces of a body, cut at [`LOOK`] bytes. Otherwise the length of the last piece
+/// would decide what is found.
 struct BoundedPieces<'b> {
     body: &'b mut ClientBody,
     index: usize,
@@ -326,8 +328,6 @@ impl<'b> BoundedPieces<'b> {
             return Poll::Ready(Ok(None));
         };
         self.index += 1;
-        // The body may hold more, in whole pieces. Without the cut the end of the scan
-        // would depend on the size of the last piece.
         self.is_cut = piece.len() > self.left;
         piece.truncate(self.left);
         self.left -= piece.len();

@@ -115,6 +115,8 @@ impl Server {
         let FastRequest { head, body } = request;
         let body = ClientBody::complete(body, self.shared.settings.body_timeout, now);
         let proxy = self.proxy.clone();
+        // The lifecycle is not polled meanwhile: no timeout of the client is running, and a
+        // drain waits for the response.
         let Ok(response) = proxy.handle(head, body, conn.clone(), now).await;
         let is_last = response.head.closes_connection();
         let mut writer = ResponseWriter::new(response);
@@ -151,7 +153,7 @@ impl ResponseWriter {
         Self {
             out,
             encoder,
-            // The head is dropped: it is written, and a long body would keep it.
+            // The head is dropped: it is encoded, and sending the body may take long.
             body: has_body.then_some(response.body),
             broke_off: false,
         }
@@ -217,8 +219,8 @@ impl ResponseWriter {
                 // Requests with `TE: trailers` are left to hyper, so this client did not
                 // ask for trailers (RFC 9110 §6.5.1).
                 Some(Ok(Err(_trailers))) => Ok(()),
-                // The length or the end of the chunks is missing then: only a closed
-                // connection shows the client that the body is incomplete.
+                // Shorter than announced, or without a last chunk: only a closed connection
+                // shows the client that the body is incomplete.
                 Some(Err(_)) => Err(Malformed),
                 None => {
                     self.body = None;

@@ -53,9 +53,11 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let is_last = descriptors::is_reserved(&stream);
+                // Served nevertheless, but the next connection would take one descriptor
+                // more from the reserve.
+                let took_reserved = descriptors::is_reserved(&stream);
                 spawn(server, stream, peer, permit);
-                if is_last {
+                if took_reserved {
                     tokio::select! {
                         () = stop.cancelled() => break,
                         () = free_descriptor(&listener) => {}

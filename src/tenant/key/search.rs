@@ -99,8 +99,8 @@ impl Search<'_> {
     /// changed.
     ///
     /// # Errors
-    /// The key does not open the instance, or cannot be replaced. The request may be
-    /// partly changed then, and must not be forwarded.
+    /// The key does not open the instance, or cannot be replaced. Some keys may have been
+    /// replaced already.
     pub(crate) fn replace(
         self,
         head: &mut Parts,
