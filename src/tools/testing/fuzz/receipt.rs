@@ -27,7 +27,7 @@ pub fn receipt(input: &[u8]) {
             assert!(expected.is_none(), "not understood: {expected:?}");
         }
         Ok(receipt) => {
-            let expected = expected.expect("understood, but the slow reader refuses");
+            let expected = expected.expect("understood, but the simple reader refuses");
             assert_eq!(texts(&receipt), expected.ids);
             assert_eq!(receipt.id_count(), expected.ids.len());
             let (own_head, own_body) = parts(receipt.own_request());
