@@ -211,7 +211,7 @@ impl Gateway {
     pub fn unfinished(&self) -> (usize, usize) {
         let shared = &self.server.proxy.shared;
         (
-            // Not the sum: a request whose client has left is counted in both.
+            // Not the sum: a request whose client has disconnected is counted in both.
             self.metrics().calls().max(shared.tasks.len()),
             self.server.shared.connections.len() + shared.drain.cut_count(),
         )

@@ -34,7 +34,7 @@ pub(crate) struct Shared {
     pub(crate) access_log: Arc<AccessLog>,
     /// The settings that the admin pages show.
     pub(crate) shown: ArcSwapOption<InForce>,
-    /// What a drain waits for: batches, requests whose client has left, upgraded
+    /// What a drain waits for: batches, requests whose client has disconnected, upgraded
     /// connections.
     pub(crate) tasks: TaskTracker,
     pub(crate) drain: Drain,

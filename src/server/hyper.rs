@@ -175,7 +175,7 @@ impl Server {
                 .clone()
                 .handle(Box::new(head.into()), body, conn.clone(), now);
             let wrap = wrap.clone();
-            // hyper drops this future if the client leaves; the work of `handle` goes on
+            // hyper drops this future if the client disconnects; the work of `handle` goes on
             // (rule: sent once).
             async move {
                 let response = *response.await?;
