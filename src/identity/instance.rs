@@ -59,6 +59,11 @@ impl InstanceId {
 /// percent-encoded, cut at a NUL: a lenient backend reads `123%20` and `123%00x`
 /// as `123`.
 pub(super) fn trim(text: &str) -> &str {
+    // Nearly all values are visible ASCII without escapes. One cheap pass finds out.
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b'%';
+    if text.bytes().all(is_plain) {
+        return text;
+    }
     let mut text = text;
     while let Some(length) = blank_at(text, char_at_start, hex_at_start) {
         text = &text[length..];

@@ -64,8 +64,13 @@ impl Named {
     /// PHP drops leading spaces, cuts the name at a NUL, and replaces `.`, spaces
     /// and an unclosed `[` by `_`.
     pub(crate) fn read(name: &str) -> Option<Self> {
-        // In PHP's order. Compared in place, because this runs for each field of each
-        // request.
+        // Both names are at least as long, and folding only shortens a name. Most fields
+        // end here: this runs for each field of each request.
+        let shortest = INSTANCE_FIELD.len().min(TOKEN_FIELD.len());
+        if name.len() < shortest {
+            return None;
+        }
+        // In PHP's order, compared in place.
         let name = name.split('\0').next().unwrap_or_default();
         let name = name
             .trim_start_matches(|letter: char| letter <= ' ')

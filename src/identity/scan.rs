@@ -158,6 +158,10 @@ impl Format {
         if types.next().is_some() {
             return Self::Unclear;
         }
+        // As most clients write it: nothing needs to be parsed.
+        if content_type == b"application/json" {
+            return Self::Fields(Reader::new(Declared::Json));
+        }
         let content_type = String::from_utf8_lossy(content_type).to_ascii_lowercase();
         let essence = content_type.split(';').next().unwrap_or_default().trim();
         match essence {
