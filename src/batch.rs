@@ -203,6 +203,10 @@ impl Batcher {
         if observes {
             self.haunt(&receipt, lane);
         }
+        if !observes {
+            // Also where a batch waits already that it would join.
+            lane.check_pause(deadline)?;
+        }
         let (answer, told) = oneshot::channel();
         let caps = Caps::of(&settings);
         let alone = self.goes_alone(&receipt, &settings, came);

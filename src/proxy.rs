@@ -317,7 +317,7 @@ impl Proxy {
             self.lane(&identity, ambiguous, head, who, route, trail)?
         };
         let limiter = &self.shared.limiter;
-        let answer = match limiter.pass(&lane, Kind::Call, asked, route).await {
+        let answer = match limiter.pass(&lane, Kind::Request, asked, route).await {
             Ok(pass) => {
                 let body = RequestBody::streamed(body.take());
                 self.send(head, body, &lane, pass, route, trail).await
@@ -341,9 +341,20 @@ impl Proxy {
         trail.identified(identity, head, || who.tenant(identity));
         let tenant = who.let_in(identity, ambiguous, route)?;
         let limiter = &self.shared.limiter;
-        let lane = limiter.lane(&head.method, head.uri.path(), identity);
-        Ok(lane.counted_for(tenant))
+        let path = head.uri.path();
+        let is_receipt = self.shared.batcher.is_receipt_path(path);
+        let class = |limit: &config::Limit| limit.class_of(&head.method, path, is_receipt);
+        let lane = limiter.lane(identity, class, is_receipt || is_of_api(path));
+        Ok(lane.counted_in(tenant.upstream().clone()))
     }
+}
+
+/// Whether a path stands below `/v2/`, where every request needs a credential;
+/// elsewhere there are public pages. Base URLs that end with a slash bring
+/// another before it.
+fn is_of_api(path: &str) -> bool {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    path.strip_prefix('/').unwrap_or(path).starts_with("v2/")
 }
 
 /// Who calls, and the rules held against it. A reload leaves a call under

@@ -36,7 +36,6 @@ const TANGLED: &[&str] = &[
     "config",
     "conn",
     "http::h1",
-    "limit",
     "tools::sandbox",
     "upstream",
 ];

@@ -101,7 +101,7 @@ impl Batcher {
             };
             tokio::select! {
                 biased;
-                permit = &mut ticket => return Ok((permit, Some(asked.elapsed()))),
+                permit = &mut ticket => return Ok((permit?, Some(asked.elapsed()))),
                 () = tokio::time::sleep_until(deadline) => {
                     let expired = batch.expire(Instant::now());
                     if !expired.is_empty() {

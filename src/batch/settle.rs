@@ -151,7 +151,8 @@ impl Sender<'_> {
             return Ok(limiter.unheld(Route::Seen));
         }
         let asked = Instant::now();
-        let kind = Kind::Receipt {
+        // Once admitted, a receipt keeps its place: no full queue refuses it.
+        let kind = Kind::FollowUp {
             opened: self.opened,
         };
         let mut ticket = None;
@@ -177,7 +178,7 @@ impl Sender<'_> {
             };
             tokio::select! {
                 biased;
-                permit = ticket => return Ok(limiter.passed(permit, Some(asked.elapsed()), Route::Seen)),
+                permit = ticket => return Ok(limiter.passed(permit?, Some(asked.elapsed()), Route::Seen)),
                 () = tokio::time::sleep_until(first.deadline) => {}
             }
         }

@@ -1,37 +1,41 @@
-//! What a bucket has learned from the upstream's 429 (design §3.6, §7.4).
+//! What a bucket has learned from an upstream 429 (rule: pauses).
 //!
-//! Owns the pause, its doubling and the probe. Invariant: only an answer to a
-//! call sent after the pause ended can lengthen or end it; calls held back
-//! here, and stragglers sent before, change nothing.
+//! Owns the pause, its doubling and the probe. Invariant: only a response to a
+//! request sent after the pause ended can lengthen or end it. Requests that are
+//! held back, and responses to requests sent before, change nothing.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The first pause where the upstream names none; doubles on every further 429.
+/// The first pause where the upstream names none; it doubles with each 429.
 const FIRST: Duration = Duration::from_secs(1);
 
 /// A named pause that proved too short is followed by one twice as long, up to
-/// this: a receipt that is repeated after each would else ask without end.
+/// this length: a receipt that is retried after each would else retry forever.
 const LEAST: Duration = Duration::from_secs(1);
 
-/// No `Retry-After` is believed beyond this (others were told six days).
+/// A longer `Retry-After` is cut to this length. The upstream has been seen to
+/// send six days.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// How long the others wait for the answer to the probe before the next call
-/// goes as another probe: a probe may be a video that uploads for minutes.
+/// How long the others wait for the response to the probe before the next
+/// request goes as another probe: a probe may be a video that uploads for
+/// minutes.
 const HEAD_START: Duration = Duration::from_secs(2);
 
 /// A pause after an upstream 429.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pause {
     until: Instant,
-    /// The pause that an unexplained 429 would bring next.
+    /// The length of the next pause, if the next 429 names none.
     step: Duration,
-    /// The least that a named one would bring next.
+    /// The least length of the next pause, if the next 429 names one.
     least: Duration,
-    /// When the probe was sent.
+    /// When the probe was sent that has no response yet.
     probe: Option<Instant>,
+    /// The probe before had no response within its head start.
+    hangs: bool,
 }
 
 impl Pause {
@@ -41,46 +45,61 @@ impl Pause {
             step: FIRST,
             least: Duration::ZERO,
             probe: None,
+            hangs: false,
         };
         pause.begin(now, retry_after);
         pause
     }
 
-    /// Until when calls are held back, if they are.
+    /// Until when requests are held back, if they are: by the pause, or by a
+    /// probe without a response.
     pub(super) fn holds(&self, now: Instant) -> Option<Instant> {
         let probing = self.probe.map(|sent| sent + HEAD_START);
         let until = probing.map_or(self.until, |probing| probing.max(self.until));
         (now < until).then_some(until)
     }
 
+    /// Until when no waiting request will get a token. A probe counts once the
+    /// one before it hung: the first is mostly answered soon.
+    pub(super) fn refuses_until(&self) -> Instant {
+        let probing = self.probe.filter(|_| self.hangs);
+        probing.map_or(self.until, |sent| self.until.max(sent + HEAD_START))
+    }
+
     pub(super) fn is_over(&self, now: Instant) -> bool {
         self.holds(now).is_none()
     }
 
-    /// A call goes out now: it is the probe.
+    /// A request goes out now: it is the probe.
     pub(super) fn probe(&mut self, now: Instant) {
+        self.hangs = self.probe.is_some();
         self.probe = Some(now);
     }
 
-    /// Another 429, to a call sent at `sent`.
+    /// Records another 429, to a request sent at `sent`.
     pub(super) fn throttled(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
         if sent >= self.until {
             self.begin(now, retry_after);
         } else if let Some(named) = believed(retry_after) {
-            // A straggler of the same incident that knows more.
+            // A late response of the same incident that knows more.
             self.until = self.until.max(now + named);
         }
     }
 
-    /// Any other answer to a call sent at `sent`; true when the pause is over
-    /// for good. `let_through`: the upstream took the call (it may have failed
-    /// for reasons of its own).
-    pub(super) fn answered(&mut self, sent: Instant, let_through: bool) -> bool {
-        let ours = sent >= self.until;
-        if ours {
-            self.probe = None;
+    /// Records any other response, or none, to a request sent at `sent`.
+    /// `let_through`: the upstream took the request (which may have failed for
+    /// reasons of its own).
+    pub(super) fn answered(&mut self, sent: Instant, let_through: bool) -> Probed {
+        if sent < self.until {
+            return Probed::Stale;
         }
-        ours && let_through
+        self.probe = None;
+        self.hangs = false;
+        if let_through {
+            Probed::Success
+        } else {
+            Probed::Failure
+        }
     }
 
     fn begin(&mut self, now: Instant, retry_after: Option<Duration>) {
@@ -95,10 +114,23 @@ impl Pause {
         self.least = (length * 2).min(LEAST);
         self.until = now + length;
         self.probe = None;
+        self.hangs = false;
     }
 }
 
-/// The pause asked for, within reason. A `Retry-After: 0` says nothing.
+/// What a response says about a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probed {
+    /// Nothing: its request was sent before the pause ended.
+    Stale,
+    /// The pause is over, and its doubling with it.
+    Success,
+    /// The upstream is not well: the next request is another probe.
+    Failure,
+}
+
+/// The pause that the upstream asked for, within reason. A `Retry-After: 0`
+/// says nothing.
 fn believed(retry_after: Option<Duration>) -> Option<Duration> {
     retry_after
         .filter(|wait| !wait.is_zero())
@@ -125,7 +157,7 @@ mod tests {
             pause.throttled(now, now, None);
         }
         now += secs(60);
-        assert!(pause.answered(now, true));
+        assert_eq!(pause.answered(now, true), Probed::Success);
     }
 
     #[tokio::test(start_paused = true)]
@@ -167,7 +199,7 @@ mod tests {
         let now = Instant::now();
         let mut pause = Pause::new(now, Some(secs(2)));
         pause.throttled(now, now - secs(1), None);
-        assert!(!pause.answered(now - secs(1), true));
+        assert_eq!(pause.answered(now - secs(1), true), Probed::Stale);
         assert_eq!(pause.holds(now), Some(now + secs(2)));
     }
 

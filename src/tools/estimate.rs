@@ -9,6 +9,7 @@
 mod line;
 mod logs;
 mod moment;
+mod offline;
 mod order;
 mod play;
 mod report;

@@ -107,7 +107,7 @@ async fn whoever_waited_in_a_full_line_waited_too_long() {
     for at in [1000, 5500] {
         tokio::time::sleep_until(world.start + ms(at)).await;
         let deadline = Instant::now() + ms(6000);
-        calls.push(world.limiter.admit(&lane, Kind::Call, deadline).unwrap());
+        calls.push(world.limiter.admit(&lane, Kind::Request, deadline).unwrap());
     }
     let outrun = outrun.await;
     assert_eq!(outrun.at, 6000);

@@ -69,7 +69,7 @@ fn run(arrivals: &[Arrival], interval: u64, burst: u32, max_queue: usize) -> Vec
             at += ms(arrival.gap);
             tokio::time::sleep_until(at).await;
             let joined = Instant::now();
-            let kind = arrival.age.map_or(Kind::Call, |age| Kind::Receipt {
+            let kind = arrival.age.map_or(Kind::Request, |age| Kind::Receipt {
                 opened: joined - ms(age),
             });
             let deadline = joined + ms(arrival.patience);
@@ -83,8 +83,8 @@ fn run(arrivals: &[Arrival], interval: u64, burst: u32, max_queue: usize) -> Vec
                     let fates = Arc::clone(&fates);
                     waiting.spawn(async move {
                         let fate = match tokio::time::timeout_at(leaves, ticket).await {
-                            Ok(permit) => Fate::Granted(permit.granted),
-                            Err(_) => Fate::Gone {
+                            Ok(Ok(permit)) => Fate::Granted(permit.granted),
+                            Ok(Err(_)) | Err(_) => Fate::Gone {
                                 joined,
                                 left: Instant::now(),
                             },
@@ -201,9 +201,9 @@ proptest! {
             tokio::time::advance(ms(elapsed)).await;
             drain(&limiter, &lane);
             let tickets: Vec<_> = (0..waiting)
-                .map(|_| queued(&limiter, &lane, Kind::Call))
+                .map(|_| queued(&limiter, &lane, Kind::Request))
                 .collect();
-            let refused = limiter.admit(&lane, Kind::Call, Instant::now()).err();
+            let refused = limiter.admit(&lane, Kind::Request, Instant::now()).err();
             let refused = refused.expect("an empty bucket with no patience");
             prop_assert_eq!(refused.refusal, Refusal::WaitTooLong);
             prop_assert_eq!(refused.waiting, waiting);
@@ -227,7 +227,7 @@ async fn waiting_calls_leave_as_soon_as_the_law_allows() {
     let start = Instant::now();
     assert_eq!(drain(&limiter, &lane), 3);
     let tickets: Vec<_> = (0..5)
-        .map(|_| queued(&limiter, &lane, Kind::Call))
+        .map(|_| queued(&limiter, &lane, Kind::Request))
         .collect();
     let mut left = Vec::new();
     for ticket in tickets {

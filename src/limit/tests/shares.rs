@@ -32,7 +32,7 @@ fn scarce(rate: f64, tenants: Vec<Tenant>) -> Arc<Limiter> {
 async fn accepted(limiter: &Limiter, instance: &str) {
     let lane = lane_of(limiter, instance, "t");
     let pass = limiter
-        .pass(&lane, Kind::Call, Instant::now(), Route::Other)
+        .pass(&lane, Kind::Request, Instant::now(), Route::Other)
         .await
         .unwrap();
     lane.answered(&pass.permit, StatusCode::CREATED, None);
@@ -52,7 +52,7 @@ async fn saturate(
             loop {
                 let lane = lane_of(&limiter, instance, "t");
                 limiter
-                    .pass(&lane, Kind::Call, Instant::now(), Route::Other)
+                    .pass(&lane, Kind::Request, Instant::now(), Route::Other)
                     .await
                     .unwrap();
                 went.fetch_add(1, Ordering::Relaxed);
@@ -126,7 +126,7 @@ async fn a_flood_of_made_up_names_buys_one_share() {
         let limiter = Arc::clone(&limiter);
         tokio::spawn(async move {
             let lane = lane_of(&limiter, &format!("made-up-{n}"), "x");
-            let passed = limiter.pass(&lane, Kind::Call, Instant::now(), Route::Other);
+            let passed = limiter.pass(&lane, Kind::Request, Instant::now(), Route::Other);
             passed.await.ok();
         });
     }
@@ -145,7 +145,7 @@ async fn a_quiet_tenant_waits_for_one_slot_behind_a_flood() {
         let asked = Instant::now();
         let lane = lane_of(&limiter, "quiet", "t");
         limiter
-            .pass(&lane, Kind::Call, asked, Route::Other)
+            .pass(&lane, Kind::Request, asked, Route::Other)
             .await
             .unwrap();
         assert!(asked.elapsed() <= ms(102), "{:?}", asked.elapsed());
@@ -209,7 +209,7 @@ async fn who_would_wait_too_long_for_its_share_is_told_at_once() {
     let mut line = Vec::new();
     let start = Instant::now();
     let refused = loop {
-        match limiter.admit(&lane, Kind::Call, later(4000)) {
+        match limiter.admit(&lane, Kind::Request, later(4000)) {
             Ok(admission) => line.push(admission),
             Err(refused) => break refused,
         }
@@ -254,7 +254,7 @@ async fn a_reload_that_lifts_the_limit_lets_everybody_go() {
     config.egress.quota = quota(0.01, 1);
     let limiter = Arc::new(limiter(&config));
     let lane = lane_of(&limiter, "a", "t");
-    let pass = || limiter.pass(&lane, Kind::Call, Instant::now(), Route::Other);
+    let pass = || limiter.pass(&lane, Kind::Request, Instant::now(), Route::Other);
     pass().await.unwrap();
     let start = Instant::now();
     config.egress.quota = None;
@@ -278,7 +278,7 @@ async fn who_begins_with_many_calls_gets_one_share() {
         tokio::spawn(async move {
             loop {
                 let lane = lane_of(&limiter, "c", "t");
-                let passed = limiter.pass(&lane, Kind::Call, Instant::now(), Route::Other);
+                let passed = limiter.pass(&lane, Kind::Request, Instant::now(), Route::Other);
                 let permit = passed.await.unwrap().permit;
                 went.fetch_add(1, Ordering::Relaxed);
                 lane.answered(&permit, StatusCode::CREATED, None);
@@ -299,7 +299,7 @@ async fn a_reload_that_gives_a_tenant_more_is_felt_at_once() {
     let limiter = limiter(&config);
     accepted(&limiter, "a").await;
     let lane = lane_of(&limiter, "a", "t");
-    let waiting = queued(&limiter, &lane, Kind::Call);
+    let waiting = queued(&limiter, &lane, Kind::Request);
     // It is in line at the egress by then.
     tokio::time::sleep(ms(100)).await;
     config.tenants = vec![tenant("t", 1, quota(100.0, 100), &["a"])];
@@ -320,7 +320,7 @@ async fn a_call_that_began_before_a_reload_leaves_its_instance_in_the_new_sharin
     lane.answered(&permit, StatusCode::CREATED, None);
     let lane = lane_of(&limiter, "a", "t");
     now(&limiter, &lane);
-    let second = limiter.admit(&lane, Kind::Call, Instant::now());
+    let second = limiter.admit(&lane, Kind::Request, Instant::now());
     assert_eq!(second.unwrap_err().scope, Scope::Egress);
 }
 
@@ -336,7 +336,7 @@ async fn a_made_up_credential_does_not_get_around_a_tenants_budget() {
     for call in 0..20 {
         let instance = if call % 2 == 0 { "a" } else { "b" };
         let lane = lane_of(&limiter, instance, &format!("made-up-{call}"));
-        went += usize::from(limiter.admit(&lane, Kind::Call, Instant::now()).is_ok());
+        went += usize::from(limiter.admit(&lane, Kind::Request, Instant::now()).is_ok());
     }
     assert_eq!(went, 2);
 }

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use super::moment;
 use super::play::{Arrival, What};
 use crate::config::Config;
-use crate::limit::class_of;
+use super::offline::class_of;
 use crate::observe::access_log::WITHHELD;
 
 /// What a line said.
@@ -158,7 +158,7 @@ impl<'c> Reader<'c> {
         Read {
             arrival: Arrival {
                 at: told.at,
-                purse: (class, instance),
+                bucket: (class, instance),
                 what,
             },
             coarse: told.coarse,

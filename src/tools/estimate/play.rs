@@ -1,6 +1,6 @@
 //! One setting tried on a log's calls, in the log's own time.
 //!
-//! Invariant: batches and buckets are the gateway's own ([`Batch`], [`Paper`]);
+//! Invariant: batches and buckets are the gateway's own ([`Batch`], [`OfflineLimiter`]);
 //! this room only turns the clock, and holds nothing but what is open.
 
 use std::cell::RefCell;
@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::waits::Waits;
 use crate::batch::{Batch, Caps, Member};
 use crate::config::Config;
-use crate::limit::{Entry, Grant, Kind, Paper, Permit, Purse};
+use super::offline::{BucketKey, Entry, OfflineLimiter};
+use crate::limit::{Grant, Kind, Permit, Refused};
 
 /// A call of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,7 +23,7 @@ pub(super) struct Arrival {
     /// Since 1970, in nanoseconds.
     pub(super) at: u64,
     /// Whose bucket it draws on.
-    pub(super) purse: Purse,
+    pub(super) bucket: BucketKey,
     pub(super) what: What,
 }
 
@@ -81,15 +82,20 @@ impl Member for Guest {
     }
 }
 
-/// Somebody in line, by name: granted tokens are noted for the clock's turner.
+/// A waiter, by number: its verdict is noted, and read after the queue was
+/// served.
 struct Slot {
     id: u64,
-    granted: Rc<RefCell<Vec<u64>>>,
+    verdicts: Verdicts,
 }
 
+/// The waiters that have a verdict, and whether they got their token.
+type Verdicts = Rc<RefCell<Vec<(u64, bool)>>>;
+
 impl Grant for Slot {
-    fn grant(self, _: Permit) -> bool {
-        self.granted.borrow_mut().push(self.id);
+    fn settle(self, verdict: Result<Permit, Refused>) -> bool {
+        let noted = (self.id, verdict.is_ok());
+        self.verdicts.borrow_mut().push(noted);
         true
     }
 }
@@ -98,16 +104,16 @@ impl Grant for Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     /// A bucket may have a token.
-    Token(Purse),
+    Token(BucketKey),
     /// A batch's window ends.
     Window(u64),
-    /// Somebody's deadline comes.
+    /// The deadline of a caller of a batch comes.
     Deadline(u64),
 }
 
 /// A call or a batch that has not gone yet.
 struct Open {
-    purse: Purse,
+    bucket: BucketKey,
     ticket: Option<u64>,
     what: Waiting,
 }
@@ -121,14 +127,14 @@ enum Waiting {
 pub(super) struct Play {
     config: Config,
     start: Instant,
-    paper: Paper<Slot>,
-    /// What each bucket's line is looked at next; others on the heap are stale.
-    looks: HashMap<Purse, Instant>,
+    limiter: OfflineLimiter<Slot>,
+    /// When each queue is served next; other entries of the heap are stale.
+    looks: HashMap<BucketKey, Instant>,
     due: BinaryHeap<Reverse<(Instant, Due)>>,
     open: HashMap<u64, Open>,
     /// The batch of each key that takes callers.
     taking: HashMap<u64, u64>,
-    granted: Rc<RefCell<Vec<u64>>>,
+    verdicts: Verdicts,
     serial: u64,
     first: Option<u64>,
     outcome: Outcome,
@@ -138,14 +144,14 @@ impl Play {
     pub(super) fn new(config: Config) -> Self {
         let start = Instant::now();
         Self {
-            paper: Paper::new(&config),
+            limiter: OfflineLimiter::new(&config),
             config,
             start,
             looks: HashMap::new(),
             due: BinaryHeap::new(),
             open: HashMap::new(),
             taking: HashMap::new(),
-            granted: Rc::default(),
+            verdicts: Rc::default(),
             serial: 0,
             first: None,
             outcome: Outcome::default(),
@@ -162,7 +168,7 @@ impl Play {
             What::Call => {
                 let id = self.next();
                 let what = Waiting::Call(now);
-                self.ask(id, arrival.purse, Kind::Call, now, deadline, what);
+                self.ask(id, arrival.bucket, Kind::Request, now, deadline, what);
             }
             What::Receipt { key, ids } => {
                 let alone = self.config.batch.window.is_zero()
@@ -177,7 +183,7 @@ impl Play {
                     arrived: now,
                     deadline,
                 };
-                self.join(guest, alone, arrival.purse, now);
+                self.join(guest, alone, arrival.bucket, now);
             }
         }
     }
@@ -193,7 +199,7 @@ impl Play {
         self.serial
     }
 
-    fn join(&mut self, guest: Guest, alone: bool, purse: Purse, now: Instant) {
+    fn join(&mut self, guest: Guest, alone: bool, bucket: BucketKey, now: Instant) {
         let key = guest.key;
         let mut guest = Some(guest);
         if let (false, Some(&id)) = (alone, self.taking.get(&key))
@@ -213,7 +219,7 @@ impl Play {
         }
         let Some(guest) = guest else { return };
         let kind = Kind::Receipt { opened: now };
-        if self.paper.check(purse, kind, now, guest.deadline).is_err() {
+        if self.limiter.check(bucket, kind, now, guest.deadline).is_err() {
             self.outcome.refused += 1;
             return;
         }
@@ -222,7 +228,7 @@ impl Play {
         let full = !batch.is_open();
         let id = self.next();
         let open = Open {
-            purse,
+            bucket,
             ticket: None,
             what: Waiting::Batch(batch),
         };
@@ -239,7 +245,7 @@ impl Play {
     /// A batch's window is over: it asks for its token.
     fn is_due(&mut self, id: u64, now: Instant) {
         let Some(Open {
-            purse,
+            bucket,
             ticket: None,
             what: Waiting::Batch(batch),
         }) = self.open.remove(&id)
@@ -250,42 +256,41 @@ impl Play {
             opened: batch.opened,
         };
         let deadline = batch.last_deadline().unwrap_or(now);
-        self.ask(id, purse, kind, now, deadline, Waiting::Batch(batch));
+        self.ask(id, bucket, kind, now, deadline, Waiting::Batch(batch));
     }
 
     fn ask(
         &mut self,
         id: u64,
-        purse: Purse,
+        bucket: BucketKey,
         kind: Kind,
         now: Instant,
         deadline: Instant,
         what: Waiting,
     ) {
-        let granted = &self.granted;
+        let verdicts = &self.verdicts;
         let slot = || Slot {
             id,
-            granted: Rc::clone(granted),
+            verdicts: Rc::clone(verdicts),
         };
-        match self.paper.admit(purse, kind, now, deadline, slot) {
-            Ok(Entry::Now(_)) => self.go(id, what, now),
+        match self.limiter.admit(bucket, kind, (now, deadline), slot) {
+            Ok(Entry::Now) => self.go(id, what, now),
             Ok(Entry::Queued { ticket, first }) => {
-                let until = match &what {
-                    Waiting::Call(_) => deadline,
-                    Waiting::Batch(batch) => batch.first_deadline().unwrap_or(deadline),
-                };
+                if let Waiting::Batch(batch) = &what {
+                    let until = batch.first_deadline().unwrap_or(deadline);
+                    self.due.push(Reverse((until, Due::Deadline(id))));
+                }
                 let ticket = Some(ticket);
                 self.open.insert(
                     id,
                     Open {
-                        purse,
+                        bucket,
                         ticket,
                         what,
                     },
                 );
-                self.due.push(Reverse((until, Due::Deadline(id))));
                 if first {
-                    self.look(purse, now);
+                    self.look(bucket, now);
                 }
             }
             Err(_) => match what {
@@ -298,19 +303,21 @@ impl Play {
         }
     }
 
-    /// Serves a line, and lets go whoever was given a token.
-    fn look(&mut self, purse: Purse, now: Instant) {
-        match self.paper.serve(purse, now) {
+    /// Serves a queue, and lets go what was given a token.
+    fn look(&mut self, bucket: BucketKey, now: Instant) {
+        match self.limiter.serve(bucket, now) {
             Some(next) => {
-                self.looks.insert(purse, next);
-                self.due.push(Reverse((next, Due::Token(purse))));
+                self.looks.insert(bucket, next);
+                self.due.push(Reverse((next, Due::Token(bucket))));
             }
-            None => drop(self.looks.remove(&purse)),
+            None => drop(self.looks.remove(&bucket)),
         }
-        let granted = self.granted.take();
-        for id in granted {
-            if let Some(open) = self.open.remove(&id) {
-                self.go(id, open.what, now);
+        let verdicts = self.verdicts.take();
+        for (id, is_granted) in verdicts {
+            match self.open.remove(&id) {
+                Some(open) if is_granted => self.go(id, open.what, now),
+                Some(_) => self.outcome.refused += 1,
+                None => {}
             }
         }
     }
@@ -342,20 +349,18 @@ impl Play {
         }
     }
 
-    /// Somebody in line runs out of time.
+    /// The deadline of a caller of a batch that waits.
     fn expire(&mut self, id: u64, now: Instant) {
         let Some(open) = self.open.get(&id) else {
             return;
         };
-        let (purse, ticket) = (open.purse, open.ticket);
+        let (bucket, ticket) = (open.bucket, open.ticket);
         if let Waiting::Batch(batch) = &open.what {
             self.outcome.refused += batch.expire(now).len() as u64;
             if let Some(next) = batch.first_deadline() {
                 self.due.push(Reverse((next, Due::Deadline(id))));
                 return;
             }
-        } else {
-            self.outcome.refused += 1;
         }
         if let Some(Open {
             what: Waiting::Batch(batch),
@@ -365,8 +370,8 @@ impl Play {
             self.forget(&batch, id);
         }
         if let Some(ticket) = ticket {
-            self.paper.leave(purse, ticket);
-            self.look(purse, now);
+            self.limiter.leave(bucket, ticket);
+            self.look(bucket, now);
         }
     }
 
@@ -380,7 +385,7 @@ impl Play {
             match due {
                 Due::Window(id) => self.is_due(id, at),
                 Due::Deadline(id) => self.expire(id, at),
-                Due::Token(purse) if self.looks.get(&purse) == Some(&at) => self.look(purse, at),
+                Due::Token(bucket) if self.looks.get(&bucket) == Some(&at) => self.look(bucket, at),
                 Due::Token(_) => {}
             }
         }
@@ -399,7 +404,7 @@ mod tests {
         let (key, ids) = (Some(1), 1_000_000);
         play.play(&Arrival {
             at: 0,
-            purse: (0, 1),
+            bucket: (0, 1),
             what: What::Receipt { key, ids },
         });
         assert!(

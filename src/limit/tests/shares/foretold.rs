@@ -16,11 +16,11 @@ async fn a_share_that_is_used_up_is_told_before_anybody_waits_for_it() {
         accepted(&limiter, "a").await;
         tokio::time::advance(ms(11_000)).await;
         let lane = lane_of(&limiter, "a", "t");
-        let is_checked = |wait| limiter.check(&lane, Kind::Call, later(wait));
+        let is_checked = |wait| limiter.check(&lane, Kind::Request, later(wait));
         assert_eq!(is_checked(0), Ok(()));
         now(&limiter, &lane);
         let refused = limiter
-            .admit(&lane, Kind::Call, later(9_000))
+            .admit(&lane, Kind::Request, later(9_000))
             .expect_err("its token comes later");
         assert_eq!(is_checked(9_000), Err(refused));
         assert_eq!(is_checked(11_000), Ok(()));
@@ -40,7 +40,7 @@ async fn who_comes_behind_many_tenants_is_told_at_once() {
     }
     let ask = |name, wait| {
         let lane = lane_of(&limiter, name, "t");
-        limiter.admit(&lane, Kind::Call, later(wait))
+        limiter.admit(&lane, Kind::Request, later(wait))
     };
     let mut line = Vec::new();
     for name in &names[..4] {
@@ -65,16 +65,16 @@ async fn instances_that_are_paused_refuse_nobody_else() {
     for number in 0..12 {
         let name = format!("paused{number}");
         let lane = lane_of(&limiter, &name, "t");
-        let pass = limiter.pass(&lane, Kind::Call, Instant::now(), Route::Other);
+        let pass = limiter.pass(&lane, Kind::Request, Instant::now(), Route::Other);
         let permit = pass.await.unwrap().permit;
         lane.answered(&permit, StatusCode::CREATED, None);
         let told = StatusCode::TOO_MANY_REQUESTS;
         lane.answered(&permit, told, Some(ms(60_000)));
-        line.push(queued(&limiter, &lane, Kind::Call));
+        line.push(queued(&limiter, &lane, Kind::Request));
     }
     tokio::time::sleep(ms(3_000)).await;
     let lane = lane_of(&limiter, "quiet", "t");
-    let asks = |wait| limiter.check(&lane, Kind::Call, later(wait));
+    let asks = |wait| limiter.check(&lane, Kind::Request, later(wait));
     assert_eq!(asks(0), Ok(()));
     drain(&limiter, &lane);
     assert_eq!(asks(500), Ok(()));
@@ -90,17 +90,17 @@ async fn those_who_wait_move_with_their_instance() {
     let lane = lane_of(&limiter, "a", "t");
     let permit = now(&limiter, &lane);
     let _line: Vec<_> = (0..8)
-        .map(|_| queued(&limiter, &lane, Kind::Call))
+        .map(|_| queued(&limiter, &lane, Kind::Request))
         .collect();
     lane.answered(&permit, StatusCode::CREATED, None);
     let lane = lane_of(&limiter, "a", "t");
     for _ in 0..2 {
         tokio::time::sleep(ms(5)).await;
-        let refused = limiter.admit(&lane, Kind::Call, later(4_000)).unwrap_err();
+        let refused = limiter.admit(&lane, Kind::Request, later(4_000)).unwrap_err();
         assert!(refused.retry_after > ms(4_400), "{refused:?}");
         // A stranger is behind none of them but the first.
         let stranger = lane_of(&limiter, "made-up", "x");
-        let check = limiter.check(&stranger, Kind::Call, later(1_100));
+        let check = limiter.check(&stranger, Kind::Request, later(1_100));
         assert_eq!(check, Ok(()));
         limiter.reconfigure(&config);
     }
@@ -116,7 +116,7 @@ async fn a_line_of_ones_own_counts_at_the_egress() {
     let lane = lane_of(&limiter, "a", "t");
     let mut line = Vec::new();
     let refused = loop {
-        match limiter.admit(&lane, Kind::Call, later(4_000)) {
+        match limiter.admit(&lane, Kind::Request, later(4_000)) {
             Ok(Admission::Queued(ticket)) => line.push(ticket),
             Ok(Admission::Now(permit)) => panic!("{permit:?}"),
             Err(refused) => break refused,
@@ -139,15 +139,15 @@ async fn those_who_are_caught_by_a_pause_refuse_nobody_else() {
     for name in ["a", "b", "c"] {
         accepted(&limiter, name).await;
         let lane = lane_of(&limiter, name, "t");
-        let Ok(Admission::Queued(first)) = limiter.admit(&lane, Kind::Call, later(60_000)) else {
+        let Ok(Admission::Queued(first)) = limiter.admit(&lane, Kind::Request, later(60_000)) else {
             panic!("the egress has no token");
         };
-        let permit = first.await;
-        line.extend((0..4).map(|_| queued(&limiter, &lane, Kind::Call)));
+        let permit = first.await.unwrap();
+        line.extend((0..4).map(|_| queued(&limiter, &lane, Kind::Request)));
         lane.answered(&permit, StatusCode::TOO_MANY_REQUESTS, Some(ms(60_000)));
     }
     let lane = lane_of(&limiter, "d", "t");
-    let check = limiter.check(&lane, Kind::Call, later(2_500));
+    let check = limiter.check(&lane, Kind::Request, later(2_500));
     assert_eq!(check, Ok(()));
 }
 
@@ -159,9 +159,9 @@ async fn those_who_wait_are_still_counted_after_a_reload() {
     accepted(&limiter, "a").await;
     let lane = lane_of(&limiter, "a", "t");
     let _waiting: Vec<_> = (0..5)
-        .map(|_| queued(&limiter, &lane, Kind::Call))
+        .map(|_| queued(&limiter, &lane, Kind::Request))
         .collect();
     limiter.reconfigure(&config);
-    let refused = limiter.admit(&lane, Kind::Call, later(5_500)).unwrap_err();
+    let refused = limiter.admit(&lane, Kind::Request, later(5_500)).unwrap_err();
     assert_eq!(refused.retry_after, ms(6_000));
 }

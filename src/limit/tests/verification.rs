@@ -30,10 +30,10 @@ async fn a_line_of_strangers_is_not_the_owners() {
     let stranger = lane_of(&limiter, "1", "guess");
     now(&limiter, &stranger);
     let line: Vec<_> = (0..500)
-        .map(|_| queued(&limiter, &stranger, Kind::Call))
+        .map(|_| queued(&limiter, &stranger, Kind::Request))
         .collect();
     let start = Instant::now();
-    queued(&limiter, &owner, Kind::Call).await;
+    queued(&limiter, &owner, Kind::Request).await;
     assert_eq!(start.elapsed(), ms(1000));
     drop(line);
 }
@@ -75,7 +75,7 @@ async fn a_strangers_429_pauses_strangers_only() {
     let permit = now(&limiter, &stranger);
     stranger.answered(&permit, StatusCode::TOO_MANY_REQUESTS, Some(ms(60_000)));
     now(&limiter, &owner);
-    let held = limiter.admit(&stranger, Kind::Call, later(1000));
+    let held = limiter.admit(&stranger, Kind::Request, later(1000));
     assert_eq!(held.err().unwrap().refusal, Refusal::Paused);
 }
 
@@ -94,7 +94,7 @@ async fn a_call_without_credential_is_a_stranger() {
         .body(())
         .unwrap()
         .into_parts();
-    let nobody = limiter.lane(&Method::GET, "/v2/x", &Findings::of_head(&head).identity());
+    let nobody = limiter.lane(&Findings::of_head(&head).identity(), |_| None, true);
     let permit = now(&limiter, &nobody);
     nobody.answered(&permit, StatusCode::OK, None);
     assert_eq!(drain(&limiter, &nobody), 4);
@@ -127,11 +127,11 @@ async fn a_credential_that_is_proven_does_not_overtake_its_own_waiting_calls() {
     proven(&limiter, "1", "owner");
     let stranger = lane_of(&limiter, "1", "new");
     let permit = now(&limiter, &stranger);
-    let line = queued(&limiter, &stranger, Kind::Call);
+    let line = queued(&limiter, &stranger, Kind::Request);
     stranger.answered(&permit, StatusCode::CREATED, None);
     // The main bucket has a token again by then, but the first one still waits.
     tokio::time::sleep(ms(500)).await;
-    let next = queued(&limiter, &lane_of(&limiter, "1", "new"), Kind::Call);
+    let next = queued(&limiter, &lane_of(&limiter, "1", "new"), Kind::Request);
     assert!(line.await.granted < next.await.granted);
     tokio::time::sleep(ms(1500)).await;
     now(&limiter, &lane_of(&limiter, "1", "new"));

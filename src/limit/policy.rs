@@ -1,0 +1,131 @@
+//! The settings that the accounts of a class are held to, and whose share of the
+//! shared budgets an instance draws on (rules: egress, tenants).
+//!
+//! Invariant: where neither the egress nor the tenant has a budget, nothing is
+//! shared and a bucket has no [`Share`].
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::egress::{Egress, FlowSpec, Share};
+use crate::config::{self, Quota};
+
+/// The flow of all unverified credentials together: settings cannot name it.
+const UNVERIFIED: &str = "?";
+
+/// The settings of one class of requests; replaced whole on reload.
+#[derive(Debug)]
+pub(super) struct Policy {
+    pub(super) quota: Option<Quota>,
+    pub(super) sharing: Arc<Sharing>,
+    /// Whether every response carries `RateLimit` fields.
+    pub(super) headers: bool,
+    /// `batch.max_delay`.
+    pub(super) max_delay: Duration,
+}
+
+/// The shares in force; replaced whole on reload.
+#[derive(Debug)]
+pub(super) struct Sharing {
+    egress: Arc<Egress>,
+    /// `[egress]` has a rate: then every upstream call counts.
+    egress_is_limited: bool,
+    /// The configured tenants, by instance.
+    tenants: HashMap<Box<str>, Tenant>,
+    unverified: Arc<FlowSpec>,
+}
+
+/// A configured tenant.
+#[derive(Clone, Debug)]
+struct Tenant {
+    flow: Arc<FlowSpec>,
+    /// For unverified credentials of its instances, if the tenant has a budget:
+    /// a second budget of the same size, so that a made-up credential neither
+    /// gets around the tenant's budget nor uses it up.
+    unverified: Option<Arc<FlowSpec>>,
+}
+
+impl Sharing {
+    /// Opens the shares of these settings; the egress keeps what it owes.
+    pub(super) fn new(
+        tenants: &[config::Tenant],
+        egress: &Arc<Egress>,
+        egress_is_limited: bool,
+    ) -> Self {
+        let spec = |name: String, weight, quota| {
+            Arc::new(FlowSpec {
+                name: Arc::from(name),
+                weight,
+                quota,
+            })
+        };
+        let mut by_instance = HashMap::new();
+        for settings in tenants {
+            let unverified = || {
+                let name = format!("{UNVERIFIED}/{}", settings.name);
+                spec(name, NonZeroU32::MIN, settings.quota)
+            };
+            let tenant = Tenant {
+                flow: spec(settings.name.clone(), settings.weight, settings.quota),
+                unverified: settings.quota.is_some().then(unverified),
+            };
+            for instance in &settings.instances {
+                by_instance.insert(Box::from(&**instance), tenant.clone());
+            }
+        }
+        Self {
+            egress: Arc::clone(egress),
+            egress_is_limited,
+            tenants: by_instance,
+            unverified: spec(UNVERIFIED.to_owned(), NonZeroU32::MIN, None),
+        }
+    }
+
+    /// All flows that the settings name; one may come several times.
+    pub(super) fn flows(&self) -> impl Iterator<Item = &Arc<FlowSpec>> {
+        let of_tenants = self.tenants.values().flat_map(|tenant| {
+            let unverified = tenant.unverified.as_ref();
+            std::iter::once(&tenant.flow).chain(unverified)
+        });
+        of_tenants.chain(std::iter::once(&self.unverified))
+    }
+
+    /// The share of an instance's verified credentials: its tenant's, else one
+    /// of its own.
+    pub(super) fn of_verified(&self, instance: Option<&str>) -> Option<Arc<Share>> {
+        let Some(instance) = instance else {
+            return self.of_unverified(None);
+        };
+        match self.tenants.get(instance) {
+            Some(tenant) if self.egress_is_limited || tenant.flow.quota.is_some() => {
+                self.share(&tenant.flow)
+            }
+            None if self.egress_is_limited => self.share(&Arc::new(FlowSpec {
+                // No tenant's name holds a slash.
+                name: Arc::from(format!("instance/{instance}")),
+                weight: NonZeroU32::MIN,
+                quota: None,
+            })),
+            _ => None,
+        }
+    }
+
+    /// The share of an instance's other credentials: never the tenant's own.
+    pub(super) fn of_unverified(&self, instance: Option<&str>) -> Option<Arc<Share>> {
+        let tenant = instance.and_then(|instance| self.tenants.get(instance));
+        match tenant.and_then(|tenant| tenant.unverified.as_ref()) {
+            Some(of_tenant) => self.share(of_tenant),
+            None if self.egress_is_limited => self.share(&self.unverified),
+            None => None,
+        }
+    }
+
+    fn share(&self, flow: &Arc<FlowSpec>) -> Option<Arc<Share>> {
+        Some(Arc::new(Share {
+            egress: Arc::clone(&self.egress),
+            flow: Arc::clone(flow),
+        }))
+    }
+}
