@@ -28,6 +28,9 @@ use crate::config::Quota;
 /// The newcomer's place among the tickets: behind everything that waits.
 const NEWCOMER: u64 = u64::MAX;
 
+/// Longer than any wait.
+const FAR: Duration = Duration::from_secs(365 * 86_400);
+
 /// What becomes of a newcomer if nothing else arrives.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Forecast {
@@ -196,19 +199,39 @@ pub(super) fn of_bucket<G: Grant>(
         }
         _ => {}
     }
+    let play = |log: &Log, newcomer: &Newcomer, joins: bool| {
+        let mut copy = bucket.copy(|waiter| log.watched(waiter));
+        if joins {
+            copy.push(newcomer, max_delay, NEWCOMER, log.newcomer());
+        }
+        log.run(newcomer, |now| copy.serve(now));
+    };
+    let (at, breaks_promise) = played(newcomer, play);
+    forecast(at, breaks_promise)
+}
+
+/// When a newcomer is served, and whether a watched waiter is late because of
+/// it. `play` runs a copy with or without the newcomer.
+fn played(newcomer: &Newcomer, play: impl Fn(&Log, &Newcomer, bool)) -> (Instant, bool) {
     let log = Log::default();
-    let mut copy = bucket.copy(|waiter| log.watched(waiter));
-    copy.push(newcomer, max_delay, NEWCOMER, log.newcomer());
-    log.run(newcomer, |now| copy.serve(now));
-    let at = log.newcomer.get().unwrap_or(newcomer.deadline);
+    play(&log, newcomer, true);
+    let Some(at) = log.newcomer.get() else {
+        // It would be refused when its deadline comes. How long would it take?
+        let log = Log::default();
+        let patient = Newcomer {
+            deadline: newcomer.deadline + FAR,
+            ..*newcomer
+        };
+        play(&log, &patient, true);
+        return (log.newcomer.get().unwrap_or(patient.deadline), false);
+    };
     let breaks_promise = log.late.get() > 0 && at <= newcomer.deadline && {
         // Some may be late in any case, after a pause.
         let without = Log::default();
-        let mut copy = bucket.copy(|waiter| without.watched(waiter));
-        without.run(newcomer, |now| copy.serve(now));
+        play(&without, newcomer, false);
         log.late.get() > without.late.get()
     };
-    forecast(at, breaks_promise)
+    (at, breaks_promise)
 }
 
 /// Where the bucket of a newcomer is.
@@ -274,7 +297,7 @@ pub(super) fn in_shared<G: Grant>(
     max_delay: Duration,
 ) -> (Instant, bool) {
     let now = newcomer.now;
-    let play = |log: &Log, joins: bool| {
+    let play = |log: &Log, newcomer: &Newcomer, joins: bool| {
         let mut copy = shared.copy(flow, now, |id, waiter| match place {
             Place::Seated(own) if own == id => log.watched(waiter),
             _ => log.unwatched(),
@@ -289,13 +312,5 @@ pub(super) fn in_shared<G: Grant>(
         let mut agenda = copy.agenda(now);
         log.run(newcomer, |now| copy.serve_by(&mut agenda, now));
     };
-    let log = Log::default();
-    play(&log, true);
-    let at = log.newcomer.get().unwrap_or(newcomer.deadline);
-    let breaks_promise = log.late.get() > 0 && at <= newcomer.deadline && {
-        let without = Log::default();
-        play(&without, false);
-        log.late.get() > without.late.get()
-    };
-    (at, breaks_promise)
+    played(newcomer, play)
 }

@@ -4,6 +4,7 @@
 //! the lane is made. A ticket that is dropped before its verdict leaves nothing
 //! in the queue, and the gauge of waiting requests is kept by tickets alone.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,7 +36,6 @@ pub(crate) enum Admission {
 
 /// A place in a queue. Resolves to the token, or to the refusal of a request
 /// whose token cannot come in time any more. Dropping it gives the place up.
-#[derive(Debug)]
 pub(crate) struct Ticket {
     account: Arc<Account>,
     /// `None` for a shadow request, which no gauge counts.
@@ -264,6 +264,12 @@ impl Future for Ticket {
         // come: the request ends with that runtime too.
         self.verdict = None;
         verdict.map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Ticket").field(&self.ticket).finish()
     }
 }
 

@@ -62,11 +62,11 @@ async fn callers_expire_one_by_one_and_the_batch_goes_on() {
     let first = world.send(&asks(&["a"]));
     let lane = world.lane();
     tokio::time::sleep(ms(500)).await;
-    // An older batch takes the token of 5000.
+    // A further call of an older batch takes the token of 5000.
     let far = Instant::now() + ms(60_000);
     let call = world.limiter.admit(
         &lane,
-        Kind::Receipt {
+        Kind::FollowUp {
             opened: world.start,
         },
         far,
@@ -103,11 +103,14 @@ async fn whoever_waited_in_a_full_line_waited_too_long() {
     let outrun = world.send(&asks(&["a"]));
     let lane = world.lane();
     let mut calls = Vec::new();
-    // Calls go first: one takes the token of 5000, the other that of 10000.
+    // Further calls of batches go first: they take the tokens of 5000 and 10000.
+    let kind = Kind::FollowUp {
+        opened: world.start,
+    };
     for at in [1000, 5500] {
         tokio::time::sleep_until(world.start + ms(at)).await;
         let deadline = Instant::now() + ms(6000);
-        calls.push(world.limiter.admit(&lane, Kind::Request, deadline).unwrap());
+        calls.push(world.limiter.admit(&lane, kind, deadline).unwrap());
     }
     let outrun = outrun.await;
     assert_eq!(outrun.at, 6000);
@@ -129,7 +132,7 @@ async fn a_batch_whose_callers_have_all_expired_is_not_sent() {
     tokio::time::sleep(ms(500)).await;
     let lane = world.lane();
     let far = Instant::now() + ms(60_000);
-    let older = Kind::Receipt {
+    let older = Kind::FollowUp {
         opened: world.start,
     };
     let call = world.limiter.admit(&lane, older, far);

@@ -36,6 +36,7 @@ async fn unexplained_429s_double_until_a_success() {
         assert_eq!(start.elapsed(), ms(expected));
     }
     lane.answered(&permit, StatusCode::CREATED, None);
+    tokio::time::advance(ms(1)).await;
     let permit = now(&limiter, &lane);
     lane.answered(&permit, TOO_MANY, None);
     let start = Instant::now();
@@ -58,10 +59,12 @@ async fn one_call_goes_first_and_its_success_lets_the_others_go() {
     tokio::time::sleep(ms(300)).await;
     assert_eq!(lane.series().queued.get(), 10, "all wait for the probe");
     lane.answered(&probe, StatusCode::CREATED, None);
+    let mut went = Vec::new();
     for other in others {
-        other.await;
+        went.push((other.await.granted - start).as_millis());
     }
-    assert_eq!(start.elapsed(), ms(1300));
+    let at_the_rate: Vec<_> = (1300..1310).collect();
+    assert_eq!(went, at_the_rate, "no burst");
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,18 +138,84 @@ async fn calls_held_back_never_prolong_the_pause() {
     now(&limiter, &lane);
 }
 
+/// One probe at 2 s, then the rate: nothing is saved up in a pause.
 #[tokio::test(start_paused = true)]
-async fn tokens_saved_up_in_a_pause_are_counted_in() {
+async fn after_a_pause_the_bucket_is_empty() {
     let limiter = of(1.0, 20);
     let lane = lane_of(&limiter, "1", "t");
     let permit = now(&limiter, &lane);
     lane.answered(&permit, TOO_MANY, Some(ms(2000)));
-    // 20 tokens wait at the end of the pause: nobody needs to be refused.
-    let line: Vec<_> = (0..20)
-        .map(|place| {
-            let admitted = limiter.admit(&lane, Kind::Request, later(4000));
-            admitted.unwrap_or_else(|refused| panic!("{place}: {refused:?}"))
-        })
-        .collect();
-    assert_eq!(line.len(), 20);
+    let start = Instant::now();
+    let mut line = Vec::new();
+    let refused = loop {
+        match limiter.admit(&lane, Kind::Request, later(4000)) {
+            Ok(Admission::Queued(ticket)) => line.push(ticket),
+            Ok(Admission::Now(permit)) => panic!("{permit:?}"),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!((line.len(), refused.refusal), (3, Refusal::Paused));
+    assert_eq!(refused.retry_after, ms(5000));
+    for (ticket, at) in line.into_iter().zip([2000, 3000, 4000]) {
+        let permit = ticket.await.unwrap();
+        assert_eq!(permit.granted - start, ms(at));
+        lane.answered(&permit, StatusCode::CREATED, None);
+    }
+    assert_eq!(drain(&limiter, &lane), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_refuses_the_waiting_requests_whose_deadline_it_covers() {
+    let mut settings = settings(quota(1.0, 1));
+    settings.limit.max_wait = ms(4000);
+    let limiter = Arc::new(limiter(&settings));
+    let lane = lane_of(&limiter, "1", "t");
+    let permit = now(&limiter, &lane);
+    let start = Instant::now();
+    let short: Vec<_> = [Kind::Request, Kind::Receipt { opened: start }]
+        .map(|kind| limiter.admit(&lane, kind, later(4000)).unwrap())
+        .into();
+    let long = queued(&limiter, &lane, Kind::Request);
+    tokio::time::sleep(ms(500)).await;
+    lane.answered(&permit, TOO_MANY, Some(ms(10_000)));
+    for admission in short {
+        let Admission::Queued(ticket) = admission else {
+            panic!("no token is there");
+        };
+        let refused = ticket.await.unwrap_err();
+        assert_eq!(start.elapsed(), ms(500), "at once");
+        assert_eq!(refused.refusal, Refusal::Paused);
+        assert_eq!(refused.retry_after, ms(10_000));
+    }
+    // A receipt that would join a batch is refused as well.
+    let refused = lane.check_pause(later(4000)).unwrap_err();
+    assert_eq!(refused.refusal, Refusal::Paused);
+    assert_eq!(lane.check_pause(later(10_000)), Ok(()));
+    long.await;
+    assert_eq!(start.elapsed(), ms(10_500));
+}
+
+/// The first probe may be answered at any moment. Once it hangs, a request
+/// waits for no probe whose head start ends after its deadline.
+#[tokio::test(start_paused = true)]
+async fn behind_a_probe_that_hangs_requests_are_refused_before_their_deadline() {
+    let mut settings = settings(quota(10.0, 10));
+    settings.limit.max_wait = ms(4000);
+    let limiter = Arc::new(limiter(&settings));
+    let lane = lane_of(&limiter, "1", "t");
+    let permit = now(&limiter, &lane);
+    lane.answered(&permit, TOO_MANY, Some(ms(1000)));
+    let start = Instant::now();
+    let mut passes = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        let (limiter, lane) = (Arc::clone(&limiter), lane.clone());
+        passes.spawn(async move {
+            let pass = limiter.pass(&lane, Kind::Request, start, Route::Other);
+            (pass.await.is_ok(), start.elapsed().as_millis())
+        });
+    }
+    let mut told = passes.join_all().await;
+    told.sort_unstable();
+    let refused = (false, 3000);
+    assert_eq!(told, [refused, refused, refused, (true, 1000), (true, 3000)]);
 }

@@ -69,7 +69,7 @@ async fn an_old_receipt_goes_before_calls_even_if_a_younger_one_stood_there_firs
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_counts_the_receipts_that_will_be_too_old_to_yield() {
+async fn a_request_counts_the_receipts_that_will_be_overdue() {
     tokio::time::advance(ms(10_000)).await;
     let limiter = of(1.0, 1);
     let lane = lane_of(&limiter, "1", "t");
@@ -79,10 +79,11 @@ async fn a_call_counts_the_receipts_that_will_be_too_old_to_yield() {
         queued(&limiter, &lane, receipt(0)),
         queued(&limiter, &lane, Kind::Request),
     ];
-    // 1 s: old receipt; 2 s: by then the other is old; 3 s: the call; then this one.
-    let refused = limiter.admit(&lane, Kind::Request, later(3999)).err().unwrap();
+    // 1 s: overdue receipt; 2 s: request; 3 s: the other receipt; then this one.
+    let refused = limiter.admit(&lane, Kind::Request, later(1999)).err().unwrap();
     assert_eq!(refused.retry_after, ms(4000));
-    assert!(limiter.admit(&lane, Kind::Request, later(4000)).is_ok());
+    // Both receipts wait longer where this one would be late otherwise.
+    assert!(limiter.check(&lane, Kind::Request, later(2000)).is_ok());
     drop(line);
 }
 
@@ -149,21 +150,69 @@ async fn a_refusal_is_said_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_outrun_by_old_receipts_is_told_at_its_deadline() {
+async fn an_overdue_receipt_takes_no_token_that_makes_a_waiting_request_late() {
     tokio::time::advance(ms(10_000)).await;
+    let mut settings = settings(quota(10.0, 1));
+    settings.limit.max_wait = ms(4000);
+    let limiter = Arc::new(limiter(&settings));
+    let lane = lane_of(&limiter, "1", "t");
+    now(&limiter, &lane);
+    let mut sends = tokio::task::JoinSet::new();
+    for _ in 0..38 {
+        let (limiter, lane) = (Arc::clone(&limiter), lane.clone());
+        sends.spawn(async move {
+            let asked = Instant::now();
+            limiter.pass(&lane, Kind::Request, asked, Route::Other).await
+        });
+    }
+    tokio::time::sleep(ms(10)).await;
+    let receipts: Vec<_> = (0..20)
+        .filter_map(|_| limiter.admit(&lane, receipt(2000), later(3990)).ok())
+        .collect();
+    assert_eq!(receipts.len(), 2, "the 40th token is the last in time");
+    for sent in sends.join_all().await {
+        assert!(sent.is_ok(), "{sent:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_another_rate_makes_late_is_refused_at_its_deadline() {
     let mut settings = settings(quota(1.0, 1));
     settings.limit.max_wait = ms(1000);
     let limiter = limiter(&settings);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
     let start = Instant::now();
-    let call = limiter.pass(&lane, Kind::Request, start, Route::Other);
-    let old = async { queued(&limiter, &lane, receipt(5000)).await.granted };
-    let (told, seen) = tokio::join!(call, old);
-    assert_eq!(seen - start, ms(1000));
-    assert_eq!(start.elapsed(), ms(1000) + ms(2));
-    let refused = told.unwrap_err();
-    assert_eq!(refused.refusal, Refusal::WaitTooLong);
+    settings.limit.quota = quota(0.1, 1);
+    let (told, ()) = tokio::join!(
+        limiter.pass(&lane, Kind::Request, start, Route::Other),
+        async { limiter.reconfigure(&settings) }
+    );
+    assert_eq!(start.elapsed(), ms(1002));
+    assert_eq!(told.unwrap_err().refusal, Refusal::WaitTooLong);
+}
+
+/// Rate 5, burst 1: the tenth token after the first is due after 2 s.
+#[tokio::test(start_paused = true)]
+async fn a_token_due_exactly_at_the_deadline_is_in_time() {
+    let mut settings = settings(quota(5.0, 1));
+    settings.limit.max_wait = ms(2000);
+    let limiter = Arc::new(limiter(&settings));
+    let lane = lane_of(&limiter, "1", "t");
+    now(&limiter, &lane);
+    let start = Instant::now();
+    let pass = || {
+        let (limiter, lane) = (Arc::clone(&limiter), lane.clone());
+        async move { limiter.pass(&lane, Kind::Request, start, Route::Other).await }
+    };
+    let mut waiting = tokio::task::JoinSet::new();
+    (0..10).for_each(|_| drop(waiting.spawn(pass())));
+    tokio::task::yield_now().await;
+    let refused = pass().await.unwrap_err();
+    assert_eq!(start.elapsed(), Duration::ZERO, "said at once");
+    assert_eq!(refused.retry_after, ms(2200));
+    assert!(waiting.join_all().await.iter().all(Result::is_ok));
+    assert_eq!(start.elapsed(), ms(2000));
 }
 
 #[tokio::test(start_paused = true)]
@@ -215,7 +264,7 @@ async fn receipts_without_end_leave_calls_every_second_token() {
     for name in ["a", "b"] {
         line.push((name, queued(&limiter, &lane, Kind::Request)));
     }
-    let told = limiter.admit(&lane, Kind::Request, later(500)).unwrap_err();
+    let told = limiter.admit(&lane, Kind::Request, later(299)).unwrap_err();
     assert_eq!(
         told.retry_after,
         ms(600),
@@ -251,8 +300,7 @@ async fn a_turn_among_receipts_that_grow_old_is_foretold_as_it_comes() {
     others.await.unwrap();
 }
 
-async fn futures_of(line: Vec<Place>) {
-    for place in line {
-        place.await;
-    }
+async fn futures_of(places: Vec<Place>) {
+    let mut all: tokio::task::JoinSet<_> = places.into_iter().collect();
+    while all.join_next().await.is_some() {}
 }
