@@ -131,7 +131,11 @@ impl Account {
     }
 
     /// The refusal of a request whose deadline came while it waited.
-    pub(super) fn too_late(&self, credential: Option<Fingerprint>, now: Instant) -> Option<Refused> {
+    pub(super) fn too_late(
+        &self,
+        credential: Option<Fingerprint>,
+        now: Instant,
+    ) -> Option<Refused> {
         self.look(credential, |bucket| bucket.too_late(now))
     }
 
@@ -305,7 +309,8 @@ impl Account {
         let first = draw.with(|bucket| {
             let added = waiters.into_iter();
             let made = added.map(|(side, waiter)| bucket.insert(side, waiter, max_delay));
-            made.fold(false, |first, made| first || made)
+            // Every one is added: no short cut.
+            made.filter(|made| *made).count() > 0
         });
         self.seat_if_shared(draw, source);
         if first && matches!(draw.place, Place::Here(_)) {

@@ -202,12 +202,7 @@ impl<G: Grant> Bucket<G> {
 
     /// Learns from an upstream 429 to a request sent with this permit, and
     /// refuses everything whose deadline lies within the pause.
-    pub(super) fn throttled(
-        &mut self,
-        now: Instant,
-        sent: Instant,
-        retry_after: Option<Duration>,
-    ) {
+    pub(super) fn throttled(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
         self.tokens.throttled(now, sent, retry_after);
         self.refuse_held(now);
         self.wake();

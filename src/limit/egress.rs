@@ -264,7 +264,12 @@ async fn serve(egress: Arc<Egress>) {
                 return;
             }
             let owner = |id| Some((id, state.owners.get(&id)?.clone()));
-            let drained: Vec<_> = state.queue.drained().into_iter().filter_map(owner).collect();
+            let drained: Vec<_> = state
+                .queue
+                .drained()
+                .into_iter()
+                .filter_map(owner)
+                .collect();
             let next = state.idle_until.unwrap_or(now);
             (expiry.map_or(next, |expiry| next.min(expiry)), drained)
         };

@@ -466,7 +466,9 @@ impl<G: Grant> SharedQueue<G> {
         let Some(pace) = self.pace(flow, now) else {
             return false;
         };
-        let seats = u32::try_from(heads.requests.len()).unwrap_or(u32::MAX).max(1);
+        let seats = u32::try_from(heads.requests.len())
+            .unwrap_or(u32::MAX)
+            .max(1);
         let bucket = &self.seats[&receipt].bucket;
         let slot = |n: u32| {
             let own = bucket.due(now, n as usize);
@@ -474,7 +476,9 @@ impl<G: Grant> SharedQueue<G> {
         };
         let others = heads.requests.iter().filter(|(_, id)| *id != receipt);
         let mut others = others.filter_map(|(_, id)| Some((id, self.seats.get(id)?)));
-        bucket.waiting().is_some_and(|queue| queue.receipt_may_go(now, slot))
+        bucket
+            .waiting()
+            .is_some_and(|queue| queue.receipt_may_go(now, slot))
             && !others.any(|(_, seat)| {
                 // Every other bucket may have its turn first.
                 let turn = |n: u32| n.saturating_mul(seats).saturating_add(seats - 1);
@@ -482,7 +486,9 @@ impl<G: Grant> SharedQueue<G> {
                     let own = seat.bucket.due(now, n as usize);
                     own.max(pace.turn(turn(n).saturating_add(lost)))
                 };
-                seat.bucket.waiting().is_some_and(|queue| queue.is_late(|n| slot(n, 0), |n| slot(n, 1)))
+                seat.bucket
+                    .waiting()
+                    .is_some_and(|queue| queue.is_late(|n| slot(n, 0), |n| slot(n, 1)))
             })
     }
 }
@@ -494,7 +500,11 @@ impl Agenda {
             return;
         };
         heads.requests.remove(&(seat.turn, id));
-        if let Some(receipt) = seat.bucket.waiting().and_then(|queue| queue.head(Side::Receipts)) {
+        if let Some(receipt) = seat
+            .bucket
+            .waiting()
+            .and_then(|queue| queue.head(Side::Receipts))
+        {
             heads.receipts.remove(&(receipt.overdue, id));
         }
     }
@@ -660,7 +670,10 @@ impl<G: Grant> SharedQueue<G> {
             let mut rate = newcomer.map_or(f64::INFINITY, |quota| quota.rate);
             let mut first = 2.0;
             for seat in seats.filter(|seat| seat.bucket.waiting().is_some()) {
-                rate += seat.bucket.quota().map_or(f64::INFINITY, |quota| quota.rate);
+                rate += seat
+                    .bucket
+                    .quota()
+                    .map_or(f64::INFINITY, |quota| quota.rate);
                 first += 1.0;
             }
             rate <= quota.rate && first <= tokens

@@ -235,13 +235,21 @@ fn played(newcomer: &Newcomer, play: impl Fn(&Log, &Newcomer, bool)) -> (Instant
 }
 
 /// Where the bucket of a newcomer is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Place<'b, G> {
     /// Nothing waits there yet.
     Outside(&'b Bucket<G>),
     /// Among those that wait for shared budgets.
     Seated(SeatId),
 }
+
+impl<G> Clone for Place<'_, G> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<G> Copy for Place<'_, G> {}
 
 /// Whether a newcomer is admitted at a bucket that shares budgets.
 ///
@@ -278,11 +286,24 @@ pub(super) fn admit_shared<G: Grant>(
     let (served, breaks_promise) = in_shared(shared, flow, place, newcomer, max_delay);
     let (counted, scope, quota) = guaranteed;
     // What goes at once needs no share of what is still to come.
-    let at = if served > newcomer.now { served.max(counted) } else { served };
-    let forecast = if at > own.at {
-        Forecast { at, breaks_promise, scope, quota }
+    let at = if served > newcomer.now {
+        served.max(counted)
     } else {
-        Forecast { at, breaks_promise, ..own }
+        served
+    };
+    let forecast = if at > own.at {
+        Forecast {
+            at,
+            breaks_promise,
+            scope,
+            quota,
+        }
+    } else {
+        Forecast {
+            at,
+            breaks_promise,
+            ..own
+        }
     };
     decide(bucket, newcomer, &forecast, max_queue)
 }

@@ -54,11 +54,6 @@ fn lane_of(limiter: &Limiter, instance: &str, token: &str) -> Lane {
     limiter.lane(&who(instance, token), |_| None, true)
 }
 
-/// Records a response without a `Retry-After`.
-fn answer(lane: &Lane, permit: &Permit, status: u16) {
-    lane.answered(permit, StatusCode::from_u16(status).unwrap(), None);
-}
-
 fn later(wait: u64) -> Instant {
     Instant::now() + ms(wait)
 }

@@ -122,7 +122,10 @@ mod tests {
             verified.add(credential(other), Instant::now());
             assert!(verified.uses(Some(owner), Instant::now()), "{other}");
         }
-        assert!(verified.contains(Some(credential(61))), "the unused make room");
+        assert!(
+            verified.contains(Some(credential(61))),
+            "the unused make room"
+        );
         assert!(!verified.contains(Some(credential(1))));
     }
 

@@ -154,9 +154,7 @@ async fn a_proven_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
         &Arc::new(Registry::new("t", policy(quota))),
         Arc::new(Metrics::new(1)),
     );
-    let Ok(Admission::Now(permit)) =
-        lane.admit(ask(Duration::ZERO))
-    else {
+    let Ok(Admission::Now(permit)) = lane.admit(ask(Duration::ZERO)) else {
         panic!("a full bucket");
     };
     lane.answered(&permit, StatusCode::CREATED, None);

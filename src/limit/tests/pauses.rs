@@ -17,7 +17,10 @@ async fn a_429_holds_everybody_back_for_its_retry_after() {
     let permit = now(&limiter, &lane);
     lane.answered(&permit, TOO_MANY, Some(ms(2500)));
     assert_eq!(lane.series().throttled.get(), 1);
-    let refused = limiter.admit(&lane, Kind::Request, later(2499)).err().unwrap();
+    let refused = limiter
+        .admit(&lane, Kind::Request, later(2499))
+        .err()
+        .unwrap();
     assert_eq!(refused.refusal, Refusal::Paused);
     assert_eq!(refused.retry_after, ms(2500));
     let start = Instant::now();
@@ -217,5 +220,8 @@ async fn behind_a_probe_that_hangs_requests_are_refused_before_their_deadline() 
     let mut told = passes.join_all().await;
     told.sort_unstable();
     let refused = (false, 3000);
-    assert_eq!(told, [refused, refused, refused, (true, 1000), (true, 3000)]);
+    assert_eq!(
+        told,
+        [refused, refused, refused, (true, 1000), (true, 3000)]
+    );
 }

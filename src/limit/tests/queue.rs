@@ -80,7 +80,10 @@ async fn a_request_counts_the_receipts_that_will_be_overdue() {
         queued(&limiter, &lane, Kind::Request),
     ];
     // 1 s: overdue receipt; 2 s: request; 3 s: the other receipt; then this one.
-    let refused = limiter.admit(&lane, Kind::Request, later(1999)).err().unwrap();
+    let refused = limiter
+        .admit(&lane, Kind::Request, later(1999))
+        .err()
+        .unwrap();
     assert_eq!(refused.retry_after, ms(4000));
     // Both receipts wait longer where this one would be late otherwise.
     assert!(limiter.check(&lane, Kind::Request, later(2000)).is_ok());
@@ -162,7 +165,9 @@ async fn an_overdue_receipt_takes_no_token_that_makes_a_waiting_request_late() {
         let (limiter, lane) = (Arc::clone(&limiter), lane.clone());
         sends.spawn(async move {
             let asked = Instant::now();
-            limiter.pass(&lane, Kind::Request, asked, Route::Other).await
+            limiter
+                .pass(&lane, Kind::Request, asked, Route::Other)
+                .await
         });
     }
     tokio::time::sleep(ms(10)).await;
@@ -203,7 +208,11 @@ async fn a_token_due_exactly_at_the_deadline_is_in_time() {
     let start = Instant::now();
     let pass = || {
         let (limiter, lane) = (Arc::clone(&limiter), lane.clone());
-        async move { limiter.pass(&lane, Kind::Request, start, Route::Other).await }
+        async move {
+            limiter
+                .pass(&lane, Kind::Request, start, Route::Other)
+                .await
+        }
     };
     let mut waiting = tokio::task::JoinSet::new();
     (0..10).for_each(|_| drop(waiting.spawn(pass())));

@@ -13,9 +13,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::moment;
+use super::offline::class_of;
 use super::play::{Arrival, What};
 use crate::config::Config;
-use super::offline::class_of;
 use crate::observe::access_log::WITHHELD;
 
 /// What a line said.

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::offline::{BucketKey, Entry, OfflineLimiter};
 use super::waits::Waits;
 use crate::batch::{Batch, Caps, Member};
 use crate::config::Config;
-use super::offline::{BucketKey, Entry, OfflineLimiter};
 use crate::limit::{Grant, Kind, Permit, Refused};
 
 /// A call of a log.
@@ -219,7 +219,11 @@ impl Play {
         }
         let Some(guest) = guest else { return };
         let kind = Kind::Receipt { opened: now };
-        if self.limiter.check(bucket, kind, now, guest.deadline).is_err() {
+        if self
+            .limiter
+            .check(bucket, kind, now, guest.deadline)
+            .is_err()
+        {
             self.outcome.refused += 1;
             return;
         }

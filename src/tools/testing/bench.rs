@@ -170,9 +170,7 @@ impl Buckets {
         /// A prime, so that every instance has its turn.
         const STEP: usize = 7_919;
         self.next = (self.next + STEP) % self.callers.len();
-        let lane = self
-            .limiter
-            .lane(&self.callers[self.next], |_| None, true);
+        let lane = self.limiter.lane(&self.callers[self.next], |_| None, true);
         let deadline = Instant::now() + self.limiter.rules().max_wait;
         let admitted = self.limiter.admit(&lane, Kind::Request, deadline);
         matches!(admitted, Ok(Admission::Now(_)))

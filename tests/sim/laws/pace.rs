@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use wawp_gateway::config::Quota;
 
-use super::standing::Bucket;
 use super::{Case, TICK};
 use crate::plan::Manner;
 use crate::wire::{At, SEEN, Said};
@@ -73,19 +72,21 @@ impl Case {
         }
         for tenant in self.config.tenants.clone() {
             let Some(quota) = tenant.quota else { continue };
-            let arrivals = self.seen.arrivals.iter();
-            let times: Vec<_> = arrivals
-                .filter(|arrival| {
-                    // Strangers are no part of it.
-                    let said = self.said.get(&arrival.tag);
-                    said.is_some_and(|said| tenant.instances.contains(&said.instance))
-                        && self.bucket(arrival.tag, arrival.at) == Some(Bucket::Main)
-                })
-                .map(|arrival| arrival.at)
-                .collect();
-            if let Some(excess) = self.excess(&times, quota, 1.0) {
-                let what = format!("{excess} of tenant {}", tenant.name);
-                self.breaks("no tenant gets more than its budget has", what);
+            // Unverified credentials have a budget of their own.
+            for verified in [true, false] {
+                let arrivals = self.seen.arrivals.iter();
+                let times: Vec<_> = arrivals
+                    .filter(|arrival| {
+                        let said = self.said.get(&arrival.tag);
+                        said.is_some_and(|said| tenant.instances.contains(&said.instance))
+                            && self.is_verified(arrival.tag, arrival.at) == Some(verified)
+                    })
+                    .map(|arrival| arrival.at)
+                    .collect();
+                if let Some(excess) = self.excess(&times, quota, 1.0) {
+                    let what = format!("{excess} of tenant {}, {verified}", tenant.name);
+                    self.breaks("no tenant gets more than its budget has", what);
+                }
             }
         }
     }

@@ -1,12 +1,10 @@
-//! Which of its instance's two buckets a call drew on (design §3.1, §7.3), as
+//! Which of its instance's two buckets a call drew on (rule: verification), as
 //! far as it can be told from outside.
 //!
 //! Invariant: where two things happen at one moment, or an answer may not have
-//! got through, or calls of the same credential may still wait in the other
-//! line, nothing is told.
+//! got through, nothing is told.
 
 use super::{Case, TICK};
-use crate::client::{Ending, Outcome};
 use crate::wire::{At, Said};
 
 /// One of the two buckets of an instance in a class.
@@ -28,29 +26,36 @@ struct Proof<'c> {
 }
 
 impl Case {
-    /// The bucket that a call of this tag drew on which left at `left`.
+    /// The bucket that a call of this tag drew on which left at `left`: waiting
+    /// calls move with their credential, so its standing at that moment counts.
     pub(super) fn bucket(&self, tag: usize, left: At) -> Option<Bucket> {
         let said = self.said.get(&tag)?;
-        let asked = self.outcome(tag)?.sent;
-        // A receipt has the bucket of its batch, which may be older.
-        let asked = match said.is_receipt() {
-            true => asked.saturating_sub(2 * self.config.limit.max_wait),
-            false => asked,
-        };
         let proofs = self.proofs(said);
         if proofs.iter().all(|proof| proof.at > left) || self.has_one_credential(said) {
             return Some(Bucket::Main);
         }
+        let paid = left.saturating_sub(self.dial + 2 * TICK);
         let own = |proof: &Proof<'_>| proof.credential == said.credential;
-        let sure = |proof: &Proof<'_>| proof.sure && proof.at < asked;
-        let (bucket, proof) = if proofs.iter().any(|proof| own(proof) && proof.at <= left) {
-            let proof = proofs.iter().find(|proof| own(proof) && sure(proof))?;
-            (Bucket::Main, proof)
-        } else {
-            (Bucket::Strangers, proofs.iter().find(|proof| sure(proof))?)
-        };
-        self.had_nobody_waiting(said, proof.at, asked)
-            .then_some(bucket)
+        let sure = |proof: &Proof<'_>| proof.sure && proof.at < paid;
+        if proofs.iter().any(|proof| own(proof) && proof.at <= left) {
+            let is_known = proofs.iter().any(|proof| own(proof) && sure(proof));
+            return is_known.then_some(Bucket::Main);
+        }
+        proofs.iter().any(sure).then_some(Bucket::Strangers)
+    }
+
+    /// Whether the call of this tag that left at `left` was surely paid for by a
+    /// verified credential, or surely not; `None` where that is not told.
+    pub(super) fn is_verified(&self, tag: usize, left: At) -> Option<bool> {
+        let said = self.said.get(&tag)?;
+        let proofs = self.proofs(said);
+        let mut own = proofs.iter().filter(|it| it.credential == said.credential);
+        let paid = left.saturating_sub(self.dial + 2 * TICK);
+        if own.clone().all(|proof| proof.at > left) {
+            return Some(false);
+        }
+        own.any(|proof| proof.sure && proof.at < paid)
+            .then_some(true)
     }
 
     /// What the gateway may have learned about credentials, oldest first.
@@ -72,48 +77,6 @@ impl Case {
             .collect();
         proofs.sort_by_key(|proof| proof.at);
         proofs
-    }
-
-    /// Whether, at some moment between the two, no call of this credential
-    /// waited: then it is where its standing puts it.
-    fn had_nobody_waiting(&self, said: &Said, from: At, to: At) -> bool {
-        let waits: Vec<_> = self
-            .seen
-            .outcomes
-            .iter()
-            .filter(|outcome| {
-                let other = &self.said[&outcome.step.tag];
-                other.credential == said.credential && self.shares_account(other, said)
-            })
-            .map(|outcome| (outcome.sent, self.waited_until(outcome)))
-            .collect();
-        let is_free = |at: At| {
-            !waits
-                .iter()
-                .any(|(since, until)| *since < at && at <= *until)
-        };
-        let ends = waits.iter().map(|(_, until)| *until + TICK);
-        ends.chain([from + TICK, to])
-            .any(|at| from < at && at <= to && is_free(at))
-    }
-
-    /// When at the latest a call no longer waited in line.
-    fn waited_until(&self, outcome: &Outcome) -> At {
-        let tag = outcome.step.tag;
-        let arrivals = self.seen.arrivals.iter();
-        let last = arrivals
-            .filter(|arrival| arrival.tag == tag)
-            .map(|arrival| arrival.at)
-            .max();
-        match (&outcome.ending, last) {
-            (_, Some(last)) if !self.said[&tag].is_receipt() => last,
-            // Its call waits on without it, and may be sent again.
-            (Ending::Left, last) => {
-                let latest = outcome.sent + 2 * self.config.limit.max_wait;
-                last.unwrap_or_default().max(latest)
-            }
-            (_, last) => last.unwrap_or_default().max(outcome.ended),
-        }
     }
 
     /// Same instance, same class.

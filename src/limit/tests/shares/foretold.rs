@@ -96,7 +96,9 @@ async fn those_who_wait_move_with_their_instance() {
     let lane = lane_of(&limiter, "a", "t");
     for _ in 0..2 {
         tokio::time::sleep(ms(5)).await;
-        let refused = limiter.admit(&lane, Kind::Request, later(4_000)).unwrap_err();
+        let refused = limiter
+            .admit(&lane, Kind::Request, later(4_000))
+            .unwrap_err();
         assert!(refused.retry_after > ms(4_400), "{refused:?}");
         // A stranger is behind none of them but the first.
         let stranger = lane_of(&limiter, "made-up", "x");
@@ -143,7 +145,8 @@ async fn those_who_are_caught_by_a_pause_refuse_nobody_else() {
     for name in ["a", "b", "c"] {
         accepted(&limiter, name).await;
         let lane = lane_of(&limiter, name, "t");
-        let Ok(Admission::Queued(first)) = limiter.admit(&lane, Kind::Request, later(60_000)) else {
+        let Ok(Admission::Queued(first)) = limiter.admit(&lane, Kind::Request, later(60_000))
+        else {
             panic!("the egress has no token");
         };
         let permit = first.await.unwrap();
@@ -167,6 +170,8 @@ async fn those_who_wait_are_still_counted_after_a_reload() {
         .map(|_| queued(&limiter, &lane, Kind::Request))
         .collect();
     limiter.reconfigure(&config);
-    let refused = limiter.admit(&lane, Kind::Request, later(5_500)).unwrap_err();
+    let refused = limiter
+        .admit(&lane, Kind::Request, later(5_500))
+        .unwrap_err();
     assert_eq!(refused.retry_after, ms(6_000));
 }
