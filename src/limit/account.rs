@@ -482,6 +482,35 @@ impl Draw {
     }
 }
 
+#[cfg(test)]
+impl Account {
+    /// When a newcomer would be served.
+    pub(super) fn foresee(
+        &self,
+        newcomer: &Newcomer,
+        policy: impl FnOnce() -> Arc<Policy>,
+        max_delay: Duration,
+    ) -> Instant {
+        let mut state = self.lock();
+        let source = self.source(&mut state, newcomer, policy);
+        let draw = state.draw(source);
+        match (&draw.place, &draw.share) {
+            (Place::Here(bucket), None) => forecast::of_bucket(bucket, newcomer, max_delay).at,
+            (Place::Here(bucket), Some(share)) => {
+                let place = forecast::Place::Outside(bucket);
+                share
+                    .egress
+                    .foresee(&share.flow, place, newcomer, max_delay)
+            }
+            (Place::Seated(egress, id), share) => {
+                let flow = &share.as_ref().unwrap().flow;
+                let place = forecast::Place::Seated(*id);
+                egress.foresee(flow, place, newcomer, max_delay)
+            }
+        }
+    }
+}
+
 /// Serves the queue of a bucket until nothing waits there: the one task of a
 /// bucket under pressure.
 async fn serve(account: Arc<Account>, source: Source) {

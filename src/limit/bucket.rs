@@ -35,6 +35,11 @@ pub(crate) fn next_ticket() -> u64 {
     TICKETS.fetch_add(1, Ordering::Relaxed)
 }
 
+/// When a request that still waits has to be refused.
+pub(super) fn expiry<G>(request: &Waiter<G>) -> Instant {
+    request.deadline + TIMER_GRANULARITY
+}
+
 /// A token bucket (GCRA) and its wait queue.
 #[derive(Debug)]
 pub(crate) struct Bucket<G> {
@@ -106,14 +111,18 @@ impl<G: Grant> Bucket<G> {
     }
 
     /// Hands out every token that is there and refuses the requests whose
-    /// deadline has passed. Returns when to look again; `None` once nothing
-    /// waits.
+    /// deadline has passed. Returns when to look again, or what else tells;
+    /// `None` once nothing waits.
     pub(crate) fn advance(&mut self, now: Instant) -> Option<(Instant, Arc<Notify>)> {
+        let next = self.tick(now)?;
+        Some((next, Arc::clone(&self.queue.as_ref()?.changed)))
+    }
+
+    /// The same, for a caller that needs no wake-up.
+    pub(super) fn tick(&mut self, now: Instant) -> Option<Instant> {
         let next = self.serve(now)?;
         let expiry = self.expire(now);
-        let queue = self.queue.as_ref()?;
-        let next = expiry.map_or(next, |expiry| expiry.min(next));
-        Some((next, Arc::clone(&queue.changed)))
+        Some(expiry.map_or(next, |expiry| expiry.min(next)))
     }
 
     /// Hands out every token that is there. Returns when the next one is due;
@@ -146,7 +155,7 @@ impl<G: Grant> Bucket<G> {
         let Some(waiter) = queue.pop(side) else {
             return false;
         };
-        if side == Side::Requests && waiter.deadline + TIMER_GRANULARITY < now {
+        if side == Side::Requests && expiry(&waiter) < now {
             let refused = self.too_late(now);
             waiter.grant.settle(Err(refused));
             return false;

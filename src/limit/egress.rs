@@ -216,6 +216,19 @@ impl Egress {
         bucket
     }
 
+    #[cfg(test)]
+    pub(super) fn foresee(
+        &self,
+        flow: &FlowSpec,
+        place: Place<'_, Sender>,
+        newcomer: &Newcomer,
+        max_delay: Duration,
+    ) -> Instant {
+        let mut state = self.lock();
+        let flow = state.flow(flow, newcomer.now);
+        forecast::in_shared(&state.queue, flow, place, newcomer, max_delay)
+    }
+
     fn wake(&self, state: &mut State) {
         state.idle_until = None;
         self.changed.notify_one();
@@ -258,7 +271,6 @@ async fn serve(egress: Arc<Egress>) {
         let (next, drained) = {
             let mut state = egress.lock();
             state.serve(now);
-            let expiry = state.queue.expire(now);
             if !state.queue.has_seats() {
                 state.is_served = false;
                 return;
@@ -270,8 +282,7 @@ async fn serve(egress: Arc<Egress>) {
                 .into_iter()
                 .filter_map(owner)
                 .collect();
-            let next = state.idle_until.unwrap_or(now);
-            (expiry.map_or(next, |expiry| next.min(expiry)), drained)
+            (state.idle_until.unwrap_or(now), drained)
         };
         if !drained.is_empty() {
             for (seat, (owner, source)) in drained {

@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, expiry};
 use super::gcra::Gcra;
-use super::queue::{Alternator, Grant, Permit, Scope, Side, Waiter};
+use super::queue::{Alternator, Grant, Permit, Scope, Side, WaitQueue, Waiter};
 use crate::config::Quota;
 
 /// The virtual length of a call of weight 1: weights divide it with little
@@ -59,18 +59,17 @@ struct Flow {
     /// The virtual time at which its last call ends.
     finish: u128,
     /// The start tag of its next call, while that is ready to go.
-    start: Option<Start>,
+    start: Option<u128>,
+    /// Grows with each call: of equal start tags the flow that was served
+    /// longest ago goes first.
+    served: u64,
     alternator: Alternator,
     usage: Usage,
-    /// The most buckets that waited at one time lately, and when.
-    crowd: (u32, Instant),
-}
-
-/// Start tags order flows; of equal tags the one that was ready first goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Start {
-    tag: u128,
-    serial: u64,
+    /// Its calls that were no receipts.
+    requests: Usage,
+    /// The most other buckets with requests that waited at one time lately, and
+    /// when.
+    crowd: (usize, Instant),
 }
 
 /// The calls of a flow in the present and the previous period.
@@ -93,11 +92,13 @@ struct Seat<G> {
 /// What is ready at a moment of a run, and what will be.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
-    /// Flows with a token of their own and a bucket that is ready.
-    ready: BTreeSet<(Start, FlowId)>,
+    /// Flows with a token of their own and a bucket that is ready, by start tag.
+    ready: BTreeSet<(u128, u64, FlowId)>,
     heads: HashMap<FlowId, Heads>,
     /// When a bucket or a flow will have a token.
     later: BTreeSet<(Instant, Due)>,
+    /// When the first request of a bucket will have to be refused.
+    expiries: BTreeSet<(Instant, SeatId)>,
 }
 
 /// The waiters of a flow that are next in their buckets, which have a token.
@@ -134,14 +135,14 @@ impl<G: Grant> SharedQueue<G> {
         &self,
         besides: FlowId,
         now: Instant,
-        grant: impl Fn(SeatId, &Waiter<G>) -> H,
+        grant: impl Fn(&Waiter<G>) -> H,
     ) -> SharedQueue<H> {
         let seats = self.seats.iter();
         let waiting = seats.filter(|(_, seat)| seat.bucket.waiting().is_some());
         let seats: BTreeMap<_, _> = waiting
             .map(|(id, seat)| {
                 let seat = Seat {
-                    bucket: seat.bucket.copy(|waiter| grant(*id, waiter)),
+                    bucket: seat.bucket.copy(&grant),
                     flow: seat.flow,
                     turn: seat.turn,
                 };
@@ -192,9 +193,11 @@ impl<G: Grant> SharedQueue<G> {
             budget: Gcra::new(quota, now),
             finish: 0,
             start: None,
+            served: id,
             alternator: Alternator::default(),
             usage: Usage::new(now),
-            crowd: (1, now),
+            requests: Usage::new(now),
+            crowd: (0, now),
         };
         self.flows.insert(id, flow);
         id
@@ -267,13 +270,6 @@ impl<G: Grant> SharedQueue<G> {
         drained.map(|(id, _)| *id).collect()
     }
 
-    /// Refuses the requests whose deadline has passed; returns when the next
-    /// one will have to be refused.
-    pub(super) fn expire(&mut self, now: Instant) -> Option<Instant> {
-        let seats = self.seats.values_mut();
-        seats.filter_map(|seat| seat.bucket.expire(now)).min()
-    }
-
     // === serving ===
 
     /// Takes the tokens for a request of a bucket without a queue, while no
@@ -295,8 +291,9 @@ impl<G: Grant> SharedQueue<G> {
         Some(permit)
     }
 
-    /// Hands out every token that is there. Returns when something can be done
-    /// next; `None` if nothing waits.
+    /// Hands out every token that is there and refuses the requests whose
+    /// deadline has passed. Returns when something can be done next; `None` if
+    /// nothing waits.
     pub(super) fn serve(&mut self, now: Instant) -> Option<Instant> {
         let mut agenda = self.agenda(now);
         self.serve_by(&mut agenda, now)
@@ -311,7 +308,8 @@ impl<G: Grant> SharedQueue<G> {
         }
         // A flow that cannot go any more keeps no start tag: it saves nothing.
         for (id, flow) in &mut self.flows {
-            let is_listed = |start: &mut Start| agenda.ready.contains(&(*start, *id));
+            let served = flow.served;
+            let is_listed = |start: &u128| agenda.ready.contains(&(*start, served, *id));
             flow.start.take_if(|start| !is_listed(start));
         }
         agenda
@@ -329,13 +327,18 @@ impl<G: Grant> SharedQueue<G> {
                     Due::Flow(id) => self.list_flow(agenda, id, now),
                 }
             }
-            let Some(&(start, flow)) = agenda.ready.first() else {
-                return agenda.later.first().map(|(at, _)| *at);
-            };
             let due = self.budget.due(now, 0);
-            if due > now {
-                return Some(due);
-            }
+            let ready = agenda.ready.first().filter(|_| due <= now);
+            let Some(&(tag, _, flow)) = ready else {
+                // What could be served is: the others can wait no longer.
+                if let Some(&(at, id)) = agenda.expiries.first()
+                    && at <= now
+                {
+                    self.expire(agenda, id, now);
+                    continue;
+                }
+                return agenda.next(due);
+            };
             let Some((side, id)) = self.choose(agenda, flow, now) else {
                 self.unlist_flow(agenda, flow);
                 continue;
@@ -343,10 +346,12 @@ impl<G: Grant> SharedQueue<G> {
             agenda.remove(flow, id, &self.seats[&id]);
             if self.grant(id, side, now) {
                 self.unlist_flow(agenda, flow);
-                self.spend(flow, start.tag, now);
-                let serial = self.serial();
+                let serial = self.spend(flow, tag, now);
                 if let Some(flow) = self.flows.get_mut(&flow) {
                     flow.alternator.record(side);
+                    if side == Side::Requests {
+                        flow.requests.record(now, self.horizon);
+                    }
                 }
                 if let Some(seat) = self.seats.get_mut(&id) {
                     seat.turn = serial;
@@ -361,24 +366,37 @@ impl<G: Grant> SharedQueue<G> {
         }
     }
 
+    /// Refuses the requests of a seat whose deadline has passed.
+    fn expire(&mut self, agenda: &mut Agenda, id: SeatId, now: Instant) {
+        if let Some(seat) = self.seats.get_mut(&id) {
+            agenda.remove(seat.flow, id, seat);
+            seat.bucket.expire(now);
+        }
+        self.list(agenda, id, now);
+    }
+
     fn grant(&mut self, id: SeatId, side: Side, now: Instant) -> bool {
         let seat = self.seats.get_mut(&id);
         seat.is_some_and(|seat| seat.bucket.grant(side, now))
     }
 
-    /// Takes the tokens of egress and flow for a call with this start tag.
-    fn spend(&mut self, flow: FlowId, tag: u128, now: Instant) {
+    /// Takes the tokens of egress and flow for a call with this start tag;
+    /// returns the number of the turn.
+    fn spend(&mut self, flow: FlowId, tag: u128, now: Instant) -> u64 {
+        let serial = self.serial();
         let Some(flow) = self.flows.get_mut(&flow) else {
-            return;
+            return serial;
         };
         // They are there: `serve_by` and `pass` have looked.
         self.budget.take(now).ok();
         flow.budget.take(now).ok();
         flow.start = None;
+        flow.served = serial;
         flow.finish = tag + flow.length();
         flow.usage.record(now, self.horizon);
         self.virtual_time = tag;
         self.last_finish = self.last_finish.max(flow.finish);
+        serial
     }
 
     /// Puts a seat on the agenda: it is ready, or it will be.
@@ -389,6 +407,9 @@ impl<G: Grant> SharedQueue<G> {
         let Some(queue) = seat.bucket.waiting() else {
             return;
         };
+        if let Some(request) = queue.head(Side::Requests) {
+            agenda.expiries.insert((expiry(request), id));
+        }
         let due = seat.bucket.due(now, 0);
         if due > now {
             agenda.later.insert((due, Due::Seat(id)));
@@ -411,7 +432,6 @@ impl<G: Grant> SharedQueue<G> {
             return;
         }
         let tag = self.start_tag(id);
-        let serial = self.serial();
         let Some(flow) = self.flows.get_mut(&id) else {
             return;
         };
@@ -419,16 +439,16 @@ impl<G: Grant> SharedQueue<G> {
         if due > now {
             agenda.later.insert((due, Due::Flow(id)));
         } else {
-            let start = flow.start.get_or_insert(Start { tag, serial });
-            agenda.ready.insert((*start, id));
+            flow.start = Some(tag);
+            agenda.ready.insert((tag, flow.served, id));
         }
     }
 
     fn unlist_flow(&mut self, agenda: &mut Agenda, id: FlowId) {
         if let Some(flow) = self.flows.get_mut(&id)
-            && let Some(start) = flow.start.take()
+            && let Some(tag) = flow.start.take()
         {
-            agenda.ready.remove(&(start, id));
+            agenda.ready.remove(&(tag, flow.served, id));
         }
     }
 
@@ -436,7 +456,7 @@ impl<G: Grant> SharedQueue<G> {
     fn start_tag(&self, id: FlowId) -> u128 {
         self.flows.get(&id).map_or(self.virtual_time, |flow| {
             let next = || flow.finish.max(self.virtual_time);
-            flow.start.map_or_else(next, |start| start.tag)
+            flow.start.unwrap_or_else(next)
         })
     }
 
@@ -494,19 +514,29 @@ impl<G: Grant> SharedQueue<G> {
 }
 
 impl Agenda {
-    /// Takes a ready seat off.
+    /// Takes a seat off whose waiters are about to change.
     fn remove<G: Grant>(&mut self, flow: FlowId, id: SeatId, seat: &Seat<G>) {
-        let Some(heads) = self.heads.get_mut(&flow) else {
+        let Some(queue) = seat.bucket.waiting() else {
             return;
         };
-        heads.requests.remove(&(seat.turn, id));
-        if let Some(receipt) = seat
-            .bucket
-            .waiting()
-            .and_then(|queue| queue.head(Side::Receipts))
-        {
+        let heads = self.heads.entry(flow).or_default();
+        if let Some(request) = queue.head(Side::Requests) {
+            self.expiries.remove(&(expiry(request), id));
+            heads.requests.remove(&(seat.turn, id));
+        }
+        if let Some(receipt) = queue.head(Side::Receipts) {
             heads.receipts.remove(&(receipt.overdue, id));
         }
+    }
+
+    /// When something can be done next, if the egress has a token at `due`.
+    fn next(&self, due: Instant) -> Option<Instant> {
+        let served = match self.ready.is_empty() {
+            true => self.later.first().map(|(at, _)| *at),
+            false => Some(due),
+        };
+        let expired = self.expiries.first().map(|(at, _)| *at);
+        [served, expired].into_iter().flatten().min()
     }
 }
 
@@ -551,10 +581,18 @@ impl Usage {
         }
     }
 
-    /// Calls of the last one to two periods.
+    /// Calls of the last period, to within how evenly they came (a sliding
+    /// window of two counters).
     fn recent(&self, now: Instant, period: Duration) -> u32 {
         let (current, previous) = self.at(now, period);
-        current + previous
+        let age = now.saturating_duration_since(self.since);
+        let age = if age < period {
+            age
+        } else {
+            age.saturating_sub(period)
+        };
+        let left = 1.0 - (age.as_secs_f64() / period.as_secs_f64()).min(1.0);
+        current + (f64::from(previous) * left).ceil() as u32
     }
 }
 
@@ -615,9 +653,13 @@ impl<G: Grant> SharedQueue<G> {
             if used == 0 {
                 return None;
             }
-            let share = tag.saturating_sub(self.start_tag(*other));
-            let share = share.div_ceil(flow.length());
-            Some((flow, u32::try_from(share).unwrap_or(u32::MAX).min(used)))
+            let share = match tag.saturating_sub(self.start_tag(*other)) {
+                0 => 0,
+                behind => behind / flow.length() + 1,
+            };
+            // Arrivals are irregular: half as many again.
+            let most = used + used / 2;
+            Some((flow, u32::try_from(share).unwrap_or(u32::MAX).min(most)))
         })
     }
 
@@ -626,26 +668,37 @@ impl<G: Grant> SharedQueue<G> {
     /// bucket's, where something waits there already.
     pub(super) fn guaranteed(
         &mut self,
-        (flow, seat): (FlowId, Option<SeatId>),
-        own: usize,
+        flow: FlowId,
+        seat: Option<SeatId>,
+        side: Side,
         now: Instant,
     ) -> (Instant, Scope, Option<Quota>) {
-        let seats = self.seats.iter();
-        let rivals = seats.filter(|(id, other)| {
-            other.flow == flow && Some(**id) != seat && other.bucket.waiting().is_some()
-        });
-        let rivals = u32::try_from(rivals.count()).unwrap_or(u32::MAX);
         let horizon = self.horizon;
+        let (mut own, mut rivals, mut requests, mut receipts) = (0, 0, 0, 0);
+        for (id, other) in self.seats.iter().filter(|(_, other)| other.flow == flow) {
+            let counts = other.bucket.waiting().map(WaitQueue::counts);
+            let counts = counts.unwrap_or_default();
+            match Some(*id) == seat {
+                true => own = counts.0,
+                false => rivals += usize::from(counts.0 > 0),
+            }
+            requests += counts.0;
+            receipts += counts.1;
+        }
         let tag = self.start_tag(flow);
         let Some(state) = self.flows.get_mut(&flow) else {
             return (now, Scope::Egress, None);
         };
-        let crowd = rivals.saturating_add(1);
-        if crowd >= state.crowd.0 || now >= state.crowd.1 + horizon {
-            state.crowd = (crowd, now);
+        if rivals >= state.crowd.0 || now >= state.crowd.1 + horizon {
+            state.crowd = (rivals, now);
         }
-        let own = u32::try_from(own).unwrap_or(u32::MAX);
-        let turns = own.saturating_mul(state.crowd.0).saturating_add(rivals);
+        let turns = match side {
+            // Buckets with requests take turns; receipts yield.
+            Side::Requests => own * (1 + state.crowd.0) + rivals,
+            // As many requests will come as came lately, and go first.
+            Side::Receipts => requests + receipts + state.requests.recent(now, horizon) as usize,
+        };
+        let turns = u32::try_from(turns).unwrap_or(u32::MAX);
         let tag = tag + u128::from(turns) * state.length();
         let tenant = state.budget.due(now, turns);
         let quota = state.budget.quota();

@@ -28,6 +28,9 @@ use crate::config::Quota;
 /// The newcomer's place among the tickets: behind everything that waits.
 const NEWCOMER: u64 = u64::MAX;
 
+/// The least by which a token can be late.
+const JUST_AFTER: Duration = Duration::from_nanos(1);
+
 /// Longer than any wait.
 const FAR: Duration = Duration::from_secs(365 * 86_400);
 
@@ -204,7 +207,7 @@ pub(super) fn of_bucket<G: Grant>(
         if joins {
             copy.push(newcomer, max_delay, NEWCOMER, log.newcomer());
         }
-        log.run(newcomer, |now| copy.serve(now));
+        log.run(newcomer, |now| copy.tick(now));
     };
     let (at, breaks_promise) = played(newcomer, play);
     forecast(at, breaks_promise)
@@ -223,7 +226,8 @@ fn played(newcomer: &Newcomer, play: impl Fn(&Log, &Newcomer, bool)) -> (Instant
             ..*newcomer
         };
         play(&log, &patient, true);
-        return (log.newcomer.get().unwrap_or(patient.deadline), false);
+        let at = log.newcomer.get().unwrap_or(patient.deadline);
+        return (at.max(newcomer.deadline + JUST_AFTER), false);
     };
     let breaks_promise = log.late.get() > 0 && at <= newcomer.deadline && {
         // Some may be late in any case, after a pause.
@@ -262,13 +266,12 @@ pub(super) fn admit_shared<G: Grant>(
     newcomer: &Newcomer,
     (max_delay, max_queue): (Duration, usize),
 ) -> Result<(), Refused> {
-    let guaranteed = {
-        let (seat, waiting) = match place {
-            Place::Outside(bucket) => (None, bucket.len()),
-            Place::Seated(id) => (Some(id), shared.bucket(id).map_or(0, |bucket| bucket.len())),
-        };
-        shared.guaranteed((flow, seat), waiting, newcomer.now)
+    let (side, _) = newcomer.place(max_delay);
+    let seat = match place {
+        Place::Outside(_) => None,
+        Place::Seated(id) => Some(id),
     };
+    let guaranteed = shared.guaranteed(flow, seat, side, newcomer.now);
     let bucket = match place {
         Place::Outside(bucket) => bucket,
         Place::Seated(id) => match shared.bucket_of(id) {
@@ -283,7 +286,7 @@ pub(super) fn admit_shared<G: Grant>(
     if shared.is_ample(flow, bucket.quota(), newcomer.now) {
         return decide(bucket, newcomer, &own, max_queue);
     }
-    let (served, breaks_promise) = in_shared(shared, flow, place, newcomer, max_delay);
+    let served = in_shared(shared, flow, place, newcomer, max_delay);
     let (counted, scope, quota) = guaranteed;
     // What goes at once needs no share of what is still to come.
     let at = if served > newcomer.now {
@@ -294,38 +297,30 @@ pub(super) fn admit_shared<G: Grant>(
     let forecast = if at > own.at {
         Forecast {
             at,
-            breaks_promise,
+            breaks_promise: false,
             scope,
             quota,
         }
     } else {
-        Forecast {
-            at,
-            breaks_promise,
-            ..own
-        }
+        Forecast { at, ..own }
     };
     decide(bucket, newcomer, &forecast, max_queue)
 }
 
-/// When a newcomer is served at the shared budgets, and whether a waiter of its
-/// bucket is late because of it.
+/// When a newcomer is served at the shared budgets.
 pub(super) fn in_shared<G: Grant>(
     shared: &SharedQueue<G>,
     flow: FlowId,
     place: Place<'_, G>,
     newcomer: &Newcomer,
     max_delay: Duration,
-) -> (Instant, bool) {
+) -> Instant {
     let now = newcomer.now;
     let play = |log: &Log, newcomer: &Newcomer, joins: bool| {
-        let mut copy = shared.copy(flow, now, |id, waiter| match place {
-            Place::Seated(own) if own == id => log.watched(waiter),
-            _ => log.unwatched(),
-        });
+        let mut copy = shared.copy(flow, now, |_| log.unwatched());
         let id = match place {
             Place::Seated(id) => id,
-            Place::Outside(bucket) => copy.seat(bucket.copy(|waiter| log.watched(waiter)), flow),
+            Place::Outside(bucket) => copy.seat(bucket.copy(|_| log.unwatched()), flow),
         };
         if let (Some(bucket), true) = (copy.bucket(id), joins) {
             bucket.push(newcomer, max_delay, NEWCOMER, log.newcomer());
@@ -333,5 +328,5 @@ pub(super) fn in_shared<G: Grant>(
         let mut agenda = copy.agenda(now);
         log.run(newcomer, |now| copy.serve_by(&mut agenda, now));
     };
-    played(newcomer, play)
+    played(newcomer, play).0
 }

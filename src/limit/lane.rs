@@ -252,6 +252,16 @@ impl Lane {
     }
 }
 
+#[cfg(test)]
+impl Lane {
+    /// When a request would get its token.
+    pub(super) fn foresee(&self, ask: Ask) -> Instant {
+        let max_delay = self.limits(&ask).max_delay;
+        self.account
+            .foresee(&self.newcomer(&ask), || self.policy(), max_delay)
+    }
+}
+
 impl Future for Ticket {
     type Output = Result<Permit, Refused>;
 

@@ -1,7 +1,9 @@
 //! The rules of buckets, queues, pauses and shares, in simulated time.
 
 mod classes;
+mod forecasts;
 mod laws;
+mod overload;
 mod pauses;
 mod queue;
 mod shares;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use http::{Method, Request, StatusCode};
 use tokio::time::Instant;
 
+use super::queue::Source;
 use super::*;
 use crate::config::{Config, Quota};
 use crate::identity::Findings;

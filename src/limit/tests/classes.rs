@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::{Class, PathPattern};
 
-fn class(name: &str, path: &str, quota: Option<Quota>) -> Class {
+pub(super) fn class(name: &str, path: &str, quota: Option<Quota>) -> Class {
     Class {
         name: name.to_owned(),
         paths: vec![PathPattern::parse(path).unwrap()],

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::config::Tenant;
 
-fn tenant(name: &str, weight: u32, own: Option<Quota>, instances: &[&str]) -> Tenant {
+pub(super) fn tenant(name: &str, weight: u32, own: Option<Quota>, instances: &[&str]) -> Tenant {
     Tenant {
         name: name.to_owned(),
         instances: instances.iter().map(|name| (*name).to_owned()).collect(),
