@@ -142,7 +142,7 @@ fn gateway() -> Result<Gateway> {
 
 /// Answers everything at once, until the gateway hangs up.
 async fn upstream(stream: DuplexStream) -> Result<()> {
-    let answer = format!(
+    let response = format!(
         "HTTP/1.1 201 Created\r\ncontent-type: application/json\r\ncontent-length: 200\r\n\
          date: Sun, 22 Nov 2026 10:00:00 GMT\r\nserver: stand-in\r\n\r\n{}",
         "a".repeat(200)
@@ -150,7 +150,7 @@ async fn upstream(stream: DuplexStream) -> Result<()> {
     let mut end = End::new(stream);
     loop {
         end.message().await?;
-        end.stream.write_all(answer.as_bytes()).await?;
+        end.stream.write_all(response.as_bytes()).await?;
     }
 }
 
@@ -224,7 +224,7 @@ impl End {
         }
     }
 
-    /// Reads a message to its end. An answer has to be a 2xx.
+    /// Reads a message to its end. An response has to be a 2xx.
     async fn message(&mut self) -> Result<()> {
         let mut read = 0;
         loop {

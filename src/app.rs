@@ -28,7 +28,8 @@ pub use self::reload::{Reload, check};
 use self::signals::{Request, Signals};
 use self::systemd::Sockets;
 use self::worker::Workers;
-use crate::config::Config;
+use crate::config::{self, Config};
+use crate::descriptors;
 use crate::gateway::{BuildError, Gateway};
 use crate::observe::admin::{self, Ready};
 use crate::upstream::Dial;
@@ -161,6 +162,7 @@ impl App {
     /// # Errors
     /// A thread could not be started.
     pub async fn run(self, signals: &mut Signals, reload: Reload) -> Result<Ended, StartError> {
+        raise_descriptor_limit(&self.config.server);
         let running = self.start()?;
         systemd::ready();
         let mut reloads = Reloads::new(reload);
@@ -225,4 +227,20 @@ impl App {
 struct Running {
     ready: Ready,
     workers: Workers,
+}
+
+/// Raises the limit on open files, and warns if `server.max_connections` cannot
+/// be reached with it.
+fn raise_descriptor_limit(settings: &config::Server) {
+    let needed = descriptors::needed(settings.max_connections, settings.max_in_flight);
+    match descriptors::raise_limit() {
+        Ok(Some(limit)) if limit < needed => tracing::warn!(
+            limit,
+            needed,
+            "server.max_connections cannot be reached: raise the limit on open files \
+             (ulimit -n, LimitNOFILE=)"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot raise the limit on open files"),
+    }
 }

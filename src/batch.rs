@@ -25,20 +25,21 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderMap, response};
+use http::HeaderMap;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::retry::budget::TpsBudget;
 
-use crate::body::ClientAnswer;
+use crate::body::ClientResponse;
 use crate::config::{self, BatchMode};
-use crate::http::h1::Wording;
+use crate::http::path;
+use crate::http::response_head::ResponseHead;
 use crate::limit::{Kind, Lane, Limiter, Refused};
 use crate::observe::metrics::Metrics;
 use crate::receipt::Receipt;
-use crate::upstream::{Failure, Upstream};
+use crate::upstream::{Upstream, UpstreamError};
 use ghost::Ghost;
 pub(crate) use open::{Batch, Caps, Member};
 use open::{Caller, Offer, Table};
@@ -85,17 +86,15 @@ pub(crate) enum Given {
     /// To a call of several callers, or read in full.
     Shared(Arc<Shared>),
     /// To a call of one's own, too long to be held.
-    Own(ClientAnswer),
+    Own(Box<ClientResponse>),
 }
 
 /// An answer that any number of callers may be given.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) head: response::Parts,
+    pub(crate) head: ResponseHead,
     pub(crate) body: Bytes,
     pub(crate) trailers: Option<HeaderMap>,
-    /// How the head was worded, if that is known.
-    pub(crate) wording: Option<Wording>,
     /// Tokens left in the bucket when its call went; `None` where unlimited.
     pub(crate) remaining: Option<u32>,
 }
@@ -106,7 +105,7 @@ pub(crate) enum Untold {
     /// No token could be had in time.
     Refused(Refused),
     /// The upstream gave no answer.
-    Failed(Failure),
+    Failed(UpstreamError),
 }
 
 /// How a caller's time was spent.
@@ -161,7 +160,7 @@ impl Batcher {
             .load()
             .paths
             .iter()
-            .any(|receipt| receipt == path)
+            .any(|receipt| path::same_segments(receipt, path))
     }
 
     /// Counts what a batch saved: the callers it told, less the calls it took.

@@ -2,26 +2,31 @@
 //!
 //! Invariant: nothing here knows what a request means.
 //!
-//! - [`state`]: what the connection is doing, and since when;
-//! - [`timer`]: what wakes it besides its stream;
+//! - [`state`]: what happens on the connection, and since when;
+//! - [`lifecycle`]: its deadline, and what follows when that has passed;
+//! - [`timer`]: what wakes the connection besides its stream;
 //! - [`rewind`], [`tracked_io`]: its stream;
-//! - [`send_tracker`]: responses that their client does not read;
-//! - [`discard_body`]: request bodies that nothing reads;
+//! - [`pending_body`]: request bodies that were not read to their end;
+//! - [`send_tracker`], [`tracked_body`]: HTTP/2 responses that the client does not read;
+//! - [`permit`]: its part of `server.max_connections`;
 //! - [`drain`]: the end of all connections.
 
-pub(crate) mod discard_body;
 pub(crate) mod drain;
+pub(crate) mod lifecycle;
+pub(crate) mod pending_body;
 pub(crate) mod permit;
 pub(crate) mod rewind;
 pub(crate) mod send_tracker;
 pub(crate) mod state;
 pub(crate) mod timer;
+pub(crate) mod tracked_body;
 pub(crate) mod tracked_io;
 
 use std::time::Duration;
 
-/// How long a connection without a call stays open when a drain begins: a
-/// request may be on its way to us already.
-pub(crate) const LINGER: Duration = Duration::from_secs(1);
-/// How long a connection that was asked to end may take over it.
-pub(crate) const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a connection without a request stays open when a drain begins: the
+/// client may have sent a request that has not arrived yet.
+pub(crate) const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// The longest lingering close: how long a connection that is about to end may
+/// take to read the rest of a request, to deliver a response or to shut down.
+pub(crate) const LINGERING_CLOSE: Duration = Duration::from_secs(5);

@@ -20,7 +20,7 @@ use crate::observe::metrics::Metrics;
 use crate::proxy::{Proxy, Shared};
 use crate::redact::Secrets;
 pub use crate::server::CertificateError;
-use crate::server::{Common, Front};
+use crate::server::{Server, ServerShared};
 use crate::tenant::Tenants;
 use crate::tenant::key::Keyring;
 pub use crate::upstream::TlsError;
@@ -32,7 +32,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// One worker's gateway.
 #[derive(Clone, Debug)]
 pub struct Gateway {
-    front: Front,
+    server: Server,
 }
 
 /// Why the gateway could not be built.
@@ -54,7 +54,7 @@ impl Gateway {
     pub fn new(config: &Config, dial: Dial) -> Result<Self, BuildError> {
         let metrics = Arc::new(Metrics::new(config.metrics.max_instances));
         let shared = Arc::new(Shared::new(config, Arc::clone(&metrics)));
-        let common = Common::new(
+        let server_shared = ServerShared::new(
             config.server.clone(),
             Arc::clone(&metrics),
             shared.drain.clone(),
@@ -65,9 +65,9 @@ impl Gateway {
             upstream: Arc::new(upstream),
         };
         Ok(Self {
-            front: Front {
+            server: Server {
                 proxy,
-                common: Arc::new(common),
+                shared: Arc::new(server_shared),
             },
         })
     }
@@ -76,13 +76,13 @@ impl Gateway {
     #[must_use]
     pub fn another(&self) -> Self {
         let proxy = Proxy {
-            shared: Arc::clone(&self.front.proxy.shared),
-            upstream: Arc::new(self.front.proxy.upstream.another()),
+            shared: Arc::clone(&self.server.proxy.shared),
+            upstream: Arc::new(self.server.proxy.upstream.another()),
         };
         Self {
-            front: Front {
+            server: Server {
                 proxy,
-                common: Arc::clone(&self.front.common),
+                shared: Arc::clone(&self.server.shared),
             },
         }
     }
@@ -102,10 +102,10 @@ impl Gateway {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        self.front
-            .common
+        self.server
+            .shared
             .connections
-            .track_future(self.front.serve(io, peer))
+            .track_future(self.server.serve(io, peer))
             .await;
     }
 
@@ -116,38 +116,38 @@ impl Gateway {
     /// # Errors
     /// The thread for it could not be started.
     pub fn log_access_to(&self, sink: Box<dyn Write + Send>) -> io::Result<()> {
-        let shared = &self.front.proxy.shared;
+        let shared = &self.server.proxy.shared;
         shared.access_log.write_to(sink, &shared.metrics)
     }
 
     /// Shows these settings on the admin pages.
     pub fn show_settings(&self, settings: InForce) {
-        let shown = &self.front.proxy.shared.shown;
+        let shown = &self.server.proxy.shared.shown;
         shown.store(Some(Arc::new(settings)));
     }
 
     pub(crate) fn shown_settings(&self) -> Option<Arc<InForce>> {
-        self.front.proxy.shared.shown.load_full()
+        self.server.proxy.shared.shown.load_full()
     }
 
     /// Waits until the lines of the access log are written, at most
     /// two seconds.
     pub fn flush_access_log(&self) {
-        self.front.proxy.shared.access_log.flush(FLUSH_TIMEOUT);
+        self.server.proxy.shared.access_log.flush(FLUSH_TIMEOUT);
     }
 
     /// The metrics of all workers.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
-        &self.front.proxy.shared.metrics
+        &self.server.proxy.shared.metrics
     }
 
     /// All metrics in Prometheus' text format 0.0.4.
     #[must_use]
     pub fn exposition(&self) -> String {
-        let shared = &self.front.proxy.shared;
+        let shared = &self.server.proxy.shared;
         shared.limiter.report();
-        let (idle, active) = self.front.proxy.upstream.connections();
+        let (idle, active) = self.server.proxy.upstream.connections();
         let metrics = self.metrics();
         metrics.scraped().upstream_connections(idle, active);
         metrics.exposition()
@@ -156,7 +156,7 @@ impl Gateway {
     /// Applies the settings that a reload may change, except the files that they name.
     /// Requests under way keep the settings under which they began.
     pub fn reload(&self, config: &Config) {
-        let shared = &self.front.proxy.shared;
+        let shared = &self.server.proxy.shared;
         let tenants = Tenants::new(&config.tenants, &config.access, &shared.metrics);
         let keyring = Keyring::new(&config.tenants).map(Arc::new);
         shared.tenants.store(Arc::new(tenants));
@@ -165,23 +165,23 @@ impl Gateway {
         shared.batcher.reconfigure(config.batch.clone());
         let secrets = Secrets::new(&config.tenants).map(Arc::new);
         shared.metrics.keep_secret(secrets.clone());
-        shared.access_log.renew(&config.log, secrets);
+        shared.access_log.reconfigure(&config.log, secrets);
     }
 
     /// As [`reload`](Self::reload), with the certificate of these files.
     pub(crate) fn reload_with(&self, config: &Config, files: Files) {
-        self.front.common.renew_certificate(files.certificate);
+        self.server.shared.renew_certificate(files.certificate);
         self.reload(config);
     }
 
     /// Whether clients use TLS.
     pub(crate) fn has_tls(&self) -> bool {
-        self.front.common.has_tls()
+        self.server.shared.has_tls()
     }
 
     /// Starts a drain: open windows end, connections are asked to end.
     pub fn drain(&self) {
-        let shared = &self.front.proxy.shared;
+        let shared = &self.server.proxy.shared;
         shared.metrics.scraped().draining();
         shared.drain.begin();
         shared.batcher.flush();
@@ -190,9 +190,9 @@ impl Gateway {
     /// Waits until every connection and every request has ended, which may be never
     /// without a [`drain`](Self::drain).
     pub async fn drained(&self) {
-        let shared = &self.front.proxy.shared;
-        self.front.common.connections.close();
-        self.front.common.connections.wait().await;
+        let shared = &self.server.proxy.shared;
+        self.server.shared.connections.close();
+        self.server.shared.connections.wait().await;
         shared.tasks.close();
         shared.tasks.wait().await;
     }
@@ -201,14 +201,14 @@ impl Gateway {
     /// their response was sent.
     #[must_use]
     pub fn unfinished(&self) -> (usize, usize) {
-        let shared = &self.front.proxy.shared;
+        let shared = &self.server.proxy.shared;
         (
             self.metrics().calls().max(shared.tasks.len()),
-            self.front.common.connections.len() + shared.drain.cut(),
+            self.server.shared.connections.len() + shared.drain.cut_count(),
         )
     }
 
-    pub(crate) fn front(&self) -> &Front {
-        &self.front
+    pub(crate) fn server(&self) -> &Server {
+        &self.server
     }
 }

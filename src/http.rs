@@ -1,19 +1,28 @@
-//! HTTP without connections: fields, codecs, and what proxies say of clients.
+//! HTTP messages, without connections.
 //!
-//! Invariant: nothing here reads a stream or knows a request's meaning.
-//!
+//! - [`request_head`], [`response_head`]: heads, with the case of header names;
 //! - [`h1`]: the HTTP/1.1 codec of the fast path;
-//! - [`hop_by_hop`]: fields that end at the gateway;
-//! - [`retry_after`]: when to come back;
+//! - [`content_length`]: the value of that header;
+//! - [`hop_by_hop`]: headers that are not forwarded;
+//! - [`path`]: what a path means to a lenient backend;
+//! - [`retry_after`]: the header of that name;
 //! - [`forwarded_for`], [`proxy_protocol`]: the client behind a trusted proxy.
+//!
+//! Invariant: nothing here reads a stream or knows what a request means.
 
+pub(crate) mod content_length;
 pub(crate) mod forwarded_for;
 pub(crate) mod h1;
+mod header_case;
 pub(crate) mod hop_by_hop;
+pub(crate) mod path;
 pub(crate) mod proxy_protocol;
+mod raw_head;
+pub(crate) mod request_head;
+pub(crate) mod response_head;
 pub(crate) mod retry_after;
 
-/// The header field that names the WhatsApp instance, in lower case.
+/// The header that names the WhatsApp instance, in lower case.
 pub(crate) const INSTANCE_HEADER: &str = "x-instance-id";
-/// The header field that carries an access token, in lower case.
+/// The header that carries an access token, in lower case.
 pub(crate) const TOKEN_HEADER: &str = "access-token";

@@ -27,7 +27,7 @@
 //! - `receipt`: what may merge; `identity`: which instance and credential a request names
 //! - `body`: request and response bodies; `conn`: the state of one client connection
 //! - [`metrics`], `http`: fields and codecs, `redact`: secrets in text
-//! - [`config`], `window_timer`, `yield_now`, `sharded`: what all others use
+//! - [`config`], `descriptors`, `yield_now`, `sharded`: what all others use
 //!
 //! `tests/layers.rs` fails on an import to the same or a higher layer.
 
@@ -37,6 +37,7 @@ mod body;
 pub mod cli;
 pub mod config;
 mod conn;
+mod descriptors;
 pub mod gateway;
 mod http;
 mod identity;
@@ -50,7 +51,6 @@ mod sharded;
 mod tenant;
 mod tools;
 mod upstream;
-mod window_timer;
 mod yield_now;
 
 pub use observe::metrics;

@@ -26,17 +26,31 @@ fn main() -> ExitCode {
     telemetry::install_panic_hook();
     match cli::parse() {
         Command::Serve { config, overrides } => serve(config, overrides),
-        Command::Check { config } => check(&config),
+        Command::Check { config } => check(config),
+        Command::Defaults => print(|out| out.write_all(config::DEFAULTS.as_bytes())),
         Command::Sandbox(args) => sandbox(&args),
         Command::Demo { access_log } => demo(access_log.as_deref()),
         Command::Completions(shell) => print(|out| cli::write_completions(shell, out)),
         Command::Man => print(|out| cli::write_manual(out)),
-        Command::Estimate { config, logs } => estimate(config.as_deref(), &logs),
+        Command::Estimate { config, logs } => estimate(config, &logs),
     }
 }
 
-fn check(file: &Path) -> ExitCode {
-    match app::check(file) {
+/// Finds the settings file that `serve` would read.
+fn settings_file(named: Option<PathBuf>) -> Option<PathBuf> {
+    let variable = std::env::var_os(config::FILE_VARIABLE);
+    config::find_file(named, variable, Path::new(config::DEFAULT_FILE))
+}
+
+fn check(named: Option<PathBuf>) -> ExitCode {
+    let Some(file) = settings_file(named) else {
+        let message = format_args!(
+            "there is no settings file to check: name one with --config or {}",
+            config::FILE_VARIABLE
+        );
+        return fail(EXIT_SETTINGS, &message);
+    };
+    match app::check(Some(&file), std::env::vars_os()) {
         Ok(effective) => print(|out| write!(out, "{effective}")),
         Err(mistakes) => fail(EXIT_SETTINGS, &mistakes),
     }
@@ -54,10 +68,12 @@ fn print(write: impl FnOnce(&mut StdoutLock<'_>) -> io::Result<()>) -> ExitCode 
     }
 }
 
-fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
+fn serve(named: Option<PathBuf>, overrides: Overrides) -> ExitCode {
     // Before anything is read, because the program may execute itself once more.
     let options_set = allocator::exec_with_options();
     allocator::disable_huge_pages();
+    let file = settings_file(named);
+    let config_file = file.as_ref().map(|file| file.display().to_string());
     let load = move || -> Result<Effective, Mistakes> {
         config::load(file.as_deref(), std::env::vars_os(), &overrides)
     };
@@ -79,7 +95,7 @@ fn serve(file: Option<PathBuf>, overrides: Overrides) -> ExitCode {
         app.gateway().show_settings(shown);
         app.gateway().log_access_to(Box::new(io::stdout()))?;
         let (address, admin) = (app.address()?, app.admin_address()?);
-        tracing::info!(%address, %admin, %upstream, "serving");
+        tracing::info!(%address, %admin, %upstream, config = config_file, "serving");
         let gateway = app.gateway().clone();
         Ok((app.run(&mut signals, reload).await?, gateway))
     });
@@ -142,8 +158,9 @@ fn demo(access_log: Option<&Path>) -> ExitCode {
     }
 }
 
-fn estimate(file: Option<&Path>, logs: &[PathBuf]) -> ExitCode {
-    let config = match config::load(file, std::env::vars_os(), &Overrides::default()) {
+fn estimate(named: Option<PathBuf>, logs: &[PathBuf]) -> ExitCode {
+    let file = settings_file(named);
+    let config = match config::load(file.as_deref(), std::env::vars_os(), &Overrides::default()) {
         Ok(effective) => effective.config,
         Err(mistakes) => return fail(EXIT_SETTINGS, &mistakes),
     };

@@ -18,14 +18,14 @@ use std::ops::Range;
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Uri};
+use http::{HeaderValue, Uri};
 
 pub(crate) use ids::MessageId;
 pub(crate) use key::MergeKey;
 
-use crate::body::{LOOK, RequestBody};
-use crate::http::h1::Spelling;
-use crate::identity::{Identity, Place};
+use crate::body::{LOOK, RequestBody, UpstreamRequest};
+use crate::http::request_head::RequestHead;
+use crate::identity::{CredentialSource, Findings, Identity};
 
 /// The longest target of a merged request, in bytes. Some clients fear 414 or
 /// 502 beyond 7,000 (wawp-api §3); common servers take 8 KiB (nginx' default).
@@ -34,10 +34,8 @@ const MAX_TARGET: usize = 8000;
 /// One caller's read receipt.
 pub(crate) struct Receipt {
     /// The request as it came, hop-by-hop fields apart.
-    head: Parts,
+    head: RequestHead,
     body: Bytes,
-    /// How the head's names were spelt, if that is known.
-    spelling: Option<Spelling>,
     /// Where the ids stand in the request; `None` for the whole-chat form.
     ids_at: Option<IdsAt>,
     /// The ids asked for, in the caller's order; empty means the whole chat.
@@ -46,8 +44,6 @@ pub(crate) struct Receipt {
     pub(crate) key: MergeKey,
     /// Who calls.
     pub(crate) identity: Identity,
-    /// More than one instance is named.
-    pub(crate) ambiguous: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,33 +75,30 @@ impl Form {
 
 impl Receipt {
     /// Understands a request, or gives its parts back untouched.
-    pub(crate) fn read(head: Parts, body: Bytes) -> Result<Self, Box<Parts>> {
+    pub(crate) fn read(
+        head: impl Into<RequestHead>,
+        body: Bytes,
+    ) -> Result<Self, Box<RequestHead>> {
+        let head = head.into();
         let Some(fields) = parse::understand(&head, &body) else {
             return Err(Box::new(head));
         };
-        let mut findings = crate::identity::Findings::of_head(&head);
+        let mut findings = Findings::of_head(&head);
         if let Some(name) = fields.body_instance(&body) {
-            findings.instance(Some(&name));
+            findings.instance(&name);
         }
         if let Some(token) = fields.body_token(&body) {
-            findings.credential(Place::Body, token.as_bytes());
+            findings.credential(CredentialSource::Body, token.as_bytes());
         }
         let key = MergeKey::new(&head, &body, &fields);
         Ok(Self {
             ids_at: fields.ids_at,
             ids: fields.ids,
             key,
-            ambiguous: findings.is_ambiguous(),
             identity: findings.identity(),
             head,
             body,
-            spelling: None,
         })
-    }
-
-    /// The same, its request to leave with names so spelt.
-    pub(crate) fn spelt(self, spelling: Option<Spelling>) -> Self {
-        Self { spelling, ..self }
     }
 
     /// The method, target and fields of the request.
@@ -140,22 +133,27 @@ impl Receipt {
         }
     }
 
-    /// The caller's own request, unchanged, in parts.
-    pub(crate) fn into_parts(self) -> (Parts, RequestBody) {
-        (self.head, RequestBody::whole(self.body, self.spelling))
+    /// The caller's own request, unchanged.
+    pub(crate) fn into_request(self) -> UpstreamRequest {
+        UpstreamRequest {
+            head: self.head,
+            body: RequestBody::whole(self.body),
+        }
     }
 
-    /// The caller's own request, unchanged.
-    pub(crate) fn own_request(&self) -> Request<RequestBody> {
-        let body = RequestBody::whole(self.body.clone(), self.spelling.clone());
-        Request::from_parts(self.head.clone(), body)
+    /// A copy of the caller's own request, unchanged.
+    pub(crate) fn own_request(&self) -> UpstreamRequest {
+        UpstreamRequest {
+            head: self.head.clone(),
+            body: RequestBody::whole(self.body.clone()),
+        }
     }
 
     /// The caller's request with these ids in place of its own.
     pub(crate) fn merged_request<'i>(
         &self,
         ids: impl Iterator<Item = &'i MessageId>,
-    ) -> Request<RequestBody> {
+    ) -> UpstreamRequest {
         let Some(at) = &self.ids_at else {
             return self.own_request();
         };
@@ -183,7 +181,10 @@ impl Receipt {
                 self.body.clone()
             }
         };
-        Request::from_parts(head, RequestBody::whole(body, self.spelling.clone()))
+        UpstreamRequest {
+            head,
+            body: RequestBody::whole(body),
+        }
     }
 }
 

@@ -4,9 +4,19 @@
 
 use std::fmt;
 
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, AhoCorasickBuilder};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::config::Tenant;
+
+/// All but the unreserved characters of RFC 3986 §2.3.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+/// Many clients leave the signs of base64 that a query may hold.
+const ENCODED_IN_PART: AsciiSet = ENCODED.remove(b'/').remove(b'=');
 
 /// All tenants' keys and tokens.
 pub(crate) struct Secrets(AhoCorasick);
@@ -16,12 +26,18 @@ impl Secrets {
     pub(crate) fn new(tenants: &[Tenant]) -> Option<Self> {
         let tokens = tenants.iter().flat_map(|tenant| tenant.tokens.values());
         let keys = tenants.iter().filter_map(|tenant| tenant.key.as_ref());
-        let texts: Vec<&str> = keys.chain(tokens).map(|secret| secret.expose()).collect();
+        let texts: Vec<String> = keys
+            .chain(tokens)
+            .flat_map(|secret| spellings(secret.expose()))
+            .collect();
         if texts.is_empty() {
             return None;
         }
+        // The case of percent-encoded digits means nothing.
+        let mut builder = AhoCorasickBuilder::new();
+        let automaton = builder.ascii_case_insensitive(true).build(texts);
         // More than an automaton can hold do not fit into a settings file.
-        AhoCorasick::new(texts).ok().map(Self)
+        automaton.ok().map(Self)
     }
 
     /// Whether any of them stands in a text.
@@ -30,8 +46,56 @@ impl Secrets {
     }
 }
 
+/// The ways in which a secret is written in requests: plain, percent-encoded
+/// entirely or as `encodeURI` and base URLs leave it, with the `+` of base64 read
+/// as a space, and with the `/` of base64 escaped in JSON.
+fn spellings(secret: &str) -> impl Iterator<Item = String> {
+    [
+        secret.to_owned(),
+        utf8_percent_encode(secret, ENCODED).to_string(),
+        utf8_percent_encode(secret, &ENCODED_IN_PART).to_string(),
+        secret.replace('+', " "),
+        secret.replace('/', "\\/"),
+    ]
+    .into_iter()
+}
+
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secrets(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::config::Secret;
+
+    #[test]
+    fn a_secret_is_found_in_every_spelling() {
+        let tenant = Tenant {
+            name: "acme".to_owned(),
+            instances: vec!["1".to_owned()],
+            weight: NonZeroU32::MIN,
+            quota: None,
+            networks: Vec::new(),
+            key: Some(Secret::new("q83v+7/EjRkl0aWb==")),
+            tokens: [("1".to_owned(), Secret::new("tok/en"))].into(),
+        };
+        let secrets = Secrets::new(&[tenant]).unwrap();
+        for text in [
+            "x q83v+7/EjRkl0aWb== x",
+            "k=q83v%2B7%2FEjRkl0aWb%3D%3D",
+            "k=q83v%2b7%2fEjRkl0aWb%3d%3d&x",
+            "k=q83v%2B7/EjRkl0aWb==",
+            "q83v 7/EjRkl0aWb==",
+            r"q83v+7\/EjRkl0aWb==",
+            "/tok%2Fen/",
+        ] {
+            assert!(secrets.are_in(text), "{text}");
+        }
+        assert!(!secrets.are_in("q83v+7/EjRkl0aWb"));
     }
 }

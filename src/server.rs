@@ -1,16 +1,22 @@
-//! The listener's side: accepting connections and speaking HTTP on them.
+//! The side of the clients: connections, TLS, and HTTP on them.
 //!
-//! Owns limits against slow and idle clients, TLS, and the polite end of a
-//! connection. It knows a proxy that answers requests and nothing of how.
-//! Invariant: one accept loop per worker; whatever a client does on its
-//! connection, it holds up no other.
+//! Owns limits against slow and idle clients, and the end of each connection.
+//! It gives each request to the proxy and knows nothing of its meaning.
+//! Invariant: one accept loop per worker; a client delays no other connection.
+//!
+//! - `listener`: the accept loop; `tls`: certificates;
+//! - `proxy_protocol`: the client's address, if a trusted proxy sends it;
+//! - `connection`: one connection, from its first byte to its end;
+//! - `idle`, `detect`: waiting for a request, and which protocol it speaks;
+//! - `fast`: HTTP/1.1 requests in the usual form; `hyper`: all others.
 
 mod connection;
+mod detect;
 mod fast;
 mod hyper;
 mod idle;
-mod introduction;
 mod listener;
+mod proxy_protocol;
 mod tls;
 
 use std::sync::Arc;
@@ -29,40 +35,41 @@ use crate::conn::drain::Drain;
 use crate::observe::metrics::Metrics;
 use crate::proxy::Proxy;
 
-/// What connections need, whichever worker serves them.
+/// One worker's server.
 #[derive(Clone, Debug)]
-pub(crate) struct Front {
+pub(crate) struct Server {
     pub(crate) proxy: Proxy,
-    pub(crate) common: Arc<Common>,
+    pub(crate) shared: Arc<ServerShared>,
 }
 
-/// What the connections of all workers share.
-pub(crate) struct Common {
+/// What the servers of all workers share.
+pub(crate) struct ServerShared {
     settings: config::Server,
     metrics: Arc<Metrics>,
     /// One permit per connection: `server.max_connections`.
     permits: Arc<Semaphore>,
-    /// The connections' tasks.
+    /// The tasks of all connections.
     pub(crate) connections: TaskTracker,
     drain: Drain,
+    /// `None` without `server.tls`.
     tls: ArcSwapOption<tls::Acceptor>,
-    /// How HTTP is spoken, made once for all connections.
+    /// The settings of hyper, made once for all connections.
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
 }
 
-/// A certificate with its key, read and found to fit.
+/// A certificate with its key, read and checked.
 pub(crate) struct Certificate(Arc<tls::Acceptor>);
 
-impl std::fmt::Debug for Common {
+impl std::fmt::Debug for ServerShared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Common")
+        f.debug_struct("ServerShared")
             .field("connections", &self.connections.len())
             .finish_non_exhaustive()
     }
 }
 
-impl Common {
+impl ServerShared {
     /// # Errors
     /// The certificate or its key cannot be used.
     pub(crate) fn new(
@@ -83,8 +90,8 @@ impl Common {
         })
     }
 
-    /// Puts another certificate in force, for connections made from now on.
-    /// Whether there is TLS at all stays as it is.
+    /// Uses another certificate for new connections. It cannot turn TLS on or
+    /// off: that needs a restart.
     pub(crate) fn renew_certificate(&self, certificate: Option<Certificate>) {
         if let (Some(Certificate(acceptor)), true) = (certificate, self.has_tls()) {
             self.tls.store(Some(acceptor));

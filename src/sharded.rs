@@ -1,17 +1,17 @@
-//! A table in parts, each under a lock of its own, so that those who look for
-//! different keys seldom meet.
+//! A table in shards, each behind its own lock, so that requests for different
+//! keys rarely wait for each other.
 //!
-//! Invariant: a key is hashed once, for its part and for its place there, with
-//! a secret of the table's own: nobody can choose keys that fall together.
+//! Invariant: a key is hashed once, for its shard and for its place in that
+//! shard, with a random secret: no client can choose keys that collide.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hash};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How many parts.
+/// The number of shards of each table.
 pub(crate) const SHARDS: usize = 64;
 
-/// A table in parts.
+/// A table in shards.
 #[derive(Debug)]
 pub(crate) struct Sharded<T> {
     hasher: RandomState,
@@ -19,7 +19,7 @@ pub(crate) struct Sharded<T> {
 }
 
 impl<T> Sharded<T> {
-    /// As many parts as `shard` is asked for.
+    /// A table whose shards are made by `shard`.
     pub(crate) fn new(shard: impl Fn() -> T) -> Self {
         Self {
             hasher: RandomState::new(),
@@ -27,22 +27,26 @@ impl<T> Sharded<T> {
         }
     }
 
+    /// The hash of a key, for [`shard`](Self::shard) and for the tables in the
+    /// shards.
     pub(crate) fn hash<K: Hash + ?Sized>(&self, key: &K) -> u64 {
         self.hasher.hash_one(key)
     }
 
-    /// The part of the keys of this hash. The bits that tell it are in the
-    /// middle: a hash table goes by the first and the last.
+    /// Locks the shard of all keys with this hash.
     pub(crate) fn shard(&self, hash: u64) -> MutexGuard<'_, T> {
+        // Bits from the middle: a hash table uses the first and the last ones,
+        // and would fill badly if all its keys had these in common.
         lock(&self.shards[(hash >> 32) as usize % SHARDS])
     }
 
-    /// All parts, one after another.
+    /// Locks one shard after another.
     pub(crate) fn all(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
         self.shards.iter().map(lock)
     }
 }
 
 fn lock<T>(shard: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere must not take the whole table out of service.
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

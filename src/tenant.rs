@@ -1,11 +1,9 @@
 //! Who may use the gateway, and for which instances.
 //!
-//! Owns the rules of design §3.7: which tenant an instance belongs to, from
-//! where calls are taken, and which instances are served. It reads no request:
-//! `http::forwarded_for` says who speaks, others say for which instance; what a tenant's
-//! key opens is for [`key`]. Invariants: an instance belongs to one tenant at
-//! most; addresses are compared as what they mean, so an IPv4 address is the
-//! same written as IPv6 (RFC 4291 §2.5.5.2).
+//! Owns which tenant an instance belongs to, which clients are admitted, and
+//! which instances are served (rules: tenants, access). It reads no request:
+//! client and instance are parameters. [`key`] owns what a tenant's key opens.
+//! Invariant: an instance belongs to one tenant at most.
 
 pub(crate) mod key;
 
@@ -19,47 +17,46 @@ use std::sync::Arc;
 use http::HeaderMap;
 use ipnet::IpNet;
 
-use crate::http::forwarded_for::{Client, contain};
-
 use crate::config::{self, Instances};
+use crate::http::forwarded_for::{Client, contain};
 use crate::observe::metrics::{Metrics, TenantSeries};
 
 /// All tenants and the rules of access; replaced whole on reload.
 #[derive(Debug)]
 pub(crate) struct Tenants {
     by_instance: HashMap<Box<str>, Arc<Tenant>>,
-    /// From where calls are taken; empty means from everywhere.
+    /// The clients that may use the gateway; empty means all.
     networks: Vec<IpNet>,
-    /// Whose word on a client's address is believed.
+    /// The proxies whose statement of a client's address is believed.
     trusted_proxies: Vec<IpNet>,
     /// Only instances of a tenant are served.
     listed: bool,
-    /// Some rule goes by instance, so none may be hidden behind another.
-    strict: bool,
-    /// The figures of calls for an instance of no tenant.
+    /// Some rule depends on the instance, so no second one may be hidden.
+    depends_on_instance: bool,
+    /// Counts requests for instances without a tenant.
     other: Arc<TenantSeries>,
 }
 
-/// A tenant, as far as access goes. Its weight and budget are for
-/// [`limit`](crate::limit), its key for [`key`].
+/// A tenant's part of the rules of access. [`limit`](crate::limit) owns its
+/// weight and budget, [`key`] its key.
 #[derive(Debug)]
 struct Tenant {
-    /// What it is called in the access log and on the admin pages.
+    /// Its name in the access log and on the admin pages.
     name: Arc<str>,
-    /// From where its instances may be used; empty means from everywhere.
+    /// The clients that may use its instances; empty means all.
     networks: Vec<IpNet>,
-    /// Its figures.
+    /// Its metrics.
     series: Arc<TenantSeries>,
 }
 
-/// The rule by which a call is refused.
+/// The rule by which a request is refused.
 ///
-/// Neither the networks nor the client's address are told: they are nobody's
-/// business but the operator's.
+/// Messages contain neither the networks nor the client's address: only the
+/// operator may know them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Denied {
     /// `access.networks`.
-    #[error("calls from this address are not taken (access.networks)")]
+    #[error("requests from this address are not accepted (access.networks)")]
     Networks,
     /// A tenant's `networks`.
     #[error("this instance cannot be used from this address (tenant.networks)")]
@@ -68,16 +65,18 @@ pub(crate) enum Denied {
     #[error("this instance is not served here (access.instances)")]
     Unlisted,
     /// `access.instances = "listed"`, and none is named.
-    #[error("the call names no instance, and only certain ones are served (access.instances)")]
+    #[error("the request names no instance, and only certain ones are served (access.instances)")]
     NoInstance,
-    /// A rule goes by instance, and several are named: nobody knows which of
-    /// them the upstream would take.
-    #[error("the call names more than one instance (access.instances, tenant.networks)")]
+    /// A rule depends on the instance, and the upstream may take any of several
+    /// that are named.
+    #[error(
+        "the request names more than one instance or credential (access.instances, tenant.networks)"
+    )]
     Ambiguous,
 }
 
 impl Tenants {
-    /// Puts tenants and rules in force, with a figure for each tenant.
+    /// Puts tenants and rules in force, with metrics for each tenant.
     pub(crate) fn new(
         tenants: &[config::Tenant],
         access: &config::Access,
@@ -99,7 +98,7 @@ impl Tenants {
         Self {
             by_instance,
             listed,
-            strict: listed || tenants.iter().any(|tenant| !tenant.networks.is_empty()),
+            depends_on_instance: listed || tenants.iter().any(|tenant| !tenant.networks.is_empty()),
             networks: access.networks.clone(),
             trusted_proxies: access.trusted_proxies.clone(),
             other: metrics.other_tenants(),
@@ -111,12 +110,12 @@ impl Tenants {
         self.by_instance.get(instance)
     }
 
-    /// What the tenant is called that an instance belongs to.
+    /// The name of the tenant that an instance belongs to.
     pub(crate) fn name_of(&self, instance: &str) -> Option<Arc<str>> {
         self.of(instance).map(|tenant| Arc::clone(&tenant.name))
     }
 
-    /// Whether this address may say for whom it speaks: `access.trusted_proxies`.
+    /// Whether this address may state another client's: `access.trusted_proxies`.
     pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
         contain(&self.trusted_proxies, peer)
     }
@@ -126,10 +125,10 @@ impl Tenants {
         Client::of(peer, headers, |proxy| self.trusts(proxy))
     }
 
-    /// Whether anybody at all comes in from there: `access.networks`.
+    /// Whether this client may use the gateway: `access.networks`.
     ///
     /// # Errors
-    /// Nobody does.
+    /// It may not.
     pub(crate) fn may_connect(&self, client: Client) -> Result<(), Denied> {
         if client.is_within(&self.networks) {
             Ok(())
@@ -138,24 +137,40 @@ impl Tenants {
         }
     }
 
-    /// Whether a rule goes by instance: then a call has to be looked through
-    /// for all that it names.
-    pub(crate) fn is_strict(&self) -> bool {
-        self.strict
+    /// Whether a rule depends on the instance: then a request is read as far as
+    /// possible before it is admitted.
+    pub(crate) fn depends_on_instance(&self) -> bool {
+        self.depends_on_instance
     }
 
-    /// Whether a call from there for this instance is taken, and in whose
-    /// figures it counts. `ambiguous`: it names others besides.
+    /// Whether the networks allow a preflight. It names no credential, so no
+    /// other rule applies to it (rule: preflights).
     ///
     /// # Errors
-    /// The instance is not served, or not from there.
+    /// The instance is not served to this client.
+    pub(crate) fn may_preflight(
+        &self,
+        client: Client,
+        instance: Option<&str>,
+    ) -> Result<(), Denied> {
+        match instance.and_then(|instance| self.of(instance)) {
+            Some(tenant) if !client.is_within(&tenant.networks) => Err(Denied::TenantNetworks),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this client may use this instance; returns the metrics that
+    /// count the request. `is_ambiguous`: the request names others besides.
+    ///
+    /// # Errors
+    /// The instance is not served, or not to this client.
     pub(crate) fn may_use(
         &self,
         client: Client,
         instance: Option<&str>,
-        ambiguous: bool,
+        is_ambiguous: bool,
     ) -> Result<&Arc<TenantSeries>, Denied> {
-        if ambiguous && self.strict {
+        if is_ambiguous && self.depends_on_instance {
             return Err(Denied::Ambiguous);
         }
         match instance.and_then(|instance| self.of(instance)) {

@@ -1,70 +1,77 @@
-//! The way to the upstream: one call, sent at most once.
+//! Sends requests to the upstream, each at most once.
 //!
-//! Owns the connections of one worker, and its alarm: a batch lives on the
-//! worker whose way it takes. Invariant: a request of which a byte may have
-//! been written is never sent again from here; only one that a dead pooled
-//! connection handed back untouched goes out on another (design §3.5).
+//! Owns the upstream connections of one worker. Invariant: a request of which a
+//! byte may have been written is never sent again from here (rule: sent once).
+//! Only a request that a dead pooled connection returned untouched goes out on
+//! another connection.
+//!
+//! - [`pool`]: idle and shared connections;
+//! - [`connect`], [`dial`], [`tls`]: making new ones;
+//! - [`connection`], [`fast`]: one connection, of hyper or of the fast path;
+//! - [`request`], [`response`]: what goes out and what comes back;
+//! - [`timeout`], [`error`], [`outage_log`]: when it takes too long or fails.
 
 mod connect;
 mod connection;
+mod dial;
 mod error;
 mod fast;
 mod outage_log;
 mod pool;
+mod request;
 mod response;
 mod timeout;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Uri, Version};
-use tokio::sync::Notify;
+use http::HeaderValue;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use connect::Connector;
-pub use connect::{Dial, Io, TlsError};
-use connection::{Connection, Need, Received, Unsent};
-pub(crate) use error::{Failure, Unreachable};
+use connection::{Connection, Received};
+pub use dial::{Dial, Io};
+use error::SendError;
+pub(crate) use error::{Unreachable, UpstreamError};
 use pool::{Lease, Pool, Pools};
-pub(crate) use response::{Answer, Collected};
-use timeout::Patience;
+use request::RequestKind;
+pub(crate) use response::{Collected, UpstreamResponse};
+use timeout::ResponseTimeout;
+pub use tls::TlsError;
 
-use crate::body::{Progress, RequestBody};
+use crate::body::{Progress, UpstreamRequest};
 use crate::config;
-use crate::http::hop_by_hop;
 use crate::observe::metrics::{Metrics, Route};
-use crate::window_timer::Alarm;
 use crate::yield_now;
 
-/// Fresh connections tried for one request that none of them took.
-const FRESH_TRIES: usize = 2;
+/// New connections tried for one request that none of them took.
+const MAX_FRESH: usize = 2;
 
-/// The pool is looked through at most this often.
-const TIDY_PAUSE: Duration = Duration::from_secs(1);
+/// The shortest time between two searches for connections to close.
+const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// One worker's way to the upstream.
+/// The upstream, as one worker reaches it.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     connector: Arc<Connector>,
     settings: config::Upstream,
     host: HeaderValue,
     pool: Arc<Pool>,
-    /// Those of all workers.
+    /// The pools of all workers.
     pools: Pools,
-    /// Held by whoever makes a connection that others can share, with the last
+    /// Held while a connection is made that others can share. Holds the last
     /// failure to make one.
-    connecting: tokio::sync::Mutex<Option<(Instant, Failure)>>,
-    alarm: Alarm,
+    connecting: Mutex<Option<(Instant, UpstreamError)>>,
     metrics: Arc<Metrics>,
 }
 
 impl Upstream {
-    /// Prepares the way; connects to nothing yet.
+    /// Prepares to connect; makes no connection yet.
     ///
     /// # Errors
-    /// The extra CA file cannot be read or holds no certificate.
+    /// The CA file cannot be read or holds no certificate.
     pub(crate) fn new(
         settings: config::Upstream,
         dial: Dial,
@@ -79,13 +86,12 @@ impl Upstream {
             pools,
             settings,
             host,
-            connecting: tokio::sync::Mutex::new(None),
-            alarm: Alarm::default(),
+            connecting: Mutex::new(None),
             metrics,
         })
     }
 
-    /// Says whether [`new`](Self::new) could use these settings.
+    /// Checks that [`new`](Self::new) can use these settings.
     ///
     /// # Errors
     /// As there.
@@ -93,7 +99,7 @@ impl Upstream {
         Connector::new(settings, Dial::Tcp).map(drop)
     }
 
-    /// The same way for another worker, with connections of its own.
+    /// The same upstream for another worker, with connections of its own.
     pub(crate) fn another(&self) -> Self {
         Self {
             connector: Arc::clone(&self.connector),
@@ -101,66 +107,61 @@ impl Upstream {
             host: self.host.clone(),
             pool: self.pools.add(Pool::new(&self.settings)),
             pools: self.pools.clone(),
-            connecting: tokio::sync::Mutex::new(None),
-            alarm: Alarm::default(),
+            connecting: Mutex::new(None),
             metrics: Arc::clone(&self.metrics),
         }
     }
 
-    /// When batches that take this way are due. Nobody keeps it yet: that is
-    /// for a worker that serves real sockets, in its own runtime.
-    pub(crate) fn alarm(&self) -> &Alarm {
-        &self.alarm
-    }
-
-    /// Sends one request and waits for the head of its answer. The request is
-    /// taken out of its place: so the futures from here to the connection need
-    /// no room for it.
+    /// Sends one request and waits for the head of its response. Takes the
+    /// request out of its place, so that the futures down to the connection
+    /// need no room for it.
     ///
     /// # Errors
-    /// No answer came; [`Failure`] tells whether the request may have arrived.
+    /// There is no response; [`UpstreamError`] says whether the request may
+    /// have been processed.
     pub(crate) async fn call(
         &self,
-        request: &mut Request<RequestBody>,
+        request: &mut UpstreamRequest,
         route: Route,
-    ) -> Result<Answer, Failure> {
-        // All of them: calls of one instance go in the order they come here.
-        yield_now::after_others(self.metrics.calls()).await;
-        let began = Instant::now();
-        let result = self.exchange(request, began).await;
+    ) -> Result<UpstreamResponse, UpstreamError> {
+        // All requests yield, not only some: those of one instance must leave
+        // in the order in which they come here.
+        yield_now::to_ready_tasks(self.metrics.calls()).await;
+        let started = Instant::now();
+        let result = self.exchange(request, started).await;
+        let series = &self.metrics.upstream[route as usize];
         match result {
             Ok((received, lease)) => {
-                self.metrics.upstream[route as usize]
-                    .code(received.head.status)
-                    .inc();
-                let seconds = began.elapsed().as_secs_f64();
+                series.code(received.head.status()).inc();
+                let seconds = started.elapsed().as_secs_f64();
                 self.metrics.upstream_seconds(route).observe(seconds);
-                let patience = self.settings.response_timeout;
+                let silence_timeout = self.settings.response_timeout;
                 let metrics = Arc::clone(&self.metrics);
-                Ok(Answer::new(received, lease, route, patience, metrics))
+                let response = UpstreamResponse::new(received, lease, silence_timeout, metrics);
+                Ok(response)
             }
-            Err(failure) => {
-                self.metrics.upstream[route as usize].error().inc();
-                if let Failure::Unreachable(kind) = failure {
-                    self.connector.reach().lost(kind);
+            Err(error) => {
+                series.error().inc();
+                if let UpstreamError::Unreachable(kind) = error {
+                    self.connector.outage_log().record_failure(kind);
                 }
-                Err(failure)
+                Err(error)
             }
         }
     }
 
     /// How many connections all workers have open: idle, and in use.
     pub(crate) fn connections(&self) -> (usize, usize) {
-        self.pools.census()
+        self.pools.count()
     }
 
-    /// Closes pooled connections that have been idle too long or have ended,
-    /// for ever.
+    /// Closes, for ever, pooled connections that have ended or have been idle
+    /// too long.
     pub(crate) async fn keep_pool_tidy(&self) -> std::convert::Infallible {
         loop {
             tokio::select! {
-                () = tokio::time::sleep((self.settings.idle_timeout / 2).max(TIDY_PAUSE)) => {}
-                () = self.pool.one_ended() => {}
+                () = tokio::time::sleep((self.settings.idle_timeout / 2).max(TIDY_INTERVAL)) => {}
+                () = self.pool.idle_ended() => {}
             }
             self.pool.close_idle(Instant::now());
         }
@@ -168,133 +169,84 @@ impl Upstream {
 
     async fn exchange(
         &self,
-        request: &mut Request<RequestBody>,
-        began: Instant,
-    ) -> Result<(Received, Lease), Failure> {
-        let need = need(request);
-        let mut patience = Patience {
-            began,
+        request: &mut UpstreamRequest,
+        started: Instant,
+    ) -> Result<(Received, Lease), UpstreamError> {
+        let kind = request::kind(request);
+        let mut timeout = ResponseTimeout {
+            started,
             length: self.settings.response_timeout,
-            progress: request.body().progress(),
+            progress: request.body.progress(),
         };
-        let progress = patience.progress.as_ref();
-        let answering = progress.map(Progress::until_answered);
-        let mut fresh_tries = 0;
+        let progress = timeout.progress.as_ref();
+        let response_pending = progress.map(Progress::response_pending);
+        let mut fresh = 0;
         loop {
-            let (mut connection, reused) = match self.pool.take(need, patience.began) {
+            let (mut connection, is_reused) = match self.pool.take(kind, timeout.started) {
                 Some(connection) => (connection, true),
                 None => {
-                    fresh_tries += 1;
-                    // Boxed, or every call would carry the room a handshake needs.
-                    let made = Box::pin(self.fresh(need)).await?;
-                    patience.began = Instant::now();
-                    made
+                    fresh += 1;
+                    // Boxed, so that a request on a pooled connection needs no
+                    // room for a handshake.
+                    let connected = Box::pin(self.connect(kind)).await?;
+                    timeout.started = Instant::now();
+                    connected
                 }
             };
-            self.address(request, connection.is_h2());
-            let sent = connection.send(request, &patience).await;
-            if fresh_tries > 0 && !matches!(sent, Some(Err(Unsent::Untouched))) {
-                self.connector.reach().found();
+            if connection.is_http2() {
+                request::prepare_http2(&mut request.head, &self.settings.url);
+            } else {
+                request::prepare_http1(request, &self.host);
+            }
+            let sent = connection.send(request, &timeout).await;
+            if fresh > 0 && !matches!(sent, Some(Err(SendError::Unprocessed))) {
+                self.connector.outage_log().record_success();
             }
             match sent {
-                None => return Err(Failure::Timeout),
+                None => return Err(UpstreamError::Timeout),
                 Some(Ok(received)) => {
-                    return Ok((received, Lease::new(connection, &self.pool, answering)));
+                    let lease = Lease::new(connection, &self.pool, response_pending);
+                    return Ok((received, lease));
                 }
-                Some(Err(Unsent::Untouched)) if reused || fresh_tries < FRESH_TRIES => {}
-                Some(Err(Unsent::Untouched)) => {
-                    return Err(Failure::Unreachable(Unreachable::ClosedAtOnce));
+                Some(Err(SendError::Unprocessed)) if is_reused || fresh < MAX_FRESH => {}
+                Some(Err(SendError::Unprocessed)) => {
+                    return Err(Unreachable::ClosedAtOnce.into());
                 }
-                Some(Err(Unsent::Failed(failure))) => {
-                    let client = patience.progress.and_then(|progress| progress.failure());
-                    return Err(client.map_or(failure, Failure::Client));
+                Some(Err(SendError::Failed(error))) => {
+                    // hyper reports a broken request body as an error of the
+                    // connection; the body knows the cause.
+                    let client = timeout.progress.and_then(|progress| progress.failure());
+                    return Err(client.map_or(error, UpstreamError::Client));
                 }
             }
         }
     }
 
-    /// A new connection; or one that somebody else made meanwhile, where the
-    /// upstream speaks HTTP/2 or it is not yet known whether it does: one
-    /// connection then serves all, and a hundred callers need not make one each.
-    async fn fresh(&self, need: Need) -> Result<(Connection, bool), Failure> {
-        if need == Need::Upgrade || !self.connector.may_share() {
-            return Ok((self.connector.connect(&self.pool, need).await?, false));
+    /// A new connection, and whether it carried a request before. Where the
+    /// upstream speaks HTTP/2, or may do so, only one request at a time
+    /// connects: the others then share its connection.
+    async fn connect(&self, kind: RequestKind) -> Result<(Connection, bool), UpstreamError> {
+        if kind == RequestKind::Upgrade || !self.connector.may_share() {
+            return Ok((self.connector.connect(&self.pool, kind).await?, false));
         }
         let asked = Instant::now();
-        let mut failed = self.connecting.lock().await;
-        if let Some(connection) = self.pool.take(need, Instant::now()) {
+        let mut last_failure = self.connecting.lock().await;
+        if let Some(connection) = self.pool.take(kind, Instant::now()) {
             return Ok((connection, true));
         }
-        if let Some((_, failure)) = failed.filter(|(when, _)| *when >= asked) {
-            // Whoever was first has found out for all who waited.
-            return Err(failure);
+        if let Some((_, error)) = last_failure.filter(|(when, _)| *when >= asked) {
+            // One attempt failed while this request waited: that counts for all
+            // that waited, or a hundred would fail one after another.
+            return Err(error);
         }
         if !self.connector.may_share() {
-            drop(failed);
-            return Ok((self.connector.connect(&self.pool, need).await?, false));
+            // The upstream chose HTTP/1.1 meanwhile: all connect at once.
+            drop(last_failure);
+            return Ok((self.connector.connect(&self.pool, kind).await?, false));
         }
-        let made = self.connector.connect(&self.pool, need).await;
-        *failed = made
-            .as_ref()
-            .err()
-            .map(|failure| (Instant::now(), *failure));
-        Ok((made?, false))
-    }
-
-    /// Writes the target and the host as this connection's protocol wants them.
-    fn address(&self, request: &mut Request<RequestBody>, h2: bool) {
-        let target = |uri: &Uri| {
-            let target = uri.path_and_query().cloned();
-            target.unwrap_or(PathAndQuery::from_static("/"))
-        };
-        if h2 {
-            let mut parts = http::uri::Parts::default();
-            parts.scheme = Some(if self.settings.url.tls {
-                Scheme::HTTPS
-            } else {
-                Scheme::HTTP
-            });
-            parts.authority = Some(self.settings.url.authority.clone());
-            parts.path_and_query = Some(target(request.uri()));
-            *request.uri_mut() =
-                Uri::from_parts(parts).expect("scheme, authority and path make a target");
-            *request.version_mut() = Version::HTTP_2;
-            request.headers_mut().remove(HOST);
-            // Connection-specific (RFC 9113 §8.2.2); the `TE: trailers` itself may stay.
-            request.headers_mut().remove(CONNECTION);
-            request.headers_mut().remove(TRANSFER_ENCODING);
-        } else {
-            if request.uri().authority().is_some() || request.uri().path_and_query().is_none() {
-                *request.uri_mut() = Uri::from(target(request.uri()));
-            }
-            *request.version_mut() = Version::HTTP_11;
-            request.headers_mut().insert(HOST, self.host.clone());
-            let streamed = matches!(request.body(), RequestBody::Streamed(_));
-            if streamed && !request.headers().contains_key(CONTENT_LENGTH) {
-                // Said here, since hyper takes a GET to have no body unless told.
-                let chunked = HeaderValue::from_static("chunked");
-                request.headers_mut().insert(TRANSFER_ENCODING, chunked);
-            }
-            if streamed && hop_by_hop::expects_continue(request.headers()) {
-                let go_on = Arc::new(Notify::new());
-                request.body_mut().hold_until(Arc::clone(&go_on));
-                hyper::ext::on_informational(request, move |answer| {
-                    if answer.status() == http::StatusCode::CONTINUE {
-                        go_on.notify_one();
-                    }
-                });
-            }
-        }
-    }
-}
-
-/// What a request asks of its connection.
-fn need(request: &Request<RequestBody>) -> Need {
-    if hop_by_hop::has(request.headers(), "upgrade") {
-        Need::Upgrade
-    } else if request.body().spelling().is_some() {
-        Need::Plain
-    } else {
-        Need::Streams
+        let connected = self.connector.connect(&self.pool, kind).await;
+        let failure = connected.as_ref().err();
+        *last_failure = failure.map(|error| (Instant::now(), *error));
+        Ok((connected?, false))
     }
 }

@@ -1,24 +1,25 @@
-//! In what order a worker does what is ready.
+//! The order in which a worker runs tasks that are ready.
 //!
-//! A worker with many calls at hand that carries each as far as it goes writes
-//! a little every few microseconds, between doing everything else: whoever is
-//! written to is woken by each write, and nothing that was just done is still
-//! in the cache when it is done for the next call. So calls read and think
-//! first, and write when all have (figures in benches/README.md).
-//! Invariant: nothing is waited for but other tasks that are ready.
+//! A task that is carried on as far as possible writes a little every few
+//! microseconds. Each write wakes the peer, and other work in between empties the
+//! caches. So each request is read and processed first, and the writes of all
+//! ready requests follow together (figures in `benches/README.md`).
+//!
+//! Invariant: a task waits only for other tasks that are ready now.
 
 use std::future::poll_fn;
 use std::task::Poll;
 
-/// Lets the worker's other tasks go first that are ready now. Of `calls` in
-/// flight, one that is alone goes on at once.
-pub(crate) async fn after_others(calls: usize) {
-    let mut is_behind = calls <= 1;
+/// Lets the worker's other ready tasks run first. With a single request in
+/// flight there is nothing to wait for, and it returns at once.
+pub(crate) async fn to_ready_tasks(requests_in_flight: usize) {
+    let mut has_yielded = requests_in_flight <= 1;
     poll_fn(|cx| {
-        if std::mem::replace(&mut is_behind, true) {
+        if std::mem::replace(&mut has_yielded, true) {
             return Poll::Ready(());
         }
-        // Not `tokio::task::yield_now`: that waits for a look at all sockets, too.
+        // `tokio::task::yield_now` would also wait until the runtime has polled
+        // all sockets. This only moves the task to the end of the queue.
         cx.waker().wake_by_ref();
         Poll::Pending
     })
@@ -34,22 +35,22 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn all_read_before_one_writes() {
-        let done = RefCell::new(Vec::new());
-        let done: &'static RefCell<_> = Box::leak(Box::new(done));
+    async fn all_tasks_read_before_one_writes() {
+        let steps = RefCell::new(Vec::new());
+        let steps: &'static RefCell<_> = Box::leak(Box::new(steps));
         let tasks = LocalSet::new();
-        for call in 0..3 {
+        for request in 0..3 {
             tasks.spawn_local(async move {
-                done.borrow_mut().push(("reads", call));
-                after_others(3).await;
-                done.borrow_mut().push(("writes", call));
+                steps.borrow_mut().push(("read", request));
+                to_ready_tasks(3).await;
+                steps.borrow_mut().push(("written", request));
             });
         }
         tasks.await;
-        let all = |what| (0..3).map(move |call| (what, call));
+        let all = |step| (0..3).map(move |request| (step, request));
         assert_eq!(
-            *done.borrow(),
-            all("reads").chain(all("writes")).collect::<Vec<_>>()
+            *steps.borrow(),
+            all("read").chain(all("written")).collect::<Vec<_>>()
         );
     }
 }

@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOKEN = "browser-test-token"
 # Long enough for two polls of the page (every 2 s) after it was loaded.
 LOOK_S = 6
-PATIENCE_S = 120
+TIMEOUT_S = 120
 
 
 def main():
@@ -50,7 +50,7 @@ def main():
             if browser is not None:
                 browser.end()
             programs.end()
-    print("the page holds what it promises")
+    print("the page works")
 
 
 def look(programs, browser, pictures):
@@ -62,25 +62,25 @@ def look(programs, browser, pictures):
         dom, console, urls = browser.look(page)
         figures = figures_of(dom)
         check("the page says that the gateway serves", figures["state"] == "serving", figures)
-        check("its script has taken over", "a second" in text_of(dom, "calls-label"), figures)
-        check("calls from apps move", number(figures["calls"]) > 0, figures)
-        check("calls upstream move", number(figures["upstream"]) > 0, figures)
+        check("its script has taken over", "per second" in text_of(dom, "calls-label"), figures)
+        check("requests from apps move", number(figures["calls"]) > 0, figures)
+        check("upstream calls move", number(figures["upstream"]) > 0, figures)
         check("merging shows", number(figures["factor"]) > 1, figures)
         check("an instance is named with its bucket", re.search(r'<th[^>]*>123</th>.*?<meter', dom, re.S), dom)
-        check("a failure is named", "ours: rate_limited" in dom, dom)
+        check("a failure is named", "gateway: rate_limited" in dom, dom)
         check("the console is silent", not console, console)
         host = urllib.parse.urlsplit(page).netloc
         foreign = [url for url in urls if urllib.parse.urlsplit(url).netloc != host]
-        check("nobody else was asked", urls and not foreign, foreign or "no request at all")
-        check("it was asked again and again", sum(url.endswith("/status") for url in urls) >= 2, urls)
+        check("no other host was contacted", urls and not foreign, foreign or "no request at all")
+        check("the figures are fetched again and again", sum(url.endswith("/status") for url in urls) >= 2, urls)
         check("no secret on it", TOKEN not in dom, dom)
 
         dom, console, urls = browser.look(page, scripts=False)
         figures = figures_of(dom)
-        check("without scripts: the state is told", figures["state"] == "serving", figures)
-        check("without scripts: sums since the start", number(figures["calls"]) > 10, figures)
+        check("without scripts: the state is shown", figures["state"] == "serving", figures)
+        check("without scripts: totals since the start", number(figures["calls"]) > 10, figures)
         check("without scripts: the bucket", re.search(r'<th[^>]*>123</th>.*?\d+ of 20', dom, re.S), dom)
-        check("without scripts: it asked for no figures", not any(url.endswith("/status") for url in urls), urls)
+        check("without scripts: no figures are fetched", not any(url.endswith("/status") for url in urls), urls)
         for name, size, dark, scripts in [
             ("light", (1280, 1000), False, True),
             ("dark", (1280, 1000), True, True),
@@ -139,7 +139,7 @@ class Browser:
         self.session = "/" + self.ask("", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
 
     def ask(self, what, body=None, method=None):
-        line = http.client.HTTPConnection(self.address, timeout=PATIENCE_S)
+        line = http.client.HTTPConnection(self.address, timeout=TIMEOUT_S)
         method = method or ("GET" if body is None else "POST")
         line.request(method, f"/session{self.session}{what}", None if body is None else json.dumps(body))
         value = json.loads(line.getresponse().read())["value"]
@@ -198,7 +198,7 @@ class Programs:
         self.begin(program, log, [
             "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--upstream", f"http://{api}",
         ])
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while not (found := re.search(r"serving address=(\S+) admin=(\S+)", re.sub(r"\x1b\[[0-9;]*m", "", log.read_text()))):
             if time.monotonic() > deadline:
                 sys.exit(f"the gateway does not serve:\n{log.read_text()}")
@@ -222,7 +222,7 @@ class Programs:
 
 
 class Load:
-    """Receipts that merge and calls that are refused now and then, a hundred or so a second."""
+    """About a hundred requests per second: receipts that merge, and requests that are sometimes rejected."""
 
     def __init__(self, gateway):
         self.gateway, self.is_over = gateway, threading.Event()
@@ -238,7 +238,7 @@ class Load:
         while not self.is_over.wait(0.05):
             turn += 1
             if index == 7:
-                # Sixty calls a second for an instance that may have ten: some wait, some are refused.
+                # Sixty requests per second for an instance that may have ten: some wait, some are rejected.
                 for _ in range(3):
                     threading.Thread(target=self.once).start()
                 continue
@@ -272,14 +272,14 @@ def free_port():
 
 def wait_for(address):
     host, port = address.rsplit(":", 1)
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while True:
         try:
             socket.create_connection((host, int(port)), timeout=1).close()
             return
         except OSError:
             if time.monotonic() > deadline:
-                sys.exit(f"nobody answers at {address}")
+                sys.exit(f"no response from {address}")
             time.sleep(0.05)
 
 

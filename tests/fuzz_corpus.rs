@@ -1,6 +1,6 @@
 //! Runs every input of the fuzz targets' corpus, and every finding that was
 //! kept, through the laws of `testing::fuzz`. How to fuzz on from here is
-//! in `tests/fuzz/README.md`.
+//! in `tests/README.md`.
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
 

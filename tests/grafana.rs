@@ -306,7 +306,7 @@ fn every_variable_is_defined_and_used() {
 
 #[test]
 fn every_alert_says_how_bad_it_is_and_where_to_read_on() {
-    let readme = text("README.md");
+    let readme = text("grafana/README.md");
     let headings = readme.lines().filter(|line| line.starts_with('#'));
     let anchor = |heading: &str| {
         heading
@@ -327,7 +327,7 @@ fn every_alert_says_how_bad_it_is_and_where_to_read_on() {
         );
         assert!(!alert.says("summary").is_empty(), "{}", alert.name);
         assert!(!alert.says("description").is_empty(), "{}", alert.name);
-        let section = alert.says("runbook_url").strip_prefix("README.md#");
+        let section = alert.says("runbook_url").strip_prefix("grafana/README.md#");
         let section = section.unwrap_or_else(|| panic!("{}: no runbook", alert.name));
         assert!(
             anchors.contains(section),

@@ -5,6 +5,8 @@
 //! that opens a module (`limit.rs` for `limit/`) only gathers it and is left out
 //! of the second law. Test code is left out of both.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// The modules from the lowest layer to the highest. Modules of one line are one
 /// layer and do not import each other.
 const LAYERS: &[&[&str]] = &[
-    &["config", "sharded", "window_timer", "yield_now"],
+    &["config", "descriptors", "sharded", "yield_now"],
     &["http", "redact"],
     &["observe::metrics"],
     &["conn"],
@@ -31,14 +33,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Directories whose files still import each other in a cycle. To be emptied.
-const TANGLED: &[&str] = &[
-    "batch",
-    "config",
-    "conn",
-    "http::h1",
-    "tools::sandbox",
-    "upstream",
-];
+const TANGLED: &[&str] = &["batch"];
 
 /// A source file without its tests.
 struct Source {
@@ -71,10 +66,10 @@ fn the_files_of_a_directory_import_each_other_without_a_cycle() {
 #[test]
 fn each_of_the_six_imports_that_once_made_a_cycle_is_found() {
     for (file, import) in [
-        ("body/response", "use crate::server::Front;"),
-        ("body/response", "use crate::upstream::Answer;"),
+        ("body/response", "use crate::server::Server;"),
+        ("body/response", "use crate::upstream::UpstreamResponse;"),
         ("body/client", "use crate::observe::access_log::AccessLog;"),
-        ("proxy/error", "use crate::server::{Common, Front};"),
+        ("proxy/error", "use crate::server::{Server, ServerShared};"),
         ("http/hop_by_hop", "use crate::identity::Identity;"),
         ("observe/metrics", "use crate::tenant::Tenants;"),
     ] {

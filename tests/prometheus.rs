@@ -73,7 +73,7 @@ impl Prometheus {
     async fn start(directory: &Path, gateway: SocketAddr) -> Self {
         let faster = |text: String| text.replace("interval: 5s", "interval: 1s");
         let config = faster(text("grafana/prometheus.yml"));
-        let shipped = "127.0.0.1:9090";
+        let shipped = "127.0.0.1:9464";
         assert!(
             config.contains(shipped),
             "the target is where the gateway is by default"

@@ -1,4 +1,4 @@
-//! The load generator: a crew of connections that make calls.
+//! The load generator: connections that send requests.
 //!
 //! One thread for all of it, beside the upstream. Invariant: in an open loop a
 //! call's latency runs from the moment it was due, so that a stall is charged
@@ -18,7 +18,7 @@ use crate::upstream::SEEN;
 use crate::wire::Connection;
 
 /// A turn that takes this much longer than asked is given up.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Requests written beforehand, made in turn.
 #[derive(Clone, Debug)]
@@ -86,11 +86,11 @@ pub(crate) fn post(path: &str, instance: usize, body: &str) -> String {
 
 /// Keep-alive connections to one address.
 #[derive(Debug)]
-pub(crate) struct Crew {
+pub(crate) struct Connections {
     pub(crate) connections: Vec<Connection>,
 }
 
-impl Crew {
+impl Connections {
     pub(crate) async fn open(address: SocketAddr, count: usize) -> Result<Self> {
         let mut connections = Vec::with_capacity(count);
         for _ in 0..count {
@@ -114,11 +114,11 @@ impl Crew {
         }
         // Proxies pass on far more than a thousand calls a second.
         let most = Duration::from_millis((count * calls) as u64);
-        self.gather(tasks, PATIENCE + most).await
+        self.gather(tasks, TIMEOUT + most).await
     }
 
-    /// Every connection makes its next call as soon as the last is answered;
-    /// returns how many were answered.
+    /// Every connection sends its next request as soon as it has the response to the
+    /// last one; returns the number of responses.
     pub(crate) async fn closed_loop(
         &mut self,
         requests: &Requests,
@@ -137,7 +137,7 @@ impl Crew {
                 Ok(connection)
             });
         }
-        self.gather(tasks, length + PATIENCE).await?;
+        self.gather(tasks, length + TIMEOUT).await?;
         Ok(made.load(Relaxed))
     }
 
@@ -184,7 +184,7 @@ impl Crew {
             }
         }
         drop(due_calls);
-        self.gather(tasks, PATIENCE).await?;
+        self.gather(tasks, TIMEOUT).await?;
         let mut latencies = std::mem::take(&mut *latencies.lock().await);
         latencies.sort_unstable();
         Ok(latencies)
@@ -193,7 +193,7 @@ impl Crew {
     async fn gather(
         &mut self,
         mut tasks: JoinSet<Result<Connection>>,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<()> {
         let all = async {
             while let Some(connection) = tasks.join_next().await {
@@ -201,9 +201,9 @@ impl Crew {
             }
             Ok(())
         };
-        match tokio::time::timeout(patience, all).await {
+        match tokio::time::timeout(timeout, all).await {
             Ok(result) => result,
-            Err(_) => Err("calls were not answered in time".into()),
+            Err(_) => Err("responses did not arrive in time".into()),
         }
     }
 }

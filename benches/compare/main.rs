@@ -1,19 +1,19 @@
 //! The gateway beside nginx, HAProxy and a plain hyper proxy.
 //!
 //! One command measures all of them on the same machine in the same minutes:
-//! `cargo bench --bench compare`. Every round takes each proxy in turn, so
-//! that whatever else the machine does falls on all. A proxy has one core to
+//! `cargo bench --bench compare`. Every round measures each proxy in turn, so that
+//! other load on the machine affects all of them. A proxy has one core to
 //! itself; load generator and upstream share another.
 //!
-//! Cannot tell what a network or TLS costs, and is no judge of features: see
-//! `benches/README.md`.
+//! It does not measure the cost of a network or of TLS, and compares no features:
+//! see `benches/README.md`.
 
 mod head;
 mod load;
 mod peers;
 mod plain;
 mod process;
-mod rooms;
+mod scenarios;
 mod settings;
 mod table;
 mod upstream;
@@ -24,7 +24,7 @@ use std::process::Command;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use peers::Place;
+use peers::TestBed;
 use settings::Settings;
 use upstream::Upstream;
 
@@ -53,14 +53,14 @@ fn main() -> Result<()> {
     };
     let own = std::process::id().to_string();
     run("taskset", &["-cp", &load_core.to_string(), &own])?;
-    // Thousands of connections have two ends here; where no more is allowed, all that is.
+    // Both ends of thousands of connections are here; without the right to raise the limit, use all of it.
     let files = "prlimit --nofile=65536:65536 --pid $0 || prlimit --nofile=$(ulimit -Hn):$(ulimit -Hn) --pid $0";
     run("sh", &["-c", files, &own])?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let place = Place {
+        let bed = TestBed {
             directory: tempfile::tempdir()?,
             upstream: Upstream::start().await?,
             proxy_core,
@@ -70,7 +70,7 @@ fn main() -> Result<()> {
         let mut terminated = signal(SignalKind::terminate())?;
         // Whichever comes first: programs under measurement end when they are dropped.
         tokio::select! {
-            ended = rooms::all(&place, &settings) => ended,
+            ended = scenarios::all(&bed, &settings) => ended,
             _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
             _ = terminated.recv() => Err("terminated".into()),
         }

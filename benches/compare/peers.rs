@@ -1,8 +1,8 @@
 //! The proxies side by side: how each is started, doing the same job.
 //!
-//! Invariant: each limits every instance by itself at a rate that never
-//! refuses, reuses upstream connections, holds back no body and logs no
-//! calls. The plain hyper proxy alone does nothing but pass on.
+//! Invariant: each limits every instance at a rate that is never reached, reuses
+//! upstream connections, streams bodies and writes no access log. Only the plain
+//! hyper proxy does nothing but forward.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -24,7 +24,7 @@ pub(crate) enum Peer {
 
 /// Where and how proxies are started.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct TestBed {
     /// Configurations and logs; goes with the bench.
     pub(crate) directory: tempfile::TempDir,
     pub(crate) upstream: Upstream,
@@ -36,7 +36,7 @@ pub(crate) struct Place {
     pub(crate) gateway: PathBuf,
 }
 
-/// What may differ between rooms.
+/// What may differ between scenarios.
 #[derive(Clone, Debug)]
 pub(crate) struct Tuning {
     /// Workers, each with a core of its own: one, or two.
@@ -67,10 +67,10 @@ impl Peer {
     }
 
     /// Starts it.
-    pub(crate) async fn start(self, place: &Place, tuning: &Tuning) -> Result<Process> {
+    pub(crate) async fn start(self, bed: &TestBed, tuning: &Tuning) -> Result<Process> {
         let address = free_address()?;
-        let upstream = place.upstream.address;
-        let directory = place.directory.path();
+        let upstream = bed.upstream.address;
+        let directory = bed.directory.path();
         let log = directory.join(format!("{}-{}.log", self.name(), address.port()));
         let own = |suffix: &str| directory.join(format!("{}{suffix}", address.port()));
         let mut environment = Vec::new();
@@ -108,7 +108,7 @@ impl Peer {
                 }
             }
             Self::Gateway => {
-                word(&place.gateway);
+                word(&bed.gateway);
                 let upstream = format!("http://{upstream}");
                 let listen = address.to_string();
                 let flags = [
@@ -137,8 +137,8 @@ impl Peer {
         }
         let words: Vec<&OsStr> = command.iter().map(|word| &**word).collect();
         let cores = match tuning.workers {
-            1 => place.proxy_core.to_string(),
-            _ => format!("{},{}", place.proxy_core, place.load_core),
+            1 => bed.proxy_core.to_string(),
+            _ => format!("{},{}", bed.proxy_core, bed.load_core),
         };
         Process::start(&words, &environment, &cores, address, &log).await
     }
@@ -168,7 +168,7 @@ pub(crate) fn ensure_installed() -> Result<()> {
     }
 }
 
-/// Finds a program, also where only an administrator's path leads.
+/// Finds a program, also in directories of the administrator's path.
 fn program(name: &str) -> Result<PathBuf> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths)

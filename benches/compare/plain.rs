@@ -59,7 +59,7 @@ async fn forward(
     let pooled = {
         let mut idle = idle.borrow_mut();
         idle.retain(|sender| !sender.is_closed());
-        // One whose last answer is still being read is not ready.
+        // One whose last response is still being read is not ready.
         let ready = idle.iter().rposition(SendRequest::is_ready);
         ready.map(|at| idle.swap_remove(at))
     };

@@ -19,7 +19,7 @@ use crate::Result;
 /// A program that does not serve by then never will.
 const START: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(20);
-/// Longer than any room needs cores to be awake.
+/// Longer than any scenario needs cores to be awake.
 const LONGEST_WATCH: Duration = Duration::from_secs(1800);
 
 /// A running program.

@@ -4,19 +4,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::Result;
-use crate::rooms::Room;
+use crate::scenarios::Scenario;
 
-const USAGE: &str = "cargo bench --bench compare -- [--quick] [--rounds N] [--gateway FILE] [ROOM…]
-rooms: pass latency memory bodies receipts lone cores population";
+const USAGE: &str =
+    "cargo bench --bench compare -- [--quick] [--rounds N] [--gateway FILE] [SCENARIO…]
+scenarios: pass latency memory bodies receipts lone cores population";
 
 /// How much is measured.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// Rounds of each room; each takes every proxy once.
+    /// Rounds of each scenario; each takes every proxy once.
     pub(crate) rounds: usize,
     /// One proxy's turn in a round.
     pub(crate) turn: Duration,
-    pub(crate) rooms: Vec<Room>,
+    pub(crate) scenarios: Vec<Scenario>,
     /// The gateway's program.
     pub(crate) gateway: PathBuf,
 }
@@ -27,7 +28,7 @@ impl Settings {
         let mut settings = Self {
             rounds: 7,
             turn: Duration::from_millis(1500),
-            rooms: Vec::new(),
+            scenarios: Vec::new(),
             gateway: PathBuf::from(env!("CARGO_BIN_EXE_wawp-gateway")),
         };
         let mut arguments = arguments.iter();
@@ -42,11 +43,11 @@ impl Settings {
                 }
                 "--rounds" => settings.rounds = value()?.parse::<usize>()?.clamp(1, 100),
                 "--gateway" => settings.gateway = PathBuf::from(value()?),
-                name => settings.rooms.push(Room::named(name).ok_or(USAGE)?),
+                name => settings.scenarios.push(Scenario::named(name).ok_or(USAGE)?),
             }
         }
-        if settings.rooms.is_empty() {
-            settings.rooms = Room::ALL.to_vec();
+        if settings.scenarios.is_empty() {
+            settings.scenarios = Scenario::ALL.to_vec();
         }
         Ok(settings)
     }

@@ -1,4 +1,4 @@
-//! Figures of many rounds, and how they are told.
+//! Figures of many rounds, and their table.
 //!
 //! A figure is the median of its rounds. A ratio is the median of the rounds'
 //! own ratios to the first column, so that what a whole round suffered from

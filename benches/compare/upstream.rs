@@ -1,4 +1,4 @@
-//! The stand-in upstream: answers at once, or after a while, and counts.
+//! The upstream of the benches: responds at once or after a delay, and counts requests.
 //!
 //! Shares the load generator's thread, so that a proxy has its core alone.
 //! Invariant: it never closes a connection, so a proxy's pool is used as far
@@ -16,13 +16,13 @@ use tokio::sync::watch;
 use crate::Result;
 use crate::head::Head;
 
-/// The path of receipts, which are answered with 201.
+/// The path of receipts; the response is 201.
 pub(crate) const SEEN: &str = "/v2/send/seen";
-/// The path that is answered with [`BODY`] bytes.
+/// The path with a response of [`BODY`] bytes.
 pub(crate) const DOWNLOAD: &str = "/v2/media/download";
 /// Bytes of a large body, there or back.
 pub(crate) const BODY: usize = 20 * 1024 * 1024;
-/// Bytes of a small answer.
+/// Bytes of a small response.
 const SMALL: usize = 200;
 /// Bytes written or read at once.
 const PIECE: usize = 64 * 1024;
@@ -38,7 +38,7 @@ pub(crate) struct Upstream {
 struct State {
     calls: AtomicU64,
     delay_ms: AtomicU64,
-    /// Whether answers are held back for now.
+    /// Whether responses are held back for now.
     held: watch::Sender<bool>,
 }
 
@@ -68,12 +68,12 @@ impl Upstream {
         self.state.calls.load(Relaxed)
     }
 
-    /// Whether answers are held back from now on.
+    /// Whether responses are held back from now on.
     pub(crate) fn hold(&self, held: bool) {
         self.state.held.send_replace(held);
     }
 
-    /// From now on every answer takes this long.
+    /// From now on every response takes this long.
     pub(crate) fn delay(&self, delay: Duration) {
         let milliseconds = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         self.state.delay_ms.store(milliseconds, Relaxed);
@@ -82,14 +82,14 @@ impl Upstream {
 
 async fn serve(mut stream: TcpStream, state: &State) -> Result<()> {
     stream.set_nodelay(true)?;
-    let answer = |status: &str| {
+    let response = |status: &str| {
         format!(
             "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {SMALL}\r\n\
              date: Sun, 22 Nov 2026 10:00:00 GMT\r\nserver: stand-in\r\n\r\n\"{}\"",
             "a".repeat(SMALL - 2)
         )
     };
-    let (ok, created) = (answer("200 OK"), answer("201 Created"));
+    let (ok, created) = (response("200 OK"), response("201 Created"));
     let mut buffer = vec![0; 4096];
     let mut read = 0;
     loop {
@@ -111,7 +111,7 @@ async fn serve(mut stream: TcpStream, state: &State) -> Result<()> {
         if left > PIECE {
             buffer.resize(PIECE, 0);
         }
-        // What is beyond this request would be a pipelined one; nobody does that here.
+        // What is beyond this request would be a pipelined one; no scenario does that.
         read = 0;
         while left > 0 {
             match stream.read(&mut buffer).await? {

@@ -1,7 +1,7 @@
 //! As much HTTP/1.1 as the bench speaks: one connection, one call at a time.
 //!
 //! Written by hand so that it costs less than what it measures. Invariant: an
-//! answer that is not understood, or not a 2xx, is an error and never counts.
+//! response that is not understood, or not a 2xx, is an error and never counts.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use tokio::net::TcpStream;
 use crate::Result;
 use crate::head::Head;
 
-/// Bytes of one read: a small answer comes whole, a large one in few pieces.
+/// Bytes of one read: a small response arrives in one piece, a large one in few.
 const BUFFER: usize = 64 * 1024;
 
-/// Bytes of a connection that never sees more than a small answer: thousands are open at once.
+/// Bytes of a connection that never sees more than a small response: thousands are open at once.
 const SMALL_BUFFER: usize = 2048;
 
 /// The client's end of a keep-alive connection.
@@ -26,7 +26,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects, for small answers.
+    /// Connects, for small responses.
     pub(crate) async fn open(address: SocketAddr) -> Result<Self> {
         Self::with_buffer(address, SMALL_BUFFER).await
     }
@@ -47,10 +47,10 @@ impl Connection {
         })
     }
 
-    /// Makes one call; returns the length of the answer's body.
+    /// Makes one call; returns the length of the response's body.
     pub(crate) async fn call(&mut self, request: &[u8]) -> Result<usize> {
         self.send(request).await?;
-        self.answer().await
+        self.response().await
     }
 
     /// Writes a request, or a piece of one.
@@ -58,12 +58,12 @@ impl Connection {
         Ok(self.stream.write_all(bytes).await?)
     }
 
-    /// Reads one answer to its end; returns the length of its body.
-    pub(crate) async fn answer(&mut self) -> Result<usize> {
+    /// Reads one response to its end; returns the length of its body.
+    pub(crate) async fn response(&mut self) -> Result<usize> {
         let mut read = 0;
         loop {
             if read == self.buffer.len() {
-                return Err("an answer's head is too long".into());
+                return Err("a response's head is too long".into());
             }
             match self.stream.read(&mut self.buffer[read..]).await? {
                 0 => return Err("the connection was closed".into()),
@@ -79,7 +79,7 @@ impl Connection {
             let length = head.content_length;
             while left > 0 {
                 match self.stream.read(&mut self.buffer).await? {
-                    0 => return Err("an answer broke off".into()),
+                    0 => return Err("a response broke off".into()),
                     more => left = left.saturating_sub(more),
                 }
             }

@@ -3,27 +3,20 @@
 //! Invariants: no file is read on a worker's thread, because a disk may hang; one
 //! read at a time; settings are applied as a whole or not at all.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
 use super::systemd;
-use crate::config::{self, Effective, Mistakes};
+use crate::config::{self, Config, Effective, Mistakes, Overrides};
 use crate::gateway::{Files, Gateway};
 
 /// Reads the settings: file, environment and flags.
 pub type Reload = Arc<dyn Fn() -> Result<Effective, Mistakes> + Send + Sync>;
 
-/// Settings that need a restart, by prefix; all others are applied by a reload.
-const READ_AT_START: [&str; 5] = [
-    "server.",
-    "upstream.",
-    "metrics.",
-    "log.format",
-    "log.level",
-];
-/// Except these, where clients use TLS already.
+/// Needs a restart only where clients do not use TLS yet.
 const CERTIFICATE: &str = "server.tls.";
 
 type Read = Result<(Effective, Files), Mistakes>;
@@ -37,15 +30,17 @@ pub(super) struct Reloads {
     again: bool,
 }
 
-/// Reads a file as [`config::check`] does, and the files that it names as a start
-/// does.
+/// Reads the settings, and the files that they name as a start would.
 ///
 /// # Errors
-/// All that makes a start with this file fail, except its sockets.
-pub fn check(file: &Path) -> Result<Effective, Mistakes> {
-    let effective = config::check(file)?;
-    Files::read(&effective)?;
-    Ok(effective)
+/// Everything with which a start with this file and these variables would
+/// fail, sockets apart.
+pub fn check(
+    file: Option<&Path>,
+    env: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Effective, Mistakes> {
+    let files = |config: &Config| Files::read(config).err().unwrap_or_default();
+    config::load_with(file, env, &Overrides::default(), files)
 }
 
 impl Reloads {
@@ -110,7 +105,8 @@ impl Reloads {
         let read = Arc::clone(&self.read);
         self.reading = Some(tokio::task::spawn_blocking(move || {
             let effective = read()?;
-            let files = Files::read(&effective)?;
+            let files = Files::read(&effective.config);
+            let files = files.map_err(|problems| effective.mistakes(problems))?;
             Ok((effective, files))
         }));
     }
@@ -120,11 +116,8 @@ fn apply(gateway: &Gateway, effective: &Effective, files: Files) {
     let stays_tls = gateway.has_tls() && effective.config.server.tls.is_some();
     gateway.reload_with(&effective.config, files);
     if let Some(running) = gateway.shown_settings() {
-        let needs_restart = |path: &str| {
-            READ_AT_START.iter().any(|start| path.starts_with(start))
-                && !(stays_tls && path.starts_with(CERTIFICATE))
-        };
-        let in_force = running.reloaded(effective, needs_restart);
+        let changes_now = |path: &str| stays_tls && path.starts_with(CERTIFICATE);
+        let in_force = running.reloaded(effective, changes_now);
         let keys = in_force.waiting().join(", ");
         if !keys.is_empty() {
             tracing::warn!(keys, "settings that were changed and need a restart");

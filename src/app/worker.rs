@@ -97,15 +97,13 @@ impl Worker {
                 return tracing::error!(%error, "a worker cannot use the listening socket");
             }
         };
-        let front = self.gateway.front();
-        let upstream = front.proxy.upstream.clone();
+        let server = self.gateway.server();
+        let upstream = server.proxy.upstream.clone();
         tokio::select! {
             _ = upstream.keep_pool_tidy() => {}
-            // Simulated time has no such worker: there windows end by tokio's clock.
-            _ = upstream.alarm().keep() => {}
             () = self.ended.cancelled() => {}
             () = async {
-                server::accept(front, listener, self.is_inherited, &self.stop_accepting).await;
+                server::accept(server, listener, self.is_inherited, &self.stop_accepting).await;
                 // The listener is closed now; connections go on.
                 std::future::pending().await
             } => {}

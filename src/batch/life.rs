@@ -25,7 +25,7 @@ impl Batcher {
         window: Duration,
     ) {
         self.metrics.batches_open.inc();
-        let over = upstream.alarm().at(batch.opened + window);
+        let over = tokio::time::sleep_until(batch.opened + window);
         self.stay_open(&batch, over).await;
         let due = Instant::now();
         let granted = if self.limiter.observes() {

@@ -8,8 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use http::header::CONTENT_LENGTH;
-use http::{Request, Response, StatusCode};
 use indexmap::IndexSet;
 use tokio::time::{Instant, Sleep};
 use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff};
@@ -19,12 +19,12 @@ use tower::util::rng::HasherRng;
 use super::life::refuse;
 use super::open::Caller;
 use super::{Batcher, Given, Shared, Timing, Untold};
-use crate::body::{ClientAnswer, RequestBody};
+use crate::body::{ClientResponse, UpstreamRequest};
 use crate::http::retry_after;
 use crate::limit::{Admission, Kind, Lane, Pass, Refused};
 use crate::observe::metrics::Route;
 use crate::receipt::MessageId;
-use crate::upstream::{Answer, Collected, Failure, Upstream};
+use crate::upstream::{Collected, Upstream, UpstreamError, UpstreamResponse};
 
 /// Longer answers are not held for sharing. Answers to receipts are a few
 /// hundred bytes (wawp-api §1).
@@ -53,8 +53,8 @@ enum Outcome {
     /// An answer that was read to its end.
     Whole(Arc<Shared>),
     /// An answer too long to be held: it goes to one caller as it comes.
-    Long(ClientAnswer),
-    Failed(Failure),
+    Long(Box<ClientResponse>),
+    Failed(UpstreamError),
 }
 
 /// Callers that share a call.
@@ -238,7 +238,7 @@ impl Sender<'_> {
     async fn attempt(&self, group: &Group, pass: Pass) -> Outcome {
         let mut request = group.request();
         let answer = self.upstream.call(&mut request, Route::Seen).await;
-        let Answer { head, body, .. } = match answer {
+        let UpstreamResponse { head, body, .. } = match answer {
             Ok(answer) => answer,
             Err(failure) => {
                 self.lane.unanswered(&pass.permit);
@@ -246,24 +246,19 @@ impl Sender<'_> {
             }
         };
         self.lane
-            .answered(&pass.permit, head.status, retry_after::asked(&head));
+            .answered(&pass.permit, head.status(), retry_after::asked(&head));
         match body.collect(MAX_SHARED).await {
-            Ok(Collected::Whole {
-                body,
-                trailers,
-                wording,
-            }) => Outcome::Whole(Arc::new(Shared {
+            Ok(Collected::Whole { body, trailers }) => Outcome::Whole(Arc::new(Shared {
                 head,
                 body,
                 trailers,
-                wording,
                 remaining: pass.permit.remaining,
             })),
             Ok(Collected::Longer(held, rest)) if group.callers.len() == 1 => {
                 let body = rest.into_client_body(held);
-                Outcome::Long(Box::new(Response::from_parts(head, body)))
+                Outcome::Long(Box::new(ClientResponse { head, body }))
             }
-            Ok(Collected::Longer(..)) => Outcome::Failed(Failure::TooLong),
+            Ok(Collected::Longer(..)) => Outcome::Failed(UpstreamError::TooLong),
             Err(failure) => Outcome::Failed(failure),
         }
     }
@@ -290,7 +285,9 @@ impl Sender<'_> {
         let last = callers.next_back();
         for caller in callers {
             let timing = timing(&caller);
-            let share = outcome.share().unwrap_or(Outcome::Failed(Failure::TooLong));
+            let share = outcome
+                .share()
+                .unwrap_or(Outcome::Failed(UpstreamError::TooLong));
             caller.tell(verdict(share), timing);
         }
         if let Some(caller) = last {
@@ -312,7 +309,7 @@ impl Outcome {
 
     fn status(&self) -> Option<StatusCode> {
         match self {
-            Self::Whole(shared) => Some(shared.head.status),
+            Self::Whole(shared) => Some(shared.head.status()),
             Self::Long(answer) => Some(answer.status()),
             Self::Failed(_) => None,
         }
@@ -328,7 +325,7 @@ impl Outcome {
 
     /// The answer is one that only a caller of its own can be given.
     fn is_too_long(&self) -> bool {
-        matches!(self, Self::Failed(Failure::TooLong))
+        matches!(self, Self::Failed(UpstreamError::TooLong))
     }
 
     fn is_throttled(&self) -> bool {
@@ -361,7 +358,7 @@ impl Group {
     }
 
     /// The one request for all of them. A lone caller's is its own, unchanged.
-    fn request(&self) -> Request<RequestBody> {
+    fn request(&self) -> UpstreamRequest {
         match &*self.callers {
             [alone] => alone.receipt.own_request(),
             [first, ..] => first.receipt.merged_request(self.ids.iter()),

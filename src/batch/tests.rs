@@ -178,7 +178,7 @@ impl World {
 
 fn status(verdict: &Result<Given, Untold>) -> Result<u16, Untold> {
     match verdict {
-        Ok(Given::Shared(shared)) => Ok(shared.head.status.as_u16()),
+        Ok(Given::Shared(shared)) => Ok(shared.head.status().as_u16()),
         Ok(Given::Own(answer)) => Ok(answer.status().as_u16()),
         Err(untold) => Err(*untold),
     }

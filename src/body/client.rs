@@ -1,8 +1,8 @@
 //! A request body as it comes from the client.
 //!
-//! Owns the pieces held back while the body is looked into, and the clock
-//! that cuts off a client which stops sending. Invariant: every byte that came
-//! is handed on once, in order, but for what [`ClientBody::splice`] replaced.
+//! Owns the pieces that are held while the body is scanned, and the timeout for
+//! a client that stops sending. Invariant: every byte is passed on once and in
+//! order, except those that [`ClientBody::splice`] replaced.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -19,64 +19,55 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::ByteCounter;
-use super::incoming::Coming;
+use super::incoming::IncomingBody;
 use super::{Error, LOOK, splice};
-use crate::conn::{discard_body::Unread, state::Activity};
-use crate::http::h1::Spelling;
+use crate::conn::pending_body::PendingBody;
+use crate::conn::state::ConnState;
 
-/// What a piece costs at least, for its place in the list: a body cut into
+/// The least memory that a held piece is counted with. A body that comes in
 /// single bytes must not take a hundred times its size.
 const PIECE_COST: usize = 64;
 
-/// A request body as it comes from the client, streamed.
+/// A request body as it comes from the client.
 #[derive(Debug)]
 pub(crate) struct ClientBody {
-    /// What is still to come.
-    coming: Coming,
-    /// When it came, if that was with its head.
-    came: Option<Instant>,
-    /// Read ahead, not yet handed on.
+    /// The part that is still to come.
+    incoming: IncomingBody,
+    /// When the body arrived, if that was together with its head.
+    arrived_at: Option<Instant>,
+    /// Frames that were read and not yet passed on.
     held: VecDeque<Frame<Bytes>>,
     held_bytes: usize,
-    /// What holding them costs: a small piece more than its bytes.
+    /// The memory they take, as counted with [`PIECE_COST`].
     held_cost: usize,
-    /// How the names of the head it came with were spelt, if that is known.
-    spelling: Option<Spelling>,
     /// The longest silence allowed: `server.body_timeout`.
-    patience: Duration,
-    /// Counts what comes, for the access log.
+    silence_timeout: Duration,
+    /// Counts the bytes for the access log.
     bytes: Option<ByteCounter>,
-    /// Armed only while nothing comes.
-    silence: Option<Pin<Box<Sleep>>>,
+    /// Armed only while no frame comes.
+    silence_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl ClientBody {
-    /// A body that comes on the connection of this activity, after this head.
+    /// The body that follows `head` on a connection.
     pub(crate) fn new(
         incoming: Incoming,
         head: &Parts,
-        patience: Duration,
-        activity: &Arc<Activity>,
+        silence_timeout: Duration,
+        conn: &Arc<ConnState>,
     ) -> Self {
-        let mut body = Self::none(patience);
+        let mut body = Self::none(silence_timeout);
         if !incoming.is_end_stream() {
-            body.coming = Coming::new(incoming, Unread::new(activity, head));
+            body.incoming = IncomingBody::new(incoming, PendingBody::new(conn, head));
         }
         body
     }
 
-    /// A body that came whole with its head `now`, or none. With its length in
-    /// the head it may go upstream so, too.
-    pub(crate) fn plain(
-        bytes: Bytes,
-        spelling: Spelling,
-        patience: Duration,
-        now: Instant,
-    ) -> Self {
+    /// A body that arrived `now`, complete and together with its head.
+    pub(crate) fn complete(bytes: Bytes, silence_timeout: Duration, now: Instant) -> Self {
         let mut body = Self {
-            came: Some(now),
-            spelling: Some(spelling),
-            ..Self::none(patience)
+            arrived_at: Some(now),
+            ..Self::none(silence_timeout)
         };
         if !bytes.is_empty() {
             body.held_bytes = bytes.len();
@@ -86,46 +77,40 @@ impl ClientBody {
         body
     }
 
-    /// When the body came, if that was with its head.
-    pub(crate) fn came(&self) -> Option<Instant> {
-        self.came
+    /// When the body arrived, if that was together with its head.
+    pub(crate) fn arrived_at(&self) -> Option<Instant> {
+        self.arrived_at
     }
 
-    /// A body that [`came`](Self::came) with its head or [`is_empty`](Self::is_empty),
-    /// in one piece.
+    /// A body that arrived together with its head, or an empty one, in one
+    /// piece.
     pub(crate) fn into_bytes(mut self) -> Bytes {
         debug_assert!(
-            self.came.is_some() || self.is_empty(),
+            self.arrived_at.is_some() || self.is_empty(),
             "the rest would be lost"
         );
         if self.held.len() > 1 {
-            // A tenant's key in it was replaced.
+            // A tenant key in it was replaced.
             return Bytes::from(self.held());
         }
         let data = self.held.pop_front().map(Frame::into_data);
         data.and_then(Result::ok).unwrap_or_default()
     }
 
-    fn none(patience: Duration) -> Self {
+    pub(crate) fn none(silence_timeout: Duration) -> Self {
         Self {
-            coming: Coming::nothing(),
-            came: None,
+            incoming: IncomingBody::ended(),
+            arrived_at: None,
             held: VecDeque::new(),
             held_bytes: 0,
             held_cost: 0,
-            spelling: None,
-            patience,
+            silence_timeout,
             bytes: None,
-            silence: None,
+            silence_timer: None,
         }
     }
 
-    /// How the names of the head it came with were spelt, if that is known.
-    pub(crate) fn take_spelling(&mut self) -> Option<Spelling> {
-        self.spelling.take()
-    }
-
-    /// Has the body's bytes counted as they come.
+    /// Counts the bytes of the body from now on, including those held.
     pub(crate) fn count(&mut self, bytes: Option<ByteCounter>) {
         if let Some(bytes) = &bytes {
             bytes.add(self.held_bytes);
@@ -133,29 +118,29 @@ impl ClientBody {
         self.bytes = bytes;
     }
 
-    /// The body, leaving none in its place.
+    /// Takes the body, and leaves an empty one.
     pub(crate) fn take(&mut self) -> Self {
-        let none = Self::none(self.patience);
+        let none = Self::none(self.silence_timeout);
         std::mem::replace(self, none)
     }
 
-    /// True when the request has no body at all.
+    /// Whether nothing of the body is left, or the request has none.
     pub(crate) fn is_empty(&self) -> bool {
         self.is_complete() && self.held.is_empty()
     }
 
-    /// True when the client has sent everything.
+    /// Whether the client has sent everything.
     pub(crate) fn is_complete(&self) -> bool {
-        self.coming.is_over()
+        self.incoming.has_ended()
     }
 
-    /// The `index`th piece of the body's data, reading ahead if need be;
-    /// `None` at the end, or where [`LOOK`] bytes are held already.
+    /// The piece with this index (from 0), read now if it is not held yet;
+    /// `None` at the end, or where [`LOOK`] bytes are held.
     pub(crate) async fn piece(&mut self, index: usize) -> Result<Option<Bytes>, Error> {
         poll_fn(|cx| self.poll_piece(index, cx)).await
     }
 
-    /// As [`piece`](Self::piece), for a hand-written future.
+    /// Like [`piece`](Self::piece), for a hand-written future.
     pub(crate) fn poll_piece(
         &mut self,
         index: usize,
@@ -182,8 +167,8 @@ impl ClientBody {
         }
     }
 
-    /// The whole body as one buffer, if it ends within [`LOOK`] bytes and has
-    /// no trailers; nothing is taken away from it.
+    /// A copy of the whole body, if it has at most [`LOOK`] bytes and no
+    /// trailers. The body stays as it is.
     pub(crate) async fn whole(&mut self) -> Result<Option<Bytes>, Error> {
         let mut pieces = 0;
         while self.piece(pieces).await?.is_some() {
@@ -204,7 +189,7 @@ impl ClientBody {
         Ok(Some(whole))
     }
 
-    /// A copy of the data held, in one piece.
+    /// A copy of the held data, in one piece.
     pub(crate) fn held(&self) -> Vec<u8> {
         let mut held = Vec::with_capacity(self.held_bytes);
         let data = self.held.iter().filter_map(Frame::data_ref);
@@ -212,8 +197,8 @@ impl ClientBody {
         held
     }
 
-    /// Puts other bytes in place of some of those held. The ranges are in
-    /// bytes from the body's beginning, in order, apart, not empty and held.
+    /// Replaces some of the held bytes. The ranges count from the beginning of
+    /// the body; they are in order, not empty, and do not touch each other.
     pub(crate) fn splice(&mut self, edits: &[(Range<usize>, Bytes)]) {
         self.held = splice::splice(std::mem::take(&mut self.held), edits);
         let lengths = || {
@@ -225,21 +210,21 @@ impl ClientBody {
     }
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match self.coming.poll_frame(cx) {
+        match self.incoming.poll_frame(cx) {
             Poll::Ready(frame) => {
-                self.silence = None;
+                self.silence_timer = None;
                 if let (Some(bytes), Some(Ok(frame))) = (&self.bytes, &frame) {
                     bytes.add(frame.data_ref().map_or(0, Bytes::len));
                 }
                 Poll::Ready(frame)
             }
             Poll::Pending => {
-                let patience = self.patience;
-                let silence = self.silence.get_or_insert_with(|| {
-                    Box::pin(tokio::time::sleep_until(Instant::now() + patience))
-                });
-                ready!(silence.as_mut().poll(cx));
-                Poll::Ready(Some(Err(self.coming.break_off(Error::ClientTooSlow))))
+                let timeout = self.silence_timeout;
+                let timer = self
+                    .silence_timer
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+                ready!(timer.as_mut().poll(cx));
+                Poll::Ready(Some(Err(self.incoming.break_off(Error::ClientTooSlow))))
             }
         }
     }
@@ -263,6 +248,6 @@ impl Body for ClientBody {
         self.is_empty()
     }
 
-    // No size hint: the request's own framing headers decide how it is sent
-    // on, so that a chunked body stays chunked.
+    // Without a size hint the headers of the request decide how its body is
+    // framed: a chunked body stays chunked.
 }

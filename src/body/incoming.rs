@@ -1,11 +1,11 @@
-//! What is still to come of a request's body.
+//! The part of a request body that is still to come.
 //!
-//! Invariant: a client whose request is answered early can go on sending, and
-//! hears its answer. hyper closes a connection on a body that nobody wants,
-//! and whoever writes then meets a reset, which can take the answer with it
-//! (RFC 9112 §9.6); of HTTP/2 it resets the stream, which some clients take for
-//! a failure (RFC 9113 §8.1). So such a body is read and thrown away; but not
-//! one that the client keeps back until it is asked for.
+//! Invariant: a client that gets its response early can go on sending, and reads
+//! the response. hyper would close a connection whose body is not read: the
+//! client, still writing, would meet a reset, which can destroy the response
+//! (RFC 9112 §9.6). Over HTTP/2 it would reset the stream, which some clients
+//! take for a failure (RFC 9113 §8.1). So the rest of such a body is read and
+//! discarded, unless the client waits for `100 Continue` before it sends it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -18,46 +18,45 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::Error;
-use crate::conn::discard_body::Unread;
+use crate::conn::pending_body::PendingBody;
 
-/// The rest of a body. Dropped, it is read on for nobody until it ends, or for
-/// as long as there is patience with it.
+/// A body that comes through hyper. When it is dropped, its rest is read and
+/// discarded for a limited time.
 #[derive(Debug)]
-pub(super) struct Coming {
-    /// `None` once all has come, or no more of it is waited for.
+pub(super) struct IncomingBody {
+    /// `None` once the body has ended or broken off.
     rest: Option<Rest>,
-    /// Why not all of it came.
     broke_off: Option<Error>,
 }
 
 #[derive(Debug)]
 struct Rest {
     incoming: Incoming,
-    unread: Unread,
+    pending: PendingBody,
 }
 
-impl Coming {
-    pub(super) fn new(incoming: Incoming, unread: Unread) -> Self {
+impl IncomingBody {
+    pub(super) fn new(incoming: Incoming, pending: PendingBody) -> Self {
         Self {
-            rest: Some(Rest { incoming, unread }),
+            rest: Some(Rest { incoming, pending }),
             broke_off: None,
         }
     }
 
-    /// Nothing: all of it has come.
-    pub(super) fn nothing() -> Self {
+    /// A body without bytes, or whose bytes are held elsewhere.
+    pub(super) fn ended() -> Self {
         Self {
             rest: None,
             broke_off: None,
         }
     }
 
-    /// True when all of it has come.
-    pub(super) fn is_over(&self) -> bool {
+    /// Whether the body was read to its end.
+    pub(super) fn has_ended(&self) -> bool {
         self.rest.is_none() && self.broke_off.is_none()
     }
 
-    /// Asks for the next frame.
+    /// The next frame. This asks a client that waits for `100 Continue` to send.
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -65,8 +64,8 @@ impl Coming {
         let Some(rest) = &mut self.rest else {
             return Poll::Ready(self.broke_off.map(Err));
         };
-        if !rest.unread.ask() {
-            // Nothing comes, and it is not to be waited for.
+        if !rest.pending.accept() {
+            // The response was sent without the body: it will not come.
             return Poll::Ready(Some(Err(self.break_off(Error::Declined))));
         }
         match ready!(Pin::new(&mut rest.incoming).poll_frame(cx)) {
@@ -76,16 +75,16 @@ impl Coming {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            None if rest.has_ended() => {
+            None if rest.is_complete() => {
                 self.end();
                 Poll::Ready(None)
             }
-            // hyper's error may name the request; ours says what happened.
+            // hyper's error is dropped: its text may quote the request.
             None | Some(Err(_)) => Poll::Ready(Some(Err(self.break_off(Error::ClientGone)))),
         }
     }
 
-    /// Waits for no more of it.
+    /// Ends the body with an error.
     pub(super) fn break_off(&mut self, why: Error) -> Error {
         self.rest = None;
         self.broke_off = Some(why);
@@ -94,41 +93,40 @@ impl Coming {
 
     fn end(&mut self) {
         if let Some(rest) = self.rest.take() {
-            rest.unread.ended();
+            rest.pending.finish();
         }
     }
 }
 
-impl Drop for Coming {
+impl Drop for IncomingBody {
     fn drop(&mut self) {
         let Some(rest) = self.rest.take() else { return };
-        // Without a runtime, which is being shut down, nothing goes on.
-        if !rest.unread.is_kept_back()
+        // While the runtime shuts down there is none to spawn on.
+        if !rest.pending.expects_continue()
             && let Ok(runtime) = Handle::try_current()
         {
-            runtime.spawn(rest.read_on());
+            runtime.spawn(rest.discard());
         }
     }
 }
 
 impl Rest {
-    /// Whether no frame comes after this one. Where hyper tells by saying so
-    /// itself, it may do it with the next request only.
+    /// Whether no frame follows this one. To poll hyper again would be too late:
+    /// it may report the end only with the next request.
     fn ends_with(&self, frame: &Frame<Bytes>) -> bool {
-        // Nothing follows trailers.
         frame.is_trailers() || self.incoming.is_end_stream()
     }
 
-    /// Whether the end of hyper's frames is the end of the body. HTTP/2 has a
-    /// reset that says "no error", and hyper makes nothing of it.
-    fn has_ended(&self) -> bool {
-        !self.unread.is_http2() || self.incoming.is_end_stream()
+    /// Whether the end of hyper's frames is the end of the body. Over HTTP/2 it
+    /// may also be RST_STREAM with NO_ERROR, which hyper does not report.
+    fn is_complete(&self) -> bool {
+        !self.pending.is_http2() || self.incoming.is_end_stream()
     }
 
-    /// Reads it for nobody.
-    async fn read_on(mut self) {
-        let patience = self.unread.patience();
-        let has_come = timeout(patience, async {
+    /// Reads and discards the rest.
+    async fn discard(mut self) {
+        let limit = self.pending.discard_timeout();
+        let has_ended = timeout(limit, async {
             while let Some(frame) = self.incoming.frame().await {
                 match frame {
                     Ok(frame) if self.ends_with(&frame) => break,
@@ -138,8 +136,8 @@ impl Rest {
             }
             true
         });
-        if has_come.await.unwrap_or(false) {
-            self.unread.ended();
+        if has_ended.await.unwrap_or(false) {
+            self.pending.finish();
         }
     }
 }

@@ -1,9 +1,9 @@
-//! A request body as it goes upstream.
+//! A request body as it goes to the upstream.
 //!
-//! Invariant: with `Expect: 100-continue` not a byte is asked of the client
-//! before the upstream has asked for it (or said nothing for a second). A body
-//! that was declined breaks off once the answer has been read, and not before:
-//! hyper ends the connection with it.
+//! Invariants: with `Expect: 100-continue`, the client is not asked for the body
+//! before the upstream is ready for it (or has been silent for a second). A body
+//! that the client was never asked for breaks off after its response was read,
+//! not before: hyper closes the connection when a body breaks off.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,115 +18,113 @@ use tokio::sync::{Notify, SetOnce};
 use tokio::time::Instant;
 
 use super::{ClientBody, Error};
-use crate::http::h1::Spelling;
+use crate::http::request_head::RequestHead;
 
-/// How long a `100 Continue` is waited for: as curl does. RFC 9110 §10.1.1
-/// forbids waiting for ever.
+/// How long the body waits for a `100 Continue`: as with curl. RFC 9110 §10.1.1
+/// forbids to wait for ever.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
-/// A request body as it goes upstream.
+/// A request as it goes to the upstream.
+#[derive(Debug, Default)]
+pub(crate) struct UpstreamRequest {
+    pub(crate) head: RequestHead,
+    pub(crate) body: RequestBody,
+}
+
+/// A request body as it goes to the upstream.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
-    /// Held in full.
-    Whole {
-        /// `None` once handed over, or where there is none.
-        bytes: Option<Bytes>,
-        /// How the names of its head are to be spelt. Known, the request came
-        /// whole with a length told, and may leave so.
-        spelling: Option<Spelling>,
-    },
-    /// Streamed from the client. Boxed: a request is moved a dozen times on its
-    /// way to the wire.
+    /// Held in full; `None` once it was handed over, or where there is no body.
+    Whole(Option<Bytes>),
+    /// Streamed from the client. In a box, as a request is moved about a dozen
+    /// times on its way.
     Streamed(Box<Streamed>),
 }
 
-/// A body on its way from a client to the upstream.
+/// A body that is streamed from a client to the upstream.
 pub(crate) struct Streamed {
     body: ClientBody,
+    /// While it is pending, no byte of the body is read.
     gate: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
     progress: Progress,
 }
 
-/// Knows when the last piece went upstream, so that a slow upload is not taken
-/// for a silent upstream; and why none came after it, which hyper forgets when
-/// it speaks HTTP/2.
+/// How far a streamed body was sent. With the time of its last piece, a slow
+/// upload is not taken for a silent upstream. It also keeps the error that ended
+/// the body, which hyper does not report over HTTP/2.
 #[derive(Clone, Debug)]
-pub(crate) struct Progress(Arc<Steps>);
+pub(crate) struct Progress(Arc<ProgressState>);
 
 #[derive(Debug)]
-struct Steps {
-    began: Instant,
-    /// Microseconds after `began`.
-    last: AtomicU64,
-    failed: OnceLock<Error>,
-    /// Nothing of an answer is to be read any more.
-    answered: SetOnce<()>,
+struct ProgressState {
+    started: Instant,
+    /// Microseconds after `started`.
+    last_piece: AtomicU64,
+    failure: OnceLock<Error>,
+    /// The response was read to its end, or will not be read.
+    response_over: SetOnce<()>,
 }
 
-/// An answer is awaited, or being read; dropped when that is over.
+/// The response is awaited or being read. Dropped when that is over.
 #[derive(Debug)]
-pub(crate) struct Answering(Progress);
+pub(crate) struct ResponsePending(Progress);
 
-impl Drop for Answering {
+impl Drop for ResponsePending {
     fn drop(&mut self) {
-        // Somebody may have said so before.
-        drop(self.0.0.answered.set(()));
+        // An error means that it is set already.
+        drop(self.0.0.response_over.set(()));
     }
 }
 
 impl Progress {
     fn new() -> Self {
-        Self(Arc::new(Steps {
-            began: Instant::now(),
-            last: AtomicU64::new(0),
-            failed: OnceLock::new(),
-            answered: SetOnce::new(),
+        Self(Arc::new(ProgressState {
+            started: Instant::now(),
+            last_piece: AtomicU64::new(0),
+            failure: OnceLock::new(),
+            response_over: SetOnce::new(),
         }))
     }
 
     /// Why the body ended early, if it did.
     pub(crate) fn failure(&self) -> Option<Error> {
-        self.0.failed.get().copied()
+        self.0.failure.get().copied()
     }
 
-    /// When the last piece was sent, or the body made ready.
+    /// When the last piece was sent, or the body was created.
     pub(crate) fn last_piece(&self) -> Instant {
-        self.0.began + Duration::from_micros(self.0.last.load(Ordering::Relaxed))
+        self.0.started + Duration::from_micros(self.0.last_piece.load(Ordering::Relaxed))
     }
 
-    /// Tells the body when its answer is over.
-    pub(crate) fn until_answered(&self) -> Answering {
-        Answering(self.clone())
+    /// A guard whose drop tells the body that the response is over.
+    pub(crate) fn response_pending(&self) -> ResponsePending {
+        ResponsePending(self.clone())
     }
 
-    /// Waits until its answer is over.
-    fn answered(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
-        let steps = Arc::clone(&self.0);
+    /// Waits until the response is over.
+    fn response_over(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
+        let state = Arc::clone(&self.0);
         async move {
-            steps.answered.wait().await;
+            state.response_over.wait().await;
         }
     }
 
-    fn sent_a_piece(&self) {
-        let micros = u64::try_from(self.0.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.0.last.store(micros, Ordering::Relaxed);
+    fn record_piece(&self) {
+        let micros = u64::try_from(self.0.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.0.last_piece.store(micros, Ordering::Relaxed);
     }
 }
 
 impl RequestBody {
     /// A body held in full.
-    pub(crate) fn whole(bytes: Bytes, spelling: Option<Spelling>) -> Self {
-        Self::Whole {
-            bytes: (!bytes.is_empty()).then_some(bytes),
-            spelling,
-        }
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        Self::Whole((!bytes.is_empty()).then_some(bytes))
     }
 
-    /// A body to be streamed, unless it came whole.
-    pub(crate) fn streamed(mut body: ClientBody) -> Self {
-        if body.is_empty() || body.came().is_some() {
-            let spelling = body.take_spelling();
-            return Self::whole(body.into_bytes(), spelling);
+    /// A body to be streamed, unless it is held in full already.
+    pub(crate) fn streamed(body: ClientBody) -> Self {
+        if body.is_empty() || body.arrived_at().is_some() {
+            return Self::whole(body.into_bytes());
         }
         Self::Streamed(Box::new(Streamed {
             body,
@@ -138,46 +136,39 @@ impl RequestBody {
     /// The body, if it is held in full and there is one.
     pub(crate) fn held(&self) -> Option<Bytes> {
         match self {
-            Self::Whole { bytes, .. } => bytes.clone(),
+            Self::Whole(bytes) => bytes.clone(),
             Self::Streamed(_) => None,
         }
     }
 
-    /// How the names of its head are to be spelt, if that is known.
-    pub(crate) fn spelling(&self) -> Option<&Spelling> {
-        match self {
-            Self::Whole { spelling, .. } => spelling.as_ref(),
-            Self::Streamed(_) => None,
-        }
-    }
-
-    /// How far the sending is, for a body that is streamed.
+    /// How far a streamed body was sent.
     pub(crate) fn progress(&self) -> Option<Progress> {
         match self {
-            Self::Whole { .. } => None,
+            Self::Whole(_) => None,
             Self::Streamed(streamed) => Some(streamed.progress.clone()),
         }
     }
 
-    /// Holds the body back until told to go on, if it has not begun.
+    /// Holds a streamed body back until it is notified, or waited long enough.
     pub(crate) fn hold_until(&mut self, go_on: Arc<Notify>) {
         if let Self::Streamed(streamed) = self {
-            let answered = streamed.progress.answered();
+            let response_over = streamed.progress.response_over();
             streamed.gate = Some(Box::pin(async move {
-                // Elapsed or told: either way the body may go. Or it never will.
+                // After a final response the body is not wanted any more: then
+                // it must not wait, but break off.
                 tokio::select! {
                     _ = tokio::time::timeout(CONTINUE_WAIT, go_on.notified()) => {}
-                    () = answered => {}
+                    () = response_over => {}
                 }
             }));
         }
     }
 }
 
-/// None.
+/// No body.
 impl Default for RequestBody {
     fn default() -> Self {
-        Self::whole(Bytes::new(), None)
+        Self::Whole(None)
     }
 }
 
@@ -190,24 +181,24 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match self.get_mut() {
-            Self::Whole { bytes, .. } => {
-                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
-            }
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Streamed(streamed) => loop {
                 if let Some(gate) = &mut streamed.gate {
                     ready!(gate.as_mut().poll(cx));
                     streamed.gate = None;
                 }
                 let frame = ready!(Pin::new(&mut streamed.body).poll_frame(cx));
-                let steps = &streamed.progress.0;
+                let state = &streamed.progress.0;
                 if let Some(Err(error)) = &frame {
-                    if *error == Error::Declined && !steps.answered.initialized() {
-                        streamed.gate = Some(Box::pin(streamed.progress.answered()));
+                    // hyper closes the connection at an error, also while it
+                    // still reads the response.
+                    if *error == Error::Declined && !state.response_over.initialized() {
+                        streamed.gate = Some(Box::pin(streamed.progress.response_over()));
                         continue;
                     }
-                    steps.failed.get_or_init(|| *error);
+                    state.failure.get_or_init(|| *error);
                 }
-                streamed.progress.sent_a_piece();
+                streamed.progress.record_piece();
                 return Poll::Ready(frame);
             },
         }
@@ -215,14 +206,14 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole { bytes, .. } => bytes.is_none(),
+            Self::Whole(bytes) => bytes.is_none(),
             Self::Streamed(streamed) => streamed.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole { bytes, .. } => {
+            Self::Whole(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
             Self::Streamed(_) => SizeHint::default(),
@@ -233,7 +224,7 @@ impl Body for RequestBody {
 impl std::fmt::Debug for Streamed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Streamed")
-            .field("gated", &self.gate.is_some())
+            .field("is_held_back", &self.gate.is_some())
             .finish_non_exhaustive()
     }
 }

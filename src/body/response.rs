@@ -1,97 +1,90 @@
-//! The body of an answer as it goes to the client.
+//! A response as it goes to the client.
 //!
-//! Invariant: whatever becomes of the response (read to its end, cut off, never
-//! read), its observer is dropped with it, once.
+//! Invariant: the observer of a body is dropped with it, once, whether the body
+//! was sent to its end, cut off, or never read.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
 use super::Error;
-use crate::http::h1::Wording;
+use crate::http::response_head::ResponseHead;
 
-/// An answer to a client. Boxed, as it goes from hand to hand.
-pub(crate) type ClientAnswer = Box<Response<AnswerBody>>;
-
-/// The body of an answer to a client.
+/// A response to a client. It is passed on in a `Box`: it is returned by about
+/// ten functions, and each would copy its 250 bytes.
 #[derive(Debug)]
-pub(crate) struct AnswerBody {
+pub(crate) struct ClientResponse {
+    pub(crate) head: ResponseHead,
+    pub(crate) body: ResponseBody,
+}
+
+impl ClientResponse {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.head.status()
+    }
+}
+
+/// The body of a response to a client.
+#[derive(Debug)]
+pub(crate) struct ResponseBody {
     kind: Kind,
-    /// How its head is worded, if that is known.
-    wording: Option<Wording>,
-    /// Dropped with the body. Boxed, so that a response stays small to move.
     observer: Option<Box<dyn BodyObserver>>,
 }
 
 enum Kind {
     Whole {
         bytes: Option<Bytes>,
-        /// Boxed: hardly any answer has some.
         trailers: Option<Box<HeaderMap>>,
     },
-    /// What was read ahead, then the rest.
+    /// The pieces that were read ahead, then the rest.
     Streamed {
         held: VecDeque<Bytes>,
         rest: StreamedBody,
     },
 }
 
-/// Watches a response body until it is dropped.
+/// Observes a response body until it is dropped.
 pub(crate) trait BodyObserver: std::fmt::Debug + Send + Sync {
-    /// Bytes of the body were handed to the connection. `is_end`: they are the last.
+    /// Bytes of the body were handed to the connection; `is_end`: the last ones.
     fn sent(&mut self, bytes: usize, is_end: bool);
 }
 
 /// A body that the upstream is still sending.
 pub(crate) type StreamedBody = Pin<Box<dyn Body<Data = Bytes, Error = Error> + Send + Sync>>;
 
-impl AnswerBody {
+impl ResponseBody {
     /// A body held in full.
-    pub(crate) fn whole(
-        bytes: Bytes,
-        trailers: Option<HeaderMap>,
-        wording: Option<Wording>,
-    ) -> Self {
+    pub(crate) fn whole(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);
         let trailers = trailers.map(Box::new);
         Self {
             kind: Kind::Whole { bytes, trailers },
-            wording,
             observer: None,
         }
     }
 
-    /// A body streamed from the upstream, of which some may have been read already.
-    pub(crate) fn streamed(
-        held: VecDeque<Bytes>,
-        rest: StreamedBody,
-        wording: Option<Wording>,
-    ) -> Self {
+    /// A body streamed from the upstream, behind the pieces `held` that were
+    /// read already.
+    pub(crate) fn streamed(held: VecDeque<Bytes>, rest: StreamedBody) -> Self {
         Self {
-            wording,
             kind: Kind::Streamed { held, rest },
             observer: None,
         }
     }
 
-    /// How its head is worded, if that is known.
-    pub(crate) fn take_wording(&mut self) -> Option<Wording> {
-        self.wording.take()
-    }
-
-    /// Has the body watched. No client reads a body that `is_unread` to its end: that
-    /// of a response to HEAD, or of a status without one.
-    pub(crate) fn watch(&mut self, mut observer: Box<dyn BodyObserver>, is_unread: bool) {
+    /// Attaches an observer. A body that `is_unread` is never polled: that of a
+    /// response to HEAD, or of a status without a body.
+    pub(crate) fn observe(&mut self, mut observer: Box<dyn BodyObserver>, is_unread: bool) {
         observer.sent(0, is_unread || self.is_end_stream());
         self.observer = Some(observer);
     }
 }
 
-/// Without the bytes: they may hold anything.
+/// Without the bytes: they may hold secrets.
 impl std::fmt::Debug for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -101,18 +94,7 @@ impl std::fmt::Debug for Kind {
     }
 }
 
-/// Puts all fields of an answer into its map, for whoever looks at them.
-pub(crate) fn unfold(answer: &mut Response<AnswerBody>) {
-    let wording = answer.body_mut().take_wording();
-    answer.body_mut().wording = match wording {
-        Some(Wording::Verbatim(verbatim)) => {
-            Some(Wording::Spelt(verbatim.unfold(answer.headers_mut())))
-        }
-        spelt => spelt,
-    };
-}
-
-impl Body for AnswerBody {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Error;
 

@@ -1,7 +1,7 @@
-//! Replacing some bytes of a body that is held in pieces.
+//! Replaces some bytes of a body that is held in pieces.
 //!
-//! Invariant: what is not replaced stays where it is, byte for byte, in the
-//! very buffers it came in; trailers stay last.
+//! Invariant: all other bytes stay in the buffers in which they came; trailers
+//! stay last.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -9,8 +9,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use http_body::Frame;
 
-/// Puts texts in place of ranges; these are in bytes from the first frame's
-/// beginning, in order, apart, and not empty.
+/// Replaces ranges of bytes, counted from the beginning of the first frame. They
+/// are in order, not empty, and do not touch each other.
 pub(super) fn splice(
     frames: VecDeque<Frame<Bytes>>,
     edits: &[(Range<usize>, Bytes)],
@@ -40,7 +40,7 @@ pub(super) fn splice(
             }
             kept = range.end.min(end);
             if range.end > end {
-                // What is left of it to take out begins the next frame.
+                // The rest of the range is at the beginning of the next frame.
                 break;
             }
             edits.next();

@@ -1,6 +1,9 @@
-//! The rules of the settings, as tables: what is read, what is refused and what is then said.
+//! The rules of the settings as tables: what is read, what is refused, and the messages.
 
-use std::{ffi::OsString, io::Write as _, num::NonZeroU32};
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::num::NonZeroU32;
+use std::time::Duration;
 
 use http::Method;
 
@@ -9,6 +12,7 @@ use super::*;
 mod in_force;
 mod mistakes;
 mod printed;
+mod readme;
 mod refused;
 mod secrets;
 mod tenants;
@@ -82,7 +86,7 @@ fn the_defaults_are_those_of_the_design() {
     } = Config::default();
     assert_eq!(
         (server.listen.to_string(), server.admin.to_string()),
-        ("127.0.0.1:8080".into(), "127.0.0.1:9090".into())
+        ("127.0.0.1:8080".into(), "127.0.0.1:9464".into())
     );
     assert_eq!(
         (server.tls, server.max_connections, server.max_in_flight),
@@ -227,14 +231,6 @@ fn a_variable_takes_the_type_of_its_key() {
         (quota(0.25, 20), 1)
     );
     assert_eq!(config.log.level, LogLevel::Trace);
-    // An empty list is one, too.
-    let empty = load_text(
-        "",
-        &[("WAWP_GATEWAY_BATCH__PATHS", "")],
-        &Overrides::default(),
-    )
-    .unwrap();
-    assert!(empty.config.batch.paths.is_empty());
 }
 
 #[test]
@@ -383,9 +379,9 @@ fn the_first_class_that_matches_wins() {
         (&post, "/other", true, Some(1)),
         (&post, "/v2/groups", false, None),
         (&post, "/V2/send/text", false, None),
-        (&post, "//v2/send/text", false, Some(1)),
-        (&post, "/v2///send//text", false, Some(1)),
-        (&post, "//v2/send/seen", false, Some(1)),
+        (&post, "/v2/send/text/", false, Some(1)),
+        (&post, "/other/", false, Some(1)),
+        (&post, "/v2/send/seen/", true, Some(2)),
     ] {
         assert_eq!(
             limit.class_of(method, path, is_batch_path),
@@ -402,4 +398,97 @@ fn a_byte_order_mark_and_windows_lines_are_no_mistake() {
         5
     );
     assert_eq!(good("# the defaults are meant"), Config::default());
+}
+
+#[test]
+fn the_settings_file_is_the_named_one_or_the_variable_or_the_usual_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let usual = directory.path().join("gateway.toml");
+    let find = |named: Option<&str>, variable: Option<&str>| {
+        find_file(
+            named.map(PathBuf::from),
+            variable.map(OsString::from),
+            &usual,
+        )
+    };
+    assert_eq!(find(None, None), None);
+    assert_eq!(find(None, Some("")), None);
+    assert_eq!(find(None, Some("variable")), Some("variable".into()));
+    assert_eq!(find(Some("flag"), Some("variable")), Some("flag".into()));
+    std::fs::write(&usual, "# the defaults").unwrap();
+    assert_eq!(find(None, None), Some(usual.clone()));
+    assert_eq!(find(None, Some("")), Some(usual.clone()));
+    assert_eq!(find(None, Some("variable")), Some("variable".into()));
+    assert_eq!(DEFAULT_FILE, "/etc/wawp-gateway/gateway.toml");
+}
+
+#[test]
+fn an_empty_variable_counts_as_unset() {
+    let file = "[access]\nnetworks = [\"10.0.0.0/8\"]\n[limit]\nrate = 3\n";
+    let env = [
+        ("WAWP_GATEWAY_ACCESS__NETWORKS", ""),
+        ("WAWP_GATEWAY_BATCH__PATHS", ""),
+        ("WAWP_GATEWAY_LIMIT__RATE", ""),
+        ("WAWP_GATEWAY_TENANT", ""),
+        ("WAWP_GATEWAY_CONFIG", ""),
+    ];
+    let config = load_text(file, &env, &Overrides::default()).unwrap().config;
+    assert_eq!(config.access.networks, ["10.0.0.0/8".parse().unwrap()]);
+    assert_eq!(config.batch.paths, ["/v2/send/seen"]);
+    assert_eq!(config.limit.quota, quota(3.0, 20));
+}
+
+#[test]
+fn a_list_is_emptied_by_brackets_and_not_by_blanks() {
+    let load = |value| {
+        let env = [
+            ("WAWP_GATEWAY_ACCESS__NETWORKS", value),
+            ("WAWP_GATEWAY_BATCH__PATHS", value),
+        ];
+        load_text(
+            "access.networks = [\"10.0.0.0/8\"]",
+            &env,
+            &Overrides::default(),
+        )
+    };
+    for value in ["[]", " [ ] "] {
+        let config = load(value).unwrap().config;
+        assert!(config.access.networks.is_empty() && config.batch.paths.is_empty());
+    }
+    for value in [" ", ",", " , "] {
+        let said = load(value).unwrap_err().to_string();
+        assert!(said.contains("; [] is an empty list\n2 mistakes"), "{said}");
+    }
+}
+
+#[test]
+fn a_table_for_tls_that_is_not_whole_is_a_mistake() {
+    let both = "server.tls.cert: must be there\n1: server.tls.key: must be there\n2 mistakes";
+    assert!(bad("[server.tls]").starts_with(&format!("1: {both}")));
+    let env = [("WAWP_GATEWAY_SERVER__TLS__CERT", "/c")];
+    let said = bad_layers("", &env, &Overrides::default());
+    assert!(
+        said.starts_with("WAWP_GATEWAY_SERVER__TLS__CERT: server.tls.key: must be there\n1 m"),
+        "{said}"
+    );
+}
+
+#[test]
+fn every_setting_has_a_line_in_the_defaults_and_a_flag_sets_one() {
+    for (path, _) in table::SETTINGS.iter() {
+        let (section, key) = path.split_once('.').unwrap();
+        let key = key.strip_prefix("class.").unwrap_or(key);
+        let from = DEFAULTS.find(&format!("[{section}]")).unwrap();
+        let line = |line: &str| {
+            line.trim_start_matches("# ")
+                .starts_with(&format!("{key} = "))
+        };
+        assert!(DEFAULTS[from..].lines().any(line), "{path}");
+    }
+    for (flag, _) in Overrides::default().by_name() {
+        let rows = table::SETTINGS
+            .iter()
+            .filter(|(_, row)| row.flag == Some(flag));
+        assert_eq!(rows.count(), 1, "{flag}");
+    }
 }

@@ -1,7 +1,7 @@
-//! A connection's place among the others.
+//! The share of a connection in `server.max_connections`.
 //!
-//! Invariant: it is held for as long as the connection's stream is there,
-//! whoever has that: one that was upgraded has left HTTP, not the gateway.
+//! Invariant: the permit is held as long as the connection's stream exists. A
+//! connection that was upgraded has left HTTP, but not the gateway.
 
 use std::sync::Arc;
 
@@ -9,14 +9,15 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::observe::metrics::Metrics;
 
-/// A place among the connections, counted in the metrics.
-pub(crate) struct Place {
+/// The permit of one open connection, counted in the metrics.
+pub(crate) struct ConnectionPermit {
     metrics: Arc<Metrics>,
-    /// One of `server.max_connections`; connections within the process need none.
+    /// One of `server.max_connections`; connections from within this process
+    /// need none.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Place {
+impl ConnectionPermit {
     pub(crate) fn new(metrics: &Arc<Metrics>, permit: Option<OwnedSemaphorePermit>) -> Self {
         metrics.connections.inc();
         Self {
@@ -26,7 +27,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.metrics.connections.dec();
     }

@@ -1,7 +1,7 @@
-//! A stream of which more was read than anybody has made use of.
+//! A stream that can take back bytes that were read from it.
 //!
-//! Invariant: what was read is read again by whoever comes next, byte for byte
-//! and before anything else, unless it was skipped.
+//! Invariant: bytes that were read ahead are read again by the next reader, in
+//! order and before anything else, unless they were skipped or taken.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -11,93 +11,94 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::permit::Place;
+use super::permit::ConnectionPermit;
 
-/// Bytes read at a time: the head of a usual request, whole. They lie on the
-/// stack, so that a connection that waits for them holds no room for them.
-const PIECE: usize = 2048;
+/// Bytes read at a time: enough for the whole head of a usual request. The
+/// buffer is on the stack, so a connection that waits holds no memory for it.
+const READ_SIZE: usize = 2048;
 
-/// A stream whose first bytes were read, and are read again.
-pub(crate) struct Rewound<IO> {
+/// A stream whose first bytes can be looked at and read again.
+pub(crate) struct Rewind<IO> {
     io: IO,
-    /// What is to be read again.
-    ahead: BytesMut,
-    /// Its place among the connections, for as long as there is the stream.
-    place: Option<Place>,
+    /// Bytes that were read from the stream and not consumed yet.
+    prefix: BytesMut,
+    /// Held as long as the stream exists.
+    permit: Option<ConnectionPermit>,
 }
 
-impl<IO> Rewound<IO> {
+impl<IO> Rewind<IO> {
     pub(crate) fn new(io: IO) -> Self {
         Self {
             io,
-            ahead: BytesMut::new(),
-            place: None,
+            prefix: BytesMut::new(),
+            permit: None,
         }
     }
 
-    /// Gives it a place among the connections.
-    pub(crate) fn takes(&mut self, place: Place) {
-        self.place = Some(place);
+    /// Holds the connection's permit until the stream is dropped.
+    pub(crate) fn hold(&mut self, permit: ConnectionPermit) {
+        self.permit = Some(permit);
     }
 
-    /// What was read and will be read again.
-    pub(crate) fn ahead(&self) -> &[u8] {
-        &self.ahead
+    /// The bytes that were read and not consumed yet.
+    pub(crate) fn prefix(&self) -> &[u8] {
+        &self.prefix
     }
 
-    /// Takes all that was read.
-    pub(crate) fn take_ahead(&mut self) -> Bytes {
-        std::mem::take(&mut self.ahead).freeze()
+    /// Consumes all bytes that were read.
+    pub(crate) fn take_prefix(&mut self) -> Bytes {
+        std::mem::take(&mut self.prefix).freeze()
     }
 
-    /// Takes bytes away from the front of what was read.
+    /// Consumes the first `length` bytes of those that were read.
     pub(crate) fn skip(&mut self, length: usize) {
-        self.ahead.advance(length);
-        if self.ahead.is_empty() {
-            // Their room may be large, and the wait for more long.
-            self.ahead = BytesMut::new();
+        self.prefix.advance(length);
+        if self.prefix.is_empty() {
+            // The buffer may be large, and the wait for the next bytes long.
+            self.prefix = BytesMut::new();
         }
     }
 
-    /// Takes back bytes that somebody read and made no use of.
-    pub(crate) fn put_back(&mut self, bytes: Bytes) {
-        // An empty buffer may have room that is not to be kept.
+    /// Puts bytes in front of all others, to be read again.
+    pub(crate) fn rewind(&mut self, bytes: Bytes) {
+        // An empty buffer may own memory that is not worth keeping.
         if !bytes.is_empty() {
-            let mut ahead = BytesMut::from(bytes);
-            ahead.extend_from_slice(&self.ahead);
-            self.ahead = ahead;
+            let mut prefix = BytesMut::from(bytes);
+            prefix.extend_from_slice(&self.prefix);
+            self.prefix = prefix;
         }
     }
 }
 
-impl<IO: AsyncRead + Unpin> Rewound<IO> {
-    /// Reads more, to be read again; how much. None is the stream's end.
-    pub(crate) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut piece = [const { MaybeUninit::uninit() }; PIECE];
-        let mut piece = ReadBuf::uninit(&mut piece);
-        ready!(Pin::new(&mut self.io).poll_read(cx, &mut piece))?;
-        self.ahead.extend_from_slice(piece.filled());
-        Poll::Ready(Ok(piece.filled().len()))
+impl<IO: AsyncRead + Unpin> Rewind<IO> {
+    /// Reads more bytes behind [`prefix`](Self::prefix); returns how many. Zero
+    /// is the end of the stream.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut buffer = [const { MaybeUninit::uninit() }; READ_SIZE];
+        let mut buffer = ReadBuf::uninit(&mut buffer);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
+        self.prefix.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Rewound<IO> {
+impl<IO: AsyncRead + Unpin> AsyncRead for Rewind<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.ahead.is_empty() {
+        if self.prefix.is_empty() {
             return Pin::new(&mut self.io).poll_read(cx, buf);
         }
-        let length = self.ahead.len().min(buf.remaining());
-        buf.put_slice(&self.ahead[..length]);
+        let length = self.prefix.len().min(buf.remaining());
+        buf.put_slice(&self.prefix[..length]);
         self.skip(length);
         Poll::Ready(Ok(()))
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Rewound<IO> {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Rewind<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

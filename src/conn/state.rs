@@ -1,291 +1,290 @@
-//! What a connection is doing, and when that has gone on for too long.
+//! What happens on a connection, and since when.
 //!
-//! Invariant: what is asked and told with every turn of a connection costs no
-//! lock, and mostly no clock.
+//! The connection's own task, its stream, its requests and their bodies report
+//! events here (`on_*`); [`lifecycle`](super::lifecycle) reads the result.
+//!
+//! Invariants: events and queries that occur in each turn of a connection take
+//! no lock, and mostly no look at the clock; the phase is `Serving` exactly while
+//! requests are in flight.
 
-use std::sync::OnceLock;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::send_tracker::Offers;
+use super::send_tracker::SendTracker;
 use crate::config;
 
-/// What a connection is doing. All on one thread but for calls that outlive
-/// their client, and no two fields must agree: relaxed atomics, no lock.
-#[derive(Debug)]
-pub(crate) struct Activity {
-    header_timeout: Duration,
-    idle_timeout: Duration,
-    /// The longest a client may leave bytes of its answer unread.
-    write_timeout: Duration,
-    /// What moments are counted from.
-    born: Instant,
-    /// The phase in the two lowest bits, and since when it lasts.
-    state: AtomicU64,
-    /// Calls on this connection not yet answered in full.
-    calls: AtomicUsize,
-    /// Request bodies that came on this connection and were not read to their
-    /// end; one that was given up is never taken off.
-    unread: AtomicUsize,
-    /// One was given up: no request of HTTP/1 can be read behind it.
-    gave_up: AtomicBool,
-    /// One is kept back by the client until it is asked for.
-    kept_back: AtomicBool,
-    /// What the client was offered of its answers; it speaks HTTP/2 if this is
-    /// there. Boxed, as most connections have none.
-    offers: OnceLock<Box<Offers>>,
-    /// The stream is being shut, or was.
-    shut: AtomicBool,
-    /// Since when the client has taken none of the bytes it was offered; zero
-    /// while it takes them.
-    stalled: AtomicU64,
+/// What a request knows of its connection.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnCtx {
+    /// The client's address; `None` for connections from within this process.
+    pub(crate) peer: Option<IpAddr>,
+    pub(crate) state: Arc<ConnState>,
 }
 
-/// How long a connection lies idle before it comes to rest. A busy one's next
-/// call comes sooner and finds everything in place; and its timer fires this
-/// often at most.
-const REST: Duration = Duration::from_secs(1);
+/// The state of one connection.
+///
+/// All events come from one thread, except those of requests that outlive their
+/// connection. No two fields must agree with each other, so relaxed atomics
+/// suffice.
+#[derive(Debug)]
+pub(crate) struct ConnState {
+    timeouts: Timeouts,
+    /// Times below are nanoseconds since this moment; zero stands for "never".
+    accepted_at: Instant,
+    /// The phase in the two lowest bits, and above them since when it lasts.
+    phase: AtomicU64,
+    /// Requests whose responses have not ended.
+    in_flight: AtomicUsize,
+    /// Request bodies that were not read to their end. One that was abandoned is
+    /// counted for the rest of the connection.
+    pending_bodies: AtomicUsize,
+    /// A body was abandoned: no HTTP/1 request can be read behind it.
+    has_abandoned_body: AtomicBool,
+    /// The client waits for `100 Continue` before it sends a body.
+    expects_continue: AtomicBool,
+    /// Since when the stream takes none of the bytes that are to be written.
+    blocked_since: AtomicU64,
+    /// The stream was shut down, or is being shut down.
+    is_shut_down: AtomicBool,
+    /// Present if the client speaks HTTP/2. Boxed: most connections have none.
+    send_tracker: OnceLock<Box<SendTracker>>,
+}
 
-/// Below the phase's two bits there is room for 146 years of nanoseconds.
+/// The limits of one connection, from `[server]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    /// From the first byte of a head to its last.
+    pub(crate) header: Duration,
+    /// Between two requests.
+    pub(crate) idle: Duration,
+    /// Without progress, while bytes of a response can be read by the client.
+    pub(crate) response_read: Duration,
+}
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Between two requests.
+    Idle = 0,
+    /// The head of a request is expected: the first on the connection, or one of
+    /// which bytes have arrived.
+    ReadingHead = 1,
+    /// Requests are in flight.
+    Serving = 2,
+}
+
+/// The bits above these hold nanoseconds for 146 years.
 const PHASE_BITS: u32 = 2;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Between requests.
-    Idle = 0,
-    /// The first byte of a head is awaited, or its last.
-    Head = 1,
-    /// Calls are being answered.
-    Busy = 2,
-}
-
-/// What must become of a connection whose time is up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Overdue {
-    /// Nothing was asked for a while: close politely.
-    Idle,
-    /// A head did not come, or the answer is not being read: cut.
-    Stuck,
-}
-
-impl Activity {
+impl ConnState {
+    /// A connection that was just accepted.
     pub(crate) fn new(settings: &config::Server) -> Self {
-        let born = Instant::now();
         Self {
-            header_timeout: settings.header_timeout,
-            idle_timeout: settings.idle_timeout,
-            write_timeout: settings.body_timeout,
-            born,
-            state: AtomicU64::new(Phase::Head as u64),
-            calls: AtomicUsize::new(0),
-            unread: AtomicUsize::new(0),
-            gave_up: AtomicBool::new(false),
-            kept_back: AtomicBool::new(false),
-            offers: OnceLock::new(),
-            shut: AtomicBool::new(false),
-            stalled: AtomicU64::new(0),
+            timeouts: Timeouts {
+                header: settings.header_timeout,
+                idle: settings.idle_timeout,
+                response_read: settings.body_timeout,
+            },
+            accepted_at: Instant::now(),
+            phase: AtomicU64::new(Phase::ReadingHead as u64),
+            in_flight: AtomicUsize::new(0),
+            pending_bodies: AtomicUsize::new(0),
+            has_abandoned_body: AtomicBool::new(false),
+            expects_continue: AtomicBool::new(false),
+            blocked_since: AtomicU64::new(0),
+            is_shut_down: AtomicBool::new(false),
+            send_tracker: OnceLock::new(),
         }
     }
 
-    /// The client begins to speak HTTP/2.
-    pub(crate) fn speaks_http2(&self) {
-        self.offers.get_or_init(Box::default);
+    // === events of the stream ===
+
+    /// The client speaks HTTP/2.
+    pub(crate) fn on_http2(&self) {
+        self.send_tracker.get_or_init(Box::default);
     }
 
-    /// Bytes came from the client. Those of a body whose request was answered
-    /// already begin no head.
-    pub(crate) fn received(&self) {
-        let is_of_a_body = || self.unread.load(Relaxed) != 0 && !self.gave_up.load(Relaxed);
-        if self.phase().0 == Phase::Idle && !self.is_http2() && !is_of_a_body() {
-            self.enter(Phase::Head, Instant::now());
+    /// Bytes arrived.
+    pub(crate) fn on_bytes_received(&self) {
+        // The rest of a body whose response has been sent already begins no head.
+        let is_of_body =
+            || self.pending_bodies.load(Relaxed) != 0 && !self.has_abandoned_body.load(Relaxed);
+        // An HTTP/2 connection without a stream is idle: its frames are no heads.
+        if self.phase() == Phase::Idle && !self.is_http2() && !is_of_body() {
+            self.enter(Phase::ReadingHead, Instant::now());
         }
     }
 
-    /// The client took bytes, or would not.
-    pub(crate) fn sent(&self, progress: bool) {
-        let stalled = self.stalled.load(Relaxed) != 0;
-        if progress && stalled {
-            self.stalled.store(0, Relaxed);
+    /// The stream took bytes that were written, or none of them.
+    pub(crate) fn on_write(&self, made_progress: bool) {
+        let was_blocked = self.blocked_since.load(Relaxed) != 0;
+        if made_progress && was_blocked {
+            self.blocked_since.store(0, Relaxed);
             let now = Instant::now();
-            self.waits_anew(now);
-            if let Some(offers) = self.offers() {
-                offers.resumes(self.nanos(now));
+            self.on_response_read(now);
+            if let Some(tracker) = self.send_tracker() {
+                tracker.on_stream_unblocked(self.nanos(now));
             }
-        } else if !progress && !stalled {
+        } else if !made_progress && !was_blocked {
             let since = self.nanos(Instant::now()).max(1);
-            self.stalled.store(since, Relaxed);
+            self.blocked_since.store(since, Relaxed);
         }
     }
 
-    /// An answer has gone out of which bytes lay untaken: what the client is
-    /// to do next, it was not to do before.
-    pub(crate) fn waits_anew(&self, now: Instant) {
-        let (phase, _) = self.phase();
-        if phase != Phase::Busy {
+    /// The client has read a response that it had left unread. Its time for the
+    /// next request starts now: before, it had no reason to send one.
+    pub(super) fn on_response_read(&self, now: Instant) {
+        let phase = self.phase();
+        if phase != Phase::Serving {
             self.enter(phase, now);
         }
     }
 
-    /// The stream is being shut.
-    pub(crate) fn shuts(&self) {
-        self.shut.store(true, Relaxed);
+    /// The stream is being shut down.
+    pub(crate) fn on_shutdown(&self) {
+        self.is_shut_down.store(true, Relaxed);
     }
 
-    /// A request's body is to be read from the connection.
-    pub(crate) fn body_begins(&self, is_kept_back: bool) {
-        self.unread.fetch_add(1, Relaxed);
-        if is_kept_back {
-            self.kept_back.store(true, Relaxed);
+    // === events of requests ===
+
+    /// The head of a request is complete.
+    pub(crate) fn on_request_started(&self, now: Instant) {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.enter(Phase::Serving, now);
+    }
+
+    /// The response to a request has ended.
+    pub(crate) fn on_response_ended(&self, now: Instant) {
+        if self.in_flight.fetch_sub(1, Relaxed) == 1 {
+            self.enter(Phase::Idle, now);
         }
     }
 
-    /// A body that is kept back is asked for: false if it was declined.
-    pub(crate) fn asks_for_body(&self) -> bool {
-        self.kept_back.swap(false, Relaxed)
+    /// A request has a body.
+    pub(super) fn on_body_started(&self, expects_continue: bool) {
+        self.pending_bodies.fetch_add(1, Relaxed);
+        if expects_continue {
+            self.expects_continue.store(true, Relaxed);
+        }
     }
 
-    /// A body's end has come.
-    pub(crate) fn body_came(&self) {
-        self.unread.fetch_sub(1, Relaxed);
-        if self.phase().0 == Phase::Idle {
-            // Answered before: only now there is nothing to be done.
+    /// A body was read to its end.
+    pub(super) fn on_body_ended(&self) {
+        self.pending_bodies.fetch_sub(1, Relaxed);
+        if self.phase() == Phase::Idle {
+            // The response was sent before: the idle time starts only now.
             self.enter(Phase::Idle, Instant::now());
         }
     }
 
     /// A body will not be read to its end.
-    pub(crate) fn body_given_up(&self) {
-        self.gave_up.store(true, Relaxed);
+    pub(super) fn on_body_abandoned(&self) {
+        self.has_abandoned_body.store(true, Relaxed);
     }
 
-    /// Declines a body that was not asked for yet. Whether a connection of
-    /// HTTP/1 must end with the answer that is now given, as a body is, or may
-    /// be, in the way of another request.
-    pub(crate) fn declines_body(&self) -> bool {
-        let declines = self.kept_back.load(Relaxed) && self.kept_back.swap(false, Relaxed);
-        declines || self.gave_up.load(Relaxed)
+    // === commands ===
+
+    /// Accepts the body for which the client waits with `100 Continue`. False if
+    /// it was declined before.
+    pub(super) fn accept_body(&self) -> bool {
+        self.expects_continue.swap(false, Relaxed)
     }
 
-    /// A request's head is complete.
-    pub(crate) fn began(&self, now: Instant) {
-        self.calls.fetch_add(1, Relaxed);
-        self.enter(Phase::Busy, now);
+    /// Declines a body that was not accepted yet. Returns whether an HTTP/1
+    /// connection must end with the response that is about to be sent: a body
+    /// is, or may be, in front of the next request.
+    pub(crate) fn decline_body(&self) -> bool {
+        // A load first: a swap for each response would cost more.
+        let declines =
+            self.expects_continue.load(Relaxed) && self.expects_continue.swap(false, Relaxed);
+        declines || self.has_abandoned_body.load(Relaxed)
     }
 
-    /// A call has been answered in full.
-    pub(crate) fn ended(&self, now: Instant) {
-        if self.calls.fetch_sub(1, Relaxed) == 1 {
-            self.enter(Phase::Idle, now);
-        }
+    // === queries ===
+
+    pub(crate) fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
     }
 
-    /// How long the connection may lie idle.
-    pub(crate) fn idle_timeout(&self) -> Duration {
-        self.idle_timeout
-    }
-
-    /// Calls not yet finished, those whose client has gone included.
-    pub(crate) fn calls(&self) -> usize {
-        self.calls.load(Relaxed)
-    }
-
-    /// Whether calls are being answered.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.phase().0 == Phase::Busy
+    /// Requests in flight, including those whose client has gone.
+    pub(crate) fn requests_in_flight(&self) -> usize {
+        self.in_flight.load(Relaxed)
     }
 
     /// Whether the client speaks HTTP/2.
     pub(crate) fn is_http2(&self) -> bool {
-        self.offers().is_some()
+        self.send_tracker().is_some()
     }
 
-    /// What the client was offered of its answers, where it speaks HTTP/2.
-    pub(crate) fn offers(&self) -> Option<&Offers> {
-        self.offers.get().map(|offers| &**offers)
+    /// The unread responses, if the client speaks HTTP/2.
+    pub(super) fn send_tracker(&self) -> Option<&SendTracker> {
+        self.send_tracker.get().map(|tracker| &**tracker)
     }
 
-    /// When a connection that was asked to end at `asked` has had long enough:
-    /// once nothing is being answered, or nobody reads the answers.
-    pub(crate) fn farewell(&self, asked: Instant, length: Duration) -> Option<Instant> {
-        self.unread_until().or_else(|| {
-            let (phase, since) = self.phase();
-            (phase != Phase::Busy).then(|| since.max(asked) + length)
-        })
+    /// What the connection is doing.
+    pub(super) fn phase(&self) -> Phase {
+        phase_of(self.phase.load(Relaxed))
     }
 
-    /// When the present state will have gone on for too long.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.unread_until().or_else(|| {
-            let (phase, since) = self.phase();
-            match phase {
-                Phase::Idle => Some(since + self.idle_timeout),
-                Phase::Head => Some(since + self.header_timeout),
-                Phase::Busy => None,
-            }
-        })
+    /// What the connection is doing, and since when.
+    pub(super) fn phase_since(&self) -> (Phase, Instant) {
+        let packed = self.phase.load(Relaxed);
+        (phase_of(packed), self.instant(packed >> PHASE_BITS))
     }
 
-    /// Whether it has, and what follows.
-    pub(crate) fn overdue(&self, now: Instant) -> Option<Overdue> {
-        self.deadline().filter(|deadline| *deadline <= now)?;
-        let idle = self.phase().0 == Phase::Idle && !self.has_unread();
-        Some(if idle { Overdue::Idle } else { Overdue::Stuck })
-    }
-
-    /// When the connection may come to rest, if nothing happens before.
-    pub(crate) fn rests_at(&self) -> Option<Instant> {
-        let (phase, since) = self.phase();
+    /// Since when an HTTP/1 connection is idle without anything left to read or
+    /// to write; `None` if there is something.
+    pub(super) fn quiet_since(&self) -> Option<Instant> {
+        let (phase, since) = self.phase_since();
         let is_quiet = phase == Phase::Idle
-            && self.calls.load(Relaxed) == 0
-            && self.unread.load(Relaxed) == 0
-            && self.stalled.load(Relaxed) == 0
-            && !self.shut.load(Relaxed)
+            && self.in_flight.load(Relaxed) == 0
+            && self.pending_bodies.load(Relaxed) == 0
+            && self.blocked_since.load(Relaxed) == 0
+            && !self.is_shut_down.load(Relaxed)
             && !self.is_http2();
-        is_quiet.then(|| since + REST)
+        is_quiet.then_some(since)
     }
 
-    /// Whether bytes of an answer are there for the client to take. A call has
-    /// ended by then if they are its last: until they have gone the connection
-    /// is not idle all the same.
-    pub(crate) fn has_unread(&self) -> bool {
-        self.unread_until().is_some()
-    }
-
-    /// How long the client may still leave its answer unread.
-    fn unread_until(&self) -> Option<Instant> {
-        let stalled = self.stalled.load(Relaxed);
-        let offered = self.offers().map_or(0, Offers::oldest);
-        let since = match (stalled, offered) {
+    /// Since when the client reads nothing of a response of which bytes are
+    /// ready to be sent; `None` if there are no such bytes. The request may have
+    /// ended: the last bytes of a response outlive it.
+    pub(super) fn response_unread_since(&self) -> Option<Instant> {
+        let blocked = self.blocked_since.load(Relaxed);
+        let unread = self.send_tracker().map_or(0, SendTracker::unread_since);
+        let since = match (blocked, unread) {
             (0, 0) => return None,
             (0, since) | (since, 0) => since,
-            (stalled, offered) => stalled.min(offered),
+            (blocked, unread) => blocked.min(unread),
         };
-        Some(self.moment(since) + self.write_timeout)
+        Some(self.instant(since))
     }
 
-    fn phase(&self) -> (Phase, Instant) {
-        let state = self.state.load(Relaxed);
-        let phase = match state & ((1 << PHASE_BITS) - 1) {
-            0 => Phase::Idle,
-            1 => Phase::Head,
-            _ => Phase::Busy,
-        };
-        (phase, self.moment(state >> PHASE_BITS))
-    }
-
-    fn enter(&self, phase: Phase, now: Instant) {
-        let state = self.nanos(now) << PHASE_BITS | phase as u64;
-        self.state.store(state, Relaxed);
-    }
-
-    pub(crate) fn nanos(&self, moment: Instant) -> u64 {
-        let nanos = moment.saturating_duration_since(self.born).as_nanos();
+    /// A moment as nanoseconds of this connection.
+    pub(super) fn nanos(&self, moment: Instant) -> u64 {
+        let nanos = moment
+            .saturating_duration_since(self.accepted_at)
+            .as_nanos();
         u64::try_from(nanos).unwrap_or(u64::MAX)
     }
 
-    fn moment(&self, nanos: u64) -> Instant {
-        self.born + Duration::from_nanos(nanos)
+    fn instant(&self, nanos: u64) -> Instant {
+        self.accepted_at + Duration::from_nanos(nanos)
+    }
+
+    fn enter(&self, phase: Phase, now: Instant) {
+        let packed = self.nanos(now) << PHASE_BITS | phase as u64;
+        self.phase.store(packed, Relaxed);
+    }
+}
+
+fn phase_of(packed: u64) -> Phase {
+    match packed & ((1 << PHASE_BITS) - 1) {
+        0 => Phase::Idle,
+        1 => Phase::ReadingHead,
+        _ => Phase::Serving,
     }
 }

@@ -1,7 +1,7 @@
 //! What wakes a connection besides its stream: its deadline, and the drain.
 //!
-//! Invariant: a connection has one timer, set anew only when its deadline
-//! moves closer; a request that comes and goes in time arms nothing.
+//! Invariant: a connection has one timer, which is set only when the deadline
+//! moves closer. A request that begins and ends in time sets nothing.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,100 +10,105 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use super::state::Activity;
-use crate::conn::drain::Drain;
+use super::drain::Drain;
 
-/// "No deadline": the timer is looked at again by then.
-const FAR: Duration = Duration::from_secs(3600);
+/// Stands for "no deadline". A timer that fires for it is set again.
+const NEVER: Duration = Duration::from_secs(3600);
 
-/// What wakes a connection.
-pub(crate) struct Bell<'c> {
-    timer: Pin<&'c mut Sleep>,
+/// The one timer of a connection, and its view of the drain.
+pub(crate) struct ConnTimer<'c> {
+    sleep: Pin<&'c mut Sleep>,
     drain: &'c Drain,
-    begun: Pin<&'c mut (dyn Future<Output = ()> + Send + 'c)>,
+    drain_begun: Pin<&'c mut (dyn Future<Output = ()> + Send + 'c)>,
+    /// The beginning of the drain was reported.
     is_draining: bool,
-    /// Who is woken by the timer and the drain. Both are asked to wake once,
-    /// not in every turn of a busy connection.
+    /// The task that timer and drain wake. Both learn of it once, and not in
+    /// each turn of a busy connection.
     waker: Option<Waker>,
-    is_armed: bool,
+    /// The timer knows `waker`.
+    is_registered: bool,
 }
 
-/// Why it rang.
-pub(crate) enum Ring {
-    /// The drain begins; told once.
+/// Why the connection was woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wakeup {
+    /// The drain begins. Reported once.
     Drain,
-    /// A deadline may have passed.
+    /// The deadline may have passed: it may also have moved away meanwhile.
     Timer,
 }
 
-impl<'c> Bell<'c> {
-    /// A timer made by [`timer`], and the drain with its beginning.
+impl<'c> ConnTimer<'c> {
+    /// `sleep` is made by [`sleep`], `drain_begun` by [`Drain::begun`]; the
+    /// caller pins them in its own future.
     pub(crate) fn new(
-        timer: Pin<&'c mut Sleep>,
+        sleep: Pin<&'c mut Sleep>,
         drain: &'c Drain,
-        begun: Pin<&'c mut (dyn Future<Output = ()> + Send + 'c)>,
+        drain_begun: Pin<&'c mut (dyn Future<Output = ()> + Send + 'c)>,
     ) -> Self {
         Self {
-            timer,
+            sleep,
             drain,
-            begun,
+            drain_begun,
             is_draining: false,
             waker: None,
-            is_armed: false,
+            is_registered: false,
         }
     }
 
-    /// Whether it has told of a drain.
-    pub(crate) fn is_draining(&self) -> bool {
+    /// Whether [`poll`](Self::poll) has reported a drain.
+    pub(super) fn is_draining(&self) -> bool {
         self.is_draining
     }
 
-    /// The connection is being cut. A drain is told of it if the client has not
-    /// all of its answers.
-    pub(crate) fn cuts(&self, activity: &Activity) {
-        if self.is_draining && activity.has_unread() {
-            self.drain.cuts();
-        }
+    /// The drain that the connection belongs to.
+    pub(super) fn drain(&self) -> &Drain {
+        self.drain
     }
 
-    /// Rings at this moment, be it later than what it was set to.
-    pub(crate) fn set(&mut self, moment: Instant) {
-        self.timer.as_mut().reset(moment);
-        self.is_armed = false;
-    }
-
-    /// Waits for the drain, and until the timer's moment or a closer deadline.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<Ring> {
-        let is_known = self
+    /// Waits for the drain and for `deadline`. An earlier deadline of a previous
+    /// call may still wake the connection once.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<Wakeup> {
+        let is_same_task = self
             .waker
             .as_ref()
-            .is_some_and(|it| it.will_wake(cx.waker()));
-        if !is_known {
+            .is_some_and(|waker| waker.will_wake(cx.waker()));
+        if !is_same_task {
             self.waker = Some(cx.waker().clone());
-            self.is_armed = false;
+            self.is_registered = false;
         }
-        let begins = !self.is_draining
-            && (self.drain.has_begun() || !is_known && self.begun.as_mut().poll(cx).is_ready());
-        if begins {
+        // The flag is one load. The future takes a lock, so it is polled only
+        // to register a new waker.
+        let drain_begins = !self.is_draining
+            && (self.drain.has_begun()
+                || !is_same_task && self.drain_begun.as_mut().poll(cx).is_ready());
+        if drain_begins {
             self.is_draining = true;
-            return Poll::Ready(Ring::Drain);
+            return Poll::Ready(Wakeup::Drain);
         }
-        if let Some(deadline) = deadline.filter(|deadline| *deadline < self.timer.deadline()) {
+        // A deadline that moved away leaves the timer alone: setting it for each
+        // request would cost more than one wake-up too early.
+        if let Some(deadline) = deadline.filter(|deadline| *deadline < self.sleep.deadline()) {
             self.set(deadline);
         }
-        if self.is_armed && !self.timer.is_elapsed() {
+        if self.is_registered && !self.sleep.is_elapsed() {
             return Poll::Pending;
         }
-        // A task that has used up its turn is put off before the timer knows of
-        // it; it is polled again, and asks again then.
-        self.is_armed = tokio::task::coop::has_budget_remaining();
-        ready!(self.timer.as_mut().poll(cx));
-        self.set(Instant::now() + FAR);
-        Poll::Ready(Ring::Timer)
+        // A task without budget is rescheduled by tokio before the timer stores
+        // its waker. It is polled again, and registers then.
+        self.is_registered = tokio::task::coop::has_budget_remaining();
+        ready!(self.sleep.as_mut().poll(cx));
+        self.set(Instant::now() + NEVER);
+        Poll::Ready(Wakeup::Timer)
+    }
+
+    fn set(&mut self, deadline: Instant) {
+        self.sleep.as_mut().reset(deadline);
+        self.is_registered = false;
     }
 }
 
-/// A timer that is not set yet.
-pub(crate) fn timer() -> Sleep {
-    tokio::time::sleep(FAR)
+/// A timer without a deadline.
+pub(crate) fn sleep() -> Sleep {
+    tokio::time::sleep(NEVER)
 }

@@ -1,6 +1,6 @@
-//! A stream that tells of its comings and goings.
+//! A stream that reports reads and writes to the connection's state.
 //!
-//! Invariant: it changes nothing about them.
+//! Invariant: it changes neither bytes nor results.
 
 use std::io;
 use std::pin::Pin;
@@ -9,26 +9,32 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::state::Activity;
+use super::state::ConnState;
 
-/// A stream that tells of its comings and goings.
-pub(crate) struct Watched<IO> {
+/// A stream that reports reads and writes to the connection's state.
+pub(crate) struct TrackedIo<IO> {
     io: IO,
-    activity: Arc<Activity>,
+    conn: Arc<ConnState>,
 }
 
-impl<IO> Watched<IO> {
-    pub(crate) fn new(io: IO, activity: &Arc<Activity>) -> Self {
-        let activity = Arc::clone(activity);
-        Self { io, activity }
+impl<IO> TrackedIo<IO> {
+    pub(crate) fn new(io: IO, conn: &Arc<ConnState>) -> Self {
+        let conn = Arc::clone(conn);
+        Self { io, conn }
     }
 
     pub(crate) fn into_inner(self) -> IO {
         self.io
     }
+
+    /// Reports whether the stream took bytes or is blocked.
+    fn report<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.conn.on_write(polled.is_ready());
+        polled
+    }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
+impl<IO: AsyncRead + Unpin> AsyncRead for TrackedIo<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -37,27 +43,20 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.activity.received();
+            self.conn.on_bytes_received();
         }
         polled
     }
 }
 
-impl<IO: AsyncWrite + Unpin> Watched<IO> {
-    fn tell<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        self.activity.sent(polled.is_ready());
-        polled
-    }
-}
-
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for TrackedIo<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, bytes);
-        self.tell(polled)
+        self.report(polled)
     }
 
     fn poll_write_vectored(
@@ -66,7 +65,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
-        self.tell(polled)
+        self.report(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -75,11 +74,11 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.io).poll_flush(cx);
-        self.tell(polled)
+        self.report(polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.activity.shuts();
+        self.conn.on_shutdown();
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

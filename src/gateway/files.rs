@@ -1,53 +1,65 @@
-//! The files that settings name, read before they are used.
+//! The files that settings name, read without being used.
 //!
-//! Invariant: files that are read here without an error work in a start with the
-//! same settings, because both use the same functions.
+//! Invariant: what can be read here, a start with the same settings can use,
+//! because it reads with the same functions.
 
-use crate::config::{self, Effective, Mistakes};
+use crate::config::{Config, pem};
 use crate::server::{Certificate, CertificateError};
 use crate::upstream::{TlsError, Upstream};
 
-/// The contents of the files, found usable.
+/// What the files contain that settings name.
 pub(crate) struct Files {
     pub(super) certificate: Option<Certificate>,
 }
+
+/// Problems with what settings name, each with the setting's path.
+pub(crate) type Problems = Vec<(&'static str, String)>;
 
 impl Files {
     /// Reads every file that a start with these settings would read. Blocks.
     ///
     /// # Errors
-    /// All that makes such a start fail, and files that are not regular: reading
-    /// from a FIFO may never end.
-    pub(crate) fn read(effective: &Effective) -> Result<Self, Mistakes> {
-        let irregular = irregular(effective);
-        if !irregular.is_empty() {
-            return Err(effective.mistakes(irregular));
+    /// Every file with which a start would fail.
+    pub(crate) fn read(config: &Config) -> Result<Self, Problems> {
+        let problems = unreadable(config);
+        if !problems.is_empty() {
+            return Err(problems);
         }
-        let certificate = Certificate::read(&effective.config.server);
-        let upstream = Upstream::check(&effective.config.upstream);
-        let wrong = [
+        // Each file can be read by itself; these find what does not fit together.
+        let certificate = Certificate::read(&config.server);
+        let upstream = Upstream::check(&config.upstream);
+        let problems: Problems = [
             certificate.as_ref().err().map(CertificateError::cause),
             upstream.as_ref().err().map(TlsError::cause),
-        ];
-        match (certificate, upstream) {
-            (Ok(certificate), Ok(())) => Ok(Self { certificate }),
-            _ => Err(effective.mistakes(wrong.into_iter().flatten())),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        match certificate {
+            Ok(certificate) if problems.is_empty() => Ok(Self { certificate }),
+            _ => Err(problems),
         }
     }
 }
 
-/// Finds the settings that name something other than a regular file.
-fn irregular(effective: &Effective) -> Vec<(&'static str, String)> {
-    let (server, upstream) = (&effective.config.server, &effective.config.upstream);
-    let tls = server.tls.as_ref();
-    let ca = upstream.ca.as_ref().filter(|_| upstream.url.tls);
-    let named = [
-        ("server.tls.cert", tls.map(|tls| &tls.cert)),
-        ("server.tls.key", tls.map(|tls| &tls.key)),
+fn unreadable(config: &Config) -> Problems {
+    let tls = config.server.tls.as_ref();
+    let cert = tls.and_then(|tls| pem::certificates(&tls.cert).err());
+    let key = tls.and_then(|tls| pem::private_key(&tls.key).err());
+    // Without TLS to the upstream, its authorities are not read.
+    let ca = config
+        .upstream
+        .ca
+        .as_ref()
+        .filter(|_| config.upstream.url.tls);
+    let ca = ca.and_then(|ca| pem::certificates(ca).err());
+    let problems = [
+        ("server.tls.cert", cert),
+        ("server.tls.key", key),
         ("upstream.ca", ca),
     ];
-    named
+    problems
         .into_iter()
-        .filter_map(|(setting, path)| Some((setting, config::regular(path?).err()?)))
+        .filter_map(|(setting, problem)| Some((setting, problem?)))
         .collect()
 }

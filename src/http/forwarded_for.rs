@@ -1,30 +1,31 @@
-//! Who speaks: the address a rule of access is held against.
+//! The address of a client, as the rules of access use it.
 //!
-//! Owns what a proxy in front is believed. Invariant: nothing a stranger
-//! writes has a say; where a trusted proxy says what cannot be understood, the
-//! client is somebody whom no rule lets in.
+//! Owns what a proxy in front of the gateway is believed (rule: access).
+//! Invariants: text from an untrusted peer has no effect; if a trusted proxy
+//! states an address that cannot be read, no rule admits the client; an IPv4
+//! address is the same one written as IPv6 (RFC 4291 §2.5.5.2).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
-/// Where proxies write for whom they speak, each behind the ones before it.
+/// Each proxy appends the address of its own client.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Who speaks.
+/// The client of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Client {
-    /// This very process: a stream in memory has no address.
+    /// This process: a stream in memory has no address.
     Local,
-    /// Somebody with an address.
+    /// A client with this address.
     At(IpAddr),
-    /// Somebody for whom a trusted proxy speaks without a usable address.
+    /// The client of a trusted proxy that states no usable address.
     Unknown,
 }
 
 impl Client {
-    /// Its address, where that is known.
+    /// Its address, if known.
     pub(crate) fn address(self) -> Option<IpAddr> {
         match self {
             Self::At(address) => Some(address),
@@ -32,7 +33,7 @@ impl Client {
         }
     }
 
-    /// Whether a rule with these networks lets it in; no networks, no rule.
+    /// Whether a rule with these networks admits it; without networks there is no rule.
     pub(crate) fn is_within(self, networks: &[IpNet]) -> bool {
         networks.is_empty()
             || match self {
@@ -41,14 +42,13 @@ impl Client {
                 Self::Unknown => false,
             }
     }
-}
 
-impl Client {
-    /// Who speaks on a connection of `peer`: it, or the one for whom it does.
+    /// The client of a request on a connection of `peer`.
     ///
-    /// That is the last address in `X-Forwarded-For` which is no trusted
-    /// proxy's: whatever stands before it was written by strangers. Where all
-    /// are, it is the first.
+    /// It is the last address in `X-Forwarded-For` that is not a trusted
+    /// proxy's: untrusted clients may have written anything before it. If all
+    /// are trusted, it is the first. Empty elements do not count (RFC 9110
+    /// §5.6.1).
     pub(crate) fn of(
         peer: Option<IpAddr>,
         headers: &HeaderMap,
@@ -66,7 +66,11 @@ impl Client {
                 return Client::Unknown;
             };
             for entry in value.rsplit(',') {
-                match address(entry.trim_matches([' ', '\t'])) {
+                let entry = entry.trim_matches([' ', '\t']);
+                if entry.is_empty() {
+                    continue;
+                }
+                match address(entry) {
                     Some(address) => client = address,
                     None => return Client::Unknown,
                 }
@@ -79,23 +83,39 @@ impl Client {
     }
 }
 
-/// Reads one entry: an address, by some proxies with the client's port.
+/// Reads one entry: an address. Some proxies add the client's port, or the zone
+/// of a link-local address (RFC 4007 §11), which means nothing elsewhere.
 fn address(entry: &str) -> Option<IpAddr> {
-    let bare = entry
-        .strip_prefix('[')
-        .and_then(|entry| entry.strip_suffix(']'));
-    let address = match bare {
-        Some(bare) => IpAddr::V6(bare.parse().ok()?),
-        None => entry
-            .parse()
-            .or_else(|_| entry.parse().map(|entry: SocketAddr| entry.ip()))
-            .ok()?,
+    let (address, port) = match entry.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            let address = IpAddr::V6(without_zone(address).parse().ok()?);
+            (address, port)
+        }
+        None => match without_zone(entry).parse() {
+            Ok(address) => (address, ""),
+            Err(_) => {
+                let (address, _) = entry.split_once(':')?;
+                let port = &entry[address.len()..];
+                (IpAddr::V4(address.parse().ok()?), port)
+            }
+        },
     };
-    Some(address.to_canonical())
+    let is_port = |port: &str| port.parse::<u16>().is_ok();
+    let is_read = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+    is_read.then(|| address.to_canonical())
 }
 
-/// Whether an address is in one of the networks, which the settings hold in
-/// their canonical form.
+/// An IPv6 address without its zone; any other text as it is.
+fn without_zone(address: &str) -> &str {
+    match address.split_once('%') {
+        Some((bare, zone)) if bare.contains(':') && !zone.is_empty() => bare,
+        _ => address,
+    }
+}
+
+/// Whether an address is in one of the networks. The settings hold networks in
+/// canonical form.
 pub(crate) fn contain(networks: &[IpNet], address: IpAddr) -> bool {
     let address = address.to_canonical();
     networks.iter().any(|network| network.contains(&address))

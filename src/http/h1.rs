@@ -1,34 +1,36 @@
-//! HTTP/1.1 in its plain case, which most calls are.
+//! The HTTP/1.1 codec of the fast path.
 //!
-//! Owns what is written and read of a request that lies before us whole, with
-//! its length told, and of its answer. Everything else (bodies that stream,
-//! upgrades, expectations, HTTP/1.0, HTTP/2) is hyper's, as is every request
-//! that is not understood here: it goes there byte for byte. What is gained in
-//! time and memory stands in benches/README.md.
-//! Invariants: a request read here would have been read the same by hyper; of
-//! an answer nothing is believed that RFC 9112 does not allow.
+//! Most requests arrive complete, with a short body of known length. This codec
+//! reads and writes them and their responses. Everything else (streamed bodies,
+//! upgrades, expectations, HTTP/1.0, HTTP/2) goes to hyper, as does a request
+//! that is not understood here: byte for byte. `benches/README.md` has the
+//! figures that justify a second codec.
+//! Invariants: hyper would read each request accepted here in the same way; of
+//! a response, nothing is accepted that RFC 9112 does not allow.
 
 mod decode;
 mod encode;
-mod header_case;
-mod raw_head;
+mod framing;
 mod request;
 mod response;
 mod write_buf;
 
-pub(crate) use decode::{Framing, Taken};
-pub(crate) use encode::Written;
-pub(crate) use header_case::Spelling;
-pub(crate) use raw_head::Wording;
-pub(crate) use request::{Plain, Read, read_request, write_request};
+pub(crate) use decode::{BodyDecoder, Decoded};
+pub(crate) use encode::BodyEncoder;
+pub(crate) use request::{FastRequest, RequestRead, read_request, write_request};
 pub(crate) use response::{
-    Answer, MAX_ANSWER_FIELDS, MAX_ANSWER_HEAD, Malformed, Reply, has_no_body, read_reply,
-    write_answer,
+    FinalResponse, MAX_RESPONSE_FIELDS, MAX_RESPONSE_HEAD, ResponseRead, read_response,
+    write_response,
 };
-pub(crate) use write_buf::Outbox;
+pub(crate) use write_buf::WriteBuf;
 
-/// Room for what may end a head: how its body is framed, and an empty line.
-const LAST_LINES: usize = 64;
+/// Bytes that are not HTTP/1.1, or that could be read in two ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Malformed;
+
+/// Room for the end of a head: the header that frames the body, and the empty
+/// line.
+const HEAD_END: usize = 64;
 
 #[cfg(test)]
 mod tests;

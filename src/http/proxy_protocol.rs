@@ -1,32 +1,32 @@
-//! The PROXY protocol, versions 1 and 2: for whom a proxy in front speaks.
+//! The PROXY protocol, versions 1 and 2.
 //!
-//! Owns the header that may stand before everything else on a connection
-//! (haproxy's `doc/proxy-protocol.txt`, sections 2.1 and 2.2). It decides
-//! nothing: who is believed is a rule of access. Invariants: what is read is
-//! bounded, and what is not exactly such a header is malformed or no header at
-//! all, never guessed at.
+//! Owns the header with the address of the client that a proxy may send first on
+//! a connection (haproxy's `doc/proxy-protocol.txt`, sections 2.1 and 2.2).
+//! Which proxies are trusted is decided elsewhere. Invariants: the header is
+//! bounded; bytes that are not exactly such a header are malformed or no header,
+//! never guessed at.
 
 #[cfg(test)]
 mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Begins version 1, and no request of HTTP.
+/// The beginning of version 1. No HTTP request begins so.
 const V1: &[u8] = b"PROXY ";
-/// Begins version 2, and nothing else.
+/// The beginning of version 2.
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The longest line of version 1, its end included (section 2.1).
 const V1_MAX: usize = 107;
 /// The fixed part of version 2: signature, version, family, length.
 const V2_FIXED: usize = 16;
-/// The longest header of version 2 that is taken. Addresses need 232 bytes at
-/// most; what may follow them (TLS names, a client's certificate) is skipped.
+/// The longest accepted header of version 2. Addresses need at most 232 bytes;
+/// extensions behind them (TLS names, a client certificate) are skipped.
 const V2_MAX: usize = 16 * 1024;
 
-/// What a connection begins with.
+/// The beginning of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Begin {
-    /// Something else.
+    /// No header.
     Other,
     /// More bytes are needed to know.
     Unfinished,
@@ -34,13 +34,13 @@ pub(crate) enum Begin {
     Header {
         /// Its length in bytes.
         length: usize,
-        /// For whom the connection is; `None` where the proxy speaks for
-        /// itself, or cannot say.
+        /// The client; `None` where the proxy connects for itself or does not
+        /// know.
         source: Option<IpAddr>,
     },
 }
 
-/// A header that breaks the protocol's rules.
+/// A header that violates the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed PROXY protocol header: {0}")]
 pub(crate) struct Malformed(&'static str);
@@ -48,7 +48,7 @@ pub(crate) struct Malformed(&'static str);
 /// Reads the first bytes of a connection.
 ///
 /// # Errors
-/// They begin as a header and go on as none.
+/// They begin like a header and continue differently.
 pub(crate) fn read(bytes: &[u8]) -> Result<Begin, Malformed> {
     if bytes.starts_with(V1) {
         v1(bytes)
@@ -77,7 +77,7 @@ fn v1(bytes: &[u8]) -> Result<Begin, Malformed> {
     let line = std::str::from_utf8(line).map_err(|_| Malformed("bytes that are no text"))?;
     let mut words = line.split(' ');
     let source = match words.next() {
-        // Whatever stands behind it means nothing.
+        // The rest of the line must be ignored (section 2.1).
         Some("UNKNOWN") => None,
         Some("TCP4") => Some(IpAddr::V4(addresses::<Ipv4Addr>(words)?)),
         Some("TCP6") => Some(IpAddr::V6(addresses::<Ipv6Addr>(words)?)),
@@ -116,7 +116,7 @@ fn is_port(word: &str) -> bool {
 fn v2(bytes: &[u8]) -> Result<Begin, Malformed> {
     let Some((fixed, rest)) = bytes.split_first_chunk::<V2_FIXED>() else {
         return match bytes.get(V2.len()) {
-            // Told before more is waited for.
+            // A wrong command is refused before more bytes are awaited.
             Some(&command) => is_local(command).map(|_| Begin::Unfinished),
             None => Ok(Begin::Unfinished),
         };
@@ -157,14 +157,14 @@ fn v2(bytes: &[u8]) -> Result<Begin, Malformed> {
 
 const UNSPECIFIED: u8 = 0x00;
 const TCP4: u8 = 0x11;
-/// How a proxy tells of a client that came over QUIC.
+/// A client that came to the proxy over QUIC.
 const UDP4: u8 = 0x12;
 const TCP6: u8 = 0x21;
 const UDP6: u8 = 0x22;
 const UNIX_STREAM: u8 = 0x31;
 const UNIX_DATAGRAM: u8 = 0x32;
 
-/// Reads version and command: whether the proxy speaks for itself.
+/// Reads version and command. Returns whether the proxy connects for itself.
 fn is_local(command: u8) -> Result<bool, Malformed> {
     match command {
         0x20 => Ok(true),

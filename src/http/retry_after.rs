@@ -1,22 +1,25 @@
-//! When to come back: the `Retry-After` field, read and written.
+//! The `Retry-After` header, read and written.
 //!
-//! RFC 9110 §10.2.3 knows whole seconds and a date; some servers write
-//! fractions of a second.
+//! RFC 9110 §10.2.3 allows whole seconds or a date. Some servers write fractions
+//! of a second.
 
 use std::time::{Duration, SystemTime};
 
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, HeaderValue, StatusCode, response};
+use http::{HeaderValue, StatusCode};
 
-/// The wait a refusal asks for; `None` where it asks for none, or not clearly,
-/// and of other answers, which ask nothing of us.
-pub(crate) fn asked(answer: &response::Parts) -> Option<Duration> {
-    let refused = answer.status == StatusCode::TOO_MANY_REQUESTS;
-    refused.then(|| of(&answer.headers)).flatten()
+use super::response_head::ResponseHead;
+
+/// The wait that a 429 asks for; `None` where it asks for none or cannot be
+/// understood, and for every other status.
+pub(crate) fn asked(head: &ResponseHead) -> Option<Duration> {
+    let is_throttled = head.status() == StatusCode::TOO_MANY_REQUESTS;
+    is_throttled.then(|| of(head)).flatten()
 }
 
-fn of(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+/// The wait that a response asks for, whatever its status.
+pub(crate) fn of(head: &ResponseHead) -> Option<Duration> {
+    let value = str::from_utf8(head.get(&RETRY_AFTER)?).ok()?.trim();
     if value.starts_with(|first: char| first.is_ascii_digit()) {
         return Duration::try_from_secs_f64(value.parse().ok()?).ok();
     }
@@ -24,13 +27,13 @@ fn of(headers: &HeaderMap) -> Option<Duration> {
     Some(date.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
-/// Whole seconds, rounded up, never none: what a client may safely wait.
+/// Whole seconds, rounded up, at least one: after them the wait is over.
 pub(crate) fn seconds(wait: Duration) -> u64 {
     let whole = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     whole.max(1)
 }
 
-/// The field's value for this wait.
+/// The value of the header for this wait.
 pub(crate) fn value(wait: Duration) -> HeaderValue {
     HeaderValue::from(seconds(wait))
 }
@@ -40,9 +43,9 @@ mod tests {
     use super::*;
 
     fn read(value: &str) -> Option<Duration> {
-        let mut headers = HeaderMap::new();
-        headers.insert(RETRY_AFTER, value.parse().unwrap());
-        of(&headers)
+        let mut head = ResponseHead::new(StatusCode::TOO_MANY_REQUESTS);
+        head.append(RETRY_AFTER, value.parse().unwrap());
+        of(&head)
     }
 
     #[test]
@@ -69,7 +72,7 @@ mod tests {
         ] {
             assert_eq!(read(nonsense), None, "{nonsense}");
         }
-        assert_eq!(of(&HeaderMap::new()), None);
+        assert_eq!(of(&ResponseHead::new(StatusCode::OK)), None);
     }
 
     #[test]

@@ -1,21 +1,21 @@
-//! The name of an instance.
+//! The id of an instance.
 //!
-//! Invariant: a name of the usual length (the vendor's have 12 characters)
-//! takes no memory of its own: every call has one, and so have a hundred
-//! thousand accounts.
+//! Invariants: an id has one spelling, however a lenient backend lets it be
+//! written; an id of the usual length (the vendor's have 12 characters) takes
+//! no memory of its own, since every request and a hundred thousand accounts
+//! have one.
 
 use std::fmt;
 use std::ops::Deref;
 
-/// Longer names are no instance ids, and would let a caller choose how much
+/// Longer texts are no instance ids, and would let a caller choose how much
 /// memory its account takes.
 const MAX: usize = 128;
 
-/// The longest name kept in place: what a pointer and a length leave room for
-/// anyway.
+/// The longest id kept inline: a pointer and a length take as much room.
 const SHORT: usize = 22;
 
-/// The name of an instance.
+/// The id of an instance, trimmed.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct InstanceId(Text);
 
@@ -30,8 +30,10 @@ enum Text {
 }
 
 impl InstanceId {
-    /// Takes a name as found; `None` where it is empty or absurdly long.
+    /// Takes an id as found and [`trim`]s it; `None` if nothing is left, or
+    /// more than an id can be.
     pub(crate) fn new(name: &str) -> Option<Self> {
+        let name = trim(name);
         if name.is_empty() || name.len() > MAX {
             return None;
         }
@@ -46,13 +48,63 @@ impl InstanceId {
         Some(Self(text))
     }
 
-    /// The name's bytes, for whoever only compares them.
+    /// The id's bytes, to compare them.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         match &self.0 {
             Text::Short { length, bytes } => &bytes[..usize::from(*length)],
             Text::Long(name) => name.as_bytes(),
         }
     }
+}
+
+/// A value without the blanks and control characters around it, plain or
+/// percent-encoded, cut at a NUL: a lenient backend reads `123%20` and `123%00x`
+/// as `123`.
+pub(super) fn trim(text: &str) -> &str {
+    let mut text = text;
+    while let Some(length) = blank_at(text, char_at_start, hex_at_start) {
+        text = &text[length..];
+    }
+    for nul in ["\0", "%00"] {
+        text = text.split(nul).next().unwrap_or_default();
+    }
+    while let Some(length) = blank_at(text, char_at_end, hex_at_end) {
+        text = &text[..text.len() - length];
+    }
+    text
+}
+
+/// The length of one blank at an end of a text, if there is one.
+fn blank_at(
+    text: &str,
+    char_at: fn(&str) -> Option<char>,
+    hex_at: fn(&str) -> Option<&str>,
+) -> Option<usize> {
+    // A byte order mark is left behind by some editors.
+    let is_blank =
+        |letter: &char| letter.is_whitespace() || letter.is_control() || *letter == '\u{feff}';
+    if let Some(letter) = char_at(text).filter(is_blank) {
+        return Some(letter.len_utf8());
+    }
+    let escape = hex_at(text)?;
+    let byte = u8::from_str_radix(escape.strip_prefix('%')?, 16).ok()?;
+    (byte <= b' ' || byte == 0x7f).then_some(escape.len())
+}
+
+fn char_at_start(text: &str) -> Option<char> {
+    text.chars().next()
+}
+
+fn char_at_end(text: &str) -> Option<char> {
+    text.chars().next_back()
+}
+
+fn hex_at_start(text: &str) -> Option<&str> {
+    text.get(..3)
+}
+
+fn hex_at_end(text: &str) -> Option<&str> {
+    text.get(text.len().checked_sub(3)?..)
 }
 
 impl Deref for InstanceId {
@@ -82,10 +134,36 @@ mod tests {
                 assert_eq!(&*name, text);
                 assert_eq!(name.as_bytes(), text.as_bytes());
                 assert_eq!(InstanceId::new(&text), Some(name.clone()));
-                assert_ne!(InstanceId::new(&format!("{text}\0")), Some(name));
+                assert_ne!(InstanceId::new(&format!("{text}b")), Some(name));
             }
         }
         assert_eq!(InstanceId::new(&"a".repeat(MAX + 1)), None);
         assert_eq!(InstanceId::new(""), None);
+    }
+
+    #[test]
+    fn an_id_is_the_same_in_every_spelling() {
+        for text in [
+            "123",
+            " 123 ",
+            "123%20",
+            "%09123",
+            "123\0",
+            "123\0abc",
+            "123%00",
+            "%00123%00abc",
+            "\u{feff}123\r\n",
+            "%0d%0A123%7f",
+            "\u{a0}123\u{2003}",
+            "123\u{1}",
+        ] {
+            assert_eq!(InstanceId::new(text).as_deref(), Some("123"), "{text:?}");
+        }
+        for text in ["12 3", "12%203", "%2", "%zz", "+123", "%2b1", "é%e9"] {
+            assert_eq!(InstanceId::new(text).as_deref(), Some(text), "{text:?}");
+        }
+        for text in [" ", "%20", "\0", " %00 "] {
+            assert_eq!(InstanceId::new(text), None, "{text:?}");
+        }
     }
 }

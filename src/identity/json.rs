@@ -1,27 +1,17 @@
-//! Finds two top-level fields of a JSON object that arrives in pieces.
+//! Finds our two fields at the top level of a JSON object that arrives in pieces.
 //!
-//! Not a validator: what is broken further on is the upstream's to judge. It
-//! keeps no text but the field at hand. Invariant: its cost is linear in the
-//! bytes pushed, however they are cut.
+//! Not a validator: the upstream judges what is malformed further on. It keeps
+//! no text but the current field. Invariant: its cost is linear in the bytes
+//! pushed, however they are cut.
 
 use std::ops::Range;
 
-use super::{INSTANCE_FIELD, TOKEN_FIELD};
+use super::names::{Field, FieldName};
 
-/// Keys longer than this are none of ours (`access_token` fully escaped as
-/// `\uXXXX` takes 72).
+/// Longer keys are not ours (`access_token` fully escaped as `\uXXXX` takes 72).
 const MAX_KEY: usize = 80;
-/// Values longer than this are not looked at.
+/// Longer values are no value of ours.
 const MAX_VALUE: usize = 4096;
-
-/// A field of interest, complete.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Field {
-    /// The value of `instance_id`.
-    Instance(String),
-    /// The value of `access_token`.
-    Token(String),
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -45,12 +35,12 @@ pub(crate) struct Scanner {
     /// At depth 1: the next string is a key.
     at_key: bool,
     /// The field whose value comes next.
-    wanted: Option<fn(String) -> Field>,
+    wanted: Option<FieldName>,
     /// The raw text being kept; `None` while nothing is.
     kept: Option<Vec<u8>>,
-    /// Bytes pushed before the piece at hand.
+    /// Bytes pushed before the current piece.
     before: usize,
-    /// Where the text or number at hand begins, in all bytes pushed.
+    /// Where the current text or number begins, in all bytes pushed.
     value_at: usize,
 }
 
@@ -72,8 +62,8 @@ impl Scanner {
         self.state == State::Done
     }
 
-    /// Reads on, telling of each field found and where its raw value stands in
-    /// all bytes pushed, quotes included.
+    /// Reads on. Reports each field found, and where its raw value stands in all
+    /// bytes pushed, quotes included.
     pub(crate) fn push(&mut self, piece: &[u8], mut found: impl FnMut(Field, Range<usize>)) {
         let end = self.before + piece.len();
         let mut rest = piece.iter();
@@ -82,7 +72,7 @@ impl Scanner {
             match self.state {
                 State::Done => return,
                 State::Start => match byte {
-                    // Blanks, and a byte order mark, which many a parser skips.
+                    // Blanks, and a byte order mark: parsers may skip it (RFC 8259 §8.1).
                     b' ' | b'\t' | b'\r' | b'\n' | 0xef | 0xbb | 0xbf => {}
                     b'{' => {
                         self.depth = 1;
@@ -107,16 +97,16 @@ impl Scanner {
                     b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-' => self.keep(byte),
                     _ => {
                         self.number_ends(after - 1, &mut found);
-                        self.between(byte, after);
+                        self.between(byte, after, &mut found);
                     }
                 },
-                State::Between => self.between(byte, after),
+                State::Between => self.between(byte, after, &mut found),
             }
         }
         self.before = end;
     }
 
-    fn between(&mut self, byte: u8, after: usize) {
+    fn between(&mut self, byte: u8, after: usize, found: &mut impl FnMut(Field, Range<usize>)) {
         match byte {
             b'"' => {
                 self.state = State::Text(false);
@@ -125,6 +115,10 @@ impl Scanner {
                 self.value_at = after - 1;
             }
             b'{' | b'[' => {
+                // Some languages turn a list of one text into that text.
+                if byte == b'[' && self.wanted.take().is_some() {
+                    found(Field::Unclear, after - 1..after);
+                }
                 self.wanted = None;
                 self.depth += 1;
             }
@@ -166,26 +160,25 @@ impl Scanner {
             return;
         }
         if self.at_key {
-            self.wanted = match text.as_deref() {
-                Some(INSTANCE_FIELD) => Some(Field::Instance),
-                Some(TOKEN_FIELD) => Some(Field::Token),
-                _ => None,
-            };
-        } else if let (Some(field), Some(text)) = (self.wanted.take(), text) {
-            found(field(text), self.value_at..end);
+            self.wanted = text.as_deref().and_then(FieldName::of_json);
+        } else if let Some(field) = self.wanted.take() {
+            // Without a text it is too long, or no Unicode: a backend may cut it.
+            let field = text.map_or(Field::Unclear, |text| field.with(text));
+            found(field, self.value_at..end);
         }
     }
 
     fn number_ends(&mut self, end: usize, found: &mut impl FnMut(Field, Range<usize>)) {
         self.state = State::Between;
         let text = self.kept.take().and_then(|raw| String::from_utf8(raw).ok());
-        if let (Some(field), Some(text)) = (self.wanted.take(), text) {
-            found(field(text), self.value_at..end);
+        if let Some(field) = self.wanted.take() {
+            let field = text.map_or(Field::Unclear, |text| field.with(text));
+            found(field, self.value_at..end);
         }
     }
 }
 
-/// The meaning of a JSON string's inside.
+/// The text that the inside of a JSON string stands for.
 fn unescape(raw: &[u8]) -> Option<String> {
     if !raw.contains(&b'\\') {
         return String::from_utf8(raw.to_vec()).ok();

@@ -1,4 +1,4 @@
-//! Who calls, in every spelling, however the body is cut.
+//! Instance and credential are found in every spelling, however the body is cut.
 
 mod bodies;
 mod heads;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::body::{ClientBody, LOOK};
 use crate::config::Config;
-use crate::conn::state::Activity;
+use crate::conn::state::ConnState;
 
 type Headers<'h> = &'h [(&'h str, &'h str)];
 
@@ -29,33 +29,36 @@ fn of_head(target: &str, headers: Headers<'_>) -> Identity {
     Findings::of_head(&head).identity()
 }
 
-/// The identity of whoever names this instance and shows these credentials.
-fn who(instance: Option<&str>, credentials: &[(Place, &str)]) -> Identity {
+/// The identity of a request with this instance and these credentials.
+fn who(instance: Option<&str>, credentials: &[(CredentialSource, &str)]) -> Identity {
     let (head, ()) = Request::new(()).into_parts();
     let mut findings = Findings::of_head(&head);
-    findings.instance(instance);
-    for (place, credential) in credentials {
-        findings.credential(*place, credential.as_bytes());
+    findings.instance(instance.unwrap_or_default());
+    for (source, credential) in credentials {
+        findings.credential(*source, credential.as_bytes());
     }
     findings.identity()
 }
 
-/// Sends a request over HTTP/1.1, each piece as a chunk of its own, and says
-/// who was found to call. The body must go on as it came.
-async fn look(target: &str, headers: Headers<'_>, pieces: &[&[u8]]) -> Identity {
+/// Sends a request over HTTP/1.1, each piece as a chunk of its own, and returns
+/// the identity found. The body must be forwarded as it came.
+async fn scan(target: &str, headers: Headers<'_>, pieces: &[&[u8]]) -> Identity {
     let (near, far) = tokio::io::duplex(1 << 20);
     let (found, mut findings) = mpsc::channel(1);
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let found = found.clone();
         async move {
             let (head, incoming) = request.into_parts();
-            let activity = Arc::new(Activity::new(&Config::default().server));
+            let activity = Arc::new(ConnState::new(&Config::default().server));
             let patience = std::time::Duration::from_secs(60);
             let mut body = ClientBody::new(incoming, &head, patience, &activity);
             let mut findings = Findings::of_head(&head);
-            let looked = look::into_body(&mut findings, &head.headers, &mut body).await;
+            let extent = scan::scan_body(&mut findings, &head.headers, &mut body).await;
+            if extent == Ok(scan::Extent::Part) {
+                findings.set_partial();
+            }
             let rest = body.collect().await.map(|body| body.to_bytes());
-            let result = looked.and(rest).map(|body| (findings.identity(), body));
+            let result = extent.and(rest).map(|body| (findings.identity(), body));
             found.send(result).await.unwrap();
             Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
         }

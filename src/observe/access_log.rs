@@ -1,17 +1,18 @@
-//! The access log: one line for each client call, written to stdout.
+//! The access log: one line for each client request, written to stdout.
 //!
-//! Owns what is remembered of a call for its line, and when one is written.
-//! Refuses to hold up a call: lines go through a bounded channel to a thread
-//! of their own, and what finds it full is dropped and counted. Invariants:
-//! with the log off nothing is allocated or computed for it; no secret is in
-//! a line, and none of a client's control characters.
+//! A request never waits for it: lines go through a bounded channel to a writer
+//! thread, and a line that finds the channel full is dropped and counted.
+//! Invariants: while the log is off, nothing is allocated or computed for it; a
+//! line contains no secret and no control character of a client.
 //!
-//! - [`record`]: what is told of a call, and its two forms;
-//! - [`clean`]: what of a client's text may be told;
-//! - [`writer`]: the thread that writes.
+//! - [`record`]: the fields of a line;
+//! - [`format`]: its two formats, JSON and text;
+//! - [`sanitize`]: which client text may be logged;
+//! - [`writer`]: the writer thread.
 
-mod clean;
+mod format;
 mod record;
+mod sanitize;
 mod writer;
 
 #[cfg(test)]
@@ -35,38 +36,37 @@ use crate::identity::Identity;
 use crate::observe::metrics::{InstanceSeries, Metrics, Route};
 use crate::receipt::Receipt;
 use crate::redact::Secrets;
-pub(crate) use clean::WITHHELD;
 use record::Record;
+pub(crate) use sanitize::WITHHELD;
 use writer::Writer;
 
 /// The access log of one gateway.
 #[derive(Debug)]
 pub(crate) struct AccessLog {
-    /// Calls are to be written, and there is somewhere to write them.
+    /// The settings enable the log and there is a writer.
     on: AtomicBool,
-    /// One in how many.
+    /// One of so many requests is logged.
     sample: AtomicU32,
-    /// What the settings keep secret.
+    /// Secrets of the settings, which no line may contain.
     secrets: ArcSwapOption<Secrets>,
-    /// Set once the program says where lines go.
+    /// Empty until the program provides an output.
     writer: OnceLock<Writer>,
     format: LogFormat,
-    wanted: AtomicBool,
+    /// The settings enable the log.
+    enabled: AtomicBool,
 }
 
-/// What is remembered of a call until it ends.
+/// The log entry of a request while it is processed.
 #[derive(Debug, Default)]
-pub(crate) struct Trail {
+pub(crate) struct LogEntry {
     /// `None` while the access log is off.
     record: Option<Box<Record>>,
-    /// In whose figures a failure counts, as far as the instance may be named.
-    pub(crate) failed: Option<Arc<InstanceSeries>>,
+    /// The metrics of its instance: the label under which a failure is shown.
+    pub(crate) series: Option<Arc<InstanceSeries>>,
 }
 
-// === impl AccessLog ===
-
 impl AccessLog {
-    /// Writes nothing until [`write_to`](Self::write_to) says where.
+    /// Creates the log; nothing is written before [`write_to`](Self::write_to).
     pub(crate) fn new(log: &config::Log, secrets: Option<Arc<Secrets>>) -> Self {
         let access_log = Self {
             on: AtomicBool::new(false),
@@ -74,23 +74,23 @@ impl AccessLog {
             secrets: ArcSwapOption::empty(),
             writer: OnceLock::new(),
             format: log.format,
-            wanted: AtomicBool::new(false),
+            enabled: AtomicBool::new(false),
         };
-        access_log.renew(log, secrets);
+        access_log.reconfigure(log, secrets);
         access_log
     }
 
-    /// Puts other settings in force; the form of lines stays.
-    pub(crate) fn renew(&self, log: &config::Log, secrets: Option<Arc<Secrets>>) {
+    /// Applies new settings, except for the format of lines.
+    pub(crate) fn reconfigure(&self, log: &config::Log, secrets: Option<Arc<Secrets>>) {
         self.secrets.store(secrets);
         self.sample
             .store(log.access_sample.get(), Ordering::Relaxed);
-        self.wanted
+        self.enabled
             .store(log.access == LogAccess::On, Ordering::Relaxed);
-        self.switch();
+        self.update_on();
     }
 
-    /// Has lines written there from now on, by a thread of their own.
+    /// Starts the writer thread, which writes lines to `sink`.
     ///
     /// # Errors
     /// The thread could not be started.
@@ -101,37 +101,37 @@ impl AccessLog {
     ) -> std::io::Result<()> {
         let dropped = metrics.access_log_dropped.clone();
         let writer = Writer::start(sink, self.format, dropped)?;
-        // Whoever came first stays.
+        // The first writer stays.
         drop(self.writer.set(writer));
-        self.switch();
+        self.update_on();
         Ok(())
     }
 
-    /// Waits until every line so far is written, but no longer than this.
-    pub(crate) fn flush(&self, patience: Duration) {
+    /// Waits until all lines so far are written, at most `timeout`.
+    pub(crate) fn flush(&self, timeout: Duration) {
         if let Some(writer) = self.writer.get() {
-            writer.flush(patience);
+            writer.flush(timeout);
         }
     }
 
-    /// Begins the trail of a call.
-    pub(crate) fn begin(self: &Arc<Self>, head: &Parts, route: Route) -> Trail {
+    /// Starts the entry of a request.
+    pub(crate) fn begin(self: &Arc<Self>, head: &Parts, route: Route) -> LogEntry {
         let record = self
             .on
             .load(Ordering::Relaxed)
             .then(|| Box::new(Record::new(Arc::clone(self), head, route)));
-        Trail {
+        LogEntry {
             record,
-            failed: None,
+            series: None,
         }
     }
 
-    fn switch(&self) {
-        let on = self.wanted.load(Ordering::Relaxed) && self.writer.get().is_some();
+    fn update_on(&self) {
+        let on = self.enabled.load(Ordering::Relaxed) && self.writer.get().is_some();
         self.on.store(on, Ordering::Relaxed);
     }
 
-    /// Writes a call's line, or drops it: no call waits for this.
+    /// Hands a record to the writer, or drops it: no request waits for the log.
     fn write(&self, record: Box<Record>) {
         if let Some(writer) = self.writer.get() {
             writer.write(record);
@@ -139,85 +139,83 @@ impl AccessLog {
     }
 }
 
-// === impl Trail ===
-
-impl Trail {
-    /// Where the bytes of the request's body are to be counted.
+impl LogEntry {
+    /// The counter for the bytes of the request body; `None` while the log is off.
     pub(crate) fn request_bytes(&mut self) -> Option<ByteCounter> {
         Some(self.record.as_mut()?.request_bytes())
     }
 
-    /// Who speaks.
-    pub(crate) fn client(&mut self, client: Client) {
+    /// Records the client's address.
+    pub(crate) fn set_client(&mut self, client: Client) {
         if let Some(record) = &mut self.record {
             record.client = client.address();
         }
     }
 
-    /// Which instance is called, and whose it is.
-    pub(crate) fn identified(
+    /// Records the instance and its tenant.
+    pub(crate) fn set_identity(
         &mut self,
         identity: &Identity,
         head: &Parts,
         tenant: impl FnOnce() -> Option<Arc<str>>,
     ) {
         if let Some(record) = &mut self.record {
-            record.identified(identity, head);
+            record.set_instance(identity, head);
             record.tenant = tenant();
         }
     }
 
-    /// A receipt that was understood.
-    pub(crate) fn receipt(&mut self, receipt: &Receipt) {
+    /// Records a receipt that was understood.
+    pub(crate) fn set_receipt(&mut self, receipt: &Receipt) {
         if let Some(record) = &mut self.record {
-            record.receipt(receipt);
+            record.set_receipt(receipt);
         }
     }
 
-    /// How a receipt's caller's time was spent.
-    pub(crate) fn timing(&mut self, timing: &Timing) {
+    /// Records how long a receipt waited for its batch, its token and the upstream.
+    pub(crate) fn set_timing(&mut self, timing: &Timing) {
         if let Some(record) = &mut self.record {
-            record.timing(timing);
+            record.set_timing(timing);
         }
     }
 
-    /// A call that is passed through waited this long for its token.
-    pub(crate) fn queued(&mut self, queue: Duration) {
+    /// Records how long a request that is passed through waited for its token.
+    pub(crate) fn set_queue_wait(&mut self, wait: Duration) {
         if let Some(record) = &mut self.record {
-            record.queue_wait = queue;
+            record.queue_wait = wait;
         }
     }
 
-    /// The upstream has given the head of its answer, or failed.
-    pub(crate) fn upstream(&mut self, began: Instant) {
+    /// Records that the response head has arrived, or that the upstream call failed.
+    pub(crate) fn upstream_responded(&mut self, began: Instant) {
         if let Some(record) = &mut self.record {
             record.upstream_time = began.elapsed();
         }
     }
 
-    /// As which instance a failure may be told.
-    pub(crate) fn failed_instance(&self) -> Box<str> {
-        let unnamed = || Box::from(crate::observe::metrics::NONE);
-        self.failed
+    /// The label of the instance in metrics.
+    pub(crate) fn instance_label(&self) -> Box<str> {
+        let none = || Box::from(crate::observe::metrics::NONE);
+        self.series
             .as_ref()
-            .map_or_else(unnamed, |series| series.name.clone())
+            .map_or_else(none, |series| series.name.clone())
     }
 
-    /// What the call is answered; `error` is the word for a failure that the
-    /// gateway answers itself.
-    pub(crate) fn answered(&mut self, status: StatusCode, error: Option<&'static str>) {
+    /// Records the response; `error` is the code of a response that the gateway
+    /// itself made.
+    pub(crate) fn set_response(&mut self, status: StatusCode, error: Option<&'static str>) {
         if let Some(record) = &mut self.record {
             record.status = Some(status);
             record.error = error;
         }
     }
 
-    /// The call has ended: its line is written, if it is one to be written.
-    pub(crate) fn end(&mut self, bytes: u64, is_complete: bool, duration: Duration) {
+    /// The request has ended: writes the line, unless sampling leaves it out.
+    pub(crate) fn finish(&mut self, bytes: u64, is_complete: bool, duration: Duration) {
         let Some(mut record) = self.record.take() else {
             return;
         };
-        if record.end(bytes, is_complete, duration) {
+        if record.finish(bytes, is_complete, duration) {
             let log = Arc::clone(&record.log);
             log.write(record);
         }

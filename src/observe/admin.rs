@@ -1,9 +1,9 @@
-//! The admin listener: metrics, probes and pages, for operators only (design §4.4).
+//! The admin listener: metrics, probes and pages, for operators only.
 //!
-//! Invariant: it answers however busy the gateway is with calls, and no secret
-//! is on any of its pages.
+//! Invariants: it responds however busy the gateway is, and none of its pages
+//! shows a secret (rule: secrets).
 //!
-//! - [`state`]: what the gateway is doing;
+//! - [`state`]: the state of the gateway, as JSON;
 //! - [`page`]: the page for people.
 
 mod page;
@@ -34,7 +34,7 @@ use state::{Instances, Status};
 
 /// Scrapers and probes are few; more connections than this are a mistake.
 const MAX_CONNECTIONS: usize = 128;
-/// The head of a probe is a single packet.
+/// The head of a probe fits into one packet.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A pause after an accept error.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
@@ -44,10 +44,10 @@ const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
-/// For what is no page: it may do nothing, and be shown in no other page.
-const NOTHING: &str = "default-src 'none'; frame-ancestors 'none'";
+/// The policy of everything but the page: allows nothing, also no framing.
+const NO_CONTENT_POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
 
-/// Whether the gateway wants calls.
+/// Whether the gateway accepts requests.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ready(Arc<AtomicBool>);
 
@@ -61,7 +61,7 @@ impl Ready {
     }
 }
 
-/// Serves the admin pages for ever.
+/// Serves the admin pages until the process ends.
 pub(crate) async fn serve(listener: TcpListener, gateway: Gateway, ready: Ready) -> Infallible {
     let began = Instant::now();
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -77,58 +77,60 @@ pub(crate) async fn serve(listener: TcpListener, gateway: Gateway, ready: Ready)
         let (gateway, ready) = (gateway.clone(), ready.clone());
         tokio::spawn(async move {
             let service = service_fn(|request| {
-                let answer = answer(&request, &gateway, &ready, began);
-                async move { Ok::<_, Infallible>(answer) }
+                let response = respond(&request, &gateway, &ready, began);
+                async move { Ok::<_, Infallible>(response) }
             });
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
-            // A probe that hangs up is no news.
+            // A probe that disconnects is not an error.
             drop(served);
             drop(permit);
         });
     }
 }
 
-fn answer(
+fn respond(
     request: &Request<Incoming>,
     gateway: &Gateway,
     ready: &Ready,
     began: Instant,
 ) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut answer = say(
+        let mut response = text(
             StatusCode::METHOD_NOT_ALLOWED,
             PLAIN,
             "GET and HEAD are allowed\n",
         );
-        answer
+        response
             .headers_mut()
             .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return answer;
+        return response;
     }
     let status = || Status::of(gateway, ready.get(), began.elapsed());
     match request.uri().path() {
-        "/metrics" => say(StatusCode::OK, EXPOSITION, gateway.exposition()),
-        "/livez" => say(StatusCode::OK, PLAIN, "ok\n"),
-        "/readyz" if ready.get() => say(StatusCode::OK, PLAIN, "ok\n"),
-        "/readyz" => say(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "draining\n"),
+        "/metrics" => text(StatusCode::OK, EXPOSITION, gateway.exposition()),
+        "/livez" => text(StatusCode::OK, PLAIN, "ok\n"),
+        "/readyz" if ready.get() => text(StatusCode::OK, PLAIN, "ok\n"),
+        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "draining\n"),
         "/instances" => json(&Instances::of(gateway)),
         "/status" => json(&status()),
         "/config" => match gateway.shown_settings() {
-            Some(settings) => say(StatusCode::OK, PLAIN, settings.to_string()),
-            None => say(StatusCode::NOT_FOUND, PLAIN, "no settings are shown here\n"),
+            Some(settings) => text(StatusCode::OK, PLAIN, settings.to_string()),
+            None => text(StatusCode::NOT_FOUND, PLAIN, "no settings are shown here\n"),
         },
         "/" => {
-            let mut answer = say(StatusCode::OK, HTML, page::render(&status()));
+            let mut response = text(StatusCode::OK, HTML, page::render(&status()));
             if let Ok(policy) = HeaderValue::from_str(page::policy()) {
-                answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+                response
+                    .headers_mut()
+                    .insert(CONTENT_SECURITY_POLICY, policy);
             }
-            answer
+            response
         }
-        _ => say(
+        _ => text(
             StatusCode::NOT_FOUND,
             PLAIN,
             "there are /, /metrics, /livez, /readyz, /instances, /status and /config\n",
@@ -138,31 +140,31 @@ fn answer(
 
 fn json(what: &impl serde::Serialize) -> Response<Full<Bytes>> {
     match serde_json::to_vec(what) {
-        Ok(text) => say(StatusCode::OK, JSON, text),
+        Ok(body) => text(StatusCode::OK, JSON, body),
         Err(error) => {
             tracing::error!(%error, "a page could not be written");
-            say(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "")
+            text(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "")
         }
     }
 }
 
-fn say(
+fn text(
     status: StatusCode,
     content_type: &'static str,
-    text: impl Into<Bytes>,
+    body: impl Into<Bytes>,
 ) -> Response<Full<Bytes>> {
-    let mut answer = Response::new(Full::new(text.into()));
-    *answer.status_mut() = status;
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
     for (name, value) in [
         (CONTENT_TYPE, content_type),
-        (CONTENT_SECURITY_POLICY, NOTHING),
+        (CONTENT_SECURITY_POLICY, NO_CONTENT_POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (REFERRER_POLICY, "no-referrer"),
         (CACHE_CONTROL, "no-store"),
     ] {
-        answer
+        response
             .headers_mut()
             .insert(name, HeaderValue::from_static(value));
     }
-    answer
+    response
 }

@@ -111,8 +111,10 @@ pub struct Metrics {
     pub(crate) in_flight: IntGauge,
     /// Open client connections.
     pub(crate) connections: IntGauge,
-    /// Upstream calls by code; "error" where no answer came or it broke off.
+    /// Upstream calls by code; "error" without a response.
     pub(crate) upstream: [Codes; 2],
+    /// Responses of the upstream whose body broke off.
+    pub(crate) upstream_broken_off: IntCounter,
     upstream_seconds: [Histogram; 2],
     /// Callers per batch sent.
     pub(crate) batch_callers: Histogram,
@@ -198,7 +200,12 @@ impl Metrics {
             connections: gauge(&r, "wawp_gateway_connections", "Open client connections."),
             upstream: by_code(
                 "wawp_gateway_upstream_requests_total",
-                "Upstream calls, by route and status code; \"error\" where no answer came or it broke off.",
+                "Upstream calls, by route and status code; \"error\" without a response.",
+            ),
+            upstream_broken_off: counter(
+                &r,
+                "wawp_gateway_upstream_broken_off_total",
+                "Responses of the upstream whose body broke off.",
             ),
             upstream_seconds: by_route(
                 "wawp_gateway_upstream_request_duration_seconds",

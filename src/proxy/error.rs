@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::ratelimit_headers;
-use crate::body::{self, AnswerBody, ClientAnswer};
+use crate::body::{self, ClientResponse, ResponseBody};
+use crate::http::response_head::ResponseHead;
 use crate::http::retry_after;
 use crate::limit::{Refusal, Refused, Scope};
 use crate::tenant::{Denied, key};
-use crate::upstream::{Failure, Unreachable};
+use crate::upstream::{Unreachable, UpstreamError};
 
 /// Marks a response as the gateway's own (RFC 9209).
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -58,7 +59,7 @@ pub(crate) enum Error {
     TooManyHeaders(usize),
     /// The upstream sent no response.
     #[error(transparent)]
-    Upstream(Failure),
+    Upstream(UpstreamError),
 }
 
 impl From<body::Error> for Error {
@@ -66,15 +67,15 @@ impl From<body::Error> for Error {
         match error {
             body::Error::ClientGone | body::Error::Declined => Self::ClientGone,
             body::Error::ClientTooSlow => Self::ClientTooSlow,
-            body::Error::UpstreamBrokeOff => Self::Upstream(Failure::BrokeOff),
+            body::Error::UpstreamBrokeOff => Self::Upstream(UpstreamError::BrokeOff),
         }
     }
 }
 
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
+impl From<UpstreamError> for Error {
+    fn from(failure: UpstreamError) -> Self {
         match failure {
-            Failure::Client(error) => error.into(),
+            UpstreamError::Client(error) => error.into(),
             failure => Self::Upstream(failure),
         }
     }
@@ -110,7 +111,7 @@ impl Error {
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded(..) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyHeaders(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::Upstream(Failure::Timeout) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream(UpstreamError::Timeout) => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
         }
     }
@@ -125,10 +126,13 @@ impl Error {
             Self::RateLimited(_) => "rate_limited",
             Self::Overloaded(..) => "overloaded",
             Self::TooManyHeaders(_) => "too_large",
-            Self::Upstream(Failure::Unreachable(_)) => "upstream_unreachable",
-            Self::Upstream(Failure::Timeout) => "upstream_timeout",
+            Self::Upstream(UpstreamError::Unreachable(_)) => "upstream_unreachable",
+            Self::Upstream(UpstreamError::Timeout) => "upstream_timeout",
             Self::Upstream(
-                Failure::BrokeOff | Failure::Malformed | Failure::TooLong | Failure::Client(_),
+                UpstreamError::BrokeOff
+                | UpstreamError::Malformed
+                | UpstreamError::TooLong
+                | UpstreamError::Client(_),
             ) => "upstream_broke_off",
         }
     }
@@ -147,7 +151,7 @@ impl Error {
             | Self::TooManyHeaders(_) => "http_request_error",
             Self::Overloaded(..) => "connection_limit_reached",
             Self::Upstream(failure) => match failure {
-                Failure::Unreachable(unreachable) => match unreachable {
+                UpstreamError::Unreachable(unreachable) => match unreachable {
                     Unreachable::Resolve => "dns_error",
                     Unreachable::Refused => "connection_refused",
                     Unreachable::Timeout => "connection_timeout",
@@ -155,10 +159,10 @@ impl Error {
                     Unreachable::ClosedAtOnce => "connection_terminated",
                     Unreachable::Network(_) => "destination_unavailable",
                 },
-                Failure::BrokeOff => "connection_terminated",
-                Failure::Malformed | Failure::Client(_) => "http_protocol_error",
-                Failure::Timeout => "http_response_timeout",
-                Failure::TooLong => "http_response_body_size",
+                UpstreamError::BrokeOff => "connection_terminated",
+                UpstreamError::Malformed | UpstreamError::Client(_) => "http_protocol_error",
+                UpstreamError::Timeout => "http_response_timeout",
+                UpstreamError::TooLong => "http_response_body_size",
             },
         }
     }
@@ -181,7 +185,7 @@ impl Error {
     }
 
     /// The response of the gateway.
-    pub(crate) fn answer(&self) -> ClientAnswer {
+    pub(crate) fn answer(&self) -> Box<ClientResponse> {
         let status = self.status();
         let message = match self.retry_after() {
             Some(wait) => format!("{self}; retry in {} s", retry_after::seconds(wait)),
@@ -197,22 +201,20 @@ impl Error {
             "wawp-gateway; error={}; details=\"{message}\"",
             self.proxy_error()
         );
-        let body = AnswerBody::whole(Bytes::from(body.to_string()), None, None);
-        let mut answer = Box::new(Response::new(body));
-        *answer.status_mut() = status;
-        let headers = answer.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let body = ResponseBody::whole(Bytes::from(body.to_string()), None);
+        let mut head = ResponseHead::new(status);
+        head.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // A string of structured fields is ASCII without quotes (RFC 8941 §3.3.3), and so
         // are the messages.
         let details = HeaderValue::from_str(&details)
             .unwrap_or_else(|_| HeaderValue::from_static("wawp-gateway"));
-        headers.insert(PROXY_STATUS, details);
+        head.insert(PROXY_STATUS, details);
         if let Some(wait) = self.retry_after() {
-            headers.insert(RETRY_AFTER, retry_after::value(wait));
+            head.insert(RETRY_AFTER, retry_after::value(wait));
         }
         if let Self::RateLimited(refused) = self {
             ratelimit_headers::describe(
-                headers,
+                &mut head,
                 refused.scope,
                 refused.quota,
                 0,
@@ -220,12 +222,12 @@ impl Error {
             );
         }
         if *self == Self::Connect {
-            headers.insert(
+            head.insert(
                 ALLOW,
                 HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
             );
         }
-        answer
+        Box::new(ClientResponse { head, body })
     }
 }
 

@@ -5,21 +5,22 @@
 
 use std::collections::VecDeque;
 
-use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::StatusCode;
 use tokio::time::Instant;
 
 use super::error::Error;
 use super::ratelimit_headers;
 use super::upgrade;
 use super::{Proxy, Shared, server_timing};
-use crate::body::{AnswerBody, ClientAnswer, RequestBody};
+use crate::body::{ClientResponse, RequestBody, UpstreamRequest};
+use crate::http::request_head::RequestHead;
+use crate::http::response_head::ResponseHead;
 use crate::http::retry_after;
 use crate::limit::{Kind, Lane, Pass, Scope};
-use crate::observe::access_log::Trail;
+use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
 use crate::receipt::Receipt;
-use crate::upstream::Answer;
+use crate::upstream::UpstreamResponse;
 
 impl Proxy {
     /// A receipt where merging is only observed: a call of its own.
@@ -27,8 +28,8 @@ impl Proxy {
         &self,
         receipt: Receipt,
         lane: &Lane,
-        trail: &mut Trail,
-    ) -> Result<ClientAnswer, Error> {
+        log_entry: &mut LogEntry,
+    ) -> Result<Box<ClientResponse>, Error> {
         let Shared {
             limiter, batcher, ..
         } = &*self.shared;
@@ -41,90 +42,64 @@ impl Proxy {
             let kind = Kind::Receipt { opened };
             limiter.pass(lane, kind, opened, Route::Seen).await?
         };
-        let (mut head, body) = receipt.into_parts();
-        self.send(&mut head, body, lane, pass, Route::Seen, trail)
+        let UpstreamRequest { mut head, body } = receipt.into_request();
+        self.send(&mut head, body, lane, pass, Route::Seen, log_entry)
             .await
     }
 
     /// Sends a call that has its token, once, and passes the answer on.
     pub(super) async fn send(
         &self,
-        head: &mut Parts,
+        head: &mut RequestHead,
         body: RequestBody,
         lane: &Lane,
         pass: Pass,
         route: Route,
-        trail: &mut Trail,
-    ) -> Result<ClientAnswer, Error> {
+        log_entry: &mut LogEntry,
+    ) -> Result<Box<ClientResponse>, Error> {
         let client_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
-        let mut request = take(head, body);
-        trail.queued(pass.waited.unwrap_or_default());
+        let mut request = UpstreamRequest {
+            head: head.take(),
+            body,
+        };
+        log_entry.set_queue_wait(pass.waited.unwrap_or_default());
         // With its token, that is.
         let began = pass.permit.granted;
         let answer = self.upstream.call(&mut request, route).await;
-        trail.upstream(began);
+        log_entry.upstream_responded(began);
         let answer = answer.inspect_err(|_| lane.unanswered(&pass.permit))?;
-        let Answer {
+        let UpstreamResponse {
             head,
             body,
             upgrade,
         } = answer;
-        lane.answered(&pass.permit, head.status, retry_after::asked(&head));
+        lane.answered(&pass.permit, head.status(), retry_after::asked(&head));
         if let (Some(upstream), Some(client)) = (upgrade, client_upgrade) {
             upgrade::bridge(client, upstream, &self.shared.tasks, &self.shared.drain);
         }
-        let mut answer = Box::new(Response::from_parts(
-            head,
-            body.into_client_body(VecDeque::new()),
-        ));
-        self.annotate(&mut answer, lane, &pass, began);
+        let body = body.into_client_body(VecDeque::new());
+        let mut answer = Box::new(ClientResponse { head, body });
+        self.annotate(&mut answer.head, lane, &pass, began);
         Ok(answer)
     }
 
     /// Adds what the gateway may add to an answer.
-    fn annotate(
-        &self,
-        answer: &mut Response<AnswerBody>,
-        lane: &Lane,
-        pass: &Pass,
-        began: Instant,
-    ) {
-        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+    fn annotate(&self, head: &mut ResponseHead, lane: &Lane, pass: &Pass, began: Instant) {
+        if head.status() == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
         if let (Some(queue), true) = (pass.waited, self.shared.settings.timing_header) {
-            server_timing::of_queued(answer.headers_mut(), queue, began.elapsed());
+            server_timing::of_queued(head, queue, began.elapsed());
         }
-        self.tell_limit(answer, lane, pass.permit.remaining);
+        self.tell_limit(head, lane, pass.permit.remaining);
     }
 
     /// Adds the `RateLimit` fields, where the settings want them.
-    pub(super) fn tell_limit(
-        &self,
-        answer: &mut Response<AnswerBody>,
-        lane: &Lane,
-        remaining: Option<u32>,
-    ) {
+    pub(super) fn tell_limit(&self, head: &mut ResponseHead, lane: &Lane, remaining: Option<u32>) {
         if let (Some(remaining), true) = (remaining, lane.tells_limit()) {
             let quota = lane.quota();
             let next = quota.map(|quota| quota.interval()).unwrap_or_default();
-            ratelimit_headers::describe(
-                answer.headers_mut(),
-                Scope::Instance,
-                quota,
-                remaining,
-                next,
-            );
+            ratelimit_headers::describe(head, Scope::Instance, quota, remaining, next);
         }
     }
-}
-
-/// The request of this head, whose method stays for what is still to be told.
-fn take(head: &mut Parts, body: RequestBody) -> Request<RequestBody> {
-    let mut request = Request::new(body);
-    *request.method_mut() = head.method.clone();
-    *request.uri_mut() = std::mem::take(&mut head.uri);
-    *request.headers_mut() = std::mem::take(&mut head.headers);
-    *request.extensions_mut() = std::mem::take(&mut head.extensions);
-    request
 }

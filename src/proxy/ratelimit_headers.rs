@@ -7,9 +7,10 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use crate::config::Quota;
+use crate::http::response_head::ResponseHead;
 use crate::http::retry_after;
 use crate::limit::Scope;
 
@@ -18,7 +19,7 @@ const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// Describes a bucket that holds `remaining` tokens and gets its next one in `next`.
 pub(crate) fn describe(
-    headers: &mut HeaderMap,
+    head: &mut ResponseHead,
     scope: Scope,
     quota: Option<Quota>,
     remaining: u32,
@@ -34,7 +35,7 @@ pub(crate) fn describe(
     let policy = format!("\"{name}\";q={};w={window};qu=\"requests\"", quota.burst);
     let state = format!("\"{name}\";r={remaining};t={}", retry_after::seconds(next));
     for (name, value) in [(POLICY, policy), (RATE_LIMIT, state)] {
-        headers.append(
+        head.append(
             name,
             HeaderValue::from_str(&value).expect("digits and quotes are a field value"),
         );

@@ -3,22 +3,25 @@
 //! Invariant: a call that is no receipt after all goes on untouched, and a
 //! receipt is held against the rules before it takes a place in a batch.
 
+use http::Method;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use http::{Method, Request, Response};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::error::Error;
 use super::{Proxy, Who, count, server_timing};
 use crate::batch::{Given, Told, Untold};
-use crate::body::{AnswerBody, ClientAnswer, ClientBody, LOOK};
+use crate::body::{ClientBody, ClientResponse, LOOK, ResponseBody};
+use crate::http::content_length;
+use crate::http::request_head::RequestHead;
+use crate::identity::Certainty;
 use crate::limit::{Lane, Refused};
-use crate::observe::access_log::Trail;
+use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
 use crate::receipt::Receipt;
 use crate::tenant::Denied;
-use crate::upstream::Failure;
+use crate::upstream::UpstreamError;
 
 /// A receipt, and when its last byte came.
 pub(super) type Understood = (Box<Receipt>, Instant);
@@ -38,10 +41,8 @@ enum Place {
 
 /// Whether it is worth reading the body to find out.
 pub(super) fn may_be_receipt(head: &Parts) -> bool {
-    let length = head
-        .headers
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let length = head.headers.get(CONTENT_LENGTH);
+    let length = length.and_then(|length| content_length::parse(length.as_bytes()));
     head.method == Method::POST && length.is_none_or(|length| length <= LOOK as u64)
 }
 
@@ -49,16 +50,21 @@ impl Proxy {
     /// A call that may be a read receipt: understood, its head is taken.
     pub(super) async fn understand(
         &self,
-        head: &mut Parts,
+        head: &mut RequestHead,
         body: &mut ClientBody,
     ) -> Result<Option<Understood>, Error> {
-        let Some(whole) = self.in_time(body.whole()).await?.flatten() else {
+        let limit = self.shared.settings.header_timeout;
+        let Some(whole) = self.in_time(limit, body.whole()).await?.flatten() else {
             return Ok(None);
         };
-        let came = body.came().unwrap_or_else(Instant::now);
-        let taken = std::mem::replace(head, Request::new(()).into_parts().0);
-        Ok(match Receipt::read(taken, whole) {
-            Ok(receipt) => Some((Box::new(receipt.spelt(body.take_spelling())), came)),
+        let came = body.arrived_at().unwrap_or_else(Instant::now);
+        Ok(match Receipt::read(std::mem::take(head), whole) {
+            // Its ids may belong to another instance than the one that counts.
+            Ok(receipt) if receipt.identity.certainty == Certainty::Ambiguous => {
+                *head = receipt.into_request().head;
+                None
+            }
+            Ok(receipt) => Some((Box::new(receipt), came)),
             Err(untouched) => {
                 *head = *untouched;
                 None
@@ -71,11 +77,16 @@ impl Proxy {
         &self,
         (receipt, came): Understood,
         who: Who<'_>,
-        trail: &mut Trail,
+        log_entry: &mut LogEntry,
     ) -> Result<Joined, Denied> {
-        trail.receipt(&receipt);
-        let (identity, ambiguous) = (&receipt.identity, receipt.ambiguous);
-        let lane = self.lane(identity, ambiguous, receipt.head(), who, Route::Seen, trail)?;
+        log_entry.set_receipt(&receipt);
+        let lane = self.lane(
+            &receipt.identity,
+            receipt.head(),
+            who,
+            Route::Seen,
+            log_entry,
+        )?;
         let batcher = &self.shared.batcher;
         let place = if batcher.observes() {
             Place::Alone(receipt)
@@ -89,45 +100,41 @@ impl Proxy {
     pub(super) async fn receive(
         &self,
         Joined { place, lane }: Joined,
-        trail: &mut Trail,
-    ) -> Result<ClientAnswer, Error> {
+        log_entry: &mut LogEntry,
+    ) -> Result<Box<ClientResponse>, Error> {
         let answer = match place {
             // Boxed: most gateways merge.
-            Place::Alone(receipt) => Box::pin(self.send_alone(*receipt, &lane, trail)).await,
+            Place::Alone(receipt) => Box::pin(self.send_alone(*receipt, &lane, log_entry)).await,
             Place::Batch(Ok(told)) => match told.await {
                 Ok(told) => {
-                    trail.timing(&told.timing);
+                    log_entry.set_timing(&told.timing);
                     self.tell(told, &lane)
                 }
                 // The batch's task was cut off: the gateway is being ended.
-                Err(_) => Err(Error::Upstream(Failure::BrokeOff)),
+                Err(_) => Err(Error::Upstream(UpstreamError::BrokeOff)),
             },
             Place::Batch(Err(refused)) => Err(refused.into()),
         };
-        count(&lane, Route::Seen, &answer, trail);
+        count(&lane, Route::Seen, &answer, log_entry);
         answer
     }
 
     /// What a receipt's caller is told.
-    fn tell(&self, told: Told, lane: &Lane) -> Result<ClientAnswer, Error> {
+    fn tell(&self, told: Told, lane: &Lane) -> Result<Box<ClientResponse>, Error> {
         let (mut answer, remaining) = match told.verdict {
             Ok(Given::Shared(shared)) => {
-                let body = AnswerBody::whole(
-                    shared.body.clone(),
-                    shared.trailers.clone(),
-                    shared.wording.clone(),
-                );
-                let answer = Response::from_parts(shared.head.clone(), body);
-                (Box::new(answer), shared.remaining)
+                let body = ResponseBody::whole(shared.body.clone(), shared.trailers.clone());
+                let head = shared.head.clone();
+                (Box::new(ClientResponse { head, body }), shared.remaining)
             }
             Ok(Given::Own(answer)) => (answer, None),
             Err(Untold::Refused(refused)) => return Err(refused.into()),
             Err(Untold::Failed(failure)) => return Err(failure.into()),
         };
         if self.shared.settings.timing_header {
-            server_timing::of_receipt(answer.headers_mut(), &told.timing);
+            server_timing::of_receipt(&mut answer.head, &told.timing);
         }
-        self.tell_limit(&mut answer, lane, remaining);
+        self.tell_limit(&mut answer.head, lane, remaining);
         Ok(answer)
     }
 }

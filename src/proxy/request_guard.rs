@@ -9,8 +9,8 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::body::BodyObserver;
-use crate::conn::state::Activity;
-use crate::observe::access_log::Trail;
+use crate::conn::state::ConnState;
+use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::{Metrics, Route};
 
 /// Counts a request as in flight until its response has ended.
@@ -21,9 +21,9 @@ pub(crate) struct RequestGuard {
     /// When the head of the request was complete.
     started: Instant,
     /// The connection of the request; it is busy until the response has ended.
-    activity: Arc<Activity>,
+    conn: Arc<ConnState>,
     /// The entry of the request in the access log.
-    pub(crate) trail: Trail,
+    pub(crate) log_entry: LogEntry,
     /// Bytes of the response body that were sent.
     bytes: u64,
     /// The response body was sent to its end.
@@ -36,24 +36,24 @@ impl RequestGuard {
         metrics: Arc<Metrics>,
         route: Route,
         started: Instant,
-        activity: Arc<Activity>,
-        trail: Trail,
+        conn: Arc<ConnState>,
+        log_entry: LogEntry,
     ) -> Self {
         metrics.in_flight.inc();
         Self {
             metrics,
             route,
             started,
-            activity,
-            trail,
+            conn,
+            log_entry,
             bytes: 0,
             is_complete: false,
         }
     }
 
     /// The connection of the request.
-    pub(crate) fn activity(&self) -> &Activity {
-        &self.activity
+    pub(crate) fn conn(&self) -> &ConnState {
+        &self.conn
     }
 }
 
@@ -72,7 +72,8 @@ impl Drop for RequestGuard {
         self.metrics
             .request_seconds(self.route)
             .observe(duration.as_secs_f64());
-        self.trail.end(self.bytes, self.is_complete, duration);
-        self.activity.ended(now);
+        self.log_entry
+            .finish(self.bytes, self.is_complete, duration);
+        self.conn.on_response_ended(now);
     }
 }

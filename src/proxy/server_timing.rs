@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use crate::batch::Timing;
+use crate::http::response_head::ResponseHead;
 
 /// Bytes of a usual field, with room to spare.
 const LENGTH: usize = 128;
@@ -12,7 +13,7 @@ const LENGTH: usize = 128;
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Adds how the time of a receipt was spent.
-pub(crate) fn of_receipt(headers: &mut HeaderMap, timing: &Timing) {
+pub(crate) fn of_receipt(head: &mut ResponseHead, timing: &Timing) {
     let mut text = String::with_capacity(LENGTH);
     let plural = |count| if count == 1 { "" } else { "s" };
     text.push_str("batch;dur=");
@@ -31,21 +32,21 @@ pub(crate) fn of_receipt(headers: &mut HeaderMap, timing: &Timing) {
         }
     }
     text.push_str("\", ");
-    append(headers, text, timing.queue, timing.upstream);
+    append(head, text, timing.queue, timing.upstream);
 }
 
 /// Adds how the time of a request that was passed through was spent.
-pub(crate) fn of_queued(headers: &mut HeaderMap, queue: Duration, upstream: Duration) {
-    append(headers, String::new(), queue, upstream);
+pub(crate) fn of_queued(head: &mut ResponseHead, queue: Duration, upstream: Duration) {
+    append(head, String::new(), queue, upstream);
 }
 
-fn append(headers: &mut HeaderMap, mut text: String, queue: Duration, upstream: Duration) {
+fn append(head: &mut ResponseHead, mut text: String, queue: Duration, upstream: Duration) {
     text.push_str("queue;dur=");
     millis(&mut text, queue);
     text.push_str(", upstream;dur=");
     millis(&mut text, upstream);
     // Appended: the upstream may have sent timings of its own.
-    headers.append(
+    head.append(
         SERVER_TIMING,
         HeaderValue::try_from(text).expect("digits and words are a field value"),
     );
@@ -64,11 +65,13 @@ fn millis(text: &mut String, duration: Duration) {
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+
     use super::*;
 
     #[test]
     fn reads_as_the_contract_has_it() {
-        let mut headers = HeaderMap::new();
+        let mut head = ResponseHead::new(StatusCode::OK);
         let timing = Timing {
             window: Duration::from_micros(50_140),
             queue: Duration::ZERO,
@@ -76,34 +79,34 @@ mod tests {
             callers: 3,
             ids: 7,
         };
-        of_receipt(&mut headers, &timing);
+        of_receipt(&mut head, &timing);
         assert_eq!(
-            headers["server-timing"],
+            head.headers_mut()["server-timing"],
             r#"batch;dur=50.1;desc="3 callers, 7 ids", queue;dur=0, upstream;dur=112"#
         );
     }
 
     #[test]
     fn one_is_singular_and_none_is_the_whole_chat() {
-        let mut headers = HeaderMap::new();
+        let mut head = ResponseHead::new(StatusCode::OK);
         of_receipt(
-            &mut headers,
+            &mut head,
             &Timing {
                 callers: 1,
                 ..Timing::default()
             },
         );
         of_queued(
-            &mut headers,
+            &mut head,
             Duration::from_millis(5),
             Duration::from_millis(6),
         );
-        let values: Vec<_> = headers.get_all("server-timing").iter().collect();
+        let values: Vec<_> = head.get_all(&SERVER_TIMING).collect();
         assert_eq!(
             values,
             [
-                r#"batch;dur=0;desc="1 caller, whole chat", queue;dur=0, upstream;dur=0"#,
-                "queue;dur=5, upstream;dur=6",
+                &br#"batch;dur=0;desc="1 caller, whole chat", queue;dur=0, upstream;dur=0"#[..],
+                b"queue;dur=5, upstream;dur=6",
             ]
         );
     }

@@ -5,6 +5,8 @@ mod laws;
 mod merged;
 mod refused;
 
+use http::Request;
+
 use super::*;
 
 const PATH: &str = "/v2/send/seen";
@@ -40,7 +42,7 @@ fn texts(ids: &[MessageId]) -> Vec<&str> {
 /// The bytes of a request that is held whole.
 fn bytes(body: RequestBody) -> Bytes {
     match body {
-        RequestBody::Whole { bytes, .. } => bytes.unwrap_or_default(),
+        RequestBody::Whole(bytes) => bytes.unwrap_or_default(),
         RequestBody::Streamed(_) => panic!("streamed"),
     }
 }

@@ -1,8 +1,8 @@
-//! One connection, from its first byte to its polite end.
+//! One connection, from its first byte to its end.
 //!
-//! Owns when it is at rest and when HTTP is spoken on it, by us or by hyper.
-//! Invariants: what is there for HTTP is there only while it is spoken; errors
-//! of a connection end that connection and nothing else.
+//! Owns the order of waiting, the fast path and hyper. Invariants: the state of
+//! HTTP exists only while a request is served or was served a moment ago; an
+//! error of a connection ends that connection and nothing else.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -11,70 +11,74 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::Front;
-use super::fast::{self, After};
-use super::idle::{self, Woken};
-use crate::conn::permit::Place;
-use crate::conn::rewind::Rewound;
-use crate::conn::state::Activity;
-use crate::conn::timer::{self, Bell};
+use super::Server;
+use super::detect::Protocol;
+use super::fast::{self, Next};
+use super::idle::{self, Wait};
+use crate::conn::lifecycle::Lifecycle;
+use crate::conn::permit::ConnectionPermit;
+use crate::conn::rewind::Rewind;
+use crate::conn::state::{ConnCtx, ConnState};
+use crate::conn::timer::{self, ConnTimer};
 
-impl Front {
-    /// Serves one connection over any stream of bytes, which begins with what
-    /// a trusted proxy may say of its client.
+impl Server {
+    /// Serves one connection over any stream of bytes. If `peer` is a trusted
+    /// proxy, the stream may begin with a header of the PROXY protocol.
     pub(crate) async fn serve<IO>(&self, io: IO, peer: Option<SocketAddr>)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        if let Some((io, peer)) = self.introduce(io, peer).await {
-            self.serve_introduced(io, peer, None).await;
+        if let Some((io, peer)) = self.client_address(io, peer).await {
+            self.serve_client(io, peer, None).await;
         }
     }
 
-    /// Serves one connection of which it is known who is on it.
-    /// It has a `permit` unless it needs none.
-    pub(super) async fn serve_introduced<IO>(
+    /// Serves one connection of the client at `peer`. Without a `permit` it does
+    /// not count for `server.max_connections`.
+    pub(super) async fn serve_client<IO>(
         &self,
-        mut io: Rewound<IO>,
+        mut io: Rewind<IO>,
         peer: Option<IpAddr>,
         permit: Option<OwnedSemaphorePermit>,
     ) where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        io.takes(Place::new(&self.common.metrics, permit));
-        let activity = Arc::new(Activity::new(&self.common.settings));
-        let timer = pin!(timer::timer());
-        let begun = pin!(self.common.drain.begun());
-        let mut bell = Bell::new(timer, &self.common.drain, begun);
-        let mut is_fresh = true;
+        let shared = &*self.shared;
+        io.hold(ConnectionPermit::new(&shared.metrics, permit));
+        let state = Arc::new(ConnState::new(&shared.settings));
+        let conn = ConnCtx { peer, state };
+        let sleep = pin!(timer::sleep());
+        let drain_begun = pin!(shared.drain.begun());
+        let timer = ConnTimer::new(sleep, &shared.drain, drain_begun);
+        let mut lifecycle = Lifecycle::new(Arc::clone(&conn.state), timer);
+        let mut is_first = true;
         loop {
-            let woken = idle::rest(&mut io, is_fresh, &activity, &mut bell).await;
-            is_fresh = false;
-            // What is spoken is boxed, or a connection at rest would carry the
-            // room for it.
-            match woken {
-                Woken::Http1 => {
-                    let max_fields = self.common.settings.max_headers;
-                    let request = fast::take(&mut io, &activity, max_fields, &mut bell);
+            let wait = idle::wait(&mut io, is_first, &mut lifecycle).await;
+            is_first = false;
+            // The futures that serve a request are boxed. This one exists for
+            // each connection, idle ones included, and would be as large as the
+            // largest of them.
+            match wait {
+                Wait::Request(Protocol::Http1) => {
+                    let max_fields = shared.settings.max_headers;
+                    let request = fast::take_request(&mut io, max_fields, &mut lifecycle);
                     if let Some(request) = request.await {
-                        let answered =
-                            self.answer_plain(&mut io, request, peer, &activity, &mut bell);
-                        match Box::pin(answered).await {
-                            After::Rest => continue,
-                            After::Close => return idle::close(&mut io, &mut bell).await,
-                            After::Cut => return,
+                        let served = self.serve_fast(&mut io, request, &conn, &mut lifecycle);
+                        match Box::pin(served).await {
+                            Next::Wait => continue,
+                            Next::Close => return idle::close(&mut io, &mut lifecycle).await,
+                            Next::Cut => return,
                         }
                     }
-                    let spoken = Box::pin(self.speak_http1(io, peer, &activity, &mut bell));
-                    let Some(rested) = spoken.await else { return };
-                    io = rested;
+                    let served = Box::pin(self.serve_http1(io, &conn, &mut lifecycle));
+                    let Some(parked) = served.await else { return };
+                    io = parked;
                 }
-                Woken::Http2 => {
-                    let spoken = Box::pin(self.speak_http2(io, peer, &activity, &mut bell));
-                    return spoken.await;
+                Wait::Request(Protocol::Http2) => {
+                    return Box::pin(self.serve_http2(io, &conn, &mut lifecycle)).await;
                 }
-                Woken::Ended => return idle::close(&mut io, &mut bell).await,
-                Woken::Cut => return,
+                Wait::Close => return idle::close(&mut io, &mut lifecycle).await,
+                Wait::Cut => return,
             }
         }
     }

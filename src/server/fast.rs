@@ -1,189 +1,163 @@
-//! A connection on which a plain call is answered (see [`plain`](crate::http::h1)).
+//! The fast path: an HTTP/1.1 request in the usual form, served without hyper
+//! (see [`h1`](crate::http::h1)).
 //!
-//! Owns reading one request that lies before us whole, and writing its answer.
-//! Invariants: a request that is not plain is left on the stream as it came;
-//! nothing is kept from one call to the next; while an answer is awaited the
-//! connection is not read, as hyper would not.
+//! Owns reading one request that has arrived whole, and writing its response.
+//! Invariants: a request in any other form stays on the stream byte for byte;
+//! nothing is kept from one request to the next; the connection is not read
+//! while a response is awaited, as with hyper.
 
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::header::CONNECTION;
 use http_body::{Body as _, Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::Front;
-use crate::body::{ClientAnswer, ClientBody};
-use crate::conn::rewind::Rewound;
-use crate::conn::state::Activity;
-use crate::conn::timer::{Bell, Ring};
-use crate::conn::{FAREWELL, LINGER};
+use super::Server;
+use crate::body::{ClientBody, ClientResponse, ResponseBody};
+use crate::conn::lifecycle::{Action, Lifecycle};
+use crate::conn::rewind::Rewind;
+use crate::conn::state::{ConnCtx, ConnState};
 use crate::http::h1::{
-    Malformed, Outbox, Plain, Read, Written, has_no_body, read_request, write_answer,
+    BodyEncoder, FastRequest, Malformed, RequestRead, WriteBuf, read_request, write_response,
 };
+use crate::http::response_head::has_no_body;
 use crate::yield_now;
 
-/// How long a request may take to come: one longer than a packet comes in
-/// several, and many clients write head and body one after the other. What
-/// takes longer is hyper's, which streams the body.
-const TOGETHER: Duration = Duration::from_millis(5);
+/// How long the rest of a request may take to arrive. A request longer than a
+/// packet arrives in several, and many clients write head and body separately. A
+/// request that takes longer is left to hyper, which streams its body.
+const ARRIVAL_TIME: Duration = Duration::from_millis(5);
 
-/// How a connection goes on after an answer.
-pub(super) enum After {
-    Rest,
-    /// It is to be closed politely: the answer said so.
+/// What the connection does after a response.
+pub(super) enum Next {
+    /// It waits for the next request.
+    Wait,
+    /// It is shut down: the response said `Connection: close`.
     Close,
-    /// It is to be cut: the client cannot have the whole answer.
+    /// It is dropped: the client cannot get the whole response.
     Cut,
 }
 
-/// What became of an answer.
-enum Step {
-    /// It is written.
-    Written,
-    /// It cannot be.
+/// How the writing of a response ended.
+enum Outcome {
+    Sent,
+    /// Its body broke off, or the stream did.
     Broken,
-    Rang(Ring),
 }
 
-/// An answer on its way out.
-struct Writing {
-    out: Outbox,
-    how: Written,
-    /// `None` once its body has been read to its end, or broke off: the call
-    /// has ended then, before anybody can know of it and make another.
-    answer: Option<ClientAnswer>,
+/// A response that is being written.
+struct ResponseWriter {
+    out: WriteBuf,
+    encoder: BodyEncoder,
+    /// `None` once the body was read to its end or broke off. To drop it ends
+    /// the request, before the client can see the end and send the next one.
+    body: Option<ResponseBody>,
     broke_off: bool,
 }
 
-/// Takes a plain request off the stream, if one lies there whole or is about
-/// to.
-pub(super) async fn take<IO>(
-    io: &mut Rewound<IO>,
-    activity: &Activity,
+/// Takes a request off the stream, if one in the usual form has arrived whole
+/// or does so within [`ARRIVAL_TIME`].
+pub(super) async fn take_request<IO>(
+    io: &mut Rewind<IO>,
     max_fields: usize,
-    bell: &mut Bell<'_>,
-) -> Option<Plain>
+    lifecycle: &mut Lifecycle<'_>,
+) -> Option<FastRequest>
 where
     IO: AsyncRead + Unpin,
 {
     let mut until = None;
     loop {
-        match read_request(io.take_ahead(), max_fields) {
-            Read::Whole(request, rest) => {
-                io.put_back(rest);
+        match read_request(io.take_prefix(), max_fields) {
+            RequestRead::Complete(request, rest) => {
+                io.rewind(rest);
                 return Some(request);
             }
-            Read::Other(said) => {
-                io.put_back(said);
+            RequestRead::ForHyper(bytes) => {
+                io.rewind(bytes);
                 return None;
             }
-            Read::Begun(said) => io.put_back(said),
+            RequestRead::Incomplete(bytes) => io.rewind(bytes),
         }
-        activity.received();
-        let until = *until.get_or_insert_with(|| Instant::now() + TOGETHER);
-        let more = poll_fn(|cx| match io.poll_ahead(cx) {
-            Poll::Ready(more) => Poll::Ready(matches!(more, Ok(1..))),
-            // Should a drain begin, the answer will say so.
-            Poll::Pending => bell.poll(cx, Some(until)).map(|_| Instant::now() < until),
+        lifecycle.state().on_bytes_received();
+        // The clock is read only here: nearly all requests arrive whole.
+        let until = *until.get_or_insert_with(|| Instant::now() + ARRIVAL_TIME);
+        let has_more = poll_fn(|cx| match io.poll_fill(cx) {
+            Poll::Ready(filled) => Poll::Ready(matches!(filled, Ok(1..))),
+            // A drain needs no action here: the response will say so.
+            Poll::Pending => lifecycle.poll_until(cx, until).map(|()| false),
         });
-        if !more.await {
+        if !has_more.await {
             return None;
         }
     }
 }
 
-impl Front {
-    /// Answers a plain request: how the connection goes on.
-    pub(super) async fn answer_plain<IO>(
+impl Server {
+    /// Serves a request of the usual form.
+    pub(super) async fn serve_fast<IO>(
         &self,
-        io: &mut Rewound<IO>,
-        request: Plain,
-        peer: Option<IpAddr>,
-        activity: &Arc<Activity>,
-        bell: &mut Bell<'_>,
-    ) -> After
+        io: &mut Rewind<IO>,
+        request: FastRequest,
+        conn: &ConnCtx,
+        lifecycle: &mut Lifecycle<'_>,
+    ) -> Next
     where
         IO: AsyncWrite + Unpin,
     {
         let now = Instant::now();
-        activity.began(now);
+        conn.state.on_request_started(now);
+        let FastRequest { head, body } = request;
+        let body = ClientBody::complete(body, self.shared.settings.body_timeout, now);
         let proxy = self.proxy.clone();
-        let Plain {
-            head,
-            spelling,
-            body,
-        } = request;
-        let body = ClientBody::plain(body, spelling, self.common.settings.body_timeout, now);
-        let Ok(answer) = proxy
-            .handle(head, body, peer, Arc::clone(activity), now)
-            .await;
-        let connection = answer.headers().get(CONNECTION);
-        let is_last = connection.is_some_and(|option| option == "close");
-        let mut writing = Writing::new(answer);
-        yield_now::after_others(self.proxy.shared.metrics.calls()).await;
-        // When the connection was asked to end.
-        let mut ending = bell.is_draining().then(Instant::now);
+        let Ok(response) = proxy.handle(Box::new(head), body, conn.clone(), now).await;
+        let is_last = response.head.closes_connection();
+        let mut writer = ResponseWriter::new(*response);
+        // Responses that are ready together are written together.
+        yield_now::to_ready_tasks(self.proxy.shared.metrics.calls()).await;
         loop {
-            // After each turn it may be closer.
-            let deadline = || match ending {
-                Some(asked) => activity.farewell(asked, FAREWELL),
-                None => activity.deadline(),
-            };
-            let step = poll_fn(|cx| match writing.poll(io, activity, cx) {
-                Poll::Ready(step) => Poll::Ready(step),
-                Poll::Pending => bell.poll(cx, deadline()).map(Step::Rang),
+            let outcome = poll_fn(|cx| match writer.poll(io, &conn.state, cx) {
+                Poll::Ready(outcome) => Poll::Ready(Ok(outcome)),
+                Poll::Pending => lifecycle.poll(cx).map(Err),
             });
-            match step.await {
-                Step::Written if is_last => return After::Close,
-                Step::Written => {
-                    if bell.is_draining() {
-                        bell.set(Instant::now() + LINGER);
-                    }
-                    return After::Rest;
+            match outcome.await {
+                Ok(Outcome::Sent) if is_last => return Next::Close,
+                Ok(Outcome::Sent) => {
+                    lifecycle.on_response_sent();
+                    return Next::Wait;
                 }
-                Step::Broken => return After::Cut,
-                Step::Rang(Ring::Drain) => ending = Some(Instant::now()),
-                Step::Rang(Ring::Timer) => {
-                    if deadline().is_some_and(|deadline| deadline <= Instant::now()) {
-                        bell.cuts(activity);
-                        return After::Cut;
-                    }
-                }
+                Ok(Outcome::Broken) | Err(Action::Cut) => return Next::Cut,
+                // The response is delivered first. Its head may be gone already,
+                // without a word about the close.
+                Err(Action::Close | Action::Park) => {}
             }
         }
     }
 }
 
-impl Writing {
-    fn new(mut answer: ClientAnswer) -> Self {
-        let mut out = Outbox::default();
-        let length = answer.body().size_hint().exact();
-        let wording = answer.body_mut().take_wording();
-        let how = write_answer(out.text(), &mut answer, wording.as_ref(), length);
-        let has_body = !has_no_body(answer.status());
-        // Written: a long body need not keep them.
-        drop(std::mem::take(answer.headers_mut()));
+impl ResponseWriter {
+    fn new(response: ClientResponse) -> Self {
+        let ClientResponse { mut head, body } = response;
+        let mut out = WriteBuf::default();
+        let length = body.size_hint().exact();
+        let encoder = write_response(out.text(), &mut head, length);
         Self {
             out,
-            how,
-            answer: has_body.then_some(answer),
+            encoder,
+            body: (!has_no_body(head.status())).then_some(body),
             broke_off: false,
         }
     }
 
-    /// Writes what there is, as it comes.
+    /// Reads the body and writes it as it arrives.
     fn poll<IO>(
         &mut self,
-        io: &mut Rewound<IO>,
-        activity: &Activity,
+        io: &mut Rewind<IO>,
+        state: &ConnState,
         cx: &mut Context<'_>,
-    ) -> Poll<Step>
+    ) -> Poll<Outcome>
     where
         IO: AsyncWrite + Unpin,
     {
@@ -194,51 +168,52 @@ impl Writing {
                     break Pin::new(&mut *io).poll_flush(cx);
                 }
                 match self.out.poll_write(io, cx) {
-                    Poll::Ready(Ok(_)) => activity.sent(true),
+                    // Each write that takes bytes restarts the client's time.
+                    Poll::Ready(Ok(_)) => state.on_write(true),
                     Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
                     Poll::Pending => break Poll::Pending,
                 }
             };
-            activity.sent(written.is_ready());
+            state.on_write(written.is_ready());
             match written {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(_)) => return Poll::Ready(Step::Broken),
+                Poll::Ready(Err(_)) => return Poll::Ready(Outcome::Broken),
                 Poll::Ready(Ok(())) => {}
             }
-            if self.answer.is_none() {
+            if self.body.is_none() {
                 return Poll::Ready(match self.broke_off {
-                    true => Step::Broken,
-                    false => Step::Written,
+                    true => Outcome::Broken,
+                    false => Outcome::Sent,
                 });
             }
-            if is_read.is_pending() && !self.how.pause(&mut self.out) {
+            // A body that pauses may have ended a chunk: then there is more to write.
+            if is_read.is_pending() && !self.encoder.pause(&mut self.out) {
                 return Poll::Pending;
             }
         }
     }
 
-    /// Reads the body, until there is enough to be written.
+    /// Reads the body until there is enough to write.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.out.has_room()
-            && let Some(answer) = &mut self.answer
+            && let Some(body) = &mut self.body
         {
-            let body = answer.body_mut();
             let frame = match body.is_end_stream() {
                 true => None,
                 false => ready!(Pin::new(body).poll_frame(cx)),
             };
             let put = match frame.map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(data))) => self.how.put(&mut self.out, data),
-                // Nobody has said that they are wanted (RFC 9110 §6.5.1).
+                Some(Ok(Ok(data))) => self.encoder.put(&mut self.out, data),
+                // The client did not ask for trailers (RFC 9110 §6.5.1).
                 Some(Ok(Err(_trailers))) => Ok(()),
                 Some(Err(_)) => Err(Malformed),
                 None => {
-                    self.answer = None;
-                    self.how.end(&mut self.out)
+                    self.body = None;
+                    self.encoder.end(&mut self.out)
                 }
             };
             if put.is_err() {
-                self.answer = None;
+                self.body = None;
                 self.broke_off = true;
             }
         }

@@ -1,6 +1,6 @@
 //! The accept loop.
 //!
-//! Invariants: nothing that takes time happens in the loop itself (a TLS
+//! Invariants: the loop waits for nothing but connections and permits (a TLS
 //! handshake runs in the connection's own task), and an accept that fails does
 //! not spin.
 
@@ -13,29 +13,31 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::Front;
+use super::Server;
 use super::tls::Acceptor;
-use crate::conn::rewind::Rewound;
+use crate::conn::rewind::Rewind;
+use crate::descriptors;
 
-/// A pause after an accept error such as "too many open files".
+/// The pause after an accept error such as "too many open files": the next
+/// accept would fail at once, too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// Connections taken from the kernel's backlog after accepting has been told
-/// to stop: their clients believe they are connected.
+/// The most connections taken from the kernel's backlog when accepting stops.
+/// To their clients they are established already.
 const LAST_ACCEPTS: usize = 1024;
 
-/// Accepts connections until told to stop. `kept`: somebody else holds the
-/// socket too, and will take what waits in its backlog.
+/// Accepts connections until `stop`. With `is_inherited` the service manager
+/// holds the socket too, and its next owner takes what is in the backlog.
 pub(crate) async fn accept(
-    front: &Front,
+    server: &Server,
     listener: TcpListener,
-    kept: bool,
+    is_inherited: bool,
     stop: &CancellationToken,
 ) {
-    // A drain waits for what this loop may still accept, not only for what it
-    // has accepted.
-    let _accepting = front.common.connections.token();
-    let permits = &front.common.permits;
+    // A drain waits for all connections. The token makes it wait for those that
+    // this loop may still accept, too.
+    let _accepting = server.shared.connections.token();
+    let permits = &server.shared.permits;
     loop {
         let permit = tokio::select! {
             biased;
@@ -48,7 +50,16 @@ pub(crate) async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => spawn(front, stream, peer, permit),
+            Ok((stream, peer)) => {
+                let is_last = descriptors::is_reserved(&stream);
+                spawn(server, stream, peer, permit);
+                if is_last {
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        () = free_descriptor(&listener) => {}
+                    }
+                }
+            }
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, pause_ms = ACCEPT_PAUSE.as_millis(), "cannot accept connections");
@@ -56,24 +67,33 @@ pub(crate) async fn accept(
             }
         }
     }
-    if !kept {
-        empty_backlog(front, listener);
+    if !is_inherited {
+        empty_backlog(server, listener);
     }
 }
 
-/// Takes what waits in the backlog, which closing the socket would reset.
+/// Waits until a descriptor is free for the next connection. Until then
+/// connections wait in the backlog.
+async fn free_descriptor(listener: &TcpListener) {
+    tracing::warn!("cannot accept connections: open files are close to their limit");
+    while !descriptors::has_free(listener) {
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+/// Accepts all connections in the backlog: to close the socket would reset them.
 ///
-/// It asks the kernel itself: tokio knows of a connection only after its next
-/// turn, and by then the socket is closed.
-fn empty_backlog(front: &Front, listener: TcpListener) {
+/// The calls go to the kernel directly. tokio learns of a connection only when it
+/// polls the sockets again, and by then this one is closed.
+fn empty_backlog(server: &Server, listener: TcpListener) {
     let listener = match listener.into_std() {
         Ok(listener) => listener,
         Err(error) => {
-            return tracing::warn!(%error, "connections that waited to be accepted are lost");
+            return tracing::warn!(%error, "connections in the backlog are lost");
         }
     };
     for _ in 0..LAST_ACCEPTS {
-        let Ok(permit) = Arc::clone(&front.common.permits).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&server.shared.permits).try_acquire_owned() else {
             return;
         };
         let (stream, peer) = match listener.accept() {
@@ -85,47 +105,47 @@ fn empty_backlog(front: &Front, listener: TcpListener) {
             .set_nonblocking(true)
             .and_then(|()| TcpStream::from_std(stream));
         if let Ok(stream) = stream {
-            spawn(front, stream, peer, permit);
+            spawn(server, stream, peer, permit);
         }
     }
 }
 
-/// Serves a connection in a task of its own.
-fn spawn(front: &Front, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
-    let front = front.clone();
-    let connections = front.common.connections.clone();
+/// Serves a connection in its own task.
+fn spawn(server: &Server, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    let server = server.clone();
+    let connections = server.shared.connections.clone();
     connections.spawn(async move {
-        greet(&front, stream, peer, permit).await;
+        serve(&server, stream, peer, permit).await;
     });
 }
 
-async fn greet(front: &Front, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
-    // Without it small answers wait for an acknowledgement; nothing is lost
-    // if the option cannot be set.
+async fn serve(server: &Server, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    // Without this option the end of a small response can wait for an
+    // acknowledgement of its beginning. A failure loses nothing else.
     drop(stream.set_nodelay(true));
-    let Some((stream, peer)) = front.introduce(stream, Some(peer)).await else {
+    let Some((stream, peer)) = server.client_address(stream, Some(peer)).await else {
         return;
     };
-    match front.common.tls.load_full() {
-        // Boxed, or a connection without TLS would carry the room for it, too.
-        Some(tls) => Box::pin(greet_over_tls(front, stream, peer, &tls, permit)).await,
-        None => front.serve_introduced(stream, peer, Some(permit)).await,
+    match server.shared.tls.load_full() {
+        // Boxed, because the future of a connection without TLS includes this one.
+        Some(tls) => Box::pin(serve_tls(server, stream, peer, &tls, permit)).await,
+        None => server.serve_client(stream, peer, Some(permit)).await,
     }
 }
 
-async fn greet_over_tls(
-    front: &Front,
-    stream: Rewound<TcpStream>,
+async fn serve_tls(
+    server: &Server,
+    stream: Rewind<TcpStream>,
     peer: Option<IpAddr>,
     tls: &Acceptor,
     permit: OwnedSemaphorePermit,
 ) {
-    let patience = front.common.settings.header_timeout;
-    match tokio::time::timeout(patience, Box::pin(tls.accept(stream))).await {
+    let timeout = server.shared.settings.header_timeout;
+    match tokio::time::timeout(timeout, Box::pin(tls.accept(stream))).await {
         Ok(Ok(stream)) => {
-            // Boxed, as it is large and goes from hand to hand.
-            let stream = Rewound::new(Box::new(stream));
-            front.serve_introduced(stream, peer, Some(permit)).await;
+            // Boxed: a TLS stream is large, and each future that holds it would be.
+            let stream = Rewind::new(Box::new(stream));
+            server.serve_client(stream, peer, Some(permit)).await;
         }
         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => tracing::debug!("TLS handshake took too long"),
@@ -151,7 +171,7 @@ mod tests {
     use crate::upstream::Dial;
 
     #[tokio::test]
-    async fn what_waits_in_the_backlog_when_a_drain_begins_is_answered() {
+    async fn a_connection_in_the_backlog_is_served_when_a_drain_begins() {
         let gateway = Gateway::new(&Config::default(), Dial::Tcp).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -161,14 +181,14 @@ mod tests {
         }
         let stop = CancellationToken::new();
         stop.cancel();
-        accept(gateway.front(), listener, false, &stop).await;
+        accept(gateway.server(), listener, false, &stop).await;
         for mut client in clients {
             // A target that is refused needs no upstream.
             let request = b"GET http://elsewhere.test/ HTTP/1.1\r\nhost: elsewhere.test\r\n\r\n";
             client.write_all(request).await.unwrap();
-            let mut answer = [0; 12];
-            client.read_exact(&mut answer).await.unwrap();
-            assert!(answer.starts_with(b"HTTP/1.1 "), "{answer:?}");
+            let mut response = [0; 12];
+            client.read_exact(&mut response).await.unwrap();
+            assert!(response.starts_with(b"HTTP/1.1 "), "{response:?}");
         }
     }
 }

@@ -1,16 +1,16 @@
-//! TLS to clients: certificate, key, and the protocols offered.
+//! TLS to clients: certificate, key, and the protocols that are offered.
+//!
+//! Invariant: an error names the setting and the file, and never their content.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
-use crate::config;
+use crate::config::{self, pem};
 
-/// Accepts TLS connections with one certificate.
+/// Accepts TLS connections, with one certificate.
 pub(super) type Acceptor = TlsAcceptor;
 
 /// Why a certificate or its key cannot be used.
@@ -24,17 +24,9 @@ pub struct CertificateError {
 
 /// Reads certificate and key.
 pub(super) fn acceptor(settings: &config::Tls) -> Result<Arc<Acceptor>, CertificateError> {
-    let chain = CertificateDer::pem_file_iter(&settings.cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    let chain = pem::certificates(&settings.cert)
         .map_err(|error| wrong("server.tls.cert", &settings.cert, error))?;
-    if chain.is_empty() {
-        return Err(wrong(
-            "server.tls.cert",
-            &settings.cert,
-            "a PEM certificate chain is expected",
-        ));
-    }
-    let key = PrivateKeyDer::from_pem_file(&settings.key)
+    let key = pem::private_key(&settings.key)
         .map_err(|error| wrong("server.tls.key", &settings.key, error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -53,6 +45,7 @@ pub(super) fn acceptor(settings: &config::Tls) -> Result<Arc<Acceptor>, Certific
             ),
             error => wrong("server.tls.key", &settings.key, error),
         })?;
+    // In the order of preference.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(TlsAcceptor::from(Arc::new(config))))
 }

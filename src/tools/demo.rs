@@ -1,16 +1,15 @@
 //! A demonstration: sandbox, gateway and apps in one process.
 //!
 //! Owns the order of start and end, over real sockets on free ports of the
-//! loopback interface. It refuses to count: figures come from the gateway's
-//! metrics, and are checked against what the sandbox received. Invariant: a
-//! report that is good is one that the sandbox's record confirms.
+//! loopback interface. It counts nothing itself: figures come from the gateway's
+//! metrics. Invariant: a report is good only if the sandbox's record confirms it.
 //!
 //! | Part | Owns |
 //! | --- | --- |
-//! | `plan` | the traffic: who calls what, and when |
-//! | `apps` | the clients that play it |
+//! | `plan` | the traffic: which requests, and when |
+//! | `apps` | the clients that send it |
 //! | `figures` | the gateway's metrics, read as numbers |
-//! | `audit` | the promises, and the three accounts they are checked with |
+//! | `audit` | the checks that compare apps, gateway and sandbox |
 //! | `screen`, `report` | the live line and the table |
 
 mod apps;
@@ -47,24 +46,24 @@ pub use report::Report;
 pub use screen::Screen;
 
 /// Any free port of the loopback interface.
-const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+const FREE_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// The longest the gateway may take to end; nothing of a demo takes longer
-/// than `limit.max_wait` (4 s).
+/// The time limit of the drain. No request of a demo takes longer than
+/// `limit.max_wait` (4 s).
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Why a demo did not come to its end.
+/// Why a demo failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The gateway could not start.
     #[error(transparent)]
     Start(#[from] StartError),
     /// A socket failed, or the output cannot be written.
-    #[error("the demo broke off: {0}")]
+    #[error("the demo failed: {0}")]
     Io(#[from] io::Error),
 }
 
-/// The log of a demo: what would spoil the live line is left out.
+/// The log settings of a demo: below `warn`, messages would break up the live line.
 #[must_use]
 pub fn log() -> Log {
     Log {
@@ -77,8 +76,9 @@ pub fn log() -> Log {
 
 /// Plays a plan, shows live figures while it runs and the table at its end.
 ///
-/// The gateway's access log goes to `access_log`, as JSON. `stop` ends it early: no call begins after it, those at hand are answered,
-/// and the table tells of what was played.
+/// The gateway's access log goes to `access_log`, as JSON. `stop` ends the demo
+/// early: no request starts after it, requests in flight get their responses, and
+/// the table covers what was sent.
 ///
 /// # Errors
 /// [`Error`] says why.
@@ -95,7 +95,7 @@ pub async fn run<W: Write>(
         app.gateway().log_access_to(sink)?;
     }
     let (address, admin) = (app.address()?, app.admin_address()?);
-    screen.say(&introduction(
+    screen.write(&introduction(
         plan,
         &config,
         [upstream.address, address, admin],
@@ -110,7 +110,7 @@ pub async fn run<W: Write>(
     let played = async { played.await.map_err(io::Error::other) };
     let watch = async {
         let shown = show(&mut screen, &gateway, began, played).await;
-        // Nobody looks any more: the rest need not be played.
+        // If the output fails, the rest need not be sent.
         apps.stop.cancel();
         shown
     };
@@ -132,14 +132,14 @@ pub async fn run<W: Write>(
     let sandbox = upstream.end().await?;
     let calls = sandbox.calls();
     let accounts = Accounts {
-        apps: &apps.seen(),
+        apps: &apps.observed(),
         gateway: &figures,
         sandbox: &calls,
         received: sandbox.received(),
         ended,
     };
     let report = Report::new(&accounts, accounts.growth(began), plan.latency);
-    screen.say(&report.to_string())?;
+    screen.write(&report.to_string())?;
     Ok(report)
 }
 
@@ -153,7 +153,7 @@ struct Upstream {
 
 impl Upstream {
     async fn start(plan: &Plan) -> io::Result<Self> {
-        let listener = TcpListener::bind(ANYWHERE).await?;
+        let listener = TcpListener::bind(FREE_PORT).await?;
         let address = listener.local_addr()?;
         let sandbox = Sandbox::new(Settings {
             latency: plan.latency,
@@ -178,13 +178,13 @@ impl Upstream {
     }
 }
 
-/// The default settings, but for the addresses and the access log.
+/// The default settings, except for the addresses and the access log.
 fn config(upstream: SocketAddr, logs: bool) -> Config {
     let mut config = Config::default();
     config.log.access = if logs { LogAccess::On } else { LogAccess::Off };
     config.log.format = LogFormat::Json;
-    config.server.listen = ANYWHERE;
-    config.server.admin = ANYWHERE;
+    config.server.listen = FREE_PORT;
+    config.server.admin = FREE_PORT;
     config.server.drain_timeout = DRAIN;
     config.upstream.url = format!("http://{upstream}")
         .parse()
@@ -196,12 +196,12 @@ fn introduction(plan: &Plan, config: &Config, addresses: [SocketAddr; 3]) -> Str
     let [upstream, gateway, admin] = addresses;
     let limit = config.limit.quota.map_or_else(
         || "no limit".to_owned(),
-        |quota| format!("{} calls/s per instance", quota.rate),
+        |quota| format!("{} requests/s per instance", quota.rate),
     );
     format!(
-        "A stand-in for api.wawp.net, the gateway, and apps that call it for {:.0} s.\n\
-         Agents open chats, a bot answers, a campaign sends, a dashboard polls.\n\n\
-         \x20 sandbox  http://{upstream}   answers after {} ms\n\
+        "A local stand-in for api.wawp.net, the gateway, and apps that use it for {:.0} s.\n\
+         Agents open chats, a bot replies, a campaign sends, a dashboard polls.\n\n\
+         \x20 sandbox  http://{upstream}   responds after {} ms\n\
          \x20 gateway  http://{gateway}   window {} ms, {limit}\n\
          \x20 metrics  http://{admin}/metrics\n\n",
         plan.length.as_secs_f64(),
@@ -210,7 +210,7 @@ fn introduction(plan: &Plan, config: &Config, addresses: [SocketAddr; 3]) -> Str
     )
 }
 
-/// Shows figures until everything is played.
+/// Shows figures until all scenes are played.
 async fn show<W: Write>(
     screen: &mut Screen<W>,
     gateway: &Gateway,
@@ -218,7 +218,7 @@ async fn show<W: Write>(
     played: impl Future<Output = io::Result<()>>,
 ) -> io::Result<()> {
     let mut played = pin!(played);
-    let mut ticks = tokio::time::interval_at(began + screen.pace(), screen.pace());
+    let mut ticks = tokio::time::interval_at(began + screen.interval(), screen.interval());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         tokio::select! {

@@ -1,18 +1,24 @@
-//! What the gateway would do to the traffic of an access log.
+//! `wawp-gateway estimate`: what the gateway would do with the traffic of an access log.
 //!
-//! Owns `wawp-gateway estimate`: one thread reads, the others each play some of
-//! the settings in question on every call. Invariants: the gateway's own
-//! batches and buckets decide, in the log's time; memory holds what is open,
-//! not the log; no text of a line gets into any output; what is not played is
-//! counted and said.
+//! One thread reads the logs; the others each replay some of the settings that are
+//! tried. Invariants: the gateway's own batches and buckets decide, in the time of
+//! the log; memory holds open requests, not the log; no text of a line gets into
+//! the output; requests that are left out are counted and reported.
+//!
+//! - [`log_files`], [`formats`], [`timestamp`], [`line`]: from files to requests;
+//! - [`arrival`], [`arrival_order`]: requests in the order of their arrival;
+//! - [`replay`], [`waits`]: one setting tried on them;
+//! - [`report`]: the table and the recommended settings.
 
+mod arrival;
+mod arrival_order;
+mod formats;
 mod line;
-mod logs;
-mod moment;
+mod log_files;
 mod offline;
-mod order;
-mod play;
+mod replay;
 mod report;
+mod timestamp;
 mod waits;
 
 #[cfg(test)]
@@ -28,15 +34,16 @@ use std::thread;
 use std::time::Duration;
 
 use crate::config::{Config, Quota};
-use line::{Reader, Unread};
-use logs::Logs;
-use order::Order;
-use play::{Arrival, Outcome, Play};
+use arrival::{Arrival, RequestKind};
+use arrival_order::ArrivalOrder;
+use line::{Line, LineError, LineReader};
+use log_files::LogFiles;
+use replay::{Outcome, Replay};
 
-pub use logs::Place;
+pub use log_files::LogPosition;
 pub use report::Report;
 
-/// Windows that are tried beside the one in force.
+/// Windows that are tried in addition to the one of the settings.
 const WINDOWS: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_millis(20),
@@ -45,13 +52,13 @@ const WINDOWS: [Duration; 5] = [
     Duration::from_millis(200),
 ];
 
-/// Rates that are tried beside the one in force.
+/// Rates that are tried in addition to the one of the settings.
 const RATES: [f64; 3] = [5.0, 10.0, 20.0];
 
-/// Calls at once where the settings in force have no limit: the default.
+/// The burst if the settings have no limit: the default of `limit.burst`.
 const BURST: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 
-/// Calls handed over at once; with `QUEUE` a bound on what is under way.
+/// Requests handed to the workers at once; `QUEUE` chunks may wait for each worker.
 const CHUNK: usize = 4096;
 const QUEUE: usize = 8;
 
@@ -66,47 +73,52 @@ pub enum Error {
         /// Why.
         error: io::Error,
     },
-    /// The log holds only some of the calls.
+    /// The log has only some of the requests.
     #[error(
-        "{0}: a sampled log (one call in several) cannot tell what came together; record one with every call"
+        "{0}: the log is sampled, so it does not show which requests came together; record one with log.access_sample = 1"
     )]
-    Sampled(Place),
+    Sampled(LogPosition),
     /// Nothing could be read.
     #[error(
-        "no call found in {lines} lines; known are the gateway's own JSON, Caddy JSON, Traefik, and the common and combined formats"
+        "no request found in {lines} lines. Known formats: the gateway's own (JSON and text), Caddy (JSON), Traefik, nginx-proxy-manager, and the common and combined formats of nginx and Apache; also compressed with gzip, and behind the prefixes of journald, Docker and Kubernetes"
     )]
     Empty {
         /// Lines that are in no known format.
         lines: u64,
     },
-    /// A player's thread ended early.
-    #[error("an estimate broke off")]
+    /// A worker thread ended early.
+    #[error("the estimate broke off")]
     Broken,
 }
 
-/// What was read.
+/// What was found in the logs.
 #[derive(Clone, Debug, Default)]
-struct Seen {
+struct Counts {
     lines: u64,
-    calls: u64,
+    requests: u64,
     receipts: u64,
+    /// Receipts for which the log shows instance and chat.
+    mergeable: u64,
+    /// Receipts for which the log shows no chat.
     keyless: u64,
-    /// Calls whose instance, and so whose bucket, the log does not tell.
+    /// Requests for which the log shows no instance: their bucket is unknown.
     nameless: u64,
+    /// Requests with a time in whole seconds.
     coarse: u64,
-    unread: u64,
-    first_unread: Option<Place>,
-    /// Calls that stand behind others that came too long after them.
+    unknown_lines: u64,
+    first_unknown: Option<LogPosition>,
+    /// Requests that are too far behind later ones.
     late: u64,
     first_late: Option<Late>,
+    /// The first and the last arrival, in nanoseconds since 1970.
     span: Option<(u64, u64)>,
 }
 
-/// A call out of its log's order.
+/// A request that is out of order.
 #[derive(Clone, Debug)]
 struct Late {
-    place: Place,
-    /// After a call that came this much later.
+    position: LogPosition,
+    /// It stands behind a request that arrived this much later.
     by: Duration,
 }
 
@@ -118,8 +130,8 @@ struct Trial {
     outcome: Outcome,
 }
 
-/// Estimates what these settings, and others near them, would do to the calls
-/// of these logs; `-` is the standard input.
+/// Estimates what these settings, and similar ones, would do with the requests of
+/// these logs; `-` is the standard input.
 ///
 /// # Errors
 /// [`Error`] says why.
@@ -129,7 +141,7 @@ pub fn run(config: &Config, logs: &[PathBuf]) -> Result<Report, Error> {
         let input: Box<dyn Read> = if path == Path::new("-") {
             match stdin.take() {
                 Some(stdin) => Box::new(stdin),
-                // Two readers would tear its lines apart.
+                // Two readers would split its lines.
                 None => Box::new(io::empty()),
             }
         } else {
@@ -150,7 +162,7 @@ fn estimate(config: &Config, logs: Vec<(PathBuf, Box<dyn Read>)>) -> Result<Repo
     let workers = workers.min(trials.len()).max(1);
     thread::scope(|scope| {
         let mut senders = Vec::new();
-        let mut players = Vec::new();
+        let mut threads = Vec::new();
         for worker in 0..workers {
             let (sender, chunks) = sync_channel::<Arc<Vec<Arrival>>>(QUEUE);
             let share: Vec<_> = trials
@@ -160,17 +172,17 @@ fn estimate(config: &Config, logs: Vec<(PathBuf, Box<dyn Read>)>) -> Result<Repo
                 .cloned()
                 .collect();
             senders.push(sender);
-            players.push(scope.spawn(move || {
-                let mut plays: Vec<_> = share
+            threads.push(scope.spawn(move || {
+                let mut replays: Vec<_> = share
                     .iter()
-                    .map(|trial| Play::new(trial.config(config)))
+                    .map(|trial| Replay::new(trial.config(config)))
                     .collect();
                 for chunk in chunks {
-                    for play in &mut plays {
-                        chunk.iter().for_each(|arrival| play.play(arrival));
+                    for replay in &mut replays {
+                        chunk.iter().for_each(|arrival| replay.arrive(arrival));
                     }
                 }
-                let outcomes = plays.into_iter().map(Play::end);
+                let outcomes = replays.into_iter().map(Replay::finish);
                 share
                     .into_iter()
                     .zip(outcomes)
@@ -179,57 +191,62 @@ fn estimate(config: &Config, logs: Vec<(PathBuf, Box<dyn Read>)>) -> Result<Repo
             }));
         }
         let read = read(config, logs, &senders);
-        // Without this the players would wait for more.
+        // The threads end when the senders are gone.
         drop(senders);
-        let mut played = Vec::new();
-        for player in players {
-            played.extend(player.join().map_err(|_| Error::Broken)?);
+        let mut tried = Vec::new();
+        for thread in threads {
+            tried.extend(thread.join().map_err(|_| Error::Broken)?);
         }
-        Ok(Report::new(config, read?, played))
+        Ok(Report::new(config, read?, tried))
     })
 }
 
-/// Reads the logs and hands their calls over in the order of their arrival.
+/// Reads the logs and hands the requests to the workers in the order of arrival.
 fn read(
     config: &Config,
     logs: Vec<(PathBuf, Box<dyn Read>)>,
     senders: &[SyncSender<Arc<Vec<Arrival>>>],
-) -> Result<Seen, Error> {
-    let reader = Reader::new(config);
-    let (mut seen, mut order, mut ready) = (Seen::default(), Order::default(), Vec::new());
-    let mut logs = Logs::new(logs);
+) -> Result<Counts, Error> {
+    let reader = LineReader::new(config);
+    let (mut counts, mut ready) = (Counts::default(), Vec::new());
+    let mut order = ArrivalOrder::default();
+    let mut logs = LogFiles::new(logs)?;
     while let Some(log) = logs.next_line()? {
-        seen.lines += 1;
+        counts.lines += 1;
         match reader.read(logs.line(log)) {
-            Ok(read) => {
-                seen.note(&read);
-                let at = read.arrival.at;
-                let newest = logs.comes_to(at);
-                if !read.nameless && !order.push(read.arrival, read.coarse, log) {
-                    seen.late += 1;
-                    seen.first_late.get_or_insert_with(|| Late {
-                        place: logs.place(log),
+            Ok(line) => {
+                counts.add(&line);
+                let at = line.arrival.at;
+                let newest = logs.record_time(at);
+                if !line.is_nameless && !order.push(line.arrival, line.is_coarse, log) {
+                    counts.late += 1;
+                    counts.first_late.get_or_insert_with(|| Late {
+                        position: logs.position(log),
                         by: Duration::from_nanos(newest.saturating_sub(at)),
                     });
                 }
-                order.release(logs.all_come_to(), &mut ready);
+                order.release(logs.all_reached(), &mut ready);
             }
-            Err(Unread::Sampled) => return Err(Error::Sampled(logs.place(log))),
-            Err(Unread::Unknown) => {
-                seen.unread += 1;
-                seen.first_unread.get_or_insert_with(|| logs.place(log));
+            Err(LineError::Sampled) => return Err(Error::Sampled(logs.position(log))),
+            Err(LineError::Unknown) => {
+                counts.unknown_lines += 1;
+                counts
+                    .first_unknown
+                    .get_or_insert_with(|| logs.position(log));
             }
         }
         if ready.len() >= CHUNK {
             hand_over(&mut ready, senders)?;
         }
     }
-    order.end(&mut ready);
+    order.finish(&mut ready);
     hand_over(&mut ready, senders)?;
-    if seen.calls == 0 {
-        return Err(Error::Empty { lines: seen.lines });
+    if counts.requests == 0 {
+        return Err(Error::Empty {
+            lines: counts.lines,
+        });
     }
-    Ok(seen)
+    Ok(counts)
 }
 
 fn hand_over(
@@ -283,20 +300,23 @@ impl Trial {
     }
 }
 
-impl Seen {
-    fn note(&mut self, read: &line::Read) {
-        self.calls += 1;
-        self.nameless += u64::from(read.nameless);
-        self.keyless += u64::from(read.keyless && !read.nameless);
-        self.coarse += u64::from(read.coarse);
-        self.receipts += u64::from(read.arrival.what != play::What::Call);
-        let at = read.arrival.at;
+impl Counts {
+    fn add(&mut self, line: &Line) {
+        let is_receipt = line.arrival.kind != RequestKind::Other;
+        let is_mergeable = is_receipt && !line.is_keyless && !line.is_nameless;
+        self.requests += 1;
+        self.receipts += u64::from(is_receipt);
+        self.mergeable += u64::from(is_mergeable);
+        self.nameless += u64::from(line.is_nameless);
+        self.keyless += u64::from(line.is_keyless && !line.is_nameless);
+        self.coarse += u64::from(line.is_coarse);
+        let at = line.arrival.at;
         let (first, last) = self.span.unwrap_or((at, at));
         self.span = Some((first.min(at), last.max(at)));
     }
 
-    /// Calls that were played.
-    fn played(&self) -> u64 {
-        self.calls - self.nameless - self.late
+    /// Requests that were replayed.
+    fn replayed(&self) -> u64 {
+        self.requests - self.nameless - self.late
     }
 }

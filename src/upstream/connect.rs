@@ -1,100 +1,35 @@
-//! Making connections: resolve, connect, TLS, HTTP handshake.
+//! Makes connections: name lookup, TCP, TLS, HTTP handshake.
 //!
-//! Invariant: nothing here outlasts `upstream.connect_timeout`, and nothing of
-//! a request has been written when it fails.
+//! Invariants: a connection is made within `upstream.connect_timeout` or not at
+//! all; nothing of a request is written here.
 
 use std::fmt;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::ClientConfig;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
-use super::connection::{Connection, MAX_STREAMS, Need, Speaker};
-use super::error::{Failure, Unreachable};
-use super::fast::Wire;
-use super::outage_log::Reach;
+use super::connection::{Connection, Http1Codec, MAX_STREAMS};
+use super::dial::{self, Dial, Io};
+use super::error::{Unreachable, UpstreamError};
+use super::fast::FastConnection;
+use super::outage_log::OutageLog;
 use super::pool::Pool;
+use super::request::RequestKind;
+use super::tls::{Tls, TlsError, explain_handshake};
 use crate::config;
-use crate::http::h1::{MAX_ANSWER_FIELDS, MAX_ANSWER_HEAD};
+use crate::http::h1::{MAX_RESPONSE_FIELDS, MAX_RESPONSE_HEAD};
 
 /// An idle HTTP/2 connection is pinged this often, so that a dead one is
-/// noticed before a call is lost on it.
+/// noticed before a request is lost on it.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 
-/// Bytes of an answer that may wait for its client, and of all answers on a
-/// connection: enough for every stream, so that a client that does not read
-/// holds up no other (hyper's adaptive window would begin with one window for
-/// all).
+/// Bytes of a response that may wait for its client.
 const STREAM_WINDOW: u32 = 128 * 1024;
+/// Enough for every stream at once: a client that does not read must not block
+/// the others. (hyper's adaptive window begins with one window for all.)
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
-
-/// The same over HTTP/1.1, where it is also the longest head of an answer. At
-/// hyper's own 400 KiB a thousand clients that do not read hold half a
-/// gigabyte.
-pub(super) const READ_BUFFER: usize = MAX_ANSWER_HEAD;
-
-/// An upstream that has silently gone is noticed by the operating system.
-const KEEPALIVE: Duration = Duration::from_secs(60);
-
-/// The least time an address gets to answer before the next is tried.
-const ADDRESS_SHARE: Duration = Duration::from_millis(250);
-
-/// A stream of bytes to the upstream.
-pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Io for T {}
-
-type Dialled = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
-
-/// How the upstream is reached.
-#[derive(Clone)]
-pub enum Dial {
-    /// Over TCP, by name.
-    Tcp,
-    /// Over streams made by this function: an upstream in the same process.
-    With(Arc<dyn Fn() -> Dialled + Send + Sync>),
-}
-
-impl fmt::Debug for Dial {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "Tcp",
-            Self::With(_) => "With(..)",
-        })
-    }
-}
-
-/// Why TLS to the upstream could not be prepared.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// The CA file cannot be read or parsed.
-    #[error("upstream.ca: {}: {reason}: a file with one or more PEM certificates is expected", path.display())]
-    Ca {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-impl TlsError {
-    /// Which setting names the file, and what is wrong with it.
-    pub(crate) fn cause(&self) -> (&'static str, String) {
-        let Self::Ca { reason, .. } = self;
-        ("upstream.ca", reason.clone())
-    }
-}
 
 /// Makes connections to one upstream.
 pub(super) struct Connector {
@@ -103,17 +38,9 @@ pub(super) struct Connector {
     port: u16,
     timeout: Duration,
     tls: Option<Tls>,
-    /// The upstream did not choose HTTP/2 the last time it could.
+    /// The upstream chose HTTP/1.1 the last time it could choose.
     http1_only: AtomicBool,
-    reach: Reach,
-}
-
-struct Tls {
-    name: ServerName<'static>,
-    /// Offers HTTP/2 and HTTP/1.1.
-    any: TlsConnector,
-    /// Offers HTTP/1.1 alone: upgrades need it.
-    http1: TlsConnector,
+    outage_log: OutageLog,
 }
 
 impl fmt::Debug for Connector {
@@ -140,42 +67,47 @@ impl Connector {
             timeout: settings.connect_timeout,
             tls,
             http1_only: AtomicBool::new(false),
-            reach: Reach::default(),
+            outage_log: OutageLog::default(),
         })
     }
 
-    /// Whether a connection made now may serve several calls at once.
+    /// Whether the next connection may be HTTP/2 and serve several requests at
+    /// once.
     pub(super) fn may_share(&self) -> bool {
         self.tls.is_some() && !self.http1_only.load(Ordering::Relaxed)
     }
 
-    /// What the log says of the upstream, whichever worker calls it.
-    pub(super) fn reach(&self) -> &Reach {
-        &self.reach
+    /// Shared by all workers.
+    pub(super) fn outage_log(&self) -> &OutageLog {
+        &self.outage_log
     }
 
-    fn because(&self, kind: Unreachable, error: &io::Error) -> Unreachable {
-        self.reach.note(kind, error);
-        kind
-    }
-
-    /// Makes one connection.
-    pub(super) async fn connect(&self, pool: &Pool, need: Need) -> Result<Connection, Failure> {
-        tokio::time::timeout(self.timeout, self.open(pool, need))
+    /// Makes one connection for a request of this kind.
+    pub(super) async fn connect(
+        &self,
+        pool: &Pool,
+        kind: RequestKind,
+    ) -> Result<Connection, UpstreamError> {
+        tokio::time::timeout(self.timeout, self.open(pool, kind))
             .await
             .unwrap_or(Err(Unreachable::Timeout))
-            .map_err(Failure::from)
+            .map_err(UpstreamError::from)
     }
 
-    async fn open(&self, pool: &Pool, need: Need) -> Result<Connection, Unreachable> {
+    async fn open(&self, pool: &Pool, kind: RequestKind) -> Result<Connection, Unreachable> {
         let stream = match &self.dial {
-            Dial::Tcp => Box::new(self.tcp().await?) as Box<dyn Io>,
+            Dial::Tcp => {
+                let addresses = tokio::net::lookup_host((&*self.host, self.port)).await;
+                let addresses = addresses.map_err(|error| self.log(Unreachable::Resolve, error))?;
+                let addresses: Vec<_> = addresses.collect();
+                Box::new(dial::tcp(&addresses, self.timeout).await?) as Box<dyn Io>
+            }
             Dial::With(dial) => dial().await?,
         };
         let Some(tls) = &self.tls else {
-            return http1(stream, pool, need).await;
+            return http1(stream, pool, kind).await;
         };
-        let connector = if need == Need::Upgrade {
+        let connector = if kind == RequestKind::Upgrade {
             &tls.http1
         } else {
             &tls.any
@@ -183,71 +115,50 @@ impl Connector {
         let stream = connector
             .connect(tls.name.clone(), stream)
             .await
-            .map_err(|error| self.because(Unreachable::Tls, &error))?;
-        let http2_chosen = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        if need != Need::Upgrade {
-            self.http1_only.store(!http2_chosen, Ordering::Relaxed);
+            .map_err(|error| self.log(Unreachable::Tls, explain_handshake(&error)))?;
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        if kind != RequestKind::Upgrade {
+            self.http1_only.store(!is_http2, Ordering::Relaxed);
         }
-        if http2_chosen {
+        if is_http2 {
             http2(stream, pool).await
         } else {
-            http1(stream, pool, need).await
+            http1(stream, pool, kind).await
         }
     }
 
-    /// Tries every address of the name in turn.
-    async fn tcp(&self) -> Result<TcpStream, Unreachable> {
-        let addresses = tokio::net::lookup_host((&*self.host, self.port))
-            .await
-            .map_err(|error| self.because(Unreachable::Resolve, &error))?;
-        let addresses: Vec<_> = addresses.collect();
-        // One address that swallows packets must not use up everybody's time.
-        let share = self.timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
-        let mut last = Unreachable::Resolve;
-        for (index, address) in addresses.iter().enumerate() {
-            let is_last = index + 1 == addresses.len();
-            let patience = if is_last {
-                self.timeout
-            } else {
-                share.max(ADDRESS_SHARE)
-            };
-            match tokio::time::timeout(patience, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => {
-                    stream.set_nodelay(true)?;
-                    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
-                    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-                    return Ok(stream);
-                }
-                Ok(Err(error)) => last = error.into(),
-                Err(_) => last = Unreachable::Timeout,
-            }
-        }
-        Err(last)
+    /// Keeps the error text for the outage log.
+    fn log(&self, kind: Unreachable, error: impl fmt::Display) -> Unreachable {
+        self.outage_log.note_detail(kind, error);
+        kind
     }
 }
 
 async fn http1(
     stream: impl Io + 'static,
     pool: &Pool,
-    need: Need,
+    kind: RequestKind,
 ) -> Result<Connection, Unreachable> {
-    if need == Need::Plain {
-        return Ok(pool.own(Speaker::Plain(Box::new(Wire::new(Box::new(stream))))));
+    if kind == RequestKind::Fast {
+        let connection = FastConnection::new(Box::new(stream));
+        return Ok(pool.own(Http1Codec::Fast(Box::new(connection))));
     }
     let (sender, connection) = http1::Builder::new()
         .preserve_header_case(true)
-        // A proxy replaces line folding in answers with spaces (RFC 9112 §5.2).
+        // A proxy replaces line folding in responses with spaces (RFC 9112 §5.2).
         .allow_obsolete_multiline_headers_in_responses(true)
-        .max_headers(MAX_ANSWER_FIELDS)
-        .max_buf_size(READ_BUFFER)
+        .max_headers(MAX_RESPONSE_FIELDS)
+        // hyper's default of 400 KiB would let a thousand clients that do not
+        // read hold half a gigabyte.
+        .max_buf_size(MAX_RESPONSE_HEAD)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|_| Unreachable::ClosedAtOnce)?;
     tokio::spawn(async move {
-        // Its end is told to whoever waits on the sender.
+        // The sender learns how it ended.
         drop(connection.with_upgrades().await);
     });
-    Ok(pool.own(Speaker::Hyper(sender)))
+    Ok(pool.own(Http1Codec::Hyper(sender)))
 }
 
 async fn http2(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unreachable> {
@@ -257,8 +168,8 @@ async fn http2(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unr
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        // As over HTTP/1.1; hyper's own bound is a quarter of it.
-        .max_header_list_size(MAX_ANSWER_HEAD as u32)
+        // As over HTTP/1.1; hyper's default is a quarter of it.
+        .max_header_list_size(MAX_RESPONSE_HEAD as u32)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|_| Unreachable::ClosedAtOnce)?;
@@ -266,50 +177,4 @@ async fn http2(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unr
         drop(connection.await);
     });
     Ok(pool.share(sender))
-}
-
-impl Tls {
-    fn new(host: &str, ca: Option<&Path>) -> Result<Self, TlsError> {
-        let mut roots = rustls::RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
-        if let Some(path) = ca {
-            add_roots(&mut roots, path)?;
-        }
-        let config = |protocols: &[&[u8]]| {
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let mut config = ClientConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .expect("ring supports TLS 1.2 and 1.3")
-                .with_root_certificates(roots.clone())
-                .with_no_client_auth();
-            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-            TlsConnector::from(Arc::new(config))
-        };
-        Ok(Self {
-            name: ServerName::try_from(host.to_owned())
-                .expect("a URL's host is a name or an address"),
-            any: config(&[b"h2", b"http/1.1"]),
-            http1: config(&[b"http/1.1"]),
-        })
-    }
-}
-
-fn add_roots(roots: &mut rustls::RootCertStore, path: &Path) -> Result<(), TlsError> {
-    let wrong = |reason: String| TlsError::Ca {
-        path: path.to_owned(),
-        reason,
-    };
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| wrong(error.to_string()))?;
-    if certificates.is_empty() {
-        return Err(wrong("it holds no certificate".to_owned()));
-    }
-    for certificate in certificates {
-        roots
-            .add(certificate)
-            .map_err(|error| wrong(error.to_string()))?;
-    }
-    Ok(())
 }

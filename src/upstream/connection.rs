@@ -1,7 +1,7 @@
-//! One connection to the upstream, in use by one call or shared by several.
+//! One connection to the upstream, used by one request or shared by several.
 //!
-//! Invariant: whoever speaks on it (hyper, or we in the plain case), a call
-//! that was not written is told apart from one that may have arrived.
+//! Invariant: with hyper as on the fast path, a request that was certainly not
+//! processed is told apart from one that may have been.
 
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,199 +10,183 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, response};
+use http::Response;
 use http_body::Frame;
 use hyper::body::{Body as _, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
 use tokio::time::{Instant, Sleep};
 
-use super::error::Failure;
-use super::fast::Wire;
-use super::timeout::Patience;
-use crate::body::RequestBody;
-use crate::http::h1::{Answer, Framing, Wording};
+use super::error::{SendError, UpstreamError};
+use super::fast::FastConnection;
+use super::request;
+use super::timeout::ResponseTimeout;
+use crate::body::{RequestBody, UpstreamRequest};
+use crate::http::h1::{BodyDecoder, FinalResponse};
+use crate::http::response_head::ResponseHead;
 
-/// Calls at once on one HTTP/2 connection before another is opened: the
-/// usual `SETTINGS_MAX_CONCURRENT_STREAMS` (RFC 9113 §6.5.2 advises no less).
+/// Requests at once on one HTTP/2 connection before another is opened: the
+/// usual `SETTINGS_MAX_CONCURRENT_STREAMS` (RFC 9113 §6.5.2 recommends at
+/// least 100).
 pub(super) const MAX_STREAMS: usize = 100;
 
-/// What a call asks of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Need {
-    /// Nothing beyond what plain HTTP/1.1 can do.
-    Plain,
-    /// Bodies that stream.
-    Streams,
-    /// That it can be upgraded: HTTP/1.1 by hyper.
-    Upgrade,
-}
-
-/// A connection taken for one call.
+/// A connection that was taken for one request.
 #[derive(Debug)]
 pub(super) enum Connection {
-    H1(Exclusive),
-    H2(Stream),
+    Http1(Http1Connection),
+    Http2(Http2Stream),
 }
 
-/// A connection that one call at a time may have.
+/// A connection that carries one request at a time.
 #[derive(Debug)]
-pub(super) struct Exclusive {
-    speaker: Speaker,
-    /// Rings no later than the answer to its next call would be too late.
+pub(super) struct Http1Connection {
+    codec: Http1Codec,
+    /// Fires no later than the timeout of the next request ends.
     timer: Pin<Box<Sleep>>,
+    /// The number of connections like this one.
     open: Arc<AtomicUsize>,
 }
 
-/// Who speaks HTTP/1.1 on it.
 #[derive(Debug)]
-pub(super) enum Speaker {
+pub(super) enum Http1Codec {
     Hyper(http1::SendRequest<RequestBody>),
-    /// Boxed, as it goes from hand to hand.
-    Plain(Box<Wire>),
+    Fast(Box<FastConnection>),
 }
 
 /// A place on a shared connection.
 #[derive(Debug)]
-pub(super) struct Stream {
-    shared: Shared,
+pub(super) struct Http2Stream {
+    connection: Http2Connection,
 }
 
-/// A connection that several calls have at once.
+/// A connection that carries several requests at once.
 #[derive(Debug, Clone)]
-pub(super) struct Shared {
+pub(super) struct Http2Connection {
     sender: http2::SendRequest<RequestBody>,
     streams: Arc<AtomicUsize>,
-    used: Arc<Mutex<Instant>>,
+    last_used: Arc<Mutex<Instant>>,
 }
 
-/// The head of an answer, and where its body comes from.
+/// The head of a response, and where its body comes from.
 #[derive(Debug)]
 pub(super) struct Received {
-    pub(super) head: response::Parts,
-    /// How the head was worded, if that is known.
-    pub(super) wording: Option<Wording>,
-    pub(super) source: Source,
+    pub(super) head: ResponseHead,
+    pub(super) body: BodySource,
     /// The connection itself, where the upstream agreed to an upgrade.
     pub(super) upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
 
-/// Where the body of an answer comes from.
+/// Where the body of a response comes from.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum BodySource {
     Hyper(Incoming),
-    /// From the connection of a plain call, so framed.
-    Plain(Framing),
-}
-
-/// Why a request brought no answer on a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unsent {
-    /// The connection was dead: the request is where it was, not a byte of it
-    /// written.
-    Untouched,
-    /// It failed after it may have been written.
-    Failed(Failure),
+    /// From a connection of the fast path.
+    Fast(BodyDecoder),
 }
 
 impl Connection {
-    pub(super) fn is_h2(&self) -> bool {
-        matches!(self, Self::H2(_))
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self, Self::Http2(_))
     }
 
-    /// Sends a request and waits for the head of the answer; `None` if that
-    /// took too long.
+    /// Sends a request and waits for the head of its response; `None` after the
+    /// timeout.
     pub(super) async fn send(
         &mut self,
-        request: &mut Request<RequestBody>,
-        patience: &Patience,
-    ) -> Option<Result<Received, Unsent>> {
-        // hyper's futures are boxed, or plain calls would carry the room for them.
+        request: &mut UpstreamRequest,
+        timeout: &ResponseTimeout,
+    ) -> Option<Result<Received, SendError>> {
+        // hyper's futures are boxed: this future would otherwise need room for
+        // the largest of them with every request of the fast path.
         let sent = match self {
-            Self::H1(Exclusive { speaker, timer, .. }) => match speaker {
-                Speaker::Plain(wire) => {
-                    let answer = pin!(wire.call(request));
-                    let answer = patience.wait(answer, timer.as_mut()).await?;
-                    return Some(answer.map(Received::from));
+            Self::Http1(Http1Connection { codec, timer, .. }) => match codec {
+                Http1Codec::Fast(connection) => {
+                    let response = pin!(connection.send(request));
+                    let response = timeout.wait_for(response, timer.as_mut()).await?;
+                    return Some(response.map(Received::from));
                 }
-                Speaker::Hyper(sender) => {
-                    let mut answer = Box::pin(sender.try_send_request(std::mem::take(request)));
-                    patience.wait(answer.as_mut(), timer.as_mut()).await?
+                Http1Codec::Hyper(sender) => {
+                    let mut response =
+                        Box::pin(sender.try_send_request(request::take_for_hyper(request)));
+                    timeout.wait_for(response.as_mut(), timer.as_mut()).await?
                 }
             },
-            Self::H2(stream) => {
-                let sender = &mut stream.shared.sender;
-                let mut answer = Box::pin(sender.try_send_request(std::mem::take(request)));
-                let mut timer = Box::pin(tokio::time::sleep_until(patience.end()));
-                patience.wait(answer.as_mut(), timer.as_mut()).await?
+            Self::Http2(stream) => {
+                let sender = &mut stream.connection.sender;
+                let mut response =
+                    Box::pin(sender.try_send_request(request::take_for_hyper(request)));
+                let mut timer = Box::pin(tokio::time::sleep_until(timeout.end()));
+                timeout.wait_for(response.as_mut(), timer.as_mut()).await?
             }
         };
         let sent = sent.map(Received::from);
         Some(sent.map_err(|mut error| match error.take_message() {
-            Some(untouched) => {
-                *request = untouched;
-                Unsent::Untouched
+            Some(unsent) => {
+                request::put_back(request, unsent);
+                SendError::Unprocessed
             }
-            None => Unsent::Failed(Failure::from(error.error())),
+            None => SendError::Failed(UpstreamError::from(error.error())),
         }))
     }
 
-    fn wire(&mut self) -> Option<&mut Wire> {
+    fn fast(&mut self) -> Option<&mut FastConnection> {
         match self {
-            Self::H1(Exclusive {
-                speaker: Speaker::Plain(wire),
+            Self::Http1(Http1Connection {
+                codec: Http1Codec::Fast(connection),
                 ..
-            }) => Some(wire),
-            Self::H1(_) | Self::H2(_) => None,
+            }) => Some(connection),
+            Self::Http1(_) | Self::Http2(_) => None,
         }
     }
 }
 
-impl Exclusive {
-    /// Counts itself among those `open`; answers take no longer than `longest`.
-    pub(super) fn new(speaker: Speaker, longest: Duration, open: &Arc<AtomicUsize>) -> Self {
+impl Http1Connection {
+    /// Counts itself in `open`. No response takes longer than `longest` to
+    /// begin.
+    pub(super) fn new(codec: Http1Codec, longest: Duration, open: &Arc<AtomicUsize>) -> Self {
         open.fetch_add(1, Ordering::Relaxed);
         Self {
-            speaker,
+            codec,
             timer: Box::pin(tokio::time::sleep(longest)),
             open: Arc::clone(open),
         }
     }
 
-    pub(super) fn is_plain(&self) -> bool {
-        matches!(self.speaker, Speaker::Plain(_))
+    pub(super) fn is_fast(&self) -> bool {
+        matches!(self.codec, Http1Codec::Fast(_))
     }
 
-    /// Whether it takes a call. A plain one finds that out when it does; of
-    /// hyper's the last request is still being written if not, or it is closing.
+    /// Whether it can take a request now. Not while hyper still writes the last
+    /// request, or closes. The fast path finds out when it sends.
     pub(super) fn is_ready(&self) -> bool {
-        match &self.speaker {
-            Speaker::Hyper(sender) => sender.is_ready(),
-            Speaker::Plain(_) => true,
+        match &self.codec {
+            Http1Codec::Hyper(sender) => sender.is_ready(),
+            Http1Codec::Fast(_) => true,
         }
     }
 
-    /// Whether no call can be made on it any more. If not, whoever waits in
-    /// `cx` is woken at the end of a plain one: hyper looks after its own.
+    /// Whether it can never take a request again. Otherwise `cx` is woken when
+    /// a connection of the fast path ends; hyper has a task that watches its
+    /// own.
     pub(super) fn has_ended(&mut self, cx: &mut Context<'_>) -> bool {
-        match &mut self.speaker {
-            Speaker::Hyper(sender) => sender.is_closed(),
-            Speaker::Plain(wire) => !wire.may_be_used(cx),
+        match &mut self.codec {
+            Http1Codec::Hyper(sender) => sender.is_closed(),
+            Http1Codec::Fast(connection) => !connection.is_reusable(cx),
         }
     }
 }
 
-impl Drop for Exclusive {
+impl Drop for Http1Connection {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Shared {
+impl Http2Connection {
     pub(super) fn new(sender: http2::SendRequest<RequestBody>) -> Self {
         Self {
             sender,
             streams: Arc::new(AtomicUsize::new(0)),
-            used: Arc::new(Mutex::new(Instant::now())),
+            last_used: Arc::new(Mutex::new(Instant::now())),
         }
     }
 
@@ -214,25 +198,30 @@ impl Shared {
         self.streams.load(Ordering::Relaxed)
     }
 
-    /// When a call last ended on it.
-    pub(super) fn used(&self) -> Instant {
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    /// When the last request on it ended.
+    pub(super) fn last_used(&self) -> Instant {
+        *self
+            .last_used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place on it.
+    /// Takes a place on it.
     pub(super) fn stream(&self) -> Connection {
         self.streams.fetch_add(1, Ordering::Relaxed);
-        Connection::H2(Stream {
-            shared: self.clone(),
+        Connection::Http2(Http2Stream {
+            connection: self.clone(),
         })
     }
 }
 
-impl Drop for Stream {
+impl Drop for Http2Stream {
     fn drop(&mut self) {
-        let Shared { streams, used, .. } = &self.shared;
+        let Http2Connection {
+            streams, last_used, ..
+        } = &self.connection;
         streams.fetch_sub(1, Ordering::Relaxed);
-        *used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *last_used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 }
 
@@ -242,27 +231,26 @@ impl From<Response<Incoming>> for Received {
             .then(|| hyper::upgrade::on(&mut response));
         let (head, incoming) = response.into_parts();
         Self {
-            head,
-            wording: None,
-            source: Source::Hyper(incoming),
+            head: head.into(),
+            body: BodySource::Hyper(incoming),
             upgrade,
         }
     }
 }
 
-impl From<Answer> for Received {
-    fn from(answer: Answer) -> Self {
+impl From<FinalResponse> for Received {
+    fn from(response: FinalResponse) -> Self {
         Self {
-            head: answer.head,
-            wording: answer.wording,
-            source: Source::Plain(answer.framing),
+            head: response.head,
+            body: BodySource::Fast(response.decoder),
             upgrade: None,
         }
     }
 }
 
-impl Source {
-    /// The next piece, from this connection.
+impl BodySource {
+    /// The next frame, which comes on this connection. It is `None` once the
+    /// connection was released, at the end of the body.
     pub(super) fn poll_frame(
         &mut self,
         connection: Option<&mut Connection>,
@@ -270,16 +258,15 @@ impl Source {
     ) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
         match self {
             Self::Hyper(incoming) => match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
-                // HTTP/2 has a reset that says "no error": hyper takes it for
-                // the end, wherever it comes (RFC 9113 §8.1: behind it only).
-                None if connection.is_some_and(|it| it.is_h2()) && !incoming.is_end_stream() => {
+                // hyper takes RST_STREAM with NO_ERROR for the end of the body.
+                // It is one only behind END_STREAM (RFC 9113 §8.1).
+                None if connection.is_some_and(|it| it.is_http2()) && !incoming.is_end_stream() => {
                     Poll::Ready(Some(Err(())))
                 }
                 frame => Poll::Ready(frame.map(|frame| frame.map_err(drop))),
             },
-            Self::Plain(framing) => match connection.and_then(Connection::wire) {
-                Some(wire) => wire.poll_body(framing, cx),
-                // Given back at the body's end, or closed when it broke off.
+            Self::Fast(decoder) => match connection.and_then(Connection::fast) {
+                Some(connection) => connection.poll_body(decoder, cx),
                 None => Poll::Ready(None),
             },
         }
@@ -288,15 +275,15 @@ impl Source {
     pub(super) fn is_end_stream(&self) -> bool {
         match self {
             Self::Hyper(incoming) => incoming.is_end_stream(),
-            Self::Plain(framing) => framing.has_ended(),
+            Self::Fast(decoder) => decoder.has_ended(),
         }
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
         match self {
             Self::Hyper(incoming) => incoming.size_hint(),
-            Self::Plain(Framing::Length(left)) => SizeHint::with_exact(*left),
-            Self::Plain(Framing::Chunked(_) | Framing::Close) => SizeHint::default(),
+            Self::Fast(BodyDecoder::Length(left)) => SizeHint::with_exact(*left),
+            Self::Fast(BodyDecoder::Chunked(_) | BodyDecoder::UntilClose) => SizeHint::default(),
         }
     }
 }

@@ -1,33 +1,33 @@
-//! Why an upstream call brought no answer.
+//! Why an upstream call brought no response.
 //!
-//! Invariant: no variant carries the request; hyper's and the socket's errors
-//! are reduced to what happened, since targets hold access tokens.
+//! Invariant: no variant carries text of a request. Errors of hyper and of
+//! sockets are reduced to what happened, since targets hold access tokens.
 
 use std::error::Error as _;
 use std::io;
 
 use crate::body;
 
-/// Why an upstream call brought no answer.
+/// Why an upstream call brought no response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Failure {
-    /// No connection: nothing was sent.
+pub(crate) enum UpstreamError {
+    /// There is no connection: nothing was sent.
     #[error("the upstream cannot be reached: {0}")]
     Unreachable(#[source] Unreachable),
-    /// The connection died before the answer was complete; the request may
-    /// have arrived.
-    #[error("the upstream broke the connection off before its answer was complete")]
+    /// The connection ended before the response was complete. The upstream may
+    /// have processed the request.
+    #[error("the upstream closed the connection before its response was complete")]
     BrokeOff,
-    /// The upstream's answer was no HTTP.
-    #[error("the upstream's answer could not be understood")]
+    /// The response is not valid HTTP.
+    #[error("the upstream's response is malformed")]
     Malformed,
-    /// No answer within `upstream.response_timeout`.
-    #[error("the upstream did not answer in time")]
+    /// No response within `upstream.response_timeout`.
+    #[error("the upstream did not respond in time")]
     Timeout,
-    /// The answer to a merged call is too long to be handed to every caller.
-    #[error("the upstream's answer is too long to be shared by the callers of a merged call")]
+    /// The response to a merged request is too long to be held for its callers.
+    #[error("the upstream's response is too long to be shared by the callers of a merged request")]
     TooLong,
-    /// The client's body ended early; the call was aborted.
+    /// The body of the client ended early, so the upstream call was aborted.
     #[error(transparent)]
     Client(body::Error),
 }
@@ -38,7 +38,7 @@ pub(crate) enum Unreachable {
     /// The name has no address.
     #[error("its name could not be resolved")]
     Resolve,
-    /// Nobody listens there.
+    /// No process listens there.
     #[error("connection refused")]
     Refused,
     /// No connection within `upstream.connect_timeout`.
@@ -55,6 +55,16 @@ pub(crate) enum Unreachable {
     Network(io::ErrorKind),
 }
 
+/// Why one connection did not bring a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SendError {
+    /// The upstream has certainly not processed the request, which is in its
+    /// place again: another connection may take it.
+    Unprocessed,
+    /// The upstream may have processed the request.
+    Failed(UpstreamError),
+}
+
 impl From<io::Error> for Unreachable {
     fn from(error: io::Error) -> Self {
         match error.kind() {
@@ -65,13 +75,13 @@ impl From<io::Error> for Unreachable {
     }
 }
 
-impl From<Unreachable> for Failure {
+impl From<Unreachable> for UpstreamError {
     fn from(unreachable: Unreachable) -> Self {
         Self::Unreachable(unreachable)
     }
 }
 
-impl From<&hyper::Error> for Failure {
+impl From<&hyper::Error> for UpstreamError {
     fn from(error: &hyper::Error) -> Self {
         let mut cause = error.source();
         while let Some(inner) = cause {
@@ -88,9 +98,9 @@ impl From<&hyper::Error> for Failure {
     }
 }
 
-impl Failure {
-    /// Whether a read receipt that failed this way may be sent again:
-    /// connection faults are, what the upstream or the client did is not.
+impl UpstreamError {
+    /// Whether a read receipt may be sent again after this error: after a
+    /// connection fault, but not after an error of the upstream or the client.
     pub(crate) fn is_connection_fault(self) -> bool {
         match self {
             Self::Unreachable(_) | Self::BrokeOff | Self::Timeout => true,

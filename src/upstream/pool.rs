@@ -1,9 +1,9 @@
 //! The upstream connections of one worker.
 //!
-//! Owns idle HTTP/1.1 connections, hyper's and plain ones, and shared HTTP/2
-//! ones. Invariant: a connection is used by whoever took it and nobody else
-//! (HTTP/1.1), comes back only after a complete answer, and is looked at for
-//! life before each use.
+//! Owns idle HTTP/1.1 connections, of hyper and of the fast path, and shared
+//! HTTP/2 connections. Invariants: an HTTP/1.1 connection is used by one
+//! request at a time, returns only after a complete response, and is checked
+//! for its end before each use.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -14,40 +14,39 @@ use hyper::client::conn::http2;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::connection::{Connection, Exclusive, MAX_STREAMS, Need, Shared, Speaker};
-use crate::body::{Answering, RequestBody};
+use super::connection::{Connection, Http1Codec, Http1Connection, Http2Connection, MAX_STREAMS};
+use super::request::RequestKind;
+use crate::body::{RequestBody, ResponsePending};
 use crate::config;
-
-/// Idle connections kept; more would only be held open for nothing.
-const MAX_IDLE: usize = 512;
 
 /// The upstream connections of one worker.
 #[derive(Debug)]
 pub(super) struct Pool {
     idle_timeout: Duration,
     response_timeout: Duration,
-    /// Told when an idle connection has come to its end.
+    /// Notified when an idle connection has ended.
     ended: Arc<Ended>,
-    /// Who is woken then: `ended`.
+    /// Wakes `ended`.
     waker: Waker,
     /// Open HTTP/1.1 connections, the idle ones included.
     open: Arc<AtomicUsize>,
-    /// Touched by one worker and by scrapes, so the lock is hardly ever waited for.
+    /// Used by one worker and by metric scrapes, so the lock is nearly always free.
     connections: Mutex<Connections>,
 }
 
 #[derive(Debug, Default)]
 struct Connections {
-    /// The most recently used is last, and is taken first: the others age out.
+    /// The most recently used one is last and is taken first, so that surplus
+    /// connections reach their idle timeout.
     hyper: Vec<Idle>,
-    plain: Vec<Idle>,
-    shared: Vec<Shared>,
+    fast: Vec<Idle>,
+    http2: Vec<Http2Connection>,
 }
 
 #[derive(Debug)]
 struct Idle {
-    connection: Exclusive,
-    /// When it is too old to be used.
+    connection: Http1Connection,
+    /// It is not used after this moment.
     until: Instant,
 }
 
@@ -60,7 +59,7 @@ impl Wake for Ended {
     }
 }
 
-/// The pools of all workers, for whoever counts their connections.
+/// The pools of all workers, to count their connections.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pools(Arc<Mutex<Vec<Weak<Pool>>>>);
 
@@ -77,82 +76,86 @@ impl Pool {
         }
     }
 
-    /// A connection, if there is one.
-    pub(super) fn take(&self, need: Need, now: Instant) -> Option<Connection> {
+    /// A connection for a request of this kind, if there is one.
+    pub(super) fn take(&self, kind: RequestKind, now: Instant) -> Option<Connection> {
         let mut connections = self.lock();
-        if need != Need::Upgrade {
-            connections.shared.retain(|shared| !shared.has_ended());
-            let free = |shared: &&Shared| shared.streams() < MAX_STREAMS;
-            if let Some(shared) = connections.shared.iter().find(free) {
+        if kind != RequestKind::Upgrade {
+            connections.http2.retain(|shared| !shared.has_ended());
+            let is_free = |shared: &&Http2Connection| shared.streams() < MAX_STREAMS;
+            if let Some(shared) = connections.http2.iter().find(is_free) {
                 return Some(shared.stream());
             }
         }
-        let idle = connections.idle(need == Need::Plain);
+        let idle = connections.idle(kind == RequestKind::Fast);
         while let Some(Idle { connection, until }) = idle.pop() {
             if connection.is_ready() && now < until {
-                return Some(Connection::H1(connection));
+                return Some(Connection::Http1(connection));
             }
         }
         None
     }
 
-    /// Counts a connection that was made for one call.
-    pub(super) fn own(&self, speaker: Speaker) -> Connection {
-        Connection::H1(Exclusive::new(speaker, self.response_timeout, &self.open))
+    /// Counts a connection that was made for one request.
+    pub(super) fn own(&self, codec: Http1Codec) -> Connection {
+        let connection = Http1Connection::new(codec, self.response_timeout, &self.open);
+        Connection::Http1(connection)
     }
 
     /// Adds a shared connection, and takes a place on it.
     pub(super) fn share(&self, sender: http2::SendRequest<RequestBody>) -> Connection {
-        let shared = Shared::new(sender);
+        let shared = Http2Connection::new(sender);
         let stream = shared.stream();
-        self.lock().shared.push(shared);
+        self.lock().http2.push(shared);
         stream
     }
 
     /// How many connections are open: idle, and in use.
-    pub(super) fn census(&self) -> (usize, usize) {
+    pub(super) fn count(&self) -> (usize, usize) {
         self.close_idle(Instant::now());
         let connections = self.lock();
-        let idle = connections.hyper.len() + connections.plain.len();
-        let shared = connections.shared.len();
-        let is_busy = |shared: &&Shared| shared.streams() > 0;
-        let busy = connections.shared.iter().filter(is_busy).count();
+        let idle = connections.hyper.len() + connections.fast.len();
+        let shared = connections.http2.len();
+        let is_busy = |shared: &&Http2Connection| shared.streams() > 0;
+        let busy = connections.http2.iter().filter(is_busy).count();
         let taken = self.open.load(Ordering::Relaxed).saturating_sub(idle);
         (idle + shared - busy, taken + busy)
     }
 
-    /// Drops connections that are dead or have been idle too long.
+    /// Drops connections that have ended or have been idle too long.
     pub(super) fn close_idle(&self, now: Instant) {
         let mut connections = self.lock();
         let cx = &mut Context::from_waker(&self.waker);
-        for is_plain in [false, true] {
-            let idle = connections.idle(is_plain);
+        for is_fast in [false, true] {
+            let idle = connections.idle(is_fast);
             idle.retain_mut(|idle| now < idle.until && !idle.connection.has_ended(cx));
         }
-        connections.shared.retain(|shared| {
-            let is_used = shared.streams() > 0 || now < shared.used() + self.idle_timeout;
+        connections.http2.retain(|shared| {
+            let is_used = shared.streams() > 0 || now < shared.last_used() + self.idle_timeout;
             is_used && !shared.has_ended()
         });
     }
 
-    /// Waits until an idle connection has come to its end.
-    pub(super) async fn one_ended(&self) {
+    /// Waits until an idle connection has ended.
+    pub(super) async fn idle_ended(&self) {
         self.ended.0.notified().await;
     }
 
-    /// Keeps a connection for the next call, but no longer than the upstream
-    /// has promised to.
-    fn give_back(&self, mut connection: Exclusive, promised: Option<Duration>) {
+    /// Keeps a connection for the next request, but no longer than the upstream
+    /// said that it keeps it open.
+    fn put_idle(&self, mut connection: Http1Connection, keep_alive: Option<Duration>) {
         if connection.has_ended(&mut Context::from_waker(&self.waker)) {
             return;
         }
         let longest = self.idle_timeout;
-        let until = Instant::now() + promised.map_or(longest, |promised| promised.min(longest));
+        let until =
+            Instant::now() + keep_alive.map_or(longest, |keep_alive| keep_alive.min(longest));
         let mut connections = self.lock();
-        let idle = connections.idle(connection.is_plain());
-        if idle.len() < MAX_IDLE {
-            idle.push(Idle { connection, until });
-        }
+        // Without a bound of its own: connections are made only while all others
+        // are in use, so there are never more than `server.max_in_flight`, and
+        // those of a peak end by age. A lower bound would close and open
+        // connections all the time under constant load.
+        let idle = connections.idle(connection.is_fast());
+        idle.push(Idle { connection, until });
     }
 
     fn lock(&self) -> MutexGuard<'_, Connections> {
@@ -163,16 +166,16 @@ impl Pool {
 }
 
 impl Connections {
-    fn idle(&mut self, is_plain: bool) -> &mut Vec<Idle> {
-        match is_plain {
-            true => &mut self.plain,
+    fn idle(&mut self, is_fast: bool) -> &mut Vec<Idle> {
+        match is_fast {
+            true => &mut self.fast,
             false => &mut self.hyper,
         }
     }
 }
 
 impl Pools {
-    /// Counts this pool's connections with the others' for as long as it lives.
+    /// Counts the connections of this pool for as long as it exists.
     pub(super) fn add(&self, pool: Pool) -> Arc<Pool> {
         let pool = Arc::new(pool);
         let mut pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,45 +184,45 @@ impl Pools {
     }
 
     /// How many connections are open in all: idle, and in use.
-    pub(super) fn census(&self) -> (usize, usize) {
+    pub(super) fn count(&self) -> (usize, usize) {
         let pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let pools = pools.iter().filter_map(Weak::upgrade);
         pools.fold((0, 0), |(idle, active), pool| {
-            let more = pool.census();
+            let more = pool.count();
             (idle + more.0, active + more.1)
         })
     }
 }
 
-/// A connection in use by an answer that is still being read.
+/// A connection that is in use until its response was read.
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) connection: Connection,
     pool: Arc<Pool>,
-    /// How long the upstream keeps it open after this answer, if it said so.
-    pub(super) promised: Option<Duration>,
-    /// Tells a request that is streamed when this is over.
-    _answering: Option<Answering>,
+    /// How long the upstream keeps it open after this response, if it said so.
+    pub(super) keep_alive: Option<Duration>,
+    /// Tells a streamed request when its response is over.
+    _response_pending: Option<ResponsePending>,
 }
 
 impl Lease {
     pub(super) fn new(
         connection: Connection,
         pool: &Arc<Pool>,
-        answering: Option<Answering>,
+        response_pending: Option<ResponsePending>,
     ) -> Self {
         Self {
             connection,
             pool: Arc::clone(pool),
-            promised: None,
-            _answering: answering,
+            keep_alive: None,
+            _response_pending: response_pending,
         }
     }
 
-    /// The answer is complete: somebody else may have the connection.
-    pub(super) fn give_back(self) {
-        if let Connection::H1(connection) = self.connection {
-            self.pool.give_back(connection, self.promised);
+    /// The response is complete: another request may have the connection.
+    pub(super) fn release(self) {
+        if let Connection::Http1(connection) = self.connection {
+            self.pool.put_idle(connection, self.keep_alive);
         }
     }
 }

@@ -1,7 +1,7 @@
-//! An upstream's answer, while it is being read.
+//! A response of the upstream, while it is read.
 //!
-//! Invariant: its connection goes back to the pool when the answer has been
-//! read to its end, and never before.
+//! Invariant: its connection returns to the pool when the response was read to
+//! its end, and never before.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -10,59 +10,50 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Version, response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::time::Sleep;
 
-use super::connection::{Received, Source};
-use super::error::Failure;
+use super::connection::{BodySource, Received};
+use super::error::UpstreamError;
 use super::pool::Lease;
-use crate::body::{self, AnswerBody};
-use crate::http::h1::Wording;
-use crate::http::hop_by_hop;
-use crate::observe::metrics::{Metrics, Route};
+use crate::body::{self, ResponseBody};
+use crate::http::response_head::ResponseHead;
+use crate::observe::metrics::Metrics;
 
-/// How long an answer that others wait for in full may stay silent midway.
+/// The longest silence within a response that several callers wait for.
 const SHARED_SILENCE: Duration = Duration::from_secs(30);
 
-/// An upstream's answer: its head, and its body still to come.
+/// A response of the upstream: its head, and its body still to come.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) head: response::Parts,
-    /// Boxed, as it goes from hand to hand.
+pub(crate) struct UpstreamResponse {
+    pub(crate) head: ResponseHead,
     pub(crate) body: Box<UpstreamBody>,
     /// The connection itself, where the upstream agreed to an upgrade.
     pub(crate) upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
 
-impl Answer {
-    /// An answer that comes on the connection of this lease, and may stay
-    /// silent for as long as `patience`.
+impl UpstreamResponse {
+    /// A response that comes on the connection of `lease`. Its body may pause
+    /// for `silence_timeout`.
     pub(super) fn new(
         received: Received,
         mut lease: Lease,
-        route: Route,
-        patience: Duration,
+        silence_timeout: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
         let Received {
             mut head,
-            wording,
-            source,
+            body,
             upgrade,
         } = received;
-        lease.promised = hop_by_hop::kept_alive_for(&head.headers);
-        hop_by_hop::strip(&mut head.headers, upgrade.is_some());
-        // The version is of this hop too: the client is spoken to in its own.
-        head.version = Version::HTTP_11;
+        lease.keep_alive = head.keep_alive_timeout();
+        head.strip_hop_by_hop(upgrade.is_some());
         let mut body = Box::new(UpstreamBody {
-            source,
-            wording,
+            source: body,
             lease: Some(lease),
-            route,
-            patience,
-            silence: None,
+            silence_timeout,
+            silence_timer: None,
             metrics,
         });
         body.release_at_end();
@@ -74,19 +65,16 @@ impl Answer {
     }
 }
 
-/// The body of an upstream's answer. Gives its connection back when it has
-/// been read to the end; dropped earlier, it closes it.
+/// The body of a response. Read to its end, it returns its connection to the
+/// pool; dropped earlier, it closes it.
 #[derive(Debug)]
 pub(crate) struct UpstreamBody {
-    source: Source,
-    /// How the answer's head was worded, if that is known.
-    wording: Option<Wording>,
+    source: BodySource,
+    /// `None` once the body has ended or broken off.
     lease: Option<Lease>,
-    route: Route,
-    /// The longest silence allowed.
-    patience: Duration,
-    /// Armed only while nothing comes.
-    silence: Option<Pin<Box<Sleep>>>,
+    silence_timeout: Duration,
+    /// Armed only while no frame comes.
+    silence_timer: Option<Pin<Box<Sleep>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -95,32 +83,29 @@ impl UpstreamBody {
         if self.source.is_end_stream()
             && let Some(lease) = self.lease.take()
         {
-            lease.give_back();
+            lease.release();
         }
     }
 
-    /// How the answer's head was worded, if that is known.
-    fn take_wording(&mut self) -> Option<Wording> {
-        self.wording.take()
+    /// The body for a client, behind the pieces `held` that were read already.
+    pub(crate) fn into_client_body(self: Box<Self>, held: VecDeque<Bytes>) -> ResponseBody {
+        ResponseBody::streamed(held, Box::into_pin(self))
     }
 
-    /// Hands it on to a client.
-    pub(crate) fn into_client_body(mut self: Box<Self>, held: VecDeque<Bytes>) -> AnswerBody {
-        let wording = self.take_wording();
-        AnswerBody::streamed(held, Box::into_pin(self), wording)
-    }
-
-    /// Reads the answer to its end, or up to some `limit` of bytes.
+    /// Reads the body to its end, or until it is longer than `limit` bytes.
     ///
     /// # Errors
-    /// The answer broke off.
-    pub(crate) async fn collect(mut self: Box<Self>, limit: usize) -> Result<Collected, Failure> {
-        self.patience = self.patience.min(SHARED_SILENCE);
+    /// The body broke off.
+    pub(crate) async fn collect(
+        mut self: Box<Self>,
+        limit: usize,
+    ) -> Result<Collected, UpstreamError> {
+        self.silence_timeout = self.silence_timeout.min(SHARED_SILENCE);
         let mut held = VecDeque::new();
         let mut trailers = None;
         let mut length = 0;
         while let Some(frame) = self.frame().await {
-            match frame.map_err(|_| Failure::BrokeOff)?.into_data() {
+            match frame.map_err(|_| UpstreamError::BrokeOff)?.into_data() {
                 Ok(piece) => {
                     length += piece.len();
                     held.push_back(piece);
@@ -138,22 +123,19 @@ impl UpstreamBody {
         Ok(Collected::Whole {
             body: whole,
             trailers,
-            wording: self.wording,
         })
     }
 }
 
-/// What has been read of an answer.
+/// What was read of a body.
 #[derive(Debug)]
 pub(crate) enum Collected {
     /// All of it.
     Whole {
         body: Bytes,
         trailers: Option<http::HeaderMap>,
-        /// How its head was worded, if that is known.
-        wording: Option<Wording>,
     },
-    /// Its beginning; the rest is still to come.
+    /// The pieces read, and the rest.
     Longer(VecDeque<Bytes>, Box<UpstreamBody>),
 }
 
@@ -170,20 +152,20 @@ impl Body for UpstreamBody {
         let frame = match this.source.poll_frame(connection, cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                let patience = this.patience;
-                let silence = this
-                    .silence
-                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-                ready!(silence.as_mut().poll(cx));
+                let timeout = this.silence_timeout;
+                let timer = this
+                    .silence_timer
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+                ready!(timer.as_mut().poll(cx));
                 Some(Err(()))
             }
         };
-        this.silence = None;
+        this.silence_timer = None;
         match frame {
             Some(Err(())) => {
                 this.lease = None;
-                // The head was counted under its code; the break counts too (design §7.9).
-                this.metrics.upstream[this.route as usize].error().inc();
+                // The call itself was counted under its status with the head.
+                this.metrics.upstream_broken_off.inc();
                 Poll::Ready(Some(Err(body::Error::UpstreamBrokeOff)))
             }
             Some(Ok(frame)) => {
@@ -192,7 +174,7 @@ impl Body for UpstreamBody {
             }
             None => {
                 if let Some(lease) = this.lease.take() {
-                    lease.give_back();
+                    lease.release();
                 }
                 Poll::Ready(None)
             }

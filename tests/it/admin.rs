@@ -1,4 +1,4 @@
-//! The admin pages: what operators find there, and what nobody does.
+//! The admin pages: what they show, and what they must not show.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ fn answered(gateway: &Program, target: &str) -> u16 {
 }
 
 #[test]
-fn the_page_runs_nothing_and_asks_nobody_but_us() {
+fn the_page_runs_only_its_own_script_and_contacts_only_the_gateway() {
     let upstream = HeldUpstream::start();
     upstream.answers();
     let gateway = Program::serve(upstream.address, &[]);
@@ -48,7 +48,7 @@ fn the_page_runs_nothing_and_asks_nobody_but_us() {
         "{text}"
     );
     assert!(
-        text.contains("&lt;b&gt;&amp;&quot;&#39;") && !text.contains("<b>&"),
+        text.contains("&lt;b&gt;&amp;&quot;'") && !text.contains("<b>&"),
         "{text}"
     );
     assert!(
@@ -79,7 +79,7 @@ fn the_page_runs_nothing_and_asks_nobody_but_us() {
 }
 
 #[test]
-fn instances_tell_tokens_queue_pause_and_counts() {
+fn instances_show_tokens_queue_pause_and_counts() {
     let upstream = HeldUpstream::start();
     upstream.answers();
     let settings = [
@@ -125,7 +125,7 @@ fn instances_tell_tokens_queue_pause_and_counts() {
 }
 
 #[test]
-fn failures_are_told_without_their_paths() {
+fn failures_are_shown_without_their_paths() {
     let sandbox = RunningSandbox::start(wawp_gateway::sandbox::Settings {
         faults: vec![
             wawp_gateway::sandbox::Fault::status(500)

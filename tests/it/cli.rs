@@ -337,3 +337,71 @@ fn settings_are_read_again_on_sighup() {
     gateway.signal("TERM");
     assert_eq!(gateway.ends().0, 0);
 }
+
+/// Runs the program under this variable.
+fn run_under(name: &str, value: &str, args: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_wawp-gateway"))
+        .args(args)
+        .env(name, value)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let code = output.status.code().unwrap_or(-1);
+    (code, text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn check_prints_the_commented_defaults() {
+    let (code, stdout, stderr) = run(&["check", "--defaults"]);
+    assert_eq!((code, &*stderr), (0, ""));
+    assert_eq!(stdout, wawp_gateway::config::DEFAULTS);
+    // What is printed is a settings file.
+    let scratch = Scratch::new();
+    let file = scratch.file("gateway.toml", &stdout);
+    assert_eq!(run(&["check", "--config", file.to_str().unwrap()]).0, 0);
+}
+
+#[test]
+fn a_variable_names_the_settings_file_and_a_flag_another() {
+    let scratch = Scratch::new();
+    let file = scratch.file("variable.toml", "[limit]\nmax_queue = 7\n");
+    let other = scratch.file("flag.toml", "[limit]\nmax_queue = 8\n");
+    let name = "WAWP_GATEWAY_CONFIG";
+    let (code, stdout, stderr) = run_under(name, file.to_str().unwrap(), &["check"]);
+    assert_eq!((code, &*stderr), (0, ""));
+    assert!(stdout.contains("max_queue = 7  # "), "{stdout}");
+    let args = ["check", "--config", other.to_str().unwrap()];
+    let (_, stdout, _) = run_under(name, file.to_str().unwrap(), &args);
+    assert!(stdout.contains("max_queue = 8  # "), "{stdout}");
+    let (code, _, stderr) = run_under(name, "/nonexistent/gateway.toml", &["serve"]);
+    assert_eq!(code, 2);
+    assert!(
+        stderr.contains("/nonexistent/gateway.toml: there is no such file"),
+        "{stderr}"
+    );
+    // An empty variable counts as unset.
+    let (code, _, stderr) = run_under(name, "", &["check"]);
+    assert_eq!(code, 2);
+    assert!(
+        stderr.contains("there is no settings file to check"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn the_log_of_a_start_names_the_settings_file() {
+    let upstream = HeldUpstream::start();
+    let scratch = Scratch::new();
+    let file = scratch.file("gateway.toml", "[limit]\nmax_queue = 7\n");
+    let path = file.to_str().unwrap();
+    let gateway = Program::serve_with(upstream.address, &[("CONFIG", path)], &[]);
+    let said = gateway.said();
+    let line = said
+        .lines()
+        .find(|line| line.contains(" serving "))
+        .unwrap();
+    assert!(line.contains(&format!("config=\"{path}\"")), "{line}");
+    assert!(gateway.page("/config").text().contains("max_queue = 7  # "));
+    let gateway = Program::serve_with(upstream.address, &[], &[]);
+    assert!(!gateway.said().contains("config="), "{}", gateway.said());
+}

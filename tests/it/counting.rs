@@ -221,7 +221,7 @@ async fn callers_per_batch_are_counted_exactly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_breaks_off_counts_twice() {
+async fn a_response_that_breaks_off_is_one_call_and_has_a_counter_of_its_own() {
     let world = World::new("");
     let torn = FaultKind::CutBody {
         promised: 10,
@@ -239,5 +239,7 @@ async fn an_answer_that_breaks_off_counts_twice() {
     );
     let upstream = "wawp_gateway_upstream_requests_total";
     assert_eq!(world.counted(upstream, &["code=\"200\""]), 1.0);
-    assert_eq!(world.counted(upstream, &["code=\"error\""]), 1.0);
+    assert_eq!(world.counted(upstream, &[]), 1.0);
+    let broken_off = "wawp_gateway_upstream_broken_off_total";
+    assert_eq!(world.counted(broken_off, &[]), 1.0);
 }

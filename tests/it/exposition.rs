@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use wawp_gateway::sandbox::Fault;
+use wawp_gateway::sandbox::{Fault, Settings};
 
 use crate::support::{Stage, World, at_rest, get, post, receipt, receipt_of, text};
 
@@ -174,6 +174,20 @@ async fn upstream_connections_are_idle_or_active() {
     client.says(text("b")).await;
     let _line = stage.upstream.accepts().await;
     assert_eq!(open(&stage), (0, 1), "the dead one is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_connections_stay_idle_as_were_in_use_until_their_time_is_over() {
+    let settings = Settings {
+        latency: Duration::from_secs(1),
+        ..Settings::default()
+    };
+    let world = World::with_sandbox("limit.rate = 0\nlimit.burst = 0", settings);
+    let idle = || world.counted("wawp_gateway_upstream_connections", &["state=\"idle\""]);
+    world.together((0..700).map(|n| text(&n.to_string()))).await;
+    assert_eq!(idle(), 700.0);
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(idle(), 0.0, "upstream.idle_timeout");
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use crate::support::{World, receipt, text};
 
 /// What this thread's gateway says.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -24,7 +24,7 @@ impl Write for Log {
 
 impl Log {
     /// Listens until the guard goes.
-    fn listen() -> (Self, DefaultGuard) {
+    pub(crate) fn listen() -> (Self, DefaultGuard) {
         let log = Self::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -37,7 +37,7 @@ impl Log {
     }
 
     /// The lines on the upstream since the last time.
-    fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let said = String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap();
         let ours = said.lines().filter(|line| line.contains("the upstream"));
         ours.map(|line| line.trim().to_owned()).collect()

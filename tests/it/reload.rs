@@ -154,7 +154,8 @@ fn files_with_which_no_start_could_be_made_are_told_at_once() {
     assert_eq!((code, &*stdout), (2, ""), "{stderr}");
     let ca = format!("{}:4: upstream.ca = \"/nowhere/ca.pem\": ", file.display());
     assert!(stderr.contains(&cert) && stderr.contains(&ca), "{stderr}");
-    assert!(stderr.contains("2 mistakes"), "{stderr}");
+    assert!(stderr.contains("server.tls.key = "), "{stderr}");
+    assert!(stderr.contains("3 mistakes"), "{stderr}");
 
     // Without TLS to the upstream nobody reads its authorities.
     scratch.file(

@@ -10,11 +10,13 @@ use http::Version;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::TlsAcceptor;
 
 use wawp_gateway::Dial;
 use wawp_gateway::gateway::Gateway;
 use wawp_gateway::sandbox::{Sandbox, Settings};
 
+use crate::reach::Log;
 use crate::support::{
     Authority, Program, RunningSandbox, Scratch, connect, eventually, run, trusting,
 };
@@ -221,9 +223,13 @@ fn before_tls_a_strangers_header_is_no_handshake() {
 /// A sandbox behind TLS which offers these protocols, and a gateway before it
 /// that trusts its authority by `upstream.ca`.
 async fn behind_tls(protocols: &[&[u8]]) -> (Sandbox, Gateway) {
-    let (authority, scratch) = (Authority::new(), Scratch::new());
+    let authority = Authority::new();
+    behind(&authority, authority.server(protocols)).await
+}
+
+async fn behind(authority: &Authority, acceptor: TlsAcceptor) -> (Sandbox, Gateway) {
+    let scratch = Scratch::new();
     let ca = scratch.file("ca.pem", &authority.pem());
-    let acceptor = authority.server(protocols);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let sandbox = Sandbox::new(Settings::default());
@@ -276,6 +282,26 @@ async fn the_upstream_is_spoken_to_in_the_protocol_it_chooses() {
             calls.iter().all(|call| call.version == version),
             "{calls:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_what_to_do_about_an_upstream_whose_certificate_is_not_trusted() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    for (acceptor, advice) in [
+        (authority.server_of_itself(), "basicConstraints=CA:FALSE"),
+        (
+            other.server(&[]),
+            "name the certificate of its authority in upstream.ca",
+        ),
+    ] {
+        let (log, _guard) = Log::listen();
+        let (_, gateway) = behind(&authority, acceptor).await;
+        let request =
+            "GET /v2/chats?instance_id=1 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+        assert!(ask(&gateway, request).await.starts_with("HTTP/1.1 502 "));
+        let lines = log.lines().join("\n");
+        assert!(lines.contains(advice), "{advice}\n{lines}");
     }
 }
 

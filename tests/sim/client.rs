@@ -1,4 +1,4 @@
-//! The apps: they call, wait, go away, and write down what they were told.
+//! The apps: they send, wait, leave, and record what they received.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,27 +20,26 @@ use tokio::time::{Instant, Sleep};
 use wawp_gateway::gateway::Gateway;
 
 use crate::plan::{Client, Manner, Step};
-use crate::wire::{self, ANSWER, At};
+use crate::wire::{self, At, RESPONSE};
 
-/// Longer than anything the gateway may take: who hears nothing by then has
-/// been forgotten.
-const PATIENCE: Duration = Duration::from_secs(1000);
+/// Longer than any response may take: a request without one by then is lost.
+const TIMEOUT: Duration = Duration::from_secs(1000);
 /// Between the pieces of a slow client's body.
 const PAUSE: Duration = Duration::from_millis(30);
 
 /// What the apps share.
 #[derive(Debug)]
-pub(crate) struct Town {
+pub(crate) struct Apps {
     pub(crate) began: Instant,
     pub(crate) gateway: Gateway,
     /// New connections are refused: the listener is closed.
     pub(crate) closed: AtomicBool,
     pub(crate) outcomes: Mutex<Vec<Outcome>>,
-    /// Bytes from the gateway that are no answer to anything.
-    pub(crate) strays: Mutex<Vec<String>>,
+    /// Bytes from the gateway that belong to no response.
+    pub(crate) unexpected: Mutex<Vec<String>>,
 }
 
-/// How a call ended for its caller.
+/// How a request ended for its client.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
     pub(crate) step: Step,
@@ -51,26 +50,26 @@ pub(crate) struct Outcome {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Ending {
-    Answer(Answer),
-    /// The connection ended before an answer began.
+    Response(ReceivedResponse),
+    /// The connection ended before a response began.
     Cut,
-    /// The caller went away.
+    /// The client left.
     Left,
-    /// It was never sent: nobody accepted a connection any more.
+    /// It was never sent: no connection was accepted any more.
     Unsent,
-    /// Nothing, for ever.
+    /// Nothing was received.
     Silence,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
+pub(crate) struct ReceivedResponse {
     pub(crate) status: u16,
-    /// The upstream's number for it.
+    /// The number that the upstream gave it.
     pub(crate) call: Option<usize>,
-    /// `Proxy-Status`: the gateway's own answer.
+    /// `Proxy-Status`: the gateway's own response.
     pub(crate) own: Option<String>,
     pub(crate) body: Bytes,
-    /// The body came to its end.
+    /// The body was complete.
     pub(crate) whole: bool,
 }
 
@@ -84,8 +83,8 @@ struct Connection {
     task: JoinHandle<()>,
 }
 
-/// Lives one app's life.
-pub(crate) async fn live(town: Arc<Town>, client: Client) {
+/// Runs one app.
+pub(crate) async fn live(apps: Arc<Apps>, client: Client) {
     let mut connection: Option<Connection> = None;
     let mut streams = JoinSet::new();
     for step in client.steps {
@@ -99,31 +98,31 @@ pub(crate) async fn live(town: Arc<Town>, client: Client) {
             connection = None;
         }
         if connection.as_ref().is_none_or(Connection::is_closed) {
-            connection = town.connect(client.http2, client.buffer).await;
+            connection = apps.connect(client.http2, client.buffer).await;
         }
         let Some(open) = &mut connection else {
-            let now = town.now();
-            town.tell(step, now, Ending::Unsent);
+            let now = apps.now();
+            apps.record(step, now, Ending::Unsent);
             continue;
         };
         match &mut open.sender {
             Sender::H1(sender) => {
-                let sent = town.now();
-                let answer = sender.send_request(request(&step));
-                let ending = town.wait(&step, answer).await;
+                let sent = apps.now();
+                let response = sender.send_request(request(&step));
+                let ending = apps.wait(&step, response).await;
                 if matches!(ending, Ending::Left) {
                     open.task.abort();
                     connection = None;
                 }
-                town.tell(step, sent, ending);
+                apps.record(step, sent, ending);
             }
             Sender::H2(sender) => {
-                let (mut sender, town) = (sender.clone(), Arc::clone(&town));
+                let (mut sender, apps) = (sender.clone(), Arc::clone(&apps));
                 streams.spawn(async move {
-                    let sent = town.now();
-                    let answer = sender.send_request(request(&step));
-                    let ending = town.wait(&step, answer).await;
-                    town.tell(step, sent, ending);
+                    let sent = apps.now();
+                    let response = sender.send_request(request(&step));
+                    let ending = apps.wait(&step, response).await;
+                    apps.record(step, sent, ending);
                 });
             }
         }
@@ -133,12 +132,12 @@ pub(crate) async fn live(town: Arc<Town>, client: Client) {
     }
 }
 
-impl Town {
+impl Apps {
     fn now(&self) -> At {
         self.began.elapsed()
     }
 
-    fn tell(&self, step: Step, sent: At, ending: Ending) {
+    fn record(&self, step: Step, sent: At, ending: Ending) {
         let ended = self.now();
         self.outcomes.lock().unwrap().push(Outcome {
             step,
@@ -156,25 +155,25 @@ impl Town {
         let gateway = self.gateway.clone();
         tokio::spawn(async move { gateway.serve(far).await });
         let io = TokioIo::new(near);
-        let town = Arc::clone(self);
+        let apps = Arc::clone(self);
         let (sender, task) = if h2 {
             let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.ok()?;
-            let task = tokio::spawn(async move { town.ended(connection.await) });
+            let task = tokio::spawn(async move { apps.ended(connection.await) });
             (Sender::H2(sender), task)
         } else {
             let (sender, connection) = http1::handshake(io).await.ok()?;
-            let task = tokio::spawn(async move { town.ended(connection.await) });
+            let task = tokio::spawn(async move { apps.ended(connection.await) });
             (Sender::H1(sender), task)
         };
         Some(Connection { sender, task })
     }
 
-    /// A connection has ended: not by something that nobody asked for, let us hope.
+    /// A connection has ended; records bytes that belong to no response.
     fn ended(&self, result: hyper::Result<()>) {
         if let Err(error) = result {
             let text = format!("{error:?}");
             if error.is_parse() || text.contains("UnexpectedMessage") {
-                self.strays.lock().unwrap().push(text);
+                self.unexpected.lock().unwrap().push(text);
             }
         }
     }
@@ -182,7 +181,7 @@ impl Town {
     async fn wait(
         &self,
         step: &Step,
-        answer: impl Future<Output = hyper::Result<Response<Incoming>>>,
+        response: impl Future<Output = hyper::Result<Response<Incoming>>>,
     ) -> Ending {
         let leave = async {
             match step.manner {
@@ -197,7 +196,7 @@ impl Town {
         };
         tokio::select! {
             biased;
-            answer = tokio::time::timeout(PATIENCE, read(answer)) => answer.unwrap_or(Ending::Silence),
+            response = tokio::time::timeout(TIMEOUT, read(response)) => response.unwrap_or(Ending::Silence),
             () = leave => Ending::Left,
         }
     }
@@ -212,11 +211,11 @@ impl Connection {
     }
 }
 
-async fn read(answer: impl Future<Output = hyper::Result<Response<Incoming>>>) -> Ending {
-    let Ok(answer) = answer.await else {
+async fn read(response: impl Future<Output = hyper::Result<Response<Incoming>>>) -> Ending {
+    let Ok(response) = response.await else {
         return Ending::Cut;
     };
-    let (head, mut incoming) = answer.into_parts();
+    let (head, mut incoming) = response.into_parts();
     let text = |name| {
         head.headers
             .get(name)
@@ -233,9 +232,9 @@ async fn read(answer: impl Future<Output = hyper::Result<Response<Incoming>>>) -
             }
         }
     }
-    Ending::Answer(Answer {
+    Ending::Response(ReceivedResponse {
         status: head.status.as_u16(),
-        call: text(ANSWER).map(|number| number.parse().unwrap()),
+        call: text(RESPONSE).map(|number| number.parse().unwrap()),
         own: text("proxy-status"),
         body: Bytes::from(body),
         whole,
@@ -272,7 +271,7 @@ fn request(step: &Step) -> Request<Pieces> {
     })
 }
 
-/// A request's body: at once, slowly, or not to its end.
+/// A request body: sent at once, slowly, or in part.
 struct Pieces {
     pieces: VecDeque<Bytes>,
     pause: Option<Pin<Box<Sleep>>>,

@@ -1,24 +1,25 @@
-//! Plans that once broke a law, written down: they need no luck.
+//! Plans that once broke a law; they run every time.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use wawp_gateway::config::{Config, Quota};
 
-use crate::plan::{Client, Manner, Place, Plan, Step, Temper, What};
+use crate::plan::{Client, CredentialSource, Manner, Plan, RequestKind, Step, UpstreamBehaviour};
 
-/// Every such plan, and what goes on in it.
+/// Every such plan with its description.
 pub(crate) fn plans() -> Vec<(&'static str, Plan)> {
     vec![(
-        "a credential is accepted while a call of its own waits among strangers",
+        "a credential is verified while a request of its own waits in the queue of unverified ones",
         accepted_while_waiting(),
     )]
 }
 
-/// The owner is accepted and spends the first bucket's token at 0 s. The other
-/// app's first call goes at 0.1 s from the strangers' bucket, its second waits
-/// there for 1.1 s. The answer to the first, by 0.2 s, makes it an owner
-/// too; the third call, at 0.7 s, could have the first bucket's token at 1 s.
+/// The first app is verified and takes the token of the main bucket at 0 s. The
+/// other app's first request leaves at 0.1 s with the token of the unverified
+/// bucket; its second waits there until 1.1 s. The response to the first, at 0.2 s,
+/// verifies its credential; its third request, at 0.7 s, could have the main
+/// bucket's token at 1 s.
 fn accepted_while_waiting() -> Plan {
     let mut config = Config::default();
     config.upstream.url = "http://upstream.test".parse().unwrap();
@@ -28,9 +29,9 @@ fn accepted_while_waiting() -> Plan {
         think: Duration::from_millis(think),
         instance: "i0".to_owned(),
         token: token.to_owned(),
-        place: Place::Bearer,
-        what: What::Send(10),
-        manner: Manner::Patient,
+        source: CredentialSource::Bearer,
+        kind: RequestKind::Send(10),
+        manner: Manner::Waits,
     };
     let app = |steps| Client {
         http2: true,
@@ -40,10 +41,10 @@ fn accepted_while_waiting() -> Plan {
     Plan {
         config,
         reload: None,
-        calm: false,
-        temper: Temper {
+        fault_free: false,
+        behaviour: UpstreamBehaviour {
             latency: 100,
-            ..Temper::default()
+            ..UpstreamBehaviour::default()
         },
         clients: vec![
             app(vec![send(1, "good00", 0)]),

@@ -1,50 +1,50 @@
-//! What must hold of every run, whatever happened in it.
+//! The laws that must hold in every run.
 
-mod calm;
+mod buckets;
+mod fault_free;
 mod pace;
-mod standing;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use wawp_gateway::config::Config;
 
-use crate::client::{Answer, Ending, Outcome};
+use crate::client::{Ending, Outcome, ReceivedResponse};
 use crate::plan::{Manner, Plan};
 use crate::run::Seen;
 use crate::upstream::{Arrival, STORM};
-use crate::wire::{self, SEEN, Said};
+use crate::wire::{self, Parsed, SEEN};
 
 /// The timer's grain.
 const TICK: Duration = Duration::from_millis(1);
 
-/// What a judge knows of a run.
+/// A run that is checked.
 pub(crate) struct Case {
     config: Config,
-    calm: bool,
+    fault_free: bool,
     reloads: bool,
     drains: bool,
     /// The upstream is never away.
     stays: bool,
-    /// The longest time between a token and the arrival it was spent on:
-    /// three connections may be tried.
+    /// The longest time between a token and the arrival of its request: three
+    /// connections may be tried.
     dial: Duration,
     seen: Seen,
-    /// What each call said, by its tag.
-    said: HashMap<usize, Said>,
+    /// The planned requests by their tags.
+    parsed: HashMap<usize, Parsed>,
     broken: Vec<String>,
 }
 
-/// Says which laws a run broke.
+/// Returns the laws that a run broke.
 pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
-    let said = seen
+    let parsed = seen
         .outcomes
         .iter()
         .map(|outcome| (outcome.step.tag, wire::planned(&outcome.step)));
     let mut case = Case {
-        said: said.collect(),
+        parsed: parsed.collect(),
         config: facts.config,
-        calm: facts.calm,
+        fault_free: facts.fault_free,
         reloads: facts.reloads,
         drains: facts.drains,
         stays: facts.stays,
@@ -53,25 +53,25 @@ pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
         broken: Vec::new(),
     };
     case.nothing_left_open();
-    case.everybody_told_once();
-    case.answers_belong_to_their_callers();
-    case.nothing_sent_twice_or_by_half();
-    case.calls_hold_what_was_asked();
+    case.every_caller_gets_one_outcome();
+    case.responses_belong_to_their_callers();
+    case.nothing_is_sent_twice_or_in_part();
+    case.merged_calls_hold_only_requested_ids();
     case.buckets();
     case.pauses();
-    case.pauses_of_others();
+    case.pauses_hold_one_bucket_only();
     case.order();
     case.shares();
-    if case.calm {
-        case.calm();
+    if case.fault_free {
+        case.fault_free();
     }
     case.broken
 }
 
-/// What judges need of a plan, which the run takes.
+/// The parts of a plan that the laws need; the run consumes the plan.
 pub(crate) struct Facts {
     config: Config,
-    calm: bool,
+    fault_free: bool,
     reloads: bool,
     drains: bool,
     stays: bool,
@@ -82,28 +82,28 @@ impl Facts {
     pub(crate) fn of(plan: &Plan) -> Self {
         Self {
             config: plan.config.clone(),
-            calm: plan.calm,
+            fault_free: plan.fault_free,
             reloads: plan.reload.is_some(),
             drains: plan.drain.is_some(),
-            stays: plan.temper.restarts.is_empty(),
-            dial: 3 * Duration::from_millis(plan.temper.dial as u64),
+            stays: plan.behaviour.restarts.is_empty(),
+            dial: 3 * Duration::from_millis(plan.behaviour.dial as u64),
         }
     }
 }
 
 impl Outcome {
-    fn answer(&self) -> Option<&Answer> {
+    fn response(&self) -> Option<&ReceivedResponse> {
         match &self.ending {
-            Ending::Answer(answer) => Some(answer),
+            Ending::Response(response) => Some(response),
             _ => None,
         }
     }
 
-    /// Everything was sent, whether or not the caller then stayed.
+    /// The request was sent as a whole, whether or not its client stayed.
     fn is_fully_sent(&self) -> bool {
         match (&self.ending, self.step.manner) {
             (Ending::Unsent | Ending::Cut, _) | (_, Manner::BreaksOff) => false,
-            // Whether the bytes left the house before the caller did is open.
+            // The client may have left before its bytes were sent.
             (Ending::Left, Manner::HangsUp(after)) => after >= TICK,
             _ => true,
         }
@@ -111,11 +111,11 @@ impl Outcome {
 }
 
 impl Case {
-    /// Whether the answer to a call surely reached the gateway.
+    /// Whether the response to a request certainly reached the gateway.
     fn is_heard(&self, arrival: &Arrival) -> bool {
-        arrival.answer.as_ref().is_some_and(|answer| {
-            !self.seen.kills.contains(&answer.at)
-                && answer.at - arrival.at < self.config.upstream.response_timeout
+        arrival.response.as_ref().is_some_and(|response| {
+            !self.seen.kills.contains(&response.at)
+                && response.at - arrival.at < self.config.upstream.response_timeout
         })
     }
 
@@ -163,25 +163,28 @@ impl Case {
         }
         if self.seen.arrivals.len() >= STORM {
             let (calls, apps) = (self.seen.arrivals.len(), self.seen.outcomes.len());
-            self.breaks("no storm", format!("{apps} calls of apps became {calls}"));
+            self.breaks(
+                "no storm",
+                format!("{apps} requests of apps became {calls} calls"),
+            );
         }
         for panic in std::mem::take(&mut self.seen.panics) {
             self.breaks("nothing panics", panic);
         }
-        for stray in std::mem::take(&mut self.seen.strays) {
-            self.breaks("answered exactly once", stray);
+        for unexpected in std::mem::take(&mut self.seen.unexpected) {
+            self.breaks("answered exactly once", unexpected);
         }
     }
 
-    fn everybody_told_once(&mut self) {
-        const LAW: &str = "every caller is told, or sees its connection cut";
+    fn every_caller_gets_one_outcome(&mut self) {
+        const LAW: &str = "every client gets a response or sees its connection closed";
         for outcome in self.seen.outcomes.clone() {
             let (tag, sent) = (outcome.step.tag, outcome.sent);
             match &outcome.ending {
-                Ending::Silence => self.breaks(LAW, format!("{tag} heard nothing")),
+                Ending::Silence => self.breaks(LAW, format!("{tag} got nothing")),
                 Ending::Cut if outcome.step.manner == Manner::BreaksOff => {}
                 Ending::Cut if outcome.ended >= self.seen.drain => {}
-                // The upstream broke off before even the head had gone on.
+                // The upstream broke off before the head was passed on.
                 Ending::Cut if self.broke_off(&outcome) => {}
                 Ending::Cut => self.breaks(
                     LAW,
@@ -190,7 +193,7 @@ impl Case {
                         outcome.ended
                     ),
                 ),
-                Ending::Answer(answer) => self.is_possible(&outcome, answer),
+                Ending::Response(response) => self.is_possible(&outcome, response),
                 Ending::Left | Ending::Unsent => {}
             }
         }
@@ -206,28 +209,28 @@ impl Case {
         assert_eq!(
             count,
             tags.len(),
-            "the simulation itself tells one outcome for each call"
+            "the simulation records one outcome for each request"
         );
     }
 
-    /// Whether the upstream's answer to a call of one's own broke off.
+    /// Whether the upstream's response to this request broke off.
     fn broke_off(&self, outcome: &Outcome) -> bool {
         let mine = self
             .seen
             .arrivals
             .iter()
             .filter(|arrival| arrival.tag == outcome.step.tag);
-        mine.filter_map(|arrival| arrival.answer.as_ref())
-            .any(|answer| {
-                let meanwhile = answer.at..=outcome.ended;
-                answer.cut || self.seen.kills.iter().any(|kill| meanwhile.contains(kill))
+        mine.filter_map(|arrival| arrival.response.as_ref())
+            .any(|response| {
+                let meanwhile = response.at..=outcome.ended;
+                response.cut || self.seen.kills.iter().any(|kill| meanwhile.contains(kill))
             })
     }
 
-    /// An answer of the gateway's own must have a reason.
-    fn is_possible(&mut self, outcome: &Outcome, answer: &Answer) {
-        const LAW: &str = "the gateway's own answers have their reasons";
-        let Some(own) = &answer.own else { return };
+    /// A response that the gateway made must have a reason.
+    fn is_possible(&mut self, outcome: &Outcome, response: &ReceivedResponse) {
+        const LAW: &str = "the gateway's own responses have their reasons";
+        let Some(own) = &response.own else { return };
         let tag = outcome.step.tag;
         let arrivals = self
             .seen
@@ -237,16 +240,16 @@ impl Case {
             .count();
         let reason = own.split(';').nth(1).unwrap_or_default().trim();
         let waited = outcome.ended - outcome.sent;
-        let fits = match (answer.status, reason) {
+        let fits = match (response.status, reason) {
             (429, "error=http_request_denied") => {
-                let receipt = self.said[&tag].is_receipt();
+                let receipt = self.parsed[&tag].is_receipt();
                 // A slow body is part of the wait.
                 if !receipt
                     && waited > self.config.limit.max_wait + 5 * TICK + Duration::from_millis(90)
                 {
                     self.breaks(LAW, format!("{tag} was refused after {waited:?}"));
                 }
-                !self.calm && (receipt || arrivals == 0)
+                !self.fault_free && (receipt || arrivals == 0)
             }
             (503, "error=connection_limit_reached") => {
                 arrivals == 0 && self.config.server.max_in_flight < 100
@@ -256,9 +259,9 @@ impl Case {
                 "error=connection_refused"
                 | "error=connection_timeout"
                 | "error=connection_terminated",
-            ) => !self.calm,
+            ) => !self.fault_free,
             (504, "error=http_response_timeout") => {
-                waited >= self.config.upstream.response_timeout && !self.calm
+                waited >= self.config.upstream.response_timeout && !self.fault_free
             }
             (400, "error=http_request_error") => outcome.step.manner == Manner::BreaksOff,
             _ => false,
@@ -268,44 +271,47 @@ impl Case {
                 LAW,
                 format!(
                     "{tag} got {} {own} after {waited:?}, {arrivals} arrivals",
-                    answer.status
+                    response.status
                 ),
             );
         }
     }
 
-    fn answers_belong_to_their_callers(&mut self) {
-        const LAW: &str = "an answer belongs to its caller";
+    fn responses_belong_to_their_callers(&mut self) {
+        const LAW: &str = "a response belongs to its caller";
         for outcome in self.seen.outcomes.clone() {
-            let (tag, said) = (outcome.step.tag, self.said[&outcome.step.tag].clone());
-            let Some(answer) = outcome.answer().cloned() else {
+            let (tag, parsed) = (outcome.step.tag, self.parsed[&outcome.step.tag].clone());
+            let Some(response) = outcome.response().cloned() else {
                 continue;
             };
-            let Some(number) = answer.call else {
-                if answer.own.is_none() {
-                    self.breaks(LAW, format!("{tag} got {} from nobody", answer.status));
+            let Some(number) = response.call else {
+                if response.own.is_none() {
+                    self.breaks(
+                        LAW,
+                        format!("{tag} got {} without a source", response.status),
+                    );
                 }
                 continue;
             };
             let arrival = self.seen.arrivals[number].clone();
-            let (Some(called), Some(given)) = (&arrival.said, &arrival.answer) else {
+            let (Some(called), Some(given)) = (&arrival.parsed, &arrival.response) else {
                 self.breaks(
                     LAW,
-                    format!("{tag} got an answer that call {number} never had"),
+                    format!("{tag} got a response that call {number} never had"),
                 );
                 continue;
             };
-            let whole = answer.whole && given.body == answer.body && !given.cut;
-            let broken = !answer.whole && given.body.starts_with(&answer.body);
+            let whole = response.whole && given.body == response.body && !given.cut;
+            let broken = !response.whole && given.body.starts_with(&response.body);
             let killed = self
                 .seen
                 .kills
                 .iter()
                 .any(|kill| given.at <= *kill && *kill <= outcome.ended);
-            if given.status != answer.status || !(whole || (broken && (given.cut || killed))) {
+            if given.status != response.status || !(whole || (broken && (given.cut || killed))) {
                 self.breaks(
                     LAW,
-                    format!("{tag} got {answer:?}, call {number} had {given:?}"),
+                    format!("{tag} got {response:?}, call {number} had {given:?}"),
                 );
             }
             if arrival.at < outcome.sent {
@@ -317,30 +323,30 @@ impl Case {
                     ),
                 );
             }
-            if !said.is_receipt() {
+            if !parsed.is_receipt() {
                 if arrival.tag != tag {
-                    self.breaks(LAW, format!("{tag} got the answer to {}", arrival.tag));
+                    self.breaks(LAW, format!("{tag} got the response to {}", arrival.tag));
                 }
                 continue;
             }
-            if !said.may_share(called) {
+            if !parsed.may_share(called) {
                 self.breaks(
                     LAW,
-                    format!("{tag} {said:?} shared call {number} {called:?}"),
+                    format!("{tag} {parsed:?} shared call {number} {called:?}"),
                 );
             }
-            if let Some(lost) = said.ids.iter().find(|id| !called.ids.contains(id)) {
+            if let Some(lost) = parsed.ids.iter().find(|id| !called.ids.contains(id)) {
                 self.breaks(
                     "no id is lost",
                     format!("{lost} of {tag} was not in call {number}"),
                 );
             }
-            // Who asked for all that the call asked for has his own verdict.
-            let is_own = called.ids.iter().all(|id| said.ids.contains(id));
-            if [400, 413, 414, 422, 500].contains(&answer.status) && !is_own {
+            // A caller whose ids are all of the call's ids has its own verdict.
+            let is_own = called.ids.iter().all(|id| parsed.ids.contains(id));
+            if [400, 413, 414, 422, 500].contains(&response.status) && !is_own {
                 self.breaks(
-                    "nobody pays for another's id",
-                    format!("{tag} got the {} of {}", answer.status, arrival.tag),
+                    "no caller fails because of another caller's id",
+                    format!("{tag} got the {} of {}", response.status, arrival.tag),
                 );
             }
             let late = outcome.sent + self.config.limit.max_wait + self.dial + 2 * TICK;
@@ -356,7 +362,7 @@ impl Case {
         }
     }
 
-    fn nothing_sent_twice_or_by_half(&mut self) {
+    fn nothing_is_sent_twice_or_in_part(&mut self) {
         let mut arrivals: BTreeMap<usize, Vec<Arrival>> = BTreeMap::new();
         for arrival in &self.seen.arrivals {
             arrivals
@@ -367,25 +373,25 @@ impl Case {
         for outcome in self.seen.outcomes.clone() {
             let tag = outcome.step.tag;
             let mine = arrivals.remove(&tag).unwrap_or_default();
-            if self.said[&tag].path != SEEN && mine.len() > 1 {
+            if self.parsed[&tag].path != SEEN && mine.len() > 1 {
                 self.breaks(
                     "no send is repeated",
                     format!("{tag} arrived {} times", mine.len()),
                 );
             }
-            let whole = mine.iter().any(|arrival| arrival.said.is_some());
+            let whole = mine.iter().any(|arrival| arrival.parsed.is_some());
             if outcome.step.manner == Manner::BreaksOff && whole {
                 self.breaks("no half request becomes whole", format!("{tag}"));
             }
-            let planned = &self.said[&tag];
+            let planned = &self.parsed[&tag];
             if let Some(other) = mine
                 .iter()
-                .filter_map(|arrival| arrival.said.as_ref())
-                .find(|said| {
+                .filter_map(|arrival| arrival.parsed.as_ref())
+                .find(|parsed| {
                     if planned.is_receipt() {
-                        !said.may_share(planned)
+                        !parsed.may_share(planned)
                     } else {
-                        *said != planned
+                        *parsed != planned
                     }
                 })
             {
@@ -398,17 +404,17 @@ impl Case {
         }
     }
 
-    /// Each id in a call was asked for, before, by somebody who may share it.
-    fn calls_hold_what_was_asked(&mut self) {
-        const LAW: &str = "a call holds what was asked for";
+    /// Each id in a merged call was requested before by a caller that may share it.
+    fn merged_calls_hold_only_requested_ids(&mut self) {
+        const LAW: &str = "a merged call holds only requested ids";
         for (number, arrival) in self.seen.arrivals.clone().into_iter().enumerate() {
-            let Some(called) = arrival.said.filter(Said::is_receipt) else {
+            let Some(called) = arrival.parsed.filter(Parsed::is_receipt) else {
                 continue;
             };
             let own = self
-                .said
+                .parsed
                 .get(&arrival.tag)
-                .map(|said| said.ids.clone())
+                .map(|parsed| parsed.ids.clone())
                 .unwrap_or_default();
             if called.ids == own {
                 continue;
@@ -425,13 +431,14 @@ impl Case {
                 .outcomes
                 .iter()
                 .filter(|outcome| outcome.sent <= arrival.at)
-                .map(|outcome| &self.said[&outcome.step.tag])
-                .filter(|said| said.may_share(&called))
-                .flat_map(|said| &said.ids)
+                .map(|outcome| &self.parsed[&outcome.step.tag])
+                .filter(|parsed| parsed.may_share(&called))
+                .flat_map(|parsed| &parsed.ids)
                 .collect();
             if let Some(id) = called.ids.iter().find(|id| !asked.contains(id)) {
-                let what =
-                    format!("call {number}, {called:?}: nobody who may share it asked for {id}");
+                let what = format!(
+                    "call {number}, {called:?}: no caller that may share it asked for {id}"
+                );
                 self.breaks(LAW, what);
             }
         }

@@ -1,26 +1,25 @@
 //! A simulation: apps, the gateway and a misbehaving upstream in one thread
-//! and in virtual time, thousands of runs, each judged by the same laws.
+//! and in virtual time; thousands of runs, each checked by the same laws.
 //!
-//! A seed decides the settings, who calls what and when, who goes away, and
-//! how the upstream fails ([`plan`]); [`laws`] says what must hold afterwards.
-//! Not decided by the seed are the jitter of repeats and the order in which
-//! tasks that wake at the same moment run, so a rare failure may take several
-//! runs of its seed to come back.
+//! A seed decides the settings, the requests and their times, which clients leave,
+//! and how the upstream fails ([`plan`]); [`laws`] checks what happened. The seed
+//! does not decide the jitter of retries and the order of tasks that wake at the
+//! same time, so a rare failure may need several runs of its seed to come back.
 //!
-//! Plans that once broke a law are run as well, always ([`known`]).
+//! Plans that once broke a law always run as well ([`known`]).
 //!
 //! - `WAWP_SIM_SEEDS=12345 cargo test --test sim` runs these seeds (separated
 //!   by commas);
-//! - `WAWP_SIM_RUNS=5000 cargo test --test sim` runs so many, from seed 0;
-//! - `WAWP_SIM_SHOW=1` with `-- --nocapture` prints what each run saw.
+//! - `WAWP_SIM_RUNS=5000 cargo test --test sim` runs so many seeds, from 0;
+//! - `WAWP_SIM_SHOW=1` with `-- --nocapture` prints what happened in each run.
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
 
 mod client;
-mod dice;
 mod known;
 mod laws;
 mod plan;
+mod rng;
 mod run;
 mod upstream;
 mod wire;
@@ -30,11 +29,11 @@ use std::time::Duration;
 
 use plan::Plan;
 
-/// Real time that a run may take; they take milliseconds. Longer is a loop in
-/// which virtual time stands still, and would otherwise never be told of.
-const LONGEST: Duration = Duration::from_secs(60);
+/// Real time that a run may take; runs take milliseconds. A longer one is a loop in
+/// which virtual time stands still, which would otherwise never be reported.
+const LONGEST_RUN: Duration = Duration::from_secs(60);
 
-/// Runs without being asked for more: some twenty seconds of an unoptimised build.
+/// The default number of runs: about twenty seconds of an unoptimised build.
 const RUNS: u64 = 400;
 
 #[test]
@@ -83,7 +82,7 @@ fn every_law_holds_in_every_run() {
         }
     }
     println!(
-        "{runs} runs, {} calls of apps, {} upstream",
+        "{runs} runs, {} requests of apps, {} upstream calls",
         calls.0, calls.1
     );
     assert!(
@@ -93,13 +92,13 @@ fn every_law_holds_in_every_run() {
     );
 }
 
-/// Ends the process when a run does not end, naming it.
+/// Aborts the process when a run does not end, naming it.
 fn watch() -> mpsc::Sender<String> {
     let (begins, begun) = mpsc::channel();
     std::thread::spawn(move || {
         let mut run = String::new();
         loop {
-            match begun.recv_timeout(LONGEST) {
+            match begun.recv_timeout(LONGEST_RUN) {
                 Ok(next) => run = next,
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
                 Err(mpsc::RecvTimeoutError::Timeout) => {
@@ -112,7 +111,7 @@ fn watch() -> mpsc::Sender<String> {
     begins
 }
 
-/// Prints what a run saw.
+/// Prints what happened in a run.
 fn show(seen: &run::Seen) {
     for outcome in &seen.outcomes {
         println!("{outcome:?}");

@@ -1,5 +1,5 @@
-//! What a seed stands for: the settings, who calls what and when, and how the
-//! upstream behaves. Nothing here runs.
+//! What a seed decides: the settings, the requests and their times, and the
+//! behaviour of the upstream. Nothing here runs.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use wawp_gateway::config::{Class, Config, PathPattern, Quota, Tenant};
 
-use crate::dice::Dice;
+use crate::rng::Rng;
 
 /// Everything that one run does.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) config: Config,
-    /// Settings that are put in force in mid-run.
+    /// Settings that are applied during the run.
     pub(crate) reload: Option<(Duration, Config)>,
     /// Nothing fails and nothing is limited: then everything must succeed.
-    pub(crate) calm: bool,
-    pub(crate) temper: Temper,
+    pub(crate) fault_free: bool,
+    pub(crate) behaviour: UpstreamBehaviour,
     pub(crate) clients: Vec<Client>,
     /// When the drain begins; `None` is after the last client.
     pub(crate) drain: Option<Duration>,
@@ -25,8 +25,8 @@ pub(crate) struct Plan {
 
 /// How the upstream behaves.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Temper {
-    /// Longest time until an answer, in milliseconds, and how many per cent
+pub(crate) struct UpstreamBehaviour {
+    /// Longest time until a response, in milliseconds, and how many per cent
     /// take far longer.
     pub(crate) latency: usize,
     pub(crate) very_slow: usize,
@@ -38,9 +38,9 @@ pub(crate) struct Temper {
     pub(crate) unavailable: usize,
     pub(crate) resets: usize,
     pub(crate) cuts: usize,
-    /// Longest life of a connection, in milliseconds; 0 is for ever.
+    /// Longest life of a connection, in milliseconds; 0 is unlimited.
     pub(crate) life: usize,
-    /// When the upstream is killed, and for how long it then is away.
+    /// When the upstream is killed, and for how long it is then unreachable.
     pub(crate) restarts: Vec<(Duration, Duration)>,
 }
 
@@ -53,23 +53,23 @@ pub(crate) struct Client {
     pub(crate) steps: Vec<Step>,
 }
 
-/// One call of an app.
+/// One request of an app.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
-    /// Found again in `x-sim-tag` of what reaches the upstream.
+    /// The value of `x-sim-tag`, by which the upstream finds the request again.
     pub(crate) tag: usize,
-    /// After the last answer (HTTP/2: after the last call).
+    /// After the last response (HTTP/2: after the last call).
     pub(crate) think: Duration,
     pub(crate) instance: String,
     pub(crate) token: String,
-    pub(crate) place: Place,
-    pub(crate) what: What,
+    pub(crate) source: CredentialSource,
+    pub(crate) kind: RequestKind,
     pub(crate) manner: Manner,
 }
 
-/// Where the credential stands.
+/// Where the credential is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum CredentialSource {
     Query,
     Bearer,
     Header,
@@ -77,7 +77,7 @@ pub(crate) enum Place {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) enum What {
+pub(crate) enum RequestKind {
     Receipt {
         chat: String,
         /// None is the whole chat.
@@ -93,48 +93,48 @@ pub(crate) enum What {
     Chats,
 }
 
-/// How a client behaves over a call.
+/// How a client behaves during a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manner {
-    Patient,
+    Waits,
     /// Sends its body in pieces with pauses.
     Slow,
-    /// Goes away so long after sending.
+    /// Leaves this long after sending.
     HangsUp(Duration),
-    /// Goes away in the middle of its body.
+    /// Leaves in the middle of its body.
     BreaksOff,
 }
 
 impl Plan {
     pub(crate) fn new(seed: u64) -> Self {
-        let mut dice = Dice::new(seed);
-        let calm = dice.percent(15);
-        let mut config = config(&mut dice, calm);
-        let temper = if calm {
-            Temper {
+        let mut rng = Rng::new(seed);
+        let fault_free = rng.percent(15);
+        let mut config = config(&mut rng, fault_free);
+        let behaviour = if fault_free {
+            UpstreamBehaviour {
                 latency: 500,
-                ..Temper::default()
+                ..UpstreamBehaviour::default()
             }
         } else {
-            temper(&mut dice)
+            behaviour(&mut rng)
         };
-        let world = if !calm && dice.percent(20) {
-            World::of_rivals(&mut dice)
+        let world = if !fault_free && rng.percent(20) {
+            World::of_rivals(&mut rng)
         } else {
-            World::new(&mut dice, calm)
+            World::new(&mut rng, fault_free)
         };
         let mut tags = 0;
-        let clients = (0..1 + dice.below(8))
-            .map(|_| client(&mut dice, &world, &mut tags))
+        let clients = (0..1 + rng.below(8))
+            .map(|_| client(&mut rng, &world, &mut tags))
             .collect();
-        let mut reload = dice.percent(20).then(|| {
+        let mut reload = rng.percent(20).then(|| {
             let mut other = config.clone();
-            other.batch = batch(&mut dice, config.limit.max_wait);
-            (dice.millis(3000), other)
+            other.batch = batch(&mut rng, config.limit.max_wait);
+            (rng.millis(3000), other)
         });
-        let drain = dice.percent(30).then(|| dice.millis(5000));
-        if !calm && dice.percent(30) {
-            let sharing = sharing(&mut dice);
+        let drain = rng.percent(30).then(|| rng.millis(5000));
+        if !fault_free && rng.percent(30) {
+            let sharing = sharing(&mut rng);
             let other = reload.as_mut().map(|(_, other)| other);
             for config in std::iter::once(&mut config).chain(other) {
                 (config.egress.quota, config.tenants) = sharing.clone();
@@ -143,8 +143,8 @@ impl Plan {
         Self {
             config,
             reload,
-            calm,
-            temper,
+            fault_free,
+            behaviour,
             clients,
             drain,
         }
@@ -155,62 +155,61 @@ const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-fn config(dice: &mut Dice, calm: bool) -> Config {
+fn config(rng: &mut Rng, fault_free: bool) -> Config {
     let mut config = Config::default();
     config.upstream.url = "http://upstream.test".parse().unwrap();
-    config.upstream.idle_timeout = dice.pick(&[ms(100), ms(1000), ms(30_000)]);
-    config.limit.max_wait = dice.pick(&[ms(300), ms(1000), ms(4000)]);
-    config.batch = batch(dice, config.limit.max_wait);
-    config.limit.headers = dice.percent(30);
-    if calm {
+    config.upstream.idle_timeout = rng.pick(&[ms(100), ms(1000), ms(30_000)]);
+    config.limit.max_wait = rng.pick(&[ms(300), ms(1000), ms(4000)]);
+    config.batch = batch(rng, config.limit.max_wait);
+    config.limit.headers = rng.percent(30);
+    if fault_free {
         config.limit.quota = None;
         return config;
     }
-    config.upstream.response_timeout = dice.pick(&[ms(1500), ms(310_000)]);
-    config.limit.quota = quota(dice);
-    config.limit.max_queue = dice.pick(&[1, 3, 1000]);
-    config.server.max_in_flight = dice.pick(&[3, 10_000, 10_000, 10_000]);
-    if dice.percent(50) {
+    config.upstream.response_timeout = rng.pick(&[ms(1500), ms(310_000)]);
+    config.limit.quota = quota(rng);
+    config.limit.max_queue = rng.pick(&[1, 3, 1000]);
+    config.server.max_in_flight = rng.pick(&[3, 10_000, 10_000, 10_000]);
+    if rng.percent(50) {
         config.limit.classes.push(Class {
             name: "sends".to_owned(),
             paths: vec![PathPattern::parse("/v2/send/*").unwrap()],
             methods: Vec::new(),
-            quota: quota(dice),
+            quota: quota(rng),
         });
     }
     config
 }
 
-fn batch(dice: &mut Dice, max_wait: Duration) -> wawp_gateway::config::Batch {
+fn batch(rng: &mut Rng, max_wait: Duration) -> wawp_gateway::config::Batch {
     let mut batch = Config::default().batch;
-    batch.window = dice
+    batch.window = rng
         .pick(&[ms(0), ms(5), ms(50), ms(50), ms(250)])
         .min(max_wait - ms(1));
-    batch.max_delay = dice.pick(&[ms(0), ms(300), ms(2000)]);
-    batch.max_ids = dice.pick(&[3, 10, 100]);
-    batch.max_callers = dice.pick(&[2, 1000]);
-    batch.quarantine = dice.pick(&[ms(0), ms(1000), ms(60_000)]);
+    batch.max_delay = rng.pick(&[ms(0), ms(300), ms(2000)]);
+    batch.max_ids = rng.pick(&[3, 10, 100]);
+    batch.max_callers = rng.pick(&[2, 1000]);
+    batch.quarantine = rng.pick(&[ms(0), ms(1000), ms(60_000)]);
     batch
 }
 
-fn quota(dice: &mut Dice) -> Option<Quota> {
-    let rate = dice.pick(&[0.0, 0.5, 2.0, 10.0, 50.0]);
-    let burst = NonZeroU32::new(dice.pick(&[1, 3, 20])).unwrap();
+fn quota(rng: &mut Rng) -> Option<Quota> {
+    let rate = rng.pick(&[0.0, 0.5, 2.0, 10.0, 50.0]);
+    let burst = NonZeroU32::new(rng.pick(&[1, 3, 20])).unwrap();
     (rate > 0.0).then(|| Quota::new(rate, burst).unwrap())
 }
 
-/// A scarce egress, tenants, or both: one of two instances with a budget of
-/// its own, one of the third alone.
-fn sharing(dice: &mut Dice) -> (Option<Quota>, Vec<Tenant>) {
-    let egress = quota(dice);
+/// An egress limit, tenants, or both: one tenant has two instances, the other one.
+fn sharing(rng: &mut Rng) -> (Option<Quota>, Vec<Tenant>) {
+    let egress = quota(rng);
     let mut tenants = Vec::new();
     for (name, instances) in [("pair", &["i0", "i1"][..]), ("single", &["i2"])] {
-        if dice.percent(60) {
+        if rng.percent(60) {
             tenants.push(Tenant {
                 name: name.to_owned(),
                 instances: instances.iter().map(|&it| it.to_owned()).collect(),
-                weight: NonZeroU32::new(dice.pick(&[1, 3])).unwrap(),
-                quota: quota(dice),
+                weight: NonZeroU32::new(rng.pick(&[1, 3])).unwrap(),
+                quota: quota(rng),
                 networks: Vec::new(),
                 key: None,
                 tokens: BTreeMap::new(),
@@ -220,16 +219,12 @@ fn sharing(dice: &mut Dice) -> (Option<Quota>, Vec<Tenant>) {
     (egress, tenants)
 }
 
-fn temper(dice: &mut Dice) -> Temper {
-    // Each fault in some worlds only, or all worlds would be alike.
+fn behaviour(rng: &mut Rng) -> UpstreamBehaviour {
+    // Each fault in some runs only, otherwise all runs would be alike.
     let mut maybe = |share: &[usize]| {
-        if dice.percent(40) {
-            dice.pick(share)
-        } else {
-            0
-        }
+        if rng.percent(40) { rng.pick(share) } else { 0 }
     };
-    let mut temper = Temper {
+    let mut behaviour = UpstreamBehaviour {
         latency: maybe(&[20, 300, 2000]),
         very_slow: maybe(&[5, 20]),
         dial: maybe(&[50, 500]),
@@ -241,18 +236,20 @@ fn temper(dice: &mut Dice) -> Temper {
         life: maybe(&[100, 1000]),
         restarts: Vec::new(),
     };
-    if dice.percent(40) {
-        for _ in 0..1 + dice.below(3) {
-            temper.restarts.push((dice.millis(5000), dice.millis(2000)));
+    if rng.percent(40) {
+        for _ in 0..1 + rng.below(3) {
+            behaviour
+                .restarts
+                .push((rng.millis(5000), rng.millis(2000)));
         }
     }
-    temper
+    behaviour
 }
 
 /// What the clients of a run have in common.
 struct World {
-    /// Instance, token, place.
-    identities: Vec<(String, String, Place)>,
+    /// Instance, token, source.
+    identities: Vec<(String, String, CredentialSource)>,
     chats: usize,
     /// How many ids there are, and how many per cent are poisoned.
     ids: usize,
@@ -265,108 +262,122 @@ struct World {
 }
 
 impl World {
-    fn new(dice: &mut Dice, calm: bool) -> Self {
+    fn new(rng: &mut Rng, fault_free: bool) -> Self {
         let mut identities = Vec::new();
-        let places = [Place::Query, Place::Bearer, Place::Header, Place::Body];
-        for instance in 0..1 + dice.below(3) {
-            let usual = dice.pick(&places);
-            for token in 0..1 + dice.below(3) * dice.below(2) {
-                // Two tokens in one place are what must never be taken for one.
-                let place = match dice.percent(70) {
+        let sources = [
+            CredentialSource::Query,
+            CredentialSource::Bearer,
+            CredentialSource::Header,
+            CredentialSource::Body,
+        ];
+        for instance in 0..1 + rng.below(3) {
+            let usual = rng.pick(&sources);
+            for token in 0..1 + rng.below(3) * rng.below(2) {
+                // Two tokens in one source are what must never be taken for one.
+                let source = match rng.percent(70) {
                     true => usual,
-                    false => dice.pick(&places),
+                    false => rng.pick(&sources),
                 };
-                let bad = !calm && token > 0 && dice.percent(40);
+                let bad = !fault_free && token > 0 && rng.percent(40);
                 let token = format!("{}{instance}{token}", if bad { "bad" } else { "good" });
-                identities.push((format!("i{instance}"), token, place));
+                identities.push((format!("i{instance}"), token, source));
             }
         }
         Self {
             identities,
-            chats: 1 + dice.below(3),
-            ids: dice.pick(&[4, 30, 500]),
-            poison: if calm { 0 } else { dice.pick(&[0, 0, 5, 30]) },
-            think: dice.pick(&[5, 60, 60, 600]),
-            receipts: if dice.percent(30) { 10 } else { 6 },
-            polite: dice.percent(50),
+            chats: 1 + rng.below(3),
+            ids: rng.pick(&[4, 30, 500]),
+            poison: if fault_free {
+                0
+            } else {
+                rng.pick(&[0, 0, 5, 30])
+            },
+            think: rng.pick(&[5, 60, 60, 600]),
+            receipts: if rng.percent(30) { 10 } else { 6 },
+            polite: rng.percent(50),
         }
     }
 
-    /// Several apps of one instance, all of them rightful, which send more than
-    /// they read: what moves credentials between buckets while calls wait.
-    fn of_rivals(dice: &mut Dice) -> Self {
-        let place = dice.pick(&[Place::Query, Place::Bearer]);
-        let token = |token| ("i0".to_owned(), format!("good0{token}"), place);
+    /// Several apps of one instance, all with valid tokens, that send more than they
+    /// read: credentials move between buckets while requests wait.
+    fn of_rivals(rng: &mut Rng) -> Self {
+        let source = rng.pick(&[CredentialSource::Query, CredentialSource::Bearer]);
+        let token = |token| ("i0".to_owned(), format!("good0{token}"), source);
         Self {
-            identities: (0..2 + dice.below(2)).map(token).collect(),
+            identities: (0..2 + rng.below(2)).map(token).collect(),
             receipts: 1,
-            think: dice.pick(&[5, 60, 600]),
-            ..Self::new(dice, false)
+            think: rng.pick(&[5, 60, 600]),
+            ..Self::new(rng, false)
         }
     }
 }
 
-fn client(dice: &mut Dice, world: &World, tags: &mut usize) -> Client {
-    let identity = dice.below(world.identities.len());
-    let steps = (0..1 + dice.below(12))
+fn client(rng: &mut Rng, world: &World, tags: &mut usize) -> Client {
+    let identity = rng.below(world.identities.len());
+    let steps = (0..1 + rng.below(12))
         .map(|_| {
             // Most apps have one identity.
-            let identity = match dice.percent(90) {
+            let identity = match rng.percent(90) {
                 true => &world.identities[identity],
-                false => &world.identities[dice.below(world.identities.len())],
+                false => &world.identities[rng.below(world.identities.len())],
             };
             *tags += 1;
-            step(dice, world, identity, *tags)
+            step(rng, world, identity, *tags)
         })
         .collect();
     Client {
-        http2: dice.percent(30),
-        buffer: dice.pick(&[64, 1024, 64 * 1024]),
+        http2: rng.percent(30),
+        buffer: rng.pick(&[64, 1024, 64 * 1024]),
         steps,
     }
 }
 
-fn step(dice: &mut Dice, world: &World, identity: &(String, String, Place), tag: usize) -> Step {
-    let (instance, token, place) = identity.clone();
-    let what = match dice.below(10) {
-        n if n < world.receipts => receipt(dice, world, place),
+fn step(
+    rng: &mut Rng,
+    world: &World,
+    identity: &(String, String, CredentialSource),
+    tag: usize,
+) -> Step {
+    let (instance, token, source) = identity.clone();
+    let kind = match rng.below(10) {
+        n if n < world.receipts => receipt(rng, world, source),
         n => match n % 4 {
-            0 => What::Send(dice.pick(&[10, 3000, 100_000])),
-            1 => What::SendByGet,
-            2 => What::Typing,
-            _ => What::Chats,
+            0 => RequestKind::Send(rng.pick(&[10, 3000, 100_000])),
+            1 => RequestKind::SendByGet,
+            2 => RequestKind::Typing,
+            _ => RequestKind::Chats,
         },
     };
     let has_body = !matches!(
-        what,
-        What::SendByGet | What::Chats | What::Receipt { in_query: true, .. }
+        kind,
+        RequestKind::SendByGet | RequestKind::Chats | RequestKind::Receipt { in_query: true, .. }
     );
-    let manner = match dice.below(20) {
-        _ if world.polite => Manner::Patient,
-        0..=2 => Manner::HangsUp(dice.pick(&[ms(0), ms(1), ms(10), ms(250), ms(2000)])),
+    let manner = match rng.below(20) {
+        _ if world.polite => Manner::Waits,
+        0..=2 => Manner::HangsUp(rng.pick(&[ms(0), ms(1), ms(10), ms(250), ms(2000)])),
         3 if has_body => Manner::BreaksOff,
         4 | 5 if has_body => Manner::Slow,
-        _ => Manner::Patient,
+        _ => Manner::Waits,
     };
     Step {
         tag,
-        think: dice.millis(world.think),
+        think: rng.millis(world.think),
         instance,
         token,
-        place,
-        what,
+        source,
+        kind,
         manner,
     }
 }
 
-fn receipt(dice: &mut Dice, world: &World, place: Place) -> What {
-    let chat = format!("{}@c.us", dice.below(world.chats));
-    let count = dice.pick(&[0, 1, 1, 1, 2, 5]);
+fn receipt(rng: &mut Rng, world: &World, source: CredentialSource) -> RequestKind {
+    let chat = format!("{}@c.us", rng.below(world.chats));
+    let count = rng.pick(&[0, 1, 1, 1, 2, 5]);
     let ids = (0..count)
         .map(|_| {
-            let id = dice.below(world.ids);
-            // An id is poisoned for good, as a malformed one would be.
-            let poisoned = Dice::new(id as u64).percent(world.poison);
+            let id = rng.below(world.ids);
+            // A poisoned id always fails, as a malformed one would.
+            let poisoned = Rng::new(id as u64).percent(world.poison);
             let kind = if poisoned {
                 ["P400", "P422", "P500"][id % 3]
             } else {
@@ -375,10 +386,10 @@ fn receipt(dice: &mut Dice, world: &World, place: Place) -> What {
             format!("false_{chat}_{kind}{id}")
         })
         .collect();
-    What::Receipt {
+    RequestKind::Receipt {
         chat,
         ids,
-        participant: dice.pick(&[None, None, None, Some("null"), Some("\"null\"")]),
-        in_query: place != Place::Body && dice.percent(30),
+        participant: rng.pick(&[None, None, None, Some("null"), Some("\"null\"")]),
+        in_query: source != CredentialSource::Body && rng.percent(30),
     }
 }

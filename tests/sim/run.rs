@@ -9,24 +9,24 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use wawp_gateway::gateway::Gateway;
 
-use crate::client::{self, Outcome, Town};
-use crate::dice::Dice;
+use crate::client::{self, Apps, Outcome};
 use crate::plan::Plan;
+use crate::rng::Rng;
 use crate::upstream::{Arrival, Upstream};
 use crate::wire::At;
 
-/// Longer than any drain may take: the longest answer, and then some.
+/// Longer than any drain may take: more than the longest response.
 const DRAIN: Duration = Duration::from_secs(400);
 /// For upstream connections to notice that the gateway is gone.
 const AFTERMATH: Duration = Duration::from_secs(60);
 
-/// Everything that was seen of a run.
+/// Everything that was observed in a run.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) outcomes: Vec<Outcome>,
     pub(crate) arrivals: Vec<Arrival>,
     pub(crate) kills: Vec<At>,
-    pub(crate) strays: Vec<String>,
+    pub(crate) unexpected: Vec<String>,
     pub(crate) panics: Vec<String>,
     pub(crate) drain: At,
     pub(crate) drained: bool,
@@ -41,8 +41,7 @@ thread_local! {
     static RUNNING: RefCell<bool> = const { RefCell::new(false) };
 }
 
-/// Notes panics of a run instead of printing them: tokio keeps those of tasks
-/// to itself.
+/// Records panics of a run instead of printing them: tokio swallows those of tasks.
 pub(crate) fn note_panics() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -71,15 +70,15 @@ pub(crate) fn run(seed: u64, plan: Plan) -> Seen {
 
 async fn live(seed: u64, plan: Plan) -> Seen {
     let began = Instant::now();
-    // Another chance than the plan's, so that the two can be changed apart.
-    let upstream = Upstream::new(plan.temper, Dice::new(!seed).fork());
+    // Independent of the plan's generator, so that each can change alone.
+    let upstream = Upstream::new(plan.behaviour, Rng::new(!seed).fork());
     let gateway = Gateway::new(&plan.config, upstream.dial()).unwrap();
-    let town = Arc::new(Town {
+    let apps = Arc::new(Apps {
         began,
         gateway: gateway.clone(),
         closed: AtomicBool::new(false),
         outcomes: Mutex::default(),
-        strays: Mutex::default(),
+        unexpected: Mutex::default(),
     });
     let restarts = tokio::spawn(Arc::clone(&upstream).restart());
     if let Some((after, config)) = plan.reload {
@@ -91,7 +90,7 @@ async fn live(seed: u64, plan: Plan) -> Seen {
     }
     let mut clients = JoinSet::new();
     for client in plan.clients {
-        clients.spawn(client::live(Arc::clone(&town), client));
+        clients.spawn(client::live(Arc::clone(&apps), client));
     }
     let all = async {
         while let Some(ended) = clients.join_next().await {
@@ -108,7 +107,7 @@ async fn live(seed: u64, plan: Plan) -> Seen {
         () = all => {}
         () = drain => {}
     }
-    town.closed.store(true, Ordering::Relaxed);
+    apps.closed.store(true, Ordering::Relaxed);
     let drain = began.elapsed();
     gateway.drain();
     let drained = tokio::time::timeout(DRAIN, gateway.drained()).await.is_ok();
@@ -117,15 +116,15 @@ async fn live(seed: u64, plan: Plan) -> Seen {
         ended.unwrap();
     }
     drop(gateway);
-    let town = Arc::into_inner(town).expect("the apps have ended");
-    drop(town.gateway);
+    let apps = Arc::into_inner(apps).expect("the apps have ended");
+    drop(apps.gateway);
     restarts.abort();
     tokio::time::sleep(AFTERMATH).await;
     Seen {
-        outcomes: town.outcomes.into_inner().unwrap(),
+        outcomes: apps.outcomes.into_inner().unwrap(),
         arrivals: upstream.arrivals(),
         kills: upstream.kills(),
-        strays: town.strays.into_inner().unwrap(),
+        unexpected: apps.unexpected.into_inner().unwrap(),
         panics: Vec::new(),
         drain,
         drained,

@@ -1,4 +1,4 @@
-//! The upstream: answers late, wrongly, in part or not at all, and writes down
+//! The upstream: it responds late, wrongly, in part or not at all, and records
 //! everything that reaches it.
 
 use std::collections::HashMap;
@@ -20,12 +20,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use wawp_gateway::{Dial, Io};
 
-use crate::dice::Dice;
-use crate::plan::Temper;
-use crate::wire::{self, ANSWER, At, Said, TAG};
+use crate::plan::UpstreamBehaviour;
+use crate::rng::Rng;
+use crate::wire::{self, At, Parsed, RESPONSE, TAG};
 
-/// More calls than any run has reason for. From then on answers take a second,
-/// so that virtual time goes on and the run can be judged.
+/// More calls than any run should cause. From then on a response takes a second,
+/// so that virtual time goes on and the run ends.
 pub(crate) const STORM: usize = 2000;
 
 /// A call that reached the upstream.
@@ -33,14 +33,14 @@ pub(crate) const STORM: usize = 2000;
 pub(crate) struct Arrival {
     pub(crate) at: At,
     pub(crate) tag: usize,
-    /// `None`: its body never came whole.
-    pub(crate) said: Option<Said>,
-    pub(crate) answer: Option<Answered>,
+    /// `None` if its body was not complete.
+    pub(crate) parsed: Option<Parsed>,
+    pub(crate) response: Option<SentResponse>,
 }
 
-/// What became of it.
+/// The response to it.
 #[derive(Clone, Debug)]
-pub(crate) struct Answered {
+pub(crate) struct SentResponse {
     pub(crate) at: At,
     pub(crate) status: u16,
     pub(crate) retry_after: Option<Duration>,
@@ -52,7 +52,7 @@ pub(crate) struct Answered {
 #[derive(Debug)]
 pub(crate) struct Upstream {
     began: Instant,
-    temper: Temper,
+    behaviour: UpstreamBehaviour,
     state: Mutex<State>,
     pub(crate) open: AtomicUsize,
     /// Counts restarts; connections end when it changes.
@@ -61,31 +61,31 @@ pub(crate) struct Upstream {
 
 #[derive(Debug)]
 struct State {
-    dice: Dice,
+    rng: Rng,
     arrivals: Vec<Arrival>,
-    /// Instances, or one credential of theirs, that are throttled, until when,
-    /// and whether they are told.
+    /// Instances, or one of their credentials, that are throttled, until when, and
+    /// whether the response names that time.
     throttled: HashMap<(String, Option<String>), (At, bool)>,
-    /// Until when nobody is there, and whether connecting then hangs.
+    /// Until when the upstream is unreachable, and whether connecting then hangs.
     away: Option<(At, bool)>,
     kills: Vec<At>,
 }
 
-/// What to do with a call.
+/// What happens to a request.
 enum Fate {
-    Answer(StatusCode),
+    Respond(StatusCode),
     Throttle,
     Reset,
     Cut,
 }
 
 impl Upstream {
-    pub(crate) fn new(temper: Temper, dice: Dice) -> Arc<Self> {
+    pub(crate) fn new(behaviour: UpstreamBehaviour, rng: Rng) -> Arc<Self> {
         Arc::new(Self {
             began: Instant::now(),
-            temper,
+            behaviour,
             state: Mutex::new(State {
-                dice,
+                rng,
                 arrivals: Vec::new(),
                 throttled: HashMap::new(),
                 away: None,
@@ -104,13 +104,13 @@ impl Upstream {
         }))
     }
 
-    /// Restarts as planned, for ever.
+    /// Restarts as planned.
     pub(crate) async fn restart(self: Arc<Self>) {
-        for (after, away) in self.temper.restarts.clone() {
+        for (after, away) in self.behaviour.restarts.clone() {
             tokio::time::sleep(after).await;
             {
                 let mut state = self.state.lock().unwrap();
-                let hangs = state.dice.percent(20);
+                let hangs = state.rng.percent(20);
                 let now = self.began.elapsed();
                 state.kills.push(now);
                 state.away = Some((now + away, hangs));
@@ -123,7 +123,7 @@ impl Upstream {
         self.state.lock().unwrap().arrivals.clone()
     }
 
-    /// When connections were cut that may have had an answer on the way.
+    /// When connections were cut that may have had a response on the way.
     pub(crate) fn kills(&self) -> Vec<At> {
         self.state.lock().unwrap().kills.clone()
     }
@@ -131,9 +131,9 @@ impl Upstream {
     async fn connect(self: &Arc<Self>) -> io::Result<Box<dyn Io>> {
         let (wait, buffer, life) = {
             let mut state = self.state.lock().unwrap();
-            let wait = state.dice.millis(self.temper.dial);
-            let buffer = state.dice.pick(&[64, 1024, 64 * 1024]);
-            let life = (self.temper.life > 0).then(|| state.dice.millis(self.temper.life));
+            let wait = state.rng.millis(self.behaviour.dial);
+            let buffer = state.rng.pick(&[64, 1024, 64 * 1024]);
+            let life = (self.behaviour.life > 0).then(|| state.rng.millis(self.behaviour.life));
             (wait, buffer, life)
         };
         tokio::time::sleep(wait).await;
@@ -175,7 +175,10 @@ impl Upstream {
         Ok(Box::new(near))
     }
 
-    async fn serve(self: &Arc<Self>, request: Request<Incoming>) -> io::Result<Response<Script>> {
+    async fn serve(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+    ) -> io::Result<Response<ResponseBody>> {
         let (head, body) = request.into_parts();
         let number = {
             let mut state = self.state.lock().unwrap();
@@ -186,25 +189,25 @@ impl Upstream {
             state.arrivals.push(Arrival {
                 at: self.began.elapsed(),
                 tag,
-                said: None,
-                answer: None,
+                parsed: None,
+                response: None,
             });
             state.arrivals.len() - 1
         };
         let Ok(body) = body.collect().await else {
             return Err(io::ErrorKind::UnexpectedEof.into());
         };
-        let said = wire::said(&head.method, &head.uri, &head.headers, &body.to_bytes());
+        let parsed = wire::parsed(&head.method, &head.uri, &head.headers, &body.to_bytes());
         let (latency, fate) = {
             let mut state = self.state.lock().unwrap();
-            state.arrivals[number].said = Some(said.clone());
+            state.arrivals[number].parsed = Some(parsed.clone());
             let storm = Duration::from_secs(u64::from(number >= STORM));
             let latency = storm
-                + match state.dice.percent(self.temper.very_slow) {
-                    true => Duration::from_secs(1) + state.dice.millis(10_000),
-                    false => state.dice.millis(self.temper.latency),
+                + match state.rng.percent(self.behaviour.very_slow) {
+                    true => Duration::from_secs(1) + state.rng.millis(10_000),
+                    false => state.rng.millis(self.behaviour.latency),
                 };
-            let fate = self.fate(&mut state, &said);
+            let fate = self.fate(&mut state, &parsed);
             (latency, fate)
         };
         tokio::time::sleep(latency).await;
@@ -213,26 +216,26 @@ impl Upstream {
         let (status, cut) = match fate {
             Fate::Reset => return Err(io::ErrorKind::ConnectionReset.into()),
             Fate::Throttle => (StatusCode::TOO_MANY_REQUESTS, false),
-            Fate::Answer(status) => (status, false),
+            Fate::Respond(status) => (status, false),
             Fate::Cut => (StatusCode::CREATED, true),
         };
-        let padding = state.dice.pick(&[0, 100, 5000]);
+        let padding = state.rng.pick(&[0, 100, 5000]);
         let body = Bytes::from(format!(
             "{{\"call\":{number},\"pad\":\"{}\"}}",
             "p".repeat(padding)
         ));
-        let mut response = Response::builder().status(status).header(ANSWER, number);
+        let mut response = Response::builder().status(status).header(RESPONSE, number);
         let mut retry_after = None;
         if status == StatusCode::TOO_MANY_REQUESTS {
-            let (until, told) = state.throttled(&said).unwrap_or_default();
+            let (until, is_named) = state.throttled(&parsed).unwrap_or_default();
             let seconds = until.saturating_sub(now).as_secs() + 1;
-            if told {
+            if is_named {
                 retry_after = Some(Duration::from_secs(seconds));
                 response = response.header("retry-after", seconds);
             }
         }
-        let in_pieces = state.dice.percent(30);
-        state.arrivals[number].answer = Some(Answered {
+        let in_pieces = state.rng.percent(30);
+        state.arrivals[number].response = Some(SentResponse {
             at: now,
             status: status.as_u16(),
             retry_after,
@@ -242,54 +245,59 @@ impl Upstream {
         if !in_pieces {
             response = response.header("content-length", body.len());
         }
-        Ok(response.body(Script::new(body, cut, in_pieces)).unwrap())
+        Ok(response
+            .body(ResponseBody::new(body, cut, in_pieces))
+            .unwrap())
     }
 
-    fn fate(&self, state: &mut State, said: &Said) -> Fate {
+    fn fate(&self, state: &mut State, parsed: &Parsed) -> Fate {
         let now = self.began.elapsed();
-        let temper = &self.temper;
-        if state.dice.percent(temper.resets) {
+        let behaviour = &self.behaviour;
+        if state.rng.percent(behaviour.resets) {
             return Fate::Reset;
         }
-        if state.throttled(said).is_some_and(|(until, _)| now < until) {
+        if state
+            .throttled(parsed)
+            .is_some_and(|(until, _)| now < until)
+        {
             return Fate::Throttle;
         }
-        if state.dice.percent(temper.throttles) {
-            let until = now + state.dice.millis(3000);
-            let told = state.dice.percent(60);
-            let credential = state.dice.percent(50).then(|| said.credential.clone());
-            let whom = (said.instance.clone(), credential);
-            state.throttled.insert(whom, (until, told));
+        if state.rng.percent(behaviour.throttles) {
+            let until = now + state.rng.millis(3000);
+            let is_named = state.rng.percent(60);
+            let credential = state.rng.percent(50).then(|| parsed.credential.clone());
+            let whom = (parsed.instance.clone(), credential);
+            state.throttled.insert(whom, (until, is_named));
             return Fate::Throttle;
         }
-        if said.credential.contains("bad") {
-            return Fate::Answer(StatusCode::UNAUTHORIZED);
+        if parsed.credential.contains("bad") {
+            return Fate::Respond(StatusCode::UNAUTHORIZED);
         }
         for (mark, status) in [("_P400", 400), ("_P422", 422), ("_P500", 500)] {
-            if said.ids.iter().any(|id| id.contains(mark)) {
-                return Fate::Answer(StatusCode::from_u16(status).unwrap());
+            if parsed.ids.iter().any(|id| id.contains(mark)) {
+                return Fate::Respond(StatusCode::from_u16(status).unwrap());
             }
         }
-        if state.dice.percent(temper.fails) {
-            let status = state.dice.pick(&[400, 404, 413, 422, 500]);
-            return Fate::Answer(StatusCode::from_u16(status).unwrap());
+        if state.rng.percent(behaviour.fails) {
+            let status = state.rng.pick(&[400, 404, 413, 422, 500]);
+            return Fate::Respond(StatusCode::from_u16(status).unwrap());
         }
-        if state.dice.percent(temper.unavailable) {
-            let status = state.dice.pick(&[502, 503, 504]);
-            return Fate::Answer(StatusCode::from_u16(status).unwrap());
+        if state.rng.percent(behaviour.unavailable) {
+            let status = state.rng.pick(&[502, 503, 504]);
+            return Fate::Respond(StatusCode::from_u16(status).unwrap());
         }
-        if state.dice.percent(temper.cuts) {
+        if state.rng.percent(behaviour.cuts) {
             return Fate::Cut;
         }
-        Fate::Answer(state.dice.pick(&[StatusCode::OK, StatusCode::CREATED]))
+        Fate::Respond(state.rng.pick(&[StatusCode::OK, StatusCode::CREATED]))
     }
 }
 
 impl State {
-    /// Until when a caller is throttled, and whether it is told.
-    fn throttled(&self, said: &Said) -> Option<(At, bool)> {
-        let whole = (said.instance.clone(), None);
-        let own = (said.instance.clone(), Some(said.credential.clone()));
+    /// Until when a caller is throttled, and whether the response names that time.
+    fn throttled(&self, parsed: &Parsed) -> Option<(At, bool)> {
+        let whole = (parsed.instance.clone(), None);
+        let own = (parsed.instance.clone(), Some(parsed.credential.clone()));
         let until = [whole, own].map(|whom| self.throttled.get(&whom).copied());
         until.into_iter().flatten().max()
     }
@@ -304,13 +312,13 @@ impl Drop for Open<'_> {
     }
 }
 
-/// An answer's body: its pieces, then its end or a break.
-pub(crate) struct Script {
+/// A response body: its pieces, then its end or an error.
+pub(crate) struct ResponseBody {
     pieces: Vec<Bytes>,
     cut: bool,
 }
 
-impl Script {
+impl ResponseBody {
     fn new(body: Bytes, cut: bool, in_pieces: bool) -> Self {
         let middle = body.len() / 2;
         let mut pieces = vec![body.slice(..middle)];
@@ -324,7 +332,7 @@ impl Script {
     }
 }
 
-impl Body for Script {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = io::Error;
 

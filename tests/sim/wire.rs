@@ -1,5 +1,5 @@
-//! What a call says, read from what was planned and from what arrived: equal
-//! where the gateway changed nothing that matters.
+//! The meaning of a request, read from the plan and from what arrived; the two are
+//! equal if the gateway changed nothing that matters.
 
 use std::time::Duration;
 
@@ -7,36 +7,36 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Uri};
 use serde_json::{Map, Value, json};
 
-use crate::plan::{Place, Step, What};
+use crate::plan::{CredentialSource, RequestKind, Step};
 
-/// The header by which calls are found again.
+/// Identifies requests.
 pub(crate) const TAG: &str = "x-sim-tag";
-/// The header by which answers are found again.
-pub(crate) const ANSWER: &str = "x-sim-answer";
+/// Identifies responses.
+pub(crate) const RESPONSE: &str = "x-sim-response";
 /// The path of receipts.
 pub(crate) const SEEN: &str = "/v2/send/seen";
 
-/// What a call says.
+/// The meaning of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Said {
+pub(crate) struct Parsed {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) instance: String,
-    /// Place and text.
+    /// CredentialSource and text.
     pub(crate) credential: String,
-    /// Everything else but the ids, in an order of its own.
+    /// Everything else but the ids, sorted.
     pub(crate) rest: String,
     /// The ids of a receipt.
     pub(crate) ids: Vec<String>,
 }
 
-impl Said {
+impl Parsed {
     /// Whether two receipts may share a call.
     pub(crate) fn may_share(&self, other: &Self) -> bool {
         let lists = (self.ids.is_empty(), other.ids.is_empty());
-        let bare = |said: &Self| Self {
+        let bare = |parsed: &Self| Self {
             ids: Vec::new(),
-            ..said.clone()
+            ..parsed.clone()
         };
         lists.0 == lists.1 && bare(self) == bare(other)
     }
@@ -46,10 +46,10 @@ impl Said {
     }
 }
 
-/// The head and the body of a planned call.
+/// The head and the body of a planned request.
 pub(crate) fn request(step: &Step) -> (Request<()>, Bytes) {
-    let (method, path, fields) = match &step.what {
-        What::Receipt {
+    let (method, path, fields) = match &step.kind {
+        RequestKind::Receipt {
             chat,
             ids,
             participant,
@@ -66,7 +66,7 @@ pub(crate) fn request(step: &Step) -> (Request<()>, Bytes) {
             }
             (Method::POST, SEEN, fields)
         }
-        What::Send(length) => {
+        RequestKind::Send(length) => {
             let text = json!({ "chatId": "1@c.us", "text": "x".repeat(*length) });
             (
                 Method::POST,
@@ -74,7 +74,7 @@ pub(crate) fn request(step: &Step) -> (Request<()>, Bytes) {
                 text.as_object().unwrap().clone(),
             )
         }
-        What::SendByGet => {
+        RequestKind::SendByGet => {
             let text = json!({ "chatId": "1@c.us", "text": "hello" });
             (
                 Method::GET,
@@ -82,7 +82,7 @@ pub(crate) fn request(step: &Step) -> (Request<()>, Bytes) {
                 text.as_object().unwrap().clone(),
             )
         }
-        What::Typing => {
+        RequestKind::Typing => {
             let chat = json!({ "chatId": "1@c.us" });
             (
                 Method::POST,
@@ -90,34 +90,34 @@ pub(crate) fn request(step: &Step) -> (Request<()>, Bytes) {
                 chat.as_object().unwrap().clone(),
             )
         }
-        What::Chats => (Method::GET, "/v2/chats", Map::new()),
+        RequestKind::Chats => (Method::GET, "/v2/chats", Map::new()),
     };
     let in_query =
-        method == Method::GET || matches!(step.what, What::Receipt { in_query: true, .. });
+        method == Method::GET || matches!(step.kind, RequestKind::Receipt { in_query: true, .. });
     let mut query = Vec::new();
     let mut body = Map::new();
     let mut head = Request::builder()
         .header(TAG, step.tag)
         .header("content-type", "application/json");
     let (instance, token) = (json!(step.instance), json!(step.token));
-    match step.place {
-        Place::Bearer => {
+    match step.source {
+        CredentialSource::Bearer => {
             head = head
                 .header("authorization", format!("Bearer {}", step.token))
                 .header("x-instance-id", &step.instance);
         }
-        Place::Header => {
+        CredentialSource::Header => {
             head = head.header("access-token", &step.token);
             match in_query {
                 true => query.push(("instance_id".to_owned(), instance)),
                 false => drop(body.insert("instance_id".to_owned(), instance)),
             }
         }
-        Place::Body if !in_query => {
+        CredentialSource::Body if !in_query => {
             body.insert("instance_id".to_owned(), instance);
             body.insert("access_token".to_owned(), token);
         }
-        Place::Query | Place::Body => {
+        CredentialSource::Query | CredentialSource::Body => {
             query.push(("instance_id".to_owned(), instance));
             query.push(("access_token".to_owned(), token));
         }
@@ -148,8 +148,8 @@ pub(crate) fn request(step: &Step) -> (Request<()>, Bytes) {
     (head.body(()).unwrap(), body)
 }
 
-/// Reads what a call says.
-pub(crate) fn said(method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Said {
+/// Reads the meaning of a request.
+pub(crate) fn parsed(method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Parsed {
     let query: Vec<(String, String)> = uri
         .query()
         .map(|query| {
@@ -189,7 +189,7 @@ pub(crate) fn said(method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8])
     ];
     let credential = credential
         .into_iter()
-        .filter_map(|(place, token)| Some(format!("{place}:{}", token?)))
+        .filter_map(|(source, token)| Some(format!("{source}:{}", token?)))
         .collect::<Vec<_>>()
         .join("+");
     let instance = in_query("instance_id")
@@ -207,7 +207,7 @@ pub(crate) fn said(method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8])
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
     rest.sort();
-    Said {
+    Parsed {
         method: method.clone(),
         path: uri.path().to_owned(),
         instance,
@@ -217,10 +217,10 @@ pub(crate) fn said(method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8])
     }
 }
 
-/// A planned call as it would arrive if it went through alone.
-pub(crate) fn planned(step: &Step) -> Said {
+/// A planned request as it would arrive if it were not merged.
+pub(crate) fn planned(step: &Step) -> Parsed {
     let (head, body) = request(step);
-    said(head.method(), head.uri(), head.headers(), &body)
+    parsed(head.method(), head.uri(), head.headers(), &body)
 }
 
 /// Time since the run began.

@@ -160,8 +160,9 @@ async fn verdicts_on_the_call_itself_are_shared_as_they_are() {
             let Ok(Given::Shared(shared)) = told.verdict else {
                 panic!("{told:?}");
             };
-            assert_eq!(shared.head.status.as_u16(), status);
-            assert_eq!(shared.head.headers["x-why"], "so");
+            assert_eq!(shared.head.status().as_u16(), status);
+            let why = HeaderName::from_static("x-why");
+            assert_eq!(shared.head.get(&why), Some(&b"so"[..]));
             assert_eq!(shared.body, "the body");
         }
         assert_eq!(world.calls().len(), 1, "{status}");
@@ -326,7 +327,7 @@ async fn a_silent_upstream_is_not_asked_twice_by_those_who_have_no_time_left() {
     assert_eq!(heard.at, 10_050);
     assert!(matches!(
         heard.status,
-        Err(Untold::Failed(Failure::Timeout))
+        Err(Untold::Failed(UpstreamError::Timeout))
     ));
     assert_eq!(world.calls().len(), 1);
 }

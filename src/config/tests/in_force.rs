@@ -8,9 +8,8 @@ fn read(text: &str) -> Effective {
 
 /// Shows what `before` became by reading `after`, where `[server]` and `[upstream]` wait; without origins.
 fn shown(before: &str, after: &str) -> (String, Vec<String>) {
-    let waits = |path: &str| path.starts_with("server.") || path.starts_with("upstream.");
-    let in_force = InForce::from(&read(before)).reloaded(&read(after), waits);
-    let keys = in_force.waiting().into_iter().map(str::to_owned).collect();
+    let in_force = InForce::from(&read(before)).reloaded(&read(after), |_| false);
+    let keys = in_force.waiting();
     let shown = in_force.to_string();
     let lines = shown.lines().map(|line| match line.find("  # ") {
         Some(origin) => &line[..origin],

@@ -151,15 +151,19 @@ fn each_value_that_is_no_default_names_its_origin() {
     assert!(printed.starts_with("[server]\nlisten = "), "{printed}");
 }
 
+fn load_file(path: &Path) -> Result<Effective, Mistakes> {
+    load(Some(path), std::iter::empty(), &Overrides::default())
+}
+
 #[test]
 fn check_prints_them_or_every_mistake() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"[limit]\nmax_queue = 7\n").unwrap();
-    let printed = check(file.path()).unwrap().to_string();
+    let printed = load_file(file.path()).unwrap().to_string();
     assert!(
         printed.contains(&format!("max_queue = 7  # {}:2", file.path().display())),
         "{printed}"
     );
     file.write_all(b"rate = -1\nhaeders = true\n").unwrap();
-    assert_eq!(check(file.path()).unwrap_err().len(), 2);
+    assert_eq!(load_file(file.path()).unwrap_err().len(), 2);
 }

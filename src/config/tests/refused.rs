@@ -47,7 +47,7 @@ fn each_key_refuses_what_it_does_not_allow() {
         ),
         (
             "server",
-            "listen = \"0.0.0.0:9090\"",
+            "listen = \"0.0.0.0:9464\"",
             "server.listen and server.admin must differ",
         ),
         (
@@ -158,11 +158,11 @@ fn each_key_refuses_what_it_does_not_allow() {
         (
             "limit",
             "rate = -1",
-            "limit.rate = -1: a number of calls per second",
+            "limit.rate = -1: a number of requests per second",
         ),
-        ("limit", "rate = nan", "a number of calls per second"),
-        ("limit", "rate = inf", "a number of calls per second"),
-        ("limit", "rate = 0.00001", "a number of calls per second"),
+        ("limit", "rate = nan", "a number of requests per second"),
+        ("limit", "rate = inf", "a number of requests per second"),
+        ("limit", "rate = 0.00001", "a number of requests per second"),
         (
             "limit",
             "burst = 0",
@@ -185,7 +185,7 @@ fn each_key_refuses_what_it_does_not_allow() {
             "class = [5]",
             "limit.class[0] = …: a list of tables",
         ),
-        ("egress", "rate = -1", "a number of calls per second"),
+        ("egress", "rate = -1", "a number of requests per second"),
         ("egress", "rate = 70", "egress.rate = 70: burst must be 1"),
         (
             "egress",

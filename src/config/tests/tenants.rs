@@ -173,7 +173,7 @@ fn each_tenant_is_checked() {
             5,
             "tenant[0].burst = 0: burst must be 1 or more",
         ),
-        (format!("{TENANT}rate = \"x\""), 4, "calls per second"),
+        (format!("{TENANT}rate = \"x\""), 4, "requests per second"),
         (
             format!("{TENANT}networks = [\n\"::1\",\n\"a\"]"),
             6,

@@ -1,66 +1,67 @@
-//! Where the body of an answer ends.
+//! Decodes the body of a response.
 //!
-//! Owns taking a body's bytes out of what was read (RFC 9112 §6 and §7).
-//! Invariant: no byte beyond the body's end is taken.
+//! Owns the framing of HTTP/1.1 (RFC 9112 §6 and §7). Invariant: no byte beyond
+//! the end of the body is taken.
 
 use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Malformed;
 
-/// Bytes of a chunk's size with its extensions, and of all trailers.
+/// The longest line with the size of a chunk and its extensions, in bytes.
 const MAX_SIZE_LINE: usize = 4 * 1024;
+/// The longest trailer section, in bytes.
 const MAX_TRAILERS: usize = 16 * 1024;
 const MAX_TRAILER_FIELDS: usize = 100;
 
-/// How a body is framed, and what is still to come of it.
+/// The framing of a body, and the rest of the body that is still to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Framing {
-    /// So many bytes; none once it has ended.
+pub(crate) enum BodyDecoder {
+    /// The bytes that are left; 0 at the end of any body.
     Length(u64),
     Chunked(Chunked),
-    /// All until the connection's end.
-    Close,
+    /// The body ends with the connection.
+    UntilClose,
 }
 
-/// Where in a chunked body the next byte belongs.
+/// The part of a chunked body to which the next byte belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Chunked {
     Size,
-    /// Within a chunk of which so many bytes are to come.
+    /// The bytes that are left of a chunk.
     Data(u64),
-    /// Behind a chunk's data.
+    /// The CRLF behind the data of a chunk.
     DataEnd,
     Trailers,
 }
 
-/// What there was to be taken.
+/// A part of a body.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
+pub(crate) enum Decoded {
     Data(Bytes),
     Trailers(HeaderMap),
     /// The body has ended.
     End,
-    /// Nothing: more must be read.
-    Nothing,
+    /// Nothing yet: more must be read from the connection.
+    NeedMore,
 }
 
-impl Framing {
-    /// Nothing is to come.
+impl BodyDecoder {
+    /// The end of a body.
     pub(crate) const ENDED: Self = Self::Length(0);
 
-    /// Takes what is at hand of the body out of what was read.
+    /// Takes the next part of the body out of `read`.
     ///
     /// # Errors
-    /// Its chunks are none.
-    pub(crate) fn take(&mut self, read: &mut Bytes) -> Result<Taken, Malformed> {
+    /// The chunked coding is malformed.
+    pub(crate) fn decode(&mut self, read: &mut Bytes) -> Result<Decoded, Malformed> {
         loop {
             match self {
-                Self::Length(0) => return Ok(Taken::End),
+                Self::Length(0) => return Ok(Decoded::End),
                 Self::Length(left) | Self::Chunked(Chunked::Data(left @ 1..)) => {
                     return Ok(data(read, left));
                 }
-                Self::Close => {
+                Self::UntilClose => {
                     let mut endless = u64::MAX;
                     return Ok(data(read, &mut endless));
                 }
@@ -70,46 +71,46 @@ impl Framing {
                         read.advance(2);
                         *self = Self::Chunked(Chunked::Size);
                     }
-                    [] | [b'\r'] => return Ok(Taken::Nothing),
+                    [] | [b'\r'] => return Ok(Decoded::NeedMore),
                     _ => return Err(Malformed),
                 },
                 Self::Chunked(Chunked::Size) => match size(read)? {
-                    None => return Ok(Taken::Nothing),
+                    None => return Ok(Decoded::NeedMore),
                     Some(0) => *self = Self::Chunked(Chunked::Trailers),
                     Some(size) => *self = Self::Chunked(Chunked::Data(size)),
                 },
                 Self::Chunked(Chunked::Trailers) => {
                     let Some(trailers) = trailers(read)? else {
-                        return Ok(Taken::Nothing);
+                        return Ok(Decoded::NeedMore);
                     };
                     *self = Self::ENDED;
                     if !trailers.is_empty() {
-                        return Ok(Taken::Trailers(trailers));
+                        return Ok(Decoded::Trailers(trailers));
                     }
                 }
             }
         }
     }
 
-    /// Whether the body ends here, as far as can be told without reading on.
+    /// Whether the end has been decoded already.
     pub(crate) fn has_ended(&self) -> bool {
         *self == Self::ENDED
     }
 }
 
-/// Up to so many bytes, which are counted off.
-fn data(read: &mut Bytes, left: &mut u64) -> Taken {
+/// Takes at most `left` bytes, and subtracts them from it.
+fn data(read: &mut Bytes, left: &mut u64) -> Decoded {
     if read.is_empty() {
-        return Taken::Nothing;
+        return Decoded::NeedMore;
     }
     let length = usize::try_from(*left).map_or(read.len(), |left| left.min(read.len()));
     *left -= length as u64;
-    Taken::Data(read.split_to(length))
+    Decoded::Data(read.split_to(length))
 }
 
-/// The size of the chunk that begins here; `None` if its line is unfinished.
+/// The size of the chunk that begins here; `None` while its line is incomplete.
 fn size(read: &mut Bytes) -> Result<Option<u64>, Malformed> {
-    // The parser takes no digits at all for zero.
+    // httparse would read a line without digits as size 0, the last chunk.
     if read.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) {
         return Err(Malformed);
     }
@@ -123,7 +124,7 @@ fn size(read: &mut Bytes) -> Result<Option<u64>, Malformed> {
     }
 }
 
-/// The trailers that begin here; `None` if they are unfinished.
+/// The trailers that begin here; `None` while they are incomplete.
 fn trailers(read: &mut Bytes) -> Result<Option<HeaderMap>, Malformed> {
     let Some((length, lines)) = trailers_length(read)? else {
         return match read.len() <= MAX_TRAILERS {
@@ -148,15 +149,16 @@ fn trailers(read: &mut Bytes) -> Result<Option<HeaderMap>, Malformed> {
     Ok(Some(trailers))
 }
 
-/// Where the trailers end, with an empty line, and how many lines there are
-/// before it. They end as they should: the parser would take a line feed alone.
+/// The length of the trailers with the empty line at their end, and the number
+/// of lines before it. Each line must end with CRLF: httparse would also accept
+/// LF alone, which another recipient might not (RFC 9112 §11.1).
 fn trailers_length(read: &[u8]) -> Result<Option<(usize, usize)>, Malformed> {
     let (mut line, mut lines) = (0, 0);
-    for (place, _) in read.iter().enumerate().filter(|(_, byte)| **byte == b'\r') {
-        match read.get(place + 1) {
+    for (at, _) in read.iter().enumerate().filter(|(_, byte)| **byte == b'\r') {
+        match read.get(at + 1) {
             None => return Ok(None),
-            Some(b'\n') if place == line => return Ok(Some((place + 2, lines))),
-            Some(b'\n') => (line, lines) = (place + 2, lines + 1),
+            Some(b'\n') if at == line => return Ok(Some((at + 2, lines))),
+            Some(b'\n') => (line, lines) = (at + 2, lines + 1),
             Some(_) => return Err(Malformed),
         }
     }

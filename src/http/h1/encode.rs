@@ -1,38 +1,40 @@
-//! How the body of an answer is written.
+//! Encodes the body of a response.
 //!
-//! Invariant: a client can tell where it ends, and whether it is whole (RFC
-//! 9112 §6.3 and §7.1).
+//! Invariant: the client can tell where the body ends and whether it is
+//! complete (RFC 9112 §6.3 and §7.1).
 
 use bytes::Bytes;
 
 use super::Malformed;
-use super::write_buf::Outbox;
+use super::write_buf::WriteBuf;
 
-/// How an answer's body is written, and what is to come of it.
+/// The framing of a body, and the rest of the body that is still to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Written {
-    /// So many bytes are still to come.
+pub(crate) enum BodyEncoder {
+    /// The bytes that are left.
     Length(u64),
     Chunked {
-        /// A chunk's data is to be ended.
+        /// The CRLF behind the data of the last chunk is still to be written.
         is_open: bool,
     },
 }
 
-impl Written {
-    /// Puts a piece of the body in, where there is room.
+impl BodyEncoder {
+    /// Writes a piece of the body; only while `out` has room.
     ///
     /// # Errors
-    /// It is more than was told.
-    pub(crate) fn put(&mut self, out: &mut Outbox, data: Bytes) -> Result<(), Malformed> {
+    /// The body is longer than announced.
+    pub(crate) fn put(&mut self, out: &mut WriteBuf, data: Bytes) -> Result<(), Malformed> {
         match self {
             Self::Length(left) => {
                 *left = left.checked_sub(data.len() as u64).ok_or(Malformed)?;
                 out.push(data);
             }
-            // It would be the last chunk.
+            // An empty chunk would be the last one.
             Self::Chunked { .. } if data.is_empty() => {}
             Self::Chunked { is_open } => {
+                // A long piece goes out behind the text, so the CRLF that ends
+                // its chunk can only be written with the next text.
                 let end = if *is_open { "\r\n" } else { "" };
                 let size = format!("{end}{:x}\r\n", data.len());
                 out.text().extend_from_slice(size.as_bytes());
@@ -46,9 +48,10 @@ impl Written {
         Ok(())
     }
 
-    /// Nothing more is there for now: what was put in is made complete, as some
-    /// clients hand on whole chunks. Whether that took anything.
-    pub(crate) fn pause(&mut self, out: &mut Outbox) -> bool {
+    /// Ends the current chunk, since no piece of the body follows for now: some
+    /// clients use a chunk only when it is complete. Whether that wrote
+    /// anything.
+    pub(crate) fn pause(&mut self, out: &mut WriteBuf) -> bool {
         match self {
             Self::Chunked { is_open } if *is_open => {
                 *is_open = false;
@@ -59,11 +62,11 @@ impl Written {
         }
     }
 
-    /// The body has ended.
+    /// Writes the end of the body.
     ///
     /// # Errors
-    /// It is less than was told.
-    pub(crate) fn end(self, out: &mut Outbox) -> Result<(), Malformed> {
+    /// The body is shorter than announced.
+    pub(crate) fn end(self, out: &mut WriteBuf) -> Result<(), Malformed> {
         let last: &[u8] = match self {
             Self::Length(0) => return Ok(()),
             Self::Length(_) => return Err(Malformed),

@@ -1,140 +1,177 @@
-//! The head of an answer: read, and written.
+//! The head of a response: read and written.
 //!
-//! Invariant: whoever reads on knows where the body ends (RFC 9112 §6.3).
+//! Invariant: with the head it is known where the body ends (RFC 9112 §6.3).
 
 use std::mem::MaybeUninit;
 
 use bytes::{Buf as _, Bytes};
-use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use hyper::ext::ReasonPhrase;
 
-use super::LAST_LINES;
-use super::decode::{Chunked, Framing};
-use super::encode::Written;
-use super::header_case::{self, Spelling, is_same};
-use super::raw_head::{Verbatim, Wording};
+use super::decode::BodyDecoder;
+use super::encode::BodyEncoder;
+use super::framing::{Framing, HeaderKind};
 use super::write_buf::COPIED;
-use crate::http::hop_by_hop;
+use super::{HEAD_END, Malformed};
+use crate::http::content_length;
+use crate::http::header_case::{HeaderCase, is_same_name};
+use crate::http::hop_by_hop::HOP_BY_HOP;
+use crate::http::raw_head::RawHead;
+use crate::http::response_head::{ResponseHead, has_no_body};
 
-/// Fields of an answer's head, read by us or by hyper: as in a request by
-/// default, and what hyper parses without an allocation.
-pub(crate) const MAX_ANSWER_FIELDS: usize = 100;
-/// Bytes of it.
-pub(crate) const MAX_ANSWER_HEAD: usize = 64 * 1024;
+/// The most headers of a response, read here or by hyper: as many as in a
+/// request by default, and as hyper parses without an allocation.
+pub(crate) const MAX_RESPONSE_FIELDS: usize = 100;
+/// The longest head of a response, in bytes.
+pub(crate) const MAX_RESPONSE_HEAD: usize = 64 * 1024;
 
-/// An answer that is none: not to be understood, or to be understood in two ways.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Malformed;
-
-/// The head of an answer.
+/// The head of a final response, and how to read its body.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) head: response::Parts,
-    /// `None` where all fields are in the map and came in lower case.
-    pub(crate) wording: Option<Wording>,
-    pub(crate) framing: Framing,
-    /// Another call may follow on the connection.
+pub(crate) struct FinalResponse {
+    pub(crate) head: ResponseHead,
+    pub(crate) decoder: BodyDecoder,
+    /// Another request may follow on the connection.
     pub(crate) keeps_alive: bool,
 }
 
-/// What the head of an answer says.
+/// What was read.
 #[derive(Debug)]
-pub(crate) enum Reply {
-    /// More is to come (RFC 9110 §15.2).
+pub(crate) enum ResponseRead {
+    /// An interim response: the final one follows (RFC 9110 §15.2).
     Informational,
-    Answer(Answer),
+    Final(FinalResponse),
 }
 
-/// Takes the head of an answer out of what was read; `None` if it is not all
-/// there.
+/// Takes the head of a response out of `read`; `None` while it is incomplete.
 ///
 /// # Errors
-/// It is none.
-pub(crate) fn read_reply(read: &mut Bytes) -> Result<Option<Reply>, Malformed> {
+/// It is malformed or too long.
+pub(crate) fn read_response(read: &mut Bytes) -> Result<Option<ResponseRead>, Malformed> {
     if read.is_empty() {
         return Ok(None);
     }
-    let mut fields = [const { MaybeUninit::uninit() }; MAX_ANSWER_FIELDS];
-    let mut answer = httparse::Response::new(&mut []);
+    // Uninitialised: filling a hundred fields costs more than parsing ten.
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_RESPONSE_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
     let mut parser = httparse::ParserConfig::default();
-    // A proxy replaces line folding in answers with spaces (RFC 9112 §5.2).
+    // A proxy replaces line folding in responses with spaces (RFC 9112 §5.2).
     parser.allow_obsolete_multiline_headers_in_responses(true);
-    let length = match parser.parse_response_with_uninit_headers(&mut answer, read, &mut fields) {
+    let length = match parser.parse_response_with_uninit_headers(&mut parsed, read, &mut fields) {
         Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) if read.len() <= MAX_ANSWER_HEAD => return Ok(None),
+        Ok(httparse::Status::Partial) if read.len() <= MAX_RESPONSE_HEAD => return Ok(None),
         Ok(httparse::Status::Partial) | Err(_) => return Err(Malformed),
     };
-    let reply = understand(read, &answer)?;
+    let response = interpret(read, &parsed)?;
     read.advance(length);
-    Ok(Some(reply))
+    Ok(Some(response))
 }
 
-fn understand(said: &Bytes, answer: &httparse::Response<'_, '_>) -> Result<Reply, Malformed> {
-    let status = StatusCode::from_u16(answer.code.unwrap_or(0)).map_err(|_| Malformed)?;
+fn interpret(read: &Bytes, parsed: &httparse::Response<'_, '_>) -> Result<ResponseRead, Malformed> {
+    let status = StatusCode::from_u16(parsed.code.unwrap_or(0)).map_err(|_| Malformed)?;
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        // Nobody has asked for that.
+        // No request on the fast path asks for an upgrade.
         return Err(Malformed);
     }
     if status.is_informational() {
-        return Ok(Reply::Informational);
+        return Ok(ResponseRead::Informational);
     }
-    let (mut head, ()) = Response::new(()).into_parts();
-    head.status = status;
-    let framed = Framed {
-        is_http11: answer.version == Some(1),
-        ..Framed::default()
+    let is_http11 = parsed.version == Some(1);
+    let (framing, mut head) = match read_raw(parsed.headers, is_http11, status) {
+        Some(read) => read,
+        None => read_map(read, parsed.headers, is_http11, status)?,
     };
-    let (framed, wording) = read_fields(said, answer.headers, framed, &mut head)?;
-    let framing = framed.framing(status)?;
-    let keeps_alive = framing != Framing::Close && framed.keeps_alive();
-    let reason = answer.reason.unwrap_or_default();
+    let decoder = framing.decoder(status)?;
+    let reason = parsed.reason.unwrap_or_default();
     if status.canonical_reason() != Some(reason) {
-        let reason = ReasonPhrase::try_from(reason.as_bytes()).map_err(|_| Malformed)?;
-        head.extensions.insert(reason);
+        head.set_reason(ReasonPhrase::try_from(reason.as_bytes()).map_err(|_| Malformed)?);
     }
-    Ok(Reply::Answer(Answer {
+    Ok(ResponseRead::Final(FinalResponse {
+        keeps_alive: decoder != BodyDecoder::UntilClose && framing.keeps_alive(status),
         head,
-        wording,
-        framing,
-        keeps_alive,
+        decoder,
     }))
 }
 
-/// Reads the fields of an answer of this status: what they tell of its body,
-/// and how they were worded.
-fn read_fields(
-    said: &Bytes,
+/// Keeps the header lines as text, except hop-by-hop headers; `None` where a
+/// header must be changed before it may be forwarded.
+fn read_raw(
     fields: &[httparse::Header<'_>],
-    framed: Framed,
-    head: &mut response::Parts,
-) -> Result<(Framed, Option<Wording>), Malformed> {
-    // Of others more is asked.
-    if head.status.is_success() && !has_no_body(head.status) {
-        let (mut framed, mut map) = (framed.clone(), HeaderMap::new());
-        if let Some(verbatim) = Verbatim::of(fields, &mut framed, &mut map) {
-            head.headers = map;
-            return Ok((framed, Some(Wording::Verbatim(verbatim))));
-        }
+    is_http11: bool,
+    status: StatusCode,
+) -> Option<(Framing, ResponseHead)> {
+    if has_no_body(status) {
+        // A length may have to be removed.
+        return None;
     }
-    let mut framed = framed;
+    let line_length = |field: &httparse::Header<'_>| field.name.len() + field.value.len() + 4;
+    let mut lines = Vec::with_capacity(fields.iter().map(line_length).sum());
+    let (mut framing, mut map) = (Framing::new(is_http11), HeaderMap::new());
+    let (mut length, mut has_coding, mut case) = (None, false, None);
+    for &httparse::Header { name, value } in fields {
+        let is = |known: &&str| is_same_name(name.as_bytes(), known.as_bytes());
+        match framing.add(name.as_bytes(), value) {
+            // The option may name a header, which must be removed.
+            HeaderKind::ConnectionOptions => return None,
+            HeaderKind::Connection => {
+                // The gateway may set it anew, in the same case.
+                case = (name == "Connection").then_some(HeaderCase::CONNECTION);
+                continue;
+            }
+            // Repeated lengths are made one.
+            HeaderKind::ContentLength if length.is_some() => return None,
+            HeaderKind::ContentLength => length = Some(content_length::parse(value)?),
+            HeaderKind::Other if !HOP_BY_HOP.iter().any(is) => {}
+            kind @ (HeaderKind::TransferEncoding | HeaderKind::Other) => {
+                has_coding |= kind == HeaderKind::TransferEncoding;
+                let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+                map.append(name, HeaderValue::from_bytes(value).ok()?);
+                continue;
+            }
+        }
+        if value.contains(&b'\n') {
+            // A folded line is unfolded (RFC 9112 §5.2).
+            return None;
+        }
+        lines.extend_from_slice(name.as_bytes());
+        lines.extend_from_slice(b": ");
+        lines.extend_from_slice(value);
+        lines.extend_from_slice(b"\r\n");
+    }
+    if length.is_some() && has_coding {
+        // The length must not be forwarded: a client that believed it would
+        // read another body (RFC 9112 §6.3).
+        return None;
+    }
+    let raw = RawHead::new(lines, length);
+    Some((framing, ResponseHead::read(status, map, Some(raw), case)))
+}
+
+/// Puts all headers into a map.
+fn read_map(
+    read: &Bytes,
+    fields: &[httparse::Header<'_>],
+    is_http11: bool,
+    status: StatusCode,
+) -> Result<(Framing, ResponseHead), Malformed> {
+    let mut framing = Framing::new(is_http11);
     let mut headers = HeaderMap::with_capacity(fields.len() + 2);
     let mut is_lower_case = true;
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed)?;
         is_lower_case &= name.as_str() == field.name;
-        let value = value(said, field.value)?;
-        if framed.by(field.name.as_bytes(), value.as_bytes()) != Told::Connection {
+        let value = header_value(read, field.value)?;
+        if framing.add(field.name.as_bytes(), value.as_bytes()) != HeaderKind::Connection {
             headers.append(name, value);
         }
     }
-    head.headers = headers;
-    let spelling = || Spelling::of(fields.iter().map(|field| field.name));
-    Ok((framed, (!is_lower_case).then(|| Wording::Spelt(spelling()))))
+    let names = fields.iter().map(|field| field.name.as_bytes());
+    let case = (!is_lower_case).then(|| HeaderCase::of(names));
+    Ok((framing, ResponseHead::read(status, headers, None, case)))
 }
 
-fn value(said: &Bytes, value: &[u8]) -> Result<HeaderValue, Malformed> {
-    HeaderValue::from_maybe_shared(said.slice_ref(value)).or_else(|_| {
+/// A value that shares the buffer `read`, or a copy of a folded one.
+fn header_value(read: &Bytes, value: &[u8]) -> Result<HeaderValue, Malformed> {
+    HeaderValue::from_maybe_shared(read.slice_ref(value)).or_else(|_| {
         let lines: Vec<_> = value
             .split(|&byte| byte == b'\n')
             .map(<[u8]>::trim_ascii)
@@ -143,166 +180,38 @@ fn value(said: &Bytes, value: &[u8]) -> Result<HeaderValue, Malformed> {
     })
 }
 
-/// What the fields of a head tell of its body and its connection.
-#[derive(Clone, Default)]
-pub(super) struct Framed {
-    is_http11: bool,
-    /// Whether the last of the transfer codings is `chunked`, if there are any.
-    is_chunked: Option<bool>,
-    length: Option<u64>,
-    /// What is told of a length is none, or several.
-    is_length_wrong: bool,
-    says_close: bool,
-    says_keep_alive: bool,
-}
-
-/// What a field told of the body and the connection.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
-    /// `Content-Length`.
-    Length,
-    /// `Transfer-Encoding`.
-    Coding,
-    /// `Connection`, which says nothing more than is known now.
-    Connection,
-    /// `Connection`, with options that are not understood here.
-    Options,
-    Nothing,
-}
-
-impl Framed {
-    /// A field among others.
-    pub(super) fn by(&mut self, name: &[u8], value: &[u8]) -> Told {
-        let is = |known| is_same(name, known);
-        let listed = || value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
-        if is(b"content-length") {
-            for told in listed().map(digits) {
-                self.is_length_wrong |=
-                    told.is_none() || self.length.is_some_and(|it| Some(it) != told);
-                self.length = told;
-            }
-            Told::Length
-        } else if is(b"transfer-encoding") {
-            let last = listed().next_back().unwrap_or_default();
-            // What is not even text names no coding that is known.
-            let is_chunked = value.is_ascii() && last.eq_ignore_ascii_case(b"chunked");
-            self.is_chunked = Some(is_chunked);
-            Told::Coding
-        } else if is(b"connection") {
-            let mut says_more = false;
-            for option in listed() {
-                let says_close = option.eq_ignore_ascii_case(b"close");
-                let says_keep_alive = option.eq_ignore_ascii_case(b"keep-alive");
-                self.says_close |= says_close;
-                self.says_keep_alive |= says_keep_alive;
-                says_more |= !says_close && !says_keep_alive;
-            }
-            match says_more {
-                true => Told::Options,
-                false => Told::Connection,
-            }
-        } else {
-            Told::Nothing
-        }
-    }
-
-    fn framing(&self, status: StatusCode) -> Result<Framing, Malformed> {
-        if has_no_body(status) {
-            return Ok(Framing::ENDED);
-        }
-        match self.is_chunked {
-            Some(_) if !self.is_http11 => Err(Malformed),
-            Some(true) => Ok(Framing::Chunked(Chunked::Size)),
-            Some(false) => Ok(Framing::Close),
-            None if self.is_length_wrong => Err(Malformed),
-            None => Ok(self.length.map_or(Framing::Close, Framing::Length)),
-        }
-    }
-
-    /// Whether the connection outlives this answer (RFC 9112 §9.3).
-    fn keeps_alive(&self) -> bool {
-        !self.says_close && (self.is_http11 || self.says_keep_alive)
-    }
-}
-
-/// A number as RFC 9110 §8.6 writes a length: digits alone.
-pub(super) fn digits(text: &[u8]) -> Option<u64> {
-    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
-    let more = |number: u64, byte| number.checked_mul(10)?.checked_add(digit(byte)?);
-    let number = text.iter().try_fold(0, more);
-    number.filter(|_| !text.is_empty())
-}
-
-/// Whether an answer of this status ends with its head (RFC 9110 §6.4.1).
-pub(crate) fn has_no_body(status: StatusCode) -> bool {
-    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-}
-
-/// Writes the head of an answer whose body has this length, if that is known:
-/// how the body is to be written.
-pub(crate) fn write_answer<B>(
+/// Writes the head of a response whose body has this length, if that is known.
+/// Returns how to write the body.
+pub(crate) fn write_response(
     text: &mut Vec<u8>,
-    answer: &mut Response<B>,
-    wording: Option<&Wording>,
+    head: &mut ResponseHead,
     length: Option<u64>,
-) -> Written {
-    let (lines, spelling, told) = match wording {
-        Some(Wording::Verbatim(it)) => (it.lines(), it.spelling(), it.length()),
-        Some(Wording::Spelt(spelling)) => (&[][..], Some(spelling), told_length(answer)),
-        None => (&[][..], None, told_length(answer)),
-    };
-    let (status, headers) = (answer.status(), answer.headers());
-    let reason = answer.extensions().get::<ReasonPhrase>();
-    let canonical = || status.canonical_reason().unwrap_or_default().as_bytes();
-    let reason = reason.map_or_else(canonical, ReasonPhrase::as_bytes);
+) -> BodyEncoder {
+    let announced = head.normalize_content_length();
+    let status = head.status();
+    let reason = head.reason();
     let first = "HTTP/1.1 200 \r\n".len() + reason.len();
+    // A short body is copied behind the head: one allocation for both.
     let body = length.map_or(0, |length| usize::try_from(length).unwrap_or(COPIED));
-    let fields = lines.len() + header_case::room(headers);
-    text.reserve(first + fields + LAST_LINES + body.min(COPIED));
+    text.reserve(first + head.encoded_length() + HEAD_END + body.min(COPIED));
     text.extend_from_slice(b"HTTP/1.1 ");
     text.extend_from_slice(status.as_str().as_bytes());
     text.push(b' ');
     text.extend_from_slice(reason);
     text.extend_from_slice(b"\r\n");
-    text.extend_from_slice(lines);
-    header_case::write(text, headers, spelling);
-    let written = match (has_no_body(status), told, length) {
-        (true, ..) => Written::Length(0),
-        (false, Some(length), _) => Written::Length(length),
+    head.write_headers(text);
+    let encoder = match (has_no_body(status), announced, length) {
+        (true, ..) => BodyEncoder::Length(0),
+        (false, Some(length), _) => BodyEncoder::Length(length),
         (false, None, Some(length)) => {
-            text.extend_from_slice(format!("content-length: {length}\r\n").as_bytes());
-            Written::Length(length)
+            content_length::write(text, length);
+            BodyEncoder::Length(length)
         }
         (false, None, None) => {
             text.extend_from_slice(b"transfer-encoding: chunked\r\n");
-            Written::Chunked { is_open: false }
+            BodyEncoder::Chunked { is_open: false }
         }
     };
     text.extend_from_slice(b"\r\n");
-    written
-}
-
-/// The length that an answer tells of its body, made one that can be read in
-/// one way (RFC 9112 §6.3); one without a body must not tell any (RFC 9110
-/// §8.6), but that of what was not modified.
-fn told_length<B>(answer: &mut Response<B>) -> Option<u64> {
-    let status = answer.status();
-    let headers = answer.headers_mut();
-    if !hop_by_hop::has(headers, "content-length") {
-        return None;
-    }
-    let mut told = headers.get_all(CONTENT_LENGTH).iter();
-    let (first, others) = (told.next()?.as_bytes(), told.next().is_some());
-    // Several are all the same, or whoever has read them would have said so.
-    let is_repeated = others || first.contains(&b',');
-    let length = digits(first.split(|&byte| byte == b',').next()?.trim_ascii());
-    match length {
-        Some(length) if status != StatusCode::NO_CONTENT => {
-            if is_repeated {
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-            }
-        }
-        _ => drop(headers.remove(CONTENT_LENGTH)),
-    }
-    length
+    encoder
 }

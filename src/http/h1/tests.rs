@@ -1,7 +1,7 @@
 //! What is read here is what hyper reads.
 
-mod answers;
 mod requests;
+mod responses;
 mod written;
 
 use http::HeaderMap;

@@ -1,7 +1,7 @@
-//! What is still to be written to a stream.
+//! Bytes that wait to be written to a stream.
 //!
-//! Invariant: bytes go out once, in the order they were put in; a long piece is
-//! not copied.
+//! Invariant: each byte is written once, in the order in which it was added; a
+//! long piece of a body is not copied.
 
 use std::fmt;
 use std::io;
@@ -12,44 +12,44 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::AsyncWrite;
 use tokio_util::io::poll_write_buf;
 
-/// A piece up to this length is copied behind the text before it: one write of
-/// one buffer costs less than one of two.
+/// A piece of at most so many bytes is copied behind the text: to write one
+/// buffer costs less than to write two.
 pub(super) const COPIED: usize = 4 * 1024;
 
-/// With so many bytes it is time to write.
-const ENOUGH: usize = 4 * COPIED;
+/// With so many bytes, the buffer is written before more is added.
+const FULL: usize = 4 * COPIED;
 
-/// What is still to be written to a stream: text, then a piece of a body.
+/// Bytes that wait to be written: text, then a piece of a body.
 #[derive(Default)]
-pub(crate) struct Outbox {
+pub(crate) struct WriteBuf {
     text: Vec<u8>,
-    /// Bytes of the text that are written.
+    /// Bytes of the text that have been written.
     written: usize,
     piece: Bytes,
 }
 
-impl Outbox {
+impl WriteBuf {
     pub(crate) fn is_empty(&self) -> bool {
         self.written == self.text.len() && self.piece.is_empty()
     }
 
-    /// Where text is to be put; only while there is no piece.
+    /// The text, to be extended; only while there is no piece.
     pub(crate) fn text(&mut self) -> &mut Vec<u8> {
         debug_assert!(!self.has_piece(), "text would go out before the piece");
         &mut self.text
     }
 
-    /// Whether a piece must go out before anything can be put in.
+    /// Whether a piece must be written before anything can be added.
     pub(crate) fn has_piece(&self) -> bool {
         !self.piece.is_empty()
     }
 
-    /// Whether more is to be put in before this is written.
+    /// Whether more should be added before this is written.
     pub(crate) fn has_room(&self) -> bool {
-        !self.has_piece() && self.text.len() < ENOUGH
+        !self.has_piece() && self.text.len() < FULL
     }
 
-    /// Puts in a piece of a body; only while there is none.
+    /// Adds a piece of a body; only while there is none.
     pub(crate) fn push(&mut self, piece: Bytes) {
         if piece.len() <= COPIED {
             self.text().extend_from_slice(&piece);
@@ -59,10 +59,10 @@ impl Outbox {
         }
     }
 
-    /// Writes some of it.
+    /// Writes once.
     ///
     /// # Errors
-    /// The stream's; one that takes nothing counts as ended.
+    /// Those of the stream. A stream that accepts no byte counts as closed.
     pub(crate) fn poll_write<IO>(
         &mut self,
         io: &mut IO,
@@ -94,10 +94,10 @@ impl Outbox {
     }
 }
 
-/// Without the bytes: credentials stand in them.
-impl fmt::Debug for Outbox {
+/// Without the bytes: they hold credentials.
+impl fmt::Debug for WriteBuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let length = self.text.len() - self.written + self.piece.len();
-        f.debug_struct("Outbox").field("length", &length).finish()
+        f.debug_struct("WriteBuf").field("length", &length).finish()
     }
 }

@@ -1,4 +1,4 @@
-//! Query and headers (design §3.1, wawp-api §3).
+//! Instance and credentials in the query and the headers.
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn the_instance_is_found_in_query_then_header() {
         ("/?instance_id=1&instance_id=2", &[], Some("1")),
         ("/?Instance_Id=1", &[], None),
         ("/?xinstance_id=1", &[], None),
-        ("/?instance_id[]=1", &[], None),
+        ("/?instance_id[]=1", &[], Some("1")),
         ("/instance_id=1", &[], None),
         ("/", &[("x-instance-id", "")], None),
     ] {
@@ -38,15 +38,15 @@ fn an_instance_of_absurd_length_is_none() {
         let headers = [("x-instance-id", &*header)];
         assert_eq!(of_head("/", &headers).instance.is_some(), found, "{length}");
     }
-    // What cannot be the instance's name leaves the place to the next.
+    // What cannot be an id does not count.
     let target = format!("/?instance_id={}", name(200));
     let found = of_head(&target, &[("x-instance-id", "2")]);
     assert_eq!(found.instance.as_deref(), Some("2"));
 }
 
 #[test]
-fn credentials_are_found_in_every_place() {
-    use Place::{Authorization, Header, Query};
+fn credentials_are_found_in_every_source() {
+    use CredentialSource::{Authorization, Header, Query};
     for (target, headers, credentials) in [
         ("/", &[][..], &[][..]),
         ("/?access_token=t", &[], &[(Query, "t")]),
@@ -71,40 +71,96 @@ fn credentials_are_found_in_every_place() {
 }
 
 #[test]
-fn credentials_in_different_places_are_different() {
+fn credentials_from_different_sources_are_different() {
     let all = [
         who(None, &[]),
-        who(None, &[(Place::Query, "t")]),
-        who(None, &[(Place::Authorization, "t")]),
-        who(None, &[(Place::Header, "t")]),
-        who(None, &[(Place::Body, "t")]),
-        who(None, &[(Place::Query, "u")]),
-        who(None, &[(Place::Query, "t"), (Place::Body, "t")]),
-        who(None, &[(Place::Query, "t\u{1}t")]),
+        who(None, &[(CredentialSource::Query, "t")]),
+        who(None, &[(CredentialSource::Authorization, "t")]),
+        who(None, &[(CredentialSource::Header, "t")]),
+        who(None, &[(CredentialSource::Body, "t")]),
+        who(None, &[(CredentialSource::Query, "u")]),
+        who(
+            None,
+            &[
+                (CredentialSource::Query, "t"),
+                (CredentialSource::Body, "t"),
+            ],
+        ),
+        who(None, &[(CredentialSource::Query, "t\u{1}t")]),
     ];
-    for (place, one) in all.iter().enumerate() {
-        for other in &all[place + 1..] {
+    for (index, one) in all.iter().enumerate() {
+        for other in &all[index + 1..] {
             assert_ne!(one.credential, other.credential);
         }
     }
 }
 
 #[test]
-fn places_that_disagree_on_the_instance_prove_nothing() {
+fn a_head_that_names_two_instances_is_ambiguous_in_every_spelling() {
     for (target, headers) in [
         ("/?instance_id=1&instance_id=2&access_token=t", &[][..]),
+        ("/?instance_id=1&instance.id=2&access_token=t", &[]),
+        ("/?instance_id=1&instance+id=2&access_token=t", &[]),
+        ("/?instance_id=1&instance%20id=2&access_token=t", &[]),
+        ("/?instance_id=1&instance[id=2&access_token=t", &[]),
+        ("/?instance_id=1&instance%5Bid=2&access_token=t", &[]),
+        ("/?instance_id=1&+instance_id=2&access_token=t", &[]),
+        ("/?instance_id=1&%20%09instance.id=2&access_token=t", &[]),
+        ("/?instance_id=1&instance_id%00x=2&access_token=t", &[]),
+        ("/?instance_id=1&instance_id[]=2&access_token=t", &[]),
+        ("/?instance_id=1&instance_id%5B0%5D=1&access_token=t", &[]),
+        ("/?instance_id[]=1&access_token=t", &[]),
         ("/?instance_id=1&access_token=t", &[("x-instance-id", "2")]),
+        ("/?instance_id=1&access_token=t", &[("x_instance_id", "2")]),
         (
             "/?access_token=t",
             &[("x-instance-id", "1"), ("x-instance-id", "2")],
+        ),
+        ("/?instance_id=1&access_token=t&access.token=u", &[]),
+        ("/?instance_id=1&access_token=t&access_token=u", &[]),
+        ("/?instance_id=1&access_token[]=t", &[]),
+        (
+            "/?instance_id=1",
+            &[("access-token", "t"), ("access_token", "u")],
+        ),
+        (
+            "/?instance_id=1",
+            &[("authorization", "Bearer t"), ("authorization", "Bearer u")],
         ),
     ] {
         let found = of_head(target, headers);
         assert_eq!(found.instance.as_deref(), Some("1"), "{target}");
         assert_eq!(found.credential, None, "{target}");
+        assert_eq!(found.certainty, Certainty::Ambiguous, "{target}");
     }
-    let agreed = of_head("/?instance_id=1&access_token=t", &[("x-instance-id", "1")]);
-    assert_eq!(agreed, who(Some("1"), &[(Place::Query, "t")]));
+    for target in [
+        "/?instance_id=1&access_token=t&instance.id=1",
+        "/?instance_id=1&access_token=t&instance_id=%201%0A",
+        "/?instance_id=1&access_token=t&access.token=t",
+        "/?instance_id=1&access_token=t&instance.id=",
+        "/?instance_id=1&access_token=t&instance[id]=2",
+    ] {
+        let agreed = of_head(target, &[("x-instance-id", "1")]);
+        let expected = who(Some("1"), &[(CredentialSource::Query, "t")]);
+        assert_eq!(agreed, expected, "{target}");
+    }
+}
+
+#[test]
+fn ids_and_credentials_are_trimmed() {
+    let plain = of_head("/?instance_id=123&access_token=t", &[]);
+    for target in [
+        "/?instance_id=123%20&access_token=t",
+        "/?instance_id=%09123&access_token=t%0A",
+        "/?instance_id=123%00&access_token=+t",
+        "/?instance_id=123%2520&access_token=t",
+        "/?instance_id=+123+&access_token=t%00",
+    ] {
+        assert_eq!(of_head(target, &[]), plain, "{target}");
+    }
+    let bearer = |value| of_head("/", &[("authorization", value)]).credential;
+    assert_eq!(bearer("Bearer t"), bearer("bearer \t t"));
+    assert_ne!(bearer("Bearer t"), bearer("Bearer t u"));
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! The scanners against the parsers they stand in for.
 
+use std::ops::Range;
+
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::json::Field;
+use super::names::{Field, FieldName, Named};
 use super::*;
 
 fn key() -> impl Strategy<Value = String> {
@@ -11,6 +13,9 @@ fn key() -> impl Strategy<Value = String> {
         3 => Just("instance_id".to_owned()),
         3 => Just("access_token".to_owned()),
         1 => Just("instance_id ".to_owned()),
+        1 => Just("instance.id".to_owned()),
+        1 => Just(" access[token".to_owned()),
+        1 => Just("instance_id[0]".to_owned()),
         1 => Just("Instance_id".to_owned()),
         2 => any::<String>(),
     ]
@@ -81,22 +86,27 @@ fn object() -> impl Strategy<Value = (Vec<(String, Value)>, String)> {
 /// The fields that are there, as a parser reads them.
 fn expected(pairs: &[(String, Value)]) -> Vec<Field> {
     let fields = pairs.iter().filter_map(|(key, value)| {
-        let text = match value {
-            Value::String(text) => text.clone(),
-            Value::Number(number) => number.to_string(),
-            _ => return None,
-        };
-        field(key, text)
+        let name = FieldName::of_json(key)?;
+        match value {
+            Value::String(text) => Some(name.with(text.clone())),
+            Value::Number(number) => Some(name.with(number.to_string())),
+            Value::Array(_) => Some(Field::Unclear),
+            _ => None,
+        }
     });
     fields.collect()
 }
 
-fn field(key: &str, text: String) -> Option<Field> {
-    match key {
-        INSTANCE_FIELD => Some(Field::Instance(text)),
-        TOKEN_FIELD => Some(Field::Token(text)),
-        _ => None,
-    }
+/// The fields that a pair of a form states.
+fn form_fields((key, value): &(String, String)) -> Vec<Field> {
+    let Some(named) = Named::read(key) else {
+        return Vec::new();
+    };
+    let unclear = named.is_list.then_some(Field::Unclear);
+    unclear
+        .into_iter()
+        .chain([named.name.with(value.clone())])
+        .collect()
 }
 
 fn scan_json<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (Vec<Field>, bool) {
@@ -175,38 +185,37 @@ proptest! {
         let mut text = form_urlencoded::Serializer::new(String::new());
         text.extend_pairs(&pairs);
         let text = text.finish();
-        let expected: Vec<_> = pairs
-            .iter()
-            .filter_map(|(key, value)| field(key, value.clone()))
-            .collect();
+        let expected: Vec<_> = pairs.iter().flat_map(form_fields).collect();
         prop_assert_eq!(&scan_form([text.as_bytes()]), &expected);
         prop_assert_eq!(&scan_form(cut(text.as_bytes(), &at)), &expected);
         prop_assert_eq!(&scan_form(text.as_bytes().chunks(1)), &expected);
     }
 
-    /// Where a value is said to stand, it stands, and nothing beside it.
+    /// A reported range holds the reported value, and nothing beside it.
     #[test]
-    fn a_place_told_holds_the_value_told((_, text) in object(), at in cuts()) {
+    fn a_range_in_json_holds_its_value((_, text) in object(), at in cuts()) {
         let mut scanner = json::Scanner::new();
         let mut next = 0;
         for piece in cut(text.as_bytes(), &at) {
             scanner.push(piece, |field, at| {
-                let (Field::Instance(told) | Field::Token(told)) = field;
+                let (Field::Instance(value) | Field::Token(value)) = field else {
+                    return;
+                };
                 let raw = &text[at.clone()];
                 let found = match serde_json::from_str(raw).unwrap() {
                     Value::String(text) => text,
                     _ => raw.to_owned(),
                 };
-                assert!(found == told && at.start > next, "{at:?} in {text}");
+                assert!(found == value && at.start > next, "{at:?} in {text}");
                 assert!(text[..at.start].trim_ascii_end().ends_with(':'));
                 next = at.end;
             });
         }
     }
 
-    /// So too in a form.
+    /// The same in a form.
     #[test]
-    fn a_place_told_in_a_form_holds_the_value_told(
+    fn a_range_in_a_form_holds_its_value(
         pairs in proptest::collection::vec((key(), any::<String>()), 0..6),
         blank in prop_oneof![Just(""), Just("&&"), Just("x&=&")],
         at in cuts(),
@@ -216,8 +225,10 @@ proptest! {
         let text = text.finish();
         let mut scanner = form::Scanner::default();
         let mut check = |field, at: Range<usize>| {
-            let (Field::Instance(told) | Field::Token(told)) = field;
-            assert_eq!(decode(&text[at.clone()]), told);
+            let (Field::Instance(value) | Field::Token(value)) = field else {
+                return;
+            };
+            assert_eq!(decode(&text[at.clone()]), value);
             assert!(text[..at.start].ends_with('='));
             assert!(matches!(text.as_bytes().get(at.end), None | Some(b'&')));
         };
@@ -225,7 +236,7 @@ proptest! {
             scanner.push(piece, &mut check);
         }
         scanner.end(&mut check);
-        for (at, value) in query_places(&text, TOKEN_FIELD) {
+        for (at, value) in query::tokens(&text) {
             check(Field::Token(value.into_owned()), at);
         }
     }
@@ -234,8 +245,8 @@ proptest! {
     #[test]
     fn a_query_is_read_as_a_parser_does(query in "[a-z_=&%+0-9;/?:@]{0,30}(&?instance_id=[a-z%+0-9]{0,8})?[&=a]{0,3}") {
         let expected = form_urlencoded::parse(query.as_bytes())
-            .find(|(key, _)| key == INSTANCE_FIELD)
-            .map(|(_, value)| value);
-        prop_assert_eq!(query_value(&query, INSTANCE_FIELD), expected);
+            .filter_map(|(key, value)| Some((Named::read(&key)?, value)));
+        let found = pairs(&query).filter_map(|pair| Some((pair.named()?, pair.decoded())));
+        prop_assert!(found.eq(expected));
     }
 }

@@ -1,4 +1,4 @@
-//! What may be told, and that nobody waits for it to be written.
+//! Which text is logged, and that no request waits for the log.
 
 use std::io;
 use std::sync::Mutex;
@@ -17,8 +17,8 @@ fn head(target: &str, fields: &[(&str, &str)]) -> Parts {
 }
 
 #[test]
-fn a_path_is_told_by_its_words() {
-    for (path, told) in [
+fn only_words_of_a_path_are_logged() {
+    for (path, logged) in [
         ("/v2/send/seen", "/v2/send/seen"),
         ("/wp-json/awp/v1/sendSeen", "/wp-json/awp/v1/sendSeen"),
         ("/", "/"),
@@ -35,14 +35,14 @@ fn a_path_is_told_by_its_words() {
             "/…",
         ),
     ] {
-        assert_eq!(clean::path(path), told, "{path}");
+        assert_eq!(sanitize::path(path), logged, "{path}");
     }
-    let long = clean::path(&"/word".repeat(1000));
+    let long = sanitize::path(&"/word".repeat(1000));
     assert!(long.len() <= 256 && long.ends_with('…'), "{long}");
 }
 
 #[test]
-fn credentials_of_the_request_are_told_nowhere() {
+fn credentials_of_the_request_are_withheld() {
     let token = "Letters-And.Words";
     for (target, fields) in [
         ("/?access_token=Letters-And%2EWords", &[][..]),
@@ -57,31 +57,31 @@ fn credentials_of_the_request_are_told_nowhere() {
         ("/", &[("cookie", "a=b"), ("cookie", token)]),
     ] {
         let head = head(target, fields);
-        let guard = clean::Guard::new(None, &head);
+        let filter = sanitize::SecretFilter::new(None, &head);
         assert!(
-            !guard.allows(token) && !guard.allows(&format!("x{token}y")),
+            !filter.allows(token) && !filter.allows(&format!("x{token}y")),
             "{target}"
         );
         assert!(
-            guard.allows("Letters") && guard.allows("Bearer"),
+            filter.allows("Letters") && filter.allows("Bearer"),
             "{target}"
         );
     }
-    // As it was written, too.
+    // The encoded form is withheld too.
     let encoded = head("/?access_token=Letters-And%2EWords", &[]);
-    let guard = clean::Guard::new(None, &encoded);
-    assert!(!guard.allows("Letters-And%2EWords"));
-    // What only begins like one is none.
+    let filter = sanitize::SecretFilter::new(None, &encoded);
+    assert!(!filter.allows("Letters-And%2EWords"));
+    // A field whose name only starts with it holds no token.
     let other = head("/?access_tokens=Letters-And.Words", &[]);
-    assert!(clean::Guard::new(None, &other).allows(token));
-    // A short one hides nothing but itself.
+    assert!(sanitize::SecretFilter::new(None, &other).allows(token));
+    // A short credential withholds only itself.
     let head = head("/?access_token=1", &[]);
-    let guard = clean::Guard::new(None, &head);
-    assert!(!guard.allows("1") && guard.allows("123"));
+    let filter = sanitize::SecretFilter::new(None, &head);
+    assert!(!filter.allows("1") && filter.allows("123"));
 }
 
 #[test]
-fn the_clients_own_id_is_told_where_it_has_one() {
+fn the_clients_own_request_id_is_logged() {
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let traceparent = format!("00-{trace}-00f067aa0ba902b7-01");
     for (fields, id) in [
@@ -95,14 +95,14 @@ fn the_clients_own_id_is_told_where_it_has_one() {
         (&[("x-request-id", "")], None),
         (&[("x-request-id", "\u{fc}")], None),
     ] {
-        assert_eq!(clean::request_id(&head("/", fields)), id);
+        assert_eq!(sanitize::request_id(&head("/", fields)), id);
     }
     let long = "a".repeat(500);
     let head = head("/", &[("x-request-id", &long)]);
-    assert_eq!(clean::request_id(&head).map(str::len), Some(128));
+    assert_eq!(sanitize::request_id(&head).map(str::len), Some(128));
 }
 
-/// Takes nothing until it is allowed to.
+/// Accepts nothing while the gate is locked.
 #[derive(Clone, Default)]
 struct Stuck {
     gate: Arc<Mutex<()>>,
@@ -121,7 +121,7 @@ impl Write for Stuck {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_reader_that_is_stuck() {
+async fn no_request_waits_for_a_reader_that_is_stuck() {
     let metrics = Metrics::new(1);
     let log = Arc::new(AccessLog::new(&Config::default().log, None));
     let sink = Stuck::default();
@@ -130,11 +130,11 @@ async fn nobody_waits_for_a_reader_that_is_stuck() {
     let head = head("/v2/chats", &[]);
     let total = 20_000;
     for _ in 0..total {
-        let mut trail = log.begin(&head, Route::Other);
-        trail.answered(StatusCode::OK, None);
-        trail.end(1, true, Duration::from_millis(1));
+        let mut log_entry = log.begin(&head, Route::Other);
+        log_entry.set_response(StatusCode::OK, None);
+        log_entry.finish(1, true, Duration::from_millis(1));
     }
-    // Nor for ever when everything ends.
+    // The end of the program does not wait forever either.
     log.flush(Duration::from_millis(20));
     assert!(metrics.access_log_dropped.get() > 0);
     drop(shut);
@@ -164,14 +164,14 @@ async fn an_unwritable_log_is_counted() {
     let log = Arc::new(AccessLog::new(&Config::default().log, None));
     log.write_to(Box::new(Broken), &metrics).unwrap();
     log.begin(&head("/", &[]), Route::Other)
-        .end(0, true, Duration::ZERO);
+        .finish(0, true, Duration::ZERO);
     log.flush(Duration::from_secs(20));
     assert_eq!(metrics.access_log_dropped.get(), 1);
 }
 
 #[test]
-fn off_costs_nothing_but_a_look() {
+fn nothing_is_recorded_while_the_log_is_off() {
     let log = Arc::new(AccessLog::new(&Config::default().log, None));
-    let mut trail = log.begin(&head("/", &[]), Route::Other);
-    assert!(trail.record.is_none() && trail.request_bytes().is_none());
+    let mut log_entry = log.begin(&head("/", &[]), Route::Other);
+    assert!(log_entry.record.is_none() && log_entry.request_bytes().is_none());
 }

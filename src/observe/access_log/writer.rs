@@ -1,8 +1,7 @@
-//! The thread that writes the lines.
+//! The writer thread.
 //!
-//! Invariants: whoever hands over a line never waits; a line is written whole
-//! or not at all as far as that is in our hands; what cannot be written is
-//! counted, and said once.
+//! Invariants: handing over a line never waits; the sink receives only whole
+//! lines; lines that cannot be written are counted, with one warning.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError};
@@ -13,17 +12,17 @@ use prometheus::IntCounter;
 use super::record::Record;
 use crate::config::LogFormat;
 
-/// Lines that may wait to be written; some 4 MB at the most.
+/// Lines waiting to be written: about 4 MB at most.
 const CAPACITY: usize = 8192;
-/// Lines are gathered this long before they are written: it bounds the wakings
-/// of the thread and the system calls to a hundred a second.
+/// Lines are collected for this time before they are written. This limits
+/// wake-ups of the thread and system calls to about a hundred per second.
 const GATHER: Duration = Duration::from_millis(10);
-/// More text than this is not held back.
-const PIECE: usize = 64 * 1024;
-/// Somebody waits for a full channel to have room for the mark of a flush.
-const ROOM_PAUSE: Duration = Duration::from_millis(1);
+/// Bytes collected at most before they are written.
+const MAX_BUFFERED: usize = 64 * 1024;
+/// The pause before a flush tries again to enter a full channel.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
 
-/// Hands lines to the thread that writes them.
+/// Hands lines to the writer thread.
 #[derive(Debug)]
 pub(super) struct Writer {
     lines: SyncSender<Message>,
@@ -33,12 +32,12 @@ pub(super) struct Writer {
 #[derive(Debug)]
 enum Message {
     Line(Box<Record>),
-    /// Everything before this is to be written now; then it is answered.
+    /// Write all lines before this one now, then reply.
     Flush(SyncSender<()>),
 }
 
 impl Writer {
-    /// Starts the thread, which ends with the process or with this handle.
+    /// Starts the thread; it ends with the process or with this handle.
     ///
     /// # Errors
     /// The operating system gives no thread.
@@ -48,7 +47,7 @@ impl Writer {
         dropped: IntCounter,
     ) -> io::Result<Self> {
         let (lines, received) = mpsc::sync_channel(CAPACITY);
-        let page = Page {
+        let thread = WriterThread {
             sink,
             format,
             dropped: dropped.clone(),
@@ -58,7 +57,7 @@ impl Writer {
         };
         std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || page.keep(&received))?;
+            .spawn(move || thread.run(&received))?;
         Ok(Self { lines, dropped })
     }
 
@@ -69,19 +68,19 @@ impl Writer {
         }
     }
 
-    /// Waits until all lines handed over before have been written, or this
-    /// long: nobody may read what we write.
-    pub(super) fn flush(&self, patience: Duration) {
+    /// Waits until all earlier lines are written, at most `timeout`: the reader of
+    /// the log may be stuck.
+    pub(super) fn flush(&self, timeout: Duration) {
         let (done, is_done) = mpsc::sync_channel(1);
         let mut message = Message::Flush(done);
-        let mut left = patience;
+        let mut left = timeout;
         while let Err(TrySendError::Full(returned)) = self.lines.try_send(message) {
             message = returned;
-            let Some(less) = left.checked_sub(ROOM_PAUSE) else {
+            let Some(less) = left.checked_sub(FULL_PAUSE) else {
                 return;
             };
             left = less;
-            std::thread::sleep(ROOM_PAUSE);
+            std::thread::sleep(FULL_PAUSE);
         }
         if is_done.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("the access log's last lines could not be written in time");
@@ -89,20 +88,20 @@ impl Writer {
     }
 }
 
-/// What the thread holds.
-struct Page {
+/// The state of the thread.
+struct WriterThread {
     sink: Box<dyn Write + Send>,
     format: LogFormat,
     dropped: IntCounter,
     text: Vec<u8>,
-    /// In `text`.
+    /// Lines in `text`.
     lines: u64,
-    /// Writing has failed before.
+    /// The last write failed.
     is_broken: bool,
 }
 
-impl Page {
-    fn keep(mut self, received: &Receiver<Message>) {
+impl WriterThread {
+    fn run(mut self, received: &Receiver<Message>) {
         while let Ok(message) = received.recv() {
             self.take(message);
             self.gather(received);
@@ -111,11 +110,10 @@ impl Page {
         self.write();
     }
 
-    /// Takes what comes within a moment, or all that is there if somebody
-    /// waits for it.
+    /// Collects the lines of the next 10 ms; after a flush only those already there.
     fn gather(&mut self, received: &Receiver<Message>) {
         if self.lines > 0 {
-            // Many come in this time, and none of them need wake anybody.
+            // Lines that arrive during the sleep do not wake the thread.
             std::thread::sleep(GATHER);
         }
         loop {
@@ -131,13 +129,13 @@ impl Page {
             Message::Line(record) => {
                 record.append(self.format, &mut self.text);
                 self.lines += 1;
-                if self.text.len() >= PIECE {
+                if self.text.len() >= MAX_BUFFERED {
                     self.write();
                 }
             }
             Message::Flush(done) => {
                 self.write();
-                // Whoever asked may have lost patience.
+                // The caller may have timed out.
                 done.try_send(()).ok();
             }
         }

@@ -1,26 +1,50 @@
-//! The page for people: one file, filled in here, kept fresh by its script.
+//! The page for people: rendered here, kept up to date by its script.
 //!
-//! Invariants: every value is escaped before it stands in the page; the page
-//! runs no script and wears no style but its own (their hashes are in the
-//! policy), and asks nobody but this gateway.
+//! Invariants: `maud` escapes every value; the page runs only its own script and
+//! style (their hashes are in the policy) and contacts only this gateway.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use ring::digest::{SHA256, digest};
 
 use super::state::{Failed, Instance, Status};
 use crate::limit::Budget;
 
-/// The page, with `{{names}}` where values go.
-const PAGE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
 
-/// What the page may do (CSP level 3). `data:` is the empty icon, without which
-/// browsers would ask for one.
+/// Stands for a value that does not exist.
+const NONE: &str = "–";
+
+const INSTANCE_COLUMNS: [&str; 9] = [
+    "Instance",
+    "Tenant",
+    "Tokens left",
+    "Waiting",
+    "Pause",
+    "Receipts",
+    "Other requests",
+    "Rejected",
+    "Upstream 429",
+];
+const FAILURE_COLUMNS: [&str; 6] = [
+    "Last (UTC)",
+    "Status",
+    "Made by",
+    "Route",
+    "Instance",
+    "Count",
+];
+
+/// What the page may do (CSP level 3). `data:` allows the empty icon, without
+/// which browsers would request one.
 static POLICY: LazyLock<String> = LazyLock::new(|| {
-    let [style, script] = ["style", "script"].map(|element| hash(within(element)));
+    let [style, script] = [STYLE, SCRIPT].map(hash);
     format!(
         "default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; connect-src 'self'; \
          img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -32,136 +56,212 @@ pub(super) fn policy() -> &'static str {
     &POLICY
 }
 
-fn within(element: &str) -> &'static str {
-    let (open, close) = (format!("<{element}>"), format!("</{element}>"));
-    let inner = PAGE.split_once(&open).map(|(_, rest)| rest);
-    let inner = inner.and_then(|rest| rest.split_once(&close));
-    inner.map_or("", |(inner, _)| inner)
-}
-
 fn hash(text: &str) -> String {
     BASE64_STANDARD.encode(digest(&SHA256, text.as_bytes()))
 }
 
-/// Fills the page in. Without scripts it stays as it is here.
+/// Renders the page. Without scripts it is complete as it is.
 pub(super) fn render(status: &Status) -> String {
-    let mut page = String::with_capacity(PAGE.len() + 4096);
-    let mut rest = PAGE;
-    while let Some((before, after)) = rest.split_once("{{") {
-        let Some((name, after)) = after.split_once("}}") else {
-            break;
-        };
-        page.push_str(before);
-        fill(&mut page, name, status);
-        rest = after;
-    }
-    page.push_str(rest);
-    page
-}
-
-fn fill(page: &mut String, name: &str, status: &Status) {
-    match name {
-        "state" => page.push_str(if status.ready { "serving" } else { "draining" }),
-        "state-class" => page.push_str(if status.ready { "good" } else { "bad" }),
-        "version" => put(page, status.version),
-        "uptime" => put(page, uptime(status.uptime)),
-        "calls" => put(page, status.calls),
-        "upstream" => put(page, status.upstream),
-        "factor" if status.receipt_calls > 0 && status.receipts > 0 => {
-            let factor = status.receipts as f64 / status.receipt_calls as f64;
-            put(page, format_args!("{factor:.1}"));
-        }
-        "saved" => put(page, status.saved),
-        "in_flight" => put(page, status.in_flight),
-        "connections" => put(page, status.connections),
-        "instances" => {
-            let all = &status.instances;
-            for row in all.instances.iter().chain([&all.other, &all.none]) {
-                instance(page, row);
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                noscript { meta http-equiv="refresh" content="5"; }
+                link rel="icon" href="data:,";
+                title { "wawp-gateway" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                (header(status))
+                (figures(status))
+                (chart())
+                (instances(status))
+                (failures(status))
+                p.quiet {
+                    "More: " a href="metrics" { "metrics" } ", "
+                    a href="instances" { "instances as JSON" } ", "
+                    a href="config" { "settings in force" } ", "
+                    a href="readyz" { "readiness" } "."
+                }
+                script { (PreEscaped(SCRIPT)) }
             }
         }
-        "failures" if status.failures.is_empty() => {
-            page.push_str("<tr><td colspan=\"6\">None since the start.</td></tr>");
+    };
+    page.into_string()
+}
+
+fn header(status: &Status) -> Markup {
+    let (class, state) = if status.ready {
+        ("good", "serving")
+    } else {
+        ("bad", "draining")
+    };
+    html! {
+        header {
+            h1 { "wawp-gateway" }
+            span #state class=(class) role="status" { (state) }
+            span.quiet { "version " (status.version) ", up for " span #uptime { (uptime(status.uptime)) } }
         }
-        "failures" => status.failures.iter().for_each(|row| failure(page, row)),
-        _ => page.push('–'),
+        noscript {
+            p.quiet { "Without scripts this page reloads every 5 seconds and shows totals since the start." }
+        }
     }
 }
 
-fn instance(page: &mut String, row: &Instance) {
-    page.push_str("<tr><th scope=\"row\" data-label=\"Instance\">");
-    put(page, &row.instance);
-    page.push_str("</th>");
-    cell(page, "Tenant", row.tenant.as_deref().unwrap_or("–"));
-    page.push_str("<td data-label=\"Tokens left\"><div>");
-    if row.budgets.is_empty() {
-        page.push('–');
+fn figures(status: &Status) -> Markup {
+    let factor = if status.receipt_calls > 0 && status.receipts > 0 {
+        format!(
+            "{:.1}",
+            status.receipts as f64 / status.receipt_calls as f64
+        )
+    } else {
+        NONE.to_owned()
+    };
+    // The script finds a figure by the field's name in `/status`.
+    html! {
+        dl.figures {
+            div { dt #calls-label { "Requests from apps" } dd #calls { (status.calls) } }
+            div { dt #upstream-label { "Upstream calls" } dd #upstream { (status.upstream) } }
+            div { dt { "Receipts per upstream call" } dd #factor { (factor) } }
+            div { dt { "Calls saved by merging" } dd #saved { (status.saved) } }
+            div { dt { "Requests in flight" } dd #in_flight { (status.in_flight) } }
+            div { dt { "Connections" } dd #connections { (status.connections) } }
+        }
     }
-    row.budgets.iter().for_each(|of| budget(page, of));
-    page.push_str("</div></td>");
-    cell(page, "Waiting", row.queued);
+}
+
+/// The chart, which only the script fills and shows.
+fn chart() -> Markup {
+    html! {
+        section #chart .card hidden aria-label="Requests per second in the last two minutes" {
+            p.quiet {
+                "Per second, last two minutes: " b.in { "requests from apps" } " (line), "
+                b.out { "upstream calls" } " (dashes); top: " span #top { "0" }
+            }
+            svg viewBox="0 0 59 100" preserveAspectRatio="none" aria-hidden="true" {
+                polyline #line-in .in {}
+                polyline #line-out .out {}
+            }
+        }
+    }
+}
+
+fn instances(status: &Status) -> Markup {
+    let all = &status.instances;
+    let rows = html! {
+        @for row in all.instances.iter().chain([&all.other, &all.none]) { (instance(row)) }
+    };
+    html! {
+        (table("Instances", "instances", &INSTANCE_COLUMNS, &rows))
+        p.quiet {
+            "Listed are instances that the upstream has accepted, at most metrics.max_instances; “other” is the "
+            "total of the rest, “none” are requests that name no instance."
+        }
+    }
+}
+
+fn failures(status: &Status) -> Markup {
+    let rows = html! {
+        @if status.failures.is_empty() { tr { td colspan="6" { "None since the start." } } }
+        @for row in &status.failures { (failure(row)) }
+    };
+    table("Last failures", "failures", &FAILURE_COLUMNS, &rows)
+}
+
+fn table(title: &str, id: &str, columns: &[&str], rows: &Markup) -> Markup {
+    html! {
+        h2 id={ (id) "-title" } { (title) }
+        div.card role="region" aria-labelledby={ (id) "-title" } tabindex="0" {
+            table {
+                thead { tr { @for column in columns { th scope="col" { (column) } } } }
+                tbody id=(id) { (rows) }
+            }
+        }
+    }
+}
+
+fn instance(row: &Instance) -> Markup {
     let pause = row.budgets.iter().map(|of| of.pause).fold(0.0, f64::max);
-    if pause > 0.0 {
-        cell(page, "Pause", format_args!("{pause:.1} s"));
-    } else {
-        cell(page, "Pause", "–");
+    let rejected = row.rejected.queue_full + row.rejected.max_wait + row.rejected.paused;
+    let [
+        name,
+        tenant,
+        tokens,
+        waiting,
+        paused,
+        receipts,
+        others,
+        refused,
+        throttled,
+    ] = INSTANCE_COLUMNS;
+    html! {
+        tr {
+            th scope="row" data-label=(name) { (visible(&row.instance)) }
+            (cell(tenant, row.tenant.as_deref().unwrap_or(NONE)))
+            td data-label=(tokens) {
+                div {
+                    @if row.budgets.is_empty() { (NONE) }
+                    @for of in &row.budgets { (budget(of)) }
+                }
+            }
+            (cell(waiting, row.queued))
+            @if pause > 0.0 { (cell(paused, format_args!("{pause:.1} s"))) } @else { (cell(paused, NONE)) }
+            (cell(receipts, row.requests.seen))
+            (cell(others, row.requests.other))
+            (cell(refused, rejected))
+            (cell(throttled, row.throttled))
+        }
     }
-    cell(page, "Receipts", row.requests.seen);
-    cell(page, "Other calls", row.requests.other);
-    let rejected = &row.rejected;
-    let refused = rejected.queue_full + rejected.max_wait + rejected.paused;
-    cell(page, "Refused here", refused);
-    cell(page, "Upstream 429", row.throttled);
-    page.push_str("</tr>");
 }
 
-fn budget(page: &mut String, of: &Budget) {
-    page.push_str("<div>");
-    if let (Some(tokens), Some(burst)) = (of.tokens, of.burst) {
-        let whole = tokens.floor();
-        put_markup(
-            page,
-            format_args!(
-                "<meter max=\"{burst}\" value=\"{tokens:.2}\"></meter> {whole} of {burst}"
-            ),
-        );
-    } else {
-        page.push_str("no limit");
+fn budget(of: &Budget) -> Markup {
+    html! {
+        div {
+            @if let (Some(tokens), Some(burst)) = (of.tokens, of.burst) {
+                meter max=(burst) value={ (format_args!("{tokens:.2}")) } {}
+                " " (tokens.floor()) " of " (burst)
+            } @else {
+                "no limit"
+            }
+            @if let Some(class) = &of.class { " (" (class) ")" }
+        }
     }
-    if let Some(class) = &of.class {
-        put(page, format_args!(" ({class})"));
-    }
-    page.push_str("</div>");
 }
 
-fn failure(page: &mut String, row: &Failed) {
-    page.push_str("<tr>");
-    // `2026-11-25T06:45:01.123Z`
-    cell(
-        page,
-        "Last (UTC)",
-        row.time.get(11..19).unwrap_or(&row.time),
-    );
-    cell(page, "Status", row.status);
-    match row.code {
-        Some(code) => cell(page, "Whose", format_args!("ours: {code}")),
-        None => cell(page, "Whose", "upstream's"),
+fn failure(row: &Failed) -> Markup {
+    let [last, status, made_by, route, instance, count] = FAILURE_COLUMNS;
+    html! {
+        tr {
+            // `2026-11-25T06:45:01.123Z`
+            (cell(last, row.time.get(11..19).unwrap_or(&row.time)))
+            (cell(status, row.status))
+            @match row.code {
+                Some(code) => (cell(made_by, format_args!("gateway: {code}"))),
+                None => (cell(made_by, "upstream")),
+            }
+            (cell(route, row.route))
+            (cell(instance, visible(&row.instance)))
+            (cell(count, row.times))
+        }
     }
-    cell(page, "Route", row.route);
-    cell(page, "Instance", &row.instance);
-    cell(page, "Times", row.times);
-    page.push_str("</tr>");
 }
 
-fn cell(page: &mut String, label: &str, value: impl Display) {
-    put_markup(page, format_args!("<td data-label=\"{label}\">"));
-    put(page, value);
-    page.push_str("</td>");
+/// A cell; narrow screens show the label of its column beside it.
+fn cell(label: &str, value: impl Display) -> Markup {
+    html! { td data-label=(label) { (value.to_string()) } }
 }
 
-/// As the script says it.
+/// Replaces control characters, which have no meaning in HTML.
+fn visible(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
+/// The two largest units, as the script shows them.
 fn uptime(seconds: f64) -> String {
-    let whole = std::time::Duration::from_secs_f64(seconds).as_secs();
+    let whole = Duration::from_secs_f64(seconds).as_secs();
     let (days, hours, minutes) = (whole / 86400, whole / 3600 % 24, whole / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{whole} s"),
@@ -171,66 +271,38 @@ fn uptime(seconds: f64) -> String {
     }
 }
 
-/// Adds a value, whatever stands in it, as text.
-fn put(page: &mut String, value: impl Display) {
-    for letter in value.to_string().chars() {
-        match letter {
-            '&' => page.push_str("&amp;"),
-            '<' => page.push_str("&lt;"),
-            '>' => page.push_str("&gt;"),
-            '"' => page.push_str("&quot;"),
-            '\'' => page.push_str("&#39;"),
-            // Neither in HTML nor on a screen do they mean anything good.
-            letter if letter.is_control() => page.push('\u{fffd}'),
-            letter => page.push(letter),
-        }
-    }
-}
-
-/// Adds what is ours: words and numbers of this file.
-fn put_markup(page: &mut String, markup: impl Display) {
-    write!(page, "{markup}").expect("a String takes whatever is written");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn whatever_stands_in_a_value_stays_text() {
-        let mut page = String::new();
-        put(&mut page, "<script>'&\"\u{1b}\n</td>");
-        assert_eq!(
-            page,
-            "&lt;script&gt;&#39;&amp;&quot;\u{fffd}\u{fffd}&lt;/td&gt;"
-        );
+    fn any_text_in_a_cell_stays_text() {
+        let text = cell("a", visible("<script>&\"\u{1b}\n</td>")).into_string();
+        let escaped = "&lt;script&gt;&amp;&quot;\u{fffd}\u{fffd}&lt;/td&gt;";
+        assert_eq!(text, format!("<td data-label=\"a\">{escaped}</td>"));
     }
 
     #[test]
-    fn the_policy_knows_the_pages_own_style_and_script() {
-        assert!(within("style").contains("--back") && within("script").contains("use strict"));
+    fn the_policy_allows_exactly_the_style_and_the_script_of_the_page() {
         // From RFC 6234's own test, in base64.
         assert_eq!(hash("abc"), "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=");
-        for element in ["<style", "<script", "style=", "onclick", "{{"] {
-            let times = PAGE.matches(element).count();
-            let expected = match element {
-                "<style" | "<script" => 1,
-                "{{" => 12,
-                _ => 0,
-            };
-            assert_eq!(times, expected, "{element}: no other would be let run");
+        for (text, element) in [(STYLE, "style"), (SCRIPT, "script")] {
+            assert!(policy().contains(&hash(text)), "{element}");
+            assert!(!text.contains(&format!("</{element}")), "{element}");
         }
+        let source = include_str!("page.rs").split("mod tests").next().unwrap();
+        assert!(!source.contains("style=") && !source.contains("onclick"));
     }
 
     #[test]
-    fn times_are_told_in_their_two_largest_units() {
-        for (seconds, told) in [
+    fn an_uptime_is_shown_in_its_two_largest_units() {
+        for (seconds, text) in [
             (59.9, "59 s"),
             (60.0, "1 min"),
             (7260.0, "2 h 1 min"),
             (90_000.0, "1 d 1 h"),
         ] {
-            assert_eq!(uptime(seconds), told);
+            assert_eq!(uptime(seconds), text);
         }
     }
 }

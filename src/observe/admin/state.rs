@@ -1,7 +1,8 @@
-//! What the gateway is doing, as the admin pages tell it.
+//! The state of the gateway, as `/status` and `/instances` show it.
 //!
-//! The names of the fields are an interface. Invariants: as many instances as
-//! metrics name, the rest summed; nothing here is a secret or a path.
+//! The names of the fields are an interface. Invariants: only instances with a
+//! metrics label are listed, the others are summed; no field holds a secret or a
+//! path.
 
 use std::time::Duration;
 
@@ -15,13 +16,13 @@ use crate::observe::metrics::{InstanceSeries, Metrics, Reason, Route};
 #[derive(Debug, Serialize)]
 pub(super) struct Status {
     pub(super) version: &'static str,
-    /// Calls are wanted: no drain has begun.
+    /// Requests are accepted: no drain has begun.
     pub(super) ready: bool,
     /// Seconds since the start.
     pub(super) uptime: f64,
-    /// Calls answered to apps since then.
+    /// Client requests with a response since then.
     pub(super) calls: u64,
-    /// Calls sent upstream since then.
+    /// Upstream calls since then.
     pub(super) upstream: u64,
     /// Those of `calls` and of `upstream` that are read receipts.
     pub(super) receipts: u64,
@@ -38,27 +39,27 @@ pub(super) struct Status {
 /// `/instances`.
 #[derive(Debug, Serialize)]
 pub(super) struct Instances {
-    /// Those that metrics name, by name.
+    /// Those with a metrics label, sorted by name.
     pub(super) instances: Vec<Instance>,
-    /// All others together.
+    /// The total of all others.
     pub(super) other: Instance,
-    /// Calls that name no instance.
+    /// Requests that name no instance.
     pub(super) none: Instance,
 }
 
-/// One instance, or all the unnamed together: those have no budgets here.
+/// One instance, or the total of several: a total has no budgets.
 #[derive(Debug, Serialize)]
 pub(super) struct Instance {
     pub(super) instance: Box<str>,
     pub(super) tenant: Option<Box<str>>,
     pub(super) budgets: Vec<Budget>,
-    /// Calls waiting for a token.
+    /// Requests waiting for a bucket token.
     pub(super) queued: i64,
-    /// Calls answered.
+    /// Requests with a response.
     pub(super) requests: Requests,
-    /// Calls refused by the gateway's own limits.
+    /// Requests rejected by the gateway's limits.
     pub(super) rejected: Rejected,
-    /// Upstream answers 429.
+    /// Upstream responses with status 429.
     pub(super) throttled: u64,
 }
 
@@ -75,17 +76,17 @@ pub(super) struct Rejected {
     pub(super) paused: u64,
 }
 
-/// A failure of the last ones.
+/// One of the last failures.
 #[derive(Debug, Serialize)]
 pub(super) struct Failed {
     /// The last time, in RFC 3339, UTC.
     pub(super) time: String,
     pub(super) status: u16,
-    /// The gateway's own word for it; none: it is the upstream's answer.
+    /// The error code of a response that the gateway made; `None` if the upstream made it.
     pub(super) code: Option<&'static str>,
     pub(super) route: &'static str,
     pub(super) instance: Box<str>,
-    /// How often since it was first remembered.
+    /// How often it has occurred since it was first listed.
     pub(super) times: u64,
 }
 
@@ -127,7 +128,7 @@ impl Status {
 impl Instances {
     pub(super) fn of(gateway: &Gateway) -> Self {
         let metrics: &Metrics = gateway.metrics();
-        let shared = &gateway.front().proxy.shared;
+        let shared = &gateway.server().proxy.shared;
         let tenants = shared.tenants.load();
         let named = metrics.named_instances();
         let named = named.iter().map(|series| {

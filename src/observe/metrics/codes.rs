@@ -58,7 +58,7 @@ impl Codes {
         counters.map(IntCounter::get).sum::<u64>() + self.error.get()
     }
 
-    /// The counter of calls without an answer, or with one that broke off.
+    /// The counter of calls without a response.
     pub(crate) fn error(&self) -> &IntCounter {
         &self.error
     }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::identity::Findings;
+use crate::identity::{CredentialSource, Findings};
 
 /// A key of a body, as it may be written.
 fn key() -> impl Strategy<Value = String> {
@@ -205,9 +205,9 @@ proptest! {
         if let Some(receipt) = of_body(&text) {
             let object: Value = serde_json::from_str(&text).unwrap();
             let mut findings = Findings::of_head(&head("POST", PATH, &[]));
-            findings.instance(object["instance_id"].as_str());
+            findings.instance(object["instance_id"].as_str().unwrap_or_default());
             if let Some(token) = object["access_token"].as_str() {
-                findings.credential(Place::Body, token.as_bytes());
+                findings.credential(CredentialSource::Body, token.as_bytes());
             }
             prop_assert_eq!(receipt.identity, findings.identity());
         }
@@ -248,7 +248,7 @@ proptest! {
         let fields = Fields { is_list: true, ..fields };
         let receipts: Vec<_> = lists.iter().map(|ids| fields.receipt(ids)).collect();
         let union: IndexSet<_> = receipts.iter().flat_map(|receipt| &receipt.ids).collect();
-        let (head, body) = receipts[0].merged_request(union.iter().copied()).into_parts();
+        let UpstreamRequest { head, body } = receipts[0].merged_request(union.iter().copied());
         let again = Receipt::read(head, bytes(body)).expect("a receipt");
         prop_assert!(again.key == receipts[0].key);
         prop_assert_eq!(again.identity, receipts[0].identity.clone());

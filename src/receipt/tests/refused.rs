@@ -211,7 +211,7 @@ fn the_head_may_rule_it_out() {
 fn what_is_no_receipt_comes_back_as_it_was() {
     let sent = head("POST", "/v2/send/seen?x=1", &[("x-a", "1"), ("x-a", "2")]);
     let back = Receipt::read(sent.clone(), Bytes::from_static(b"x")).unwrap_err();
-    assert_eq!((back.uri, back.headers), (sent.uri, sent.headers));
+    assert_eq!((&back.uri, &back.headers), (&sent.uri, &sent.headers));
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! The keys that one request shows, and the token in their place.
+//! Finds the keys that one request shows, and puts the token in their place.
 //!
-//! Looks wherever an access token may stand: query, both headers, and the
-//! first 64 KiB of a body, in JSON, form or multipart. Invariants: all keys in
-//! sight are replaced or the request is refused; nothing else of it changes
+//! Searches wherever an access token may stand: query, both headers, and the
+//! first 64 KiB of a body, in JSON, form or multipart. Invariants: all keys
+//! found are replaced or the request is refused; nothing else of it changes
 //! but its content length; a request without a key stays as it came.
 
 use std::ops::Range;
@@ -13,37 +13,36 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
-use super::answer::Opened;
-use super::place::{candidates, encoded, in_field, quoted, replaced};
+use super::encode::{candidates, encoded, in_field, quoted, replaced};
+use super::substitution::Substitution;
 use super::{Keyring, Refusal};
 use crate::body::{self, ClientBody, LOOK, is_seal};
 use crate::config::Secret;
-use crate::identity::json::Field;
-use crate::identity::look::{self, Finder, Spot};
-use crate::identity::{Findings, TOKEN_FIELD, TOKEN_HEADER, query_places};
-use crate::tenant::Client;
+use crate::http::forwarded_for::Client;
+use crate::identity::names::{Field, is_header};
+use crate::identity::scan::{self, FieldSink, Position};
+use crate::identity::{Findings, TOKEN_HEADER, query};
 
-/// The fields that may hold a credential.
-static FIELDS: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static(TOKEN_HEADER)];
-
-/// Each place may grow by a token's length, so their number is bounded. No
-/// client shows its credential in more than three.
-const MAX_PLACES: usize = 16;
+/// Each occurrence may grow by a token's length, so their number is bounded. No
+/// client shows its credential more than three times.
+const MAX_OCCURRENCES: usize = 16;
 
 /// The keys that one request shows.
 pub(crate) struct Search<'k> {
     ring: &'k Keyring,
     client: Client,
-    /// Of the instance only.
+    /// Instances only: the credentials in question are the keys.
     findings: Findings,
     in_query: Vec<Range<usize>>,
-    in_body: Vec<Spot>,
-    /// All places, those in header fields among them.
-    places: usize,
-    /// Whose the keys are.
+    in_body: Vec<Position>,
+    /// The keys in parts of a multipart body, as they were written.
+    in_parts: Vec<String>,
+    /// All occurrences, those in header fields included.
+    occurrences: usize,
+    /// The index of the key.
     owner: Option<usize>,
-    /// The keys are several tenants'.
-    mixed: bool,
+    /// The keys belong to several tenants.
+    is_mixed: bool,
 }
 
 impl Keyring {
@@ -55,16 +54,18 @@ impl Keyring {
             findings: Findings::of_head(head),
             in_query: Vec::new(),
             in_body: Vec::new(),
-            places: 0,
+            in_parts: Vec::new(),
+            occurrences: 0,
             owner: None,
-            mixed: false,
+            is_mixed: false,
         };
-        for (at, text) in query_places(head.uri.query().unwrap_or_default(), TOKEN_FIELD) {
+        for (at, text) in query::tokens(head.uri.query().unwrap_or_default()) {
             if search.note(text.as_bytes()) {
                 search.in_query.push(at);
             }
         }
-        for value in FIELDS.iter().flat_map(|name| head.headers.get_all(name)) {
+        let fields = head.headers.iter().filter(|(name, _)| is_credential(name));
+        for (_, value) in fields {
             if let Some(at) = self.in_field(value, client) {
                 search.note(&value.as_bytes()[at]);
             }
@@ -72,7 +73,7 @@ impl Keyring {
         search
     }
 
-    /// Where in a header field a key stands.
+    /// The bytes of a header field that are a key.
     fn in_field(&self, value: &HeaderValue, client: Client) -> Option<Range<usize>> {
         let value = value.as_bytes();
         candidates(value).find(|at| self.owner(&value[at.clone()], client).is_some())
@@ -80,20 +81,20 @@ impl Keyring {
 }
 
 impl Search<'_> {
-    /// Searches the body, as far as it may be looked into.
+    /// Searches the first [`LOOK`] bytes of the body.
     ///
     /// # Errors
     /// The body broke off or came too slowly.
-    pub(crate) async fn look_into(
+    pub(crate) async fn scan_body(
         &mut self,
         headers: &HeaderMap,
         body: &mut ClientBody,
     ) -> Result<(), body::Error> {
-        look::into_body(self, headers, body).await
+        scan::scan_body(self, headers, body).await.map(drop)
     }
 
-    /// Puts the token in place of all keys found; `None` where there was none
-    /// and nothing changed.
+    /// Puts the token in place of all keys found; `None` if there was none and
+    /// nothing changed.
     ///
     /// # Errors
     /// The key opens no such instance, or cannot be replaced.
@@ -101,29 +102,27 @@ impl Search<'_> {
         self,
         head: &mut Parts,
         body: &mut ClientBody,
-    ) -> Result<Option<Opened>, Refusal> {
+    ) -> Result<Option<Substitution>, Refusal> {
         let Some(owner) = self.owner else {
             return Ok(None);
         };
         let token = self.token(owner)?;
-        if self.places > MAX_PLACES {
-            return Err(Refusal::TooMany(MAX_PLACES));
+        if self.occurrences > MAX_OCCURRENCES {
+            return Err(Refusal::TooMany(MAX_OCCURRENCES));
         }
         let key = &self.ring.keys[owner].text;
-        self.replace_in_body(head, body, key.expose(), token.expose())?;
+        self.replace_in_body(head, body, token.expose())?;
         self.replace_in_query(head, token.expose())?;
-        for name in &FIELDS {
-            let http::header::Entry::Occupied(mut values) = head.headers.entry(name) else {
+        for (name, value) in &mut head.headers {
+            if !is_credential(name) {
                 continue;
-            };
-            for value in values.iter_mut() {
-                if let Some(at) = self.ring.in_field(value, self.client) {
-                    *value = in_field(value, at, token.expose())
-                        .ok_or(Refusal::Fixed("in this header"))?;
-                }
+            }
+            if let Some(at) = self.ring.in_field(value, self.client) {
+                let replaced = in_field(value, at, token.expose());
+                *value = replaced.ok_or(Refusal::Fixed("in this header"))?;
             }
         }
-        Ok(Some(Opened::new(key.clone(), token.clone())))
+        Ok(Some(Substitution::new(key.clone(), token.clone())))
     }
 
     /// Takes a credential; true if it is a key.
@@ -131,14 +130,14 @@ impl Search<'_> {
         let Some(owner) = self.ring.owner(shown, self.client) else {
             return false;
         };
-        self.mixed |= self.owner.is_some_and(|first| first != owner);
+        self.is_mixed |= self.owner.is_some_and(|first| first != owner);
         self.owner = Some(owner);
-        self.places += 1;
+        self.occurrences += 1;
         true
     }
 
     fn token(&self, owner: usize) -> Result<&Secret, Refusal> {
-        if self.mixed {
+        if self.is_mixed {
             return Err(Refusal::Foreign);
         }
         if self.findings.is_ambiguous() {
@@ -158,7 +157,7 @@ impl Search<'_> {
         let mut target = target.as_str().as_bytes().to_vec();
         let query = target.len() - head.uri.query().map_or(0, str::len);
         let token = encoded(token);
-        // From the end, so that no place moves before its turn.
+        // From the end, so that earlier ranges stay valid.
         for at in self.in_query.iter().rev() {
             let at = query + at.start..query + at.end;
             target = replaced(&target, at, token.as_bytes());
@@ -171,7 +170,6 @@ impl Search<'_> {
         &self,
         head: &mut Parts,
         body: &mut ClientBody,
-        key: &str,
         token: &str,
     ) -> Result<(), Refusal> {
         if self.in_body.is_empty() {
@@ -182,29 +180,28 @@ impl Search<'_> {
         }
         let (quoted, encoded) = (Bytes::from(quoted(token)), Bytes::from(encoded(token)));
         let mut edits: Vec<(Range<usize>, Bytes)> = Vec::new();
-        let mut parts = 0;
-        for spot in &self.in_body {
-            match spot {
-                Spot::Json(at) => edits.push((at.clone(), quoted.clone())),
-                Spot::Form(at) => edits.push((at.clone(), encoded.clone())),
-                Spot::Part => parts += 1,
+        for position in &self.in_body {
+            match position {
+                Position::Json(at) => edits.push((at.clone(), quoted.clone())),
+                Position::Form(at) => edits.push((at.clone(), encoded.clone())),
+                Position::Part => {}
             }
         }
-        if parts > 0 {
+        if !self.in_parts.is_empty() {
             let mut held = body.held();
             held.truncate(LOOK);
-            let places = in_parts(&head.headers, &held, key);
-            // Those found here and those read there are the same, or it is not
-            // clear which is which.
-            let places = places.filter(|places| places.len() == parts);
-            let places = places.ok_or(Refusal::Fixed("in this multipart body"))?;
+            let parts = parts_with(&head.headers, &held, &self.in_parts);
+            // If the two readings of the form differ, it is not clear which
+            // parts to replace.
+            let parts = parts.filter(|parts| parts.len() == self.in_parts.len());
+            let parts = parts.ok_or(Refusal::Fixed("in this multipart body"))?;
             let token = Bytes::copy_from_slice(token.as_bytes());
-            edits.extend(places.into_iter().map(|at| (at, token.clone())));
+            edits.extend(parts.into_iter().map(|at| (at, token.clone())));
         }
-        let taken: usize = edits.iter().map(|(at, _)| at.len()).sum();
-        let given: usize = edits.iter().map(|(_, text)| text.len()).sum();
+        let removed: usize = edits.iter().map(|(at, _)| at.len()).sum();
+        let added: usize = edits.iter().map(|(_, text)| text.len()).sum();
         if let Some(length) = head.headers.get(CONTENT_LENGTH) {
-            let length = new_length(length, taken, given);
+            let length = new_length(length, removed, added);
             let length = length.ok_or(Refusal::Fixed("in a body of this Content-Length"))?;
             head.headers
                 .insert(CONTENT_LENGTH, HeaderValue::from(length));
@@ -214,41 +211,48 @@ impl Search<'_> {
     }
 }
 
-impl Finder for Search<'_> {
-    fn take(&mut self, field: Field, spot: Spot) {
-        match field {
-            Field::Instance(name) => self.findings.instance(Some(&name)),
-            Field::Token(text) => {
-                if self.note(text.as_bytes()) && self.in_body.len() <= MAX_PLACES {
-                    self.in_body.push(spot);
-                }
+impl FieldSink for Search<'_> {
+    fn field(&mut self, field: Field, position: Position) {
+        let Field::Token(text) = field else {
+            return self.findings.body_field(field);
+        };
+        if self.note(text.as_bytes()) && self.in_body.len() < MAX_OCCURRENCES {
+            if position == Position::Part {
+                self.in_parts.push(text);
             }
+            self.in_body.push(position);
         }
     }
-
-    fn has_all(&self) -> bool {
-        // Another key may stand behind the last.
-        false
-    }
 }
 
-/// The length of a body in which this much was taken and given.
-fn new_length(length: &HeaderValue, taken: usize, given: usize) -> Option<u64> {
+/// Whether a field may hold a credential, in whichever spelling of its name.
+fn is_credential(name: &HeaderName) -> bool {
+    name == AUTHORIZATION || is_header(name.as_str(), TOKEN_HEADER)
+}
+
+/// The length of a body in which as many bytes were replaced by others.
+fn new_length(length: &HeaderValue, removed: usize, added: usize) -> Option<u64> {
     let length: u64 = length.to_str().ok()?.parse().ok()?;
-    let kept = length.checked_sub(u64::try_from(taken).ok()?)?;
-    kept.checked_add(u64::try_from(given).ok()?)
+    let kept = length.checked_sub(u64::try_from(removed).ok()?)?;
+    kept.checked_add(u64::try_from(added).ok()?)
 }
 
-/// Where a multipart body has a part that is the key and nothing else: between
-/// the blank line that ends the part's fields and the next boundary.
-fn in_parts(headers: &HeaderMap, body: &[u8], key: &str) -> Option<Vec<Range<usize>>> {
+/// Where parts of a multipart body consist of one of these texts: between the
+/// blank line that ends a part's fields and the next boundary.
+fn parts_with(headers: &HeaderMap, body: &[u8], texts: &[String]) -> Option<Vec<Range<usize>>> {
+    const BLANK_LINE: &[u8] = b"\r\n\r\n";
     let content_type = headers.get(http::header::CONTENT_TYPE)?.to_str().ok()?;
-    let boundary = multer::parse_boundary(content_type).ok()?;
-    let before = "\r\n\r\n";
-    let part = format!("{before}{key}\r\n--{boundary}");
-    let starts = (0..body.len()).filter(|&at| body[at..].starts_with(part.as_bytes()));
-    let key_at = |at: usize| at + before.len()..at + before.len() + key.len();
-    Some(starts.map(key_at).collect())
+    let end = format!("\r\n--{}", multer::parse_boundary(content_type).ok()?);
+    let part_at = |at: usize| {
+        let rest = body[at..].strip_prefix(BLANK_LINE)?;
+        let is_whole = |text: &&String| {
+            let rest = rest.strip_prefix(text.as_bytes());
+            rest.is_some_and(|rest| rest.starts_with(end.as_bytes()))
+        };
+        let length = texts.iter().find(is_whole)?.len();
+        Some(at + BLANK_LINE.len()..at + BLANK_LINE.len() + length)
+    };
+    Some((0..body.len()).filter_map(part_at).collect())
 }
 
 /// A URI with another path and query.

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use proptest::prelude::*;
 
 use super::*;
+use crate::body::ClientBody;
 
 const ACME: &str = "acme-0123456789abcdef";
 const BETA: &str = "beta-0123456789abcdef";
@@ -57,6 +58,82 @@ fn a_key_opens_its_tenants_instances_and_no_others() {
 }
 
 #[test]
+fn a_base64_key_is_known_in_every_encoding() {
+    const KEY: &str = "q83v+7/EjRkl0aWb+A==";
+    let ring = Keyring::new(&[tenant("acme", &["1"], Some(KEY), &["1"])]).unwrap();
+    let owner = |shown: &str| ring.owner(shown.as_bytes(), Client::Local);
+    for shown in [
+        KEY,
+        // A `+` that was not encoded is a space in a form.
+        "q83v 7/EjRkl0aWb A==",
+        "q83v%2B7%2FEjRkl0aWb%2BA%3D%3D",
+        "q83v%2b7%2fEjRkl0aWb%2bA%3d%3d",
+        "q83v+7/EjRkl0aWb%2BA==",
+    ] {
+        assert_eq!(owner(shown), Some(0), "{shown}");
+    }
+    for shown in [
+        "q83v+7/EjRkl0aWb+A",
+        "q83v-7_EjRkl0aWb-A==",
+        "",
+        "%",
+        "q83v%FF",
+    ] {
+        assert_eq!(owner(shown), None, "{shown}");
+    }
+}
+
+/// A key in every place and encoding is replaced by the token, and nothing else
+/// changes.
+#[test]
+fn a_base64_key_is_replaced_in_the_head_however_it_is_encoded() {
+    const KEY: &str = "q83v+7/EjRkl0aWb+A==";
+    let ring = Keyring::new(&[tenant("acme", &["1"], Some(KEY), &["1"])]).unwrap();
+    for (target, header, expected) in [
+        (
+            "access_token=q83v+7/EjRkl0aWb+A==",
+            None,
+            "access_token=token-of-1",
+        ),
+        (
+            "a=b&access.token=q83v%2B7%2FEjRkl0aWb%2BA%3D%3D&c",
+            None,
+            "a=b&access.token=token-of-1&c",
+        ),
+        (
+            "access_token=q83v%252B7%252FEjRkl0aWb%252BA%253D%253D",
+            None,
+            "access_token=token-of-1",
+        ),
+        ("", Some(("access_token", KEY)), "token-of-1"),
+        (
+            "",
+            Some(("authorization", "Bearer q83v%2B7%2FEjRkl0aWb%2BA%3D%3D")),
+            "Bearer token-of-1",
+        ),
+    ] {
+        let mut request = http::Request::get(format!("/x?instance_id=1&{target}"));
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        let search = ring.search(&head, Client::Local);
+        let mut body = ClientBody::none(std::time::Duration::ZERO);
+        assert!(
+            search.replace(&mut head, &mut body).unwrap().is_some(),
+            "{target}"
+        );
+        match header {
+            None => assert_eq!(
+                head.uri.query().unwrap(),
+                format!("instance_id=1&{expected}")
+            ),
+            Some((name, _)) => assert_eq!(head.headers[name], expected),
+        }
+    }
+}
+
+#[test]
 fn outside_its_tenants_networks_a_key_is_nobodys() {
     let mut acme = tenant("acme", &["1"], Some(ACME), &["1"]);
     acme.networks = vec!["10.0.0.0/8".parse().unwrap()];
@@ -77,7 +154,7 @@ fn outside_its_tenants_networks_a_key_is_nobodys() {
 #[test]
 fn nothing_printed_shows_a_key_or_a_token() {
     let printed = format!("{:?}", ring());
-    assert_eq!(printed, "Keyring { keys: 2, doors: 3, .. }");
+    assert_eq!(printed, "Keyring { keys: 2, instances: 3, .. }");
 }
 
 proptest! {

@@ -1,7 +1,6 @@
-//! The apps of a demo: HTTP clients that play scenes against the gateway.
+//! The apps of a demo: HTTP clients that send the plan's requests to the gateway.
 //!
-//! Owns how each call is spelled and what its client saw. Invariant: every
-//! call that was begun is recorded once, however it ended.
+//! Invariant: every request that was started is recorded once, however it ended.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,25 +18,25 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::plan::{Order, Planned, Scene, What};
+use super::plan::{DemoRequest, Operation, PlannedRequest, Scene};
 
-/// What every app of the demo shows as its access token.
+/// The access token of every app.
 const TOKEN: &str = "demo";
 
-/// A call, as its client saw it.
+/// A request and its result, as the client observed it.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
-    pub(super) order: Order,
-    /// From the first byte sent to the last byte of the answer.
+pub(super) struct Observed {
+    pub(super) request: DemoRequest,
+    /// From the first byte sent to the last byte of the response.
     pub(super) took: Duration,
     pub(super) end: End,
 }
 
-/// How a call ended for its client.
+/// How a request ended for its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    Answered(StatusCode),
-    /// The client did not wait for the answer.
+    Response(StatusCode),
+    /// The client closed the connection before the response.
     HungUp,
     Failed(String),
 }
@@ -46,10 +45,10 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) struct Apps {
     gateway: SocketAddr,
-    /// Connections nobody uses at the moment.
+    /// Connections without a request.
     idle: Mutex<Vec<Connection>>,
-    seen: Mutex<Vec<Seen>>,
-    /// No call begins after this.
+    observed: Mutex<Vec<Observed>>,
+    /// No request starts after this.
     pub(super) stop: CancellationToken,
 }
 
@@ -64,12 +63,12 @@ impl Apps {
         Arc::new(Self {
             gateway,
             idle: Mutex::default(),
-            seen: Mutex::default(),
+            observed: Mutex::default(),
             stop: CancellationToken::new(),
         })
     }
 
-    /// Plays all scenes, each at its moment, and closes every connection.
+    /// Plays all scenes, each at its time, and closes every connection.
     pub(super) async fn play(self: Arc<Self>, scenes: Vec<Scene>) {
         let began = Instant::now();
         let mut open = JoinSet::new();
@@ -83,22 +82,22 @@ impl Apps {
         lock(&self.idle).clear();
     }
 
-    /// What the clients saw of their calls.
-    pub(super) fn seen(&self) -> Vec<Seen> {
-        lock(&self.seen).clone()
+    /// What the clients observed.
+    pub(super) fn observed(&self) -> Vec<Observed> {
+        lock(&self.observed).clone()
     }
 
     async fn scene(self: Arc<Self>, scene: Scene) {
         let mut open = JoinSet::new();
-        for call in scene.calls {
-            if self.stopped_until(Instant::now() + call.pause).await {
+        for planned in scene.requests {
+            if self.stopped_until(Instant::now() + planned.pause).await {
                 break;
             }
-            if scene.in_turn {
-                self.call(call).await;
+            if scene.is_sequential {
+                self.send(planned).await;
             } else {
                 let apps = Arc::clone(&self);
-                open.spawn(async move { apps.call(call).await });
+                open.spawn(async move { apps.send(planned).await });
             }
         }
         while open.join_next().await.is_some() {}
@@ -113,32 +112,31 @@ impl Apps {
         }
     }
 
-    async fn call(&self, call: Planned) {
+    async fn send(&self, planned: PlannedRequest) {
         let mut connection = None;
         let began = Instant::now();
-        let exchange = self.exchange(&call.order, &mut connection);
-        let end = match call.patience {
+        let exchange = self.exchange(&planned.request, &mut connection);
+        let end = match planned.timeout {
             None => exchange.await,
-            Some(patience) => tokio::time::timeout(patience, exchange)
+            Some(timeout) => tokio::time::timeout(timeout, exchange)
                 .await
                 .unwrap_or(End::HungUp),
         };
         let took = began.elapsed();
         match (&end, connection) {
-            (End::Answered(_), Some(connection)) => lock(&self.idle).push(connection),
+            (End::Response(_), Some(connection)) => lock(&self.idle).push(connection),
             (_, Some(connection)) => connection.task.abort(),
             (_, None) => {}
         }
-        lock(&self.seen).push(Seen {
-            order: call.order,
+        lock(&self.observed).push(Observed {
+            request: planned.request,
             took,
             end,
         });
     }
 
-    /// One call; the connection it goes over stays with the caller, who may
-    /// tear it.
-    async fn exchange(&self, order: &Order, connection: &mut Option<Connection>) -> End {
+    /// One exchange; the caller keeps the connection, so that it can abort it.
+    async fn exchange(&self, request: &DemoRequest, connection: &mut Option<Connection>) -> End {
         let work = async {
             let idle = lock(&self.idle).pop();
             let found = match idle.filter(|idle| idle.sender.is_ready()) {
@@ -146,13 +144,15 @@ impl Apps {
                 None => Connection::open(self.gateway).await?,
             };
             let sender = &mut connection.insert(found).sender;
-            let answer = sender.send_request(request(order, self.gateway)).await?;
-            let status = answer.status();
-            answer.into_body().collect().await?;
+            let response = sender
+                .send_request(http_request(request, self.gateway))
+                .await?;
+            let status = response.status();
+            response.into_body().collect().await?;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(status)
         };
         match work.await {
-            Ok(status) => End::Answered(status),
+            Ok(status) => End::Response(status),
             Err(error) => End::Failed(error.to_string()),
         }
     }
@@ -163,54 +163,54 @@ impl Connection {
         let stream = TcpStream::connect(gateway).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // What goes wrong on it is told to the call at hand.
+        // The request in progress gets the error.
         let task = tokio::spawn(async move { drop(connection.await) }).abort_handle();
         Ok(Self { sender, task })
     }
 }
 
-/// Spells a call: agents' inboxes as the vendor's samples do (credentials in
-/// the query), bots all in the body, the dashboard as the Python SDK does.
-fn request(order: &Order, gateway: SocketAddr) -> Request<Full<Bytes>> {
-    let instance = &order.instance;
+/// Builds the HTTP request: receipts as in the vendor's samples (credentials in the
+/// query), bots with all fields in the body, the dashboard as the Python SDK does.
+fn http_request(request: &DemoRequest, gateway: SocketAddr) -> Request<Full<Bytes>> {
+    let instance = &request.instance;
     let credentials = format!("instance_id={instance}&access_token={TOKEN}");
-    let (method, target, body) = match &order.what {
-        What::Receipt { chat, id } => (
+    let (method, target, body) = match &request.operation {
+        Operation::Receipt { chat, id } => (
             Method::POST,
             format!("/v2/send/seen?{credentials}"),
             json!({ "chatId": chat, "messageIds": [id] }),
         ),
-        What::Typing { chat } => (
+        Operation::Typing { chat } => (
             Method::POST,
             "/v2/send/start-typing".to_owned(),
             json!({ "instance_id": instance, "access_token": TOKEN, "chatId": chat }),
         ),
-        What::Text { chat, text } => (
+        Operation::Text { chat, text } => (
             Method::POST,
             "/v2/send/text".to_owned(),
             json!({ "instance_id": instance, "access_token": TOKEN, "chatId": chat, "message": text }),
         ),
-        What::Chats => (
+        Operation::Chats => (
             Method::GET,
             "/v2/chats?limit=20".to_owned(),
             serde_json::Value::Null,
         ),
     };
-    let request = Request::builder()
+    let builder = Request::builder()
         .method(method)
         .uri(target)
         .header(HOST, gateway.to_string());
-    let request = if body.is_null() {
-        request
+    let built = if body.is_null() {
+        builder
             .header(AUTHORIZATION, format!("Bearer {TOKEN}"))
             .header("X-Instance-ID", instance)
             .body(Full::default())
     } else {
-        request
+        builder
             .header(CONTENT_TYPE, "application/json")
             .body(Full::from(body.to_string()))
     };
-    request.expect("names and chats of the plan are valid in a request")
+    built.expect("names and chats of the plan are valid in a request")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,39 +1,39 @@
-//! The promises of the gateway, checked against what the upstream saw.
+//! What the gateway promises, checked against what the upstream received.
 //!
-//! Owns the comparison of three accounts: what the apps asked for, what the
-//! gateway counted, what the sandbox received. Invariant: a promise is kept
-//! only if the sandbox's own record says so.
+//! Compares three records: what the apps sent, what the gateway counted, what the
+//! sandbox received. Invariant: a check passes only if the sandbox's own record
+//! confirms it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::apps::{End, Seen};
+use super::apps::{End, Observed};
 use super::figures::Figures;
-use super::plan::{CAMPAIGN, What};
+use super::plan::{CAMPAIGN, Operation};
 use crate::app::Ended;
 use crate::tools::sandbox::Call;
 
-/// Where receipts and texts go.
+/// The paths of receipts and texts.
 const RECEIPTS: &str = "/v2/send/seen";
 const TEXTS: &str = "/v2/send/text";
 
-/// A promise, and whether it was kept.
+/// A check and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Promise {
-    pub(super) kept: bool,
+pub(super) struct Check {
+    pub(super) passed: bool,
     pub(super) text: String,
 }
 
-/// What is compared.
+/// The records that are compared.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Accounts<'a> {
-    /// What the apps saw.
-    pub(super) apps: &'a [Seen],
+    /// What the apps observed.
+    pub(super) apps: &'a [Observed],
     /// What the gateway counted.
     pub(super) gateway: &'a Figures,
-    /// What the sandbox remembers, and how much it received.
+    /// What the sandbox recorded, and the number of requests it received.
     pub(super) sandbox: &'a [Call],
     pub(super) received: u64,
     /// How the gateway ended.
@@ -41,34 +41,36 @@ pub(super) struct Accounts<'a> {
 }
 
 impl Accounts<'_> {
-    /// Checks every promise.
-    pub(super) fn promises(&self) -> Vec<Promise> {
+    /// All checks.
+    pub(super) fn checks(&self) -> Vec<Check> {
         vec![
             self.receipts_arrived(),
             self.no_foreign_ids(),
             self.sends_arrived_once(),
-            self.everybody_was_answered(),
-            self.calls_are_counted(),
+            self.every_request_has_a_response(),
+            self.requests_are_counted(),
             self.upstream_calls_are_counted(),
             self.savings_add_up(),
-            promise(
+            check(
                 self.ended == Ended::Drained,
                 match self.ended {
-                    Ended::Drained => "the gateway ended with everything answered".to_owned(),
+                    Ended::Drained => {
+                        "the gateway ended after all responses were complete".to_owned()
+                    }
                     Ended::Cut {
                         requests: calls,
                         connections,
                     } => {
-                        format!("the gateway cut {calls} calls and {connections} connections")
+                        format!("the gateway cut {calls} requests and {connections} connections")
                     }
                 },
             ),
         ]
     }
 
-    /// Every id that an app was not refused stands in an accepted call for
-    /// its instance and chat, also where the app had hung up.
-    fn receipts_arrived(&self) -> Promise {
+    /// Every id that was not refused is in a successful call for its instance and
+    /// chat, also if the app had closed its connection.
+    fn receipts_arrived(&self) -> Check {
         let arrived: BTreeSet<_> = self
             .marked()
             .filter(|(call, ..)| (200..300).contains(&call.status))
@@ -77,94 +79,96 @@ impl Accounts<'_> {
         let asked: BTreeSet<_> = self
             .apps
             .iter()
-            .filter(|seen| !seen.was_refused())
-            .filter_map(Seen::mark)
+            .filter(|observed| !observed.was_refused())
+            .filter_map(Observed::mark)
             .collect();
         let there = asked.intersection(&arrived).count();
         let kept = there == asked.len();
-        promise(
+        check(
             kept,
             format!("message ids that arrived: {there} of {}", asked.len()),
         )
     }
 
-    /// No chat was marked with an id that nobody sent for it.
-    fn no_foreign_ids(&self) -> Promise {
-        let asked: BTreeSet<_> = self.apps.iter().filter_map(Seen::mark).collect();
+    /// Every id in a call was sent by an app for that chat.
+    fn no_foreign_ids(&self) -> Check {
+        let asked: BTreeSet<_> = self.apps.iter().filter_map(Observed::mark).collect();
         let foreign = self
             .marked()
             .filter(|(_, mark)| !asked.contains(mark))
             .count();
-        promise(
+        check(
             foreign == 0,
             format!("message ids in a call they do not belong to: {foreign}"),
         )
     }
 
-    fn sends_arrived_once(&self) -> Promise {
+    fn sends_arrived_once(&self) -> Check {
         let mut arrived = HashMap::new();
         for call in self.sandbox.iter().filter(|call| call.path() == TEXTS) {
             *arrived.entry(field(call, "message")).or_insert(0_u32) += 1;
         }
         let (mut sends, mut lost, mut duplicated) = (0, 0, 0);
-        for seen in self.apps {
-            if let What::Text { text, .. } = &seen.order.what {
+        for observed in self.apps {
+            if let Operation::Text { text, .. } = &observed.request.operation {
                 sends += 1;
                 let times = arrived.remove(&Some(text.clone())).unwrap_or(0);
-                lost += u32::from(times == 0 && !seen.was_refused());
+                lost += u32::from(times == 0 && !observed.was_refused());
                 duplicated += u32::from(times > 1);
             }
         }
-        // What is left was sent by nobody.
+        // The rest was not sent by any app.
         let made_up = arrived.len();
-        promise(
+        check(
             lost == 0 && duplicated == 0 && made_up == 0,
             format!("sends: {sends}, lost {lost}, duplicated {duplicated}"),
         )
     }
 
-    /// An answer is a success, or a refusal that the gateway counted.
-    fn everybody_was_answered(&self) -> Promise {
-        let count = |of: fn(&Seen) -> bool| self.apps.iter().filter(|seen| of(seen)).count();
-        let answered = count(|seen| matches!(seen.end, End::Answered(_)));
-        let hung_up = count(|seen| seen.end == End::HungUp);
-        let refused = count(Seen::was_refused);
-        let good = count(|seen| matches!(seen.end, End::Answered(status) if status.is_success()));
-        let failure = self.apps.iter().find_map(|seen| match &seen.end {
+    /// A response is a success, or a refusal that the gateway counted.
+    fn every_request_has_a_response(&self) -> Check {
+        let count =
+            |of: fn(&Observed) -> bool| self.apps.iter().filter(|observed| of(observed)).count();
+        let responses = count(|observed| matches!(observed.end, End::Response(_)));
+        let hung_up = count(|observed| observed.end == End::HungUp);
+        let refused = count(Observed::was_refused);
+        let good =
+            count(|observed| matches!(observed.end, End::Response(status) if status.is_success()));
+        let failure = self.apps.iter().find_map(|observed| match &observed.end {
             End::Failed(why) => Some(format!("; one failed: {why}")),
-            End::Answered(_) | End::HungUp => None,
+            End::Response(_) | End::HungUp => None,
         });
-        // Who hung up does not know whether it would have been refused.
+        // An app that closed its connection does not know whether it was refused.
         let refusals = refused as u64..=(refused + hung_up) as u64;
         let kept =
             good + refused + hung_up == self.apps.len() && refusals.contains(&self.gateway.refused);
-        promise(
+        check(
             kept,
             format!(
-                "calls: {}, answered {answered}, hung up by their app {hung_up}{}",
+                "requests: {}, responses {responses}, abandoned by their app {hung_up}{}",
                 self.apps.len(),
                 failure.unwrap_or_default()
             ),
         )
     }
 
-    fn calls_are_counted(&self) -> Promise {
+    fn requests_are_counted(&self) -> Check {
         let counted = self.gateway.all().by_apps;
-        promise(
+        check(
             counted == self.apps.len() as u64,
             format!(
-                "calls by the apps: {counted} by the gateway's count, {} by theirs",
+                "requests: {counted} by the gateway's count, {} by the apps'",
                 self.apps.len()
             ),
         )
     }
 
-    fn upstream_calls_are_counted(&self) -> Promise {
+    fn upstream_calls_are_counted(&self) -> Check {
         let counted = self.gateway.all().upstream;
-        // Beyond what it remembers, the sandbox's record proves nothing.
-        let remembers_all = self.received == self.sandbox.len() as u64;
-        promise(
-            counted == self.received && remembers_all,
+        // The check needs the complete record of the sandbox.
+        let is_complete = self.received == self.sandbox.len() as u64;
+        check(
+            counted == self.received && is_complete,
             format!(
                 "upstream calls: {counted} by the gateway's count, {} by the sandbox's",
                 self.received
@@ -172,11 +176,11 @@ impl Accounts<'_> {
         )
     }
 
-    fn savings_add_up(&self) -> Promise {
+    fn savings_add_up(&self) -> Check {
         let receipts = self.gateway.receipts;
         let saved = self.gateway.saved;
         let refused = self.refused_receipts();
-        promise(
+        check(
             receipts.by_apps == receipts.upstream + saved + refused,
             format!(
                 "receipts: {} = {} upstream + {saved} saved + {refused} refused",
@@ -188,12 +192,12 @@ impl Accounts<'_> {
     fn refused_receipts(&self) -> u64 {
         self.apps
             .iter()
-            .filter(|seen| seen.was_refused() && seen.mark().is_some())
+            .filter(|observed| observed.was_refused() && observed.mark().is_some())
             .count() as u64
     }
 
-    /// How many receipts shared a call, second by second, on the instance
-    /// whose sends use up its budget; `None` for a second without one.
+    /// Receipts per call in each second, for the instance whose messages use up its
+    /// bucket; `None` for a second without a call.
     pub(super) fn growth(&self, began: Instant) -> Vec<Option<usize>> {
         let mut seconds: Vec<(usize, usize)> = Vec::new();
         for call in self.receipts() {
@@ -214,7 +218,7 @@ impl Accounts<'_> {
         self.sandbox.iter().filter(|call| call.path() == RECEIPTS)
     }
 
-    /// Every id that arrived, with the call it came in.
+    /// Every id that arrived, with its call.
     fn marked(&self) -> impl Iterator<Item = (&Call, Mark)> {
         self.receipts().flat_map(|call| {
             let instance = call.instance.clone().unwrap_or_default();
@@ -228,37 +232,37 @@ impl Accounts<'_> {
 /// Instance, chat and message.
 type Mark = (String, String, String);
 
-impl Seen {
-    /// What a receipt marks.
+impl Observed {
+    /// What a receipt marks as read.
     fn mark(&self) -> Option<Mark> {
-        match &self.order.what {
-            What::Receipt { chat, id } => {
-                Some((self.order.instance.clone(), chat.clone(), id.clone()))
+        match &self.request.operation {
+            Operation::Receipt { chat, id } => {
+                Some((self.request.instance.clone(), chat.clone(), id.clone()))
             }
-            What::Typing { .. } | What::Text { .. } | What::Chats => None,
+            Operation::Typing { .. } | Operation::Text { .. } | Operation::Chats => None,
         }
     }
 
-    /// The gateway said 429: the call never went upstream.
+    /// The gateway responded with 429: the request never went upstream.
     fn was_refused(&self) -> bool {
-        self.end == End::Answered(http::StatusCode::TOO_MANY_REQUESTS)
+        self.end == End::Response(http::StatusCode::TOO_MANY_REQUESTS)
     }
 
-    /// What the gateway added to the upstream's time.
+    /// The time that the gateway added to the upstream's.
     pub(super) fn added(&self, latency: Duration) -> Option<Duration> {
-        matches!(self.end, End::Answered(status) if status.is_success())
+        matches!(self.end, End::Response(status) if status.is_success())
             .then(|| self.took.saturating_sub(latency))
     }
 }
 
-/// A text of the call's JSON body.
+/// A string in the JSON body of a call.
 fn field(call: &Call, name: &str) -> Option<String> {
     let body: serde_json::Value = serde_json::from_slice(&call.body).ok()?;
     Some(body.get(name)?.as_str()?.to_owned())
 }
 
-fn promise(kept: bool, text: String) -> Promise {
-    Promise { kept, text }
+fn check(passed: bool, text: String) -> Check {
+    Check { passed, text }
 }
 
 #[cfg(test)]

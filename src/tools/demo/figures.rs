@@ -1,7 +1,6 @@
-//! The gateway's own figures, read as Prometheus would read them.
+//! The gateway's metrics, read as Prometheus would read them.
 //!
-//! Owns the way from the exposition to numbers. Invariant: nothing is counted
-//! here; what the gateway does not say is not shown.
+//! Invariant: nothing is counted here; all figures come from the exposition.
 
 /// What the gateway counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,13 +9,13 @@ pub(super) struct Figures {
     pub(super) others: Pair,
     /// Upstream calls that merging made unnecessary.
     pub(super) saved: u64,
-    /// Calls refused because no token could be had in time.
+    /// Requests refused because no bucket token came in time.
     pub(super) refused: u64,
-    /// Calls without an answer as yet.
-    pub(super) unanswered: u64,
+    /// Requests without a complete response.
+    pub(super) in_flight: u64,
 }
 
-/// Calls of one kind.
+/// Requests of one kind and their upstream calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Pair {
     pub(super) by_apps: u64,
@@ -35,11 +34,11 @@ impl Figures {
             others: pair("route=\"other\""),
             saved: sum(exposition, "wawp_gateway_upstream_requests_saved_total", ""),
             refused: sum(exposition, "wawp_gateway_limit_rejected_total", ""),
-            unanswered: sum(exposition, "wawp_gateway_in_flight_requests", ""),
+            in_flight: sum(exposition, "wawp_gateway_in_flight_requests", ""),
         }
     }
 
-    /// Calls of every kind.
+    /// All kinds together.
     pub(super) fn all(&self) -> Pair {
         Pair {
             by_apps: self.receipts.by_apps + self.others.by_apps,
@@ -49,13 +48,13 @@ impl Figures {
 }
 
 impl Pair {
-    /// Calls by apps for one call upstream.
+    /// Requests of apps per upstream call.
     pub(super) fn merge_factor(self) -> Option<f64> {
         (self.upstream > 0).then(|| self.by_apps as f64 / self.upstream as f64)
     }
 }
 
-/// Adds up the samples of a metric that have a label.
+/// Sums the samples of a metric with this label.
 fn sum(exposition: &str, metric: &str, label: &str) -> u64 {
     let samples = exposition.lines().filter_map(|line| {
         let rest = line.strip_prefix(metric)?;
@@ -115,7 +114,7 @@ mod tests {
             },
             saved: 4,
             refused: 2,
-            unanswered: 3,
+            in_flight: 3,
         };
         assert_eq!(Figures::read(&metrics.exposition()), expected);
     }

@@ -1,62 +1,61 @@
-//! The traffic of a demo: who calls what, and when.
+//! The traffic of a demo: which requests, and when.
 //!
-//! Owns the dice and the scenes played with them. It knows no HTTP and no
-//! clock. Invariant: the same plan gives the same calls at the same moments,
-//! and every message id and every sent text in it is unique.
+//! It knows no HTTP and no clock. Invariant: the same plan gives the same requests
+//! at the same times, and every message id and every text in it is unique.
 
 use std::time::Duration;
 
-/// The instance whose sends use up its budget, so that its receipts must wait.
+/// The instance whose messages use up its bucket, so that its receipts must wait.
 pub(super) const CAMPAIGN: &str = "campaign";
-/// The instance a bot answers on.
+/// The instance of a bot that replies.
 const BOT: &str = "bot";
 
-/// How long a fire-and-forget client waits for its answer: as the vendor's
-/// WordPress plugin does (250 ms).
-const IMPATIENCE: Duration = Duration::from_millis(250);
+/// The timeout of a fire-and-forget client: 250 ms, as in the vendor's WordPress
+/// plugin.
+const SHORT_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How much traffic, and which.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where the dice start: one seed, one traffic.
+    /// The seed of the random numbers: one seed always gives the same traffic.
     pub seed: u64,
-    /// The time in which scenes begin; the last of them end a little later.
+    /// The time in which scenes start; the last ones end a little later.
     pub length: Duration,
-    /// How long the upstream takes to answer.
+    /// The response time of the upstream.
     pub latency: Duration,
-    /// Instances with agents who open chats, each within its budget.
+    /// Instances with agents who open chats, each within its limit.
     pub inboxes: usize,
 }
 
-/// Calls that belong together: an opened chat, a bot's answer.
+/// Requests that belong together: an opened chat, a bot's reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Scene {
-    /// When it begins.
+    /// When it starts.
     pub(super) at: Duration,
-    /// Whether a call waits for the answer to the one before it.
-    pub(super) in_turn: bool,
-    pub(super) calls: Vec<Planned>,
+    /// Whether a request waits for the response to the one before it.
+    pub(super) is_sequential: bool,
+    pub(super) requests: Vec<PlannedRequest>,
 }
 
-/// A call of a scene.
+/// A request of a scene.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Planned {
+pub(super) struct PlannedRequest {
     /// The pause before it.
     pub(super) pause: Duration,
-    /// How long its client waits for an answer before it hangs up.
-    pub(super) patience: Option<Duration>,
-    pub(super) order: Order,
+    /// How long its client waits for a response before it closes the connection.
+    pub(super) timeout: Option<Duration>,
+    pub(super) request: DemoRequest,
 }
 
-/// What a call asks for.
+/// An instance, and what to do with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Order {
+pub(super) struct DemoRequest {
     pub(super) instance: String,
-    pub(super) what: What,
+    pub(super) operation: Operation,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum Operation {
     /// `POST /v2/send/seen`.
     Receipt { chat: String, id: String },
     /// `POST /v2/send/start-typing`.
@@ -79,10 +78,10 @@ impl Default for Plan {
 }
 
 impl Plan {
-    /// All scenes, in the order in which they begin.
+    /// All scenes in the order of their start.
     pub(super) fn scenes(&self) -> Vec<Scene> {
-        let mut stage = Stage {
-            dice: Dice(self.seed),
+        let mut scenes = SceneBuilder {
+            rng: Rng(self.seed),
             length: self.length,
             chats: 0,
             messages: 0,
@@ -90,81 +89,79 @@ impl Plan {
         };
         let inboxes: Vec<_> = (1..=self.inboxes).map(|n| format!("inbox-{n}")).collect();
         for inbox in &inboxes {
-            stage.every(700, |stage, at| stage.chat_is_opened(at, inbox, 1));
-            stage.every(2_400, |stage, at| stage.chat_is_opened(at, inbox, 2));
+            scenes.every(700, |scenes, at| scenes.chat_is_opened(at, inbox, 1));
+            scenes.every(2_400, |scenes, at| scenes.chat_is_opened(at, inbox, 2));
         }
-        stage.every(600, Stage::bot_answers);
-        stage.every(125, Stage::campaign_sends);
-        let busy = [stage.chat(), stage.chat(), stage.chat()];
-        stage.every(40, |stage, at| {
-            let chat = &busy[stage.dice.below(busy.len())];
-            stage.reply_is_read(at, chat, None);
+        scenes.every(600, SceneBuilder::bot_replies);
+        scenes.every(125, SceneBuilder::campaign_sends);
+        let busy = [scenes.chat(), scenes.chat(), scenes.chat()];
+        scenes.every(40, |scenes, at| {
+            let chat = &busy[scenes.rng.below(busy.len())];
+            scenes.reply_is_read(at, chat, None);
         });
-        stage.every(1_900, |stage, at| {
-            stage.reply_is_read(at, &busy[0], Some(IMPATIENCE));
+        scenes.every(1_900, |scenes, at| {
+            scenes.reply_is_read(at, &busy[0], Some(SHORT_TIMEOUT));
         });
         let polled: Vec<_> = inboxes.into_iter().chain([BOT.to_owned()]).collect();
-        stage.every(1_000, |stage, at| stage.dashboard_polls(at, &polled));
-        stage.scenes.sort_by_key(|scene| scene.at);
-        stage.scenes
+        scenes.every(1_000, |scenes, at| scenes.dashboard_polls(at, &polled));
+        scenes.scenes.sort_by_key(|scene| scene.at);
+        scenes.scenes
     }
 }
 
-/// Where scenes are made up.
-struct Stage {
-    dice: Dice,
+/// Makes the scenes.
+struct SceneBuilder {
+    rng: Rng,
     length: Duration,
     chats: usize,
     messages: usize,
     scenes: Vec<Scene>,
 }
 
-impl Stage {
-    /// Plays a scene again and again, on average this many milliseconds apart.
-    fn every(&mut self, millis: usize, mut play: impl FnMut(&mut Self, Duration)) {
-        let pause = |dice: &mut Dice| ms(millis / 2 + dice.below(millis.max(1)));
-        let mut at = pause(&mut self.dice);
+impl SceneBuilder {
+    /// Adds a scene again and again, on average this many milliseconds apart.
+    fn every(&mut self, millis: usize, mut add: impl FnMut(&mut Self, Duration)) {
+        let pause = |rng: &mut Rng| ms(millis / 2 + rng.below(millis.max(1)));
+        let mut at = pause(&mut self.rng);
         while at < self.length {
-            play(self, at);
-            at += pause(&mut self.dice);
+            add(self, at);
+            at += pause(&mut self.rng);
         }
     }
 
-    /// Agents look at the same chat: for every unread message each of them
-    /// posts a receipt of its own, a few milliseconds apart, as inboxes do.
+    /// Agents open the same chat: each of them sends a receipt for every unread
+    /// message, a few milliseconds apart, as inboxes do.
     fn chat_is_opened(&mut self, at: Duration, instance: &str, agents: usize) {
         let chat = self.chat();
-        let unread: Vec<_> = (0..2 + self.dice.below(8))
-            .map(|_| self.id(&chat))
-            .collect();
+        let unread: Vec<_> = (0..2 + self.rng.below(8)).map(|_| self.id(&chat)).collect();
         for agent in 0..agents {
-            let calls = unread.iter().map(|id| Planned {
-                pause: ms(self.dice.below(5)),
-                patience: None,
-                order: receipt(instance, &chat, id.clone()),
+            let requests = unread.iter().map(|id| PlannedRequest {
+                pause: ms(self.rng.below(5)),
+                timeout: None,
+                request: receipt(instance, &chat, id.clone()),
             });
             let scene = Scene {
                 at: at + ms(agent * 20),
-                in_turn: false,
-                calls: calls.collect(),
+                is_sequential: false,
+                requests: requests.collect(),
             };
             self.scenes.push(scene);
         }
     }
 
-    /// The order the vendor's guides give a bot: seen, typing, then the text.
-    fn bot_answers(&mut self, at: Duration) {
+    /// The order that the vendor's guides recommend: receipt, typing, then the text.
+    fn bot_replies(&mut self, at: Duration) {
         let chat = self.chat();
         let id = self.id(&chat);
-        let typing = What::Typing { chat: chat.clone() };
+        let typing = Operation::Typing { chat: chat.clone() };
         let text = self.text(&chat);
         self.scenes.push(Scene {
             at,
-            in_turn: true,
-            calls: vec![
+            is_sequential: true,
+            requests: vec![
                 planned(0, receipt(BOT, &chat, id)),
-                planned(0, order(BOT, typing)),
-                planned(200, order(BOT, text)),
+                planned(0, request(BOT, typing)),
+                planned(200, request(BOT, text)),
             ],
         });
     }
@@ -172,29 +169,29 @@ impl Stage {
     fn campaign_sends(&mut self, at: Duration) {
         let chat = self.chat();
         let text = self.text(&chat);
-        self.alone(at, planned(0, order(CAMPAIGN, text)));
+        self.single(at, planned(0, request(CAMPAIGN, text)));
     }
 
-    fn reply_is_read(&mut self, at: Duration, chat: &str, patience: Option<Duration>) {
+    fn reply_is_read(&mut self, at: Duration, chat: &str, timeout: Option<Duration>) {
         let id = self.id(chat);
-        let call = Planned {
-            patience,
+        let request = PlannedRequest {
+            timeout,
             ..planned(0, receipt(CAMPAIGN, chat, id))
         };
-        self.alone(at, call);
+        self.single(at, request);
     }
 
     fn dashboard_polls(&mut self, at: Duration, instances: &[String]) {
         for instance in instances {
-            self.alone(at, planned(0, order(instance, What::Chats)));
+            self.single(at, planned(0, request(instance, Operation::Chats)));
         }
     }
 
-    fn alone(&mut self, at: Duration, call: Planned) {
+    fn single(&mut self, at: Duration, request: PlannedRequest) {
         self.scenes.push(Scene {
             at,
-            in_turn: true,
-            calls: vec![call],
+            is_sequential: true,
+            requests: vec![request],
         });
     }
 
@@ -208,45 +205,45 @@ impl Stage {
         format!("false_{chat}_3EB0{:016X}", self.messages)
     }
 
-    fn text(&mut self, chat: &str) -> What {
+    fn text(&mut self, chat: &str) -> Operation {
         self.messages += 1;
-        What::Text {
+        Operation::Text {
             chat: chat.to_owned(),
             text: format!("Your order {} is on its way.", self.messages),
         }
     }
 }
 
-fn planned(pause: usize, order: Order) -> Planned {
-    Planned {
+fn planned(pause: usize, request: DemoRequest) -> PlannedRequest {
+    PlannedRequest {
         pause: ms(pause),
-        patience: None,
-        order,
+        timeout: None,
+        request,
     }
 }
 
-fn order(instance: &str, what: What) -> Order {
-    Order {
+fn request(instance: &str, operation: Operation) -> DemoRequest {
+    DemoRequest {
         instance: instance.to_owned(),
-        what,
+        operation,
     }
 }
 
-fn receipt(instance: &str, chat: &str, id: String) -> Order {
+fn receipt(instance: &str, chat: &str, id: String) -> DemoRequest {
     let chat = chat.to_owned();
-    order(instance, What::Receipt { chat, id })
+    request(instance, Operation::Receipt { chat, id })
 }
 
 fn ms(millis: usize) -> Duration {
     Duration::from_millis(millis as u64)
 }
 
-/// SplitMix64 (Steele, Lea and Flood 2014): enough for traffic, and the same
-/// on every machine.
-struct Dice(u64);
+/// SplitMix64 (Steele, Lea and Flood 2014): good enough for traffic, and equal on
+/// every machine.
+struct Rng(u64);
 
-impl Dice {
-    fn roll(&mut self) -> u64 {
+impl Rng {
+    fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -256,7 +253,7 @@ impl Dice {
 
     /// A number below `end`, which is not 0.
     fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.roll() % end as u64).unwrap_or(0)
+        usize::try_from(self.next() % end as u64).unwrap_or(0)
     }
 }
 
@@ -267,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_seed_is_one_traffic() {
+    fn one_seed_gives_the_same_traffic() {
         let plan = Plan::default();
         assert_eq!(plan.scenes(), plan.scenes());
         let other = Plan {
@@ -278,18 +275,18 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_unique_and_only_agents_side_by_side_share_ids() {
+    fn texts_are_unique_and_only_agents_of_one_chat_share_ids() {
         let scenes = Plan::default().scenes();
         let mut ids = HashMap::new();
         let mut texts = HashSet::new();
-        for call in scenes.iter().flat_map(|scene| &scene.calls) {
-            match &call.order.what {
-                What::Receipt { chat, id } => {
+        for planned in scenes.iter().flat_map(|scene| &scene.requests) {
+            match &planned.request.operation {
+                Operation::Receipt { chat, id } => {
                     assert!(id.contains(chat.as_str()), "{id} {chat}");
                     *ids.entry(id.clone()).or_insert(0) += 1;
                 }
-                What::Text { text, .. } => assert!(texts.insert(text.clone()), "{text}"),
-                What::Typing { .. } | What::Chats => {}
+                Operation::Text { text, .. } => assert!(texts.insert(text.clone()), "{text}"),
+                Operation::Typing { .. } | Operation::Chats => {}
             }
         }
         assert!(ids.values().all(|&count| count <= 2));
@@ -298,13 +295,18 @@ mod tests {
     }
 
     #[test]
-    fn scenes_begin_in_order_and_in_time() {
+    fn scenes_start_in_order_and_in_time() {
         let plan = Plan::default();
         let scenes = plan.scenes();
         assert!(scenes.is_sorted_by_key(|scene| scene.at));
         let last = scenes.last().unwrap().at;
         assert!(last < plan.length + ms(20), "{last:?}");
-        let hurried = |scene: &&Scene| scene.calls.iter().any(|call| call.patience.is_some());
+        let hurried = |scene: &&Scene| {
+            scene
+                .requests
+                .iter()
+                .any(|planned| planned.timeout.is_some())
+        };
         assert!(scenes.iter().filter(hurried).count() >= 3);
     }
 }

@@ -1,29 +1,29 @@
-//! What came of a demo, as text.
+//! The result of a demo, as text.
 //!
-//! Owns the table. Invariant: no line is longer than 80 characters.
+//! Invariant: no line is longer than 80 characters.
 
 use std::fmt;
 use std::time::Duration;
 
-use super::apps::Seen;
-use super::audit::{Accounts, Promise};
+use super::apps::Observed;
+use super::audit::{Accounts, Check};
 use super::figures::{Figures, Pair};
-use super::plan::{CAMPAIGN, What};
+use super::plan::{CAMPAIGN, Operation};
 use crate::config::Config;
 
-/// What came of a demo; displays as a table.
+/// The result of a demo; displays as a table.
 #[derive(Clone, Debug)]
 pub struct Report {
     pub(super) figures: Figures,
-    pub(super) promises: Vec<Promise>,
+    pub(super) checks: Vec<Check>,
     pub(super) growth: Vec<Option<usize>>,
     latency: Duration,
-    waits: [Waits; 4],
+    waits: [AddedWaits; 4],
 }
 
-/// The added waits of one kind of calls.
+/// The added waits of one kind of requests.
 #[derive(Clone, Debug)]
-struct Waits {
+struct AddedWaits {
     of: &'static str,
     /// Sorted.
     times: Vec<Duration>,
@@ -35,83 +35,98 @@ impl Report {
         growth: Vec<Option<usize>>,
         latency: Duration,
     ) -> Self {
-        let waits = |of, which: fn(&Seen) -> bool| {
-            let times = accounts.apps.iter().filter(|seen| which(seen));
-            let mut times: Vec<_> = times.filter_map(|seen| seen.added(latency)).collect();
+        let waits = |of, which: fn(&Observed) -> bool| {
+            let times = accounts.apps.iter().filter(|observed| which(observed));
+            let mut times: Vec<_> = times
+                .filter_map(|observed| observed.added(latency))
+                .collect();
             times.sort_unstable();
-            Waits { of, times }
+            AddedWaits { of, times }
         };
         Self {
             figures: *accounts.gateway,
-            promises: accounts.promises(),
+            checks: accounts.checks(),
             growth,
             latency,
             waits: [
-                waits("receipts, instance within its budget", |seen| {
-                    seen.is_receipt() && !seen.is_pressed()
+                waits("receipts, instance within its limit", |observed| {
+                    observed.is_receipt() && !observed.is_beyond_limit()
                 }),
-                waits("receipts, instance beyond its budget", |seen| {
-                    seen.is_receipt() && seen.is_pressed()
+                waits("receipts, instance beyond its limit", |observed| {
+                    observed.is_receipt() && observed.is_beyond_limit()
                 }),
-                waits("other calls, instance within its budget", |seen| {
-                    !seen.is_receipt() && !seen.is_pressed()
+                waits("others, instance within its limit", |observed| {
+                    !observed.is_receipt() && !observed.is_beyond_limit()
                 }),
-                waits("other calls, instance beyond its budget", |seen| {
-                    !seen.is_receipt() && seen.is_pressed()
+                waits("others, instance beyond its limit", |observed| {
+                    !observed.is_receipt() && observed.is_beyond_limit()
                 }),
             ],
         }
     }
 
-    /// True if every promise was kept.
+    /// Whether every check passed.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.promises.iter().all(|promise| promise.kept)
+        self.checks.iter().all(|check| check.passed)
     }
 }
 
-impl Seen {
+impl Observed {
     fn is_receipt(&self) -> bool {
-        matches!(self.order.what, What::Receipt { .. })
+        matches!(self.request.operation, Operation::Receipt { .. })
     }
 
-    fn is_pressed(&self) -> bool {
-        self.order.instance == CAMPAIGN
+    fn is_beyond_limit(&self) -> bool {
+        self.request.instance == CAMPAIGN
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Figures {
-            receipts, others, ..
-        } = self.figures;
-        let all = self.figures.all();
-        let row = |f: &mut fmt::Formatter<'_>, name, cells: [String; 3]| {
-            let [receipts, others, all] = cells;
+        self.write_figures(f)?;
+        self.write_waits(f)?;
+        self.write_growth(f)?;
+        writeln!(f, "\n  checked against what the sandbox received")?;
+        for check in &self.checks {
+            let mark = if check.passed { "ok    " } else { "BROKEN" };
+            writeln!(f, "    {mark}  {}", check.text)?;
+        }
+        let default = Config::default();
+        writeln!(
+            f,
+            "\nTo point an app at it: run `wawp-gateway serve`, then change the app's\n\
+             base URL from {} to http://{}.",
+            default.upstream.url, default.server.listen
+        )
+    }
+}
+
+impl Report {
+    fn write_figures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (receipts, others) = (self.figures.receipts, self.figures.others);
+        let pairs = [receipts, others, self.figures.all()];
+        let row = |f: &mut fmt::Formatter<'_>, name, [receipts, others, all]: [String; 3]| {
             writeln!(f, "  {name:<30}{receipts:>14}{others:>14}{all:>14}")
         };
-        let of = |count: fn(Pair) -> u64| [receipts, others, all].map(|pair| grouped(count(pair)));
+        let counts = |count: fn(Pair) -> u64| pairs.map(|pair| grouped(count(pair)));
+        let [saved, refused] = [self.figures.saved, self.figures.refused].map(grouped);
         writeln!(f)?;
-        row(f, "", ["receipts", "other calls", "all"].map(str::to_owned))?;
-        row(f, "calls by the apps", of(|pair| pair.by_apps))?;
-        row(f, "calls upstream", of(|pair| pair.upstream))?;
-        let saved = grouped(self.figures.saved);
+        row(f, "", ["receipts", "others", "all"].map(str::to_owned))?;
+        row(f, "requests of the apps", counts(|pair| pair.by_apps))?;
+        row(f, "upstream calls", counts(|pair| pair.upstream))?;
         row(
             f,
             "saved by merging",
             [saved.clone(), "0".to_owned(), saved],
         )?;
-        let factors = [receipts, others, all].map(factor);
-        row(f, "calls by apps : calls upstream", factors)?;
-        let refused = grouped(self.figures.refused);
-        row(
-            f,
-            "refused by a bucket (429)",
-            [String::new(), String::new(), refused],
-        )?;
+        row(f, "requests : upstream calls", pairs.map(factor))?;
+        let none = String::new;
+        row(f, "refused by a bucket (429)", [none(), none(), refused])
+    }
 
-        writeln!(f)?;
-        writeln!(f, "  {:<44}{:>14}{:>14}", "added wait", "p50", "p99")?;
+    fn write_waits(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\n  {:<44}{:>14}{:>14}", "added wait", "p50", "p99")?;
         for waits in &self.waits {
             let (p50, p99) = (waits.percentile(50), waits.percentile(99));
             writeln!(f, "  {:<44}{p50:>14}{p99:>14}", waits.of)?;
@@ -119,46 +134,31 @@ impl fmt::Display for Report {
         let latency = self.latency.as_millis();
         writeln!(
             f,
-            "  (measured by the apps: time to the full answer, less the sandbox's {latency} ms)"
-        )?;
-
-        if self.growth.iter().flatten().count() > 1 {
-            writeln!(f)?;
-            writeln!(
-                f,
-                "  '{CAMPAIGN}' spends its budget on sends: its receipts wait, and share calls."
-            )?;
-            write!(f, "  Receipts per upstream call, second by second: ")?;
-            for average in self.growth.iter().take(10) {
-                match average {
-                    Some(average) => write!(f, "{average:>3}")?,
-                    None => write!(f, "  -")?,
-                }
-            }
-            writeln!(f)?;
-        }
-
-        writeln!(f)?;
-        writeln!(f, "  checked against what the sandbox received")?;
-        for promise in &self.promises {
-            let mark = if promise.kept { "ok    " } else { "BROKEN" };
-            writeln!(f, "    {mark}  {}", promise.text)?;
-        }
-        writeln!(f)?;
-        let default = Config::default();
-        writeln!(
-            f,
-            "To point an app at it: run `wawp-gateway serve`, then change the app's"
-        )?;
-        writeln!(
-            f,
-            "base URL from {} to http://{}.",
-            default.upstream.url, default.server.listen
+            "  (measured by the apps: time to the full response, less the sandbox's {latency} ms)"
         )
+    }
+
+    /// How merging grows while an instance has no bucket tokens.
+    fn write_growth(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.growth.iter().flatten().count() < 2 {
+            return Ok(());
+        }
+        writeln!(
+            f,
+            "\n  '{CAMPAIGN}' sends up to its limit, so its receipts wait and merge."
+        )?;
+        write!(f, "  Receipts per upstream call, second by second: ")?;
+        for average in self.growth.iter().take(10) {
+            match average {
+                Some(average) => write!(f, "{average:>3}")?,
+                None => write!(f, "  -")?,
+            }
+        }
+        writeln!(f)
     }
 }
 
-impl Waits {
+impl AddedWaits {
     /// The nearest rank.
     fn percentile(&self, percent: usize) -> String {
         let rank = (self.times.len() * percent).div_ceil(100).max(1);
@@ -208,12 +208,12 @@ mod tests {
     #[test]
     fn percentiles_are_nearest_ranks() {
         let times = (1..=100).map(Duration::from_millis).collect();
-        let waits = Waits { of: "", times };
+        let waits = AddedWaits { of: "", times };
         assert_eq!(
             (waits.percentile(50), waits.percentile(99)),
             ("50 ms".into(), "99 ms".into())
         );
-        let none = Waits {
+        let none = AddedWaits {
             of: "",
             times: vec![],
         };

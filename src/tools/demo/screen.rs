@@ -1,6 +1,6 @@
-//! Where a demo shows what happens.
+//! The output of a demo.
 //!
-//! Owns the live line: rewritten in place on a terminal, a line a second
+//! Owns the live line: rewritten in place on a terminal, one line per second
 //! elsewhere. Invariant: no control character but `\r` and `\n` is written.
 
 use std::io::{self, IsTerminal as _, Write};
@@ -9,15 +9,15 @@ use std::time::Duration;
 use super::figures::Figures;
 use super::report::{factor, grouped};
 
-/// How often the line is rewritten on a terminal: fast enough to look alive.
+/// The interval of the live line on a terminal.
 const FRAME: Duration = Duration::from_millis(200);
-/// How often a line is written where lines stay.
+/// The interval of lines elsewhere.
 const LINE: Duration = Duration::from_secs(1);
 
-/// The columns the live line fills, so that a shorter one covers a longer.
+/// The width of the live line, so that a short line overwrites a longer one.
 const WIDTH: usize = 78;
 
-/// Where a demo shows what happens.
+/// The output of a demo.
 #[derive(Debug)]
 pub struct Screen<W> {
     out: W,
@@ -37,36 +37,36 @@ impl Screen<io::Stdout> {
 }
 
 impl<W: Write> Screen<W> {
-    /// Somewhere else; `rewrites` where `\r` goes back to the line's start.
+    /// Another output; `rewrites` if `\r` returns to the start of the line.
     pub fn new(out: W, rewrites: bool) -> Self {
         Self { out, rewrites }
     }
 
-    /// Writes text that stays.
-    pub(super) fn say(&mut self, text: &str) -> io::Result<()> {
+    /// Writes text that is not overwritten.
+    pub(super) fn write(&mut self, text: &str) -> io::Result<()> {
         self.out.write_all(text.as_bytes())?;
         self.out.flush()
     }
 
-    /// The pause between two live lines.
-    pub(super) fn pace(&self) -> Duration {
+    /// The interval between two live lines.
+    pub(super) fn interval(&self) -> Duration {
         if self.rewrites { FRAME } else { LINE }
     }
 
-    /// Shows the figures of this moment.
+    /// Shows the current figures.
     pub(super) fn show(&mut self, elapsed: Duration, figures: &Figures) -> io::Result<()> {
         let line = line(elapsed, figures);
         if self.rewrites {
-            self.say(&format!("\r{line:<WIDTH$}"))
+            self.write(&format!("\r{line:<WIDTH$}"))
         } else {
-            self.say(&format!("{line}\n"))
+            self.write(&format!("{line}\n"))
         }
     }
 
     /// Ends the live line.
     pub(super) fn end(&mut self) -> io::Result<()> {
         if self.rewrites {
-            self.say("\n")
+            self.write("\n")
         } else {
             Ok(())
         }
@@ -81,7 +81,7 @@ fn line(elapsed: Duration, figures: &Figures) -> String {
         grouped(all.by_apps),
         grouped(all.upstream),
         factor(figures.receipts),
-        figures.unanswered
+        figures.in_flight
     )
 }
 
@@ -91,14 +91,14 @@ mod tests {
     use crate::tools::demo::figures::Pair;
 
     #[test]
-    fn a_terminal_sees_one_line_others_see_many() {
+    fn a_terminal_gets_one_line_and_a_file_many() {
         let pair = Pair {
             by_apps: 12_345,
             upstream: 1_234,
         };
         let figures = Figures {
             receipts: pair,
-            unanswered: 9_999,
+            in_flight: 9_999,
             ..Figures::default()
         };
         for (rewrites, first, last) in [(true, '\r', '\n'), (false, ' ', '\n')] {

@@ -6,7 +6,7 @@ use std::future::pending;
 
 use super::*;
 
-/// Long enough for one of everything but the pressed instance.
+/// Long enough for every scene, except for the instance beyond its limit.
 fn short() -> Plan {
     Plan {
         length: Duration::from_millis(1_500),
@@ -16,7 +16,7 @@ fn short() -> Plan {
 }
 
 #[tokio::test]
-async fn a_demo_keeps_its_promises_and_saves_calls() {
+async fn a_demo_passes_its_checks_and_saves_calls() {
     let mut text = Vec::new();
     let screen = Screen::new(&mut text, false);
     let report = run(&short(), screen, None, pending()).await.unwrap();
@@ -28,7 +28,7 @@ async fn a_demo_keeps_its_promises_and_saves_calls() {
     );
 
     let planned = short().scenes();
-    let planned: usize = planned.iter().map(|scene| scene.calls.len()).sum();
+    let planned: usize = planned.iter().map(|scene| scene.requests.len()).sum();
     let Figures {
         receipts, others, ..
     } = report.figures;
@@ -44,7 +44,7 @@ async fn a_demo_keeps_its_promises_and_saves_calls() {
 }
 
 #[tokio::test]
-async fn a_demo_that_is_stopped_tells_of_what_it_played() {
+async fn a_demo_that_is_stopped_reports_what_it_sent() {
     let mut text = Vec::new();
     let screen = Screen::new(&mut text, true);
     let stop = tokio::time::sleep(Duration::from_millis(400));

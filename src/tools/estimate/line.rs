@@ -1,100 +1,47 @@
-//! One line of an access log: the gateway's own, Caddy's, Traefik's, or the
-//! combined and common formats of nginx and Apache.
+//! A line of an access log, read as the gateway would read the request.
 //!
-//! Invariant: nothing of a line outlives it but hashes and numbers, so that no
-//! token of a log can get into a message.
+//! Invariant: only hashes and numbers of a line are kept, so that no token of a
+//! log can get into a message.
 
-use std::borrow::Cow;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash, Hasher};
 
 use http::Method;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use super::moment;
+use super::arrival::{Arrival, RequestKind};
+use super::formats::{self, Json, Parsed};
 use super::offline::class_of;
-use super::play::{Arrival, What};
 use crate::config::Config;
 use crate::observe::access_log::WITHHELD;
 
-/// What a line said.
+/// A line that was understood.
 #[derive(Debug)]
-pub(super) struct Read {
+pub(super) struct Line {
     pub(super) arrival: Arrival,
     /// Its time is in whole seconds.
-    pub(super) coarse: bool,
-    /// It is a receipt whose ids and chat the log does not tell.
-    pub(super) keyless: bool,
-    /// Whose call it is the log does not tell: it belongs to no bucket.
-    pub(super) nameless: bool,
+    pub(super) is_coarse: bool,
+    /// It is a receipt, but the log shows no chat.
+    pub(super) is_keyless: bool,
+    /// The log shows no instance, so its bucket is unknown.
+    pub(super) is_nameless: bool,
 }
 
-/// Why a line says nothing.
+/// Why a line cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unread {
-    /// In no known format.
+pub(super) enum LineError {
+    /// It is in no known format.
     Unknown,
-    /// One of a sample of calls.
+    /// It is one of a sample of requests.
     Sampled,
 }
 
-/// Reads lines under the settings that say what is a receipt.
-pub(super) struct Reader<'c> {
+/// Reads lines under the settings, which define what is a receipt.
+pub(super) struct LineReader<'c> {
     config: &'c Config,
     hasher: RandomState,
 }
 
-/// A call as any of the formats tells it.
-struct Told<'l> {
-    at: u64,
-    coarse: bool,
-    method: &'l str,
-    target: &'l str,
-    own: Option<&'l Json<'l>>,
-}
-
-/// The fields of all JSON formats together; others are passed over.
-#[derive(Deserialize)]
-struct Json<'l> {
-    #[serde(borrow)]
-    time: Option<&'l RawValue>,
-    duration: Option<f64>,
-    #[serde(borrow)]
-    method: Option<Cow<'l, str>>,
-    #[serde(borrow)]
-    path: Option<Cow<'l, str>>,
-    #[serde(borrow)]
-    instance: Option<Cow<'l, str>>,
-    ids: Option<u32>,
-    #[serde(borrow)]
-    merge_key: Option<Cow<'l, str>>,
-    sampled: Option<u64>,
-    // Caddy.
-    #[serde(borrow)]
-    ts: Option<&'l RawValue>,
-    #[serde(borrow)]
-    request: Option<CaddyRequest<'l>>,
-    // Traefik.
-    #[serde(borrow, rename = "StartUTC")]
-    start_utc: Option<Cow<'l, str>>,
-    #[serde(borrow, rename = "StartLocal")]
-    start_local: Option<Cow<'l, str>>,
-    #[serde(borrow, rename = "RequestMethod")]
-    request_method: Option<Cow<'l, str>>,
-    #[serde(borrow, rename = "RequestPath")]
-    request_path: Option<Cow<'l, str>>,
-}
-
-#[derive(Deserialize)]
-struct CaddyRequest<'l> {
-    #[serde(borrow)]
-    method: Cow<'l, str>,
-    #[serde(borrow)]
-    uri: Cow<'l, str>,
-}
-
-impl<'c> Reader<'c> {
+impl<'c> LineReader<'c> {
     pub(super) fn new(config: &'c Config) -> Self {
         Self {
             config,
@@ -102,26 +49,33 @@ impl<'c> Reader<'c> {
         }
     }
 
-    /// Reads a line.
-    pub(super) fn read(&self, line: &str) -> Result<Read, Unread> {
-        if !line.starts_with('{') {
-            return Ok(self.understand(&common(line).ok_or(Unread::Unknown)?));
+    /// Reads a line in any format.
+    pub(super) fn read(&self, line: &str) -> Result<Line, LineError> {
+        match formats::unwrapped(line) {
+            Some(line) => self.read_unwrapped(line.trim_end()),
+            None => self.read_unwrapped(line),
         }
-        let json: Json<'_> = serde_json::from_str(line).map_err(|_| Unread::Unknown)?;
-        if json.sampled.is_some_and(|one_in| one_in > 1) {
-            return Err(Unread::Sampled);
-        }
-        let told = json.tell().ok_or(Unread::Unknown)?;
-        Ok(self.understand(&told))
     }
 
-    fn understand(&self, told: &Told<'_>) -> Read {
-        let (path, query) = told.target.split_once('?').unwrap_or((told.target, ""));
-        let method = Method::from_bytes(told.method.as_bytes()).unwrap_or(Method::GET);
-        let mut instance = told.own.and_then(|own| own.instance.as_deref());
+    fn read_unwrapped(&self, line: &str) -> Result<Line, LineError> {
+        let json = Json::find(line);
+        let parsed = json.as_ref().and_then(Json::parsed);
+        let parsed = parsed.or_else(|| formats::text(line));
+        let parsed = parsed.ok_or(LineError::Unknown)?;
+        if parsed.own.as_ref().is_some_and(|own| own.sampled > 1) {
+            return Err(LineError::Sampled);
+        }
+        Ok(self.understand(&parsed))
+    }
+
+    fn understand(&self, parsed: &Parsed<'_>) -> Line {
+        let (path, query) = parsed.target.split_once('?').unwrap_or((parsed.target, ""));
+        let method = Method::from_bytes(parsed.method.as_bytes()).unwrap_or(Method::GET);
+        let mut instance = parsed.own.as_ref().and_then(|own| own.instance);
+        // Receipts may merge if all but their ids is equal.
         let mut key = self.hasher.build_hasher();
         path.hash(&mut key);
-        let (mut ids, mut chat) = (1, false);
+        let (mut ids, mut has_chat) = (1, false);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             match name {
@@ -130,134 +84,71 @@ impl<'c> Reader<'c> {
                     continue;
                 }
                 "instance_id" => instance = instance.or(Some(value)),
-                "chatId" => chat = true,
+                "chatId" => has_chat = true,
                 _ => {}
             }
             pair.hash(&mut key);
         }
-        let receipt = method == Method::POST && self.config.batch.paths.iter().any(|p| p == path);
-        let own = told.own.map(|own| (own.ids, own.merge_key.as_deref()));
-        let what = match own {
-            _ if !receipt => What::Call,
-            Some((Some(ids), Some(text))) => What::Receipt {
+        let is_receipt =
+            method == Method::POST && self.config.batch.paths.iter().any(|p| p == path);
+        let own = parsed.own.as_ref().map(|own| (own.ids, own.merge_key));
+        let kind = match own {
+            _ if !is_receipt => RequestKind::Other,
+            Some((Some(ids), Some(text))) => RequestKind::Receipt {
                 key: Some(self.hasher.hash_one(text)),
                 ids,
             },
-            // The gateway itself did not understand it.
-            Some(_) => What::Call,
-            None => What::Receipt {
-                key: chat.then(|| key.finish()),
+            // The gateway that wrote the log did not understand it.
+            Some(_) => RequestKind::Other,
+            None => RequestKind::Receipt {
+                key: has_chat.then(|| key.finish()),
                 ids: u32::try_from(ids).unwrap_or(u32::MAX),
             },
         };
         let class = class_of(self.config, &method, path);
-        // What the access log withholds may be anybody's.
+        // A withheld name may be any instance.
         let instance = instance.filter(|name| !name.is_empty() && *name != WITHHELD);
-        let nameless = instance.is_none();
-        let instance = instance.map_or(0, |instance| self.hasher.hash_one(instance));
-        Read {
+        let bucket = instance.map_or(0, |instance| self.hasher.hash_one(instance));
+        Line {
             arrival: Arrival {
-                at: told.at,
-                bucket: (class, instance),
-                what,
+                at: parsed.at.nanos,
+                bucket: (class, bucket),
+                kind,
             },
-            coarse: told.coarse,
-            keyless: matches!(what, What::Receipt { key: None, .. }),
-            nameless,
+            is_coarse: parsed.at.is_coarse,
+            is_keyless: matches!(kind, RequestKind::Receipt { key: None, .. }),
+            is_nameless: instance.is_none(),
         }
     }
-}
-
-impl<'l> Json<'l> {
-    fn tell(&'l self) -> Option<Told<'l>> {
-        if let Some(request) = &self.request {
-            let ts = self.ts?.get();
-            let end = match ts.parse::<f64>() {
-                Ok(seconds) => moment::of_seconds(seconds)?,
-                Err(_) => moment::rfc3339(ts.trim_matches('"'))?,
-            };
-            let spent = moment::of_seconds(self.duration.unwrap_or_default())?;
-            return Some(Told {
-                at: end.saturating_sub(spent),
-                coarse: false,
-                method: &request.method,
-                target: &request.uri,
-                own: None,
-            });
-        }
-        if let (Some(method), Some(path)) = (&self.request_method, &self.request_path) {
-            // Traefik tells the beginning itself.
-            let start = self.start_utc.as_ref().or(self.start_local.as_ref())?;
-            return Some(Told {
-                at: moment::rfc3339(start)?,
-                coarse: false,
-                method,
-                target: path,
-                own: None,
-            });
-        }
-        Some(Told {
-            at: moment::rfc3339(self.time?.get().trim_matches('"'))?,
-            coarse: false,
-            method: self.method.as_deref()?,
-            target: self.path.as_deref()?,
-            own: Some(self),
-        })
-    }
-}
-
-/// Reads `host ident user [25/Nov/2026:06:45:01 +0000] "POST /x HTTP/1.1" …`;
-/// Traefik's ends in the call's duration.
-fn common(line: &str) -> Option<Told<'_>> {
-    let (_, rest) = line.split_once(" [")?;
-    let (time, rest) = rest.split_once("] \"")?;
-    let end = moment::common(time)?;
-    let (request, rest) = rest.split_once('"')?;
-    let mut words = request.split(' ');
-    let (method, target, version) = (words.next()?, words.next()?, words.next()?);
-    if !version.starts_with("HTTP/") || words.next().is_some() {
-        return None;
-    }
-    let status = rest.trim_start().split(' ').next()?;
-    if status.len() != 3 || status.parse::<u16>().is_err() {
-        return None;
-    }
-    let millis = rest
-        .rsplit(' ')
-        .next()
-        .and_then(|word| word.strip_suffix("ms"));
-    let spent = millis
-        .and_then(|millis| millis.parse::<u64>().ok())
-        .unwrap_or(0);
-    Some(Told {
-        at: end.saturating_sub(spent.saturating_mul(1_000_000)),
-        // A duration says more than the second it is taken from.
-        coarse: true,
-        method,
-        target,
-        own: None,
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Read, Unread> {
-        Reader::new(&Config::default()).read(line)
+    fn read(line: &str) -> Result<Line, LineError> {
+        LineReader::new(&Config::default()).read(line)
     }
 
     const AT: u64 = 1_795_589_101_000_000_000;
 
+    /// Reads a line and checks that it is a receipt with a key, at this time.
+    fn assert_receipt(line: &str, at: u64) {
+        let read = read(line).unwrap_or_else(|why| panic!("{why:?}: {line}"));
+        assert_eq!(read.arrival.at, at, "{line}");
+        let is_receipt = matches!(read.arrival.kind, RequestKind::Receipt { key: Some(_), .. });
+        assert!(is_receipt, "{line}");
+    }
+
     #[test]
-    fn every_format_tells_when_a_call_came() {
+    fn the_arrival_of_a_request_is_read_from_every_format() {
         for (line, at) in [
             (
                 r#"10.0.0.5 - - [25/Nov/2026:06:45:01 +0000] "POST /v2/send/seen?instance_id=1&chatId=2 HTTP/1.1" 201 17"#,
                 AT,
             ),
             (
-                r#"10.0.0.5 - u [25/Nov/2026:08:45:01 +0200] "POST /v2/send/seen?chatId=2 HTTP/1.1" 201 17 "-" "curl 8""#,
+                r#"10.0.0.5 - u [25/Nov/2026:08:45:01 +0200] "POST /v2/send/seen?chatId=2 HTTP/1.1" 201 17 "-" "curl {8}""#,
                 AT,
             ),
             (
@@ -269,46 +160,87 @@ mod tests {
                 AT,
             ),
             (
+                r#"{"ts":"2026/11/25 06:45:01.099","request":{"method":"POST","uri":"/v2/send/seen?chatId=2"},"duration":99000000}"#,
+                AT,
+            ),
+            (
+                r#"{"ts":"25/Nov/2026:06:45:01 +0000","request":{"method":"POST","uri":"/v2/send/seen?chatId=2"},"duration":"250ms"}"#,
+                AT - 250_000_000,
+            ),
+            (
                 r#"{"StartUTC":"2026-11-25T06:45:01.25Z","Duration":5000,"RequestMethod":"POST","RequestPath":"/v2/send/seen?chatId=2","time":"2026-11-25T06:45:02Z"}"#,
                 AT + 250_000_000,
             ),
             (
-                r#"{"time":"2026-11-25T06:45:01.000001Z","duration":0.06,"method":"POST","path":"/v2/send/seen","instance":"1","ids":2,"merge_key":"00ff00ff00ff00ff","new":[1]}"#,
-                AT + 1000,
+                r#"[25/Nov/2026:06:45:01 +0000] - 201 201 - POST https api.example.com "/v2/send/seen?instance_id=1&chatId=2" [Client 10.0.0.5] [Length 17] [Gzip -] [Sent-to 10.0.0.9] "curl/8" "-""#,
+                AT,
             ),
+            (OWN_JSON, AT + 1000),
+            (OWN_TEXT, AT + 1000),
         ] {
-            let read = read(line).unwrap_or_else(|why| panic!("{why:?}: {line}"));
-            assert_eq!(read.arrival.at, at, "{line}");
-            assert!(
-                matches!(read.arrival.what, What::Receipt { key: Some(_), .. }),
-                "{line}"
-            );
+            assert_receipt(line, at);
         }
     }
 
+    const OWN_JSON: &str = r#"{"time":"2026-11-25T06:45:01.000001Z","duration":0.06,"method":"POST","path":"/v2/send/seen","instance":"1","ids":2,"merge_key":"00ff00ff00ff00ff","new":[1]}"#;
+    const OWN_TEXT: &str = "2026-11-25T06:45:01.000001Z POST /v2/send/seen 201 0.060000s instance=1 \
+        route=seen request_bytes=0 bytes=0 ids=2 merge_key=00ff00ff00ff00ff request_id=a client=10.0.0.5";
+
     #[test]
-    fn what_is_equal_but_for_its_ids_has_one_key() {
-        let config = Config::default();
-        let reader = Reader::new(&config);
-        let key = |query: &str| {
-            let line = format!(
-                r#"h - - [25/Nov/2026:06:45:01 +0000] "POST /v2/send/seen?{query} HTTP/1.1" 201 1"#
+    fn lines_are_found_behind_the_prefix_of_a_collector() {
+        let caddy = r#"{"ts":1795589101.5,"request":{"method":"POST","uri":"/v2/send/seen?chatId=2"},"duration":0.5}"#;
+        let nginx = r#"10.0.0.5 - - [25/Nov/2026:06:45:01 +0000] "POST /v2/send/seen?chatId=2 HTTP/1.1" 201 17"#;
+        for (line, at) in [
+            (OWN_JSON, AT + 1000),
+            (OWN_TEXT, AT + 1000),
+            (caddy, AT),
+            (nginx, AT),
+        ] {
+            for prefix in [
+                "Nov 25 06:45:01 host gateway[123]: ",
+                "gateway-1  | ",
+                "[pod/gateway-7d9/gateway] ",
+                "2026-11-25T06:45:01.123456789Z ",
+                "2026-11-25T06:45:01.123456789Z stdout F ",
+            ] {
+                assert_receipt(&format!("{prefix}{line}"), at);
+            }
+            let text = serde_json::to_string(&format!("{line}\n")).unwrap();
+            assert_receipt(
+                &format!(r#"{{"log":{text},"stream":"stdout","time":"2026-11-25T07:00:00Z"}}"#),
+                at,
             );
-            reader.read(&line).unwrap().arrival.what
-        };
-        let one = key("instance_id=1&chatId=2&messageIds=%5B%22a%22%5D");
-        let What::Receipt { key: same, ids: 1 } = one else {
-            panic!("{one:?}")
-        };
-        let two = key("instance_id=1&chatId=2&messageIds=%5B%22a%22%2C%22b%22%5D");
-        assert_eq!(two, What::Receipt { key: same, ids: 2 });
-        assert_ne!(key("instance_id=1&chatId=3&messageIds=x"), one);
-        let blind = key("instance_id=1&access_token=t");
-        assert_eq!(blind, What::Receipt { key: None, ids: 1 });
+            assert_receipt(&format!(r#"{{"_PID":"1","MESSAGE":{text}}}"#), at);
+        }
+        let named = read(OWN_TEXT).unwrap();
+        assert!(!named.is_nameless);
+        let nameless = OWN_TEXT.replace("instance=1 ", "");
+        assert!(read(&nameless).unwrap().is_nameless);
     }
 
     #[test]
-    fn what_is_not_understood_is_said_to_be() {
+    fn receipts_that_differ_only_in_their_ids_have_one_key() {
+        let config = Config::default();
+        let reader = LineReader::new(&config);
+        let kind = |query: &str| {
+            let line = format!(
+                r#"h - - [25/Nov/2026:06:45:01 +0000] "POST /v2/send/seen?{query} HTTP/1.1" 201 1"#
+            );
+            reader.read(&line).unwrap().arrival.kind
+        };
+        let one = kind("instance_id=1&chatId=2&messageIds=%5B%22a%22%5D");
+        let RequestKind::Receipt { key: same, ids: 1 } = one else {
+            panic!("{one:?}")
+        };
+        let two = kind("instance_id=1&chatId=2&messageIds=%5B%22a%22%2C%22b%22%5D");
+        assert_eq!(two, RequestKind::Receipt { key: same, ids: 2 });
+        assert_ne!(kind("instance_id=1&chatId=3&messageIds=x"), one);
+        let keyless = kind("instance_id=1&access_token=t");
+        assert_eq!(keyless, RequestKind::Receipt { key: None, ids: 1 });
+    }
+
+    #[test]
+    fn lines_in_no_known_format_are_reported() {
         for line in [
             "",
             "{",
@@ -317,10 +249,13 @@ mod tests {
             r#"h - - [31/Foo/2026:06:45:01 +0000] "GET / HTTP/1.1" 200 1"#,
             r#"h - - [25/Nov/2026:06:45:01 +0000] "nonsense" 400 1"#,
             r#"{"time":"soon","method":"GET","path":"/"}"#,
+            r#"{"log":"hello","time":"2026-11-25T07:00:00Z"}"#,
         ] {
-            assert_eq!(read(line).err(), Some(Unread::Unknown), "{line}");
+            assert_eq!(read(line).err(), Some(LineError::Unknown), "{line}");
         }
         let sampled = r#"{"time":"2026-11-25T06:45:01Z","method":"GET","path":"/","sampled":10}"#;
-        assert_eq!(read(sampled).err(), Some(Unread::Sampled));
+        assert_eq!(read(sampled).err(), Some(LineError::Sampled));
+        let sampled = format!("{OWN_TEXT} sampled=10");
+        assert_eq!(read(&sampled).err(), Some(LineError::Sampled));
     }
 }

@@ -11,6 +11,7 @@ use http::Method;
 use tokio::time::Instant;
 
 use crate::config::{Config, Quota};
+use crate::http::path;
 use crate::limit::{Bucket, Grant, Kind, Newcomer, Refused, admit_at, next_ticket};
 
 /// Arrivals between two searches for idle buckets.
@@ -127,7 +128,9 @@ fn newcomer(kind: Kind, now: Instant, deadline: Instant) -> Newcomer {
 
 /// The class of a request: 0 is the base limit.
 pub(super) fn class_of(config: &Config, method: &Method, path: &str) -> usize {
-    let is_receipt = config.batch.paths.iter().any(|receipt| receipt == path);
-    let class = config.limit.class_of(method, path, is_receipt);
+    let path = path::normalize(path);
+    let mut receipts = config.batch.paths.iter();
+    let is_receipt = receipts.any(|receipt| path::same_segments(receipt, &path));
+    let class = config.limit.class_of(method, &path, is_receipt);
     class.map_or(0, |class| class + 1)
 }

@@ -1,37 +1,48 @@
-//! What an estimate found, as text.
+//! The result of an estimate, as text.
 //!
-//! Invariants: no line is longer than 100 characters, and nothing of the log
-//! is in it but counts and the number of a line.
+//! Invariants: no line of text is longer than 100 characters; of the log it shows
+//! only counts and line numbers; nothing is recommended without evidence.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::waits::Waits;
-use super::{Late, Seen, Trial};
+use super::{Counts, Late, Trial};
 use crate::config::{Config, Quota};
 
-/// A window is chosen that saves this share of what the best one saves: longer
-/// ones hold every receipt up for little more.
-const ENOUGH: f64 = 0.9;
+/// A window is good if it saves this share of what the best one saves: longer
+/// windows delay every receipt for little gain.
+const ENOUGH_SAVED: f64 = 0.9;
 
-/// What an estimate found; displays as a table and the settings to choose.
+/// Fewer requests are no evidence for a setting.
+const ENOUGH_REQUESTS: u64 = 100;
+
+/// The result of an estimate; displays as a table and recommended settings.
 #[derive(Clone, Debug)]
 pub struct Report {
-    seen: Seen,
+    counts: Counts,
     trials: Vec<Trial>,
     window: Duration,
     quota: Option<Quota>,
 }
 
+/// The settings to recommend.
+#[derive(Clone, Copy, Debug)]
+struct Choice<'r> {
+    trial: &'r Trial,
+    /// Upstream calls that the best window saves at the same rate.
+    most_saved: u64,
+}
+
 impl Report {
-    pub(super) fn new(config: &Config, seen: Seen, mut trials: Vec<Trial>) -> Self {
+    pub(super) fn new(config: &Config, counts: Counts, mut trials: Vec<Trial>) -> Self {
         let rate = |quota: Option<Quota>| quota.map_or(f64::INFINITY, |quota| quota.rate);
         trials.sort_by(|a, b| {
             let rates = rate(a.quota).total_cmp(&rate(b.quota));
             rates.then(a.window.cmp(&b.window))
         });
         Self {
-            seen,
+            counts,
             trials,
             window: config.batch.window,
             quota: config.limit.quota,
@@ -44,7 +55,7 @@ impl Report {
         self.in_force().map_or(0, |trial| trial.outcome.saved)
     }
 
-    /// Calls that the settings in force would refuse.
+    /// Requests that the settings in force would refuse.
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.in_force().map_or(0, |trial| trial.outcome.refused)
@@ -52,12 +63,16 @@ impl Report {
 
     fn in_force(&self) -> Option<&Trial> {
         let mut trials = self.trials.iter();
-        trials.find(|trial| trial.window == self.window && trial.quota == self.quota)
+        trials.find(|trial| self.is_in_force(trial))
     }
 
-    /// The lowest rate that refuses nobody, and there the shortest window that
-    /// saves nearly what the best one does.
-    fn choice(&self) -> Option<(&Trial, u64)> {
+    fn is_in_force(&self, trial: &Trial) -> bool {
+        trial.window == self.window && trial.quota == self.quota
+    }
+
+    /// The lowest rate with the fewest refusals, and for that rate the shortest
+    /// window that saves nearly what the best one does.
+    fn choice(&self) -> Option<Choice<'_>> {
         let refuses = |quota| {
             let of = self.trials.iter().filter(move |trial| trial.quota == quota);
             of.map(|trial| trial.outcome.refused).min().unwrap_or(0)
@@ -69,77 +84,84 @@ impl Report {
             .find(|trial| refuses(trial.quota) == least)?
             .quota;
         let same = || self.trials.iter().filter(|trial| trial.quota == quota);
-        let most = same().map(|trial| trial.outcome.saved).max()?;
+        let most_saved = same().map(|trial| trial.outcome.saved).max()?;
         let good = same().find(|trial| {
-            trial.outcome.saved as f64 >= most as f64 * ENOUGH && trial.outcome.refused == least
+            trial.outcome.saved as f64 >= most_saved as f64 * ENOUGH_SAVED
+                && trial.outcome.refused == least
         });
-        Some((good.or_else(|| same().next_back())?, most))
+        Some(Choice {
+            trial: good.or_else(|| same().next_back())?,
+            most_saved,
+        })
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seen = &self.seen;
-        let span = seen.span.map_or(0, |(first, last)| last - first) / 1_000_000_000;
+        self.write_counts(f)?;
+        if self.counts.replayed() > 0 {
+            self.write_table(f)?;
+        }
+        self.write_advice(f)
+    }
+}
+
+impl Report {
+    /// What was read, and what was left out and why.
+    fn write_counts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = &self.counts;
+        let span = counts.span.map_or(0, |(first, last)| last - first) / 1_000_000_000;
         writeln!(
             f,
-            "{} calls in {span} s, {} of them read receipts",
-            seen.calls, seen.receipts
+            "{} requests in {span} s, {} of them read receipts",
+            counts.requests, counts.receipts
         )?;
-        if let Some(place) = &seen.first_unread {
-            writeln!(f, "{} lines not understood, the first {place}", seen.unread)?;
+        if let Some(position) = &counts.first_unknown {
+            let unknown = counts.unknown_lines;
+            writeln!(f, "{unknown} lines not understood, the first is {position}")?;
         }
-        if let Some(Late { place, by }) = &seen.first_late {
-            let seconds = by.as_secs_f64();
+        if let Some(Late { position, by }) = &counts.first_late {
+            let (late, seconds) = (counts.late, by.as_secs_f64());
             writeln!(
                 f,
-                "{} calls stand too late in their log and are left out: they took more than a minute, or\n  \
-                 it is not in order; the first is {place}, behind one that came {seconds:.0} s later",
-                seen.late
+                "{late} requests are left out, because they took more than a minute or the log is not in\n  \
+                 order; the first is {position}, behind a request that came {seconds:.0} s later"
             )?;
         }
-        if seen.nameless > 0 {
-            writeln!(
-                f,
-                "{} calls tell no instance in the log (it may be in their bodies): left out",
-                seen.nameless
-            )?;
+        for (count, text) in [
+            (
+                counts.nameless,
+                "requests are left out, because the log does not show their instance",
+            ),
+            (
+                counts.keyless,
+                "receipts are counted as not merged, because the log does not show their chat",
+            ),
+            (
+                counts.coarse,
+                "requests have a time in whole seconds; they are spread evenly, a rough guess",
+            ),
+        ] {
+            if count > 0 {
+                writeln!(f, "{count} {text}")?;
+            }
         }
-        if seen.keyless > 0 {
-            writeln!(
-                f,
-                "{} receipts tell no chat in the log (it is in their bodies): counted as not merged",
-                seen.keyless
-            )?;
-        }
-        if seen.coarse > 0 {
-            writeln!(
-                f,
-                "{} calls are timed to the second only and taken to come evenly over it: a rough guess",
-                seen.coarse
-            )?;
-        }
-        if seen.played() == 0 {
-            return writeln!(f, "\nNo call is left to play: nothing is advised.");
-        }
+        Ok(())
+    }
+
+    fn write_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = ("receipts p50/p99", "others p50/p99");
         writeln!(
             f,
             "\n{:>7} {:>8} {:>10} {:>10} {:>9}   {:>17}   {:>17}",
-            "rate/s",
-            "window",
-            "upstream",
-            "saved",
-            "refused",
-            "receipts p50/p99",
-            "others p50/p99"
+            "rate/s", "window", "upstream", "saved", "refused", columns.0, columns.1
         )?;
         for trial in &self.trials {
             let outcome = &trial.outcome;
-            let mark = match self.in_force() {
-                Some(own) if own.window == trial.window && own.quota == trial.quota => {
-                    "  < in force"
-                }
-                _ => "",
+            let mark = if self.is_in_force(trial) {
+                "  < in force"
+            } else {
+                ""
             };
             writeln!(
                 f,
@@ -150,33 +172,80 @@ impl fmt::Display for Report {
                 outcome.saved,
                 outcome.refused,
                 both(&outcome.receipts),
-                both(&outcome.calls),
+                both(&outcome.others),
             )?;
         }
-        let Some((choice, most)) = self.choice() else {
-            return Ok(());
-        };
-        let window = millis(Some(choice.window)).replace(' ', "");
-        writeln!(f, "\nbatch.window = \"{window}\"")?;
         writeln!(
             f,
-            "  the shortest that saves {:.0} % or more of what the longest does ({} of {most} calls)",
-            ENOUGH * 100.0,
-            choice.outcome.saved
-        )?;
-        let numeric = choice.quota.map_or(0.0, |quota| quota.rate);
-        writeln!(f, "limit.rate = {numeric}")?;
-        match choice.outcome.refused {
-            0 => writeln!(f, "  the lowest of those tried at which nothing is refused"),
-            refused => writeln!(
-                f,
-                "  the lowest of those with the fewest refusals ({refused}): the upstream is asked for more than that"
-            ),
-        }?;
-        writeln!(
-            f,
-            "\nOne bucket per instance and class; repeats, splits, pauses, tenants and [egress] are not played."
+            "\nOne bucket per instance and class; retries, splits, pauses, tenants and [egress] are not simulated."
         )
+    }
+
+    /// The recommended settings, each with its reason, or why there is none.
+    fn write_advice(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let advice = match self.missing_evidence() {
+            Some(why) => Err(why),
+            None => self.choice().ok_or("nothing was replayed"),
+        };
+        let window = advice.and_then(|choice| match () {
+            () if self.counts.mergeable < ENOUGH_REQUESTS => {
+                Err("the log shows the chats of too few receipts")
+            }
+            () if choice.most_saved == 0 => Err("no receipts of this log could have been merged"),
+            () => Ok(choice),
+        });
+        match window {
+            Ok(choice) => {
+                let window = millis(Some(choice.trial.window)).replace(' ', "");
+                writeln!(f, "\nbatch.window = \"{window}\"")?;
+                writeln!(
+                    f,
+                    "  the shortest that saves {:.0} % or more of what the longest does ({} of {} calls)",
+                    ENOUGH_SAVED * 100.0,
+                    choice.trial.outcome.saved,
+                    choice.most_saved
+                )?;
+            }
+            Err(why) => {
+                writeln!(f, "\nbatch.window: no recommendation, because {why}.")?;
+                writeln!(
+                    f,
+                    "  Measure it instead: run the gateway with batch.mode = \"observe\", which changes no\n  \
+                     request, and read wawp_gateway_would_save_upstream_requests_total."
+                )?;
+            }
+        }
+        match advice {
+            Ok(choice) => {
+                let rate = choice.trial.quota.map_or(0.0, |quota| quota.rate);
+                writeln!(f, "limit.rate = {rate}")?;
+                match choice.trial.outcome.refused {
+                    0 => writeln!(f, "  the lowest rate tried at which no request is refused"),
+                    refused => writeln!(
+                        f,
+                        "  the lowest rate tried with the fewest refusals ({refused}); even the highest is too low"
+                    ),
+                }
+            }
+            Err(why) => {
+                writeln!(f, "limit.rate: no recommendation, because {why}.")?;
+                writeln!(
+                    f,
+                    "  Measure it instead: run the gateway with limit.mode = \"observe\", and read\n  \
+                     wawp_gateway_would_delay_seconds and wawp_gateway_would_reject_total."
+                )
+            }
+        }
+    }
+
+    /// Why the logs are no basis for any recommendation.
+    fn missing_evidence(&self) -> Option<&'static str> {
+        let counts = &self.counts;
+        if counts.unknown_lines > counts.lines / 2 {
+            return Some("most lines were not understood: is this an access log?");
+        }
+        let too_few = counts.replayed() < ENOUGH_REQUESTS;
+        too_few.then_some("the log shows too few requests with their instance")
     }
 }
 

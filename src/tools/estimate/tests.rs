@@ -1,4 +1,4 @@
-//! Whole logs.
+//! Estimates of whole logs.
 
 use std::io::Cursor;
 
@@ -18,7 +18,7 @@ fn receipt(millis: u32, chat: usize) -> String {
 }
 
 #[test]
-fn receipts_within_a_window_share_a_call_in_whatever_order_they_stand() {
+fn receipts_within_a_window_share_a_call_in_any_order_of_their_lines() {
     let log = [49, 0, 51, 20, 70].map(|at| receipt(at, 1)).concat();
     let report = of(log).unwrap();
     // 0, 20 and 49 together, then 51 and 70.
@@ -26,14 +26,14 @@ fn receipts_within_a_window_share_a_call_in_whatever_order_they_stand() {
 }
 
 #[test]
-fn an_instance_beyond_its_budget_has_calls_refused() {
+fn requests_of_an_instance_beyond_its_quota_are_refused() {
     let log: String = (0..100).map(|chat| receipt(0, chat)).collect();
-    // 20 after the window, and 39 in what is left of the four seconds that a call may wait.
+    // 20 after the window, and 39 in the rest of the four seconds that a request may wait.
     assert_eq!(of(log).unwrap().refused(), 41);
 }
 
 #[test]
-fn what_is_not_understood_is_counted_and_never_shown() {
+fn lines_in_no_known_format_are_counted_and_never_shown() {
     let log = format!(
         "{}SECRET-TOKEN is no line\n\n{}",
         receipt(0, 1),
@@ -41,7 +41,7 @@ fn what_is_not_understood_is_counted_and_never_shown() {
     );
     let text = of(log).unwrap().to_string();
     assert!(
-        text.contains("2 lines not understood, the first log:2"),
+        text.contains("2 lines not understood, the first is log:2"),
         "{text}"
     );
     assert!(!text.contains("SECRET"), "{text}");
@@ -53,11 +53,11 @@ fn what_is_not_understood_is_counted_and_never_shown() {
 }
 
 #[test]
-fn a_log_that_cannot_tell_is_refused() {
+fn a_sampled_an_empty_and_a_missing_log_are_refused() {
     let sampled = receipt(0, 1).replace("\"ids\"", "\"sampled\":10,\"ids\"");
     let error = of(format!("{}{sampled}", receipt(0, 1))).unwrap_err();
     assert!(
-        error.to_string().starts_with("log:2: a sampled log"),
+        error.to_string().starts_with("log:2: the log is sampled"),
         "{error}"
     );
     assert!(matches!(of("x\ny\n"), Err(Error::Empty { lines: 2 })));
@@ -66,7 +66,7 @@ fn a_log_that_cannot_tell_is_refused() {
 }
 
 #[test]
-fn lines_without_end_are_passed_over() {
+fn very_long_lines_are_skipped() {
     let endless = "x".repeat(1 << 20);
     let report = of(format!("{}{endless}\n{}", receipt(0, 1), receipt(9, 1))).unwrap();
     assert_eq!(report.saved(), 1);
@@ -74,7 +74,7 @@ fn lines_without_end_are_passed_over() {
 }
 
 #[test]
-fn calls_of_a_whole_second_come_evenly_over_it() {
+fn requests_with_whole_seconds_are_spread_over_the_second() {
     let line = "h - - [25/Nov/2026:06:45:01 +0000] \"POST /v2/send/seen?instance_id=1&chatId=2 HTTP/1.1\" 201 1\n";
     // 100 ms apart: 50 ms do not hold two of them.
     let report = of(line.repeat(10)).unwrap();
@@ -82,7 +82,7 @@ fn calls_of_a_whole_second_come_evenly_over_it() {
     assert!(
         report
             .to_string()
-            .contains("10 calls are timed to the second")
+            .contains("10 requests have a time in whole seconds")
     );
 }
 
@@ -121,23 +121,23 @@ fn logs_of_one_period_after_another_may_be_named_in_any_order() {
 #[test]
 fn logs_of_replicas_become_one() {
     let log = |millis: u64| -> String { (0..300).map(|n| at(n, millis, n)).collect() };
-    // What came together is told by two logs, of which neither has two of it.
+    // Receipts that came together stand in different logs.
     let report = logs(&[log(0), log(20)]);
     assert_eq!((report.saved(), report.refused()), (300, 0));
 }
 
 #[test]
-fn a_log_out_of_order_is_said_to_be() {
+fn requests_far_out_of_order_are_left_out_and_reported() {
     let log = |from: u64| -> String { (0..300).map(|n| at(from + n, 0, n)).collect() };
     let report = of(log(2000) + &log(0)).unwrap();
     let text = report.to_string();
     assert!(
-        text.contains("300 calls stand too late in their log and are left out")
-            && text.contains("log:301, behind one that came 2299 s later"),
+        text.contains("300 requests are left out, because they took more than a minute")
+            && text.contains("log:301, behind a request that came 2299 s later"),
         "{text}"
     );
     assert_eq!((report.saved(), report.refused()), (0, 0));
-    // A call may end, and so be written, a minute after it came.
+    // A request may end, and so be logged, a minute after its arrival.
     let tidy = of(at(59, 0, 1) + &at(0, 0, 2)).unwrap().to_string();
     assert!(!tidy.contains("left out"), "{tidy}");
 }
@@ -155,21 +155,21 @@ fn whole_seconds_of_two_logs_are_spread_over_the_same_second() {
 }
 
 #[test]
-fn exact_times_stand_between_whole_seconds() {
+fn exact_times_sort_between_spread_seconds() {
     let coarse = "h - - [25/Nov/2026:06:00:00 +0000] \"POST /v2/send/text?instance_id=1 HTTP/1.1\" 201 1 \"-\" \"-\" 1 \"r\" \"u\" ";
-    let mut order = order::Order::default();
+    let mut order = arrival_order::ArrivalOrder::default();
     let config = Config::default();
-    let reader = Reader::new(&config);
+    let reader = LineReader::new(&config);
     for line in [
         format!("{coarse}0ms"),
         format!("{coarse}0ms"),
         at(0, 250, 1),
     ] {
         let read = reader.read(line.trim_end()).unwrap();
-        assert!(order.push(read.arrival, read.coarse, 0));
+        assert!(order.push(read.arrival, read.is_coarse, 0));
     }
     let mut ready = Vec::new();
-    order.end(&mut ready);
+    order.finish(&mut ready);
     let millis: Vec<_> = ready
         .iter()
         .map(|call| call.at / 1_000_000 % 1000)
@@ -178,7 +178,7 @@ fn exact_times_stand_between_whole_seconds() {
 }
 
 #[test]
-fn calls_of_nobody_in_particular_draw_on_no_bucket() {
+fn requests_without_an_instance_are_left_out() {
     let line = "h - - [25/Nov/2026:06:45:01 +0000] \"POST /v2/send/text HTTP/1.1\" 201 1\n";
     let withheld = receipt(0, 1).replace("\"1\"", "\"…\"");
     let text = format!("{}{withheld}", line.repeat(500));
@@ -186,20 +186,64 @@ fn calls_of_nobody_in_particular_draw_on_no_bucket() {
     assert_eq!((blind.saved(), blind.refused()), (0, 0));
     let blind = blind.to_string();
     assert!(
-        blind.contains("501 calls tell no instance in the log")
-            && blind.contains("nothing is advised")
-            && !blind.contains("limit.rate"),
+        blind.contains("501 requests are left out, because the log does not show their instance")
+            && blind.contains("limit.rate: no recommendation")
+            && !blind.contains("limit.rate ="),
         "{blind}"
     );
-    let both = of(text + &receipt(0, 1) + &receipt(9, 1)).unwrap();
-    assert_eq!((both.saved(), both.refused()), (1, 0));
-    let both = both.to_string();
-    assert!(
-        both.contains("501 calls tell no instance") && both.contains("limit.rate = 5"),
-        "{both}"
+    let receipts: String = (0..60).map(|n| at(n, 0, n) + &at(n, 9, n)).collect();
+    let both = of(text + &receipts).unwrap();
+    assert_eq!((both.saved(), both.refused()), (60, 0));
+}
+
+#[test]
+fn settings_are_recommended_with_enough_evidence_only() {
+    let has = |text: &str, window: &str, rate: &str| {
+        assert!(text.contains(&format!("\nbatch.window{window}")), "{text}");
+        assert!(text.contains(&format!("\nlimit.rate{rate}")), "{text}");
+        let hint = text.contains("batch.mode = \"observe\"");
+        assert_eq!(hint, window.starts_with(':'), "{text}");
+        assert!(
+            text.lines()
+                .all(|line| line.chars().count() <= 100 || line.contains("in force")),
+            "{text}"
+        );
+    };
+    let enough: String = (0..60).map(|n| at(n, 0, n) + &at(n, 9, n)).collect();
+    let text = of(enough.as_str()).unwrap().to_string();
+    has(&text, " = \"20ms\"", " = 5");
+    // Too few requests.
+    let text = of(receipt(0, 1) + &receipt(9, 1)).unwrap().to_string();
+    has(&text, ": no recommendation", ": no recommendation");
+    // nginx shows the instance but not the chat, which is in the body.
+    let nginx =
+        "h - - [25/Nov/2026:06:45:01 +0000] \"POST /v2/send/seen?instance_id=1 HTTP/1.1\" 201 1\n";
+    let text = of(nginx.repeat(100)).unwrap().to_string();
+    has(&text, ": no recommendation", " = ");
+    // Receipts of different chats do not merge.
+    let apart: String = (0..100).map(|n| at(n, 0, n)).collect();
+    let text = of(apart.as_str()).unwrap().to_string();
+    has(&text, ": no recommendation, because no receipts", " = 5");
+    // A file with some lines of a log in it.
+    let text = of(enough + &"no log\n".repeat(200)).unwrap().to_string();
+    has(
+        &text,
+        ": no recommendation, because most lines",
+        ": no recommendation",
     );
-    assert!(
-        both.lines()
-            .all(|line| line.chars().count() <= 100 || line.contains("in force"))
-    );
+}
+
+#[test]
+fn compressed_logs_are_read() {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    let log = [0, 20].map(|at| receipt(at, 1)).concat();
+    std::io::Write::write_all(&mut gzip, log.as_bytes()).unwrap();
+    // Rotated logs are often joined: several members in one file.
+    let compressed = gzip.finish().unwrap().repeat(2);
+    let input: Box<dyn Read> = Box::new(Cursor::new(compressed.clone()));
+    let report = estimate(&Config::default(), vec![("log.gz".into(), input)]).unwrap();
+    assert_eq!((report.saved(), report.refused()), (3, 0));
+    let input: Box<dyn Read> = Box::new(Cursor::new(compressed[..20].to_vec()));
+    let broken = estimate(&Config::default(), vec![("log.gz".into(), input)]);
+    assert!(matches!(broken, Err(Error::Io { .. })));
 }

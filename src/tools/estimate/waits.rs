@@ -1,22 +1,22 @@
-//! Waits, counted so that percentiles can be read off in bounded memory.
+//! Waiting times, counted so that percentiles need bounded memory.
 //!
 //! Invariant: a percentile is no more than 4 % above the true one.
 
 use std::time::Duration;
 
-/// Steps in which a wait doubles: 2^(1/20) is 3.5 %.
+/// Steps in which a wait doubles; one step is 2^(1/20), or 3.5 %.
 const STEPS: f64 = 20.0;
 
-/// How many calls waited about how long.
+/// A histogram of waiting times.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Waits {
-    /// By the logarithm of the microseconds.
+    /// Indexed by the logarithm of the microseconds.
     counts: Vec<u64>,
     total: u64,
 }
 
 impl Waits {
-    pub(super) fn note(&mut self, wait: Duration) {
+    pub(super) fn record(&mut self, wait: Duration) {
         let micros = wait.as_secs_f64() * 1e6;
         let step = if micros < 1.0 {
             0
@@ -31,7 +31,7 @@ impl Waits {
         self.total += 1;
     }
 
-    /// The nearest rank; `None` where nobody waited or did not wait.
+    /// The nearest rank; `None` if nothing was recorded.
     pub(super) fn percentile(&self, percent: u64) -> Option<Duration> {
         let rank = (self.total * percent).div_ceil(100).max(1);
         let mut below = 0;

@@ -1,8 +1,8 @@
 //! The paths under `/v2`.
 //!
-//! Owns the table of endpoints and the order of checks: path, method, token, instance, quota, parameters. What an
-//! answer contains is [`samples`]' business.
-//! Invariant: a call that is refused has no effect, neither a message nor an instance.
+//! Owns the table of endpoints and the order of checks: path, method, token, instance, quota, parameters.
+//! [`samples`] makes the bodies.
+//! Invariant: a refused request has no effect: it sends no message and creates no instance.
 
 use std::sync::atomic::Ordering;
 
@@ -10,28 +10,28 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
 
-use super::Shared;
-use super::answers::{self, Body, Failure, Shape};
-use super::credentials::Asked;
+use super::params::Params;
+use super::receipts;
+use super::responses::{self, Body, Failure, Shape};
 use super::samples::{self, About};
-use super::seen;
+use super::state::State;
 
 /// An endpoint: path under `/v2/` (`*` is any one segment), methods, required parameters, and what it does.
-type Row = (&'static str, &'static str, &'static [&'static str], Does);
+type Row = (&'static str, &'static str, &'static [&'static str], Action);
 
 #[derive(Clone, Copy)]
-enum Does {
+enum Action {
     /// Marks messages as read.
     Seen,
     /// Sends a message.
     Send,
-    /// Creates an instance: the one call without an instance id.
+    /// Creates an instance: the only request without an instance id.
     Create,
     /// Shows something.
     Show(fn(&About<'_>) -> serde_json::Value),
 }
 
-use Does::{Create, Seen, Send, Show};
+use Action::{Create, Seen, Send, Show};
 
 const CHAT: &[&str] = &["chatId"];
 
@@ -130,7 +130,7 @@ const TABLE: &[Row] = &[
     ("webhook/delete", "DELETE", &[], Show(samples::done)),
 ];
 
-/// The query keys `/v2/chats` knows. The vendor rejects others; which it knows is a guess from its neighbours.
+/// The query keys of `/v2/chats`. The vendor rejects others; the list is a guess from similar endpoints.
 const CHATS_KEYS: [&str; 8] = [
     "instance_id",
     "access_token",
@@ -142,37 +142,37 @@ const CHATS_KEYS: [&str; 8] = [
     "downloadMedia",
 ];
 
-/// Answers a complete call under `/v2`.
-pub(super) fn answer(shared: &Shared, parts: &Parts, asked: &Asked) -> Response<Body> {
+/// Responds to a complete request under `/v2`.
+pub(super) fn respond(state: &State, parts: &Parts, params: &Params) -> Response<Body> {
     let shape = Shape::of(&parts.headers);
-    let Some((path, methods, needs, does)) = find(parts.uri.path()) else {
+    let Some((path, methods, needs, action)) = find(parts.uri.path()) else {
         let text = format!("No such endpoint: {}", parts.uri.path());
-        return Failure::new(StatusCode::NOT_FOUND, "not_found", text).answer(shape);
+        return Failure::new(StatusCode::NOT_FOUND, "not_found", text).response(shape);
     };
-    if !allows(methods, *does, &parts.method) {
+    if !allows(methods, *action, &parts.method) {
         let text = format!("This endpoint takes {}", methods.replace(' ', ", "));
-        let mut response =
-            Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text).answer(shape);
+        let mut response = Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text)
+            .response(shape);
         if let Ok(allow) = HeaderValue::from_str(&methods.replace(' ', ", ")) {
             response.headers_mut().insert(header::ALLOW, allow);
         }
         return response;
     }
-    check_and_do(shared, parts, asked, (path, methods, needs, *does))
-        .unwrap_or_else(|failure| failure.answer(shape))
+    check_and_do(state, parts, params, (path, methods, needs, *action))
+        .unwrap_or_else(|failure| failure.response(shape))
 }
 
 fn check_and_do(
-    shared: &Shared,
+    state: &State,
     parts: &Parts,
-    asked: &Asked,
+    params: &Params,
     row: Row,
 ) -> Result<Response<Body>, Failure> {
-    let (path, _, needs, does) = row;
-    let valid = asked
+    let (path, _, needs, action) = row;
+    let valid = params
         .token
         .as_deref()
-        .is_some_and(|token| match &shared.settings.token {
+        .is_some_and(|token| match &state.settings.token {
             Some(only) => token == only,
             None => !token.starts_with("invalid"),
         });
@@ -184,25 +184,25 @@ fn check_and_do(
             text,
         ));
     }
-    if let Create = does {
-        let number = shared.created.fetch_add(1, Ordering::Relaxed);
-        return Ok(answers::json(
+    if let Create = action {
+        let number = state.created.fetch_add(1, Ordering::Relaxed);
+        return Ok(responses::json(
             StatusCode::CREATED,
             &samples::created(number),
         ));
     }
-    let instance = asked
+    let instance = params
         .instance
         .as_deref()
         .ok_or_else(|| Failure::missing_param("instance_id"))?;
-    if !exists(shared, instance) {
+    if !exists(state, instance) {
         return Err(Failure::new(
             StatusCode::NOT_FOUND,
             "invalid_session",
             "Session does not exist",
         ));
     }
-    if shared
+    if state
         .quotas
         .as_ref()
         .is_some_and(|quotas| !quotas.admits(instance))
@@ -214,7 +214,7 @@ fn check_and_do(
             text,
         ));
     }
-    if let Some(name) = needs.iter().find(|name| asked.text(name).is_none()) {
+    if let Some(name) = needs.iter().find(|name| params.text(name).is_none()) {
         return Err(Failure::missing_param(name));
     }
     if path == "chats" {
@@ -226,18 +226,18 @@ fn check_and_do(
             return Err(Failure::new(StatusCode::BAD_REQUEST, "invalid_param", text));
         }
     }
-    let chat = asked.text("chatId").unwrap_or_default();
+    let chat = params.text("chatId").unwrap_or_default();
     let about = About {
         instance,
         chat: &chat,
-        asked,
-        now: shared.now(),
+        params,
+        now: state.now(),
     };
-    match does {
-        Seen => seen::mark(shared, &chat, asked),
+    match action {
+        Seen => receipts::mark(state, &chat, params),
         Send => {
-            let number = shared.messages.fetch_add(1, Ordering::Relaxed) + 1;
-            Ok(answers::json(
+            let number = state.messages.fetch_add(1, Ordering::Relaxed) + 1;
+            Ok(responses::json(
                 StatusCode::CREATED,
                 &samples::sent(&about, number),
             ))
@@ -248,7 +248,7 @@ fn check_and_do(
             } else {
                 StatusCode::OK
             };
-            Ok(answers::json(status, &make(&about)))
+            Ok(responses::json(status, &make(&about)))
         }
         Create => Err(Failure::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -258,7 +258,7 @@ fn check_and_do(
     }
 }
 
-/// Finds an endpoint. A doubled slash, as a base URL with a trailing one produces it, is taken for one.
+/// Finds an endpoint. A double slash counts as one: a base URL with a trailing slash produces it.
 fn find(path: &str) -> Option<&'static Row> {
     let mut segments = path.split('/').filter(|segment| !segment.is_empty());
     if segments.next() != Some("v2") {
@@ -277,29 +277,29 @@ fn find(path: &str) -> Option<&'static Row> {
     })
 }
 
-/// Returns path and methods of every endpoint.
+/// Path and methods of every endpoint.
 #[cfg(test)]
 pub(super) fn listed() -> impl Iterator<Item = (&'static str, &'static str)> {
     TABLE.iter().map(|(path, methods, ..)| (*path, *methods))
 }
 
-/// Says whether a method is allowed. HEAD goes with GET, except where GET sends a message.
-fn allows(methods: &str, does: Does, method: &Method) -> bool {
-    let asked = if *method == Method::HEAD && matches!(does, Show(_)) {
+/// Whether a method is allowed. HEAD is allowed where GET is, except where GET sends a message.
+fn allows(methods: &str, action: Action, method: &Method) -> bool {
+    let effective = if *method == Method::HEAD && matches!(action, Show(_)) {
         "GET"
     } else {
         method.as_str()
     };
-    methods.split(' ').any(|allowed| allowed == asked)
+    methods.split(' ').any(|allowed| allowed == effective)
 }
 
-fn exists(shared: &Shared, instance: &str) -> bool {
-    match &shared.settings.instances {
+fn exists(state: &State, instance: &str) -> bool {
+    match &state.settings.instances {
         Some(listed) => listed.iter().any(|known| known == instance),
         None => {
-            let plain = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
+            let allowed = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
             (1..=64).contains(&instance.len())
-                && instance.bytes().all(plain)
+                && instance.bytes().all(allowed)
                 && !instance.starts_with("missing")
         }
     }
@@ -310,7 +310,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_found_as_clients_spell_them() {
+    fn endpoints_are_found_by_the_paths_that_clients_use() {
         for (path, row) in [
             ("/v2/send/seen", "send/seen"),
             ("//v2//send/seen", "send/seen"),

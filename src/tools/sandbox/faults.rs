@@ -1,7 +1,7 @@
 //! Failures on demand.
 //!
-//! Owns which calls fail and how often; how a failure looks on the wire is the service's and the line's business.
-//! Invariant: one call meets at most one fault, and a fault strikes exactly `times` calls.
+//! Owns which requests fail and how often; `conn` applies a fault to the response.
+//! Invariant: at most one fault strikes a request, and a fault strikes exactly `times` requests.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,10 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-/// A failure for the next calls that match.
+/// A failure for the next requests that match.
 ///
-/// Under `/v2` it strikes when the call is complete, so that the call's ids are known and recorded. Elsewhere it
-/// strikes at the head, before the body is read. Credentials and quotas are looked at only by calls it lets live.
+/// Under `/v2` it strikes when the request is complete, so that its ids are known and recorded. Elsewhere it strikes
+/// at the head, before the body is read. Credentials and quotas are checked after it.
 ///
 /// ```
 /// # use wawp_gateway::sandbox::Fault;
@@ -21,70 +21,70 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Fault {
-    /// The calls that may be struck.
+    /// The requests that it may strike.
     pub matches: Match,
-    /// How many calls are struck; then the fault is used up.
+    /// How many requests it strikes before it is used up.
     pub times: usize,
-    /// What happens to them.
+    /// What happens to these requests.
     pub kind: FaultKind,
 }
 
-/// The calls a fault is meant for: those that meet every criterion given.
+/// The requests that a fault applies to: they meet every criterion that is given.
 #[derive(Clone, Debug, Default)]
 pub struct Match {
-    /// What the path begins with.
+    /// A prefix of the path.
     pub path: Option<String>,
-    /// The instance, wherever the call names it.
+    /// The instance, wherever the request names it.
     pub instance: Option<String>,
-    /// A message id that a receipt carries, byte for byte.
+    /// A message id of a receipt, byte for byte.
     pub id: Option<String>,
 }
 
 /// What a fault does.
 #[derive(Clone)]
 pub enum FaultKind {
-    /// Answers with a status, headers and body of the test's choice.
+    /// Responds with this status, these headers and this body.
     Status {
         /// The status.
         code: StatusCode,
-        /// Headers beside those HTTP itself needs.
+        /// Headers in addition to those that HTTP needs.
         headers: HeaderMap,
         /// The whole body.
         body: Bytes,
     },
-    /// Breaks the connection without a byte of answer. Over TCP this is a reset.
+    /// Breaks the connection before the response. Over TCP this is a reset.
     ResetBeforeHead,
-    /// Breaks the connection in the middle of the answer's head.
+    /// Breaks the connection in the middle of the response head.
     ResetMidHead,
-    /// Promises a body, sends less of it, and closes.
+    /// Announces a body, sends less than that, and closes.
     CutBody {
-        /// The `Content-Length` of the answer.
+        /// The `Content-Length` of the response.
         promised: u64,
-        /// What is sent of it.
+        /// The part of the body that is sent.
         sent: Bytes,
     },
-    /// Takes the call and says nothing for as long as the connection lasts.
+    /// Reads the request and never responds.
     NeverAnswer,
-    /// Waits, and then lets the call go on as if nothing had been.
+    /// Waits, then processes the request as usual.
     Delay(Duration),
 }
 
-/// A call as faults see it.
+/// The parts of a request that faults are matched against.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Subject<'a> {
+pub(super) struct FaultTarget<'a> {
     pub(super) path: &'a str,
     pub(super) instance: Option<&'a str>,
     pub(super) ids: &'a [String],
 }
 
-/// The faults not used up yet, in order.
+/// The faults that are not used up, in order.
 #[derive(Debug, Default)]
 pub(super) struct Faults(Mutex<Vec<Fault>>);
 
 // === impl Fault ===
 
 impl Fault {
-    /// Makes a fault that strikes the next call, whichever it is.
+    /// Makes a fault that strikes the next request.
     pub fn new(kind: FaultKind) -> Self {
         Self {
             matches: Match::default(),
@@ -93,7 +93,7 @@ impl Fault {
         }
     }
 
-    /// Makes a fault that answers with a status and an empty body.
+    /// Makes a fault that responds with a status and an empty body.
     ///
     /// # Panics
     ///
@@ -110,7 +110,7 @@ impl Fault {
         })
     }
 
-    /// Adds a header line to the answer of a [`FaultKind::Status`]; other kinds have no use for it.
+    /// Adds a header line to the response of a [`FaultKind::Status`]; ignored by other kinds.
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         if let FaultKind::Status { headers, .. } = &mut self.kind {
             headers.append(name, value);
@@ -118,7 +118,7 @@ impl Fault {
         self
     }
 
-    /// Sets the body of a [`FaultKind::Status`]; other kinds have no use for it.
+    /// Sets the body of a [`FaultKind::Status`]; ignored by other kinds.
     pub fn body(mut self, text: impl Into<Bytes>) -> Self {
         if let FaultKind::Status { body, .. } = &mut self.kind {
             *body = text.into();
@@ -126,25 +126,25 @@ impl Fault {
         self
     }
 
-    /// Strikes only calls whose path begins with `prefix`.
+    /// Strikes only requests whose path begins with `prefix`.
     pub fn path(mut self, prefix: impl Into<String>) -> Self {
         self.matches.path = Some(prefix.into());
         self
     }
 
-    /// Strikes only calls of one instance.
+    /// Strikes only requests of one instance.
     pub fn instance(mut self, instance: impl Into<String>) -> Self {
         self.matches.instance = Some(instance.into());
         self
     }
 
-    /// Strikes only receipts that carry one message id.
+    /// Strikes only receipts with this message id.
     pub fn id(mut self, id: impl Into<String>) -> Self {
         self.matches.id = Some(id.into());
         self
     }
 
-    /// Strikes that many calls; `usize::MAX` is for ever.
+    /// Strikes that many requests; with `usize::MAX` all of them.
     pub fn times(mut self, times: usize) -> Self {
         self.times = times;
         self
@@ -154,15 +154,15 @@ impl Fault {
 // === impl Match ===
 
 impl Match {
-    fn covers(&self, subject: Subject<'_>) -> bool {
+    fn covers(&self, target: FaultTarget<'_>) -> bool {
         self.path
             .as_deref()
-            .is_none_or(|prefix| subject.path.starts_with(prefix))
+            .is_none_or(|prefix| target.path.starts_with(prefix))
             && self
                 .instance
                 .as_deref()
-                .is_none_or(|instance| subject.instance == Some(instance))
-            && self.id.as_ref().is_none_or(|id| subject.ids.contains(id))
+                .is_none_or(|instance| target.instance == Some(instance))
+            && self.id.as_ref().is_none_or(|id| target.ids.contains(id))
     }
 }
 
@@ -194,12 +194,12 @@ impl Faults {
         self.lock().push(fault);
     }
 
-    /// Takes one strike of the first fault that matches.
-    pub(super) fn take(&self, subject: Subject<'_>) -> Option<FaultKind> {
+    /// Uses up one strike of the first fault that matches.
+    pub(super) fn take(&self, target: FaultTarget<'_>) -> Option<FaultKind> {
         let mut faults = self.lock();
         let at = faults
             .iter()
-            .position(|fault| fault.times > 0 && fault.matches.covers(subject))?;
+            .position(|fault| fault.times > 0 && fault.matches.covers(target))?;
         let kind = faults[at].kind.clone();
         match faults[at].times {
             usize::MAX => {}
@@ -230,51 +230,51 @@ mod tests {
         );
         faults.push(Fault::status(500).times(0));
         let ids = ["w".to_owned(), "x".to_owned()];
-        let subject = Subject {
+        let target = FaultTarget {
             path: "/v2/send/seen",
             instance: Some("1"),
             ids: &ids,
         };
         for other in [
-            Subject {
+            FaultTarget {
                 path: "/v2/chats",
-                ..subject
+                ..target
             },
-            Subject {
+            FaultTarget {
                 instance: Some("2"),
-                ..subject
+                ..target
             },
-            Subject {
+            FaultTarget {
                 instance: None,
-                ..subject
+                ..target
             },
-            Subject {
+            FaultTarget {
                 ids: &ids[..1],
-                ..subject
+                ..target
             },
         ] {
             assert!(faults.take(other).is_none(), "{other:?}");
         }
-        assert!(faults.take(subject).is_some());
-        assert!(faults.take(subject).is_some());
-        assert!(faults.take(subject).is_none());
+        assert!(faults.take(target).is_some());
+        assert!(faults.take(target).is_some());
+        assert!(faults.take(target).is_none());
     }
 
     #[test]
     fn the_fault_queued_first_strikes_first() {
         let faults = Faults::new(vec![Fault::status(500)]);
         faults.push(Fault::new(FaultKind::NeverAnswer).times(usize::MAX));
-        let subject = Subject {
+        let target = FaultTarget {
             path: "/",
             instance: None,
             ids: &[],
         };
         assert!(matches!(
-            faults.take(subject),
+            faults.take(target),
             Some(FaultKind::Status { .. })
         ));
         for _ in 0..3 {
-            assert!(matches!(faults.take(subject), Some(FaultKind::NeverAnswer)));
+            assert!(matches!(faults.take(target), Some(FaultKind::NeverAnswer)));
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Calls per second and instance, as the upstream counts them.
+//! Requests per second and instance, as the upstream counts them.
 //!
-//! Owns one GCRA state per instance in tokio's time; it refuses, it never waits.
-//! Invariant: an instance that has its whole burst back is forgotten, so the table follows the calls of late.
+//! Owns one GCRA state per instance in tokio's time. It refuses and never waits.
+//! Invariant: an instance whose burst is full again is removed, so that the table stays small.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,10 +14,10 @@ use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 use tokio::time::Instant;
 
-/// Checks between two clean-ups: rare enough to cost nothing per call, often enough to keep the table small.
+/// Checks between two clean-ups: rare enough to cost nothing per request, frequent enough to keep the table small.
 const SWEEP_EVERY: u64 = 4_096;
 
-/// The longest time between two calls that is told from never.
+/// The longest period between two requests.
 const SLOWEST: Duration = Duration::from_secs(365 * 24 * 3_600);
 
 /// The quotas of all instances.
@@ -33,9 +33,9 @@ struct TokioClock {
 }
 
 impl Quotas {
-    /// Makes quotas of `rate` calls per second; `None` if such a rate limits nothing (0, or not a number).
+    /// Makes quotas of `rate` requests per second; `None` if the rate limits nothing (0, or not a number).
     ///
-    /// A burst of 0 is taken as 1, since nothing could ever pass.
+    /// A burst of 0 becomes 1, since nothing could ever pass.
     pub(super) fn new(rate: f64, burst: u32, start: Instant) -> Option<Self> {
         if !rate.is_finite() || rate <= 0.0 {
             return None;
@@ -53,7 +53,7 @@ impl Quotas {
         })
     }
 
-    /// Spends one call of an instance, or says that none is left.
+    /// Whether the instance may make a request now; if so, it is counted.
     pub(super) fn admits(&self, instance: &str) -> bool {
         if self.checks.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
             self.limiter.retain_recent();
@@ -82,18 +82,18 @@ mod tests {
         assert_eq!(
             admitted("b"),
             3,
-            "one instance must not spend another's calls"
+            "one instance must not use another's quota"
         );
         tokio::time::advance(Duration::from_millis(499)).await;
         assert_eq!(admitted("a"), 0);
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(admitted("a"), 1);
         tokio::time::advance(Duration::from_secs(3_600)).await;
-        assert_eq!(admitted("a"), 3, "an idle hour fills the burst, no more");
+        assert_eq!(admitted("a"), 3, "an idle hour fills the burst and no more");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn idle_instances_are_forgotten() {
+    async fn idle_instances_are_removed() {
         let quotas = Quotas::new(10.0, 1, Instant::now()).unwrap();
         for n in 0..3 * SWEEP_EVERY {
             tokio::time::advance(Duration::from_millis(1)).await;

@@ -1,31 +1,31 @@
-//! Plausible answers.
+//! Plausible bodies of successful responses.
 //!
-//! Owns the JSON of calls that succeed, shaped after WAHA's WEBJS answers where the vendor shows them. It has no effects.
-//! Invariant: no answer carries `error`, or `code` with `message`: clients treat those as failures whatever the status.
+//! They follow WAHA's WEBJS engine where the vendor documents its responses.
+//! Invariant: no body carries `error`, or `code` with `message`: clients treat those as failures whatever the status.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::credentials::Asked;
+use super::params::Params;
 
 /// A picture of one transparent pixel, in base64.
 const PIXEL: &str =
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII=";
 
-/// The number every instance is logged in with.
+/// The phone number of every instance.
 const OWN: &str = "201000000000@c.us";
 
-/// The call an answer is for.
+/// The request that a body responds to.
 pub(super) struct About<'a> {
     pub(super) instance: &'a str,
     pub(super) chat: &'a str,
-    pub(super) asked: &'a Asked,
+    pub(super) params: &'a Params,
     /// Time since the Unix epoch.
     pub(super) now: Duration,
 }
 
-/// A message that was sent; `number` counts the messages of this sandbox.
+/// A sent message; `number` counts the messages of this sandbox.
 pub(super) fn sent(about: &About<'_>, number: u64) -> Value {
     let chat = about.chat;
     let id = format!("3EB0{number:016X}");
@@ -33,7 +33,7 @@ pub(super) fn sent(about: &About<'_>, number: u64) -> Value {
         "id": { "fromMe": true, "remote": chat, "id": id, "_serialized": format!("true_{chat}_{id}") },
         "ack": 1,
         "hasMedia": false,
-        "body": about.asked.text("message").unwrap_or_default(),
+        "body": about.params.text("message").unwrap_or_default(),
         "type": "chat",
         "timestamp": about.now.as_secs(),
         "from": OWN,
@@ -115,7 +115,7 @@ pub(super) fn rate_limit(about: &About<'_>) -> Value {
         policy("high_throughput", 120, 0),
     ];
     let chosen = about
-        .asked
+        .params
         .text("policy_slug")
         .unwrap_or_else(|| "standard_policy".to_owned());
     json!({

@@ -2,8 +2,8 @@
 
 mod api;
 mod faults;
+mod helpers;
 mod serving;
-mod tools;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
@@ -15,15 +15,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 use super::*;
 
-/// An answer read whole.
-struct Answer {
+/// A response with its whole body.
+struct WholeResponse {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
     trailers: Option<HeaderMap>,
 }
 
-impl Answer {
+impl WholeResponse {
     fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
@@ -48,30 +48,33 @@ fn connect(sandbox: &Sandbox) -> DuplexStream {
     near
 }
 
-/// Makes one call over HTTP/1.1 on a connection of its own.
-async fn try_call(sandbox: &Sandbox, request: Request<Full<Bytes>>) -> hyper::Result<Answer> {
+/// Sends one request over HTTP/1.1 on a connection of its own.
+async fn try_send(
+    sandbox: &Sandbox,
+    request: Request<Full<Bytes>>,
+) -> hyper::Result<WholeResponse> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(connect(sandbox))).await?;
     tokio::spawn(connection);
     read(sender.send_request(request).await?).await
 }
 
-async fn call(sandbox: &Sandbox, request: Request<Full<Bytes>>) -> Answer {
-    try_call(sandbox, request).await.unwrap()
+async fn send(sandbox: &Sandbox, request: Request<Full<Bytes>>) -> WholeResponse {
+    try_send(sandbox, request).await.unwrap()
 }
 
-/// Makes one call over cleartext HTTP/2 with prior knowledge.
-async fn call_h2(sandbox: &Sandbox, request: Request<Full<Bytes>>) -> hyper::Result<Answer> {
+/// Sends one request over cleartext HTTP/2 with prior knowledge.
+async fn send_h2(sandbox: &Sandbox, request: Request<Full<Bytes>>) -> hyper::Result<WholeResponse> {
     let stream = TokioIo::new(connect(sandbox));
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
     tokio::spawn(connection);
     read(sender.send_request(request).await?).await
 }
 
-async fn read(response: http::Response<hyper::body::Incoming>) -> hyper::Result<Answer> {
+async fn read(response: http::Response<hyper::body::Incoming>) -> hyper::Result<WholeResponse> {
     let (parts, body) = response.into_parts();
     let body = body.collect().await?;
     let trailers = body.trailers().cloned();
-    Ok(Answer {
+    Ok(WholeResponse {
         status: parts.status,
         headers: parts.headers,
         body: body.to_bytes(),
@@ -83,9 +86,9 @@ async fn read(response: http::Response<hyper::body::Incoming>) -> hyper::Result<
 async fn raw(sandbox: &Sandbox, text: &str) -> Vec<u8> {
     let mut stream = connect(sandbox);
     stream.write_all(text.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    answer
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).await.unwrap();
+    response
 }
 
 fn get(target: &str) -> Request<Full<Bytes>> {

@@ -4,7 +4,7 @@
 //! Every function here panics where a law is broken and returns quietly
 //! otherwise, also for text that is no input at all. The laws are checked
 //! against slow readers of their own (`model`) that share no code with what
-//! they judge. Documented for people in `tests/fuzz/README.md`.
+//! they judge. How to run them is in `tests/README.md`.
 
 mod identity;
 mod model;

@@ -2,13 +2,16 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 use wawp_gateway::config::{self, Config, Overrides};
+
+static NUMBER: AtomicU32 = AtomicU32::new(1);
 
 /// An authority of our own.
 pub(crate) struct Authority {
@@ -17,7 +20,11 @@ pub(crate) struct Authority {
 
 impl Authority {
     pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::new([]).unwrap();
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        // Two authorities with one name would be taken for each other.
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("authority {number}");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         Self { issuer }
@@ -52,7 +59,15 @@ impl Authority {
 
     /// A server that shows a certificate of its and takes these protocols.
     pub(crate) fn server(&self, protocols: &[&[u8]]) -> TlsAcceptor {
-        let (cert, key) = self.certificate();
+        Self::server_with(self.certificate(), protocols)
+    }
+
+    /// A server that shows the authority's own certificate, self-signed.
+    pub(crate) fn server_of_itself(&self) -> TlsAcceptor {
+        Self::server_with((self.pem(), self.issuer.key().serialize_pem()), &[])
+    }
+
+    fn server_with((cert, key): (String, String), protocols: &[&[u8]]) -> TlsAcceptor {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -88,7 +88,34 @@ impl Program {
         settings: &[(&str, &str)],
         flags: &[&str],
     ) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_wawp-gateway"));
+        Self::start(
+            Command::new(env!("CARGO_BIN_EXE_wawp-gateway")),
+            upstream,
+            settings,
+            flags,
+        )
+    }
+
+    /// The same with these soft and hard limits on open files.
+    pub(crate) fn serve_with_open_files(
+        (soft, hard): (u32, u32),
+        upstream: SocketAddr,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+        command
+            .args(["-c", &script])
+            .arg(env!("CARGO_BIN_EXE_wawp-gateway"));
+        Self::start(command, upstream, settings, &[])
+    }
+
+    fn start(
+        mut command: Command,
+        upstream: SocketAddr,
+        settings: &[(&str, &str)],
+        flags: &[&str],
+    ) -> Self {
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.2:0"])
             .arg("--upstream")
@@ -155,6 +182,14 @@ impl Program {
     pub(crate) fn environment(&self) -> Vec<String> {
         let all = std::fs::read_to_string(format!("/proc/{}/environ", self.child.id())).unwrap();
         all.split_terminator('\0').map(str::to_owned).collect()
+    }
+
+    /// Its soft and hard limits on open files, as `/proc` writes them.
+    pub(crate) fn open_files(&self) -> String {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.child.id())).unwrap();
+        let mut lines = limits.lines();
+        let line = lines.find(|line| line.starts_with("Max open files"));
+        line.unwrap().to_owned()
     }
 
     /// What the kernel tells of it (proc(5)).

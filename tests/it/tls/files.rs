@@ -104,3 +104,110 @@ fn check_reads_certificate_and_key() {
         assert!(said.contains(why), "{said}");
     }
 }
+
+#[test]
+fn check_says_what_is_wrong_with_a_pem_file_and_what_to_do() {
+    let (authority, scratch) = (Authority::new(), Scratch::new());
+    let (good_cert, good_key) = authority.certificate();
+    let paths = ["cert.pem", "key.pem", "ca.pem"].map(|name| scratch.file(name, ""));
+    let [cert, key, ca] = paths.each_ref().map(|path| path.display());
+    let text = format!(
+        "[server]\ntls.cert = \"{cert}\"\ntls.key = \"{key}\"\n[upstream]\nca = \"{ca}\"\n"
+    );
+    let file = scratch.file("gateway.toml", &text);
+    let encrypted =
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMII=\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let legacy = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nMII=\n-----END RSA PRIVATE KEY-----\n";
+    let cut = good_key.replace("-----END PRIVATE KEY-----\n", "");
+    for (name, content, setting, advice) in [
+        (
+            "key.pem",
+            format!("\u{feff}{good_key}"),
+            "server.tls.key",
+            "byte order mark (BOM)",
+        ),
+        (
+            "cert.pem",
+            format!("\u{feff}{good_cert}"),
+            "server.tls.cert",
+            "byte order mark (BOM)",
+        ),
+        (
+            "ca.pem",
+            format!("\u{feff}{good_cert}"),
+            "upstream.ca",
+            "byte order mark (BOM)",
+        ),
+        (
+            "key.pem",
+            encrypted.to_owned(),
+            "server.tls.key",
+            "`openssl pkey -in FILE -out NEWFILE`",
+        ),
+        (
+            "key.pem",
+            legacy.to_owned(),
+            "server.tls.key",
+            "`openssl pkey -in FILE -out NEWFILE`",
+        ),
+        (
+            "key.pem",
+            good_cert.clone(),
+            "server.tls.key",
+            "contains a certificate, but no private key",
+        ),
+        ("key.pem", cut, "server.tls.key", "incomplete"),
+        (
+            "cert.pem",
+            good_key.clone(),
+            "server.tls.cert",
+            "contains a private key, but no certificate",
+        ),
+        (
+            "ca.pem",
+            "0\u{82}".to_owned(),
+            "upstream.ca",
+            "no certificate in PEM form",
+        ),
+    ] {
+        scratch.file("cert.pem", &good_cert);
+        scratch.file("key.pem", &good_key);
+        scratch.file("ca.pem", &authority.pem());
+        assert_eq!(run(&["check", "--config", file.to_str().unwrap()]).0, 0);
+        scratch.file(name, &content);
+        let (code, _, said) = run(&["check", "--config", file.to_str().unwrap()]);
+        assert_eq!(code, 2, "{said}");
+        assert!(
+            said.contains(&format!("{setting} = ")) && said.contains(advice),
+            "{advice}\n{said}"
+        );
+        assert!(said.ends_with("1 mistake in the settings\n"), "{said}");
+        assert!(
+            !content
+                .lines()
+                .any(|line| line.len() > 40 && said.contains(line)),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn check_reports_missing_files_together_with_all_other_mistakes() {
+    let scratch = Scratch::new();
+    let text = "[server]\nmax_headers = 0\ntls.cert = \"/nowhere/cert.pem\"\ntls.key = \"/nowhere/key.pem\"\n\
+                [upstream]\nca = \"/nowhere/ca.pem\"\n[limit]\nrat = 1\n";
+    let file = scratch.file("gateway.toml", text);
+    let (code, _, said) = run(&["check", "--config", file.to_str().unwrap()]);
+    assert_eq!(code, 2);
+    for (line, setting) in [
+        (2, "server.max_headers"),
+        (3, "server.tls.cert"),
+        (4, "server.tls.key"),
+        (6, "upstream.ca"),
+        (8, "limit.rat"),
+    ] {
+        let place = format!("gateway.toml:{line}: {setting}");
+        assert!(said.contains(&place), "{place}\n{said}");
+    }
+    assert!(said.contains("5 mistakes"), "{said}");
+}

@@ -1,4 +1,4 @@
-//! How fast and in which order calls may leave.
+//! How fast and in which order requests may leave.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -6,45 +6,45 @@ use wawp_gateway::config::Quota;
 
 use super::{Case, TICK};
 use crate::plan::Manner;
-use crate::wire::{At, SEEN, Said};
+use crate::wire::{At, Parsed, SEEN};
 
 impl Case {
     /// The class of a call, the instance, and the budget of the two.
-    pub(super) fn budget(&self, said: &Said) -> (usize, String, Option<Quota>) {
+    pub(super) fn budget(&self, parsed: &Parsed) -> (usize, String, Option<Quota>) {
         let limit = &self.config.limit;
-        let class = limit.class_of(&said.method, &said.path, said.path == SEEN);
+        let class = limit.class_of(&parsed.method, &parsed.path, parsed.path == SEEN);
         let quota = class.map_or(limit.quota, |class| limit.classes[class].quota);
         (
             class.map_or(0, |class| class + 1),
-            said.instance.clone(),
+            parsed.instance.clone(),
             quota,
         )
     }
 
-    /// The credentials that called with an instance in a class.
+    /// The credentials used for an instance in a class.
     fn credentials(&self, class: usize, instance: &str) -> HashSet<&str> {
-        self.said
+        self.parsed
             .values()
-            .filter(|said| {
-                let budget = self.budget(said);
+            .filter(|parsed| {
+                let budget = self.budget(parsed);
                 budget.0 == class && budget.1 == instance
             })
-            .map(|said| said.credential.as_str())
+            .map(|parsed| parsed.credential.as_str())
             .collect()
     }
 
     pub(super) fn buckets(&mut self) {
         let mut spent: BTreeMap<_, (Vec<At>, Quota)> = BTreeMap::new();
         for arrival in &self.seen.arrivals {
-            if let Some(said) = self.said.get(&arrival.tag)
-                && let (class, instance, Some(quota)) = self.budget(said)
+            if let Some(parsed) = self.parsed.get(&arrival.tag)
+                && let (class, instance, Some(quota)) = self.budget(parsed)
             {
                 let mut spend = |bucket| {
                     let key = (class, instance.clone(), bucket);
                     let (times, _) = spent.entry(key).or_insert((Vec::new(), quota));
                     times.push(arrival.at);
                 };
-                // Both together, and what is known of each.
+                // Both buckets together, and each as far as it is known.
                 spend(None);
                 if let Some(bucket) = self.bucket(arrival.tag, arrival.at) {
                     spend(Some(bucket));
@@ -61,8 +61,8 @@ impl Case {
         }
     }
 
-    /// Over every interval no more calls than the egress has, all together;
-    /// nor of a tenant more than its own budget has.
+    /// In no interval do more requests leave than the egress limit allows, nor more
+    /// of a tenant than its limit allows.
     pub(super) fn shares(&mut self) {
         if let Some(quota) = self.config.egress.quota {
             let times: Vec<_> = self.seen.arrivals.iter().map(|it| it.at).collect();
@@ -72,13 +72,13 @@ impl Case {
         }
         for tenant in self.config.tenants.clone() {
             let Some(quota) = tenant.quota else { continue };
-            // Unverified credentials have a budget of their own.
+            // Requests with unverified credentials have a budget of their own.
             for verified in [true, false] {
                 let arrivals = self.seen.arrivals.iter();
                 let times: Vec<_> = arrivals
                     .filter(|arrival| {
-                        let said = self.said.get(&arrival.tag);
-                        said.is_some_and(|said| tenant.instances.contains(&said.instance))
+                        let parsed = self.parsed.get(&arrival.tag);
+                        parsed.is_some_and(|parsed| tenant.instances.contains(&parsed.instance))
                             && self.is_verified(arrival.tag, arrival.at) == Some(verified)
                     })
                     .map(|arrival| arrival.at)
@@ -91,7 +91,7 @@ impl Case {
         }
     }
 
-    /// An interval that saw more calls than so many budgets have to give.
+    /// An interval in which more requests left than this many buckets allow.
     fn excess(&self, times: &[At], quota: Quota, budgets: f64) -> Option<String> {
         for (first, from) in times.iter().enumerate() {
             for (last, to) in times.iter().enumerate().skip(first) {
@@ -108,17 +108,16 @@ impl Case {
         None
     }
 
-    /// After a 429 that names a time nobody calls until then who draws on the
-    /// same bucket.
+    /// After a 429 with a time no request of the same bucket leaves before it.
     pub(super) fn pauses(&mut self) {
         if !self.dial.is_zero() {
             return;
         }
         for (number, throttled) in self.seen.arrivals.clone().into_iter().enumerate() {
-            let (Some(said), Some(answer)) = (&throttled.said, &throttled.answer) else {
+            let (Some(parsed), Some(response)) = (&throttled.parsed, &throttled.response) else {
                 continue;
             };
-            let Some(pause) = answer.retry_after else {
+            let Some(pause) = response.retry_after else {
                 continue;
             };
             let bucket = self.bucket(throttled.tag, throttled.at);
@@ -126,25 +125,25 @@ impl Case {
                 continue;
             }
             let early = self.seen.arrivals.iter().find(|arrival| {
-                let other = self.said.get(&arrival.tag);
-                other.is_some_and(|other| self.shares_account(other, said))
-                    && arrival.at > answer.at
-                    && arrival.at + TICK < answer.at + pause
+                let other = self.parsed.get(&arrival.tag);
+                other.is_some_and(|other| self.shares_account(other, parsed))
+                    && arrival.at > response.at
+                    && arrival.at + TICK < response.at + pause
                     && self.bucket(arrival.tag, arrival.at) == bucket
             });
             if let Some(early) = early {
                 let what = format!(
-                    "call {number} was told at {:?} to wait {pause:?}; {} went out at {:?}",
-                    answer.at, early.tag, early.at
+                    "the response to call {number} asked at {:?} to wait {pause:?}; {} left at {:?}",
+                    response.at, early.tag, early.at
                 );
                 self.breaks("a pause is kept", what);
             }
         }
     }
 
-    /// Where nothing else holds a call back, a 429 to somebody who draws on the
-    /// other bucket does not either.
-    pub(super) fn pauses_of_others(&mut self) {
+    /// A 429 to a request of the other bucket does not delay a request that nothing
+    /// else delays.
+    pub(super) fn pauses_hold_one_bucket_only(&mut self) {
         let quotas = self.config.tenants.iter().map(|tenant| tenant.quota);
         let shared = quotas
             .chain([self.config.egress.quota])
@@ -153,16 +152,16 @@ impl Case {
             return;
         }
         for outcome in self.seen.outcomes.clone() {
-            let said = &self.said[&outcome.step.tag];
+            let parsed = &self.parsed[&outcome.step.tag];
             let (tag, sent) = (outcome.step.tag, outcome.sent);
-            let plain = outcome.step.manner == Manner::Patient && !said.is_receipt();
-            if !plain || self.budget(said).2.is_some() {
+            let plain = outcome.step.manner == Manner::Waits && !parsed.is_receipt();
+            if !plain || self.budget(parsed).2.is_some() {
                 continue;
             }
             let mut arrivals = self.seen.arrivals.iter();
             let left = arrivals.find(|arrival| arrival.tag == tag).map(|it| it.at);
             let refused = outcome
-                .answer()
+                .response()
                 .is_some_and(|it| it.own.is_some() && it.status == 429);
             let held = match left {
                 Some(left) => left > sent + TICK,
@@ -174,10 +173,10 @@ impl Case {
                 continue;
             }
             let paused = self.seen.arrivals.iter().any(|arrival| {
-                let answer = arrival.answer.as_ref();
-                let other = self.said.get(&arrival.tag);
-                answer.is_some_and(|answer| answer.status == 429 && answer.at <= until)
-                    && other.is_some_and(|other| self.shares_account(other, said))
+                let response = arrival.response.as_ref();
+                let other = self.parsed.get(&arrival.tag);
+                response.is_some_and(|response| response.status == 429 && response.at <= until)
+                    && other.is_some_and(|other| self.shares_account(other, parsed))
                     && self
                         .bucket(arrival.tag, arrival.at)
                         .is_none_or(|met| Some(met) == bucket)
@@ -190,7 +189,7 @@ impl Case {
         }
     }
 
-    /// Calls of one credential in one class leave in the order they came.
+    /// Requests of one credential in one class leave in the order of arrival.
     pub(super) fn order(&mut self) {
         if !self.dial.is_zero() {
             return;
@@ -201,29 +200,29 @@ impl Case {
             .iter()
             .map(|arrival| (arrival.tag, arrival.at))
             .collect();
-        let mut lines: BTreeMap<_, Vec<(At, At, usize)>> = BTreeMap::new();
+        let mut queues: BTreeMap<_, Vec<(At, At, usize)>> = BTreeMap::new();
         for outcome in &self.seen.outcomes {
-            let said = &self.said[&outcome.step.tag];
-            let prompt = matches!(outcome.step.manner, Manner::Patient | Manner::HangsUp(_));
+            let parsed = &self.parsed[&outcome.step.tag];
+            let prompt = matches!(outcome.step.manner, Manner::Waits | Manner::HangsUp(_));
             if let (false, true, Some(at)) =
-                (said.is_receipt(), prompt, arrived.get(&outcome.step.tag))
+                (parsed.is_receipt(), prompt, arrived.get(&outcome.step.tag))
             {
-                let (class, instance, _) = self.budget(said);
-                let line = lines
-                    .entry((class, instance, said.credential.clone()))
+                let (class, instance, _) = self.budget(parsed);
+                let queue = queues
+                    .entry((class, instance, parsed.credential.clone()))
                     .or_default();
-                line.push((outcome.sent, *at, outcome.step.tag));
+                queue.push((outcome.sent, *at, outcome.step.tag));
             }
         }
-        for (line, mut calls) in lines {
+        for (queue, mut calls) in queues {
             calls.sort_unstable();
             for pair in calls.windows(2) {
                 let [(sent, at, tag), (next_sent, next_at, next)] = [pair[0], pair[1]];
                 if sent < next_sent && next_at < at {
                     let what = format!(
-                        "{line:?}: {tag} of {sent:?} left at {at:?}, {next} of {next_sent:?} at {next_at:?}"
+                        "{queue:?}: {tag} of {sent:?} left at {at:?}, {next} of {next_sent:?} at {next_at:?}"
                     );
-                    self.breaks("nobody overtakes", what);
+                    self.breaks("no request overtakes another", what);
                 }
             }
         }

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use tokio::io::AsyncWriteExt as _;
 
 use super::fields;
-use crate::http::h1::{Plain, Read, read_request};
+use crate::http::h1::{FastRequest, RequestRead, read_request};
 
 /// What was read of a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ struct Heard {
 /// A plain request and what follows it; `None` if it is for hyper.
 fn plain(said: &[u8]) -> Option<(Heard, Vec<u8>)> {
     match read_request(Bytes::copy_from_slice(said), 100) {
-        Read::Whole(Plain { head, body, .. }, rest) => {
+        RequestRead::Complete(FastRequest { head, body, .. }, rest) => {
             let heard = Heard {
                 method: head.method.to_string(),
                 target: head.uri.to_string(),
@@ -37,7 +37,7 @@ fn plain(said: &[u8]) -> Option<(Heard, Vec<u8>)> {
             };
             Some((heard, rest.to_vec()))
         }
-        Read::Begun(back) | Read::Other(back) => {
+        RequestRead::Incomplete(back) | RequestRead::ForHyper(back) => {
             assert_eq!(back, said, "nothing may be lost");
             None
         }

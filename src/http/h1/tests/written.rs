@@ -1,19 +1,21 @@
 //! What is written: heads with their names as they came, bodies in their frames.
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http::header::{HOST, SERVER};
-use http::{HeaderValue, Request, Response};
 use proptest::prelude::*;
 use tokio::io::AsyncReadExt as _;
 
-use crate::http::h1::header_case::is_same;
 use crate::http::h1::{
-    Outbox, Read, Reply, Spelling, Wording, Written, read_reply, read_request, write_answer,
-    write_request,
+    BodyEncoder, RequestRead, ResponseRead, WriteBuf, read_request, read_response, write_request,
+    write_response,
 };
+use crate::http::header_case::is_same_name;
+use crate::http::request_head::RequestHead;
+use crate::http::response_head::ResponseHead;
 
 /// All that is put in, as it comes out of a narrow stream.
-fn comes_out(mut out: Outbox, narrow: usize) -> String {
+fn comes_out(mut out: WriteBuf, narrow: usize) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
@@ -34,23 +36,16 @@ fn comes_out(mut out: Outbox, narrow: usize) -> String {
     })
 }
 
-/// A request, with how its names were spelt.
-fn asked(said: &str) -> Request<Spelling> {
+fn asked(said: &str) -> RequestHead {
     match read_request(Bytes::copy_from_slice(said.as_bytes()), 100) {
-        Read::Whole(asked, _) => Request::from_parts(*asked.head, asked.spelling),
-        _ => panic!("no plain request"),
+        RequestRead::Complete(request, _) => request.head,
+        _ => panic!("not a request of the fast path"),
     }
 }
 
-fn sent(request: &Request<Spelling>, body: &'static str) -> String {
-    let mut out = Outbox::default();
-    let spelling = Some(request.body());
-    write_request(
-        &mut out,
-        request,
-        spelling,
-        Bytes::from_static(body.as_bytes()),
-    );
+fn sent(head: &RequestHead, body: &'static str) -> String {
+    let mut out = WriteBuf::default();
+    write_request(&mut out, head, Bytes::from_static(body.as_bytes()));
     comes_out(out, 7)
 }
 
@@ -72,12 +67,12 @@ fn what_was_changed_does_not_upset_how_the_rest_is_spelt() {
     let mut request = asked(
         "GET / HTTP/1.1\r\nHOST: h\r\nConnection: keep-alive\r\nX-ONE: 1\r\nX-Two: 2\r\nX-THREE: 3\r\n\r\n",
     );
-    request.headers_mut().remove("x-two");
+    request.headers.remove("x-two");
     request
-        .headers_mut()
+        .headers
         .insert(HOST, HeaderValue::from_static("upstream"));
     request
-        .headers_mut()
+        .headers
         .insert(SERVER, HeaderValue::from_static("new"));
     let sent = sent(&request, "");
     let mut lines: Vec<_> = sent.lines().collect();
@@ -101,7 +96,7 @@ fn a_name_that_is_nearly_another_is_not_spelt_like_it() {
     assert!(sent(&request, "").contains("\r\nX^: 1\r\nY~: 2\r\n"));
     for (name, value) in [("x~", "3"), ("y^", "4")] {
         request
-            .headers_mut()
+            .headers
             .insert(name, HeaderValue::from_static(value));
     }
     assert!(sent(&request, "").contains("\r\nx~: 3\r\ny^: 4\r\n"));
@@ -127,25 +122,15 @@ proptest! {
     fn names_are_the_same_in_any_case_and_in_nothing_else((spelt, other) in alike()) {
         let lower = other.to_ascii_lowercase();
         let is_it = spelt.eq_ignore_ascii_case(&lower);
-        prop_assert_eq!(is_same(spelt.as_bytes(), lower.as_bytes()), is_it);
+        prop_assert_eq!(is_same_name(spelt.as_bytes(), lower.as_bytes()), is_it);
     }
 }
 
-/// An answer, with how it was worded.
-fn answered(said: &str) -> Response<Option<Wording>> {
-    match read_reply(&mut Bytes::copy_from_slice(said.as_bytes())) {
-        Ok(Some(Reply::Answer(answer))) => Response::from_parts(answer.head, answer.wording),
+fn answered(said: &str) -> ResponseHead {
+    match read_response(&mut Bytes::copy_from_slice(said.as_bytes())) {
+        Ok(Some(ResponseRead::Final(response))) => response.head,
         other => panic!("{other:?}"),
     }
-}
-
-fn write(
-    text: &mut Vec<u8>,
-    answer: &mut Response<Option<Wording>>,
-    length: Option<u64>,
-) -> Written {
-    let wording = answer.body().clone();
-    write_answer(text, answer, wording.as_ref(), length)
 }
 
 #[test]
@@ -159,31 +144,26 @@ fn an_answer_leaves_as_it_came() {
     ] {
         let mut text = Vec::new();
         let mut answer = answered(said);
-        write(&mut text, &mut answer, None);
+        write_response(&mut text, &mut answer, None);
         assert_eq!(String::from_utf8(text).unwrap(), said);
-        // Nor can it be told when somebody had to look at its fields, and what was added stays behind.
-        answer
-            .headers_mut()
-            .append(SERVER, HeaderValue::from_static("ours"));
+        // Nor does it change when its lines are parsed, except in the order of headers.
+        answer.append(SERVER, HeaderValue::from_static("ours"));
         let mut added = Vec::new();
-        write(&mut added, &mut answer, None);
+        write_response(&mut added, &mut answer, None);
         let added = String::from_utf8(added).unwrap();
         assert!(added.contains("ours"));
-        if let Some(Wording::Verbatim(verbatim)) = answer.body_mut().take() {
-            let spelling = verbatim.unfold(answer.headers_mut());
-            *answer.body_mut() = Some(Wording::Spelt(spelling));
-            let mut text = Vec::new();
-            write(&mut text, &mut answer, None);
-            let servers = |text: &str| {
-                let lines = text
-                    .lines()
-                    .filter(|line| line.to_lowercase().contains("server"));
-                lines.map(str::to_owned).collect::<Vec<_>>()
-            };
-            let text = String::from_utf8(text).unwrap();
-            assert_eq!(servers(&text), servers(&added));
-            assert_eq!(text.len(), added.len());
-        }
+        answer.headers_mut();
+        let mut text = Vec::new();
+        write_response(&mut text, &mut answer, None);
+        let text = String::from_utf8(text).unwrap();
+        let servers = |text: &str| {
+            let lines = text
+                .lines()
+                .filter(|line| line.to_lowercase().contains("server"));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(servers(&text), servers(&added));
+        assert_eq!(text.len(), added.len());
     }
 }
 
@@ -191,11 +171,14 @@ fn an_answer_leaves_as_it_came() {
 fn how_a_body_ends_is_told() {
     let mut text = Vec::new();
     let mut answer = answered("HTTP/1.1 200 OK\r\nX: 1\r\n\r\n");
-    assert_eq!(write(&mut text, &mut answer, Some(3)), Written::Length(3));
+    assert_eq!(
+        write_response(&mut text, &mut answer, Some(3)),
+        BodyEncoder::Length(3)
+    );
     assert!(text.ends_with(b"X: 1\r\ncontent-length: 3\r\n\r\n"));
     text.clear();
-    let chunked = Written::Chunked { is_open: false };
-    assert_eq!(write(&mut text, &mut answer, None), chunked);
+    let chunked = BodyEncoder::Chunked { is_open: false };
+    assert_eq!(write_response(&mut text, &mut answer, None), chunked);
     assert!(text.ends_with(b"X: 1\r\ntransfer-encoding: chunked\r\n\r\n"));
 }
 
@@ -215,7 +198,7 @@ fn a_length_is_told_once_and_only_of_a_body() {
     ] {
         let said = format!("HTTP/1.1 {said}\r\n\r\n");
         let mut text = Vec::new();
-        write(&mut text, &mut answered(&said), None);
+        write_response(&mut text, &mut answered(&said), None);
         let text = String::from_utf8(text).unwrap();
         let lengths = text
             .lines()
@@ -230,8 +213,8 @@ fn a_length_is_told_once_and_only_of_a_body() {
 
 #[test]
 fn a_body_that_is_not_as_long_as_was_told_is_an_error() {
-    let mut out = Outbox::default();
-    let mut short = Written::Length(3);
+    let mut out = WriteBuf::default();
+    let mut short = BodyEncoder::Length(3);
     assert!(short.put(&mut out, Bytes::from_static(b"ab")).is_ok());
     assert!(short.end(&mut out).is_err());
     assert!(short.put(&mut out, Bytes::from_static(b"cd")).is_err());
@@ -252,10 +235,10 @@ proptest! {
             .collect();
         let whole = pieces.concat();
         let mut how = match in_chunks {
-            true => Written::Chunked { is_open: false },
-            false => Written::Length(whole.len() as u64),
+            true => BodyEncoder::Chunked { is_open: false },
+            false => BodyEncoder::Length(whole.len() as u64),
         };
-        let mut out = Outbox::default();
+        let mut out = WriteBuf::default();
         let mut heard = String::new();
         for piece in pieces {
             if !out.has_room() {
@@ -271,8 +254,8 @@ proptest! {
         let heard = match in_chunks {
             true => {
                 let mut heard = Bytes::from(heard);
-                let mut framing = super::answers::chunked();
-                let body = super::answers::body(&mut framing, &mut heard).unwrap();
+                let mut decoder = super::responses::chunked();
+                let body = super::responses::body(&mut decoder, &mut heard).unwrap();
                 prop_assert!(heard.is_empty());
                 body
             }

@@ -1,34 +1,34 @@
-//! Every promise can be broken, and is then called so.
+//! Every check fails when its condition is broken.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Version};
 use serde_json::json;
 
 use super::super::figures::Pair;
-use super::super::plan::Order;
+use super::super::plan::DemoRequest;
 use super::*;
 
-fn seen(what: What) -> Seen {
-    Seen {
-        order: Order {
+fn observed(operation: Operation) -> Observed {
+    Observed {
+        request: DemoRequest {
             instance: "i".to_owned(),
-            what,
+            operation,
         },
         took: Duration::from_millis(130),
-        end: End::Answered(StatusCode::CREATED),
+        end: End::Response(StatusCode::CREATED),
     }
 }
 
-fn receipt(id: &str) -> Seen {
+fn receipt(id: &str) -> Observed {
     let chat = "c".to_owned();
     let id = id.to_owned();
-    seen(What::Receipt { chat, id })
+    observed(Operation::Receipt { chat, id })
 }
 
-fn send(text: &str) -> Seen {
+fn send(text: &str) -> Observed {
     let chat = "c".to_owned();
     let text = text.to_owned();
-    seen(What::Text { chat, text })
+    observed(Operation::Text { chat, text })
 }
 
 fn call(path: &str, ids: &[&str], body: &serde_json::Value) -> Call {
@@ -55,9 +55,8 @@ fn sent(text: &str) -> Call {
     call(TEXTS, &[], &json!({ "message": text }))
 }
 
-/// The numbers of the promises that were broken, with this many receipts and
-/// calls by the gateway's count.
-fn broken(apps: &[Seen], sandbox: &[Call], gateway: Figures, ended: Ended) -> Vec<usize> {
+/// The numbers of the checks that fail with these figures of the gateway.
+fn broken(apps: &[Observed], sandbox: &[Call], gateway: Figures, ended: Ended) -> Vec<usize> {
     let accounts = Accounts {
         apps,
         gateway: &gateway,
@@ -65,9 +64,9 @@ fn broken(apps: &[Seen], sandbox: &[Call], gateway: Figures, ended: Ended) -> Ve
         received: sandbox.len() as u64,
         ended,
     };
-    let promises = accounts.promises().into_iter().enumerate();
-    promises
-        .filter(|(_, promise)| !promise.kept)
+    let checks = accounts.checks().into_iter().enumerate();
+    checks
+        .filter(|(_, check)| !check.passed)
         .map(|(index, _)| index)
         .collect()
 }
@@ -89,7 +88,7 @@ fn figures() -> Figures {
 }
 
 #[test]
-fn kept_promises_are_kept() {
+fn kept_checks_are_kept() {
     let apps = [receipt("a"), receipt("b"), send("x")];
     let sandbox = [marked("c", &["a", "b"]), sent("x")];
     assert!(broken(&apps, &sandbox, figures(), Ended::Drained).is_empty());
@@ -99,7 +98,7 @@ fn kept_promises_are_kept() {
 }
 
 #[test]
-fn broken_promises_are_broken() {
+fn broken_checks_are_broken() {
     let apps = [receipt("a"), receipt("b"), send("x")];
     let judge = |sandbox: &[Call]| broken(&apps, sandbox, figures(), Ended::Drained);
     assert_eq!(judge(&[marked("c", &["a"]), sent("x")]), [0], "lost id");
@@ -127,12 +126,12 @@ fn broken_promises_are_broken() {
     let mut failed = apps.clone();
     failed[2].end = End::Failed("connection reset".to_owned());
     assert_eq!(broken(&failed, &sandbox, figures(), Ended::Drained), [3]);
-    failed[2].end = End::Answered(StatusCode::BAD_GATEWAY);
+    failed[2].end = End::Response(StatusCode::BAD_GATEWAY);
     assert_eq!(broken(&failed, &sandbox, figures(), Ended::Drained), [3]);
 }
 
 #[test]
-fn figures_that_do_not_add_up_are_no_promise_kept() {
+fn figures_that_do_not_add_up_are_no_check_kept() {
     let apps = [receipt("a"), receipt("b"), send("x")];
     let sandbox = [marked("c", &["a", "b"]), sent("x")];
     let judge = |figures| broken(&apps, &sandbox, figures, Ended::Drained);
@@ -150,7 +149,7 @@ fn figures_that_do_not_add_up_are_no_promise_kept() {
 #[test]
 fn a_refused_call_is_neither_lost_nor_uncounted() {
     let mut apps = [receipt("a"), receipt("b"), send("x")];
-    apps[2].end = End::Answered(StatusCode::TOO_MANY_REQUESTS);
+    apps[2].end = End::Response(StatusCode::TOO_MANY_REQUESTS);
     let sandbox = [marked("c", &["a", "b"])];
     let mut figures = figures();
     figures.others.upstream = 0;

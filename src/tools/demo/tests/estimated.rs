@@ -1,4 +1,4 @@
-//! An estimate made from the log of a demo says what the demo itself measured.
+//! An estimate from the log of a demo agrees with what the demo measured.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
@@ -6,39 +6,39 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::super::plan::{Order, What};
+use super::super::plan::{DemoRequest, Operation};
 use super::*;
 use crate::tools::estimate;
 use crate::upstream::Io;
 
-/// A call as the gateway's own access log has it.
+/// A request as the gateway's access log has it.
 struct Logged {
     began: Duration,
     ended: Duration,
-    order: Order,
+    request: DemoRequest,
 }
 
 /// The request, as the apps of the demo would make it.
-fn request(order: &Order) -> (&'static str, &'static str, String) {
-    let (method, path, fields) = match &order.what {
-        What::Receipt { chat, id } => (
+fn http_request(request: &DemoRequest) -> (&'static str, &'static str, String) {
+    let (method, path, fields) = match &request.operation {
+        Operation::Receipt { chat, id } => (
             "POST",
             "/v2/send/seen",
             format!(r#","chatId":"{chat}","messageIds":["{id}"]"#),
         ),
-        What::Typing { chat } => (
+        Operation::Typing { chat } => (
             "POST",
             "/v2/send/start-typing",
             format!(r#","chatId":"{chat}""#),
         ),
-        What::Text { chat, text } => (
+        Operation::Text { chat, text } => (
             "POST",
             "/v2/send/text",
             format!(r#","chatId":"{chat}","message":"{text}""#),
         ),
-        What::Chats => ("GET", "/v2/chats", String::new()),
+        Operation::Chats => ("GET", "/v2/chats", String::new()),
     };
-    let instance = &order.instance;
+    let instance = &request.instance;
     let body = match method {
         "POST" => format!(r#"{{"instance_id":"{instance}","access_token":"t"{fields}}}"#),
         _ => String::new(),
@@ -46,11 +46,11 @@ fn request(order: &Order) -> (&'static str, &'static str, String) {
     (method, path, body)
 }
 
-/// Makes a call on a connection of its own, to the end of its answer.
-async fn call(gateway: &Gateway, order: &Order) {
-    let (method, path, body) = request(order);
+/// Makes a call on a connection of its own, to the end of its response.
+async fn send(gateway: &Gateway, request: &DemoRequest) {
+    let (method, path, body) = http_request(request);
     let query = match method {
-        "GET" => format!("?instance_id={}&access_token=t", order.instance),
+        "GET" => format!("?instance_id={}&access_token=t", request.instance),
         _ => String::new(),
     };
     let (mut near, far) = tokio::io::duplex(64 << 10);
@@ -62,19 +62,19 @@ async fn call(gateway: &Gateway, order: &Order) {
         body.len()
     );
     near.write_all(text.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    near.read_to_end(&mut answer).await.unwrap();
-    assert!(answer.starts_with(b"HTTP/1.1 2"), "{answer:?}");
+    let mut response = Vec::new();
+    near.read_to_end(&mut response).await.unwrap();
+    assert!(response.starts_with(b"HTTP/1.1 2"), "{response:?}");
 }
 
 fn line(logged: &Logged) -> String {
-    let (method, path, _) = request(&logged.order);
+    let (method, path, _) = http_request(&logged.request);
     let micros = logged.began.as_micros();
     let duration = (logged.ended - logged.began).as_secs_f64();
-    let instance = &logged.order.instance;
+    let instance = &logged.request.instance;
     let (time, rest) = (micros / 1_000_000, micros % 1_000_000);
-    let merging = match &logged.order.what {
-        What::Receipt { chat, .. } => {
+    let merging = match &logged.request.operation {
+        Operation::Receipt { chat, .. } => {
             let mut key = DefaultHasher::new();
             (instance, chat).hash(&mut key);
             let key = key.finish();
@@ -90,7 +90,7 @@ fn line(logged: &Logged) -> String {
     )
 }
 
-/// Plays a demo's plan in simulated time; returns the log and the calls saved.
+/// Runs a plan in paused time; returns the log and the number of calls saved.
 async fn play(plan: &Plan) -> (Vec<Logged>, u64) {
     let sandbox = Sandbox::new(Settings {
         latency: plan.latency,
@@ -115,20 +115,20 @@ async fn play(plan: &Plan) -> (Vec<Logged>, u64) {
         scenes.spawn(async move {
             tokio::time::sleep_until(began + scene.at).await;
             let mut calls = tokio::task::JoinSet::new();
-            for planned in scene.calls {
+            for planned in scene.requests {
                 tokio::time::sleep(planned.pause).await;
                 let (gateway, log) = (gateway.clone(), Arc::clone(&log));
                 calls.spawn(async move {
                     let at = began.elapsed();
-                    call(&gateway, &planned.order).await;
-                    // Lines are written as calls end.
+                    send(&gateway, &planned.request).await;
+                    // A line is written when its request ends.
                     log.lock().unwrap().push(Logged {
                         began: at,
                         ended: began.elapsed(),
-                        order: planned.order,
+                        request: planned.request,
                     });
                 });
-                if scene.in_turn {
+                if scene.is_sequential {
                     calls.join_next().await;
                 }
             }

@@ -35,8 +35,8 @@ async fn credentials_are_taken_in_every_spelling() {
     for request in requests {
         sandbox.clear();
         let shown = format!("{request:?}");
-        let answer = call(&sandbox, request).await;
-        assert_eq!(answer.status, 201, "{shown}: {:?}", answer.body);
+        let response = send(&sandbox, request).await;
+        assert_eq!(response.status, 201, "{shown}: {:?}", response.body);
         let calls = sandbox.calls();
         assert_eq!(calls[0].instance.as_deref(), Some("123"), "{shown}");
         assert!(calls[0].body_complete, "{shown}");
@@ -51,9 +51,9 @@ async fn a_missing_or_invalid_token_is_401() {
         "?access_token=",
         "?instance_id=1&access_token=invalid-1",
     ] {
-        let answer = call(&sandbox, get(&format!("/v2/session/me{query}"))).await;
-        assert_eq!(answer.status, 401, "{query}");
-        let json = answer.json();
+        let response = send(&sandbox, get(&format!("/v2/session/me{query}"))).await;
+        assert_eq!(response.status, 401, "{query}");
+        let json = response.json();
         assert_eq!(
             (&json["status"], &json["code"]),
             (&401.into(), &"invalid_access_token".into())
@@ -66,14 +66,14 @@ async fn a_missing_or_invalid_token_is_401() {
         ..Settings::default()
     });
     for (token, status) in [("only", 200), ("other", 401)] {
-        let answer = call(
+        let response = send(
             &sandbox,
             get(&format!(
                 "/v2/session/me?instance_id=1&access_token={token}"
             )),
         )
         .await;
-        assert_eq!(answer.status, status, "{token}");
+        assert_eq!(response.status, status, "{token}");
     }
 }
 
@@ -94,16 +94,16 @@ async fn an_unknown_instance_is_404() {
         (&closed, "a", 200),
         (&closed, "b", 404),
     ] {
-        let answer = call(
+        let response = send(
             sandbox,
             get(&format!(
                 "/v2/session/me?instance_id={instance}&access_token=t"
             )),
         )
         .await;
-        assert_eq!(answer.status, status, "{instance}");
+        assert_eq!(response.status, status, "{instance}");
         if status == 404 {
-            assert_eq!(answer.json()["code"], "invalid_session");
+            assert_eq!(response.json()["code"], "invalid_session");
         }
     }
 }
@@ -119,12 +119,12 @@ async fn a_missing_parameter_is_400_and_has_no_effect() {
         ),
         (get("/v2/session/me?access_token=t"), "instance_id"),
     ] {
-        let answer = call(&sandbox, request).await;
+        let response = send(&sandbox, request).await;
         assert_eq!(
-            (answer.status.as_u16(), &answer.json()["code"]),
+            (response.status.as_u16(), &response.json()["code"]),
             (400, &"missing_param".into())
         );
-        assert!(answer.text().contains(name));
+        assert!(response.text().contains(name));
     }
     for (request, code) in [
         (post("/v2/send/text", "{"), "invalid_param"),
@@ -141,9 +141,9 @@ async fn a_missing_parameter_is_400_and_has_no_effect() {
             "invalid_param",
         ),
     ] {
-        let answer = call(&sandbox, request).await;
+        let response = send(&sandbox, request).await;
         assert_eq!(
-            (answer.status.as_u16(), &answer.json()["code"]),
+            (response.status.as_u16(), &response.json()["code"]),
             (400, &code.into())
         );
     }
@@ -162,25 +162,25 @@ async fn the_quota_is_kept_per_instance_in_virtual_time() {
         ))
     };
     for _ in 0..3 {
-        assert_eq!(call(&sandbox, me("a")).await.status, 200);
+        assert_eq!(send(&sandbox, me("a")).await.status, 200);
     }
-    let refused = call(&sandbox, me("a")).await;
+    let refused = send(&sandbox, me("a")).await;
     assert_eq!(
         (refused.status.as_u16(), &refused.json()["code"]),
         (429, &"rate_limit_exceeded".into())
     );
-    assert_eq!(call(&sandbox, me("b")).await.status, 200);
+    assert_eq!(send(&sandbox, me("b")).await.status, 200);
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(call(&sandbox, me("a")).await.status, 200);
-    assert_eq!(call(&sandbox, me("a")).await.status, 429);
+    assert_eq!(send(&sandbox, me("a")).await.status, 200);
+    assert_eq!(send(&sandbox, me("a")).await.status, 429);
     let unauthorised = get("/v2/session/me?instance_id=c&access_token=invalid");
     for _ in 0..9 {
-        assert_eq!(call(&sandbox, unauthorised.clone()).await.status, 401);
+        assert_eq!(send(&sandbox, unauthorised.clone()).await.status, 401);
     }
     assert_eq!(
-        call(&sandbox, me("c")).await.status,
+        send(&sandbox, me("c")).await.status,
         200,
-        "a wrong token must not spend an instance's calls"
+        "a wrong token must not use an instance's quota"
     );
 }
 
@@ -204,18 +204,21 @@ async fn errors_come_in_the_shape_that_is_accepted() {
         request
             .headers_mut()
             .insert("accept", accept.parse().unwrap());
-        let answer = call(&sandbox, request).await;
+        let response = send(&sandbox, request).await;
         assert_eq!(
-            (answer.status.as_u16(), answer.header("content-type")),
+            (response.status.as_u16(), response.header("content-type")),
             (404, content_type)
         );
-        assert!(answer.text().contains(part), "{}", answer.text());
-        assert_eq!(answer.text().contains("&amp;"), accept == "application/xml");
+        assert!(response.text().contains(part), "{}", response.text());
+        assert_eq!(
+            response.text().contains("&amp;"),
+            accept == "application/xml"
+        );
     }
 }
 
 #[tokio::test]
-async fn a_receipt_with_ids_has_an_empty_answer() {
+async fn a_receipt_with_ids_has_an_empty_response() {
     let sandbox = Sandbox::new(Settings::default());
     let query = "/v2/send/seen?access_token=s3cret&chatId=1%40c.us&instance_id=123\
         &messageIds=%5B%22false_1%40c.us_AAA%22%2C%22true_1%40g.us_B_2%40c.us%22%5D&participant=null";
@@ -224,8 +227,8 @@ async fn a_receipt_with_ids_has_an_empty_answer() {
         Request::post(query).body(Full::default()).unwrap(),
         typed("application/json", query, "{}"),
     ] {
-        let answer = call(&sandbox, request).await;
-        assert_eq!((answer.status.as_u16(), answer.text()), (201, ""));
+        let response = send(&sandbox, request).await;
+        assert_eq!((response.status.as_u16(), response.text()), (201, ""));
         assert_eq!(
             sandbox.calls().pop().unwrap().ids,
             [ID, "true_1@g.us_B_2@c.us"]
@@ -241,22 +244,22 @@ async fn a_receipt_without_ids_marks_the_chat_and_names_what_it_marked() {
         r#"{"chatId":"1@c.us"}"#,
         r#"{"chatId":"1@c.us","messageIds":[],"participant":null}"#,
     ] {
-        let answer = call(&sandbox, post("/v2/send/seen", body)).await;
-        assert_eq!(answer.status, 201);
+        let response = send(&sandbox, post("/v2/send/seen", body)).await;
+        assert_eq!(response.status, 201);
         assert!(
-            answer.json()["ids"][0]
+            response.json()["ids"][0]
                 .as_str()
                 .unwrap()
                 .starts_with("false_1@c.us_")
         );
     }
-    let answer = call(
+    let response = send(
         &sandbox,
         get("/v2/send/seen?instance_id=1&access_token=t&chatId=1"),
     )
     .await;
     assert_eq!(
-        (answer.status.as_u16(), answer.header("allow")),
+        (response.status.as_u16(), response.header("allow")),
         (405, "POST")
     );
 }
@@ -264,9 +267,9 @@ async fn a_receipt_without_ids_marks_the_chat_and_names_what_it_marked() {
 #[tokio::test]
 async fn one_malformed_id_fails_the_whole_list_in_wahas_shape() {
     let sandbox = Sandbox::new(Settings::default());
-    let answer = call(&sandbox, seen(&[ID, "AAA", ID])).await;
-    assert_eq!(answer.status, 500);
-    let json = answer.json();
+    let response = send(&sandbox, seen(&[ID, "AAA", ID])).await;
+    assert_eq!(response.status, 500);
+    let json = response.json();
     assert_eq!(json["statusCode"], 500);
     assert!(json["timestamp"].as_u64().unwrap() > 1_600_000_000_000);
     assert!(
@@ -283,12 +286,12 @@ async fn one_malformed_id_fails_the_whole_list_in_wahas_shape() {
 #[tokio::test]
 async fn get_and_post_send_messages_and_each_one_counts() {
     let sandbox = Sandbox::new(Settings::default());
-    let first = call(
+    let first = send(
         &sandbox,
         get("/v2/send/text?instance_id=1&access_token=t&chatId=1@c.us&message=hi"),
     )
     .await;
-    let second = call(
+    let second = send(
         &sandbox,
         post(
             "/v2/send/image",
@@ -312,7 +315,7 @@ async fn get_and_post_send_messages_and_each_one_counts() {
     let head = Request::head("/v2/send/text?instance_id=1&access_token=t&chatId=1")
         .body(Full::default())
         .unwrap();
-    assert_eq!(call(&sandbox, head).await.status, 405);
+    assert_eq!(send(&sandbox, head).await.status, 405);
     assert_eq!(sandbox.messages(), 2);
 }
 
@@ -327,8 +330,8 @@ async fn an_instance_is_created_with_a_token_alone() {
         )
     };
     let (one, two) = (
-        call(&sandbox, create()).await,
-        call(&sandbox, create()).await,
+        send(&sandbox, create()).await,
+        send(&sandbox, create()).await,
     );
     assert_eq!(one.status, 201);
     assert_eq!(one.json()["instance_id"].as_str().unwrap().len(), 12);
@@ -336,7 +339,7 @@ async fn an_instance_is_created_with_a_token_alone() {
 }
 
 #[tokio::test]
-async fn every_endpoint_answers_and_no_success_looks_like_a_failure() {
+async fn every_endpoint_responds_and_no_success_looks_like_a_failure() {
     let sandbox = Sandbox::new(Settings::default());
     for (path, methods) in endpoints::listed() {
         let path = path.replace('*', "1@g.us");
@@ -347,13 +350,13 @@ async fn every_endpoint_answers_and_no_success_looks_like_a_failure() {
                 .uri(&target)
                 .body(Full::default())
                 .unwrap();
-            let answer = call(&sandbox, request).await;
+            let response = send(&sandbox, request).await;
             assert!(
-                answer.status.is_success(),
+                response.status.is_success(),
                 "{method} {target}: {}",
-                answer.status
+                response.status
             );
-            let json = answer.json();
+            let json = response.json();
             let looks_failed =
                 json.get("error").is_some() || json.get("code").and(json.get("message")).is_some();
             assert!(!looks_failed, "{method} {target}: {json}");
@@ -364,27 +367,27 @@ async fn every_endpoint_answers_and_no_success_looks_like_a_failure() {
 #[tokio::test]
 async fn other_paths_are_a_page_of_the_front_proxy() {
     let sandbox = Sandbox::new(Settings::default());
-    let answer = call(&sandbox, get("/")).await;
+    let response = send(&sandbox, get("/")).await;
     assert_eq!(
-        (answer.status.as_u16(), answer.header("content-type")),
+        (response.status.as_u16(), response.header("content-type")),
         (404, "text/html; charset=utf-8")
     );
     assert_eq!(sandbox.calls().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_takes_the_latency_and_a_call_counts_even_if_its_client_leaves() {
+async fn a_response_takes_the_latency_and_a_request_counts_even_if_its_client_leaves() {
     let sandbox = Sandbox::new(Settings {
         latency: Duration::from_secs(60),
         ..Settings::default()
     });
-    let start = Instant::now();
-    let answer = call(&sandbox, seen(&[ID])).await;
+    let start = tokio::time::Instant::now();
+    let response = send(&sandbox, seen(&[ID])).await;
     assert_eq!(
-        (answer.status.as_u16(), start.elapsed()),
+        (response.status.as_u16(), start.elapsed()),
         (201, Duration::from_secs(60))
     );
-    let send = try_call(&sandbox, post("/v2/send/text", r#"{"chatId":"1"}"#));
+    let send = try_send(&sandbox, post("/v2/send/text", r#"{"chatId":"1"}"#));
     tokio::time::timeout(Duration::from_secs(1), send)
         .await
         .err()

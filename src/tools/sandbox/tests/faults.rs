@@ -15,28 +15,28 @@ fn sandbox(fault: Fault) -> Sandbox {
 }
 
 #[tokio::test]
-async fn a_status_of_choice_strikes_the_calls_it_matches() {
+async fn a_status_fault_strikes_the_requests_that_it_matches() {
     let id = "false_1@c.us_BAD";
     let fault = Fault::status(429)
         .header(RETRY_AFTER, "7".parse().unwrap())
         .body("slow down");
     let sandbox = sandbox(fault.path("/v2/send/seen").instance("123").id(id).times(2));
     assert_eq!(
-        call(&sandbox, seen(&["false_1@c.us_GOOD"])).await.status,
+        send(&sandbox, seen(&["false_1@c.us_GOOD"])).await.status,
         201
     );
     for _ in 0..2 {
-        let answer = call(&sandbox, seen(&["false_1@c.us_GOOD", id])).await;
+        let response = send(&sandbox, seen(&["false_1@c.us_GOOD", id])).await;
         assert_eq!(
             (
-                answer.status.as_u16(),
-                answer.header("retry-after"),
-                answer.text()
+                response.status.as_u16(),
+                response.header("retry-after"),
+                response.text()
             ),
             (429, "7", "slow down")
         );
     }
-    assert_eq!(call(&sandbox, seen(&[id])).await.status, 201);
+    assert_eq!(send(&sandbox, seen(&[id])).await.status, 201);
     let statuses: Vec<_> = sandbox
         .calls()
         .iter()
@@ -49,12 +49,12 @@ async fn a_status_of_choice_strikes_the_calls_it_matches() {
 async fn a_scripted_header_replaces_the_default() {
     let sandbox =
         sandbox(Fault::status(302).header(http::header::CONTENT_TYPE, "text/x".parse().unwrap()));
-    let answer = call(&sandbox, get("/anything")).await;
+    let response = send(&sandbox, get("/anything")).await;
     assert_eq!(
-        (answer.status.as_u16(), answer.header("content-type")),
+        (response.status.as_u16(), response.header("content-type")),
         (302, "text/x")
     );
-    assert_eq!(answer.headers.get_all("content-type").iter().count(), 1);
+    assert_eq!(response.headers.get_all("content-type").iter().count(), 1);
 }
 
 #[tokio::test]
@@ -62,7 +62,7 @@ async fn a_reset_before_the_head_sends_nothing() {
     let sandbox = sandbox(Fault::new(FaultKind::ResetBeforeHead));
     assert_eq!(raw(&sandbox, GET).await, b"");
     assert_eq!(sandbox.calls()[0].status, 0);
-    assert_eq!(call(&sandbox, get("/sandbox/status/200")).await.status, 200);
+    assert_eq!(send(&sandbox, get("/sandbox/status/200")).await.status, 200);
 }
 
 #[tokio::test]
@@ -88,19 +88,19 @@ async fn a_cut_body_is_shorter_than_promised() {
         })
         .times(2),
     );
-    let answer = String::from_utf8(raw(&sandbox, GET).await).unwrap();
+    let response = String::from_utf8(raw(&sandbox, GET).await).unwrap();
     assert!(
-        answer.contains("content-length: 10\r\n") && answer.ends_with("\r\n\r\nhalf"),
-        "{answer}"
+        response.contains("content-length: 10\r\n") && response.ends_with("\r\n\r\nhalf"),
+        "{response}"
     );
-    let error = try_call(&sandbox, get("/")).await.err().unwrap();
+    let error = try_send(&sandbox, get("/")).await.err().unwrap();
     assert!(format!("{error:?}").contains("IncompleteBody"), "{error:?}");
 }
 
 #[tokio::test]
 async fn faults_strike_http2_too() {
     let sandbox = sandbox(Fault::status(503));
-    assert_eq!(call_h2(&sandbox, seen(&[])).await.unwrap().status, 503);
+    assert_eq!(send_h2(&sandbox, seen(&[])).await.unwrap().status, 503);
     for kind in [
         FaultKind::ResetBeforeHead,
         FaultKind::ResetMidHead,
@@ -110,22 +110,22 @@ async fn faults_strike_http2_too() {
         },
     ] {
         sandbox.script(Fault::new(kind.clone()));
-        assert!(call_h2(&sandbox, seen(&[])).await.is_err(), "{kind:?}");
+        assert!(send_h2(&sandbox, seen(&[])).await.is_err(), "{kind:?}");
     }
-    assert_eq!(call_h2(&sandbox, seen(&[])).await.unwrap().status, 201);
+    assert_eq!(send_h2(&sandbox, seen(&[])).await.unwrap().status, 201);
 }
 
 #[tokio::test(start_paused = true)]
-async fn never_and_later_are_told_apart_in_virtual_time() {
+async fn a_late_response_and_none_at_all_differ_in_virtual_time() {
     let hour = Duration::from_secs(3_600);
     let sandbox = sandbox(Fault::new(FaultKind::NeverAnswer));
-    tokio::time::timeout(hour, try_call(&sandbox, seen(&[])))
+    tokio::time::timeout(hour, try_send(&sandbox, seen(&[])))
         .await
         .err()
         .unwrap();
     sandbox.script(Fault::new(FaultKind::Delay(hour)));
-    let start = Instant::now();
-    assert_eq!(call(&sandbox, seen(&[])).await.status, 201);
+    let start = tokio::time::Instant::now();
+    assert_eq!(send(&sandbox, seen(&[])).await.status, 201);
     assert_eq!(start.elapsed(), hour);
 }
 

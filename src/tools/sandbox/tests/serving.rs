@@ -9,8 +9,8 @@ async fn http2_with_prior_knowledge_is_served_and_recorded_as_such() {
     let sandbox = Sandbox::new(Settings::default());
     let mut request = seen(&["false_1@c.us_AAA"]);
     *request.uri_mut() = format!("http://a{}", request.uri()).parse().unwrap();
-    let answer = call_h2(&sandbox, request).await.unwrap();
-    assert_eq!((answer.status.as_u16(), answer.text()), (201, ""));
+    let response = send_h2(&sandbox, request).await.unwrap();
+    assert_eq!((response.status.as_u16(), response.text()), (201, ""));
     let call = sandbox.calls().remove(0);
     assert_eq!(
         (call.version, call.body_complete),
@@ -27,11 +27,11 @@ async fn a_kept_connection_takes_one_call_after_the_other() {
     let sandbox = Sandbox::new(Settings::default());
     let one = "POST /v2/send/text HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody";
     let last = "GET /sandbox/status/200 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
-    let answer = String::from_utf8(raw(&sandbox, &format!("{one}{one}{last}")).await).unwrap();
+    let response = String::from_utf8(raw(&sandbox, &format!("{one}{one}{last}")).await).unwrap();
     assert_eq!(
         (
-            answer.matches("HTTP/1.1 401 ").count(),
-            answer.matches("HTTP/1.1 200 ").count()
+            response.matches("HTTP/1.1 401 ").count(),
+            response.matches("HTTP/1.1 200 ").count()
         ),
         (2, 1)
     );
@@ -65,10 +65,10 @@ async fn a_body_too_big_is_refused_as_the_front_proxy_does() {
             &format!("{part}{file}\r\n--x--"),
         ),
     ] {
-        let answer = call(&sandbox, request).await;
-        let content_type = answer.header("content-type");
+        let response = send(&sandbox, request).await;
+        let content_type = response.header("content-type");
         assert_eq!(
-            (answer.status.as_u16(), content_type),
+            (response.status.as_u16(), content_type),
             (502, "text/html; charset=utf-8")
         );
     }

@@ -1,16 +1,12 @@
 //! The law of who calls.
 
-use std::future::Future;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
-
 use bytes::Bytes;
-use futures_core::Stream;
 use http::request::Parts;
 
 use super::{model, wire};
-use crate::identity::look::{self, Shape};
-use crate::identity::{Findings, INSTANCE_FIELD, Identity, Place, TOKEN_FIELD, query_value};
+use crate::identity::names::{Field, FieldName, Named};
+use crate::identity::scan::scan_pieces;
+use crate::identity::{Findings, Identity, pairs};
 
 /// Fields of a body are read up to this length.
 const MAX_VALUE: usize = 4096;
@@ -24,99 +20,84 @@ pub fn identity(input: &[u8]) {
     let Some((head, body)) = wire::request(input) else {
         return;
     };
-    if let Some(query) = head.uri.query() {
-        for name in [INSTANCE_FIELD, TOKEN_FIELD] {
-            let expected = form_urlencoded::parse(query.as_bytes())
-                .find(|(key, _)| key == name)
-                .map(|(_, value)| value);
-            assert_eq!(query_value(query, name), expected, "{name} in the query");
-        }
-    }
-    let whole = look(&head, &[&body]);
+    let query = head.uri.query().unwrap_or_default();
+    let found = pairs(query).filter_map(|pair| Some((pair.named()?, pair.decoded())));
+    let expected = form_urlencoded::parse(query.as_bytes())
+        .filter_map(|(key, value)| Some((Named::read(&key)?, value)));
+    assert!(found.eq(expected), "the fields of the query");
+    let whole = scan(&head, &[&body]);
     let bytes: Vec<&[u8]> = body.chunks(1).collect();
-    assert_eq!(look(&head, &bytes), whole, "cut into single bytes");
+    assert_eq!(scan(&head, &bytes), whole, "cut into single bytes");
     for at in places(&body) {
         let (one, other) = body.split_at(at);
-        assert_eq!(look(&head, &[one, other]), whole, "cut in two at {at}");
+        assert_eq!(scan(&head, &[one, other]), whole, "cut in two at {at}");
     }
-    if let Some(expected) = expected(&head, &body) {
+    if let Some(expected) = expected_of(&head, &body) {
         assert_eq!(whole, expected, "against the slow reader");
     }
 }
 
-/// Looks into a body that comes in these pieces.
-fn look(head: &Parts, pieces: &[&[u8]]) -> Identity {
+/// Scans a body that comes in these pieces.
+fn scan(head: &Parts, pieces: &[&[u8]]) -> Identity {
     let mut findings = Findings::of_head(head);
-    if !findings.is_complete() {
-        match Shape::of(&head.headers) {
-            None => {}
-            Some(Shape::Multipart(boundary)) => {
-                let pieces = pieces.iter().map(|piece| Bytes::copy_from_slice(piece));
-                let pieces = Pieces(pieces.collect::<Vec<_>>().into_iter());
-                let parts = pin!(look::parts(&mut findings, boundary, pieces));
-                let mut cx = Context::from_waker(Waker::noop());
-                assert!(
-                    parts.poll(&mut cx).is_ready(),
-                    "nothing is left to wait for"
-                );
-            }
-            Some(Shape::Fields(mut reader)) => {
-                let to_the_end = pieces.iter().all(|piece| reader.push(piece, &mut findings));
-                if to_the_end {
-                    reader.end(&mut findings);
-                }
-            }
-        }
-    }
+    let pieces: Vec<_> = pieces
+        .iter()
+        .map(|piece| Bytes::copy_from_slice(piece))
+        .collect();
+    scan_pieces(&mut findings, &head.headers, pieces);
     findings.identity()
 }
 
 /// What a slow reader of whole bodies finds; `None` where it has no opinion.
-fn expected(head: &Parts, body: &[u8]) -> Option<Identity> {
+fn expected_of(head: &Parts, body: &[u8]) -> Option<Identity> {
     let mut findings = Findings::of_head(head);
-    if findings.is_complete() {
-        return Some(findings.identity());
-    }
-    let Some(Shape::Fields(_)) = Shape::of(&head.headers) else {
+    let mut types = head.headers.get_all("content-type").iter();
+    let content_type = types.next().map_or(b"" as &[u8], |value| value.as_bytes());
+    let content_type = String::from_utf8_lossy(content_type).to_ascii_lowercase();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let is_json = essence.contains("json");
+    let is_form = essence == "application/x-www-form-urlencoded";
+    let is_read = is_json || is_form || matches!(essence, "" | "text/plain");
+    if !is_read || types.next().is_some() || head.headers.contains_key("content-encoding") {
         return None;
-    };
-    let mut found = |name: &str, value: &str| match name {
-        // The first that says it all is believed.
-        _ if findings.is_complete() => {}
-        INSTANCE_FIELD => findings.instance(Some(value)),
-        TOKEN_FIELD => findings.credential(Place::Body, value.as_bytes()),
-        _ => {}
-    };
+    }
     if let Some(members) = model::members(body) {
+        if is_form {
+            return None;
+        }
         for (name, raw) in members.0 {
-            match serde_json::from_str(raw.get()).ok()? {
-                serde_json::Value::String(text) if raw.get().len() <= MAX_VALUE + 2 => {
-                    found(&name, &text);
-                }
-                serde_json::Value::Number(_) if raw.get().len() <= MAX_VALUE => {
-                    found(&name, raw.get());
-                }
-                _ => {}
-            }
+            let Some(name) = FieldName::of_json(&name) else {
+                continue;
+            };
+            let raw = raw.get();
+            let field = match serde_json::from_str(raw).ok()? {
+                serde_json::Value::String(text) if raw.len() <= MAX_VALUE + 2 => name.with(text),
+                serde_json::Value::Number(_) if raw.len() <= MAX_VALUE => name.with(raw.to_owned()),
+                serde_json::Value::Array(_)
+                | serde_json::Value::String(_)
+                | serde_json::Value::Number(_) => Field::Unclear,
+                _ => continue,
+            };
+            findings.body_field(field);
         }
         return Some(findings.identity());
     }
-    let says_json = head.headers.get("content-type").is_some_and(|value| {
-        value
-            .as_bytes()
-            .to_ascii_lowercase()
-            .windows(4)
-            .any(|word| word == b"json")
-    });
     let form = body.trim_ascii_start();
     let short = form
         .split(|byte| *byte == b'&')
         .all(|pair| pair.len() <= MAX_VALUE);
-    if says_json || form.starts_with(b"{") || !short || std::str::from_utf8(form).is_err() {
+    if is_json || form.starts_with(b"{") || !short || std::str::from_utf8(form).is_err() {
         return None;
     }
     for (name, value) in form_urlencoded::parse(form) {
-        found(&name, &value);
+        // A key without `=` states nothing in a body.
+        let Some(named) = Named::read(&name) else {
+            continue;
+        };
+        if named.is_list {
+            findings.body_field(Field::Unclear);
+        }
+        findings.body_field(named.name.with(value.into_owned()));
     }
     Some(findings.identity())
 }
@@ -131,15 +112,4 @@ fn places(body: &[u8]) -> impl Iterator<Item = usize> {
         hash = hash.rotate_left(23).wrapping_mul(0x0100_0000_01b3);
         usize::try_from(hash % length).unwrap_or(0)
     })
-}
-
-/// Pieces that are all there.
-struct Pieces(std::vec::IntoIter<Bytes>);
-
-impl Stream for Pieces {
-    type Item = Result<Bytes, multer::Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Poll::Ready(self.0.next().map(Ok))
-    }
 }

@@ -5,7 +5,8 @@ use http::request::Parts;
 use indexmap::IndexSet;
 
 use super::{model, wire};
-use crate::body::{LOOK, RequestBody};
+use crate::body::{LOOK, RequestBody, UpstreamRequest};
+use crate::http::request_head::RequestHead;
 use crate::receipt::{MessageId, Receipt};
 
 /// A request is a receipt exactly where the slow reader says so, with the ids
@@ -123,10 +124,9 @@ fn texts<'i>(ids: impl IntoIterator<Item = &'i MessageId>) -> Vec<&'i str> {
     ids.into_iter().map(MessageId::as_str).collect()
 }
 
-fn parts(request: http::Request<RequestBody>) -> (Parts, Bytes) {
-    let (head, body) = request.into_parts();
-    match body {
-        RequestBody::Whole { bytes, .. } => (head, bytes.unwrap_or_default()),
+fn parts(request: UpstreamRequest) -> (RequestHead, Bytes) {
+    match request.body {
+        RequestBody::Whole(bytes) => (request.head, bytes.unwrap_or_default()),
         RequestBody::Streamed(_) => panic!("a receipt's body is held in full"),
     }
 }

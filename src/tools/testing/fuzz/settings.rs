@@ -51,7 +51,7 @@ pub fn settings(input: &[u8]) {
         Err(mistakes) => {
             let said = mistakes.to_string();
             let lines = mistakes.len().min(MAX_PRINTED) + usize::from(mistakes.len() > MAX_PRINTED);
-            assert!(mistakes.len() > 0, "refused without a mistake");
+            assert!(!mistakes.is_empty(), "refused without a mistake");
             assert_eq!(
                 said.split('\n').count(),
                 lines + 1,

@@ -1,0 +1,188 @@
+//! What is wrong with the settings: every mistake, its place, and what was probably meant.
+//!
+//! Invariant: no mistake repeats a secret. Values arrive here as excerpts; a key that may be a
+//! misplaced secret is masked here.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::table::{self, FILE_VARIABLE, PREFIX};
+use super::value::{MASK, Origin, word};
+
+/// How many mistakes are printed: a file that is not a settings file has thousands.
+const MAX_PRINTED: usize = 100;
+/// Beyond this many changed letters, a key is not a misspelling of another.
+const MAX_DISTANCE: usize = 2;
+
+/// Everything that is wrong with the settings; displays one mistake per line and a count, never a
+/// secret.
+#[derive(Clone, Debug, Default, thiserror::Error)]
+pub struct Mistakes {
+    list: Vec<Mistake>,
+    /// Lines that are not TOML: other mistakes there are only consequences.
+    broken: BTreeSet<Origin>,
+}
+
+/// One mistake: where it is, what was written, and what is allowed.
+#[derive(Clone, Debug)]
+struct Mistake {
+    origin: Origin,
+    path: String,
+    excerpt: Option<String>,
+    allowed: String,
+}
+
+impl Mistakes {
+    /// Returns the number of mistakes.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Says whether there are none; an error always has at least one.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Adds a mistake. The excerpt of the value, where there is one, is safe to print. The path is
+    /// empty where a whole file or variable is wrong.
+    pub(super) fn add(
+        &mut self,
+        origin: &Origin,
+        path: &str,
+        excerpt: Option<String>,
+        allowed: impl Into<String>,
+    ) {
+        if !self.broken.contains(origin) {
+            let (origin, path, allowed) = (origin.clone(), path.to_owned(), allowed.into());
+            self.list.push(Mistake {
+                origin,
+                path,
+                excerpt,
+                allowed,
+            });
+        }
+    }
+
+    /// Adds a setting that must be there.
+    pub(super) fn missing(&mut self, origin: &Origin, path: &str) {
+        self.add(origin, path, None, "must be there");
+    }
+
+    /// Adds a line that is not TOML. Only the first mistake of a line is reported.
+    pub(super) fn syntax(&mut self, line: Origin, place: &Origin, problem: &str) {
+        if self.broken.insert(line) {
+            self.add(place, "", None, format!("this is not TOML: {problem}"));
+        }
+    }
+
+    /// Adds a key that does not exist in a section of the file, such as `limit` or `tenant[0]`.
+    pub(super) fn unknown_key(&mut self, section: &str, key: &str, origin: &Origin) {
+        let what = if section.is_empty() {
+            "unknown section"
+        } else {
+            "unknown key"
+        };
+        let name = section.split('[').next().unwrap_or_default();
+        let siblings = table::children(name);
+        let meant = match nearest(key, siblings.iter()) {
+            Some(near) => Some(join(section, near)),
+            // The right key in the wrong section.
+            None => {
+                let mut paths = table::SETTINGS.iter().map(|(path, _)| path);
+                paths
+                    .find(|path| path.rsplit('.').next() == Some(key))
+                    .cloned()
+            }
+        };
+        if let Some(meant) = meant {
+            let path = join(section, &word(key));
+            let hint = format!("{what}; did you mean {meant}?");
+            return self.add(origin, &path, None, hint);
+        }
+        // A value may be read as a key: in a tenant, where a secret may have lost its key, and
+        // anywhere after text that is not TOML.
+        let may_be_secret = !self.broken.is_empty() || name == "tenant";
+        let path = join(section, &word(if may_be_secret { MASK } else { key }));
+        self.add(
+            origin,
+            &path,
+            None,
+            format!("{what}; known here: {}", siblings.join(", ")),
+        );
+    }
+
+    /// Adds a variable that is not a setting; `path` is its name as a path, such as `limit.rate`.
+    pub(super) fn unknown_variable(&mut self, path: &str, origin: &Origin) {
+        let names: Vec<String> = table::SETTINGS
+            .iter()
+            .map(|(path, _)| path.clone())
+            .chain(table::children(""))
+            .map(|path| path.replace('.', "__"))
+            .chain([FILE_VARIABLE
+                .trim_start_matches(PREFIX)
+                .to_ascii_lowercase()])
+            .collect();
+        let hint = match nearest(&path.replace('.', "__"), names.iter()) {
+            Some(near) => format!("did you mean {PREFIX}{}?", near.to_ascii_uppercase()),
+            None => format!("settings are named {PREFIX}<SECTION>__<KEY>"),
+        };
+        self.add(origin, "", None, format!("unknown variable; {hint}"));
+    }
+
+    /// Says whether a setting is wrong by itself.
+    pub(super) fn is_wrong(&self, path: &str) -> bool {
+        self.list.iter().any(|mistake| mistake.path == path)
+    }
+
+    /// Puts the mistakes in the order of the file, then of the other layers.
+    pub(super) fn sort(&mut self) {
+        self.list.sort_by(|a, b| a.origin.cmp(&b.origin));
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for mistake in self.list.iter().take(MAX_PRINTED) {
+            writeln!(f, "{mistake}")?;
+        }
+        if let Some(more @ 1..) = self.list.len().checked_sub(MAX_PRINTED) {
+            writeln!(f, "... and {more} more")?;
+        }
+        match self.list.len() {
+            1 => f.write_str("1 mistake in the settings"),
+            count => write!(f, "{count} mistakes in the settings"),
+        }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.origin)?;
+        match &self.excerpt {
+            Some(excerpt) => write!(f, "{} = {excerpt}: ", self.path)?,
+            None if self.path.is_empty() => {}
+            None => write!(f, "{}: ", self.path)?,
+        }
+        f.write_str(&self.allowed)
+    }
+}
+
+/// A key below a section; below `""` it stands alone.
+pub(super) fn join(section: &str, key: &str) -> String {
+    if section.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{section}.{key}")
+    }
+}
+
+/// Finds the name that a misspelled one is nearest to, if any is near.
+fn nearest<'n>(written: &str, names: impl Iterator<Item = &'n String>) -> Option<&'n String> {
+    names
+        // A long text is not compared letter by letter.
+        .filter(|name| name.len().abs_diff(written.len()) <= MAX_DISTANCE)
+        .map(|name| (strsim::levenshtein(written, name), name))
+        .filter(|(distance, name)| *distance <= MAX_DISTANCE && distance * 2 < name.len())
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}

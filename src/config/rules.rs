@@ -1,0 +1,77 @@
+//! The rules between settings, checked after each setting by itself.
+
+use std::net::SocketAddr;
+
+use super::effective::Setting;
+use super::mistakes::Mistakes;
+use super::settings::Config;
+
+/// Puts a section's `rate` and `burst` together as `quota`; a rate of 0 is unlimited.
+pub(super) fn join_quota(
+    section: &str,
+    read: &mut toml::Table,
+    default_burst: i64,
+    shown: &[Setting],
+    mistakes: &mut Mistakes,
+) {
+    let Some(rate) = read.get("rate").and_then(toml::Value::as_float) else {
+        return;
+    };
+    let burst = read
+        .get("burst")
+        .and_then(toml::Value::as_integer)
+        .unwrap_or(default_burst);
+    if rate > 0.0 && burst > 0 {
+        let quota = [("rate", rate.into()), ("burst", toml::Value::from(burst))];
+        let quota = quota.map(|(key, value)| (key.to_owned(), value));
+        read.insert("quota".to_owned(), toml::Table::from_iter(quota).into());
+    } else if rate > 0.0 {
+        let paths = ["rate", "burst"].map(|key| format!("{section}.{key}"));
+        let rule = "burst must be 1 or more where there is a rate, or no request could pass";
+        forbid(&[&paths[0], &paths[1]], rule, shown, mistakes);
+    }
+}
+
+/// Checks the settings that are allowed each by itself, but not together.
+pub(super) fn check(config: &Config, shown: &[Setting], mistakes: &mut Mistakes) {
+    if collide(config.server.listen, config.server.admin) {
+        let rule = "server.listen and server.admin must differ";
+        forbid(&["server.admin", "server.listen"], rule, shown, mistakes);
+    }
+    // A window of zero turns merging off.
+    let window = config.batch.window;
+    if !window.is_zero() && window >= config.limit.max_wait {
+        let rule =
+            "batch.window must be shorter than limit.max_wait, or no receipt could be served";
+        forbid(&["limit.max_wait", "batch.window"], rule, shown, mistakes);
+    }
+}
+
+/// Says whether two listeners cannot both be bound: a listener on all addresses takes the port of
+/// one on a single address.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let overlap = a.ip() == b.ip()
+        || (a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified()));
+    a.port() == b.port() && a.port() != 0 && overlap
+}
+
+/// Adds a mistake at the one of these settings that comes from the strongest layer: the last that
+/// was changed.
+///
+/// Does nothing where one of them is wrong by itself: its value is not the intended one.
+fn forbid(paths: &[&str], rule: &str, shown: &[Setting], mistakes: &mut Mistakes) {
+    if paths.iter().any(|path| mistakes.is_wrong(path)) {
+        return;
+    }
+    let settings = shown
+        .iter()
+        .filter(|setting| paths.contains(&&*setting.path()));
+    if let Some(setting) = settings.max_by_key(|setting| &setting.origin) {
+        mistakes.add(
+            &setting.origin,
+            &setting.path(),
+            Some(setting.toml.clone()),
+            rule,
+        );
+    }
+}

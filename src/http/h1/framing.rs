@@ -1,0 +1,113 @@
+//! What the headers of a response say about its body and its connection.
+//!
+//! Invariant: a response whose body could be delimited in two ways is malformed
+//! (RFC 9112 §6.3).
+
+use http::StatusCode;
+
+use super::Malformed;
+use super::decode::{BodyDecoder, Chunked};
+use crate::http::content_length;
+use crate::http::header_case::is_same_name;
+use crate::http::response_head::has_no_body;
+
+/// Gathers the headers that frame the body or concern the connection.
+#[derive(Default)]
+pub(super) struct Framing {
+    is_http11: bool,
+    /// Whether `chunked` is the last transfer coding; `None` without any.
+    is_chunked: Option<bool>,
+    length: Option<u64>,
+    /// The lengths are no numbers, or contradict each other.
+    is_length_wrong: bool,
+    has_close: bool,
+    has_keep_alive: bool,
+}
+
+/// What kind of header was given to [`Framing::add`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum HeaderKind {
+    ContentLength,
+    TransferEncoding,
+    /// `Connection`, with no options but `close` and `keep-alive`.
+    Connection,
+    /// `Connection`, with an option that may name a header.
+    ConnectionOptions,
+    Other,
+}
+
+impl Framing {
+    pub(super) fn new(is_http11: bool) -> Self {
+        Self {
+            is_http11,
+            ..Self::default()
+        }
+    }
+
+    /// Takes the next header into account.
+    pub(super) fn add(&mut self, name: &[u8], value: &[u8]) -> HeaderKind {
+        let is = |known| is_same_name(name, known);
+        let elements = || value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+        if is(b"content-length") {
+            for length in elements().map(content_length::parse) {
+                let differs = self.length.is_some_and(|known| Some(known) != length);
+                self.is_length_wrong |= length.is_none() || differs;
+                self.length = length;
+            }
+            HeaderKind::ContentLength
+        } else if is(b"transfer-encoding") {
+            let last = elements().next_back().unwrap_or_default();
+            // A value that is not ASCII names no coding that is known.
+            let is_chunked = value.is_ascii() && last.eq_ignore_ascii_case(b"chunked");
+            self.is_chunked = Some(is_chunked);
+            HeaderKind::TransferEncoding
+        } else if is(b"connection") {
+            let mut has_options = false;
+            for option in elements() {
+                let is_close = option.eq_ignore_ascii_case(b"close");
+                let is_keep_alive = option.eq_ignore_ascii_case(b"keep-alive");
+                self.has_close |= is_close;
+                self.has_keep_alive |= is_keep_alive;
+                has_options |= !is_close && !is_keep_alive;
+            }
+            match has_options {
+                true => HeaderKind::ConnectionOptions,
+                false => HeaderKind::Connection,
+            }
+        } else {
+            HeaderKind::Other
+        }
+    }
+
+    /// How the body of a response with this status is read.
+    ///
+    /// # Errors
+    /// Its end cannot be known for certain.
+    pub(super) fn decoder(&self, status: StatusCode) -> Result<BodyDecoder, Malformed> {
+        if has_no_body(status) {
+            return Ok(BodyDecoder::ENDED);
+        }
+        match self.is_chunked {
+            // RFC 9112 §6.1: framing that HTTP/1.0 does not have is faulty.
+            Some(_) if !self.is_http11 => Err(Malformed),
+            Some(true) => Ok(BodyDecoder::Chunked(Chunked::Size)),
+            Some(false) => Ok(BodyDecoder::UntilClose),
+            None if self.is_length_wrong => Err(Malformed),
+            None => Ok(self
+                .length
+                .map_or(BodyDecoder::UntilClose, BodyDecoder::Length)),
+        }
+    }
+
+    /// Whether another request may follow a response with this status on the
+    /// connection (RFC 9112 §9.3).
+    pub(super) fn keeps_alive(&self, status: StatusCode) -> bool {
+        // A response without a body may still announce one. Where that is
+        // wrong, bytes of the body would be read as the next response. A 304
+        // rightly announces the length that a 200 would have.
+        let announces_body = self.is_chunked.is_some()
+            || status != StatusCode::NOT_MODIFIED && self.length.is_some_and(|length| length > 0);
+        let is_ambiguous = has_no_body(status) && announces_body;
+        !is_ambiguous && !self.has_close && (self.is_http11 || self.has_keep_alive)
+    }
+}

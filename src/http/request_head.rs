@@ -1,0 +1,72 @@
+//! The head of a request.
+
+use std::ops::{Deref, DerefMut};
+
+use http::Request;
+use http::request::Parts;
+
+use super::header_case::HeaderCase;
+
+/// Method, target and headers of a request, with the case of its header names.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestHead {
+    parts: Parts,
+    case: Option<HeaderCase>,
+}
+
+impl RequestHead {
+    /// A head that was read on the fast path.
+    pub(super) fn read(parts: Parts, case: HeaderCase) -> Self {
+        Self {
+            parts,
+            case: Some(case),
+        }
+    }
+
+    /// The case of the header names. It is known of a request that was read on
+    /// the fast path, and only such a request may leave on it. (hyper keeps the
+    /// case of what it reads to itself.)
+    pub(crate) fn header_case(&self) -> Option<&HeaderCase> {
+        self.case.as_ref()
+    }
+
+    /// Takes the head, and leaves its method: the gateway still needs it when
+    /// the response comes.
+    pub(crate) fn take(&mut self) -> Self {
+        let head = std::mem::take(self);
+        self.parts.method.clone_from(&head.parts.method);
+        head
+    }
+
+    /// Takes the parts, and leaves the case of the header names.
+    pub(crate) fn take_parts(&mut self) -> Parts {
+        std::mem::replace(&mut self.parts, Request::new(()).into_parts().0)
+    }
+}
+
+/// A head that hyper read.
+impl From<Parts> for RequestHead {
+    fn from(parts: Parts) -> Self {
+        Self { parts, case: None }
+    }
+}
+
+impl Default for RequestHead {
+    fn default() -> Self {
+        Self::from(Request::new(()).into_parts().0)
+    }
+}
+
+impl Deref for RequestHead {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
+}
+
+impl DerefMut for RequestHead {
+    fn deref_mut(&mut self) -> &mut Parts {
+        &mut self.parts
+    }
+}

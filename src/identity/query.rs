@@ -1,0 +1,99 @@
+//! The fields of a query, or of any text in that form.
+//!
+//! Invariant: every field says where its raw value stands, so it can be
+//! replaced without touching anything else.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use super::names::{FieldName, Named};
+
+/// A field of a query, undecoded.
+pub(crate) struct Pair<'q> {
+    pub(crate) key: &'q str,
+    pub(crate) value: &'q str,
+    /// The bytes of the query that hold the value.
+    pub(crate) value_at: Range<usize>,
+    /// A key without `=` is a field too.
+    pub(crate) has_value: bool,
+    /// Key or value contains an escape.
+    is_encoded: bool,
+}
+
+impl<'q> Pair<'q> {
+    /// Which of our fields this is, to the most lenient backend.
+    pub(crate) fn named(&self) -> Option<Named> {
+        match self.is_encoded {
+            true => Named::read(&decode(self.key)),
+            false => Named::read(self.key),
+        }
+    }
+
+    /// The value, decoded.
+    pub(crate) fn decoded(&self) -> Cow<'q, str> {
+        match self.is_encoded {
+            true => decode(self.value),
+            false => Cow::Borrowed(self.value),
+        }
+    }
+}
+
+/// The fields of a query, in order.
+pub(crate) fn pairs(query: &str) -> impl Iterator<Item = Pair<'_>> {
+    let mut next = Some(0);
+    std::iter::from_fn(move || {
+        // One pass by hand: the searches of `str` are made for longer texts.
+        let start = next?;
+        let (mut equals, mut end, mut is_encoded) = (None, query.len(), false);
+        for (at, byte) in (start..).zip(&query.as_bytes()[start..]) {
+            match byte {
+                b'&' => {
+                    end = at;
+                    break;
+                }
+                b'=' if equals.is_none() => equals = Some(at),
+                _ => is_encoded |= is_escape(*byte),
+            }
+        }
+        next = (end < query.len()).then_some(end + 1);
+        let key_end = equals.unwrap_or(end);
+        let value_at = equals.map_or(end, |at| at + 1)..end;
+        Some(Pair {
+            key: &query[start..key_end],
+            value: &query[value_at.clone()],
+            value_at,
+            has_value: equals.is_some(),
+            is_encoded,
+        })
+    })
+}
+
+/// All access tokens in a query, decoded as in a form
+/// (`application/x-www-form-urlencoded`, WHATWG URL §5.1), each with the bytes
+/// that hold it.
+pub(crate) fn tokens(query: &str) -> impl Iterator<Item = (Range<usize>, Cow<'_, str>)> {
+    let is_token = |pair: &Pair<'_>| {
+        pair.named()
+            .is_some_and(|named| named.name == FieldName::Token)
+    };
+    let tokens = pairs(query).filter(is_token);
+    tokens.map(|pair| (pair.value_at.clone(), pair.decoded()))
+}
+
+/// Decodes one key or value of a form.
+pub(crate) fn decode(text: &str) -> Cow<'_, str> {
+    if !text.bytes().any(is_escape) {
+        return Cow::Borrowed(text);
+    }
+    // `parse` splits at `&` and `=`; neither may split this one piece.
+    let piece = text.replace('=', "%3D").replace('&', "%26");
+    let decoded = form_urlencoded::parse(piece.as_bytes())
+        .next()
+        .map(|(key, _)| key.into_owned());
+    Cow::Owned(decoded.unwrap_or_default())
+}
+
+/// Whether a byte of a form stands for another character.
+fn is_escape(byte: u8) -> bool {
+    matches!(byte, b'%' | b'+')
+}

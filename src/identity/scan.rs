@@ -1,0 +1,348 @@
+//! The bounded scan of a body for instance and credentials.
+//!
+//! Invariants: at most [`LOOK`] bytes are held, in the buffers they came in;
+//! the body is forwarded byte for byte as it came.
+
+use std::future::poll_fn;
+use std::ops::Range;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+
+use super::findings::Findings;
+use super::names::Field;
+use super::{form, json, multipart};
+use crate::body::{self, ClientBody, LOOK};
+
+/// Where a field's raw value stands in a body, in bytes from its beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Position {
+    /// In a JSON object; a text with its quotes.
+    Json(Range<usize>),
+    /// In an urlencoded form.
+    Form(Range<usize>),
+    /// In some part of a multipart form.
+    Part,
+}
+
+/// Takes the fields found in a body.
+pub(crate) trait FieldSink {
+    /// Takes a field.
+    fn field(&mut self, field: Field, position: Position);
+}
+
+/// How much of a body was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All of it.
+    Whole,
+    /// Less: it is too long, encoded, or of no type that states fields.
+    Part,
+}
+
+impl FieldSink for Findings {
+    fn field(&mut self, field: Field, _: Position) {
+        self.body_field(field);
+    }
+}
+
+/// Scans the first [`LOOK`] bytes of a body that is still arriving.
+///
+/// # Errors
+/// The body broke off or came too slowly.
+pub(crate) async fn scan_body(
+    sink: &mut (impl FieldSink + Send),
+    headers: &HeaderMap,
+    body: &mut ClientBody,
+) -> Result<Extent, body::Error> {
+    if body.is_empty() {
+        return Ok(Extent::Whole);
+    }
+    match Format::of(headers) {
+        Format::Multipart(boundary) => {
+            let mut broken = None;
+            let pieces = PieceStream {
+                pieces: BoundedPieces::new(body),
+                broken: &mut broken,
+            };
+            // Boxed: its parser is large, and most requests have no such body.
+            let extent = Box::pin(scan_parts(sink, boundary, pieces)).await;
+            broken.map_or(Ok(extent), Err)
+        }
+        Format::Fields(reader) => scan_fields(sink, reader, body).await,
+        Format::Unclear => {
+            sink.field(Field::Unclear, Position::Part);
+            Ok(Extent::Part)
+        }
+        Format::Opaque => Ok(Extent::Part),
+    }
+}
+
+/// Scans a body of at most [`LOOK`] bytes that has arrived, in its pieces.
+pub(crate) fn scan_pieces(
+    sink: &mut (impl FieldSink + Send),
+    headers: &HeaderMap,
+    pieces: impl IntoIterator<Item = Bytes, IntoIter: Send + Unpin>,
+) -> Extent {
+    let mut pieces = pieces.into_iter();
+    match Format::of(headers) {
+        Format::Multipart(boundary) => {
+            let parts = pin!(scan_parts(sink, boundary, Ready(pieces)));
+            match parts.poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(extent) => extent,
+                // Unreachable: all pieces are there.
+                Poll::Pending => Extent::Part,
+            }
+        }
+        Format::Fields(mut reader) => {
+            let is_read = pieces.all(|piece| reader.push(&piece, sink));
+            if is_read {
+                reader.end(sink);
+            }
+            Extent::Whole
+        }
+        Format::Unclear => {
+            sink.field(Field::Unclear, Position::Part);
+            Extent::Part
+        }
+        Format::Opaque => Extent::Part,
+    }
+}
+
+/// How a body states fields.
+enum Format {
+    /// A multipart form with this boundary.
+    Multipart(String),
+    /// A JSON object or an urlencoded form.
+    Fields(Reader),
+    /// Backends differ in how they read it.
+    Unclear,
+    /// It states none, or they cannot be read.
+    Opaque,
+}
+
+impl Format {
+    fn of(headers: &HeaderMap) -> Self {
+        let is_identity =
+            |coding: &http::HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+        if !headers.get_all(CONTENT_ENCODING).iter().all(is_identity) {
+            return Self::Opaque;
+        }
+        let mut types = headers.get_all(CONTENT_TYPE).iter();
+        let content_type = types.next().map_or(b"" as &[u8], |value| value.as_bytes());
+        if types.next().is_some() {
+            return Self::Unclear;
+        }
+        let content_type = String::from_utf8_lossy(content_type).to_ascii_lowercase();
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        match essence {
+            "multipart/form-data" => {
+                // Read again, as a boundary's case counts.
+                let text = headers
+                    .get(CONTENT_TYPE)
+                    .and_then(|value| value.to_str().ok());
+                let boundary = text.and_then(|text| multer::parse_boundary(text).ok());
+                boundary.map_or(Self::Unclear, Self::Multipart)
+            }
+            _ if essence.contains("json") => Self::Fields(Reader::new(Declared::Json)),
+            "application/x-www-form-urlencoded" => Self::Fields(Reader::new(Declared::Form)),
+            // Many clients send JSON without a type.
+            "" | "text/plain" => Self::Fields(Reader::new(Declared::Nothing)),
+            _ => Self::Opaque,
+        }
+    }
+}
+
+/// What `Content-Type` says of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Declared {
+    Json,
+    Form,
+    Nothing,
+}
+
+/// Reads a JSON object or an urlencoded form, whichever it turns out to be.
+struct Reader {
+    object: json::Scanner,
+    pairs: form::Scanner,
+    declared: Declared,
+    /// `None` until the first byte that is no white space.
+    is_json: Option<bool>,
+    /// The white space before it, in bytes.
+    blank: usize,
+}
+
+impl Reader {
+    fn new(declared: Declared) -> Self {
+        Self {
+            object: json::Scanner::new(),
+            pairs: form::Scanner::default(),
+            declared,
+            is_json: (declared == Declared::Json).then_some(true),
+            blank: 0,
+        }
+    }
+
+    /// Reads the next piece; false when nothing more can be found.
+    fn push(&mut self, piece: &[u8], sink: &mut impl FieldSink) -> bool {
+        let mut piece = piece;
+        if self.is_json.is_none() {
+            // Left out of a form too, or its first key would depend on where
+            // the body was cut.
+            let length = piece.len();
+            piece = piece.trim_ascii_start();
+            self.blank += length - piece.len();
+            self.is_json = piece.first().map(|&byte| byte == b'{');
+        }
+        let Some(is_json) = self.is_json else {
+            return true;
+        };
+        let blank = self.blank;
+        if is_json {
+            self.object.push(piece, |field, at| {
+                sink.field(field, Position::Json(shifted(&at, blank)));
+            });
+        }
+        if self.reads_pairs() {
+            self.pairs.push(piece, |field, at| {
+                take_pair(field, shifted(&at, blank), is_json, sink)
+            });
+        }
+        !self.object.is_done() || self.reads_pairs()
+    }
+
+    /// The body has ended.
+    fn end(mut self, sink: &mut impl FieldSink) {
+        if self.reads_pairs() {
+            let (blank, is_json) = (self.blank, self.is_json == Some(true));
+            self.pairs
+                .end(|field, at| take_pair(field, shifted(&at, blank), is_json, sink));
+        }
+    }
+
+    /// JSON that is declared a form is both: which one depends on the backend.
+    fn reads_pairs(&self) -> bool {
+        self.is_json == Some(false) || self.declared == Declared::Form
+    }
+}
+
+fn take_pair(field: Field, at: Range<usize>, is_json: bool, sink: &mut impl FieldSink) {
+    match field {
+        // A token in the middle of a JSON text may belong to a message.
+        Field::Token(_) if is_json => {}
+        field => sink.field(field, Position::Form(at)),
+    }
+}
+
+fn shifted(at: &Range<usize>, by: usize) -> Range<usize> {
+    by + at.start..by + at.end
+}
+
+async fn scan_fields(
+    sink: &mut impl FieldSink,
+    mut reader: Reader,
+    body: &mut ClientBody,
+) -> Result<Extent, body::Error> {
+    let mut pieces = BoundedPieces::new(body);
+    while let Some(piece) = poll_fn(|cx| pieces.poll(cx)).await? {
+        if !reader.push(&piece, sink) {
+            return Ok(Extent::Whole);
+        }
+    }
+    if !pieces.is_whole() {
+        return Ok(Extent::Part);
+    }
+    reader.end(sink);
+    Ok(Extent::Whole)
+}
+
+async fn scan_parts<'p>(
+    sink: &mut impl FieldSink,
+    boundary: String,
+    pieces: impl Stream<Item = Result<Bytes, multer::Error>> + Send + 'p,
+) -> Extent {
+    let found = |field| sink.field(field, Position::Part);
+    match multipart::scan(boundary, pieces, found).await {
+        true => Extent::Whole,
+        false => Extent::Part,
+    }
+}
+
+/// The pieces of a body up to [`LOOK`] bytes, so that what is found does not
+/// depend on how the network cut the body.
+struct BoundedPieces<'b> {
+    body: &'b mut ClientBody,
+    index: usize,
+    /// Bytes that may still be read.
+    left: usize,
+    /// The last piece went on beyond them.
+    is_cut: bool,
+}
+
+impl<'b> BoundedPieces<'b> {
+    fn new(body: &'b mut ClientBody) -> Self {
+        Self {
+            body,
+            index: 0,
+            left: LOOK,
+            is_cut: false,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, body::Error>> {
+        if self.left == 0 {
+            return Poll::Ready(Ok(None));
+        }
+        let Some(mut piece) = ready!(self.body.poll_piece(self.index, cx))? else {
+            return Poll::Ready(Ok(None));
+        };
+        self.index += 1;
+        self.is_cut = piece.len() > self.left;
+        piece.truncate(self.left);
+        self.left -= piece.len();
+        Poll::Ready(Ok(Some(piece)))
+    }
+
+    /// True when nothing of the body was left out.
+    fn is_whole(&self) -> bool {
+        self.body.is_complete() && !self.is_cut
+    }
+}
+
+/// The same as the stream that the multipart parser reads.
+struct PieceStream<'b> {
+    pieces: BoundedPieces<'b>,
+    broken: &'b mut Option<body::Error>,
+}
+
+impl Stream for PieceStream<'_> {
+    type Item = Result<Bytes, multer::Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        match ready!(this.pieces.poll(cx)) {
+            Ok(piece) => Poll::Ready(piece.map(Ok)),
+            Err(error) => {
+                *this.broken = Some(error);
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+/// Pieces that are all there, as a stream.
+struct Ready<I>(I);
+
+impl<I: Iterator<Item = Bytes> + Unpin> Stream for Ready<I> {
+    type Item = Result<Bytes, multer::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(self.0.next().map(Ok))
+    }
+}
+
+const _: () = assert!(LOOK == 64 * 1024, "rule: identity names 64 KiB");

@@ -1,0 +1,99 @@
+//! The address of a client that connects through a trusted proxy.
+//!
+//! Owns reading the header of the PROXY protocol off the stream. Invariants:
+//! only connections of trusted proxies are read; nothing but a header is
+//! consumed.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use tokio::io::AsyncRead;
+
+use super::Server;
+use crate::conn::DRAIN_GRACE;
+use crate::conn::rewind::Rewind;
+use crate::http::proxy_protocol::{self, Begin};
+
+impl Server {
+    /// The stream and the address of the client on it; `None` if the connection
+    /// must end, because a trusted proxy sent a malformed header or none in time.
+    pub(super) async fn client_address<IO>(
+        &self,
+        io: IO,
+        peer: Option<SocketAddr>,
+    ) -> Option<(Rewind<IO>, Option<IpAddr>)>
+    where
+        IO: AsyncRead + Unpin,
+    {
+        let io = Rewind::new(io);
+        let peer = peer.map(|peer| peer.ip());
+        let is_trusted = |peer| self.proxy.shared.tenants.load().trusts(peer);
+        match peer.filter(|&peer| is_trusted(peer)) {
+            // Boxed, because the future of each connection includes this one.
+            Some(proxy) => Box::pin(self.forwarded_address(io, proxy)).await,
+            None => Some((io, peer)),
+        }
+    }
+
+    /// The address that a trusted proxy names, or else its own.
+    async fn forwarded_address<IO>(
+        &self,
+        mut io: Rewind<IO>,
+        proxy: IpAddr,
+    ) -> Option<(Rewind<IO>, Option<IpAddr>)>
+    where
+        IO: AsyncRead + Unpin,
+    {
+        let timeout = async {
+            tokio::select! {
+                () = tokio::time::sleep(self.shared.settings.header_timeout) => {}
+                () = async {
+                    self.shared.drain.begun().await;
+                    tokio::time::sleep(DRAIN_GRACE).await;
+                } => {}
+            }
+        };
+        let source = tokio::select! {
+            biased;
+            source = read_header(&mut io) => source,
+            () = timeout => {
+                tracing::debug!(%proxy, "a trusted proxy sent nothing in time");
+                return None;
+            }
+        };
+        match source {
+            Ok(source) => Some((io, Some(source.unwrap_or(proxy)))),
+            Err(error) => {
+                tracing::debug!(%proxy, %error, "a trusted proxy's connection was closed");
+                None
+            }
+        }
+    }
+}
+
+/// Consumes a header of the PROXY protocol, if the stream begins with one, and
+/// returns the address in it.
+async fn read_header<IO>(io: &mut Rewind<IO>) -> io::Result<Option<IpAddr>>
+where
+    IO: AsyncRead + Unpin,
+{
+    // The parser bounds the loop: what it calls unfinished is shorter than the
+    // longest header.
+    loop {
+        let begin = proxy_protocol::read(io.prefix())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        match begin {
+            Begin::Header { length, source } => {
+                io.skip(length);
+                return Ok(source);
+            }
+            Begin::Other => return Ok(None),
+            Begin::Unfinished => {}
+        }
+        if poll_fn(|cx| io.poll_fill(cx)).await? == 0 {
+            // The stream has ended. HTTP decides what its bytes mean.
+            return Ok(None);
+        }
+    }
+}

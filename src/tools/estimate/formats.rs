@@ -1,0 +1,222 @@
+//! The formats of access logs: the gateway's own, Caddy's, Traefik's, the common
+//! and combined formats of nginx and Apache, and nginx-proxy-manager's.
+//!
+//! Invariant: a line is read in whichever format it is in; nothing is assumed
+//! from the lines before it.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::timestamp::{self, LogTime};
+
+/// The fields of a line that an estimate needs.
+pub(super) struct Parsed<'l> {
+    /// When the request arrived.
+    pub(super) at: LogTime,
+    pub(super) method: &'l str,
+    pub(super) target: &'l str,
+    /// Fields of the gateway's own formats.
+    pub(super) own: Option<Own<'l>>,
+}
+
+/// Fields that only the gateway's own formats have.
+pub(super) struct Own<'l> {
+    pub(super) instance: Option<&'l str>,
+    pub(super) ids: Option<u32>,
+    pub(super) merge_key: Option<&'l str>,
+    /// The line stands for this many requests.
+    pub(super) sampled: u64,
+}
+
+/// The line that a log collector has wrapped in JSON: Docker's json-file driver
+/// and `journalctl -o json`.
+pub(super) fn unwrapped(line: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Wrapped {
+        #[serde(alias = "MESSAGE")]
+        log: String,
+    }
+    // Parsing every line of other JSON logs twice would be slow.
+    if !line.starts_with("{\"log\":") && !line.contains("\"MESSAGE\"") {
+        return None;
+    }
+    let wrapped: Wrapped = serde_json::from_str(line).ok()?;
+    Some(wrapped.log)
+}
+
+/// The fields of all JSON formats; others are ignored.
+#[derive(Deserialize)]
+pub(super) struct Json<'l> {
+    #[serde(borrow)]
+    time: Option<&'l RawValue>,
+    #[serde(borrow)]
+    duration: Option<&'l RawValue>,
+    #[serde(borrow)]
+    method: Option<Cow<'l, str>>,
+    #[serde(borrow)]
+    path: Option<Cow<'l, str>>,
+    #[serde(borrow)]
+    instance: Option<Cow<'l, str>>,
+    ids: Option<u32>,
+    #[serde(borrow)]
+    merge_key: Option<Cow<'l, str>>,
+    sampled: Option<u64>,
+    // Caddy.
+    #[serde(borrow)]
+    ts: Option<&'l RawValue>,
+    #[serde(borrow)]
+    request: Option<CaddyRequest<'l>>,
+    // Traefik.
+    #[serde(borrow, rename = "StartUTC")]
+    start_utc: Option<Cow<'l, str>>,
+    #[serde(borrow, rename = "StartLocal")]
+    start_local: Option<Cow<'l, str>>,
+    #[serde(borrow, rename = "RequestMethod")]
+    request_method: Option<Cow<'l, str>>,
+    #[serde(borrow, rename = "RequestPath")]
+    request_path: Option<Cow<'l, str>>,
+}
+
+#[derive(Deserialize)]
+struct CaddyRequest<'l> {
+    #[serde(borrow)]
+    method: Cow<'l, str>,
+    #[serde(borrow)]
+    uri: Cow<'l, str>,
+}
+
+impl<'l> Json<'l> {
+    /// Reads the JSON object of a line; collectors may have put text before it.
+    pub(super) fn find(line: &'l str) -> Option<Self> {
+        serde_json::from_str(&line[line.find('{')?..]).ok()
+    }
+
+    pub(super) fn parsed(&self) -> Option<Parsed<'_>> {
+        if let Some(request) = &self.request {
+            // Caddy logs the end of a request.
+            let end = LogTime::read(unquoted(self.ts?))?;
+            let spent = self
+                .duration
+                .map_or(Some(0), |duration| timestamp::duration(duration.get()))?;
+            return Some(Parsed {
+                at: end.before(spent),
+                method: &request.method,
+                target: &request.uri,
+                own: None,
+            });
+        }
+        if let (Some(method), Some(target)) = (&self.request_method, &self.request_path) {
+            let start = self.start_utc.as_ref().or(self.start_local.as_ref())?;
+            return Some(Parsed {
+                at: LogTime::read(start)?,
+                method,
+                target,
+                own: None,
+            });
+        }
+        Some(Parsed {
+            at: LogTime::read(unquoted(self.time?))?,
+            method: self.method.as_deref()?,
+            target: self.path.as_deref()?,
+            own: Some(Own {
+                instance: self.instance.as_deref(),
+                ids: self.ids,
+                merge_key: self.merge_key.as_deref(),
+                sampled: self.sampled.unwrap_or(1),
+            }),
+        })
+    }
+}
+
+fn unquoted(value: &RawValue) -> &str {
+    value.get().trim_matches('"')
+}
+
+/// Reads a line of text in any format.
+pub(super) fn text(line: &str) -> Option<Parsed<'_>> {
+    common(line)
+        .or_else(|| proxy_manager(line))
+        .or_else(|| own(line))
+}
+
+/// Reads `host ident user [25/Nov/2026:06:45:01 +0000] "POST /x HTTP/1.1" 201 …`.
+/// Traefik's lines end in the duration of the request.
+fn common(line: &str) -> Option<Parsed<'_>> {
+    let (_, rest) = line.split_once(" [")?;
+    let (time, rest) = rest.split_once("] \"")?;
+    let (request, rest) = rest.split_once('"')?;
+    let mut words = request.split(' ');
+    let (method, target, version) = (words.next()?, words.next()?, words.next()?);
+    if !version.starts_with("HTTP/") || words.next().is_some() {
+        return None;
+    }
+    is_status(rest.trim_start().split(' ').next()?).then_some(())?;
+    let millis = rest.rsplit(' ').next()?.strip_suffix("ms");
+    let spent = millis.and_then(|millis| millis.parse::<u64>().ok());
+    Some(Parsed {
+        at: LogTime::common(time)?.before(spent.unwrap_or(0).saturating_mul(1_000_000)),
+        method,
+        target,
+        own: None,
+    })
+}
+
+/// Reads `[25/Nov/2026:06:45:01 +0000] - 200 200 - GET https host "/x?y=1" …` of
+/// nginx-proxy-manager.
+fn proxy_manager(line: &str) -> Option<Parsed<'_>> {
+    let (_, rest) = line.split_once('[')?;
+    let (time, rest) = rest.split_once("] ")?;
+    let (head, rest) = rest.split_once(" \"")?;
+    let (target, _) = rest.split_once('"')?;
+    let mut words = head.rsplit(' ');
+    let (_host, scheme, method) = (words.next()?, words.next()?, words.next()?);
+    let is_request = words.next()? == "-" && is_status(words.next()?);
+    (is_request && ["http", "https"].contains(&scheme)).then_some(())?;
+    Some(Parsed {
+        at: LogTime::common(time)?,
+        method,
+        target,
+        own: None,
+    })
+}
+
+/// Reads the gateway's own text format: `time method path status duration`, then
+/// `name=value` pairs.
+fn own(line: &str) -> Option<Parsed<'_>> {
+    /// Words that a collector may have put before the line.
+    const MAX_PREFIX: usize = 8;
+    let (head, pairs) = line
+        .split_once("s instance=")
+        .or_else(|| line.split_once("s route="))?;
+    let words: Vec<_> = head.splitn(MAX_PREFIX + 6, ' ').collect();
+    let [time, method, target, status, _duration] = *words.last_chunk()?;
+    (is_status(status) || status == "-").then_some(())?;
+    let pair = |name: &str| {
+        pairs
+            .split(' ')
+            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+    };
+    let instance = line
+        .contains("s instance=")
+        .then(|| pairs.split(' ').next())
+        .flatten();
+    Some(Parsed {
+        at: LogTime::read(time)?,
+        method,
+        target,
+        own: Some(Own {
+            instance,
+            ids: pair("ids").and_then(|ids| ids.parse().ok()),
+            merge_key: pair("merge_key"),
+            sampled: pair("sampled")
+                .and_then(|times| times.parse().ok())
+                .unwrap_or(1),
+        }),
+    })
+}
+
+fn is_status(text: &str) -> bool {
+    text.len() == 3 && text.parse::<u16>().is_ok()
+}

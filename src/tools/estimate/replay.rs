@@ -1,0 +1,414 @@
+//! One setting tried on the requests of a log, in the time of the log.
+//!
+//! Invariant: batches and buckets are the gateway's own ([`Batch`],
+//! [`OfflineLimiter`]). This file only moves the clock and holds what is open.
+
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::arrival::{Arrival, RequestKind};
+use super::offline::{BucketKey, Entry, OfflineLimiter};
+use super::waits::Waits;
+use crate::batch::{Batch, Caps, Member};
+use crate::config::Config;
+use crate::limit::{Grant, Kind, Permit, Refused};
+
+/// What a setting would have done.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Outcome {
+    /// Upstream calls saved by merging.
+    pub(super) saved: u64,
+    pub(super) refused: u64,
+    pub(super) upstream: u64,
+    pub(super) receipts: Waits,
+    pub(super) others: Waits,
+}
+
+/// A receipt in a batch.
+#[derive(Debug)]
+struct LoggedReceipt {
+    key: u64,
+    ids: Vec<u64>,
+    arrived: Instant,
+    deadline: Instant,
+}
+
+impl Member for LoggedReceipt {
+    type Key = u64;
+    type Id = u64;
+
+    fn key(&self) -> &u64 {
+        &self.key
+    }
+
+    fn ids(&self) -> &[u64] {
+        &self.ids
+    }
+
+    // A log has no lengths: only the caps bound a batch.
+    fn cost(&self, _: &u64) -> usize {
+        0
+    }
+
+    fn room(&self) -> usize {
+        usize::MAX
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}
+
+/// A waiter by its number; verdicts are collected for the replay.
+struct Waiter {
+    id: u64,
+    verdicts: Verdicts,
+}
+
+/// Waiters that have a verdict, and whether each got its token.
+type Verdicts = Rc<RefCell<Vec<(u64, bool)>>>;
+
+impl Grant for Waiter {
+    fn settle(self, verdict: Result<Permit, Refused>) -> bool {
+        self.verdicts.borrow_mut().push((self.id, verdict.is_ok()));
+        true
+    }
+}
+
+/// What happens at a point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// A bucket may have a token.
+    Token(BucketKey),
+    /// The window of a batch ends.
+    WindowEnd(u64),
+    /// The deadline of a receipt in a batch that waits.
+    Deadline(u64),
+}
+
+/// A request or a batch that has not been sent.
+struct Open {
+    bucket: BucketKey,
+    /// Its ticket in the queue of the bucket.
+    ticket: Option<u64>,
+    pending: Pending,
+}
+
+enum Pending {
+    /// A request that is passed through, and its arrival.
+    Other(Instant),
+    Batch(Batch<LoggedReceipt>),
+}
+
+/// One setting, and what is open under it.
+pub(super) struct Replay {
+    config: Config,
+    start: Instant,
+    limiter: OfflineLimiter<Waiter>,
+    /// When the queue of each bucket is served next; other events are stale.
+    next_serve: HashMap<BucketKey, Instant>,
+    events: BinaryHeap<Reverse<(Instant, Event)>>,
+    open: HashMap<u64, Open>,
+    /// For each merge key the batch that receipts can join.
+    joinable: HashMap<u64, u64>,
+    verdicts: Verdicts,
+    last_id: u64,
+    /// The first arrival, which is `start` in the time of the log.
+    first: Option<u64>,
+    outcome: Outcome,
+}
+
+impl Replay {
+    pub(super) fn new(config: Config) -> Self {
+        Self {
+            limiter: OfflineLimiter::new(&config),
+            config,
+            start: Instant::now(),
+            next_serve: HashMap::new(),
+            events: BinaryHeap::new(),
+            open: HashMap::new(),
+            joinable: HashMap::new(),
+            verdicts: Rc::default(),
+            last_id: 0,
+            first: None,
+            outcome: Outcome::default(),
+        }
+    }
+
+    /// Replays the next request; requests come in the order of their arrival.
+    pub(super) fn arrive(&mut self, arrival: &Arrival) {
+        let first = *self.first.get_or_insert(arrival.at);
+        let now = self.start + Duration::from_nanos(arrival.at.saturating_sub(first));
+        self.advance(Some(now));
+        match arrival.kind {
+            RequestKind::Other => {
+                let id = self.next_id();
+                self.acquire(id, arrival.bucket, Pending::Other(now), now);
+            }
+            RequestKind::Receipt { key, ids } => {
+                let is_alone = self.config.batch.window.is_zero()
+                    || key.is_none()
+                    || ids as usize > self.config.batch.max_ids;
+                // A log may name any number; beyond the cap all are equal.
+                let most = self.config.batch.max_ids.saturating_add(1);
+                let receipt = LoggedReceipt {
+                    key: key.unwrap_or_default(),
+                    ids: (0..most.min(ids as usize))
+                        .map(|_| self.next_id())
+                        .collect(),
+                    arrived: now,
+                    deadline: now + self.config.limit.max_wait,
+                };
+                let receipt = if is_alone {
+                    Some(receipt)
+                } else {
+                    self.join(receipt, now)
+                };
+                if let Some(receipt) = receipt {
+                    self.open_batch(receipt, is_alone, arrival.bucket, now);
+                }
+            }
+        }
+    }
+
+    /// Replays to the end of all that is open.
+    pub(super) fn finish(mut self) -> Outcome {
+        self.advance(None);
+        self.outcome
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Joins the open batch of the receipt's key; returns the receipt if there
+    /// is none or it is full.
+    fn join(&mut self, receipt: LoggedReceipt, now: Instant) -> Option<LoggedReceipt> {
+        let key = receipt.key;
+        let Some(&id) = self.joinable.get(&key) else {
+            return Some(receipt);
+        };
+        let Some(Open {
+            pending: Pending::Batch(batch),
+            ticket,
+            ..
+        }) = self.open.get(&id)
+        else {
+            return Some(receipt);
+        };
+        let rest = batch.offer(receipt);
+        if !batch.is_open() {
+            let is_queued = ticket.is_some();
+            self.joinable.remove(&key);
+            if !is_queued {
+                self.close_window(id, now);
+            }
+        }
+        rest
+    }
+
+    fn open_batch(
+        &mut self,
+        receipt: LoggedReceipt,
+        is_alone: bool,
+        bucket: BucketKey,
+        now: Instant,
+    ) {
+        let kind = Kind::Receipt { opened: now };
+        if self
+            .limiter
+            .check(bucket, kind, now, receipt.deadline)
+            .is_err()
+        {
+            self.outcome.refused += 1;
+            return;
+        }
+        let key = receipt.key;
+        let batch = Batch::open(receipt, now, Caps::of(&self.config.batch));
+        let is_full = !batch.is_open();
+        let id = self.next_id();
+        let open = Open {
+            bucket,
+            ticket: None,
+            pending: Pending::Batch(batch),
+        };
+        self.open.insert(id, open);
+        if is_alone || is_full {
+            self.close_window(id, now);
+        } else {
+            self.joinable.insert(key, id);
+            let end = now + self.config.batch.window;
+            self.events.push(Reverse((end, Event::WindowEnd(id))));
+        }
+    }
+
+    /// The window of a batch is over: it needs a token now.
+    fn close_window(&mut self, id: u64, now: Instant) {
+        // A batch in the queue has closed before, when it was full.
+        if self.open.get(&id).is_some_and(|open| open.ticket.is_none())
+            && let Some(open) = self.open.remove(&id)
+        {
+            self.acquire(id, open.bucket, open.pending, now);
+        }
+    }
+
+    /// Takes a token and sends, or enters the queue, or is refused.
+    fn acquire(&mut self, id: u64, bucket: BucketKey, pending: Pending, now: Instant) {
+        let (kind, deadline, first_deadline) = match &pending {
+            Pending::Other(arrived) => {
+                let deadline = *arrived + self.config.limit.max_wait;
+                (Kind::Request, deadline, None)
+            }
+            Pending::Batch(batch) => {
+                let deadline = batch.last_deadline().unwrap_or(now);
+                let kind = Kind::Receipt {
+                    opened: batch.opened,
+                };
+                (kind, deadline, batch.first_deadline())
+            }
+        };
+        let verdicts = Rc::clone(&self.verdicts);
+        let waiter = || Waiter { id, verdicts };
+        match self.limiter.admit(bucket, kind, (now, deadline), waiter) {
+            Ok(Entry::Now) => self.send(id, pending, now),
+            Ok(Entry::Queued { ticket, first }) => {
+                let open = Open {
+                    bucket,
+                    ticket: Some(ticket),
+                    pending,
+                };
+                self.open.insert(id, open);
+                // The queue itself watches the deadlines of requests.
+                let deadline = first_deadline.map(|at| Reverse((at, Event::Deadline(id))));
+                self.events.extend(deadline);
+                if first {
+                    self.serve(bucket, now);
+                }
+            }
+            Err(_) => match pending {
+                Pending::Other(_) => self.outcome.refused += 1,
+                Pending::Batch(batch) => {
+                    self.close(&batch, id);
+                    self.outcome.refused += batch.seal().0.len() as u64;
+                }
+            },
+        }
+    }
+
+    /// Serves the queue of a bucket, and sends what was granted a token.
+    fn serve(&mut self, bucket: BucketKey, now: Instant) {
+        match self.limiter.serve(bucket, now) {
+            Some(next) => {
+                self.next_serve.insert(bucket, next);
+                self.events.push(Reverse((next, Event::Token(bucket))));
+            }
+            None => drop(self.next_serve.remove(&bucket)),
+        }
+        let verdicts = self.verdicts.take();
+        for (id, is_granted) in verdicts {
+            match self.open.remove(&id) {
+                Some(open) if is_granted => self.send(id, open.pending, now),
+                Some(_) => self.outcome.refused += 1,
+                None => {}
+            }
+        }
+    }
+
+    fn send(&mut self, id: u64, pending: Pending, now: Instant) {
+        match pending {
+            Pending::Other(arrived) => {
+                self.outcome.upstream += 1;
+                self.outcome.others.record(now - arrived);
+            }
+            Pending::Batch(batch) => {
+                self.close(&batch, id);
+                let (receipts, _) = batch.seal();
+                if receipts.is_empty() {
+                    return;
+                }
+                self.outcome.upstream += 1;
+                self.outcome.saved += receipts.len() as u64 - 1;
+                for receipt in receipts {
+                    self.outcome.receipts.record(now - receipt.arrived);
+                }
+            }
+        }
+    }
+
+    /// No receipt joins this batch any more.
+    fn close(&mut self, batch: &Batch<LoggedReceipt>, id: u64) {
+        if self.joinable.get(&batch.key) == Some(&id) {
+            self.joinable.remove(&batch.key);
+        }
+    }
+
+    /// The deadline of a receipt in a batch that waits has come.
+    fn expire(&mut self, id: u64, now: Instant) {
+        let Some(open) = self.open.get(&id) else {
+            return;
+        };
+        if let Pending::Batch(batch) = &open.pending {
+            self.outcome.refused += batch.expire(now).len() as u64;
+            // Receipts that joined later keep the batch in the queue.
+            if let Some(next) = batch.first_deadline() {
+                self.events.push(Reverse((next, Event::Deadline(id))));
+                return;
+            }
+        }
+        let Some(open) = self.open.remove(&id) else {
+            return;
+        };
+        if let Pending::Batch(batch) = &open.pending {
+            self.close(batch, id);
+        }
+        if let Some(ticket) = open.ticket {
+            self.limiter.leave(open.bucket, ticket);
+            self.serve(open.bucket, now);
+        }
+    }
+
+    /// Moves the clock to a time, or to the end of all that is open.
+    fn advance(&mut self, until: Option<Instant>) {
+        while let Some(&Reverse((at, event))) = self.events.peek() {
+            if until.is_some_and(|until| at > until) {
+                return;
+            }
+            self.events.pop();
+            match event {
+                Event::WindowEnd(id) => self.close_window(id, at),
+                Event::Deadline(id) => self.expire(id, at),
+                Event::Token(bucket) => {
+                    if self.next_serve.get(&bucket) == Some(&at) {
+                        self.serve(bucket, at);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receipt_with_a_huge_number_of_ids_takes_bounded_memory() {
+        let config = Config::default();
+        let most = config.batch.max_ids as u64 + 1;
+        let mut replay = Replay::new(config);
+        let (key, ids) = (Some(1), 1_000_000);
+        replay.arrive(&Arrival {
+            at: 0,
+            bucket: (0, 1),
+            kind: RequestKind::Receipt { key, ids },
+        });
+        assert!(replay.last_id <= most + 1, "{}", replay.last_id);
+        assert_eq!(replay.finish().upstream, 1);
+    }
+}

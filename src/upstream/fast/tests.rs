@@ -1,0 +1,161 @@
+//! Requests on a connection of the fast path.
+
+use http::Request;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+use super::*;
+use crate::body::RequestBody;
+
+fn connection(narrow: usize) -> (FastConnection, DuplexStream) {
+    let (near, far) = tokio::io::duplex(narrow);
+    (FastConnection::new(Box::new(near)), far)
+}
+
+fn request(body: &str) -> UpstreamRequest {
+    let head = Request::post("/x").header("host", "h").body(()).unwrap();
+    UpstreamRequest {
+        head: head.into_parts().0.into(),
+        body: RequestBody::whole(Bytes::from(body.to_owned())),
+    }
+}
+
+async fn rest(connection: &mut FastConnection, answer: &mut FinalResponse) -> Result<Vec<u8>, ()> {
+    let mut body = Vec::new();
+    while let Some(frame) = poll_fn(|cx| connection.poll_body(&mut answer.decoder, cx)).await {
+        body.extend_from_slice(&frame?.into_data().map_err(drop)?);
+    }
+    Ok(body)
+}
+
+async fn is_reusable(connection: &mut FastConnection) -> bool {
+    poll_fn(|cx| Poll::Ready(connection.is_reusable(cx))).await
+}
+
+#[tokio::test]
+async fn a_response_may_begin_while_the_request_is_being_read() {
+    let (mut connection, mut far) = connection(100);
+    let body = "x".repeat(9000);
+    let echoes = async {
+        let mut head = [0; 30];
+        far.read_exact(&mut head).await.unwrap();
+        far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n")
+            .await
+            .unwrap();
+        let mut read = head.to_vec();
+        while !read.ends_with(body.as_bytes()) {
+            read.push(far.read_u8().await.unwrap());
+        }
+        far.write_all(body.as_bytes()).await.unwrap();
+        far
+    };
+    let calls = async {
+        let mut answer = connection.send(&request(&body)).await.unwrap();
+        rest(&mut connection, &mut answer).await.unwrap()
+    };
+    let (far, heard) = tokio::join!(echoes, calls);
+    assert_eq!(heard, body.as_bytes());
+    assert!(is_reusable(&mut connection).await);
+    drop(far);
+}
+
+#[tokio::test]
+async fn a_connection_is_not_used_again_before_its_request_is_written() {
+    let (mut connection, mut far) = connection(100);
+    let declines = async {
+        far.read_u8().await.unwrap();
+        far.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+            .await
+            .unwrap();
+    };
+    let request = request(&"x".repeat(9000));
+    let (answer, ()) = tokio::join!(connection.send(&request), declines);
+    assert!(answer.unwrap().keeps_alive);
+    assert!(!is_reusable(&mut connection).await);
+}
+
+#[tokio::test]
+async fn bytes_behind_the_response_spoil_the_connection() {
+    for (said, is_fine) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", true),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok!", false),
+        ("HTTP/1.1 204 No Content\r\n\r\n", true),
+        ("HTTP/1.1 204 No Content\r\n\r\nok", false),
+        ("HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", true),
+        (
+            "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n",
+            false,
+        ),
+        // The last chunk may come later, when the next request is under way.
+        (
+            "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
+            false,
+        ),
+        (
+            "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n",
+            false,
+        ),
+        (
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n",
+            true,
+        ),
+        ("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", false),
+        (
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+            false,
+        ),
+    ] {
+        let (mut connection, mut far) = connection(1000);
+        let says = async {
+            far.read_u8().await.unwrap();
+            far.write_all(said.as_bytes()).await.unwrap();
+        };
+        let request = request("");
+        let (answer, ()) = tokio::join!(connection.send(&request), says);
+        rest(&mut connection, &mut answer.unwrap()).await.unwrap();
+        assert_eq!(is_reusable(&mut connection).await, is_fine, "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn on_a_dead_connection_nothing_is_written() {
+    let (mut connection, far) = connection(1000);
+    drop(far);
+    assert_eq!(
+        connection.send(&request("")).await.unwrap_err(),
+        SendError::Unprocessed
+    );
+    let (mut connection, mut far) = self::connection(1000);
+    far.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(
+        connection.send(&request("")).await.unwrap_err(),
+        SendError::Unprocessed
+    );
+    drop(connection);
+    let mut heard = Vec::new();
+    far.read_to_end(&mut heard).await.unwrap();
+    assert!(heard.is_empty());
+}
+
+#[tokio::test]
+async fn long_bodies_come_in_longer_pieces() {
+    let (mut connection, mut far) = connection(1 << 20);
+    let length = 900_000;
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+    let says = async {
+        far.read_u8().await.unwrap();
+        far.write_all(head.as_bytes()).await.unwrap();
+        far.write_all(&vec![b'x'; length]).await.unwrap();
+    };
+    let request = request("");
+    let (answer, ()) = tokio::join!(connection.send(&request), says);
+    let mut decoder = answer.unwrap().decoder;
+    let (mut whole, mut longest) = (0, 0);
+    while let Some(frame) = poll_fn(|cx| connection.poll_body(&mut decoder, cx)).await {
+        let piece = frame.unwrap().into_data().unwrap().len();
+        whole += piece;
+        longest = longest.max(piece);
+    }
+    assert_eq!((whole, longest), (length, MAX_LONG_READ));
+}

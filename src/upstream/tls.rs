@@ -1,0 +1,106 @@
+//! TLS to the upstream.
+//!
+//! Invariant: the certificate is always verified, against the public roots and
+//! those of `upstream.ca`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+
+use crate::config::pem;
+
+/// Why TLS to the upstream could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The CA file cannot be read or parsed.
+    #[error("upstream.ca: {}: {reason}", path.display())]
+    Ca {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl TlsError {
+    /// The setting that names the file, and what is wrong with it.
+    pub(crate) fn cause(&self) -> (&'static str, String) {
+        let Self::Ca { reason, .. } = self;
+        ("upstream.ca", reason.clone())
+    }
+}
+
+/// How TLS connections to the upstream are made.
+pub(super) struct Tls {
+    pub(super) name: ServerName<'static>,
+    /// Offers HTTP/2 and HTTP/1.1.
+    pub(super) any: TlsConnector,
+    /// Offers HTTP/1.1 alone: upgrades need it.
+    pub(super) http1: TlsConnector,
+}
+
+impl Tls {
+    pub(super) fn new(host: &str, ca: Option<&Path>) -> Result<Self, TlsError> {
+        let mut roots = RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
+        if let Some(path) = ca {
+            add_roots(&mut roots, path)?;
+        }
+        let connector = |protocols: &[&[u8]]| {
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let mut config = ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .expect("ring supports TLS 1.2 and 1.3")
+                .with_root_certificates(roots.clone())
+                .with_no_client_auth();
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            TlsConnector::from(Arc::new(config))
+        };
+        Ok(Self {
+            name: ServerName::try_from(host.to_owned())
+                .expect("a URL's host is a name or an address"),
+            any: connector(&[b"h2", b"http/1.1"]),
+            http1: connector(&[b"http/1.1"]),
+        })
+    }
+}
+
+/// Adds to a failed handshake what an operator can do.
+pub(super) fn explain_handshake(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    let hint = match cause {
+        Some(rustls::Error::InvalidCertificate(wrong)) => match wrong {
+            rustls::CertificateError::UnknownIssuer => {
+                ": no trusted authority has signed the upstream's certificate; if it is yours, \
+                 name the certificate of its authority in upstream.ca"
+            }
+            // webpki's error is not part of rustls' interface; its name is.
+            other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+                ": the upstream shows the certificate of an authority (CA:TRUE) as its own; give it \
+                 one that the authority has signed, or a self-signed one with \
+                 basicConstraints=CA:FALSE, and name that in upstream.ca"
+            }
+            _ => "",
+        },
+        _ => "",
+    };
+    format!("{error}{hint}")
+}
+
+fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
+    let wrong = |reason: String| TlsError::Ca {
+        path: path.to_owned(),
+        reason,
+    };
+    for certificate in pem::certificates(path).map_err(wrong)? {
+        roots
+            .add(certificate)
+            .map_err(|error| wrong(error.to_string()))?;
+    }
+    Ok(())
+}
