@@ -42,7 +42,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 pub(crate) use bucket::{Bucket, next_ticket};
-use egress::Egress;
+use egress::{Egress, QueueLimits};
 pub(crate) use forecast::admit as admit_at;
 use lane::Ask;
 pub(crate) use lane::{Admission, Lane};
@@ -71,7 +71,7 @@ pub(crate) struct Limiter {
 pub(crate) struct Rules {
     limit: config::Limit,
     pub(crate) max_wait: Duration,
-    pub(crate) max_queue: usize,
+    limits: QueueLimits,
     /// No request is held or refused: shadow requests draw on the buckets.
     pub(crate) observes: bool,
     /// The base limit, then one registry per class in the order of the settings.
@@ -304,7 +304,10 @@ impl Rules {
             registries,
             limit: limit.clone(),
             max_wait: limit.max_wait,
-            max_queue: limit.max_queue,
+            limits: QueueLimits {
+                max_delay: batch.max_delay,
+                max_queue: limit.max_queue,
+            },
             observes: limit.mode == LimitMode::Observe,
         }
     }
@@ -314,7 +317,7 @@ impl Rules {
             kind,
             now,
             deadline,
-            max_queue: self.max_queue,
+            limits: self.limits,
             is_shadow: self.observes,
         }
     }

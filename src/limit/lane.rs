@@ -66,8 +66,7 @@ pub(super) struct Ask {
     pub(super) kind: Kind,
     pub(super) now: Instant,
     pub(super) deadline: Instant,
-    /// `limit.max_queue`.
-    pub(super) max_queue: usize,
+    pub(super) limits: QueueLimits,
     /// It is a shadow request (`limit.mode = "observe"`).
     pub(super) is_shadow: bool,
 }
@@ -104,7 +103,7 @@ impl Lane {
         let newcomer = self.newcomer(&ask);
         let joined = self
             .account
-            .admit(&newcomer, || self.policy(), self.limits(&ask))?;
+            .admit(&newcomer, || self.policy(), ask.limits)?;
         Ok(match joined {
             Joined::Now(permit) => Admission::Now(permit),
             Joined::Waits { ticket, verdict } => {
@@ -128,8 +127,7 @@ impl Lane {
     /// As [`admit`](Self::admit).
     pub(super) fn check(&self, ask: Ask) -> Result<(), Refused> {
         let newcomer = self.newcomer(&ask);
-        self.account
-            .check(&newcomer, || self.policy(), self.limits(&ask))
+        self.account.check(&newcomer, || self.policy(), ask.limits)
     }
 
     fn newcomer(&self, ask: &Ask) -> Newcomer {
@@ -138,13 +136,6 @@ impl Lane {
             now: ask.now,
             deadline: ask.deadline,
             credential: self.credential,
-        }
-    }
-
-    fn limits(&self, ask: &Ask) -> QueueLimits {
-        QueueLimits {
-            max_delay: self.registry.policy().max_delay,
-            max_queue: ask.max_queue,
         }
     }
 
@@ -256,7 +247,7 @@ impl Lane {
 impl Lane {
     /// When a request would get its token.
     pub(super) fn foresee(&self, ask: Ask) -> Instant {
-        let max_delay = self.limits(&ask).max_delay;
+        let max_delay = ask.limits.max_delay;
         self.account
             .foresee(&self.newcomer(&ask), || self.policy(), max_delay)
     }

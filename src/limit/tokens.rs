@@ -2,11 +2,12 @@
 //!
 //! [`Tokens`] is what the wait queue and the forecast need to know. A bucket of
 //! this process implements it with arithmetic ([`LocalTokens`]). A bucket that
-//! several gateways share can implement it as well: it reserves slots, `due`
-//! is the time of a reserved slot (or a bound for the slots not reserved yet),
-//! `take` uses the first of them, `give_back` returns one, and pauses are
-//! applied to the slots that are held. Such a bucket wakes the queue with its
-//! `changed` notification when a reservation arrives.
+//! several gateways share can implement it as well: it reserves slots, `due` is
+//! the time of a reserved slot (or a bound for slots not reserved yet), `take`
+//! uses the first of them, and pauses shift the slots that are held. It wakes
+//! the queue when a reservation arrives, and returns slots when the queue
+//! shrinks. A bound on concurrent calls belongs here too: `due` is then also
+//! the time at which a call may begin.
 //!
 //! Invariant: after a pause the bucket is empty. One probe goes, then the rate
 //! applies, without a burst (rule: pauses).

@@ -157,3 +157,32 @@ async fn who_cannot_be_served_in_time_is_told_at_once() {
     ));
     assert_eq!(refused.at, 0, "said at once, not after the window");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_refuses_receipts_that_wait_and_those_that_would_join_them() {
+    let world = World::with(|config| {
+        config.limit.quota = quota(1.0, 1);
+        config.limit.max_wait = ms(4000);
+    });
+    let lane = world.lane();
+    let crate::limit::Admission::Now(permit) = world
+        .limiter
+        .admit(&lane, Kind::Request, Instant::now())
+        .unwrap()
+    else {
+        panic!("a full bucket");
+    };
+    let waiting = world.send(&asks(&["a"]));
+    tokio::time::sleep(ms(500)).await;
+    let throttled = http::StatusCode::TOO_MANY_REQUESTS;
+    lane.answered(&permit, throttled, Some(ms(10_000)));
+    let joins = world.send(&asks(&["b"]));
+    for heard in [waiting.await, joins.await] {
+        let Err(Untold::Refused(refused)) = heard.status else {
+            panic!("{heard:?}");
+        };
+        assert_eq!(refused.refusal, Refusal::Paused);
+        assert_eq!(heard.at, 500, "at once");
+    }
+    assert!(world.calls().is_empty());
+}

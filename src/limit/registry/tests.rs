@@ -7,7 +7,7 @@ use http::{Request, StatusCode};
 use super::*;
 use crate::config::{Config, Quota};
 use crate::identity::Findings;
-use crate::limit::egress::Egress;
+use crate::limit::egress::{Egress, QueueLimits};
 use crate::limit::lane::Ask;
 use crate::limit::policy::Sharing;
 use crate::limit::{Admission, Kind, Lane};
@@ -48,7 +48,10 @@ fn ask(wait: Duration) -> Ask {
         kind: Kind::Request,
         now,
         deadline: now + wait,
-        max_queue: 1000,
+        limits: QueueLimits {
+            max_delay: Duration::from_secs(2),
+            max_queue: 1000,
+        },
         is_shadow: false,
     }
 }
