@@ -21,7 +21,6 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::num::NonZeroUsize;
 
 use tokio::net::TcpListener;
-use tokio::time::Instant;
 
 use self::reload::Reloads;
 pub use self::reload::{Reload, check};
@@ -208,16 +207,16 @@ impl App {
     }
 
     async fn end(self, running: Running, abort: impl Future<Output = ()>) -> Ended {
-        let timeout = self.config.server.drain_timeout;
+        let settings = self.config.server.clone();
+        let timeout = settings.drain_timeout;
         tracing::info!(timeout_s = timeout.as_secs_f64(), "draining");
-        let deadline = Instant::now() + timeout;
         let gateway = self.gateway.clone();
         gateway.metrics().scraped().drain_deadline(timeout);
         // The socket closes only when every holder has dropped it: this one now, the
         // workers when they stop accepting.
         drop(self);
         let Running { ready, workers } = running;
-        let ended = drain::drain(&gateway, &ready, &workers, deadline, abort).await;
+        let ended = drain::drain(&gateway, &ready, &workers, &settings, abort).await;
         workers.stop();
         ended
     }

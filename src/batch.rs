@@ -1,20 +1,31 @@
 //! Merging: read receipts of one chat share an upstream call.
 //!
-//! Owns the life of a batch (design §3.3, §3.4): open → due → sealed →
-//! settled. Invariants: every caller is told exactly once; nobody joins a
-//! sealed batch; a batch is sent even if all its callers have gone.
+//! Owns the life of a batch (rule: batch life cycle): open, due, sealed, settled.
+//! Invariants: each caller gets one verdict; a sealed batch accepts no caller; a
+//! batch is sent even if all its callers have disconnected.
 //!
-//! - [`open`]: a batch that takes callers, and the table of those;
-//! - [`ghost`]: what merging would have done, where it is only observed;
-//! - [`life`]: the one task of a batch, from its first caller to its token;
-//! - [`settle`]: sending, repeating and splitting, until everybody is told;
-//! - [`quarantine`]: receipts that failed alone and stay out of batches.
+//! - [`open`]: batches that accept callers;
+//! - [`run`]: the task of a batch, from its first caller to its sealing;
+//! - [`admission`]: the bucket tokens that its calls spend;
+//! - [`settle`]: from a sealed batch to the verdict of each [`caller`];
+//! - [`call`]: one upstream call with its retries, bounded by [`retry_budget`];
+//! - [`split`]: which calls follow a rejected one, with [`rejection`]: when two
+//!   failures are the same;
+//! - [`quarantine`]: receipts that failed alone and stay out of batches;
+//! - [`shadow`]: what merging would have done, where it is only observed.
 
-mod ghost;
-mod life;
+mod admission;
+mod call;
+mod caller;
 mod open;
 mod quarantine;
+mod rejection;
+mod remembered;
+mod retry_budget;
+mod run;
 mod settle;
+mod shadow;
+mod split;
 
 #[cfg(test)]
 mod tests;
@@ -24,103 +35,44 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use http::HeaderMap;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::retry::budget::TpsBudget;
 
-use crate::body::ClientResponse;
 use crate::config::{self, BatchMode};
 use crate::http::path;
-use crate::http::response_head::ResponseHead;
-use crate::limit::{Kind, Lane, Limiter, Refused};
+use crate::limit::{Lane, Limiter, Refused};
 use crate::observe::metrics::Metrics;
 use crate::receipt::Receipt;
-use crate::upstream::{Upstream, UpstreamError};
-use ghost::Ghost;
-pub(crate) use open::{Batch, Caps, Member};
-use open::{Caller, Offer, Table};
+use crate::upstream::Upstream;
+use caller::Caller;
+pub(crate) use caller::{BatchResponse, NoResponse, Timing, Verdict};
+pub(crate) use open::{Batch, Caps, Mergeable};
+use open::{Joined, OpenBatches};
 use quarantine::Quarantine;
+use rejection::CommonFailures;
+use retry_budget::RetryBudget;
+use shadow::Shadow;
 
-/// Repeats allowed: 20 % of calls, counted over ten seconds, and one a second
-/// besides so that a quiet gateway may repeat too (design §3.4, §7.5).
-const BUDGET_SPAN: Duration = Duration::from_secs(10);
-const BUDGET_FLOOR_PER_SECOND: u32 = 1;
-const BUDGET_SHARE: f32 = 0.2;
-
-/// All open batches of the gateway.
+/// All batches of the gateway.
 #[derive(Debug)]
 pub(crate) struct Batcher {
     settings: ArcSwap<config::Batch>,
-    table: Table<Caller>,
-    ghosts: Table<Ghost>,
+    open: OpenBatches<Caller>,
+    open_shadows: OpenBatches<Shadow>,
     quarantine: Quarantine,
+    common_failures: CommonFailures,
+    retry_budget: RetryBudget,
     limiter: Arc<Limiter>,
     metrics: Arc<Metrics>,
-    budget: TpsBudget,
-    /// Calls that repeats and splits took beyond what their batches saved,
-    /// made up for before more is counted as saved: so `saved_total` never
-    /// falls, and still adds up.
+    /// Calls that retries and splits took beyond what their batches saved.
+    /// Later savings make up for them first, so `saved_total` never decreases.
     overspent: AtomicU64,
-    /// Cancelled on drain: every window ends at once, and later ones do not open.
+    /// Cancelled on drain: all windows end, and no later batch has one.
     flush: CancellationToken,
-    /// The batches' tasks, which outlive their callers.
+    /// The tasks of the batches, which outlive their callers.
     tasks: TaskTracker,
-}
-
-/// What a caller is told.
-#[derive(Debug)]
-pub(crate) struct Told {
-    /// The upstream's answer, or why there is none.
-    pub(crate) verdict: Result<Given, Untold>,
-    /// How its time was spent.
-    pub(crate) timing: Timing,
-}
-
-/// An answer of the upstream's.
-#[derive(Debug)]
-pub(crate) enum Given {
-    /// To a call of several callers, or read in full.
-    Shared(Arc<Shared>),
-    /// To a call of one's own, too long to be held.
-    Own(Box<ClientResponse>),
-}
-
-/// An answer that any number of callers may be given.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) head: ResponseHead,
-    pub(crate) body: Bytes,
-    pub(crate) trailers: Option<HeaderMap>,
-    /// Tokens left in the bucket when its call went; `None` where unlimited.
-    pub(crate) remaining: Option<u32>,
-}
-
-/// Why a caller gets no answer of the upstream's.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Untold {
-    /// No token could be had in time.
-    Refused(Refused),
-    /// The upstream gave no answer.
-    Failed(UpstreamError),
-}
-
-/// How a caller's time was spent.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Timing {
-    /// In the window.
-    pub(crate) window: Duration,
-    /// Waiting for a token.
-    pub(crate) queue: Duration,
-    /// From sending to the end of the answer, repeats included.
-    pub(crate) upstream: Duration,
-    /// Who shared the call.
-    pub(crate) callers: usize,
-    /// Distinct ids in the call.
-    pub(crate) ids: usize,
 }
 
 impl Batcher {
@@ -131,13 +83,14 @@ impl Batcher {
         tasks: TaskTracker,
     ) -> Self {
         Self {
-            quarantine: Quarantine::new(),
             settings: ArcSwap::from_pointee(settings),
-            table: Table::new(),
-            ghosts: Table::new(),
+            open: OpenBatches::new(),
+            open_shadows: OpenBatches::new(),
+            quarantine: Quarantine::new(),
+            common_failures: CommonFailures::new(),
+            retry_budget: RetryBudget::new(),
             limiter,
             metrics,
-            budget: TpsBudget::new(BUDGET_SPAN, BUDGET_FLOOR_PER_SECOND, BUDGET_SHARE),
             overspent: AtomicU64::new(0),
             flush: CancellationToken::new(),
             tasks,
@@ -154,27 +107,11 @@ impl Batcher {
         self.settings.load().mode == BatchMode::Observe
     }
 
-    /// True for a path whose receipts are merged.
+    /// Whether receipts to this path are merged.
     pub(crate) fn is_receipt_path(&self, path: &str) -> bool {
-        self.settings
-            .load()
-            .paths
-            .iter()
-            .any(|receipt| path::same_segments(receipt, path))
-    }
-
-    /// Counts what a batch saved: the callers it told, less the calls it took.
-    fn count_saved(&self, told: u64, calls: u64) {
-        let mut saved = 0;
-        let settle = |overspent: u64| {
-            let spent = calls + overspent;
-            saved = told.saturating_sub(spent);
-            Some(spent.saturating_sub(told))
-        };
-        self.overspent
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, settle)
-            .expect("a value is always given");
-        self.metrics.saved.inc_by(saved);
+        let settings = self.settings.load();
+        let mut paths = settings.paths.iter();
+        paths.any(|receipt| path::same_segments(receipt, path))
     }
 
     /// Ends every window now and from now on.
@@ -182,76 +119,88 @@ impl Batcher {
         self.flush.cancel();
     }
 
-    /// Takes a receipt that `came` just now into a batch. The answer comes
-    /// through the receiver, which may be dropped without any effect on the
-    /// batch.
+    /// Adds a receipt that arrived just now to a batch. The verdict comes
+    /// through the receiver; dropping that has no effect on the batch.
     ///
     /// # Errors
     /// A batch opened now could not get a token in time.
     pub(crate) fn join(
         self: &Arc<Self>,
         receipt: Box<Receipt>,
-        came: Instant,
+        arrived: Instant,
         lane: &Lane,
         upstream: &Arc<Upstream>,
-    ) -> Result<oneshot::Receiver<Told>, Refused> {
+    ) -> Result<oneshot::Receiver<Verdict>, Refused> {
         let settings = self.settings.load();
         let rules = self.limiter.rules();
-        let deadline = came + rules.max_wait;
-        let observes = rules.observes;
-        if observes {
-            self.haunt(&receipt, lane);
-        }
-        if !observes {
-            // Also where a batch waits already that it would join.
+        let deadline = arrived + rules.max_wait;
+        if rules.observes {
+            self.shadow(&receipt, lane);
+        } else {
+            // Also where it would join a batch that waits already.
             lane.check_pause(deadline)?;
         }
-        let (answer, told) = oneshot::channel();
         let caps = Caps::of(&settings);
-        let alone = self.goes_alone(&receipt, &settings, came);
+        let alone = self.goes_alone(&receipt, &settings, arrived);
+        let (sender, verdict) = oneshot::channel();
         let caller = Caller {
             receipt,
-            came,
+            arrived,
             deadline,
-            answer,
+            in_calls: Duration::ZERO,
+            member: 0,
+            verdict: sender,
         };
-        // Those who cannot be served in time are told at once, unless they
-        // find a batch that already has its place in line.
-        let open = |caller: Caller| {
-            if !observes {
-                self.limiter
-                    .check(lane, Kind::Receipt { opened: came }, deadline)?;
-            }
-            Ok(Arc::new(Batch::open(caller, came, caps)))
+        // Without an open batch, a caller that cannot be served in time is
+        // refused now, and not when its deadline has passed.
+        let check = || match rules.observes {
+            true => Ok(()),
+            false => self.check(lane, arrived, deadline),
         };
-        let batch = if alone {
-            let batch = open(caller)?;
-            batch.close();
-            Some(batch)
+        let joined = if alone {
+            check()?;
+            Joined::New(Arc::new(Batch::alone(caller, arrived, caps)))
         } else {
-            match self.table.offer(caller, open)? {
-                Offer::Joined => None,
-                Offer::Opened(batch) => Some(batch),
-            }
+            self.open.join(caller, |caller| {
+                check()?;
+                Ok(Arc::new(Batch::open(caller, arrived, caps)))
+            })?
         };
-        if let Some(batch) = batch {
+        if let Joined::New(batch) = joined {
             let window = if alone {
                 Duration::ZERO
             } else {
                 settings.window
             };
-            let batcher = Arc::clone(self);
             let (lane, upstream) = (lane.clone(), Arc::clone(upstream));
-            self.tasks
-                .spawn(async move { batcher.live(batch, lane, upstream, window).await });
+            let run = Arc::clone(self).run(batch, lane, upstream, window);
+            self.tasks.spawn(run);
         }
-        Ok(told)
+        Ok(verdict)
     }
 
     /// Whether a receipt stays out of batches.
     fn goes_alone(&self, receipt: &Receipt, settings: &config::Batch, now: Instant) -> bool {
-        settings.window.is_zero()
-            || receipt.ids.len() > settings.max_ids
-            || self.quarantine.holds(receipt, now)
+        if settings.window.is_zero() || receipt.id_count() > settings.max_ids {
+            return true;
+        }
+        // While all receipts of its key fail, that its request failed alone says
+        // nothing about its ids.
+        self.quarantine.holds(receipt, now) && self.common_failures.of(&receipt.key, now).is_none()
+    }
+
+    /// Counts what a batch saved: its callers with a response of the upstream,
+    /// less the calls that it took.
+    fn count_saved(&self, responses: u64, calls: u64) {
+        let mut saved = 0;
+        let settle = |overspent: u64| {
+            let spent = calls + overspent;
+            saved = responses.saturating_sub(spent);
+            Some(spent.saturating_sub(responses))
+        };
+        self.overspent
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, settle)
+            .expect("a value is always given");
+        self.metrics.saved.inc_by(saved);
     }
 }

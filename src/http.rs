@@ -4,6 +4,7 @@
 //! - [`h1`]: the HTTP/1.1 codec of the fast path;
 //! - [`content_length`]: the value of that header;
 //! - [`hop_by_hop`]: headers that are not forwarded;
+//! - [`method`]: methods that stand for others;
 //! - [`path`]: what a path means to a lenient backend;
 //! - [`retry_after`]: the header of that name;
 //! - [`forwarded_for`], [`proxy_protocol`]: the client behind a trusted proxy.
@@ -15,6 +16,7 @@ pub(crate) mod forwarded_for;
 pub(crate) mod h1;
 mod header_case;
 pub(crate) mod hop_by_hop;
+pub(crate) mod method;
 pub(crate) mod path;
 pub(crate) mod proxy_protocol;
 mod raw_head;

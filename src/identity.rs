@@ -1,4 +1,4 @@
-//! Who calls: the WhatsApp instance and the credential of a request.
+//! The caller of a request: its WhatsApp instance and its credential.
 //!
 //! Owns every spelling of both and their precedence: query, then header, then
 //! a bounded scan of the body (rule: identity). Invariants: a credential is

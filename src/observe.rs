@@ -1,4 +1,4 @@
-//! What operators see: [`metrics`], the access log, the admin pages.
+//! What operators see: [`metrics`], the access log and the admin listener.
 
 pub(crate) mod access_log;
 pub(crate) mod admin;

@@ -1,6 +1,6 @@
-//! The settings' own secrets, to be found in whatever a client writes.
+//! The secrets of the settings, searched for in text of clients (rule: secrets).
 //!
-//! Invariant: they are compared with, and never given out.
+//! Invariant: they can be compared with text, but not read.
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ const ENCODED_IN_PART: AsciiSet = ENCODED.remove(b'/').remove(b'=');
 pub(crate) struct Secrets(AhoCorasick);
 
 impl Secrets {
-    /// Takes them from the settings; `None` where there are none.
+    /// Collects them from the settings; `None` if there are none.
     pub(crate) fn new(tenants: &[Tenant]) -> Option<Self> {
         let tokens = tenants.iter().flat_map(|tenant| tenant.tokens.values());
         let keys = tenants.iter().filter_map(|tenant| tenant.key.as_ref());
@@ -36,11 +36,11 @@ impl Secrets {
         // The case of percent-encoded digits means nothing.
         let mut builder = AhoCorasickBuilder::new();
         let automaton = builder.ascii_case_insensitive(true).build(texts);
-        // More than an automaton can hold do not fit into a settings file.
+        // It fails only for more patterns than fit into a settings file.
         automaton.ok().map(Self)
     }
 
-    /// Whether any of them stands in a text.
+    /// Whether a text contains any of them.
     pub(crate) fn are_in(&self, text: &str) -> bool {
         self.0.is_match(text)
     }

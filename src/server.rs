@@ -77,25 +77,37 @@ impl ServerShared {
         metrics: Arc<Metrics>,
         drain: Drain,
     ) -> Result<Self, CertificateError> {
-        let tls = Certificate::read(&settings)?.map(|certificate| certificate.0);
-        Ok(Self {
+        let certificate = Certificate::read(&settings)?;
+        let shared = Self {
             permits: Arc::new(Semaphore::new(settings.max_connections)),
             connections: TaskTracker::new(),
-            tls: ArcSwapOption::from(tls),
+            tls: ArcSwapOption::empty(),
             http1: self::hyper::http1(&settings),
             http2: self::hyper::http2(&settings),
             settings,
             metrics,
             drain,
-        })
+        };
+        shared.use_certificate(certificate);
+        Ok(shared)
     }
 
     /// Uses another certificate for new connections. It cannot turn TLS on or
     /// off: that needs a restart.
     pub(crate) fn renew_certificate(&self, certificate: Option<Certificate>) {
-        if let (Some(Certificate(acceptor)), true) = (certificate, self.has_tls()) {
-            self.tls.store(Some(acceptor));
+        if self.has_tls() {
+            self.use_certificate(certificate);
         }
+    }
+
+    fn use_certificate(&self, certificate: Option<Certificate>) {
+        let Some(Certificate(acceptor)) = certificate else {
+            return;
+        };
+        if let Some(expiry) = acceptor.expiry {
+            self.metrics.scraped().certificate_expiry(expiry);
+        }
+        self.tls.store(Some(acceptor));
     }
 
     /// Whether clients speak TLS.

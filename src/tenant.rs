@@ -1,4 +1,4 @@
-//! Who may use the gateway, and for which instances.
+//! Which clients may use the gateway, and which instances.
 //!
 //! Owns which tenant an instance belongs to, which clients are admitted, and
 //! which instances are served (rules: tenants, access). It reads no request:
@@ -120,7 +120,7 @@ impl Tenants {
         contain(&self.trusted_proxies, peer)
     }
 
-    /// Who speaks on a connection of `peer`.
+    /// The client of a request on a connection of `peer`.
     pub(crate) fn client(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Client {
         Client::of(peer, headers, |proxy| self.trusts(proxy))
     }

@@ -1,8 +1,8 @@
-//! Programs beside the gateway, and what tests and benches need of it.
+//! Programs besides the gateway, and entry points for tests and benches.
 //!
 //! - [`sandbox`]: a local stand-in for api.wawp.net;
 //! - [`demo`]: the sandbox, the gateway and apps together;
-//! - [`estimate`]: what the gateway would do to the traffic of an access log;
+//! - [`estimate`]: what the gateway would do with the traffic of an access log;
 //! - [`testing`]: entry points for benches and fuzz targets.
 
 pub mod demo;

@@ -7,7 +7,8 @@
 //!
 //! - [`pool`]: idle and shared connections;
 //! - [`connect`], [`dial`], [`tls`]: making new ones;
-//! - [`connection`], [`fast`]: one connection, of hyper or of the fast path;
+//! - [`connection`], [`fast`], [`liveness`]: one connection, of hyper or of the
+//!   fast path, and whether it still lives;
 //! - [`request`], [`response`]: what goes out and what comes back;
 //! - [`timeout`], [`error`], [`outage_log`]: when it takes too long or fails.
 
@@ -16,6 +17,7 @@ mod connection;
 mod dial;
 mod error;
 mod fast;
+mod liveness;
 mod outage_log;
 mod pool;
 mod request;

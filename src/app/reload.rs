@@ -88,8 +88,9 @@ impl Reloads {
 
     /// Applies what was read, and starts the next read if one was requested.
     pub(super) fn finish(&mut self, read: Option<(Effective, Files)>, gateway: &Gateway) {
-        if let Some((effective, files)) = read {
-            apply(gateway, &effective, files);
+        match read {
+            Some((effective, files)) => apply(gateway, &effective, files),
+            None => gateway.metrics().reload_failures.inc(),
         }
         if std::mem::take(&mut self.again) {
             self.start();

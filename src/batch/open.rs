@@ -1,6 +1,6 @@
-//! Batches that take callers.
+//! Open batches: those that still accept callers.
 //!
-//! Invariant: at most one batch of a key takes callers at any time, and none
+//! Invariant: at most one batch of a key accepts callers at any time, and none
 //! ever holds more than its caps. Pure bookkeeping: no clock, no I/O.
 
 use std::collections::VecDeque;
@@ -10,14 +10,38 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use indexmap::IndexSet;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Told;
 use crate::config;
-use crate::receipt::{MergeKey, MessageId, Receipt};
+use crate::receipt::IdHash;
 use crate::sharded::Sharded;
+
+/// What a batch is made of: a caller, its shadow where merging is only
+/// observed, or a receipt of a log.
+pub(crate) trait Mergeable {
+    /// Equal for receipts that may share a batch.
+    type Key: Clone + Eq + Hash + fmt::Debug;
+
+    /// The key of this receipt.
+    fn key(&self) -> &Self::Key;
+    /// Calls `each` with each id of the receipt, and with the bytes that the id
+    /// takes in a merged request of this receipt's form.
+    fn each_id(&self, each: impl FnMut(IdHash, usize));
+    /// Bytes that all ids of a merged request of this receipt's form may take.
+    fn room(&self) -> usize;
+    /// The last attempt must begin before this moment.
+    fn deadline(&self) -> Instant;
+}
+
+/// How much a batch may hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caps {
+    /// Distinct ids.
+    pub(super) ids: usize,
+    /// Callers.
+    pub(super) callers: usize,
+}
 
 impl Caps {
     pub(crate) fn of(settings: &config::Batch) -> Self {
@@ -28,274 +52,221 @@ impl Caps {
     }
 }
 
-/// What a batch is made of.
-pub(crate) trait Member {
-    /// Equal for members that may share a batch.
-    type Key: Clone + Eq + Hash + fmt::Debug;
-    /// What there is one of in a batch, however many bring it.
-    type Id: Clone + Eq + Hash + fmt::Debug;
-
-    fn key(&self) -> &Self::Key;
-    fn ids(&self) -> &[Self::Id];
-    /// Bytes that an id takes in a request of this member's form.
-    fn cost(&self, id: &Self::Id) -> usize;
-    /// Bytes that the ids of a request of this member's form may take.
-    fn room(&self) -> usize;
-    /// The last attempt must begin before this moment.
-    fn deadline(&self) -> Instant;
-}
-
-/// Somebody who waits for a verdict.
+/// A batch, from its first caller until it is sealed.
 #[derive(Debug)]
-pub(super) struct Caller {
-    pub(super) receipt: Box<Receipt>,
-    /// When its last byte came.
-    pub(super) came: Instant,
-    /// The last attempt must begin before this moment.
-    pub(super) deadline: Instant,
-    pub(super) answer: oneshot::Sender<Told>,
-}
-
-/// How much a batch may hold.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Caps {
-    pub(super) ids: usize,
-    pub(super) callers: usize,
-}
-
-impl Member for Caller {
-    type Key = MergeKey;
-    type Id = MessageId;
-
-    fn key(&self) -> &MergeKey {
-        &self.receipt.key
-    }
-
-    fn ids(&self) -> &[MessageId] {
-        &self.receipt.ids
-    }
-
-    fn cost(&self, id: &MessageId) -> usize {
-        self.receipt.form().cost(id)
-    }
-
-    fn room(&self) -> usize {
-        self.receipt.room()
-    }
-
-    fn deadline(&self) -> Instant {
-        self.deadline
-    }
-}
-
-/// A batch, from its first member to its sealing.
-#[derive(Debug)]
-pub(crate) struct Batch<M: Member> {
+pub(crate) struct Batch<M: Mergeable> {
     pub(crate) key: M::Key,
     pub(crate) opened: Instant,
     caps: Caps,
     state: Mutex<State<M>>,
-    /// Told when the batch takes no more members before its window ends.
-    pub(crate) closed: Notify,
+    /// Notified when the batch is closed before its window ends.
+    pub(super) closed: Notify,
 }
 
 #[derive(Debug)]
-struct State<M: Member> {
-    open: bool,
-    /// As they joined: in order of deadline, but for the moment that one worker
-    /// took longer than another to read a receipt.
+struct State<M> {
+    is_open: bool,
+    /// In the order of joining. That is the order of their deadlines, except
+    /// where one worker took longer than another to read a receipt.
     callers: VecDeque<M>,
-    ids: IndexSet<M::Id>,
-    /// What the ids take in the merged request, and may take.
+    /// The distinct ids of all callers.
+    ids: HashTable<IdHash>,
+    /// Bytes that the ids take in the merged request, and may take.
     bytes: usize,
     room: usize,
 }
 
-/// What became of a caller.
+/// What became of a caller that looked for a batch.
 #[derive(Debug)]
-pub(crate) enum Offer<M: Member> {
-    /// It joined a batch.
-    Joined,
-    /// It opened this one.
-    Opened(Arc<Batch<M>>),
+pub(crate) enum Joined<M: Mergeable> {
+    /// It joined an open batch.
+    Existing,
+    /// It is the first caller of this batch.
+    New(Arc<Batch<M>>),
 }
 
-/// The batches that take callers, by key: they know it.
-#[derive(Debug)]
-pub(crate) struct Table<M: Member>(Sharded<HashTable<Arc<Batch<M>>>>);
-
-impl<M: Member> Batch<M> {
+impl<M: Mergeable> Batch<M> {
+    /// Opens a batch with its first caller.
     pub(crate) fn open(first: M, now: Instant, caps: Caps) -> Self {
-        let batch = Self {
-            key: first.key().clone(),
-            opened: now,
-            caps,
-            state: Mutex::new(State {
-                open: true,
-                callers: VecDeque::new(),
-                ids: IndexSet::new(),
-                bytes: 0,
-                room: usize::MAX,
-            }),
-            closed: Notify::new(),
-        };
+        let batch = Self::empty(first.key().clone(), now, caps);
         let mut state = batch.lock();
-        state.take(first);
-        if state.is_full(caps) {
-            batch.shut(&mut state);
-        }
+        state.add(first);
+        batch.close_if_full(&mut state);
         drop(state);
         batch
     }
 
-    /// Takes no more callers.
-    pub(super) fn close(&self) {
-        self.shut(&mut self.lock());
+    /// A closed batch of one caller. Its ids are not looked at: the list of a
+    /// lone caller may be of any length.
+    pub(crate) fn alone(only: M, now: Instant, caps: Caps) -> Self {
+        let batch = Self::empty(only.key().clone(), now, caps);
+        let mut state = batch.lock();
+        state.callers.push_back(only);
+        batch.close(&mut state);
+        drop(state);
+        batch
     }
 
-    /// Whether it takes callers.
+    fn empty(key: M::Key, opened: Instant, caps: Caps) -> Self {
+        let state = State {
+            is_open: true,
+            callers: VecDeque::new(),
+            ids: HashTable::new(),
+            bytes: 0,
+            room: usize::MAX,
+        };
+        Self {
+            key,
+            opened,
+            caps,
+            state: Mutex::new(state),
+            closed: Notify::new(),
+        }
+    }
+
+    /// Whether the batch accepts callers.
     pub(crate) fn is_open(&self) -> bool {
-        self.lock().open
+        self.lock().is_open
     }
 
-    /// Takes a caller, or gives it back: then the batch is closed.
-    pub(crate) fn offer(&self, caller: M) -> Option<M> {
+    /// Adds a caller, or returns it: then the batch is closed.
+    pub(crate) fn join(&self, caller: M) -> Option<M> {
         let mut state = self.lock();
-        if !state.open {
+        if !state.is_open {
             return Some(caller);
         }
         if !state.has_room_for(&caller, self.caps) {
-            self.shut(&mut state);
+            self.close(&mut state);
             return Some(caller);
         }
-        state.take(caller);
-        if state.is_full(self.caps) {
-            self.shut(&mut state);
-        }
+        state.add(caller);
+        self.close_if_full(&mut state);
         None
     }
 
-    /// Takes no more callers, and hands over those it has, with the union of
-    /// their ids.
-    pub(crate) fn seal(&self) -> (Vec<M>, IndexSet<M::Id>) {
+    /// Closes the batch and returns its callers.
+    pub(crate) fn seal(&self) -> Vec<M> {
         let mut state = self.lock();
-        self.shut(&mut state);
-        let callers = Vec::from(std::mem::take(&mut state.callers));
-        (callers, std::mem::take(&mut state.ids))
+        self.close(&mut state);
+        Vec::from(std::mem::take(&mut state.callers))
     }
 
-    /// The earliest deadline among the callers.
+    /// The earliest deadline of the callers.
     pub(crate) fn first_deadline(&self) -> Option<Instant> {
-        self.lock().callers.front().map(|caller| caller.deadline())
+        self.lock().callers.front().map(M::deadline)
     }
 
-    /// The latest deadline among the callers.
+    /// The latest deadline of the callers.
     pub(crate) fn last_deadline(&self) -> Option<Instant> {
-        self.lock().callers.back().map(|caller| caller.deadline())
+        self.lock().callers.back().map(M::deadline)
     }
 
-    /// Hands over the callers whose deadline has come; closes with the last.
+    /// Removes the callers whose deadline has passed. The batch closes with the
+    /// last of them.
     pub(crate) fn expire(&self, now: Instant) -> Vec<M> {
         let mut state = self.lock();
-        let expired = state
-            .callers
-            .iter()
-            .take_while(|caller| caller.deadline() <= now)
-            .count();
-        let expired: Vec<_> = state.callers.drain(..expired).collect();
+        let is_late = |caller: &&M| caller.deadline() <= now;
+        let late = state.callers.iter().take_while(is_late).count();
+        let expired: Vec<_> = state.callers.drain(..late).collect();
         if state.callers.is_empty() {
-            self.shut(&mut state);
+            self.close(&mut state);
         } else if !expired.is_empty() {
-            let left = std::mem::take(&mut state.callers);
-            (state.ids, state.bytes) = (IndexSet::new(), 0);
-            for caller in left {
-                state.take(caller);
-            }
+            // Ids may have left with the callers.
+            let rest = std::mem::take(&mut state.callers);
+            state.ids.clear();
+            state.bytes = 0;
+            rest.into_iter().for_each(|caller| state.add(caller));
         }
         expired
     }
 
-    fn shut(&self, state: &mut State<M>) {
-        state.open = false;
+    fn close_if_full(&self, state: &mut State<M>) {
+        if state.ids.len() >= self.caps.ids || state.callers.len() >= self.caps.callers {
+            self.close(state);
+        }
+    }
+
+    fn close(&self, state: &mut State<M>) {
+        state.is_open = false;
         self.closed.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, State<M>> {
+        // No change under this lock panics halfway.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<M: Member> State<M> {
-    fn take(&mut self, caller: M) {
-        for id in caller.ids() {
-            if self.ids.insert(id.clone()) {
-                self.bytes += caller.cost(id);
+impl<M: Mergeable> State<M> {
+    fn add(&mut self, caller: M) {
+        caller.each_id(|id, cost| {
+            let entry = self.ids.entry(id, |it| *it == id, |it| *it);
+            if let Entry::Vacant(entry) = entry {
+                entry.insert(id);
+                self.bytes += cost;
             }
-        }
-        // Whoever will be first: its request is the one that carries the ids.
+        });
+        // The callers before it may expire: any caller's request may become the
+        // one that carries the ids.
         self.room = self.room.min(caller.room());
         self.callers.push_back(caller);
     }
 
+    /// Whether the caller's ids fit. An id that its list repeats counts twice,
+    /// which only closes the batch early.
     fn has_room_for(&self, caller: &M, caps: Caps) -> bool {
-        let room = self.room.min(caller.room());
-        let fits = |fresh: &mut dyn Iterator<Item = &M::Id>| {
-            let (mut ids, mut bytes) = (self.ids.len(), self.bytes);
-            for id in fresh {
+        let (mut ids, mut bytes) = (self.ids.len(), self.bytes);
+        caller.each_id(|id, cost| {
+            if self.ids.find(id, |it| *it == id).is_none() {
                 ids += 1;
-                bytes += caller.cost(id);
+                bytes += cost;
             }
-            ids <= caps.ids && bytes <= room
-        };
-        // As if all its ids were new: nearly always true, and nothing to hash.
-        let mut ids = caller.ids().iter();
-        // A list may name an id twice; counting it twice only closes early.
-        let mut fresh = ids.clone().filter(|id| !self.ids.contains(*id));
-        fits(&mut ids) || fits(&mut fresh)
-    }
-
-    fn is_full(&self, caps: Caps) -> bool {
-        self.ids.len() >= caps.ids || self.callers.len() >= caps.callers
+        });
+        ids <= caps.ids && bytes <= self.room.min(caller.room())
     }
 }
 
-impl<M: Member> Table<M> {
+/// The open batches, by key.
+#[derive(Debug)]
+pub(super) struct OpenBatches<M: Mergeable>(Sharded<HashTable<Arc<Batch<M>>>>);
+
+impl<M: Mergeable> OpenBatches<M> {
     pub(super) fn new() -> Self {
         Self(Sharded::new(HashTable::new))
     }
 
-    /// Puts a caller into the open batch of its key, or opens one with it.
+    /// Adds a caller to the open batch of its key, or opens one with it.
     ///
     /// # Errors
-    /// What `open` says.
-    pub(super) fn offer<E>(
+    /// Those of `open`.
+    pub(super) fn join<E>(
         &self,
         caller: M,
         open: impl FnOnce(M) -> Result<Arc<Batch<M>>, E>,
-    ) -> Result<Offer<M>, E> {
+    ) -> Result<Joined<M>, E> {
         let hash = self.0.hash(caller.key());
         let mut shard = self.0.shard(hash);
         let is_its = |batch: &Arc<Batch<M>>| batch.key == *caller.key();
         let hasher = |batch: &Arc<Batch<M>>| self.0.hash(&batch.key);
         match shard.entry(hash, is_its, hasher) {
-            Entry::Occupied(mut entry) => match entry.get().offer(caller) {
-                None => Ok(Offer::Joined),
+            Entry::Occupied(mut entry) => match entry.get().join(caller) {
+                None => Ok(Joined::Existing),
                 Some(caller) => {
                     let batch = open(caller)?;
                     *entry.get_mut() = Arc::clone(&batch);
-                    Ok(Offer::Opened(batch))
+                    Ok(Joined::New(batch))
                 }
             },
             Entry::Vacant(entry) => {
                 let batch = open(caller)?;
                 entry.insert(Arc::clone(&batch));
-                Ok(Offer::Opened(batch))
+                Ok(Joined::New(batch))
             }
         }
     }
 
-    /// Forgets a batch, if it is still the one of its key.
-    pub(super) fn forget(&self, batch: &Arc<Batch<M>>) {
+    /// Removes a batch, unless another one of its key has taken its place.
+    pub(super) fn remove(&self, batch: &Arc<Batch<M>>) {
         let hash = self.0.hash(&batch.key);
         let mut shard = self.0.shard(hash);
         if let Ok(entry) = shard.find_entry(hash, |current| Arc::ptr_eq(current, batch)) {

@@ -1,85 +1,64 @@
-//! Receipts that failed alone stay out of batches for a while.
+//! Receipts whose request failed alone stay out of batches for a while.
 //!
-//! Invariant: what is kept out is an id under one merge key, nobody and
-//! nothing else; the table is bounded, whatever the ids and keys are made of,
-//! and a full one forgets the oldest.
+//! Invariants: an entry is one id under one merge key, so that it keeps no other
+//! receipt out; the table is bounded. Whole-chat receipts are never kept out: no
+//! id can be the cause of their failure (rule: quarantine).
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use indexmap::IndexMap;
 use tokio::time::Instant;
 
-use crate::receipt::{MessageId, Receipt};
+use super::remembered::Remembered;
+use crate::receipt::Receipt;
 
 /// Ids kept out at a time.
 const CAPACITY: usize = 10_000;
 
-/// Ids of one receipt that are: no one receipt pushes out all others.
-const MOST_OF_ONE: usize = CAPACITY / 10;
+/// Ids of one receipt that are kept out, so that one receipt cannot replace all
+/// others.
+const MAX_OF_ONE: usize = CAPACITY / 10;
 
-/// Ids that made a call fail, or the whole-chat form that did.
+/// Ids that made a call fail.
 #[derive(Debug)]
 pub(super) struct Quarantine {
-    /// By a hash of id and merge key, whose own bytes may be a hundred
-    /// thousand: should two fall together, a receipt goes alone for nothing.
-    until: Mutex<IndexMap<u64, Instant>>,
+    /// By a hash of merge key and id. If two coincide, a receipt goes alone
+    /// without need.
+    entries: Remembered<u64, ()>,
     hasher: RandomState,
-    /// Nothing was ever kept out: then no receipt takes the lock.
-    unused: AtomicBool,
 }
 
 impl Quarantine {
     pub(super) fn new() -> Self {
         Self {
-            until: Mutex::default(),
+            entries: Remembered::new(CAPACITY),
             hasher: RandomState::new(),
-            unused: AtomicBool::new(true),
         }
     }
 
-    /// Whether a receipt must go alone.
+    /// Whether an id of this receipt is kept out.
     pub(super) fn holds(&self, receipt: &Receipt, now: Instant) -> bool {
-        if self.unused.load(Ordering::Relaxed) {
+        if self.entries.is_unused() {
             return false;
         }
-        let until = self.lock();
-        let mut entries = self.entries(receipt);
-        !until.is_empty()
-            && entries.any(|entry| until.get(&entry).is_some_and(|until| now < *until))
+        let entries: Vec<_> = self.entries_of(receipt);
+        self.entries.find(entries.iter(), now).is_some()
     }
 
-    /// Keeps a receipt's ids out of batches.
+    /// Keeps the ids of a receipt out of batches.
     pub(super) fn add(&self, receipt: &Receipt, now: Instant, length: Duration) {
-        if length.is_zero() {
-            return;
+        if !length.is_zero() && receipt.id_count() > 0 {
+            let entries = self.entries_of(receipt).into_iter();
+            self.entries
+                .extend(entries.map(|entry| (entry, ())), now, now + length);
         }
-        self.unused.store(false, Ordering::Relaxed);
-        let fresh: IndexMap<_, _> = self
-            .entries(receipt)
-            .take(MOST_OF_ONE)
-            .map(|entry| (entry, now + length))
-            .collect();
-        let mut until = self.lock();
-        // Those that come again go behind all others.
-        until.retain(|entry, until| now < *until && !fresh.contains_key(entry));
-        until.extend(fresh);
-        let excess = until.len().saturating_sub(CAPACITY);
-        drop(until.drain(..excess));
     }
 
-    fn entries(&self, receipt: &Receipt) -> impl Iterator<Item = u64> {
-        let whole_chat = receipt.ids.is_empty().then_some(None::<&MessageId>);
-        let ids = receipt.ids.iter().map(Some);
+    fn entries_of(&self, receipt: &Receipt) -> Vec<u64> {
+        let ids = receipt.ids();
         let entry = |id| self.hasher.hash_one((&receipt.key, id));
-        whole_chat.into_iter().chain(ids).map(entry)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, IndexMap<u64, Instant>> {
-        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+        ids.hashes().take(MAX_OF_ONE).map(entry).collect()
     }
 }
 
@@ -90,6 +69,8 @@ mod tests {
 
     use super::*;
 
+    const MINUTE: Duration = Duration::from_secs(60);
+
     fn receipt(chat: &str, ids: usize) -> Receipt {
         let ids: Vec<_> = (0..ids).map(|id| format!("false_1@c.us_{id}")).collect();
         let body = format!(r#"{{"chatId":"{chat}","messageIds":{ids:?}}}"#);
@@ -99,20 +80,25 @@ mod tests {
     }
 
     #[test]
-    fn one_long_receipt_pushes_out_nobody_and_many_only_the_oldest() {
+    fn one_long_receipt_replaces_no_other_and_many_replace_only_the_oldest() {
         let (quarantine, now) = (Quarantine::new(), Instant::now());
-        let minute = Duration::from_secs(60);
-        let first = receipt("first", 0);
-        quarantine.add(&first, now, minute);
+        let first = receipt("first", 1);
+        quarantine.add(&first, now, MINUTE);
         for chat in 0..9 {
-            quarantine.add(&receipt(&chat.to_string(), 2000), now, minute);
+            quarantine.add(&receipt(&chat.to_string(), 2000), now, MINUTE);
         }
         assert!(quarantine.holds(&first, now));
-        assert!(!quarantine.holds(&receipt("second", 0), now));
-        quarantine.add(&receipt("9", 2000), now, minute);
+        assert!(!quarantine.holds(&receipt("second", 1), now));
+        quarantine.add(&receipt("9", 2000), now, MINUTE);
         assert!(!quarantine.holds(&first, now));
         assert!(quarantine.holds(&receipt("0", 2), now));
-        assert_eq!(quarantine.lock().len(), CAPACITY);
-        assert!(!quarantine.holds(&receipt("0", 2), now + minute));
+        assert!(!quarantine.holds(&receipt("0", 2), now + MINUTE));
+    }
+
+    #[test]
+    fn whole_chat_receipts_are_never_kept_out() {
+        let (quarantine, now) = (Quarantine::new(), Instant::now());
+        quarantine.add(&receipt("1", 0), now, MINUTE);
+        assert!(!quarantine.holds(&receipt("1", 0), now));
     }
 }

@@ -1,8 +1,10 @@
 //! The life of batches, against the sandbox, in simulated time.
 
+mod common;
 mod failing;
 mod laws;
 mod merging;
+mod retrying;
 mod waiting;
 
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::config::{Config, Quota};
+use crate::limit::Kind;
 use crate::tools::sandbox::{self, Call, Sandbox};
 use crate::upstream::{Dial, Io};
 
@@ -33,22 +36,22 @@ struct World {
 
 /// A receipt to be sent.
 #[derive(Clone, Debug)]
-struct Asks {
+struct TestReceipt {
     chat: String,
     ids: Vec<String>,
     token: String,
     participant: Option<String>,
     accept: Option<String>,
-    /// White space in the body: it tells whose request a call was made from.
+    /// White space in the body: it shows from which request a call was made.
     mark: usize,
 }
 
-/// What a caller was told.
+/// What a caller got.
 #[derive(Clone, Debug, PartialEq)]
-struct Heard {
+struct Settled {
     /// The status, or why there is none.
-    status: Result<u16, Untold>,
-    /// Who shared the call.
+    status: Result<u16, NoResponse>,
+    /// Callers that shared the call.
     callers: usize,
     /// When, in ms since the start.
     at: u128,
@@ -98,35 +101,35 @@ impl World {
         Self::new(&config, sandbox::Settings::default())
     }
 
-    fn join(&self, asks: &Asks) -> Result<oneshot::Receiver<Told>, Refused> {
-        self.join_as(asks.receipt())
+    fn join(&self, receipt: &TestReceipt) -> Result<oneshot::Receiver<Verdict>, Refused> {
+        self.join_as(receipt.receipt())
     }
 
-    fn join_as(&self, receipt: Receipt) -> Result<oneshot::Receiver<Told>, Refused> {
+    fn join_as(&self, receipt: Receipt) -> Result<oneshot::Receiver<Verdict>, Refused> {
         let lane = self.lane_of(&receipt);
         self.batcher
             .join(Box::new(receipt), Instant::now(), &lane, &self.upstream)
     }
 
-    /// Sends a receipt, and listens for the verdict from now on.
-    fn send(&self, asks: &Asks) -> impl Future<Output = Heard> + Send + use<> {
-        let listening = tokio::spawn(self.hear(asks));
-        async move { listening.await.expect("a caller was never told") }
+    /// Sends a receipt, and waits for the verdict from now on.
+    fn send(&self, receipt: &TestReceipt) -> impl Future<Output = Settled> + Send + use<> {
+        let listening = tokio::spawn(self.await_verdict(receipt));
+        async move { listening.await.expect("a caller never got a verdict") }
     }
 
-    /// Sends a receipt; dropping the future hangs up.
-    fn hear(&self, asks: &Asks) -> impl Future<Output = Heard> + Send + use<> {
-        let told = self.join(asks);
+    /// Sends a receipt; dropping the future disconnects.
+    fn await_verdict(&self, receipt: &TestReceipt) -> impl Future<Output = Settled> + Send + use<> {
+        let verdict = self.join(receipt);
         let start = self.start;
         async move {
-            let (status, callers) = match told {
-                Err(refused) => (Err(Untold::Refused(refused)), 0),
-                Ok(told) => {
-                    let told = told.await.expect("a caller was never told");
-                    (status(&told.verdict), told.timing.callers)
+            let (status, callers) = match verdict {
+                Err(refused) => (Err(NoResponse::Refused(refused)), 0),
+                Ok(verdict) => {
+                    let verdict = verdict.await.expect("a caller never got a verdict");
+                    (status(&verdict.response), verdict.timing.callers)
                 }
             };
-            Heard {
+            Settled {
                 status,
                 callers,
                 at: start.elapsed().as_millis(),
@@ -135,13 +138,13 @@ impl World {
     }
 
     /// Sends receipts at one moment, and waits for all verdicts.
-    async fn send_all(&self, all: &[Asks]) -> Vec<Heard> {
-        let sent: Vec<_> = all.iter().map(|asks| self.send(asks)).collect();
-        let mut heard = Vec::new();
-        for told in sent {
-            heard.push(told.await);
+    async fn send_all(&self, all: &[TestReceipt]) -> Vec<Settled> {
+        let sent: Vec<_> = all.iter().map(|it| self.send(it)).collect();
+        let mut settled = Vec::new();
+        for verdict in sent {
+            settled.push(verdict.await);
         }
-        heard
+        settled
     }
 
     fn calls(&self) -> Vec<Call> {
@@ -161,7 +164,7 @@ impl World {
 
     /// The lane of the instance's receipts.
     fn lane(&self) -> Lane {
-        self.lane_of(&asks(&["x"]).receipt())
+        self.lane_of(&receipt_of(&["x"]).receipt())
     }
 
     fn lane_of(&self, receipt: &Receipt) -> Lane {
@@ -176,17 +179,17 @@ impl World {
     }
 }
 
-fn status(verdict: &Result<Given, Untold>) -> Result<u16, Untold> {
+fn status(verdict: &Result<BatchResponse, NoResponse>) -> Result<u16, NoResponse> {
     match verdict {
-        Ok(Given::Shared(shared)) => Ok(shared.head.status().as_u16()),
-        Ok(Given::Own(answer)) => Ok(answer.status().as_u16()),
-        Err(untold) => Err(*untold),
+        Ok(BatchResponse::Shared(shared)) => Ok(shared.head.status().as_u16()),
+        Ok(BatchResponse::Streamed(response)) => Ok(response.status().as_u16()),
+        Err(why) => Err(*why),
     }
 }
 
 /// A receipt for messages of one chat, by their short names.
-fn asks(ids: &[&str]) -> Asks {
-    Asks {
+fn receipt_of(ids: &[&str]) -> TestReceipt {
+    TestReceipt {
         chat: "1@c.us".to_owned(),
         ids: ids.iter().map(|id| id_of("1@c.us", id)).collect(),
         token: "t".to_owned(),
@@ -204,7 +207,7 @@ fn ids(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| id_of("1@c.us", name)).collect()
 }
 
-impl Asks {
+impl TestReceipt {
     fn body(&self) -> String {
         let participant = self
             .participant
@@ -214,7 +217,7 @@ impl Asks {
         let ids = if self.ids.is_empty() {
             String::new()
         } else {
-            // Not as we would write it ourselves: unchanged means unchanged.
+            // Not as the gateway would write it: unchanged means unchanged.
             let quoted: Vec<_> = self.ids.iter().map(|id| format!("\"{id}\"")).collect();
             format!(",\"messageIds\":[ {} ]", quoted.join(" ,"))
         };

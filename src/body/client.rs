@@ -124,6 +124,15 @@ impl ClientBody {
         std::mem::replace(self, none)
     }
 
+    /// Puts pieces back that were read, to be read again.
+    pub(super) fn put_back(&mut self, pieces: Vec<Bytes>) {
+        for piece in pieces.into_iter().rev() {
+            self.held_bytes += piece.len();
+            self.held_cost += piece.len().max(PIECE_COST);
+            self.held.push_front(Frame::data(piece));
+        }
+    }
+
     /// Whether nothing of the body is left, or the request has none.
     pub(crate) fn is_empty(&self) -> bool {
         self.is_complete() && self.held.is_empty()

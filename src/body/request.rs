@@ -14,15 +14,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::{Notify, SetOnce};
+use tokio::sync::{Notify, SetOnce, oneshot};
 use tokio::time::Instant;
 
-use super::{ClientBody, Error};
+use super::{ClientBody, Error, LOOK};
 use crate::http::request_head::RequestHead;
 
 /// How long the body waits for a `100 Continue`: as with curl. RFC 9110 §10.1.1
 /// forbids to wait for ever.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+
+/// How long hyper may take to drop the body of a request that was refused.
+const RECOVERY_WAIT: Duration = Duration::from_secs(1);
 
 /// A request as it goes to the upstream.
 #[derive(Debug, Default)]
@@ -47,6 +50,36 @@ pub(crate) struct Streamed {
     /// While it is pending, no byte of the body is read.
     gate: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
     progress: Progress,
+    /// Present while the body can still be recovered.
+    kept: Option<Kept>,
+}
+
+/// The pieces of a streamed body that were sent.
+struct Kept {
+    pieces: Vec<Bytes>,
+    length: usize,
+    recover: oneshot::Sender<Box<Streamed>>,
+}
+
+/// A request body that can be sent again if the upstream did not process it.
+#[derive(Debug)]
+pub(crate) enum KeptBody {
+    Whole(Option<Bytes>),
+    /// Comes when hyper drops the body.
+    Streamed(oneshot::Receiver<Box<Streamed>>),
+}
+
+impl KeptBody {
+    /// The body from its beginning; `None` if it was too long to be kept.
+    pub(crate) async fn recover(self) -> Option<RequestBody> {
+        match self {
+            Self::Whole(bytes) => Some(RequestBody::Whole(bytes)),
+            Self::Streamed(body) => {
+                let body = tokio::time::timeout(RECOVERY_WAIT, body).await;
+                Some(RequestBody::Streamed(body.ok()?.ok()?))
+            }
+        }
+    }
 }
 
 /// How far a streamed body was sent. With the time of its last piece, a slow
@@ -130,7 +163,25 @@ impl RequestBody {
             body,
             gate: None,
             progress: Progress::new(),
+            kept: None,
         }))
+    }
+
+    /// Keeps the first [`LOOK`] bytes that are sent, so that a body that is no
+    /// longer can be recovered.
+    pub(crate) fn keep(&mut self) -> KeptBody {
+        match self {
+            Self::Whole(bytes) => KeptBody::Whole(bytes.clone()),
+            Self::Streamed(streamed) => {
+                let (recover, body) = oneshot::channel();
+                streamed.kept = Some(Kept {
+                    pieces: Vec::new(),
+                    length: 0,
+                    recover,
+                });
+                KeptBody::Streamed(body)
+            }
+        }
     }
 
     /// The body, if it is held in full and there is one.
@@ -199,6 +250,7 @@ impl Body for RequestBody {
                     state.failure.get_or_init(|| *error);
                 }
                 streamed.progress.record_piece();
+                streamed.keep(frame.as_ref());
                 return Poll::Ready(frame);
             },
         }
@@ -218,6 +270,44 @@ impl Body for RequestBody {
             }
             Self::Streamed(_) => SizeHint::default(),
         }
+    }
+}
+
+impl Streamed {
+    /// Keeps a frame that is being sent, while the body can still be recovered.
+    fn keep(&mut self, frame: Option<&Result<Frame<Bytes>, Error>>) {
+        let Some((kept, frame)) = self.kept.as_mut().zip(frame) else {
+            return;
+        };
+        let data = frame.as_ref().ok().and_then(Frame::data_ref);
+        match data {
+            Some(data) if kept.length + data.len() <= LOOK && !kept.recover.is_closed() => {
+                kept.length += data.len();
+                kept.pieces.push(data.clone());
+            }
+            // Too long, broken, with trailers, or the response has come.
+            _ => self.kept = None,
+        }
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        let Some(Kept {
+            pieces, recover, ..
+        }) = self.kept.take()
+        else {
+            return;
+        };
+        let mut body = self.body.take();
+        body.put_back(pieces);
+        // An error returns the body, which is then dropped: the response came.
+        drop(recover.send(Box::new(Self {
+            body,
+            gate: None,
+            progress: self.progress.clone(),
+            kept: None,
+        })));
     }
 }
 

@@ -8,10 +8,10 @@ use std::collections::HashSet;
 use super::effective::Setting;
 use super::kind::{Checked, Kind};
 use super::layers::{self, Layers, Typed};
-use super::mistakes::{Mistakes, join};
+use super::mistakes::Mistakes;
 use super::rules;
 use super::secret::Sources;
-use super::table::{self, Row, SECTIONS, Section};
+use super::table::{self, LISTS, Row, SECTIONS, join};
 use super::value::{Entry, MASK, Origin, Tree, Value, word};
 
 /// Lists are searched for every request, so none may be long.
@@ -45,16 +45,17 @@ impl<'s> Checks<'s> {
 
     /// Takes every setting out of the layers and checks it. What is left is unknown.
     pub(super) fn walk(&mut self, mut layers: Layers) {
-        for section in &SECTIONS {
-            if section.is_list {
-                let items = self.list_section(section, &mut layers);
-                put(&mut self.values, section.name, items.into());
+        for (name, rows) in SECTIONS {
+            if LISTS.contains(&name) {
+                let items = self.list_section(name, rows, &mut layers);
+                put(&mut self.values, name, items.into());
             } else {
-                let entries = |row: &Row| layers.take(&join(section.name, row.key));
-                let (read, _) = self.section(section, section.name, 0, entries);
-                self.values.insert(section.name.to_owned(), read.into());
+                let entries = |row: &Row| layers.take(&join(name, row.key));
+                let (read, _) = self.section(name, rows, 0, entries);
+                put(&mut self.values, name, read.into());
             }
         }
+        // The defaults are not looked at: a test holds them to the table.
         let (variables, file) = layers.into_rest();
         for Typed { path, origin, text } in variables {
             match &origin {
@@ -74,57 +75,50 @@ impl<'s> Checks<'s> {
     /// Also returns whether every required setting is there and allowed.
     fn section(
         &mut self,
-        section: &Section,
         name: &str,
+        rows: &[Row],
         default_burst: i64,
         mut entries: impl FnMut(&Row) -> Vec<Entry>,
     ) -> (toml::Table, bool) {
         let (mut read, mut is_complete) = (toml::Table::new(), true);
-        for row in section.rows {
+        for row in rows {
             match self.setting(name, row, entries(row), &read) {
                 Some(value) => put(&mut read, row.key, value),
                 None => is_complete &= !row.required,
             }
         }
-        rules::join_quota(
-            name,
-            &mut read,
-            default_burst,
-            &self.shown,
-            &mut self.mistakes,
-        );
+        let Self {
+            shown, mistakes, ..
+        } = self;
+        rules::join_quota(name, &mut read, default_burst, shown, mistakes);
         (read, is_complete)
     }
 
     /// Checks `[[section]]`. The list of the strongest layer stands alone; items without a required
     /// setting are left out.
-    fn list_section(&mut self, section: &Section, layers: &mut Layers) -> Vec<toml::Value> {
-        let allowed = format!("a list of tables, each begun by [[{}]]", section.name);
-        let top = layers.take(section.name).into_iter().next();
-        let items = top.and_then(|top| self.items(top, section.name, &allowed, Value::masked));
+    fn list_section(&mut self, list: &str, rows: &[Row], layers: &mut Layers) -> Vec<toml::Value> {
+        let allowed = format!("a list of tables, each begun by [[{list}]]");
+        let top = layers.take(list).into_iter().next();
+        let items = top.and_then(|top| self.items(top, list, &allowed, Value::masked));
         // A class without a burst has that of [limit]; a tenant without one has none.
-        let limit = self
-            .values
-            .get("limit")
-            .filter(|_| section.name == "limit.class");
-        let burst = limit
-            .and_then(|limit| limit.get("burst")?.as_integer())
-            .unwrap_or_default();
+        let limit = self.values.get("limit").filter(|_| list == "limit.class");
+        let burst = limit.and_then(|limit| limit.get("burst")?.as_integer());
         let mut read = Vec::new();
         for (index, Entry { origin, value }) in items.into_iter().flatten().enumerate() {
-            let name = format!("{}[{index}]", section.name);
+            let name = format!("{list}[{index}]");
             let Value::Table(mut tree) = value else {
-                self.mistakes
-                    .add(&origin, &name, Some(value.masked()), &*allowed);
+                self.mistakes.add_masked(&origin, &name, &value, &allowed);
                 continue;
             };
-            for row in section.rows.iter().filter(|row| row.required) {
+            // Apart from the walk below, which cannot tell a missing setting from a wrong one.
+            for row in rows.iter().filter(|row| row.required) {
                 if !tree.contains_key(row.key) {
                     self.mistakes.missing(&origin, &join(&name, row.key));
                 }
             }
             let entries = |row: &Row| Vec::from_iter(layers::take(&mut tree, row.key));
-            let (item, is_complete) = self.section(section, &name, burst, entries);
+            let (item, is_complete) = self.section(&name, rows, burst.unwrap_or_default(), entries);
+            // The walk has taken what it knows.
             for (key, entry) in tree {
                 self.mistakes.unknown_key(&name, &key, &entry.origin);
             }
@@ -144,6 +138,7 @@ impl<'s> Checks<'s> {
     ) -> Option<toml::Value> {
         let path = join(section, row.key);
         let mut found = None;
+        // All of them, not only the first: a covered mistake appears as soon as a flag is left out.
         for entry in entries {
             let origin = entry.origin.clone();
             let checked = match row.kind {
@@ -170,6 +165,7 @@ impl<'s> Checks<'s> {
         let allowed = match (kind.check(value, self.sources), row.unique) {
             (Err(allowed), _) => allowed,
             (Ok(checked), None) => return Some(checked),
+            // Also a value that is used twice within one list.
             (Ok(checked), Some(unique)) => {
                 if self.taken.insert((unique, checked.value.to_string())) {
                     return Some(checked);
@@ -187,22 +183,15 @@ impl<'s> Checks<'s> {
         let origin = entry.origin.clone();
         let items = self.items(entry, path, A_LIST, Value::excerpt)?;
         if items.is_empty() && row.required {
-            self.mistakes.add(
-                &origin,
-                path,
-                Some("[]".to_owned()),
-                "a list of at least one",
-            );
+            let empty = Some("[]".to_owned());
+            self.mistakes
+                .add(&origin, path, empty, "a list of at least one");
         }
         let good = items
             .iter()
             .filter_map(|entry| self.value(path, row, kind, entry));
-        let (values, shown): (Vec<_>, Vec<_>) =
-            good.map(|checked| (checked.value, checked.shown)).unzip();
-        Some(Checked {
-            value: values.into(),
-            shown: format!("[{}]", shown.join(", ")),
-        })
+        let (values, shown): (Vec<_>, Vec<_>) = good.map(|good| (good.value, good.shown)).unzip();
+        Some(Checked::new(values, format!("[{}]", shown.join(", "))))
     }
 
     /// Checks a table of access tokens. Each name must be one of the tenant's instances.
@@ -218,7 +207,7 @@ impl<'s> Checks<'s> {
         let Value::Table(tree) = entry.value else {
             let allowed = "a table of names and values, as in { \"a\" = \"b\" }";
             self.mistakes
-                .add(&entry.origin, path, Some(entry.value.masked()), allowed);
+                .add_masked(&entry.origin, path, &entry.value, allowed);
             return None;
         };
         let instances = read.get("instances").and_then(toml::Value::as_array);
@@ -229,6 +218,7 @@ impl<'s> Checks<'s> {
             let is_name = |instance: &toml::Value| instance.as_str() == Some(&name);
             let is_known = instances.is_some_and(|instances| instances.iter().any(is_name));
             let path = join(path, &word(if is_known { &name } else { MASK }));
+            // TOML counts every key after [tenant.tokens] to that table.
             if !is_known && table::children("tenant").contains(&name) {
                 let problem = format!(
                     "\"{name}\" is no instance of this tenant; a setting of the tenant stands \
@@ -247,16 +237,11 @@ impl<'s> Checks<'s> {
                     masks.insert(name.clone(), MASK.into());
                     values.insert(name, token.value);
                 }
-                Err(allowed) => self
-                    .mistakes
-                    .add(&origin, &path, Some(value.masked()), allowed),
+                Err(allowed) => self.mistakes.add_masked(&origin, &path, &value, &allowed),
             }
         }
         let shown = toml::Value::Table(masks).to_string();
-        Some(Checked {
-            value: values.into(),
-            shown,
-        })
+        Some(Checked::new(values, shown))
     }
 
     /// Opens a list. A variable's text is a TOML array, or items separated by commas.
@@ -270,6 +255,7 @@ impl<'s> Checks<'s> {
         let Entry { origin, value } = entry;
         let is_blank = |text: &str| text.trim_matches([' ', ',']).is_empty();
         let value = match value {
+            // What begins like an array and is none stays a text, and is refused below.
             Value::Typed(text) if text.trim_start().starts_with('[') => {
                 Value::parse(&text, &origin).unwrap_or(Value::Typed(text))
             }
@@ -320,8 +306,7 @@ impl<'s> Checks<'s> {
 
     fn not_a_section(&mut self, origin: &Origin, path: &str, value: &Value) {
         let allowed = format!("a section, begun by [{path}], not a value");
-        self.mistakes
-            .add(origin, path, Some(value.masked()), allowed);
+        self.mistakes.add_masked(origin, path, value, &allowed);
     }
 
     /// Where one of `tls.cert` and `tls.key` is set, by whatever layer, the other is required.
@@ -332,12 +317,14 @@ impl<'s> Checks<'s> {
             self.require("server.tls", &keys, &origin);
         }
         // Half of the table cannot be used, but the other settings can still be checked.
+        let is_whole = |tls: &mut toml::Value| keys.iter().all(|key| tls.get(key).is_some());
         let server = self
             .values
             .get_mut("server")
             .and_then(toml::Value::as_table_mut);
-        let is_whole = |tls: &toml::Value| keys.iter().all(|key| tls.get(key).is_some());
-        if let Some(server) = server.filter(|server| !server.get("tls").is_some_and(is_whole)) {
+        if let Some(server) = server
+            && !server.get_mut("tls").is_some_and(is_whole)
+        {
             server.remove("tls");
         }
     }
@@ -358,9 +345,8 @@ fn put(table: &mut toml::Table, path: &str, value: toml::Value) {
     match path.split_once('.') {
         None => drop(table.insert(path.to_owned(), value)),
         Some((first, rest)) => {
-            let inner = table
-                .entry(first)
-                .or_insert_with(|| toml::Table::new().into());
+            let empty = || toml::Table::new().into();
+            let inner = table.entry(first).or_insert_with(empty);
             if let Some(inner) = inner.as_table_mut() {
                 put(inner, rest, value);
             }

@@ -6,9 +6,9 @@
 
 use std::fmt;
 
-use super::mistakes::{Mistakes, join};
+use super::mistakes::Mistakes;
 use super::settings::Config;
-use super::table;
+use super::table::{self, join};
 use super::value::Origin;
 
 /// One setting and its value.
@@ -99,15 +99,18 @@ fn is_read_at_start(path: &str) -> bool {
 
 impl From<&Effective> for InForce {
     fn from(started_with: &Effective) -> Self {
-        let shown = started_with.shown.iter().cloned();
-        Self(
-            shown
-                .map(|setting| Line {
-                    setting,
-                    is: State::InForce,
-                })
-                .collect(),
-        )
+        let lines = started_with
+            .shown
+            .iter()
+            .map(|setting| line(setting, State::InForce));
+        Self(lines.collect())
+    }
+}
+
+fn line(setting: &Setting, is: State) -> Line {
+    Line {
+        setting: setting.clone(),
+        is,
     }
 }
 
@@ -118,14 +121,10 @@ impl InForce {
         let waits =
             |setting: &Setting| is_read_at_start(&setting.path()) && !changes_now(&setting.path());
         let mut lines: Vec<Line> = Vec::new();
-        let mut add = |setting: &Setting, is| {
-            lines.push(Line {
-                setting: setting.clone(),
-                is,
-            })
-        };
+        let mut add = |setting, is| lines.push(line(setting, is));
         for new in &read.shown {
             match self.current(new) {
+                // The old value stays in force, whatever a former reload announced.
                 Some(old) if waits(new) && old.toml != new.toml => {
                     add(old, State::InForce);
                     add(new, State::AfterRestart);
@@ -134,6 +133,7 @@ impl InForce {
                 _ => add(new, State::InForce),
             }
         }
+        // A setting without a default, such as `server.tls.cert`, may be gone from the file.
         let is_gone =
             |old: &&Setting| waits(old) && !read.shown.iter().any(|new| new.is_same_key(old));
         for old in self.in_force().filter(is_gone) {
@@ -143,13 +143,7 @@ impl InForce {
                 .rposition(|line| line.setting.section == old.section);
             let end = last.map_or(lines.len(), |last| last + 1);
             let states = [State::InForce, State::GoneAfterRestart];
-            lines.splice(
-                end..end,
-                states.map(|is| Line {
-                    setting: old.clone(),
-                    is,
-                }),
-            );
+            lines.splice(end..end, states.map(|is| line(old, is)));
         }
         Self(lines)
     }

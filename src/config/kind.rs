@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 use super::path_pattern::PathPattern;
 use super::quota::{Quota, QuotaError};
 use super::secret::Sources;
-use super::upstream_url::{UpstreamUrl, UrlError, host_and_port};
+use super::upstream_url::{UpstreamUrl, host_and_port};
 use super::value::{MASK, Value, quoted};
 
 /// Longer than any instance id; every table of instances holds this much per entry.
@@ -25,7 +25,7 @@ pub(super) enum Kind {
     Text(fn(&str) -> Result<String>),
     /// An IP address with its port.
     Address,
-    /// The base URL of the upstream.
+    /// The base URL of the upstream. A wrong one may contain a password or a token.
     Url,
     /// A whole number within these bounds, both included.
     Count(i64, i64),
@@ -59,6 +59,24 @@ pub(super) struct Checked {
 
 type Result<T> = std::result::Result<T, String>;
 
+impl Checked {
+    pub(super) fn new(value: impl Into<toml::Value>, shown: String) -> Self {
+        let value = value.into();
+        Self { value, shown }
+    }
+
+    /// A value whose TOML form is its text.
+    fn text(text: &impl ToString) -> Self {
+        let text = text.to_string();
+        let shown = quoted(&text);
+        Self::new(text, shown)
+    }
+
+    fn secret(text: String) -> Self {
+        Self::new(text, quoted(MASK))
+    }
+}
+
 impl Kind {
     /// Checks a value, or returns what is allowed instead.
     ///
@@ -67,34 +85,34 @@ impl Kind {
         // Every text kind refuses an empty text, with the message for what is not a text.
         let text = value.text().unwrap_or_default();
         match self {
-            Self::Text(read) => read(text).map(plain),
+            Self::Text(read) => read(text).map(|text| Checked::text(&text)),
             Self::Address => match value {
                 // A port alone, for which the message has a hint.
                 Value::Integer(port) => {
                     Err(read_address(&port.to_string()).err().unwrap_or_default())
                 }
-                _ => read_address(text).map(|address| plain(address.to_string())),
+                _ => read_address(text).map(|text| Checked::text(&text)),
             },
-            Self::Url => url(text).map(plain),
+            Self::Url => parsed::<UpstreamUrl>(text).map(|text| Checked::text(&text)),
             Self::Count(min, max) => count(value, *min, *max),
             Self::Rate => rate(value),
-            Self::Duration => duration(value).map(time).ok_or_else(|| {
-                "a time with its unit, such as \"50ms\" or \"4s\", at most \"1day\"".to_owned()
-            }),
+            Self::Duration => {
+                let allowed = "a time with its unit, such as \"50ms\" or \"4s\", at most \"1day\"";
+                Ok(time(duration(value).ok_or(allowed)?))
+            }
             Self::Timeout => {
                 let allowed =
                     "a time above 0 with its unit, such as \"500ms\" or \"5s\", at most \"1day\"";
-                let time = duration(value)
-                    .filter(|time| !time.is_zero())
-                    .ok_or(allowed)?;
-                Ok(self::time(time))
+                let duration = duration(value).filter(|time| !time.is_zero());
+                Ok(time(duration.ok_or(allowed)?))
             }
             Self::Switch => switch(value),
-            Self::Key => sources.key(value).map(secret),
-            Self::Token => sources.token(value).map(secret),
+            Self::Key => sources.key(value).map(Checked::secret),
+            Self::Token => sources.token(value).map(Checked::secret),
             Self::Word(words) => {
-                let word = words().into_iter().find(|word| word == text).map(plain);
-                word.ok_or_else(|| format!("one of {}", words().join(", ")))
+                let word = words().into_iter().find(|word| word == text);
+                let word = word.ok_or_else(|| format!("one of {}", words().join(", ")))?;
+                Ok(Checked::text(&word))
             }
             Self::List(_) | Self::Tokens => Err("a list or a table".to_owned()),
         }
@@ -108,7 +126,6 @@ impl Kind {
         let text = value.text();
         let is_masked = match self {
             Self::Key | Self::Token | Self::Tokens => true,
-            // A user or a query is refused, but may contain a password or a token.
             Self::Url => text.is_some_and(|text| text.contains(['@', '?', '#'])),
             Self::Count(..) | Self::Rate => in_tenant && text.is_some(),
             _ => false,
@@ -135,6 +152,7 @@ pub(super) fn words<T: ValueEnum>() -> Vec<String> {
 /// What is allowed, and what is wrong with this text where that is plain.
 pub(crate) fn read_address(text: &str) -> Result<SocketAddr> {
     text.parse().map_err(|_| {
+        // A text without a colon may be a port alone.
         let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
         let hint = match port.parse::<u16>() {
             _ if text.parse::<IpAddr>().is_ok() => "; the port is missing".to_owned(),
@@ -153,18 +171,18 @@ pub(crate) fn read_address(text: &str) -> Result<SocketAddr> {
     })
 }
 
-/// The base URL of the upstream.
-fn url(text: &str) -> Result<String> {
-    let url: UpstreamUrl = text.parse().map_err(|error: UrlError| error.to_string())?;
-    Ok(url.to_string())
+/// What a type reads from a text; its error says what is allowed.
+pub(super) fn parsed<T: TryFrom<String, Error: ToString> + ToString>(text: &str) -> Result<String> {
+    let read = T::try_from(text.to_owned());
+    read.map(|value| value.to_string())
+        .map_err(|error| error.to_string())
 }
 
 /// The name of a PEM file, which is not opened here.
 pub(super) fn file(text: &str) -> Result<String> {
     let is_name = !text.is_empty() && !text.contains('\0');
-    Ok(is_name
-        .then(|| text.to_owned())
-        .ok_or("the name of a PEM file")?)
+    let name = is_name.then(|| text.to_owned());
+    Ok(name.ok_or("the name of a PEM file")?)
 }
 
 /// `host` or `host:port`.
@@ -177,26 +195,17 @@ pub(super) fn host(text: &str) -> Result<String> {
 pub(super) fn batch_path(text: &str) -> Result<String> {
     let path = PathPattern::parse(text)
         .ok()
-        .filter(PathPattern::is_literal);
-    let path = path.ok_or("a path that begins with /, without * and without ? or #")?;
-    Ok(path.to_string())
-}
-
-/// A path in which `*` stands for any run of characters.
-pub(super) fn path_pattern(text: &str) -> Result<String> {
-    let pattern = PathPattern::parse(text).map_err(|error| error.to_string())?;
-    Ok(pattern.to_string())
+        .filter(|path| path.is_literal());
+    let path = path.map(|path| path.to_string());
+    Ok(path.ok_or("a path that begins with /, without * and without ? or #")?)
 }
 
 /// An HTTP method.
 pub(super) fn method(text: &str) -> Result<String> {
     let is_upper = !text.bytes().any(|byte| byte.is_ascii_lowercase());
-    let method = http::Method::from_bytes(text.as_bytes())
-        .ok()
-        .filter(|_| is_upper);
-    Ok(method
-        .ok_or("a method in upper case, such as \"POST\"")?
-        .to_string())
+    let is_method = is_upper && http::Method::from_bytes(text.as_bytes()).is_ok();
+    let method = is_method.then(|| text.to_owned());
+    Ok(method.ok_or("a method in upper case, such as \"POST\"")?)
 }
 
 /// The name of a class.
@@ -229,6 +238,7 @@ pub(super) fn instance(text: &str) -> Result<String> {
 pub(super) fn network(text: &str) -> Result<String> {
     const ALLOWED: &str = "an IP address or network, such as 10.0.0.0/8 or 2001:db8::1";
     if let Ok(address) = text.parse::<IpAddr>() {
+        // An IPv4 address in IPv6 form is stored as IPv4, as clients are.
         return Ok(IpNet::from(address.to_canonical()).to_string());
     }
     let network: IpNet = text.parse().map_err(|_| ALLOWED)?;
@@ -250,16 +260,14 @@ pub(super) fn network(text: &str) -> Result<String> {
 
 fn count(value: &Value, min: i64, max: i64) -> Result<Checked> {
     let number = match value {
+        // Text in quotes is refused, so that "10" in a file is not taken for a number by accident.
         Value::Integer(number) => Some(*number),
         Value::Typed(text) => text.parse().ok(),
         _ => None,
     };
     let number = number.filter(|number| (min..=max).contains(number));
     let number = number.ok_or_else(|| format!("a whole number from {min} to {max}"))?;
-    Ok(Checked {
-        value: number.into(),
-        shown: number.to_string(),
-    })
+    Ok(Checked::new(number, number.to_string()))
 }
 
 fn rate(value: &Value) -> Result<Checked> {
@@ -277,10 +285,7 @@ fn rate(value: &Value) -> Result<Checked> {
         Ok(_) => rate,
         Err(_) => return Err(QuotaError::Rate.to_string()),
     };
-    Ok(Checked {
-        value: rate.into(),
-        shown: rate.to_string(),
-    })
+    Ok(Checked::new(rate, rate.to_string()))
 }
 
 fn switch(value: &Value) -> Result<Checked> {
@@ -290,59 +295,26 @@ fn switch(value: &Value) -> Result<Checked> {
         _ => None,
     };
     let on: bool = on.ok_or("true or false")?;
-    Ok(Checked {
-        value: on.into(),
-        shown: on.to_string(),
-    })
+    Ok(Checked::new(on, on.to_string()))
 }
 
 fn duration(value: &Value) -> Option<Duration> {
     let time = match value {
+        // Zero is the same in every unit.
         Value::Integer(0) => Some(Duration::ZERO),
-        other => other
-            .text()
-            .and_then(|text| humantime::parse_duration(text).ok()),
+        other => humantime::parse_duration(other.text()?).ok(),
     };
     time.filter(|time| *time <= MAX_DURATION)
-}
-
-/// A value whose TOML form is its text.
-fn plain(text: String) -> Checked {
-    Checked {
-        shown: quoted(&text),
-        value: text.into(),
-    }
-}
-
-fn secret(text: String) -> Checked {
-    Checked {
-        value: text.into(),
-        shown: quoted(MASK),
-    }
 }
 
 /// Shown in one unit, as `default.toml` does: `75s`, not `1m 15s`.
 fn time(time: Duration) -> Checked {
     let nanos = time.as_nanos();
-    let units = [
-        (1_000_000_000, "s"),
-        (1_000_000, "ms"),
-        (1000, "us"),
-        (1, "ns"),
-    ];
-    let (unit, name) = units
+    let units = [(1_000_000_000, "s"), (1_000_000, "ms"), (1000, "us")];
+    let whole = units
         .into_iter()
-        .find(|(unit, _)| nanos.is_multiple_of(*unit))
-        .unwrap_or((1, "ns"));
-    // The form that serde reads a `Duration` from; at most a day, so both fit.
-    let mut value = toml::Table::new();
-    value.insert(
-        "secs".to_owned(),
-        i64::try_from(time.as_secs()).unwrap_or(i64::MAX).into(),
-    );
-    value.insert("nanos".to_owned(), i64::from(time.subsec_nanos()).into());
-    Checked {
-        value: value.into(),
-        shown: format!("\"{}{name}\"", nanos / unit),
-    }
+        .find(|(unit, _)| nanos.is_multiple_of(*unit));
+    let (unit, name) = whole.unwrap_or((1, "ns"));
+    let value = toml::Value::try_from(time).expect("a day's seconds fit a TOML number");
+    Checked::new(value, format!("\"{}{name}\"", nanos / unit))
 }

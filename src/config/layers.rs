@@ -43,16 +43,16 @@ impl Layers {
         }
     }
 
-    /// Adds the flags, given by their names and texts.
-    pub(super) fn add_flags(&mut self, flags: &[(&str, Option<&String>)]) {
-        for (path, row) in table::SETTINGS.iter() {
-            let given = |flag: &str| flags.iter().find(|(name, _)| *name == flag)?.1;
-            if let Some((flag, text)) = row.flag.and_then(|flag| Some((flag, given(flag)?))) {
-                let origin = Origin::Flag(flag);
+    /// Adds the flags that were given.
+    pub(super) fn add_flags(&mut self, flags: &[(&'static str, Option<&String>)]) {
+        for (flag, path) in table::FLAGS {
+            let given = flags.iter().find(|(name, _)| *name == flag);
+            if let Some((name, Some(text))) = given {
+                let (path, origin) = (path.to_owned(), Origin::Flag(name));
                 self.typed.push(Typed {
-                    path: path.clone(),
+                    path,
                     origin,
-                    text: text.clone(),
+                    text: (*text).clone(),
                 });
             }
         }
@@ -79,7 +79,8 @@ impl Layers {
             let path = printable(&key.to_ascii_lowercase().replace("__", "."));
             let text = value.to_str().map(str::to_owned);
             match text {
-                _ if key.contains(|letter: char| letter.is_ascii_lowercase()) => {
+                // Only capitals: a dot would be read as the end of a section.
+                _ if key.contains(|letter: char| letter.is_ascii_lowercase() || letter == '.') => {
                     mistakes.unknown_variable(&path, &origin);
                 }
                 Some(text) => self.typed.push(Typed { path, origin, text }),
@@ -90,6 +91,7 @@ impl Layers {
 
     /// Takes what every layer says of a path, the strongest first.
     pub(super) fn take(&mut self, path: &str) -> Vec<Entry> {
+        // Flags come first in the list, so they are stronger than variables.
         let typed = self.typed.extract_if(.., |typed| typed.path == path);
         let entry = |Typed { origin, text, .. }| Entry {
             origin,
@@ -165,8 +167,10 @@ pub(super) fn parse(name: Option<&Arc<str>>, bytes: &[u8], mistakes: &mut Mistak
         mistakes.add(&at(0, 0), "", None, allowed);
         return Tree::new();
     }
+    // Spans count bytes; an index of line beginnings makes each look-up cheap.
     let lines: Vec<usize> = text.match_indices('\n').map(|(at, _)| at + 1).collect();
     let line_of = |offset: usize| 1 + lines.partition_point(|start| *start <= offset);
+    // Goes on after a syntax error, so that one run reports all of them, and wrong values too.
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let offset = error.span().map_or(text.len(), |span| span.start);

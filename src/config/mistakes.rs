@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::table::{self, FILE_VARIABLE, PREFIX};
-use super::value::{MASK, Origin, word};
+use super::table::{self, FILE_VARIABLE, LISTS, PREFIX, join};
+use super::value::{MASK, Origin, Value, word};
 
 /// How many mistakes are printed: a file that is not a settings file has thousands.
 const MAX_PRINTED: usize = 100;
@@ -63,6 +63,11 @@ impl Mistakes {
         }
     }
 
+    /// Adds a value that may contain a secret.
+    pub(super) fn add_masked(&mut self, origin: &Origin, path: &str, value: &Value, allowed: &str) {
+        self.add(origin, path, Some(value.masked()), allowed);
+    }
+
     /// Adds a setting that must be there.
     pub(super) fn missing(&mut self, origin: &Origin, path: &str) {
         self.add(origin, path, None, "must be there");
@@ -82,18 +87,14 @@ impl Mistakes {
         } else {
             "unknown key"
         };
+        // `tenant[0]` has the keys of `tenant`.
         let name = section.split('[').next().unwrap_or_default();
         let siblings = table::children(name);
-        let meant = match nearest(key, siblings.iter()) {
-            Some(near) => Some(join(section, near)),
-            // The right key in the wrong section.
-            None => {
-                let mut paths = table::SETTINGS.iter().map(|(path, _)| path);
-                paths
-                    .find(|path| path.rsplit('.').next() == Some(key))
-                    .cloned()
-            }
-        };
+        let near = nearest(key, siblings.iter()).map(|near| join(section, near));
+        // Or the right key in the wrong section.
+        let mut paths = table::SETTINGS.iter().map(|(path, _)| path);
+        let is_same_key = |path: &&String| path.rsplit('.').next() == Some(key);
+        let meant = near.or_else(|| paths.find(is_same_key).cloned());
         if let Some(meant) = meant {
             let path = join(section, &word(key));
             let hint = format!("{what}; did you mean {meant}?");
@@ -103,28 +104,25 @@ impl Mistakes {
         // anywhere after text that is not TOML.
         let may_be_secret = !self.broken.is_empty() || name == "tenant";
         let path = join(section, &word(if may_be_secret { MASK } else { key }));
-        self.add(
-            origin,
-            &path,
-            None,
-            format!("{what}; known here: {}", siblings.join(", ")),
-        );
+        let hint = format!("{what}; known here: {}", siblings.join(", "));
+        self.add(origin, &path, None, hint);
     }
 
     /// Adds a variable that is not a setting; `path` is its name as a path, such as `limit.rate`.
     pub(super) fn unknown_variable(&mut self, path: &str, origin: &Origin) {
-        let names: Vec<String> = table::SETTINGS
-            .iter()
-            .map(|(path, _)| path.clone())
-            .chain(table::children(""))
-            .map(|path| path.replace('.', "__"))
-            .chain([FILE_VARIABLE
-                .trim_start_matches(PREFIX)
-                .to_ascii_lowercase()])
-            .collect();
-        let hint = match nearest(&path.replace('.', "__"), names.iter()) {
-            Some(near) => format!("did you mean {PREFIX}{}?", near.to_ascii_uppercase()),
-            None => format!("settings are named {PREFIX}<SECTION>__<KEY>"),
+        let variable = |path: &str| format!("{PREFIX}{}", path.replace('.', "__").to_uppercase());
+        let is_inside = |list: &&str| {
+            path.strip_prefix(list)
+                .is_some_and(|key| key.starts_with('.'))
+        };
+        let list = LISTS.into_iter().find(is_inside);
+        let paths = table::SETTINGS.iter().map(|(path, _)| &**path).chain(LISTS);
+        let names = paths.map(variable).chain([FILE_VARIABLE.to_owned()]);
+        let names: Vec<String> = names.collect();
+        let hint = match (list, nearest(&variable(path), names.iter())) {
+            (Some(list), _) => format!("{} is a list: a TOML array of tables", variable(list)),
+            (None, Some(near)) => format!("did you mean {near}?"),
+            (None, None) => format!("settings are named {PREFIX}<SECTION>__<KEY>"),
         };
         self.add(origin, "", None, format!("unknown variable; {hint}"));
     }
@@ -167,21 +165,13 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// A key below a section; below `""` it stands alone.
-pub(super) fn join(section: &str, key: &str) -> String {
-    if section.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{section}.{key}")
-    }
-}
-
 /// Finds the name that a misspelled one is nearest to, if any is near.
 fn nearest<'n>(written: &str, names: impl Iterator<Item = &'n String>) -> Option<&'n String> {
     names
         // A long text is not compared letter by letter.
         .filter(|name| name.len().abs_diff(written.len()) <= MAX_DISTANCE)
         .map(|name| (strsim::levenshtein(written, name), name))
+        // Of a short name, two changed letters leave nothing that points to it.
         .filter(|(distance, name)| *distance <= MAX_DISTANCE && distance * 2 < name.len())
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)

@@ -57,6 +57,7 @@ pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String>
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     files::regular(path)?;
     let bytes = files::read(path, MAX_FILE_BYTES, "a PEM file has at most 16 MiB")?;
+    // Windows editors write these marks, and PEM parsers then find no beginning.
     match &bytes[..] {
         [0xef, 0xbb, 0xbf, ..] => Err("the file begins with a byte order mark (BOM), which PEM \
                                        does not allow; remove it with `sed -i '1s/^\\xef\\xbb\\xbf//' FILE`"

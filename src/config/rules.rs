@@ -14,6 +14,7 @@ pub(super) fn join_quota(
     shown: &[Setting],
     mistakes: &mut Mistakes,
 ) {
+    // Sections without a rate, and rates that were wrong, have no quota.
     let Some(rate) = read.get("rate").and_then(toml::Value::as_float) else {
         return;
     };
@@ -37,6 +38,12 @@ pub(super) fn check(config: &Config, shown: &[Setting], mistakes: &mut Mistakes)
     if collide(config.server.listen, config.server.admin) {
         let rule = "server.listen and server.admin must differ";
         forbid(&["server.admin", "server.listen"], rule, shown, mistakes);
+    }
+    if config.server.drain_delay >= config.server.drain_timeout {
+        let rule =
+            "server.drain_delay must be shorter than server.drain_timeout, which includes it";
+        let paths = ["server.drain_delay", "server.drain_timeout"];
+        forbid(&paths, rule, shown, mistakes);
     }
     // A window of zero turns merging off.
     let window = config.batch.window;
@@ -66,6 +73,7 @@ fn forbid(paths: &[&str], rule: &str, shown: &[Setting], mistakes: &mut Mistakes
     let settings = shown
         .iter()
         .filter(|setting| paths.contains(&&*setting.path()));
+    // At a default, the mistake would name a line that the operator has not written.
     if let Some(setting) = settings.max_by_key(|setting| &setting.origin) {
         mistakes.add(
             &setting.origin,

@@ -23,8 +23,8 @@ const KEY_LENGTH: RangeInclusive<usize> = 16..=256;
 const MAX_TOKEN_LENGTH: usize = 4096;
 /// No secret is longer; a wrong file does not fill the memory.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
-/// A key is compared in the encodings that URLs and JSON use for `+`, `/` and `=`. Clients disagree
-/// about how to escape these characters.
+/// Clients escape these characters in different ways, or in ways that end a value early. A key that
+/// contains one could not be recognised reliably.
 const NOT_IN_A_KEY: &[u8] = b"\"'`\\&%#";
 
 /// A text that must not be seen: prints as `Secret(…)`.
@@ -125,6 +125,7 @@ impl<'v> Sources<'v> {
                 "{allowed}, as a text in quotes, or env:NAME or file:PATH"
             ));
         };
+        // A secret that begins with `env:` or `file:` itself cannot be written as text.
         let kept = match written.split_once(':') {
             Some(("env", name)) => Some(self.variable(name)?),
             Some(("file", path)) => Some(file(path)?),

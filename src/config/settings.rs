@@ -60,6 +60,8 @@ pub struct Server {
     pub body_timeout: Duration,
     /// How long a client connection may be idle.
     pub idle_timeout: Duration,
+    /// How long new connections are accepted after the signal to stop.
+    pub drain_delay: Duration,
     /// Longest time between the signal to stop and the exit.
     pub drain_timeout: Duration,
     /// Whether responses to merged and queued requests carry `Server-Timing`.

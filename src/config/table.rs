@@ -10,8 +10,9 @@ use super::kind::Kind::{
     self, Address, Count, Duration, Key, List, Rate, Switch, Text, Timeout, Tokens, Url, Word,
 };
 use super::kind::{
-    batch_path, file, host, instance, method, name, network, path_pattern, tenant_name, words,
+    batch_path, file, host, instance, method, name, network, parsed, tenant_name, words,
 };
+use super::path_pattern::PathPattern;
 use super::quota::MAX_BURST;
 use super::settings::{BatchMode, Instances, LimitMode, LogAccess, LogFormat, LogLevel};
 
@@ -23,23 +24,12 @@ pub const FILE_VARIABLE: &str = "WAWP_GATEWAY_CONFIG";
 const BURST: Kind = Count(0, MAX_BURST as i64);
 const NETWORKS: Kind = List(&Text(network));
 
-/// A section and its settings.
-pub(super) struct Section {
-    /// `limit`, or `limit.class` for `[[limit.class]]`.
-    pub(super) name: &'static str,
-    /// Written `[[name]]`, any number of times.
-    pub(super) is_list: bool,
-    pub(super) rows: &'static [Row],
-}
-
 /// One setting.
 pub(super) struct Row {
     /// Its key within the section; `tls.cert` is the key `cert` of the table `tls`.
     pub(super) key: &'static str,
     /// What its value may be.
     pub(super) kind: Kind,
-    /// The flag of `serve` that sets it.
-    pub(super) flag: Option<&'static str>,
     /// A changed value takes effect at the next start, not on reload.
     pub(super) at_start: bool,
     /// It has no default, and an item of its list must set it.
@@ -48,53 +38,53 @@ pub(super) struct Row {
     pub(super) unique: Option<&'static str>,
 }
 
-/// Every setting.
-pub(super) static SECTIONS: [Section; 10] = [
-    section("server", SERVER),
-    section("upstream", UPSTREAM),
-    section("batch", BATCH),
-    section("limit", LIMIT),
-    list("limit.class", CLASS),
-    section("egress", &[row("rate", Rate), row("burst", BURST)]),
-    list("tenant", TENANT),
-    section("access", ACCESS),
-    section(
-        "metrics",
-        &[row("max_instances", Count(1, 10_000)).at_start()],
-    ),
-    section("log", LOG),
+/// Every section and its settings.
+pub(super) static SECTIONS: [(&str, &[Row]); 10] = [
+    ("server", SERVER),
+    ("upstream", UPSTREAM),
+    ("batch", BATCH),
+    ("limit", LIMIT),
+    ("limit.class", CLASS),
+    ("egress", &[row("rate", Rate), row("burst", BURST)]),
+    ("tenant", TENANT),
+    ("access", ACCESS),
+    ("metrics", &[fixed("max_instances", Count(1, 10_000))]),
+    ("log", LOG),
 ];
+/// The sections that are written `[[name]]`, any number of times.
+pub(super) const LISTS: [&str; 2] = ["limit.class", "tenant"];
 
 const SERVER: &[Row] = &[
-    row("listen", Address).at_start().flag("--listen"),
-    row("admin", Address).at_start().flag("--admin"),
-    row("max_connections", Count(1, 1_000_000)).at_start(),
-    row("max_in_flight", Count(1, 1_000_000)).at_start(),
-    row("header_timeout", Timeout).at_start(),
-    row("body_timeout", Timeout).at_start(),
-    row("idle_timeout", Timeout).at_start(),
-    row("drain_timeout", Timeout).at_start(),
-    row("timing_header", Switch).at_start(),
-    row("max_headers", Count(1, 1000)).at_start(),
+    fixed("listen", Address),
+    fixed("admin", Address),
+    fixed("max_connections", Count(1, 1_000_000)),
+    fixed("max_in_flight", Count(1, 1_000_000)),
+    fixed("header_timeout", Timeout),
+    fixed("body_timeout", Timeout),
+    fixed("idle_timeout", Timeout),
+    fixed("drain_delay", Duration),
+    fixed("drain_timeout", Timeout),
+    fixed("timing_header", Switch),
+    fixed("max_headers", Count(1, 1000)),
     // At least hyper's smallest read buffer: a smaller bound could not be kept.
-    row("max_header_bytes", Count(8192, 1024 * 1024)).at_start(),
-    row("names", List(&Text(host))).at_start(),
-    row("tls.cert", Text(file)).at_start(),
-    row("tls.key", Text(file)).at_start(),
+    fixed("max_header_bytes", Count(8192, 1024 * 1024)),
+    fixed("names", List(&Text(host))),
+    fixed("tls.cert", Text(file)),
+    fixed("tls.key", Text(file)),
 ];
 
 const UPSTREAM: &[Row] = &[
-    row("url", Url).at_start().flag("--upstream"),
-    row("connect_timeout", Timeout).at_start(),
-    row("response_timeout", Timeout).at_start(),
-    row("idle_timeout", Timeout).at_start(),
-    row("ca", Text(file)).at_start(),
+    fixed("url", Url),
+    fixed("connect_timeout", Timeout),
+    fixed("response_timeout", Timeout),
+    fixed("idle_timeout", Timeout),
+    fixed("ca", Text(file)),
 ];
 
 const BATCH: &[Row] = &[
     row("mode", Word(words::<BatchMode>)),
     row("paths", List(&Text(batch_path))),
-    row("window", Duration).flag("--window"),
+    row("window", Duration),
     row("max_delay", Duration),
     row("max_ids", Count(1, 10_000)),
     row("max_callers", Count(1, 100_000)),
@@ -103,8 +93,8 @@ const BATCH: &[Row] = &[
 
 const LIMIT: &[Row] = &[
     row("mode", Word(words::<LimitMode>)),
-    row("rate", Rate).flag("--rate"),
-    row("burst", BURST).flag("--burst"),
+    row("rate", Rate),
+    row("burst", BURST),
     row("max_wait", Duration),
     row("max_queue", Count(1, 1_000_000)),
     row("headers", Switch),
@@ -114,7 +104,7 @@ const CLASS: &[Row] = &[
     row("name", Text(name))
         .required()
         .unique("a name that no class before has"),
-    row("paths", List(&Text(path_pattern))).required(),
+    row("paths", List(&Text(parsed::<PathPattern>))).required(),
     row("methods", List(&Text(method))),
     row("rate", Rate).required(),
     row("burst", BURST),
@@ -143,54 +133,32 @@ const ACCESS: &[Row] = &[
 ];
 
 const LOG: &[Row] = &[
-    row("format", Word(words::<LogFormat>)).at_start(),
-    row("level", Word(words::<LogLevel>)).at_start(),
+    fixed("format", Word(words::<LogFormat>)),
+    fixed("level", Word(words::<LogLevel>)),
     row("access", Word(words::<LogAccess>)),
     row("access_sample", Count(1, 1_000_000)),
 ];
 
-const fn section(name: &'static str, rows: &'static [Row]) -> Section {
-    Section {
-        name,
-        is_list: false,
-        rows,
-    }
-}
-
-const fn list(name: &'static str, rows: &'static [Row]) -> Section {
-    Section {
-        name,
-        is_list: true,
-        rows,
-    }
-}
-
+/// A setting that changes on reload.
 const fn row(key: &'static str, kind: Kind) -> Row {
     Row {
         key,
         kind,
-        flag: None,
         at_start: false,
         required: false,
         unique: None,
     }
 }
 
+/// A setting whose change needs a restart.
+const fn fixed(key: &'static str, kind: Kind) -> Row {
+    Row {
+        at_start: true,
+        ..row(key, kind)
+    }
+}
+
 impl Row {
-    const fn flag(self, name: &'static str) -> Self {
-        Self {
-            flag: Some(name),
-            ..self
-        }
-    }
-
-    const fn at_start(self) -> Self {
-        Self {
-            at_start: true,
-            ..self
-        }
-    }
-
     const fn required(self) -> Self {
         Self {
             required: true,
@@ -206,31 +174,46 @@ impl Row {
     }
 }
 
+/// The flags of `serve` that are settings.
+pub(super) const FLAGS: [(&str, &str); 6] = [
+    ("--listen", "server.listen"),
+    ("--admin", "server.admin"),
+    ("--upstream", "upstream.url"),
+    ("--window", "batch.window"),
+    ("--rate", "limit.rate"),
+    ("--burst", "limit.burst"),
+];
+
 /// Every setting with its path, those of lists without an index: `limit.class.name`.
 pub(super) static SETTINGS: LazyLock<Vec<(String, &Row)>> = LazyLock::new(|| {
-    let rows = |section: &'static Section| section.rows.iter().map(move |row| (section.name, row));
-    let settings = SECTIONS.iter().flat_map(rows);
-    settings
-        .map(|(section, row)| (format!("{section}.{}", row.key), row))
+    let path = |section: &str, row: &Row| format!("{section}.{}", row.key);
+    let rows = SECTIONS
+        .iter()
+        .flat_map(|(name, rows)| rows.iter().map(move |row| (*name, row)));
+    rows.map(|(section, row)| (path(section, row), row))
         .collect()
 });
 
 /// The keys directly within a section, tables included; within `""` the sections. Empty for a path
 /// that is not a section.
 pub(super) fn children(section: &str) -> Vec<String> {
-    let prefix = if section.is_empty() {
-        String::new()
-    } else {
-        format!("{section}.")
-    };
+    let prefix = join(section, "");
     let mut keys: Vec<String> = Vec::new();
     for (path, _) in SETTINGS.iter() {
-        let key = path
-            .strip_prefix(&prefix)
-            .and_then(|rest| rest.split('.').next());
+        let rest = path.strip_prefix(&prefix);
+        let key = rest.and_then(|rest| rest.split('.').next());
         if let Some(key) = key.filter(|key| !keys.iter().any(|known| known == key)) {
             keys.push(key.to_owned());
         }
     }
     keys
+}
+
+/// A key below a section; below `""` it stands alone.
+pub(super) fn join(section: &str, key: &str) -> String {
+    if section.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{section}.{key}")
+    }
 }

@@ -38,6 +38,7 @@ impl FromStr for UpstreamUrl {
             "http" => false,
             _ => return Err(UrlError),
         };
+        // A base URL is often copied with its slash.
         let written = rest.strip_suffix('/').unwrap_or(rest);
         let (authority, port) = host_and_port(written).ok_or(UrlError)?;
         let host = authority

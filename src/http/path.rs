@@ -18,16 +18,16 @@ pub(crate) fn same_segments(one: &str, other: &str) -> bool {
     one == other || segments(one).eq(segments(other))
 }
 
-/// The path that a lenient backend would route by: unreserved characters and
-/// separators are percent-decoded, `;parameters` are dropped, `.` and `..` are
-/// resolved, and slashes are single (RFC 3986 §6.2.2). A trailing slash stays.
+/// The path that a lenient backend would route by: visible ASCII characters are
+/// percent-decoded, `;parameters` are dropped, `.` and `..` are resolved, and
+/// slashes are single (RFC 3986 §6.2.2). A trailing slash stays.
 pub(crate) fn normalize(path: &str) -> Cow<'_, str> {
     let is_special = |byte| matches!(byte, b'%' | b';' | b'\\');
     let has_special = path.bytes().any(is_special);
     if !has_special && !path.contains("//") && !path.contains("/.") {
         return Cow::Borrowed(path);
     }
-    let decoded = decode_unreserved(path);
+    let decoded = decode_visible(path);
     let mut kept: Vec<&str> = Vec::new();
     let mut ends_with_slash = false;
     for segment in decoded.split(['/', '\\']) {
@@ -77,12 +77,10 @@ fn is_dot_segment(segment: &[u8]) -> bool {
     matches!(name.trim_ascii(), b"." | b"..")
 }
 
-/// Decodes what is the same written plainly (RFC 3986 §2.3), and separators.
-fn decode_unreserved(path: &str) -> String {
-    let is_plain = |byte: u8| {
-        byte.is_ascii_alphanumeric()
-            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'/' | b'\\' | b';')
-    };
+/// Decodes visible ASCII characters once. A percent sign stays encoded, or the
+/// text behind it would seem to be an escape.
+fn decode_visible(path: &str) -> String {
+    let is_visible = |byte: u8| byte.is_ascii_graphic() && byte != b'%';
     let hex = |digit: &u8| char::from(*digit).to_digit(16);
     let mut pieces = path.split('%');
     let mut decoded = pieces.next().unwrap_or_default().to_owned();
@@ -92,7 +90,7 @@ fn decode_unreserved(path: &str) -> String {
             _ => None,
         };
         let byte = byte.and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
-        match byte.filter(|byte| is_plain(*byte)) {
+        match byte.filter(|byte| is_visible(*byte)) {
             Some(byte) => {
                 decoded.push(char::from(byte));
                 decoded.push_str(&piece[2..]);
@@ -141,8 +139,8 @@ mod tests {
             ("*", "*"),
             ("//", "/"),
             ("/..", "/"),
-            // Other characters may mean something else when encoded.
-            ("/a%40b%20c%", "/a%40b%20c%"),
+            ("/v2/groups/1%40g.us/x", "/v2/groups/1@g.us/x"),
+            ("/a%20b%", "/a%20b%"),
             ("/a%é", "/a%é"),
             ("/%2573end", "/%2573end"),
         ] {

@@ -15,14 +15,6 @@ pub(crate) struct RequestHead {
 }
 
 impl RequestHead {
-    /// A head that was read on the fast path.
-    pub(super) fn read(parts: Parts, case: HeaderCase) -> Self {
-        Self {
-            parts,
-            case: Some(case),
-        }
-    }
-
     /// The case of the header names. It is known of a request that was read on
     /// the fast path, and only such a request may leave on it. (hyper keeps the
     /// case of what it reads to itself.)
@@ -30,11 +22,20 @@ impl RequestHead {
         self.case.as_ref()
     }
 
+    /// Only for a request that was read on the fast path.
+    pub(super) fn set_header_case(&mut self, case: HeaderCase) {
+        self.case = Some(case);
+    }
+
     /// Takes the head, and leaves its method: the gateway still needs it when
     /// the response comes.
     pub(crate) fn take(&mut self) -> Self {
-        let head = std::mem::take(self);
-        self.parts.method.clone_from(&head.parts.method);
+        let mut head = Self::default();
+        head.parts.method.clone_from(&self.parts.method);
+        head.parts.uri = std::mem::take(&mut self.parts.uri);
+        head.parts.headers = std::mem::take(&mut self.parts.headers);
+        head.parts.extensions = std::mem::take(&mut self.parts.extensions);
+        head.case = self.case.take();
         head
     }
 

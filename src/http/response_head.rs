@@ -10,7 +10,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, response};
 use hyper::ext::ReasonPhrase;
 
@@ -132,6 +132,19 @@ impl ResponseHead {
     pub(crate) fn strip_hop_by_hop(&mut self, is_upgrade: bool) {
         hop_by_hop::strip(&mut self.parts.headers, is_upgrade);
         self.parts.version = Version::HTTP_11;
+    }
+
+    /// Whether the headers announce a body that a response with this status
+    /// cannot have. Where the upstream sends it all the same, its bytes would be
+    /// read as the next response. A 304 rightly announces the length that a 200
+    /// would have (RFC 9110 §8.6).
+    pub(crate) fn announces_missing_body(&self) -> bool {
+        if !has_no_body(self.status()) {
+            return false;
+        }
+        let is_not_modified = self.status() == StatusCode::NOT_MODIFIED;
+        let has_length = || self.get_all(&CONTENT_LENGTH).any(|length| length != b"0");
+        self.get(&TRANSFER_ENCODING).is_some() || !is_not_modified && has_length()
     }
 
     /// How long the connection may be used for another request, if the response

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::RETRY_AFTER;
+use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 
 use super::response_head::ResponseHead;
@@ -24,7 +24,13 @@ pub(crate) fn of(head: &ResponseHead) -> Option<Duration> {
         return Duration::try_from_secs_f64(value.parse().ok()?).ok();
     }
     let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
+    // The upstream's clock may differ from ours; its `Date` shows by how much.
+    let now = head.get(&DATE).and_then(|now| {
+        let now = str::from_utf8(now).ok()?;
+        httpdate::parse_http_date(now.trim()).ok()
+    });
+    let now = now.unwrap_or_else(SystemTime::now);
+    Some(date.duration_since(now).unwrap_or_default())
 }
 
 /// Whole seconds, rounded up, at least one: after them the wait is over.
@@ -56,6 +62,22 @@ mod tests {
         let wait = read(&httpdate::fmt_http_date(soon)).unwrap();
         assert!((88..=90).contains(&wait.as_secs()), "{wait:?}");
         assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_date_is_relative_to_the_date_of_its_response() {
+        let asked = |date: &str| {
+            let mut head = ResponseHead::new(StatusCode::TOO_MANY_REQUESTS);
+            head.append(DATE, date.parse().unwrap());
+            let until = HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT");
+            head.append(RETRY_AFTER, until);
+            of(&head)
+        };
+        let asked_in = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:34 GMT"), asked_in(3));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:38 GMT"), asked_in(0));
+        // Without a valid one, our own clock is all there is.
+        assert_eq!(asked("soon"), asked_in(0));
     }
 
     #[test]

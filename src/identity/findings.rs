@@ -15,7 +15,7 @@ use crate::http::{INSTANCE_HEADER, TOKEN_HEADER};
 /// The header with a token as HTTP defines it (RFC 9110 §11.6.2).
 const AUTHORIZATION_HEADER: &str = "authorization";
 
-/// Who calls, as far as the request says.
+/// The caller of a request, as far as the request states it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     /// The WhatsApp instance.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::request::Parts;
 
 use super::findings::Findings;
 use super::names::Field;
@@ -111,6 +112,23 @@ pub(crate) fn scan_pieces(
         }
         Format::Opaque => Extent::Part,
     }
+}
+
+/// Whether a request whose body has arrived states several identities. JSON
+/// that is declared as such is not scanned: its parser sees every name.
+pub(crate) fn is_ambiguous(head: &Parts, body: &Bytes) -> bool {
+    let mut findings = Findings::of_head(head);
+    let is_json = matches!(
+        Format::of(&head.headers),
+        Format::Fields(Reader {
+            declared: Declared::Json,
+            ..
+        })
+    );
+    if !is_json {
+        scan_pieces(&mut findings, &head.headers, [body.clone()]);
+    }
+    findings.is_ambiguous()
 }
 
 /// How a body states fields.
@@ -234,6 +252,8 @@ fn take_pair(field: Field, at: Range<usize>, is_json: bool, sink: &mut impl Fiel
     match field {
         // A token in the middle of a JSON text may belong to a message.
         Field::Token(_) if is_json => {}
+        // Which of the two readings comes first depends on how the body is cut.
+        Field::Instance(_) if is_json => sink.field(Field::Unclear, Position::Form(at)),
         field => sink.field(field, Position::Form(at)),
     }
 }

@@ -30,7 +30,7 @@ fn of_head(target: &str, headers: Headers<'_>) -> Identity {
 }
 
 /// The identity of a request with this instance and these credentials.
-fn who(instance: Option<&str>, credentials: &[(CredentialSource, &str)]) -> Identity {
+fn identity_of(instance: Option<&str>, credentials: &[(CredentialSource, &str)]) -> Identity {
     let (head, ()) = Request::new(()).into_parts();
     let mut findings = Findings::of_head(&head);
     findings.instance(instance.unwrap_or_default());

@@ -3,9 +3,10 @@
 //! Invariant: this is the only place that decides it.
 
 use http::Method;
+use http::request::Parts;
 
 use super::findings::{Certainty, Identity};
-use crate::http::path;
+use crate::http::{method, path};
 
 /// Below it every request needs a credential; pages elsewhere are public.
 const API_SEGMENT: &str = "v2";
@@ -13,17 +14,15 @@ const API_SEGMENT: &str = "v2";
 /// Whether the response to a request shows if the upstream accepts the
 /// request's credential: a 2xx then verifies it, a 401 revokes it.
 ///
-/// `OPTIONS` is answered by any CORS layer, `TRACE` by any server. A path with
-/// dot segments may lead to a public page. If the request was not read to its
+/// `OPTIONS` is answered by any CORS layer, `TRACE` by any server, and either
+/// may be asked for by an override of the method. A path with dot segments may lead to a public page. If the request was not read to its
 /// end, or states several identities, the response may be about another one.
-pub(crate) fn is_conclusive(
-    method: &Method,
-    path: &str,
-    is_receipt: bool,
-    identity: &Identity,
-) -> bool {
-    identity.certainty == Certainty::Certain
-        && !matches!(*method, Method::OPTIONS | Method::TRACE)
+pub(crate) fn is_conclusive(head: &Parts, is_receipt: bool, identity: &Identity) -> bool {
+    let path = head.uri.path();
+    identity.credential.is_some()
+        && identity.certainty == Certainty::Certain
+        && !matches!(head.method, Method::OPTIONS | Method::TRACE)
+        && !method::is_overridden(head)
         && path::has_one_reading(path)
         && (is_receipt || is_of_api(path))
 }
@@ -36,13 +35,16 @@ fn is_of_api(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderValue, Request};
+
     use super::*;
+    use crate::identity::Fingerprint;
 
     #[test]
     fn only_an_unambiguous_request_to_the_api_is_conclusive() {
         let identity = |certainty| Identity {
             instance: None,
-            credential: None,
+            credential: Some(Fingerprint::of_client(None)),
             certainty,
         };
         let certain = identity(Certainty::Certain);
@@ -61,13 +63,26 @@ mod tests {
             (Method::GET, "/v2/../public", false, false),
             (Method::GET, "/v2/%2e%2e/public", false, false),
             (Method::GET, "/v2/..%2fpublic", false, false),
+            (Method::GET, "/v2/chats?a=b&_%6Dethod=OPTIONS", false, false),
         ] {
-            let found = is_conclusive(&method, path, is_receipt, &certain);
-            assert_eq!(found, conclusive, "{method} {path}");
-            for certainty in [Certainty::Partial, Certainty::Ambiguous] {
-                let found = is_conclusive(&method, path, is_receipt, &identity(certainty));
-                assert!(!found, "{method} {path} {certainty:?}");
+            let request = Request::builder().method(method).uri(path);
+            let (mut head, ()) = request.body(()).unwrap().into_parts();
+            let found = is_conclusive(&head, is_receipt, &certain);
+            assert_eq!(found, conclusive, "{head:?}");
+            let anonymous = Identity {
+                credential: None,
+                ..certain.clone()
+            };
+            for identity in [
+                identity(Certainty::Partial),
+                identity(Certainty::Ambiguous),
+                anonymous,
+            ] {
+                assert!(!is_conclusive(&head, is_receipt, &identity), "{head:?}");
             }
+            let options = HeaderValue::from_static("OPTIONS");
+            head.headers.insert("x-http-method-override", options);
+            assert!(!is_conclusive(&head, is_receipt, &certain));
         }
     }
 }

@@ -185,7 +185,7 @@ impl Error {
     }
 
     /// The response of the gateway.
-    pub(crate) fn answer(&self) -> Box<ClientResponse> {
+    pub(crate) fn response(&self) -> Box<ClientResponse> {
         let status = self.status();
         let message = match self.retry_after() {
             Some(wait) => format!("{self}; retry in {} s", retry_after::seconds(wait)),

@@ -1,7 +1,6 @@
-//! Sending one call for one caller: what is passed through, and its answer.
+//! Requests that are forwarded unchanged, and receipts that are sent alone.
 //!
-//! Invariant: a call that comes here is sent once, and its lane learns what
-//! came of it.
+//! Invariant: a request is sent once, and its lane learns what came of it.
 
 use std::collections::VecDeque;
 
@@ -9,10 +8,9 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::error::Error;
-use super::ratelimit_headers;
-use super::upgrade;
-use super::{Proxy, Shared, server_timing};
-use crate::body::{ClientResponse, RequestBody, UpstreamRequest};
+use super::request_ctx::RequestCtx;
+use super::{Proxy, Shared, ratelimit_headers, server_timing, upgrade};
+use crate::body::{ClientBody, ClientResponse, RequestBody, UpstreamRequest};
 use crate::http::request_head::RequestHead;
 use crate::http::response_head::ResponseHead;
 use crate::http::retry_after;
@@ -23,83 +21,134 @@ use crate::receipt::Receipt;
 use crate::upstream::UpstreamResponse;
 
 impl Proxy {
-    /// A receipt where merging is only observed: a call of its own.
+    /// Identifies a request, takes its bucket token and sends it.
+    ///
+    /// # Errors
+    /// An access rule or the limiter refuses the request, or no response came.
+    pub(super) async fn pass_through(
+        &self,
+        ctx: &mut RequestCtx<'_>,
+        head: &mut RequestHead,
+        body: &mut ClientBody,
+    ) -> Result<Box<ClientResponse>, Error> {
+        let identity = self.identify(ctx, head, body).await?;
+        let arrived_at = body.arrived_at().unwrap_or_else(Instant::now);
+        let lane = self.lane(ctx, &identity, head)?;
+        let limiter = &self.shared.limiter;
+        let pass = limiter
+            .pass(&lane, Kind::Request, arrived_at, ctx.route)
+            .await;
+        let result = match pass {
+            Ok(pass) => {
+                let request = UpstreamRequest {
+                    head: head.take(),
+                    body: RequestBody::streamed(body.take()),
+                };
+                self.send(ctx, request, &lane, pass).await
+            }
+            Err(refused) => Err(refused.into()),
+        };
+        count(&lane, ctx.route, &result, ctx.log_entry);
+        result
+    }
+
+    /// Sends a receipt alone, because merging is only observed.
+    ///
+    /// # Errors
+    /// The limiter refuses the receipt, or no response came.
     pub(super) async fn send_alone(
         &self,
+        ctx: &mut RequestCtx<'_>,
         receipt: Receipt,
         lane: &Lane,
-        log_entry: &mut LogEntry,
     ) -> Result<Box<ClientResponse>, Error> {
         let Shared {
             limiter, batcher, ..
         } = &*self.shared;
-        batcher.haunt(&receipt, lane);
+        batcher.shadow(&receipt, lane);
         let pass = if limiter.observes() {
-            // The ghost of its batch pays.
+            // The shadow of its batch takes the token.
             limiter.unheld(Route::Seen)
         } else {
             let opened = Instant::now();
             let kind = Kind::Receipt { opened };
             limiter.pass(lane, kind, opened, Route::Seen).await?
         };
-        let UpstreamRequest { mut head, body } = receipt.into_request();
-        self.send(&mut head, body, lane, pass, Route::Seen, log_entry)
-            .await
+        self.send(ctx, receipt.into_request(), lane, pass).await
     }
 
-    /// Sends a call that has its token, once, and passes the answer on.
-    pub(super) async fn send(
+    /// Sends a request that has its token, once, and returns the response while its
+    /// body is still arriving.
+    async fn send(
         &self,
-        head: &mut RequestHead,
-        body: RequestBody,
+        ctx: &mut RequestCtx<'_>,
+        mut request: UpstreamRequest,
         lane: &Lane,
         pass: Pass,
-        route: Route,
-        log_entry: &mut LogEntry,
     ) -> Result<Box<ClientResponse>, Error> {
-        let client_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
-        let mut request = UpstreamRequest {
-            head: head.take(),
-            body,
-        };
-        log_entry.set_queue_wait(pass.waited.unwrap_or_default());
-        // With its token, that is.
-        let began = pass.permit.granted;
-        let answer = self.upstream.call(&mut request, route).await;
-        log_entry.upstream_responded(began);
-        let answer = answer.inspect_err(|_| lane.unanswered(&pass.permit))?;
+        let client_upgrade = request
+            .head
+            .extensions
+            .remove::<hyper::upgrade::OnUpgrade>();
+        ctx.log_entry
+            .set_queue_wait(pass.waited.unwrap_or_default());
+        let sent_at = pass.permit.granted;
+        let result = self.upstream.call(&mut request, ctx.route).await;
+        ctx.log_entry.upstream_responded(sent_at);
         let UpstreamResponse {
             head,
             body,
             upgrade,
-        } = answer;
+        } = result.inspect_err(|_| lane.unanswered(&pass.permit))?;
         lane.answered(&pass.permit, head.status(), retry_after::asked(&head));
         if let (Some(upstream), Some(client)) = (upgrade, client_upgrade) {
             upgrade::bridge(client, upstream, &self.shared.tasks, &self.shared.drain);
         }
         let body = body.into_client_body(VecDeque::new());
-        let mut answer = Box::new(ClientResponse { head, body });
-        self.annotate(&mut answer.head, lane, &pass, began);
-        Ok(answer)
+        let mut response = Box::new(ClientResponse { head, body });
+        self.annotate(&mut response.head, lane, &pass);
+        Ok(response)
     }
 
-    /// Adds what the gateway may add to an answer.
-    fn annotate(&self, head: &mut ResponseHead, lane: &Lane, pass: &Pass, began: Instant) {
+    /// Adds `Server-Timing` and `RateLimit`, where the settings want them.
+    fn annotate(&self, head: &mut ResponseHead, lane: &Lane, pass: &Pass) {
         if head.status() == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
         if let (Some(queue), true) = (pass.waited, self.shared.settings.timing_header) {
-            server_timing::of_queued(head, queue, began.elapsed());
+            server_timing::of_queued(head, queue, pass.permit.granted.elapsed());
         }
-        self.tell_limit(head, lane, pass.permit.remaining);
+        self.add_ratelimit_headers(head, lane, pass.permit.remaining);
     }
 
     /// Adds the `RateLimit` fields, where the settings want them.
-    pub(super) fn tell_limit(&self, head: &mut ResponseHead, lane: &Lane, remaining: Option<u32>) {
+    pub(super) fn add_ratelimit_headers(
+        &self,
+        head: &mut ResponseHead,
+        lane: &Lane,
+        remaining: Option<u32>,
+    ) {
         if let (Some(remaining), true) = (remaining, lane.tells_limit()) {
             let quota = lane.quota();
             let next = quota.map(|quota| quota.interval()).unwrap_or_default();
             ratelimit_headers::describe(head, Scope::Instance, quota, remaining, next);
         }
+    }
+}
+
+/// Counts the result of a request in the metrics of its instance.
+pub(super) fn count(
+    lane: &Lane,
+    route: Route,
+    result: &Result<Box<ClientResponse>, Error>,
+    log_entry: &mut LogEntry,
+) {
+    let series = lane.series();
+    series.requests(route).inc();
+    if let Err(Error::RateLimited(refused)) = result {
+        series.rejected(refused.refusal.reason()).inc();
+    }
+    if !matches!(result, Ok(response) if !response.status().is_server_error()) {
+        log_entry.series = Some(std::sync::Arc::clone(series));
     }
 }

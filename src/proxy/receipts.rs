@@ -1,7 +1,7 @@
-//! A read receipt: from a call that may be one to the verdict of its batch.
+//! Read receipts, from the request to the verdict of its batch.
 //!
-//! Invariant: a call that is no receipt after all goes on untouched, and a
-//! receipt is held against the rules before it takes a place in a batch.
+//! Invariants: a request that is not a receipt after all is forwarded unchanged; the
+//! access rules are applied to a receipt before it joins a batch.
 
 use http::Method;
 use http::header::CONTENT_LENGTH;
@@ -10,36 +10,39 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::error::Error;
-use super::{Proxy, Who, count, server_timing};
-use crate::batch::{Given, Told, Untold};
+use super::passthrough::count;
+use super::request_ctx::RequestCtx;
+use super::{Proxy, server_timing};
+use crate::batch::{BatchResponse, NoResponse, Verdict};
 use crate::body::{ClientBody, ClientResponse, LOOK, ResponseBody};
 use crate::http::content_length;
 use crate::http::request_head::RequestHead;
-use crate::identity::Certainty;
+use crate::identity::{Certainty, scan};
 use crate::limit::{Lane, Refused};
-use crate::observe::access_log::LogEntry;
-use crate::observe::metrics::Route;
 use crate::receipt::Receipt;
 use crate::tenant::Denied;
 use crate::upstream::UpstreamError;
 
-/// A receipt, and when its last byte came.
-pub(super) type Understood = (Box<Receipt>, Instant);
-
-/// A receipt's place, and the lane in which its call travels.
-pub(super) struct Joined {
-    place: Place,
-    lane: Lane,
+/// A receipt, and when its last byte arrived.
+pub(super) struct Arrived {
+    receipt: Box<Receipt>,
+    at: Instant,
 }
 
-/// Where a receipt is to be told.
-enum Place {
-    Batch(Result<oneshot::Receiver<Told>, Refused>),
-    /// Merging is only observed: it goes out by itself.
+/// A receipt that joined a batch, and the lane of its upstream call.
+pub(super) struct Joined {
+    lane: Lane,
+    route: JoinedRoute,
+}
+
+/// How the receipt gets its verdict.
+enum JoinedRoute {
+    Batch(Result<oneshot::Receiver<Verdict>, Refused>),
+    /// Merging is only observed: the receipt is sent alone.
     Alone(Box<Receipt>),
 }
 
-/// Whether it is worth reading the body to find out.
+/// Whether the body must be read to find out if the request is a receipt.
 pub(super) fn may_be_receipt(head: &Parts) -> bool {
     let length = head.headers.get(CONTENT_LENGTH);
     let length = length.and_then(|length| content_length::parse(length.as_bytes()));
@@ -47,94 +50,103 @@ pub(super) fn may_be_receipt(head: &Parts) -> bool {
 }
 
 impl Proxy {
-    /// A call that may be a read receipt: understood, its head is taken.
-    pub(super) async fn understand(
+    /// Reads a request as a receipt. `None` leaves head and body as they are.
+    ///
+    /// # Errors
+    /// The body broke off.
+    pub(super) async fn read_receipt(
         &self,
         head: &mut RequestHead,
         body: &mut ClientBody,
-    ) -> Result<Option<Understood>, Error> {
+    ) -> Result<Option<Arrived>, Error> {
         let limit = self.shared.settings.header_timeout;
         let Some(whole) = self.in_time(limit, body.whole()).await?.flatten() else {
             return Ok(None);
         };
-        let came = body.arrived_at().unwrap_or_else(Instant::now);
-        Ok(match Receipt::read(std::mem::take(head), whole) {
-            // Its ids may belong to another instance than the one that counts.
+        if scan::is_ambiguous(head, &whole) {
+            // Its message ids may belong to another instance than the one that counts.
+            return Ok(None);
+        }
+        let at = body.arrived_at().unwrap_or_else(Instant::now);
+        match Receipt::read(std::mem::take(head), whole) {
             Ok(receipt) if receipt.identity.certainty == Certainty::Ambiguous => {
                 *head = receipt.into_request().head;
-                None
             }
-            Ok(receipt) => Some((Box::new(receipt), came)),
-            Err(untouched) => {
-                *head = *untouched;
-                None
+            Ok(receipt) => {
+                let receipt = Box::new(receipt);
+                return Ok(Some(Arrived { receipt, at }));
             }
-        })
+            Err(unchanged) => *head = *unchanged,
+        }
+        Ok(None)
     }
 
-    /// A read receipt: it joins a batch.
+    /// Adds a receipt to a batch.
+    ///
+    /// # Errors
+    /// An access rule forbids the request.
     pub(super) fn join(
         &self,
-        (receipt, came): Understood,
-        who: Who<'_>,
-        log_entry: &mut LogEntry,
+        ctx: &mut RequestCtx<'_>,
+        Arrived { receipt, at }: Arrived,
     ) -> Result<Joined, Denied> {
-        log_entry.set_receipt(&receipt);
-        let lane = self.lane(
-            &receipt.identity,
-            receipt.head(),
-            who,
-            Route::Seen,
-            log_entry,
-        )?;
+        ctx.log_entry.set_receipt(&receipt);
+        let lane = self.lane(ctx, &receipt.identity, receipt.head())?;
         let batcher = &self.shared.batcher;
-        let place = if batcher.observes() {
-            Place::Alone(receipt)
+        let route = if batcher.observes() {
+            JoinedRoute::Alone(receipt)
         } else {
-            Place::Batch(batcher.join(receipt, came, &lane, &self.upstream))
+            JoinedRoute::Batch(batcher.join(receipt, at, &lane, &self.upstream))
         };
-        Ok(Joined { place, lane })
+        Ok(Joined { lane, route })
     }
 
-    /// Waits for what a receipt's batch is told.
-    pub(super) async fn receive(
+    /// Waits for the verdict of a receipt.
+    ///
+    /// # Errors
+    /// The verdict is a refusal, or no response came.
+    pub(super) async fn await_verdict(
         &self,
-        Joined { place, lane }: Joined,
-        log_entry: &mut LogEntry,
+        ctx: &mut RequestCtx<'_>,
+        Joined { lane, route }: Joined,
     ) -> Result<Box<ClientResponse>, Error> {
-        let answer = match place {
-            // Boxed: most gateways merge.
-            Place::Alone(receipt) => Box::pin(self.send_alone(*receipt, &lane, log_entry)).await,
-            Place::Batch(Ok(told)) => match told.await {
-                Ok(told) => {
-                    log_entry.set_timing(&told.timing);
-                    self.tell(told, &lane)
+        let result = match route {
+            // Boxed: most gateways merge, and this branch is the larger one.
+            JoinedRoute::Alone(receipt) => Box::pin(self.send_alone(ctx, *receipt, &lane)).await,
+            JoinedRoute::Batch(Ok(verdict)) => match verdict.await {
+                Ok(verdict) => {
+                    ctx.log_entry.set_timing(&verdict.timing);
+                    self.verdict_response(verdict, &lane)
                 }
-                // The batch's task was cut off: the gateway is being ended.
+                // The task of the batch was dropped: the process ends.
                 Err(_) => Err(Error::Upstream(UpstreamError::BrokeOff)),
             },
-            Place::Batch(Err(refused)) => Err(refused.into()),
+            JoinedRoute::Batch(Err(refused)) => Err(refused.into()),
         };
-        count(&lane, Route::Seen, &answer, log_entry);
-        answer
+        count(&lane, ctx.route, &result, ctx.log_entry);
+        result
     }
 
-    /// What a receipt's caller is told.
-    fn tell(&self, told: Told, lane: &Lane) -> Result<Box<ClientResponse>, Error> {
-        let (mut answer, remaining) = match told.verdict {
-            Ok(Given::Shared(shared)) => {
+    /// The response to one caller of a batch.
+    fn verdict_response(
+        &self,
+        verdict: Verdict,
+        lane: &Lane,
+    ) -> Result<Box<ClientResponse>, Error> {
+        let (mut response, remaining) = match verdict.response {
+            Ok(BatchResponse::Shared(shared)) => {
                 let body = ResponseBody::whole(shared.body.clone(), shared.trailers.clone());
                 let head = shared.head.clone();
                 (Box::new(ClientResponse { head, body }), shared.remaining)
             }
-            Ok(Given::Own(answer)) => (answer, None),
-            Err(Untold::Refused(refused)) => return Err(refused.into()),
-            Err(Untold::Failed(failure)) => return Err(failure.into()),
+            Ok(BatchResponse::Streamed(response)) => (response, None),
+            Err(NoResponse::Refused(refused)) => return Err(refused.into()),
+            Err(NoResponse::Failed(failure)) => return Err(failure.into()),
         };
         if self.shared.settings.timing_header {
-            server_timing::of_receipt(&mut answer.head, &told.timing);
+            server_timing::of_receipt(&mut response.head, &verdict.timing);
         }
-        self.tell_limit(&mut answer.head, lane, remaining);
-        Ok(answer)
+        self.add_ratelimit_headers(&mut response.head, lane, remaining);
+        Ok(response)
     }
 }

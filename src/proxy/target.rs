@@ -1,6 +1,7 @@
-//! For whom a request is: this gateway's upstream, or somebody else.
+//! The host that a request is for: this gateway's upstream, or another one.
 //!
-//! Invariant: no request leaves for a host the client chose (design §3.5).
+//! Invariant: no request is forwarded to a host that the client chose (rule:
+//! pass-through).
 
 use http::request::Parts;
 use http::uri::Authority;
@@ -31,7 +32,7 @@ impl ThisHost {
         Self { names }
     }
 
-    /// Refuses what is not for this host or could be read in two ways.
+    /// Refuses a request that is for another host or can be read in two ways.
     ///
     /// # Errors
     /// `CONNECT`, a foreign target, ambiguous framing.

@@ -1,67 +1,142 @@
-//! Message ids: what looks like one, and how a list of them is written.
+//! Message ids: what looks like one, and how a list of them is read and written.
+//!
+//! Invariant: an id holds neither a quote nor a backslash, so the quotes of a
+//! JSON list of ids enclose the ids and nothing else.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
-use std::sync::Arc;
+use std::hash::BuildHasher as _;
 
-use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+
+use super::HASHER;
 
 /// Longer texts are no ids: the longest parts seen are two JIDs and a 32-digit id.
 const MAX_ID: usize = 512;
 
-/// The id of a message, as WAHA spells it:
+/// Stands for an id where only equality matters. Two ids with one hash would
+/// only make a batch close early or a receipt go alone.
+pub(crate) type IdHash = u64;
+
+/// The ids of a list that was understood.
+#[derive(Debug)]
+pub(crate) struct Ids<'r>(Cow<'r, str>);
+
+impl<'r> Ids<'r> {
+    /// The ids of a JSON list; none of an empty text.
+    pub(super) fn of_json(json: Cow<'r, str>) -> Self {
+        Self(json)
+    }
+
+    /// The ids in their order. An id is copied only where it is escaped.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let quoted = self.0.split('"').skip(1).step_by(2);
+        quoted.map(|id| match id.contains('\\') {
+            false => Cow::Borrowed(id),
+            true => Cow::Owned(serde_json::from_str(&format!("\"{id}\"")).unwrap_or_default()),
+        })
+    }
+
+    /// The ids in their order, each with its hash.
+    pub(crate) fn hashed(&self) -> impl Iterator<Item = (Cow<'_, str>, IdHash)> {
+        self.iter().map(|id| {
+            let hash = HASHER.hash_one(&*id);
+            (id, hash)
+        })
+    }
+
+    /// The hash of each id, in their order.
+    pub(crate) fn hashes(&self) -> impl Iterator<Item = IdHash> {
+        self.hashed().map(|(_, hash)| hash)
+    }
+}
+
+/// Whether a text looks like a message id as WAHA writes it:
 /// `{true or false}_{chat}_{id}[_{participant}]`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct MessageId(Arc<str>);
-
-impl MessageId {
-    /// Takes a text that looks like an id.
-    pub(crate) fn new(text: &str) -> Option<Self> {
-        let rest = ["true_", "false_"]
-            .iter()
-            .find_map(|from_me| text.strip_prefix(from_me))?;
-        // One look at each byte: there may be a hundred ids in a call.
-        let (mut parts, mut is_empty) = (1, true);
-        for byte in rest.bytes() {
-            match byte {
-                b'_' if is_empty => return None,
-                b'_' => (parts, is_empty) = (parts + 1, true),
-                b'"' | b'\\' => return None,
-                _ if byte.is_ascii_graphic() => is_empty = false,
-                _ => return None,
-            }
+pub(super) fn is_message_id(text: &str) -> bool {
+    let prefixes = ["true_", "false_"];
+    let Some(rest) = prefixes.iter().find_map(|it| text.strip_prefix(it)) else {
+        return false;
+    };
+    // One pass: there may be a hundred ids in a request.
+    let (mut parts, mut is_empty) = (1, true);
+    for byte in rest.bytes() {
+        match byte {
+            b'_' if is_empty => return false,
+            b'_' => (parts, is_empty) = (parts + 1, true),
+            b'"' | b'\\' => return false,
+            _ if byte.is_ascii_graphic() => is_empty = false,
+            _ => return false,
         }
-        let is_whole = text.len() <= MAX_ID && (2..=3).contains(&parts) && !is_empty;
-        is_whole.then(|| Self(Arc::from(text)))
     }
-
-    /// The id's text.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
+    text.len() <= MAX_ID && (2..=3).contains(&parts) && !is_empty
 }
 
-/// From a text that looks like an id, and nothing else.
-impl<'de> Deserialize<'de> for MessageId {
+/// How many ids a JSON list has. Reading it fails where the text is anything
+/// other than a list of texts that all look like ids.
+#[derive(Debug)]
+pub(super) struct IdCount(pub(super) usize);
+
+impl<'de> Deserialize<'de> for IdCount {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Reader)
+        deserializer.deserialize_seq(ListVisitor).map(Self)
     }
 }
 
-struct Reader;
+struct ListVisitor;
 
-impl Visitor<'_> for Reader {
-    type Value = MessageId;
+impl<'de> Visitor<'de> for ListVisitor {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of message ids")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<usize, A::Error> {
+        let mut count = 0;
+        while list.next_element::<LooksLikeId>()?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
+/// A text that looks like an id, read and not kept.
+struct LooksLikeId;
+
+impl<'de> Deserialize<'de> for LooksLikeId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(LooksLikeId)
+    }
+}
+
+impl Visitor<'_> for LooksLikeId {
+    type Value = Self;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a message id")
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<MessageId, E> {
-        MessageId::new(text).ok_or_else(|| E::custom("no message id"))
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self, E> {
+        match is_message_id(text) {
+            true => Ok(self),
+            false => Err(E::custom("not a message id")),
+        }
     }
 }
 
-/// Percent-encodes text for a query value: everything but the unreserved
+/// Writes ids as a JSON list. Ids need no escapes.
+pub(super) fn json_list<'i>(ids: impl Iterator<Item = &'i str>) -> String {
+    let mut list = String::from("[");
+    for id in ids {
+        let comma = if list.len() > 1 { "," } else { "" };
+        list.extend([comma, "\"", id, "\""]);
+    }
+    list.push(']');
+    list
+}
+
+/// Percent-encodes text for a query value: everything except the unreserved
 /// characters of RFC 3986 §2.3.
 pub(super) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len() * 3 / 2);
@@ -86,7 +161,7 @@ mod tests {
             "true_1@g.us_3EB0_447@lid",
             "false_a_b",
         ] {
-            assert!(MessageId::new(good).is_some(), "{good}");
+            assert!(is_message_id(good), "{good}");
         }
         for bad in [
             "",
@@ -103,9 +178,29 @@ mod tests {
             "false_ä_b",
             "false_a\"_b",
         ] {
-            assert!(MessageId::new(bad).is_none(), "{bad}");
+            assert!(!is_message_id(bad), "{bad}");
         }
-        assert!(MessageId::new(&format!("false_a_{}", "x".repeat(600))).is_none());
+        let of_length = |length| format!("false_a_{}", "x".repeat(length - "false_a_".len()));
+        assert!(is_message_id(&of_length(MAX_ID)));
+        assert!(!is_message_id(&of_length(MAX_ID + 1)));
+    }
+
+    #[test]
+    fn ids_are_read_where_they_stand_and_decoded_where_they_are_escaped() {
+        let ids = Ids::of_json(Cow::Borrowed(
+            r#"[ "false_1_A" ,"f\u0061lse_1_B","false_1_A"]"#,
+        ));
+        let read: Vec<_> = ids.iter().collect();
+        assert_eq!(read, ["false_1_A", "false_1_B", "false_1_A"]);
+        assert!(matches!(read[0], Cow::Borrowed(_)));
+        assert_eq!(ids.hashes().nth(1), Some(HASHER.hash_one("false_1_B")));
+        assert_eq!(Ids::of_json(Cow::Borrowed("")).iter().count(), 0);
+    }
+
+    #[test]
+    fn a_list_is_written_as_json() {
+        assert_eq!(json_list([].into_iter()), "[]");
+        assert_eq!(json_list(["a", "b"].into_iter()), r#"["a","b"]"#);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The key under which receipts merge: everything in them but the ids.
 //!
-//! Invariant: the key holds the very bytes, not a hash of them, so that two
-//! different credentials can never share a call by accident or by design.
+//! Invariant: two different credentials can never share a key, by accident or by
+//! design. A short key holds the very bytes; a long one their SHA-256 digest, for
+//! which nobody can make two texts that coincide.
 
-use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderName;
@@ -14,11 +14,17 @@ use http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_TYPE, COOKIE, ORIGIN,
 };
 use http::request::Parts;
+use ring::digest;
 
+use super::HASHER;
 use super::parse::Fields;
 use crate::identity::{INSTANCE_HEADER, TOKEN_HEADER};
 
-/// End-to-end fields that can change the answer, in the order they are keyed.
+/// Longer keys are replaced by their digest: a waiting receipt would otherwise
+/// hold a long chat or cookie twice (rule: bounds).
+const MAX_LENGTH: usize = 512;
+
+/// End-to-end fields that can change the response, in the order of the key.
 static FIELDS: [HeaderName; 9] = [
     AUTHORIZATION,
     HeaderName::from_static(TOKEN_HEADER),
@@ -31,23 +37,23 @@ static FIELDS: [HeaderName; 9] = [
     ORIGIN,
 ];
 
-/// Fields of the vendor's own, whatever they mean.
+/// The vendor's own fields.
 const VENDOR_PREFIX: &str = "x-wawp-";
 
-/// What two receipts must have in common to share a call.
+/// What two receipts must have in common to share an upstream call.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct MergeKey {
-    /// Of the bytes, made once: tables look for a key more than once.
+    /// Of the bytes, computed once: several tables look for a key.
     hash: u64,
     bytes: Arc<[u8]>,
 }
 
-/// Drawn at start: nobody outside can make keys that fall together.
-static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-
 impl MergeKey {
     pub(crate) fn new(head: &Parts, body: &Bytes, fields: &Fields) -> Self {
-        let mut key = Writer(Vec::with_capacity(256));
+        let mut key = Writer {
+            bytes: Vec::with_capacity(256),
+            digest: None,
+        };
         key.part(head.uri.path().as_bytes());
         // Absent ids and an empty list are one form; a list is another.
         key.part(&[u8::from(fields.ids_at.is_some())]);
@@ -61,10 +67,10 @@ impl MergeKey {
             key.maybe(range.as_ref().map(|range| &body[range.clone()]));
         }
         if fields.body[2].is_none() {
-            // The query spelling: an empty body and `{}` are two requests.
+            // The chat is in the query: an empty body and `{}` are two requests.
             key.part(body.trim_ascii());
         }
-        // One look at each field instead of one search for each name.
+        // One pass over the fields instead of one search for each name.
         let mut standard = Vec::with_capacity(FIELDS.len());
         let mut vendor = Vec::new();
         for (name, value) in &head.headers {
@@ -74,7 +80,7 @@ impl MergeKey {
                 vendor.push((name.as_str(), value));
             }
         }
-        // Stable: the order of one name's values matters.
+        // A stable sort: the order of one name's values matters.
         standard.sort_by_key(|(field, _)| *field);
         vendor.sort_by_key(|(name, _)| *name);
         for values in standard.chunk_by(|one, next| one.0 == next.0) {
@@ -92,10 +98,19 @@ impl MergeKey {
             }
             key.end();
         }
+        let bytes = key.finish();
         Self {
-            hash: HASHER.hash_one(&key.0),
-            bytes: Arc::from(key.0),
+            hash: HASHER.hash_one(&bytes),
+            bytes,
         }
+    }
+}
+
+#[cfg(test)]
+impl MergeKey {
+    /// Bytes that it holds.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
     }
 }
 
@@ -106,15 +121,36 @@ impl Hash for MergeKey {
 }
 
 /// Writes parts so that no two lists of parts give the same bytes.
-struct Writer(Vec<u8>);
+struct Writer {
+    bytes: Vec<u8>,
+    /// Holds what was written before, once that was too long.
+    digest: Option<digest::Context>,
+}
 
 impl Writer {
     fn part(&mut self, part: &[u8]) {
         // Longer than any request line or body that gets here.
         let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
-        self.0.push(b'+');
-        self.0.extend_from_slice(&length.to_be_bytes());
-        self.0.extend_from_slice(part);
+        self.bytes.push(b'+');
+        self.bytes.extend_from_slice(&length.to_be_bytes());
+        if self.bytes.len() + part.len() <= MAX_LENGTH {
+            self.bytes.extend_from_slice(part);
+        } else {
+            let sha256 = || digest::Context::new(&digest::SHA256);
+            let digest = self.digest.get_or_insert_with(sha256);
+            digest.update(&self.bytes);
+            digest.update(part);
+            self.bytes.clear();
+        }
+    }
+
+    fn finish(self) -> Arc<[u8]> {
+        let Some(mut digest) = self.digest else {
+            return Arc::from(self.bytes);
+        };
+        digest.update(&self.bytes);
+        // Marked with a byte with which no list of parts begins.
+        [b"#", digest.finish().as_ref()].concat().into()
     }
 
     fn maybe(&mut self, part: Option<&[u8]>) {
@@ -125,7 +161,7 @@ impl Writer {
     }
 
     fn end(&mut self) {
-        self.0.push(b'.');
+        self.bytes.push(b'.');
     }
 }
 

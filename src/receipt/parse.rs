@@ -1,7 +1,8 @@
 //! Understanding a request as a read receipt, or not at all.
 //!
-//! Owns the two spellings of design §3.2. serde_json says what a body means,
-//! so the gateway and a JSON upstream cannot read it differently.
+//! Owns the two carriers of a receipt: a JSON body, and the query. `serde_json`
+//! decides what a body means, so the gateway and a JSON upstream cannot read it
+//! differently.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -13,7 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::IdsAt;
-use super::ids::MessageId;
+use super::ids::IdCount;
 use crate::body::{LOOK, is_seal};
 use crate::identity::{INSTANCE_FIELD, TOKEN_FIELD, pairs};
 
@@ -24,18 +25,19 @@ const IDS_FIELD: &str = "messageIds";
 /// The field with a group message's sender.
 const PARTICIPANT_FIELD: &str = "participant";
 
-/// The raw text of each field, by where it stands.
+/// Where the raw text of each field stands.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
-    /// Everything in the query but the ids, in alphabetical order of keys.
+    /// Everything in the query except the ids, in alphabetical order of names.
     pub(super) query: Vec<(&'static str, Range<usize>)>,
     /// `instance_id`, `access_token`, `chatId`, `participant` in the body.
     pub(super) body: [Option<Range<usize>>; 4],
+    /// The list of ids; `None` where it is absent or empty.
     pub(super) ids_at: Option<IdsAt>,
-    pub(super) ids: Vec<MessageId>,
+    pub(super) id_count: usize,
 }
 
-/// The body spelling. serde refuses a key that comes twice.
+/// A receipt in the body. serde refuses a key that comes twice.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Object<'a> {
@@ -51,8 +53,8 @@ struct Object<'a> {
     participant: Present<&'a RawValue>,
 }
 
-/// A field that may be absent but, where present, is taken as it stands: a
-/// plain `Option` would turn `null` into absence.
+/// A field that may be absent, but is kept as it stands where it is present. An
+/// `Option` would turn `null` into absence.
 #[derive(Default)]
 enum Present<T> {
     #[default]
@@ -61,7 +63,7 @@ enum Present<T> {
 }
 
 impl Present<&RawValue> {
-    /// Where the value stands, if it stands there; `None` if it is not of the
+    /// The range of the value, if there is one; `None` if it is not of the
     /// expected kind.
     fn range_if(
         &self,
@@ -92,12 +94,9 @@ pub(crate) fn understand(head: &Parts, body: &Bytes) -> Option<Fields> {
         let empty = body.is_empty() || body.trim_ascii() == b"{}";
         return empty.then_some(fields);
     }
+    let mut query = fields.query.iter();
     let credentials_only = fields.ids_at.is_none()
-        && fields.ids.is_empty()
-        && fields
-            .query
-            .iter()
-            .all(|(name, _)| [INSTANCE_FIELD, TOKEN_FIELD].contains(name));
+        && query.all(|(name, _)| [INSTANCE_FIELD, TOKEN_FIELD].contains(name));
     if !credentials_only {
         return None;
     }
@@ -105,11 +104,10 @@ pub(crate) fn understand(head: &Parts, body: &Bytes) -> Option<Fields> {
     Some(fields)
 }
 
-/// Whether a request with this field is no receipt, or one that nobody can
-/// share: it seals a body that merging would change, or asks for something that
-/// its caller alone may have.
-fn tells_otherwise(field: &HeaderName) -> bool {
-    const TELLING: [&str; 11] = [
+/// Whether a request with this field cannot be merged: the field seals a body
+/// that merging would change, or asks for something meant for one caller.
+fn prevents_merging(field: &HeaderName) -> bool {
+    const FIELDS: [&str; 11] = [
         "content-encoding",
         "expect",
         "idempotency-key",
@@ -123,18 +121,18 @@ fn tells_otherwise(field: &HeaderName) -> bool {
         "upgrade",
     ];
     let field = field.as_str();
-    TELLING.contains(&field) || is_seal(field)
+    FIELDS.contains(&field) || is_seal(field)
 }
 
-/// Whether the head leaves it open that this is a receipt.
+/// Whether a request with this head may be a receipt.
 pub(crate) fn may_be_receipt(head: &Parts) -> bool {
-    head.method == http::Method::POST && !head.headers.keys().any(tells_otherwise)
+    head.method == http::Method::POST && !head.headers.keys().any(prevents_merging)
 }
 
 fn body_fields(fields: &mut Fields, body: &Bytes) -> Option<()> {
-    // As text at once, or every field would be looked through again for being some.
+    // Read as text at once: otherwise each field would be checked for UTF-8 again.
     let text = std::str::from_utf8(body).ok()?;
-    // serde would take a list for an object whose fields stand in their order.
+    // serde accepts a list for an object whose fields come in their order.
     if !text.trim_ascii_start().starts_with('{') {
         return None;
     }
@@ -143,8 +141,8 @@ fn body_fields(fields: &mut Fields, body: &Bytes) -> Option<()> {
         let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
         start..start + raw.get().len()
     };
-    // The raw text is checked for its grammar only; half a surrogate pair fits
-    // it and yet is no text.
+    // The raw text was checked for its grammar only. Half a surrogate pair fits
+    // the grammar but is no text.
     let is_text = |raw: &RawValue| {
         let text = raw.get();
         text.starts_with('"')
@@ -161,14 +159,17 @@ fn body_fields(fields: &mut Fields, body: &Bytes) -> Option<()> {
         object.participant.range_if(may_be_null, range)?,
     ];
     if let Present::Yes(raw) = object.message_ids {
-        fields.ids = message_ids(raw.get())?;
-        fields.ids_at = (!fields.ids.is_empty()).then(|| IdsAt::Body(range(raw)));
+        fields.id_count = count_ids(raw.get())?;
+        fields.ids_at = (fields.id_count > 0).then(|| IdsAt::Body(range(raw)));
     }
     Some(())
 }
 
-/// Reads a query of our five fields and no others, none of them twice.
+/// Reads a query of the five fields and no others, none of them twice.
 fn query_fields(query: &str) -> Option<Fields> {
+    if !is_well_encoded(query) {
+        return None;
+    }
     let mut fields = Fields::default();
     let mut ids_seen = false;
     for pair in pairs(query).filter(|_| !query.is_empty()) {
@@ -185,8 +186,8 @@ fn query_fields(query: &str) -> Option<Fields> {
             if std::mem::replace(&mut ids_seen, true) {
                 return None;
             }
-            fields.ids = message_ids(&pair.decoded())?;
-            fields.ids_at = (!fields.ids.is_empty()).then_some(IdsAt::Query(pair.value_at));
+            fields.id_count = count_ids(&pair.decoded())?;
+            fields.ids_at = (fields.id_count > 0).then_some(IdsAt::Query(pair.value_at));
         } else {
             if fields.query.iter().any(|(seen, _)| *seen == name) {
                 return None;
@@ -194,24 +195,32 @@ fn query_fields(query: &str) -> Option<Fields> {
             fields.query.push((name, pair.value_at));
         }
     }
-    // `messageIds=[]` beside a body would be the whole chat twice over.
+    // `messageIds=[]` beside a chat in the body is a mixture of two carriers.
     let ids_without_chat = ids_seen && !fields.query.iter().any(|(name, _)| *name == CHAT_FIELD);
     fields.query.sort_unstable_by_key(|(name, _)| *name);
     (!ids_without_chat).then_some(fields)
 }
 
-/// A JSON list of texts that all look like ids.
-fn message_ids(json: &str) -> Option<Vec<MessageId>> {
-    serde_json::from_str(json).ok()
+/// Whether each `%` begins an escape. Backends differ in what they read from one
+/// that does not, so a merged request could name another message (RFC 3986 §2.1).
+fn is_well_encoded(query: &str) -> bool {
+    let mut escapes = query.split('%').skip(1).map(str::as_bytes);
+    escapes.all(|text| text.len() >= 2 && text[..2].iter().all(u8::is_ascii_hexdigit))
+}
+
+/// How many ids are in a JSON list of texts that all look like ids.
+fn count_ids(json: &str) -> Option<usize> {
+    let IdCount(count) = serde_json::from_str(json).ok()?;
+    Some(count)
 }
 
 impl Fields {
-    /// The instance the body names.
+    /// The instance that the body names.
     pub(super) fn body_instance<'b>(&self, body: &'b Bytes) -> Option<Cow<'b, str>> {
         self.body_text(0, body)
     }
 
-    /// The token the body holds.
+    /// The access token that the body holds.
     pub(super) fn body_token<'b>(&self, body: &'b Bytes) -> Option<Cow<'b, str>> {
         self.body_text(1, body)
     }
@@ -219,7 +228,7 @@ impl Fields {
     fn body_text<'b>(&self, field: usize, body: &'b Bytes) -> Option<Cow<'b, str>> {
         let raw = &body[self.body[field].clone()?];
         match raw {
-            // Nothing is escaped: what stands between the quotes is the text.
+            // Nothing is escaped: the text is what the quotes enclose.
             [b'"', text @ .., b'"'] if !text.contains(&b'\\') => {
                 std::str::from_utf8(text).ok().map(Cow::Borrowed)
             }

@@ -8,6 +8,7 @@ mod refused;
 use http::Request;
 
 use super::*;
+use crate::body::LOOK;
 
 const PATH: &str = "/v2/send/seen";
 const ID: &str = "false_1@c.us_A";
@@ -35,8 +36,8 @@ fn of_query(query: &str) -> Option<Receipt> {
     read(&format!("{PATH}?{query}"), &[], b"")
 }
 
-fn texts(ids: &[MessageId]) -> Vec<&str> {
-    ids.iter().map(MessageId::as_str).collect()
+fn texts(receipt: &Receipt) -> Vec<String> {
+    receipt.ids().iter().map(Cow::into_owned).collect()
 }
 
 /// The bytes of a request that is held whole.

@@ -112,9 +112,9 @@ impl Server {
         let FastRequest { head, body } = request;
         let body = ClientBody::complete(body, self.shared.settings.body_timeout, now);
         let proxy = self.proxy.clone();
-        let Ok(response) = proxy.handle(Box::new(head), body, conn.clone(), now).await;
+        let Ok(response) = proxy.handle(head, body, conn.clone(), now).await;
         let is_last = response.head.closes_connection();
-        let mut writer = ResponseWriter::new(*response);
+        let mut writer = ResponseWriter::new(response);
         // Responses that are ready together are written together.
         yield_now::to_ready_tasks(self.proxy.shared.metrics.calls()).await;
         loop {
@@ -138,15 +138,16 @@ impl Server {
 }
 
 impl ResponseWriter {
-    fn new(response: ClientResponse) -> Self {
-        let ClientResponse { mut head, body } = response;
+    fn new(mut response: Box<ClientResponse>) -> Self {
         let mut out = WriteBuf::default();
-        let length = body.size_hint().exact();
-        let encoder = write_response(out.text(), &mut head, length);
+        let length = response.body.size_hint().exact();
+        let encoder = write_response(out.text(), &mut response.head, length);
+        let has_body = !has_no_body(response.status());
         Self {
             out,
             encoder,
-            body: (!has_no_body(head.status())).then_some(body),
+            // The head is dropped: it is written, and a long body would keep it.
+            body: has_body.then_some(response.body),
             broke_off: false,
         }
     }

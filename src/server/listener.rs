@@ -141,7 +141,7 @@ async fn serve_tls(
     permit: OwnedSemaphorePermit,
 ) {
     let timeout = server.shared.settings.header_timeout;
-    match tokio::time::timeout(timeout, Box::pin(tls.accept(stream))).await {
+    match tokio::time::timeout(timeout, Box::pin(tls.acceptor.accept(stream))).await {
         Ok(Ok(stream)) => {
             // Boxed: a TLS stream is large, and each future that holds it would be.
             let stream = Rewind::new(Box::new(stream));

@@ -11,7 +11,11 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::{self, pem};
 
 /// Accepts TLS connections, with one certificate.
-pub(super) type Acceptor = TlsAcceptor;
+pub(super) struct Acceptor {
+    pub(super) acceptor: TlsAcceptor,
+    /// When the certificate expires, as Unix time.
+    pub(super) expiry: Option<i64>,
+}
 
 /// Why a certificate or its key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +32,7 @@ pub(super) fn acceptor(settings: &config::Tls) -> Result<Arc<Acceptor>, Certific
         .map_err(|error| wrong("server.tls.cert", &settings.cert, error))?;
     let key = pem::private_key(&settings.key)
         .map_err(|error| wrong("server.tls.key", &settings.key, error))?;
+    let expiry = chain.first().and_then(expiry);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -47,7 +52,15 @@ pub(super) fn acceptor(settings: &config::Tls) -> Result<Arc<Acceptor>, Certific
         })?;
     // In the order of preference.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(TlsAcceptor::from(Arc::new(config))))
+    Ok(Arc::new(Acceptor {
+        acceptor: TlsAcceptor::from(Arc::new(config)),
+        expiry,
+    }))
+}
+
+fn expiry(certificate: &rustls_pki_types::CertificateDer<'_>) -> Option<i64> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(certificate.validity().not_after.timestamp())
 }
 
 impl CertificateError {

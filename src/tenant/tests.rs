@@ -175,9 +175,9 @@ fn only_a_trusted_proxy_states_the_address_of_its_client() {
             Client::At(peer.to_canonical())
         });
     }
-    for stranger in ["198.51.100.1", "11.0.0.1", "fe00::1"] {
-        assert_eq!(client(stranger, forwarded), at(stranger));
-        assert_eq!(client(stranger, &["nonsense"]), at(stranger));
+    for untrusted in ["198.51.100.1", "11.0.0.1", "fe00::1"] {
+        assert_eq!(client(untrusted, forwarded), at(untrusted));
+        assert_eq!(client(untrusted, &["nonsense"]), at(untrusted));
     }
     let (tenants, _) = tenants(&access(&[], Instances::Any, &["10.0.0.0/8"]), &[]);
     assert_eq!(tenants.client(None, &HeaderMap::new()), Client::Local);
@@ -254,7 +254,7 @@ fn an_address_that_cannot_be_read_is_admitted_by_no_rule() {
 }
 
 #[test]
-fn no_refusal_tells_a_network_or_an_address() {
+fn no_refusal_contains_a_network_or_an_address() {
     for (denied, rule) in [
         (Denied::Networks, "access.networks"),
         (Denied::TenantNetworks, "tenant.networks"),

@@ -1,5 +1,5 @@
-//! What benches and fuzz targets may touch of the rooms that are otherwise
-//! closed. Not an interface: it promises nothing.
+//! Entry points of benches and fuzz targets into private modules. It is no stable
+//! interface.
 
 pub mod bench;
 pub mod fuzz;

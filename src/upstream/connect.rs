@@ -11,19 +11,16 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::connection::{Connection, Http1Codec, MAX_STREAMS};
-use super::dial::{self, Dial, Io};
+use super::dial::{AddressRace, Dial, Io};
 use super::error::{Unreachable, UpstreamError};
 use super::fast::FastConnection;
+use super::liveness::{LiveIo, Liveness, PING_INTERVAL, PING_TIMEOUT};
 use super::outage_log::OutageLog;
 use super::pool::Pool;
 use super::request::RequestKind;
 use super::tls::{Tls, TlsError, explain_handshake};
 use crate::config;
 use crate::http::h1::{MAX_RESPONSE_FIELDS, MAX_RESPONSE_HEAD};
-
-/// An idle HTTP/2 connection is pinged this often, so that a dead one is
-/// noticed before a request is lost on it.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Bytes of a response that may wait for its client.
 const STREAM_WINDOW: u32 = 128 * 1024;
@@ -34,6 +31,7 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
 /// Makes connections to one upstream.
 pub(super) struct Connector {
     dial: Dial,
+    addresses: AddressRace,
     host: String,
     port: u16,
     timeout: Duration,
@@ -62,6 +60,7 @@ impl Connector {
         };
         Ok(Self {
             dial,
+            addresses: AddressRace::default(),
             host: url.host.clone(),
             port: url.port,
             timeout: settings.connect_timeout,
@@ -99,8 +98,7 @@ impl Connector {
             Dial::Tcp => {
                 let addresses = tokio::net::lookup_host((&*self.host, self.port)).await;
                 let addresses = addresses.map_err(|error| self.log(Unreachable::Resolve, error))?;
-                let addresses: Vec<_> = addresses.collect();
-                Box::new(dial::tcp(&addresses, self.timeout).await?) as Box<dyn Io>
+                Box::new(self.addresses.tcp(addresses.collect()).await?) as Box<dyn Io>
             }
             Dial::With(dial) => dial().await?,
         };
@@ -162,19 +160,21 @@ async fn http1(
 }
 
 async fn http2(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unreachable> {
+    let liveness = Liveness::new();
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         // As over HTTP/1.1; hyper's default is a quarter of it.
         .max_header_list_size(MAX_RESPONSE_HEAD as u32)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(LiveIo::new(stream, &liveness)))
         .await
         .map_err(|_| Unreachable::ClosedAtOnce)?;
     tokio::spawn(async move {
         drop(connection.await);
     });
-    Ok(pool.share(sender))
+    Ok(pool.share(sender, liveness))
 }

@@ -4,7 +4,7 @@
 //! processed is told apart from one that may have been.
 
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -16,8 +16,9 @@ use hyper::body::{Body as _, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
 use tokio::time::{Instant, Sleep};
 
-use super::error::{SendError, UpstreamError};
+use super::error::{self, SendError, UpstreamError};
 use super::fast::FastConnection;
+use super::liveness::Liveness;
 use super::request;
 use super::timeout::ResponseTimeout;
 use crate::body::{RequestBody, UpstreamRequest};
@@ -62,8 +63,11 @@ pub(super) struct Http2Stream {
 #[derive(Debug, Clone)]
 pub(super) struct Http2Connection {
     sender: http2::SendRequest<RequestBody>,
+    liveness: Arc<Liveness>,
     streams: Arc<AtomicUsize>,
     last_used: Arc<Mutex<Instant>>,
+    /// It takes no further requests; those that it carries may end.
+    is_retired: Arc<AtomicBool>,
 }
 
 /// The head of a response, and where its body comes from.
@@ -110,13 +114,7 @@ impl Connection {
                     timeout.wait_for(response.as_mut(), timer.as_mut()).await?
                 }
             },
-            Self::Http2(stream) => {
-                let sender = &mut stream.connection.sender;
-                let mut response =
-                    Box::pin(sender.try_send_request(request::take_for_hyper(request)));
-                let mut timer = Box::pin(tokio::time::sleep_until(timeout.end()));
-                timeout.wait_for(response.as_mut(), timer.as_mut()).await?
-            }
+            Self::Http2(stream) => return Box::pin(stream.send(request, timeout)).await,
         };
         let sent = sent.map(Received::from);
         Some(sent.map_err(|mut error| match error.take_message() {
@@ -136,6 +134,43 @@ impl Connection {
             }) => Some(connection),
             Self::Http1(_) | Self::Http2(_) => None,
         }
+    }
+}
+
+impl Http2Stream {
+    /// Like [`Connection::send`].
+    async fn send(
+        &mut self,
+        request: &mut UpstreamRequest,
+        timeout: &ResponseTimeout,
+    ) -> Option<Result<Received, SendError>> {
+        // hyper does not return a request that the upstream refuses.
+        let head = request.head.clone();
+        let body = request.body.keep();
+        let sender = &mut self.connection.sender;
+        let mut response = Box::pin(sender.try_send_request(request::take_for_hyper(request)));
+        let mut timer = Box::pin(tokio::time::sleep_until(timeout.end()));
+        let sent = timeout.wait_for(response.as_mut(), timer.as_mut()).await?;
+        let mut error = match sent {
+            Ok(response) => return Some(Ok(response.into())),
+            Err(error) => error,
+        };
+        if let Some(unsent) = error.take_message() {
+            request::put_back(request, unsent);
+            return Some(Err(SendError::Unprocessed));
+        }
+        let failed = SendError::Failed(UpstreamError::from(error.error()));
+        if !error::is_unprocessed(error.error()) {
+            return Some(Err(failed));
+        }
+        // The next request would be refused as well, or hyper would wait for
+        // ever to close the connection.
+        self.connection.is_retired.store(true, Ordering::Relaxed);
+        let Some(body) = body.recover().await else {
+            return Some(Err(failed));
+        };
+        *request = UpstreamRequest { head, body };
+        Some(Err(SendError::Unprocessed))
     }
 }
 
@@ -182,16 +217,24 @@ impl Drop for Http1Connection {
 }
 
 impl Http2Connection {
-    pub(super) fn new(sender: http2::SendRequest<RequestBody>) -> Self {
+    pub(super) fn new(sender: http2::SendRequest<RequestBody>, liveness: Arc<Liveness>) -> Self {
         Self {
             sender,
+            liveness,
             streams: Arc::new(AtomicUsize::new(0)),
             last_used: Arc::new(Mutex::new(Instant::now())),
+            is_retired: Arc::default(),
         }
     }
 
+    /// Whether it can take a request now.
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        self.streams() < MAX_STREAMS && !self.liveness.is_silent(now)
+    }
+
+    /// Whether it can never take a request again.
     pub(super) fn has_ended(&self) -> bool {
-        self.sender.is_closed()
+        self.is_retired.load(Ordering::Relaxed) || self.sender.is_closed()
     }
 
     pub(super) fn streams(&self) -> usize {

@@ -1,24 +1,41 @@
 //! Streams of bytes to the upstream: TCP, or made by a function in tests.
+//!
+//! Invariant: an address that does not answer delays a connection by
+//! [`ATTEMPT_DELAY`] once, and then comes last for a while.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::error::Unreachable;
 use crate::descriptors;
 
-/// The operating system notices by these probes that an upstream has silently
-/// gone.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+/// How long the operating system waits for the acknowledgement of data before it
+/// ends the connection: a NAT or a dead upstream swallows packets in silence.
+/// Long enough for an upstream that pauses while it reads a long request, which
+/// is counted alike.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The shortest time that an address gets before the next one is tried.
-const ADDRESS_SHARE: Duration = Duration::from_millis(250);
+/// While nothing is sent, the operating system probes a connection after this
+/// time, so that a request that waits for its response learns of a dead upstream.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+const PROBES: u32 = 3;
+
+/// How long an address is tried alone before the next one is tried as well: the
+/// recommendation of RFC 8305 §5.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// How long an address that failed or did not answer comes last.
+const FAILURE_MEMORY: Duration = Duration::from_secs(60);
 
 /// A stream of bytes to the upstream.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
@@ -45,34 +62,106 @@ impl fmt::Debug for Dial {
     }
 }
 
-/// Connects to the first address that accepts, within `timeout`.
-pub(super) async fn tcp(
-    addresses: &[SocketAddr],
-    timeout: Duration,
-) -> Result<TcpStream, Unreachable> {
-    // An address that swallows packets must leave time for the others.
-    let share = timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
-    let mut last = Unreachable::Resolve;
-    for (index, address) in addresses.iter().enumerate() {
-        let is_last = index + 1 == addresses.len();
-        let share = if is_last {
-            timeout
-        } else {
-            share.max(ADDRESS_SHARE)
-        };
-        match tokio::time::timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(configured(stream)?),
-            Ok(Err(error)) => last = error.into(),
-            Err(_) => last = Unreachable::Timeout,
+/// Chooses between the addresses of the upstream by "happy eyeballs" (RFC 8305).
+#[derive(Debug, Default)]
+pub(super) struct AddressRace {
+    /// The addresses that failed or did not answer, and when. Few: entries
+    /// expire, and a name has few addresses.
+    failed: Mutex<Vec<(SocketAddr, Instant)>>,
+}
+
+impl AddressRace {
+    /// Connects over TCP to one of the addresses.
+    pub(super) async fn tcp(&self, addresses: Vec<SocketAddr>) -> Result<TcpStream, Unreachable> {
+        let stream = self.connect(addresses, TcpStream::connect).await?;
+        Ok(configured(stream)?)
+    }
+
+    /// Connects to the address that answers first. The next address gets its
+    /// turn after [`ATTEMPT_DELAY`], or when an attempt fails.
+    async fn connect<T, F>(
+        &self,
+        addresses: Vec<SocketAddr>,
+        connect: impl Fn(SocketAddr) -> F,
+    ) -> Result<T, Unreachable>
+    where
+        T: Send + 'static,
+        F: Future<Output = io::Result<T>> + Send + 'static,
+    {
+        let mut waiting = self.ordered(addresses).into_iter();
+        // The addresses tried so far, in order, without those that failed.
+        let mut tried = Vec::new();
+        let mut attempts = JoinSet::new();
+        let mut last = Unreachable::Resolve;
+        loop {
+            if let Some(address) = waiting.next() {
+                let attempt = connect(address);
+                attempts.spawn(async move { (address, attempt.await) });
+                tried.push(address);
+            }
+            let has_more = waiting.len() > 0;
+            let ended = tokio::select! {
+                biased;
+                ended = attempts.join_next() => ended,
+                () = tokio::time::sleep(ATTEMPT_DELAY), if has_more => continue,
+            };
+            match ended {
+                None => return Err(last),
+                Some(Ok((address, Ok(stream)))) => {
+                    // Addresses that were tried before, and still have not
+                    // answered, would delay the next connection as well.
+                    self.record(tried.into_iter().take_while(|other| *other != address));
+                    return Ok(stream);
+                }
+                Some(Ok((address, Err(error)))) => {
+                    self.record([address]);
+                    tried.retain(|other| *other != address);
+                    last = error.into();
+                }
+                Some(Err(_)) => last = Unreachable::Network(io::ErrorKind::Other),
+            }
         }
     }
-    Err(last)
+
+    /// The addresses in the order in which they are tried: the families take
+    /// turns (RFC 8305 §4), and those that failed recently come last.
+    fn ordered(&self, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let is_first = |address: &SocketAddr| address.is_ipv6() == addresses[0].is_ipv6();
+        let (first, second): (Vec<_>, Vec<_>) = addresses.iter().copied().partition(is_first);
+        let mut ordered = Vec::with_capacity(addresses.len());
+        for at in 0..addresses.len() {
+            ordered.extend([first.get(at), second.get(at)].into_iter().flatten());
+        }
+        let now = Instant::now();
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.retain(|(_, when)| now - *when < FAILURE_MEMORY);
+        ordered.sort_by_key(|address| failed.iter().any(|(other, _)| other == address));
+        ordered
+    }
+
+    fn record(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
+        let now = Instant::now();
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        for address in addresses {
+            failed.retain(|(other, _)| *other != address);
+            failed.push((address, now));
+        }
+    }
 }
 
 fn configured(stream: TcpStream) -> io::Result<TcpStream> {
     descriptors::check_upstream(&stream)?;
     stream.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
-    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    let socket = socket2::SockRef::from(&stream);
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(PROBE_INTERVAL)
+        .with_retries(PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     Ok(stream)
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,6 +98,18 @@ impl From<&hyper::Error> for UpstreamError {
     }
 }
 
+/// Whether an HTTP/2 upstream said that it has not processed the request: it
+/// refused the stream, or its GOAWAY names an earlier one as the last (RFC 9113
+/// §8.7).
+pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
+    let error = error.source().and_then(|it| it.downcast_ref::<h2::Error>());
+    error.is_some_and(|error| {
+        let is_refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        // h2 reports the GOAWAY itself only to streams behind the last one.
+        error.is_remote() && (error.is_go_away() || error.is_reset() && is_refused)
+    })
+}
+
 impl UpstreamError {
     /// Whether a read receipt may be sent again after this error: after a
     /// connection fault, but not after an error of the upstream or the client.

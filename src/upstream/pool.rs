@@ -14,7 +14,8 @@ use hyper::client::conn::http2;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::connection::{Connection, Http1Codec, Http1Connection, Http2Connection, MAX_STREAMS};
+use super::connection::{Connection, Http1Codec, Http1Connection, Http2Connection};
+use super::liveness::Liveness;
 use super::request::RequestKind;
 use crate::body::{RequestBody, ResponsePending};
 use crate::config;
@@ -81,7 +82,7 @@ impl Pool {
         let mut connections = self.lock();
         if kind != RequestKind::Upgrade {
             connections.http2.retain(|shared| !shared.has_ended());
-            let is_free = |shared: &&Http2Connection| shared.streams() < MAX_STREAMS;
+            let is_free = |shared: &&Http2Connection| shared.is_ready(now);
             if let Some(shared) = connections.http2.iter().find(is_free) {
                 return Some(shared.stream());
             }
@@ -102,8 +103,12 @@ impl Pool {
     }
 
     /// Adds a shared connection, and takes a place on it.
-    pub(super) fn share(&self, sender: http2::SendRequest<RequestBody>) -> Connection {
-        let shared = Http2Connection::new(sender);
+    pub(super) fn share(
+        &self,
+        sender: http2::SendRequest<RequestBody>,
+        liveness: Arc<Liveness>,
+    ) -> Connection {
+        let shared = Http2Connection::new(sender, liveness);
         let stream = shared.stream();
         self.lock().http2.push(shared);
         stream
@@ -201,6 +206,8 @@ pub(super) struct Lease {
     pool: Arc<Pool>,
     /// How long the upstream keeps it open after this response, if it said so.
     pub(super) keep_alive: Option<Duration>,
+    /// Another request may follow this response.
+    pub(super) is_reusable: bool,
     /// Tells a streamed request when its response is over.
     _response_pending: Option<ResponsePending>,
 }
@@ -215,13 +222,14 @@ impl Lease {
             connection,
             pool: Arc::clone(pool),
             keep_alive: None,
+            is_reusable: true,
             _response_pending: response_pending,
         }
     }
 
     /// The response is complete: another request may have the connection.
     pub(super) fn release(self) {
-        if let Connection::Http1(connection) = self.connection {
+        if let (Connection::Http1(connection), true) = (self.connection, self.is_reusable) {
             self.pool.put_idle(connection, self.keep_alive);
         }
     }

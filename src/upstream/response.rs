@@ -48,6 +48,7 @@ impl UpstreamResponse {
             upgrade,
         } = received;
         lease.keep_alive = head.keep_alive_timeout();
+        lease.is_reusable = !head.announces_missing_body();
         head.strip_hop_by_hop(upgrade.is_some());
         let mut body = Box::new(UpstreamBody {
             source: body,

@@ -89,6 +89,23 @@ async fn network_rules_and_keys_apply_to_preflights() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_upstream_learns_no_key_from_a_preflight() {
+    let key = "acme-key-0123456789";
+    let world = World::new(&format!(
+        "[[tenant]]\nname = \"a\"\ninstances = [\"1\", \"2\"]\nkey = \"{key}\"\n[tenant.tokens]\n1 = \"real\"\n"
+    ));
+    let target = |instance: &str, token: &str| {
+        format!("/v2/chats?instance_id={instance}&access_token={token}")
+    };
+    let asked = preflight(&target("1", key));
+    assert_eq!(world.call(asked).await.status(), 204);
+    assert_eq!(world.sandbox.calls()[0].target, target("1", "real"));
+    // A key that opens nothing is refused with the request, not before.
+    let asked = preflight(&target("2", key));
+    assert_eq!(world.call(asked).await.status(), 204);
+}
+
 /// The fields of a response that let a page read it.
 fn cors(answer: &Message) -> [Option<&str>; 3] {
     [

@@ -85,6 +85,41 @@ fn sigterm_under_load_answers_everything_that_was_accepted() {
 }
 
 #[test]
+fn new_connections_are_served_during_the_drain_delay() {
+    let upstream = HeldUpstream::start();
+    upstream.answers();
+    let delay = [
+        ("SERVER__DRAIN_DELAY", "100s"),
+        ("SERVER__DRAIN_TIMEOUT", "200s"),
+    ];
+    let gateway = Program::serve(upstream.address, &delay);
+    gateway.signal("TERM");
+    eventually("load balancers are told", || {
+        gateway.page("/readyz").status() == 503
+    });
+    let mut client = asking(&gateway, &get("/v2/chats"));
+    let mut head = [0; 12];
+    client.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+
+    // A second signal ends the delay, too.
+    gateway.signal("TERM");
+    assert_eq!(gateway.ends().0, 1);
+}
+
+#[test]
+fn after_the_drain_delay_the_listener_is_closed() {
+    let upstream = HeldUpstream::start();
+    let gateway = Program::serve(upstream.address, &[("SERVER__DRAIN_DELAY", "200ms")]);
+    let address = gateway.address;
+    gateway.signal("TERM");
+    eventually("no new connections are taken", || {
+        TcpStream::connect(address).is_err()
+    });
+    assert_eq!(gateway.ends().0, 0);
+}
+
+#[test]
 fn sigterm_in_the_middle_of_traffic_loses_nothing() {
     let sandbox = RunningSandbox::start(wawp_gateway::sandbox::Settings {
         latency: Duration::from_millis(20),

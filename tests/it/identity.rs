@@ -183,6 +183,19 @@ async fn receipts_that_name_two_instances_are_not_merged() {
     let requests = (0..5).map(|number| post(target, &body(number)));
     world.together(requests).await;
     assert_eq!(world.sandbox.received(), 5);
+    // JSON that is declared a form, in which PHP would find another instance.
+    let world = World::new("");
+    let requests = (0..5).map(|number| {
+        let body = receipt([number]).replacen("1@c.us", "&instance_id=666&", 1);
+        body.replace("application/json", "application/x-www-form-urlencoded")
+    });
+    let requests = requests.map(|request| {
+        let (head, body) = request.split_once("\r\n\r\n").unwrap();
+        let head = head.split("Content-Length").next().unwrap();
+        format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())
+    });
+    world.together(requests.collect::<Vec<_>>()).await;
+    assert_eq!(world.sandbox.received(), 5);
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,11 +7,12 @@ mod spelling;
 use wawp_gateway::sandbox::{Call, Settings};
 
 use crate::support::{Message, Program, RunningSandbox, Scratch, World, call};
-use spelling::{Written, encoded, spellings};
+use spelling::{FORM, JSON, MULTIPART, Written, encoded, quoted, spellings};
 
-const ACME: &str = "acme-key-0123456789";
+/// As `openssl rand -base64` prints one.
+const ACME: &str = "acme+key/0123456789+A==";
 const BETA: &str = "beta-key-0123456789";
-const WRONG: &str = "acme-key-0123456780";
+const WRONG: &str = "acme+key/0123456780+A==";
 /// A token with everything that is written differently in different places.
 const REAL: &str = r#"r3al/T0ken+"q"\&=%25 x"#;
 
@@ -105,6 +106,114 @@ async fn every_spelling_and_every_kind_of_credential() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_base64_key_is_known_in_encodings_that_do_not_fit_its_place() {
+    let escaped = ACME.replace('/', "\\/");
+    let percent = encoded(ACME);
+    let message = "\"chatId\":\"1@c.us\",\"message\":\"m\"";
+    let form = "chatId=1%40c.us&message=m";
+    let part = |name: &str, text: &str| {
+        format!("--b-1\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n")
+    };
+    let multipart = |key: &str| {
+        let parts = [
+            ("instance_id", "123"),
+            ("access_token", key),
+            ("chatId", "1@c.us"),
+            ("message", "m"),
+        ];
+        let parts = parts.map(|(name, text)| part(name, text));
+        parts.concat() + "--b-1--\r\n"
+    };
+    let text = "/v2/send/text";
+    let in_query = |key: &str| format!("{text}?instance_id=123&access_token={key}");
+    let real = encoded(REAL);
+    for (target, field, body, expected) in [
+        // A `+` that was not encoded, and a key that was encoded once too often.
+        (
+            in_query(ACME),
+            JSON,
+            format!("{{{message}}}"),
+            (in_query(&real), None),
+        ),
+        (
+            in_query(&encoded(&percent)),
+            JSON,
+            format!("{{{message}}}"),
+            (in_query(&real), None),
+        ),
+        (
+            text.to_owned(),
+            FORM,
+            format!("instance_id=123&access_token={ACME}&{form}"),
+            (
+                text.to_owned(),
+                Some(format!("instance_id=123&access_token={real}&{form}")),
+            ),
+        ),
+        (
+            text.to_owned(),
+            JSON,
+            format!("{{\"instance_id\":\"123\",\"access_token\":\"{escaped}\",{message}}}"),
+            (
+                text.to_owned(),
+                Some(format!(
+                    "{{\"instance_id\":\"123\",\"access_token\":{},{message}}}",
+                    quoted(REAL)
+                )),
+            ),
+        ),
+        (
+            text.to_owned(),
+            JSON,
+            format!("{{\"instance_id\":\"123\",\"access_token\":\"{percent}\",{message}}}"),
+            (
+                text.to_owned(),
+                Some(format!(
+                    "{{\"instance_id\":\"123\",\"access_token\":{},{message}}}",
+                    quoted(REAL)
+                )),
+            ),
+        ),
+        (
+            text.to_owned(),
+            MULTIPART,
+            multipart(ACME),
+            (text.to_owned(), Some(multipart(REAL))),
+        ),
+        (
+            text.to_owned(),
+            MULTIPART,
+            multipart(&percent),
+            (text.to_owned(), Some(multipart(REAL))),
+        ),
+    ] {
+        let (name, value) = field;
+        let length = body.len();
+        let request = format!(
+            "POST {target} HTTP/1.1\r\nHost: h\r\n{name}: {value}\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        let (answer, calls) = seen(&request).await;
+        assert!(answer.status() < 300, "{answer:?} to {request}");
+        let (target, expected) = expected;
+        assert_eq!(calls[0].target, target);
+        assert_eq!(calls[0].body, expected.unwrap_or(body), "{request}");
+    }
+    for value in [percent.clone(), format!("Bearer {percent}")] {
+        let name = if value.starts_with('B') {
+            "Authorization"
+        } else {
+            "Access_Token"
+        };
+        let request = format!(
+            "POST {text} HTTP/1.1\r\nHost: h\r\nX-Instance-ID: 123\r\n{name}: {value}\r\nContent-Length: 0\r\n\r\n"
+        );
+        let (_, calls) = seen(&request).await;
+        let found = calls[0].headers.get(name).unwrap().to_str().unwrap();
+        assert_eq!(found, value.replace(&percent, REAL));
+    }
+}
+
 #[test]
 fn no_key_and_no_token_in_log_output_or_pages() {
     let sandbox = RunningSandbox::start(Settings {
@@ -157,7 +266,14 @@ fn no_key_and_no_token_in_log_output_or_pages() {
             ("stdout", &stdout),
             ("an answer or a page", &own),
         ] {
-            for trace in ["key-0123", "r3al", "T0ken"] {
+            for trace in [
+                "key-0123",
+                "key/0123",
+                "key%2F0123",
+                "key%2f0123",
+                "r3al",
+                "T0ken",
+            ] {
                 let found = text.lines().find(|line| line.contains(trace));
                 assert_eq!(found, None, "{trace} in {place}");
             }

@@ -3,6 +3,9 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::Duration;
+
+use wawp_gateway::sandbox::Settings;
 
 use crate::support::{Message, Program, RunningSandbox, connect, eventually};
 
@@ -78,4 +81,63 @@ fn memory_of_a_burst_is_given_back() {
     eventually("memory is given back", || {
         gateway.memory() <= before + CONNECTIONS * IDLE
     });
+}
+
+/// Receipts that wait at the same time.
+const RECEIPTS: usize = 100;
+
+/// The size of each, in kB.
+const RECEIPT: u64 = 64;
+
+/// What hyper's read buffer of a connection may hold, in kB.
+const READ_BUFFER: u64 = 32;
+
+#[test]
+fn a_waiting_receipt_takes_at_most_half_more_than_its_size() {
+    let latency = Duration::from_secs(4);
+    let sandbox = RunningSandbox::start(Settings {
+        latency,
+        ..Settings::default()
+    });
+    // A long chat; as many ids as a batch takes; more than that.
+    let body = |chat: usize, ids: usize| {
+        let rest = (RECEIPT as usize) * 1024 - 60;
+        let ids: Vec<_> = (0..ids)
+            .map(|id| format!("\"false_1_{id:0width$}\"", width = rest / ids - 11))
+            .collect();
+        let long = "x".repeat(if ids.is_empty() { rest } else { 0 });
+        format!(
+            r#"{{"chatId":"{chat}{long}","messageIds":[{}]}}"#,
+            ids.join(",")
+        )
+    };
+    for ids in [0, 100, 140, 3000] {
+        // In the window, or on the way to the upstream.
+        let settings = [("BATCH__WINDOW", "3900ms"), ("LIMIT__RATE", "0")];
+        let gateway = Program::serve(sandbox.address, &settings);
+        let send = |chat: usize, mut stream: &TcpStream| {
+            let body = body(chat, ids);
+            let head = format!(
+                "POST /v2/send/seen?instance_id=1&access_token=t HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(body.as_bytes()).unwrap();
+        };
+        // What the first requests make for all belongs to no receipt.
+        let warm: Vec<_> = (0..10).map(|_| connect(gateway.address)).collect();
+        for (chat, stream) in warm.iter().enumerate() {
+            send(RECEIPTS + chat, stream);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        let before = gateway.memory();
+        let waiting: Vec<_> = (0..RECEIPTS).map(|_| connect(gateway.address)).collect();
+        for (chat, stream) in waiting.iter().enumerate() {
+            send(chat, stream);
+        }
+        std::thread::sleep(Duration::from_millis(500));
+        let each = (gateway.memory() - before) / RECEIPTS as u64;
+        let most = RECEIPT * 3 / 2 + READ_BUFFER;
+        assert!(each <= most, "{each} kB for {ids} ids");
+    }
 }

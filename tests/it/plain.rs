@@ -190,6 +190,34 @@ async fn idle_connections_that_have_ended_are_not_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_is_not_used_again_behind_a_body_that_cannot_be() {
+    for is_plain in [true, false] {
+        for (head, is_reused) in [
+            ("204 No Content\r\nTransfer-Encoding: chunked", false),
+            ("304 Not Modified\r\nTransfer-Encoding: chunked", false),
+            ("204 No Content\r\nContent-Length: 2", false),
+            ("204 No Content\r\nContent-Length: 0", true),
+            ("304 Not Modified\r\nContent-Length: 2", true),
+            ("204 No Content", true),
+        ] {
+            let mut stage = Stage::new("");
+            let mut client = stage.client();
+            client.says_as(is_plain, &get("/x")).await;
+            let mut line = stage.upstream.accepts().await;
+            line.request().await;
+            line.says(format!("HTTP/1.1 {head}\r\n\r\n")).await;
+            client.hears_until("\r\n\r\n").await;
+            at_rest().await;
+            client.says_as(is_plain, &get("/y")).await;
+            if !is_reused {
+                line = stage.upstream.accepts().await;
+            }
+            assert!(line.request().await.start.starts_with("GET /y "), "{head}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_is_kept_no_longer_than_the_upstream_says() {
     for is_plain in [true, false] {
         let mut stage = Stage::new("");

@@ -24,7 +24,8 @@ async fn one_bad_id_fails_its_own_caller_only() {
             assert_eq!(answer.status(), expected, "caller {n} on {status}");
         }
         assert_eq!(answers[5].text(), "bad id");
-        // 8 = 4 + (2 + (1 + 1)): the halves with the culprit are split again.
+        // All; the first alone; four parts of the others; both of the part with
+        // the culprit.
         let sizes: Vec<_> = world
             .sandbox
             .calls()
@@ -32,8 +33,8 @@ async fn one_bad_id_fails_its_own_caller_only() {
             .map(|call| call.ids.len())
             .collect();
         assert_eq!(sizes.iter().filter(|&&size| size == 8).count(), 1);
-        assert_eq!(sizes.len(), 7, "{sizes:?}");
-        assert_eq!(world.counted("wawp_gateway_batch_splits_total", &[]), 3.0);
+        assert_eq!(sizes.len(), 8, "{sizes:?}");
+        assert_eq!(world.counted("wawp_gateway_batch_splits_total", &[]), 2.0);
 
         // The culprit stays out for a minute; the others do not.
         world.sandbox.clear();

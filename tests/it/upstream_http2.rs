@@ -1,52 +1,89 @@
 //! An upstream that speaks HTTP/2, played by the test: how its answers end, and how long their heads may be.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Reason, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::{Request, Response};
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
+use tokio_rustls::server::TlsStream;
 use wawp_gateway::gateway::Gateway;
 use wawp_gateway::{Dial, Io};
 
-use crate::support::{Authority, Line, Scratch, get, receipt, trusting};
+use crate::support::{Authority, Line, Scratch, get, post, receipt, trusting};
 
 /// A gateway before an upstream of HTTP/2 that the test plays.
 struct Stage {
     gateway: Gateway,
-    asked: mpsc::UnboundedReceiver<(Request<h2::RecvStream>, SendResponse<Bytes>)>,
+    connections: Arc<AtomicUsize>,
+    asked: mpsc::UnboundedReceiver<(Request<RecvStream>, SendResponse<Bytes>)>,
 }
 
 impl Stage {
     fn new() -> Self {
+        Self::whose_connections_end_after(usize::MAX)
+    }
+
+    /// Each connection is asked to end after so many requests.
+    fn whose_connections_end_after(requests: usize) -> Self {
+        Self::with(move |io, asking, _| Box::pin(serve(io, asking, requests)))
+    }
+
+    /// `serves` gets the number of the connection, from 0.
+    fn with<F>(serves: F) -> Self
+    where
+        F: Fn(TlsStream<DuplexStream>, Asking, usize) -> Served + Clone + Send + Sync + 'static,
+    {
         let (authority, scratch) = (Authority::new(), Scratch::new());
         let ca = scratch.file("ca.pem", &authority.pem());
         let acceptor = authority.server(&[b"h2"]);
         let (asking, asked) = mpsc::unbounded_channel();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
         let dial = move || {
             let (near, far) = tokio::io::duplex(64 * 1024);
-            tokio::spawn(serve(acceptor.clone(), far, asking.clone()));
+            let (acceptor, asking, serves) = (acceptor.clone(), asking.clone(), serves.clone());
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                let io = acceptor.accept(far).await.unwrap();
+                serves(io, asking, number).await;
+            });
             let dialled = async { Ok::<_, io::Error>(Box::new(near) as Box<dyn Io>) };
             Box::pin(dialled) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
         };
         let config = trusting("https://localhost", &ca);
         let gateway = Gateway::new(&config, Dial::With(Arc::new(dial))).unwrap();
-        Self { gateway, asked }
+        Self {
+            gateway,
+            connections,
+            asked,
+        }
     }
 
     fn client(&self) -> Line {
         Line::new(crate::support::stream(&self.gateway))
     }
 
-    /// The next call, to be answered.
-    async fn asked(&mut self) -> SendResponse<Bytes> {
+    /// The next request, with its body to be read.
+    async fn asked_with_body(&mut self) -> (Request<RecvStream>, SendResponse<Bytes>) {
         let soon = Duration::from_secs(10);
         let asked = tokio::time::timeout(soon, self.asked.recv()).await;
-        asked.expect("a call").unwrap().1
+        asked.expect("a call").unwrap()
+    }
+
+    /// The next call, to be answered.
+    async fn asked(&mut self) -> SendResponse<Bytes> {
+        self.asked_with_body().await.1
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     async fn is_left_alone(&mut self) {
@@ -56,16 +93,55 @@ impl Stage {
     }
 }
 
-async fn serve(
-    acceptor: tokio_rustls::TlsAcceptor,
-    io: DuplexStream,
-    asking: mpsc::UnboundedSender<(Request<h2::RecvStream>, SendResponse<Bytes>)>,
-) {
-    let io = acceptor.accept(io).await.unwrap();
+type Asking = mpsc::UnboundedSender<(Request<RecvStream>, SendResponse<Bytes>)>;
+type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+async fn serve(io: TlsStream<DuplexStream>, asking: Asking, mut requests: usize) {
     let mut connection = h2::server::handshake(io).await.unwrap();
     while let Some(Ok(asked)) = connection.accept().await {
         asking.send(asked).ok();
+        requests -= 1;
+        if requests == 0 {
+            connection.graceful_shutdown();
+        }
     }
+}
+
+/// Takes two requests, answers the first, and says that it never saw the other.
+async fn goes_away_behind_the_first(mut io: TlsStream<DuplexStream>) {
+    let (mut head, mut streams) = ([0; 9], 0);
+    io.read_exact(&mut [0; 24]).await.unwrap();
+    io.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    while io.read_exact(&mut head).await.is_ok() {
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        io.read_exact(&mut vec![0; length]).await.unwrap();
+        // SETTINGS without ACK, and HEADERS.
+        match (head[3], head[4]) {
+            (4, 0) => io.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0]).await.unwrap(),
+            (1, _) => streams += 1,
+            _ => {}
+        }
+        if head[3] == 1 && streams == 2 {
+            let away = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+            let answer = [0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88];
+            io.write_all(&[&away[..], &answer].concat()).await.unwrap();
+        }
+    }
+}
+
+async fn whole(mut body: RecvStream) -> Vec<u8> {
+    let mut whole = Vec::new();
+    while let Some(piece) = body.data().await {
+        let piece = piece.unwrap();
+        body.flow_control().release_capacity(piece.len()).unwrap();
+        whole.extend_from_slice(&piece);
+    }
+    whole
+}
+
+fn answers(mut answer: SendResponse<Bytes>) {
+    let head = Response::new(());
+    answer.send_response(head, true).unwrap();
 }
 
 /// Begins an answer: its head and the first half of its body.
@@ -149,4 +225,166 @@ async fn an_answers_head_may_be_as_long_as_over_http_1() {
         answer.send_response(head.body(()).unwrap(), true).unwrap();
         assert_eq!(client.answer().await.status(), status, "{length}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_request_is_sent_again_on_another_connection_with_its_body() {
+    let target = "/v2/send/text?instance_id=1&access_token=t";
+    let complete = post(target, "hello");
+    let chunked = format!(
+        "POST {target} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n\
+         2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"
+    );
+    for request in [complete, chunked] {
+        for reads_first in [false, true] {
+            let mut stage = Stage::new();
+            let mut client = stage.client();
+            client.says(&request).await;
+            let (asked, mut answer) = stage.asked_with_body().await;
+            if reads_first {
+                assert_eq!(whole(asked.into_body()).await, b"hello");
+            }
+            answer.send_reset(Reason::REFUSED_STREAM);
+            let (asked, answer) = stage.asked_with_body().await;
+            assert_eq!(whole(asked.into_body()).await, b"hello");
+            answers(answer);
+            assert_eq!(client.answer().await.status(), 200);
+            assert_eq!(stage.connections(), 2);
+            stage.is_left_alone().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_always_refused_fails_soon() {
+    let mut stage = Stage::new();
+    let mut client = stage.client();
+    client
+        .says(post("/v2/send/text?instance_id=1", "hello"))
+        .await;
+    for _ in 0..2 {
+        stage.asked().await.send_reset(Reason::REFUSED_STREAM);
+    }
+    assert_eq!(client.answer().await.status(), 502);
+    stage.is_left_alone().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_may_have_been_processed_is_never_sent_again() {
+    for reason in [Reason::CANCEL, Reason::INTERNAL_ERROR, Reason::NO_ERROR] {
+        let mut stage = Stage::new();
+        let mut client = stage.client();
+        client
+            .says(post("/v2/send/text?instance_id=1", "hello"))
+            .await;
+        stage.asked().await.send_reset(reason);
+        assert_eq!(client.answer().await.status(), 502);
+        stage.is_left_alone().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_behind_the_last_of_a_goaway_is_sent_again() {
+    let mut stage = Stage::with(|io, asking, number| match number {
+        0 => Box::pin(goes_away_behind_the_first(io)),
+        _ => Box::pin(serve(io, asking, usize::MAX)),
+    });
+    let mut clients = [stage.client(), stage.client()];
+    for client in &mut clients {
+        client
+            .says(post("/v2/send/text?instance_id=1", "hello"))
+            .await;
+    }
+    let (asked, answer) = stage.asked_with_body().await;
+    assert_eq!(whole(asked.into_body()).await, b"hello");
+    answers(answer);
+    for client in &mut clients {
+        assert_eq!(client.answer().await.status(), 200);
+    }
+    stage.is_left_alone().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_request_fails_where_connections_end_after_some_requests() {
+    let mut stage = Stage::whose_connections_end_after(20);
+    let mut clients: Vec<_> = (0..10).map(|_| stage.client()).collect();
+    let calls = async {
+        for round in 0..30 {
+            for (n, client) in clients.iter_mut().enumerate() {
+                let target = format!("/v2/send/text?instance_id={n}");
+                client.says(post(&target, "hello")).await;
+            }
+            for client in &mut clients {
+                assert_eq!(client.answer().await.status(), 200, "round {round}");
+            }
+        }
+    };
+    let serves = async {
+        while let Some((_, answer)) = stage.asked.recv().await {
+            answers(answer);
+        }
+    };
+    tokio::select! {
+        () = calls => {}
+        () = serves => {}
+    }
+    assert!(stage.connections() >= 15, "{}", stage.connections());
+}
+
+/// Takes requests and pings, and answers none of them after the first request.
+async fn falls_silent(io: TlsStream<DuplexStream>, asking: Asking) {
+    let mut connection = h2::server::handshake(io).await.unwrap();
+    asking
+        .send(connection.accept().await.unwrap().unwrap())
+        .ok();
+    // The response to it goes out, then nothing is read or written any more.
+    let polls = std::future::poll_fn(|cx| connection.poll_closed(cx));
+    drop(tokio::time::timeout(Duration::from_secs(1), polls).await);
+    std::future::pending::<()>().await;
+    drop(connection);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_connection_soon_gets_no_request_and_then_ends() {
+    let mut stage = Stage::with(|io, asking, number| match number {
+        0 => Box::pin(falls_silent(io, asking)),
+        _ => Box::pin(serve(io, asking, usize::MAX)),
+    });
+    let mut client = stage.client();
+    client.says(get("/v2/first?instance_id=1")).await;
+    answers(stage.asked().await);
+    assert_eq!(client.answer().await.status(), 200);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // This one joins the connection before anything can be known of it.
+    let mut lost = stage.client();
+    lost.says(get("/v2/lost?instance_id=1")).await;
+    let began = tokio::time::Instant::now();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    client.says(get("/v2/second?instance_id=1")).await;
+    answers(stage.asked().await);
+    assert_eq!(client.answer().await.status(), 200);
+    assert_eq!(stage.connections(), 2);
+    assert_eq!(lost.answer().await.status(), 502);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_takes_minutes_is_not_cut_and_others_join_its_connection() {
+    let mut stage = Stage::new();
+    let (mut slow, mut quick) = (stage.client(), stage.client());
+    slow.says(get("/v2/slow?instance_id=1")).await;
+    let late = stage.asked().await;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        quick.says(get("/v2/quick?instance_id=2")).await;
+        answers(stage.asked().await);
+        assert_eq!(quick.answer().await.status(), 200);
+    }
+    answers(late);
+    assert_eq!(slow.answer().await.status(), 200);
+    assert_eq!(stage.connections(), 1);
 }

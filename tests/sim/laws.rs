@@ -335,7 +335,10 @@ impl Case {
                     format!("{tag} {parsed:?} shared call {number} {called:?}"),
                 );
             }
-            if let Some(lost) = parsed.ids.iter().find(|id| !called.ids.contains(id)) {
+            let is_rejected = [400, 413, 414, 422, 500].contains(&response.status);
+            let is_common = is_rejected && self.is_common(&outcome, response.status);
+            let lost = parsed.ids.iter().find(|id| !called.ids.contains(id));
+            if let Some(lost) = lost.filter(|_| !is_common) {
                 self.breaks(
                     "no id is lost",
                     format!("{lost} of {tag} was not in call {number}"),
@@ -343,7 +346,7 @@ impl Case {
             }
             // A caller whose ids are all of the call's ids has its own verdict.
             let is_own = called.ids.iter().all(|id| parsed.ids.contains(id));
-            if [400, 413, 414, 422, 500].contains(&response.status) && !is_own {
+            if is_rejected && !is_own && !is_common && !self.may_run_out_of_time(&outcome) {
                 self.breaks(
                     "no caller fails because of another caller's id",
                     format!("{tag} got the {} of {}", response.status, arrival.tag),
@@ -360,6 +363,43 @@ impl Case {
                 );
             }
         }
+    }
+
+    /// Whether the rejections that the gateway saw leave no other conclusion than
+    /// that a receipt would be rejected too: no single id explains them, or one
+    /// that the receipt has.
+    fn is_common(&self, outcome: &Outcome, status: u16) -> bool {
+        let parsed = &self.parsed[&outcome.step.tag];
+        let rejected = self.seen.arrivals.iter().filter_map(|arrival| {
+            let called = arrival.parsed.as_ref()?;
+            let response = arrival.response.as_ref()?;
+            let counts = response.status == status && response.at <= outcome.ended;
+            (counts && parsed.may_share(called)).then_some(&called.ids)
+        });
+        let rejected: Vec<_> = rejected.collect();
+        let Some(first) = rejected.first() else {
+            return false;
+        };
+        let is_in_all = |id: &&String| rejected.iter().all(|ids| ids.contains(id));
+        let mut suspects = first.iter().filter(is_in_all).peekable();
+        let is_independent = suspects.peek().is_none();
+        rejected.len() >= if is_independent { 3 } else { 2 }
+            && suspects.all(|id| parsed.ids.contains(id))
+    }
+
+    /// Whether a caller may get the last verdict of its batch because its part of
+    /// a split would come too late.
+    fn may_run_out_of_time(&self, outcome: &Outcome) -> bool {
+        let config = &self.config;
+        let is_limited = config.limit.quota.is_some()
+            || !config.limit.classes.is_empty()
+            || config.egress.quota.is_some()
+            || config.tenants.iter().any(|tenant| tenant.quota.is_some());
+        let is_paused = self.seen.arrivals.iter().any(|arrival| {
+            let response = arrival.response.as_ref();
+            response.is_some_and(|response| response.status == 429)
+        });
+        is_limited || is_paused || outcome.ended - outcome.sent >= config.limit.max_wait
     }
 
     fn nothing_is_sent_twice_or_in_part(&mut self) {

@@ -1,4 +1,4 @@
-//! What holds for any callers whatever.
+//! What holds for any callers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,15 +11,15 @@ const WINDOW: Duration = ms(50);
 
 /// A caller of a story.
 #[derive(Clone, Debug)]
-struct Comes {
+struct Arrival {
     /// After the one before, in ms.
     gap: u64,
     /// Which of the keys below.
     key: usize,
     /// Which messages; none means the whole chat.
     messages: Vec<usize>,
-    /// Stops listening after that long.
-    hangs_up: Option<u64>,
+    /// Disconnects after that long.
+    disconnects: Option<u64>,
 }
 
 /// The rules of a story.
@@ -30,7 +30,7 @@ struct Setting {
     rate: Option<(f64, u32)>,
     latency: u64,
     /// A message on which every call fails, of each key.
-    poisoned: Option<usize>,
+    bad_message: Option<usize>,
 }
 
 /// What must never mix: chat, token, participant, accepted types.
@@ -43,8 +43,8 @@ const KEYS: [(&str, &str, Option<&str>, Option<&str>); 6] = [
     ("1@c.us", "t", None, Some("text/html")),
 ];
 
-fn callers() -> impl Strategy<Value = Vec<Comes>> {
-    let comes = (
+fn callers() -> impl Strategy<Value = Vec<Arrival>> {
+    let arrival = (
         prop_oneof![3 => Just(0_u64), 3 => 0_u64..30, 1 => 0_u64..200],
         prop_oneof![2 => Just(0_usize), 1 => 0..KEYS.len()],
         prop_oneof![
@@ -54,13 +54,13 @@ fn callers() -> impl Strategy<Value = Vec<Comes>> {
         ],
         prop_oneof![3 => Just(None), 1 => (0_u64..300).prop_map(Some)],
     );
-    let comes = comes.prop_map(|(gap, key, messages, hangs_up)| Comes {
+    let arrival = arrival.prop_map(|(gap, key, messages, disconnects)| Arrival {
         gap,
         key,
         messages,
-        hangs_up,
+        disconnects,
     });
-    proptest::collection::vec(comes, 1..25)
+    proptest::collection::vec(arrival, 1..25)
 }
 
 fn setting() -> impl Strategy<Value = Setting> {
@@ -75,13 +75,15 @@ fn setting() -> impl Strategy<Value = Setting> {
         prop_oneof![Just(0_u64), 0_u64..120],
         prop_oneof![2 => Just(None), 1 => (0_usize..12).prop_map(Some)],
     )
-        .prop_map(|(max_ids, max_callers, rate, latency, poisoned)| Setting {
-            max_ids,
-            max_callers,
-            rate,
-            latency,
-            poisoned,
-        })
+        .prop_map(
+            |(max_ids, max_callers, rate, latency, bad_message)| Setting {
+                max_ids,
+                max_callers,
+                rate,
+                latency,
+                bad_message,
+            },
+        )
 }
 
 /// An id that names its key, so that a call that mixes two is seen.
@@ -89,10 +91,10 @@ fn id(key: usize, message: usize) -> String {
     format!("false_{}_K{key}M{message}", KEYS[key].0)
 }
 
-impl Comes {
-    fn asks(&self, index: usize) -> Asks {
+impl Arrival {
+    fn receipt_of(&self, index: usize) -> TestReceipt {
         let (chat, token, participant, accept) = KEYS[self.key];
-        Asks {
+        TestReceipt {
             chat: chat.to_owned(),
             ids: self.messages.iter().map(|&n| id(self.key, n)).collect(),
             token: token.to_owned(),
@@ -104,16 +106,16 @@ impl Comes {
 }
 
 /// What a story came to.
-struct Told {
+struct Story {
     calls: Vec<Call>,
     arrivals: Vec<Instant>,
-    /// What each caller heard, unless it hung up first.
-    heard: BTreeMap<usize, Heard>,
+    /// What each caller got, unless it disconnected first.
+    settled: BTreeMap<usize, Settled>,
     start: Instant,
     saved: u64,
 }
 
-async fn run(callers: &[Comes], setting: &Setting) -> Told {
+async fn run(callers: &[Arrival], setting: &Setting) -> Story {
     let mut config = Config::default();
     config.batch.window = WINDOW;
     config.batch.max_ids = setting.max_ids;
@@ -128,7 +130,7 @@ async fn run(callers: &[Comes], setting: &Setting) -> Told {
             ..Default::default()
         },
     );
-    if let Some(message) = setting.poisoned {
+    if let Some(message) = setting.bad_message {
         for key in 0..KEYS.len() {
             let fault = Fault::status(500).id(id(key, message));
             world.sandbox.script(fault.times(usize::MAX));
@@ -136,27 +138,27 @@ async fn run(callers: &[Comes], setting: &Setting) -> Told {
     }
     let mut arrivals = Vec::new();
     let mut listening = tokio::task::JoinSet::new();
-    for (index, comes) in callers.iter().enumerate() {
-        tokio::time::sleep(ms(comes.gap)).await;
+    for (index, arrival) in callers.iter().enumerate() {
+        tokio::time::sleep(ms(arrival.gap)).await;
         arrivals.push(Instant::now());
-        let heard = world.hear(&comes.asks(index));
-        let patience = comes.hangs_up.map_or(ms(3_600_000), ms);
+        let settled = world.await_verdict(&arrival.receipt_of(index));
+        let stays = arrival.disconnects.map_or(ms(3_600_000), ms);
         listening.spawn(async move {
-            let heard = tokio::time::timeout(patience, heard).await.ok()?;
-            Some((index, heard))
+            let settled = tokio::time::timeout(stays, settled).await.ok()?;
+            Some((index, settled))
         });
     }
-    let mut heard = BTreeMap::new();
-    while let Some(told) = listening.join_next().await {
-        heard.extend(told.expect("a caller was never told"));
+    let mut settled = BTreeMap::new();
+    while let Some(verdict) = listening.join_next().await {
+        settled.extend(verdict.expect("a caller never got a verdict"));
     }
     world.tasks.close();
     world.tasks.wait().await;
-    assert_eq!(world.metrics.batches_open.get(), 0);
-    Told {
+    assert_eq!(world.metrics.batches.open.get(), 0);
+    Story {
         calls: world.calls(),
         arrivals,
-        heard,
+        settled,
         start: world.start,
         saved: world.metrics.saved.get(),
     }
@@ -168,57 +170,63 @@ fn origin(call: &Call) -> usize {
     blanks.count() - 1
 }
 
-fn check(callers: &[Comes], setting: &Setting, told: &Told) -> Result<(), TestCaseError> {
-    // Everybody who listened was told, and what its own request deserves.
-    for (index, comes) in callers.iter().enumerate() {
-        let Some(heard) = told.heard.get(&index) else {
-            prop_assert!(comes.hangs_up.is_some(), "caller {index} was never told");
+fn check(callers: &[Arrival], setting: &Setting, story: &Story) -> Result<(), TestCaseError> {
+    // Each caller that stayed got what its own request deserves.
+    for (index, arrival) in callers.iter().enumerate() {
+        let Some(settled) = story.settled.get(&index) else {
+            prop_assert!(
+                arrival.disconnects.is_some(),
+                "caller {index} never got a verdict"
+            );
             continue;
         };
-        let poisoned = setting
-            .poisoned
-            .is_some_and(|message| comes.messages.contains(&message));
+        let bad_message = setting
+            .bad_message
+            .is_some_and(|message| arrival.messages.contains(&message));
         prop_assert_eq!(
-            heard.status,
-            Ok(if poisoned { 500 } else { 201 }),
+            settled.status,
+            Ok(if bad_message { 500 } else { 201 }),
             "caller {}",
             index
         );
-        if heard.callers == 1 {
-            let own = Bytes::from(comes.asks(index).body());
+        if settled.callers == 1 {
+            let own = Bytes::from(arrival.receipt_of(index).body());
             prop_assert!(
-                told.calls.iter().any(|call| call.body == own),
+                story.calls.iter().any(|call| call.body == own),
                 "caller {index} was alone, and its request changed"
             );
         }
-        prop_assert!(heard.callers <= setting.max_callers);
+        prop_assert!(settled.callers <= setting.max_callers);
     }
     let mut sent: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
-    for call in &told.calls {
+    for call in &story.calls {
         let first = origin(call);
-        let (asks, key) = (callers[first].asks(first), callers[first].key);
+        let (first_one, key) = (callers[first].receipt_of(first), callers[first].key);
         // Credentials, chat, participant and fields are the first caller's.
-        let target = format!("/v2/send/seen?instance_id=1&access_token={}", asks.token);
+        let target = format!(
+            "/v2/send/seen?instance_id=1&access_token={}",
+            first_one.token
+        );
         prop_assert_eq!(&call.target, &target);
         let accept = call
             .headers
             .get("accept")
             .map(|value| value.to_str().unwrap());
-        prop_assert_eq!(accept, asks.accept.as_deref());
+        prop_assert_eq!(accept, first_one.accept.as_deref());
         let mut body: serde_json::Value = serde_json::from_slice(&call.body).unwrap();
         body.as_object_mut().unwrap().remove("messageIds");
-        let mut own: serde_json::Value = serde_json::from_str(&asks.body()).unwrap();
+        let mut own: serde_json::Value = serde_json::from_str(&first_one.body()).unwrap();
         own.as_object_mut().unwrap().remove("messageIds");
         prop_assert_eq!(body, own);
         // Whole chats and lists stay apart, and no other key's id is in it.
-        prop_assert_eq!(call.ids.is_empty(), asks.ids.is_empty());
+        prop_assert_eq!(call.ids.is_empty(), first_one.ids.is_empty());
         for id in &call.ids {
             prop_assert!(
                 id.contains(&format!("_K{key}M")),
                 "{id} in a call of key {key}"
             );
         }
-        let alone = call.body == asks.body();
+        let alone = call.body == first_one.body();
         let distinct: BTreeSet<_> = call.ids.iter().cloned().collect();
         if !alone {
             prop_assert_eq!(
@@ -228,13 +236,13 @@ fn check(callers: &[Comes], setting: &Setting, told: &Told) -> Result<(), TestCa
             );
             prop_assert!(call.ids.len() <= setting.max_ids);
             prop_assert!(
-                call.ids.starts_with(&dedup(&asks.ids)),
+                call.ids.starts_with(&dedup(&first_one.ids)),
                 "first seen, first sent"
             );
         }
-        // Nobody's coming moves the window of the first.
-        if setting.rate.is_none() && setting.poisoned.is_none() {
-            prop_assert!(call.at <= told.arrivals[first] + WINDOW);
+        // No later caller moves the window of the first.
+        if setting.rate.is_none() && setting.bad_message.is_none() {
+            prop_assert!(call.at <= story.arrivals[first] + WINDOW);
         }
         let sent = sent.entry(key).or_default();
         sent.extend(distinct);
@@ -242,14 +250,14 @@ fn check(callers: &[Comes], setting: &Setting, told: &Told) -> Result<(), TestCa
             sent.insert(String::new());
         }
     }
-    // Every id of every caller went out, also of those who hung up.
-    for (index, comes) in callers.iter().enumerate() {
-        let asks = comes.asks(index);
-        let sent = sent.get(&comes.key);
-        let wanted = if asks.ids.is_empty() {
+    // Every id of every caller was sent, also of callers that disconnected.
+    for (index, arrival) in callers.iter().enumerate() {
+        let receipt = arrival.receipt_of(index);
+        let sent = sent.get(&arrival.key);
+        let wanted = if receipt.ids.is_empty() {
             vec![String::new()]
         } else {
-            asks.ids
+            receipt.ids
         };
         for id in wanted {
             prop_assert!(
@@ -258,13 +266,16 @@ fn check(callers: &[Comes], setting: &Setting, told: &Told) -> Result<(), TestCa
             );
         }
     }
-    if setting.rate.is_none() && setting.poisoned.is_none() {
-        let calls = told.calls.len() as u64;
-        prop_assert_eq!(told.saved, callers.len() as u64 - calls);
-        for (index, heard) in &told.heard {
-            let arrived = (told.arrivals[*index] - told.start).as_millis();
+    if setting.rate.is_none() && setting.bad_message.is_none() {
+        let calls = story.calls.len() as u64;
+        prop_assert_eq!(story.saved, callers.len() as u64 - calls);
+        for (index, settled) in &story.settled {
+            let arrived = (story.arrivals[*index] - story.start).as_millis();
             let most = WINDOW.as_millis() + u128::from(setting.latency);
-            prop_assert!(heard.at - arrived <= most, "caller {index} waited too long");
+            prop_assert!(
+                settled.at - arrived <= most,
+                "caller {index} waited too long"
+            );
         }
     }
     Ok(())
@@ -278,7 +289,7 @@ fn dedup(ids: &[String]) -> Vec<String> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
-    /// Each caller is told once and rightly; each id is sent; no two keys meet.
+    /// Each caller gets one right verdict; each id is sent; no two keys share a call.
     #[test]
     fn any_callers(callers in callers(), setting in setting()) {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -286,12 +297,12 @@ proptest! {
             .start_paused(true)
             .build()
             .unwrap();
-        let told = runtime.block_on(run(&callers, &setting));
-        check(&callers, &setting, &told)?;
+        let story = runtime.block_on(run(&callers, &setting));
+        check(&callers, &setting, &story)?;
     }
 }
 
-/// Each case is a small gateway's life; `PROPTEST_CASES` asks for more.
+/// Each case is a small gateway's life; `PROPTEST_CASES` receipt_of for more.
 fn cases() -> u32 {
     let asked = std::env::var("PROPTEST_CASES").ok();
     asked.and_then(|cases| cases.parse().ok()).unwrap_or(96)

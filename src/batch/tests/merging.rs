@@ -1,31 +1,31 @@
-//! What shares a call, and when it leaves.
+//! Which receipts share a call, and when it is sent.
 
 use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn callers_within_the_window_share_one_call() {
     let world = World::with(|_| ());
-    let first = world.send(&asks(&["a", "b"]));
+    let first = world.send(&receipt_of(&["a", "b"]));
     tokio::time::sleep(ms(20)).await;
-    let second = world.send(&asks(&["b", "c"]));
+    let second = world.send(&receipt_of(&["b", "c"]));
     tokio::time::sleep(ms(29)).await;
-    let third = world.send(&asks(&["d"]));
-    let heard = [first.await, second.await, third.await];
-    for heard in &heard {
-        assert_eq!((heard.status, heard.callers), (Ok(201), 3));
+    let third = world.send(&receipt_of(&["d"]));
+    let settled = [first.await, second.await, third.await];
+    for settled in &settled {
+        assert_eq!((settled.status, settled.callers), (Ok(201), 3));
     }
     assert_eq!(world.sent(), [ids(&["a", "b", "c", "d"])]);
     assert_eq!(world.times(), [50], "the window runs from the first caller");
     assert_eq!(world.metrics.saved.get(), 2);
-    assert_eq!(world.metrics.batches_open.get(), 0);
+    assert_eq!(world.metrics.batches.open.get(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_after_the_window_opens_another() {
     let world = World::with(|_| ());
-    let first = world.send(&asks(&["a"]));
+    let first = world.send(&receipt_of(&["a"]));
     tokio::time::sleep(ms(51)).await;
-    let second = world.send(&asks(&["b"]));
+    let second = world.send(&receipt_of(&["b"]));
     first.await;
     second.await;
     assert_eq!(world.sent(), [ids(&["a"]), ids(&["b"])]);
@@ -35,7 +35,7 @@ async fn a_caller_after_the_window_opens_another() {
 #[tokio::test(start_paused = true)]
 async fn a_lone_caller_sends_its_own_request_unchanged() {
     let world = World::with(|_| ());
-    let lone = asks(&["b", "a", "b"]);
+    let lone = receipt_of(&["b", "a", "b"]);
     assert_eq!(world.send(&lone).await.callers, 1);
     let call = &world.calls()[0];
     assert_eq!(call.body, lone.body());
@@ -47,42 +47,45 @@ async fn a_lone_caller_sends_its_own_request_unchanged() {
 
 #[tokio::test(start_paused = true)]
 async fn what_differs_in_its_key_never_shares_a_call() {
-    let other_token = Asks {
+    let other_token = TestReceipt {
         token: "u".to_owned(),
-        ..asks(&["a"])
+        ..receipt_of(&["a"])
     };
-    let other_chat = Asks {
+    let other_chat = TestReceipt {
         chat: "2@c.us".to_owned(),
-        ..asks(&["a"])
+        ..receipt_of(&["a"])
     };
-    let from_somebody = Asks {
+    let from_participant = TestReceipt {
         participant: Some("3@c.us".to_owned()),
-        ..asks(&["a"])
+        ..receipt_of(&["a"])
     };
-    let from_null = Asks {
+    let from_null = TestReceipt {
         participant: Some("null".to_owned()),
-        ..asks(&["a"])
+        ..receipt_of(&["a"])
     };
-    let other_accept = Asks {
+    let other_accept = TestReceipt {
         accept: Some("text/html".to_owned()),
-        ..asks(&["a"])
+        ..receipt_of(&["a"])
     };
-    let whole_chat = asks(&[]);
+    let whole_chat = receipt_of(&[]);
     let all = [
-        asks(&["a"]),
+        receipt_of(&["a"]),
         other_token,
         other_chat,
-        from_somebody,
+        from_participant,
         from_null,
         other_accept,
         whole_chat,
     ];
     let world = World::with(|_| ());
-    for heard in world.send_all(&all).await {
-        assert_eq!((heard.status, heard.callers), (Ok(201), 1));
+    for settled in world.send_all(&all).await {
+        assert_eq!((settled.status, settled.callers), (Ok(201), 1));
     }
     let mut bodies: Vec<_> = world.calls().iter().map(|call| call.body.clone()).collect();
-    let mut own: Vec<_> = all.iter().map(|asks| Bytes::from(asks.body())).collect();
+    let mut own: Vec<_> = all
+        .iter()
+        .map(|receipt_of| Bytes::from(receipt_of.body()))
+        .collect();
     bodies.sort();
     own.sort();
     assert_eq!(bodies, own);
@@ -91,10 +94,12 @@ async fn what_differs_in_its_key_never_shares_a_call() {
 #[tokio::test(start_paused = true)]
 async fn identical_whole_chat_calls_share_one() {
     let world = World::with(|_| ());
-    let heard = world.send_all(&[asks(&[]), asks(&[]), asks(&[])]).await;
-    assert!(heard.iter().all(|heard| heard.callers == 3));
+    let settled = world
+        .send_all(&[receipt_of(&[]), receipt_of(&[]), receipt_of(&[])])
+        .await;
+    assert!(settled.iter().all(|settled| settled.callers == 3));
     assert_eq!(world.calls().len(), 1);
-    assert_eq!(world.calls()[0].body, asks(&[]).body());
+    assert_eq!(world.calls()[0].body, receipt_of(&[]).body());
 }
 
 #[tokio::test(start_paused = true)]
@@ -120,10 +125,10 @@ async fn a_full_batch_leaves_at_once_and_the_next_caller_opens_another() {
         ];
         for (at, ids) in callers {
             tokio::time::sleep_until(world.start + ms(at)).await;
-            sent.push(world.send(&asks(ids)));
+            sent.push(world.send(&receipt_of(ids)));
         }
-        for told in sent {
-            assert_eq!(told.await.status, Ok(201));
+        for verdict in sent {
+            assert_eq!(verdict.await.status, Ok(201));
         }
         let calls: Vec<_> = world.sent().into_iter().zip(world.times()).collect();
         assert_eq!(calls, expected);
@@ -133,10 +138,14 @@ async fn a_full_batch_leaves_at_once_and_the_next_caller_opens_another() {
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_would_exceed_the_cap_seals_the_batch_and_opens_another() {
     let world = World::with(|config| config.batch.max_ids = 3);
-    let heard = world
-        .send_all(&[asks(&["a", "b"]), asks(&["c", "d"]), asks(&["d"])])
+    let settled = world
+        .send_all(&[
+            receipt_of(&["a", "b"]),
+            receipt_of(&["c", "d"]),
+            receipt_of(&["d"]),
+        ])
         .await;
-    assert!(heard.iter().all(|heard| heard.status == Ok(201)));
+    assert!(settled.iter().all(|settled| settled.status == Ok(201)));
     assert_eq!(world.sent(), [ids(&["a", "b"]), ids(&["c", "d"])]);
     assert_eq!(world.times(), [0, 50]);
 }
@@ -144,9 +153,9 @@ async fn a_caller_that_would_exceed_the_cap_seals_the_batch_and_opens_another() 
 #[tokio::test(start_paused = true)]
 async fn a_caller_alone_over_the_cap_goes_alone_and_unchanged() {
     let world = World::with(|config| config.batch.max_ids = 3);
-    let large = asks(&["a", "b", "c", "d"]);
-    let (first, large_heard) = (world.send(&asks(&["a"])), world.send(&large));
-    assert_eq!(large_heard.await.callers, 1);
+    let large = receipt_of(&["a", "b", "c", "d"]);
+    let (first, large_verdict) = (world.send(&receipt_of(&["a"])), world.send(&large));
+    assert_eq!(large_verdict.await.callers, 1);
     assert_eq!(first.await.callers, 1);
     assert_eq!(world.calls()[0].body, large.body());
     assert_eq!(world.times(), [0, 50]);
@@ -155,9 +164,9 @@ async fn a_caller_alone_over_the_cap_goes_alone_and_unchanged() {
 #[tokio::test(start_paused = true)]
 async fn window_zero_merges_nothing() {
     let world = World::with(|config| config.batch.window = Duration::ZERO);
-    let all = [asks(&["a"]), asks(&["a"]), asks(&["b"])];
-    for heard in world.send_all(&all).await {
-        assert_eq!((heard.status, heard.callers), (Ok(201), 1));
+    let all = [receipt_of(&["a"]), receipt_of(&["a"]), receipt_of(&["b"])];
+    for settled in world.send_all(&all).await {
+        assert_eq!((settled.status, settled.callers), (Ok(201), 1));
     }
     assert_eq!(world.calls().len(), 3);
     assert_eq!(world.times(), [0, 0, 0]);
@@ -166,35 +175,38 @@ async fn window_zero_merges_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_drain_ends_the_window_at_once_and_opens_no_other() {
     let world = World::with(|_| ());
-    let sent = [asks(&["a"]), asks(&["b"])].map(|asks| world.send(&asks));
+    let sent = [receipt_of(&["a"]), receipt_of(&["b"])].map(|receipt_of| world.send(&receipt_of));
     tokio::time::sleep(ms(10)).await;
     world.batcher.flush();
-    for told in sent {
-        let heard = told.await;
-        assert_eq!((heard.status, heard.callers, heard.at), (Ok(201), 2, 10));
+    for verdict in sent {
+        let settled = verdict.await;
+        assert_eq!(
+            (settled.status, settled.callers, settled.at),
+            (Ok(201), 2, 10)
+        );
     }
-    let late = world.send(&asks(&["c"])).await;
+    let late = world.send(&receipt_of(&["c"])).await;
     assert_eq!((late.status, late.at), (Ok(201), 10));
     world.tasks.close();
     world.tasks.wait().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_hangs_up_is_sent_all_the_same() {
+async fn receipts_of_callers_that_disconnect_are_sent() {
     let world = World::with(|_| ());
-    drop(world.join(&asks(&["a"])).unwrap());
-    let stays = world.send(&asks(&["b"]));
-    drop(world.join(&asks(&["c"])).unwrap());
+    drop(world.join(&receipt_of(&["a"])).unwrap());
+    let stays = world.send(&receipt_of(&["b"]));
+    drop(world.join(&receipt_of(&["c"])).unwrap());
     assert_eq!(stays.await.callers, 3);
     // All of them.
-    drop(world.join(&asks(&["d"])).unwrap());
-    drop(world.join(&asks(&["e"])).unwrap());
+    drop(world.join(&receipt_of(&["d"])).unwrap());
+    drop(world.join(&receipt_of(&["e"])).unwrap());
     tokio::time::sleep(ms(100)).await;
     assert_eq!(world.sent(), [ids(&["a", "b", "c"]), ids(&["d", "e"])]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_joins_a_call_in_flight() {
+async fn no_receipt_joins_a_call_in_flight() {
     let world = World::new(
         &{
             let mut config = Config::default();
@@ -206,9 +218,9 @@ async fn nobody_joins_a_call_in_flight() {
             ..Default::default()
         },
     );
-    let first = world.send(&asks(&["a"]));
+    let first = world.send(&receipt_of(&["a"]));
     tokio::time::sleep(ms(60)).await;
-    let second = world.send(&asks(&["a"]));
+    let second = world.send(&receipt_of(&["a"]));
     assert_eq!((first.await.callers, second.await.callers), (1, 1));
     assert_eq!(world.times(), [50, 110]);
 }
@@ -225,12 +237,12 @@ async fn long_ids_in_a_query_fill_a_batch_early() {
         Receipt::read(head, Bytes::new()).expect("a receipt")
     };
     let world = World::with(|_| ());
-    let told: Vec<_> = (0..90)
+    let verdict: Vec<_> = (0..90)
         .map(|n| world.join_as(receipt(n)).unwrap())
         .collect();
-    for told in told {
-        let told = told.await.expect("told");
-        assert_eq!(status(&told.verdict), Ok(201));
+    for verdict in verdict {
+        let verdict = verdict.await.expect("verdict");
+        assert_eq!(status(&verdict.response), Ok(201));
     }
     let calls = world.calls();
     assert_eq!(calls.iter().map(|call| call.ids.len()).sum::<usize>(), 90);

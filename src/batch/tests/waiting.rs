@@ -4,43 +4,43 @@ use super::*;
 use crate::limit::Refusal;
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_takes_callers_until_its_token_comes() {
+async fn a_batch_accepts_callers_until_its_token_is_granted() {
     let world = World::with(|config| config.limit.quota = quota(1.0, 1));
     world.drain_tokens();
-    let mut sent = vec![world.send(&asks(&["a"]))];
+    let mut sent = vec![world.send(&receipt_of(&["a"]))];
     for (at, id) in [(300, "b"), (600, "c"), (999, "d")] {
         tokio::time::sleep_until(world.start + ms(at)).await;
-        sent.push(world.send(&asks(&[id])));
+        sent.push(world.send(&receipt_of(&[id])));
     }
     tokio::time::sleep_until(world.start + ms(1001)).await;
-    sent.push(world.send(&asks(&["e"])));
-    let mut heard = Vec::new();
-    for told in sent {
-        heard.push(told.await);
+    sent.push(world.send(&receipt_of(&["e"])));
+    let mut settled = Vec::new();
+    for verdict in sent {
+        settled.push(verdict.await);
     }
-    assert!(heard[..4].iter().all(|heard| heard.callers == 4));
+    assert!(settled[..4].iter().all(|settled| settled.callers == 4));
     assert_eq!(world.sent(), [ids(&["a", "b", "c", "d"]), ids(&["e"])]);
     assert_eq!(world.times(), [1000, 2000]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_takes_one_place_in_line() {
+async fn a_batch_takes_one_place_in_the_queue() {
     let world = World::with(|config| {
         config.limit.quota = quota(1.0, 1);
         config.limit.max_queue = 1;
     });
     world.drain_tokens();
-    let first = world.send(&asks(&["a"]));
+    let first = world.send(&receipt_of(&["a"]));
     tokio::time::sleep(ms(100)).await;
-    // The line is full, but the batch stands in it already.
-    let second = world.send(&asks(&["b"]));
-    let other = world.send(&Asks {
+    // The queue is full, but the batch is in it already.
+    let second = world.send(&receipt_of(&["b"]));
+    let other = world.send(&TestReceipt {
         chat: "2@c.us".to_owned(),
-        ..asks(&["a"])
+        ..receipt_of(&["a"])
     });
     let other = other.await;
-    assert_eq!(other.at, 100, "said at once");
-    let Err(Untold::Refused(refused)) = other.status else {
+    assert_eq!(other.at, 100, "refused at once");
+    let Err(NoResponse::Refused(refused)) = other.status else {
         panic!("{other:?}");
     };
     assert_eq!(refused.refusal, Refusal::QueueFull);
@@ -58,8 +58,8 @@ async fn callers_expire_one_by_one_and_the_batch_goes_on() {
     });
     world.drain_tokens();
     tokio::time::sleep(ms(1500)).await;
-    // The token comes at 5000; whoever comes at 1500 can wait until 5500.
-    let first = world.send(&asks(&["a"]));
+    // The token is due at 5000; a caller of 1500 can wait until 5500.
+    let first = world.send(&receipt_of(&["a"]));
     let lane = world.lane();
     tokio::time::sleep(ms(500)).await;
     // A further call of an older batch takes the token of 5000.
@@ -74,25 +74,28 @@ async fn callers_expire_one_by_one_and_the_batch_goes_on() {
     let mut sent = Vec::new();
     for (at, id) in [(4000, "b"), (6500, "c")] {
         tokio::time::sleep_until(world.start + ms(at)).await;
-        sent.push(world.send(&asks(&[id])));
+        sent.push(world.send(&receipt_of(&[id])));
     }
     let first = first.await;
     assert_eq!(first.at, 5500, "at its own deadline");
-    assert!(matches!(first.status, Err(Untold::Refused(_))), "{first:?}");
+    assert!(
+        matches!(first.status, Err(NoResponse::Refused(_))),
+        "{first:?}"
+    );
     drop(call);
-    let mut heard = Vec::new();
-    for told in sent {
-        heard.push(told.await.status.is_ok());
+    let mut settled = Vec::new();
+    for verdict in sent {
+        settled.push(verdict.await.status.is_ok());
     }
     // `b` (until 8000) is too late for the token at 10,000; `c` (until 10,500) is not.
-    assert_eq!(heard, [false, true]);
+    assert_eq!(settled, [false, true]);
     assert_eq!(world.sent(), [ids(&["c"])]);
     assert_eq!(world.times(), [10_000]);
 }
 
-/// Its own place is one of those that fill the line.
+/// Its own place is one of those that fill the queue.
 #[tokio::test(start_paused = true)]
-async fn whoever_waited_in_a_full_line_waited_too_long() {
+async fn a_batch_that_waited_in_a_full_queue_waited_too_long() {
     let world = World::with(|config| {
         config.limit.quota = quota(0.2, 1);
         config.limit.max_wait = ms(6000);
@@ -100,7 +103,7 @@ async fn whoever_waited_in_a_full_line_waited_too_long() {
         config.batch.max_delay = ms(60_000);
     });
     world.drain_tokens();
-    let outrun = world.send(&asks(&["a"]));
+    let outrun = world.send(&receipt_of(&["a"]));
     let lane = world.lane();
     let mut calls = Vec::new();
     // Further calls of batches go first: they take the tokens of 5000 and 10000.
@@ -114,7 +117,7 @@ async fn whoever_waited_in_a_full_line_waited_too_long() {
     }
     let outrun = outrun.await;
     assert_eq!(outrun.at, 6000);
-    let Err(Untold::Refused(refused)) = outrun.status else {
+    let Err(NoResponse::Refused(refused)) = outrun.status else {
         panic!("{outrun:?}");
     };
     assert_eq!(refused.refusal, Refusal::WaitTooLong);
@@ -128,7 +131,7 @@ async fn a_batch_whose_callers_have_all_expired_is_not_sent() {
     });
     world.drain_tokens();
     tokio::time::sleep(ms(1500)).await;
-    let first = world.send(&asks(&["a"]));
+    let first = world.send(&receipt_of(&["a"]));
     tokio::time::sleep(ms(500)).await;
     let lane = world.lane();
     let far = Instant::now() + ms(60_000);
@@ -139,23 +142,23 @@ async fn a_batch_whose_callers_have_all_expired_is_not_sent() {
     assert_eq!(first.await.at, 5500);
     tokio::time::sleep(ms(20_000)).await;
     assert!(world.calls().is_empty());
-    assert_eq!(world.metrics.batches_open.get(), 0);
+    assert_eq!(world.metrics.batches.open.get(), 0);
     drop(call);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_cannot_be_served_in_time_is_told_at_once() {
+async fn a_caller_that_cannot_be_served_in_time_is_refused_at_once() {
     let world = World::with(|config| {
         config.limit.quota = quota(0.1, 1);
         config.limit.max_wait = ms(4000);
     });
     world.drain_tokens();
-    let refused = world.send(&asks(&["a"])).await;
+    let refused = world.send(&receipt_of(&["a"])).await;
     assert!(matches!(
         refused.status,
-        Err(Untold::Refused(refused)) if refused.refusal == Refusal::WaitTooLong
+        Err(NoResponse::Refused(refused)) if refused.refusal == Refusal::WaitTooLong
     ));
-    assert_eq!(refused.at, 0, "said at once, not after the window");
+    assert_eq!(refused.at, 0, "refused at once, not after the window");
 }
 
 #[tokio::test(start_paused = true)]
@@ -172,13 +175,13 @@ async fn a_pause_refuses_receipts_that_wait_and_those_that_would_join_them() {
     else {
         panic!("a full bucket");
     };
-    let waiting = world.send(&asks(&["a"]));
+    let waiting = world.send(&receipt_of(&["a"]));
     tokio::time::sleep(ms(500)).await;
     let throttled = http::StatusCode::TOO_MANY_REQUESTS;
     lane.answered(&permit, throttled, Some(ms(10_000)));
-    let joins = world.send(&asks(&["b"]));
+    let joins = world.send(&receipt_of(&["b"]));
     for heard in [waiting.await, joins.await] {
-        let Err(Untold::Refused(refused)) = heard.status else {
+        let Err(NoResponse::Refused(refused)) = heard.status else {
             panic!("{heard:?}");
         };
         assert_eq!(refused.refusal, Refusal::Paused);

@@ -143,6 +143,9 @@ fn variables_and_flags_are_origins_too() {
         ("WAWP_GATEWAY_LIMIT__max_wait", "5s"),
         ("WAWP_GATEWAY_LIMT__RATE", "5"),
         ("WAWP_GATEWAY_", "x"),
+        ("WAWP_GATEWAY_CONFG", "x"),
+        ("WAWP_GATEWAY_LIMIT.MAX_QUEUE", "5"),
+        ("WAWP_GATEWAY_TENANT__KEY", "hush"),
         ("WAWP_GATEWAY_A__B__C__D", "x"),
         ("WAWP_GATEWAY_SERVER__NAMES", "[\"a\""),
     ];
@@ -156,13 +159,16 @@ fn variables_and_flags_are_origins_too() {
         [
             &format!("WAWP_GATEWAY_: {unknown}"),
             &format!("WAWP_GATEWAY_A__B__C__D: {unknown}"),
+            "WAWP_GATEWAY_CONFG: unknown variable; did you mean WAWP_GATEWAY_CONFIG?",
+            "WAWP_GATEWAY_LIMIT.MAX_QUEUE: unknown variable; did you mean WAWP_GATEWAY_LIMIT__MAX_QUEUE?",
             "WAWP_GATEWAY_LIMIT_BURST: unknown variable; did you mean WAWP_GATEWAY_LIMIT__BURST?",
             "WAWP_GATEWAY_LIMIT__RATE: limit.rate = \"fast\": a number of requests per second: 0 (unlimited), or 0.0001 to 1000000",
             "WAWP_GATEWAY_LIMIT__max_wait: unknown variable; did you mean WAWP_GATEWAY_LIMIT__MAX_WAIT?",
             "WAWP_GATEWAY_LIMT__RATE: unknown variable; did you mean WAWP_GATEWAY_LIMIT__RATE?",
             "WAWP_GATEWAY_SERVER__NAMES: server.names = \"[\"a\"\": a list, as in [\"a\", \"b\"]",
+            "WAWP_GATEWAY_TENANT__KEY: unknown variable; WAWP_GATEWAY_TENANT is a list: a TOML array of tables",
             "--burst: limit.burst = \"1.5\": a whole number from 0 to 100000",
-            "8 mistakes in the settings",
+            "11 mistakes in the settings",
         ]
     );
 }

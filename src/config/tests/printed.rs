@@ -12,6 +12,7 @@ max_in_flight = 4
 header_timeout = "5s"
 body_timeout = "6s"
 idle_timeout = "7s"
+drain_delay = "4s"
 drain_timeout = "8s"
 timing_header = false
 max_headers = 9

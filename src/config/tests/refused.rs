@@ -143,6 +143,11 @@ fn each_key_refuses_what_it_does_not_allow() {
             "window = \"4s\"",
             "batch.window must be shorter than limit.max_wait",
         ),
+        (
+            "server",
+            "drain_delay = \"30s\"",
+            "server.drain_delay must be shorter than server.drain_timeout",
+        ),
         ("batch", "max_delay = \"soon\"", "a time with its unit"),
         ("batch", "max_ids = 10001", "a whole number from 1 to 10000"),
         (

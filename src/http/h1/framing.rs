@@ -99,15 +99,8 @@ impl Framing {
         }
     }
 
-    /// Whether another request may follow a response with this status on the
-    /// connection (RFC 9112 §9.3).
-    pub(super) fn keeps_alive(&self, status: StatusCode) -> bool {
-        // A response without a body may still announce one. Where that is
-        // wrong, bytes of the body would be read as the next response. A 304
-        // rightly announces the length that a 200 would have.
-        let announces_body = self.is_chunked.is_some()
-            || status != StatusCode::NOT_MODIFIED && self.length.is_some_and(|length| length > 0);
-        let is_ambiguous = has_no_body(status) && announces_body;
-        !is_ambiguous && !self.has_close && (self.is_http11 || self.has_keep_alive)
+    /// Whether the connection persists after this response (RFC 9112 §9.3).
+    pub(super) fn keeps_alive(&self) -> bool {
+        !self.has_close && (self.is_http11 || self.has_keep_alive)
     }
 }

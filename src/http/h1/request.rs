@@ -4,9 +4,8 @@
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
-use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use super::HEAD_END;
 use super::write_buf::{COPIED, WriteBuf};
@@ -27,7 +26,8 @@ static FOR_HYPER: [HeaderName; 5] = [TRANSFER_ENCODING, EXPECT, UPGRADE, TE, TRA
 
 /// A complete request on the fast path.
 pub(crate) struct FastRequest {
-    pub(crate) head: RequestHead,
+    /// In a box from here on: it is passed through about ten functions.
+    pub(crate) head: Box<RequestHead>,
     pub(crate) body: Bytes,
 }
 
@@ -57,7 +57,7 @@ pub(crate) fn read_request(read: Bytes, max_fields: usize) -> RequestRead {
         }
         _ => return RequestRead::ForHyper(read),
     };
-    let Some((head, body_length)) = interpret(&read, &request, max_fields) else {
+    let Some((mut head, body_length)) = interpret(&read, &request, max_fields) else {
         return RequestRead::ForHyper(read);
     };
     let length = head_length + body_length;
@@ -66,9 +66,9 @@ pub(crate) fn read_request(read: Bytes, max_fields: usize) -> RequestRead {
     }
     let names = request.headers.iter().map(|field| field.name);
     let is_kept = |name: &&str| !name.eq_ignore_ascii_case("connection");
-    let case = HeaderCase::of(names.filter(is_kept).map(str::as_bytes));
+    head.set_header_case(HeaderCase::of(names.filter(is_kept).map(str::as_bytes)));
     let request = FastRequest {
-        head: RequestHead::read(head, case),
+        head,
         body: read.slice(head_length..length),
     };
     RequestRead::Complete(request, read.slice(length..))
@@ -79,7 +79,7 @@ fn interpret(
     read: &Bytes,
     request: &httparse::Request<'_, '_>,
     max_fields: usize,
-) -> Option<(Parts, usize)> {
+) -> Option<(Box<RequestHead>, usize)> {
     if request.version != Some(1) || request.headers.len() > max_fields {
         return None;
     }
@@ -110,7 +110,7 @@ fn interpret(
         let value = HeaderValue::from_maybe_shared(read.slice_ref(field.value)).ok()?;
         headers.append(name, value);
     }
-    let mut head = Request::new(()).into_parts().0;
+    let mut head = Box::<RequestHead>::default();
     head.method = method;
     head.uri = Uri::from(target);
     head.headers = headers;

@@ -86,7 +86,7 @@ fn interpret(read: &Bytes, parsed: &httparse::Response<'_, '_>) -> Result<Respon
         head.set_reason(ReasonPhrase::try_from(reason.as_bytes()).map_err(|_| Malformed)?);
     }
     Ok(ResponseRead::Final(FinalResponse {
-        keeps_alive: decoder != BodyDecoder::UntilClose && framing.keeps_alive(status),
+        keeps_alive: decoder != BodyDecoder::UntilClose && framing.keeps_alive(),
         head,
         decoder,
     }))

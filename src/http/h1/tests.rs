@@ -1,4 +1,4 @@
-//! What is read here is what hyper reads.
+//! The codec reads what hyper reads.
 
 mod requests;
 mod responses;
@@ -9,18 +9,19 @@ use http::header::CONNECTION;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-/// Fields as they can be compared: only those of one name have an order, and
-/// a `Connection` that is told otherwise, as all its options are `told`, is none.
-fn fields(headers: &HeaderMap, told: &[&str]) -> Vec<(String, Vec<u8>)> {
-    let is_told = |value: &[u8]| {
+/// Headers as they can be compared: only those of one name have an order, and a
+/// `Connection` with only `known` options is left out.
+fn fields(headers: &HeaderMap, known: &[&str]) -> Vec<(String, Vec<u8>)> {
+    let is_known = |value: &[u8]| {
         value.split(|&byte| byte == b',').all(|option| {
             let option = option.trim_ascii();
-            told.iter()
-                .any(|told| option.eq_ignore_ascii_case(told.as_bytes()))
+            known
+                .iter()
+                .any(|known| option.eq_ignore_ascii_case(known.as_bytes()))
         })
     };
     let fields = headers.iter();
-    let fields = fields.filter(|(name, value)| *name != CONNECTION || !is_told(value.as_bytes()));
+    let fields = fields.filter(|(name, value)| *name != CONNECTION || !is_known(value.as_bytes()));
     let fields = fields.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
     let mut fields: Vec<_> = fields.collect();
     fields.sort_by(|one, other| one.0.cmp(&other.0));

@@ -34,7 +34,10 @@ async fn found(headers: Headers<'_>, body: &[u8]) -> Stated {
 }
 
 fn in_body(instance: &str, token: &str) -> Stated {
-    stated(who(Some(instance), &[(CredentialSource::Body, token)]))
+    stated(identity_of(
+        Some(instance),
+        &[(CredentialSource::Body, token)],
+    ))
 }
 
 #[tokio::test]
@@ -150,7 +153,7 @@ async fn a_body_that_contradicts_itself_or_the_head_is_ambiguous() {
         (MULTIPART, form(&[("name=\"instance_id_\"", "2")])),
     ] {
         let identity = identity("/?instance_id=1", headers, body.as_bytes()).await;
-        assert_eq!(identity, who(Some("1"), &[]), "{body}");
+        assert_eq!(identity, identity_of(Some("1"), &[]), "{body}");
     }
 }
 
@@ -177,7 +180,7 @@ async fn a_body_that_is_not_read_to_its_end_leaves_the_identity_uncertain() {
     ] {
         let identity = scan(target, headers, &[body.as_bytes()]).await;
         assert_eq!(identity.certainty, certainty, "{:.20}", body);
-        let stated = who(Some("1"), &[(CredentialSource::Query, "t")]).credential;
+        let stated = identity_of(Some("1"), &[(CredentialSource::Query, "t")]).credential;
         assert_eq!(identity.credential, stated, "{:.20}", body);
     }
 }

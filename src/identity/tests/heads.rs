@@ -66,27 +66,31 @@ fn credentials_are_found_in_every_source() {
         ),
     ] {
         let found = of_head(target, headers);
-        assert_eq!(found, who(None, credentials), "{target} {headers:?}");
+        assert_eq!(
+            found,
+            identity_of(None, credentials),
+            "{target} {headers:?}"
+        );
     }
 }
 
 #[test]
 fn credentials_from_different_sources_are_different() {
     let all = [
-        who(None, &[]),
-        who(None, &[(CredentialSource::Query, "t")]),
-        who(None, &[(CredentialSource::Authorization, "t")]),
-        who(None, &[(CredentialSource::Header, "t")]),
-        who(None, &[(CredentialSource::Body, "t")]),
-        who(None, &[(CredentialSource::Query, "u")]),
-        who(
+        identity_of(None, &[]),
+        identity_of(None, &[(CredentialSource::Query, "t")]),
+        identity_of(None, &[(CredentialSource::Authorization, "t")]),
+        identity_of(None, &[(CredentialSource::Header, "t")]),
+        identity_of(None, &[(CredentialSource::Body, "t")]),
+        identity_of(None, &[(CredentialSource::Query, "u")]),
+        identity_of(
             None,
             &[
                 (CredentialSource::Query, "t"),
                 (CredentialSource::Body, "t"),
             ],
         ),
-        who(None, &[(CredentialSource::Query, "t\u{1}t")]),
+        identity_of(None, &[(CredentialSource::Query, "t\u{1}t")]),
     ];
     for (index, one) in all.iter().enumerate() {
         for other in &all[index + 1..] {
@@ -141,7 +145,7 @@ fn a_head_that_names_two_instances_is_ambiguous_in_every_spelling() {
         "/?instance_id=1&access_token=t&instance[id]=2",
     ] {
         let agreed = of_head(target, &[("x-instance-id", "1")]);
-        let expected = who(Some("1"), &[(CredentialSource::Query, "t")]);
+        let expected = identity_of(Some("1"), &[(CredentialSource::Query, "t")]);
         assert_eq!(agreed, expected, "{target}");
     }
 }

@@ -116,7 +116,7 @@ impl Record {
 
     pub(super) fn set_receipt(&mut self, receipt: &Receipt) {
         self.receipt = Some(ReceiptFields {
-            ids: receipt.ids.len(),
+            ids: receipt.id_count(),
             merge_key: MERGE_KEY.hash_one(&receipt.key),
         });
     }

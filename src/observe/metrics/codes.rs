@@ -1,7 +1,7 @@
-//! Counters by status code, each resolved once.
+//! Counters by status code, each looked up once.
 //!
-//! Invariant: counting an answer takes no lock and no allocation after the
-//! first answer of its kind.
+//! Invariant: counting a response takes no lock and no allocation, except for the
+//! first one with its code.
 
 use std::sync::OnceLock;
 
@@ -14,8 +14,8 @@ use super::Route;
 const FIRST: u16 = 100;
 const COUNT: usize = 900;
 
-/// Those that are shown at zero from the start, so that a rate does not miss
-/// the first of its kind: what the upstream documents, and our own answers.
+/// Codes that are exposed at zero from the start, so that a rate does not miss the
+/// first response: those that the upstream documents, and the gateway's own.
 const USUAL: [u16; 14] = [
     200, 201, 400, 401, 403, 404, 408, 413, 422, 429, 500, 502, 503, 504,
 ];
@@ -52,7 +52,7 @@ impl Codes {
             .get_or_init(|| self.vec.with_label_values(&[self.route.as_str(), text]))
     }
 
-    /// All counted, whatever the code.
+    /// The total of all codes.
     pub(crate) fn total(&self) -> u64 {
         let counters = self.by_code.iter().filter_map(OnceLock::get);
         counters.map(IntCounter::get).sum::<u64>() + self.error.get()

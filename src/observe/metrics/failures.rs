@@ -1,8 +1,8 @@
-//! The last calls that failed, for the page for people.
+//! The last failures, for the admin page.
 //!
-//! Invariants: their number is bounded, and nothing in them is a client's own
-//! text: an instance is named as metrics name it. A failure that would have to
-//! wait to be remembered is forgotten.
+//! Invariants: their number is bounded, and they contain no text of a client: an
+//! instance has its metrics label. A failure that would have to wait for the lock is
+//! dropped.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -12,19 +12,19 @@ use http::StatusCode;
 
 use super::Route;
 
-/// As many as a person reads.
+/// Enough for a person to read.
 const MAX: usize = 20;
 
-/// A call that failed: by the gateway, or by a 5xx of the upstream's.
+/// A request that failed: with an error of the gateway or a 5xx of the upstream.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) time: SystemTime,
     pub(crate) status: StatusCode,
-    /// The word for it where the gateway itself answered.
+    /// The error code, if the gateway made the response.
     pub(crate) code: Option<&'static str>,
     pub(crate) route: Route,
     pub(crate) instance: Box<str>,
-    /// How often since it was first remembered.
+    /// How often it has occurred since it was first listed.
     pub(crate) times: u64,
 }
 
@@ -40,16 +40,16 @@ impl Failure {
 pub(crate) struct Failures(Mutex<VecDeque<Failure>>);
 
 impl Failures {
-    /// Remembers a failure in place of the oldest.
-    /// More of the same take one place, so that a flood of one hides no other.
+    /// Adds a failure and removes the oldest. Equal failures are one entry, so that a
+    /// flood of one kind does not hide the others.
     pub(crate) fn push(&self, failure: impl FnOnce() -> Failure) {
-        // Under a flood of them one more says nothing new.
+        // During a flood of failures one more adds no information.
         let Ok(mut last) = self.0.try_lock() else {
             return;
         };
         let mut failure = failure();
-        if let Some(place) = last.iter().position(|known| known.is_like(&failure)) {
-            let known = last.remove(place);
+        if let Some(index) = last.iter().position(|known| known.is_like(&failure)) {
+            let known = last.remove(index);
             failure.times += known.map_or(0, |known| known.times);
         } else if last.len() == MAX {
             last.pop_front();

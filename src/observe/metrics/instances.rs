@@ -1,27 +1,27 @@
-//! Figures by instance.
+//! Metrics by instance.
 //!
-//! Invariant: at most so many instances get a label as the settings allow, and
-//! only those that the upstream has accepted; all others share one.
+//! Invariant: at most `metrics.max_instances` instances get a label, and only if the
+//! upstream has accepted them; all others share one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::make::{VALID, counters, register};
+use super::make::Make;
 use super::{NONE, OTHER, Reason, Route};
 
-/// A longer name gets no label of its own; the upstream's have 12 characters.
+/// A longer name gets no label; the upstream's names have 12 characters.
 const MAX_NAME: usize = 64;
 
-/// The figures of one instance (or of all the unnamed together).
+/// The metrics of one instance, or of all without a label.
 #[derive(Debug)]
 pub(crate) struct InstanceSeries {
     /// The label.
     pub(crate) name: Box<str>,
-    /// Calls waiting in line.
+    /// Requests waiting in the queue.
     pub(crate) queued: IntGauge,
-    /// Upstream 429s.
+    /// Upstream responses with status 429.
     pub(crate) throttled: IntCounter,
     rejected: [IntCounter; 3],
     would_reject: [IntCounter; 3],
@@ -29,34 +29,34 @@ pub(crate) struct InstanceSeries {
 }
 
 impl InstanceSeries {
-    /// Calls refused for this reason.
+    /// Requests refused for this reason.
     pub(crate) fn rejected(&self, reason: Reason) -> &IntCounter {
         &self.rejected[reason as usize]
     }
 
-    /// Calls that would have been refused for this reason, were budgets enforced.
+    /// Requests that would have been refused for this reason, if limits were enforced.
     pub(crate) fn would_reject(&self, reason: Reason) -> &IntCounter {
         &self.would_reject[reason as usize]
     }
 
-    /// Client calls answered.
+    /// Responses to client requests.
     pub(crate) fn requests(&self, route: Route) -> &IntCounter {
         &self.requests[route as usize]
     }
 }
 
-/// The figures of all instances.
+/// The metrics of all instances.
 pub(super) struct Instances {
     families: Families,
     max: usize,
     named: Mutex<HashMap<Box<str>, Arc<InstanceSeries>>>,
-    /// Of those without a name of their own.
+    /// Of all instances without a label.
     pub(super) other: Arc<InstanceSeries>,
-    /// Of calls that name none.
+    /// Of requests that name no instance.
     pub(super) none: Arc<InstanceSeries>,
 }
 
-/// What is counted of each instance.
+/// The metrics, each with a series for every label.
 struct Families {
     queued: IntGaugeVec,
     throttled: IntCounterVec,
@@ -66,46 +66,33 @@ struct Families {
 }
 
 impl Instances {
-    pub(super) fn new(r: &Registry, max: usize) -> Self {
-        let queued = IntGaugeVec::new(
-            Opts::new(
-                "wawp_gateway_limit_queued",
-                "Calls waiting for a token, by instance.",
-            ),
-            &["instance"],
-        )
-        .expect(VALID);
-        register(r, &queued);
-        let throttled = counters(
-            r,
-            "wawp_gateway_upstream_throttled_total",
-            "Upstream answers 429, by instance.",
-            &["instance"],
-        );
-        let rejected = counters(
-            r,
-            "wawp_gateway_limit_rejected_total",
-            "Calls refused by the gateway's own limits, by reason and instance.",
-            &["reason", "instance"],
-        );
-        let would_reject = counters(
-            r,
-            "wawp_gateway_would_reject_total",
-            "Calls that would have been refused, where limit.mode is \"observe\", by reason and instance.",
-            &["reason", "instance"],
-        );
-        let requests = counters(
-            r,
-            "wawp_gateway_instance_requests_total",
-            "Client calls answered, by instance and route.",
-            &["instance", "route"],
-        );
+    pub(super) fn new(make: &Make<'_>, max: usize) -> Self {
         let families = Families {
-            queued,
-            throttled,
-            rejected,
-            would_reject,
-            requests,
+            queued: make.gauges(
+                "wawp_gateway_limit_queued",
+                "Requests waiting for a bucket token, by instance.",
+                &["instance"],
+            ),
+            throttled: make.counters(
+                "wawp_gateway_upstream_throttled_total",
+                "Upstream responses with status 429, by instance.",
+                &["instance"],
+            ),
+            rejected: make.counters(
+                "wawp_gateway_limit_rejected_total",
+                "Requests refused by the gateway's own limits, by reason and instance.",
+                &["reason", "instance"],
+            ),
+            would_reject: make.counters(
+                "wawp_gateway_would_reject_total",
+                "Requests that would have been refused, if limit.mode is \"observe\", by reason and instance.",
+                &["reason", "instance"],
+            ),
+            requests: make.counters(
+                "wawp_gateway_instance_requests_total",
+                "Responses to client requests, by instance and route.",
+                &["instance", "route"],
+            ),
         };
         Self {
             other: Arc::new(families.series(OTHER)),
@@ -116,7 +103,7 @@ impl Instances {
         }
     }
 
-    /// The instances that are named, by their names.
+    /// The instances with a label, sorted by name.
     pub(super) fn all_named(&self) -> Vec<Arc<InstanceSeries>> {
         let named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = named.values().cloned().collect();
@@ -125,7 +112,7 @@ impl Instances {
         all
     }
 
-    /// The figures of an accepted instance, under its name while names last.
+    /// The metrics of an accepted instance; beyond the maximum those of "other".
     pub(super) fn named(&self, name: &str) -> Arc<InstanceSeries> {
         match name {
             OTHER => return Arc::clone(&self.other),

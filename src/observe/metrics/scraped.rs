@@ -1,23 +1,23 @@
-//! Figures that are read off when somebody scrapes, and those of the drain.
+//! Gauges that are set when metrics are scraped, and those of the drain.
 //!
-//! Invariant: none of them costs a call anything; whoever asks for the
-//! exposition has them set first ([`Gateway::exposition`]).
+//! Invariant: requests do not update them; [`Gateway::exposition`] does, before it
+//! writes.
 //!
 //! [`Gateway::exposition`]: crate::gateway::Gateway::exposition
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec};
 
 use super::Metrics;
-use super::make::{VALID, gauge, register};
+use super::make::Make;
 
-/// What is known of a budget at one moment.
+/// The state of a bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Standing {
-    /// Tokens left; `None` where there is no limit.
+    /// Tokens left; `None` without a limit.
     pub(crate) tokens: Option<f64>,
-    /// What is left of a pause.
+    /// The rest of a pause.
     pub(crate) paused: Duration,
 }
 
@@ -31,10 +31,12 @@ pub(crate) struct Scraped {
     active: IntGauge,
     draining: IntGauge,
     drain_deadline: Gauge,
+    /// Without a series while clients do not use TLS.
+    certificate_expiry: IntGaugeVec,
 }
 
 impl Standing {
-    /// Of two budgets of one instance the one that holds it up more.
+    /// Of two buckets of an instance, the fewer tokens and the longer pause.
     #[must_use]
     pub(crate) fn scarcer(self, other: Self) -> Self {
         let tokens = match (self.tokens, other.tokens) {
@@ -49,49 +51,39 @@ impl Standing {
 }
 
 impl Scraped {
-    pub(super) fn new(registry: &Registry) -> Self {
-        let by_instance = |name, help| {
-            let vec = GaugeVec::new(Opts::new(name, help), &["instance"]).expect(VALID);
-            register(registry, &vec);
-            vec
-        };
-        let connections = IntGaugeVec::new(
-            Opts::new(
-                "wawp_gateway_upstream_connections",
-                "Open connections to the upstream, by state.",
-            ),
+    pub(super) fn new(make: &Make<'_>) -> Self {
+        let connections = make.gauges(
+            "wawp_gateway_upstream_connections",
+            "Open connections to the upstream, by state.",
             &["state"],
-        )
-        .expect(VALID);
-        register(registry, &connections);
-        let drain_deadline = Gauge::new(
-            "wawp_gateway_drain_deadline_timestamp_seconds",
-            "When a drain will cut what has not ended, as Unix time; 0 while there is none.",
-        )
-        .expect(VALID);
-        register(registry, &drain_deadline);
+        );
         Self {
-            tokens: by_instance(
+            tokens: make.float_gauges(
                 "wawp_gateway_limit_tokens",
-                "Tokens left in the scarcest budget of an instance.",
+                "Tokens left in the bucket of an instance with the fewest.",
+                &["instance"],
             ),
-            paused: by_instance(
+            paused: make.float_gauges(
                 "wawp_gateway_limit_paused",
                 "Seconds left of the pause after an upstream 429, by instance; 0 = none.",
+                &["instance"],
             ),
-            max_queue: gauge(
-                registry,
+            max_queue: make.gauge(
                 "wawp_gateway_limit_max_queue",
-                "Calls that may wait in one line: limit.max_queue.",
+                "Requests that may wait in one queue: limit.max_queue.",
             ),
             idle: connections.with_label_values(&["idle"]),
             active: connections.with_label_values(&["active"]),
-            draining: gauge(
-                registry,
-                "wawp_gateway_draining",
-                "1 while the gateway ends what it has accepted and takes no more, else 0.",
+            draining: make.gauge("wawp_gateway_draining", "1 during a drain, else 0."),
+            certificate_expiry: make.gauges(
+                "wawp_gateway_certificate_expiry_timestamp_seconds",
+                "When the certificate in use expires, as Unix time.",
+                &[],
             ),
-            drain_deadline,
+            drain_deadline: make.float_gauge(
+                "wawp_gateway_drain_deadline_timestamp_seconds",
+                "When a drain will cut what has not ended, as Unix time; 0 while there is none.",
+            ),
         }
     }
 
@@ -104,12 +96,20 @@ impl Scraped {
         self.active.set(whole(active));
     }
 
+    /// A certificate with this expiry, as Unix time, is in use.
+    pub(crate) fn certificate_expiry(&self, expiry: i64) {
+        let labels: [&str; 0] = [];
+        self.certificate_expiry
+            .with_label_values(&labels)
+            .set(expiry);
+    }
+
     /// A drain has begun.
     pub(crate) fn draining(&self) {
         self.draining.set(1);
     }
 
-    /// The drain will cut what is left after this time.
+    /// The drain will cut open connections after this time.
     pub(crate) fn drain_deadline(&self, timeout: Duration) {
         let deadline = (SystemTime::now() + timeout).duration_since(UNIX_EPOCH);
         self.drain_deadline
@@ -123,7 +123,7 @@ impl Metrics {
         &self.scraped
     }
 
-    /// Asks how each instance with a label stands, and sets its gauges.
+    /// Sets the gauges of each instance with a label.
     pub(crate) fn stand(&self, standing: impl Fn(&str) -> Standing) {
         for series in self.named_instances() {
             let name = &*series.name;
@@ -132,7 +132,7 @@ impl Metrics {
             paused.set(standing.paused.as_secs_f64());
             match standing.tokens {
                 Some(tokens) => self.scraped.tokens.with_label_values(&[name]).set(tokens),
-                // A reload has lifted the limit; or there never was one.
+                // There is no limit, perhaps since a reload.
                 None => drop(self.scraped.tokens.remove_label_values(&[name])),
             }
         }

@@ -1,4 +1,4 @@
-//! What is shown, and that it stays bounded.
+//! What is exposed, and that it stays bounded.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn standing(tokens: Option<f64>, paused: u64) -> Standing {
     }
 }
 
-/// Does to all label sets what a flood of calls can do.
+/// Uses every label that clients can choose.
 fn flood(metrics: &Metrics, round: usize) {
     for n in 0..1_000 {
         let series = metrics.instance(&format!("{round}-{n}\"\\\n"));
@@ -46,7 +46,7 @@ fn flood(metrics: &Metrics, round: usize) {
 }
 
 #[test]
-fn a_flood_of_labels_ends_at_the_full_sets() {
+fn labels_chosen_by_clients_are_bounded() {
     let metrics = Metrics::new(100);
     flood(&metrics, 0);
     let full = series(&metrics).len();
@@ -65,7 +65,7 @@ fn a_flood_of_labels_ends_at_the_full_sets() {
 }
 
 #[test]
-fn usual_series_are_there_at_zero_from_the_start() {
+fn common_series_are_exposed_at_zero_from_the_start() {
     let text = Metrics::new(100).exposition();
     for name in ["requests_total", "upstream_requests_total"] {
         for route in ["seen", "other"] {
@@ -88,7 +88,7 @@ fn usual_series_are_there_at_zero_from_the_start() {
 }
 
 #[test]
-fn an_instance_stands_as_its_scarcest_budget_does() {
+fn an_instance_shows_the_fewest_tokens_and_the_longest_pause() {
     let one = standing(Some(3.0), 0);
     assert_eq!(one.scarcer(standing(Some(1.5), 2)), standing(Some(1.5), 2));
     assert_eq!(one.scarcer(standing(None, 7)), standing(Some(3.0), 7));
@@ -96,7 +96,7 @@ fn an_instance_stands_as_its_scarcest_budget_does() {
 }
 
 #[test]
-fn a_lifted_limit_takes_its_tokens_out_of_sight() {
+fn tokens_are_not_exposed_without_a_limit() {
     let metrics = Metrics::new(1);
     metrics.instance("1");
     metrics.stand(|_| standing(Some(2.5), 0));
@@ -110,7 +110,7 @@ fn a_lifted_limit_takes_its_tokens_out_of_sight() {
 }
 
 #[test]
-fn a_tenant_that_is_gone_has_no_weight_but_keeps_its_count() {
+fn a_removed_tenant_has_no_weight_but_keeps_its_count() {
     let metrics = Metrics::new(0);
     let weight = |weight| NonZeroU32::new(weight).unwrap();
     let count = |tenant: &str| {

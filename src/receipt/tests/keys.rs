@@ -194,3 +194,28 @@ fn a_key_shows_nothing() {
     );
     assert!(!format!("{receipt:?}").contains("s3cret"));
 }
+
+/// Whatever part is long, and whichever part differs.
+#[test]
+fn a_long_key_is_short_and_still_keeps_apart() {
+    let long = |last: &str| format!("{}{last}", "x".repeat(40_000));
+    let mut keys = vec![
+        ("short".to_owned(), with(&[])),
+        ("cookie a".to_owned(), with(&[("cookie", &long("a"))])),
+        ("cookie b".to_owned(), with(&[("cookie", &long("b"))])),
+        (
+            "cookie and origin".to_owned(),
+            with(&[("cookie", &long("a")), ("origin", "o")]),
+        ),
+    ];
+    for (chat, participant) in [("a", "1"), ("b", "1"), ("b", "2")] {
+        let chat = long(chat);
+        let text = format!(r#"{{"chatId":"{chat}","participant":"{participant}"}}"#);
+        keys.push((format!("{} {participant}", &chat[39_999..]), body(&text)));
+    }
+    all_differ(&keys);
+    for (name, key) in &keys {
+        assert!(key.size() <= 512, "{name}: {}", key.size());
+    }
+    assert!(with(&[("cookie", &long("a"))]) == with(&[("cookie", &long("a"))]));
+}

@@ -1,13 +1,9 @@
 //! How a call of several callers is written.
 
-use super::*;
+use http::HeaderValue;
 
-fn ids(texts: &[&str]) -> Vec<MessageId> {
-    texts
-        .iter()
-        .map(|text| MessageId::new(text).unwrap())
-        .collect()
-}
+use super::*;
+use crate::receipt::merged::MAX_TARGET;
 
 #[test]
 fn only_the_ids_change_in_a_body() {
@@ -26,7 +22,7 @@ fn only_the_ids_change_in_a_body() {
         ),
     ] {
         let receipt = of_body(body).unwrap();
-        let request = receipt.merged_request(ids(&["true_1_X", "false_1_Y"]).iter());
+        let request = receipt.merged_request(["true_1_X", "false_1_Y"].into_iter());
         assert_eq!(bytes(request.body), merged);
     }
 }
@@ -41,7 +37,7 @@ fn the_head_stays_but_for_the_length() {
         ("x-a", "2"),
     ];
     let receipt = read("/v2/send/seen?instance_id=%31", &headers, body.as_bytes()).unwrap();
-    let request = receipt.merged_request(ids(&["false_1_A", "false_1_B"]).iter());
+    let request = receipt.merged_request(["false_1_A", "false_1_B"].into_iter());
     assert_eq!(request.head.uri, "/v2/send/seen?instance_id=%31");
     let mut expected = receipt.head().headers.clone();
     expected.insert("content-length", HeaderValue::from(53));
@@ -49,7 +45,7 @@ fn the_head_stays_but_for_the_length() {
     assert_eq!(bytes(request.body).len(), 53);
     // Sent in chunks, it has no length to adjust.
     let receipt = of_body(body).unwrap();
-    let request = receipt.merged_request(ids(&["false_1_B"]).iter());
+    let request = receipt.merged_request(["false_1_B"].into_iter());
     assert!(request.head.headers.is_empty());
 }
 
@@ -68,7 +64,7 @@ fn only_the_ids_change_in_a_query() {
         for body in ["", "{}"] {
             let target = format!("{PATH}?{query}");
             let receipt = read(&target, &[("content-length", "2")], body.as_bytes()).unwrap();
-            let request = receipt.merged_request(ids(&["true_1@c.us_X", "false_1_%&"]).iter());
+            let request = receipt.merged_request(["true_1@c.us_X", "false_1_%&"].into_iter());
             assert_eq!(request.head.uri.to_string(), format!("{PATH}?{merged}"));
             assert_eq!(request.head.headers["content-length"], "2");
             assert_eq!(bytes(request.body), body);
@@ -98,7 +94,7 @@ fn ones_own_request_is_unchanged() {
         body.as_bytes(),
     );
     let receipt = receipt.unwrap();
-    assert_eq!(texts(&receipt.ids), ["false_1_A", "false_1_A"]);
+    assert_eq!(texts(&receipt), ["false_1_A", "false_1_A"]);
     let request = receipt.own_request();
     assert_eq!(request.head.uri, "/v2/send/seen?");
     assert_eq!(request.head.headers, receipt.head().headers);
@@ -110,14 +106,14 @@ fn the_room_for_ids_is_kept_to_the_byte() {
     let filled = |receipt: &Receipt| {
         let (mut taken, mut list) = (0, Vec::new());
         for n in 0.. {
-            let id = MessageId::new(&format!("false_1@c.us_{n:x}")).unwrap();
+            let id = format!("false_1@c.us_{n:x}");
             taken += receipt.form().cost(&id);
             if taken > receipt.room() {
                 break;
             }
             list.push(id);
         }
-        receipt.merged_request(list.iter())
+        receipt.merged_request(list.iter().map(String::as_str))
     };
     let in_query = filled(&of_query("chatId=1&messageIds=[%22false_1_A%22]").unwrap());
     let length = in_query.head.uri.to_string().len();

@@ -51,7 +51,7 @@ fn a_key_opens_its_tenants_instances_and_no_others() {
     assert_eq!(opens(ACME, "1"), Ok("token-of-1"));
     assert_eq!(opens(BETA, "3"), Ok("token-of-3"));
     assert_eq!(opens(ACME, "2"), Err(Refusal::NoToken));
-    // Another tenant's with a key, one's without, and nobody's: all the same.
+    // An instance of another tenant with a key, of one without, and of none: all the same.
     for (key, instance) in [(ACME, "3"), (BETA, "1"), (ACME, "9"), (ACME, "77")] {
         assert_eq!(opens(key, instance), Err(Refusal::Foreign), "{instance}");
     }
@@ -134,7 +134,7 @@ fn a_base64_key_is_replaced_in_the_head_however_it_is_encoded() {
 }
 
 #[test]
-fn outside_its_tenants_networks_a_key_is_nobodys() {
+fn outside_its_tenants_networks_a_key_is_none() {
     let mut acme = tenant("acme", &["1"], Some(ACME), &["1"]);
     acme.networks = vec!["10.0.0.0/8".parse().unwrap()];
     let ring = Keyring::new(&[acme, tenant("beta", &["3"], Some(BETA), &["3"])]).unwrap();

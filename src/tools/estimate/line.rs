@@ -12,6 +12,7 @@ use super::arrival::{Arrival, RequestKind};
 use super::formats::{self, Json, Parsed};
 use super::offline::class_of;
 use crate::config::Config;
+use crate::http::path::same_segments;
 use crate::observe::access_log::WITHHELD;
 
 /// A line that was understood.
@@ -89,8 +90,8 @@ impl<'c> LineReader<'c> {
             }
             pair.hash(&mut key);
         }
-        let is_receipt =
-            method == Method::POST && self.config.batch.paths.iter().any(|p| p == path);
+        let mut paths = self.config.batch.paths.iter();
+        let is_receipt = method == Method::POST && paths.any(|known| same_segments(known, path));
         let own = parsed.own.as_ref().map(|own| (own.ids, own.merge_key));
         let kind = match own {
             _ if !is_receipt => RequestKind::Other,

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::arrival::{Arrival, RequestKind};
 use super::offline::{BucketKey, Entry, OfflineLimiter};
 use super::waits::Waits;
-use crate::batch::{Batch, Caps, Member};
+use crate::batch::{Batch, Caps, Mergeable};
 use crate::config::Config;
 use crate::limit::{Grant, Kind, Permit, Refused};
 
@@ -38,21 +38,16 @@ struct LoggedReceipt {
     deadline: Instant,
 }
 
-impl Member for LoggedReceipt {
+impl Mergeable for LoggedReceipt {
     type Key = u64;
-    type Id = u64;
 
     fn key(&self) -> &u64 {
         &self.key
     }
 
-    fn ids(&self) -> &[u64] {
-        &self.ids
-    }
-
     // A log has no lengths: only the caps bound a batch.
-    fn cost(&self, _: &u64) -> usize {
-        0
+    fn each_id(&self, mut each: impl FnMut(u64, usize)) {
+        self.ids.iter().for_each(|id| each(*id, 0));
     }
 
     fn room(&self) -> usize {
@@ -202,7 +197,7 @@ impl Replay {
         else {
             return Some(receipt);
         };
-        let rest = batch.offer(receipt);
+        let rest = batch.join(receipt);
         if !batch.is_open() {
             let is_queued = ticket.is_some();
             self.joinable.remove(&key);
@@ -295,7 +290,7 @@ impl Replay {
                 Pending::Other(_) => self.outcome.refused += 1,
                 Pending::Batch(batch) => {
                     self.close(&batch, id);
-                    self.outcome.refused += batch.seal().0.len() as u64;
+                    self.outcome.refused += batch.seal().len() as u64;
                 }
             },
         }
@@ -328,7 +323,7 @@ impl Replay {
             }
             Pending::Batch(batch) => {
                 self.close(&batch, id);
-                let (receipts, _) = batch.seal();
+                let receipts = batch.seal();
                 if receipts.is_empty() {
                     return;
                 }

@@ -1,8 +1,8 @@
 //! Parts of the gateway as the benches measure them.
 //!
-//! Thin: each function calls the one part its name says, as the gateway does,
-//! and returns a number so that nothing is optimised away. Only `Buckets`,
-//! `Joins` and `Scrapes` hold state, made before the clock starts.
+//! Each function uses one part as the gateway does, and returns a number so that
+//! nothing is optimised away. Only `Buckets`, `Joins` and `Scrapes` hold state, which
+//! is made before the measurement starts.
 
 use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -26,7 +26,7 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::batch::{Batcher, Given};
+use crate::batch::{BatchResponse, Batcher};
 use crate::config::{Config, Quota};
 use crate::gateway::Gateway;
 use crate::http::hop_by_hop;
@@ -37,31 +37,34 @@ use crate::receipt::parse::{Fields, understand};
 use crate::receipt::{MergeKey, Receipt};
 use crate::upstream::{Dial, Io, Upstream};
 
-/// Takes out the fields of this hop; returns how many are left.
+/// The path of receipts.
+const SEEN: &str = "/v2/send/seen";
+
+/// Removes hop-by-hop fields; returns how many fields are left.
 #[must_use]
 pub fn strip(mut headers: HeaderMap) -> usize {
     hop_by_hop::strip(&mut headers, false);
     headers.len()
 }
 
-/// A budget that no bench can exhaust: a token every nanosecond, which is more
-/// than settings allow.
+/// A quota that no bench can exhaust: a token every nanosecond, more than the settings
+/// allow.
 const QUOTA: Quota = Quota {
     rate: 1e9,
     burst: NonZeroU32::new(100_000).expect("not zero"),
 };
 
-/// Reads who calls from query and headers; 1 where an instance is named.
+/// Reads the identity from query and headers; returns 1 if there is an instance.
 #[must_use]
 pub fn identify(head: &Parts) -> usize {
     let identity = Findings::of_head(head).identity();
     usize::from(identity.instance.is_some())
 }
 
-/// Looks for instance and token in a JSON body that came in pieces, as far as
-/// the gateway would; returns how many of the two were found.
+/// Searches instance and token in a JSON body that arrives in pieces, as far as the
+/// gateway would; returns how many of the two were found.
 #[must_use]
-pub fn look_into_json(pieces: &[Bytes]) -> usize {
+pub fn scan_json(pieces: &[Bytes]) -> usize {
     let mut scanner = json::Scanner::new();
     let mut found = 0;
     for piece in pieces {
@@ -73,10 +76,10 @@ pub fn look_into_json(pieces: &[Bytes]) -> usize {
     found
 }
 
-/// Understands a receipt, key and identity included; returns its ids' count.
+/// Parses a receipt with its key and identity; returns the number of its ids.
 #[must_use]
 pub fn read_receipt(head: Parts, body: Bytes) -> usize {
-    Receipt::read(head, body).map_or(0, |receipt| receipt.ids.len())
+    Receipt::read(head, body).map_or(0, |receipt| receipt.id_count())
 }
 
 /// Receipts of one chat, ready to be merged.
@@ -97,15 +100,15 @@ impl Receipts {
     /// Writes the one request for all of them; returns how many ids are in it.
     #[must_use]
     pub fn merge(&self) -> usize {
-        let ids: IndexSet<_> = self.0.iter().flat_map(|receipt| &receipt.ids).collect();
-        let count = ids.len();
-        let request = self.0[0].merged_request(ids.into_iter());
+        let lists: Vec<_> = self.0.iter().map(Receipt::ids).collect();
+        let ids: IndexSet<_> = lists.iter().flat_map(|ids| ids.iter()).collect();
+        let request = self.0[0].merged_request(ids.iter().map(|id| &**id));
         std::hint::black_box(request);
-        count
+        ids.len()
     }
 }
 
-/// A receipt understood, but without its key.
+/// A parsed receipt without its merge key.
 #[derive(Debug)]
 pub struct Keyless {
     head: Parts,
@@ -115,10 +118,10 @@ pub struct Keyless {
 }
 
 impl Keyless {
-    /// Understands it.
+    /// Parses it.
     ///
     /// # Panics
-    /// If it is none.
+    /// If it is no receipt.
     #[must_use]
     pub fn read(head: Parts, body: Bytes) -> Self {
         let fields = understand(&head, &body).expect("a receipt");
@@ -163,11 +166,11 @@ impl Buckets {
         buckets
     }
 
-    /// Finds the next instance's bucket and takes a token from it. The order
-    /// jumps about, so that neither table nor bucket is likely in a cache.
+    /// Takes a token from the bucket of the next instance. The order is scattered, so
+    /// that neither table nor bucket is likely to be in a cache.
     #[must_use]
     pub fn admit(&mut self) -> bool {
-        /// A prime, so that every instance has its turn.
+        /// A prime, so that every instance is used.
         const STEP: usize = 7_919;
         self.next = (self.next + STEP) % self.callers.len();
         let lane = self.limiter.lane(&self.callers[self.next], |_| None, true);
@@ -183,7 +186,7 @@ fn caller(number: usize) -> Identity {
     Findings::of_head(&request.into_parts().0).identity()
 }
 
-/// A gateway that has everything to tell which its labels allow.
+/// A gateway with every series that its labels allow.
 #[derive(Debug)]
 pub struct Scrapes(Gateway);
 
@@ -191,7 +194,7 @@ impl Scrapes {
     /// Fills the labels: this many instances, every code on every route.
     ///
     /// # Panics
-    /// If there can be no gateway.
+    /// If the gateway cannot be made.
     #[must_use]
     pub fn full(instances: usize) -> Self {
         let mut config = config();
@@ -209,14 +212,14 @@ impl Scrapes {
         Self(gateway)
     }
 
-    /// Answers a scrape; returns its length in bytes.
+    /// Writes the exposition; returns its length in bytes.
     #[must_use]
     pub fn scrape(&self) -> usize {
         self.0.exposition().len()
     }
 }
 
-/// Batches over an upstream in this process that answers at once.
+/// Batches with an upstream in this process that responds at once.
 pub struct Joins {
     runtime: Runtime,
     batcher: Arc<Batcher>,
@@ -231,11 +234,11 @@ impl fmt::Debug for Joins {
 }
 
 impl Joins {
-    /// Prepares batches that are full, and sealed, with this many callers: no
-    /// window is waited for.
+    /// Prepares batches that are full with this many callers, so that no window has to
+    /// end.
     ///
     /// # Panics
-    /// If there can be no runtime.
+    /// If the runtime cannot be made.
     #[must_use]
     pub fn of(callers: usize) -> Self {
         let mut config = config();
@@ -271,31 +274,31 @@ impl Joins {
     #[must_use]
     pub fn settle(&self, receipts: Receipts) -> usize {
         self.runtime.block_on(async {
-            let mut told = Vec::with_capacity(receipts.0.len());
+            let mut verdicts = Vec::with_capacity(receipts.0.len());
             for receipt in receipts.0 {
                 let lane = self.limiter.lane(&receipt.identity, |_| None, true);
                 let (receipt, now) = (Box::new(receipt), Instant::now());
-                told.extend(self.batcher.join(receipt, now, &lane, &self.upstream));
+                verdicts.extend(self.batcher.join(receipt, now, &lane, &self.upstream));
             }
             let mut answered = 0;
-            for told in told {
-                let verdict = told.await.map(|told| told.verdict);
-                answered += usize::from(matches!(verdict, Ok(Ok(Given::Shared(_)))));
+            for verdict in verdicts {
+                let response = verdict.await.map(|verdict| verdict.response);
+                answered += usize::from(matches!(response, Ok(Ok(BatchResponse::Shared(_)))));
             }
             answered
         })
     }
 }
 
-/// One end of a connection whose other end answers 201 to everything.
+/// One end of a connection whose other end responds with 201 to every request.
 fn instant_upstream() -> tokio::io::DuplexStream {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let service = service_fn(|request: Request<Incoming>| async {
         let read = request.into_body().collect().await;
         drop(read);
-        let mut answer = Response::new(Empty::<Bytes>::new());
-        *answer.status_mut() = StatusCode::CREATED;
-        Ok::<_, Infallible>(answer)
+        let mut response = Response::new(Empty::<Bytes>::new());
+        *response.status_mut() = StatusCode::CREATED;
+        Ok::<_, Infallible>(response)
     });
     tokio::spawn(async move {
         let served = http1::Builder::new().serve_connection(TokioIo::new(theirs), service);

@@ -1,10 +1,8 @@
-//! What the fuzz targets and their corpus tests call: inputs as text, and the
-//! laws that no input may break.
+//! The laws that fuzz targets and corpus tests check, with inputs as text.
 //!
-//! Every function here panics where a law is broken and returns quietly
-//! otherwise, also for text that is no input at all. The laws are checked
-//! against slow readers of their own (`model`) that share no code with what
-//! they judge. How to run them is in `tests/README.md`.
+//! Every function panics if a law is broken and returns otherwise, also for text that
+//! is no valid input. The laws are checked against independent simple readers
+//! (`model`). See `tests/README.md`.
 
 mod identity;
 mod model;

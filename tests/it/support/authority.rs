@@ -37,8 +37,14 @@ impl Authority {
 
     /// A certificate for `localhost`, and its key, as PEM.
     pub(crate) fn certificate(&self) -> (String, String) {
+        self.certificate_until(4096)
+    }
+
+    /// The same, valid until the first day of a year.
+    pub(crate) fn certificate_until(&self, year: i32) -> (String, String) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         (certificate.pem(), key.serialize_pem())
     }

@@ -7,12 +7,27 @@ fn a_certificate_is_replaced_without_a_restart_and_a_bad_one_is_not_taken() {
     let upstream = RunningSandbox::start(Settings::default());
     let secured = Secured::new(&upstream);
     let first = secured.serial();
-    let (cert, key) = secured.authority.certificate();
+    let metric = |name: &str| {
+        let page = secured.gateway.page("/metrics");
+        let line = page.text().lines().find_map(|line| {
+            line.strip_prefix("wawp_gateway_")?
+                .strip_prefix(name)?
+                .strip_prefix(' ')
+        });
+        line.and_then(|value| value.parse::<f64>().ok())
+    };
+    const EXPIRY: &str = "certificate_expiry_timestamp_seconds";
+    let first_expiry = metric(EXPIRY).unwrap();
+    let (cert, key) = secured.authority.certificate_until(2030);
     std::fs::write(&secured.cert, cert).unwrap();
     std::fs::write(&secured.key, key).unwrap();
     secured.gateway.signal("HUP");
     eventually("the new certificate is shown", || secured.serial() != first);
     let second = secured.serial();
+    // 1 January 2030.
+    assert_eq!(metric(EXPIRY), Some(1_893_456_000.0));
+    assert_ne!(first_expiry, 1_893_456_000.0);
+    assert_eq!(metric("reload_failures_total"), Some(0.0));
     secured.scratch.file("cert.pem", "rubbish");
     secured.gateway.signal("HUP");
     eventually("the log says why not", || {
@@ -22,6 +37,8 @@ fn a_certificate_is_replaced_without_a_restart_and_a_bad_one_is_not_taken() {
             .contains("settings not reloaded: nothing has changed")
     });
     assert_eq!(secured.serial(), second);
+    assert_eq!(metric(EXPIRY), Some(1_893_456_000.0));
+    assert_eq!(metric("reload_failures_total"), Some(1.0));
     assert!(secured.call().starts_with("HTTP/1.1 200 "));
 }
 

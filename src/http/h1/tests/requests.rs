@@ -1,4 +1,4 @@
-//! Requests: which are plain, and that hyper would have read the same.
+//! Which requests the fast path takes, and that hyper would read them the same.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -16,44 +16,44 @@ use tokio::io::AsyncWriteExt as _;
 use super::fields;
 use crate::http::h1::{FastRequest, RequestRead, read_request};
 
-/// What was read of a request.
+/// A request as it was read.
 #[derive(Debug, PartialEq, Eq)]
-struct Heard {
+struct Parsed {
     method: String,
     target: String,
     fields: Vec<(String, Vec<u8>)>,
     body: Vec<u8>,
 }
 
-/// A plain request and what follows it; `None` if it is for hyper.
-fn plain(said: &[u8]) -> Option<(Heard, Vec<u8>)> {
-    match read_request(Bytes::copy_from_slice(said), 100) {
+/// A request on the fast path and the bytes behind it; `None` if it is for hyper.
+fn on_fast_path(text: &[u8]) -> Option<(Parsed, Vec<u8>)> {
+    match read_request(Bytes::copy_from_slice(text), 100) {
         RequestRead::Complete(FastRequest { head, body, .. }, rest) => {
-            let heard = Heard {
+            let parsed = Parsed {
                 method: head.method.to_string(),
                 target: head.uri.to_string(),
                 fields: fields(&head.headers, &["keep-alive"]),
                 body: body.to_vec(),
             };
-            Some((heard, rest.to_vec()))
+            Some((parsed, rest.to_vec()))
         }
         RequestRead::Incomplete(back) | RequestRead::ForHyper(back) => {
-            assert_eq!(back, said, "nothing may be lost");
+            assert_eq!(back, text, "nothing may be lost");
             None
         }
     }
 }
 
 /// The requests that hyper finds in these bytes, after which nothing comes.
-fn by_hyper(said: &[u8]) -> Vec<Heard> {
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let hears = Arc::clone(&heard);
+fn by_hyper(text: &[u8]) -> Vec<Parsed> {
+    let parsed = Arc::new(Mutex::new(Vec::new()));
+    let parser = Arc::clone(&parsed);
     let service = service_fn(move |request: Request<Incoming>| {
-        let hears = Arc::clone(&hears);
+        let parser = Arc::clone(&parser);
         async move {
             let (head, body) = request.into_parts();
             if let Ok(body) = body.collect().await {
-                hears.lock().unwrap().push(Heard {
+                parser.lock().unwrap().push(Parsed {
                     method: head.method.to_string(),
                     target: head.uri.to_string(),
                     fields: fields(&head.headers, &["keep-alive"]),
@@ -71,7 +71,7 @@ fn by_hyper(said: &[u8]) -> Vec<Heard> {
         .unwrap();
     runtime.block_on(async {
         let (mut near, far) = tokio::io::duplex(1 << 20);
-        near.write_all(said).await.unwrap();
+        near.write_all(text).await.unwrap();
         near.shutdown().await.unwrap();
         let connection = http1::Builder::new()
             .half_close(true)
@@ -80,7 +80,7 @@ fn by_hyper(said: &[u8]) -> Vec<Heard> {
         drop(connection.await);
     });
     drop(runtime);
-    Arc::into_inner(heard).unwrap().into_inner().unwrap()
+    Arc::into_inner(parsed).unwrap().into_inner().unwrap()
 }
 
 /// Texts of which most requests are made, and some that make no good one.
@@ -125,7 +125,7 @@ fn line() -> impl Strategy<Value = String> {
     prop_oneof![8 => known.prop_map(str::to_owned), 1 => "[ -~]{0,12}"]
 }
 
-fn said() -> impl Strategy<Value = String> {
+fn texts() -> impl Strategy<Value = String> {
     let start = prop::sample::select(vec![
         "GET /v2/x?a=%41 HTTP/1.1",
         "POST /v2/send/seen HTTP/1.1",
@@ -153,28 +153,28 @@ fn said() -> impl Strategy<Value = String> {
         "[a-z\r\n]{0,12}"
     ];
     let lines = proptest::collection::vec(line(), 0..5);
-    let said = (start, lines, end, body).prop_map(|(start, lines, end, body)| {
-        let mut said = String::from(start) + end + "Host: h" + end;
+    let text = (start, lines, end, body).prop_map(|(start, lines, end, body)| {
+        let mut text = String::from(start) + end + "Host: h" + end;
         for line in lines {
-            said += &line;
-            said += end;
+            text += &line;
+            text += end;
         }
-        said += end;
-        said += &body;
-        said
+        text += end;
+        text += &body;
+        text
     });
-    super::or_broken(said)
+    super::or_broken(text)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
     #[test]
-    fn a_request_that_is_plain_is_what_hyper_would_have_read(said in said()) {
-        let said = super::latin(&said);
-        if let Some((heard, rest)) = plain(&said) {
-            let mut all = by_hyper(&said).into_iter();
-            prop_assert_eq!(Some(heard), all.next());
+    fn hyper_reads_a_request_of_the_fast_path_in_the_same_way(text in texts()) {
+        let text = super::latin(&text);
+        if let Some((parsed, rest)) = on_fast_path(&text) {
+            let mut all = by_hyper(&text).into_iter();
+            prop_assert_eq!(Some(parsed), all.next());
             // What follows is read from there, by whomever.
             let mut again = all.collect::<Vec<_>>();
             again.truncate(1);
@@ -188,19 +188,19 @@ proptest! {
     fn a_plain_request_is_no_other_before_it_is_there(length in 0..60_usize) {
         let whole = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello";
         let length = length.min(whole.len());
-        prop_assert_eq!(plain(&whole[..length]).is_some(), length == whole.len());
+        prop_assert_eq!(on_fast_path(&whole[..length]).is_some(), length == whole.len());
     }
 }
 
 #[test]
 fn usual_calls_are_plain() {
-    for said in [
+    for text in [
         "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
         "DELETE /x HTTP/1.1\r\nhost: h\r\nconnection: keep-alive\r\n\r\n",
         "POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}",
         "PUT /x HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
     ] {
-        assert!(plain(said.as_bytes()).is_some(), "{said:?}");
+        assert!(on_fast_path(text.as_bytes()).is_some(), "{text:?}");
     }
 }
 
@@ -222,11 +222,11 @@ fn what_could_be_read_in_two_ways_is_left_to_hyper() {
         "X: y\r\n".repeat(40).trim_end(),
         &format!("X: {}", "y".repeat(9000)),
     ] {
-        let said = format!(
+        let text = format!(
             "POST /x HTTP/1.1\r\nHost: h\r\n{field}\r\n\r\n{}",
             "{}".repeat(9000)
         );
-        assert!(plain(said.as_bytes()).is_none(), "{field:.40}");
+        assert!(on_fast_path(text.as_bytes()).is_none(), "{field:.40}");
     }
     for start in [
         "HEAD / HTTP/1.1",
@@ -236,13 +236,13 @@ fn what_could_be_read_in_two_ways_is_left_to_hyper() {
         "GET / HTTP/1.0",
         "\r\nGET / HTTP/1.1",
     ] {
-        let said = format!("{start}\r\nHost: h\r\n\r\n");
-        assert!(plain(said.as_bytes()).is_none(), "{start:?}");
+        let text = format!("{start}\r\nHost: h\r\n\r\n");
+        assert!(on_fast_path(text.as_bytes()).is_none(), "{start:?}");
     }
 }
 
 #[test]
 fn what_follows_a_request_stays() {
-    let said = b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\nGET /2 HT";
-    assert_eq!(plain(said).unwrap().1, b"GET /2 HT");
+    let text = b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\nGET /2 HT";
+    assert_eq!(on_fast_path(text).unwrap().1, b"GET /2 HT");
 }

@@ -1,4 +1,4 @@
-//! Answers: that hyper would have read the same, however they come.
+//! Responses: hyper would read them the same, in whatever pieces they come.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -16,12 +16,12 @@ use super::fields;
 use crate::http::h1::decode::Chunked;
 use crate::http::h1::{BodyDecoder, Decoded, Malformed, ResponseRead, read_response};
 
-/// What of `Connection` is told by the framing and by what the connection does.
-const TOLD: [&str; 2] = ["keep-alive", "close"];
+/// Options of `Connection` that say nothing beyond the framing.
+const KNOWN: [&str; 2] = ["keep-alive", "close"];
 
-/// What was read of an answer.
+/// A response as it was read.
 #[derive(Debug, PartialEq, Eq)]
-struct Heard {
+struct Parsed {
     status: u16,
     reason: Option<Vec<u8>>,
     fields: Vec<(String, Vec<u8>)>,
@@ -47,9 +47,9 @@ pub(super) fn body(decoder: &mut BodyDecoder, read: &mut Bytes) -> Result<Vec<u8
     }
 }
 
-/// What is read of these pieces, after which the connection ends; `None` if
-/// that is no answer.
-fn plain(pieces: &[&[u8]]) -> Option<Heard> {
+/// The response in these pieces, after which the connection ends; `None` if it is
+/// malformed.
+fn on_fast_path(pieces: &[&[u8]]) -> Option<Parsed> {
     let mut pieces = pieces.iter();
     let mut read = Bytes::new();
     let mut more = |read: &mut Bytes| {
@@ -57,46 +57,46 @@ fn plain(pieces: &[&[u8]]) -> Option<Heard> {
         *read = Bytes::from([&**read, piece].concat());
         Some(())
     };
-    let mut answer = loop {
+    let mut response = loop {
         match read_response(&mut read) {
-            Ok(Some(ResponseRead::Final(answer))) => break answer,
+            Ok(Some(ResponseRead::Final(response))) => break response,
             Ok(Some(ResponseRead::Informational)) => {}
             Ok(None) => more(&mut read)?,
             Err(Malformed) => return None,
         }
     };
-    let head = answer.head.into_parts();
+    let head = response.head.into_parts();
     let reason = head.extensions.get::<ReasonPhrase>();
-    let mut heard = Heard {
+    let mut parsed = Parsed {
         status: head.status.as_u16(),
         reason: reason.map(|reason| reason.as_bytes().to_vec()),
-        fields: fields(&head.headers, &TOLD),
+        fields: fields(&head.headers, &KNOWN),
         body: Some(Vec::new()),
         trailers: Vec::new(),
     };
     loop {
-        match answer.decoder.decode(&mut read) {
-            Ok(Decoded::Data(data)) => heard.body.as_mut().unwrap().extend_from_slice(&data),
-            Ok(Decoded::Trailers(trailers)) => heard.trailers = fields(&trailers, &[]),
-            Ok(Decoded::End) => return Some(heard),
+        match response.decoder.decode(&mut read) {
+            Ok(Decoded::Data(data)) => parsed.body.as_mut().unwrap().extend_from_slice(&data),
+            Ok(Decoded::Trailers(trailers)) => parsed.trailers = fields(&trailers, &[]),
+            Ok(Decoded::End) => return Some(parsed),
             Ok(Decoded::NeedMore) => {
                 if more(&mut read).is_none() {
-                    if answer.decoder != BodyDecoder::UntilClose {
-                        heard.body = None;
+                    if response.decoder != BodyDecoder::UntilClose {
+                        parsed.body = None;
                     }
-                    return Some(heard);
+                    return Some(parsed);
                 }
             }
             Err(Malformed) => {
-                heard.body = None;
-                return Some(heard);
+                parsed.body = None;
+                return Some(parsed);
             }
         }
     }
 }
 
 /// What hyper reads of them.
-fn by_hyper(said: &[u8]) -> Option<Heard> {
+fn by_hyper(text: &[u8]) -> Option<Parsed> {
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }
         .enable_time()
@@ -114,32 +114,32 @@ fn by_hyper(said: &[u8]) -> Option<Heard> {
             .unwrap();
         tokio::spawn(async move { drop(connection.await) });
         let request = Request::get("/").header("host", "h");
-        let mut answer = pin!(sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()));
-        let none = poll_fn(|cx| std::task::Poll::Ready(answer.as_mut().poll(cx).is_pending()));
+        let mut response = pin!(sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()));
+        let none = poll_fn(|cx| std::task::Poll::Ready(response.as_mut().poll(cx).is_pending()));
         assert!(none.await);
         far.read_u8().await.unwrap();
-        far.write_all(said).await.unwrap();
+        far.write_all(text).await.unwrap();
         far.shutdown().await.unwrap();
-        let (head, mut body) = answer.await.ok()?.into_parts();
+        let (head, mut body) = response.await.ok()?.into_parts();
         let reason = head.extensions.get::<ReasonPhrase>();
-        let mut heard = Heard {
+        let mut parsed = Parsed {
             status: head.status.as_u16(),
             reason: reason.map(|reason| reason.as_bytes().to_vec()),
-            fields: fields(&head.headers, &TOLD),
+            fields: fields(&head.headers, &KNOWN),
             body: Some(Vec::new()),
             trailers: Vec::new(),
         };
         while let Some(frame) = body.frame().await {
             match frame.map(http_body::Frame::into_data) {
-                Ok(Ok(data)) => heard.body.as_mut().unwrap().extend_from_slice(&data),
-                Ok(Err(frame)) => heard.trailers = fields(&frame.into_trailers().unwrap(), &[]),
+                Ok(Ok(data)) => parsed.body.as_mut().unwrap().extend_from_slice(&data),
+                Ok(Err(frame)) => parsed.trailers = fields(&frame.into_trailers().unwrap(), &[]),
                 Err(_) => {
-                    heard.body = None;
+                    parsed.body = None;
                     break;
                 }
             }
         }
-        Some(heard)
+        Some(parsed)
     })
 }
 
@@ -173,7 +173,7 @@ fn line() -> impl Strategy<Value = String> {
     prop_oneof![9 => known.prop_map(str::to_owned), 1 => "[ -~]{0,12}"]
 }
 
-fn said() -> impl Strategy<Value = String> {
+fn texts() -> impl Strategy<Value = String> {
     let start = prop::sample::select(vec![
         "HTTP/1.1 200 OK",
         "HTTP/1.1 201 Created",
@@ -211,42 +211,42 @@ fn said() -> impl Strategy<Value = String> {
         ("Transfer-Encoding: chunked\r\n", "5\r\nhel"),
         ("", "until the end"),
     ]);
-    let said = (start, lines, framed).prop_map(|(start, lines, (framing, body))| {
-        let mut said = format!("{start}\r\n{framing}");
+    let text = (start, lines, framed).prop_map(|(start, lines, (framing, body))| {
+        let mut text = format!("{start}\r\n{framing}");
         for line in lines {
-            said += &line;
-            said += "\r\n";
+            text += &line;
+            text += "\r\n";
         }
-        said += "\r\n";
-        said += body;
-        said
+        text += "\r\n";
+        text += body;
+        text
     });
-    super::or_broken(said)
+    super::or_broken(text)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
     #[test]
-    fn an_answer_is_what_hyper_would_have_read(
-        said in said(),
+    fn hyper_reads_a_response_in_the_same_way(
+        text in texts(),
         mut cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
     ) {
-        let said = super::latin(&said);
-        let whole = plain(&[&said]);
-        let mut cuts: Vec<_> = cuts.iter_mut().map(|cut| cut.index(said.len())).collect();
-        cuts.extend([0, said.len()]);
+        let text = super::latin(&text);
+        let whole = on_fast_path(&[&text]);
+        let mut cuts: Vec<_> = cuts.iter_mut().map(|cut| cut.index(text.len())).collect();
+        cuts.extend([0, text.len()]);
         cuts.sort_unstable();
-        let pieces: Vec<_> = cuts.windows(2).map(|cut| &said[cut[0]..cut[1]]).collect();
-        prop_assert_eq!(&plain(&pieces), &whole, "in pieces");
-        let bytes: Vec<_> = said.chunks(1).collect();
-        prop_assert_eq!(&plain(&bytes), &whole, "byte by byte");
-        prop_assert_eq!(whole, by_hyper(&said));
+        let pieces: Vec<_> = cuts.windows(2).map(|cut| &text[cut[0]..cut[1]]).collect();
+        prop_assert_eq!(&on_fast_path(&pieces), &whole, "in pieces");
+        let bytes: Vec<_> = text.chunks(1).collect();
+        prop_assert_eq!(&on_fast_path(&bytes), &whole, "byte by byte");
+        prop_assert_eq!(whole, by_hyper(&text));
     }
 }
 
 #[test]
-fn a_chunk_that_does_not_end_where_it_should_is_told_at_once() {
+fn a_chunk_that_does_not_end_where_it_should_is_an_error_at_once() {
     let mut read = Bytes::from_static(b"5\r\nhelloX");
     let mut decoder = chunked();
     assert_eq!(

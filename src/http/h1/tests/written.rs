@@ -1,4 +1,4 @@
-//! What is written: heads with their names as they came, bodies in their frames.
+//! What is written: heads with the case of their names, bodies in their framing.
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -14,8 +14,8 @@ use crate::http::header_case::is_same_name;
 use crate::http::request_head::RequestHead;
 use crate::http::response_head::ResponseHead;
 
-/// All that is put in, as it comes out of a narrow stream.
-fn comes_out(mut out: WriteBuf, narrow: usize) -> String {
+/// Writes everything to a narrow stream, and reads it there.
+fn written(mut out: WriteBuf, narrow: usize) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
@@ -29,16 +29,16 @@ fn comes_out(mut out: WriteBuf, narrow: usize) -> String {
             }
             drop(near);
         };
-        let mut heard = String::new();
-        let (_, read) = tokio::join!(writes, far.read_to_string(&mut heard));
+        let mut parsed = String::new();
+        let (_, read) = tokio::join!(writes, far.read_to_string(&mut parsed));
         read.unwrap();
-        heard
+        parsed
     })
 }
 
-fn asked(said: &str) -> RequestHead {
-    match read_request(Bytes::copy_from_slice(said.as_bytes()), 100) {
-        RequestRead::Complete(request, _) => request.head,
+fn request(text: &str) -> RequestHead {
+    match read_request(Bytes::copy_from_slice(text.as_bytes()), 100) {
+        RequestRead::Complete(request, _) => *request.head,
         _ => panic!("not a request of the fast path"),
     }
 }
@@ -46,15 +46,15 @@ fn asked(said: &str) -> RequestHead {
 fn sent(head: &RequestHead, body: &'static str) -> String {
     let mut out = WriteBuf::default();
     write_request(&mut out, head, Bytes::from_static(body.as_bytes()));
-    comes_out(out, 7)
+    written(out, 7)
 }
 
 #[test]
 fn a_request_leaves_as_it_came() {
-    let said = "POST /v2/x?a=%41 HTTP/1.1\r\nHost: h\r\nX-a: 3\r\nX-B: 1\r\nX-A: 1\r\nx-a: 2\r\n\
+    let text = "POST /v2/x?a=%41 HTTP/1.1\r\nHost: h\r\nX-a: 3\r\nX-B: 1\r\nX-A: 1\r\nx-a: 2\r\n\
                 Content-LENGTH: 2\r\n\r\n{}";
-    let as_it_came = sent(&asked(said), "{}");
-    // Fields of one name stand together; what each was called is its own.
+    let as_it_came = sent(&request(text), "{}");
+    // Headers of one name stand together, each in its own case.
     assert_eq!(
         as_it_came,
         "POST /v2/x?a=%41 HTTP/1.1\r\nHost: h\r\nX-a: 3\r\nX-A: 1\r\nx-a: 2\r\nX-B: 1\r\n\
@@ -63,8 +63,8 @@ fn a_request_leaves_as_it_came() {
 }
 
 #[test]
-fn what_was_changed_does_not_upset_how_the_rest_is_spelt() {
-    let mut request = asked(
+fn changed_headers_leave_the_case_of_the_others() {
+    let mut request = request(
         "GET / HTTP/1.1\r\nHOST: h\r\nConnection: keep-alive\r\nX-ONE: 1\r\nX-Two: 2\r\nX-THREE: 3\r\n\r\n",
     );
     request.headers.remove("x-two");
@@ -91,8 +91,8 @@ fn what_was_changed_does_not_upset_how_the_rest_is_spelt() {
 }
 
 #[test]
-fn a_name_that_is_nearly_another_is_not_spelt_like_it() {
-    let mut request = asked("GET / HTTP/1.1\r\nHost: h\r\nX^: 1\r\nY~: 2\r\n\r\n");
+fn a_name_does_not_take_the_case_of_a_similar_one() {
+    let mut request = request("GET / HTTP/1.1\r\nHost: h\r\nX^: 1\r\nY~: 2\r\n\r\n");
     assert!(sent(&request, "").contains("\r\nX^: 1\r\nY~: 2\r\n"));
     for (name, value) in [("x~", "3"), ("y^", "4")] {
         request
@@ -126,16 +126,16 @@ proptest! {
     }
 }
 
-fn answered(said: &str) -> ResponseHead {
-    match read_response(&mut Bytes::copy_from_slice(said.as_bytes())) {
+fn response(text: &str) -> ResponseHead {
+    match read_response(&mut Bytes::copy_from_slice(text.as_bytes())) {
         Ok(Some(ResponseRead::Final(response))) => response.head,
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn an_answer_leaves_as_it_came() {
-    for said in [
+fn a_response_leaves_as_it_came() {
+    for input in [
         "HTTP/1.1 207 Quite all right\r\nserver: S\r\nX-ODD-case: 1\r\nSet-Cookie: a\r\nset-cookie: b\r\nContent-Length: 2\r\n\r\n",
         "HTTP/1.1 204 No Content\r\nX: 1\r\n\r\n",
         "HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n",
@@ -143,18 +143,18 @@ fn an_answer_leaves_as_it_came() {
         "HTTP/1.1 599 \r\nContent-Length: 0\r\n\r\n",
     ] {
         let mut text = Vec::new();
-        let mut answer = answered(said);
-        write_response(&mut text, &mut answer, None);
-        assert_eq!(String::from_utf8(text).unwrap(), said);
+        let mut head = response(input);
+        write_response(&mut text, &mut head, None);
+        assert_eq!(String::from_utf8(text).unwrap(), input);
         // Nor does it change when its lines are parsed, except in the order of headers.
-        answer.append(SERVER, HeaderValue::from_static("ours"));
+        head.append(SERVER, HeaderValue::from_static("ours"));
         let mut added = Vec::new();
-        write_response(&mut added, &mut answer, None);
+        write_response(&mut added, &mut head, None);
         let added = String::from_utf8(added).unwrap();
         assert!(added.contains("ours"));
-        answer.headers_mut();
+        head.headers_mut();
         let mut text = Vec::new();
-        write_response(&mut text, &mut answer, None);
+        write_response(&mut text, &mut head, None);
         let text = String::from_utf8(text).unwrap();
         let servers = |text: &str| {
             let lines = text
@@ -168,23 +168,23 @@ fn an_answer_leaves_as_it_came() {
 }
 
 #[test]
-fn how_a_body_ends_is_told() {
+fn the_head_says_where_the_body_ends() {
     let mut text = Vec::new();
-    let mut answer = answered("HTTP/1.1 200 OK\r\nX: 1\r\n\r\n");
+    let mut head = response("HTTP/1.1 200 OK\r\nX: 1\r\n\r\n");
     assert_eq!(
-        write_response(&mut text, &mut answer, Some(3)),
+        write_response(&mut text, &mut head, Some(3)),
         BodyEncoder::Length(3)
     );
     assert!(text.ends_with(b"X: 1\r\ncontent-length: 3\r\n\r\n"));
     text.clear();
     let chunked = BodyEncoder::Chunked { is_open: false };
-    assert_eq!(write_response(&mut text, &mut answer, None), chunked);
+    assert_eq!(write_response(&mut text, &mut head, None), chunked);
     assert!(text.ends_with(b"X: 1\r\ntransfer-encoding: chunked\r\n\r\n"));
 }
 
 #[test]
-fn a_length_is_told_once_and_only_of_a_body() {
-    for (said, told) in [
+fn a_length_is_written_once_and_only_for_a_body() {
+    for (input, length) in [
         (
             "200 OK\r\nContent-Length: 5\r\nContent-Length: 5",
             Some("Content-Length: 5"),
@@ -196,23 +196,23 @@ fn a_length_is_told_once_and_only_of_a_body() {
             Some("Content-Length: 5"),
         ),
     ] {
-        let said = format!("HTTP/1.1 {said}\r\n\r\n");
+        let input = format!("HTTP/1.1 {input}\r\n\r\n");
         let mut text = Vec::new();
-        write_response(&mut text, &mut answered(&said), None);
+        write_response(&mut text, &mut response(&input), None);
         let text = String::from_utf8(text).unwrap();
         let lengths = text
             .lines()
             .filter(|line| line.to_lowercase().contains("length"));
         assert_eq!(
             lengths.collect::<Vec<_>>(),
-            Vec::from_iter(told),
-            "{said:?}"
+            Vec::from_iter(length),
+            "{input:?}"
         );
     }
 }
 
 #[test]
-fn a_body_that_is_not_as_long_as_was_told_is_an_error() {
+fn a_body_of_another_length_than_announced_is_an_error() {
     let mut out = WriteBuf::default();
     let mut short = BodyEncoder::Length(3);
     assert!(short.put(&mut out, Bytes::from_static(b"ab")).is_ok());
@@ -239,28 +239,28 @@ proptest! {
             false => BodyEncoder::Length(whole.len() as u64),
         };
         let mut out = WriteBuf::default();
-        let mut heard = String::new();
+        let mut parsed = String::new();
         for piece in pieces {
             if !out.has_room() {
-                heard += &comes_out(std::mem::take(&mut out), narrow);
+                parsed += &written(std::mem::take(&mut out), narrow);
             }
             how.put(&mut out, piece).unwrap();
         }
         if out.has_piece() {
-            heard += &comes_out(std::mem::take(&mut out), narrow);
+            parsed += &written(std::mem::take(&mut out), narrow);
         }
         how.end(&mut out).unwrap();
-        heard += &comes_out(out, narrow);
-        let heard = match in_chunks {
+        parsed += &written(out, narrow);
+        let parsed = match in_chunks {
             true => {
-                let mut heard = Bytes::from(heard);
+                let mut parsed = Bytes::from(parsed);
                 let mut decoder = super::responses::chunked();
-                let body = super::responses::body(&mut decoder, &mut heard).unwrap();
-                prop_assert!(heard.is_empty());
+                let body = super::responses::body(&mut decoder, &mut parsed).unwrap();
+                prop_assert!(parsed.is_empty());
                 body
             }
-            false => heard.into_bytes(),
+            false => parsed.into_bytes(),
         };
-        prop_assert_eq!(heard, whole);
+        prop_assert_eq!(parsed, whole);
     }
 }

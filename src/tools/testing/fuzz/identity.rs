@@ -1,4 +1,4 @@
-//! The law of who calls.
+//! The law of identities.
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -11,11 +11,11 @@ use crate::identity::{Findings, Identity, pairs};
 /// Fields of a body are read up to this length.
 const MAX_VALUE: usize = 4096;
 
-/// Who calls is the same however the body is cut, and what `serde_json` and
-/// `form_urlencoded` make of the request.
+/// The identity does not depend on how the body is split, and is what `serde_json` and
+/// `form_urlencoded` read.
 ///
 /// # Panics
-/// When it is not.
+/// If it is not.
 pub fn identity(input: &[u8]) {
     let Some((head, body)) = wire::request(input) else {
         return;
@@ -33,7 +33,7 @@ pub fn identity(input: &[u8]) {
         assert_eq!(scan(&head, &[one, other]), whole, "cut in two at {at}");
     }
     if let Some(expected) = expected_of(&head, &body) {
-        assert_eq!(whole, expected, "against the slow reader");
+        assert_eq!(whole, expected, "against the simple reader");
     }
 }
 
@@ -48,7 +48,7 @@ fn scan(head: &Parts, pieces: &[&[u8]]) -> Identity {
     findings.identity()
 }
 
-/// What a slow reader of whole bodies finds; `None` where it has no opinion.
+/// What the simple reader of whole bodies finds; `None` if it cannot decide.
 fn expected_of(head: &Parts, body: &[u8]) -> Option<Identity> {
     let mut findings = Findings::of_head(head);
     let mut types = head.headers.get_all("content-type").iter();
@@ -90,7 +90,7 @@ fn expected_of(head: &Parts, body: &[u8]) -> Option<Identity> {
         return None;
     }
     for (name, value) in form_urlencoded::parse(form) {
-        // A key without `=` states nothing in a body.
+        // A key without `=` has no value in a body.
         let Some(named) = Named::read(&name) else {
             continue;
         };
@@ -102,7 +102,7 @@ fn expected_of(head: &Parts, body: &[u8]) -> Option<Identity> {
     Some(findings.identity())
 }
 
-/// A few places to cut at, others for each body.
+/// A few positions to split at, different for each body.
 fn places(body: &[u8]) -> impl Iterator<Item = usize> {
     let mut hash = body.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

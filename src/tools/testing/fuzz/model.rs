@@ -1,7 +1,7 @@
-//! Slow readers that the laws are checked against.
+//! Simple readers that the laws are checked against.
 //!
-//! Invariant: they share no code with what they judge; JSON is what
-//! `serde_json` says, forms are what `form_urlencoded` says.
+//! Invariant: they share no code with the gateway; JSON is read by `serde_json`, forms
+//! by `form_urlencoded`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -61,31 +61,31 @@ impl<'de: 'j, 'j> Deserialize<'de> for Members<'j> {
     }
 }
 
-/// Reads an object whose every value `serde_json` can make sense of.
+/// Reads an object if `serde_json` understands all of its values.
 pub(super) fn members(json: &[u8]) -> Option<Members<'_>> {
     serde_json::from_slice::<Value>(json).ok()?;
     serde_json::from_slice(json).ok()
 }
 
-/// A receipt as the slow reader sees it; equal ones may share a call.
+/// A receipt as the simple reader sees it; equal ones may share a call.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Receipt {
-    /// What must be equal: where it stands, its name, its bytes.
+    /// What must be equal: its location, its name, its bytes.
     pub(super) same: BTreeMap<(&'static str, String), Vec<Vec<u8>>>,
     /// The message ids in their order.
     pub(super) ids: Vec<String>,
-    /// Where their text stands; `None` for the whole-chat form.
+    /// Where their text is; `None` for the whole-chat form.
     pub(super) ids_at: Option<IdsAt>,
 }
 
-/// Where the text of the ids stands.
+/// Where the text of the ids is.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum IdsAt {
     Body(Range<usize>),
     Query(Range<usize>),
 }
 
-/// Reads a request to a receipt's path; `None` where it must not be merged.
+/// Reads a request to the path of receipts; `None` if it must not be merged.
 pub(super) fn receipt(head: &Parts, body: &[u8]) -> Option<Receipt> {
     let special = ["content-encoding", "trailer", "upgrade"];
     if head.method != "POST"
@@ -105,6 +105,9 @@ pub(super) fn receipt(head: &Parts, body: &[u8]) -> Option<Receipt> {
         values.len() == 1
     };
     let query = head.uri.query().unwrap_or_default();
+    if !is_well_encoded(query) {
+        return None;
+    }
     let mut ids = None;
     let mut start = 0;
     for pair in query.split('&') {
@@ -194,6 +197,13 @@ fn is_id(text: &str) -> bool {
         && text
             .chars()
             .all(|letter| ('!'..='~').contains(&letter) && !['"', '\\'].contains(&letter))
+}
+
+/// Whether two hexadecimal digits follow each `%`.
+fn is_well_encoded(query: &str) -> bool {
+    let bytes = query.as_bytes();
+    let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_hexdigit);
+    (0..bytes.len()).all(|at| bytes[at] != b'%' || is_digit(at + 1) && is_digit(at + 2))
 }
 
 /// One value of a query, decoded.

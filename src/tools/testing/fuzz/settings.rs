@@ -9,18 +9,18 @@ use crate::config::{self, Config, Overrides, Quota};
 /// Mistakes that are printed one by one.
 const MAX_PRINTED: usize = 100;
 
-/// Settings are either within the bounds that `default.toml` documents, and
-/// the same when printed and read again, or each mistake is one line.
+/// Settings are within the bounds that `default.toml` documents and equal when printed
+/// and read again, or each mistake is one line.
 ///
 /// The input is a file's text and, after `====`, lines with variables
 /// (`WAWP_GATEWAY_LIMIT__RATE=5`) and flags (`--rate=5`).
 ///
 /// # Panics
-/// When they are neither.
+/// If neither holds.
 pub fn settings(input: &[u8]) {
     let parts = wire::parts(input);
     if wire::cut(input, b"file:").is_some() {
-        // A secret kept in a file would be read: not here.
+        // A setting that names a file would read it, which a fuzz target must not do.
         return;
     }
     let mut flags = Overrides::default();
@@ -84,7 +84,7 @@ pub fn settings(input: &[u8]) {
     }
 }
 
-/// No text moves the cursor but by ending a line.
+/// The text contains no control character except line ends.
 fn assert_plain(text: &str) {
     let odd = text
         .chars()
@@ -121,6 +121,7 @@ fn bounded(config: &Config) {
         batch.window,
         batch.max_delay,
         batch.quarantine,
+        server.drain_delay,
         limit.max_wait,
     ] {
         assert!(time <= day, "{time:?}");
@@ -193,7 +194,7 @@ fn bounded(config: &Config) {
             .tokens
             .keys()
             .all(|instance| tenant.instances.contains(instance));
-        assert!(keyed, "a token for an instance of somebody else");
+        assert!(keyed, "a token for an instance of another tenant");
         if let Some(key) = &tenant.key {
             assert!((16..=256).contains(&key.expose().len()));
         }

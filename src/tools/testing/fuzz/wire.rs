@@ -1,14 +1,14 @@
-//! Inputs as text that people can read and a fuzzer can bend.
+//! Inputs as text that people can read and a fuzzer can change.
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
-/// What stands between the parts of an input that has several.
-const BETWEEN: &[u8] = b"\n====\n";
+/// Separates the parts of an input.
+const SEPARATOR: &[u8] = b"\n====\n";
 
 /// Reads a request: `POST /target`, header lines, an empty line, the body.
-/// Lines end with LF; `None` is text that no server would have let through.
+/// Lines end with LF; `None` is text that no server would accept.
 pub(super) fn request(text: &[u8]) -> Option<(Parts, Bytes)> {
     let (line, mut rest) = cut(text, b"\n")?;
     let (method, target) = cut(line, b" ")?;
@@ -34,7 +34,7 @@ pub(super) fn request(text: &[u8]) -> Option<(Parts, Bytes)> {
 pub(super) fn parts(text: &[u8]) -> Vec<&[u8]> {
     let mut parts = Vec::new();
     let mut rest = text;
-    while let Some((part, after)) = cut(rest, BETWEEN) {
+    while let Some((part, after)) = cut(rest, SEPARATOR) {
         parts.push(part);
         rest = after;
     }
@@ -42,7 +42,7 @@ pub(super) fn parts(text: &[u8]) -> Vec<&[u8]> {
     parts
 }
 
-/// Cuts at the first place where `at` stands.
+/// Splits at the first occurrence of `at`.
 pub(super) fn cut<'t>(text: &'t [u8], at: &[u8]) -> Option<(&'t [u8], &'t [u8])> {
     let place = text.windows(at.len()).position(|window| window == at)?;
     Some((&text[..place], &text[place + at.len()..]))

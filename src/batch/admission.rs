@@ -1,0 +1,93 @@
+//! Bucket tokens for batches: the only place here that asks the limiter.
+//!
+//! Invariants: each upstream call of a batch spends one token; a batch waits as
+//! one, and accepts callers until its token is granted (rule: batch life cycle).
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Batcher;
+use super::open::{Batch, Mergeable};
+use crate::limit::{Admission, Kind, Lane, Pass, Permit, Refused};
+use crate::observe::metrics::Route;
+
+impl Batcher {
+    /// Whether a batch opened now could get its token by the deadline.
+    ///
+    /// # Errors
+    /// It could not.
+    pub(super) fn check(
+        &self,
+        lane: &Lane,
+        opened: Instant,
+        deadline: Instant,
+    ) -> Result<(), Refused> {
+        self.limiter.check(lane, Kind::Receipt { opened }, deadline)
+    }
+
+    /// Waits for the first token of a batch, which goes on accepting callers.
+    /// Callers whose deadline passes are refused meanwhile. Returns the token
+    /// and the time in the queue, if there was any.
+    ///
+    /// # Errors
+    /// No caller of the batch can be served in time.
+    pub(super) async fn first_token<M: Mergeable>(
+        &self,
+        batch: &Batch<M>,
+        lane: &Lane,
+        refuse: impl Fn(Vec<M>, Refused),
+    ) -> Result<(Permit, Option<Duration>), Refused> {
+        let (asked, opened) = (Instant::now(), batch.opened);
+        let deadline = batch.last_deadline().unwrap_or(asked);
+        let admission = self.limiter.admit(lane, Kind::Receipt { opened }, deadline);
+        let mut ticket = match admission? {
+            Admission::Now(permit) => return Ok((permit, None)),
+            Admission::Queued(ticket) => ticket,
+        };
+        loop {
+            let Some(deadline) = batch.first_deadline() else {
+                return Err(self.limiter.too_late(lane));
+            };
+            tokio::select! {
+                // A token that is due exactly at the deadline still counts.
+                biased;
+                permit = &mut ticket => return Ok((permit?, Some(asked.elapsed()))),
+                () = tokio::time::sleep_until(deadline) => {
+                    let expired = batch.expire(Instant::now());
+                    if !expired.is_empty() {
+                        refuse(expired, self.limiter.too_late(lane));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for the token of a further call of a batch opened at `opened`: a
+    /// retry, or a part of the batch. A full queue is no reason to refuse it,
+    /// because its callers were admitted before (rule: splitting).
+    ///
+    /// # Errors
+    /// There is no token by the deadline.
+    pub(super) async fn follow_up_token(
+        &self,
+        lane: &Lane,
+        opened: Instant,
+        deadline: Instant,
+    ) -> Result<Pass, Refused> {
+        if self.limiter.observes() {
+            return Ok(self.limiter.unheld(Route::Seen));
+        }
+        let asked = Instant::now();
+        let kind = Kind::FollowUp { opened };
+        let (permit, waited) = match self.limiter.admit(lane, kind, deadline)? {
+            Admission::Now(permit) => (permit, None),
+            Admission::Queued(ticket) => {
+                let too_late = |_| self.limiter.too_late(lane);
+                let verdict = tokio::time::timeout_at(deadline, ticket).await;
+                (verdict.map_err(too_late)??, Some(asked.elapsed()))
+            }
+        };
+        Ok(self.limiter.passed(permit, waited, Route::Seen))
+    }
+}

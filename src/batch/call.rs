@@ -1,0 +1,359 @@
+//! One upstream call for one or several callers, with its retries.
+//!
+//! Invariants: each attempt spends a token; only a call that a retry can help is
+//! retried, within the callers' deadlines and the retry budget (rule: retries).
+//! A caller whose deadline passes gets what the last call with its ids brought.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::StatusCode;
+use indexmap::IndexSet;
+use tokio::time::Instant;
+use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff};
+use tower::util::rng::HasherRng;
+
+use super::Batcher;
+use super::caller::{BatchResponse, Caller, NoResponse, SharedResponse, Timing, refuse};
+use super::rejection::Rejection;
+use crate::body::{ClientResponse, UpstreamRequest};
+use crate::http::retry_after;
+use crate::limit::{Lane, Pass};
+use crate::observe::metrics::Route;
+use crate::upstream::{Collected, Upstream, UpstreamError, UpstreamResponse};
+
+/// Longer responses are not held for sharing. Responses to receipts have a few
+/// hundred bytes.
+const MAX_SHARED: usize = 1024 * 1024;
+
+/// The first pause before a retry. It doubles, and is stretched at random by up
+/// to `BACKOFF_JITTER` of itself.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_LONGEST: Duration = Duration::from_secs(1);
+const BACKOFF_JITTER: f64 = 0.5;
+
+/// What the calls of a batch have in common.
+pub(super) struct CallContext<'b> {
+    pub(super) batcher: &'b Batcher,
+    pub(super) lane: &'b Lane,
+    pub(super) upstream: &'b Upstream,
+    /// When the batch was opened.
+    pub(super) opened: Instant,
+    /// When its window ended.
+    pub(super) due: Instant,
+    pub(super) tally: Tally,
+}
+
+/// Calls of a batch, and callers that got a response of the upstream.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) calls: AtomicU64,
+    pub(super) responses: AtomicU64,
+}
+
+/// What came of a call.
+pub(super) enum Reply {
+    /// A response that was read to its end.
+    Whole(Arc<SharedResponse>),
+    /// A response too long to be held: it is streamed to the only caller.
+    Long(Box<ClientResponse>),
+    Failed(UpstreamError),
+}
+
+/// The last call with a caller's ids.
+pub(super) struct LastCall {
+    pub(super) reply: Reply,
+    pub(super) load: Load,
+    /// From sending it to the end of the response.
+    pub(super) took: Duration,
+}
+
+/// What shared a call.
+#[derive(Clone, Copy)]
+pub(super) struct Load {
+    pub(super) callers: usize,
+    pub(super) ids: usize,
+}
+
+impl CallContext<'_> {
+    /// Waits for a token, then makes one call and retries it while that can
+    /// help. Callers whose deadline passes before get their verdict and leave
+    /// the list. `None` if all of them left before the first attempt.
+    pub(super) async fn send(
+        &self,
+        callers: &mut Vec<Caller>,
+        pass: Option<Pass>,
+        last: Option<LastCall>,
+    ) -> Option<LastCall> {
+        let pass = match pass {
+            Some(pass) => pass,
+            None => self.follow_up(callers, last.as_ref()).await?,
+        };
+        Some(self.send_and_retry(callers, pass).await)
+    }
+
+    async fn send_and_retry(&self, callers: &mut Vec<Caller>, mut pass: Pass) -> LastCall {
+        let mut backoff = backoff();
+        loop {
+            let last = self.attempt(callers, pass).await;
+            let Some(next) = self.retry_at(&last.reply, &mut backoff) else {
+                return last;
+            };
+            // The pause of a 429 is kept by the bucket, which sends one probe
+            // after it: such a retry is bounded without a budget.
+            let is_bounded = last.reply.is_throttled();
+            let Some(latest) = callers.iter().max_by_key(|caller| caller.deadline) else {
+                return last;
+            };
+            if latest.deadline <= next || !is_bounded && !self.may_retry(latest) {
+                return last;
+            }
+            // Others may have less time.
+            self.settle_late(callers, next, &last);
+            tokio::time::sleep_until(next).await;
+            match self.follow_up(callers, Some(&last)).await {
+                Some(follow_up) => pass = follow_up,
+                None => return last,
+            }
+            self.batcher.metrics.batches.retries.inc();
+        }
+    }
+
+    fn may_retry(&self, caller: &Caller) -> bool {
+        self.batcher.retry_budget.withdraw(&caller.receipt.identity)
+    }
+
+    /// When a call is to be sent again; `None` if that cannot help.
+    fn retry_at(&self, reply: &Reply, backoff: &mut ExponentialBackoff) -> Option<Instant> {
+        if reply.is_throttled() {
+            // Where no bucket keeps the pause, a retry would be a flood.
+            return (!self.batcher.limiter.observes()).then(Instant::now);
+        }
+        let backoff = reply.is_worth_a_retry().then(|| backoff.next_backoff())?;
+        let asked = reply.retry_after().unwrap_or_default();
+        Some(backoff.deadline().max(Instant::now() + asked))
+    }
+
+    /// Waits for the token of another call. Callers whose deadline passes
+    /// meanwhile get their verdict at that moment; the others go on waiting.
+    /// `None` if no caller is left.
+    async fn follow_up(&self, callers: &mut Vec<Caller>, last: Option<&LastCall>) -> Option<Pass> {
+        let settle_late = |callers: &mut Vec<Caller>, then| match last {
+            Some(last) => self.settle_late(callers, then, last),
+            None => {
+                let late = take_late(callers, then);
+                refuse(late, self.batcher.limiter.too_late(self.lane));
+            }
+        };
+        settle_late(callers, Instant::now());
+        let latest = callers.iter().map(|caller| caller.deadline).max()?;
+        let token = self.batcher.follow_up_token(self.lane, self.opened, latest);
+        tokio::pin!(token);
+        loop {
+            let first = callers.iter().map(|caller| caller.deadline).min()?;
+            tokio::select! {
+                biased;
+                token = &mut token => match token {
+                    Ok(pass) => return Some(pass),
+                    Err(refused) => {
+                        let all = std::mem::take(callers);
+                        match last {
+                            Some(last) => self.settle(all, last.share()),
+                            None => refuse(all, refused),
+                        }
+                        return None;
+                    }
+                },
+                () = tokio::time::sleep_until(first) => settle_late(callers, first),
+            }
+        }
+    }
+
+    /// One attempt. A lone caller's request is its own, unchanged.
+    async fn attempt(&self, callers: &mut [Caller], pass: Pass) -> LastCall {
+        let (mut request, ids) = merge(callers);
+        let load = Load {
+            callers: callers.len(),
+            ids,
+        };
+        self.batcher
+            .retry_budget
+            .deposit(&callers[0].receipt.identity);
+        self.tally.calls.fetch_add(1, Ordering::Relaxed);
+        let began = Instant::now();
+        let reply = self.exchange(&mut request, pass, load).await;
+        let took = began.elapsed();
+        callers
+            .iter_mut()
+            .for_each(|caller| caller.in_calls += took);
+        LastCall { reply, load, took }
+    }
+
+    async fn exchange(&self, request: &mut UpstreamRequest, pass: Pass, load: Load) -> Reply {
+        let response = match self.upstream.call(request, Route::Seen).await {
+            Ok(response) => response,
+            Err(failure) => {
+                self.lane.unanswered(&pass.permit);
+                return Reply::Failed(failure);
+            }
+        };
+        let UpstreamResponse { head, body, .. } = response;
+        self.lane
+            .answered(&pass.permit, head.status(), retry_after::asked(&head));
+        match body.collect(MAX_SHARED).await {
+            Ok(Collected::Whole { body, trailers }) => Reply::Whole(Arc::new(SharedResponse {
+                head,
+                body,
+                trailers,
+                remaining: pass.permit.remaining,
+            })),
+            Ok(Collected::Longer(held, rest)) if load.callers == 1 => {
+                let body = rest.into_client_body(held);
+                Reply::Long(Box::new(ClientResponse { head, body }))
+            }
+            Ok(Collected::Longer(..)) => Reply::Failed(UpstreamError::TooLong),
+            Err(failure) => Reply::Failed(failure),
+        }
+    }
+
+    /// Gives callers the verdict of a call.
+    pub(super) fn settle(&self, mut callers: Vec<Caller>, last: LastCall) {
+        // A caller that got no response was saved nothing.
+        if !matches!(last.reply, Reply::Failed(_)) {
+            let count = callers.len() as u64;
+            self.tally.responses.fetch_add(count, Ordering::Relaxed);
+        }
+        // A streamed response has one caller, which is the last.
+        let only = callers.pop();
+        for caller in callers {
+            self.settle_one(caller, last.share());
+        }
+        if let Some(caller) = only {
+            self.settle_one(caller, last);
+        }
+    }
+
+    fn settle_one(&self, caller: Caller, last: LastCall) {
+        let since_due = self.due.max(caller.arrived).elapsed();
+        let timing = Timing {
+            window: self.due.saturating_duration_since(caller.arrived),
+            queue: since_due.saturating_sub(caller.in_calls),
+            upstream: caller.in_calls,
+            callers: last.load.callers,
+            ids: last.load.ids,
+        };
+        let response = match last.reply {
+            Reply::Whole(shared) => Ok(BatchResponse::Shared(shared)),
+            Reply::Long(response) => Ok(BatchResponse::Streamed(response)),
+            Reply::Failed(failure) => Err(NoResponse::Failed(failure)),
+        };
+        caller.settle(response, timing);
+    }
+
+    /// Gives the callers that have no time left at `then` the verdict of the
+    /// last call with their ids.
+    fn settle_late(&self, callers: &mut Vec<Caller>, then: Instant, last: &LastCall) {
+        let late = take_late(callers, then);
+        if !late.is_empty() {
+            self.settle(late, last.share());
+        }
+    }
+}
+
+/// Removes the callers that have no time left at `then`.
+fn take_late(callers: &mut Vec<Caller>, then: Instant) -> Vec<Caller> {
+    let is_late = |caller: &mut Caller| caller.deadline <= then;
+    callers.extract_if(.., is_late).collect()
+}
+
+/// The one request for these callers, with the union of their ids in the order
+/// in which they were first seen, and how many distinct ids it has.
+fn merge(callers: &[Caller]) -> (UpstreamRequest, usize) {
+    let first = callers.first().expect("a call has callers");
+    let lists: Vec<_> = callers.iter().map(|caller| caller.receipt.ids()).collect();
+    if callers.len() == 1 && first.receipt.id_count() < 2 {
+        return (first.receipt.own_request(), first.receipt.id_count());
+    }
+    let union: IndexSet<Cow<'_, str>> = lists.iter().flat_map(|ids| ids.iter()).collect();
+    let request = match callers.len() {
+        1 => first.receipt.own_request(),
+        _ => first.receipt.merged_request(union.iter().map(|id| &**id)),
+    };
+    (request, union.len())
+}
+
+impl LastCall {
+    /// The same for another caller. A response that only one caller can have
+    /// becomes a failure.
+    pub(super) fn share(&self) -> Self {
+        let reply = match &self.reply {
+            Reply::Whole(shared) => Reply::Whole(Arc::clone(shared)),
+            Reply::Failed(failure) => Reply::Failed(*failure),
+            Reply::Long(_) => Reply::Failed(UpstreamError::TooLong),
+        };
+        Self { reply, ..*self }
+    }
+
+    /// The same for callers whose ids were not in the call.
+    pub(super) fn share_with(&self, callers: usize) -> Self {
+        let mut shared = self.share();
+        shared.load.callers += callers;
+        shared
+    }
+}
+
+impl Reply {
+    fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Whole(shared) => Some(shared.head.status()),
+            Self::Long(response) => Some(response.head.status()),
+            Self::Failed(_) => None,
+        }
+    }
+
+    /// The rejection that this is, if it is one.
+    pub(super) fn rejection(&self) -> Option<Rejection> {
+        match self {
+            Self::Whole(shared) => Rejection::of(&shared.head, &shared.body),
+            Self::Long(_) | Self::Failed(_) => None,
+        }
+    }
+
+    /// Each caller needs a call of its own.
+    pub(super) fn is_too_long(&self) -> bool {
+        matches!(self, Self::Failed(UpstreamError::TooLong))
+    }
+
+    fn is_throttled(&self) -> bool {
+        self.status() == Some(StatusCode::TOO_MANY_REQUESTS)
+    }
+
+    /// No caller is the cause, and another attempt may succeed.
+    fn is_worth_a_retry(&self) -> bool {
+        match self {
+            Self::Failed(failure) => failure.is_connection_fault(),
+            _ => matches!(self.status().map(|status| status.as_u16()), Some(502..=504)),
+        }
+    }
+
+    /// The pause that the upstream asks for.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Whole(shared) => retry_after::of(&shared.head),
+            Self::Long(_) | Self::Failed(_) => None,
+        }
+    }
+}
+
+fn backoff() -> ExponentialBackoff {
+    ExponentialBackoffMaker::new(
+        BACKOFF_FIRST,
+        BACKOFF_LONGEST,
+        BACKOFF_JITTER,
+        HasherRng::default(),
+    )
+    .expect("the first pause is shorter than the longest, and the jitter positive")
+    .make_backoff()
+}

@@ -1,0 +1,125 @@
+//! A caller of a batch, and its verdict.
+//!
+//! Invariant: a caller gets one verdict, and a caller that has gone is not
+//! missed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::open::Mergeable;
+use crate::body::ClientResponse;
+use crate::http::response_head::ResponseHead;
+use crate::limit::Refused;
+use crate::receipt::{IdHash, MergeKey, Receipt};
+use crate::upstream::UpstreamError;
+
+/// What a caller gets.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    /// The upstream's response, or why there is none.
+    pub(crate) response: Result<BatchResponse, NoResponse>,
+    /// How the caller's time was spent.
+    pub(crate) timing: Timing,
+}
+
+/// A response of the upstream.
+#[derive(Debug)]
+pub(crate) enum BatchResponse {
+    /// Read in full; any number of callers may get it.
+    Shared(Arc<SharedResponse>),
+    /// To a call for one caller, too long to be held in full.
+    Streamed(Box<ClientResponse>),
+}
+
+/// A response that any number of callers may get.
+#[derive(Debug)]
+pub(crate) struct SharedResponse {
+    pub(crate) head: ResponseHead,
+    pub(crate) body: Bytes,
+    pub(crate) trailers: Option<HeaderMap>,
+    /// Bucket tokens left when the call was sent; `None` where unlimited.
+    pub(crate) remaining: Option<u32>,
+}
+
+/// Why a caller gets no response of the upstream.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum NoResponse {
+    /// There was no bucket token in time.
+    Refused(Refused),
+    /// The upstream call failed.
+    Failed(UpstreamError),
+}
+
+/// How a caller's time was spent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Timing {
+    /// In the window.
+    pub(crate) window: Duration,
+    /// Waiting for the calls that carried its ids: for bucket tokens, for a
+    /// retry, for calls with other callers' ids.
+    pub(crate) queue: Duration,
+    /// In the upstream calls that carried its ids.
+    pub(crate) upstream: Duration,
+    /// Callers that shared the call.
+    pub(crate) callers: usize,
+    /// Distinct ids in the call.
+    pub(crate) ids: usize,
+}
+
+/// A caller that waits for its verdict.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub(super) receipt: Box<Receipt>,
+    /// When the last byte of its request arrived.
+    pub(super) arrived: Instant,
+    /// The last attempt must begin before this moment.
+    pub(super) deadline: Instant,
+    /// Time spent in upstream calls that carried its ids.
+    pub(super) in_calls: Duration,
+    /// The same number for callers with the same ids, once a batch is split.
+    pub(super) member: usize,
+    pub(super) verdict: oneshot::Sender<Verdict>,
+}
+
+impl Caller {
+    /// Gives the caller its verdict.
+    pub(super) fn settle(self, response: Result<BatchResponse, NoResponse>, timing: Timing) {
+        // The receiver is dropped where the client has disconnected.
+        drop(self.verdict.send(Verdict { response, timing }));
+    }
+}
+
+/// Refuses callers for which there is no bucket token.
+pub(super) fn refuse(callers: Vec<Caller>, refused: Refused) {
+    for caller in callers {
+        caller.settle(Err(NoResponse::Refused(refused)), Timing::default());
+    }
+}
+
+impl Mergeable for Caller {
+    type Key = MergeKey;
+
+    fn key(&self) -> &MergeKey {
+        &self.receipt.key
+    }
+
+    fn each_id(&self, mut each: impl FnMut(IdHash, usize)) {
+        let form = self.receipt.form();
+        for (id, hash) in self.receipt.ids().hashed() {
+            each(hash, form.cost(&id));
+        }
+    }
+
+    fn room(&self) -> usize {
+        self.receipt.room()
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}

@@ -1,0 +1,312 @@
+//! Which calls follow when the call of a batch is rejected (rule: splitting).
+//!
+//! A state machine without I/O. It knows the members of a batch by number: a
+//! member is one caller, or several callers with the same ids, for whom one
+//! request is as good as another.
+//!
+//! ```text
+//!  Recheck ──fails as before──────────────────────────────► Done (common)
+//!     │ anything else
+//!     ▼
+//!   Whole ──rejected──► Probe ──three different members fail alike──► Done (common)
+//!                         │ one member succeeds, or fails otherwise
+//!                         ▼
+//!                       Halve ──────────────────────────────────────► Done
+//! ```
+//!
+//! - **Whole**: one call for all members.
+//! - **Probe**: is the failure common? One member after another is sent alone.
+//!   Members are chosen so that the ones that failed have as few ids in common
+//!   as possible: one bad id must never look like a common failure.
+//! - **Halve**: the failure is not common. The members are sent in four parts, and
+//!   rejected parts are halved until each rejected request is that of one member.
+//! - **Recheck**: a common failure is remembered. One member is sent alone: if it
+//!   fails as before, the failure lasts, and the batch has cost one call.
+//!
+//! Invariants: a member whose ids are all the ids of a call has the verdict of
+//! that call, so no list is sent twice; there are never more calls than members
+//! plus three; with one guilty member among n there are at most 2·log2(n) + 4;
+//! a failure that is common costs at most four.
+
+use std::collections::BTreeSet;
+
+use super::rejection::Rejection;
+use crate::receipt::IdHash;
+
+/// The distinct ids of a member.
+pub(super) type IdSet = BTreeSet<IdHash>;
+
+/// So many members with different ids fail alike, sent alone, before a failure
+/// counts as common. With the call for all members that makes four calls.
+const PROBES: usize = 3;
+
+/// Into so many parts a batch is split.
+const PARTS: usize = 4;
+
+/// Calls beyond one for each member.
+const EXTRA_CALLS: usize = 3;
+
+/// What came of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// A verdict for all members of the call.
+    Settled,
+    /// An id or the length of the list may be the cause.
+    Rejected(Rejection),
+    /// The call was not sent: the deadlines of all its callers had passed.
+    Expired,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Recheck(Rejection),
+    Whole,
+    Probe,
+    Halve,
+    Done,
+}
+
+/// The members that failed alone, all in the same way.
+#[derive(Debug, Default)]
+struct Alike {
+    rejection: Option<Rejection>,
+    members: usize,
+    /// The ids that all of them have: each may be the one bad id.
+    suspects: IdSet,
+}
+
+/// The state of one batch.
+#[derive(Debug)]
+pub(super) struct Split {
+    members: Vec<IdSet>,
+    phase: Phase,
+    /// The groups to be sent next, at the same time.
+    next: Vec<Vec<usize>>,
+    /// Members that wait for what comes of the groups sent.
+    rest: Vec<usize>,
+    calls: usize,
+    alike: Alike,
+    /// A member succeeded alone, or failed otherwise: the failure is not common.
+    is_refuted: bool,
+    common: Option<Rejection>,
+}
+
+impl Split {
+    /// Begins with one call for all members.
+    pub(super) fn new(members: Vec<IdSet>) -> Self {
+        Self {
+            next: vec![(0..members.len()).collect()],
+            members,
+            phase: Phase::Whole,
+            rest: Vec::new(),
+            calls: 0,
+            alike: Alike::default(),
+            is_refuted: false,
+            common: None,
+        }
+    }
+
+    /// Begins with `first` alone, because a common failure is remembered.
+    pub(super) fn recheck(members: Vec<IdSet>, remembered: Rejection, first: usize) -> Self {
+        let mut split = Self::new(members);
+        split.phase = Phase::Recheck(remembered);
+        split.rest = split.next.concat();
+        split.rest.retain(|member| *member != first);
+        split.next = vec![vec![first]];
+        split
+    }
+
+    /// The groups to be sent now, each in one call; none when all is known.
+    /// Members that are in no group any more have, or keep, their last verdict.
+    pub(super) fn round(&mut self) -> Vec<Vec<usize>> {
+        let groups = std::mem::take(&mut self.next);
+        let open = self.rest.len() + groups.iter().map(Vec::len).sum::<usize>();
+        // Each open member may still need a call of its own. A call for several
+        // that is rejected comes on top of that.
+        let spare = (self.members.len() + EXTRA_CALLS).saturating_sub(self.calls + open);
+        let mut shared = 0;
+        let mut round = Vec::with_capacity(groups.len());
+        for group in groups {
+            if group.len() == 1 {
+                round.push(group);
+            } else if shared < spare {
+                shared += 1;
+                round.push(group);
+            } else if shared > 0 {
+                // Each group that succeeds spares calls for the next round.
+                self.next.push(group);
+            } else {
+                round.extend(group.into_iter().map(|member| vec![member]));
+            }
+        }
+        self.calls += round.len();
+        round
+    }
+
+    /// The member of a call for which a rejection of the call is its own verdict:
+    /// its ids are all the ids of the call. There is at most one, because members
+    /// differ in their ids.
+    pub(super) fn owner(&self, call: &[usize]) -> Option<usize> {
+        let ids = call.iter().flat_map(|member| &self.members[*member]);
+        let all: BTreeSet<_> = ids.collect();
+        let is_owner = |member: &usize| self.members[*member].len() == all.len();
+        call.iter().copied().find(is_owner)
+    }
+
+    /// Learns what came of the groups of the last round.
+    pub(super) fn learn(&mut self, outcomes: Vec<(Vec<usize>, Outcome)>) {
+        for (call, outcome) in outcomes {
+            match self.phase {
+                Phase::Recheck(remembered) => self.rechecked(&call, outcome, remembered),
+                Phase::Whole => self.sent_whole(call, outcome),
+                Phase::Probe => self.probed(&call, outcome),
+                Phase::Halve => self.sent_half(call, outcome),
+                Phase::Done => {}
+            }
+        }
+    }
+
+    /// The failure that all members have in common, if that was found out.
+    pub(super) fn common(&self) -> Option<Rejection> {
+        self.common
+    }
+
+    fn rechecked(&mut self, call: &[usize], outcome: Outcome, remembered: Rejection) {
+        match outcome {
+            Outcome::Rejected(rejection) if rejection == remembered => {
+                return self.finish(Some(rejection));
+            }
+            Outcome::Rejected(rejection) => self.failed_alone(rejection, call[0]),
+            Outcome::Settled => self.is_refuted = true,
+            Outcome::Expired => {}
+        }
+        self.phase = Phase::Whole;
+        let rest = std::mem::take(&mut self.rest);
+        self.next.extend((!rest.is_empty()).then_some(rest));
+    }
+
+    fn sent_whole(&mut self, call: Vec<usize>, outcome: Outcome) {
+        match outcome {
+            Outcome::Settled | Outcome::Expired => self.finish(None),
+            Outcome::Rejected(rejection) => {
+                let owner = self.owner(&call);
+                if let Some(owner) = owner {
+                    self.failed_alone(rejection, owner);
+                } else if self.alike.rejection.is_none() {
+                    self.alike.rejection = Some(rejection);
+                } else if self.alike.rejection != Some(rejection) {
+                    self.is_refuted = true;
+                }
+                self.rest = without(call, owner);
+                self.probe_or_halve(owner.is_some());
+            }
+        }
+    }
+
+    fn probed(&mut self, call: &[usize], outcome: Outcome) {
+        match outcome {
+            Outcome::Rejected(rejection) => self.failed_alone(rejection, call[0]),
+            Outcome::Settled => self.is_refuted = true,
+            Outcome::Expired => {}
+        }
+        let is_guilty = matches!(outcome, Outcome::Rejected(_));
+        self.probe_or_halve(is_guilty || self.alike.members > 0);
+    }
+
+    /// Goes on with the members of `rest`. They may all be innocent where a
+    /// guilty member of their call was found.
+    fn probe_or_halve(&mut self, is_guilty_found: bool) {
+        let Alike {
+            rejection,
+            members,
+            suspects,
+        } = &self.alike;
+        let (rejection, members) = (*rejection, *members);
+        let is_independent = members > 1 && suspects.is_empty();
+        if self.rest.is_empty() {
+            return self.finish(rejection.filter(|_| is_independent && !self.is_refuted));
+        }
+        if !self.is_refuted {
+            if is_independent && members >= PROBES {
+                return self.finish(rejection);
+            }
+            let has_all = |member: &usize| suspects.is_subset(&self.members[*member]);
+            if !suspects.is_empty() && self.rest.iter().all(has_all) {
+                // Whichever id is the bad one: all the others sent it as well.
+                return self.finish(None);
+            }
+            if members < PROBES {
+                self.phase = Phase::Probe;
+                let probe = self.pick();
+                return self.next.push(vec![probe]);
+            }
+        }
+        self.phase = Phase::Halve;
+        let rest = std::mem::take(&mut self.rest);
+        match is_guilty_found {
+            true => self.next.push(rest),
+            // Quarters, not halves: two guilty members are then seldom in the
+            // first two parts, whose failures would leave no call to spare.
+            false => {
+                let part = rest.len().div_ceil(PARTS);
+                self.next.extend(rest.chunks(part).map(<[usize]>::to_vec));
+            }
+        }
+    }
+
+    /// Takes the member out of `rest` that has the fewest suspects among its
+    /// ids. Among equals, first the first, then the last, then the one in the
+    /// middle: guilty members often stand side by side.
+    fn pick(&mut self) -> usize {
+        let length = self.rest.len();
+        let from = [0, length - 1, length / 2][self.alike.members];
+        let places = (from..length).chain(0..from);
+        let suspects = |place: &usize| {
+            let ids = &self.members[self.rest[*place]];
+            ids.intersection(&self.alike.suspects).count()
+        };
+        let place = places.min_by_key(suspects).unwrap_or(0);
+        self.rest.remove(place)
+    }
+
+    fn sent_half(&mut self, call: Vec<usize>, outcome: Outcome) {
+        if let Outcome::Rejected(_) = outcome {
+            let owner = self.owner(&call);
+            self.halve(without(call, owner));
+        }
+    }
+
+    fn halve(&mut self, mut group: Vec<usize>) {
+        let later = group.split_off(group.len() / 2);
+        let halves = [group, later].into_iter();
+        self.next.extend(halves.filter(|half| !half.is_empty()));
+    }
+
+    fn failed_alone(&mut self, rejection: Rejection, member: usize) {
+        let alike = &mut self.alike;
+        if alike.rejection.is_some_and(|it| it != rejection) {
+            self.is_refuted = true;
+            return;
+        }
+        let ids = &self.members[member];
+        alike.suspects = match alike.members {
+            0 => ids.clone(),
+            _ => alike.suspects.intersection(ids).copied().collect(),
+        };
+        alike.rejection = Some(rejection);
+        alike.members += 1;
+    }
+
+    fn finish(&mut self, common: Option<Rejection>) {
+        self.phase = Phase::Done;
+        self.common = common;
+    }
+}
+
+fn without(mut call: Vec<usize>, owner: Option<usize>) -> Vec<usize> {
+    call.retain(|member| Some(*member) != owner);
+    call
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! Finding out which instance and credential a request names, and its lane at the
+//! limiter.
+//!
+//! Invariant: a request body is read ahead for a bounded time and size; after that
+//! the request goes on with what is known.
+
+use std::time::Duration;
+
+use http::header::EXPECT;
+use http::request::Parts;
+
+use super::Proxy;
+use super::error::Error;
+use super::request_ctx::RequestCtx;
+use crate::body::{self, ClientBody};
+use crate::config;
+use crate::http::forwarded_for::Client;
+use crate::http::path;
+use crate::http::request_head::RequestHead;
+use crate::identity::scan::{self, Extent};
+use crate::identity::{Findings, Fingerprint, Identity, verification};
+use crate::limit::Lane;
+use crate::observe::metrics::Route;
+use crate::tenant::Denied;
+use crate::tenant::key::Substitution;
+
+/// How long a body may take to be scanned for an identity that contradicts the
+/// head's. Clients send head and body together, so a longer wait would be noticed.
+const CONTRADICTION_SCAN: Duration = Duration::from_millis(25);
+
+impl Proxy {
+    /// Replaces a tenant's key by the real token, before the credentials are read.
+    ///
+    /// The access rules are applied later. A key that is sent from outside its
+    /// tenant's networks is therefore not treated as a key.
+    ///
+    /// # Errors
+    /// The key does not open this instance, or cannot be replaced.
+    pub(super) async fn substitute_key(
+        &self,
+        head: &mut RequestHead,
+        body: &mut ClientBody,
+        client: Client,
+    ) -> Result<Option<Substitution>, Error> {
+        let Some(keyring) = self.shared.keyring.load_full() else {
+            return Ok(None);
+        };
+        let mut search = keyring.search(head, client);
+        if !body.is_empty() {
+            let scan = Box::pin(search.scan_body(&head.headers, body));
+            self.in_time(self.shared.settings.header_timeout, scan)
+                .await?;
+        }
+        Ok(search.replace(head, body)?)
+    }
+
+    /// Finds instance and credential in the head and the beginning of the body.
+    ///
+    /// # Errors
+    /// The body broke off.
+    pub(super) async fn identify(
+        &self,
+        ctx: &RequestCtx<'_>,
+        head: &Parts,
+        body: &mut ClientBody,
+    ) -> Result<Identity, Error> {
+        let mut findings = Findings::of_head(head);
+        let extent = match self.scan_limit(ctx, head, &findings) {
+            _ if body.is_empty() => Extent::Whole,
+            None => Extent::Part,
+            Some(limit) => {
+                // Boxed: many requests have no body.
+                let scan = Box::pin(scan::scan_body(&mut findings, &head.headers, body));
+                self.in_time(limit, scan).await?.unwrap_or(Extent::Part)
+            }
+        };
+        if extent == Extent::Part {
+            findings.set_partial();
+        }
+        let mut identity = findings.identity();
+        if identity.is_hidden() {
+            // Such requests would otherwise share a bucket with all requests without
+            // an identity, and exhaust it for them.
+            identity.credential = Some(Fingerprint::of_client(ctx.client.address()));
+        }
+        Ok(identity)
+    }
+
+    /// How long a body may take to be scanned; `None` if it is not scanned.
+    ///
+    /// If the head names the identity and no rule depends on it, the scan only looks
+    /// for a contradiction in the body. Then it must not delay a slow body, nor ask
+    /// for a body that the upstream may refuse without reading it. A request that was
+    /// not scanned verifies nothing.
+    fn scan_limit(
+        &self,
+        ctx: &RequestCtx<'_>,
+        head: &Parts,
+        findings: &Findings,
+    ) -> Option<Duration> {
+        if ctx.tenants.depends_on_instance() || !findings.is_complete() {
+            return Some(self.shared.settings.header_timeout);
+        }
+        (!head.headers.contains_key(EXPECT)).then_some(CONTRADICTION_SCAN)
+    }
+
+    /// Bounds reading ahead: `None` if it took longer than `limit`. The body is then
+    /// forwarded as it arrives.
+    ///
+    /// # Errors
+    /// The body broke off.
+    pub(super) async fn in_time<T>(
+        &self,
+        limit: Duration,
+        reading: impl Future<Output = Result<T, body::Error>>,
+    ) -> Result<Option<T>, Error> {
+        match tokio::time::timeout(limit, reading).await {
+            Ok(read) => Ok(Some(read?)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The lane of an identified request, if the access rules allow it.
+    ///
+    /// # Errors
+    /// An access rule forbids the request.
+    pub(super) fn lane(
+        &self,
+        ctx: &mut RequestCtx<'_>,
+        identity: &Identity,
+        head: &Parts,
+    ) -> Result<Lane, Denied> {
+        let tenant_name = ctx.tenant_name(identity);
+        ctx.log_entry.set_identity(identity, head, || tenant_name);
+        let tenant = ctx.admit(identity)?;
+        let is_receipt = ctx.route == Route::Seen;
+        let verifies = verification::is_conclusive(head, is_receipt, identity);
+        let path = path::normalize(head.uri.path());
+        let class = |limit: &config::Limit| limit.class_of(&head.method, &path, is_receipt);
+        let lane = self.shared.limiter.lane(identity, class, verifies);
+        Ok(lane.counted_in(tenant.upstream().clone()))
+    }
+}

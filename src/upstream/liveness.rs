@@ -1,0 +1,113 @@
+//! Notices that the upstream of an HTTP/2 connection has fallen silent.
+//!
+//! hyper pings a connection that brings nothing for [`PING_INTERVAL`], and a
+//! living upstream answers at once. Invariant: a connection whose ping has not
+//! been answered for [`PONG_WAIT`] gets no further request; a response that is
+//! slow to come never ends one, since pings are answered meanwhile.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+/// After this time without a frame from the upstream, hyper sends a ping.
+pub(super) const PING_INTERVAL: Duration = Duration::from_secs(3);
+
+/// So long after an unanswered ping, hyper ends the connection with all requests
+/// on it.
+pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// More than any round trip takes.
+const PONG_WAIT: Duration = Duration::from_secs(1);
+
+/// When a connection last brought bytes.
+#[derive(Debug)]
+pub(super) struct Liveness {
+    created: Instant,
+    /// Milliseconds after `created`.
+    last_read: AtomicU64,
+}
+
+impl Liveness {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            created: Instant::now(),
+            last_read: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether a ping is unanswered.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        let last_read = Duration::from_millis(self.last_read.load(Ordering::Relaxed));
+        now.saturating_duration_since(self.created + last_read) > PING_INTERVAL + PONG_WAIT
+    }
+
+    fn record_read(&self) {
+        let elapsed = self.created.elapsed().as_millis();
+        let elapsed = u64::try_from(elapsed).unwrap_or(u64::MAX);
+        self.last_read.store(elapsed, Ordering::Relaxed);
+    }
+}
+
+/// A stream that records when it brought bytes.
+pub(super) struct LiveIo<IO> {
+    io: IO,
+    liveness: Arc<Liveness>,
+}
+
+impl<IO> LiveIo<IO> {
+    pub(super) fn new(io: IO, liveness: &Arc<Liveness>) -> Self {
+        let liveness = Arc::clone(liveness);
+        Self { io, liveness }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for LiveIo<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.liveness.record_read();
+        }
+        read
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for LiveIo<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
