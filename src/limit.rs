@@ -9,10 +9,11 @@
 //! - [`registry`]: the accounts of a class, bounded; [`lane`]: access to one;
 //! - [`account`]: which of its two buckets a credential draws on, by the
 //!   [`verified`] credentials;
-//! - [`bucket`]: tokens and wait queue; [`tokens`]: where tokens come from, with
-//!   [`gcra`] and [`pause`]; [`queue`]: what is next at a bucket;
-//! - [`flow`]: what is next where buckets share a budget; [`egress`]: the shared
-//!   budgets and their task; [`policy`]: the share of an instance;
+//! - [`bucket`]: tokens and wait queue; [`gcra`] and [`mod@pause`]: the tokens;
+//!   [`queue`]: what is next at a bucket;
+//! - [`shared`]: what is next where buckets share a budget, by the [`flow`] of
+//!   their tenant; [`egress`]: the task that serves it; [`policy`]: the share of
+//!   an instance;
 //! - [`forecast`]: when a newcomer would be served, and whether it is admitted;
 //! - [`shadow`]: what enforcing would have done, where it is not enforced.
 
@@ -28,7 +29,7 @@ mod policy;
 mod queue;
 mod registry;
 mod shadow;
-mod tokens;
+mod shared;
 mod verified;
 
 #[cfg(test)]

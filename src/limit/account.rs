@@ -18,10 +18,10 @@ use tokio::time::Instant;
 
 use super::bucket::{Bucket, next_ticket};
 use super::egress::{Egress, Joined, Owner, QueueLimits, Sender, Share};
-use super::flow::SeatId;
 use super::forecast;
 use super::policy::Policy;
 use super::queue::{Newcomer, Permit, Refused, Side, Source, Waiter};
+use super::shared::SeatId;
 use super::verified::Verified;
 use crate::config::Quota;
 use crate::identity::{Fingerprint, InstanceId};

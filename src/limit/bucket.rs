@@ -14,10 +14,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::pause::{LocalTokens, Tokens};
 use super::queue::{
     Grant, Newcomer, Permit, Refusal, Refused, Scope, Side, Source, WaitQueue, Waiter,
 };
-use super::tokens::{LocalTokens, Tokens};
 use crate::config::Quota;
 use crate::identity::Fingerprint;
 

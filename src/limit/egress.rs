@@ -14,9 +14,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::bucket::{Bucket, next_ticket};
-use super::flow::{FlowId, SeatId, SharedQueue};
+use super::flow::{FlowId, Flows};
 use super::forecast::{self, Place};
 use super::queue::{Newcomer, Permit, Refused, Source};
+use super::shared::{SeatId, SharedQueue};
 use crate::config::Quota;
 
 /// Flows remembered at least before the idle ones are looked for.
@@ -90,7 +91,7 @@ impl Egress {
     pub(super) fn new(quota: Option<Quota>, max_wait: Duration) -> Self {
         Self {
             state: Mutex::new(State {
-                queue: SharedQueue::new(quota, max_wait, Instant::now()),
+                queue: SharedQueue::new(Flows::new(quota, max_wait, Instant::now())),
                 flows: HashMap::new(),
                 owners: HashMap::new(),
                 is_served: false,
@@ -110,10 +111,10 @@ impl Egress {
     ) {
         let now = Instant::now();
         let mut state = self.lock();
-        state.queue.requote(quota, max_wait, now);
+        state.queue.flows.requote(quota, max_wait, now);
         for spec in flows {
             if let Some(&id) = state.flows.get(&spec.name) {
-                state.queue.renew_flow(id, spec.weight, spec.quota, now);
+                state.queue.flows.renew(id, spec.weight, spec.quota, now);
             }
         }
         self.wake(&mut state);
@@ -247,12 +248,15 @@ impl State {
         if let Some(&id) = self.flows.get(&spec.name) {
             return id;
         }
-        if self.queue.flow_count() >= self.forget_at {
-            let kept = self.queue.forget_idle_flows(now);
+        if self.queue.flows.count() >= self.forget_at {
+            let kept = {
+                let used = self.queue.used_flows();
+                self.queue.flows.forget_idle(&used, now)
+            };
             self.flows.retain(|_, id| kept.contains(id));
             self.forget_at = (2 * kept.len()).max(FLOWS_KEPT);
         }
-        let id = self.queue.open_flow(spec.weight, spec.quota, now);
+        let id = self.queue.flows.open(spec.weight, spec.quota, now);
         self.flows.insert(Arc::clone(&spec.name), id);
         id
     }

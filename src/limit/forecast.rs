@@ -21,8 +21,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::bucket::Bucket;
-use super::flow::{FlowId, SeatId, SharedQueue};
+use super::flow::FlowId;
 use super::queue::{Grant, Kind, Newcomer, Permit, Refusal, Refused, Scope, Side, Waiter};
+use super::shared::{SeatId, SharedQueue};
 use crate::config::Quota;
 
 /// The newcomer's place among the tickets: behind everything that waits.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -36,9 +36,6 @@ use crate::observe::metrics::{Metrics, Route};
 use crate::receipt::parse::{Fields, understand};
 use crate::receipt::{MergeKey, Receipt};
 use crate::upstream::{Dial, Io, Upstream};
-
-/// The path of receipts.
-const SEEN: &str = "/v2/send/seen";
 
 /// Removes hop-by-hop fields; returns how many fields are left.
 #[must_use]
