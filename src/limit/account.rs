@@ -17,13 +17,11 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::bucket::{Bucket, next_ticket};
-use super::egress::{Egress, Joined, Owner, QueueLimits, Sender, Share};
-use super::forecast;
-use super::policy::Policy;
+use super::egress::{Joined, Owner, QueueLimits, Sender, Share};
+use super::policy::{Draw, Place, Policy};
 use super::queue::{Newcomer, Permit, Refused, Side, Source, Waiter};
 use super::shared::SeatId;
 use super::verified::Verified;
-use crate::config::Quota;
 use crate::identity::{Fingerprint, InstanceId};
 use crate::observe::metrics::InstanceSeries;
 
@@ -49,22 +47,6 @@ struct State {
     main: Draw,
     /// For other credentials, once one is verified.
     unverified: Option<Box<Draw>>,
-}
-
-/// A bucket and its share of the shared budgets.
-#[derive(Debug)]
-struct Draw {
-    place: Place,
-    share: Option<Arc<Share>>,
-}
-
-/// Where a bucket is.
-#[derive(Debug)]
-enum Place {
-    /// In the account.
-    Here(Bucket<Sender>),
-    /// Among those that wait for shared budgets.
-    Seated(Arc<Egress>, SeatId),
 }
 
 impl Account {
@@ -116,35 +98,8 @@ impl Account {
         state.draw(source).check(newcomer, limits)
     }
 
-    /// Refuses a deadline that lies within a pause of the credential's bucket.
-    ///
-    /// # Errors
-    /// It does.
-    pub(super) fn check_pause(
-        &self,
-        credential: Option<Fingerprint>,
-        now: Instant,
-        deadline: Instant,
-    ) -> Result<(), Refused> {
-        let look = |bucket: &Bucket<Sender>| bucket.check_pause(now, deadline);
-        self.look(credential, look).unwrap_or(Ok(()))
-    }
-
-    /// The refusal of a request whose deadline came while it waited.
-    pub(super) fn too_late(
-        &self,
-        credential: Option<Fingerprint>,
-        now: Instant,
-    ) -> Option<Refused> {
-        self.look(credential, |bucket| bucket.too_late(now))
-    }
-
-    /// The quota in force.
-    pub(super) fn quota(&self) -> Option<Quota> {
-        self.look(None, |bucket| bucket.quota()).flatten()
-    }
-
-    fn look<R>(
+    /// Looks at the bucket that a credential draws on.
+    pub(super) fn look<R>(
         &self,
         credential: Option<Fingerprint>,
         look: impl FnOnce(&Bucket<Sender>) -> R,
@@ -243,26 +198,19 @@ impl Account {
         }
     }
 
-    /// Records that the upstream accepts a credential for the instance.
+    /// Records whether the upstream accepts a credential for the instance.
     pub(super) fn verify(
         self: &Arc<Self>,
         credential: Fingerprint,
+        is_accepted: bool,
         policy: impl FnOnce() -> Arc<Policy>,
     ) {
         let mut state = self.lock();
-        if state.verified.add(credential, Instant::now()) {
-            self.reroute(&mut state, &policy());
-        }
-    }
-
-    /// Records that the upstream does not accept a credential any more.
-    pub(super) fn revoke(
-        self: &Arc<Self>,
-        credential: Fingerprint,
-        policy: impl FnOnce() -> Arc<Policy>,
-    ) {
-        let mut state = self.lock();
-        if state.verified.remove(credential) {
+        let has_changed = match is_accepted {
+            true => state.verified.add(credential, Instant::now()),
+            false => state.verified.remove(credential),
+        };
+        if has_changed {
             self.reroute(&mut state, &policy());
         }
     }
@@ -422,66 +370,6 @@ impl State {
     }
 }
 
-impl Draw {
-    fn new(quota: Option<Quota>, share: Option<Arc<Share>>, source: Source) -> Self {
-        Self {
-            place: Place::Here(Bucket::new(quota, source, Instant::now())),
-            share,
-        }
-    }
-
-    /// Takes the tokens for a request that need not wait.
-    fn pass(&mut self, now: Instant) -> Option<Permit> {
-        match (&mut self.place, &self.share) {
-            (Place::Here(bucket), None) => bucket.pass(now),
-            (Place::Here(bucket), Some(share)) => share.egress.pass(&share.flow, bucket, now),
-            (Place::Seated(..), _) => None,
-        }
-    }
-
-    fn check(&mut self, newcomer: &Newcomer, limits: QueueLimits) -> Result<(), Refused> {
-        let place = match (&self.place, &self.share) {
-            (Place::Here(bucket), None) => {
-                return forecast::admit(bucket, newcomer, limits.max_delay, limits.max_queue);
-            }
-            (Place::Here(bucket), Some(_)) => forecast::Place::Outside(bucket),
-            (Place::Seated(_, id), _) => forecast::Place::Seated(*id),
-        };
-        let Some(share) = &self.share else {
-            return Ok(());
-        };
-        share.egress.check(&share.flow, place, newcomer, limits)
-    }
-
-    fn with<R: Default>(&mut self, act: impl FnOnce(&mut Bucket<Sender>) -> R) -> R {
-        match &mut self.place {
-            Place::Here(bucket) => act(bucket),
-            Place::Seated(egress, id) => egress.with(*id, act).unwrap_or_default(),
-        }
-    }
-
-    fn look<R>(&self, look: impl FnOnce(&Bucket<Sender>) -> R) -> Option<R> {
-        match &self.place {
-            Place::Here(bucket) => Some(look(bucket)),
-            Place::Seated(egress, id) => egress.look(*id, look),
-        }
-    }
-
-    /// Takes the bucket back from the egress.
-    fn unseat(&mut self) {
-        if let Place::Seated(egress, id) = &self.place
-            && let Some(mut bucket) = egress.unseat(*id)
-        {
-            bucket.drop_empty_queue();
-            self.place = Place::Here(bucket);
-        }
-    }
-
-    fn is_idle(&self, now: Instant) -> bool {
-        matches!(&self.place, Place::Here(bucket) if bucket.is_idle(now))
-    }
-}
-
 #[cfg(test)]
 impl Account {
     /// When a newcomer would be served.
@@ -493,21 +381,7 @@ impl Account {
     ) -> Instant {
         let mut state = self.lock();
         let source = self.source(&mut state, newcomer, policy);
-        let draw = state.draw(source);
-        match (&draw.place, &draw.share) {
-            (Place::Here(bucket), None) => forecast::of_bucket(bucket, newcomer, max_delay).at,
-            (Place::Here(bucket), Some(share)) => {
-                let place = forecast::Place::Outside(bucket);
-                share
-                    .egress
-                    .foresee(&share.flow, place, newcomer, max_delay)
-            }
-            (Place::Seated(egress, id), share) => {
-                let flow = &share.as_ref().unwrap().flow;
-                let place = forecast::Place::Seated(*id);
-                egress.foresee(flow, place, newcomer, max_delay)
-            }
-        }
+        state.draw(source).foresee(newcomer, max_delay)
     }
 }
 
@@ -522,17 +396,5 @@ async fn serve(account: Arc<Account>, source: Source) {
             () = tokio::time::sleep_until(next) => {}
             () = changed.notified() => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hundred_thousand_accounts_are_small() {
-        // With the two counters of its `Arc`.
-        let size = size_of::<Account>() + 2 * size_of::<usize>();
-        assert!(size <= 176, "{size} bytes");
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::gcra::Gcra;
+use super::gcra::{Gcra, Usage};
 use super::queue::{Alternator, Scope, Side};
 use crate::config::Quota;
 
@@ -61,14 +61,6 @@ struct Flow {
     /// The most other buckets with requests that waited at one time lately, and
     /// when.
     crowd: (usize, Instant),
-}
-
-/// The calls of a flow in the present and the previous period.
-#[derive(Clone, Copy, Debug)]
-struct Usage {
-    since: Instant,
-    current: u32,
-    previous: u32,
 }
 
 /// What waits in a flow.
@@ -344,50 +336,6 @@ impl Flows {
 impl Flow {
     fn length(&self) -> u128 {
         CALL / u128::from(self.weight.get())
-    }
-}
-
-impl Usage {
-    fn new(now: Instant) -> Self {
-        Self {
-            since: now,
-            current: 0,
-            previous: 0,
-        }
-    }
-
-    fn record(&mut self, now: Instant, period: Duration) {
-        let (current, previous) = self.at(now, period);
-        if now.saturating_duration_since(self.since) >= period {
-            self.since = now;
-        }
-        (self.current, self.previous) = (current + 1, previous);
-    }
-
-    /// Calls of the present and of the previous period.
-    fn at(&self, now: Instant, period: Duration) -> (u32, u32) {
-        let age = now.saturating_duration_since(self.since);
-        if age < period {
-            (self.current, self.previous)
-        } else if age < period * 2 {
-            (0, self.current)
-        } else {
-            (0, 0)
-        }
-    }
-
-    /// Calls of the last period, to within how evenly they came (a sliding
-    /// window of two counters).
-    fn recent(&self, now: Instant, period: Duration) -> u32 {
-        let (current, previous) = self.at(now, period);
-        let age = now.saturating_duration_since(self.since);
-        let age = if age < period {
-            age
-        } else {
-            age.saturating_sub(period)
-        };
-        let left = 1.0 - (age.as_secs_f64() / period.as_secs_f64()).min(1.0);
-        current + (f64::from(previous) * left).ceil() as u32
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::bucket::Bucket;
 use super::flow::FlowId;
+use super::gcra::Gcra;
 use super::queue::{Grant, Kind, Newcomer, Permit, Refusal, Refused, Scope, Side, Waiter};
 use super::shared::{SeatId, SharedQueue};
 use crate::config::Quota;
@@ -284,7 +285,7 @@ pub(super) fn admit_shared<G: Grant>(
         return bucket.check_pause(newcomer.now, newcomer.deadline);
     }
     let own = of_bucket(bucket, newcomer, max_delay);
-    if shared.is_ample(flow, bucket.quota(), newcomer.now) {
+    if is_ample(shared, flow, bucket.quota(), newcomer.now) {
         return decide(bucket, newcomer, &own, max_queue);
     }
     let served = in_shared(shared, flow, place, newcomer, max_delay);
@@ -306,6 +307,34 @@ pub(super) fn admit_shared<G: Grant>(
         Forecast { at, ..own }
     };
     decide(bucket, newcomer, &forecast, max_queue)
+}
+
+/// Whether no shared budget can keep a bucket of this flow waiting: the buckets
+/// that wait have at most a token each now, and together they are not faster
+/// than the budgets. Then the forecast of the bucket alone is exact.
+fn is_ample<G: Grant>(
+    shared: &SharedQueue<G>,
+    flow: FlowId,
+    newcomer: Option<Quota>,
+    now: Instant,
+) -> bool {
+    let is_ample = |budget: &Gcra, quotas: &mut dyn Iterator<Item = Option<Quota>>| {
+        let (Some(quota), Some(tokens)) = (budget.quota(), budget.tokens(now)) else {
+            return true;
+        };
+        let rate = |quota: Option<Quota>| quota.map_or(f64::INFINITY, |quota| quota.rate);
+        let all = quotas.map(rate).fold((1.0, rate(newcomer)), |sum, rate| {
+            (sum.0 + 1.0, sum.1 + rate)
+        });
+        // The newcomer itself takes one more.
+        all.0 < tokens && all.1 <= quota.rate
+    };
+    let Some(own) = shared.flows.budget_of(flow) else {
+        return false;
+    };
+    let mut of_flow = shared.quotas().filter(|(id, _)| *id == flow).map(|it| it.1);
+    let mut all = shared.quotas().map(|it| it.1);
+    is_ample(own, &mut of_flow) && is_ample(&shared.flows.budget, &mut all)
 }
 
 /// When a newcomer is served at the shared budgets.

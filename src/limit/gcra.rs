@@ -1,4 +1,5 @@
-//! A token bucket without a queue: the generic cell rate algorithm.
+//! A token bucket without a queue (the generic cell rate algorithm), and a count
+//! of what was used lately.
 //!
 //! Nothing here reads a clock, so that a bucket can be driven in the time of a
 //! log as well as in tokio's. Invariants: a token that [`Gcra::due`] promises
@@ -111,6 +112,58 @@ impl Gcra {
 /// A full bucket's time fits in 64 bits of nanoseconds (see [`Quota`]).
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The calls of the present and the previous period.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Usage {
+    since: Instant,
+    current: u32,
+    previous: u32,
+}
+
+impl Usage {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            current: 0,
+            previous: 0,
+        }
+    }
+
+    pub(super) fn record(&mut self, now: Instant, period: Duration) {
+        let (current, previous) = self.at(now, period);
+        if now.saturating_duration_since(self.since) >= period {
+            self.since = now;
+        }
+        (self.current, self.previous) = (current + 1, previous);
+    }
+
+    /// Calls of the present and of the previous period.
+    fn at(&self, now: Instant, period: Duration) -> (u32, u32) {
+        let age = now.saturating_duration_since(self.since);
+        if age < period {
+            (self.current, self.previous)
+        } else if age < period * 2 {
+            (0, self.current)
+        } else {
+            (0, 0)
+        }
+    }
+
+    /// Calls of the last period, to within how evenly they came (a sliding
+    /// window of two counters).
+    pub(super) fn recent(&self, now: Instant, period: Duration) -> u32 {
+        let (current, previous) = self.at(now, period);
+        let age = now.saturating_duration_since(self.since);
+        let age = if age < period {
+            age
+        } else {
+            age.saturating_sub(period)
+        };
+        let left = 1.0 - (age.as_secs_f64() / period.as_secs_f64()).min(1.0);
+        current + (f64::from(previous) * left).ceil() as u32
+    }
 }
 
 #[cfg(test)]

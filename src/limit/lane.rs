@@ -17,6 +17,7 @@ use prometheus::IntCounter;
 use tokio::time::Instant;
 
 use super::account::Account;
+use super::bucket::Bucket;
 use super::egress::{Joined, QueueLimits, Receiver};
 use super::policy::Policy;
 use super::queue::{Kind, Newcomer, Permit, Refusal, Refused, Scope};
@@ -150,12 +151,14 @@ impl Lane {
     /// It does.
     pub(crate) fn check_pause(&self, deadline: Instant) -> Result<(), Refused> {
         let now = Instant::now();
-        self.account.check_pause(self.credential, now, deadline)
+        let look = |bucket: &Bucket<_>| bucket.check_pause(now, deadline);
+        self.account.look(self.credential, look).unwrap_or(Ok(()))
     }
 
     /// The refusal of a request that waited until its deadline came.
     pub(crate) fn too_late(&self) -> Refused {
-        let refused = self.account.too_late(self.credential, Instant::now());
+        let look = |bucket: &Bucket<_>| bucket.too_late(Instant::now());
+        let refused = self.account.look(self.credential, look);
         refused.unwrap_or(Refused {
             refusal: Refusal::WaitTooLong,
             scope: Scope::Egress,
@@ -199,7 +202,7 @@ impl Lane {
     /// Records that the upstream accepts the credential for the instance.
     pub(crate) fn verify(&self) {
         if let Some(credential) = self.credential {
-            self.account.verify(credential, || self.policy());
+            self.account.verify(credential, true, || self.policy());
         }
         if let (Some(instance), None) = (&self.account.instance, self.account.series.get())
             && !self.credential.is_some_and(|it| it.is_of(instance))
@@ -213,7 +216,7 @@ impl Lane {
     /// Records that the upstream does not accept the credential any more.
     pub(crate) fn revoke(&self) {
         if let Some(credential) = self.credential {
-            self.account.revoke(credential, || self.policy());
+            self.account.verify(credential, false, || self.policy());
         }
     }
 
@@ -239,7 +242,7 @@ impl Lane {
 
     /// The quota in force here.
     pub(crate) fn quota(&self) -> Option<Quota> {
-        self.account.quota()
+        self.account.look(self.credential, Bucket::quota).flatten()
     }
 }
 

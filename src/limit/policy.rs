@@ -1,5 +1,6 @@
-//! The settings that the accounts of a class are held to, and whose share of the
-//! shared budgets an instance draws on (rules: egress, tenants).
+//! The settings that the accounts of a class are held to, the share of the shared
+//! budgets that an instance draws on (rules: egress, tenants), and a bucket with
+//! its share.
 //!
 //! Invariant: where neither the egress nor the tenant has a budget, nothing is
 //! shared and a bucket has no [`Share`].
@@ -9,7 +10,13 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::egress::{Egress, FlowSpec, Share};
+use tokio::time::Instant;
+
+use super::bucket::Bucket;
+use super::egress::{Egress, FlowSpec, QueueLimits, Sender, Share};
+use super::forecast;
+use super::queue::{Newcomer, Permit, Refused, Source};
+use super::shared::SeatId;
 use crate::config::{self, Quota};
 
 /// The flow of all unverified credentials together: settings cannot name it.
@@ -127,5 +134,103 @@ impl Sharing {
             egress: Arc::clone(&self.egress),
             flow: Arc::clone(flow),
         }))
+    }
+}
+
+/// A bucket and its share of the shared budgets.
+#[derive(Debug)]
+pub(super) struct Draw {
+    pub(super) place: Place,
+    pub(super) share: Option<Arc<Share>>,
+}
+
+/// Where a bucket is.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// In the account.
+    Here(Bucket<Sender>),
+    /// Among those that wait for shared budgets.
+    Seated(Arc<Egress>, SeatId),
+}
+
+impl Draw {
+    pub(super) fn new(quota: Option<Quota>, share: Option<Arc<Share>>, source: Source) -> Self {
+        Self {
+            place: Place::Here(Bucket::new(quota, source, Instant::now())),
+            share,
+        }
+    }
+
+    /// Takes the tokens for a request that need not wait.
+    pub(super) fn pass(&mut self, now: Instant) -> Option<Permit> {
+        match (&mut self.place, &self.share) {
+            (Place::Here(bucket), None) => bucket.pass(now),
+            (Place::Here(bucket), Some(share)) => share.egress.pass(&share.flow, bucket, now),
+            (Place::Seated(..), _) => None,
+        }
+    }
+
+    pub(super) fn check(
+        &mut self,
+        newcomer: &Newcomer,
+        limits: QueueLimits,
+    ) -> Result<(), Refused> {
+        let place = match (&self.place, &self.share) {
+            (Place::Here(bucket), None) => {
+                return forecast::admit(bucket, newcomer, limits.max_delay, limits.max_queue);
+            }
+            (Place::Here(bucket), Some(_)) => forecast::Place::Outside(bucket),
+            (Place::Seated(_, id), _) => forecast::Place::Seated(*id),
+        };
+        let Some(share) = &self.share else {
+            return Ok(());
+        };
+        share.egress.check(&share.flow, place, newcomer, limits)
+    }
+
+    pub(super) fn with<R: Default>(&mut self, act: impl FnOnce(&mut Bucket<Sender>) -> R) -> R {
+        match &mut self.place {
+            Place::Here(bucket) => act(bucket),
+            Place::Seated(egress, id) => egress.with(*id, act).unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn look<R>(&self, look: impl FnOnce(&Bucket<Sender>) -> R) -> Option<R> {
+        match &self.place {
+            Place::Here(bucket) => Some(look(bucket)),
+            Place::Seated(egress, id) => egress.look(*id, look),
+        }
+    }
+
+    /// Takes the bucket back from the egress.
+    pub(super) fn unseat(&mut self) {
+        if let Place::Seated(egress, id) = &self.place
+            && let Some(mut bucket) = egress.unseat(*id)
+        {
+            bucket.drop_empty_queue();
+            self.place = Place::Here(bucket);
+        }
+    }
+
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        matches!(&self.place, Place::Here(bucket) if bucket.is_idle(now))
+    }
+}
+
+#[cfg(test)]
+impl Draw {
+    /// When a newcomer would be served.
+    pub(super) fn foresee(&self, newcomer: &Newcomer, max_delay: Duration) -> Instant {
+        let place = match (&self.place, &self.share) {
+            (Place::Here(bucket), None) => {
+                return forecast::of_bucket(bucket, newcomer, max_delay).at;
+            }
+            (Place::Here(bucket), Some(_)) => forecast::Place::Outside(bucket),
+            (Place::Seated(_, id), _) => forecast::Place::Seated(*id),
+        };
+        let share = self.share.as_ref().unwrap();
+        share
+            .egress
+            .foresee(&share.flow, place, newcomer, max_delay)
     }
 }

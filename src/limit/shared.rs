@@ -15,7 +15,6 @@ use tokio::time::Instant;
 
 use super::bucket::{Bucket, expiry};
 use super::flow::{FlowId, FlowLoad, Flows};
-use super::gcra::Gcra;
 use super::queue::{Grant, Permit, Scope, Side, WaitQueue, Waiter};
 use crate::config::Quota;
 
@@ -355,30 +354,11 @@ impl<G: Grant> SharedQueue<G> {
         self.flows.guaranteed(flow, load, side, now)
     }
 
-    /// Whether no shared budget can keep a bucket of this flow waiting: the
-    /// buckets that wait have at most a token each now, and together they are
-    /// not faster than the budgets.
-    pub(super) fn is_ample(&self, flow: FlowId, newcomer: Option<Quota>, now: Instant) -> bool {
-        let is_ample = |budget: &Gcra, seats: &mut dyn Iterator<Item = &Seat<G>>| {
-            let (Some(quota), Some(tokens)) = (budget.quota(), budget.tokens(now)) else {
-                return true;
-            };
-            let mut rate = newcomer.map_or(f64::INFINITY, |quota| quota.rate);
-            let mut first = 2.0;
-            for seat in seats.filter(|seat| seat.bucket.waiting().is_some()) {
-                rate += seat
-                    .bucket
-                    .quota()
-                    .map_or(f64::INFINITY, |quota| quota.rate);
-                first += 1.0;
-            }
-            rate <= quota.rate && first <= tokens
-        };
-        let own = self.flows.budget_of(flow);
-        own.is_some_and(|own| {
-            let mut seats = self.seats.values().filter(|seat| seat.flow == flow);
-            is_ample(own, &mut seats) && is_ample(&self.flows.budget, &mut self.seats.values())
-        })
+    /// The quotas of the buckets that wait, with their flows.
+    pub(super) fn quotas(&self) -> impl Iterator<Item = (FlowId, Option<Quota>)> {
+        let waiting = self.seats.values();
+        let waiting = waiting.filter(|seat| seat.bucket.waiting().is_some());
+        waiting.map(|seat| (seat.flow, seat.bucket.quota()))
     }
 }
 

@@ -258,6 +258,13 @@ async fn when_no_credential_is_verified_any_more_all_wait_in_one_queue() {
     assert_eq!(went, [1000, 2000, 3000]);
 }
 
+#[test]
+fn a_hundred_thousand_accounts_are_small() {
+    // With the two counters of its `Arc`.
+    let size = size_of::<account::Account>() + 2 * size_of::<usize>();
+    assert!(size <= 176, "{size} bytes");
+}
+
 fn lane_answer(lane: &Lane, permit: &Permit, status: u16) {
     lane.answered(permit, StatusCode::from_u16(status).unwrap(), None);
 }
