@@ -232,10 +232,10 @@ impl Account {
             }
             return;
         }
-        let strangers = main.with(|bucket| bucket.take_of(|it| !verified.contains(it)));
-        if !strangers.is_empty() {
+        let rest = main.with(|bucket| bucket.take_of(|it| !verified.contains(it)));
+        if !rest.is_empty() {
             let other = unverified.get_or_insert_with(|| Box::new(self.open_unverified(policy)));
-            self.insert(other, Source::Unverified, strangers, max_delay);
+            self.insert(other, Source::Unverified, rest, max_delay);
         }
         if let Some(other) = unverified {
             let accepted = other.with(|bucket| bucket.take_of(|it| verified.contains(it)));
@@ -254,12 +254,7 @@ impl Account {
         if waiters.is_empty() {
             return;
         }
-        let first = draw.with(|bucket| {
-            let added = waiters.into_iter();
-            let made = added.map(|(side, waiter)| bucket.insert(side, waiter, max_delay));
-            // Every one is added: no short cut.
-            made.filter(|made| *made).count() > 0
-        });
+        let first = draw.with(|bucket| bucket.insert(waiters, max_delay, Instant::now()));
         self.seat_if_shared(draw, source);
         if first && matches!(draw.place, Place::Here(_)) {
             tokio::spawn(serve(Arc::clone(self), source));

@@ -3,7 +3,7 @@
 //! Invariants: nothing here reads a clock, waits or starts a task, so that the
 //! gateway, a forecast and an estimate decide alike. A token goes to the
 //! request that the wait queue names, and no request takes one past a queue.
-//! There is a queue if and only if somebody serves it: [`push`](Bucket::push)
+//! There is a queue if and only if a task serves it: [`push`](Bucket::push)
 //! returns true when it makes one, and [`advance`](Bucket::advance) returns
 //! `None` when it removes it.
 
@@ -96,12 +96,20 @@ impl<G: Grant> Bucket<G> {
         first
     }
 
-    /// Adds a waiter from another bucket; true as in [`push`](Self::push).
-    pub(super) fn insert(&mut self, side: Side, waiter: Waiter<G>, max_delay: Duration) -> bool {
+    /// Adds waiters from another bucket; true as in [`push`](Self::push).
+    pub(super) fn insert(
+        &mut self,
+        waiters: Vec<(Side, Waiter<G>)>,
+        max_delay: Duration,
+        now: Instant,
+    ) -> bool {
         let first = self.queue.is_none();
         let queue = self.queue(max_delay);
-        queue.insert(side, waiter);
+        for (side, waiter) in waiters {
+            queue.insert(side, waiter);
+        }
         queue.changed.notify_one();
+        self.refuse_held(now);
         first
     }
 

@@ -3,9 +3,17 @@
 //! A forecast runs the code that serves ([`Bucket::serve`],
 //! [`SharedQueue::serve`]) on a copy of the queue with the newcomer in it, so
 //! the two cannot disagree (rule: admission). Invariant: a request is admitted
-//! if and only if it would be served by its deadline given no further arrivals,
-//! and no waiter of its bucket that was admitted before would be late because
-//! of it.
+//! if and only if it would be served by its deadline given no further arrivals.
+//! Two cases count as late as well, because promises would be broken:
+//!
+//! - at its own bucket, a newcomer that makes a waiter late which was admitted
+//!   before;
+//! - at a contended shared budget, a newcomer that would be late if the tenants
+//!   and instances that were active lately use their shares meanwhile
+//!   ([`Flows::guaranteed`](super::flow::Flows::guaranteed)). Their requests go
+//!   first when they come, so a queue that is filled with a tenant's excess
+//!   would break up to every third of its promises. A tenant within its share
+//!   is not affected: no other tenant has a smaller start tag.
 //!
 //! Cost: at a bucket where only requests or only receipts wait, a few
 //! multiplications. Otherwise one step for each waiter, at most `rate ×
@@ -290,8 +298,9 @@ pub(super) fn admit_shared<G: Grant>(
     }
     let served = in_shared(shared, flow, place, newcomer, max_delay);
     let (counted, scope, quota) = guaranteed;
-    // What goes at once needs no share of what is still to come.
-    let at = if served > newcomer.now {
+    // What goes at once needs no share of what is still to come, and what is late
+    // anyway is told when it would be served.
+    let at = if served > newcomer.now && served <= newcomer.deadline {
         served.max(counted)
     } else {
         served

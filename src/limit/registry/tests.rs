@@ -89,7 +89,7 @@ impl Registry {
 }
 
 /// A million made-up names: bounded memory, one budget of their own, and
-/// whoever owed something owes it still.
+/// what was owed is owed still.
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_names_is_bounded_and_forgives_no_debt() {
     let world = world(0.01, 20);
@@ -145,7 +145,7 @@ async fn the_idle_make_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_proven_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
+async fn a_verified_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
     let quota = Quota::new(1.0, NonZeroU32::MIN).unwrap();
     let account = Account::new(InstanceId::new("1"), &policy(quota));
     let account = Arc::new(account);
@@ -178,7 +178,7 @@ async fn a_proven_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_account_that_somebody_waits_for_is_not_idle() {
+async fn an_account_with_a_waiting_request_is_not_idle() {
     let quota = Quota::new(1.0, NonZeroU32::MIN).unwrap();
     let account = Arc::new(Account::new(None, &policy(quota)));
     let lane = Lane::new(

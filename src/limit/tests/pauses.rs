@@ -1,4 +1,4 @@
-//! What an upstream 429 does to those who come after (design §3.6, §7.4).
+//! What an upstream 429 does to the requests that follow (rule: pauses).
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn rich() -> (Limiter, Lane) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_holds_everybody_back_for_its_retry_after() {
+async fn a_429_holds_all_back_for_its_retry_after() {
     let (limiter, lane) = rich();
     let permit = now(&limiter, &lane);
     lane.answered(&permit, TOO_MANY, Some(ms(2500)));
@@ -85,7 +85,7 @@ async fn a_probe_that_is_refused_begins_the_pause_anew_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_probe_holds_nobody_for_ever() {
+async fn a_silent_probe_holds_none_for_ever() {
     let (limiter, lane) = rich();
     let permit = now(&limiter, &lane);
     lane.answered(&permit, TOO_MANY, Some(ms(1000)));
@@ -217,11 +217,11 @@ async fn behind_a_probe_that_hangs_requests_are_refused_before_their_deadline() 
             (pass.await.is_ok(), start.elapsed().as_millis())
         });
     }
-    let mut told = passes.join_all().await;
-    told.sort_unstable();
+    let mut outcomes = passes.join_all().await;
+    outcomes.sort_unstable();
     let refused = (false, 3000);
     assert_eq!(
-        told,
+        outcomes,
         [refused, refused, refused, (true, 1000), (true, 3000)]
     );
 }

@@ -1,8 +1,8 @@
-//! Who leaves the line first, who leaves it early, and who finds no place.
+//! What leaves a queue first, what leaves it early, and what is refused.
 
 use super::*;
 
-/// Waits for all tickets at once and names them in the order of their tokens.
+/// Waits for all tickets and names them in the order of their tokens.
 async fn order(tickets: Vec<(&'static str, Place)>) -> Vec<String> {
     let start = Instant::now();
     let mut waiting = tokio::task::JoinSet::new();
@@ -23,18 +23,18 @@ fn receipt(age: u64) -> Kind {
 }
 
 #[tokio::test(start_paused = true)]
-async fn receipts_yield_to_calls_until_they_are_old() {
+async fn receipts_yield_to_requests_until_they_are_old() {
     tokio::time::advance(ms(10_000)).await;
     let limiter = of(2.0, 1);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
-    let mut line = vec![("seen", queued(&limiter, &lane, receipt(0)))];
+    let mut waiting = vec![("seen", queued(&limiter, &lane, receipt(0)))];
     for name in ["a", "b", "c", "d", "e"] {
-        line.push((name, queued(&limiter, &lane, Kind::Request)));
+        waiting.push((name, queued(&limiter, &lane, Kind::Request)));
     }
     // batch.max_delay is 2 s: at 2000 the receipt is old enough.
     assert_eq!(
-        order(line).await,
+        order(waiting).await,
         ["a 500", "b 1000", "c 1500", "seen 2000", "d 2500", "e 3000"]
     );
 }
@@ -45,27 +45,27 @@ async fn receipts_leave_in_the_order_they_were_opened() {
     let limiter = of(10.0, 1);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
-    let line = vec![
+    let waiting = vec![
         ("young", queued(&limiter, &lane, receipt(0))),
         // A part of a batch that was split asks with the batch's own age.
         ("old", queued(&limiter, &lane, receipt(1000))),
         ("call", queued(&limiter, &lane, Kind::Request)),
     ];
-    assert_eq!(order(line).await, ["call 100", "old 200", "young 300"]);
+    assert_eq!(order(waiting).await, ["call 100", "old 200", "young 300"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_receipt_goes_before_calls_even_if_a_younger_one_stood_there_first() {
+async fn an_old_receipt_goes_before_requests_even_if_a_younger_one_joined_first() {
     tokio::time::advance(ms(10_000)).await;
     let limiter = of(10.0, 1);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
-    let line = vec![
+    let waiting = vec![
         ("young", queued(&limiter, &lane, receipt(0))),
         ("old", queued(&limiter, &lane, receipt(2000))),
         ("call", queued(&limiter, &lane, Kind::Request)),
     ];
-    assert_eq!(order(line).await, ["old 100", "call 200", "young 300"]);
+    assert_eq!(order(waiting).await, ["old 100", "call 200", "young 300"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -74,7 +74,7 @@ async fn a_request_counts_the_receipts_that_will_be_overdue() {
     let limiter = of(1.0, 1);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
-    let line = vec![
+    let waiting = vec![
         queued(&limiter, &lane, receipt(2000)),
         queued(&limiter, &lane, receipt(0)),
         queued(&limiter, &lane, Kind::Request),
@@ -87,11 +87,11 @@ async fn a_request_counts_the_receipts_that_will_be_overdue() {
     assert_eq!(refused.retry_after, ms(4000));
     // Both receipts wait longer where this one would be late otherwise.
     assert!(limiter.check(&lane, Kind::Request, later(2000)).is_ok());
-    drop(line);
+    drop(waiting);
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_leaves_makes_room() {
+async fn a_waiter_that_leaves_makes_room() {
     let mut config = settings(quota(10.0, 1));
     config.limit.max_queue = 3;
     let limiter = limiter(&config);
@@ -119,15 +119,15 @@ async fn whoever_leaves_makes_room() {
     assert_eq!(lane.series().queued.get(), 0);
 }
 
-/// A ticket that was served may be dropped late, when others stand in line.
+/// A ticket that was served may be dropped late, when others wait.
 #[tokio::test(start_paused = true)]
-async fn a_served_ticket_takes_nobody_else_out_of_the_line() {
+async fn a_served_ticket_takes_no_other_out_of_the_queue() {
     let limiter = of(10.0, 1);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
     let mut served = queued(&limiter, &lane, Kind::Request);
     (&mut served).await;
-    // Served, and its line has ended; the next call opens a new one.
+    // Served, and its queue has ended; the next request opens a new one.
     tokio::task::yield_now().await;
     let next = queued(&limiter, &lane, Kind::Request);
     drop(served);
@@ -136,7 +136,7 @@ async fn a_served_ticket_takes_nobody_else_out_of_the_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_said_at_once() {
+async fn a_refusal_comes_at_once() {
     let mut settings = settings(quota(0.05, 1));
     settings.limit.max_wait = ms(4000);
     let limiter = limiter(&settings);
@@ -189,12 +189,12 @@ async fn a_request_that_another_rate_makes_late_is_refused_at_its_deadline() {
     now(&limiter, &lane);
     let start = Instant::now();
     settings.limit.quota = quota(0.1, 1);
-    let (told, ()) = tokio::join!(
+    let (refused, ()) = tokio::join!(
         limiter.pass(&lane, Kind::Request, start, Route::Other),
         async { limiter.reconfigure(&settings) }
     );
     assert_eq!(start.elapsed(), ms(1002));
-    assert_eq!(told.unwrap_err().refusal, Refusal::WaitTooLong);
+    assert_eq!(refused.unwrap_err().refusal, Refusal::WaitTooLong);
 }
 
 /// Rate 5, burst 1: the tenth token after the first is due after 2 s.
@@ -218,7 +218,7 @@ async fn a_token_due_exactly_at_the_deadline_is_in_time() {
     (0..10).for_each(|_| drop(waiting.spawn(pass())));
     tokio::task::yield_now().await;
     let refused = pass().await.unwrap_err();
-    assert_eq!(start.elapsed(), Duration::ZERO, "said at once");
+    assert_eq!(start.elapsed(), Duration::ZERO, "at once");
     assert_eq!(refused.retry_after, ms(2200));
     assert!(waiting.join_all().await.iter().all(Result::is_ok));
     assert_eq!(start.elapsed(), ms(2000));
@@ -240,12 +240,12 @@ async fn each_instance_has_a_bucket_of_its_own() {
     let two = lane_of(&limiter, "2", "t");
     assert_eq!(drain(&limiter, &one), 2);
     assert_eq!(drain(&limiter, &two), 2);
-    // The same instance, whoever finds it.
+    // The same instance, by another lane.
     assert_eq!(drain(&limiter, &lane_of(&limiter, "1", "t")), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_without_instance_are_told_apart_by_credential() {
+async fn requests_without_instance_are_distinguished_by_credential() {
     let limiter = of(1.0, 2);
     let lane = |target: &str| {
         let (head, ()) = Request::get(target).body(()).unwrap().into_parts();
@@ -259,28 +259,28 @@ async fn calls_without_instance_are_told_apart_by_credential() {
 }
 
 /// More receipts than tokens, for longer than they yield: each second token is
-/// a call's, as long as one waits.
+/// a request's, as long as one waits.
 #[tokio::test(start_paused = true)]
-async fn receipts_without_end_leave_calls_every_second_token() {
+async fn endless_receipts_leave_requests_every_second_token() {
     tokio::time::advance(ms(10_000)).await;
     let limiter = of(10.0, 1);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
-    let mut line = Vec::new();
+    let mut waiting = Vec::new();
     for name in ["A", "B", "C", "D"] {
-        line.push((name, queued(&limiter, &lane, receipt(5000))));
+        waiting.push((name, queued(&limiter, &lane, receipt(5000))));
     }
     for name in ["a", "b"] {
-        line.push((name, queued(&limiter, &lane, Kind::Request)));
+        waiting.push((name, queued(&limiter, &lane, Kind::Request)));
     }
-    let told = limiter.admit(&lane, Kind::Request, later(299)).unwrap_err();
+    let refused = limiter.admit(&lane, Kind::Request, later(299)).unwrap_err();
     assert_eq!(
-        told.retry_after,
+        refused.retry_after,
         ms(600),
         "A a B b C: its turn is the sixth"
     );
     assert_eq!(
-        order(line).await,
+        order(waiting).await,
         ["A 100", "a 200", "B 300", "b 400", "C 500", "D 600"]
     );
 }
@@ -291,19 +291,19 @@ async fn a_turn_among_receipts_that_grow_old_is_foretold_as_it_comes() {
     let limiter = of(10.0, 1);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
-    let mut line = Vec::new();
+    let mut waiting = Vec::new();
     for _ in 0..20 {
-        line.push(queued(&limiter, &lane, Kind::Request));
-        line.push(queued(&limiter, &lane, receipt(0)));
+        waiting.push(queued(&limiter, &lane, Kind::Request));
+        waiting.push(queued(&limiter, &lane, receipt(0)));
     }
-    // Two seconds of calls, then receipts and calls by turns.
+    // Two seconds of requests, then receipts and requests by turns.
     for (kind, age) in [(Kind::Request, 2300), (receipt(1900), 100)] {
-        let told = limiter.admit(&lane, kind, Instant::now()).unwrap_err();
-        assert_eq!(told.retry_after, ms(age));
+        let refused = limiter.admit(&lane, kind, Instant::now()).unwrap_err();
+        assert_eq!(refused.retry_after, ms(age));
     }
     let start = Instant::now();
     let own = queued(&limiter, &lane, Kind::Request);
-    let others = tokio::spawn(futures_of(line));
+    let others = tokio::spawn(futures_of(waiting));
     own.await;
     assert_eq!(start.elapsed(), ms(2300));
     others.await.unwrap();

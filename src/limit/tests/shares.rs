@@ -1,6 +1,6 @@
 //! Tenants and instances that share a scarce egress, through whole lanes.
 
-mod foretold;
+mod forecast;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -38,7 +38,7 @@ async fn accepted(limiter: &Limiter, instance: &str) {
     lane.answered(&pass.permit, StatusCode::CREATED, None);
 }
 
-/// Keeps this many calls of an instance waiting, and counts those that went.
+/// Keeps so many calls of an instance waiting, and counts those that went.
 async fn saturate(
     limiter: &Arc<Limiter>,
     instance: &'static str,
@@ -202,7 +202,7 @@ async fn sends_of_a_tenant_go_before_its_receipts_until_those_are_old() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_would_wait_too_long_for_its_share_is_told_at_once() {
+async fn a_request_that_would_wait_too_long_for_its_share_is_refused_at_once() {
     let limiter = scarce(1.0, Vec::new());
     accepted(&limiter, "a").await;
     let lane = lane_of(&limiter, "a", "t");
@@ -221,7 +221,7 @@ async fn who_would_wait_too_long_for_its_share_is_told_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reload_changes_the_shares_of_those_who_wait() {
+async fn a_reload_changes_the_shares_of_waiting_requests() {
     let mut config = settings(None);
     config.egress.quota = quota(10.0, 1);
     config.tenants = vec![
@@ -249,7 +249,7 @@ async fn a_reload_changes_the_shares_of_those_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reload_that_lifts_the_limit_lets_everybody_go() {
+async fn a_reload_that_lifts_the_limit_lets_all_go() {
     let mut config = settings(None);
     config.egress.quota = quota(0.01, 1);
     let limiter = Arc::new(limiter(&config));
@@ -266,10 +266,10 @@ async fn a_reload_that_lifts_the_limit_lets_everybody_go() {
     assert_eq!(start.elapsed(), ms(10));
 }
 
-/// C's first calls come together, before anybody has accepted it: what they
-/// claim then must not stay in line beside what it claims once it is.
+/// The first calls of `c` come together, before it is verified: they must not
+/// count for a second share once it is.
 #[tokio::test(start_paused = true)]
-async fn who_begins_with_many_calls_gets_one_share() {
+async fn an_instance_that_begins_with_many_calls_gets_one_share() {
     let limiter = scarce(30.0, Vec::new());
     let known = saturated(&limiter, &["a", "b"]).await;
     let went = Arc::new(AtomicUsize::new(0));

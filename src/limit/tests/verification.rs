@@ -94,10 +94,10 @@ async fn a_request_without_credential_is_unverified() {
         .body(())
         .unwrap()
         .into_parts();
-    let nobody = limiter.lane(&Findings::of_head(&head).identity(), |_| None, true);
-    let permit = now(&limiter, &nobody);
-    nobody.answered(&permit, StatusCode::OK, None);
-    assert_eq!(drain(&limiter, &nobody), 4);
+    let anonymous = limiter.lane(&Findings::of_head(&head).identity(), |_| None, true);
+    let permit = now(&limiter, &anonymous);
+    anonymous.answered(&permit, StatusCode::OK, None);
+    assert_eq!(drain(&limiter, &anonymous), 4);
     assert_eq!(drain(&limiter, &owner), 4);
 }
 

@@ -1,11 +1,10 @@
-//! What somebody is told who would wait too long for a share, and who counts for it.
+//! When a request is refused that would wait too long for a share, and what counts.
 
 use super::*;
 
-/// Of the egress, then of a tenant: the first to find the budget used up is
-/// told how long it would take, and whose budget that is.
+/// Of the egress, then of a tenant: the refusal names the budget and the time.
 #[tokio::test(start_paused = true)]
-async fn a_share_that_is_used_up_is_told_before_anybody_waits_for_it() {
+async fn a_share_that_is_used_up_refuses_at_once() {
     let slow = quota(0.1, 1);
     let mut over_all = settings(quota(10.0, 20));
     over_all.egress.quota = slow;
@@ -32,7 +31,7 @@ async fn a_share_that_is_used_up_is_told_before_anybody_waits_for_it() {
 
 /// Each is the first of its own line: what they wait for is the others.
 #[tokio::test(start_paused = true)]
-async fn who_comes_behind_many_tenants_is_told_at_once() {
+async fn a_request_behind_many_tenants_is_refused_at_once() {
     let limiter = scarce(1.0, Vec::new());
     let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
     for name in names {
@@ -54,9 +53,9 @@ async fn who_comes_behind_many_tenants_is_told_at_once() {
     assert!(ask("h", 5000).is_ok());
 }
 
-/// What waits for its own bucket or a pause is in nobody's way at the egress.
+/// What waits for its own bucket or a pause delays no other at the egress.
 #[tokio::test(start_paused = true)]
-async fn instances_that_are_paused_refuse_nobody_else() {
+async fn paused_instances_refuse_no_other() {
     let mut config = settings(quota(10.0, 20));
     config.egress.quota = quota(2.0, 5);
     let limiter = limiter(&config);
@@ -68,8 +67,8 @@ async fn instances_that_are_paused_refuse_nobody_else() {
         let pass = limiter.pass(&lane, Kind::Request, Instant::now(), Route::Other);
         let permit = pass.await.unwrap().permit;
         lane.answered(&permit, StatusCode::CREATED, None);
-        let told = StatusCode::TOO_MANY_REQUESTS;
-        lane.answered(&permit, told, Some(ms(60_000)));
+        let throttled = StatusCode::TOO_MANY_REQUESTS;
+        lane.answered(&permit, throttled, Some(ms(60_000)));
         line.push(queued(&limiter, &lane, Kind::Request));
     }
     tokio::time::sleep(ms(3_000)).await;
@@ -83,7 +82,7 @@ async fn instances_that_are_paused_refuse_nobody_else() {
 /// On its first acceptance, and on a reload, an instance of no tenant changes
 /// its place in the sharing.
 #[tokio::test(start_paused = true)]
-async fn those_who_wait_move_with_their_instance() {
+async fn waiting_requests_move_with_their_instance() {
     let mut config = settings(None);
     config.egress.quota = quota(2.0, 1);
     let limiter = limiter(&config);
@@ -100,17 +99,17 @@ async fn those_who_wait_move_with_their_instance() {
             .admit(&lane, Kind::Request, later(4_000))
             .unwrap_err();
         assert!(refused.retry_after > ms(4_400), "{refused:?}");
-        // A stranger is behind none of them but the first.
-        let stranger = lane_of(&limiter, "made-up", "x");
-        let check = limiter.check(&stranger, Kind::Request, later(1_100));
+        // An unverified request is behind none of them but the first.
+        let unverified = lane_of(&limiter, "made-up", "x");
+        let check = limiter.check(&unverified, Kind::Request, later(1_100));
         assert_eq!(check, Ok(()));
         limiter.reconfigure(&config);
     }
 }
 
-/// Those who come while their bucket has no token will wait for their share, too.
+/// Requests that wait for their bucket will wait for their share, too.
 #[tokio::test(start_paused = true)]
-async fn a_line_of_ones_own_counts_at_the_egress() {
+async fn an_own_queue_counts_at_the_egress() {
     let mut config = settings(quota(10.0, 1));
     config.egress.quota = quota(2.0, 1);
     config.limit.max_wait = ms(4_000);
@@ -135,9 +134,9 @@ async fn a_line_of_ones_own_counts_at_the_egress() {
     }
 }
 
-/// They had come before the pause did.
+/// They had joined before the pause began.
 #[tokio::test(start_paused = true)]
-async fn those_who_are_caught_by_a_pause_refuse_nobody_else() {
+async fn requests_caught_by_a_pause_refuse_no_other() {
     let mut config = settings(None);
     config.egress.quota = quota(2.0, 1);
     let limiter = limiter(&config);
@@ -159,7 +158,7 @@ async fn those_who_are_caught_by_a_pause_refuse_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_wait_are_still_counted_after_a_reload() {
+async fn waiting_requests_are_still_counted_after_a_reload() {
     let mut config = settings(None);
     config.tenants = vec![tenant("t", 1, quota(1.0, 1), &["a"])];
     let limiter = limiter(&config);
