@@ -128,7 +128,7 @@ impl Upstream {
     ) -> Result<UpstreamResponse, UpstreamError> {
         // All requests yield, not only some: those of one instance must leave
         // in the order in which they come here.
-        yield_now::to_ready_tasks(self.metrics.calls()).await;
+        yield_now::to_ready_tasks(self.metrics.requests_in_flight()).await;
         let started = Instant::now();
         let result = self.exchange(request, started).await;
         let series = &self.metrics.upstream[route as usize];
@@ -184,6 +184,8 @@ impl Upstream {
         let response_pending = progress.map(Progress::response_pending);
         let mut fresh = 0;
         loop {
+            // Any number of pooled connections may turn out to be dead, as after a
+            // restart of the upstream. Each try removes one, so the loop ends.
             let (mut connection, is_reused) = match self.pool.take(kind, timeout.started) {
                 Some(connection) => (connection, true),
                 None => {
@@ -191,6 +193,7 @@ impl Upstream {
                     // Boxed, so that a request on a pooled connection needs no
                     // room for a handshake.
                     let connected = Box::pin(self.connect(kind)).await?;
+                    // Connecting has a timeout of its own.
                     timeout.started = Instant::now();
                     connected
                 }
@@ -201,6 +204,8 @@ impl Upstream {
                 request::prepare_http1(request, &self.host);
             }
             let sent = connection.send(request, &timeout).await;
+            // Only a new connection says something about an outage: a pooled one
+            // was made before it.
             if fresh > 0 && !matches!(sent, Some(Err(SendError::Unprocessed))) {
                 self.connector.outage_log().record_success();
             }

@@ -160,6 +160,7 @@ impl ClientBody {
                 // Trailers hold no data, and nothing follows them.
                 return Poll::Ready(Ok(frame.data_ref().cloned()));
             }
+            // Without this bound a client could make the gateway hold any amount.
             if self.is_complete() || self.held_cost >= LOOK {
                 return Poll::Ready(Ok(None));
             }
@@ -183,11 +184,13 @@ impl ClientBody {
         while self.piece(pieces).await?.is_some() {
             pieces += 1;
         }
+        // Trailers could not be merged with those of other requests.
         let data_only = self.held.iter().all(Frame::is_data);
         if !self.is_complete() || self.held_bytes > LOOK || !data_only {
             return Ok(None);
         }
         let mut data = self.held.iter().filter_map(Frame::data_ref);
+        // The usual case, without a copy.
         if self.held.len() <= 1 {
             return Ok(Some(data.next().cloned().unwrap_or_default()));
         }

@@ -234,6 +234,8 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Streamed(streamed) => loop {
+                // Before the first byte only: reading it would send `100 Continue` to the
+                // client.
                 if let Some(gate) = &mut streamed.gate {
                     ready!(gate.as_mut().poll(cx));
                     streamed.gate = None;
@@ -249,6 +251,7 @@ impl Body for RequestBody {
                     }
                     state.failure.get_or_init(|| *error);
                 }
+                // Also at the end: from then on the upstream owes a response.
                 streamed.progress.record_piece();
                 streamed.keep(frame.as_ref());
                 return Poll::Ready(frame);

@@ -114,6 +114,7 @@ impl Body for ResponseBody {
                 None => ready!(rest.as_mut().poll_frame(cx)),
             },
         };
+        // Asked after the frame was taken: hyper may not poll again for the end.
         let is_end = this.is_end_stream();
         if let Some(observer) = &mut this.observer {
             match &frame {

@@ -34,6 +34,7 @@ pub(super) fn splice(
         let end = start + data.len();
         let mut kept = start;
         while let Some((range, text)) = edits.peek().filter(|(range, _)| range.start < end) {
+            // A range that began in an earlier frame was replaced there.
             if range.start >= start {
                 push(data.slice(kept - start..range.start - start));
                 push(text.clone());

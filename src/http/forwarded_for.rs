@@ -61,6 +61,8 @@ impl Client {
         if !trusts(client) {
             return Client::At(client);
         }
+        // Read from the end: the nearest proxy wrote last. The search stops at the
+        // first address that is not trusted.
         for value in headers.get_all(FORWARDED_FOR).iter().rev() {
             let Ok(value) = value.to_str() else {
                 return Client::Unknown;

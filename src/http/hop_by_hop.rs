@@ -45,6 +45,8 @@ pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
         headers.remove(CONNECTION);
         return strip(headers, false);
     };
+    // These two are hop-by-hop, yet mean the same on the next hop. They are put
+    // back below.
     let upgrade = headers
         .get(UPGRADE)
         .filter(|protocol| upgradable && named.contains(&UPGRADE) && !is_h2c(protocol))
@@ -69,6 +71,7 @@ pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
     if let Some(protocol) = upgrade {
         headers.insert(UPGRADE, protocol);
     }
+    // Both must be named in `Connection` again (RFC 9110 §7.6.1).
     let connection = match (headers.contains_key(UPGRADE), trailers) {
         (true, true) => "upgrade, te",
         (true, false) => "upgrade",
@@ -131,6 +134,7 @@ pub(crate) fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
         is_timeout.then(|| seconds.trim().trim_matches('"').parse::<u32>().ok())?
     })?;
     let timeout = Duration::from_secs(seconds.into());
+    // A timeout of one second would otherwise leave no time at all.
     Some((timeout / 2).max(timeout.saturating_sub(TRANSIT)))
 }
 

@@ -63,6 +63,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Begin, Malformed> {
 
 /// `PROXY TCP4 source destination port port\r\n`, or `PROXY UNKNOWN …\r\n`.
 fn v1(bytes: &[u8]) -> Result<Begin, Malformed> {
+    // Only so many bytes are searched: an endless line must not be buffered.
     let window = &bytes[..bytes.len().min(V1_MAX)];
     let Some(end) = window.iter().position(|&byte| byte == b'\n') else {
         return if window.len() == V1_MAX {
@@ -130,12 +131,14 @@ fn v2(bytes: &[u8]) -> Result<Begin, Malformed> {
     }
     let needed = match family {
         _ if is_local => 0,
+        // The proxy does not know its client, which is allowed.
         UNSPECIFIED => 0,
         TCP4 | UDP4 => 12,
         TCP6 | UDP6 => 36,
         UNIX_STREAM | UNIX_DATAGRAM => 216,
         _ => return Err(Malformed("an unknown family or transport")),
     };
+    // The length also covers extensions, so it may be larger than the addresses.
     if taken < needed {
         return Err(Malformed("less room than its addresses need"));
     }

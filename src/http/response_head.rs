@@ -78,6 +78,8 @@ impl ResponseHead {
 
     /// All values of this header, in their order.
     pub(crate) fn get_all(&self, name: &HeaderName) -> impl Iterator<Item = &[u8]> {
+        // Raw lines first: whatever is in the map beside them was added later, or
+        // is hop-by-hop.
         let raw = self.raw.iter();
         let raw = raw.flat_map(|raw| raw.get_all(name.as_str()));
         let map = self.parts.headers.get_all(name).iter();
@@ -105,6 +107,7 @@ impl ResponseHead {
             for (name, value) in &added {
                 self.parts.headers.append(name, value.clone());
             }
+            // The names of the map keep their case as well.
             self.case = Some(raw.header_case(self.case.as_ref()));
         }
         &mut self.parts.headers

@@ -21,6 +21,8 @@ pub(crate) fn asked(head: &ResponseHead) -> Option<Duration> {
 pub(crate) fn of(head: &ResponseHead) -> Option<Duration> {
     let value = str::from_utf8(head.get(&RETRY_AFTER)?).ok()?.trim();
     if value.starts_with(|first: char| first.is_ascii_digit()) {
+        // Parsing as a float accepts `inf` and exponents; `Duration` refuses what it
+        // cannot hold.
         return Duration::try_from_secs_f64(value.parse().ok()?).ok();
     }
     let date = httpdate::parse_http_date(value).ok()?;

@@ -98,13 +98,15 @@ impl Connector {
             Dial::Tcp => {
                 let addresses = tokio::net::lookup_host((&*self.host, self.port)).await;
                 let addresses = addresses.map_err(|error| self.log(Unreachable::Resolve, error))?;
-                Box::new(self.addresses.tcp(addresses.collect()).await?) as Box<dyn Io>
+                let addresses: Vec<_> = addresses.collect();
+                Box::new(self.addresses.tcp(&addresses).await?) as Box<dyn Io>
             }
             Dial::With(dial) => dial().await?,
         };
         let Some(tls) = &self.tls else {
             return http1(stream, pool, kind).await;
         };
+        // HTTP/2 has no `Upgrade` header (RFC 9113 §8.2.2).
         let connector = if kind == RequestKind::Upgrade {
             &tls.http1
         } else {
@@ -116,6 +118,8 @@ impl Connector {
             .map_err(|error| self.log(Unreachable::Tls, explain_handshake(&error)))?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if kind != RequestKind::Upgrade {
+            // A later connection may find another choice, as after an update of the
+            // upstream, so the flag follows the last one.
             self.http1_only.store(!is_http2, Ordering::Relaxed);
         }
         if is_http2 {

@@ -149,6 +149,7 @@ impl Http2Stream {
         let body = request.body.keep();
         let sender = &mut self.connection.sender;
         let mut response = Box::pin(sender.try_send_request(request::take_for_hyper(request)));
+        // A shared connection has no timer: each request needs one of its own.
         let mut timer = Box::pin(tokio::time::sleep_until(timeout.end()));
         let sent = timeout.wait_for(response.as_mut(), timer.as_mut()).await?;
         let mut error = match sent {

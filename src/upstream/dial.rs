@@ -72,7 +72,7 @@ pub(super) struct AddressRace {
 
 impl AddressRace {
     /// Connects over TCP to one of the addresses.
-    pub(super) async fn tcp(&self, addresses: Vec<SocketAddr>) -> Result<TcpStream, Unreachable> {
+    pub(super) async fn tcp(&self, addresses: &[SocketAddr]) -> Result<TcpStream, Unreachable> {
         let stream = self.connect(addresses, TcpStream::connect).await?;
         Ok(configured(stream)?)
     }
@@ -81,7 +81,7 @@ impl AddressRace {
     /// turn after [`ATTEMPT_DELAY`], or when an attempt fails.
     async fn connect<T, F>(
         &self,
-        addresses: Vec<SocketAddr>,
+        addresses: &[SocketAddr],
         connect: impl Fn(SocketAddr) -> F,
     ) -> Result<T, Unreachable>
     where
@@ -125,7 +125,7 @@ impl AddressRace {
 
     /// The addresses in the order in which they are tried: the families take
     /// turns (RFC 8305 §4), and those that failed recently come last.
-    fn ordered(&self, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    fn ordered(&self, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
         let is_first = |address: &SocketAddr| address.is_ipv6() == addresses[0].is_ipv6();
         let (first, second): (Vec<_>, Vec<_>) = addresses.iter().copied().partition(is_first);
         let mut ordered = Vec::with_capacity(addresses.len());

@@ -82,6 +82,8 @@ impl FastConnection {
         let body = request.body.held().unwrap_or_default();
         write_request(&mut self.out, &request.head, body);
         self.is_written = false;
+        // Until a response says otherwise: a request that is given up leaves a
+        // connection that must not be used.
         self.keeps_alive = false;
         self.informational = 0;
         poll_fn(|cx| self.poll_response(cx))
@@ -121,6 +123,7 @@ impl FastConnection {
 
     /// Writes the rest of the request.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A stream that buffers, as TLS does, is flushed once at the end.
         while !self.out.is_empty() {
             ready!(self.out.poll_write(&mut *self.io, cx))?;
         }
@@ -150,6 +153,8 @@ impl FastConnection {
                 Ok(Decoded::NeedMore) => {}
                 Err(Malformed) => return Poll::Ready(Some(Err(()))),
             }
+            // A body that fits the short buffer is read on the stack. A long one goes to
+            // a buffer of its own, whose pieces are passed on without a copy.
             let is_short =
                 matches!(decoder, BodyDecoder::Length(left) if *left <= SHORT_READ as u64);
             let read = if is_short || !self.read.is_empty() {
@@ -159,6 +164,7 @@ impl FastConnection {
             };
             match ready!(read) {
                 Ok(1..) => {}
+                // The end of the stream is the end of such a body, and the only sign of it.
                 Ok(0) if *decoder == BodyDecoder::UntilClose => *decoder = BodyDecoder::ENDED,
                 Ok(0) | Err(_) => return Poll::Ready(Some(Err(()))),
             }
@@ -192,6 +198,8 @@ impl FastConnection {
         let mut piece = ReadBuf::uninit(&mut piece);
         ready!(Pin::new(&mut *self.io).poll_read(cx, &mut piece))?;
         let piece = piece.filled();
+        // What is left of an earlier read is short: the beginning of a head or of a
+        // chunk.
         self.read = if self.read.is_empty() {
             Bytes::copy_from_slice(piece)
         } else {
@@ -208,6 +216,7 @@ impl FastConnection {
         }
         let capacity = self.buffer.capacity();
         let length = ready!(poll_read_buf(Pin::new(&mut *self.io), cx, &mut self.buffer))?;
+        // The upstream sends faster than it is read: larger reads need fewer calls.
         if length == capacity {
             self.buffer_size = (2 * self.buffer_size).min(MAX_LONG_READ);
         }

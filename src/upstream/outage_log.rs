@@ -88,6 +88,7 @@ impl State {
         if cause.last_logged.is_some_and(|last| now - last < PAUSE) {
             return None;
         }
+        // Per cause: a new one is logged at once, also within the pause of another.
         cause.last_logged = Some(now);
         let detail = cause.detail.clone();
         self.is_logged = true;

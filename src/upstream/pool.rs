@@ -81,6 +81,8 @@ impl Pool {
     pub(super) fn take(&self, kind: RequestKind, now: Instant) -> Option<Connection> {
         let mut connections = self.lock();
         if kind != RequestKind::Upgrade {
+            // One HTTP/2 connection serves all kinds but upgrades (RFC 9113 §8.6), so it
+            // is preferred to idle HTTP/1.1 connections.
             connections.http2.retain(|shared| !shared.has_ended());
             let is_free = |shared: &&Http2Connection| shared.is_ready(now);
             if let Some(shared) = connections.http2.iter().find(is_free) {
@@ -88,6 +90,7 @@ impl Pool {
             }
         }
         let idle = connections.idle(kind == RequestKind::Fast);
+        // Connections that are closing or too old are dropped on the way.
         while let Some(Idle { connection, until }) = idle.pop() {
             if connection.is_ready() && now < until {
                 return Some(Connection::Http1(connection));
@@ -122,6 +125,8 @@ impl Pool {
         let shared = connections.http2.len();
         let is_busy = |shared: &&Http2Connection| shared.streams() > 0;
         let busy = connections.http2.iter().filter(is_busy).count();
+        // `open` counts HTTP/1.1 connections only. An idle one may be counted twice
+        // for a moment, so the difference must not fall below zero.
         let taken = self.open.load(Ordering::Relaxed).saturating_sub(idle);
         (idle + shared - busy, taken + busy)
     }
@@ -148,6 +153,8 @@ impl Pool {
     /// Keeps a connection for the next request, but no longer than the upstream
     /// said that it keeps it open.
     fn put_idle(&self, mut connection: Http1Connection, keep_alive: Option<Duration>) {
+        // Polling registers the waker, so an idle connection that the upstream
+        // closes is noticed and closed at once.
         if connection.has_ended(&mut Context::from_waker(&self.waker)) {
             return;
         }

@@ -118,6 +118,7 @@ impl UpstreamBody {
             }
         }
         let whole = match held.len() {
+            // The usual case, without a copy.
             0 | 1 => held.pop_front().unwrap_or_default(),
             _ => Bytes::from(Vec::from(held).concat()),
         };
@@ -164,6 +165,8 @@ impl Body for UpstreamBody {
         this.silence_timer = None;
         match frame {
             Some(Err(())) => {
+                // Dropping the lease closes the connection, as the rest of the body cannot be
+                // distinguished from the next response.
                 this.lease = None;
                 // The call itself was counted under its status with the head.
                 this.metrics.upstream_broken_off.inc();

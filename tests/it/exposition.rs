@@ -160,7 +160,7 @@ async fn upstream_connections_are_idle_or_active() {
     let mut line = stage.upstream.accepts().await;
     line.request().await;
     assert_eq!(open(&stage), (0, 1));
-    let another = stage.gateway.another();
+    let another = stage.gateway.for_another_worker();
     assert!(
         another.exposition().contains("{state=\"active\"} 1\n"),
         "all workers tell of all"

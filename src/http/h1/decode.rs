@@ -57,6 +57,7 @@ impl BodyDecoder {
     pub(crate) fn decode(&mut self, read: &mut Bytes) -> Result<Decoded, Malformed> {
         loop {
             match self {
+                // All framings end in this state.
                 Self::Length(0) => return Ok(Decoded::End),
                 Self::Length(left) | Self::Chunked(Chunked::Data(left @ 1..)) => {
                     return Ok(data(read, left));
@@ -71,6 +72,7 @@ impl BodyDecoder {
                         read.advance(2);
                         *self = Self::Chunked(Chunked::Size);
                     }
+                    // The CRLF may be split between two reads.
                     [] | [b'\r'] => return Ok(Decoded::NeedMore),
                     _ => return Err(Malformed),
                 },
@@ -84,6 +86,7 @@ impl BodyDecoder {
                         return Ok(Decoded::NeedMore);
                     };
                     *self = Self::ENDED;
+                    // Without trailers the loop goes on and returns the end.
                     if !trailers.is_empty() {
                         return Ok(Decoded::Trailers(trailers));
                     }

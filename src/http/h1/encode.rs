@@ -27,6 +27,7 @@ impl BodyEncoder {
     pub(crate) fn put(&mut self, out: &mut WriteBuf, data: Bytes) -> Result<(), Malformed> {
         match self {
             Self::Length(left) => {
+                // More bytes than announced would be read as the next response.
                 *left = left.checked_sub(data.len() as u64).ok_or(Malformed)?;
                 out.push(data);
             }

@@ -49,6 +49,7 @@ impl Framing {
         let is = |known| is_same_name(name, known);
         let elements = || value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
         if is(b"content-length") {
+            // Equal lengths count as one (RFC 9112 §6.3, rule 5).
             for length in elements().map(content_length::parse) {
                 let differs = self.length.is_some_and(|known| Some(known) != length);
                 self.is_length_wrong |= length.is_none() || differs;

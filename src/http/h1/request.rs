@@ -65,6 +65,7 @@ pub(crate) fn read_request(read: Bytes, max_fields: usize) -> RequestRead {
         return RequestRead::Incomplete(read);
     }
     let names = request.headers.iter().map(|field| field.name);
+    // `Connection` was not kept: see `interpret`.
     let is_kept = |name: &&str| !name.eq_ignore_ascii_case("connection");
     head.set_header_case(HeaderCase::of(names.filter(is_kept).map(str::as_bytes)));
     let request = FastRequest {
@@ -84,9 +85,12 @@ fn interpret(
         return None;
     }
     let method = Method::from_bytes(request.method?.as_bytes()).ok()?;
+    // A response to HEAD or CONNECT ends differently: the fast path need not know
+    // how.
     if method == Method::HEAD || method == Method::CONNECT {
         return None;
     }
+    // Other forms (absolute, authority, asterisk) are rare (RFC 9112 §3.2).
     let target = request.path.filter(|target| target.starts_with('/'))?;
     let target = PathAndQuery::from_maybe_shared(read.slice_ref(target.as_bytes())).ok()?;
     let mut headers = HeaderMap::with_capacity(request.headers.len());
@@ -95,6 +99,7 @@ fn interpret(
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
         if name == CONTENT_LENGTH {
             let value = usize::try_from(content_length::parse(field.value)?).ok()?;
+            // Two lengths are an attempt at request smuggling (RFC 9112 §11.2).
             if length.replace(value).is_some() || value > MAX_BODY {
                 return None;
             }
@@ -128,6 +133,7 @@ pub(crate) fn write_request(out: &mut WriteBuf, head: &RequestHead, body: Bytes)
     let target = target.map_or("/", PathAndQuery::as_str);
     let text = out.text();
     let first = method.len() + target.len() + "  HTTP/1.1\r\n".len();
+    // One allocation for the whole message in the usual case.
     text.reserve(first + header_case::encoded_length(headers) + HEAD_END + body.len().min(COPIED));
     text.extend_from_slice(method.as_bytes());
     text.push(b' ');

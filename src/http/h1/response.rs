@@ -36,6 +36,10 @@ pub(crate) struct FinalResponse {
 
 /// What was read.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart at once, and nearly always final: a box would cost an allocation"
+)]
 pub(crate) enum ResponseRead {
     /// An interim response: the final one follows (RFC 9110 §15.2).
     Informational,

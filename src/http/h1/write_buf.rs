@@ -74,6 +74,7 @@ impl WriteBuf {
         let mut io = Pin::new(io);
         let text = &self.text[self.written..];
         let text_length = text.len();
+        // Text and piece go out in one system call where the stream supports it.
         let length = if self.piece.is_empty() {
             ready!(io.poll_write(cx, text))?
         } else {
@@ -87,6 +88,7 @@ impl WriteBuf {
         self.written += of_text;
         self.piece.advance(length - of_text);
         if self.written == self.text.len() {
+            // The allocation is kept for the next text.
             self.text.clear();
             self.written = 0;
         }

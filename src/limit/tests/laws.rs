@@ -99,7 +99,10 @@ fn run(arrivals: &[Arrival], interval: u64, burst: u32, max_queue: usize) -> Vec
         while waiting.join_next().await.is_some() {}
         assert_eq!(lane.series().queued.get(), 0, "a waiter is still counted");
         let fates = fates.lock().unwrap();
-        fates.iter().map(|fate| fate.expect("each has a fate")).collect()
+        fates
+            .iter()
+            .map(|fate| fate.expect("each has a fate"))
+            .collect()
     })
 }
 

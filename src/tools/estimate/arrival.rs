@@ -1,4 +1,4 @@
-//! A request of a log, reduced to what decides about it.
+//! A request of a log, reduced to the fields that decide its bucket and its batch.
 
 use super::offline::BucketKey;
 
@@ -12,6 +12,7 @@ pub(super) struct Arrival {
     pub(super) kind: RequestKind,
 }
 
+/// Whether a request can merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum RequestKind {
     Other,

@@ -26,7 +26,7 @@ async fn connects(
             false => Ok(name),
         }
     };
-    let connected = race.connect(addresses(texts), connect).await;
+    let connected = race.connect(&addresses(texts), connect).await;
     (connected, started.elapsed())
 }
 
@@ -72,7 +72,7 @@ fn families_take_turns_beginning_with_the_one_that_the_resolver_prefers() {
         "[2001:db8::3]",
         "192.0.2.1",
     ];
-    let ordered = race.ordered(addresses(&texts));
+    let ordered = race.ordered(&addresses(&texts));
     let expected = [
         "[2001:db8::1]",
         "192.0.2.1",
@@ -87,7 +87,7 @@ fn families_take_turns_beginning_with_the_one_that_the_resolver_prefers() {
 async fn a_socket_notices_an_upstream_that_swallows_packets() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let stream = AddressRace::default().tcp(vec![address]).await.unwrap();
+    let stream = AddressRace::default().tcp(&[address]).await.unwrap();
     let socket = socket2::SockRef::from(&stream);
     assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
     assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE);
