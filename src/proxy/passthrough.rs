@@ -37,7 +37,9 @@ impl Proxy {
         let arrived_at = body.arrived_at().unwrap_or_else(Instant::now);
         let lane = self.lane(ctx, &identity, head)?;
         let limiter = &self.shared.limiter;
-        let pass = limiter.pass(&lane, Kind::Call, arrived_at, ctx.route).await;
+        let pass = limiter
+            .pass(&lane, Kind::Request, arrived_at, ctx.route)
+            .await;
         let result = match pass {
             Ok(pass) => {
                 let request = UpstreamRequest {
