@@ -190,7 +190,7 @@ async fn what_cannot_be_rewritten_is_refused() {
         let query = format!("&access_token={ACME}").repeat(query);
         let fields = format!("access-token: {ACME}\r\n").repeat(fields);
         let (answer, calls) = seen(post(&format!("{target}{query}"), &fields, "")).await;
-        is_refused(&answer, &calls, "too many places");
+        is_refused(&answer, &calls, "occurs too often");
     }
 }
 
