@@ -5,6 +5,7 @@
 //! response may not have reached the gateway.
 
 use super::{Case, TICK};
+use crate::plan::{Manner, RequestKind};
 use crate::wire::{At, Parsed};
 
 /// One of the two buckets of an instance in a class.
@@ -76,12 +77,23 @@ impl Case {
                 verifies.then(|| Verification {
                     at: response.at,
                     credential: &parsed.credential,
-                    sure: self.is_heard(arrival) && !response.cut,
+                    sure: self.is_heard(arrival) && !response.cut && self.is_scanned(arrival.tag),
                 })
             })
             .collect();
         verifications.sort_by_key(|verification| verification.at);
         verifications
+    }
+
+    /// Whether the gateway certainly scanned the whole body of a request: else its
+    /// response verifies nothing.
+    fn is_scanned(&self, tag: usize) -> bool {
+        let mut outcomes = self.seen.outcomes.iter();
+        let outcome = outcomes.find(|outcome| outcome.step.tag == tag);
+        outcome.is_some_and(|outcome| {
+            let is_long = matches!(outcome.step.kind, RequestKind::Send(length) if length > 60_000);
+            outcome.step.manner != Manner::Slow && !is_long
+        })
     }
 
     /// Same instance, same class.
