@@ -12,8 +12,8 @@ use super::open::{Batch, Mergeable};
 use crate::limit::{Admission, Kind, Lane, Pass, Permit, Refusal, Refused};
 use crate::observe::metrics::Route;
 
-/// How soon a follow-up call looks again for a place in a full queue.
-const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(10);
+/// How long a follow-up call waits before it tries a full queue again.
+const FULL_QUEUE_RETRY: Duration = Duration::from_millis(10);
 
 impl Batcher {
     /// Whether a batch opened now could get its token by the deadline.
@@ -29,9 +29,9 @@ impl Batcher {
         self.limiter.check(lane, Kind::Receipt { opened }, deadline)
     }
 
-    /// Waits for the first token of a batch, which goes on accepting callers.
-    /// Callers whose deadline passes are refused meanwhile. Returns the token
-    /// and the time in the queue, if there was any.
+    /// Waits for the first token of a batch, which accepts callers meanwhile.
+    /// Callers whose deadline passes are given to `refuse`. Returns the token,
+    /// and the time in the queue if the batch had to wait.
     ///
     /// # Errors
     /// No caller of the batch can be served in time.
@@ -42,6 +42,8 @@ impl Batcher {
         refuse: impl Fn(Vec<M>, Refused),
     ) -> Result<(Permit, Option<Duration>), Refused> {
         let (asked, opened) = (Instant::now(), batch.opened);
+        // The last deadline: the token is worth taking while one caller can use
+        // it. The others are refused below, at their own deadlines.
         let deadline = batch.last_deadline().unwrap_or(asked);
         let admission = self.limiter.admit(lane, Kind::Receipt { opened }, deadline);
         let mut ticket = match admission? {
@@ -49,11 +51,14 @@ impl Batcher {
             Admission::Queued(ticket) => ticket,
         };
         loop {
+            // Asked anew each time: callers join and expire during the wait. A
+            // return drops the ticket, which leaves the queue.
             let Some(deadline) = batch.first_deadline() else {
                 return Err(self.limiter.too_late(lane));
             };
             tokio::select! {
-                // A token that is due exactly at the deadline still counts.
+                // Token first: one that is due exactly at the deadline still counts,
+                // as the forecast has promised (rule: admission).
                 biased;
                 permit = &mut ticket => return Ok((permit, Some(asked.elapsed()))),
                 () = tokio::time::sleep_until(deadline) => {
@@ -79,6 +84,7 @@ impl Batcher {
         deadline: Instant,
     ) -> Result<Pass, Refused> {
         if self.limiter.observes() {
+            // Budgets are only observed: no call waits, and no token is taken.
             return Ok(self.limiter.unheld(Route::Seen));
         }
         let asked = Instant::now();
@@ -88,7 +94,9 @@ impl Batcher {
                 Ok(Admission::Now(permit)) => (permit, None),
                 Ok(Admission::Queued(ticket)) => (ticket.await, Some(asked.elapsed())),
                 Err(refused) if refused.refusal == Refusal::QueueFull => {
-                    tokio::time::sleep(FULL_QUEUE_PAUSE).await;
+                    // The caller of this function drops it at the last deadline, so
+                    // the loop ends. Polling is enough: a full queue is rare.
+                    tokio::time::sleep(FULL_QUEUE_RETRY).await;
                     continue;
                 }
                 Err(refused) => return Err(refused),

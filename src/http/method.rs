@@ -1,9 +1,9 @@
-//! Methods that stand for others.
+//! Method overrides: a request that asks to be handled with another method.
 
 use http::request::Parts;
 use percent_encoding::percent_decode_str;
 
-/// Headers by which a request asks to be handled as one with another method.
+/// Headers that override the method.
 const HEADERS: [&str; 3] = [
     "x-http-method-override",
     "x-http-method",
@@ -12,9 +12,11 @@ const HEADERS: [&str; 3] = [
 /// The query field that does the same in WordPress, Laravel and Rails.
 const FIELD: &[u8] = b"_method";
 
-/// Whether some backend may handle a request as one with another method.
+/// Whether a backend may handle a request with another method than its own.
 pub(crate) fn is_overridden(head: &Parts) -> bool {
     let query = || {
+        // Decoded and searched anywhere, also within values: a false match only
+        // costs a preflight its exemption (rule: preflights).
         let query: Vec<u8> = percent_decode_str(head.uri.query().unwrap_or_default()).collect();
         query.windows(FIELD.len()).any(|window| window == FIELD)
     };

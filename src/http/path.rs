@@ -23,10 +23,12 @@ pub(crate) fn same_segments(one: &str, other: &str) -> bool {
 /// slashes are single (RFC 3986 §6.2.2). A trailing slash stays.
 pub(crate) fn normalize(path: &str) -> Cow<'_, str> {
     let is_special = |byte| matches!(byte, b'%' | b';' | b'\\');
+    // Nearly every path is normal already and is returned without a copy.
     let has_special = path.bytes().any(is_special);
     if !has_special && !path.contains("//") && !path.contains("/.") {
         return Cow::Borrowed(path);
     }
+    // Decoded before it is split: an encoded `/`, `.` or `;` must count as well.
     let decoded = decode_visible(path);
     let mut kept: Vec<&str> = Vec::new();
     let mut ends_with_slash = false;
@@ -35,7 +37,7 @@ pub(crate) fn normalize(path: &str) -> Cow<'_, str> {
         ends_with_slash = matches!(segment, "" | "." | "..");
         match segment {
             "" | "." => {}
-            // Above the root there is only the root (RFC 3986 §5.2.4).
+            // `..` at the root stays at the root (RFC 3986 §5.2.4).
             ".." => drop(kept.pop()),
             segment => kept.push(segment),
         }
@@ -57,28 +59,29 @@ pub(crate) fn has_one_reading(path: &str) -> bool {
     if !path.contains(['.', '%']) {
         return true;
     }
-    // Behind an escaped percent sign a backend that decodes twice may find
-    // anything.
+    // `%25` is an encoded percent sign: a backend that decodes twice could turn
+    // what follows into a dot segment.
     if path.contains("%25") {
         return false;
     }
     let decoded: Cow<'_, [u8]> = percent_decode_str(path).into();
-    // Bytes that UTF-8 never has: an overlong `.` or `/` (RFC 3629 §10).
+    // These bytes are never valid UTF-8. A lenient decoder could read an overlong
+    // `.` or `/` from them (RFC 3629 §10).
     let is_overlong = decoded.iter().any(|byte| matches!(byte, 0xc0 | 0xc1));
     let mut segments = decoded.split(|byte| matches!(byte, b'/' | b'\\'));
     !is_overlong && !segments.any(is_dot_segment)
 }
 
-/// Whether a backend may take a decoded segment for `.` or `..`: some drop
-/// parameters, blanks or what follows a NUL first.
+/// Whether a backend may read a decoded segment as `.` or `..`: some first drop
+/// parameters, blanks or all bytes from a NUL on.
 fn is_dot_segment(segment: &[u8]) -> bool {
     let mut pieces = segment.split(|byte| matches!(byte, b';' | 0));
     let name = pieces.next().unwrap_or_default();
     matches!(name.trim_ascii(), b"." | b"..")
 }
 
-/// Decodes visible ASCII characters once. A percent sign stays encoded, or the
-/// text behind it would seem to be an escape.
+/// Decodes visible ASCII characters once. A percent sign stays encoded: otherwise
+/// the text after it could become an escape that was not sent.
 fn decode_visible(path: &str) -> String {
     let is_visible = |byte: u8| byte.is_ascii_graphic() && byte != b'%';
     let hex = |digit: &u8| char::from(*digit).to_digit(16);

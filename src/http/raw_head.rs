@@ -1,8 +1,8 @@
 //! Header lines of a response that stay as text.
 //!
 //! The gateway reads few headers of a response. Parsing all of them into a map
-//! and printing them again costs more than the rest of the forwarding, so the
-//! HTTP/1.1 codec keeps the lines as they came. Only
+//! and writing them again costs more than the rest of the forwarding, so the
+//! HTTP/1.1 codec keeps the lines as received. Only
 //! [`ResponseHead`](super::response_head::ResponseHead) holds a [`RawHead`]: it
 //! alone knows that a header may be here and not in its map.
 //!

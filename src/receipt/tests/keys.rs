@@ -49,7 +49,7 @@ fn what_keeps_bodies_apart() {
 }
 
 #[test]
-fn where_a_credential_stands_keeps_apart() {
+fn the_source_of_a_credential_keeps_apart() {
     let body = r#"{"chatId":"1"}"#;
     type Place = (
         &'static str,
@@ -75,7 +75,7 @@ fn where_a_credential_stands_keeps_apart() {
 }
 
 #[test]
-fn each_field_that_can_change_the_answer_keeps_apart() {
+fn each_field_that_can_change_the_response_keeps_apart() {
     let mut keys = vec![("none".to_owned(), with(&[]))];
     for name in [
         "authorization",
