@@ -40,7 +40,7 @@ static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// One caller's read receipt.
 pub(crate) struct Receipt {
-    /// The request as it came, without hop-by-hop fields.
+    /// The request as received, without hop-by-hop fields.
     head: RequestHead,
     body: Bytes,
     /// The position of the list of ids; `None` for a whole-chat receipt.

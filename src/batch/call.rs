@@ -345,7 +345,7 @@ impl Reply {
         }
     }
 
-    /// Each caller needs a call of its own.
+    /// Each caller needs a separate call.
     pub(super) fn is_too_long(&self) -> bool {
         matches!(self, Self::Failed(UpstreamError::TooLong))
     }

@@ -49,8 +49,8 @@ impl<K: Eq + Hash, V: Copy> Remembered<K, V> {
 
     /// Adds entries that expire at `until`.
     pub(super) fn extend(&self, fresh: impl Iterator<Item = (K, V)>, now: Instant, until: Instant) {
-        // Relaxed: a worker that sees this late misses the entry for a moment,
-        // which costs at most one failed batch.
+        // Relaxed: a worker that sees this late misses the entry, which costs at most
+        // one more failed call.
         self.is_unused.store(false, Ordering::Relaxed);
         let fresh: IndexMap<_, _> = fresh.map(|(key, value)| (key, (value, until))).collect();
         let mut entries = self.lock();

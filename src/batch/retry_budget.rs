@@ -30,7 +30,7 @@ const INSTANCE_FLOOR: u32 = 1;
 /// which could otherwise use all of it.
 const TOTAL_FLOOR: u32 = 5;
 
-/// Instances with a budget of their own. Each takes about 200 bytes.
+/// Instances with a separate budget. Each takes about 200 bytes.
 const CAPACITY: usize = 1000;
 
 #[derive(Debug)]

@@ -113,8 +113,8 @@ impl<'b> Settlement<'b> {
         let follow_up = async {
             let key = callers[0].receipt.key.clone();
             let (ids, mut members) = by_ids(callers);
-            // The call for all has been made. The split learns its result in place of
-            // its own first round.
+            // The call for all has been made. Its result is the outcome of the
+            // first round of the split.
             let mut split = Split::new(ids);
             for call in split.round() {
                 let callers = take_callers(&mut members, &call);

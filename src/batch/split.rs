@@ -122,8 +122,8 @@ impl Split {
     pub(super) fn round(&mut self) -> Vec<Vec<usize>> {
         let groups = std::mem::take(&mut self.next);
         let open = self.rest.len() + groups.iter().map(Vec::len).sum::<usize>();
-        // Each open member may still need a call of its own. A call for several
-        // that is rejected comes on top of that.
+        // Each open member may still need a separate call. A rejected call for several
+        // members is additional.
         let spare = (self.members.len() + EXTRA_CALLS).saturating_sub(self.calls + open);
         // Without a bound, halving a batch of only guilty members would cost nearly
         // two calls for each of them.

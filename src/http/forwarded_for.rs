@@ -64,7 +64,7 @@ impl Client {
         // From the end: the nearest proxy wrote last. Entries before the first
         // untrusted address may be forged, so the search stops there.
         for value in headers.get_all(FORWARDED_FOR).iter().rev() {
-            // Never skipped: the address before it would be a forged one.
+            // Not skipped: the entries before it could be forged.
             let Ok(value) = value.to_str() else {
                 return Client::Unknown;
             };

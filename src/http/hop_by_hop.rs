@@ -14,8 +14,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use super::{INSTANCE_HEADER, TOKEN_HEADER};
 
-/// Subtracted from the upstream's keep-alive timeout: the longest time in which a
-/// request reaches the upstream.
+/// Subtracted from the upstream's keep-alive timeout: the time that a request may
+/// take to reach the upstream.
 const TRANSIT: Duration = Duration::from_secs(1);
 
 /// Headers that `Connection` cannot remove. A client that names one of them tries
@@ -154,7 +154,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(&name.as_str())
 }
 
-/// Gives a request that came over HTTP/2 the headers of HTTP/1.1.
+/// Converts the headers of a request received over HTTP/2 for HTTP/1.1.
 ///
 /// Cookies may be split over several headers in HTTP/2, but must be one in
 /// HTTP/1.1 (RFC 9113 §8.2.3). A missing body is announced by the framing in

@@ -15,8 +15,8 @@ const FIELD: &[u8] = b"_method";
 /// Whether a backend may handle a request with another method than its own.
 pub(crate) fn is_overridden(head: &Parts) -> bool {
     let query = || {
-        // Decoded and searched anywhere, also within values: a false match only
-        // costs a preflight its exemption (rule: preflights).
+        // Searched anywhere, also within values. A false match is harmless: the request
+        // verifies nothing and is no preflight.
         let query: Vec<u8> = percent_decode_str(head.uri.query().unwrap_or_default()).collect();
         query.windows(FIELD.len()).any(|window| window == FIELD)
     };

@@ -53,7 +53,7 @@ pub(crate) fn normalize(path: &str) -> Cow<'_, str> {
     Cow::Owned(normal)
 }
 
-/// Whether every backend finds the same resource behind a path: it has no dot
+/// Whether every backend reads the same resource from a path: it has no dot
 /// segments, plain or encoded.
 pub(crate) fn has_one_reading(path: &str) -> bool {
     if !path.contains(['.', '%']) {

@@ -20,7 +20,7 @@ const V1_MAX: usize = 107;
 /// The fixed part of version 2: signature, version, family, length.
 const V2_FIXED: usize = 16;
 /// The longest accepted header of version 2. Addresses need at most 232 bytes;
-/// extensions behind them (TLS names, a client certificate) are skipped.
+/// extensions after them (TLS names, a client certificate) are skipped.
 const V2_MAX: usize = 16 * 1024;
 
 /// The beginning of a connection.
@@ -161,7 +161,7 @@ fn v2(bytes: &[u8]) -> Result<Begin, Malformed> {
 
 const UNSPECIFIED: u8 = 0x00;
 const TCP4: u8 = 0x11;
-/// A client that came to the proxy over QUIC.
+/// A client that is connected to the proxy over QUIC.
 const UDP4: u8 = 0x12;
 const TCP6: u8 = 0x21;
 const UDP6: u8 = 0x22;

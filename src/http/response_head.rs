@@ -55,7 +55,7 @@ impl ResponseHead {
         self.parts.status
     }
 
-    /// The text behind the status (RFC 9112 §4). The HTTP/1.1 codec writes it.
+    /// The reason phrase (RFC 9112 §4). The HTTP/1.1 codec writes it.
     pub(super) fn reason(&self) -> &[u8] {
         match self.parts.extensions.get::<ReasonPhrase>() {
             Some(reason) => reason.as_bytes(),
@@ -103,7 +103,7 @@ impl ResponseHead {
     /// All headers as one map. The first call parses the raw lines.
     pub(crate) fn headers_mut(&mut self) -> &mut HeaderMap {
         if let Some(raw) = self.raw.take() {
-            // Headers that were added stay behind those that were received.
+            // Received headers first, then those that the gateway added.
             let added = std::mem::replace(&mut self.parts.headers, raw.parsed().collect());
             for (name, value) in &added {
                 self.parts.headers.append(name, value.clone());

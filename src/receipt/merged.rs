@@ -62,7 +62,7 @@ impl Receipt {
         }
     }
 
-    /// The caller's request with these ids in place of its own.
+    /// The caller's request with these ids instead of its own.
     pub(crate) fn merged_request<'i>(&self, ids: impl Iterator<Item = &'i str>) -> UpstreamRequest {
         let Some(at) = &self.ids_at else {
             // Whole-chat receipts of one key are the same request.

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use super::IdsAt;
 use super::ids::IdCount;
-use crate::body::{LOOK, is_seal};
+use crate::body::{LOOK, is_body_digest};
 use crate::identity::{INSTANCE_FIELD, TOKEN_FIELD, pairs};
 
 /// The field with the chat.
@@ -126,7 +126,7 @@ fn prevents_merging(field: &HeaderName) -> bool {
         "upgrade",
     ];
     let field = field.as_str();
-    FIELDS.contains(&field) || is_seal(field)
+    FIELDS.contains(&field) || is_body_digest(field)
 }
 
 /// Whether a request with this head may be a receipt.

@@ -26,12 +26,12 @@ fn read(target: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<Receipt> 
     Receipt::read(head("POST", target, headers), body).ok()
 }
 
-/// A receipt in the body spelling.
+/// A receipt in the body form.
 fn of_body(body: &str) -> Option<Receipt> {
     read(PATH, &[], body.as_bytes())
 }
 
-/// A receipt in the query spelling.
+/// A receipt in the query form.
 fn of_query(query: &str) -> Option<Receipt> {
     read(&format!("{PATH}?{query}"), &[], b"")
 }

@@ -23,7 +23,7 @@ async fn every_caller_gets_the_common_verdict_after_four_calls_and_later_batches
                 }
                 assert_eq!(world.calls().len(), calls, "{status} {batch}");
             }
-            // Also where the receipts that were sent alone come again.
+            // Also when the receipts that were sent alone are sent again.
             world.send_all(&fifty("a")).await;
             assert_eq!(world.calls().len(), 7);
         }

@@ -91,7 +91,7 @@ async fn callers_with_the_same_ids_share_one_request() {
     assert_eq!(world.calls().len(), 1 + 2);
 }
 
-/// Each has a call of its own, whose response is streamed.
+/// Each gets a separate call, whose response is streamed.
 #[tokio::test(start_paused = true)]
 async fn a_response_too_long_to_be_shared_is_streamed_to_each() {
     let world = World::with(|_| ());

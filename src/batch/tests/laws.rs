@@ -105,7 +105,7 @@ impl Arrival {
     }
 }
 
-/// What a story came to.
+/// The result of a scenario.
 struct Story {
     calls: Vec<Call>,
     arrivals: Vec<Instant>,

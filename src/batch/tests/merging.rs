@@ -35,10 +35,10 @@ async fn a_caller_after_the_window_opens_another() {
 #[tokio::test(start_paused = true)]
 async fn a_lone_caller_sends_its_own_request_unchanged() {
     let world = World::with(|_| ());
-    let lone = receipt_of(&["b", "a", "b"]);
-    assert_eq!(world.send(&lone).await.callers, 1);
+    let single = receipt_of(&["b", "a", "b"]);
+    assert_eq!(world.send(&single).await.callers, 1);
     let call = &world.calls()[0];
-    assert_eq!(call.body, lone.body());
+    assert_eq!(call.body, single.body());
     assert_eq!(call.target, "/v2/send/seen?instance_id=1&access_token=t");
     let mut names: Vec<_> = call.headers.keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
@@ -225,7 +225,7 @@ async fn no_receipt_joins_a_call_in_flight() {
     assert_eq!(world.times(), [50, 110]);
 }
 
-/// A merged query must not outgrow the request lines that servers take.
+/// A merged query must not outgrow the request lines that servers accept.
 #[tokio::test(start_paused = true)]
 async fn long_ids_in_a_query_fill_a_batch_early() {
     let receipt = |n: usize| {

@@ -93,7 +93,7 @@ async fn callers_expire_one_by_one_and_the_batch_goes_on() {
     assert_eq!(world.times(), [10_000]);
 }
 
-/// Its own place is one of those that fill the queue.
+/// It is itself one of the entries that fill the queue.
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_waited_in_a_full_queue_waited_too_long() {
     let world = World::with(|config| {

@@ -130,8 +130,7 @@ fn size(read: &mut Bytes) -> Result<Option<u64>, Malformed> {
 
 /// The trailers that begin here; `None` while they are incomplete.
 fn trailers(read: &mut Bytes) -> Result<Option<HeaderMap>, Malformed> {
-    // The end is searched first: trailers may arrive in pieces, and httparse would
-    // parse them again each time.
+    // Checked first, because httparse also accepts lines that end with LF alone.
     let Some((length, lines)) = trailers_length(read)? else {
         return match read.len() <= MAX_TRAILERS {
             true => Ok(None),

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A receipt in the body spelling, with headers.
+/// A receipt in the body form, with headers.
 fn with(headers: &[(&str, &str)]) -> MergeKey {
     read(PATH, headers, br#"{"chatId":"1"}"#).unwrap().key
 }
@@ -17,8 +17,8 @@ fn query(query: &str) -> MergeKey {
 
 /// Asserts that no two of these are equal.
 fn all_differ(keys: &[(String, MergeKey)]) {
-    for (place, (name, key)) in keys.iter().enumerate() {
-        for (other, other_key) in &keys[place + 1..] {
+    for (index, (name, key)) in keys.iter().enumerate() {
+        for (other, other_key) in &keys[index + 1..] {
             assert!(key != other_key, "{name} and {other}");
         }
     }
@@ -51,12 +51,12 @@ fn what_keeps_bodies_apart() {
 #[test]
 fn the_source_of_a_credential_keeps_apart() {
     let body = r#"{"chatId":"1"}"#;
-    type Place = (
+    type Source = (
         &'static str,
         &'static [(&'static str, &'static str)],
         &'static str,
     );
-    let places: [Place; 9] = [
+    let sources: [Source; 9] = [
         (PATH, &[], body),
         ("/v2/send/seen?access_token=t", &[], body),
         ("/v2/send/seen?instance_id=t", &[], body),
@@ -67,7 +67,7 @@ fn the_source_of_a_credential_keeps_apart() {
         (PATH, &[], r#"{"chatId":"1","access_token":"t"}"#),
         ("/v2/send/seen?access_token=%74", &[], body),
     ];
-    let keys = places.map(|(target, headers, body)| {
+    let keys = sources.map(|(target, headers, body)| {
         let key = read(target, headers, body.as_bytes()).unwrap().key;
         (format!("{target} {headers:?} {body}"), key)
     });
@@ -122,7 +122,7 @@ fn what_keeps_queries_apart() {
         .collect();
     let braces = read("/v2/send/seen?chatId=1", &[], b"{}").unwrap().key;
     keys.push(("chatId=1 with {}".to_owned(), braces));
-    keys.push(("the body spelling".to_owned(), body(r#"{"chatId":"1"}"#)));
+    keys.push(("the body form".to_owned(), body(r#"{"chatId":"1"}"#)));
     all_differ(&keys);
 }
 

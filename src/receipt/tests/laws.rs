@@ -65,7 +65,7 @@ fn object() -> impl Strategy<Value = (Vec<String>, String)> {
     })
 }
 
-/// What design §3.2 calls a receipt, said with serde_json's own reading.
+/// What is a receipt (rule: merge equality), written independently with serde_json.
 fn meaning(keys: &[String], text: &str) -> Option<Vec<String>> {
     let distinct: IndexSet<_> = keys.iter().collect();
     let Ok(Value::Object(object)) = serde_json::from_str(text) else {
@@ -219,17 +219,17 @@ proptest! {
 
     /// One change is enough to keep two apart.
     #[test]
-    fn one_difference_makes_two_keys(one in fields(), other in fields(), place in 0..12_usize, ids in some_ids()) {
+    fn one_difference_makes_two_keys(one in fields(), other in fields(), index in 0..12_usize, ids in some_ids()) {
         let mut changed = one.clone();
-        match place {
+        match index {
             0 => changed.chat = other.chat,
             1 => changed.participant = other.participant,
             2 => changed.is_list = other.is_list,
             3 => changed.braces = changed.in_query && other.braces,
-            4 | 5 => changed.query[place - 4] = other.query[place - 4].clone(),
-            6 | 7 if !one.in_query => changed.body[place - 6] = other.body[place - 6].clone(),
+            4 | 5 => changed.query[index - 4] = other.query[index - 4].clone(),
+            6 | 7 if !one.in_query => changed.body[index - 6] = other.body[index - 6].clone(),
             6 | 7 => {}
-            _ => changed.headers[place - 8] = other.headers[place - 8].clone(),
+            _ => changed.headers[index - 8] = other.headers[index - 8].clone(),
         }
         let equal = one.receipt(&ids).key == changed.receipt(&ids).key;
         prop_assert_eq!(equal, one == changed);

@@ -83,7 +83,7 @@ fn a_body_that_is_not_understood_to_the_last_byte_is_no_receipt() {
         r#"{"chatId":"1","session":"x"}"#,
         r#"{"chatId":"1","":""}"#,
         r#"{"chatId":"1","ChatId":"1"}"#,
-        // A key twice, also in another spelling of its letters.
+        // A key twice, also with its letters escaped.
         r#"{"chatId":"1","chatId":"1"}"#,
         r#"{"chatId":"1","ch\u0061tId":"1"}"#,
         r#"{"chatId":"1","messageIds":[],"messageIds":[]}"#,
@@ -247,6 +247,6 @@ fn who_calls_is_read_from_every_place() {
         r#"{"chatId":"1","access_token":"t"}"#,
     );
     assert_eq!(everywhere, plain);
-    let nobody = identity(PATH, &[], r#"{"chatId":"1"}"#);
-    assert_eq!((nobody.instance, nobody.credential), (None, None));
+    let unnamed = identity(PATH, &[], r#"{"chatId":"1"}"#);
+    assert_eq!((unnamed.instance, unnamed.credential), (None, None));
 }

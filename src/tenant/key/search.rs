@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use super::encode::{candidates, encoded, in_field, quoted, replaced};
 use super::substitution::Substitution;
 use super::{Keyring, Refusal};
-use crate::body::{self, ClientBody, LOOK, is_seal};
+use crate::body::{self, ClientBody, LOOK, is_body_digest};
 use crate::config::Secret;
 use crate::http::forwarded_for::Client;
 use crate::identity::names::{Field, is_header};
@@ -175,7 +175,11 @@ impl Search<'_> {
         if self.in_body.is_empty() {
             return Ok(());
         }
-        if head.headers.keys().any(|field| is_seal(field.as_str())) {
+        if head
+            .headers
+            .keys()
+            .any(|field| is_body_digest(field.as_str()))
+        {
             return Err(Refusal::Fixed("in a body with a digest"));
         }
         let (quoted, encoded) = (Bytes::from(quoted(token)), Bytes::from(encoded(token)));

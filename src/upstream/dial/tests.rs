@@ -1,4 +1,4 @@
-//! Which address is tried when, and what a socket is told.
+//! Which address is tried when, and how a socket is configured.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
     texts.iter().map(parse).collect()
 }
 
-/// Connects where the addresses named `dead` never answer and those named
+/// Connects where the addresses named `dead` never respond and those named
 /// `refused` refuse. Returns the address and the time it took.
 async fn connects(
     race: &AddressRace,

@@ -25,7 +25,7 @@ struct Parsed {
     body: Vec<u8>,
 }
 
-/// A request on the fast path and the bytes behind it; `None` if it is for hyper.
+/// A request on the fast path and the bytes after it; `None` if it is for hyper.
 fn on_fast_path(text: &[u8]) -> Option<(Parsed, Vec<u8>)> {
     match read_request(Bytes::copy_from_slice(text), 100) {
         RequestRead::Complete(FastRequest { head, body, .. }, rest) => {
@@ -44,7 +44,7 @@ fn on_fast_path(text: &[u8]) -> Option<(Parsed, Vec<u8>)> {
     }
 }
 
-/// The requests that hyper finds in these bytes, after which nothing comes.
+/// The requests that hyper finds in these bytes, after which nothing follows.
 fn by_hyper(text: &[u8]) -> Vec<Parsed> {
     let parsed = Arc::new(Mutex::new(Vec::new()));
     let parser = Arc::clone(&parsed);

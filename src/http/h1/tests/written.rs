@@ -54,7 +54,7 @@ fn a_request_leaves_as_it_came() {
     let text = "POST /v2/x?a=%41 HTTP/1.1\r\nHost: h\r\nX-a: 3\r\nX-B: 1\r\nX-A: 1\r\nx-a: 2\r\n\
                 Content-LENGTH: 2\r\n\r\n{}";
     let as_it_came = sent(&request(text), "{}");
-    // Headers of one name stand together, each in its own case.
+    // Headers of one name are written together, each in its own case.
     assert_eq!(
         as_it_came,
         "POST /v2/x?a=%41 HTTP/1.1\r\nHost: h\r\nX-a: 3\r\nX-A: 1\r\nx-a: 2\r\nX-B: 1\r\n\
