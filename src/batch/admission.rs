@@ -51,8 +51,8 @@ impl Batcher {
             Admission::Queued(ticket) => ticket,
         };
         loop {
-            // Asked anew each time: callers join and expire during the wait. A
-            // return drops the ticket, which leaves the queue.
+            // Read again each time: callers join and expire during the wait. A
+            // return drops the ticket, so the batch leaves the queue.
             let Some(deadline) = batch.first_deadline() else {
                 return Err(self.limiter.too_late(lane));
             };

@@ -65,14 +65,14 @@ pub(super) enum Reply {
 /// The last call with a caller's ids.
 pub(super) struct LastCall {
     pub(super) reply: Reply,
-    pub(super) load: Load,
+    pub(super) size: CallSize,
     /// From sending it to the end of the response.
     pub(super) took: Duration,
 }
 
 /// How many callers and ids shared a call.
 #[derive(Clone, Copy)]
-pub(super) struct Load {
+pub(super) struct CallSize {
     pub(super) callers: usize,
     pub(super) ids: usize,
 }
@@ -113,8 +113,8 @@ impl CallContext<'_> {
             if latest.deadline <= next || !is_bounded && !self.may_retry(latest) {
                 return last;
             }
-            // A caller that has no time for this retry gets its verdict now: to wait
-            // longer cannot change it.
+            // A caller that has no time for this retry gets its verdict now, because
+            // waiting cannot change it.
             self.settle_late(callers, next, &last);
             tokio::time::sleep_until(next).await;
             match self.follow_up(callers, Some(&last)).await {
@@ -149,7 +149,7 @@ impl CallContext<'_> {
         let settle_late = |callers: &mut Vec<Caller>, then| match last {
             Some(last) => self.settle_late(callers, then, last),
             // Only after the recheck of a common failure: one caller was sent, and
-            // no call has carried the ids of these. They get a 429 as new ones do.
+            // no call has carried the ids of these. They get a 429 like new callers.
             None => {
                 let late = take_late(callers, then);
                 refuse(late, self.batcher.limiter.too_late(self.lane));
@@ -185,7 +185,7 @@ impl CallContext<'_> {
     /// One attempt. A single caller's own request is sent, unchanged.
     async fn attempt(&self, callers: &mut [Caller], pass: Pass) -> LastCall {
         let (mut request, ids) = merge(callers);
-        let load = Load {
+        let size = CallSize {
             callers: callers.len(),
             ids,
         };
@@ -195,15 +195,15 @@ impl CallContext<'_> {
             .deposit(&callers[0].receipt.identity);
         self.tally.calls.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
-        let reply = self.exchange(&mut request, pass, load).await;
+        let reply = self.exchange(&mut request, pass, size).await;
         let took = began.elapsed();
         callers
             .iter_mut()
             .for_each(|caller| caller.in_calls += took);
-        LastCall { reply, load, took }
+        LastCall { reply, size, took }
     }
 
-    async fn exchange(&self, request: &mut UpstreamRequest, pass: Pass, load: Load) -> Reply {
+    async fn exchange(&self, request: &mut UpstreamRequest, pass: Pass, size: CallSize) -> Reply {
         let response = match self.upstream.call(request, Route::Seen).await {
             Ok(response) => response,
             Err(failure) => {
@@ -213,7 +213,7 @@ impl CallContext<'_> {
         };
         let UpstreamResponse { head, body, .. } = response;
         // With the head, not at the end of the body: until then the bucket would
-        // grant more tokens into a 429.
+        // grant tokens for calls that get a 429 too.
         self.lane
             .answered(&pass.permit, head.status(), retry_after::asked(&head));
         match body.collect(MAX_SHARED).await {
@@ -225,7 +225,7 @@ impl CallContext<'_> {
             })),
             // Only one caller: what was read so far is passed on with the rest, so the
             // gateway never holds more than the limit.
-            Ok(Collected::Longer(held, rest)) if load.callers == 1 => {
+            Ok(Collected::Longer(held, rest)) if size.callers == 1 => {
                 let body = rest.into_client_body(held);
                 Reply::Long(Box::new(ClientResponse { head, body }))
             }
@@ -262,8 +262,8 @@ impl CallContext<'_> {
             window: self.due.saturating_duration_since(caller.arrived),
             queue: since_due.saturating_sub(caller.in_calls),
             upstream: caller.in_calls,
-            callers: last.load.callers,
-            ids: last.load.ids,
+            callers: last.size.callers,
+            ids: last.size.ids,
         };
         let response = match last.reply {
             Reply::Whole(shared) => Ok(BatchResponse::Shared(shared)),
@@ -323,7 +323,7 @@ impl LastCall {
     /// A copy for `callers` more, whose ids were not in the call.
     pub(super) fn share_with(&self, callers: usize) -> Self {
         let mut shared = self.share();
-        shared.load.callers += callers;
+        shared.size.callers += callers;
         shared
     }
 }

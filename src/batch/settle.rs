@@ -102,7 +102,7 @@ impl<'b> Settlement<'b> {
             .metrics
             .batches
             .ids
-            .observe(last.load.ids as f64);
+            .observe(last.size.ids as f64);
         // Boxed like the split: rare futures must not enlarge that of each batch.
         if last.reply.is_too_long() {
             return Box::pin(self.send_each(callers, last)).await;
@@ -310,7 +310,6 @@ fn learn(split: &mut Split, members: &mut [BatchMember], sent: Vec<Sent>) {
         for caller in open {
             members[caller.member].callers.push(caller);
         }
-        // Overwrites the call before: a caller gets its latest result.
         for member in &call {
             members[*member].last = last.as_ref().map(LastCall::share);
         }

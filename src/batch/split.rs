@@ -68,7 +68,7 @@ enum Phase {
 
 /// The members that failed alone, all in the same way.
 #[derive(Debug, Default)]
-struct Alike {
+struct AlikeFailures {
     rejection: Option<Rejection>,
     members: usize,
     /// The ids that all of them have. Each may be the one bad id, so a failure
@@ -86,7 +86,7 @@ pub(super) struct Split {
     /// Members that wait for the results of the groups sent.
     rest: Vec<usize>,
     calls: usize,
-    alike: Alike,
+    alike: AlikeFailures,
     /// A member succeeded alone or failed differently: the failure is not common.
     is_refuted: bool,
     common: Option<Rejection>,
@@ -101,7 +101,7 @@ impl Split {
             phase: Phase::Whole,
             rest: Vec::new(),
             calls: 0,
-            alike: Alike::default(),
+            alike: AlikeFailures::default(),
             is_refuted: false,
             common: None,
         }
@@ -224,7 +224,7 @@ impl Split {
     /// Goes on with the members of `rest`. If a guilty member of their call was
     /// found, they may all be innocent: they are first sent together.
     fn probe_or_halve(&mut self, is_guilty_found: bool) {
-        let Alike {
+        let AlikeFailures {
             rejection,
             members,
             suspects,
@@ -282,7 +282,6 @@ impl Split {
     }
 
     fn sent_half(&mut self, call: Vec<usize>, outcome: Outcome) {
-        // Settled and expired groups are done. Only the rejected ones are halved.
         if let Outcome::Rejected(_) = outcome {
             let owner = self.owner(&call);
             self.halve(without(call, owner));

@@ -69,7 +69,7 @@ impl MergeKey {
         key.end();
         // The raw JSON, so that absent, `null`, `"null"` and `""` differ.
         for range in &fields.body {
-            key.maybe(range.as_ref().map(|range| &body[range.clone()]));
+            key.optional_part(range.as_ref().map(|range| &body[range.clone()]));
         }
         if fields.body[2].is_none() {
             // No chat in the body, so it is in the query. An empty body and `{}` are
@@ -162,7 +162,7 @@ impl Writer {
         [b"#", digest.finish().as_ref()].concat().into()
     }
 
-    fn maybe(&mut self, part: Option<&[u8]>) {
+    fn optional_part(&mut self, part: Option<&[u8]>) {
         match part {
             Some(part) => self.part(part),
             None => self.end(),

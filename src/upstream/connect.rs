@@ -98,7 +98,8 @@ impl Connector {
         let stream = match &self.dial {
             Dial::Tcp => {
                 let addresses = tokio::net::lookup_host((&*self.host, self.port)).await;
-                let addresses = addresses.map_err(|error| self.log(Unreachable::Resolve, error))?;
+                let addresses =
+                    addresses.map_err(|error| self.keep_detail(Unreachable::Resolve, error))?;
                 let addresses: Vec<_> = addresses.collect();
                 Box::new(self.addresses.tcp(&addresses).await?) as Box<dyn Io>
             }
@@ -116,7 +117,7 @@ impl Connector {
         let stream = connector
             .connect(tls.name.clone(), stream)
             .await
-            .map_err(|error| self.log(Unreachable::Tls, explain_handshake(&error)))?;
+            .map_err(|error| self.keep_detail(Unreachable::Tls, explain_handshake(&error)))?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if kind != RequestKind::Upgrade {
             // Follows the latest connection: the upstream may change its choice, as after
@@ -131,7 +132,7 @@ impl Connector {
     }
 
     /// Keeps the error text for the outage log.
-    fn log(&self, kind: Unreachable, error: impl fmt::Display) -> Unreachable {
+    fn keep_detail(&self, kind: Unreachable, error: impl fmt::Display) -> Unreachable {
         self.outage_log.note_detail(kind, error);
         kind
     }
