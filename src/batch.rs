@@ -140,6 +140,9 @@ impl Batcher {
             // The receipt is merged for real but takes no token: only its shadow
             // shows what the budgets would have done (rule: observe mode).
             self.shadow(&receipt, lane);
+        } else {
+            // Also where it would join a batch that waits already.
+            lane.check_pause(deadline)?;
         }
         let caps = Caps::of(&settings);
         let alone = self.goes_alone(&receipt, &settings, arrived);

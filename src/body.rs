@@ -5,7 +5,7 @@
 //! - [`response`]: a response, sent to the client;
 //! - [`splice`]: replaced bytes within a body.
 //!
-//! Invariant: bodies are streamed with backpressure; at most [`LOOK`] bytes of a
+//! Invariant: bodies are streamed with backpressure; at most [`SCAN_LIMIT`] bytes of a
 //! request body are held.
 
 mod byte_counter;
@@ -22,7 +22,7 @@ pub(crate) use response::{BodyObserver, ClientResponse, ResponseBody};
 
 /// Bytes of a request body that may be held while it is scanned (rule: identity),
 /// and the size of the largest body that is merged (rule: bounds): 64 KiB.
-pub(crate) const LOOK: usize = 64 * 1024;
+pub(crate) const SCAN_LIMIT: usize = 64 * 1024;
 
 /// Why a body ended early. Holds nothing of the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

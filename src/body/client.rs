@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::ByteCounter;
 use super::incoming::IncomingBody;
-use super::{Error, LOOK, splice};
+use super::{Error, SCAN_LIMIT, splice};
 use crate::conn::pending_body::PendingBody;
 use crate::conn::state::ConnState;
 
@@ -146,7 +146,7 @@ impl ClientBody {
     }
 
     /// The piece with this index (from 0), read now if it is not held yet;
-    /// `None` at the end, or where [`LOOK`] bytes are held.
+    /// `None` at the end, or where [`SCAN_LIMIT`] bytes are held.
     pub(crate) async fn piece(&mut self, index: usize) -> Result<Option<Bytes>, Error> {
         poll_fn(|cx| self.poll_piece(index, cx)).await
     }
@@ -163,7 +163,7 @@ impl ClientBody {
                 return Poll::Ready(Ok(frame.data_ref().cloned()));
             }
             // Without this bound a client could make the gateway hold any amount.
-            if self.is_complete() || self.held_cost >= LOOK {
+            if self.is_complete() || self.held_cost >= SCAN_LIMIT {
                 return Poll::Ready(Ok(None));
             }
             match ready!(self.poll_incoming(cx)) {
@@ -179,7 +179,7 @@ impl ClientBody {
         }
     }
 
-    /// A copy of the whole body, if it has at most [`LOOK`] bytes and no
+    /// A copy of the whole body, if it has at most [`SCAN_LIMIT`] bytes and no
     /// trailers. The body stays as it is.
     pub(crate) async fn whole(&mut self) -> Result<Option<Bytes>, Error> {
         let mut pieces = 0;
@@ -188,7 +188,7 @@ impl ClientBody {
         }
         // Trailers could not be merged with those of other requests.
         let data_only = self.held.iter().all(Frame::is_data);
-        if !self.is_complete() || self.held_bytes > LOOK || !data_only {
+        if !self.is_complete() || self.held_bytes > SCAN_LIMIT || !data_only {
             return Ok(None);
         }
         let mut data = self.held.iter().filter_map(Frame::data_ref);

@@ -17,7 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::{Notify, SetOnce, oneshot};
 use tokio::time::Instant;
 
-use super::{ClientBody, Error, LOOK};
+use super::{ClientBody, Error, SCAN_LIMIT};
 use crate::http::request_head::RequestHead;
 
 /// How long the body waits for a `100 Continue`; curl has the same default. The
@@ -169,7 +169,7 @@ impl RequestBody {
         }))
     }
 
-    /// From now on, keeps what is sent, so that a body of at most [`LOOK`] bytes can
+    /// From now on, keeps what is sent, so that a body of at most [`SCAN_LIMIT`] bytes can
     /// be recovered.
     pub(crate) fn keep(&mut self) -> KeptBody {
         match self {
@@ -287,7 +287,7 @@ impl Streamed {
         };
         let data = frame.as_ref().ok().and_then(Frame::data_ref);
         match data {
-            Some(data) if kept.length + data.len() <= LOOK && !kept.recover.is_closed() => {
+            Some(data) if kept.length + data.len() <= SCAN_LIMIT && !kept.recover.is_closed() => {
                 kept.length += data.len();
                 kept.pieces.push(data.clone());
             }

@@ -10,7 +10,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
 
 use super::{IdsAt, Receipt, ids};
-use crate::body::{LOOK, RequestBody, UpstreamRequest};
+use crate::body::{RequestBody, SCAN_LIMIT, UpstreamRequest};
 
 /// The longest target of a merged request, in bytes. Common servers accept 8 KiB
 /// (nginx' default) for the whole request line.
@@ -44,7 +44,7 @@ impl Receipt {
             // A merged body is never longer than a caller's own may be, so the API
             // gets no size that it would not get without the gateway.
             Some(IdsAt::Body(range)) => {
-                LOOK.saturating_sub(self.body.len() - range.len() + "[]".len())
+                SCAN_LIMIT.saturating_sub(self.body.len() - range.len() + "[]".len())
             }
             Some(IdsAt::Query(range)) => {
                 let target = self.head.uri.path_and_query();

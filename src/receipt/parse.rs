@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use super::IdsAt;
 use super::ids::IdCount;
-use crate::body::{LOOK, is_body_digest};
+use crate::body::{SCAN_LIMIT, is_body_digest};
 use crate::identity::{INSTANCE_FIELD, TOKEN_FIELD, pairs};
 
 /// The field with the chat.
@@ -86,7 +86,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Present<T> {
 
 /// Reads a request to one of `batch.paths`; `None` unless all of it is understood.
 pub(crate) fn understand(head: &Parts, body: &Bytes) -> Option<Fields> {
-    if !may_be_receipt(head) || body.len() > LOOK {
+    if !may_be_receipt(head) || body.len() > SCAN_LIMIT {
         return None;
     }
     let mut fields = query_fields(head.uri.query().unwrap_or_default())?;

@@ -8,7 +8,7 @@ mod refused;
 use http::Request;
 
 use super::*;
-use crate::body::LOOK;
+use crate::body::SCAN_LIMIT;
 
 const PATH: &str = "/v2/send/seen";
 const ID: &str = "false_1@c.us_A";

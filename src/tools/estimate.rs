@@ -15,6 +15,7 @@ mod arrival_order;
 mod formats;
 mod line;
 mod log_files;
+mod offline;
 mod replay;
 mod report;
 mod timestamp;

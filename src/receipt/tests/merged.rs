@@ -120,5 +120,5 @@ fn the_room_for_ids_is_kept_to_the_byte() {
     assert!((MAX_TARGET - 50..=MAX_TARGET).contains(&length), "{length}");
     let in_body = filled(&of_body(r#"{"chatId":"1","messageIds":["false_1_A"]}"#).unwrap());
     let length = bytes(in_body.body).len();
-    assert!((LOOK - 50..=LOOK).contains(&length), "{length}");
+    assert!((SCAN_LIMIT - 50..=SCAN_LIMIT).contains(&length), "{length}");
 }

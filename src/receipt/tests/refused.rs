@@ -226,8 +226,8 @@ fn a_body_of_64_kib_is_the_longest() {
         let rest = r#"{"chatId":""}"#.len();
         format!(r#"{{"chatId":"{}"}}"#, "x".repeat(length - rest))
     };
-    assert!(of_body(&body(LOOK)).is_some());
-    assert!(of_body(&body(LOOK + 1)).is_none());
+    assert!(of_body(&body(SCAN_LIMIT)).is_some());
+    assert!(of_body(&body(SCAN_LIMIT + 1)).is_none());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A request of a log, reduced to the fields that decide its bucket and its batch.
 
-use crate::limit::Purse as BucketKey;
+use super::offline::BucketKey;
 
 /// A request of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -10,9 +10,9 @@ use http::Method;
 
 use super::arrival::{Arrival, RequestKind};
 use super::formats::{self, Json, Parsed};
+use super::offline::class_of;
 use crate::config::Config;
 use crate::http::path::same_segments;
-use crate::limit::class_of;
 use crate::observe::access_log::WITHHELD;
 
 /// A line that was understood.

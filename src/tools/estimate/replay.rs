@@ -12,10 +12,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::arrival::{Arrival, RequestKind};
+use super::offline::{BucketKey, Entry, OfflineLimiter};
 use super::waits::Waits;
 use crate::batch::{Batch, Caps, Mergeable};
 use crate::config::Config;
-use crate::limit::{Entry, Grant, Kind, Paper as OfflineLimiter, Permit, Purse as BucketKey};
+use crate::limit::{Grant, Kind, Permit, Refused};
 
 /// What a setting would have done.
 #[derive(Clone, Debug, Default)]
@@ -58,16 +59,19 @@ impl Mergeable for LoggedReceipt {
     }
 }
 
-/// A waiter, known by its number. Grants are collected, and the replay sends the requests.
+/// A waiter, known by its number. Verdicts are collected, and the replay sends the requests.
 struct Waiter {
     id: u64,
-    granted: Rc<RefCell<Vec<u64>>>,
+    verdicts: Verdicts,
 }
 
+/// Waiters that have a verdict, and whether each got its token.
+type Verdicts = Rc<RefCell<Vec<(u64, bool)>>>;
+
 impl Grant for Waiter {
-    fn grant(self, _: Permit) -> bool {
+    fn settle(self, verdict: Result<Permit, Refused>) -> bool {
         // Only noted: the limiter is borrowed now, and sending can change the replay's tables.
-        self.granted.borrow_mut().push(self.id);
+        self.verdicts.borrow_mut().push((self.id, verdict.is_ok()));
         // A waiter of a replay never disconnects, so the token is used.
         true
     }
@@ -80,7 +84,7 @@ enum Event {
     Token(BucketKey),
     /// The window of a batch ends.
     WindowEnd(u64),
-    /// The deadline of a waiter.
+    /// The deadline of a receipt in a batch that waits.
     Deadline(u64),
 }
 
@@ -110,7 +114,7 @@ pub(super) struct Replay {
     open: HashMap<u64, Open>,
     /// For each merge key the batch that receipts can join.
     joinable: HashMap<u64, u64>,
-    granted: Rc<RefCell<Vec<u64>>>,
+    verdicts: Verdicts,
     last_id: u64,
     /// The first arrival, which is `start` in the time of the log.
     first: Option<u64>,
@@ -127,7 +131,7 @@ impl Replay {
             events: BinaryHeap::new(),
             open: HashMap::new(),
             joinable: HashMap::new(),
-            granted: Rc::default(),
+            verdicts: Rc::default(),
             last_id: 0,
             first: None,
             outcome: Outcome::default(),
@@ -269,7 +273,7 @@ impl Replay {
         let (kind, deadline, first_deadline) = match &pending {
             Pending::Other(arrived) => {
                 let deadline = *arrived + self.config.limit.max_wait;
-                (Kind::Call, deadline, deadline)
+                (Kind::Request, deadline, None)
             }
             Pending::Batch(batch) => {
                 // The batch is worth sending as long as one caller waits for it.
@@ -277,13 +281,13 @@ impl Replay {
                 let kind = Kind::Receipt {
                     opened: batch.opened,
                 };
-                (kind, deadline, batch.first_deadline().unwrap_or(deadline))
+                (kind, deadline, batch.first_deadline())
             }
         };
-        let granted = Rc::clone(&self.granted);
-        let waiter = || Waiter { id, granted };
-        match self.limiter.admit(bucket, kind, now, deadline, waiter) {
-            Ok(Entry::Now(_)) => self.send(id, pending, now),
+        let verdicts = Rc::clone(&self.verdicts);
+        let waiter = || Waiter { id, verdicts };
+        match self.limiter.admit(bucket, kind, (now, deadline), waiter) {
+            Ok(Entry::Now) => self.send(id, pending, now),
             Ok(Entry::Queued { ticket, first }) => {
                 let open = Open {
                     bucket,
@@ -291,8 +295,9 @@ impl Replay {
                     pending,
                 };
                 self.open.insert(id, open);
-                self.events
-                    .push(Reverse((first_deadline, Event::Deadline(id))));
+                // The queue itself watches the deadlines of requests.
+                let deadline = first_deadline.map(|at| Reverse((at, Event::Deadline(id))));
+                self.events.extend(deadline);
                 // The queue was empty, so no event serves it yet.
                 if first {
                     self.serve(bucket, now);
@@ -319,10 +324,12 @@ impl Replay {
             None => drop(self.next_serve.remove(&bucket)),
         }
         // Serving may grant several tokens at once, for example after an idle time.
-        let granted = self.granted.take();
-        for id in granted {
-            if let Some(open) = self.open.remove(&id) {
-                self.send(id, open.pending, now);
+        let verdicts = self.verdicts.take();
+        for (id, is_granted) in verdicts {
+            match self.open.remove(&id) {
+                Some(open) if is_granted => self.send(id, open.pending, now),
+                Some(_) => self.outcome.refused += 1,
+                None => {}
             }
         }
     }
@@ -358,21 +365,18 @@ impl Replay {
         }
     }
 
-    /// The deadline of a waiter in a queue has passed.
+    /// The deadline of a receipt in a batch that waits has passed.
     fn expire(&mut self, id: u64, now: Instant) {
         // It was sent before its deadline; the event is stale.
         let Some(open) = self.open.get(&id) else {
             return;
         };
-        match &open.pending {
-            Pending::Other(_) => self.outcome.refused += 1,
-            Pending::Batch(batch) => {
-                self.outcome.refused += batch.expire(now).len() as u64;
-                // Receipts that joined later keep the batch in the queue.
-                if let Some(next) = batch.first_deadline() {
-                    self.events.push(Reverse((next, Event::Deadline(id))));
-                    return;
-                }
+        if let Pending::Batch(batch) = &open.pending {
+            self.outcome.refused += batch.expire(now).len() as u64;
+            // Receipts that joined later keep the batch in the queue.
+            if let Some(next) = batch.first_deadline() {
+                self.events.push(Reverse((next, Event::Deadline(id))));
+                return;
             }
         }
         let Some(open) = self.open.remove(&id) else {

@@ -174,21 +174,7 @@ fn check_and_do(
 ) -> Result<Response<Body>, Failure> {
     let (path, _, needs, action) = row;
     // Before the other checks: a wrong token gets 401 whatever else is wrong with the request.
-    let valid = params
-        .token
-        .as_deref()
-        .is_some_and(|token| match &state.settings.token {
-            Some(only) => token == only,
-            None => !token.starts_with("invalid"),
-        });
-    if !valid {
-        let text = "Invalid or missing access token";
-        return Err(Failure::new(
-            StatusCode::UNAUTHORIZED,
-            "invalid_access_token",
-            text,
-        ));
-    }
+    check_token(state, params)?;
     // Before the check of the instance: it does not exist yet.
     if let Create = action {
         let number = state.created.fetch_add(1, Ordering::Relaxed);
@@ -197,30 +183,7 @@ fn check_and_do(
             &samples::created(number),
         ));
     }
-    let instance = params
-        .instance
-        .as_deref()
-        .ok_or_else(|| Failure::missing_param("instance_id"))?;
-    if !exists(state, instance) {
-        return Err(Failure::new(
-            StatusCode::NOT_FOUND,
-            "invalid_session",
-            "Session does not exist",
-        ));
-    }
-    // After token and instance, so that only valid requests use up the quota.
-    if state
-        .quotas
-        .as_ref()
-        .is_some_and(|quotas| !quotas.admits(instance))
-    {
-        let text = "Too Many Requests - Rate Limit Exceeded";
-        return Err(Failure::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "rate_limit_exceeded",
-            text,
-        ));
-    }
+    let instance = check_instance(state, params)?;
     if let Some(name) = needs.iter().find(|name| params.text(name).is_none()) {
         return Err(Failure::missing_param(name));
     }
@@ -266,6 +229,38 @@ fn check_and_do(
             "created twice",
         )),
     }
+}
+
+fn check_token(state: &State, params: &Params) -> Result<(), Failure> {
+    let token = params.token.as_deref();
+    let is_valid = token.is_some_and(|token| match &state.settings.token {
+        Some(only) => token == only,
+        None => !token.starts_with("invalid"),
+    });
+    is_valid.then_some(()).ok_or_else(|| {
+        let text = "Invalid or missing access token";
+        Failure::new(StatusCode::UNAUTHORIZED, "invalid_access_token", text)
+    })
+}
+
+/// The instance, if it exists and its quota admits a request.
+fn check_instance<'p>(state: &State, params: &'p Params) -> Result<&'p str, Failure> {
+    let instance = params.instance.as_deref();
+    let instance = instance.ok_or_else(|| Failure::missing_param("instance_id"))?;
+    if !exists(state, instance) {
+        let text = "Session does not exist";
+        return Err(Failure::new(StatusCode::NOT_FOUND, "invalid_session", text));
+    }
+    // After token and instance, so that only valid requests use up the quota.
+    let quotas = state.quotas.as_ref();
+    if quotas.is_some_and(|quotas| !quotas.admits(instance)) {
+        return Err(Failure::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_exceeded",
+            "Too Many Requests - Rate Limit Exceeded",
+        ));
+    }
+    Ok(instance)
 }
 
 /// Finds an endpoint. A double slash counts as one: a base URL with a trailing slash produces it.

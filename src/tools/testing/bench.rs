@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -36,9 +36,6 @@ use crate::observe::metrics::{Metrics, Route};
 use crate::receipt::parse::{Fields, understand};
 use crate::receipt::{MergeKey, Receipt};
 use crate::upstream::{Dial, Io, Upstream};
-
-/// The path of receipts.
-const SEEN: &str = "/v2/send/seen";
 
 /// Removes hop-by-hop fields; returns how many fields are left.
 #[must_use]
@@ -178,11 +175,9 @@ impl Buckets {
         const STEP: usize = 7_919;
         // A counter in place of random numbers, whose cost would be measured too.
         self.next = (self.next + STEP) % self.callers.len();
-        let lane = self
-            .limiter
-            .lane(&Method::GET, "/v2/chats", &self.callers[self.next], true);
+        let lane = self.limiter.lane(&self.callers[self.next], |_| None, true);
         let deadline = Instant::now() + self.limiter.rules().max_wait;
-        let admitted = self.limiter.admit(&lane, Kind::Call, deadline);
+        let admitted = self.limiter.admit(&lane, Kind::Request, deadline);
         matches!(admitted, Ok(Admission::Now(_)))
     }
 }
@@ -287,9 +282,7 @@ impl Joins {
         self.runtime.block_on(async {
             let mut verdicts = Vec::with_capacity(receipts.0.len());
             for receipt in receipts.0 {
-                let lane = self
-                    .limiter
-                    .lane(&Method::POST, SEEN, &receipt.identity, true);
+                let lane = self.limiter.lane(&receipt.identity, |_| None, true);
                 let (receipt, now) = (Box::new(receipt), Instant::now());
                 verdicts.extend(self.batcher.join(receipt, now, &lane, &self.upstream));
             }

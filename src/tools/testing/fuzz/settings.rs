@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use super::wire;
-use crate::config::{self, Config, Overrides, Quota};
+use crate::config::{self, Class, Config, Overrides, Quota, Tenant};
 
 /// Mistakes that are printed one by one.
 const MAX_PRINTED: usize = 100;
@@ -153,10 +153,8 @@ fn bounded(config: &Config) {
             "{path}"
         );
     }
-    let quotas = limit
-        .classes
-        .iter()
-        .map(|class| class.quota)
+    let classes = limit.classes.iter().map(|class| class.quota);
+    let quotas = classes
         .chain(tenants.iter().map(|tenant| tenant.quota))
         .chain([limit.quota, egress.quota]);
     for Quota { rate, burst } in quotas.flatten() {
@@ -165,11 +163,16 @@ fn bounded(config: &Config) {
             "{rate} {burst}"
         );
     }
-    for (index, class) in limit.classes.iter().enumerate() {
+    classes_bounded(&limit.classes);
+    tenants_bounded(tenants);
+}
+
+fn classes_bounded(classes: &[Class]) {
+    for (index, class) in classes.iter().enumerate() {
         assert!(!class.paths.is_empty() && class.paths.len() <= 1000);
         assert!((1..=64).contains(&class.name.len()));
         assert!(
-            limit.classes[..index]
+            classes[..index]
                 .iter()
                 .all(|other| other.name != class.name)
         );
@@ -177,6 +180,9 @@ fn bounded(config: &Config) {
             assert!(pattern.to_string().starts_with(['/', '*']));
         }
     }
+}
+
+fn tenants_bounded(tenants: &[Tenant]) {
     let mut instances = std::collections::HashSet::new();
     for (index, tenant) in tenants.iter().enumerate() {
         assert!(
