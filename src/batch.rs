@@ -141,7 +141,7 @@ impl Batcher {
             // shows what the budgets would have done (rule: observe mode).
             self.shadow(&receipt, lane);
         } else {
-            // Also where it would join a batch that waits already.
+            // A receipt that would join a waiting batch is refused too (rule: pauses).
             lane.check_pause(deadline)?;
         }
         let caps = Caps::of(&settings);

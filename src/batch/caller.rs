@@ -110,6 +110,8 @@ impl Mergeable for Caller {
     }
 
     fn each_id(&self, mut each: impl FnMut(IdHash, usize)) {
+        // The costs are in the form of this receipt. All receipts of a batch have the
+        // same form, because it is part of the key.
         let form = self.receipt.form();
         for (id, hash) in self.receipt.ids().hashed() {
             each(hash, form.cost(&id));

@@ -121,6 +121,7 @@ impl Body for ResponseBody {
         if let Some(observer) = &mut this.observer {
             match &frame {
                 Some(Ok(frame)) => observer.sent(frame.data_ref().map_or(0, Bytes::len), is_end),
+                // No end: dropping the observer then counts a cut-off response.
                 Some(Err(_)) => {}
                 None => observer.sent(0, true),
             }

@@ -28,7 +28,8 @@ fn names_method(query: &str) -> bool {
         let query: Vec<u8> = percent_decode_str(query).collect();
         return query.windows(FIELD.len()).any(|window| window == FIELD);
     }
-    // Without escapes nothing needs to be decoded, and few bytes start the name.
+    // Without escapes nothing needs to be decoded: only an underscore can begin the
+    // name, and there are few.
     let bytes = query.as_bytes();
     let starts = bytes
         .iter()

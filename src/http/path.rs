@@ -15,18 +15,19 @@ pub(crate) fn segments(path: &str) -> impl Iterator<Item = &str> {
 
 /// Whether two paths have the same segments.
 pub(crate) fn same_segments(one: &str, other: &str) -> bool {
-    // Without empty segments, other bytes are other segments. Most paths end here.
+    // Without empty segments, different bytes mean different segments. This decides
+    // most comparisons.
     one == other
         || (has_empty_segment(one) || has_empty_segment(other)) && segments(one).eq(segments(other))
 }
 
-/// Whether a path has a segment without characters behind the first slash.
+/// Whether a path has an empty segment after its leading slash.
 fn has_empty_segment(path: &str) -> bool {
     path.ends_with('/') || has_pair(path, |next| next == b'/')
 }
 
-/// Whether a slash is followed by such a byte. By hand: the searchers of `str`
-/// cost more to set up than a path has bytes.
+/// Whether a slash is followed by such a byte. By hand: to set up a search of `str`
+/// costs more than to compare the few bytes of a path.
 fn has_pair(path: &str, is_next: impl Fn(u8) -> bool) -> bool {
     let mut pairs = path.as_bytes().windows(2);
     pairs.any(|pair| pair[0] == b'/' && is_next(pair[1]))

@@ -50,6 +50,7 @@ impl RawHead {
     /// lines.
     pub(super) fn parsed(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         self.fields().filter_map(|(name, value)| {
+            // Never fails: each line is a valid header.
             let name = HeaderName::from_bytes(name).ok()?;
             let value = HeaderValue::from_maybe_shared(self.lines.slice_ref(value)).ok()?;
             Some((name, value))

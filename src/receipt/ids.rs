@@ -151,6 +151,7 @@ pub(super) fn encode(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
             encoded.push(char::from(byte));
         } else {
+            // Upper-case digits: the normal form (RFC 3986 §2.1).
             write!(encoded, "%{byte:02X}").expect("a String takes whatever is written");
         }
     }

@@ -77,6 +77,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for LiveIo<IO> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        // Any byte counts, not only acknowledgements: hyper sends PINGs only when
+        // nothing arrives.
         if buf.filled().len() > before {
             self.liveness.record_read();
         }

@@ -63,6 +63,7 @@ impl OutageLog {
     pub(super) fn record_success(&self) {
         // Read first: a write would move the cache line between all workers.
         if self.is_outage.load(Ordering::Relaxed) && self.is_outage.swap(false, Ordering::Relaxed) {
+            // Only one worker gets `true` from the swap, so one message is written.
             let (calls, is_logged) = self.with(|state| {
                 let calls = std::mem::take(&mut state.calls);
                 (calls, std::mem::take(&mut state.is_logged))

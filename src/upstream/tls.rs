@@ -52,6 +52,7 @@ impl Tls {
             add_roots(&mut roots, path)?;
         }
         let connector = |protocols: &[&[u8]]| {
+            // Named explicitly: rustls panics if it finds two providers in the build.
             let provider = Arc::new(rustls::crypto::ring::default_provider());
             let mut config = ClientConfig::builder_with_provider(provider)
                 .with_safe_default_protocol_versions()

@@ -9,7 +9,7 @@ fn rejection(shape: u64) -> Rejection {
     Rejection::new(StatusCode::UNPROCESSABLE_ENTITY, shape)
 }
 
-/// How the upstream takes a call, by its ids.
+/// The outcome of a call, by its ids.
 type Upstream<'u> = &'u dyn Fn(&IdSet) -> Outcome;
 
 /// The result of a batch.

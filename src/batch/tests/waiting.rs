@@ -24,7 +24,7 @@ async fn a_batch_accepts_callers_until_its_token_is_granted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_takes_one_place_in_the_queue() {
+async fn a_batch_counts_as_one_in_the_queue() {
     let world = World::with(|config| {
         config.limit.quota = quota(1.0, 1);
         config.limit.max_queue = 1;

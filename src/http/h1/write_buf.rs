@@ -84,6 +84,7 @@ impl WriteBuf {
         if length == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
+        // A short write may end within the text or within the piece.
         let of_text = length.min(text_length);
         self.written += of_text;
         self.piece.advance(length - of_text);

@@ -31,8 +31,8 @@ fn ipv6() -> Vec<u8> {
     bytes
 }
 
-/// Every form of a header that is right, and for whom it speaks.
-fn right() -> Vec<(Vec<u8>, Option<&'static str>)> {
+/// Every valid form of a header, and the client that it states.
+fn valid_headers() -> Vec<(Vec<u8>, Option<&'static str>)> {
     let long = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
     let unknown = format!("PROXY UNKNOWN {long} {long} 65535 65535\r\n");
     assert_eq!(unknown.len(), V1_MAX, "the longest line there may be");
@@ -86,8 +86,8 @@ fn right() -> Vec<(Vec<u8>, Option<&'static str>)> {
 }
 
 #[test]
-fn every_form_is_read_however_it_comes() {
-    for (bytes, source) in right() {
+fn every_form_is_read_in_any_pieces() {
+    for (bytes, source) in valid_headers() {
         let whole = header(bytes.len(), source);
         for length in 0..bytes.len() {
             assert_eq!(
@@ -98,7 +98,7 @@ fn every_form_is_read_however_it_comes() {
             );
         }
         assert_eq!(read(&bytes), whole, "{}", bytes.escape_ascii());
-        // What follows is none of its business.
+        // What follows belongs to the client.
         for after in [
             "GET / HTTP/1.1\r\n",
             "\x16\x03\x01",

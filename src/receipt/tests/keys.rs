@@ -25,7 +25,7 @@ fn all_differ(keys: &[(String, MergeKey)]) {
 }
 
 #[test]
-fn what_keeps_bodies_apart() {
+fn bodies_with_different_keys() {
     let bodies = [
         r#"{"chatId":"1"}"#,
         r#"{"chatId":"2"}"#,
@@ -49,7 +49,7 @@ fn what_keeps_bodies_apart() {
 }
 
 #[test]
-fn the_source_of_a_credential_keeps_apart() {
+fn the_source_of_a_credential_is_part_of_the_key() {
     let body = r#"{"chatId":"1"}"#;
     type Source = (
         &'static str,
@@ -75,7 +75,7 @@ fn the_source_of_a_credential_keeps_apart() {
 }
 
 #[test]
-fn each_field_that_can_change_the_response_keeps_apart() {
+fn each_field_that_can_change_the_response_is_part_of_the_key() {
     let mut keys = vec![("none".to_owned(), with(&[]))];
     for name in [
         "authorization",
@@ -96,7 +96,7 @@ fn each_field_that_can_change_the_response_keeps_apart() {
         }
         keys.push((format!("{name} twice"), with(&[(name, "a"), (name, "b")])));
         keys.push((format!("{name} turned"), with(&[(name, "b"), (name, "a")])));
-        // Texts that would pass for two values if they were strung together.
+        // Texts that would pass for two values if they were concatenated.
         keys.push((format!("{name} strung"), with(&[(name, "a+b")])));
         keys.push((format!("{name} joined"), with(&[(name, "a, b")])));
     }
@@ -104,7 +104,7 @@ fn each_field_that_can_change_the_response_keeps_apart() {
 }
 
 #[test]
-fn what_keeps_queries_apart() {
+fn queries_with_different_keys() {
     let queries = [
         "chatId=1",
         "chatId=2",
@@ -127,14 +127,14 @@ fn what_keeps_queries_apart() {
 }
 
 #[test]
-fn the_path_keeps_apart() {
+fn the_path_is_part_of_the_key() {
     let one = read("/v2/send/seen", &[], br#"{"chatId":"1"}"#).unwrap();
     let other = read("/v3/send/seen", &[], br#"{"chatId":"1"}"#).unwrap();
     assert!(one.key != other.key);
 }
 
 #[test]
-fn what_does_not_keep_apart() {
+fn differences_that_are_no_part_of_the_key() {
     let list = |ids: &str| format!(r#"{{"chatId":"1","messageIds":{ids}}}"#);
     for (one, other) in [
         // Order of keys, white space.
@@ -195,9 +195,9 @@ fn a_key_shows_nothing() {
     assert!(!format!("{receipt:?}").contains("s3cret"));
 }
 
-/// Whatever part is long, and whichever part differs.
+/// Each part in turn is long, and each part in turn differs.
 #[test]
-fn a_long_key_is_short_and_still_keeps_apart() {
+fn a_long_key_becomes_a_short_one_that_still_differs() {
     let long = |last: &str| format!("{}{last}", "x".repeat(40_000));
     let mut keys = vec![
         ("short".to_owned(), with(&[])),

@@ -77,7 +77,7 @@ async fn a_connection_is_not_used_again_before_its_request_is_written() {
 }
 
 #[tokio::test]
-async fn bytes_behind_the_response_spoil_the_connection() {
+async fn a_connection_with_bytes_after_the_response_is_not_reused() {
     for (said, is_fine) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", true),
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok!", false),
@@ -124,7 +124,7 @@ async fn on_a_dead_connection_nothing_is_written() {
 }
 
 #[tokio::test]
-async fn long_bodies_come_in_longer_pieces() {
+async fn long_bodies_are_read_in_larger_pieces() {
     let (mut connection, mut far) = connection(1 << 20);
     let length = 900_000;
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");

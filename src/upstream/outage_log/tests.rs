@@ -16,7 +16,7 @@ fn logged(kinds: &[Unreachable]) -> Vec<Option<u64>> {
 }
 
 #[test]
-fn the_first_failure_is_logged_and_then_a_count_now_and_then() {
+fn the_first_failure_is_logged_and_then_a_count_per_interval() {
     let messages = logged(&[Unreachable::Refused; 25]);
     for (second, message) in messages.into_iter().enumerate() {
         let calls = match second {
