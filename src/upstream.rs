@@ -1,9 +1,7 @@
 //! Sends requests to the upstream, each at most once.
 //!
-//! Owns the upstream connections of one worker. Invariant: a request of which a
-//! byte may have been written is never sent again from here (rule: sent once).
-//! Only a request that was certainly not processed is sent on another
-//! connection.
+//! Owns the upstream connections of one worker. Invariant: a request that the
+//! upstream may have processed is never sent again from here (rule: sent once).
 //!
 //! - [`pool`]: idle and shared connections;
 //! - [`connect`], [`dial`], [`tls`]: making new ones;

@@ -29,7 +29,7 @@ pub(super) fn kind(request: &UpstreamRequest) -> RequestKind {
     if hop_by_hop::has(&request.head.headers, "upgrade") {
         RequestKind::Upgrade
     } else if is_streamed || request.head.header_case().is_none() {
-        // Without the case of its names, the request was not read by the fast path.
+        // Without the case here, hyper has read the names and alone knows their case.
         RequestKind::Streamed
     } else {
         RequestKind::Fast

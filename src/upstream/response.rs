@@ -21,7 +21,8 @@ use crate::body::{self, ResponseBody};
 use crate::http::response_head::ResponseHead;
 use crate::observe::metrics::Metrics;
 
-/// The longest pause within a response that the callers of a batch wait for.
+/// The longest pause within the response to a batch, whose callers wait for all of
+/// it.
 const SHARED_SILENCE: Duration = Duration::from_secs(30);
 
 /// A response of the upstream: its head, and its body, not read yet.
