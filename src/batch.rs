@@ -12,6 +12,7 @@
 //! - [`split`]: which calls follow a rejected one, with [`rejection`]: when two
 //!   failures are the same;
 //! - [`quarantine`]: receipts that failed alone and stay out of batches;
+//! - [`remembered`]: the bounded table under both memories of failures;
 //! - [`shadow`]: what merging would have done, where it is only observed.
 
 mod admission;
@@ -66,8 +67,9 @@ pub(crate) struct Batcher {
     retry_budget: RetryBudget,
     limiter: Arc<Limiter>,
     metrics: Arc<Metrics>,
-    /// Calls that retries and splits took beyond what their batches saved.
-    /// Later savings make up for them first, so `saved_total` never decreases.
+    /// Upstream calls that retries and splits took beyond what their batches
+    /// saved. Later savings pay for them first: `saved_total` is a counter and
+    /// must not decrease.
     overspent: AtomicU64,
     /// Cancelled on drain: all windows end, and no later batch has one.
     flush: CancellationToken,
@@ -97,7 +99,7 @@ impl Batcher {
         }
     }
 
-    /// Puts other settings in force, for batches opened from now on.
+    /// Replaces the settings (rule: reload). Open batches keep their own.
     pub(crate) fn reconfigure(&self, settings: config::Batch) {
         self.settings.store(Arc::new(settings));
     }
@@ -119,11 +121,11 @@ impl Batcher {
         self.flush.cancel();
     }
 
-    /// Adds a receipt that arrived just now to a batch. The verdict comes
-    /// through the receiver; dropping that has no effect on the batch.
+    /// Adds a receipt to the open batch of its key, or opens one. The receiver
+    /// delivers the verdict; dropping it has no effect on the batch.
     ///
     /// # Errors
-    /// A batch opened now could not get a token in time.
+    /// A new batch would be needed and could not get a token in time.
     pub(crate) fn join(
         self: &Arc<Self>,
         receipt: Box<Receipt>,
@@ -135,9 +137,11 @@ impl Batcher {
         let rules = self.limiter.rules();
         let deadline = arrived + rules.max_wait;
         if rules.observes {
+            // The receipt is merged for real but takes no token: only its shadow
+            // shows what the budgets would have done (rule: observe mode).
             self.shadow(&receipt, lane);
         } else {
-            // Also where it would join a batch that waits already.
+            // A receipt that would join a waiting batch is refused too (rule: pauses).
             lane.check_pause(deadline)?;
         }
         let caps = Caps::of(&settings);
@@ -151,14 +155,15 @@ impl Batcher {
             member: 0,
             verdict: sender,
         };
-        // Without an open batch, a caller that cannot be served in time is
-        // refused now, and not when its deadline has passed.
+        // Only for a new batch: a caller of an open batch shares its token. A
+        // refusal must come now, not when the deadline has passed (rule: admission).
         let check = || match rules.observes {
             true => Ok(()),
             false => self.check(lane, arrived, deadline),
         };
         let joined = if alone {
             check()?;
+            // Not in the table: no other receipt may find and join it.
             Joined::New(Arc::new(Batch::alone(caller, arrived, caps)))
         } else {
             self.open.join(caller, |caller| {
@@ -172,6 +177,8 @@ impl Batcher {
             } else {
                 settings.window
             };
+            // A task, not the caller's future: the batch is sent even if the
+            // caller disconnects, and a drain waits for it.
             let (lane, upstream) = (lane.clone(), Arc::clone(upstream));
             let run = Arc::clone(self).run(batch, lane, upstream, window);
             self.tasks.spawn(run);
@@ -181,17 +188,21 @@ impl Batcher {
 
     /// Whether a receipt stays out of batches.
     fn goes_alone(&self, receipt: &Receipt, settings: &config::Batch, now: Instant) -> bool {
+        // `batch.window = "0ms"` turns merging off. A list above `max_ids` fits no
+        // batch.
         if settings.window.is_zero() || receipt.id_count() > settings.max_ids {
             return true;
         }
-        // While all receipts of its key fail, that its request failed alone says
-        // nothing about its ids.
+        // While all receipts of this key fail, its own failure does not show that
+        // its ids are bad. In quarantine, each would cost an upstream call.
         self.quarantine.holds(receipt, now) && self.common_failures.of(&receipt.key, now).is_none()
     }
 
-    /// Counts what a batch saved: its callers with a response of the upstream,
-    /// less the calls that it took.
+    /// Counts what a batch saved: callers that got a response of the upstream,
+    /// minus its upstream calls.
     fn count_saved(&self, responses: u64, calls: u64) {
+        // Several batches end at the same time. The closure may run more than
+        // once, and `saved` keeps the value of the run that was stored.
         let mut saved = 0;
         let settle = |overspent: u64| {
             let spent = calls + overspent;

@@ -1,11 +1,12 @@
 //! Bodies of requests and responses.
 //!
-//! - [`client`], [`incoming`]: a request body as it comes from the client;
-//! - [`request`]: the same as it goes to the upstream;
-//! - [`response`]: a response as it goes to the client.
+//! - [`client`], [`incoming`]: a request body, received from the client;
+//! - [`request`]: a request body, sent to the upstream;
+//! - [`response`]: a response, sent to the client;
+//! - [`splice`]: replaced bytes within a body.
 //!
-//! Invariant: bodies are streamed with backpressure and never held as a whole;
-//! at most [`LOOK`] bytes of one are held, and passed on unchanged.
+//! Invariant: bodies are streamed with backpressure; at most [`SCAN_LIMIT`] bytes of a
+//! request body are held.
 
 mod byte_counter;
 mod client;
@@ -21,16 +22,16 @@ pub(crate) use response::{BodyObserver, ClientResponse, ResponseBody};
 
 /// Bytes of a request body that may be held while it is scanned (rule: identity),
 /// and the size of the largest body that is merged (rule: bounds): 64 KiB.
-pub(crate) const LOOK: usize = 64 * 1024;
+pub(crate) const SCAN_LIMIT: usize = 64 * 1024;
 
-/// Why a body ended early. Carries no text of the body.
+/// Why a body ended early. Holds nothing of the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
     /// The client disconnected, or its framing was malformed.
     #[error("the client's body broke off")]
     ClientGone,
     /// The client sent nothing for `server.body_timeout`.
-    #[error("the client's body came too slowly")]
+    #[error("the client sent its body too slowly")]
     ClientTooSlow,
     /// The response was sent before the client was asked for the body.
     #[error("the client's body was not asked for")]
@@ -40,8 +41,8 @@ pub(crate) enum Error {
     UpstreamBrokeOff,
 }
 
-/// Whether the header with this name seals the body: the recipient checks it
-/// against the body, which must not change on the way.
-pub(crate) fn is_seal(field: &str) -> bool {
+/// Whether the header with this name is a digest of the body (RFC 9530): the
+/// recipient would detect any change of the body.
+pub(crate) fn is_body_digest(field: &str) -> bool {
     ["content-digest", "repr-digest", "digest", "content-md5"].contains(&field)
 }

@@ -4,12 +4,12 @@
 //! - [`h1`]: the HTTP/1.1 codec of the fast path;
 //! - [`content_length`]: the value of that header;
 //! - [`hop_by_hop`]: headers that are not forwarded;
-//! - [`method`]: methods that stand for others;
-//! - [`path`]: what a path means to a lenient backend;
+//! - [`method`]: overridden methods;
+//! - [`path`]: paths as a lenient backend reads them;
 //! - [`retry_after`]: the header of that name;
 //! - [`forwarded_for`], [`proxy_protocol`]: the client behind a trusted proxy.
 //!
-//! Invariant: nothing here reads a stream or knows what a request means.
+//! Invariant: nothing here reads from a connection or knows the WhatsApp API.
 
 pub(crate) mod content_length;
 pub(crate) mod forwarded_for;

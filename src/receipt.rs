@@ -1,9 +1,9 @@
 //! A read receipt that was understood completely (rule: merge equality).
 //!
-//! Owns what may be merged, with what, and how a merged request is written.
-//! Invariants: a request with one key that is not understood is not a receipt;
-//! two receipts with one [`MergeKey`] differ in nothing but their message ids; a
-//! merged request is the first caller's, byte for byte, except for the ids.
+//! Owns which receipts may merge and how a merged request is written.
+//! Invariants: a request with a single unknown key is not a receipt; two receipts
+//! with equal [`MergeKey`]s differ in nothing but their message ids; a merged
+//! request is the first caller's, byte for byte, except for the ids.
 //!
 //! - [`parse`]: from a request to its fields;
 //! - [`ids`]: what looks like a message id, and lists of them;
@@ -34,16 +34,16 @@ use crate::body::{RequestBody, UpstreamRequest};
 use crate::http::request_head::RequestHead;
 use crate::identity::{CredentialSource, Findings, Identity};
 
-/// Hashes keys and ids. Its secret is drawn at start, so that no client can
-/// choose texts whose hashes coincide.
+/// Hashes keys and ids. Its secret is random, so no client can construct texts
+/// with equal hashes.
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// One caller's read receipt.
 pub(crate) struct Receipt {
-    /// The request as it came, without hop-by-hop fields.
+    /// The request as received, without hop-by-hop fields.
     head: RequestHead,
     body: Bytes,
-    /// Where the list of ids stands; `None` for the whole-chat form.
+    /// The position of the list of ids; `None` for a whole-chat receipt.
     ids_at: Option<IdsAt>,
     /// How many ids the list has, repeated ones included.
     id_count: usize,
@@ -53,7 +53,7 @@ pub(crate) struct Receipt {
     pub(crate) identity: Identity,
 }
 
-/// The carrier of a list of ids, and where the list stands there.
+/// Where a request carries its list of ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum IdsAt {
     /// A range of the body.
@@ -63,7 +63,10 @@ enum IdsAt {
 }
 
 impl Receipt {
-    /// Understands a request, or returns its head untouched.
+    /// Reads a request as a receipt.
+    ///
+    /// # Errors
+    /// It is not one. Its head is returned unchanged, to be forwarded.
     pub(crate) fn read(
         head: impl Into<RequestHead>,
         body: Bytes,
@@ -72,6 +75,8 @@ impl Receipt {
         let Some(fields) = parse::understand(&head, &body) else {
             return Err(Box::new(head));
         };
+        // The same search as for every other request, so a receipt and a request of
+        // one instance use the same bucket (rule: identity).
         let mut findings = Findings::of_head(&head);
         if let Some(name) = fields.body_instance(&body) {
             findings.instance(&name);
@@ -107,13 +112,14 @@ impl Receipt {
     pub(crate) fn ids(&self) -> Ids<'_> {
         Ids::of_json(match &self.ids_at {
             None => Cow::Borrowed(""),
-            // The body was read as text before.
+            // `parse` has checked that the body is UTF-8.
             Some(IdsAt::Body(range)) => {
                 let text = std::str::from_utf8(&self.body[range.clone()]);
                 Cow::Borrowed(text.unwrap_or_default())
             }
             Some(IdsAt::Query(range)) => {
                 let query = self.head.uri.query().unwrap_or_default();
+                // Copies the list, but only while the ids are read.
                 crate::identity::decode(&query[range.clone()])
             }
         })

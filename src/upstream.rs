@@ -1,16 +1,14 @@
 //! Sends requests to the upstream, each at most once.
 //!
-//! Owns the upstream connections of one worker. Invariant: a request of which a
-//! byte may have been written is never sent again from here (rule: sent once).
-//! Only a request that a dead pooled connection returned untouched goes out on
-//! another connection.
+//! Owns the upstream connections of one worker. Invariant: a request that the
+//! upstream may have processed is never sent again from here (rule: sent once).
 //!
 //! - [`pool`]: idle and shared connections;
 //! - [`connect`], [`dial`], [`tls`]: making new ones;
-//! - [`connection`], [`fast`], [`liveness`]: one connection, of hyper or of the
-//!   fast path, and whether it still lives;
-//! - [`request`], [`response`]: what goes out and what comes back;
-//! - [`timeout`], [`error`], [`outage_log`]: when it takes too long or fails.
+//! - [`connection`], [`fast`]: one connection, of hyper or of the fast path;
+//! - [`liveness`]: whether an HTTP/2 connection still responds;
+//! - [`request`], [`response`]: requests sent and responses received;
+//! - [`timeout`], [`error`], [`outage_log`]: timeouts and failures.
 
 mod connect;
 mod connection;
@@ -48,7 +46,7 @@ use crate::config;
 use crate::observe::metrics::{Metrics, Route};
 use crate::yield_now;
 
-/// New connections tried for one request that none of them took.
+/// New connections tried for one request that is not processed.
 const MAX_FRESH: usize = 2;
 
 /// The shortest time between two searches for connections to close.
@@ -63,8 +61,8 @@ pub(crate) struct Upstream {
     pool: Arc<Pool>,
     /// The pools of all workers.
     pools: Pools,
-    /// Held while a connection is made that others can share. Holds the last
-    /// failure to make one.
+    /// Locked while a connection is made that others can share. Holds the time and
+    /// error of the last failed attempt.
     connecting: Mutex<Option<(Instant, UpstreamError)>>,
     metrics: Arc<Metrics>,
 }
@@ -101,7 +99,7 @@ impl Upstream {
         Connector::new(settings, Dial::Tcp).map(drop)
     }
 
-    /// The same upstream for another worker, with connections of its own.
+    /// The same upstream for another worker, with separate connections.
     pub(crate) fn another(&self) -> Self {
         Self {
             connector: Arc::clone(&self.connector),
@@ -114,9 +112,9 @@ impl Upstream {
         }
     }
 
-    /// Sends one request and waits for the head of its response. Takes the
-    /// request out of its place, so that the futures down to the connection
-    /// need no room for it.
+    /// Sends one request and waits for the head of its response. Takes the request
+    /// out of the reference: moved by value, it would be stored again in each of
+    /// the nested futures.
     ///
     /// # Errors
     /// There is no response; [`UpstreamError`] says whether the request may
@@ -126,8 +124,8 @@ impl Upstream {
         request: &mut UpstreamRequest,
         route: Route,
     ) -> Result<UpstreamResponse, UpstreamError> {
-        // All requests yield, not only some: those of one instance must leave
-        // in the order in which they come here.
+        // All requests yield, not only some: requests of one instance must be sent in
+        // the order in which they arrive here.
         yield_now::to_ready_tasks(self.metrics.requests_in_flight()).await;
         let started = Instant::now();
         let result = self.exchange(request, started).await;
@@ -157,8 +155,8 @@ impl Upstream {
         self.pools.count()
     }
 
-    /// Closes, for ever, pooled connections that have ended or have been idle
-    /// too long.
+    /// Closes pooled connections that have ended or have been idle too long. Runs
+    /// until it is dropped.
     pub(crate) async fn keep_pool_tidy(&self) -> std::convert::Infallible {
         loop {
             tokio::select! {
@@ -177,10 +175,11 @@ impl Upstream {
         let kind = request::kind(request);
         let mut timeout = ResponseTimeout {
             started,
-            length: self.settings.response_timeout,
+            limit: self.settings.response_timeout,
             progress: request.body.progress(),
         };
         let progress = timeout.progress.as_ref();
+        // Lives until the response was read, or until this function fails.
         let response_pending = progress.map(Progress::response_pending);
         let mut fresh = 0;
         loop {
@@ -193,7 +192,7 @@ impl Upstream {
                     // Boxed, so that a request on a pooled connection needs no
                     // room for a handshake.
                     let connected = Box::pin(self.connect(kind)).await?;
-                    // Connecting has a timeout of its own.
+                    // Connecting has a separate timeout.
                     timeout.started = Instant::now();
                     connected
                 }
@@ -204,8 +203,8 @@ impl Upstream {
                 request::prepare_http1(request, &self.host);
             }
             let sent = connection.send(request, &timeout).await;
-            // Only a new connection says something about an outage: a pooled one
-            // was made before it.
+            // Only a new connection shows that an outage is over: a pooled one may be
+            // older than the outage.
             if fresh > 0 && !matches!(sent, Some(Err(SendError::Unprocessed))) {
                 self.connector.outage_log().record_success();
             }
@@ -215,13 +214,14 @@ impl Upstream {
                     let lease = Lease::new(connection, &self.pool, response_pending);
                     return Ok((received, lease));
                 }
+                // Certainly not processed, so sending it again is safe (rule: sent once).
                 Some(Err(SendError::Unprocessed)) if is_reused || fresh < MAX_FRESH => {}
                 Some(Err(SendError::Unprocessed)) => {
                     return Err(Unreachable::ClosedAtOnce.into());
                 }
                 Some(Err(SendError::Failed(error))) => {
-                    // hyper reports a broken request body as an error of the
-                    // connection; the body knows the cause.
+                    // hyper reports a failed request body as an error of the connection.
+                    // The body itself keeps the cause: then the client is at fault.
                     let client = timeout.progress.and_then(|progress| progress.failure());
                     return Err(client.map_or(error, UpstreamError::Client));
                 }
@@ -238,16 +238,18 @@ impl Upstream {
         }
         let asked = Instant::now();
         let mut last_failure = self.connecting.lock().await;
+        // The holder of the lock before this request may have made one.
         if let Some(connection) = self.pool.take(kind, Instant::now()) {
             return Ok((connection, true));
         }
         if let Some((_, error)) = last_failure.filter(|(when, _)| *when >= asked) {
-            // One attempt failed while this request waited: that counts for all
-            // that waited, or a hundred would fail one after another.
+            // An attempt failed while this request waited. It counts for all that
+            // waited: one after another, each would wait for the connect timeout.
             return Err(error);
         }
         if !self.connector.may_share() {
-            // The upstream chose HTTP/1.1 meanwhile: all connect at once.
+            // The upstream has chosen HTTP/1.1 meanwhile, and its connections are not
+            // shared: all waiting requests connect at the same time.
             drop(last_failure);
             return Ok((self.connector.connect(&self.pool, kind).await?, false));
         }

@@ -1,4 +1,4 @@
-//! Bucket tokens for batches: the only place here that asks the limiter.
+//! Bucket tokens for batches: the only file of this module that asks the limiter.
 //!
 //! Invariants: each upstream call of a batch spends one token; a batch waits as
 //! one, and accepts callers until its token is granted (rule: batch life cycle).
@@ -26,9 +26,9 @@ impl Batcher {
         self.limiter.check(lane, Kind::Receipt { opened }, deadline)
     }
 
-    /// Waits for the first token of a batch, which goes on accepting callers.
-    /// Callers whose deadline passes are refused meanwhile. Returns the token
-    /// and the time in the queue, if there was any.
+    /// Waits for the first token of a batch, which accepts callers meanwhile.
+    /// Callers whose deadline passes are given to `refuse`. Returns the token,
+    /// and the time in the queue if the batch had to wait.
     ///
     /// # Errors
     /// No caller of the batch can be served in time.
@@ -39,6 +39,8 @@ impl Batcher {
         refuse: impl Fn(Vec<M>, Refused),
     ) -> Result<(Permit, Option<Duration>), Refused> {
         let (asked, opened) = (Instant::now(), batch.opened);
+        // The last deadline: the token is worth taking while one caller can use
+        // it. The others are refused below, at their own deadlines.
         let deadline = batch.last_deadline().unwrap_or(asked);
         let admission = self.limiter.admit(lane, Kind::Receipt { opened }, deadline);
         let mut ticket = match admission? {
@@ -46,11 +48,14 @@ impl Batcher {
             Admission::Queued(ticket) => ticket,
         };
         loop {
+            // Read again each time: callers join and expire during the wait. A
+            // return drops the ticket, so the batch leaves the queue.
             let Some(deadline) = batch.first_deadline() else {
                 return Err(self.limiter.too_late(lane));
             };
             tokio::select! {
-                // A token that is due exactly at the deadline still counts.
+                // Token first: one that is due exactly at the deadline still counts,
+                // as the forecast has promised (rule: admission).
                 biased;
                 permit = &mut ticket => return Ok((permit?, Some(asked.elapsed()))),
                 () = tokio::time::sleep_until(deadline) => {
@@ -76,6 +81,7 @@ impl Batcher {
         deadline: Instant,
     ) -> Result<Pass, Refused> {
         if self.limiter.observes() {
+            // Budgets are only observed: no call waits, and no token is taken.
             return Ok(self.limiter.unheld(Route::Seen));
         }
         let asked = Instant::now();

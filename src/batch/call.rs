@@ -2,7 +2,7 @@
 //!
 //! Invariants: each attempt spends a token; only a call that a retry can help is
 //! retried, within the callers' deadlines and the retry budget (rule: retries).
-//! A caller whose deadline passes gets what the last call with its ids brought.
+//! A caller whose deadline passes gets the result of the last call with its ids.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ use crate::upstream::{Collected, Upstream, UpstreamError, UpstreamResponse};
 /// hundred bytes.
 const MAX_SHARED: usize = 1024 * 1024;
 
-/// The first pause before a retry. It doubles, and is stretched at random by up
-/// to `BACKOFF_JITTER` of itself.
+/// The wait before the first retry. It doubles up to `BACKOFF_LONGEST`; each wait
+/// is lengthened at random by up to `BACKOFF_JITTER` of itself.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(1);
 const BACKOFF_JITTER: f64 = 0.5;
@@ -53,11 +53,11 @@ pub(super) struct Tally {
     pub(super) responses: AtomicU64,
 }
 
-/// What came of a call.
+/// The result of a call.
 pub(super) enum Reply {
     /// A response that was read to its end.
     Whole(Arc<SharedResponse>),
-    /// A response too long to be held: it is streamed to the only caller.
+    /// A response over [`MAX_SHARED`] to a single caller, streamed to it.
     Long(Box<ClientResponse>),
     Failed(UpstreamError),
 }
@@ -65,22 +65,23 @@ pub(super) enum Reply {
 /// The last call with a caller's ids.
 pub(super) struct LastCall {
     pub(super) reply: Reply,
-    pub(super) load: Load,
+    pub(super) size: CallSize,
     /// From sending it to the end of the response.
     pub(super) took: Duration,
 }
 
-/// What shared a call.
+/// How many callers and ids shared a call.
 #[derive(Clone, Copy)]
-pub(super) struct Load {
+pub(super) struct CallSize {
     pub(super) callers: usize,
     pub(super) ids: usize,
 }
 
 impl CallContext<'_> {
-    /// Waits for a token, then makes one call and retries it while that can
-    /// help. Callers whose deadline passes before get their verdict and leave
-    /// the list. `None` if all of them left before the first attempt.
+    /// Makes one call and retries it while that can help; waits for the token
+    /// first unless `pass` has it. Callers whose deadline passes meanwhile get
+    /// their verdict and leave the list. `None` if all left before the first
+    /// attempt.
     pub(super) async fn send(
         &self,
         callers: &mut Vec<Caller>,
@@ -101,16 +102,19 @@ impl CallContext<'_> {
             let Some(next) = self.retry_at(&last.reply, &mut backoff) else {
                 return last;
             };
-            // The pause of a 429 is kept by the bucket, which sends one probe
-            // after it: such a retry is bounded without a budget.
+            // A 429 pauses the bucket, which then sends one probe (rule: pauses).
+            // That bounds these retries already; they need no retry budget.
             let is_bounded = last.reply.is_throttled();
+            // The caller with the most time decides whether a retry is made: it can
+            // use one that is too late for the others.
             let Some(latest) = callers.iter().max_by_key(|caller| caller.deadline) else {
                 return last;
             };
             if latest.deadline <= next || !is_bounded && !self.may_retry(latest) {
                 return last;
             }
-            // Others may have less time.
+            // A caller that has no time for this retry gets its verdict now, because
+            // waiting cannot change it.
             self.settle_late(callers, next, &last);
             tokio::time::sleep_until(next).await;
             match self.follow_up(callers, Some(&last)).await {
@@ -128,24 +132,24 @@ impl CallContext<'_> {
     /// When a call is to be sent again; `None` if that cannot help.
     fn retry_at(&self, reply: &Reply, backoff: &mut ExponentialBackoff) -> Option<Instant> {
         if reply.is_throttled() {
-            // Where no bucket keeps the pause, a retry would be a flood.
+            // At once, because the next token comes only after the pause. Where
+            // budgets are only observed nothing would wait: no retry there.
             return (!self.batcher.limiter.observes()).then(Instant::now);
         }
         let backoff = reply.is_worth_a_retry().then(|| backoff.next_backoff())?;
         let asked = reply.retry_after().unwrap_or_default();
-        // A wait that no clock can hold lies beyond all deadlines.
+        // A `Retry-After` that overflows the clock lies beyond all deadlines.
         let earliest = Instant::now().checked_add(asked)?;
         Some(backoff.deadline().max(earliest))
     }
 
-    /// Waits for the token of another call. Callers whose deadline passes
-    /// meanwhile get their verdict at that moment; the others go on waiting.
-    /// `None` if no caller is left.
+    /// Waits for the token of another call. A caller gets its verdict when its
+    /// deadline passes; the others go on waiting. `None` if no caller is left.
     async fn follow_up(&self, callers: &mut Vec<Caller>, last: Option<&LastCall>) -> Option<Pass> {
         let settle_late = |callers: &mut Vec<Caller>, then| match last {
             Some(last) => self.settle_late(callers, then, last),
-            // The recheck of another caller succeeded, and no call has carried
-            // their ids: they are refused as if they had just come.
+            // Only after the recheck of a common failure: one caller was sent, and
+            // no call has carried the ids of these. They get a 429 like new callers.
             None => {
                 let late = take_late(callers, then);
                 refuse(late, self.batcher.limiter.too_late(self.lane));
@@ -158,9 +162,12 @@ impl CallContext<'_> {
         loop {
             let first = callers.iter().map(|caller| caller.deadline).min()?;
             tokio::select! {
+                // A token that is due exactly at a deadline still counts.
                 biased;
                 token = &mut token => match token {
                     Ok(pass) => return Some(pass),
+                    // A pause may have begun since these callers were admitted. A caller
+                    // whose ids were sent gets that result, never our 429.
                     Err(refused) => {
                         let all = std::mem::take(callers);
                         match last {
@@ -175,27 +182,28 @@ impl CallContext<'_> {
         }
     }
 
-    /// One attempt. A lone caller's request is its own, unchanged.
+    /// One attempt. A single caller's own request is sent, unchanged.
     async fn attempt(&self, callers: &mut [Caller], pass: Pass) -> LastCall {
         let (mut request, ids) = merge(callers);
-        let load = Load {
+        let size = CallSize {
             callers: callers.len(),
             ids,
         };
+        // Retries deposit too: the budget is a share of all calls.
         self.batcher
             .retry_budget
             .deposit(&callers[0].receipt.identity);
         self.tally.calls.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
-        let reply = self.exchange(&mut request, pass, load).await;
+        let reply = self.exchange(&mut request, pass, size).await;
         let took = began.elapsed();
         callers
             .iter_mut()
             .for_each(|caller| caller.in_calls += took);
-        LastCall { reply, load, took }
+        LastCall { reply, size, took }
     }
 
-    async fn exchange(&self, request: &mut UpstreamRequest, pass: Pass, load: Load) -> Reply {
+    async fn exchange(&self, request: &mut UpstreamRequest, pass: Pass, size: CallSize) -> Reply {
         let response = match self.upstream.call(request, Route::Seen).await {
             Ok(response) => response,
             Err(failure) => {
@@ -204,6 +212,8 @@ impl CallContext<'_> {
             }
         };
         let UpstreamResponse { head, body, .. } = response;
+        // With the head, not at the end of the body: until then the bucket would
+        // grant tokens for calls that get a 429 too.
         self.lane
             .answered(&pass.permit, head.status(), retry_after::asked(&head));
         match body.collect(MAX_SHARED).await {
@@ -213,10 +223,14 @@ impl CallContext<'_> {
                 trailers,
                 remaining: pass.permit.remaining,
             })),
-            Ok(Collected::Longer(held, rest)) if load.callers == 1 => {
+            // Only one caller: what was read so far is passed on with the rest, so the
+            // gateway never holds more than the limit.
+            Ok(Collected::Longer(held, rest)) if size.callers == 1 => {
                 let body = rest.into_client_body(held);
                 Reply::Long(Box::new(ClientResponse { head, body }))
             }
+            // Dropping the rest closes the connection. Each caller then gets a call of
+            // its own (rule: settling).
             Ok(Collected::Longer(..)) => Reply::Failed(UpstreamError::TooLong),
             Err(failure) => Reply::Failed(failure),
         }
@@ -224,12 +238,13 @@ impl CallContext<'_> {
 
     /// Gives callers the verdict of a call.
     pub(super) fn settle(&self, mut callers: Vec<Caller>, last: LastCall) {
-        // A caller that got no response was saved nothing.
+        // For `saved_total`: a caller without a response saved no call.
         if !matches!(last.reply, Reply::Failed(_)) {
             let count = callers.len() as u64;
             self.tally.responses.fetch_add(count, Ordering::Relaxed);
         }
-        // A streamed response has one caller, which is the last.
+        // `share` cannot copy a streamed response, so the last caller gets the
+        // original. A streamed response has only that caller.
         let only = callers.pop();
         for caller in callers {
             self.settle_one(caller, last.share());
@@ -240,13 +255,15 @@ impl CallContext<'_> {
     }
 
     fn settle_one(&self, caller: Caller, last: LastCall) {
+        // A caller may join after the window, while the batch waits for its token:
+        // it has spent no time in the window.
         let since_due = self.due.max(caller.arrived).elapsed();
         let timing = Timing {
             window: self.due.saturating_duration_since(caller.arrived),
             queue: since_due.saturating_sub(caller.in_calls),
             upstream: caller.in_calls,
-            callers: last.load.callers,
-            ids: last.load.ids,
+            callers: last.size.callers,
+            ids: last.size.ids,
         };
         let response = match last.reply {
             Reply::Whole(shared) => Ok(BatchResponse::Shared(shared)),
@@ -277,9 +294,12 @@ fn take_late(callers: &mut Vec<Caller>, then: Instant) -> Vec<Caller> {
 fn merge(callers: &[Caller]) -> (UpstreamRequest, usize) {
     let first = callers.first().expect("a call has callers");
     let lists: Vec<_> = callers.iter().map(|caller| caller.receipt.ids()).collect();
+    // The usual case needs no set: one id cannot be repeated.
     if callers.len() == 1 && first.receipt.id_count() < 2 {
         return (first.receipt.own_request(), first.receipt.id_count());
     }
+    // First-seen order (rule: merge equality). A list of one caller may repeat ids:
+    // it is sent as it is, and only counted here.
     let union: IndexSet<Cow<'_, str>> = lists.iter().flat_map(|ids| ids.iter()).collect();
     let request = match callers.len() {
         1 => first.receipt.own_request(),
@@ -289,8 +309,8 @@ fn merge(callers: &[Caller]) -> (UpstreamRequest, usize) {
 }
 
 impl LastCall {
-    /// The same for another caller. A response that only one caller can have
-    /// becomes a failure.
+    /// A copy for another caller. A streamed response cannot be copied and becomes
+    /// a failure.
     pub(super) fn share(&self) -> Self {
         let reply = match &self.reply {
             Reply::Whole(shared) => Reply::Whole(Arc::clone(shared)),
@@ -300,10 +320,10 @@ impl LastCall {
         Self { reply, ..*self }
     }
 
-    /// The same for callers whose ids were not in the call.
+    /// A copy for `callers` more, whose ids were not in the call.
     pub(super) fn share_with(&self, callers: usize) -> Self {
         let mut shared = self.share();
-        shared.load.callers += callers;
+        shared.size.callers += callers;
         shared
     }
 }
@@ -317,7 +337,7 @@ impl Reply {
         }
     }
 
-    /// The rejection that this is, if it is one.
+    /// The rejection, if the reply is one.
     pub(super) fn rejection(&self) -> Option<Rejection> {
         match self {
             Self::Whole(shared) => Rejection::of(&shared.head, &shared.body),
@@ -325,7 +345,7 @@ impl Reply {
         }
     }
 
-    /// Each caller needs a call of its own.
+    /// Each caller needs a separate call.
     pub(super) fn is_too_long(&self) -> bool {
         matches!(self, Self::Failed(UpstreamError::TooLong))
     }

@@ -1,7 +1,7 @@
 //! A caller of a batch, and its verdict.
 //!
-//! Invariant: a caller gets one verdict, and a caller that has gone is not
-//! missed.
+//! Invariants: a caller gets exactly one verdict; the verdict of a caller that
+//! has disconnected is dropped without an effect on the others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,10 +58,10 @@ pub(crate) enum NoResponse {
 /// How a caller's time was spent.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Timing {
-    /// In the window.
+    /// From its arrival to the end of the window.
     pub(crate) window: Duration,
-    /// Waiting for the calls that carried its ids: for bucket tokens, for a
-    /// retry, for calls with other callers' ids.
+    /// After the window, outside the calls that carried its ids: waiting for
+    /// bucket tokens, for a retry, or for calls with other callers' ids.
     pub(crate) queue: Duration,
     /// In the upstream calls that carried its ids.
     pub(crate) upstream: Duration,
@@ -77,11 +77,12 @@ pub(super) struct Caller {
     pub(super) receipt: Box<Receipt>,
     /// When the last byte of its request arrived.
     pub(super) arrived: Instant,
-    /// The last attempt must begin before this moment.
+    /// The last attempt must begin before this time (rule: settling).
     pub(super) deadline: Instant,
     /// Time spent in upstream calls that carried its ids.
     pub(super) in_calls: Duration,
-    /// The same number for callers with the same ids, once a batch is split.
+    /// The index of its [`Split`](super::split::Split) member, once a batch is
+    /// split: callers with the same ids have the same one.
     pub(super) member: usize,
     pub(super) verdict: oneshot::Sender<Verdict>,
 }
@@ -109,6 +110,8 @@ impl Mergeable for Caller {
     }
 
     fn each_id(&self, mut each: impl FnMut(IdHash, usize)) {
+        // The costs are in the form of this receipt. All receipts of a batch have the
+        // same form, because it is part of the key.
         let form = self.receipt.form();
         for (id, hash) in self.receipt.ids().hashed() {
             each(hash, form.cost(&id));

@@ -30,7 +30,7 @@ pub(crate) trait Mergeable {
     fn each_id(&self, each: impl FnMut(IdHash, usize));
     /// Bytes that all ids of a merged request of this receipt's form may take.
     fn room(&self) -> usize;
-    /// The last attempt must begin before this moment.
+    /// The last attempt must begin before this time.
     fn deadline(&self) -> Instant;
 }
 
@@ -66,8 +66,8 @@ pub(crate) struct Batch<M: Mergeable> {
 #[derive(Debug)]
 struct State<M> {
     is_open: bool,
-    /// In the order of joining. That is the order of their deadlines, except
-    /// where one worker took longer than another to read a receipt.
+    /// In the order of joining. That is also the order of their deadlines, up
+    /// to the small delay between arrival and joining on different workers.
     callers: VecDeque<M>,
     /// The distinct ids of all callers.
     ids: HashTable<IdHash>,
@@ -76,7 +76,7 @@ struct State<M> {
     room: usize,
 }
 
-/// What became of a caller that looked for a batch.
+/// How a caller got into a batch.
 #[derive(Debug)]
 pub(crate) enum Joined<M: Mergeable> {
     /// It joined an open batch.
@@ -96,8 +96,8 @@ impl<M: Mergeable> Batch<M> {
         batch
     }
 
-    /// A closed batch of one caller. Its ids are not looked at: the list of a
-    /// lone caller may be of any length.
+    /// A closed batch of one caller. Its ids are not counted: a list that is
+    /// sent alone may be longer than the caps.
     pub(crate) fn alone(only: M, now: Instant, caps: Caps) -> Self {
         let batch = Self::empty(only.key().clone(), now, caps);
         let mut state = batch.lock();
@@ -129,13 +129,15 @@ impl<M: Mergeable> Batch<M> {
         self.lock().is_open
     }
 
-    /// Adds a caller, or returns it: then the batch is closed.
+    /// Adds a caller. If it does not fit, closes the batch and returns the caller.
     pub(crate) fn join(&self, caller: M) -> Option<M> {
         let mut state = self.lock();
         if !state.is_open {
             return Some(caller);
         }
         if !state.has_room_for(&caller, self.caps) {
+            // Closed although smaller receipts might still fit: otherwise this
+            // caller's batch would be a second open one of the key.
             self.close(&mut state);
             return Some(caller);
         }
@@ -171,7 +173,8 @@ impl<M: Mergeable> Batch<M> {
         if state.callers.is_empty() {
             self.close(&mut state);
         } else if !expired.is_empty() {
-            // Ids may have left with the callers.
+            // An id may have had several callers, so it cannot just be removed: the
+            // ids of the rest are counted anew.
             let rest = std::mem::take(&mut state.callers);
             state.ids.clear();
             state.bytes = 0;
@@ -188,11 +191,13 @@ impl<M: Mergeable> Batch<M> {
 
     fn close(&self, state: &mut State<M>) {
         state.is_open = false;
+        // Stores a permit if the task of the batch does not wait yet.
         self.closed.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, State<M>> {
-        // No change under this lock panics halfway.
+        // A poisoned state is still consistent: no change under this lock panics
+        // halfway.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -200,14 +205,15 @@ impl<M: Mergeable> Batch<M> {
 impl<M: Mergeable> State<M> {
     fn add(&mut self, caller: M) {
         caller.each_id(|id, cost| {
+            // The ids are hashes already, so the table hashes nothing again.
             let entry = self.ids.entry(id, |it| *it == id, |it| *it);
             if let Entry::Vacant(entry) = entry {
                 entry.insert(id);
                 self.bytes += cost;
             }
         });
-        // The callers before it may expire: any caller's request may become the
-        // one that carries the ids.
+        // The smallest room counts: the first caller writes the merged request,
+        // and when callers expire, any caller may become the first.
         self.room = self.room.min(caller.room());
         self.callers.push_back(caller);
     }
@@ -246,12 +252,15 @@ impl<M: Mergeable> OpenBatches<M> {
     ) -> Result<Joined<M>, E> {
         let hash = self.0.hash(caller.key());
         let mut shard = self.0.shard(hash);
-        let is_its = |batch: &Arc<Batch<M>>| batch.key == *caller.key();
+        let is_of_key = |batch: &Arc<Batch<M>>| batch.key == *caller.key();
         let hasher = |batch: &Arc<Batch<M>>| self.0.hash(&batch.key);
-        match shard.entry(hash, is_its, hasher) {
+        // The lock of the shard is held while `open` runs, so two receipts of one
+        // key cannot open two batches.
+        match shard.entry(hash, is_of_key, hasher) {
             Entry::Occupied(mut entry) => match entry.get().join(caller) {
                 None => Ok(Joined::Existing),
                 Some(caller) => {
+                    // On a refusal the closed batch stays; its task removes it.
                     let batch = open(caller)?;
                     *entry.get_mut() = Arc::clone(&batch);
                     Ok(Joined::New(batch))
@@ -265,10 +274,12 @@ impl<M: Mergeable> OpenBatches<M> {
         }
     }
 
-    /// Removes a batch, unless another one of its key has taken its place.
+    /// Removes a batch, unless a newer one of its key has replaced it.
     pub(super) fn remove(&self, batch: &Arc<Batch<M>>) {
         let hash = self.0.hash(&batch.key);
         let mut shard = self.0.shard(hash);
+        // By pointer, not by key: a batch that closed early was replaced by a newer
+        // one, which must stay.
         if let Ok(entry) = shard.find_entry(hash, |current| Arc::ptr_eq(current, batch)) {
             entry.remove();
         }

@@ -1,8 +1,8 @@
 //! Receipts whose request failed alone stay out of batches for a while.
 //!
-//! Invariants: an entry is one id under one merge key, so that it keeps no other
-//! receipt out; the table is bounded. Whole-chat receipts are never kept out: no
-//! id can be the cause of their failure (rule: quarantine).
+//! Invariants: an entry is one id under one merge key, so it affects no receipt
+//! of another chat or credential; the table is bounded. Whole-chat receipts are
+//! never quarantined: no id can cause their failure (rule: quarantine).
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
@@ -13,17 +13,17 @@ use tokio::time::Instant;
 use super::remembered::Remembered;
 use crate::receipt::Receipt;
 
-/// Ids kept out at a time.
+/// Ids in quarantine at a time.
 const CAPACITY: usize = 10_000;
 
-/// Ids of one receipt that are kept out, so that one receipt cannot replace all
-/// others.
+/// Ids of one receipt in quarantine, so that one long receipt cannot displace
+/// all others.
 const MAX_OF_ONE: usize = CAPACITY / 10;
 
 /// Ids that made a call fail.
 #[derive(Debug)]
 pub(super) struct Quarantine {
-    /// By a hash of merge key and id. If two coincide, a receipt goes alone
+    /// By a hash of merge key and id. A collision only sends one receipt alone
     /// without need.
     entries: Remembered<u64, ()>,
     hasher: RandomState,
@@ -37,21 +37,23 @@ impl Quarantine {
         }
     }
 
-    /// Whether an id of this receipt is kept out.
+    /// Whether an id of this receipt is in quarantine.
     pub(super) fn holds(&self, receipt: &Receipt, now: Instant) -> bool {
+        // Checked first: otherwise every receipt would hash its ids.
         if self.entries.is_unused() {
             return false;
         }
+        // Hashed before `find` takes the lock, which all workers share.
         let entries: Vec<_> = self.entries_of(receipt);
         self.entries.find(entries.iter(), now).is_some()
     }
 
-    /// Keeps the ids of a receipt out of batches.
-    pub(super) fn add(&self, receipt: &Receipt, now: Instant, length: Duration) {
-        if !length.is_zero() && receipt.id_count() > 0 {
+    /// Keeps the ids of a receipt out of batches for `duration`.
+    pub(super) fn add(&self, receipt: &Receipt, now: Instant, duration: Duration) {
+        if !duration.is_zero() && receipt.id_count() > 0 {
             let entries = self.entries_of(receipt).into_iter();
             self.entries
-                .extend(entries.map(|entry| (entry, ())), now, now + length);
+                .extend(entries.map(|entry| (entry, ())), now, now + duration);
         }
     }
 

@@ -25,14 +25,14 @@ use super::remembered::Remembered;
 use crate::http::response_head::ResponseHead;
 use crate::receipt::MergeKey;
 
-/// Longer words are no words of a language.
+/// Longer words are taken for opaque ids.
 const LONGEST_WORD: usize = 24;
 
 /// Merge keys whose common failure is remembered.
 const CAPACITY: usize = 1000;
 
-/// A common failure is remembered this long after it was last seen.
-const LENGTH: Duration = Duration::from_secs(60);
+/// How long a common failure is remembered after it was last seen.
+const MEMORY: Duration = Duration::from_secs(60);
 
 /// A response that an id or the length of a list may have caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +42,16 @@ pub(super) struct Rejection {
 }
 
 impl Rejection {
-    /// The rejection that this response is, if it is one.
+    /// The rejection, if this response is one.
     pub(super) fn of(head: &ResponseHead, body: &[u8]) -> Option<Self> {
         let status = head.status();
-        // An id or the length of a list may be the cause of these.
+        // Only these may depend on the ids of one caller (rule: splitting). 404 or
+        // 401 concern the instance or the credential, which all callers share.
         if !matches!(status.as_u16(), 400 | 413 | 414 | 422 | 500) {
             return None;
         }
+        // Compressed bytes differ with every timestamp inside, and the gateway does
+        // not decompress.
         let shape = match head.get(&CONTENT_ENCODING).is_some() {
             true => 0,
             false => shape(body),
@@ -63,6 +66,8 @@ impl Rejection {
 }
 
 fn shape(body: &[u8]) -> u64 {
+    // Each word is hashed with its length, so "ab c" and "a bc" differ. A collision
+    // would only take two failures for one.
     let mut hasher = DefaultHasher::new();
     for word in body.split(|byte| !is_of_word(*byte)) {
         if !word.is_empty() && !is_variable(word) {
@@ -73,8 +78,9 @@ fn shape(body: &[u8]) -> u64 {
 }
 
 fn is_of_word(byte: u8) -> bool {
-    // From 0x80 on, a part of a letter in UTF-8. The others join the parts of
-    // ids, addresses, dates and base64.
+    // Bytes from 0x80 on are parts of letters in UTF-8. The signs join the parts
+    // of ids, addresses, dates and base64: split at them, an id of letters would
+    // leave words that differ with each response.
     byte.is_ascii_alphanumeric() || byte >= 0x80 || b"_-.@+/=%:".contains(&byte)
 }
 
@@ -102,7 +108,7 @@ impl CommonFailures {
     /// Remembers that all receipts of a key fail in this way.
     pub(super) fn remember(&self, key: &MergeKey, rejection: Rejection, now: Instant) {
         let entry = (key.clone(), rejection);
-        self.0.extend(std::iter::once(entry), now, now + LENGTH);
+        self.0.extend(std::iter::once(entry), now, now + MEMORY);
     }
 
     /// Forgets the common failure of a key.

@@ -1,7 +1,7 @@
-//! A bounded table of what is remembered for a while.
+//! A bounded table whose entries expire.
 //!
-//! Invariant: the table never holds more than its capacity; a full table forgets
-//! its oldest entries. Costs one atomic load as long as nothing was remembered.
+//! Invariant: the table never holds more than its capacity; a full table drops
+//! its oldest entries. A table that was never used costs one atomic load.
 
 use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 #[derive(Debug)]
 pub(super) struct Remembered<K, V> {
-    /// In the order in which they were remembered, each until a moment.
+    /// From the oldest to the youngest. The time is the end of the entry.
     entries: Mutex<IndexMap<K, (V, Instant)>>,
     capacity: usize,
-    /// Nothing was ever remembered: then no request takes the lock.
+    /// Set until the first failure: healthy gateways never take the lock.
     is_unused: AtomicBool,
 }
 
@@ -28,12 +28,12 @@ impl<K: Eq + Hash, V: Copy> Remembered<K, V> {
         }
     }
 
-    /// Whether nothing was ever remembered.
+    /// Whether the table never had an entry.
     pub(super) fn is_unused(&self) -> bool {
         self.is_unused.load(Ordering::Relaxed)
     }
 
-    /// What is remembered of the first of these keys of which anything is.
+    /// The value of the first of these keys that has an entry.
     pub(super) fn find<'k>(&self, keys: impl Iterator<Item = &'k K>, now: Instant) -> Option<V>
     where
         K: 'k,
@@ -47,19 +47,22 @@ impl<K: Eq + Hash, V: Copy> Remembered<K, V> {
             .map(|(value, _)| *value)
     }
 
-    /// Remembers these entries until a moment.
+    /// Adds entries that expire at `until`.
     pub(super) fn extend(&self, fresh: impl Iterator<Item = (K, V)>, now: Instant, until: Instant) {
+        // Relaxed: a worker that sees this late misses the entry, which costs at most
+        // one more failed call.
         self.is_unused.store(false, Ordering::Relaxed);
         let fresh: IndexMap<_, _> = fresh.map(|(key, value)| (key, (value, until))).collect();
         let mut entries = self.lock();
-        // Renewed entries become the youngest.
+        // Renewed entries move to the end, as the youngest. Expired ones are dropped
+        // in the same pass: there is no timer for them.
         entries.retain(|key, (_, until)| now < *until && !fresh.contains_key(key));
         entries.extend(fresh);
         let excess = entries.len().saturating_sub(self.capacity);
         drop(entries.drain(..excess));
     }
 
-    /// Forgets what is remembered of a key.
+    /// Removes the entry of a key.
     pub(super) fn remove(&self, key: &K) {
         if !self.is_unused() {
             self.lock().shift_remove(key);

@@ -1,9 +1,9 @@
 //! How many upstream calls may be retries.
 //!
-//! Invariants: retries are at most a fifth of all calls, and at most a fifth of
-//! the calls of each instance, besides a floor; so an outage is not multiplied,
-//! and one failing instance leaves retries to the others (rule: retries). The
-//! table of instances is bounded.
+//! Invariants: above a small floor, retries are at most a fifth of all calls and
+//! at most a fifth of the calls of each instance. So retries do not multiply the
+//! load in an outage, and one failing instance leaves retries to the others
+//! (rule: retries). The table of instances is bounded.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
@@ -26,11 +26,11 @@ const SHARE: f32 = 0.2;
 /// seconds, so that an instance with few calls may retry too.
 const INSTANCE_FLOOR: u32 = 1;
 
-/// The same for all instances together. More than one instance's floor, or one
-/// failing instance could take all of it.
+/// The same for all instances together. It exceeds the floor of one instance,
+/// which could otherwise use all of it.
 const TOTAL_FLOOR: u32 = 5;
 
-/// Instances with a budget of their own. Each takes about 200 bytes.
+/// Instances with a separate budget. Each takes about 200 bytes.
 const CAPACITY: usize = 1000;
 
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub(super) struct RetryBudget {
     /// retry. Two that coincide share a budget.
     instances: Mutex<IndexMap<u64, TpsBudget>>,
     hasher: RandomState,
-    /// No instance has retried: then no call takes the lock.
+    /// Set until the first retry: until then no call takes the lock.
     is_unused: AtomicBool,
 }
 
@@ -64,20 +64,24 @@ impl RetryBudget {
         }
     }
 
-    /// Whether a retry is allowed, which then is counted.
+    /// Whether a retry is allowed. If so, it is counted.
     pub(super) fn withdraw(&self, identity: &Identity) -> bool {
         self.is_unused.store(false, Ordering::Relaxed);
         let mut instances = self.lock();
         let owner = self.owner(identity);
         if !instances.contains_key(&owner) && instances.len() >= CAPACITY {
+            // Linear, but only in an outage of more instances than the table holds.
+            // The oldest entry goes; the total budget still bounds its retries.
             instances.shift_remove_index(0);
         }
         let budget = instances.entry(owner).or_insert_with(|| {
             let budget = TpsBudget::new(SPAN, INSTANCE_FLOOR, SHARE);
-            // The call that is to be retried.
+            // The failed call itself was not counted: there was no entry for it.
             budget.deposit();
             budget
         });
+        // The instance first: what one instance may not spend must not be taken
+        // from the total.
         budget.withdraw() && self.total.withdraw()
     }
 

@@ -1,7 +1,7 @@
 //! The task of a batch: its window, its wait for a bucket token, its sealing.
 //!
-//! Invariant: only the task seals and sends. Callers join and wait for their
-//! verdict, so no caller can take the batch with it when it disconnects.
+//! Invariant: only this task seals and sends. Callers only wait for their
+//! verdict, so a caller that disconnects cannot cancel the batch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,8 @@ impl Batcher {
         self.metrics.batches.open.inc();
         let window_end = tokio::time::sleep_until(batch.opened + window);
         self.stay_open(&batch, window_end).await;
+        // The batch is due, not sealed: while it waits for its token it still
+        // accepts receipts, so under pressure it grows instead of the queue.
         let due = Instant::now();
         let token = if self.limiter.observes() {
             Ok(self.limiter.unheld(Route::Seen))
@@ -35,12 +37,15 @@ impl Batcher {
             let token = self.first_token(&batch, &lane, refuse).await;
             token.map(|(permit, waited)| self.limiter.passed(permit, waited, Route::Seen))
         };
-        // From here on, receipts of this key open another batch.
+        // From here on, receipts of this key open another batch: their messages may
+        // be newer than what this one is about to send.
         self.open.remove(&batch);
         let callers = batch.seal();
         self.metrics.batches.open.dec();
         match token {
             Err(refused) => refuse(callers, refused),
+            // Expired callers end the wait without a token, so this is not expected;
+            // but a call without a caller has no request to send.
             Ok(_) if callers.is_empty() => {}
             Ok(pass) => {
                 let waited = batch.opened.elapsed().as_secs_f64();
@@ -51,8 +56,8 @@ impl Batcher {
         }
     }
 
-    /// Waits until a batch is due: it is full, its window ends, or all windows
-    /// end because the gateway drains.
+    /// Waits until a batch is due: it is full, its window has ended, or the
+    /// gateway drains, which ends all windows.
     pub(super) async fn stay_open<M: Mergeable>(
         &self,
         batch: &Batch<M>,

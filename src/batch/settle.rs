@@ -23,15 +23,15 @@ pub(super) struct Settlement<'b> {
     calls: CallContext<'b>,
 }
 
-/// Callers with the same ids: for them, one request is as good as another.
+/// Callers with the same ids: the request of any of them serves all.
 #[derive(Default)]
-struct Member {
+struct BatchMember {
     callers: Vec<Caller>,
     /// The last call with their ids.
     last: Option<LastCall>,
 }
 
-/// A call for some members, and what came of it.
+/// A call for some members, and its outcome.
 struct Sent {
     call: Vec<usize>,
     outcome: Outcome,
@@ -60,21 +60,22 @@ impl<'b> Settlement<'b> {
         Self { calls }
     }
 
-    /// Sends a batch whose first token is there, until all callers are settled.
+    /// Sends a batch with its first token, and all further calls that it needs.
     pub(super) async fn settle(&self, callers: Vec<Caller>, pass: Pass) {
         let metrics = &self.calls.batcher.metrics;
         metrics.batches.callers.observe(callers.len() as f64);
         let key = &callers[0].receipt.key;
         match self.calls.batcher.common_failures.of(key, Instant::now()) {
             None => self.send_whole(callers, pass).await,
-            // Boxed, so that batches without failures need no room for it.
+            // `Box::pin` below: batches without failures need no room for this future.
             Some(remembered) => {
                 let key = key.clone();
                 let (ids, members) = by_ids(callers);
                 let all: IdSet = ids.iter().flatten().copied().collect();
                 metrics.batches.ids.observe(all.len() as f64);
-                // Not one that failed alone before: it may have a bad id of its own.
-                let is_fresh = |member: &Member| {
+                // A quarantined caller may fail because of its own id. It would seem to
+                // confirm a common failure that is over.
+                let is_fresh = |member: &BatchMember| {
                     let receipt = &member.callers[0].receipt;
                     !self.calls.batcher.quarantine.holds(receipt, Instant::now())
                 };
@@ -101,7 +102,8 @@ impl<'b> Settlement<'b> {
             .metrics
             .batches
             .ids
-            .observe(last.load.ids as f64);
+            .observe(last.size.ids as f64);
+        // Boxed like the split: rare futures must not enlarge that of each batch.
         if last.reply.is_too_long() {
             return Box::pin(self.send_each(callers, last)).await;
         }
@@ -111,6 +113,8 @@ impl<'b> Settlement<'b> {
         let follow_up = async {
             let key = callers[0].receipt.key.clone();
             let (ids, mut members) = by_ids(callers);
+            // The call for all has been made. Its result is the outcome of the
+            // first round of the split.
             let mut split = Split::new(ids);
             for call in split.round() {
                 let callers = take_callers(&mut members, &call);
@@ -123,11 +127,11 @@ impl<'b> Settlement<'b> {
     }
 
     /// Sends the calls of a split until it ends. With a `pass`, the first of
-    /// them rechecks a failure that is remembered.
+    /// them rechecks a remembered failure.
     async fn send_parts(
         &self,
         mut split: Split,
-        mut members: Vec<Member>,
+        mut members: Vec<BatchMember>,
         key: &MergeKey,
         mut pass: Option<Pass>,
     ) {
@@ -135,6 +139,8 @@ impl<'b> Settlement<'b> {
         let mut recheck = None;
         loop {
             let calls = split.round().into_iter().map(|call| {
+                // For callers whose deadline passes before this call. All members of
+                // a call were together in the last one, so any of them has it.
                 let last = members[call[0]].last.take();
                 let callers = take_callers(&mut members, &call);
                 self.send_part(&split, call, callers, (pass.take(), last))
@@ -143,6 +149,8 @@ impl<'b> Settlement<'b> {
             if calls.is_empty() {
                 break;
             }
+            // The parts of one round run at the same time; each waits for its own
+            // token. The next round depends on all of them.
             let sent = join_all(calls).await;
             if is_recheck && recheck.is_none() {
                 recheck = sent[0].last.as_ref().map(LastCall::share);
@@ -156,27 +164,29 @@ impl<'b> Settlement<'b> {
                 .batcher
                 .common_failures
                 .remember(key, it, Instant::now()),
+            // The recheck succeeded or failed in another way: the failure is over.
             None if is_recheck => self.calls.batcher.common_failures.forget(key),
             None => {}
         }
         self.settle_rest(members, recheck.as_ref().filter(|_| common.is_some()));
     }
 
-    /// Settles the members that need no call of their own: with the last call
-    /// that carried their ids, or with the one that showed that a common failure
-    /// lasts.
-    fn settle_rest(&self, members: Vec<Member>, recheck: Option<&LastCall>) {
+    /// Settles the members that need no further call: with the last call that
+    /// carried their ids, or with the recheck that confirmed a common failure.
+    fn settle_rest(&self, members: Vec<BatchMember>, recheck: Option<&LastCall>) {
         let waiting = members.iter().map(|member| member.callers.len()).sum();
-        for Member { mut callers, last } in members {
+        for BatchMember { mut callers, last } in members {
             match (last, recheck) {
                 (Some(last), _) => self.calls.settle(callers, last),
                 (None, Some(recheck)) => {
+                    // They waited for this call as if it had carried their ids: it
+                    // counts as upstream time (rule: server timing).
                     for caller in &mut callers {
                         caller.in_calls += recheck.took;
                     }
                     self.calls.settle(callers, recheck.share_with(waiting));
                 }
-                // Possible only where no caller is left.
+                // Not expected: a member without a last call has no callers left.
                 (None, None) => refuse(
                     callers,
                     self.calls.batcher.limiter.too_late(self.calls.lane),
@@ -222,7 +232,7 @@ impl<'b> Settlement<'b> {
         join_all(callers.into_iter().map(send_one)).await;
     }
 
-    /// Settles the callers for whom what came of a call is their own verdict.
+    /// Settles the callers for which the result of a call is their verdict.
     fn conclude(
         &self,
         split: &Split,
@@ -237,6 +247,8 @@ impl<'b> Settlement<'b> {
                 Outcome::Settled
             }
             Some(rejection) => {
+                // The owner's ids are all the ids of the call, so to send it alone
+                // would repeat the call. The others may be innocent.
                 let owner = split.owner(&call);
                 own.extend(open.extract_if(.., |caller| Some(caller.member) == owner));
                 if let Some(caller) = own.first() {
@@ -250,6 +262,8 @@ impl<'b> Settlement<'b> {
         if !open.is_empty() {
             self.calls.batcher.metrics.batches.splits.inc();
         }
+        // Before `settle`, which consumes it. A streamed response is settled there
+        // and leaves no callers, so its copy is never used.
         let shared = last.share();
         self.calls.settle(own, last);
         Sent {
@@ -262,14 +276,14 @@ impl<'b> Settlement<'b> {
 }
 
 /// Groups callers by their ids, in the order in which they joined.
-fn by_ids(callers: Vec<Caller>) -> (Vec<IdSet>, Vec<Member>) {
+fn by_ids(callers: Vec<Caller>) -> (Vec<IdSet>, Vec<BatchMember>) {
     let mut numbers = BTreeMap::new();
-    let (mut sets, mut members) = (Vec::new(), Vec::<Member>::new());
+    let (mut sets, mut members) = (Vec::new(), Vec::<BatchMember>::new());
     for mut caller in callers {
         let ids: IdSet = caller.receipt.ids().hashes().collect();
         caller.member = *numbers.entry(ids).or_insert_with_key(|ids| {
             sets.push(ids.clone());
-            members.push(Member::default());
+            members.push(BatchMember::default());
             members.len() - 1
         });
         members[caller.member].callers.push(caller);
@@ -277,14 +291,14 @@ fn by_ids(callers: Vec<Caller>) -> (Vec<IdSet>, Vec<Member>) {
     (sets, members)
 }
 
-fn take_callers(members: &mut [Member], call: &[usize]) -> Vec<Caller> {
+fn take_callers(members: &mut [BatchMember], call: &[usize]) -> Vec<Caller> {
     let of_member = |member: &usize| std::mem::take(&mut members[*member].callers);
     call.iter().flat_map(of_member).collect()
 }
 
-/// Returns the callers without a verdict to their members, and lets the split
-/// learn what came of the calls.
-fn learn(split: &mut Split, members: &mut [Member], sent: Vec<Sent>) {
+/// Returns the callers without a verdict to their members, and reports the
+/// outcomes to the split.
+fn learn(split: &mut Split, members: &mut [BatchMember], sent: Vec<Sent>) {
     let mut outcomes = Vec::with_capacity(sent.len());
     for Sent {
         call,

@@ -1,13 +1,13 @@
-//! What merging would have done to receipts that are sent as they came
-//! (`batch.mode`), and what budgets would have done to those that are merged
-//! (`limit.mode`).
+//! Shadows of receipts (rule: observe mode). They show what merging would save
+//! while `batch.mode` is "observe", and what budgets would refuse while
+//! `limit.mode` is.
 //!
 //! Invariants: a shadow takes the same path as a caller (open batch, window,
 //! caps, queue), and nothing is ever sent for it; it holds no more than a caller
 //! and lives no longer than `limit.max_wait`. Where budgets are only observed, a
 //! shadow batch takes the token that the batch would have taken. Where they are
-//! enforced, each receipt pays for itself, and a shadow batch keeps to window
-//! and caps. Retries and splits have no shadows.
+//! enforced, the receipts take their tokens themselves, and a shadow batch takes
+//! none. Retries and splits have no shadows.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,8 @@ use crate::limit::{Lane, Refused, would_refuse};
 use crate::observe::metrics::Route;
 use crate::receipt::{IdHash, MergeKey, Receipt};
 
-/// As much of a receipt as a batch looks at.
+/// The part of a receipt that an open batch needs. Without the request, so it
+/// takes little memory.
 #[derive(Debug)]
 pub(super) struct Shadow {
     key: MergeKey,
@@ -57,23 +58,24 @@ struct ShadowBatch {
     batch: Arc<Batch<Shadow>>,
     lane: Lane,
     window: Duration,
-    /// It takes a token.
-    pays: bool,
+    /// Budgets are only observed: this batch takes the token.
+    takes_token: bool,
 }
 
 impl Batcher {
-    /// Puts a shadow of a receipt into the shadow batch of its key, and counts
-    /// what becomes of it.
+    /// Adds a shadow of a receipt to the shadow batch of its key, and counts its
+    /// result in the `would_*` metrics.
     pub(crate) fn shadow(self: &Arc<Self>, receipt: &Receipt, lane: &Lane) {
         let now = Instant::now();
         let settings = self.settings.load();
         let rules = self.limiter.rules();
-        let pays = rules.observes;
+        let takes_token = rules.observes;
         let alone = self.goes_alone(receipt, &settings, now);
         let deadline = now + rules.max_wait;
         let form = receipt.form();
         let ids = receipt.ids();
-        // A lone receipt's list may be of any length, and is not looked at.
+        // The list of a receipt that goes alone may have any length and is not
+        // needed.
         let ids = ids.hashed().filter(|_| !alone);
         let shadow = Shadow {
             key: receipt.key.clone(),
@@ -82,7 +84,8 @@ impl Batcher {
             deadline,
         };
         let caps = Caps::of(&settings);
-        let check = || match pays {
+        // With enforced budgets the receipt itself is refused, if at all.
+        let check = || match takes_token {
             true => self.check(lane, now, deadline),
             false => Ok(()),
         };
@@ -106,9 +109,9 @@ impl Batcher {
                     } else {
                         settings.window
                     },
-                    pays,
+                    takes_token,
                 };
-                // A drain does not wait for this task.
+                // Not in `tasks`: a drain must not wait for a batch that sends nothing.
                 tokio::spawn(shadow_batch.run(Arc::clone(self)));
             }
         }
@@ -116,14 +119,13 @@ impl Batcher {
 }
 
 impl ShadowBatch {
-    /// Runs as a batch of callers does, up to the moment it would be sent.
+    /// Runs like a batch of callers, until it would be sent.
     async fn run(self, batcher: Arc<Batcher>) {
         let Self { batch, lane, .. } = &self;
-        // No caller waits for it, so the timer of the runtime is exact enough.
         let window_end = tokio::time::sleep_until(batch.opened + self.window);
         batcher.stay_open(batch, window_end).await;
         let refuse = |shadows: Vec<_>, refused: Refused| would_refuse(lane, refused, shadows.len());
-        let token = if self.pays {
+        let token = if self.takes_token {
             let token = batcher.first_token(batch, lane, refuse).await;
             token.map(|(_, waited)| batcher.limiter.would_have_passed(waited, Route::Seen))
         } else {
@@ -133,8 +135,9 @@ impl ShadowBatch {
         let shadows = batch.seal();
         match token {
             Err(refused) => refuse(shadows, refused),
-            // Receipts that are merged for real are counted then.
+            // In `merge` mode the real batch counts in `saved_total`.
             Ok(()) if batcher.observes() => {
+                // Without splits, so one call for all: an upper bound.
                 let saved = shadows.len().saturating_sub(1);
                 batcher.metrics.would_save.inc_by(saved as u64);
             }

@@ -1,8 +1,8 @@
 //! Which calls follow when the call of a batch is rejected (rule: splitting).
 //!
 //! A state machine without I/O. It knows the members of a batch by number: a
-//! member is one caller, or several callers with the same ids, for whom one
-//! request is as good as another.
+//! member is one caller, or several callers with the same ids: the request of any
+//! of them serves all.
 //!
 //! ```text
 //!  Recheck ──fails as before──────────────────────────────► Done (common)
@@ -36,17 +36,17 @@ use crate::receipt::IdHash;
 /// The distinct ids of a member.
 pub(super) type IdSet = BTreeSet<IdHash>;
 
-/// So many members with different ids fail alike, sent alone, before a failure
-/// counts as common. With the call for all members that makes four calls.
+/// A failure counts as common once this many members without a common id failed
+/// alike, each sent alone. With the call for all members that makes four calls.
 const PROBES: usize = 3;
 
-/// Into so many parts a batch is split.
+/// The parts into which a batch is split.
 const PARTS: usize = 4;
 
 /// Calls beyond one for each member.
 const EXTRA_CALLS: usize = 3;
 
-/// What came of a call.
+/// The result of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// A verdict for all members of the call.
@@ -68,10 +68,11 @@ enum Phase {
 
 /// The members that failed alone, all in the same way.
 #[derive(Debug, Default)]
-struct Alike {
+struct AlikeFailures {
     rejection: Option<Rejection>,
     members: usize,
-    /// The ids that all of them have: each may be the one bad id.
+    /// The ids that all of them have. Each may be the one bad id, so a failure
+    /// counts as common only when this is empty.
     suspects: IdSet,
 }
 
@@ -82,11 +83,11 @@ pub(super) struct Split {
     phase: Phase,
     /// The groups to be sent next, at the same time.
     next: Vec<Vec<usize>>,
-    /// Members that wait for what comes of the groups sent.
+    /// Members that wait for the results of the groups sent.
     rest: Vec<usize>,
     calls: usize,
-    alike: Alike,
-    /// A member succeeded alone, or failed otherwise: the failure is not common.
+    alike: AlikeFailures,
+    /// A member succeeded alone or failed differently: the failure is not common.
     is_refuted: bool,
     common: Option<Rejection>,
 }
@@ -100,7 +101,7 @@ impl Split {
             phase: Phase::Whole,
             rest: Vec::new(),
             calls: 0,
-            alike: Alike::default(),
+            alike: AlikeFailures::default(),
             is_refuted: false,
             common: None,
         }
@@ -116,14 +117,16 @@ impl Split {
         split
     }
 
-    /// The groups to be sent now, each in one call; none when all is known.
-    /// Members that are in no group any more have, or keep, their last verdict.
+    /// The groups to be sent now, each in one call; none when the split is over.
+    /// Members in no later group keep the result of their last call.
     pub(super) fn round(&mut self) -> Vec<Vec<usize>> {
         let groups = std::mem::take(&mut self.next);
         let open = self.rest.len() + groups.iter().map(Vec::len).sum::<usize>();
-        // Each open member may still need a call of its own. A call for several
-        // that is rejected comes on top of that.
+        // Each open member may still need a separate call. A rejected call for several
+        // members is additional.
         let spare = (self.members.len() + EXTRA_CALLS).saturating_sub(self.calls + open);
+        // Without a bound, halving a batch of only guilty members would cost nearly
+        // two calls for each of them.
         let mut shared = 0;
         let mut round = Vec::with_capacity(groups.len());
         for group in groups {
@@ -133,9 +136,11 @@ impl Split {
                 shared += 1;
                 round.push(group);
             } else if shared > 0 {
-                // Each group that succeeds spares calls for the next round.
+                // Postponed: each group that succeeds in this round frees the calls
+                // reserved for its members.
                 self.next.push(group);
             } else {
+                // No call to spare: only single members are certain to end the split.
                 round.extend(group.into_iter().map(|member| vec![member]));
             }
         }
@@ -143,17 +148,17 @@ impl Split {
         round
     }
 
-    /// The member of a call for which a rejection of the call is its own verdict:
-    /// its ids are all the ids of the call. There is at most one, because members
-    /// differ in their ids.
+    /// The member whose ids are all the ids of the call, so that a rejection of
+    /// the call is its verdict. There is at most one: members differ in their ids.
     pub(super) fn owner(&self, call: &[usize]) -> Option<usize> {
         let ids = call.iter().flat_map(|member| &self.members[*member]);
         let all: BTreeSet<_> = ids.collect();
+        // All its ids are in `all`, so equal sizes mean equal sets.
         let is_owner = |member: &usize| self.members[*member].len() == all.len();
         call.iter().copied().find(is_owner)
     }
 
-    /// Learns what came of the groups of the last round.
+    /// Takes the outcomes of the last round into account.
     pub(super) fn learn(&mut self, outcomes: Vec<(Vec<usize>, Outcome)>) {
         for (call, outcome) in outcomes {
             match self.phase {
@@ -166,7 +171,7 @@ impl Split {
         }
     }
 
-    /// The failure that all members have in common, if that was found out.
+    /// The failure that all members have in common, if there is one.
     pub(super) fn common(&self) -> Option<Rejection> {
         self.common
     }
@@ -176,6 +181,8 @@ impl Split {
             Outcome::Rejected(rejection) if rejection == remembered => {
                 return self.finish(Some(rejection));
             }
+            // Another failure may be a new common one, or this member's own id: it
+            // counts as the first probe.
             Outcome::Rejected(rejection) => self.failed_alone(rejection, call[0]),
             Outcome::Settled => self.is_refuted = true,
             Outcome::Expired => {}
@@ -193,6 +200,7 @@ impl Split {
                 if let Some(owner) = owner {
                     self.failed_alone(rejection, owner);
                 } else if self.alike.rejection.is_none() {
+                    // The probes must fail in the same way as the call for all.
                     self.alike.rejection = Some(rejection);
                 } else if self.alike.rejection != Some(rejection) {
                     self.is_refuted = true;
@@ -213,17 +221,19 @@ impl Split {
         self.probe_or_halve(is_guilty || self.alike.members > 0);
     }
 
-    /// Goes on with the members of `rest`. They may all be innocent where a
-    /// guilty member of their call was found.
+    /// Goes on with the members of `rest`. If a guilty member of their call was
+    /// found, they may all be innocent: they are first sent together.
     fn probe_or_halve(&mut self, is_guilty_found: bool) {
-        let Alike {
+        let AlikeFailures {
             rejection,
             members,
             suspects,
         } = &self.alike;
         let (rejection, members) = (*rejection, *members);
+        // No single id can explain these failures.
         let is_independent = members > 1 && suspects.is_empty();
         if self.rest.is_empty() {
+            // No member is left to probe: two independent failures are enough.
             return self.finish(rejection.filter(|_| is_independent && !self.is_refuted));
         }
         if !self.is_refuted {
@@ -232,7 +242,8 @@ impl Split {
             }
             let has_all = |member: &usize| suspects.is_subset(&self.members[*member]);
             if !suspects.is_empty() && self.rest.iter().all(has_all) {
-                // Whichever id is the bad one: all the others sent it as well.
+                // Every other member has all suspects, the bad one included: its own
+                // request must fail too, and no probe can tell more.
                 return self.finish(None);
             }
             if members < PROBES {
@@ -245,8 +256,8 @@ impl Split {
         let rest = std::mem::take(&mut self.rest);
         match is_guilty_found {
             true => self.next.push(rest),
-            // Quarters, not halves: two guilty members are then seldom in the
-            // first two parts, whose failures would leave no call to spare.
+            // Quarters, not halves. Two guilty members in two halves would reject
+            // both, and no call would be left to spare; in quarters that is rare.
             false => {
                 let part = rest.len().div_ceil(PARTS);
                 self.next.extend(rest.chunks(part).map(<[usize]>::to_vec));
@@ -254,19 +265,20 @@ impl Split {
         }
     }
 
-    /// Takes the member out of `rest` that has the fewest suspects among its
-    /// ids. Among equals, first the first, then the last, then the one in the
-    /// middle: guilty members often stand side by side.
+    /// Removes from `rest` the member with the fewest suspects among its ids. On
+    /// a tie: the first, then the last, then the middle one, because guilty
+    /// members are often neighbours.
     fn pick(&mut self) -> usize {
         let length = self.rest.len();
         let from = [0, length - 1, length / 2][self.alike.members];
-        let places = (from..length).chain(0..from);
-        let suspects = |place: &usize| {
-            let ids = &self.members[self.rest[*place]];
+        let positions = (from..length).chain(0..from);
+        let suspects = |position: &usize| {
+            let ids = &self.members[self.rest[*position]];
             ids.intersection(&self.alike.suspects).count()
         };
-        let place = places.min_by_key(suspects).unwrap_or(0);
-        self.rest.remove(place)
+        // `min_by_key` returns the first minimum, so the order decides ties.
+        let position = positions.min_by_key(suspects).unwrap_or(0);
+        self.rest.remove(position)
     }
 
     fn sent_half(&mut self, call: Vec<usize>, outcome: Outcome) {

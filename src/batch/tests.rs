@@ -137,7 +137,7 @@ impl World {
         }
     }
 
-    /// Sends receipts at one moment, and waits for all verdicts.
+    /// Sends receipts at the same time, and waits for all verdicts.
     async fn send_all(&self, all: &[TestReceipt]) -> Vec<Settled> {
         let sent: Vec<_> = all.iter().map(|it| self.send(it)).collect();
         let mut settled = Vec::new();

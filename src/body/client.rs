@@ -1,4 +1,4 @@
-//! A request body as it comes from the client.
+//! A request body, received from the client.
 //!
 //! Owns the pieces that are held while the body is scanned, and the timeout for
 //! a client that stops sending. Invariant: every byte is passed on once and in
@@ -20,31 +20,31 @@ use tokio::time::{Instant, Sleep};
 
 use super::ByteCounter;
 use super::incoming::IncomingBody;
-use super::{Error, LOOK, splice};
+use super::{Error, SCAN_LIMIT, splice};
 use crate::conn::pending_body::PendingBody;
 use crate::conn::state::ConnState;
 
-/// The least memory that a held piece is counted with. A body that comes in
-/// single bytes must not take a hundred times its size.
+/// The least memory, in bytes, that a held piece is counted with. A body that
+/// arrives in single bytes would otherwise take a hundred times its size.
 const PIECE_COST: usize = 64;
 
-/// A request body as it comes from the client.
+/// A request body, received from the client.
 #[derive(Debug)]
 pub(crate) struct ClientBody {
-    /// The part that is still to come.
+    /// The part that was not received yet.
     incoming: IncomingBody,
     /// When the body arrived, if that was together with its head.
     arrived_at: Option<Instant>,
-    /// Frames that were read and not yet passed on.
+    /// Frames that were received but not passed on yet.
     held: VecDeque<Frame<Bytes>>,
     held_bytes: usize,
     /// The memory they take, as counted with [`PIECE_COST`].
     held_cost: usize,
-    /// The longest silence allowed: `server.body_timeout`.
+    /// The longest time between two frames: `server.body_timeout`.
     silence_timeout: Duration,
     /// Counts the bytes for the access log.
     bytes: Option<ByteCounter>,
-    /// Armed only while no frame comes.
+    /// Armed only while the next frame is awaited.
     silence_timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -90,13 +90,14 @@ impl ClientBody {
             "the rest would be lost"
         );
         if self.held.len() > 1 {
-            // A tenant key in it was replaced.
+            // `splice` has cut the body into pieces around a tenant key.
             return Bytes::from(self.held());
         }
         let data = self.held.pop_front().map(Frame::into_data);
         data.and_then(Result::ok).unwrap_or_default()
     }
 
+    /// No body.
     pub(crate) fn none(silence_timeout: Duration) -> Self {
         Self {
             incoming: IncomingBody::ended(),
@@ -124,8 +125,9 @@ impl ClientBody {
         std::mem::replace(self, none)
     }
 
-    /// Puts pieces back that were read, to be read again.
+    /// Puts pieces back in front, so that they are passed on again.
     pub(super) fn put_back(&mut self, pieces: Vec<Bytes>) {
+        // From the last to the first: each goes in front of the one before.
         for piece in pieces.into_iter().rev() {
             self.held_bytes += piece.len();
             self.held_cost += piece.len().max(PIECE_COST);
@@ -144,7 +146,7 @@ impl ClientBody {
     }
 
     /// The piece with this index (from 0), read now if it is not held yet;
-    /// `None` at the end, or where [`LOOK`] bytes are held.
+    /// `None` at the end, or where [`SCAN_LIMIT`] bytes are held.
     pub(crate) async fn piece(&mut self, index: usize) -> Result<Option<Bytes>, Error> {
         poll_fn(|cx| self.poll_piece(index, cx)).await
     }
@@ -161,7 +163,7 @@ impl ClientBody {
                 return Poll::Ready(Ok(frame.data_ref().cloned()));
             }
             // Without this bound a client could make the gateway hold any amount.
-            if self.is_complete() || self.held_cost >= LOOK {
+            if self.is_complete() || self.held_cost >= SCAN_LIMIT {
                 return Poll::Ready(Ok(None));
             }
             match ready!(self.poll_incoming(cx)) {
@@ -177,7 +179,7 @@ impl ClientBody {
         }
     }
 
-    /// A copy of the whole body, if it has at most [`LOOK`] bytes and no
+    /// A copy of the whole body, if it has at most [`SCAN_LIMIT`] bytes and no
     /// trailers. The body stays as it is.
     pub(crate) async fn whole(&mut self) -> Result<Option<Bytes>, Error> {
         let mut pieces = 0;
@@ -186,17 +188,18 @@ impl ClientBody {
         }
         // Trailers could not be merged with those of other requests.
         let data_only = self.held.iter().all(Frame::is_data);
-        if !self.is_complete() || self.held_bytes > LOOK || !data_only {
+        if !self.is_complete() || self.held_bytes > SCAN_LIMIT || !data_only {
             return Ok(None);
         }
         let mut data = self.held.iter().filter_map(Frame::data_ref);
-        // The usual case, without a copy.
+        // The usual case, without a copy: `Bytes` are shared.
         if self.held.len() <= 1 {
             return Ok(Some(data.next().cloned().unwrap_or_default()));
         }
         let mut whole = Vec::with_capacity(self.held_bytes);
         data.for_each(|piece| whole.extend_from_slice(piece));
         let whole = Bytes::from(whole);
+        // The copy replaces the pieces, so the bytes are not held twice.
         self.held = VecDeque::from([Frame::data(whole.clone())]);
         Ok(Some(whole))
     }
@@ -224,6 +227,7 @@ impl ClientBody {
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match self.incoming.poll_frame(cx) {
             Poll::Ready(frame) => {
+                // The next silence is measured from this frame.
                 self.silence_timer = None;
                 if let (Some(bytes), Some(Ok(frame))) = (&self.bytes, &frame) {
                     bytes.add(frame.data_ref().map_or(0, Bytes::len));
@@ -236,6 +240,7 @@ impl ClientBody {
                     .silence_timer
                     .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
                 ready!(timer.as_mut().poll(cx));
+                // hyper itself would wait without a limit.
                 Poll::Ready(Some(Err(self.incoming.break_off(Error::ClientTooSlow))))
             }
         }

@@ -1,11 +1,11 @@
-//! The part of a request body that is still to come.
+//! The part of a request body that was not received yet (lingering close).
 //!
-//! Invariant: a client that gets its response early can go on sending, and reads
-//! the response. hyper would close a connection whose body is not read: the
-//! client, still writing, would meet a reset, which can destroy the response
-//! (RFC 9112 §9.6). Over HTTP/2 it would reset the stream, which some clients
-//! take for a failure (RFC 9113 §8.1). So the rest of such a body is read and
-//! discarded, unless the client waits for `100 Continue` before it sends it.
+//! Invariant: a client that gets its response before it has sent the whole body can
+//! still read the response. hyper would close the connection: a client that is
+//! still writing gets a reset, which can destroy the response (RFC 9112 §9.6). Over
+//! HTTP/2 it would reset the stream, which some clients report as a failure (RFC
+//! 9113 §8.1). So the rest of the body is read and discarded, unless the client
+//! waits for `100 Continue` before it sends it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::Error;
 use crate::conn::pending_body::PendingBody;
 
-/// A body that comes through hyper. When it is dropped, its rest is read and
+/// A body received through hyper. When it is dropped, its rest is read and
 /// discarded for a limited time.
 #[derive(Debug)]
 pub(super) struct IncomingBody {
@@ -64,8 +64,9 @@ impl IncomingBody {
         let Some(rest) = &mut self.rest else {
             return Poll::Ready(self.broke_off.map(Err));
         };
+        // Marked before hyper is polled: the first poll sends `100 Continue`.
         if !rest.pending.accept() {
-            // The response was sent without the body: it will not come.
+            // The final response was sent instead, so the client will not send it.
             return Poll::Ready(Some(Err(self.break_off(Error::Declined))));
         }
         match ready!(Pin::new(&mut rest.incoming).poll_frame(cx)) {
@@ -92,6 +93,7 @@ impl IncomingBody {
     }
 
     fn end(&mut self) {
+        // `take`, so that the drop below finds nothing to discard.
         if let Some(rest) = self.rest.take() {
             rest.pending.finish();
         }
@@ -101,7 +103,8 @@ impl IncomingBody {
 impl Drop for IncomingBody {
     fn drop(&mut self) {
         let Some(rest) = self.rest.take() else { return };
-        // While the runtime shuts down there is none to spawn on.
+        // A task, because a drop cannot wait. A client that waits for `100 Continue`
+        // sends no body. There is no runtime while it shuts down.
         if !rest.pending.expects_continue()
             && let Ok(runtime) = Handle::try_current()
         {
@@ -111,8 +114,8 @@ impl Drop for IncomingBody {
 }
 
 impl Rest {
-    /// Whether no frame follows this one. To poll hyper again would be too late:
-    /// it may report the end only with the next request.
+    /// Whether no frame follows this one. Asked at once: if polled again, hyper may
+    /// report the end only together with the next request.
     fn ends_with(&self, frame: &Frame<Bytes>) -> bool {
         frame.is_trailers() || self.incoming.is_end_stream()
     }

@@ -1,9 +1,9 @@
-//! A request body as it goes to the upstream.
+//! A request body, sent to the upstream.
 //!
-//! Invariants: with `Expect: 100-continue`, the client is not asked for the body
-//! before the upstream is ready for it (or has been silent for a second). A body
-//! that the client was never asked for breaks off after its response was read,
-//! not before: hyper closes the connection when a body breaks off.
+//! Invariants: with `Expect: 100-continue`, the client is asked for the body only
+//! when the upstream asks for it, or after one second without a response. A body
+//! that the client was never asked for fails only after the response was read:
+//! hyper closes the connection when a body fails.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,30 +17,30 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::{Notify, SetOnce, oneshot};
 use tokio::time::Instant;
 
-use super::{ClientBody, Error, LOOK};
+use super::{ClientBody, Error, SCAN_LIMIT};
 use crate::http::request_head::RequestHead;
 
-/// How long the body waits for a `100 Continue`: as with curl. RFC 9110 §10.1.1
-/// forbids to wait for ever.
+/// How long the body waits for a `100 Continue`; curl has the same default. The
+/// wait must be limited (RFC 9110 §10.1.1).
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
-/// How long hyper may take to drop the body of a request that was refused.
+/// How long hyper may take to drop the body of a refused request.
 const RECOVERY_WAIT: Duration = Duration::from_secs(1);
 
-/// A request as it goes to the upstream.
+/// A request, sent to the upstream.
 #[derive(Debug, Default)]
 pub(crate) struct UpstreamRequest {
     pub(crate) head: RequestHead,
     pub(crate) body: RequestBody,
 }
 
-/// A request body as it goes to the upstream.
+/// A request body, sent to the upstream.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
     /// Held in full; `None` once it was handed over, or where there is no body.
     Whole(Option<Bytes>),
-    /// Streamed from the client. In a box, as a request is moved about a dozen
-    /// times on its way.
+    /// Streamed from the client. Boxed, because a request is moved about a dozen
+    /// times.
     Streamed(Box<Streamed>),
 }
 
@@ -65,7 +65,7 @@ struct Kept {
 #[derive(Debug)]
 pub(crate) enum KeptBody {
     Whole(Option<Bytes>),
-    /// Comes when hyper drops the body.
+    /// Received when hyper drops the body.
     Streamed(oneshot::Receiver<Box<Streamed>>),
 }
 
@@ -75,6 +75,8 @@ impl KeptBody {
         match self {
             Self::Whole(bytes) => Some(RequestBody::Whole(bytes)),
             Self::Streamed(body) => {
+                // hyper drops the body in its own task, possibly after it has reported
+                // the error.
                 let body = tokio::time::timeout(RECOVERY_WAIT, body).await;
                 Some(RequestBody::Streamed(body.ok()?.ok()?))
             }
@@ -82,9 +84,9 @@ impl KeptBody {
     }
 }
 
-/// How far a streamed body was sent. With the time of its last piece, a slow
-/// upload is not taken for a silent upstream. It also keeps the error that ended
-/// the body, which hyper does not report over HTTP/2.
+/// How much of a streamed body was sent. The response timeout starts at the last
+/// piece, so a slow upload is not taken for a silent upstream. Also keeps the error
+/// that ended the body, which hyper does not report over HTTP/2.
 #[derive(Clone, Debug)]
 pub(crate) struct Progress(Arc<ProgressState>);
 
@@ -104,7 +106,7 @@ pub(crate) struct ResponsePending(Progress);
 
 impl Drop for ResponsePending {
     fn drop(&mut self) {
-        // An error means that it is set already.
+        // It fails only if the value is set already.
         drop(self.0.0.response_over.set(()));
     }
 }
@@ -129,7 +131,7 @@ impl Progress {
         self.0.started + Duration::from_micros(self.0.last_piece.load(Ordering::Relaxed))
     }
 
-    /// A guard whose drop tells the body that the response is over.
+    /// A guard. Its drop notifies the body that the response is over.
     pub(crate) fn response_pending(&self) -> ResponsePending {
         ResponsePending(self.clone())
     }
@@ -167,8 +169,8 @@ impl RequestBody {
         }))
     }
 
-    /// Keeps the first [`LOOK`] bytes that are sent, so that a body that is no
-    /// longer can be recovered.
+    /// From now on, keeps what is sent, so that a body of at most [`SCAN_LIMIT`] bytes can
+    /// be recovered.
     pub(crate) fn keep(&mut self) -> KeptBody {
         match self {
             Self::Whole(bytes) => KeptBody::Whole(bytes.clone()),
@@ -192,7 +194,7 @@ impl RequestBody {
         }
     }
 
-    /// How far a streamed body was sent.
+    /// The progress of a streamed body.
     pub(crate) fn progress(&self) -> Option<Progress> {
         match self {
             Self::Whole(_) => None,
@@ -200,13 +202,14 @@ impl RequestBody {
         }
     }
 
-    /// Holds a streamed body back until it is notified, or waited long enough.
+    /// Holds a streamed body back until `go_on` is notified or [`CONTINUE_WAIT`] has
+    /// passed.
     pub(crate) fn hold_until(&mut self, go_on: Arc<Notify>) {
         if let Self::Streamed(streamed) = self {
             let response_over = streamed.progress.response_over();
             streamed.gate = Some(Box::pin(async move {
-                // After a final response the body is not wanted any more: then
-                // it must not wait, but break off.
+                // After a final response the upstream does not want the body: it must
+                // fail without waiting for the timeout.
                 tokio::select! {
                     _ = tokio::time::timeout(CONTINUE_WAIT, go_on.notified()) => {}
                     () = response_over => {}
@@ -234,7 +237,7 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Streamed(streamed) => loop {
-                // Before the first byte only: reading it would send `100 Continue` to the
+                // Before the first read, which makes hyper send `100 Continue` to the
                 // client.
                 if let Some(gate) = &mut streamed.gate {
                     ready!(gate.as_mut().poll(cx));
@@ -243,15 +246,15 @@ impl Body for RequestBody {
                 let frame = ready!(Pin::new(&mut streamed.body).poll_frame(cx));
                 let state = &streamed.progress.0;
                 if let Some(Err(error)) = &frame {
-                    // hyper closes the connection at an error, also while it
-                    // still reads the response.
+                    // On an error of the body hyper closes the connection, even while it
+                    // reads the response. So this error waits until that is read.
                     if *error == Error::Declined && !state.response_over.initialized() {
                         streamed.gate = Some(Box::pin(streamed.progress.response_over()));
                         continue;
                     }
                     state.failure.get_or_init(|| *error);
                 }
-                // Also at the end: from then on the upstream owes a response.
+                // Also at the end of the body: from then on a response is due.
                 streamed.progress.record_piece();
                 streamed.keep(frame.as_ref());
                 return Poll::Ready(frame);
@@ -284,11 +287,12 @@ impl Streamed {
         };
         let data = frame.as_ref().ok().and_then(Frame::data_ref);
         match data {
-            Some(data) if kept.length + data.len() <= LOOK && !kept.recover.is_closed() => {
+            Some(data) if kept.length + data.len() <= SCAN_LIMIT && !kept.recover.is_closed() => {
                 kept.length += data.len();
                 kept.pieces.push(data.clone());
             }
-            // Too long, broken, with trailers, or the response has come.
+            // Too long, failed, with trailers, or no longer wanted: the receiver is
+            // dropped when the response arrives.
             _ => self.kept = None,
         }
     }
@@ -304,7 +308,8 @@ impl Drop for Streamed {
         };
         let mut body = self.body.take();
         body.put_back(pieces);
-        // An error returns the body, which is then dropped: the response came.
+        // An error means that the receiver is gone, because the response has arrived:
+        // the body is not needed again.
         drop(recover.send(Box::new(Self {
             body,
             gate: None,

@@ -1,7 +1,7 @@
-//! A response as it goes to the client.
+//! A response, sent to the client.
 //!
-//! Invariant: the observer of a body is dropped with it, once, whether the body
-//! was sent to its end, cut off, or never read.
+//! Invariant: the observer of a body is dropped with it, exactly once, whether the
+//! body was sent completely, cut off, or never read.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -14,8 +14,8 @@ use http_body::{Body, Frame, SizeHint};
 use super::Error;
 use crate::http::response_head::ResponseHead;
 
-/// A response to a client. It is passed on in a `Box`: it is returned by about
-/// ten functions, and each would copy its 250 bytes.
+/// A response to a client. It is passed on in a `Box`: about ten functions return
+/// it, and each would copy its 250 bytes.
 #[derive(Debug)]
 pub(crate) struct ClientResponse {
     pub(crate) head: ResponseHead,
@@ -67,8 +67,8 @@ impl ResponseBody {
         }
     }
 
-    /// A body streamed from the upstream, behind the pieces `held` that were
-    /// read already.
+    /// A body streamed from the upstream. The pieces in `held` were read before and
+    /// are sent first.
     pub(crate) fn streamed(held: VecDeque<Bytes>, rest: StreamedBody) -> Self {
         Self {
             kind: Kind::Streamed { held, rest },
@@ -76,9 +76,10 @@ impl ResponseBody {
         }
     }
 
-    /// Attaches an observer. A body that `is_unread` is never polled: that of a
-    /// response to HEAD, or of a status without a body.
+    /// Attaches an observer. `is_unread`: the body is never polled, because the
+    /// request is a HEAD or the status has no body.
     pub(crate) fn observe(&mut self, mut observer: Box<dyn BodyObserver>, is_unread: bool) {
+        // An empty body is not polled either, so its end is reported here.
         observer.sent(0, is_unread || self.is_end_stream());
         self.observer = Some(observer);
     }
@@ -114,11 +115,13 @@ impl Body for ResponseBody {
                 None => ready!(rest.as_mut().poll_frame(cx)),
             },
         };
-        // Asked after the frame was taken: hyper may not poll again for the end.
+        // Checked after the frame was taken: at the end of a body, hyper may not poll
+        // again.
         let is_end = this.is_end_stream();
         if let Some(observer) = &mut this.observer {
             match &frame {
                 Some(Ok(frame)) => observer.sent(frame.data_ref().map_or(0, Bytes::len), is_end),
+                // No end: dropping the observer then counts a cut-off response.
                 Some(Err(_)) => {}
                 None => observer.sent(0, true),
             }
@@ -139,6 +142,8 @@ impl Body for ResponseBody {
                 bytes,
                 trailers: None,
             } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            // Held pieces are not part of the hint of the rest: then the headers alone
+            // announce the length.
             Kind::Streamed { held, rest } if held.is_empty() => rest.size_hint(),
             Kind::Whole { .. } | Kind::Streamed { .. } => SizeHint::default(),
         }

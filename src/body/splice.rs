@@ -1,7 +1,7 @@
 //! Replaces some bytes of a body that is held in pieces.
 //!
-//! Invariant: all other bytes stay in the buffers in which they came; trailers
-//! stay last.
+//! Invariant: all other bytes stay in their buffers, without a copy; trailers stay
+//! last.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -22,6 +22,7 @@ pub(super) fn splice(
         let data = match frame.into_data() {
             Ok(data) => data,
             Err(trailers) => {
+                // Trailers have no position in the body.
                 spliced.push_back(trailers);
                 continue;
             }
@@ -31,17 +32,19 @@ pub(super) fn splice(
                 spliced.push_back(Frame::data(piece));
             }
         };
+        // `start`, `kept` and the ranges count from the beginning of the body.
         let end = start + data.len();
         let mut kept = start;
         while let Some((range, text)) = edits.peek().filter(|(range, _)| range.start < end) {
-            // A range that began in an earlier frame was replaced there.
+            // A range may span frames: its text was written where it began, and only
+            // its rest is skipped here.
             if range.start >= start {
                 push(data.slice(kept - start..range.start - start));
                 push(text.clone());
             }
             kept = range.end.min(end);
             if range.end > end {
-                // The rest of the range is at the beginning of the next frame.
+                // The range continues in the next frame, so the edit stays.
                 break;
             }
             edits.next();

@@ -1,6 +1,6 @@
-//! The address of a client, as the rules of access use it.
+//! The address of a client, for the access rules.
 //!
-//! Owns what a proxy in front of the gateway is believed (rule: access).
+//! Owns which statements of a proxy in front of the gateway count (rule: access).
 //! Invariants: text from an untrusted peer has no effect; if a trusted proxy
 //! states an address that cannot be read, no rule admits the client; an IPv4
 //! address is the same one written as IPv6 (RFC 4291 §2.5.5.2).
@@ -16,7 +16,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The client of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Client {
-    /// This process: a stream in memory has no address.
+    /// A client in this process: its stream in memory has no address.
     Local,
     /// A client with this address.
     At(IpAddr),
@@ -61,9 +61,10 @@ impl Client {
         if !trusts(client) {
             return Client::At(client);
         }
-        // Read from the end: the nearest proxy wrote last. The search stops at the
-        // first address that is not trusted.
+        // From the end: the nearest proxy wrote last. Entries before the first
+        // untrusted address may be forged, so the search stops there.
         for value in headers.get_all(FORWARDED_FOR).iter().rev() {
+            // Not skipped: the entries before it could be forged.
             let Ok(value) = value.to_str() else {
                 return Client::Unknown;
             };

@@ -2,9 +2,9 @@
 //!
 //! Most requests arrive complete, with a short body of known length. This codec
 //! reads and writes them and their responses. Everything else (streamed bodies,
-//! upgrades, expectations, HTTP/1.0, HTTP/2) goes to hyper, as does a request
-//! that is not understood here: byte for byte. `benches/README.md` has the
-//! figures that justify a second codec.
+//! upgrades, expectations, HTTP/1.0, HTTP/2) goes to hyper. So does a request that
+//! this codec does not accept: hyper then gets the same bytes.
+//! `benches/README.md` has the figures that justify a second codec.
 //! Invariants: hyper would read each request accepted here in the same way; of
 //! a response, nothing is accepted that RFC 9112 does not allow.
 

@@ -1,9 +1,9 @@
 //! The letter case of header names.
 //!
 //! Header names are case-insensitive (RFC 9110 §5.1), but some clients and
-//! servers compare them byte by byte. So names leave in the case in which they
-//! arrived. Invariant: only the case of a name is taken from here, never which
-//! headers a message has.
+//! servers compare them byte by byte. So names are forwarded in the case in which
+//! they arrived. Invariant: this is used only for the case of names; the header
+//! map decides which headers a message has.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
@@ -15,7 +15,7 @@ pub(crate) struct HeaderCase(
     Bytes,
 );
 
-/// Bytes of a usual header line: an estimate to reserve room with.
+/// Bytes of a usual header line, to estimate the buffer size.
 const USUAL_LINE: usize = 48;
 
 /// The longest name that is kept, as its length must fit one byte. A longer
@@ -60,7 +60,7 @@ impl<'c> Iterator for Names<'c> {
 /// Finds the case of one header after another.
 struct CaseLookup<'c> {
     all: Names<'c>,
-    /// Begins at the name that is most likely next.
+    /// The names after the last one found: the next header is usually its first.
     rest: Names<'c>,
 }
 
@@ -69,6 +69,8 @@ impl<'c> CaseLookup<'c> {
     /// header that the gateway added.
     fn find(&mut self, name: &str, nth: usize) -> Option<&'c [u8]> {
         let is_it = |given: &&[u8]| is_same_name(given, name.as_bytes());
+        // Usually map and message have the same order, so this is one comparison per
+        // header instead of a search.
         let mut rest = self.rest;
         if let Some(next) = rest.next().filter(is_it) {
             self.rest = rest;

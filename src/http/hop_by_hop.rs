@@ -1,7 +1,7 @@
 //! Which headers are forwarded, and which end at the gateway.
 //!
-//! Invariant: end-to-end headers are forwarded as they came. Only hop-by-hop
-//! headers (RFC 9110 §7.6.1) are removed, and those that `Connection` names.
+//! Invariant: end-to-end headers are forwarded unchanged. Only hop-by-hop headers
+//! (RFC 9110 §7.6.1) and those that `Connection` names are removed.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use super::{INSTANCE_HEADER, TOKEN_HEADER};
 
-/// How long a request may take to reach the upstream before it closes the
-/// connection.
+/// Subtracted from the upstream's keep-alive timeout: the time that a request may
+/// take to reach the upstream.
 const TRANSIT: Duration = Duration::from_secs(1);
 
-/// Headers that `Connection` cannot remove. To name one of them is an attempt to
-/// make the gateway and the upstream read a request differently.
+/// Headers that `Connection` cannot remove. A client that names one of them tries
+/// to make the gateway and the upstream see different requests.
 static PROTECTED: [HeaderName; 8] = [
     ACCEPT,
     AUTHORIZATION,
@@ -45,8 +45,8 @@ pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
         headers.remove(CONNECTION);
         return strip(headers, false);
     };
-    // These two are hop-by-hop, yet mean the same on the next hop. They are put
-    // back below.
+    // These two are hop-by-hop, but the next hop may have them too. They are
+    // removed with the others and set again below.
     let upgrade = headers
         .get(UPGRADE)
         .filter(|protocol| upgradable && named.contains(&UPGRADE) && !is_h2c(protocol))
@@ -61,6 +61,7 @@ pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
     for name in named.iter().filter(|name| !PROTECTED.contains(name)) {
         headers.remove(name);
     }
+    // Searched again after each removal: `HeaderMap` has no `retain`.
     while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)) {
         let name = name.clone();
         headers.remove(name);
@@ -153,7 +154,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(&name.as_str())
 }
 
-/// Gives a request that came over HTTP/2 the headers of HTTP/1.1.
+/// Converts the headers of a request received over HTTP/2 for HTTP/1.1.
 ///
 /// Cookies may be split over several headers in HTTP/2, but must be one in
 /// HTTP/1.1 (RFC 9113 §8.2.3). A missing body is announced by the framing in

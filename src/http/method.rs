@@ -1,9 +1,9 @@
-//! Methods that stand for others.
+//! Method overrides: a request that asks to be handled with another method.
 
 use http::request::Parts;
 use percent_encoding::percent_decode_str;
 
-/// Headers by which a request asks to be handled as one with another method.
+/// Headers that override the method.
 const HEADERS: [&str; 3] = [
     "x-http-method-override",
     "x-http-method",
@@ -12,7 +12,7 @@ const HEADERS: [&str; 3] = [
 /// The query field that does the same in WordPress, Laravel and Rails.
 const FIELD: &[u8] = b"_method";
 
-/// Whether some backend may handle a request as one with another method.
+/// Whether a backend may handle a request with another method than its own.
 pub(crate) fn is_overridden(head: &Parts) -> bool {
     // Compared, not looked up: a hash costs more than the few names of a request.
     let is_override = |name: &str| name.starts_with("x-") && HEADERS.contains(&name);
@@ -22,11 +22,14 @@ pub(crate) fn is_overridden(head: &Parts) -> bool {
 
 /// Whether [`FIELD`] occurs in a query, plain or encoded.
 fn names_method(query: &str) -> bool {
+    // Searched anywhere, also within values. A false match is harmless: the request
+    // verifies nothing and is no preflight.
     if query.bytes().any(|byte| byte == b'%') {
         let query: Vec<u8> = percent_decode_str(query).collect();
         return query.windows(FIELD.len()).any(|window| window == FIELD);
     }
-    // Without escapes nothing needs to be decoded, and few bytes start the name.
+    // Without escapes nothing needs to be decoded: only an underscore can begin the
+    // name, and there are few.
     let bytes = query.as_bytes();
     let starts = bytes
         .iter()

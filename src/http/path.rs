@@ -15,18 +15,19 @@ pub(crate) fn segments(path: &str) -> impl Iterator<Item = &str> {
 
 /// Whether two paths have the same segments.
 pub(crate) fn same_segments(one: &str, other: &str) -> bool {
-    // Without empty segments, other bytes are other segments. Most paths end here.
+    // Without empty segments, different bytes mean different segments. This decides
+    // most comparisons.
     one == other
         || (has_empty_segment(one) || has_empty_segment(other)) && segments(one).eq(segments(other))
 }
 
-/// Whether a path has a segment without characters behind the first slash.
+/// Whether a path has an empty segment after its leading slash.
 fn has_empty_segment(path: &str) -> bool {
     path.ends_with('/') || has_pair(path, |next| next == b'/')
 }
 
-/// Whether a slash is followed by such a byte. By hand: the searchers of `str`
-/// cost more to set up than a path has bytes.
+/// Whether a slash is followed by such a byte. By hand: to set up a search of `str`
+/// costs more than to compare the few bytes of a path.
 fn has_pair(path: &str, is_next: impl Fn(u8) -> bool) -> bool {
     let mut pairs = path.as_bytes().windows(2);
     pairs.any(|pair| pair[0] == b'/' && is_next(pair[1]))
@@ -37,11 +38,13 @@ fn has_pair(path: &str, is_next: impl Fn(u8) -> bool) -> bool {
 /// slashes are single (RFC 3986 §6.2.2). A trailing slash stays.
 pub(crate) fn normalize(path: &str) -> Cow<'_, str> {
     let is_special = |byte| matches!(byte, b'%' | b';' | b'\\');
+    // Nearly every path is normal already and is returned without a copy.
     let is_plain =
         !path.bytes().any(is_special) && !has_pair(path, |next| matches!(next, b'/' | b'.'));
     if is_plain {
         return Cow::Borrowed(path);
     }
+    // Decoded before it is split: an encoded `/`, `.` or `;` must count as well.
     let decoded = decode_visible(path);
     let mut kept: Vec<&str> = Vec::new();
     let mut ends_with_slash = false;
@@ -50,7 +53,7 @@ pub(crate) fn normalize(path: &str) -> Cow<'_, str> {
         ends_with_slash = matches!(segment, "" | "." | "..");
         match segment {
             "" | "." => {}
-            // Above the root there is only the root (RFC 3986 §5.2.4).
+            // `..` at the root stays at the root (RFC 3986 §5.2.4).
             ".." => drop(kept.pop()),
             segment => kept.push(segment),
         }
@@ -66,34 +69,35 @@ pub(crate) fn normalize(path: &str) -> Cow<'_, str> {
     Cow::Owned(normal)
 }
 
-/// Whether every backend finds the same resource behind a path: it has no dot
+/// Whether every backend reads the same resource from a path: it has no dot
 /// segments, plain or encoded.
 pub(crate) fn has_one_reading(path: &str) -> bool {
     if !path.bytes().any(|byte| matches!(byte, b'.' | b'%')) {
         return true;
     }
-    // Behind an escaped percent sign a backend that decodes twice may find
-    // anything.
+    // `%25` is an encoded percent sign: a backend that decodes twice could turn
+    // what follows into a dot segment.
     if path.contains("%25") {
         return false;
     }
     let decoded: Cow<'_, [u8]> = percent_decode_str(path).into();
-    // Bytes that UTF-8 never has: an overlong `.` or `/` (RFC 3629 §10).
+    // These bytes are never valid UTF-8. A lenient decoder could read an overlong
+    // `.` or `/` from them (RFC 3629 §10).
     let is_overlong = decoded.iter().any(|byte| matches!(byte, 0xc0 | 0xc1));
     let mut segments = decoded.split(|byte| matches!(byte, b'/' | b'\\'));
     !is_overlong && !segments.any(is_dot_segment)
 }
 
-/// Whether a backend may take a decoded segment for `.` or `..`: some drop
-/// parameters, blanks or what follows a NUL first.
+/// Whether a backend may read a decoded segment as `.` or `..`: some first drop
+/// parameters, blanks or all bytes from a NUL on.
 fn is_dot_segment(segment: &[u8]) -> bool {
     let mut pieces = segment.split(|byte| matches!(byte, b';' | 0));
     let name = pieces.next().unwrap_or_default();
     matches!(name.trim_ascii(), b"." | b"..")
 }
 
-/// Decodes visible ASCII characters once. A percent sign stays encoded, or the
-/// text behind it would seem to be an escape.
+/// Decodes visible ASCII characters once. A percent sign stays encoded: otherwise
+/// the text after it could become an escape that was not sent.
 fn decode_visible(path: &str) -> String {
     let is_visible = |byte: u8| byte.is_ascii_graphic() && byte != b'%';
     let hex = |digit: &u8| char::from(*digit).to_digit(16);

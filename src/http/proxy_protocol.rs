@@ -1,17 +1,17 @@
 //! The PROXY protocol, versions 1 and 2.
 //!
-//! Owns the header with the address of the client that a proxy may send first on
+//! Reads the header by which a proxy states the client's address at the start of
 //! a connection (haproxy's `doc/proxy-protocol.txt`, sections 2.1 and 2.2).
-//! Which proxies are trusted is decided elsewhere. Invariants: the header is
-//! bounded; bytes that are not exactly such a header are malformed or no header,
-//! never guessed at.
+//! `server/proxy_protocol.rs` decides which proxies are trusted. Invariants: the
+//! header is bounded; bytes that deviate from the format are never accepted as a
+//! header.
 
 #[cfg(test)]
 mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The beginning of version 1. No HTTP request begins so.
+/// The beginning of version 1. No HTTP request begins like this.
 const V1: &[u8] = b"PROXY ";
 /// The beginning of version 2.
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -20,7 +20,7 @@ const V1_MAX: usize = 107;
 /// The fixed part of version 2: signature, version, family, length.
 const V2_FIXED: usize = 16;
 /// The longest accepted header of version 2. Addresses need at most 232 bytes;
-/// extensions behind them (TLS names, a client certificate) are skipped.
+/// extensions after them (TLS names, a client certificate) are skipped.
 const V2_MAX: usize = 16 * 1024;
 
 /// The beginning of a connection.
@@ -63,7 +63,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Begin, Malformed> {
 
 /// `PROXY TCP4 source destination port port\r\n`, or `PROXY UNKNOWN …\r\n`.
 fn v1(bytes: &[u8]) -> Result<Begin, Malformed> {
-    // Only so many bytes are searched: an endless line must not be buffered.
+    // Not searched further: an endless line must not be buffered.
     let window = &bytes[..bytes.len().min(V1_MAX)];
     let Some(end) = window.iter().position(|&byte| byte == b'\n') else {
         return if window.len() == V1_MAX {
@@ -109,6 +109,7 @@ fn addresses<'w, A: std::str::FromStr>(
 
 /// Whether it is a port as the protocol writes it: no sign, no leading zeros.
 fn is_port(word: &str) -> bool {
+    // `parse` alone would accept `+80` and `080`.
     word.parse::<u16>()
         .is_ok_and(|port| port.to_string() == word)
 }
@@ -138,7 +139,7 @@ fn v2(bytes: &[u8]) -> Result<Begin, Malformed> {
         UNIX_STREAM | UNIX_DATAGRAM => 216,
         _ => return Err(Malformed("an unknown family or transport")),
     };
-    // The length also covers extensions, so it may be larger than the addresses.
+    // The length includes extensions after the addresses, so it may be larger.
     if taken < needed {
         return Err(Malformed("less room than its addresses need"));
     }
@@ -160,7 +161,7 @@ fn v2(bytes: &[u8]) -> Result<Begin, Malformed> {
 
 const UNSPECIFIED: u8 = 0x00;
 const TCP4: u8 = 0x11;
-/// A client that came to the proxy over QUIC.
+/// A client that is connected to the proxy over QUIC.
 const UDP4: u8 = 0x12;
 const TCP6: u8 = 0x21;
 const UDP6: u8 = 0x22;

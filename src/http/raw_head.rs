@@ -1,8 +1,8 @@
 //! Header lines of a response that stay as text.
 //!
 //! The gateway reads few headers of a response. Parsing all of them into a map
-//! and printing them again costs more than the rest of the forwarding, so the
-//! HTTP/1.1 codec keeps the lines as they came. Only
+//! and writing them again costs more than the rest of the forwarding, so the
+//! HTTP/1.1 codec keeps the lines as received. Only
 //! [`ResponseHead`](super::response_head::ResponseHead) holds a [`RawHead`]: it
 //! alone knows that a header may be here and not in its map.
 //!
@@ -50,6 +50,7 @@ impl RawHead {
     /// lines.
     pub(super) fn parsed(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         self.fields().filter_map(|(name, value)| {
+            // Never fails: each line is a valid header.
             let name = HeaderName::from_bytes(name).ok()?;
             let value = HeaderValue::from_maybe_shared(self.lines.slice_ref(value)).ok()?;
             Some((name, value))

@@ -4,8 +4,8 @@
 //! names. A header lies either in a map or in raw lines that were not parsed
 //! (see [`raw_head`](super::raw_head)); callers cannot tell the difference.
 //!
-//! Invariant: an accessor takes both places into account. Hop-by-hop headers
-//! are always in the map, so an accessor for one of them looks only there.
+//! Invariant: accessors search both. Hop-by-hop headers are always in the map, so
+//! accessors for these search only the map.
 
 use std::fmt;
 use std::time::Duration;
@@ -55,7 +55,7 @@ impl ResponseHead {
         self.parts.status
     }
 
-    /// The text behind the status (RFC 9112 §4). The HTTP/1.1 codec writes it.
+    /// The reason phrase (RFC 9112 §4). The HTTP/1.1 codec writes it.
     pub(super) fn reason(&self) -> &[u8] {
         match self.parts.extensions.get::<ReasonPhrase>() {
             Some(reason) => reason.as_bytes(),
@@ -78,21 +78,22 @@ impl ResponseHead {
 
     /// All values of this header, in their order.
     pub(crate) fn get_all(&self, name: &HeaderName) -> impl Iterator<Item = &[u8]> {
-        // Raw lines first: whatever is in the map beside them was added later, or
-        // is hop-by-hop.
+        // Raw lines first: headers in the map were added later or are hop-by-hop.
         let raw = self.raw.iter();
         let raw = raw.flat_map(|raw| raw.get_all(name.as_str()));
         let map = self.parts.headers.get_all(name).iter();
         raw.chain(map.map(HeaderValue::as_bytes))
     }
 
-    /// Adds a header behind those of its name.
+    /// Adds a header after others of the same name.
     pub(crate) fn append(&mut self, name: HeaderName, value: HeaderValue) {
         self.parts.headers.append(name, value);
     }
 
-    /// Puts a header in the place of those of its name.
+    /// Sets a header and removes others of the same name.
     pub(crate) fn insert(&mut self, name: HeaderName, value: HeaderValue) {
+        // Only a header that exists makes the raw lines be parsed: that is costly, and
+        // most inserted headers are new.
         if self.get(&name).is_some() {
             self.headers_mut().remove(&name);
         }
@@ -102,7 +103,7 @@ impl ResponseHead {
     /// All headers as one map. The first call parses the raw lines.
     pub(crate) fn headers_mut(&mut self) -> &mut HeaderMap {
         if let Some(raw) = self.raw.take() {
-            // Headers that were added stay behind those that were received.
+            // Received headers first, then those that the gateway added.
             let added = std::mem::replace(&mut self.parts.headers, raw.parsed().collect());
             for (name, value) in &added {
                 self.parts.headers.append(name, value.clone());
@@ -125,7 +126,7 @@ impl ResponseHead {
         connection.is_some_and(|option| option == "close")
     }
 
-    /// Says that no response follows on the connection (RFC 9112 §9.6).
+    /// Announces that the connection closes after this response (RFC 9112 §9.6).
     pub(crate) fn close_connection(&mut self) {
         let close = HeaderValue::from_static("close");
         self.parts.headers.insert(CONNECTION, close);
@@ -138,8 +139,8 @@ impl ResponseHead {
     }
 
     /// Whether the headers announce a body that a response with this status
-    /// cannot have. Where the upstream sends it all the same, its bytes would be
-    /// read as the next response. A 304 rightly announces the length that a 200
+    /// cannot have. If the upstream sends that body anyway, its bytes would be read
+    /// as the next response. A 304 rightly announces the length that a 200
     /// would have (RFC 9110 §8.6).
     pub(crate) fn announces_missing_body(&self) -> bool {
         if !has_no_body(self.status()) {
@@ -156,10 +157,11 @@ impl ResponseHead {
         hop_by_hop::keep_alive_timeout(&self.parts.headers)
     }
 
-    /// The length that the headers announce for the body. Repeated values are
-    /// made one, so that it can be read in one way only (RFC 9112 §6.3).
+    /// The announced length of the body. Repeated equal values are reduced to one,
+    /// so that no client reads the list differently (RFC 9112 §6.3).
     pub(super) fn normalize_content_length(&mut self) -> Option<u64> {
         if let Some(raw) = &self.raw {
+            // Raw lines have at most one length: see `read_raw` in the codec.
             return raw.content_length();
         }
         let headers = &mut self.parts.headers;
@@ -197,7 +199,7 @@ impl ResponseHead {
     }
 }
 
-/// A head that hyper read, or one that is built here.
+/// A head that hyper read, or one that the gateway builds.
 impl From<response::Parts> for ResponseHead {
     fn from(parts: response::Parts) -> Self {
         Self {

@@ -26,16 +26,18 @@ pub(crate) fn of(head: &ResponseHead) -> Option<Duration> {
         return Duration::try_from_secs_f64(value.parse().ok()?).ok();
     }
     let date = httpdate::parse_http_date(value).ok()?;
-    // The upstream's clock may differ from ours; its `Date` shows by how much.
+    // Relative to the upstream's own clock, which may differ from ours.
     let now = head.get(&DATE).and_then(|now| {
         let now = str::from_utf8(now).ok()?;
         httpdate::parse_http_date(now.trim()).ok()
     });
     let now = now.unwrap_or_else(SystemTime::now);
+    // A date in the past asks for no wait.
     Some(date.duration_since(now).unwrap_or_default())
 }
 
-/// Whole seconds, rounded up, at least one: after them the wait is over.
+/// The wait in whole seconds, rounded up so that a client does not retry too
+/// early; at least one.
 pub(crate) fn seconds(wait: Duration) -> u64 {
     let whole = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     whole.max(1)

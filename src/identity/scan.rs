@@ -1,6 +1,6 @@
 //! The bounded scan of a body for instance and credentials.
 //!
-//! Invariants: at most [`LOOK`] bytes are held, in the buffers in which they arrived;
+//! Invariants: at most [`SCAN_LIMIT`] bytes are held, in the buffers in which they arrived;
 //! the body is forwarded byte for byte.
 
 use std::future::poll_fn;
@@ -17,7 +17,7 @@ use http::request::Parts;
 use super::findings::Findings;
 use super::names::Field;
 use super::{form, json, multipart};
-use crate::body::{self, ClientBody, LOOK};
+use crate::body::{self, ClientBody, SCAN_LIMIT};
 
 /// The position of a field's raw value in a body, in bytes from its beginning.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl FieldSink for Findings {
     }
 }
 
-/// Scans the first [`LOOK`] bytes of a body that is still arriving.
+/// Scans the first [`SCAN_LIMIT`] bytes of a body that is still arriving.
 ///
 /// # Errors
 /// The body broke off, or the client sent nothing for too long.
@@ -83,7 +83,7 @@ pub(crate) async fn scan_body(
     }
 }
 
-/// Scans a body of at most [`LOOK`] bytes that has arrived completely.
+/// Scans a body of at most [`SCAN_LIMIT`] bytes that has arrived completely.
 pub(crate) fn scan_pieces(
     sink: &mut (impl FieldSink + Send),
     headers: &HeaderMap,
@@ -303,7 +303,7 @@ async fn scan_parts<'p>(
     }
 }
 
-/// The pieces of a body, cut at [`LOOK`] bytes. Otherwise the length of the last piece
+/// The pieces of a body, cut at [`SCAN_LIMIT`] bytes. Otherwise the length of the last piece
 /// would decide what is found.
 struct BoundedPieces<'b> {
     body: &'b mut ClientBody,
@@ -319,7 +319,7 @@ impl<'b> BoundedPieces<'b> {
         Self {
             body,
             index: 0,
-            left: LOOK,
+            left: SCAN_LIMIT,
             is_cut: false,
         }
     }
@@ -377,4 +377,4 @@ impl<I: Iterator<Item = Bytes> + Unpin> Stream for ReadyPieces<I> {
     }
 }
 
-const _: () = assert!(LOOK == 64 * 1024, "rule: identity names 64 KiB");
+const _: () = assert!(SCAN_LIMIT == 64 * 1024, "rule: identity names 64 KiB");

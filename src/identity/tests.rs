@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::body::{ClientBody, LOOK};
+use crate::body::{ClientBody, SCAN_LIMIT};
 use crate::config::Config;
 use crate::conn::state::ConnState;
 

@@ -14,7 +14,7 @@ use super::passthrough::count;
 use super::request_ctx::RequestCtx;
 use super::{Proxy, server_timing};
 use crate::batch::{BatchResponse, NoResponse, Verdict};
-use crate::body::{ClientBody, ClientResponse, LOOK, ResponseBody};
+use crate::body::{ClientBody, ClientResponse, ResponseBody, SCAN_LIMIT};
 use crate::http::content_length;
 use crate::http::request_head::RequestHead;
 use crate::identity::{Certainty, scan};
@@ -48,7 +48,7 @@ pub(super) fn may_be_receipt(head: &Parts) -> bool {
     // An announced length saves reading 64 KiB of a body that is too long to merge.
     let length = head.headers.get(CONTENT_LENGTH);
     let length = length.and_then(|length| content_length::parse(length.as_bytes()));
-    head.method == Method::POST && length.is_none_or(|length| length <= LOOK as u64)
+    head.method == Method::POST && length.is_none_or(|length| length <= SCAN_LIMIT as u64)
 }
 
 impl Proxy {

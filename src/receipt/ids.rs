@@ -1,7 +1,7 @@
 //! Message ids: what looks like one, and how a list of them is read and written.
 //!
-//! Invariant: an id holds neither a quote nor a backslash, so the quotes of a
-//! JSON list of ids enclose the ids and nothing else.
+//! Invariant: an id has neither a quote nor a backslash. So every second piece
+//! of a JSON list, split at its quotes, is an id.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -11,11 +11,12 @@ use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
 use super::HASHER;
 
-/// Longer texts are no ids: the longest parts seen are two JIDs and a 32-digit id.
+/// The longest id in bytes. Real ids have at most two JIDs and 32 digits, which is
+/// far below.
 const MAX_ID: usize = 512;
 
-/// Stands for an id where only equality matters. Two ids with one hash would
-/// only make a batch close early or a receipt go alone.
+/// Represents an id where only equality matters. A collision of two ids only
+/// closes a batch early or sends a receipt alone.
 pub(crate) type IdHash = u64;
 
 /// The ids of a list that was understood.
@@ -28,11 +29,15 @@ impl<'r> Ids<'r> {
         Self(json)
     }
 
-    /// The ids in their order. An id is copied only where it is escaped.
+    /// The ids in their order. Only an id with escapes is copied.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        // No JSON parser: the list was checked when the receipt was read, and it is
+        // read several times while a batch is open. Pieces 1, 3, 5… are the ids.
         let quoted = self.0.split('"').skip(1).step_by(2);
         quoted.map(|id| match id.contains('\\') {
             false => Cow::Borrowed(id),
+            // An escaped id equals its plain form: `\u0061` is `a`. Without decoding,
+            // one id would be sent twice.
             true => Cow::Owned(serde_json::from_str(&format!("\"{id}\"")).unwrap_or_default()),
         })
     }
@@ -58,12 +63,13 @@ pub(super) fn is_message_id(text: &str) -> bool {
     let Some(rest) = prefixes.iter().find_map(|it| text.strip_prefix(it)) else {
         return false;
     };
-    // One pass: there may be a hundred ids in a request.
+    // One pass over the bytes: a request may have a hundred ids.
     let (mut parts, mut is_empty) = (1, true);
     for byte in rest.bytes() {
         match byte {
             b'_' if is_empty => return false,
             b'_' => (parts, is_empty) = (parts + 1, true),
+            // Both are visible ASCII, but would break the invariant of this file.
             b'"' | b'\\' => return false,
             _ if byte.is_ascii_graphic() => is_empty = false,
             _ => return false,
@@ -101,7 +107,8 @@ impl<'de> Visitor<'de> for ListVisitor {
     }
 }
 
-/// A text that looks like an id, read and not kept.
+/// A text that looks like an id. It is checked and not kept, so counting a list
+/// allocates nothing.
 struct LooksLikeId;
 
 impl<'de> Deserialize<'de> for LooksLikeId {
@@ -144,6 +151,7 @@ pub(super) fn encode(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
             encoded.push(char::from(byte));
         } else {
+            // Upper-case digits: the normal form (RFC 3986 §2.1).
             write!(encoded, "%{byte:02X}").expect("a String takes whatever is written");
         }
     }

@@ -1,8 +1,8 @@
-//! The key under which receipts merge: everything in them but the ids.
+//! The key by which receipts merge: everything in them except the ids.
 //!
-//! Invariant: two different credentials can never share a key, by accident or by
-//! design. A short key holds the very bytes; a long one their SHA-256 digest, for
-//! which nobody can make two texts that coincide.
+//! Invariant: receipts with different credentials never have equal keys, not even
+//! by intent. A short key holds the bytes themselves, a long one their SHA-256
+//! digest, for which no collision is known.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -43,7 +43,7 @@ const VENDOR_PREFIX: &str = "x-wawp-";
 /// What two receipts must have in common to share an upstream call.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct MergeKey {
-    /// Of the bytes, computed once: several tables look for a key.
+    /// The hash of `bytes`, computed once and used by several tables.
     hash: u64,
     bytes: Arc<[u8]>,
 }
@@ -54,20 +54,26 @@ impl MergeKey {
             bytes: Vec::with_capacity(256),
             digest: None,
         };
+        // As received, not normalised: the merged request has one caller's path.
         key.part(head.uri.path().as_bytes());
-        // Absent ids and an empty list are one form; a list is another.
+        // A whole-chat receipt (no ids, or an empty list) never merges with a list:
+        // neither includes the other.
         key.part(&[u8::from(fields.ids_at.is_some())]);
         let query = head.uri.query().unwrap_or_default().as_bytes();
+        // Sorted by name, so the order in the query does not matter. The values are
+        // still encoded: only equal bytes are certain to mean the same to a backend.
         for (name, range) in &fields.query {
             key.part(name.as_bytes());
             key.part(&query[range.clone()]);
         }
         key.end();
+        // The raw JSON, so that absent, `null`, `"null"` and `""` differ.
         for range in &fields.body {
-            key.maybe(range.as_ref().map(|range| &body[range.clone()]));
+            key.optional_part(range.as_ref().map(|range| &body[range.clone()]));
         }
         if fields.body[2].is_none() {
-            // The chat is in the query: an empty body and `{}` are two requests.
+            // No chat in the body, so it is in the query. An empty body and `{}` are
+            // different requests then.
             key.part(body.trim_ascii());
         }
         // One pass over the fields instead of one search for each name.
@@ -84,6 +90,7 @@ impl MergeKey {
         standard.sort_by_key(|(field, _)| *field);
         vendor.sort_by_key(|(name, _)| *name);
         for values in standard.chunk_by(|one, next| one.0 == next.0) {
+            // The index instead of the name: shorter, and unique.
             key.part(&[u8::try_from(values[0].0).unwrap_or(u8::MAX)]);
             for (_, value) in values {
                 key.part(value.as_bytes());
@@ -123,13 +130,14 @@ impl Hash for MergeKey {
 /// Writes parts so that no two lists of parts give the same bytes.
 struct Writer {
     bytes: Vec<u8>,
-    /// Holds what was written before, once that was too long.
+    /// The digest of earlier bytes, once the key became too long.
     digest: Option<digest::Context>,
 }
 
 impl Writer {
     fn part(&mut self, part: &[u8]) {
-        // Longer than any request line or body that gets here.
+        // Heads and bodies are bounded, so the length always fits. With the length
+        // in front, the parts `ab`, `c` and `a`, `bc` give different keys.
         let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
         self.bytes.push(b'+');
         self.bytes.extend_from_slice(&length.to_be_bytes());
@@ -139,6 +147,7 @@ impl Writer {
             let sha256 = || digest::Context::new(&digest::SHA256);
             let digest = self.digest.get_or_insert_with(sha256);
             digest.update(&self.bytes);
+            // The long part is hashed in place: the buffer stays small.
             digest.update(part);
             self.bytes.clear();
         }
@@ -149,11 +158,11 @@ impl Writer {
             return Arc::from(self.bytes);
         };
         digest.update(&self.bytes);
-        // Marked with a byte with which no list of parts begins.
+        // A short key begins with `+`, so it never equals a digest.
         [b"#", digest.finish().as_ref()].concat().into()
     }
 
-    fn maybe(&mut self, part: Option<&[u8]>) {
+    fn optional_part(&mut self, part: Option<&[u8]>) {
         match part {
             Some(part) => self.part(part),
             None => self.end(),

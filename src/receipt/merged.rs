@@ -10,10 +10,10 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
 
 use super::{IdsAt, Receipt, ids};
-use crate::body::{LOOK, RequestBody, UpstreamRequest};
+use crate::body::{RequestBody, SCAN_LIMIT, UpstreamRequest};
 
-/// The longest target of a merged request, in bytes. Some clients fear 414 or
-/// 502 beyond 7,000; common servers take 8 KiB (nginx' default).
+/// The longest target of a merged request, in bytes. Common servers accept 8 KiB
+/// (nginx' default) for the whole request line.
 pub(super) const MAX_TARGET: usize = 8000;
 
 /// How ids are written in a request.
@@ -36,14 +36,15 @@ impl Form {
 }
 
 impl Receipt {
-    /// Bytes that the ids of a merged request may take in this request's form.
-    /// Above that, the body would be too long for a receipt, or the target too
-    /// long for servers.
+    /// Bytes that ids may take in a request made from this one. With more, the body
+    /// would be too long for a receipt, or the target too long for servers.
     pub(crate) fn room(&self) -> usize {
         match &self.ids_at {
             None => usize::MAX,
+            // A merged body is never longer than a caller's own may be, so the API
+            // gets no size that it would not get without the gateway.
             Some(IdsAt::Body(range)) => {
-                LOOK.saturating_sub(self.body.len() - range.len() + "[]".len())
+                SCAN_LIMIT.saturating_sub(self.body.len() - range.len() + "[]".len())
             }
             Some(IdsAt::Query(range)) => {
                 let target = self.head.uri.path_and_query();
@@ -53,7 +54,7 @@ impl Receipt {
         }
     }
 
-    /// How a merged request of this request's form writes ids.
+    /// How a merged request made from this one writes ids.
     pub(crate) fn form(&self) -> Form {
         match &self.ids_at {
             Some(IdsAt::Query(_)) => Form::Query,
@@ -61,9 +62,10 @@ impl Receipt {
         }
     }
 
-    /// The caller's request with these ids in place of its own.
+    /// The caller's request with these ids instead of its own.
     pub(crate) fn merged_request<'i>(&self, ids: impl Iterator<Item = &'i str>) -> UpstreamRequest {
         let Some(at) = &self.ids_at else {
+            // Whole-chat receipts of one key are the same request.
             return self.own_request();
         };
         let list = ids::json_list(ids);
@@ -71,7 +73,7 @@ impl Receipt {
         let body = match at {
             IdsAt::Body(range) => {
                 let body = splice(&self.body, range, list.as_bytes());
-                // A body sent in chunks has no length to adjust.
+                // A chunked body has no length field; the connection frames it.
                 if head.headers.contains_key(http::header::CONTENT_LENGTH) {
                     let length = HeaderValue::from(body.len());
                     head.headers.insert(http::header::CONTENT_LENGTH, length);
@@ -79,6 +81,8 @@ impl Receipt {
                 Bytes::from(body)
             }
             IdsAt::Query(range) => {
+                // Rebuilt from bytes, not from parsed pairs: the other fields must keep
+                // their encoding (rule: transparency).
                 let query = head.uri.query().unwrap_or_default();
                 let query = splice(query.as_bytes(), range, ids::encode(&list).as_bytes());
                 let mut target = head.uri.path().as_bytes().to_vec();

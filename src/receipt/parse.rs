@@ -1,8 +1,8 @@
-//! Understanding a request as a read receipt, or not at all.
+//! Reads a request as a read receipt.
 //!
-//! Owns the two carriers of a receipt: a JSON body, and the query. `serde_json`
-//! decides what a body means, so the gateway and a JSON upstream cannot read it
-//! differently.
+//! Owns the two forms of a receipt: in a JSON body, and in the query. Invariant:
+//! a request is understood completely or is no receipt. `serde_json` reads the
+//! body, so the gateway and a JSON upstream cannot understand it differently.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use super::IdsAt;
 use super::ids::IdCount;
-use crate::body::{LOOK, is_seal};
+use crate::body::{SCAN_LIMIT, is_body_digest};
 use crate::identity::{INSTANCE_FIELD, TOKEN_FIELD, pairs};
 
 /// The field with the chat.
@@ -25,7 +25,7 @@ const IDS_FIELD: &str = "messageIds";
 /// The field with a group message's sender.
 const PARTICIPANT_FIELD: &str = "participant";
 
-/// Where the raw text of each field stands.
+/// The positions of the raw values.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
     /// Everything in the query except the ids, in alphabetical order of names.
@@ -37,7 +37,8 @@ pub(crate) struct Fields {
     pub(super) id_count: usize,
 }
 
-/// A receipt in the body. serde refuses a key that comes twice.
+/// A receipt in the body. serde refuses repeated and unknown keys: backends differ
+/// in which of two values they take.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Object<'a> {
@@ -53,8 +54,8 @@ struct Object<'a> {
     participant: Present<&'a RawValue>,
 }
 
-/// A field that may be absent, but is kept as it stands where it is present. An
-/// `Option` would turn `null` into absence.
+/// A field that may be absent. Unlike `Option`, it keeps `null` apart from an
+/// absent field.
 #[derive(Default)]
 enum Present<T> {
     #[default]
@@ -63,8 +64,8 @@ enum Present<T> {
 }
 
 impl Present<&RawValue> {
-    /// The range of the value, if there is one; `None` if it is not of the
-    /// expected kind.
+    /// The outer `None`: the value is not as expected. The inner one: the field is
+    /// absent.
     fn range_if(
         &self,
         expected: impl Fn(&RawValue) -> bool,
@@ -83,17 +84,21 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Present<T> {
     }
 }
 
-/// Understands a request to one of `batch.paths` completely, or not at all.
+/// Reads a request to one of `batch.paths`; `None` unless all of it is understood.
 pub(crate) fn understand(head: &Parts, body: &Bytes) -> Option<Fields> {
-    if !may_be_receipt(head) || body.len() > LOOK {
+    if !may_be_receipt(head) || body.len() > SCAN_LIMIT {
         return None;
     }
     let mut fields = query_fields(head.uri.query().unwrap_or_default())?;
     let in_query = fields.query.iter().any(|(name, _)| *name == CHAT_FIELD);
     if in_query {
+        // A body beside it could name another chat. `{}` is what some HTTP clients
+        // send for no body.
         let empty = body.is_empty() || body.trim_ascii() == b"{}";
         return empty.then_some(fields);
     }
+    // With the chat in the body, ids or a participant in the query would be a
+    // mixture that backends may read in two ways.
     let mut query = fields.query.iter();
     let credentials_only = fields.ids_at.is_none()
         && query.all(|(name, _)| [INSTANCE_FIELD, TOKEN_FIELD].contains(name));
@@ -104,8 +109,8 @@ pub(crate) fn understand(head: &Parts, body: &Bytes) -> Option<Fields> {
     Some(fields)
 }
 
-/// Whether a request with this field cannot be merged: the field seals a body
-/// that merging would change, or asks for something meant for one caller.
+/// Whether a request with this field cannot be merged: the field is a digest of
+/// the body, which merging changes, or asks for a response meant for one caller.
 fn prevents_merging(field: &HeaderName) -> bool {
     const FIELDS: [&str; 11] = [
         "content-encoding",
@@ -121,7 +126,7 @@ fn prevents_merging(field: &HeaderName) -> bool {
         "upgrade",
     ];
     let field = field.as_str();
-    FIELDS.contains(&field) || is_seal(field)
+    FIELDS.contains(&field) || is_body_digest(field)
 }
 
 /// Whether a request with this head may be a receipt.
@@ -130,19 +135,21 @@ pub(crate) fn may_be_receipt(head: &Parts) -> bool {
 }
 
 fn body_fields(fields: &mut Fields, body: &Bytes) -> Option<()> {
-    // Read as text at once: otherwise each field would be checked for UTF-8 again.
+    // Checked for UTF-8 once: with bytes, serde would check each field again.
     let text = std::str::from_utf8(body).ok()?;
-    // serde accepts a list for an object whose fields come in their order.
+    // serde would also accept a JSON array of the values in the order of the struct.
     if !text.trim_ascii_start().starts_with('{') {
         return None;
     }
     let object: Object<'_> = serde_json::from_str(text).ok()?;
+    // `RawValue` borrows from `text`, so the distance of the pointers is the position
+    // in the body.
     let range = |raw: &RawValue| {
         let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
         start..start + raw.get().len()
     };
-    // The raw text was checked for its grammar only. Half a surrogate pair fits
-    // the grammar but is no text.
+    // serde has checked only the grammar of raw values. Half a surrogate pair
+    // (`"\ud800"`) passes the grammar, but backends read it in different ways.
     let is_text = |raw: &RawValue| {
         let text = raw.get();
         text.starts_with('"')
@@ -165,7 +172,7 @@ fn body_fields(fields: &mut Fields, body: &Bytes) -> Option<()> {
     Some(())
 }
 
-/// Reads a query of the five fields and no others, none of them twice.
+/// Reads a query that has only the five fields, each at most once.
 fn query_fields(query: &str) -> Option<Fields> {
     if !is_well_encoded(query) {
         return None;
@@ -181,6 +188,7 @@ fn query_fields(query: &str) -> Option<Fields> {
             IDS_FIELD,
         ]
         .iter()
+        // The raw key: an encoded name is not merged but forwarded unchanged.
         .find(|name| **name == pair.key && pair.has_value)?;
         if name == IDS_FIELD {
             if std::mem::replace(&mut ids_seen, true) {
@@ -195,14 +203,14 @@ fn query_fields(query: &str) -> Option<Fields> {
             fields.query.push((name, pair.value_at));
         }
     }
-    // `messageIds=[]` beside a chat in the body is a mixture of two carriers.
+    // `messageIds=[]` with the chat in the body mixes the two forms.
     let ids_without_chat = ids_seen && !fields.query.iter().any(|(name, _)| *name == CHAT_FIELD);
     fields.query.sort_unstable_by_key(|(name, _)| *name);
     (!ids_without_chat).then_some(fields)
 }
 
-/// Whether each `%` begins an escape. Backends differ in what they read from one
-/// that does not, so a merged request could name another message (RFC 3986 §2.1).
+/// Whether each `%` begins an escape (RFC 3986 §2.1). Backends read a malformed one
+/// in different ways, so a merged request could name another message.
 fn is_well_encoded(query: &str) -> bool {
     let mut escapes = query.split('%').skip(1).map(str::as_bytes);
     escapes.all(|text| text.len() >= 2 && text[..2].iter().all(u8::is_ascii_hexdigit))
@@ -228,7 +236,7 @@ impl Fields {
     fn body_text<'b>(&self, field: usize, body: &'b Bytes) -> Option<Cow<'b, str>> {
         let raw = &body[self.body[field].clone()?];
         match raw {
-            // Nothing is escaped: the text is what the quotes enclose.
+            // Without escapes, the text lies between the quotes as it is.
             [b'"', text @ .., b'"'] if !text.contains(&b'\\') => {
                 std::str::from_utf8(text).ok().map(Cow::Borrowed)
             }

@@ -8,7 +8,7 @@ mod refused;
 use http::Request;
 
 use super::*;
-use crate::body::LOOK;
+use crate::body::SCAN_LIMIT;
 
 const PATH: &str = "/v2/send/seen";
 const ID: &str = "false_1@c.us_A";
@@ -26,12 +26,12 @@ fn read(target: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<Receipt> 
     Receipt::read(head("POST", target, headers), body).ok()
 }
 
-/// A receipt in the body spelling.
+/// A receipt in the body form.
 fn of_body(body: &str) -> Option<Receipt> {
     read(PATH, &[], body.as_bytes())
 }
 
-/// A receipt in the query spelling.
+/// A receipt in the query form.
 fn of_query(query: &str) -> Option<Receipt> {
     read(&format!("{PATH}?{query}"), &[], b"")
 }

@@ -22,10 +22,10 @@ use super::tls::{Tls, TlsError, explain_handshake};
 use crate::config;
 use crate::http::h1::{MAX_RESPONSE_FIELDS, MAX_RESPONSE_HEAD};
 
-/// Bytes of a response that may wait for its client.
+/// Bytes of an HTTP/2 response that may wait for a slow client.
 const STREAM_WINDOW: u32 = 128 * 1024;
-/// Enough for every stream at once: a client that does not read must not block
-/// the others. (hyper's adaptive window begins with one window for all.)
+/// Enough for all streams at once, so that a client that does not read cannot block
+/// the others (RFC 9113 §5.2). hyper's adaptive window starts too small for that.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
 
 /// Makes connections to one upstream.
@@ -87,6 +87,7 @@ impl Connector {
         pool: &Pool,
         kind: RequestKind,
     ) -> Result<Connection, UpstreamError> {
+        // One timeout for all steps: each step alone may take nearly as long.
         tokio::time::timeout(self.timeout, self.open(pool, kind))
             .await
             .unwrap_or(Err(Unreachable::Timeout))
@@ -97,7 +98,8 @@ impl Connector {
         let stream = match &self.dial {
             Dial::Tcp => {
                 let addresses = tokio::net::lookup_host((&*self.host, self.port)).await;
-                let addresses = addresses.map_err(|error| self.log(Unreachable::Resolve, error))?;
+                let addresses =
+                    addresses.map_err(|error| self.keep_detail(Unreachable::Resolve, error))?;
                 let addresses: Vec<_> = addresses.collect();
                 Box::new(self.addresses.tcp(&addresses).await?) as Box<dyn Io>
             }
@@ -115,11 +117,11 @@ impl Connector {
         let stream = connector
             .connect(tls.name.clone(), stream)
             .await
-            .map_err(|error| self.log(Unreachable::Tls, explain_handshake(&error)))?;
+            .map_err(|error| self.keep_detail(Unreachable::Tls, explain_handshake(&error)))?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if kind != RequestKind::Upgrade {
-            // A later connection may find another choice, as after an update of the
-            // upstream, so the flag follows the last one.
+            // Follows the latest connection: the upstream may change its choice, as after
+            // an update.
             self.http1_only.store(!is_http2, Ordering::Relaxed);
         }
         if is_http2 {
@@ -130,7 +132,7 @@ impl Connector {
     }
 
     /// Keeps the error text for the outage log.
-    fn log(&self, kind: Unreachable, error: impl fmt::Display) -> Unreachable {
+    fn keep_detail(&self, kind: Unreachable, error: impl fmt::Display) -> Unreachable {
         self.outage_log.note_detail(kind, error);
         kind
     }
@@ -142,8 +144,9 @@ async fn http1(
     kind: RequestKind,
 ) -> Result<Connection, Unreachable> {
     if kind == RequestKind::Fast {
+        // No handshake and no task: the request's own task reads and writes.
         let connection = FastConnection::new(Box::new(stream));
-        return Ok(pool.own(Http1Codec::Fast(Box::new(connection))));
+        return Ok(pool.add_http1(Http1Codec::Fast(Box::new(connection))));
     }
     let (sender, connection) = http1::Builder::new()
         .preserve_header_case(true)
@@ -157,10 +160,10 @@ async fn http1(
         .await
         .map_err(|_| Unreachable::ClosedAtOnce)?;
     tokio::spawn(async move {
-        // The sender learns how it ended.
+        // The error is not lost: the sender reports it to the request.
         drop(connection.with_upgrades().await);
     });
-    Ok(pool.own(Http1Codec::Hyper(sender)))
+    Ok(pool.add_http1(Http1Codec::Hyper(sender)))
 }
 
 async fn http2(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unreachable> {
@@ -178,7 +181,8 @@ async fn http2(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unr
         .await
         .map_err(|_| Unreachable::ClosedAtOnce)?;
     tokio::spawn(async move {
+        // As above: each stream reports the error.
         drop(connection.await);
     });
-    Ok(pool.share(sender, liveness))
+    Ok(pool.add_http2(sender, liveness))
 }

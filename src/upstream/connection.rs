@@ -1,7 +1,7 @@
 //! One connection to the upstream, used by one request or shared by several.
 //!
 //! Invariant: with hyper as on the fast path, a request that was certainly not
-//! processed is told apart from one that may have been.
+//! processed is distinguished from one that may have been processed.
 
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,9 +25,8 @@ use crate::body::{RequestBody, UpstreamRequest};
 use crate::http::h1::{BodyDecoder, FinalResponse};
 use crate::http::response_head::ResponseHead;
 
-/// Requests at once on one HTTP/2 connection before another is opened: the
-/// usual `SETTINGS_MAX_CONCURRENT_STREAMS` (RFC 9113 §6.5.2 recommends at
-/// least 100).
+/// Requests at the same time on one HTTP/2 connection before another is opened.
+/// RFC 9113 §6.5.2 recommends that servers allow at least 100.
 pub(super) const MAX_STREAMS: usize = 100;
 
 /// A connection that was taken for one request.
@@ -41,9 +40,10 @@ pub(super) enum Connection {
 #[derive(Debug)]
 pub(super) struct Http1Connection {
     codec: Http1Codec,
-    /// Fires no later than the timeout of the next request ends.
+    /// The response timeout, armed for this request or an earlier one: it never
+    /// fires too late (see `timeout.rs`).
     timer: Pin<Box<Sleep>>,
-    /// The number of connections like this one.
+    /// The number of open HTTP/1.1 connections of the worker.
     open: Arc<AtomicUsize>,
 }
 
@@ -53,7 +53,7 @@ pub(super) enum Http1Codec {
     Fast(Box<FastConnection>),
 }
 
-/// A place on a shared connection.
+/// One stream of a shared connection.
 #[derive(Debug)]
 pub(super) struct Http2Stream {
     connection: Http2Connection,
@@ -70,7 +70,7 @@ pub(super) struct Http2Connection {
     is_retired: Arc<AtomicBool>,
 }
 
-/// The head of a response, and where its body comes from.
+/// The head of a response, and the source of its body.
 #[derive(Debug)]
 pub(super) struct Received {
     pub(super) head: ResponseHead,
@@ -79,7 +79,7 @@ pub(super) struct Received {
     pub(super) upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
 
-/// Where the body of a response comes from.
+/// The source of a response body.
 #[derive(Debug)]
 pub(super) enum BodySource {
     Hyper(Incoming),
@@ -99,8 +99,8 @@ impl Connection {
         request: &mut UpstreamRequest,
         timeout: &ResponseTimeout,
     ) -> Option<Result<Received, SendError>> {
-        // hyper's futures are boxed: this future would otherwise need room for
-        // the largest of them with every request of the fast path.
+        // hyper's futures are boxed. Otherwise this future would be as large as the
+        // largest of them, also for requests of the fast path.
         let sent = match self {
             Self::Http1(Http1Connection { codec, timer, .. }) => match codec {
                 Http1Codec::Fast(connection) => {
@@ -118,6 +118,7 @@ impl Connection {
         };
         let sent = sent.map(Received::from);
         Some(sent.map_err(|mut error| match error.take_message() {
+            // hyper returns the request only if it has not written any of it.
             Some(unsent) => {
                 request::put_back(request, unsent);
                 SendError::Unprocessed
@@ -144,12 +145,13 @@ impl Http2Stream {
         request: &mut UpstreamRequest,
         timeout: &ResponseTimeout,
     ) -> Option<Result<Received, SendError>> {
-        // hyper does not return a request that the upstream refuses.
+        // hyper returns a request that it has not sent, but not one that the upstream
+        // has refused: that needs a copy.
         let head = request.head.clone();
         let body = request.body.keep();
         let sender = &mut self.connection.sender;
         let mut response = Box::pin(sender.try_send_request(request::take_for_hyper(request)));
-        // A shared connection has no timer: each request needs one of its own.
+        // A shared connection has no timer: each request needs a separate one.
         let mut timer = Box::pin(tokio::time::sleep_until(timeout.end()));
         let sent = timeout.wait_for(response.as_mut(), timer.as_mut()).await?;
         let mut error = match sent {
@@ -164,8 +166,8 @@ impl Http2Stream {
         if !error::is_unprocessed(error.error()) {
             return Some(Err(failed));
         }
-        // The next request would be refused as well, or hyper would wait for
-        // ever to close the connection.
+        // The next request would be refused too. And after a GOAWAY hyper closes only
+        // when no stream is open: new requests could keep the connection open.
         self.connection.is_retired.store(true, Ordering::Relaxed);
         let Some(body) = body.recover().await else {
             return Some(Err(failed));
@@ -191,8 +193,8 @@ impl Http1Connection {
         matches!(self.codec, Http1Codec::Fast(_))
     }
 
-    /// Whether it can take a request now. Not while hyper still writes the last
-    /// request, or closes. The fast path finds out when it sends.
+    /// Whether it can take a request now. hyper cannot while it writes the last
+    /// request or closes. The fast path checks this when it sends.
     pub(super) fn is_ready(&self) -> bool {
         match &self.codec {
             Http1Codec::Hyper(sender) => sender.is_ready(),
@@ -200,9 +202,8 @@ impl Http1Connection {
         }
     }
 
-    /// Whether it can never take a request again. Otherwise `cx` is woken when
-    /// a connection of the fast path ends; hyper has a task that watches its
-    /// own.
+    /// Whether it can never take a request again. If not, a connection of the fast
+    /// path wakes `cx` when it ends. hyper's task closes its connection itself.
     pub(super) fn has_ended(&mut self, cx: &mut Context<'_>) -> bool {
         match &mut self.codec {
             Http1Codec::Hyper(sender) => sender.is_closed(),
@@ -250,7 +251,7 @@ impl Http2Connection {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place on it.
+    /// Opens a stream on it.
     pub(super) fn stream(&self) -> Connection {
         self.streams.fetch_add(1, Ordering::Relaxed);
         Connection::Http2(Http2Stream {
@@ -293,8 +294,8 @@ impl From<FinalResponse> for Received {
 }
 
 impl BodySource {
-    /// The next frame, which comes on this connection. It is `None` once the
-    /// connection was released, at the end of the body.
+    /// The next frame, read from `connection`, which is `None` once it was released
+    /// at the end of the body.
     pub(super) fn poll_frame(
         &mut self,
         connection: Option<&mut Connection>,
@@ -302,8 +303,8 @@ impl BodySource {
     ) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
         match self {
             Self::Hyper(incoming) => match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
-                // hyper takes RST_STREAM with NO_ERROR for the end of the body.
-                // It is one only behind END_STREAM (RFC 9113 §8.1).
+                // hyper reports RST_STREAM with NO_ERROR as the end of the body. Without
+                // END_STREAM before it, the body is incomplete (RFC 9113 §8.1).
                 None if connection.is_some_and(|it| it.is_http2()) && !incoming.is_end_stream() => {
                     Poll::Ready(Some(Err(())))
                 }

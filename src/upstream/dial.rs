@@ -1,7 +1,7 @@
-//! Streams of bytes to the upstream: TCP, or made by a function in tests.
+//! Byte streams to the upstream: over TCP, or made by a function in tests.
 //!
-//! Invariant: an address that does not answer delays a connection by
-//! [`ATTEMPT_DELAY`] once, and then comes last for a while.
+//! Invariant: an address that does not respond delays one connection by
+//! [`ATTEMPT_DELAY`] and is then tried last for [`FAILURE_MEMORY`].
 
 use std::fmt;
 use std::io;
@@ -19,13 +19,13 @@ use super::error::Unreachable;
 use crate::descriptors;
 
 /// How long the operating system waits for the acknowledgement of data before it
-/// ends the connection: a NAT or a dead upstream swallows packets in silence.
-/// Long enough for an upstream that pauses while it reads a long request, which
-/// is counted alike.
+/// ends the connection: a NAT or a dead upstream may drop packets without a reset.
+/// Long enough for an upstream that stops reading a long request for a while: a
+/// closed receive window counts too.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// While nothing is sent, the operating system probes a connection after this
-/// time, so that a request that waits for its response learns of a dead upstream.
+/// time, so that a request that waits for its response fails if the upstream dies.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const PROBES: u32 = 3;
@@ -34,7 +34,7 @@ const PROBES: u32 = 3;
 /// recommendation of RFC 8305 §5.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// How long an address that failed or did not answer comes last.
+/// How long an address is tried last after it failed or did not respond.
 const FAILURE_MEMORY: Duration = Duration::from_secs(60);
 
 /// A stream of bytes to the upstream.
@@ -65,7 +65,7 @@ impl fmt::Debug for Dial {
 /// Chooses between the addresses of the upstream by "happy eyeballs" (RFC 8305).
 #[derive(Debug, Default)]
 pub(super) struct AddressRace {
-    /// The addresses that failed or did not answer, and when. Few: entries
+    /// The addresses that failed or did not respond, and when. A short list: entries
     /// expire, and a name has few addresses.
     failed: Mutex<Vec<(SocketAddr, Instant)>>,
 }
@@ -77,8 +77,8 @@ impl AddressRace {
         Ok(configured(stream)?)
     }
 
-    /// Connects to the address that answers first. The next address gets its
-    /// turn after [`ATTEMPT_DELAY`], or when an attempt fails.
+    /// Connects to the address that responds first. The next address is tried after
+    /// [`ATTEMPT_DELAY`], or when an attempt fails.
     async fn connect<T, F>(
         &self,
         addresses: &[SocketAddr],
@@ -108,8 +108,8 @@ impl AddressRace {
             match ended {
                 None => return Err(last),
                 Some(Ok((address, Ok(stream)))) => {
-                    // Addresses that were tried before, and still have not
-                    // answered, would delay the next connection as well.
+                    // Addresses that were tried earlier and have not responded yet would
+                    // delay the next connection too. Returning cancels their attempts.
                     self.record(tried.into_iter().take_while(|other| *other != address));
                     return Ok(stream);
                 }
@@ -118,13 +118,14 @@ impl AddressRace {
                     tried.retain(|other| *other != address);
                     last = error.into();
                 }
+                // The attempt panicked, or the runtime shuts down.
                 Some(Err(_)) => last = Unreachable::Network(io::ErrorKind::Other),
             }
         }
     }
 
-    /// The addresses in the order in which they are tried: the families take
-    /// turns (RFC 8305 §4), and those that failed recently come last.
+    /// The addresses in the order in which they are tried: IPv6 and IPv4 alternate
+    /// (RFC 8305 §4), and addresses that failed recently are last.
     fn ordered(&self, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
         let is_first = |address: &SocketAddr| address.is_ipv6() == addresses[0].is_ipv6();
         let (first, second): (Vec<_>, Vec<_>) = addresses.iter().copied().partition(is_first);
@@ -135,6 +136,7 @@ impl AddressRace {
         let now = Instant::now();
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         failed.retain(|(_, when)| now - *when < FAILURE_MEMORY);
+        // A stable sort: within both groups the order stays.
         ordered.sort_by_key(|address| failed.iter().any(|(other, _)| other == address));
         ordered
     }
@@ -150,6 +152,8 @@ impl AddressRace {
 }
 
 fn configured(stream: TcpStream) -> io::Result<TcpStream> {
+    // Before anything is sent: the last descriptors stay free for the admin pages
+    // (rule: bounds).
     descriptors::check_upstream(&stream)?;
     stream.set_nodelay(true)?;
     let socket = socket2::SockRef::from(&stream);

@@ -1,4 +1,4 @@
-//! Why an upstream call brought no response.
+//! Why an upstream call got no response.
 //!
 //! Invariant: no variant carries text of a request. Errors of hyper and of
 //! sockets are reduced to what happened, since targets hold access tokens.
@@ -8,7 +8,7 @@ use std::io;
 
 use crate::body;
 
-/// Why an upstream call brought no response.
+/// Why an upstream call got no response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UpstreamError {
     /// There is no connection: nothing was sent.
@@ -55,11 +55,11 @@ pub(crate) enum Unreachable {
     Network(io::ErrorKind),
 }
 
-/// Why one connection did not bring a response.
+/// Why a request got no response on one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SendError {
-    /// The upstream has certainly not processed the request, which is in its
-    /// place again: another connection may take it.
+    /// The upstream has certainly not processed the request. It was put back and may
+    /// be sent on another connection.
     Unprocessed,
     /// The upstream may have processed the request.
     Failed(UpstreamError),
@@ -83,6 +83,8 @@ impl From<Unreachable> for UpstreamError {
 
 impl From<&hyper::Error> for UpstreamError {
     fn from(error: &hyper::Error) -> Self {
+        // hyper wraps an error of the request body. Then the client is the cause, not
+        // the upstream.
         let mut cause = error.source();
         while let Some(inner) = cause {
             if let Some(client) = inner.downcast_ref::<body::Error>() {
@@ -105,7 +107,8 @@ pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
     let error = error.source().and_then(|it| it.downcast_ref::<h2::Error>());
     error.is_some_and(|error| {
         let is_refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        // h2 reports the GOAWAY itself only to streams behind the last one.
+        // h2 reports a GOAWAY only to streams after the last one that it names. Those
+        // are not processed.
         error.is_remote() && (error.is_go_away() || error.is_reset() && is_refused)
     })
 }

@@ -1,8 +1,7 @@
 //! A connection of the fast path (see [`h1`](crate::http::h1)).
 //!
-//! It has no task of its own: the task of the request reads and writes.
-//! Invariant: if the connection was dead already, no byte of the request was
-//! written.
+//! It has no separate task: the task of the request reads and writes. Invariant:
+//! no byte of a request is written to a connection that is already dead.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -34,14 +33,15 @@ const SHORT_READ: usize = 2048;
 const LONG_READ: usize = 16 * 1024;
 const MAX_LONG_READ: usize = MAX_RESPONSE_HEAD;
 
-/// Interim responses before the final one. An endless sequence of them would
-/// keep the response timeout from ending.
+/// The most interim responses before the final one. Without a bound, an upstream
+/// that sends them without a pause would keep the task busy past the response
+/// timeout.
 const MAX_INFORMATIONAL: usize = 100;
 
 /// A connection that carries one request of the fast path after another.
 pub(super) struct FastConnection {
     io: Box<dyn Io>,
-    /// The part of the request that is still to be written.
+    /// The part of the request that was not written yet.
     out: WriteBuf,
     /// The request is written and flushed.
     is_written: bool,
@@ -71,7 +71,7 @@ impl FastConnection {
     }
 
     /// Sends a request with a complete body, and waits for the head of its
-    /// response. It may come before the whole request is written.
+    /// response, which may arrive before the whole request is written.
     pub(super) async fn send(
         &mut self,
         request: &UpstreamRequest,
@@ -82,8 +82,8 @@ impl FastConnection {
         let body = request.body.held().unwrap_or_default();
         write_request(&mut self.out, &request.head, body);
         self.is_written = false;
-        // Until a response says otherwise: a request that is given up leaves a
-        // connection that must not be used.
+        // Until a response allows it: if this future is dropped, the response of this
+        // request would be read as that of the next one.
         self.keeps_alive = false;
         self.informational = 0;
         poll_fn(|cx| self.poll_response(cx))
@@ -153,8 +153,8 @@ impl FastConnection {
                 Ok(Decoded::NeedMore) => {}
                 Err(Malformed) => return Poll::Ready(Some(Err(()))),
             }
-            // A body that fits the short buffer is read on the stack. A long one goes to
-            // a buffer of its own, whose pieces are passed on without a copy.
+            // A body that fits the short buffer is read on the stack. A longer one is read
+            // into an allocated buffer, whose pieces are passed on without a copy.
             let is_short =
                 matches!(decoder, BodyDecoder::Length(left) if *left <= SHORT_READ as u64);
             let read = if is_short || !self.read.is_empty() {
@@ -164,7 +164,7 @@ impl FastConnection {
             };
             match ready!(read) {
                 Ok(1..) => {}
-                // The end of the stream is the end of such a body, and the only sign of it.
+                // The only end that such a body has (RFC 9112 §6.3, rule 8).
                 Ok(0) if *decoder == BodyDecoder::UntilClose => *decoder = BodyDecoder::ENDED,
                 Ok(0) | Err(_) => return Poll::Ready(Some(Err(()))),
             }
@@ -179,12 +179,13 @@ impl FastConnection {
         self.keeps_alive && self.is_written && self.read.is_empty() && self.is_silent(cx)
     }
 
-    /// Whether there is nothing to read: neither the end of the stream nor bytes
-    /// that no request asked for.
+    /// Whether there is nothing to read. The end of the stream means that the
+    /// connection is dead; bytes before a request could pass for its response.
     fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
         let mut byte = [0];
         let mut byte = ReadBuf::new(&mut byte);
-        // A task that has used up its budget would get `Pending` in any case.
+        // `unconstrained`: a task that has used up its tokio budget would get `Pending`
+        // from a dead connection too.
         let read = unconstrained(poll_fn(|cx| {
             Pin::new(&mut *self.io).poll_read(cx, &mut byte)
         }));
@@ -198,8 +199,8 @@ impl FastConnection {
         let mut piece = ReadBuf::uninit(&mut piece);
         ready!(Pin::new(&mut *self.io).poll_read(cx, &mut piece))?;
         let piece = piece.filled();
-        // What is left of an earlier read is short: the beginning of a head or of a
-        // chunk.
+        // Bytes left from an earlier read are few, the beginning of a head or of a
+        // chunk, so copying them is cheap.
         self.read = if self.read.is_empty() {
             Bytes::copy_from_slice(piece)
         } else {
@@ -216,7 +217,8 @@ impl FastConnection {
         }
         let capacity = self.buffer.capacity();
         let length = ready!(poll_read_buf(Pin::new(&mut *self.io), cx, &mut self.buffer))?;
-        // The upstream sends faster than it is read: larger reads need fewer calls.
+        // A full buffer: the upstream sends faster than it is read, and larger reads
+        // need fewer system calls.
         if length == capacity {
             self.buffer_size = (2 * self.buffer_size).min(MAX_LONG_READ);
         }

@@ -1,9 +1,9 @@
-//! Notices that the upstream of an HTTP/2 connection has fallen silent.
+//! Detects that the upstream of an HTTP/2 connection no longer responds.
 //!
-//! hyper pings a connection that brings nothing for [`PING_INTERVAL`], and a
-//! living upstream answers at once. Invariant: a connection whose ping has not
-//! been answered for [`PONG_WAIT`] gets no further request; a response that is
-//! slow to come never ends one, since pings are answered meanwhile.
+//! hyper sends a PING after [`PING_INTERVAL`] without a frame, and a live upstream
+//! acknowledges it at once (RFC 9113 §6.7). Invariant: a connection whose PING has
+//! no acknowledgement after [`PONG_WAIT`] gets no further request. A slow response
+//! never ends a connection, because PINGs are acknowledged meanwhile.
 
 use std::io;
 use std::pin::Pin;
@@ -15,17 +15,17 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-/// After this time without a frame from the upstream, hyper sends a ping.
+/// After this time without a frame from the upstream, hyper sends a PING.
 pub(super) const PING_INTERVAL: Duration = Duration::from_secs(3);
 
-/// So long after an unanswered ping, hyper ends the connection with all requests
-/// on it.
+/// After this time without an acknowledgement, hyper ends the connection and all
+/// requests on it.
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// More than any round trip takes.
+/// How long an acknowledgement may take: longer than any round trip.
 const PONG_WAIT: Duration = Duration::from_secs(1);
 
-/// When a connection last brought bytes.
+/// When bytes were last received on a connection.
 #[derive(Debug)]
 pub(super) struct Liveness {
     created: Instant,
@@ -41,9 +41,11 @@ impl Liveness {
         })
     }
 
-    /// Whether a ping is unanswered.
+    /// Whether a PING has no acknowledgement.
     pub(super) fn is_silent(&self, now: Instant) -> bool {
         let last_read = Duration::from_millis(self.last_read.load(Ordering::Relaxed));
+        // hyper does not report its PINGs. After so long without bytes, one must have
+        // been sent and not acknowledged.
         now.saturating_duration_since(self.created + last_read) > PING_INTERVAL + PONG_WAIT
     }
 
@@ -54,7 +56,7 @@ impl Liveness {
     }
 }
 
-/// A stream that records when it brought bytes.
+/// A stream that records when bytes were received.
 pub(super) struct LiveIo<IO> {
     io: IO,
     liveness: Arc<Liveness>,
@@ -75,6 +77,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for LiveIo<IO> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        // Any byte counts, not only acknowledgements: hyper sends PINGs only when
+        // nothing arrives.
         if buf.filled().len() > before {
             self.liveness.record_read();
         }

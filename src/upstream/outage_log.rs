@@ -45,12 +45,12 @@ struct Cause {
 }
 
 impl OutageLog {
-    /// Keeps the error text behind a failure, for the message about it.
+    /// Keeps the error text of a failure, for the message about it.
     pub(super) fn note_detail(&self, kind: Unreachable, detail: impl Display) {
         self.with(|state| state.cause(kind).detail = Some(detail.to_string()));
     }
 
-    /// A call could not be sent.
+    /// An upstream call could not be sent.
     pub(super) fn record_failure(&self, kind: Unreachable) {
         let message = self.with(|state| state.record(kind, Instant::now()));
         self.is_outage.store(true, Ordering::Relaxed);
@@ -59,10 +59,11 @@ impl OutageLog {
         }
     }
 
-    /// A new connection took a call.
+    /// An upstream call was sent on a new connection.
     pub(super) fn record_success(&self) {
         // Read first: a write would move the cache line between all workers.
         if self.is_outage.load(Ordering::Relaxed) && self.is_outage.swap(false, Ordering::Relaxed) {
+            // Only one worker gets `true` from the swap, so one message is written.
             let (calls, is_logged) = self.with(|state| {
                 let calls = std::mem::take(&mut state.calls);
                 (calls, std::mem::take(&mut state.is_logged))
@@ -83,6 +84,7 @@ impl State {
     /// Counts a failed call. Returns the number of calls for a message and its
     /// detail, if one is due.
     fn record(&mut self, kind: Unreachable, now: Instant) -> Option<(u64, Option<String>)> {
+        // Counted even without a message: the next one reports all of them.
         self.calls += 1;
         let cause = self.cause(kind);
         if cause.last_logged.is_some_and(|last| now - last < PAUSE) {

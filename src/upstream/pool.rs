@@ -1,9 +1,9 @@
 //! The upstream connections of one worker.
 //!
 //! Owns idle HTTP/1.1 connections, of hyper and of the fast path, and shared
-//! HTTP/2 connections. Invariants: an HTTP/1.1 connection is used by one
-//! request at a time, returns only after a complete response, and is checked
-//! for its end before each use.
+//! HTTP/2 connections. Invariants: an HTTP/1.1 connection carries one request at a
+//! time, returns to the pool only after a complete response, and is used again
+//! only if it has not ended.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -47,7 +47,7 @@ struct Connections {
 #[derive(Debug)]
 struct Idle {
     connection: Http1Connection,
-    /// It is not used after this moment.
+    /// It is not used from this time on.
     until: Instant,
 }
 
@@ -90,7 +90,8 @@ impl Pool {
             }
         }
         let idle = connections.idle(kind == RequestKind::Fast);
-        // Connections that are closing or too old are dropped on the way.
+        // Others that are closing or too old are dropped. From the end: the most
+        // recently used one is the least likely to be dead.
         while let Some(Idle { connection, until }) = idle.pop() {
             if connection.is_ready() && now < until {
                 return Some(Connection::Http1(connection));
@@ -99,14 +100,14 @@ impl Pool {
         None
     }
 
-    /// Counts a connection that was made for one request.
-    pub(super) fn own(&self, codec: Http1Codec) -> Connection {
+    /// Counts a new HTTP/1.1 connection. It enters the pool after its response.
+    pub(super) fn add_http1(&self, codec: Http1Codec) -> Connection {
         let connection = Http1Connection::new(codec, self.response_timeout, &self.open);
         Connection::Http1(connection)
     }
 
-    /// Adds a shared connection, and takes a place on it.
-    pub(super) fn share(
+    /// Adds a new HTTP/2 connection and opens a stream on it.
+    pub(super) fn add_http2(
         &self,
         sender: http2::SendRequest<RequestBody>,
         liveness: Arc<Liveness>,
@@ -125,8 +126,8 @@ impl Pool {
         let shared = connections.http2.len();
         let is_busy = |shared: &&Http2Connection| shared.streams() > 0;
         let busy = connections.http2.iter().filter(is_busy).count();
-        // `open` counts HTTP/1.1 connections only. An idle one may be counted twice
-        // for a moment, so the difference must not fall below zero.
+        // `open` counts HTTP/1.1 connections only. It is not under the lock and may be
+        // older than `idle`, so the difference must not fall below zero.
         let taken = self.open.load(Ordering::Relaxed).saturating_sub(idle);
         (idle + shared - busy, taken + busy)
     }
@@ -151,7 +152,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request, but no longer than the upstream
-    /// said that it keeps it open.
+    /// keeps it open according to its `Keep-Alive` header.
     fn put_idle(&self, mut connection: Http1Connection, keep_alive: Option<Duration>) {
         // Polling registers the waker, so an idle connection that the upstream
         // closes is noticed and closed at once.
@@ -162,10 +163,10 @@ impl Pool {
         let until =
             Instant::now() + keep_alive.map_or(longest, |keep_alive| keep_alive.min(longest));
         let mut connections = self.lock();
-        // Without a bound of its own: connections are made only while all others
-        // are in use, so there are never more than `server.max_in_flight`, and
-        // those of a peak end by age. A lower bound would close and open
-        // connections all the time under constant load.
+        // No separate bound. A connection is made only while all others are in use,
+        // so there are never more than `server.max_in_flight`, and those of a peak
+        // reach their idle timeout. A lower bound would close and open connections
+        // all the time under constant load.
         let idle = connections.idle(connection.is_fast());
         idle.push(Idle { connection, until });
     }
@@ -215,7 +216,7 @@ pub(super) struct Lease {
     pub(super) keep_alive: Option<Duration>,
     /// Another request may follow this response.
     pub(super) is_reusable: bool,
-    /// Tells a streamed request when its response is over.
+    /// Notifies a streamed request body when its response is over.
     _response_pending: Option<ResponsePending>,
 }
 
@@ -236,6 +237,7 @@ impl Lease {
 
     /// The response is complete: another request may have the connection.
     pub(super) fn release(self) {
+        // An HTTP/2 connection never left the pool: dropping the stream is enough.
         if let (Connection::Http1(connection), true) = (self.connection, self.is_reusable) {
             self.pool.put_idle(connection, self.keep_alive);
         }

@@ -1,4 +1,4 @@
-//! A request in the form that its connection requires.
+//! Prepares a request for its connection: HTTP/2 or HTTP/1.1, hyper or fast path.
 
 use std::sync::Arc;
 
@@ -29,6 +29,7 @@ pub(super) fn kind(request: &UpstreamRequest) -> RequestKind {
     if hop_by_hop::has(&request.head.headers, "upgrade") {
         RequestKind::Upgrade
     } else if is_streamed || request.head.header_case().is_none() {
+        // Without the case here, hyper has read the names and alone knows their case.
         RequestKind::Streamed
     } else {
         RequestKind::Fast
@@ -59,19 +60,20 @@ pub(super) fn prepare_http1(request: &mut UpstreamRequest, host: &HeaderValue) {
     head.headers.insert(HOST, host.clone());
     let is_streamed = matches!(request.body, RequestBody::Streamed(_));
     if is_streamed && !head.headers.contains_key(CONTENT_LENGTH) {
-        // hyper takes a GET to have no body unless a header announces one.
+        // hyper sends no body with a GET unless a header announces one.
         let chunked = HeaderValue::from_static("chunked");
         head.headers.insert(TRANSFER_ENCODING, chunked);
     }
 }
 
-/// Takes a request out of its place, for hyper.
+/// Takes the request out of the reference, for hyper.
 pub(super) fn take_for_hyper(request: &mut UpstreamRequest) -> Request<RequestBody> {
     let parts = request.head.take_parts();
     let mut taken = Request::from_parts(parts, std::mem::take(&mut request.body));
     let is_http1 = taken.version() == Version::HTTP_11;
     if is_http1 && hop_by_hop::expects_continue(taken.headers()) {
-        // The body waits until the upstream asks for it.
+        // The client is asked for its body only when the upstream asks for it (RFC
+        // 9110 §10.1.1).
         let go_on = Arc::new(Notify::new());
         taken.body_mut().hold_until(Arc::clone(&go_on));
         hyper::ext::on_informational(&mut taken, move |response| {

@@ -1,4 +1,4 @@
-//! A response of the upstream, while it is read.
+//! A response of the upstream that is being read.
 //!
 //! Invariant: its connection returns to the pool when the response was read to
 //! its end, and never before.
@@ -21,10 +21,11 @@ use crate::body::{self, ResponseBody};
 use crate::http::response_head::ResponseHead;
 use crate::observe::metrics::Metrics;
 
-/// The longest silence within a response that several callers wait for.
+/// The longest pause within the response to a batch, whose callers wait for all of
+/// it.
 const SHARED_SILENCE: Duration = Duration::from_secs(30);
 
-/// A response of the upstream: its head, and its body still to come.
+/// A response of the upstream: its head, and its body, not read yet.
 #[derive(Debug)]
 pub(crate) struct UpstreamResponse {
     pub(crate) head: ResponseHead,
@@ -34,8 +35,8 @@ pub(crate) struct UpstreamResponse {
 }
 
 impl UpstreamResponse {
-    /// A response that comes on the connection of `lease`. Its body may pause
-    /// for `silence_timeout`.
+    /// A response on the connection of `lease`. Its body may pause for
+    /// `silence_timeout`.
     pub(super) fn new(
         received: Received,
         mut lease: Lease,
@@ -47,6 +48,7 @@ impl UpstreamResponse {
             body,
             upgrade,
         } = received;
+        // Before the hop-by-hop headers are removed: `Keep-Alive` is one of them.
         lease.keep_alive = head.keep_alive_timeout();
         lease.is_reusable = !head.announces_missing_body();
         head.strip_hop_by_hop(upgrade.is_some());
@@ -57,6 +59,7 @@ impl UpstreamResponse {
             silence_timer: None,
             metrics,
         });
+        // An empty body is never polled, so it must release the connection here.
         body.release_at_end();
         Self {
             head,
@@ -74,7 +77,7 @@ pub(crate) struct UpstreamBody {
     /// `None` once the body has ended or broken off.
     lease: Option<Lease>,
     silence_timeout: Duration,
-    /// Armed only while no frame comes.
+    /// Armed only while the next frame is awaited.
     silence_timer: Option<Pin<Box<Sleep>>>,
     metrics: Arc<Metrics>,
 }
@@ -88,7 +91,8 @@ impl UpstreamBody {
         }
     }
 
-    /// The body for a client, behind the pieces `held` that were read already.
+    /// The body for a client. The pieces in `held` were read before and are sent
+    /// first.
     pub(crate) fn into_client_body(self: Box<Self>, held: VecDeque<Bytes>) -> ResponseBody {
         ResponseBody::streamed(held, Box::into_pin(self))
     }
@@ -165,14 +169,15 @@ impl Body for UpstreamBody {
         this.silence_timer = None;
         match frame {
             Some(Err(())) => {
-                // Dropping the lease closes the connection, as the rest of the body cannot be
-                // distinguished from the next response.
+                // Dropping the lease closes the connection: the rest of this body would be
+                // read as the next response.
                 this.lease = None;
-                // The call itself was counted under its status with the head.
+                // A separate metric: the call was counted under its status with the head.
                 this.metrics.upstream_broken_off.inc();
                 Poll::Ready(Some(Err(body::Error::UpstreamBrokeOff)))
             }
             Some(Ok(frame)) => {
+                // With the last frame: the client may not poll again for the end.
                 this.release_at_end();
                 Poll::Ready(Some(Ok(frame)))
             }

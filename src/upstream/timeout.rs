@@ -1,8 +1,8 @@
-//! How long a response may take to begin.
+//! The timeout for the head of a response.
 //!
-//! Invariant: a connection that carries one request after another arms its
-//! timer once, not with every request. So the timer may fire for a request that
-//! was answered long ago; then it is armed for the current one.
+//! Invariant: a connection does not arm its timer for each request, because that
+//! is costly. The timer may fire for an earlier request that has its response; it
+//! is then armed again for the current one.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -19,13 +19,13 @@ pub(super) struct ResponseTimeout {
     /// When the request was sent.
     pub(super) started: Instant,
     /// The longest wait after the last piece of the request was sent.
-    pub(super) length: Duration,
-    /// Knows when that was, where the request is streamed.
+    pub(super) limit: Duration,
+    /// Has the time of that piece, if the request is streamed.
     pub(super) progress: Option<Progress>,
 }
 
 impl ResponseTimeout {
-    /// Waits for a response; `None` if it did not come in time. `timer` fires
+    /// Waits for a response; `None` after the timeout. `timer` fires
     /// no later than this timeout ends.
     pub(super) async fn wait_for<T>(
         &self,
@@ -33,11 +33,13 @@ impl ResponseTimeout {
         mut timer: Pin<&mut Sleep>,
     ) -> Option<T> {
         poll_fn(|cx| {
+            // The response first: one that arrives with the timeout still counts.
             if let Poll::Ready(response) = response.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));
             }
             loop {
                 ready!(timer.as_mut().poll(cx));
+                // Fired for an earlier request, or before the last piece of this one.
                 let end = self.end();
                 if end <= Instant::now() {
                     return Poll::Ready(None);
@@ -48,10 +50,10 @@ impl ResponseTimeout {
         .await
     }
 
-    /// When it ends, unless another piece of the request is sent before.
+    /// The end of the timeout, unless another piece of the request is sent.
     pub(super) fn end(&self) -> Instant {
         let last = self.progress.as_ref().map(Progress::last_piece);
-        last.map_or(self.started, |last| last.max(self.started)) + self.length
+        last.map_or(self.started, |last| last.max(self.started)) + self.limit
     }
 }
 

@@ -52,12 +52,14 @@ impl Tls {
             add_roots(&mut roots, path)?;
         }
         let connector = |protocols: &[&[u8]]| {
+            // Named explicitly: rustls panics if it finds two providers in the build.
             let provider = Arc::new(rustls::crypto::ring::default_provider());
             let mut config = ClientConfig::builder_with_provider(provider)
                 .with_safe_default_protocol_versions()
                 .expect("ring supports TLS 1.2 and 1.3")
                 .with_root_certificates(roots.clone())
                 .with_no_client_auth();
+            // The order is the preference: HTTP/2 first.
             config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
             TlsConnector::from(Arc::new(config))
         };
@@ -79,7 +81,7 @@ pub(super) fn explain_handshake(error: &io::Error) -> String {
                 ": no trusted authority has signed the upstream's certificate; if it is yours, \
                  name the certificate of its authority in upstream.ca"
             }
-            // webpki's error is not part of rustls' interface; its name is.
+            // rustls has no variant for this error of webpki and shows only its name.
             other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
                 ": the upstream shows the certificate of an authority (CA:TRUE) as its own; give it \
                  one that the authority has signed, or a self-signed one with \

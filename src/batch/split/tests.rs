@@ -9,10 +9,10 @@ fn rejection(shape: u64) -> Rejection {
     Rejection::new(StatusCode::UNPROCESSABLE_ENTITY, shape)
 }
 
-/// How the upstream takes a call, by its ids.
+/// The outcome of a call, by its ids.
 type Upstream<'u> = &'u dyn Fn(&IdSet) -> Outcome;
 
-/// What a batch came to.
+/// The result of a batch.
 struct Run {
     calls: Vec<Vec<usize>>,
     /// The verdict of each member.
@@ -107,7 +107,7 @@ fn a_common_failure_that_is_over_costs_one_call_more() {
     let found = run(&members, split(), &|_| Outcome::Settled);
     assert_eq!(found.calls.len(), 2);
     assert_eq!((found.calls[0].len(), found.calls[1].len()), (1, 49));
-    // Another one has taken its place.
+    // Another failure has replaced it.
     let found = run(&members, split(), &|_| Outcome::Rejected(rejection(2)));
     assert_eq!(found.calls.len(), 4);
     assert_eq!(found.common, Some(rejection(2)));
@@ -237,7 +237,7 @@ proptest! {
             if found.common.is_none() && bad_ids.len() < 2 {
                 prop_assert_eq!(*verdict == Outcome::Settled, own == Outcome::Settled);
             }
-            // A member is never told that it succeeded where it would have failed.
+            // A member never succeeds where its own request would have failed.
             prop_assert!(own == Outcome::Settled || *verdict != Outcome::Settled);
         }
     }

@@ -23,7 +23,7 @@ async fn every_caller_gets_the_common_verdict_after_four_calls_and_later_batches
                 }
                 assert_eq!(world.calls().len(), calls, "{status} {batch}");
             }
-            // Also where the receipts that were sent alone come again.
+            // Also when the receipts that were sent alone are sent again.
             world.send_all(&fifty("a")).await;
             assert_eq!(world.calls().len(), 7);
         }
@@ -74,7 +74,7 @@ async fn one_bad_id_after_a_common_failure_fails_its_own_caller_only() {
     }
 }
 
-/// A common failure is one of a merge key: others are merged as ever.
+/// A common failure is one of a merge key: others are merged as usual.
 #[tokio::test(start_paused = true)]
 async fn the_failure_of_one_chat_is_not_that_of_another() {
     let world = World::with(|_| ());
@@ -134,7 +134,7 @@ async fn a_deadline_within_a_split_gives_the_last_verdict_of_the_batch() {
 
 /// The receipts were admitted before: a full queue does not refuse their parts.
 #[tokio::test(start_paused = true)]
-async fn parts_of_a_batch_keep_their_place_when_the_queue_is_full() {
+async fn parts_of_a_batch_are_not_refused_when_the_queue_is_full() {
     let world = World::with(|config| {
         config.limit.quota = quota(10.0, 1);
         config.limit.max_queue = 1;

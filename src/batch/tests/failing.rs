@@ -59,7 +59,7 @@ async fn two_bad_ids_are_found_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_part_of_a_split_pays_for_itself() {
+async fn each_part_of_a_split_takes_a_token() {
     let world = World::with(|config| config.limit.quota = quota(10.0, 1));
     let id = id_of("1@c.us", "m0");
     world
@@ -91,7 +91,7 @@ async fn callers_with_the_same_ids_share_one_request() {
     assert_eq!(world.calls().len(), 1 + 2);
 }
 
-/// Each has a call of its own, whose response is streamed.
+/// Each gets a separate call, whose response is streamed.
 #[tokio::test(start_paused = true)]
 async fn a_response_too_long_to_be_shared_is_streamed_to_each() {
     let world = World::with(|_| ());
@@ -104,7 +104,7 @@ async fn a_response_too_long_to_be_shared_is_streamed_to_each() {
     assert_eq!(world.calls().len(), 3);
 }
 
-/// What the official SDK sends, with a trace id of its own for each.
+/// What the official SDK sends, each with another trace id.
 #[tokio::test(start_paused = true)]
 async fn whole_chat_receipts_are_neither_split_nor_kept_out_of_batches() {
     for status in [400, 422, 500] {
@@ -210,7 +210,7 @@ async fn a_receipt_that_failed_alone_stays_out_of_batches_for_a_while() {
         [(Ok(201), 2), (Ok(500), 1), (Ok(201), 2), (Ok(201), 1)]
     );
     assert_eq!(world.calls().len(), 3);
-    // The second failure began it anew, for `b` too: it was asked for there.
+    // The second failure has quarantined `b` too: it was in the same receipt.
     tokio::time::sleep(ms(61_000)).await;
     world.sandbox.clear();
     world
@@ -248,7 +248,7 @@ async fn a_429_that_outlasts_the_deadline_is_returned_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_to_a_busy_upstream_is_retried() {
+async fn a_call_to_an_overloaded_upstream_is_retried() {
     let world = World::with(|_| ());
     world.sandbox.script(Fault::status(503).times(2));
     for settled in world.send_all(&crowd()).await {
@@ -279,7 +279,7 @@ async fn a_call_on_a_broken_connection_is_retried_on_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_ends_in_its_own_verdict_in_time_and_multiplies_nothing() {
+async fn an_outage_gives_its_own_verdict_in_time_and_multiplies_nothing() {
     for status in [502, 503, 504] {
         let world = World::with(|_| ());
         world.sandbox.script(Fault::status(status).times(ALWAYS));

@@ -1,4 +1,4 @@
-//! What holds for any callers.
+//! Laws that hold for any callers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,20 +9,20 @@ use crate::tools::sandbox::Fault;
 
 const WINDOW: Duration = ms(50);
 
-/// A caller of a story.
+/// A caller of a scenario.
 #[derive(Clone, Debug)]
 struct Arrival {
-    /// After the one before, in ms.
+    /// The time after the previous caller, in ms.
     gap: u64,
-    /// Which of the keys below.
+    /// The index in `KEYS`.
     key: usize,
     /// Which messages; none means the whole chat.
     messages: Vec<usize>,
-    /// Disconnects after that long.
+    /// When it disconnects, in ms after its arrival.
     disconnects: Option<u64>,
 }
 
-/// The rules of a story.
+/// The settings and faults of a scenario.
 #[derive(Clone, Debug)]
 struct Setting {
     max_ids: usize,
@@ -33,7 +33,7 @@ struct Setting {
     bad_message: Option<usize>,
 }
 
-/// What must never mix: chat, token, participant, accepted types.
+/// Receipts of different keys never share a call: chat, token, participant, `Accept`.
 const KEYS: [(&str, &str, Option<&str>, Option<&str>); 6] = [
     ("1@c.us", "t", None, None),
     ("1@c.us", "u", None, None),
@@ -86,7 +86,7 @@ fn setting() -> impl Strategy<Value = Setting> {
         )
 }
 
-/// An id that names its key, so that a call that mixes two is seen.
+/// An id that names its key, so that a call that mixes two keys is detected.
 fn id(key: usize, message: usize) -> String {
     format!("false_{}_K{key}M{message}", KEYS[key].0)
 }
@@ -105,8 +105,8 @@ impl Arrival {
     }
 }
 
-/// What a story came to.
-struct Story {
+/// The result of a scenario.
+struct ScenarioResult {
     calls: Vec<Call>,
     arrivals: Vec<Instant>,
     /// What each caller got, unless it disconnected first.
@@ -115,7 +115,7 @@ struct Story {
     saved: u64,
 }
 
-async fn run(callers: &[Arrival], setting: &Setting) -> Story {
+async fn run(callers: &[Arrival], setting: &Setting) -> ScenarioResult {
     let mut config = Config::default();
     config.batch.window = WINDOW;
     config.batch.max_ids = setting.max_ids;
@@ -155,7 +155,7 @@ async fn run(callers: &[Arrival], setting: &Setting) -> Story {
     world.tasks.close();
     world.tasks.wait().await;
     assert_eq!(world.metrics.batches.open.get(), 0);
-    Story {
+    ScenarioResult {
         calls: world.calls(),
         arrivals,
         settled,
@@ -170,10 +170,14 @@ fn origin(call: &Call) -> usize {
     blanks.count() - 1
 }
 
-fn check(callers: &[Arrival], setting: &Setting, story: &Story) -> Result<(), TestCaseError> {
-    // Each caller that stayed got what its own request deserves.
+fn check(
+    callers: &[Arrival],
+    setting: &Setting,
+    scenario: &ScenarioResult,
+) -> Result<(), TestCaseError> {
+    // Each caller that stayed got the verdict of its own request.
     for (index, arrival) in callers.iter().enumerate() {
-        let Some(settled) = story.settled.get(&index) else {
+        let Some(settled) = scenario.settled.get(&index) else {
             prop_assert!(
                 arrival.disconnects.is_some(),
                 "caller {index} never got a verdict"
@@ -192,14 +196,14 @@ fn check(callers: &[Arrival], setting: &Setting, story: &Story) -> Result<(), Te
         if settled.callers == 1 {
             let own = Bytes::from(arrival.receipt_of(index).body());
             prop_assert!(
-                story.calls.iter().any(|call| call.body == own),
+                scenario.calls.iter().any(|call| call.body == own),
                 "caller {index} was alone, and its request changed"
             );
         }
         prop_assert!(settled.callers <= setting.max_callers);
     }
     let mut sent: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
-    for call in &story.calls {
+    for call in &scenario.calls {
         let first = origin(call);
         let (first_one, key) = (callers[first].receipt_of(first), callers[first].key);
         // Credentials, chat, participant and fields are the first caller's.
@@ -242,7 +246,7 @@ fn check(callers: &[Arrival], setting: &Setting, story: &Story) -> Result<(), Te
         }
         // No later caller moves the window of the first.
         if setting.rate.is_none() && setting.bad_message.is_none() {
-            prop_assert!(call.at <= story.arrivals[first] + WINDOW);
+            prop_assert!(call.at <= scenario.arrivals[first] + WINDOW);
         }
         let sent = sent.entry(key).or_default();
         sent.extend(distinct);
@@ -267,10 +271,10 @@ fn check(callers: &[Arrival], setting: &Setting, story: &Story) -> Result<(), Te
         }
     }
     if setting.rate.is_none() && setting.bad_message.is_none() {
-        let calls = story.calls.len() as u64;
-        prop_assert_eq!(story.saved, callers.len() as u64 - calls);
-        for (index, settled) in &story.settled {
-            let arrived = (story.arrivals[*index] - story.start).as_millis();
+        let calls = scenario.calls.len() as u64;
+        prop_assert_eq!(scenario.saved, callers.len() as u64 - calls);
+        for (index, settled) in &scenario.settled {
+            let arrived = (scenario.arrivals[*index] - scenario.start).as_millis();
             let most = WINDOW.as_millis() + u128::from(setting.latency);
             prop_assert!(
                 settled.at - arrived <= most,
@@ -297,12 +301,12 @@ proptest! {
             .start_paused(true)
             .build()
             .unwrap();
-        let story = runtime.block_on(run(&callers, &setting));
-        check(&callers, &setting, &story)?;
+        let scenario = runtime.block_on(run(&callers, &setting));
+        check(&callers, &setting, &scenario)?;
     }
 }
 
-/// Each case is a small gateway's life; `PROPTEST_CASES` receipt_of for more.
+/// Each case simulates a whole gateway, so there are few; `PROPTEST_CASES` sets more.
 fn cases() -> u32 {
     let asked = std::env::var("PROPTEST_CASES").ok();
     asked.and_then(|cases| cases.parse().ok()).unwrap_or(96)

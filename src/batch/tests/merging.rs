@@ -33,12 +33,12 @@ async fn a_caller_after_the_window_opens_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lone_caller_sends_its_own_request_unchanged() {
+async fn the_request_of_a_single_caller_is_sent_unchanged() {
     let world = World::with(|_| ());
-    let lone = receipt_of(&["b", "a", "b"]);
-    assert_eq!(world.send(&lone).await.callers, 1);
+    let single = receipt_of(&["b", "a", "b"]);
+    assert_eq!(world.send(&single).await.callers, 1);
     let call = &world.calls()[0];
-    assert_eq!(call.body, lone.body());
+    assert_eq!(call.body, single.body());
     assert_eq!(call.target, "/v2/send/seen?instance_id=1&access_token=t");
     let mut names: Vec<_> = call.headers.keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
@@ -92,7 +92,7 @@ async fn what_differs_in_its_key_never_shares_a_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn identical_whole_chat_calls_share_one() {
+async fn identical_whole_chat_receipts_share_one_call() {
     let world = World::with(|_| ());
     let settled = world
         .send_all(&[receipt_of(&[]), receipt_of(&[]), receipt_of(&[])])
@@ -103,7 +103,7 @@ async fn identical_whole_chat_calls_share_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_batch_leaves_at_once_and_the_next_caller_opens_another() {
+async fn a_full_batch_is_sent_at_once_and_the_next_caller_opens_another() {
     for (max_ids, max_callers, expected) in [
         (
             3,
@@ -225,7 +225,7 @@ async fn no_receipt_joins_a_call_in_flight() {
     assert_eq!(world.times(), [50, 110]);
 }
 
-/// A merged query must not outgrow the request lines that servers take.
+/// A merged query must not outgrow the request lines that servers accept.
 #[tokio::test(start_paused = true)]
 async fn long_ids_in_a_query_fill_a_batch_early() {
     let receipt = |n: usize| {

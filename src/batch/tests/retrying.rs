@@ -13,7 +13,7 @@ fn asking_for(status: u16, wait: &'static str) -> Fault {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_comes_no_sooner_than_the_upstream_asks_for() {
+async fn a_retry_is_sent_no_sooner_than_the_upstream_asks() {
     for status in [502, 503, 504] {
         for (wait, next) in [("2", 2050), ("0.5", 550), ("3.9", 3950)] {
             let world = World::with(|_| ());
@@ -44,7 +44,7 @@ async fn a_pause_beyond_the_deadline_returns_the_response_at_once() {
     }
 }
 
-/// The deadline is each caller's own.
+/// Each caller has a separate deadline.
 #[tokio::test(start_paused = true)]
 async fn only_callers_with_time_left_wait_for_the_retry() {
     let world = World::with(|config| config.limit.quota = quota(0.5, 1));

@@ -24,7 +24,7 @@ async fn a_batch_accepts_callers_until_its_token_is_granted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_takes_one_place_in_the_queue() {
+async fn a_batch_counts_as_one_in_the_queue() {
     let world = World::with(|config| {
         config.limit.quota = quota(1.0, 1);
         config.limit.max_queue = 1;
@@ -93,7 +93,7 @@ async fn callers_expire_one_by_one_and_the_batch_goes_on() {
     assert_eq!(world.times(), [10_000]);
 }
 
-/// Its own place is one of those that fill the queue.
+/// It is itself one of the entries that fill the queue.
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_waited_in_a_full_queue_waited_too_long() {
     let world = World::with(|config| {

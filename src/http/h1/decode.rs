@@ -14,7 +14,7 @@ const MAX_SIZE_LINE: usize = 4 * 1024;
 const MAX_TRAILERS: usize = 16 * 1024;
 const MAX_TRAILER_FIELDS: usize = 100;
 
-/// The framing of a body, and the rest of the body that is still to come.
+/// The framing of a body, and how much of it is still to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyDecoder {
     /// The bytes that are left; 0 at the end of any body.
@@ -30,7 +30,7 @@ pub(crate) enum Chunked {
     Size,
     /// The bytes that are left of a chunk.
     Data(u64),
-    /// The CRLF behind the data of a chunk.
+    /// The CRLF after the data of a chunk.
     DataEnd,
     Trailers,
 }
@@ -113,7 +113,8 @@ fn data(read: &mut Bytes, left: &mut u64) -> Decoded {
 
 /// The size of the chunk that begins here; `None` while its line is incomplete.
 fn size(read: &mut Bytes) -> Result<Option<u64>, Malformed> {
-    // httparse would read a line without digits as size 0, the last chunk.
+    // httparse reads a line without digits as size 0. That would end the body early,
+    // and the rest would be taken for the next response.
     if read.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) {
         return Err(Malformed);
     }
@@ -129,6 +130,7 @@ fn size(read: &mut Bytes) -> Result<Option<u64>, Malformed> {
 
 /// The trailers that begin here; `None` while they are incomplete.
 fn trailers(read: &mut Bytes) -> Result<Option<HeaderMap>, Malformed> {
+    // Checked first, because httparse also accepts lines that end with LF alone.
     let Some((length, lines)) = trailers_length(read)? else {
         return match read.len() <= MAX_TRAILERS {
             true => Ok(None),

@@ -8,13 +8,13 @@ use bytes::Bytes;
 use super::Malformed;
 use super::write_buf::WriteBuf;
 
-/// The framing of a body, and the rest of the body that is still to come.
+/// The framing of a body, and how much of it is still to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyEncoder {
     /// The bytes that are left.
     Length(u64),
     Chunked {
-        /// The CRLF behind the data of the last chunk is still to be written.
+        /// The CRLF after the data of the last chunk is still to be written.
         is_open: bool,
     },
 }
@@ -34,8 +34,8 @@ impl BodyEncoder {
             // An empty chunk would be the last one.
             Self::Chunked { .. } if data.is_empty() => {}
             Self::Chunked { is_open } => {
-                // A long piece goes out behind the text, so the CRLF that ends
-                // its chunk can only be written with the next text.
+                // A long piece is written after the text. So the CRLF that ends its
+                // chunk can only be written with the next text.
                 let end = if *is_open { "\r\n" } else { "" };
                 let size = format!("{end}{:x}\r\n", data.len());
                 out.text().extend_from_slice(size.as_bytes());
@@ -49,9 +49,8 @@ impl BodyEncoder {
         Ok(())
     }
 
-    /// Ends the current chunk, since no piece of the body follows for now: some
-    /// clients use a chunk only when it is complete. Whether that wrote
-    /// anything.
+    /// Ends the current chunk while no further piece is available: some clients
+    /// use a chunk only once it is complete. Returns whether it wrote anything.
     pub(crate) fn pause(&mut self, out: &mut WriteBuf) -> bool {
         match self {
             Self::Chunked { is_open } if *is_open => {

@@ -44,7 +44,7 @@ impl Framing {
         }
     }
 
-    /// Takes the next header into account.
+    /// Adds the next header and returns its kind.
     pub(super) fn add(&mut self, name: &[u8], value: &[u8]) -> HeaderKind {
         let is = |known| is_same_name(name, known);
         let elements = || value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
@@ -58,7 +58,8 @@ impl Framing {
             HeaderKind::ContentLength
         } else if is(b"transfer-encoding") {
             let last = elements().next_back().unwrap_or_default();
-            // A value that is not ASCII names no coding that is known.
+            // Lenient parsers skip other bytes and may find `chunked` where this code
+            // does not: such a value is no known coding.
             let is_chunked = value.is_ascii() && last.eq_ignore_ascii_case(b"chunked");
             self.is_chunked = Some(is_chunked);
             HeaderKind::TransferEncoding
@@ -92,6 +93,8 @@ impl Framing {
             // RFC 9112 §6.1: framing that HTTP/1.0 does not have is faulty.
             Some(_) if !self.is_http11 => Err(Malformed),
             Some(true) => Ok(BodyDecoder::Chunked(Chunked::Size)),
+            // Another last coding: the body ends with the connection (RFC 9112 §6.3,
+            // rule 4).
             Some(false) => Ok(BodyDecoder::UntilClose),
             None if self.is_length_wrong => Err(Malformed),
             None => Ok(self

@@ -1,6 +1,6 @@
 //! The head of a response: read and written.
 //!
-//! Invariant: with the head it is known where the body ends (RFC 9112 §6.3).
+//! Invariant: the head alone determines where the body ends (RFC 9112 §6.3).
 
 use std::mem::MaybeUninit;
 
@@ -19,8 +19,8 @@ use crate::http::hop_by_hop::HOP_BY_HOP;
 use crate::http::raw_head::RawHead;
 use crate::http::response_head::{ResponseHead, has_no_body};
 
-/// The most headers of a response, read here or by hyper: as many as in a
-/// request by default, and as hyper parses without an allocation.
+/// The most headers of a response, for this codec and for hyper: the default limit
+/// for requests, and the number that hyper parses without an allocation.
 pub(crate) const MAX_RESPONSE_FIELDS: usize = 100;
 /// The longest head of a response, in bytes.
 pub(crate) const MAX_RESPONSE_HEAD: usize = 64 * 1024;
@@ -73,7 +73,8 @@ pub(crate) fn read_response(read: &mut Bytes) -> Result<Option<ResponseRead>, Ma
 fn interpret(read: &Bytes, parsed: &httparse::Response<'_, '_>) -> Result<ResponseRead, Malformed> {
     let status = StatusCode::from_u16(parsed.code.unwrap_or(0)).map_err(|_| Malformed)?;
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        // No request on the fast path asks for an upgrade.
+        // No request on the fast path asks for an upgrade, so what follows would not
+        // be HTTP.
         return Err(Malformed);
     }
     if status.is_informational() {
@@ -104,7 +105,7 @@ fn read_raw(
     status: StatusCode,
 ) -> Option<(Framing, ResponseHead)> {
     if has_no_body(status) {
-        // A length may have to be removed.
+        // A 204 must not have a length (RFC 9110 §8.6), so one may have to be removed.
         return None;
     }
     let line_length = |field: &httparse::Header<'_>| field.name.len() + field.value.len() + 4;
@@ -114,14 +115,14 @@ fn read_raw(
     for &httparse::Header { name, value } in fields {
         let is = |known: &&str| is_same_name(name.as_bytes(), known.as_bytes());
         match framing.add(name.as_bytes(), value) {
-            // The option may name a header, which must be removed.
+            // An option other than these may name a header that must be removed.
             HeaderKind::ConnectionOptions => return None,
             HeaderKind::Connection => {
                 // The gateway may set it anew, in the same case.
                 case = (name == "Connection").then_some(HeaderCase::CONNECTION);
                 continue;
             }
-            // Repeated lengths are made one.
+            // Repeated lengths must be reduced to one.
             HeaderKind::ContentLength if length.is_some() => return None,
             HeaderKind::ContentLength => length = Some(content_length::parse(value)?),
             HeaderKind::Other if !HOP_BY_HOP.iter().any(is) => {}
@@ -133,7 +134,7 @@ fn read_raw(
             }
         }
         if value.contains(&b'\n') {
-            // A folded line is unfolded (RFC 9112 §5.2).
+            // A folded line must be unfolded (RFC 9112 §5.2).
             return None;
         }
         lines.extend_from_slice(name.as_bytes());
@@ -195,7 +196,7 @@ pub(crate) fn write_response(
     let status = head.status();
     let reason = head.reason();
     let first = "HTTP/1.1 200 \r\n".len() + reason.len();
-    // A short body is copied behind the head: one allocation for both.
+    // A short body is copied after the head: one allocation and one write for both.
     let body = length.map_or(0, |length| usize::try_from(length).unwrap_or(COPIED));
     text.reserve(first + head.encoded_length() + HEAD_END + body.min(COPIED));
     text.extend_from_slice(b"HTTP/1.1 ");

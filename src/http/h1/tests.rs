@@ -28,7 +28,7 @@ fn fields(headers: &HeaderMap, known: &[&str]) -> Vec<(String, Vec<u8>)> {
     fields
 }
 
-/// A text of single-byte characters as it stands on the wire.
+/// A text of single-byte characters as on the wire.
 fn latin(text: &str) -> Vec<u8> {
     text.chars().map(|c| c as u8).collect()
 }
@@ -38,9 +38,9 @@ fn or_broken(texts: impl Strategy<Value = String>) -> impl Strategy<Value = Stri
     let breaks = proptest::option::weighted(0.2, (any::<Index>(), any::<u8>()));
     (texts, breaks).prop_map(|(text, breaks)| {
         let mut text: Vec<_> = text.chars().collect();
-        if let Some((place, byte)) = breaks {
-            let place = place.index(text.len());
-            text[place] = char::from(byte);
+        if let Some((at, byte)) = breaks {
+            let at = at.index(text.len());
+            text[at] = char::from(byte);
         }
         text.into_iter().collect()
     })

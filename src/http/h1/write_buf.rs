@@ -12,11 +12,11 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::AsyncWrite;
 use tokio_util::io::poll_write_buf;
 
-/// A piece of at most so many bytes is copied behind the text: to write one
-/// buffer costs less than to write two.
+/// A piece of at most this many bytes is copied after the text: one buffer is
+/// cheaper to write than two.
 pub(super) const COPIED: usize = 4 * 1024;
 
-/// With so many bytes, the buffer is written before more is added.
+/// A buffer of this many bytes is written before more is added.
 const FULL: usize = 4 * COPIED;
 
 /// Bytes that wait to be written: text, then a piece of a body.
@@ -84,6 +84,7 @@ impl WriteBuf {
         if length == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
+        // A short write may end within the text or within the piece.
         let of_text = length.min(text_length);
         self.written += of_text;
         self.piece.advance(length - of_text);

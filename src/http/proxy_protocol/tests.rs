@@ -10,7 +10,7 @@ fn header(length: usize, source: Option<&str>) -> Result<Begin, Malformed> {
     })
 }
 
-/// A header of version 2 with these bytes behind the fixed part.
+/// A header of version 2 with these bytes after the fixed part.
 fn version_2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let mut bytes = V2.to_vec();
     bytes.extend([command, family]);
@@ -31,8 +31,8 @@ fn ipv6() -> Vec<u8> {
     bytes
 }
 
-/// Every form of a header that is right, and for whom it speaks.
-fn right() -> Vec<(Vec<u8>, Option<&'static str>)> {
+/// Every valid form of a header, and the client that it states.
+fn valid_headers() -> Vec<(Vec<u8>, Option<&'static str>)> {
     let long = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
     let unknown = format!("PROXY UNKNOWN {long} {long} 65535 65535\r\n");
     assert_eq!(unknown.len(), V1_MAX, "the longest line there may be");
@@ -86,8 +86,8 @@ fn right() -> Vec<(Vec<u8>, Option<&'static str>)> {
 }
 
 #[test]
-fn every_form_is_read_however_it_comes() {
-    for (bytes, source) in right() {
+fn every_form_is_read_in_any_pieces() {
+    for (bytes, source) in valid_headers() {
         let whole = header(bytes.len(), source);
         for length in 0..bytes.len() {
             assert_eq!(
@@ -98,7 +98,7 @@ fn every_form_is_read_however_it_comes() {
             );
         }
         assert_eq!(read(&bytes), whole, "{}", bytes.escape_ascii());
-        // What follows is none of its business.
+        // What follows belongs to the client.
         for after in [
             "GET / HTTP/1.1\r\n",
             "\x16\x03\x01",
@@ -186,7 +186,7 @@ fn a_block_that_breaks_a_rule_is_malformed() {
     for command in (0..=u8::MAX).filter(|command| !matches!(command, 0x20 | 0x21)) {
         let bytes = version_2(command, TCP4, &IPV4);
         assert!(read(&bytes).is_err(), "command {command:#x}");
-        assert!(read(&bytes[..13]).is_err(), "told at once");
+        assert!(read(&bytes[..13]).is_err(), "refused at once");
     }
     let known = [
         UNSPECIFIED,
@@ -210,16 +210,16 @@ fn a_block_that_breaks_a_rule_is_malformed() {
     ] {
         let bytes = version_2(0x21, family, &vec![0; needed - 1]);
         assert!(read(&bytes).is_err(), "family {family:#x}");
-        assert!(read(&bytes[..V2_FIXED]).is_err(), "told at once");
+        assert!(read(&bytes[..V2_FIXED]).is_err(), "refused at once");
     }
     let long = vec![0; V2_MAX - V2_FIXED + 1];
     for command in [0x20, 0x21] {
         let bytes = version_2(command, TCP4, &long);
-        assert!(read(&bytes[..V2_FIXED]).is_err(), "told at once");
+        assert!(read(&bytes[..V2_FIXED]).is_err(), "refused at once");
     }
 }
 
-/// Bytes that come close to headers.
+/// Bytes that resemble headers.
 fn near_headers() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         Just(b"PROXY ".to_vec()),
@@ -239,7 +239,7 @@ fn near_headers() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    /// Whatever comes: it never panics, what it takes is there and bounded,
+    /// For any input: it never panics, what it takes is there and bounded,
     /// and more bytes change nothing that has been decided.
     #[test]
     fn never_panics_and_never_changes_its_mind(bytes in near_headers()) {

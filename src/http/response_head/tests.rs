@@ -1,4 +1,4 @@
-//! Headers are found wherever they lie.
+//! Headers are found in the raw lines as in the map.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, RETRY_AFTER, SERVER};

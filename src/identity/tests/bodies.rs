@@ -164,7 +164,7 @@ async fn a_body_that_is_not_read_to_its_end_leaves_the_identity_uncertain() {
         ("content-type", "application/json"),
         ("content-encoding", "gzip"),
     ];
-    let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(LOOK));
+    let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(SCAN_LIMIT));
     for (headers, body, certainty) in [
         (JSON, "{}", Certainty::Certain),
         (JSON, "not json", Certainty::Certain),
@@ -291,9 +291,9 @@ async fn the_scan_ends_after_64_kib() {
     for (length, instance) in [
         (1000, "1"),
         // Short of it by as much as the cost of small pieces may take.
-        (LOOK - 8192, "1"),
-        (LOOK + 1, ""),
-        (LOOK + 100_000, ""),
+        (SCAN_LIMIT - 8192, "1"),
+        (SCAN_LIMIT + 1, ""),
+        (SCAN_LIMIT + 100_000, ""),
     ] {
         let (json, form) = (json(length), form(length));
         for size in [100, 1000, 4096, 65_535, 1 << 20] {
@@ -313,10 +313,10 @@ async fn a_form_that_ends_with_the_scan_is_not_cut_short() {
         let rest = "a=&instance_id=12".len();
         format!("a={}&instance_id=12", "x".repeat(length - rest))
     };
-    let identity = scan("/", FORM, &[form(LOOK - 8192).as_bytes()]).await;
+    let identity = scan("/", FORM, &[form(SCAN_LIMIT - 8192).as_bytes()]).await;
     assert_eq!(stated(identity), in_body("12", ""));
     // The last digit would be beyond: half an id is another instance's.
-    let identity = scan("/", FORM, &[form(LOOK + 1).as_bytes()]).await;
+    let identity = scan("/", FORM, &[form(SCAN_LIMIT + 1).as_bytes()]).await;
     assert_eq!(stated(identity), in_body("", ""));
 }
 
@@ -348,7 +348,10 @@ async fn hostile_multipart_bodies_pass() {
         "\r\n-----------------------------------",
         "a: b\r\n",
     ] {
-        let body = format!("--{boundary}\r\n\r\n{}", unit.repeat(LOOK / unit.len()));
+        let body = format!(
+            "--{boundary}\r\n\r\n{}",
+            unit.repeat(SCAN_LIMIT / unit.len())
+        );
         for size in [1, 61, 8192] {
             let pieces: Vec<_> = body.as_bytes().chunks(size).collect();
             let identity = scan("/", &headers, &pieces).await;

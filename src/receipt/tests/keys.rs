@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A receipt in the body spelling, with headers.
+/// A receipt in the body form, with headers.
 fn with(headers: &[(&str, &str)]) -> MergeKey {
     read(PATH, headers, br#"{"chatId":"1"}"#).unwrap().key
 }
@@ -17,15 +17,15 @@ fn query(query: &str) -> MergeKey {
 
 /// Asserts that no two of these are equal.
 fn all_differ(keys: &[(String, MergeKey)]) {
-    for (place, (name, key)) in keys.iter().enumerate() {
-        for (other, other_key) in &keys[place + 1..] {
+    for (index, (name, key)) in keys.iter().enumerate() {
+        for (other, other_key) in &keys[index + 1..] {
             assert!(key != other_key, "{name} and {other}");
         }
     }
 }
 
 #[test]
-fn what_keeps_bodies_apart() {
+fn bodies_with_different_keys() {
     let bodies = [
         r#"{"chatId":"1"}"#,
         r#"{"chatId":"2"}"#,
@@ -49,14 +49,14 @@ fn what_keeps_bodies_apart() {
 }
 
 #[test]
-fn where_a_credential_stands_keeps_apart() {
+fn the_source_of_a_credential_is_part_of_the_key() {
     let body = r#"{"chatId":"1"}"#;
-    type Place = (
+    type Source = (
         &'static str,
         &'static [(&'static str, &'static str)],
         &'static str,
     );
-    let places: [Place; 9] = [
+    let sources: [Source; 9] = [
         (PATH, &[], body),
         ("/v2/send/seen?access_token=t", &[], body),
         ("/v2/send/seen?instance_id=t", &[], body),
@@ -67,7 +67,7 @@ fn where_a_credential_stands_keeps_apart() {
         (PATH, &[], r#"{"chatId":"1","access_token":"t"}"#),
         ("/v2/send/seen?access_token=%74", &[], body),
     ];
-    let keys = places.map(|(target, headers, body)| {
+    let keys = sources.map(|(target, headers, body)| {
         let key = read(target, headers, body.as_bytes()).unwrap().key;
         (format!("{target} {headers:?} {body}"), key)
     });
@@ -75,7 +75,7 @@ fn where_a_credential_stands_keeps_apart() {
 }
 
 #[test]
-fn each_field_that_can_change_the_answer_keeps_apart() {
+fn each_field_that_can_change_the_response_is_part_of_the_key() {
     let mut keys = vec![("none".to_owned(), with(&[]))];
     for name in [
         "authorization",
@@ -96,7 +96,7 @@ fn each_field_that_can_change_the_answer_keeps_apart() {
         }
         keys.push((format!("{name} twice"), with(&[(name, "a"), (name, "b")])));
         keys.push((format!("{name} turned"), with(&[(name, "b"), (name, "a")])));
-        // Texts that would pass for two values if they were strung together.
+        // Texts that would pass for two values if they were concatenated.
         keys.push((format!("{name} strung"), with(&[(name, "a+b")])));
         keys.push((format!("{name} joined"), with(&[(name, "a, b")])));
     }
@@ -104,7 +104,7 @@ fn each_field_that_can_change_the_answer_keeps_apart() {
 }
 
 #[test]
-fn what_keeps_queries_apart() {
+fn queries_with_different_keys() {
     let queries = [
         "chatId=1",
         "chatId=2",
@@ -122,19 +122,19 @@ fn what_keeps_queries_apart() {
         .collect();
     let braces = read("/v2/send/seen?chatId=1", &[], b"{}").unwrap().key;
     keys.push(("chatId=1 with {}".to_owned(), braces));
-    keys.push(("the body spelling".to_owned(), body(r#"{"chatId":"1"}"#)));
+    keys.push(("the body form".to_owned(), body(r#"{"chatId":"1"}"#)));
     all_differ(&keys);
 }
 
 #[test]
-fn the_path_keeps_apart() {
+fn the_path_is_part_of_the_key() {
     let one = read("/v2/send/seen", &[], br#"{"chatId":"1"}"#).unwrap();
     let other = read("/v3/send/seen", &[], br#"{"chatId":"1"}"#).unwrap();
     assert!(one.key != other.key);
 }
 
 #[test]
-fn what_does_not_keep_apart() {
+fn differences_that_are_no_part_of_the_key() {
     let list = |ids: &str| format!(r#"{{"chatId":"1","messageIds":{ids}}}"#);
     for (one, other) in [
         // Order of keys, white space.
@@ -195,9 +195,9 @@ fn a_key_shows_nothing() {
     assert!(!format!("{receipt:?}").contains("s3cret"));
 }
 
-/// Whatever part is long, and whichever part differs.
+/// Each part in turn is long, and each part in turn differs.
 #[test]
-fn a_long_key_is_short_and_still_keeps_apart() {
+fn a_long_key_becomes_a_short_one_that_still_differs() {
     let long = |last: &str| format!("{}{last}", "x".repeat(40_000));
     let mut keys = vec![
         ("short".to_owned(), with(&[])),

@@ -1,4 +1,4 @@
-//! What holds for any request whatever.
+//! Laws that hold for any request.
 
 use indexmap::IndexSet;
 use proptest::prelude::*;
@@ -65,7 +65,7 @@ fn object() -> impl Strategy<Value = (Vec<String>, String)> {
     })
 }
 
-/// What design §3.2 calls a receipt, said with serde_json's own reading.
+/// What is a receipt (rule: merge equality), written independently with serde_json.
 fn meaning(keys: &[String], text: &str) -> Option<Vec<String>> {
     let distinct: IndexSet<_> = keys.iter().collect();
     let Ok(Value::Object(object)) = serde_json::from_str(text) else {
@@ -91,7 +91,7 @@ fn meaning(keys: &[String], text: &str) -> Option<Vec<String>> {
 }
 
 /// Everything in which two receipts may differ, drawn from texts that would
-/// collide if they were just strung together.
+/// collide if they were only concatenated.
 #[derive(Clone, Debug, PartialEq)]
 struct Fields {
     in_query: bool,
@@ -188,14 +188,14 @@ fn some_ids() -> impl Strategy<Value = Vec<String>> {
 }
 
 proptest! {
-    /// A receipt is exactly what serde_json would have us call one.
+    /// A request is a receipt if and only if a reader of serde_json's result says so.
     #[test]
     fn a_body_means_what_serde_json_says((keys, text) in object()) {
         let ours = of_body(&text).map(|receipt| texts(&receipt));
         prop_assert_eq!(ours, meaning(&keys, &text), "{}", text);
     }
 
-    /// Who calls is what serde_json reads in the body.
+    /// Instance and credential are those that serde_json reads in the body.
     #[test]
     fn an_identity_is_what_serde_json_says((_, text) in object()) {
         if let Some(receipt) = of_body(&text) {
@@ -209,7 +209,7 @@ proptest! {
         }
     }
 
-    /// Two keys are one if and only if nothing but the ids differs.
+    /// Two keys are equal if and only if only the ids differ.
     #[test]
     fn keys_are_equal_when_all_else_is(one in fields(), other in fields(), a in some_ids(), b in some_ids()) {
         let equal = one.receipt(&a).key == other.receipt(&b).key;
@@ -217,19 +217,19 @@ proptest! {
         prop_assert!(one.receipt(&a).key == one.receipt(&b).key);
     }
 
-    /// One change is enough to keep two apart.
+    /// One change is enough to make two keys differ.
     #[test]
-    fn one_difference_makes_two_keys(one in fields(), other in fields(), place in 0..12_usize, ids in some_ids()) {
+    fn one_difference_makes_two_keys(one in fields(), other in fields(), index in 0..12_usize, ids in some_ids()) {
         let mut changed = one.clone();
-        match place {
+        match index {
             0 => changed.chat = other.chat,
             1 => changed.participant = other.participant,
             2 => changed.is_list = other.is_list,
             3 => changed.braces = changed.in_query && other.braces,
-            4 | 5 => changed.query[place - 4] = other.query[place - 4].clone(),
-            6 | 7 if !one.in_query => changed.body[place - 6] = other.body[place - 6].clone(),
+            4 | 5 => changed.query[index - 4] = other.query[index - 4].clone(),
+            6 | 7 if !one.in_query => changed.body[index - 6] = other.body[index - 6].clone(),
             6 | 7 => {}
-            _ => changed.headers[place - 8] = other.headers[place - 8].clone(),
+            _ => changed.headers[index - 8] = other.headers[index - 8].clone(),
         }
         let equal = one.receipt(&ids).key == changed.receipt(&ids).key;
         prop_assert_eq!(equal, one == changed);

@@ -73,7 +73,7 @@ fn only_the_ids_change_in_a_query() {
 }
 
 #[test]
-fn a_whole_chat_call_is_its_first_callers_own() {
+fn a_whole_chat_call_is_the_request_of_its_first_caller() {
     for body in [r#"{"chatId":"1"}"#, r#"{ "chatId":"1", "messageIds":[ ] }"#] {
         let request = of_body(body).unwrap().merged_request(std::iter::empty());
         assert_eq!(bytes(request.body), body);
@@ -86,7 +86,7 @@ fn a_whole_chat_call_is_its_first_callers_own() {
 }
 
 #[test]
-fn ones_own_request_is_unchanged() {
+fn the_request_of_a_single_caller_is_unchanged() {
     let body = "{ \"chatId\":\"1\",\"messageIds\":[ \"false_1_A\",\"false_1_A\"]}\n";
     let receipt = read(
         "/v2/send/seen?",
@@ -102,7 +102,7 @@ fn ones_own_request_is_unchanged() {
 }
 
 #[test]
-fn the_room_for_ids_is_kept_to_the_byte() {
+fn the_room_for_ids_is_exact_to_the_byte() {
     let filled = |receipt: &Receipt| {
         let (mut taken, mut list) = (0, Vec::new());
         for n in 0.. {
@@ -120,5 +120,5 @@ fn the_room_for_ids_is_kept_to_the_byte() {
     assert!((MAX_TARGET - 50..=MAX_TARGET).contains(&length), "{length}");
     let in_body = filled(&of_body(r#"{"chatId":"1","messageIds":["false_1_A"]}"#).unwrap());
     let length = bytes(in_body.body).len();
-    assert!((LOOK - 50..=LOOK).contains(&length), "{length}");
+    assert!((SCAN_LIMIT - 50..=SCAN_LIMIT).contains(&length), "{length}");
 }

@@ -1,9 +1,9 @@
-//! What is forwarded untouched, and what is not (rule: merge equality).
+//! Requests that are no receipts and are forwarded unchanged (rule: merge equality).
 
 use super::*;
 
 #[test]
-fn both_spellings_are_understood() {
+fn both_forms_are_understood() {
     for (target, body, ids) in [
         (PATH, r#"{"chatId":"1","messageIds":["false_1@c.us_A"]}"#, 1),
         (PATH, r#"{"chatId":"1","messageIds":[]}"#, 0),
@@ -83,7 +83,7 @@ fn a_body_that_is_not_understood_to_the_last_byte_is_no_receipt() {
         r#"{"chatId":"1","session":"x"}"#,
         r#"{"chatId":"1","":""}"#,
         r#"{"chatId":"1","ChatId":"1"}"#,
-        // A key twice, also in another spelling of its letters.
+        // A key twice, also with its letters escaped.
         r#"{"chatId":"1","chatId":"1"}"#,
         r#"{"chatId":"1","ch\u0061tId":"1"}"#,
         r#"{"chatId":"1","messageIds":[],"messageIds":[]}"#,
@@ -164,7 +164,7 @@ fn a_query_that_is_not_understood_completely_is_no_receipt() {
 }
 
 #[test]
-fn the_two_spellings_do_not_mix() {
+fn the_two_forms_do_not_mix() {
     let body = format!(r#"{{"chatId":"1","messageIds":["{ID}"]}}"#);
     for (query, body) in [
         ("chatId=1", &*body),
@@ -214,7 +214,7 @@ fn the_head_may_rule_it_out() {
 }
 
 #[test]
-fn what_is_no_receipt_comes_back_as_it_was() {
+fn a_request_that_is_no_receipt_is_returned_unchanged() {
     let sent = head("POST", "/v2/send/seen?x=1", &[("x-a", "1"), ("x-a", "2")]);
     let back = Receipt::read(sent.clone(), Bytes::from_static(b"x")).unwrap_err();
     assert_eq!((&back.uri, &back.headers), (&sent.uri, &sent.headers));
@@ -226,12 +226,12 @@ fn a_body_of_64_kib_is_the_longest() {
         let rest = r#"{"chatId":""}"#.len();
         format!(r#"{{"chatId":"{}"}}"#, "x".repeat(length - rest))
     };
-    assert!(of_body(&body(LOOK)).is_some());
-    assert!(of_body(&body(LOOK + 1)).is_none());
+    assert!(of_body(&body(SCAN_LIMIT)).is_some());
+    assert!(of_body(&body(SCAN_LIMIT + 1)).is_none());
 }
 
 #[test]
-fn who_calls_is_read_from_every_place() {
+fn instance_and_credential_are_read_from_every_source() {
     let identity = |target: &str, headers: &[(&str, &str)], body: &str| {
         read(target, headers, body.as_bytes()).unwrap().identity
     };
@@ -247,6 +247,6 @@ fn who_calls_is_read_from_every_place() {
         r#"{"chatId":"1","access_token":"t"}"#,
     );
     assert_eq!(everywhere, plain);
-    let nobody = identity(PATH, &[], r#"{"chatId":"1"}"#);
-    assert_eq!((nobody.instance, nobody.credential), (None, None));
+    let unnamed = identity(PATH, &[], r#"{"chatId":"1"}"#);
+    assert_eq!((unnamed.instance, unnamed.credential), (None, None));
 }

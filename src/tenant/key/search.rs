@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use super::encode::{candidates, encoded, quoted, replaced, replaced_in_field};
 use super::substitution::Substitution;
 use super::{Keyring, Refusal};
-use crate::body::{self, ClientBody, LOOK, is_seal};
+use crate::body::{self, ClientBody, SCAN_LIMIT, is_body_digest};
 use crate::config::Secret;
 use crate::http::forwarded_for::Client;
 use crate::identity::names::{Field, is_header};
@@ -83,7 +83,7 @@ impl Keyring {
 }
 
 impl Search<'_> {
-    /// Searches the first [`LOOK`] bytes of the body.
+    /// Searches the first [`SCAN_LIMIT`] bytes of the body.
     ///
     /// # Errors
     /// The body broke off, or the client sent nothing for too long.
@@ -183,7 +183,11 @@ impl Search<'_> {
             return Ok(());
         }
         // The recipient would compare the changed body with the old digest.
-        if head.headers.keys().any(|field| is_seal(field.as_str())) {
+        if head
+            .headers
+            .keys()
+            .any(|field| is_body_digest(field.as_str()))
+        {
             return Err(Refusal::NotReplaceable("in a body with a digest"));
         }
         let (quoted, encoded) = (Bytes::from(quoted(token)), Bytes::from(encoded(token)));
@@ -199,7 +203,7 @@ impl Search<'_> {
         if !self.in_parts.is_empty() {
             // As far as the scan has read, not as far as the body was received.
             let mut held = body.held();
-            held.truncate(LOOK);
+            held.truncate(SCAN_LIMIT);
             let parts = parts_with(&head.headers, &held, &self.in_parts);
             // The parser and this search must find the same number. Otherwise it is not
             // clear which parts to replace.

@@ -1,4 +1,4 @@
-//! Which address is tried when, and what a socket is told.
+//! Which address is tried when, and how a socket is configured.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
     texts.iter().map(parse).collect()
 }
 
-/// Connects where the addresses named `dead` never answer and those named
+/// Connects where the addresses named `dead` never respond and those named
 /// `refused` refuse. Returns the address and the time it took.
 async fn connects(
     race: &AddressRace,
@@ -40,7 +40,7 @@ async fn a_dead_address_delays_one_connection_by_a_quarter_of_a_second() {
     assert_eq!(connected, (alive.clone(), ATTEMPT_DELAY));
     let connected = connects(&race, &texts, dead, &[]).await;
     assert_eq!(connected, (alive, Duration::ZERO));
-    // After a while it gets another chance.
+    // Later it is tried again like the others.
     tokio::time::sleep(FAILURE_MEMORY).await;
     let connected = connects(&race, &texts, &[], &[]).await;
     assert_eq!(connected, (Ok("192.0.2.1".to_owned()), Duration::ZERO));
@@ -57,14 +57,14 @@ async fn an_address_that_refuses_delays_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_an_address_the_name_is_to_blame() {
+async fn without_an_address_the_error_is_name_resolution() {
     let race = AddressRace::default();
     let connected = connects(&race, &[], &[], &[]).await;
     assert_eq!(connected, (Err(Unreachable::Resolve), Duration::ZERO));
 }
 
 #[test]
-fn families_take_turns_beginning_with_the_one_that_the_resolver_prefers() {
+fn families_alternate_beginning_with_the_one_that_the_resolver_prefers() {
     let race = AddressRace::default();
     let texts = [
         "[2001:db8::1]",
@@ -84,7 +84,7 @@ fn families_take_turns_beginning_with_the_one_that_the_resolver_prefers() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_socket_notices_an_upstream_that_swallows_packets() {
+async fn a_socket_detects_an_upstream_that_drops_packets() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stream = AddressRace::default().tcp(&[address]).await.unwrap();

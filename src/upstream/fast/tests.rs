@@ -19,9 +19,12 @@ fn request(body: &str) -> UpstreamRequest {
     }
 }
 
-async fn rest(connection: &mut FastConnection, answer: &mut FinalResponse) -> Result<Vec<u8>, ()> {
+async fn rest(
+    connection: &mut FastConnection,
+    response: &mut FinalResponse,
+) -> Result<Vec<u8>, ()> {
     let mut body = Vec::new();
-    while let Some(frame) = poll_fn(|cx| connection.poll_body(&mut answer.decoder, cx)).await {
+    while let Some(frame) = poll_fn(|cx| connection.poll_body(&mut response.decoder, cx)).await {
         body.extend_from_slice(&frame?.into_data().map_err(drop)?);
     }
     Ok(body)
@@ -49,8 +52,8 @@ async fn a_response_may_begin_while_the_request_is_being_read() {
         far
     };
     let calls = async {
-        let mut answer = connection.send(&request(&body)).await.unwrap();
-        rest(&mut connection, &mut answer).await.unwrap()
+        let mut response = connection.send(&request(&body)).await.unwrap();
+        rest(&mut connection, &mut response).await.unwrap()
     };
     let (far, heard) = tokio::join!(echoes, calls);
     assert_eq!(heard, body.as_bytes());
@@ -68,13 +71,13 @@ async fn a_connection_is_not_used_again_before_its_request_is_written() {
             .unwrap();
     };
     let request = request(&"x".repeat(9000));
-    let (answer, ()) = tokio::join!(connection.send(&request), declines);
-    assert!(answer.unwrap().keeps_alive);
+    let (response, ()) = tokio::join!(connection.send(&request), declines);
+    assert!(response.unwrap().keeps_alive);
     assert!(!is_reusable(&mut connection).await);
 }
 
 #[tokio::test]
-async fn bytes_behind_the_response_spoil_the_connection() {
+async fn a_connection_with_bytes_after_the_response_is_not_reused() {
     for (said, is_fine) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", true),
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok!", false),
@@ -92,8 +95,8 @@ async fn bytes_behind_the_response_spoil_the_connection() {
             far.write_all(said.as_bytes()).await.unwrap();
         };
         let request = request("");
-        let (answer, ()) = tokio::join!(connection.send(&request), says);
-        rest(&mut connection, &mut answer.unwrap()).await.unwrap();
+        let (response, ()) = tokio::join!(connection.send(&request), says);
+        rest(&mut connection, &mut response.unwrap()).await.unwrap();
         assert_eq!(is_reusable(&mut connection).await, is_fine, "{said:?}");
     }
 }
@@ -121,7 +124,7 @@ async fn on_a_dead_connection_nothing_is_written() {
 }
 
 #[tokio::test]
-async fn long_bodies_come_in_longer_pieces() {
+async fn long_bodies_are_read_in_larger_pieces() {
     let (mut connection, mut far) = connection(1 << 20);
     let length = 900_000;
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
@@ -131,8 +134,8 @@ async fn long_bodies_come_in_longer_pieces() {
         far.write_all(&vec![b'x'; length]).await.unwrap();
     };
     let request = request("");
-    let (answer, ()) = tokio::join!(connection.send(&request), says);
-    let mut decoder = answer.unwrap().decoder;
+    let (response, ()) = tokio::join!(connection.send(&request), says);
+    let mut decoder = response.unwrap().decoder;
     let (mut whole, mut longest) = (0, 0);
     while let Some(frame) = poll_fn(|cx| connection.poll_body(&mut decoder, cx)).await {
         let piece = frame.unwrap().into_data().unwrap().len();

@@ -8,31 +8,31 @@ fn logged(kinds: &[Unreachable]) -> Vec<Option<u64>> {
     kinds
         .iter()
         .map(|kind| {
-            let line = state.record(*kind, now);
+            let message = state.record(*kind, now);
             now += Duration::from_secs(1);
-            line.map(|(calls, _)| calls)
+            message.map(|(calls, _)| calls)
         })
         .collect()
 }
 
 #[test]
-fn the_first_failure_is_logged_and_then_a_count_now_and_then() {
-    let lines = logged(&[Unreachable::Refused; 25]);
-    for (second, line) in lines.into_iter().enumerate() {
+fn the_first_failure_is_logged_and_then_a_count_per_interval() {
+    let messages = logged(&[Unreachable::Refused; 25]);
+    for (second, message) in messages.into_iter().enumerate() {
         let calls = match second {
             0 => Some(1),
             10 | 20 => Some(10),
             _ => None,
         };
-        assert_eq!(line, calls, "after {second} s");
+        assert_eq!(message, calls, "after {second} s");
     }
 }
 
 #[test]
 fn another_cause_is_logged_at_once_but_not_each_time_it_returns() {
     use Unreachable::{Refused, Resolve};
-    let lines = logged(&[Refused, Refused, Resolve, Refused, Resolve, Refused]);
-    assert_eq!(lines, [Some(1), None, Some(2), None, None, None]);
+    let messages = logged(&[Refused, Refused, Resolve, Refused, Resolve, Refused]);
+    assert_eq!(messages, [Some(1), None, Some(2), None, None, None]);
 }
 
 #[test]

@@ -25,7 +25,7 @@ struct Parsed {
     body: Vec<u8>,
 }
 
-/// A request on the fast path and the bytes behind it; `None` if it is for hyper.
+/// A request on the fast path and the bytes after it; `None` if it is for hyper.
 fn on_fast_path(text: &[u8]) -> Option<(Parsed, Vec<u8>)> {
     match read_request(Bytes::copy_from_slice(text), 100) {
         RequestRead::Complete(FastRequest { head, body, .. }, rest) => {
@@ -44,7 +44,7 @@ fn on_fast_path(text: &[u8]) -> Option<(Parsed, Vec<u8>)> {
     }
 }
 
-/// The requests that hyper finds in these bytes, after which nothing comes.
+/// The requests that hyper finds in these bytes, after which nothing follows.
 fn by_hyper(text: &[u8]) -> Vec<Parsed> {
     let parsed = Arc::new(Mutex::new(Vec::new()));
     let parser = Arc::clone(&parsed);
@@ -76,14 +76,14 @@ fn by_hyper(text: &[u8]) -> Vec<Parsed> {
         let connection = http1::Builder::new()
             .half_close(true)
             .serve_connection(TokioIo::new(far), service);
-        // An error is hyper's way to say that there is no more.
+        // hyper reports the end of the bytes as an error.
         drop(connection.await);
     });
     drop(runtime);
     Arc::into_inner(parsed).unwrap().into_inner().unwrap()
 }
 
-/// Texts of which most requests are made, and some that make no good one.
+/// Texts of usual requests, and some that make a request invalid.
 fn line() -> impl Strategy<Value = String> {
     let known = prop::sample::select(vec![
         "Host: h",
@@ -175,7 +175,7 @@ proptest! {
         if let Some((parsed, rest)) = on_fast_path(&text) {
             let mut all = by_hyper(&text).into_iter();
             prop_assert_eq!(Some(parsed), all.next());
-            // What follows is read from there, by whomever.
+            // The next reader starts after this request, be it this codec or hyper.
             let mut again = all.collect::<Vec<_>>();
             again.truncate(1);
             let mut then = by_hyper(&rest);
@@ -193,7 +193,7 @@ proptest! {
 }
 
 #[test]
-fn usual_calls_are_plain() {
+fn usual_requests_take_the_fast_path() {
     for text in [
         "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
         "DELETE /x HTTP/1.1\r\nhost: h\r\nconnection: keep-alive\r\n\r\n",

@@ -1,4 +1,4 @@
-//! Responses: hyper would read them the same, in whatever pieces they come.
+//! Responses: hyper would read them the same, in whatever pieces they arrive.
 
 use std::future::poll_fn;
 use std::pin::pin;

@@ -50,11 +50,11 @@ fn sent(head: &RequestHead, body: &'static str) -> String {
 }
 
 #[test]
-fn a_request_leaves_as_it_came() {
+fn a_request_is_written_as_it_was_read() {
     let text = "POST /v2/x?a=%41 HTTP/1.1\r\nHost: h\r\nX-a: 3\r\nX-B: 1\r\nX-A: 1\r\nx-a: 2\r\n\
                 Content-LENGTH: 2\r\n\r\n{}";
     let as_it_came = sent(&request(text), "{}");
-    // Headers of one name stand together, each in its own case.
+    // Headers of one name are written together, each in its own case.
     assert_eq!(
         as_it_came,
         "POST /v2/x?a=%41 HTTP/1.1\r\nHost: h\r\nX-a: 3\r\nX-A: 1\r\nx-a: 2\r\nX-B: 1\r\n\
@@ -134,7 +134,7 @@ fn response(text: &str) -> ResponseHead {
 }
 
 #[test]
-fn a_response_leaves_as_it_came() {
+fn a_response_is_written_as_it_was_read() {
     for input in [
         "HTTP/1.1 207 Quite all right\r\nserver: S\r\nX-ODD-case: 1\r\nSet-Cookie: a\r\nset-cookie: b\r\nContent-Length: 2\r\n\r\n",
         "HTTP/1.1 204 No Content\r\nX: 1\r\n\r\n",

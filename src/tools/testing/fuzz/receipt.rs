@@ -7,7 +7,7 @@ use http::request::Parts;
 use indexmap::IndexSet;
 
 use super::{model, wire};
-use crate::body::{LOOK, RequestBody, UpstreamRequest};
+use crate::body::{RequestBody, SCAN_LIMIT, UpstreamRequest};
 use crate::http::request_head::RequestHead;
 use crate::receipt::Receipt;
 
@@ -108,7 +108,7 @@ pub fn merged(input: &[u8]) {
     }
     same_fields(&head, first.head(), sent.len());
     assert!(
-        sent.len() <= LOOK,
+        sent.len() <= SCAN_LIMIT,
         "the merged body is too long to be read again"
     );
     // Merging must be stable: another gateway in front of the upstream would read the merged
