@@ -5,13 +5,14 @@
 //! - [`state`]: what happens on the connection, and since when;
 //! - [`lifecycle`]: its deadline, and what follows when that has passed;
 //! - [`timer`]: what wakes the connection besides its stream;
-//! - [`rewind`], [`tracked_io`]: its stream;
+//! - [`rewind`], [`tracked_io`], [`escaped_io`]: its stream;
 //! - [`pending_body`]: request bodies that were not read to their end;
 //! - [`send_tracker`], [`tracked_body`]: HTTP/2 responses that the client does not read;
 //! - [`permit`]: its part of `server.max_connections`;
 //! - [`drain`]: the end of all connections.
 
 pub(crate) mod drain;
+pub(crate) mod escaped_io;
 pub(crate) mod lifecycle;
 pub(crate) mod pending_body;
 pub(crate) mod permit;
