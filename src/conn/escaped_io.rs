@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,9 +20,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::http::h1::{BodyDecoder, Decoded, Malformed, RequestFrame, frame_request};
 use crate::http::header_case::HeaderCase;
 use crate::http::raw_target::{self, RawTarget};
-
-/// Bytes read at a time while a head is expected.
-const READ_SIZE: usize = 2048;
 
 /// What hyper does not keep of a head with an unusual target.
 type Entry = Option<Box<(RawTarget, HeaderCase)>>;
@@ -161,8 +157,10 @@ impl<IO> EscapedIo<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> EscapedIo<IO> {
-    /// Reads more bytes of a head, until hyper can be given something.
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Reads more bytes of a head, until hyper can be given something. `buf` is
+    /// where they are read to first: it is large, and so is the read.
+    fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let start = buf.filled().len();
         loop {
             if self.targets.is_upgraded.load(Relaxed) {
                 self.next = Next::Other;
@@ -171,11 +169,12 @@ impl<IO: AsyncRead + Unpin> EscapedIo<IO> {
             if self.take_head() {
                 break;
             }
-            let mut piece = [const { MaybeUninit::uninit() }; READ_SIZE];
-            let mut piece = ReadBuf::uninit(&mut piece);
-            ready!(Pin::new(&mut self.io).poll_read(cx, &mut piece))?;
-            self.ahead.extend_from_slice(piece.filled());
-            if piece.filled().is_empty() {
+            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+            let read = &buf.filled()[start..];
+            self.ahead.extend_from_slice(read);
+            let has_ended = read.is_empty();
+            buf.set_filled(start);
+            if has_ended {
                 // The end of the stream: hyper decides about a part of a head.
                 self.next = Next::Other;
                 break;
@@ -244,13 +243,19 @@ impl<IO: AsyncRead + Unpin> AsyncRead for EscapedIo<IO> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.head.is_empty() && matches!(this.next, Next::Head) {
-            ready!(this.poll_head(cx))?;
+            ready!(this.poll_head(cx, buf))?;
         }
         if this.head.is_empty() {
             return this.poll_rest(cx, buf);
         }
         let length = this.head.len().min(buf.remaining());
         buf.put_slice(&this.head.split_to(length));
+        // With the bytes behind the head hyper fills its buffer as usual: it keeps
+        // whole buffers of a body.
+        let is_body = !this.ahead.is_empty() && !matches!(this.next, Next::Head);
+        if this.head.is_empty() && is_body && buf.remaining() > 0 {
+            return this.poll_rest(cx, buf);
+        }
         Poll::Ready(Ok(()))
     }
 }
