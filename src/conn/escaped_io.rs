@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http::h1::{BodyDecoder, Decoded, Malformed, RequestFrame, frame_request};
@@ -57,6 +57,8 @@ pub(crate) struct EscapedIo<IO> {
     head: Bytes,
     /// Bytes that were read and not given to hyper.
     ahead: BytesMut,
+    /// hyper was given the first byte of `ahead`, which is still there.
+    is_begun: bool,
     /// How many of these were searched for the end of a head.
     searched: usize,
     /// What begins behind `head`.
@@ -95,6 +97,7 @@ impl<IO> EscapedIo<IO> {
             io,
             head: Bytes::new(),
             ahead: BytesMut::new(),
+            is_begun: false,
             searched: 0,
             next: Next::Head,
             targets: Arc::clone(targets),
@@ -105,9 +108,23 @@ impl<IO> EscapedIo<IO> {
 
     /// The stream, and the bytes that were read from it and not passed on. To be
     /// called between two requests only.
-    pub(crate) fn into_parts(self) -> (IO, Bytes) {
+    pub(crate) fn into_parts(mut self) -> (IO, Bytes) {
+        self.skip_begun();
         debug_assert!(self.head.is_empty(), "hyper has read every complete head");
         (self.io, self.ahead.freeze())
+    }
+
+    /// Removes the byte of `ahead` that hyper has.
+    fn skip_begun(&mut self) {
+        if std::mem::take(&mut self.is_begun) {
+            self.ahead.advance(1);
+        }
+    }
+
+    /// Leaves all further bytes to hyper.
+    fn stop_searching(&mut self) {
+        self.skip_begun();
+        self.next = Next::Other;
     }
 
     /// Takes the head in `ahead`. False if it is incomplete.
@@ -128,7 +145,7 @@ impl<IO> EscapedIo<IO> {
             Ok(None) if !is_too_long => return false,
             Ok(Some(frame)) => frame,
             Ok(None) | Err(Malformed) => {
-                self.next = Next::Other;
+                self.stop_searching();
                 return true;
             }
         };
@@ -143,6 +160,8 @@ impl<IO> EscapedIo<IO> {
             }
             None => original.freeze(),
         };
+        // The first byte is the same in both, too.
+        self.head.advance(std::mem::take(&mut self.is_begun).into());
         self.searched = 0;
         if !body.has_ended() {
             self.next = Next::Body(Body {
@@ -163,10 +182,17 @@ impl<IO: AsyncRead + Unpin> EscapedIo<IO> {
         let start = buf.filled().len();
         loop {
             if self.targets.is_upgraded.load(Relaxed) {
-                self.next = Next::Other;
+                self.stop_searching();
                 break;
             }
             if self.take_head() {
+                break;
+            }
+            if !self.ahead.is_empty() && !self.is_begun {
+                // hyper closes a connection on which no head has begun when a
+                // drain begins.
+                self.is_begun = true;
+                buf.put_slice(&self.ahead[..1]);
                 break;
             }
             ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
@@ -176,7 +202,7 @@ impl<IO: AsyncRead + Unpin> EscapedIo<IO> {
             buf.set_filled(start);
             if has_ended {
                 // The end of the stream: hyper decides about a part of a head.
-                self.next = Next::Other;
+                self.stop_searching();
                 break;
             }
         }
@@ -243,7 +269,11 @@ impl<IO: AsyncRead + Unpin> AsyncRead for EscapedIo<IO> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.head.is_empty() && matches!(this.next, Next::Head) {
+            let start = buf.filled().len();
             ready!(this.poll_head(cx, buf))?;
+            if buf.filled().len() > start {
+                return Poll::Ready(Ok(()));
+            }
         }
         if this.head.is_empty() {
             return this.poll_rest(cx, buf);
