@@ -4,8 +4,8 @@
 //! bound before anything is served.
 //!
 //! - `listen`: sockets; [`systemd`]: sockets that the service manager holds;
-//! - `worker`: one thread per core; `drain`: the end;
-//! - [`signals`], `reload`: steering a running gateway;
+//! - `worker`: one thread per core; `drain`: the steps of the end;
+//! - [`signals`]: stop and reload; `reload`: the settings are read again;
 //! - [`telemetry`]: the log and the panic hook.
 
 mod drain;
@@ -23,8 +23,8 @@ use std::num::NonZeroUsize;
 use tokio::net::TcpListener;
 
 use self::reload::Reloads;
-pub use self::reload::{Reload, check};
-use self::signals::{Request, Signals};
+pub use self::reload::{LoadSettings, check};
+use self::signals::{Event, Signals};
 use self::systemd::Sockets;
 use self::worker::Workers;
 use crate::config::{self, Config};
@@ -40,8 +40,8 @@ pub struct App {
     gateway: Gateway,
     listener: StdListener,
     admin: StdListener,
-    /// The service manager holds the listening socket: connections that are not
-    /// accepted wait there for the next process.
+    /// The service manager keeps the listening socket open: connections that are not
+    /// accepted wait in its backlog for the next process.
     is_inherited: bool,
     workers: usize,
 }
@@ -70,9 +70,9 @@ pub enum StartError {
 /// How the gateway ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Everything accepted was answered.
+    /// Every accepted request has its response.
     Drained,
-    /// Something was cut.
+    /// Requests or connections were cut.
     Cut {
         /// Requests that had not ended.
         requests: usize,
@@ -85,7 +85,7 @@ impl App {
     /// Binds the sockets and builds the gateway.
     ///
     /// # Errors
-    /// An address is in use or not of this machine; a file cannot be used.
+    /// An address is in use or does not belong to this machine; a file cannot be used.
     pub fn bind(config: Config, dial: Dial) -> Result<Self, StartError> {
         Self::bind_or_inherit(config, dial, Sockets::default())
     }
@@ -100,9 +100,10 @@ impl App {
         dial: Dial,
         sockets: Sockets,
     ) -> Result<Self, StartError> {
+        // Before the sockets: with a bad certificate no port is taken.
         let gateway = Gateway::new(&config, dial)?;
         let is_inherited = sockets.requests.is_some();
-        let or_listen = |socket, setting, address| match socket {
+        let inherited_or_bound = |socket, setting, address| match socket {
             Some(socket) => Ok(socket),
             None => listen::listen(address).map_err(|reason| StartError::Listen {
                 setting,
@@ -110,8 +111,8 @@ impl App {
                 reason,
             }),
         };
-        let listener = or_listen(sockets.requests, "server.listen", config.server.listen)?;
-        let admin = or_listen(sockets.admin, "server.admin", config.server.admin)?;
+        let listener = inherited_or_bound(sockets.requests, "server.listen", config.server.listen)?;
+        let admin = inherited_or_bound(sockets.admin, "server.admin", config.server.admin)?;
         let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Ok(Self {
             config,
@@ -133,7 +134,7 @@ impl App {
     /// The address on which requests are accepted.
     ///
     /// # Errors
-    /// The operating system does not give it.
+    /// The operating system refuses.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -141,7 +142,7 @@ impl App {
     /// The address of the admin pages.
     ///
     /// # Errors
-    /// The operating system does not give it.
+    /// The operating system refuses.
     pub fn admin_address(&self) -> io::Result<SocketAddr> {
         self.admin.local_addr()
     }
@@ -160,21 +161,28 @@ impl App {
     ///
     /// # Errors
     /// A thread could not be started.
-    pub async fn run(self, signals: &mut Signals, reload: Reload) -> Result<Ended, StartError> {
+    pub async fn run(
+        self,
+        signals: &mut Signals,
+        load_settings: LoadSettings,
+    ) -> Result<Ended, StartError> {
+        // Not in `run_until`: the limit is one of the whole process.
         raise_descriptor_limit(&self.config.server);
         let running = self.start()?;
+        // Only now: the service manager starts what depends on this service.
         systemd::ready();
-        let mut reloads = Reloads::new(reload);
+        let mut reloads = Reloads::new(load_settings);
         loop {
             tokio::select! {
-                request = signals.next() => match request {
-                    Request::Reload => reloads.request(),
-                    Request::Stop => break,
+                event = signals.next() => match event {
+                    Event::Reload => reloads.request(),
+                    Event::Stop => break,
                 },
                 read = reloads.read() => reloads.finish(read, &self.gateway),
             }
         }
         systemd::stopping();
+        // From here on a second signal to stop cuts the drain short.
         Ok(self.end(running, signals.stop()).await)
     }
 
@@ -194,6 +202,8 @@ impl App {
 
     fn start(&self) -> Result<Running, StartError> {
         let ready = Ready::default();
+        // Runs on the first worker's runtime until that is dropped, so the admin pages
+        // are there during a drain.
         let admin = TcpListener::from_std(self.admin.try_clone()?)?;
         tokio::spawn(admin::serve(admin, self.gateway.clone(), ready.clone()));
         let workers = Workers::start(
@@ -212,7 +222,7 @@ impl App {
         tracing::info!(timeout_s = timeout.as_secs_f64(), "draining");
         let gateway = self.gateway.clone();
         gateway.metrics().scraped().drain_deadline(timeout);
-        // The socket closes only when every holder has dropped it: this one now, the
+        // A socket is closed with its last descriptor: these are closed now, those of the
         // workers when they stop accepting.
         drop(self);
         let Running { ready, workers } = running;
@@ -222,7 +232,7 @@ impl App {
     }
 }
 
-/// What was started.
+/// The parts of a gateway that is running.
 struct Running {
     ready: Ready,
     workers: Workers,

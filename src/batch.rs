@@ -136,6 +136,9 @@ impl Batcher {
         let deadline = arrived + rules.max_wait;
         if rules.observes {
             self.shadow(&receipt, lane);
+        } else {
+            // Also where it would join a batch that waits already.
+            lane.check_pause(deadline)?;
         }
         let caps = Caps::of(&settings);
         let alone = self.goes_alone(&receipt, &settings, arrived);

@@ -83,13 +83,13 @@ pub struct SandboxArgs {
 )]
 struct CommandLine {
     #[command(subcommand)]
-    command: Option<Typed>,
+    command: Option<TypedCommand>,
     #[command(flatten)]
     serve: ServeArgs,
 }
 
 #[derive(Subcommand)]
-enum Typed {
+enum TypedCommand {
     /// Run the gateway; so does no command at all
     Serve(ServeArgs),
     /// Report every mistake in a settings file, or its effect
@@ -156,17 +156,19 @@ where
 {
     match CommandLine::try_parse_from(words) {
         Ok(line) => Ok(line.into()),
-        Err(mistake) => Err(placed(mistake)),
+        Err(mistake) => Err(with_hint(mistake)),
     }
 }
 
-/// Adds to the mistake of flags before a command where they belong.
-fn placed(mut mistake: clap::Error) -> clap::Error {
+/// Adds a hint to the mistake of flags before a command: they belong after it.
+fn with_hint(mut mistake: clap::Error) -> clap::Error {
     let conflict = mistake.kind() == ErrorKind::ArgumentConflict;
     let command = mistake.get(ContextKind::InvalidSubcommand);
     if let (true, Some(ContextValue::String(command))) = (conflict, command) {
-        let tip =
-            format!("the flags of a command stand behind it: wawp-gateway {command} [OPTIONS]");
+        let tip = format!(
+            "the flags of a command are written after it: wawp-gateway {command} [OPTIONS]"
+        );
+        // clap says only that the flag cannot be used with the command.
         let tip = ContextValue::StyledStrs(vec![tip.into()]);
         mistake.insert(ContextKind::Suggested, tip);
     }
@@ -195,8 +197,10 @@ pub fn write_completions(shell: Shell, to: &mut impl Write) -> io::Result<()> {
 /// It cannot be written.
 pub fn write_manual(to: &mut impl Write) -> io::Result<()> {
     let mut definition = definition();
+    // Fills in what clap adds itself, such as `--help`; otherwise the page would lack it.
     definition.build();
     let page = Man::new(definition.clone());
+    // `Man::render` would describe each command in a page of its own; this is one page.
     page.render_title(to)?;
     page.render_name_section(to)?;
     page.render_synopsis_section(to)?;
@@ -219,6 +223,7 @@ pub fn write_manual(to: &mut impl Write) -> io::Result<()> {
     }
     let mut extra = Vec::new();
     page.render_extra_section(&mut extra)?;
+    // The text after the help is about environment variables.
     let extra = String::from_utf8_lossy(&extra).replace(".SH EXTRA", ".SH ENVIRONMENT");
     to.write_all(extra.as_bytes())?;
     page.render_version_section(to)
@@ -228,14 +233,14 @@ impl From<CommandLine> for Command {
     fn from(line: CommandLine) -> Self {
         match line.command {
             None => line.serve.into(),
-            Some(Typed::Serve(serve)) => serve.into(),
-            Some(Typed::Check { defaults: true, .. }) => Self::Defaults,
-            Some(Typed::Check { config, .. }) => Self::Check { config },
-            Some(Typed::Sandbox(sandbox)) => Self::Sandbox(sandbox),
-            Some(Typed::Demo { access_log }) => Self::Demo { access_log },
-            Some(Typed::Completions { shell }) => Self::Completions(shell),
-            Some(Typed::Man) => Self::Man,
-            Some(Typed::Estimate { config, logs }) => Self::Estimate { config, logs },
+            Some(TypedCommand::Serve(serve)) => serve.into(),
+            Some(TypedCommand::Check { defaults: true, .. }) => Self::Defaults,
+            Some(TypedCommand::Check { config, .. }) => Self::Check { config },
+            Some(TypedCommand::Sandbox(sandbox)) => Self::Sandbox(sandbox),
+            Some(TypedCommand::Demo { access_log }) => Self::Demo { access_log },
+            Some(TypedCommand::Completions { shell }) => Self::Completions(shell),
+            Some(TypedCommand::Man) => Self::Man,
+            Some(TypedCommand::Estimate { config, logs }) => Self::Estimate { config, logs },
         }
     }
 }
@@ -256,6 +261,7 @@ fn latency(text: &str) -> Result<Duration, String> {
 
 /// Reads the rate of the sandbox, with the bounds of `limit.rate`.
 fn rate(text: &str) -> Result<f64, String> {
+    // NaN is outside the bounds, so text that is no number is refused below.
     let rate: f64 = text.parse().unwrap_or(f64::NAN);
     let is_allowed = rate == 0.0 || Quota::new(rate, NonZeroU32::MIN).is_ok();
     is_allowed

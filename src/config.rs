@@ -1,9 +1,9 @@
 //! The settings: read, checked and shown.
 //!
 //! Owns every setting, its default (`default.toml`), its bounds (the table) and the layers:
-//! defaults, file, environment, flags. Opens no file that a setting names, secrets apart: that is
-//! for the code that uses it. Invariant: a [`Config`] from [`load`] is within every bound that
-//! `default.toml` documents.
+//! defaults, file, environment, flags. Of the files that settings name, it opens only those of
+//! secrets. Invariant: a [`Config`] from [`load`] is within every bound that `default.toml`
+//! documents.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -47,12 +47,12 @@ pub use self::settings::{
 pub use self::table::FILE_VARIABLE;
 pub use self::upstream_url::{UpstreamUrl, UrlError};
 
-/// Every setting with its default, and the reference for people: the only place of defaults.
+/// Every setting with its default and a comment. Defaults exist only here.
 pub const DEFAULTS: &str = include_str!("config/default.toml");
 /// The settings file that is read where none is named.
 pub const DEFAULT_FILE: &str = "/etc/wawp-gateway/gateway.toml";
 
-/// The settings that have a flag, as they were typed: checked like those of any other layer.
+/// The settings that have a flag, as text. They are checked with those of the other layers.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// Where clients connect [default: 127.0.0.1:8080]
@@ -81,7 +81,7 @@ pub struct Overrides {
 /// Blocks while it reads the file, and the files that contain secrets.
 ///
 /// # Errors
-/// Every mistake of every layer at once, also in values that a stronger layer replaces.
+/// Every mistake of every layer at once, also in values that a stronger layer overrides.
 pub fn load(
     file: Option<&Path>,
     env: impl Iterator<Item = (OsString, OsString)>,
@@ -90,8 +90,10 @@ pub fn load(
     load_with(file, env, flags, |_| Vec::new())
 }
 
-/// As [`load`], with a check of what settings name. The check gets the settings even if there are
-/// mistakes (then with the next weaker value), and returns problems, each with a setting's path.
+/// As [`load`], and runs `check` on the files that settings name.
+///
+/// `check` runs even if there are mistakes: a wrong value is then replaced by that of the next
+/// weaker layer. It returns problems, each with the path of its setting.
 ///
 /// # Errors
 /// As [`load`], and those problems.
@@ -117,6 +119,7 @@ pub(crate) fn load_text(
     finish(file, env, flags, mistakes, |_| Vec::new())
 }
 
+/// Adds the layers to the file, checks every setting, and makes the result.
 fn finish(
     file: Tree,
     env: impl Iterator<Item = (OsString, OsString)>,
@@ -124,6 +127,7 @@ fn finish(
     mut mistakes: Mistakes,
     check: impl FnOnce(&Config) -> Vec<(&'static str, String)>,
 ) -> Result<Effective, Mistakes> {
+    // Kept, because a secret may be in any variable (`env:NAME`), not only in those of the gateway.
     let variables: Vec<(OsString, OsString)> = env.collect();
     let mut layers = Layers::new(DEFAULTS, file);
     layers.add_flags(&flags.by_name());
@@ -141,6 +145,7 @@ fn finish(
         // The error is not printed: it could quote a secret.
         unreachable!("the table of settings admits a value that its field cannot hold")
     };
+    // The rules need the values of all layers together, so they run on the result.
     rules::check(&config, &shown, &mut mistakes);
     effective::add_problems(&mut mistakes, &shown, check(&config));
     if mistakes.is_empty() {
@@ -159,6 +164,7 @@ pub fn find_file(
 ) -> Option<PathBuf> {
     let variable = variable.filter(|name| !name.is_empty()).map(PathBuf::from);
     // A file that exists but may not be read is a mistake, which reading it reports.
+    // The link itself, not its target: a dangling link is a mistake, not a missing file.
     let is_there = std::fs::symlink_metadata(fallback).is_ok();
     named
         .or(variable)
@@ -166,7 +172,9 @@ pub fn find_file(
 }
 
 impl Overrides {
+    /// The flags with their texts; `None` for a flag that was not given.
     fn by_name(&self) -> [(&'static str, Option<&String>); 6] {
+        // No `..`: the compiler reports a flag that is missing below.
         let Self {
             listen,
             admin,

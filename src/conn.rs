@@ -1,15 +1,15 @@
 //! One client connection: its state, its timer, its stream, its end.
 //!
-//! Invariant: nothing here knows what a request means.
+//! Invariant: this layer does not know what a request means.
 //!
-//! - [`state`]: what happens on the connection, and since when;
-//! - [`lifecycle`]: its deadline, and what follows when that has passed;
-//! - [`timer`]: what wakes the connection besides its stream;
+//! - [`state`]: what the connection is doing, and since when;
+//! - [`lifecycle`]: timeouts of the connection, and when it is closed or cut;
+//! - [`timer`]: wakes the connection for its deadline and for a drain;
 //! - [`rewind`], [`tracked_io`], [`escaped_io`]: its stream;
-//! - [`pending_body`]: request bodies that were not read to their end;
+//! - [`pending_body`]: request bodies that are not yet read to their end;
 //! - [`send_tracker`], [`tracked_body`]: HTTP/2 responses that the client does not read;
-//! - [`permit`]: its part of `server.max_connections`;
-//! - [`drain`]: the end of all connections.
+//! - [`permit`]: its permit of `server.max_connections`;
+//! - [`drain`]: whether all connections must end.
 
 pub(crate) mod drain;
 pub(crate) mod escaped_io;
@@ -26,8 +26,10 @@ pub(crate) mod tracked_io;
 use std::time::Duration;
 
 /// How long a connection without a request stays open when a drain begins: the
-/// client may have sent a request that has not arrived yet.
+/// client may have sent a request that has not yet arrived.
 pub(crate) const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// The longest lingering close: how long a connection that is about to end may
 /// take to read the rest of a request, to deliver a response or to shut down.
+/// (Closing a socket with unread bytes resets it, and the response may be lost:
+/// RFC 9112 §9.6.)
 pub(crate) const LINGERING_CLOSE: Duration = Duration::from_secs(5);

@@ -2,17 +2,18 @@
 //! one descriptor.
 //!
 //! Invariant: the last [`RESERVED`] descriptors below the limit are not given to
-//! clients, so the admin listener answers and files can be read when all others
-//! are in use. The kernel gives the lowest free number, so a descriptor with a
-//! number in the reserve means that all below it are in use.
+//! clients, so the admin listener works and files can be read when all others
+//! are in use. The kernel assigns the lowest free number: a descriptor with a
+//! number in the reserve means that all lower numbers are in use.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
 
-/// Descriptors for the admin listener, name look-ups, and files that are read.
+/// Descriptors for the admin listener, DNS queries, and files that are read.
 /// Each worker may take one of them for a last connection before it pauses.
 const RESERVED: u64 = 64;
-/// The part of them that connections to the upstream leave free as well.
+/// Those of them that upstream connections leave free too: an upstream connection serves a request
+/// that was already accepted, so it may use more of the reserve than a client.
 const RESERVED_FROM_UPSTREAM: u64 = 32;
 
 /// How many descriptors `connections` and the requests on them need at most: one
@@ -37,7 +38,7 @@ pub(crate) fn has_free(any: impl AsFd) -> bool {
 /// Checks that a new connection to the upstream leaves descriptors free.
 ///
 /// # Errors
-/// Too few are left. The error is the one of the system for "none are left".
+/// Too few are left. The error is that of the system when no descriptor is left (`EMFILE`).
 pub(crate) fn check_upstream(connected: impl AsFd) -> io::Result<()> {
     match is_above(connected, RESERVED_FROM_UPSTREAM) {
         #[cfg(target_os = "linux")]
@@ -46,9 +47,10 @@ pub(crate) fn check_upstream(connected: impl AsFd) -> io::Result<()> {
     }
 }
 
+/// Whether a descriptor has one of the last `reserved` numbers below the limit.
 fn is_above(descriptor: impl AsFd, reserved: u64) -> bool {
     let number = descriptor.as_fd().as_raw_fd();
-    // A limit that leaves no room for the reserve has no reserve.
+    // Under a tiny limit, a reserve would leave nothing for clients.
     let limit = limit().filter(|limit| *limit >= 4 * RESERVED);
     limit.is_some_and(|limit| u64::try_from(number).is_ok_and(|number| number >= limit - reserved))
 }
@@ -77,6 +79,7 @@ pub(crate) fn raise_limit() -> io::Result<Option<u64>> {
         use rustix::process::{Resource, getrlimit, setrlimit};
 
         let mut limit = getrlimit(Resource::Nofile);
+        // A process may raise its soft limit up to the hard limit without privileges.
         if limit.current != limit.maximum {
             limit.current = limit.maximum;
             setrlimit(Resource::Nofile, limit)?;

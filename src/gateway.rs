@@ -1,7 +1,7 @@
 //! The gateway without sockets: all layers below, wired together.
 //!
-//! Owns what a reload replaces and what a drain ends. Invariant: each worker has a
-//! [`Gateway`] of its own; all of them share batches, buckets and metrics.
+//! Owns what a reload replaces and what a drain ends. Invariant: each worker has a separate
+//! [`Gateway`] with its own upstream connections; all share batches, buckets and metrics.
 //!
 //! - `files`: the files that settings name.
 
@@ -26,7 +26,8 @@ use crate::tenant::key::Keyring;
 pub use crate::upstream::TlsError;
 use crate::upstream::{Dial, Upstream};
 
-/// How long the end waits for the access log: its reader may have stopped.
+/// How long the end waits for the access log (rule: drain): the process that reads it may
+/// have stopped.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One worker's gateway.
@@ -54,11 +55,9 @@ impl Gateway {
     pub fn new(config: &Config, dial: Dial) -> Result<Self, BuildError> {
         let metrics = Arc::new(Metrics::new(config.metrics.max_instances));
         let shared = Arc::new(Shared::new(config, Arc::clone(&metrics)));
-        let server_shared = ServerShared::new(
-            config.server.clone(),
-            Arc::clone(&metrics),
-            shared.drain.clone(),
-        )?;
+        // One drain: connections close for it, and responses get `Connection: close`.
+        let drain = shared.drain.clone();
+        let server_shared = ServerShared::new(config.server.clone(), Arc::clone(&metrics), drain)?;
         let upstream = Upstream::new(config.upstream.clone(), dial, metrics)?;
         let proxy = Proxy {
             shared,
@@ -72,11 +71,13 @@ impl Gateway {
         })
     }
 
-    /// The same gateway for another worker, with upstream connections of its own.
+    /// The same gateway for another worker, with separate upstream connections.
     #[must_use]
-    pub fn another(&self) -> Self {
+    pub fn for_another_worker(&self) -> Self {
         let proxy = Proxy {
             shared: Arc::clone(&self.server.proxy.shared),
+            // A connection's task runs on one worker; to use it from another would wake a
+            // second thread for each request.
             upstream: Arc::new(self.server.proxy.upstream.another()),
         };
         Self {
@@ -87,8 +88,8 @@ impl Gateway {
         }
     }
 
-    /// Serves one connection from within this process to its end. No rule about
-    /// networks applies to it.
+    /// Serves one connection from within this process to its end. Rules about networks do
+    /// not apply to it.
     pub async fn serve<IO>(&self, io: IO)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -96,12 +97,13 @@ impl Gateway {
         self.serve_from(io, None).await;
     }
 
-    /// Serves one connection to its end, as one that `peer` made; without a peer, as
-    /// one from within this process.
+    /// Serves one connection from `peer` to its end; `None` for a connection from within
+    /// this process.
     pub async fn serve_from<IO>(&self, io: IO, peer: Option<SocketAddr>)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        // Tracked, so that a drain waits for it as for the connections of the listener.
         self.server
             .shared
             .connections
@@ -109,12 +111,11 @@ impl Gateway {
             .await;
     }
 
-    /// Writes the access log to `sink`, if the settings enable it. A line never
-    /// delays a request: lines that `sink` does not take in time are dropped and
-    /// counted.
+    /// Writes the access log to `sink`, if the settings enable it. It never delays a
+    /// request: lines that `sink` does not take in time are dropped and counted.
     ///
     /// # Errors
-    /// The thread for it could not be started.
+    /// The thread that writes could not be started.
     pub fn log_access_to(&self, sink: Box<dyn Write + Send>) -> io::Result<()> {
         let shared = &self.server.proxy.shared;
         shared.access_log.write_to(sink, &shared.metrics)
@@ -130,8 +131,7 @@ impl Gateway {
         self.server.proxy.shared.shown.load_full()
     }
 
-    /// Waits until the lines of the access log are written, at most
-    /// two seconds.
+    /// Waits until the access log is written, at most two seconds.
     pub fn flush_access_log(&self) {
         self.server.proxy.shared.access_log.flush(FLUSH_TIMEOUT);
     }
@@ -146,6 +146,7 @@ impl Gateway {
     #[must_use]
     pub fn exposition(&self) -> String {
         let shared = &self.server.proxy.shared;
+        // Gauges are set when they are scraped: to keep them current would cost each request.
         shared.limiter.report();
         let (idle, active) = self.server.proxy.upstream.connections();
         let metrics = self.metrics();
@@ -154,21 +155,23 @@ impl Gateway {
     }
 
     /// Applies the settings that a reload may change, except the files that they name.
-    /// Requests under way keep the settings under which they began.
+    /// Requests in flight keep the access rules with which they began.
     pub fn reload(&self, config: &Config) {
         let shared = &self.server.proxy.shared;
         let tenants = Tenants::new(&config.tenants, &config.access, &shared.metrics);
         let keyring = Keyring::new(&config.tenants).map(Arc::new);
+        // Each of these is replaced atomically, but not all at once: a request that begins
+        // in between sees new rules with old keys or limits.
         shared.tenants.store(Arc::new(tenants));
         shared.keyring.store(keyring);
         shared.limiter.reconfigure(config);
         shared.batcher.reconfigure(config.batch.clone());
         let secrets = Secrets::new(&config.tenants).map(Arc::new);
-        shared.metrics.keep_secret(secrets.clone());
+        shared.metrics.set_secrets(secrets.clone());
         shared.access_log.reconfigure(&config.log, secrets);
     }
 
-    /// As [`reload`](Self::reload), with the certificate of these files.
+    /// As [`reload`](Self::reload), and uses the certificate from the files.
     pub(crate) fn reload_with(&self, config: &Config, files: Files) {
         self.server.shared.renew_certificate(files.certificate);
         self.reload(config);
@@ -179,31 +182,37 @@ impl Gateway {
         self.server.shared.has_tls()
     }
 
-    /// Starts a drain: open windows end, connections are asked to end.
+    /// Starts a drain: open windows end, and connections close as soon as they have
+    /// delivered their responses.
     pub fn drain(&self) {
         let shared = &self.server.proxy.shared;
         shared.metrics.scraped().draining();
+        // First, so that the responses of the batches flushed below carry
+        // `Connection: close`.
         shared.drain.begin();
         shared.batcher.flush();
     }
 
-    /// Waits until every connection and every request has ended, which may be never
-    /// without a [`drain`](Self::drain).
+    /// Waits until all connections and requests have ended. Without a
+    /// [`drain`](Self::drain) that may never happen.
     pub async fn drained(&self) {
         let shared = &self.server.proxy.shared;
+        // A closed `TaskTracker` still accepts tasks; `wait` needs it closed. Connections
+        // first: one that ends may leave requests behind, which go on as tasks.
         self.server.shared.connections.close();
         self.server.shared.connections.wait().await;
         shared.tasks.close();
         shared.tasks.wait().await;
     }
 
-    /// Requests and connections that have not ended, or were cut by the drain before
-    /// their response was sent.
+    /// Requests and connections that have not ended, including the connections that the
+    /// drain cut before their clients had read all responses.
     #[must_use]
     pub fn unfinished(&self) -> (usize, usize) {
         let shared = &self.server.proxy.shared;
         (
-            self.metrics().calls().max(shared.tasks.len()),
+            // Not the sum: a request whose client has disconnected is counted in both.
+            self.metrics().requests_in_flight().max(shared.tasks.len()),
             self.server.shared.connections.len() + shared.drain.cut_count(),
         )
     }

@@ -1,12 +1,15 @@
 //! The caller of a request: its WhatsApp instance and its credential.
 //!
 //! Owns every spelling of both and their precedence: query, then header, then
-//! a bounded scan of the body (rule: identity). Invariants: a credential is
-//! read for keys only; nothing that is read is changed.
+//! a bounded scan of the body (rule: identity). Invariants: a credential is only
+//! hashed, never kept; a request is read and not changed.
 //!
-//! - [`names`]: which fields count; [`query`], [`form`], [`json`], [`scan`]: where they stand;
-//! - [`instance`], [`credential`]: their values;
-//! - [`findings`]: what they add up to; [`verification`]: what a response says about them.
+//! - [`names`]: the names of the fields;
+//! - [`query`], [`form`], [`json`], [`multipart`]: finding the fields; [`scan`]: in a body
+//!   of any of these types;
+//! - [`instance`], [`credential`]: the values;
+//! - [`findings`]: all values of a request, and the identity that follows from them;
+//! - [`verification`]: whether the response says if the credential is valid.
 
 mod credential;
 mod findings;

@@ -1,9 +1,9 @@
 //! A reverse proxy in front of the WhatsApp API at api.wawp.net.
 //!
-//! Apps change one base URL. From then on concurrent read receipts for one chat leave
-//! as one upstream call, every WhatsApp instance is held to its token bucket, and
-//! Prometheus shows all of it. `src/README.md` holds the rules of behaviour that
-//! comments cite by name.
+//! Apps change one base URL. From then on concurrent read receipts for one chat become
+//! one upstream call, a token bucket limits each WhatsApp instance, and Prometheus metrics
+//! count all of it. `src/README.md` holds the rules of behaviour that comments cite by
+//! name.
 //!
 //! # Life of a request
 //!

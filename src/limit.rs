@@ -1,31 +1,36 @@
-//! Budgets: how fast each instance may be driven, and who waits for how long.
+//! Budgets: how fast each instance may be driven, and what waits for how long.
 //!
-//! Owns the rules of design §3.6. It never sees a request, only an identity,
-//! a class of calls and a deadline. Invariant: one token per upstream call,
-//! taken here and nowhere else.
+//! Invariant: one token for each upstream call, taken here and nowhere else.
+//! This module knows no paths and no headers: a request comes as an identity, a
+//! class and a deadline. There are three levels between a request and its
+//! token: the [`Limiter`] finds the account, the account chooses the bucket,
+//! and the bucket takes the token or keeps the request in its queue.
 //!
-//! - [`table`]: the accounts of a class, bounded;
-//! - [`account`]: which of an instance's two buckets a credential draws on;
-//! - [`bucket`]: the tokens; [`mod@line`]: those who wait for them; [`ticket`]: a place there;
-//! - [`egress`]: one budget over all calls; [`sharing`]: whose share of it counts;
-//! - [`pause`]: what an upstream 429 teaches;
-//! - [`look`]: what operators see of all this.
-//! - [`observe`]: what enforcing would have done, where it does not;
-//! - [`paper`]: buckets in the time of a log.
+//! - [`registry`]: the accounts of a class, bounded; [`lane`]: access to one;
+//! - [`account`]: which of its two buckets a credential draws on, by the
+//!   [`verified`] credentials;
+//! - [`bucket`]: tokens and wait queue; [`gcra`] and [`mod@pause`]: the tokens;
+//!   [`queue`]: what is next at a bucket;
+//! - [`shared`]: what is next where buckets share a budget, by the [`flow`] of
+//!   their tenant; [`egress`]: the task that serves it; [`policy`]: the share of
+//!   an instance;
+//! - [`forecast`]: when a newcomer would be served, and whether it is admitted;
+//! - [`shadow`]: what enforcing would have done, where it is not enforced.
 
 mod account;
 mod bucket;
 mod egress;
+mod flow;
+mod forecast;
 mod gcra;
-mod line;
-mod look;
-mod observe;
-mod paper;
+mod lane;
 mod pause;
-mod share;
-mod sharing;
-mod table;
-mod ticket;
+mod policy;
+mod queue;
+mod registry;
+mod shadow;
+mod shared;
+mod verified;
 
 #[cfg(test)]
 mod tests;
@@ -34,34 +39,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use http::Method;
+use serde::Serialize;
 use tokio::time::Instant;
 
-pub(crate) use account::Lane;
-pub(crate) use bucket::{Admission, Entry, Permit};
-pub(crate) use line::{Grant, Kind};
-pub(crate) use look::Budget;
-pub(crate) use observe::would_refuse;
-pub(crate) use paper::{Paper, Purse, class_of};
-use sharing::{Sharing, Terms};
-use table::Table;
+pub(crate) use bucket::{Bucket, next_ticket};
+use egress::{Egress, QueueLimits};
+pub(crate) use forecast::admit as admit_at;
+use lane::Ask;
+pub(crate) use lane::{Admission, Lane};
+use policy::{Policy, Sharing};
+pub(crate) use queue::{Grant, Kind, Newcomer, Permit, Refusal, Refused, Scope};
+use registry::Registry;
+pub(crate) use shadow::would_refuse;
 
-use crate::config::{self, Config, LimitMode, Quota};
-use crate::http::path;
+use crate::config::{self, Config, LimitMode};
 use crate::identity::Identity;
 use crate::observe::metrics::{Metrics, Reason, Route, Standing};
 
-/// What two timers set for the same moment may be apart (tokio's wheel turns
-/// once a millisecond).
-const TICK: Duration = Duration::from_millis(2);
-
-/// The name of the base limit: none that a class can have.
+/// The name of the base limit: no class can have it.
 const BASE: &str = "";
 
 /// All budgets of the gateway.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     rules: ArcSwap<Rules>,
+    egress: Arc<Egress>,
     metrics: Arc<Metrics>,
 }
 
@@ -69,54 +71,47 @@ pub(crate) struct Limiter {
 #[derive(Debug)]
 pub(crate) struct Rules {
     limit: config::Limit,
-    /// Paths of read receipts: wildcard classes do not match them.
-    receipt_paths: Vec<String>,
     pub(crate) max_wait: Duration,
-    pub(crate) max_queue: usize,
-    pub(crate) max_delay: Duration,
-    /// Nobody is held or refused: whoever draws on a bucket is a ghost.
+    limits: QueueLimits,
+    /// No request is held or refused: shadow requests draw on the buckets.
     pub(crate) observes: bool,
-    sharing: Arc<Sharing>,
-    /// The base limit, then one table per class in the order of the settings.
-    tables: Vec<Arc<Table>>,
+    /// The base limit, then one registry per class in the order of the settings.
+    registries: Vec<Arc<Registry>>,
 }
 
-/// A call that was not admitted.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Refused {
-    /// Why.
-    pub(crate) refusal: Refusal,
-    /// Whose budget was in the way.
-    pub(crate) scope: Scope,
-    /// What that is; `None` where it is unlimited, and a pause alone was in
-    /// the way.
-    pub(crate) quota: Option<Quota>,
-    /// Calls of the instance waiting in line at that moment.
-    pub(crate) waiting: usize,
-    /// After this time a token would be free for the caller.
-    pub(crate) retry_after: Duration,
+/// A token, and how long a request waited for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pass {
+    /// The token.
+    pub(crate) permit: Permit,
+    /// Time in the queue; `None` for a request that found a token at once.
+    pub(crate) waited: Option<Duration>,
 }
 
-/// Whose budget a call draws on; on all three at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scope {
-    /// Its instance's, in its class of calls.
-    Instance,
-    /// That of its instance's tenant.
-    Tenant,
-    /// The one over all calls.
-    Egress,
+/// One bucket as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Budget {
+    /// The `[[limit.class]]` it belongs to; `None` is the base limit.
+    pub(crate) class: Option<Box<str>>,
+    /// Tokens left; `None` where the rate is unlimited.
+    pub(crate) tokens: Option<f64>,
+    /// Tokens in a full bucket.
+    pub(crate) burst: Option<u32>,
+    /// Tokens per second.
+    pub(crate) rate: Option<f64>,
+    /// What waits there.
+    pub(crate) waiting: Waiting,
+    /// Seconds left of a pause.
+    pub(crate) pause: f64,
 }
 
-/// Why a call was not admitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// `limit.max_queue` calls wait already.
-    QueueFull,
-    /// The token would come after the call's deadline.
-    WaitTooLong,
-    /// The upstream asked for a pause that outlasts the call's deadline.
-    Paused,
+/// What waits for the tokens of a bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Waiting {
+    /// Requests.
+    pub(crate) calls: usize,
+    /// Batches, each of which is one upstream call.
+    pub(crate) receipts: usize,
 }
 
 impl Refusal {
@@ -130,21 +125,15 @@ impl Refusal {
     }
 }
 
-/// A token, and how long it was waited for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pass {
-    /// The token.
-    pub(crate) permit: Permit,
-    /// Time spent in line; `None` for a call that found a token at once.
-    pub(crate) waited: Option<Duration>,
-}
-
 impl Limiter {
     /// Opens full buckets under these settings.
     pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
         metrics.scraped().max_queue(config.limit.max_queue);
+        let egress = Egress::new(config.egress.quota, config.limit.max_wait);
+        let egress = Arc::new(egress);
         Self {
-            rules: ArcSwap::from_pointee(Rules::new(config, None)),
+            rules: ArcSwap::from_pointee(Rules::new(config, &egress, None)),
+            egress,
             metrics,
         }
     }
@@ -154,40 +143,61 @@ impl Limiter {
     pub(crate) fn reconfigure(&self, config: &Config) {
         self.metrics.scraped().max_queue(config.limit.max_queue);
         let old = self.rules.load();
-        self.rules.store(Arc::new(Rules::new(config, Some(&old))));
+        let rules = Rules::new(config, &self.egress, Some(&old));
+        self.rules.store(Arc::new(rules));
     }
 
-    /// Finds the lane in which a request to this normalized path travels.
-    /// `verifies`: its response says whether the upstream accepts its credential.
+    /// Finds the lane of a request. `class` names its class by the settings;
+    /// `verifies` says whether a 2xx to it shows that the upstream accepts the
+    /// credential for the instance.
     pub(crate) fn lane(
         &self,
-        method: &Method,
-        path: &str,
         identity: &Identity,
+        class: impl FnOnce(&config::Limit) -> Option<usize>,
         verifies: bool,
     ) -> Lane {
         let rules = self.rules.load();
-        let table = rules.table(method, path);
-        let account = table.account(identity);
-        Lane::new(
-            account,
-            identity.credential,
-            verifies,
-            table,
-            Arc::clone(&self.metrics),
-        )
+        let class = class(&rules.limit).map_or(0, |class| class + 1);
+        let registry = &rules.registries[class];
+        let account = registry.account(identity);
+        let metrics = Arc::clone(&self.metrics);
+        Lane::new(account, identity.credential, verifies, registry, metrics)
     }
 
-    /// Sets the gauges that tell how each instance with a label stands.
+    /// Sets the gauges of tokens and pauses of each instance with a label.
     pub(crate) fn report(&self) {
         let (rules, now) = (self.rules.load(), Instant::now());
         self.metrics.stand(|instance| {
-            let standings = rules
-                .tables
-                .iter()
-                .map(|table| table.standing(instance, now));
-            standings.fold(Standing::default(), Standing::scarcer)
+            let registries = rules.registries.iter();
+            registries
+                .map(|registry| registry.status(instance, now))
+                .fold(Standing::default(), Standing::scarcer)
         });
+    }
+
+    /// The budgets of an instance that has an account: the base limit's and
+    /// each class's, as verified credentials meet them.
+    pub(crate) fn budgets(&self, instance: &str) -> Vec<Budget> {
+        let now = Instant::now();
+        let rules = self.rules.load();
+        let known = rules.registries.iter().filter_map(|registry| {
+            let class = (!registry.name.is_empty()).then(|| registry.name.clone());
+            let account = registry.known(instance)?;
+            account.with_main(|bucket| {
+                let (tokens, paused) = bucket.status(now);
+                let counts = bucket.waiting().map(|queue| queue.counts());
+                let (calls, receipts) = counts.unwrap_or_default();
+                Budget {
+                    class,
+                    tokens,
+                    burst: bucket.quota().map(|quota| quota.burst.get()),
+                    rate: bucket.quota().map(|quota| quota.rate),
+                    waiting: Waiting { calls, receipts },
+                    pause: paused.as_secs_f64(),
+                }
+            })
+        });
+        known.collect()
     }
 
     /// The limits in force, to be looked at and not kept.
@@ -195,12 +205,13 @@ impl Limiter {
         self.rules.load()
     }
 
-    /// Takes a token for a call of this lane that `asked` just now, waiting in
-    /// line for it.
+    /// Takes a token for a request of this lane that `asked` just now, waiting
+    /// in the queue for it.
     ///
     /// # Errors
-    /// The line is full, or no token can be had within `limit.max_wait`: said
-    /// at once.
+    /// The queue is full, or no token can be had within `limit.max_wait`. The
+    /// refusal comes at once; later only if a pause, another rate or the calls
+    /// of another tenant come between.
     pub(crate) async fn pass(
         &self,
         lane: &Lane,
@@ -208,112 +219,107 @@ impl Limiter {
         asked: Instant,
         route: Route,
     ) -> Result<Pass, Refused> {
-        let (admission, deadline) = {
+        let admission = {
             let rules = self.rules.load();
-            let deadline = asked + rules.max_wait;
+            let ask = rules.ask(kind, asked, asked + rules.max_wait);
             if rules.observes {
-                self.haunt(lane, kind, (asked, deadline), &rules, route);
+                self.shadow_admit(lane, ask, route);
                 return Ok(self.unheld(route));
             }
-            (lane.admit(kind, (asked, deadline), &rules)?, deadline)
+            lane.admit(ask)?
         };
         let ticket = match admission {
             Admission::Now(permit) => return Ok(self.passed(permit, None, route)),
             Admission::Queued(ticket) => ticket,
         };
-        // The promise made on joining can be outrun by receipts that grew too
-        // old to yield: then the deadline has the last word. A token due at
-        // that very moment still counts. Boxed: most calls find a token.
-        let permit = Box::pin(tokio::time::timeout_at(deadline + TICK, ticket))
-            .await
-            .map_err(|_| self.too_late(lane))?;
+        // Boxed: most requests find a token and never hold a ticket.
+        let permit = Box::pin(ticket).await?;
         Ok(self.passed(permit, Some(asked.elapsed()), route))
     }
 
-    /// Takes a token or a place in line, for a caller that waits in its own way
-    /// and tells with [`passed`](Self::passed) what came of it.
+    /// Takes a token or a place in the queue, for a caller that waits in its own
+    /// way and then calls [`passed`](Self::passed).
     ///
     /// # Errors
-    /// As [`pass`](Self::pass).
+    /// As [`pass`](Self::pass). A [`Kind::FollowUp`] is refused only where its
+    /// deadline lies within a pause.
     pub(crate) fn admit(
         &self,
         lane: &Lane,
         kind: Kind,
         deadline: Instant,
     ) -> Result<Admission, Refused> {
-        lane.admit(kind, (Instant::now(), deadline), &self.rules.load())
+        lane.admit(self.rules.load().ask(kind, Instant::now(), deadline))
     }
 
-    /// Tells whether a call could be admitted now, taking nothing.
+    /// Whether a request could be admitted now; takes nothing.
     ///
     /// # Errors
-    /// As [`pass`](Self::pass).
+    /// As [`admit`](Self::admit).
     pub(crate) fn check(&self, lane: &Lane, kind: Kind, deadline: Instant) -> Result<(), Refused> {
-        lane.check(kind, deadline, &self.rules.load())
+        lane.check(self.rules.load().ask(kind, Instant::now(), deadline))
     }
 
-    /// Records a token taken after this wait.
+    /// Records a token that was taken after this wait.
     pub(crate) fn passed(&self, permit: Permit, waited: Option<Duration>, route: Route) -> Pass {
         let seconds = waited.unwrap_or_default().as_secs_f64();
         self.metrics.limit_wait(route).observe(seconds);
         Pass { permit, waited }
     }
 
-    /// The refusal of a call whose deadline came while it stood in line.
+    /// The refusal of a request whose deadline came while it waited.
     pub(crate) fn too_late(&self, lane: &Lane) -> Refused {
-        lane.too_late(&self.rules.load())
+        lane.too_late()
     }
 }
 
 impl Rules {
-    fn new(config: &Config, old: Option<&Self>) -> Self {
+    fn new(config: &Config, egress: &Arc<Egress>, old: Option<&Self>) -> Self {
         let Config { limit, batch, .. } = config;
-        let shares = old.map(|old| &*old.sharing);
-        let sharing = Arc::new(Sharing::new(&config.egress, &config.tenants, shares));
-        let known = old.and_then(|old| old.tables.split_first());
-        let table = |name: &str, quota| {
-            let terms = Terms {
+        let is_limited = config.egress.quota.is_some();
+        let sharing = Arc::new(Sharing::new(&config.tenants, egress, is_limited));
+        let known = old.and_then(|old| old.registries.split_first());
+        let registry = |name: &str, quota| {
+            let policy = Policy {
                 quota,
                 sharing: Arc::clone(&sharing),
                 headers: limit.headers,
+                max_delay: batch.max_delay,
             };
-            let table = known.and_then(|(base, classes)| match name {
+            let known = known.and_then(|(base, classes)| match name {
                 BASE => Some(base),
-                name => classes.iter().find(|table| *table.name == *name),
+                name => classes.iter().find(|class| *class.name == *name),
             });
-            let Some(table) = table else {
-                return Arc::new(Table::new(name, terms));
+            let Some(registry) = known else {
+                return Arc::new(Registry::new(name, policy));
             };
-            table.renew(terms);
-            Arc::clone(table)
+            registry.renew(policy);
+            Arc::clone(registry)
         };
-        let base = std::iter::once(table(BASE, limit.quota));
-        let classes = limit
-            .classes
-            .iter()
-            .map(|class| table(&class.name, class.quota));
-        let tables = base.chain(classes).collect();
-        sharing.renew(&config.egress);
+        let base = std::iter::once(registry(BASE, limit.quota));
+        let classes = limit.classes.iter();
+        let classes = classes.map(|class| registry(&class.name, class.quota));
+        let registries = base.chain(classes).collect();
+        egress.renew(config.egress.quota, limit.max_wait, sharing.flows());
         Self {
-            tables,
+            registries,
             limit: limit.clone(),
-            receipt_paths: batch.paths.clone(),
             max_wait: limit.max_wait,
-            max_queue: limit.max_queue,
-            max_delay: batch.max_delay,
+            limits: QueueLimits {
+                max_delay: batch.max_delay,
+                max_queue: limit.max_queue,
+            },
             observes: limit.mode == LimitMode::Observe,
-            sharing,
         }
     }
 
-    fn table(&self, method: &Method, path: &str) -> &Arc<Table> {
-        let class = self.limit.class_of(method, path, self.is_receipt(path));
-        &self.tables[class.map_or(0, |class| class + 1)]
-    }
-
-    fn is_receipt(&self, path: &str) -> bool {
-        self.receipt_paths
-            .iter()
-            .any(|receipt| path::same_segments(receipt, path))
+    fn ask(&self, kind: Kind, now: Instant, deadline: Instant) -> Ask {
+        Ask {
+            kind,
+            now,
+            deadline,
+            limits: self.limits,
+            is_shadow: self.observes,
+        }
     }
 }

@@ -11,18 +11,19 @@ use std::sync::Arc;
 use wawp_gateway::app::signals::Signals;
 use wawp_gateway::app::systemd::Sockets;
 use wawp_gateway::app::telemetry;
-use wawp_gateway::app::{self, App, Ended, Reload, StartError};
+use wawp_gateway::app::{self, App, Ended, LoadSettings, StartError};
 use wawp_gateway::cli::{self, Command, SandboxArgs};
 use wawp_gateway::config::{self, Effective, InForce, Mistakes, Overrides};
 use wawp_gateway::demo::{self, Plan, Screen};
 use wawp_gateway::{Dial, sandbox};
 
-/// The settings, the file or the command line are wrong.
+/// A setting, a file that the settings name, or an argument is wrong.
 const EXIT_SETTINGS: u8 = 2;
-/// The gateway could not start, or a drain had to cut something.
+/// The gateway could not start, or a drain cut a request or a connection.
 const EXIT_FAILURE: u8 = 1;
 
 fn main() -> ExitCode {
+    // Before anything can panic: Rust's own message may quote a secret.
     telemetry::install_panic_hook();
     match cli::parse() {
         Command::Serve { config, overrides } => serve(config, overrides),
@@ -69,7 +70,8 @@ fn print(write: impl FnOnce(&mut StdoutLock<'_>) -> io::Result<()>) -> ExitCode 
 }
 
 fn serve(named: Option<PathBuf>, overrides: Overrides) -> ExitCode {
-    // Before anything is read, because the program may execute itself once more.
+    // First, because it may replace this process by the same program with options of the
+    // allocator set. What was read before would be read twice.
     let options_set = allocator::exec_with_options();
     allocator::disable_huge_pages();
     let file = settings_file(named);
@@ -77,6 +79,7 @@ fn serve(named: Option<PathBuf>, overrides: Overrides) -> ExitCode {
     let load = move || -> Result<Effective, Mistakes> {
         config::load(file.as_deref(), std::env::vars_os(), &overrides)
     };
+    // Read outside the log: the settings decide what is logged, and how.
     let effective = match load() {
         Ok(effective) => effective,
         Err(mistakes) => return fail(EXIT_SETTINGS, &mistakes),
@@ -87,8 +90,9 @@ fn serve(named: Option<PathBuf>, overrides: Overrides) -> ExitCode {
     if let Err(error) = options_set {
         tracing::info!(%error, "memory of a burst of requests may be kept after it");
     }
-    let reload: Reload = Arc::new(load);
+    let load_settings: LoadSettings = Arc::new(load);
     let ended = block_on::<_, StartError>(async {
+        // Before the sockets are bound: a SIGTERM that arrives during the start drains, too.
         let mut signals = Signals::listen()?;
         let upstream = config.upstream.url.to_string();
         let app = App::bind_or_inherit(config, Dial::Tcp, Sockets::inherited()?)?;
@@ -97,15 +101,16 @@ fn serve(named: Option<PathBuf>, overrides: Overrides) -> ExitCode {
         let (address, admin) = (app.address()?, app.admin_address()?);
         tracing::info!(%address, %admin, %upstream, config = config_file, "serving");
         let gateway = app.gateway().clone();
-        Ok((app.run(&mut signals, reload).await?, gateway))
+        Ok((app.run(&mut signals, load_settings).await?, gateway))
     });
     let (ended, gateway) = match ended {
         Ok(ended) => ended,
-        // A file that the settings name is unusable: a mistake in the settings.
+        // A file that the settings name cannot be used, such as a certificate.
         Err(error @ StartError::Build(_)) => return fail(EXIT_SETTINGS, &error),
         Err(error) => return fail(EXIT_FAILURE, &error),
     };
-    // Requests that were cut end with the runtime; their lines are written here.
+    // `block_on` has dropped the runtime. Only that ended the requests that were cut, and
+    // wrote their entries.
     gateway.flush_access_log();
     match ended {
         Ended::Drained => ExitCode::SUCCESS,
@@ -122,7 +127,7 @@ fn sandbox(args: &SandboxArgs) -> ExitCode {
     };
     let ended = block_on(async {
         let mut signals = Signals::listen()?;
-        // SIGHUP ends it as well: there are no settings to re-read.
+        // SIGHUP ends it, too: there are no settings to read again.
         let stop = async {
             signals.next().await;
         };
@@ -170,18 +175,18 @@ fn estimate(named: Option<PathBuf>, logs: &[PathBuf]) -> ExitCode {
     }
 }
 
-/// Runs to the end on this thread; the other workers have threads of their own.
+/// Runs a future on this thread. Other workers start threads and runtimes for themselves.
 fn block_on<T, E: From<io::Error>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let done = runtime.block_on(work);
-    // A name look-up may hang for long: the end does not wait for it.
+    // Does not wait for blocking threads: a DNS query may hang for long.
     runtime.shutdown_background();
     done
 }
 
 fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
-    telemetry::say(error);
+    telemetry::write_stderr(error);
     ExitCode::from(code)
 }

@@ -1,4 +1,4 @@
-//! What operators see: [`metrics`], the access log and the admin listener.
+//! For operators: [`metrics`], the access log and the admin pages.
 
 pub(crate) mod access_log;
 pub(crate) mod admin;

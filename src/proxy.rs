@@ -3,7 +3,7 @@
 //! Owns the order of the steps: access, target, keys, receipt or identity, limiter,
 //! upstream, response. Invariant: each request gets one response and is counted once.
 //!
-//! - [`shared`]: what all requests share; [`request_ctx`]: what the steps of one share;
+//! - [`shared`]: what all requests share; [`request_ctx`]: what the steps of one request share;
 //! - [`target`]: requests for another host; [`raw_target`]: targets that are no URI;
 //!   [`preflight`], [`cors`]: browsers;
 //! - [`identify`]: instance, credential, keys, and the lane at the limiter;
@@ -53,9 +53,9 @@ use request_guard::RequestGuard;
 use run_to_end::RunToEnd;
 pub(crate) use shared::Shared;
 
-/// Requests of one connection that may be unfinished at once. HTTP/2 bounds the open
-/// streams only: a client that opens and resets streams leaves requests behind, which
-/// are finished nevertheless.
+/// The most unfinished requests of one connection. HTTP/2 bounds only the open streams:
+/// a client that opens and resets streams (CVE-2023-44487) leaves requests behind, which
+/// are finished nevertheless (rule: sent once).
 const MAX_PER_CONNECTION: usize = 500;
 
 /// The proxy of one worker.
@@ -66,7 +66,8 @@ pub(crate) struct Proxy {
     pub(crate) upstream: Arc<Upstream>,
 }
 
-/// What the end of a request needs to know of its head, which is taken apart on the way.
+/// The facts of a request head that are needed for the response. The head itself is
+/// handed to the upstream.
 struct HeadFacts {
     version: Version,
     is_head: bool,
@@ -76,7 +77,7 @@ struct HeadFacts {
 impl Proxy {
     /// Serves one request on the connection `conn`, whose head was complete at `now`.
     ///
-    /// The head is boxed, because it is handed over often.
+    /// The head is boxed: it has more than 200 bytes and is moved often.
     pub(crate) fn handle(
         self,
         head: Box<RequestHead>,
@@ -90,9 +91,9 @@ impl Proxy {
 
     /// Never fails: a failure becomes a response.
     ///
-    /// Here and below: a future holds an argument twice that its async function takes by
-    /// value, as given and as used. Large arguments are therefore taken by reference,
-    /// and code that does not wait is in plain functions.
+    /// Here and below, futures are kept small, because each waiting request holds one. An
+    /// `async fn` stores an argument that it takes by value twice. So large arguments are
+    /// taken by reference, and code that does not wait is in ordinary functions.
     fn respond(
         self,
         mut head: Box<RequestHead>,
@@ -107,6 +108,7 @@ impl Proxy {
             false => Route::Other,
         };
         let is_crowded = state.requests_in_flight() > MAX_PER_CONNECTION;
+        // Before the steps: a request that they refuse is logged and counted, too.
         let mut log_entry = shared.access_log.begin(&head, route);
         if !body.is_empty() {
             body.count(log_entry.request_bytes());
@@ -126,10 +128,12 @@ impl Proxy {
                 )),
                 false => self.forward(&mut head, &mut body, peer, &mut guard).await,
             };
+            // `Ok` is a response of the upstream; those of the gateway are errors here.
             if let (Some(origin), Ok(response)) = (&facts.origin, &result) {
                 self.shared.cors.learn(origin, &response.head);
             }
-            // Nothing reads the rest of the body. The connection may discard it.
+            // Nothing needs the rest of the body. It is discarded from now on, so that a
+            // client that is still sending gets the response.
             drop(body);
             Ok(self.finish(result, &facts, guard))
         }
@@ -144,7 +148,8 @@ impl Proxy {
         guard: &mut RequestGuard,
     ) -> Result<Box<ClientResponse>, Error> {
         let settings = &self.shared.settings;
-        if self.shared.metrics.calls() > settings.max_in_flight {
+        // First, because under overload each further step would cost time.
+        if self.shared.metrics.requests_in_flight() > settings.max_in_flight {
             let limit = settings.max_in_flight;
             return Err(Error::Overloaded("server.max_in_flight", limit));
         }
@@ -158,10 +163,13 @@ impl Proxy {
         };
         ctx.log_entry.set_client(client);
         tenants.may_connect(client)?;
+        // hyper checks HTTP/1 itself, but has no such limit for HTTP/2.
         if head.headers.len() > settings.max_headers {
             return Err(Error::TooManyHeaders(settings.max_headers));
         }
+        // Before `strip`, which removes the headers that this checks.
         self.shared.this_host.check(head)?;
+        // HTTP/2 has no `Upgrade` (RFC 9113 §8.6).
         let is_upgradable = head.version == Version::HTTP_11 && body.is_empty();
         hop_by_hop::strip(&mut head.headers, is_upgradable);
         if head.version == Version::HTTP_2 {
@@ -171,10 +179,10 @@ impl Proxy {
             Box::pin(self.prepare_raw_target(head, body, raw)).await?;
         }
         if is_preflight(head, body) {
-            // Boxed, here and below: a future is as large as its largest branch, and one
-            // exists for every waiting request.
+            // Boxed, here and below: a future is as large as its largest branch.
             return Box::pin(self.forward_preflight(ctx, head, body)).await;
         }
+        // Before the credentials are read: buckets and merge keys use the real token.
         let substitution = match self.shared.keyring.load().is_some() {
             true => Box::pin(self.substitute_key(head, body, client)).await?,
             false => None,
@@ -184,6 +192,7 @@ impl Proxy {
             false => None,
         };
         let mut result = match receipt {
+            // Two steps, because the future of the wait must not hold the receipt.
             Some(receipt) => match self.join(ctx, receipt) {
                 Ok(joined) => self.await_verdict(ctx, joined).await,
                 Err(denied) => Err(denied.into()),
@@ -208,6 +217,7 @@ impl Proxy {
         let error = result.as_ref().err().map(Error::code);
         let mut response = result.unwrap_or_else(|error| {
             let mut response = error.response();
+            // Otherwise a browser hides the response from its page (rule: preflights).
             if let Some(origin) = &facts.origin {
                 shared.cors.add(origin, &mut response.head);
             }
@@ -233,6 +243,7 @@ impl Proxy {
             response.head.close_connection();
         }
         let has_no_body = facts.is_head || has_no_body(status);
+        // The request ends when the body is dropped, not here.
         response.body.observe(Box::new(guard), has_no_body);
         response
     }

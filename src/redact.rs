@@ -1,6 +1,6 @@
 //! The secrets of the settings, searched for in text of clients (rule: secrets).
 //!
-//! Invariant: they can be compared with text, but not read.
+//! Invariant: no function returns a secret.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
-/// Many clients leave the signs of base64 that a query may hold.
+/// As [`ENCODED`], without `/` and `=`: a query may contain them, so many clients do not encode them.
 const ENCODED_IN_PART: AsciiSet = ENCODED.remove(b'/').remove(b'=');
 
 /// All tenants' keys and tokens.
@@ -28,28 +28,28 @@ impl Secrets {
         let keys = tenants.iter().filter_map(|tenant| tenant.key.as_ref());
         let texts: Vec<String> = keys
             .chain(tokens)
-            .flat_map(|secret| spellings(secret.expose()))
+            .flat_map(|secret| forms(secret.expose()))
             .collect();
         if texts.is_empty() {
             return None;
         }
-        // The case of percent-encoded digits means nothing.
+        // `%2b` and `%2B` are equal (RFC 3986 §2.1). One automaton searches all forms in one pass.
         let mut builder = AhoCorasickBuilder::new();
         let automaton = builder.ascii_case_insensitive(true).build(texts);
-        // It fails only for more patterns than fit into a settings file.
+        // It fails only for more patterns than a settings file can hold.
         automaton.ok().map(Self)
     }
 
-    /// Whether a text contains any of them.
+    /// Whether a text contains one of them.
     pub(crate) fn are_in(&self, text: &str) -> bool {
         self.0.is_match(text)
     }
 }
 
-/// The ways in which a secret is written in requests: plain, percent-encoded
-/// entirely or as `encodeURI` and base URLs leave it, with the `+` of base64 read
-/// as a space, and with the `/` of base64 escaped in JSON.
-fn spellings(secret: &str) -> impl Iterator<Item = String> {
+/// The forms in which a secret appears in requests: as it is, percent-encoded completely or without
+/// `/` and `=`, with the `+` of base64 decoded to a space, and with the `/` of base64 escaped in
+/// JSON.
+fn forms(secret: &str) -> impl Iterator<Item = String> {
     [
         secret.to_owned(),
         utf8_percent_encode(secret, ENCODED).to_string(),
@@ -74,7 +74,7 @@ mod tests {
     use crate::config::Secret;
 
     #[test]
-    fn a_secret_is_found_in_every_spelling() {
+    fn a_secret_is_found_in_every_form() {
         let tenant = Tenant {
             name: "acme".to_owned(),
             instances: vec!["1".to_owned()],

@@ -1,8 +1,8 @@
-//! The side of the clients: connections, TLS, and HTTP on them.
+//! Connections of clients: accepting them, TLS, and HTTP on them.
 //!
-//! Owns limits against slow and idle clients, and the end of each connection.
-//! It gives each request to the proxy and knows nothing of its meaning.
-//! Invariant: one accept loop per worker; a client delays no other connection.
+//! Owns timeouts against slow and idle clients, and the end of each connection.
+//! It passes each request to the proxy and does not know what it means.
+//! Invariants: one accept loop per worker; no client delays another connection.
 //!
 //! - `listener`: the accept loop; `tls`: certificates;
 //! - `proxy_protocol`: the client's address, if a trusted proxy sends it;
@@ -53,7 +53,7 @@ pub(crate) struct ServerShared {
     drain: Drain,
     /// `None` without `server.tls`.
     tls: ArcSwapOption<tls::Acceptor>,
-    /// The settings of hyper, made once for all connections.
+    /// hyper's settings, built once for all connections.
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
 }

@@ -1,8 +1,8 @@
 //! A table in shards, each behind its own lock, so that requests for different
 //! keys rarely wait for each other.
 //!
-//! Invariant: a key is hashed once, for its shard and for its place in that
-//! shard, with a random secret: no client can choose keys that collide.
+//! Invariant: a key is hashed once, for the choice of the shard and for the table in it. The hash
+//! has a random key, so a client cannot choose keys that collide.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hash};

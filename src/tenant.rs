@@ -1,9 +1,9 @@
 //! Which clients may use the gateway, and which instances.
 //!
 //! Owns which tenant an instance belongs to, which clients are admitted, and
-//! which instances are served (rules: tenants, access). It reads no request:
-//! client and instance are parameters. [`key`] owns what a tenant's key opens.
-//! Invariant: an instance belongs to one tenant at most.
+//! which instances are served (rules: tenants, access). It reads no requests:
+//! client and instance are parameters. [`key`] owns the tenants' keys.
+//! Invariant: an instance belongs to at most one tenant.
 
 pub(crate) mod key;
 
@@ -21,23 +21,23 @@ use crate::config::{self, Instances};
 use crate::http::forwarded_for::{Client, contain};
 use crate::observe::metrics::{Metrics, TenantSeries};
 
-/// All tenants and the rules of access; replaced whole on reload.
+/// All tenants and the access rules; replaced as a whole on reload.
 #[derive(Debug)]
 pub(crate) struct Tenants {
     by_instance: HashMap<Box<str>, Arc<Tenant>>,
     /// The clients that may use the gateway; empty means all.
     networks: Vec<IpNet>,
-    /// The proxies whose statement of a client's address is believed.
+    /// The proxies that may state another address for the client.
     trusted_proxies: Vec<IpNet>,
     /// Only instances of a tenant are served.
-    listed: bool,
-    /// Some rule depends on the instance, so no second one may be hidden.
+    only_listed: bool,
+    /// Some rule depends on the instance, so an ambiguous request is refused.
     depends_on_instance: bool,
     /// Counts requests for instances without a tenant.
     other: Arc<TenantSeries>,
 }
 
-/// A tenant's part of the rules of access. [`limit`](crate::limit) owns its
+/// What access rules and logs need of a tenant. [`limit`](crate::limit) owns its
 /// weight and budget, [`key`] its key.
 #[derive(Debug)]
 struct Tenant {
@@ -51,8 +51,8 @@ struct Tenant {
 
 /// The rule by which a request is refused.
 ///
-/// Messages contain neither the networks nor the client's address: only the
-/// operator may know them.
+/// Messages contain neither the networks nor the address of the client: a client must
+/// not learn how the operator's network is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Denied {
     /// `access.networks`.
@@ -61,14 +61,14 @@ pub(crate) enum Denied {
     /// A tenant's `networks`.
     #[error("this instance cannot be used from this address (tenant.networks)")]
     TenantNetworks,
-    /// `access.instances = "listed"`, and it is not.
+    /// `access.instances = "listed"`, and the instance has no tenant.
     #[error("this instance is not served here (access.instances)")]
     Unlisted,
-    /// `access.instances = "listed"`, and none is named.
+    /// `access.instances = "listed"`, and the request names no instance.
     #[error("the request names no instance, and only certain ones are served (access.instances)")]
     NoInstance,
-    /// A rule depends on the instance, and the upstream may take any of several
-    /// that are named.
+    /// A rule depends on the instance, and the request names several: the upstream may
+    /// use any of them.
     #[error(
         "the request names more than one instance or credential (access.instances, tenant.networks)"
     )]
@@ -76,12 +76,13 @@ pub(crate) enum Denied {
 }
 
 impl Tenants {
-    /// Puts tenants and rules in force, with metrics for each tenant.
+    /// Builds the rules, and registers the metrics of each tenant.
     pub(crate) fn new(
         tenants: &[config::Tenant],
         access: &config::Access,
         metrics: &Metrics,
     ) -> Self {
+        // First, because `metrics.tenant` below finds only registered tenants.
         metrics.renew_tenants(tenants.iter().map(|tenant| (&*tenant.name, tenant.weight)));
         let mut by_instance = HashMap::new();
         for settings in tenants {
@@ -94,11 +95,12 @@ impl Tenants {
                 by_instance.insert(Box::from(instance.as_str()), Arc::clone(&tenant));
             }
         }
-        let listed = access.instances == Instances::Listed;
+        let only_listed = access.instances == Instances::Listed;
         Self {
             by_instance,
-            listed,
-            depends_on_instance: listed || tenants.iter().any(|tenant| !tenant.networks.is_empty()),
+            only_listed,
+            depends_on_instance: only_listed
+                || tenants.iter().any(|tenant| !tenant.networks.is_empty()),
             networks: access.networks.clone(),
             trusted_proxies: access.trusted_proxies.clone(),
             other: metrics.other_tenants(),
@@ -115,7 +117,8 @@ impl Tenants {
         self.of(instance).map(|tenant| Arc::clone(&tenant.name))
     }
 
-    /// Whether this address may state another client's: `access.trusted_proxies`.
+    /// Whether a peer with this address may state the client's address:
+    /// `access.trusted_proxies`.
     pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
         contain(&self.trusted_proxies, peer)
     }
@@ -137,8 +140,8 @@ impl Tenants {
         }
     }
 
-    /// Whether a rule depends on the instance: then a request is read as far as
-    /// possible before it is admitted.
+    /// Whether a rule depends on the instance. Then the beginning of each body must be
+    /// searched before the request is admitted (rule: access).
     pub(crate) fn depends_on_instance(&self) -> bool {
         self.depends_on_instance
     }
@@ -153,14 +156,16 @@ impl Tenants {
         client: Client,
         instance: Option<&str>,
     ) -> Result<(), Denied> {
+        // Not `access.instances`: a preflight often names no instance, which the request
+        // after it does in its body.
         match instance.and_then(|instance| self.of(instance)) {
             Some(tenant) if !client.is_within(&tenant.networks) => Err(Denied::TenantNetworks),
             _ => Ok(()),
         }
     }
 
-    /// Whether this client may use this instance; returns the metrics that
-    /// count the request. `is_ambiguous`: the request names others besides.
+    /// Whether this client may use this instance; returns the metrics that count the
+    /// request. `is_ambiguous`: the request also names other instances.
     ///
     /// # Errors
     /// The instance is not served, or not to this client.
@@ -170,13 +175,14 @@ impl Tenants {
         instance: Option<&str>,
         is_ambiguous: bool,
     ) -> Result<&Arc<TenantSeries>, Denied> {
+        // First, because otherwise the allowed instance would hide the other one.
         if is_ambiguous && self.depends_on_instance {
             return Err(Denied::Ambiguous);
         }
         match instance.and_then(|instance| self.of(instance)) {
             Some(tenant) if client.is_within(&tenant.networks) => Ok(&tenant.series),
             Some(_) => Err(Denied::TenantNetworks),
-            None if !self.listed => Ok(&self.other),
+            None if !self.only_listed => Ok(&self.other),
             None if instance.is_some() => Err(Denied::Unlisted),
             None => Err(Denied::NoInstance),
         }

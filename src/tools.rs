@@ -1,4 +1,4 @@
-//! Programs besides the gateway, and entry points for tests and benches.
+//! Programs beside the gateway, and entry points for tests and benches.
 //!
 //! - [`sandbox`]: a local stand-in for api.wawp.net;
 //! - [`demo`]: the sandbox, the gateway and apps together;

@@ -129,7 +129,7 @@ impl Upstream {
     ) -> Result<UpstreamResponse, UpstreamError> {
         // All requests yield, not only some: those of one instance must leave
         // in the order in which they come here.
-        yield_now::to_ready_tasks(self.metrics.calls()).await;
+        yield_now::to_ready_tasks(self.metrics.requests_in_flight()).await;
         let started = Instant::now();
         let result = self.exchange(request, started).await;
         let series = &self.metrics.upstream[route as usize];

@@ -1,9 +1,9 @@
 //! The order in which a worker runs tasks that are ready.
 //!
-//! A task that is carried on as far as possible writes a little every few
-//! microseconds. Each write wakes the peer, and other work in between empties the
-//! caches. So each request is read and processed first, and the writes of all
-//! ready requests follow together (figures in `benches/README.md`).
+//! If each task ran from read to write without a break, the worker would write a
+//! little every few microseconds. Each write wakes the peer, and other work in
+//! between empties the caches. So all ready requests are read and processed first,
+//! and their writes follow together (figures in `benches/README.md`).
 //!
 //! Invariant: a task waits only for other tasks that are ready now.
 

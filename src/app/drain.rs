@@ -1,4 +1,6 @@
 //! The end of a gateway, step by step (rule: drain).
+//!
+//! Invariant: `/readyz` reports the drain before the first connection is refused.
 
 use std::pin::pin;
 
@@ -10,8 +12,8 @@ use crate::config;
 use crate::gateway::Gateway;
 use crate::observe::admin::Ready;
 
-/// Drains until everything accepted was answered, until `server.drain_timeout` is
-/// over, or until a second signal resolves `abort`.
+/// Drains until every accepted request has its response, `server.drain_timeout` is over,
+/// or a second signal resolves `abort`.
 pub(super) async fn drain(
     gateway: &Gateway,
     ready: &Ready,
@@ -21,9 +23,9 @@ pub(super) async fn drain(
 ) -> Ended {
     let deadline = Instant::now() + settings.drain_timeout;
     let mut abort = pin!(abort);
-    // 1. `/readyz` returns 503: load balancers send no more.
+    // 1. `/readyz` returns 503. Load balancers see that with their next probe and go on
+    //    connecting until then, so the listener stays open for `server.drain_delay`.
     ready.set(false);
-    // They learn of it by their next probe, and connect until then.
     let mut is_aborted = false;
     if !settings.drain_delay.is_zero() {
         tokio::select! {
@@ -33,18 +35,20 @@ pub(super) async fn drain(
     }
     // 2. No new connections.
     workers.stop_accepting.cancel();
-    // 3. Open windows end at once; connections are asked to end.
+    // 3. Open windows end at once; idle connections are closed, HTTP/2 gets GOAWAY.
     gateway.drain();
-    // 4. Everything accepted is answered, queued requests included.
+    // 4. Every accepted request gets its response, also those that wait in a queue.
     let in_time = !is_aborted
         && tokio::select! {
             () = gateway.drained() => true,
             () = sleep_until(deadline) => false,
             () = &mut abort => false,
         };
+    // A connection that was cut before its client read the response counts as unfinished,
+    // although the drain did not have to wait for it.
     let (requests, connections) = gateway.unfinished();
     if in_time && connections == 0 {
-        tracing::info!("drained: everything accepted was answered");
+        tracing::info!("drained: every accepted request has its response");
         return Ended::Drained;
     }
     tracing::error!(

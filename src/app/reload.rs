@@ -1,6 +1,6 @@
-//! Re-reading the settings while requests are served (rule: reload).
+//! Reads the settings again while requests are served (rule: reload).
 //!
-//! Invariants: no file is read on a worker's thread, because a disk may hang; one
+//! Invariants: no file is read on a worker's thread, because a disk may hang; there is one
 //! read at a time; settings are applied as a whole or not at all.
 
 use std::ffi::OsString;
@@ -14,27 +14,28 @@ use crate::config::{self, Config, Effective, Mistakes, Overrides};
 use crate::gateway::{Files, Gateway};
 
 /// Reads the settings: file, environment and flags.
-pub type Reload = Arc<dyn Fn() -> Result<Effective, Mistakes> + Send + Sync>;
+pub type LoadSettings = Arc<dyn Fn() -> Result<Effective, Mistakes> + Send + Sync>;
 
-/// Needs a restart only where clients do not use TLS yet.
+/// Settings below this path change on reload if clients use TLS already. To turn TLS on or
+/// off needs a restart.
 const CERTIFICATE: &str = "server.tls.";
 
 type Read = Result<(Effective, Files), Mistakes>;
 
-/// Reloads; at most one is under way.
+/// The reloads of a running gateway.
 pub(super) struct Reloads {
-    read: Reload,
-    /// The read under way, on a blocking thread. A drain does not wait for it.
+    load: LoadSettings,
+    /// The read that is running, on a blocking thread. A drain does not wait for it.
     reading: Option<JoinHandle<Read>>,
-    /// Another reload was requested meanwhile: the settings being read may be old.
+    /// Another reload was requested during the read, which may have read the old file.
     again: bool,
 }
 
 /// Reads the settings, and the files that they name as a start would.
 ///
 /// # Errors
-/// Everything with which a start with this file and these variables would
-/// fail, sockets apart.
+/// Everything that would fail a start with this file and these variables, except the
+/// sockets.
 pub fn check(
     file: Option<&Path>,
     env: impl Iterator<Item = (OsString, OsString)>,
@@ -44,15 +45,15 @@ pub fn check(
 }
 
 impl Reloads {
-    pub(super) fn new(read: Reload) -> Self {
+    pub(super) fn new(load: LoadSettings) -> Self {
         Self {
-            read,
+            load,
             reading: None,
             again: false,
         }
     }
 
-    /// Starts a read, or another one after the one under way.
+    /// Starts a read. During a read it notes that another one must follow.
     pub(super) fn request(&mut self) {
         if self.reading.is_some() {
             self.again = true;
@@ -63,8 +64,7 @@ impl Reloads {
         self.start();
     }
 
-    /// Waits for the end of the read under way; for ever where there is none. Is
-    /// cancel safe.
+    /// Waits for the end of the running read; never returns if there is none. Cancel safe.
     pub(super) async fn read(&mut self) -> Option<(Effective, Files)> {
         let Some(reading) = &mut self.reading else {
             return std::future::pending().await;
@@ -74,11 +74,11 @@ impl Reloads {
         match read {
             Ok(Ok(read)) => return Some(read),
             Ok(Err(mistakes)) => {
-                // One event is one line.
+                // A log event must be one line.
                 let mistakes = mistakes.to_string().replace('\n', "; ");
                 tracing::error!(%mistakes, "settings not reloaded: nothing has changed");
             }
-            // The payload may quote the file; the panic hook has logged the location.
+            // The panic's payload may quote the file. The panic hook has logged the location.
             Err(_panicked) => {
                 tracing::error!("settings not reloaded: nothing has changed");
             }
@@ -103,9 +103,10 @@ impl Reloads {
         // Sent for each read: `Type=notify-reload` waits for a notification that is
         // not older than its signal.
         systemd::reloading();
-        let read = Arc::clone(&self.read);
+        let load = Arc::clone(&self.load);
         self.reading = Some(tokio::task::spawn_blocking(move || {
-            let effective = read()?;
+            let effective = load()?;
+            // Certificates, too: a reload must not succeed where a restart would fail.
             let files = Files::read(&effective.config);
             let files = files.map_err(|problems| effective.mistakes(problems))?;
             Ok((effective, files))
@@ -119,7 +120,7 @@ fn apply(gateway: &Gateway, effective: &Effective, files: Files) {
     if let Some(running) = gateway.shown_settings() {
         let changes_now = |path: &str| stays_tls && path.starts_with(CERTIFICATE);
         let in_force = running.reloaded(effective, changes_now);
-        let keys = in_force.waiting().join(", ");
+        let keys = in_force.pending_restart().join(", ");
         if !keys.is_empty() {
             tracing::warn!(keys, "settings that were changed and need a restart");
         }

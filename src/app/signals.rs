@@ -1,4 +1,4 @@
-//! The signals that steer a gateway.
+//! The signals that stop or reload a gateway.
 //!
 //! Invariant: the first SIGTERM or SIGINT starts a drain, the second ends it.
 
@@ -6,7 +6,7 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Listens for signals from the moment it is made.
+/// Receives signals from its creation on.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -14,17 +14,17 @@ pub struct Signals {
     hangup: Signal,
 }
 
-/// What a signal requests.
+/// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
+pub enum Event {
     /// SIGTERM or SIGINT: stop.
     Stop,
-    /// SIGHUP: re-read the settings.
+    /// SIGHUP: read the settings again.
     Reload,
 }
 
 impl Signals {
-    /// Starts to listen; from now on the signals no longer end the process.
+    /// Handles the signals from now on; they no longer end the process by themselves.
     ///
     /// # Errors
     /// The operating system refuses.
@@ -36,17 +36,18 @@ impl Signals {
         })
     }
 
-    /// The next signal.
-    pub async fn next(&mut self) -> Request {
+    /// Waits for the next signal. Cancel safe.
+    pub async fn next(&mut self) -> Event {
         tokio::select! {
-            _ = self.terminate.recv() => Request::Stop,
-            _ = self.interrupt.recv() => Request::Stop,
-            _ = self.hangup.recv() => Request::Reload,
+            _ = self.terminate.recv() => Event::Stop,
+            _ = self.interrupt.recv() => Event::Stop,
+            _ = self.hangup.recv() => Event::Reload,
         }
     }
 
-    /// The next request to stop.
+    /// Waits for the next signal to stop.
     pub async fn stop(&mut self) {
-        while self.next().await != Request::Stop {}
+        // A reload during a drain would change nothing: its SIGHUP is ignored.
+        while self.next().await != Event::Stop {}
     }
 }

@@ -1,8 +1,8 @@
 //! The service manager: inherited sockets and notifications.
 //!
-//! systemd.socket(5) keeps the sockets over a restart, so that no connection
-//! is refused; sd_notify(3) lets it wait until requests are served. Invariant:
-//! without systemd nothing here has an effect.
+//! systemd keeps the sockets open over a restart (systemd.socket(5)), so that no
+//! connection is refused. Notifications (sd_notify(3)) say when requests are served.
+//! Invariant: without systemd nothing here has an effect.
 
 use std::io;
 use std::net::TcpListener;
@@ -29,11 +29,12 @@ impl Sockets {
             let socket: Option<TcpListener> = if index < sockets.len() {
                 sockets
                     .take_tcp_listener(index)
-                    .map_err(|error| expected(&error))?
+                    .map_err(|error| not_a_listener(&error))?
             } else {
                 None
             };
             if let Some(socket) = &socket {
+                // systemd passes blocking sockets, on which tokio would hang.
                 socket.set_nonblocking(true)?;
             }
             Ok::<_, io::Error>(socket)
@@ -45,7 +46,7 @@ impl Sockets {
     }
 }
 
-fn expected(error: &io::Error) -> io::Error {
+fn not_a_listener(error: &io::Error) -> io::Error {
     let text = format!(
         "LISTEN_FDS: {error}; listening TCP sockets are expected, the first for requests, the second for the admin pages"
     );
@@ -57,8 +58,9 @@ pub(crate) fn ready() {
     notify(&[NotifyState::Ready]);
 }
 
-/// The settings are being re-read until [`ready`].
+/// The settings are being read again until [`ready`].
 pub(crate) fn reloading() {
+    // The time is required: systemd ignores a notification older than its own SIGHUP.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => tracing::warn!(%error, "the service manager was not notified of the reload"),

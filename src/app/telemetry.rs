@@ -1,8 +1,8 @@
-//! What the process writes to stderr: the log's subscriber, the panic hook, and words outside the log.
+//! What the process writes to stderr: log events, panics, and errors before there is a log.
 //!
-//! Owns form, level and filter; the events belong to whoever meets them. Invariants: only this crate's own events pass,
-//! and no panic's payload is written, because either could carry an access token; a stderr that is closed or full stops
-//! nothing.
+//! Owns format, level and filter of the log. Invariants (rule: secrets): events of other
+//! crates and the payloads of panics are not written, because they can contain access
+//! tokens; a closed or full stderr stops nothing.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -24,26 +24,30 @@ use crate::config::{Log, LogFormat, LogLevel};
 /// The target that all events of this crate begin with.
 const OURS: &str = env!("CARGO_CRATE_NAME");
 
-/// Writes this process's events to stderr from now on, with UTC times as in RFC 3339.
+/// Writes log events to stderr from now on, with UTC times as in RFC 3339.
 ///
-/// Where a subscriber is set already, that one stays.
+/// A subscriber that is already set stays.
 pub fn init(log: &Log) {
+    // https://no-color.org: any value that is not empty turns colours off.
     let wants_colour = io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     if tracing::subscriber::set_global_default(subscriber(log, io::stderr, wants_colour)).is_err() {
-        tracing::debug!("the log was set up before; that one stays");
+        tracing::debug!("another log subscriber was set before, and stays");
     }
 }
 
-/// Says something on stderr, outside the log. Where nobody can hear it, it is not said: `eprintln!` would panic.
-pub fn say(text: &dyn Display) {
+/// Writes a line to stderr, outside the log.
+pub fn write_stderr(text: &dyn Display) {
     let line = format!("wawp-gateway: {text}\n");
+    // `eprintln!` would panic if stderr is closed.
     io::stderr().write_all(line.as_bytes()).ok();
 }
 
-/// Logs where a panic happened from now on, or says it while there is no log, in place of Rust's own message.
+/// Replaces Rust's message about a panic by a log event with its location; before
+/// [`init`], by a line on stderr.
 ///
-/// The payload is withheld: a slice's panic quotes the text it failed on, which may be a URL with a token.
+/// The payload is withheld: a panic of a slice quotes the text, which may be a URL with a
+/// token.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(report_panic));
 }
@@ -55,12 +59,12 @@ fn report_panic(info: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let thread = thread.name().unwrap_or("unnamed");
     if dispatcher::get_default(|log| log.is::<NoSubscriber>()) {
-        say(&format_args!(
+        write_stderr(&format_args!(
             "panicked at {location}; the message is withheld, it may quote a secret"
         ));
         return;
     }
-    // Only where RUST_BACKTRACE asks for it; frames name code, never data.
+    // Captured only if RUST_BACKTRACE asks for it. Frames name code and contain no data.
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {
         tracing::error!(location, thread, %backtrace, "panicked; the message is withheld, it may quote a secret");
@@ -73,12 +77,13 @@ fn report_panic(info: &PanicHookInfo<'_>) {
     }
 }
 
-/// Makes the subscriber. hyper, h2 and rustls are shut out at every level: at trace they print header fields and URLs,
-/// and with those the access tokens of our callers.
+/// Makes the subscriber.
 fn subscriber<W>(log: &Log, writer: W, wants_colour: bool) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
+    // hyper, h2 and rustls are excluded at every level: at `trace` they print header fields
+    // and URLs, and with them access tokens.
     let ours = Targets::new().with_target(OURS, level(log.level));
     let registry = tracing_subscriber::registry().with(ours);
     let layer = fmt::layer().with_writer(writer);
@@ -108,7 +113,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    /// Runs something under a subscriber of these settings and returns what was written.
+    /// Runs a function under a subscriber with these settings, and returns what was written.
     fn written(
         format: LogFormat,
         level: LogLevel,
@@ -209,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_elses_events_pass_at_any_level() {
+    fn events_of_other_crates_are_written_at_no_level() {
         let text = written(LogFormat::Text, LogLevel::Trace, false, || {
             tracing::error!(target: "hyper::proto::h1", "GET /?access_token=secret");
             tracing::trace!(target: "h2", "secret");

@@ -1,7 +1,7 @@
 //! The workers: one thread with its own runtime per core.
 //!
-//! Invariant: a worker stays until [`Workers::stop`], also when its listener is
-//! closed, because connections and batches live on it.
+//! Invariant: a worker runs until [`Workers::stop`], also after its listener is
+//! closed, because connections and batches are tasks on its runtime.
 
 use std::io;
 use std::net::TcpListener as StdListener;
@@ -25,7 +25,7 @@ impl Workers {
     /// Starts `count` workers. The first one runs on the caller's runtime.
     ///
     /// # Errors
-    /// The operating system gives no thread, or no copy of the socket.
+    /// A thread cannot be started, or the socket cannot be duplicated.
     pub(super) fn start(
         count: usize,
         gateway: &Gateway,
@@ -38,23 +38,25 @@ impl Workers {
             threads: Vec::new(),
         };
         for index in 1..count {
-            let worker = workers.worker(gateway.another(), listener, is_inherited)?;
+            let gateway = gateway.for_another_worker();
+            let worker = workers.new_worker(gateway, listener, is_inherited)?;
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
             workers.threads.push(thread.spawn(move || {
                 runtime.block_on(worker.run());
-                // A name look-up may hang for long: the end does not wait for it.
+                // Does not wait for blocking threads: a DNS query may hang for long.
                 runtime.shutdown_background();
             })?);
         }
-        let first = workers.worker(gateway.clone(), listener, is_inherited)?;
+        // It keeps the upstream connections of `gateway`; the others have theirs.
+        let first = workers.new_worker(gateway.clone(), listener, is_inherited)?;
         tokio::spawn(first.run());
         Ok(workers)
     }
 
-    fn worker(
+    fn new_worker(
         &self,
         gateway: Gateway,
         listener: &StdListener,
@@ -62,6 +64,8 @@ impl Workers {
     ) -> io::Result<Worker> {
         Ok(Worker {
             gateway,
+            // One socket with one backlog for all: with `SO_REUSEPORT` a worker that stops
+            // would lose the connections in its own backlog.
             listener: listener.try_clone()?,
             is_inherited,
             stop_accepting: self.stop_accepting.clone(),
@@ -69,7 +73,7 @@ impl Workers {
         })
     }
 
-    /// Ends the workers, and with them whatever they still serve.
+    /// Ends the workers, and cuts what they still serve.
     pub(super) fn stop(self) {
         self.ended.cancel();
         for thread in self.threads {
@@ -99,12 +103,14 @@ impl Worker {
         };
         let server = self.gateway.server();
         let upstream = server.proxy.upstream.clone();
+        // All three run on this thread; connections are tasks beside them.
         tokio::select! {
             _ = upstream.keep_pool_tidy() => {}
             () = self.ended.cancelled() => {}
             () = async {
                 server::accept(server, listener, self.is_inherited, &self.stop_accepting).await;
-                // The listener is closed now; connections go on.
+                // The listener is closed. To return would drop the runtime, and with it all
+                // connections.
                 std::future::pending().await
             } => {}
         }

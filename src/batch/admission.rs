@@ -9,11 +9,8 @@ use tokio::time::Instant;
 
 use super::Batcher;
 use super::open::{Batch, Mergeable};
-use crate::limit::{Admission, Kind, Lane, Pass, Permit, Refusal, Refused};
+use crate::limit::{Admission, Kind, Lane, Pass, Permit, Refused};
 use crate::observe::metrics::Route;
-
-/// How soon a follow-up call looks again for a place in a full queue.
-const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(10);
 
 impl Batcher {
     /// Whether a batch opened now could get its token by the deadline.
@@ -55,7 +52,7 @@ impl Batcher {
             tokio::select! {
                 // A token that is due exactly at the deadline still counts.
                 biased;
-                permit = &mut ticket => return Ok((permit, Some(asked.elapsed()))),
+                permit = &mut ticket => return Ok((permit?, Some(asked.elapsed()))),
                 () = tokio::time::sleep_until(deadline) => {
                     let expired = batch.expire(Instant::now());
                     if !expired.is_empty() {
@@ -82,18 +79,15 @@ impl Batcher {
             return Ok(self.limiter.unheld(Route::Seen));
         }
         let asked = Instant::now();
-        loop {
-            let kind = Kind::Receipt { opened };
-            let waited = match self.limiter.admit(lane, kind, deadline) {
-                Ok(Admission::Now(permit)) => (permit, None),
-                Ok(Admission::Queued(ticket)) => (ticket.await, Some(asked.elapsed())),
-                Err(refused) if refused.refusal == Refusal::QueueFull => {
-                    tokio::time::sleep(FULL_QUEUE_PAUSE).await;
-                    continue;
-                }
-                Err(refused) => return Err(refused),
-            };
-            return Ok(self.limiter.passed(waited.0, waited.1, Route::Seen));
-        }
+        let kind = Kind::FollowUp { opened };
+        let (permit, waited) = match self.limiter.admit(lane, kind, deadline)? {
+            Admission::Now(permit) => (permit, None),
+            Admission::Queued(ticket) => {
+                let too_late = |_| self.limiter.too_late(lane);
+                let verdict = tokio::time::timeout_at(deadline, ticket).await;
+                (verdict.map_err(too_late)??, Some(asked.elapsed()))
+            }
+        };
+        Ok(self.limiter.passed(permit, waited, Route::Seen))
     }
 }

@@ -133,7 +133,9 @@ impl CallContext<'_> {
         }
         let backoff = reply.is_worth_a_retry().then(|| backoff.next_backoff())?;
         let asked = reply.retry_after().unwrap_or_default();
-        Some(backoff.deadline().max(Instant::now() + asked))
+        // A wait that no clock can hold lies beyond all deadlines.
+        let earliest = Instant::now().checked_add(asked)?;
+        Some(backoff.deadline().max(earliest))
     }
 
     /// Waits for the token of another call. Callers whose deadline passes
@@ -142,6 +144,8 @@ impl CallContext<'_> {
     async fn follow_up(&self, callers: &mut Vec<Caller>, last: Option<&LastCall>) -> Option<Pass> {
         let settle_late = |callers: &mut Vec<Caller>, then| match last {
             Some(last) => self.settle_late(callers, then, last),
+            // The recheck of another caller succeeded, and no call has carried
+            // their ids: they are refused as if they had just come.
             None => {
                 let late = take_late(callers, then);
                 refuse(late, self.batcher.limiter.too_late(self.lane));

@@ -168,15 +168,13 @@ impl World {
     }
 
     fn lane_of(&self, receipt: &Receipt) -> Lane {
-        let head = receipt.head();
-        self.limiter
-            .lane(&head.method, head.uri.path(), &receipt.identity, true)
+        self.limiter.lane(&receipt.identity, |_| None, true)
     }
 
     /// Takes every token of the instance that is there.
     fn drain_tokens(&self) {
         let lane = self.lane();
-        let now = || self.limiter.admit(&lane, Kind::Call, Instant::now());
+        let now = || self.limiter.admit(&lane, Kind::Request, Instant::now());
         while let Ok(crate::limit::Admission::Now(_)) = now() {}
     }
 }

@@ -109,7 +109,7 @@ fn mistakes_are_refused() {
 
 #[test]
 fn a_mistake_says_what_is_allowed() {
-    for (line, said) in [
+    for (line, message) in [
         ("sandbox --listen localhost:1", "an IP address and a port"),
         ("sandbox --listen localhost:1", "write 127.0.0.1:1"),
         ("sandbox --rate -1", "0 (unlimited)"),
@@ -117,7 +117,7 @@ fn a_mistake_says_what_is_allowed() {
         ("--rate 1 serve", "wawp-gateway serve [OPTIONS]"),
     ] {
         let text = read(line).unwrap_err().to_string();
-        assert!(text.contains(said), "{line}: {text}");
+        assert!(text.contains(message), "{line}: {text}");
     }
 }
 

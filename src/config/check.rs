@@ -14,7 +14,7 @@ use super::secret::Sources;
 use super::table::{self, LISTS, Row, SECTIONS, join};
 use super::value::{Entry, MASK, Origin, Tree, Value, word};
 
-/// Lists are searched for every request, so none may be long.
+/// Lists are searched on each request, so none may be long.
 const MAX_ITEMS: usize = 1000;
 const A_LIST: &str = "a list, as in [\"a\", \"b\"]";
 
@@ -26,7 +26,8 @@ pub(super) struct Checks<'s> {
     /// In the form that is safe to print.
     pub(super) shown: Vec<Setting>,
     pub(super) mistakes: Mistakes,
-    /// Values of unique settings, each with the message of its row.
+    /// Values of unique settings that were used, each with the message of its row (which identifies
+    /// the setting).
     taken: HashSet<(&'static str, String)>,
 }
 
@@ -55,11 +56,11 @@ impl<'s> Checks<'s> {
                 put(&mut self.values, name, read.into());
             }
         }
-        // The defaults are not looked at: a test holds them to the table.
+        // Unknown keys are not searched in the defaults: a test compares those with the table.
         let (variables, file) = layers.into_rest();
         for Typed { path, origin, text } in variables {
             match &origin {
-                // Known, even if its name begins like a setting's: `env:NAME` names it.
+                // `env:NAME` of a secret names this variable, so it is not a misspelt setting.
                 Origin::Env(name) if self.sources.is_named(name) => {}
                 _ if !path.is_empty() && !table::children(&path).is_empty() => {
                     self.not_a_section(&origin, &path, &Value::Typed(text));
@@ -94,8 +95,8 @@ impl<'s> Checks<'s> {
         (read, is_complete)
     }
 
-    /// Checks `[[section]]`. The list of the strongest layer stands alone; items without a required
-    /// setting are left out.
+    /// Checks `[[section]]`. The list of the strongest layer replaces the others; items without a
+    /// required setting are left out.
     fn list_section(&mut self, list: &str, rows: &[Row], layers: &mut Layers) -> Vec<toml::Value> {
         let allowed = format!("a list of tables, each begun by [[{list}]]");
         let top = layers.take(list).into_iter().next();
@@ -110,7 +111,7 @@ impl<'s> Checks<'s> {
                 self.mistakes.add_masked(&origin, &name, &value, &allowed);
                 continue;
             };
-            // Apart from the walk below, which cannot tell a missing setting from a wrong one.
+            // Before the check of the values: after it, missing and wrong settings look the same.
             for row in rows.iter().filter(|row| row.required) {
                 if !tree.contains_key(row.key) {
                     self.mistakes.missing(&origin, &join(&name, row.key));
@@ -118,7 +119,7 @@ impl<'s> Checks<'s> {
             }
             let entries = |row: &Row| Vec::from_iter(layers::take(&mut tree, row.key));
             let (item, is_complete) = self.section(&name, rows, burst.unwrap_or_default(), entries);
-            // The walk has taken what it knows.
+            // `section` has taken the known keys out of the tree.
             for (key, entry) in tree {
                 self.mistakes.unknown_key(&name, &key, &entry.origin);
             }
@@ -127,8 +128,8 @@ impl<'s> Checks<'s> {
         read
     }
 
-    /// Checks what every layer says of one setting, the strongest first, and keeps the first value
-    /// that is allowed. `read` holds the section's settings so far.
+    /// Checks the values of one setting in all layers, the strongest first, and keeps the first that
+    /// is allowed. `read` contains the settings of the section that were read before.
     fn setting(
         &mut self,
         section: &str,
@@ -138,7 +139,8 @@ impl<'s> Checks<'s> {
     ) -> Option<toml::Value> {
         let path = join(section, row.key);
         let mut found = None;
-        // All of them, not only the first: a covered mistake appears as soon as a flag is left out.
+        // Also the values that a stronger layer overrides: their mistakes would appear later, when
+        // a flag is left out.
         for entry in entries {
             let origin = entry.origin.clone();
             let checked = match row.kind {
@@ -160,6 +162,8 @@ impl<'s> Checks<'s> {
         found
     }
 
+    /// Checks a single value, or an item of a list. Reports a mistake and returns `None` if it is
+    /// wrong.
     fn value(&mut self, path: &str, row: &Row, kind: &Kind, entry: &Entry) -> Option<Checked> {
         let Entry { origin, value } = entry;
         let allowed = match (kind.check(value, self.sources), row.unique) {
@@ -196,7 +200,7 @@ impl<'s> Checks<'s> {
 
     /// Checks a table of access tokens. Each name must be one of the tenant's instances.
     ///
-    /// Another name is not repeated: it may be a secret that changed places with its name.
+    /// A message does not repeat any other name: name and secret may have been exchanged by mistake.
     fn tokens(
         &mut self,
         section: &str,
@@ -218,11 +222,11 @@ impl<'s> Checks<'s> {
             let is_name = |instance: &toml::Value| instance.as_str() == Some(&name);
             let is_known = instances.is_some_and(|instances| instances.iter().any(is_name));
             let path = join(path, &word(if is_known { &name } else { MASK }));
-            // TOML counts every key after [tenant.tokens] to that table.
+            // In TOML, every key after the line [tenant.tokens] belongs to that table.
             if !is_known && table::children("tenant").contains(&name) {
                 let problem = format!(
-                    "\"{name}\" is no instance of this tenant; a setting of the tenant stands \
-                     before [tenant.tokens]"
+                    "\"{name}\" is no instance of this tenant; settings of the tenant must be \
+                     above [tenant.tokens]"
                 );
                 self.mistakes.add(&origin, &path, None, problem);
                 continue;
@@ -255,11 +259,11 @@ impl<'s> Checks<'s> {
         let Entry { origin, value } = entry;
         let is_blank = |text: &str| text.trim_matches([' ', ',']).is_empty();
         let value = match value {
-            // What begins like an array and is none stays a text, and is refused below.
+            // Text that begins like an array but is not TOML stays text, and is refused below.
             Value::Typed(text) if text.trim_start().starts_with('[') => {
                 Value::parse(&text, &origin).unwrap_or(Value::Typed(text))
             }
-            // Blanks must not empty a list, and with it a protection.
+            // Blank text must not become an empty list: an empty `access.networks` admits all.
             Value::Typed(text) if !is_blank(&text) => {
                 let items = text
                     .split(',')
@@ -304,12 +308,13 @@ impl<'s> Checks<'s> {
         }
     }
 
+    /// Reports a value at the path of a section.
     fn not_a_section(&mut self, origin: &Origin, path: &str, value: &Value) {
         let allowed = format!("a section, begun by [{path}], not a value");
         self.mistakes.add_masked(origin, path, value, &allowed);
     }
 
-    /// Where one of `tls.cert` and `tls.key` is set, by whatever layer, the other is required.
+    /// If one of `tls.cert` and `tls.key` is set, in any layer, the other is required.
     fn require_whole_tls(&mut self) {
         let keys = table::children("server.tls");
         let is_tls = |setting: &&Setting| setting.path().starts_with("server.tls.");

@@ -1,8 +1,8 @@
-//! The settings as they are shown: as TOML, each value with the place where it was written.
+//! The settings as they are shown: as TOML, each value with its origin.
 //!
-//! Invariant: every value here is safe to print, because a secret arrives as a mask. Settings are
-//! compared by what is shown, so no secret may be among those that need a restart: a change of it
-//! would not be noticed.
+//! Invariant: every value here is safe to print, because secrets are already masked. Two values are
+//! equal if they are shown equally. So a secret must not be a setting that needs a restart: a change
+//! of it would not be noticed.
 
 use std::fmt;
 
@@ -32,17 +32,19 @@ pub struct Effective {
     pub(super) shown: Vec<Setting>,
 }
 
-/// The settings that a running gateway uses; displays as [`Effective`] does, and beneath a value
-/// the one that will replace it after a restart.
+/// The settings that a running gateway uses. Displays as [`Effective`] does, and below a value also
+/// the one that replaces it after a restart.
 #[derive(Clone, Debug)]
 pub struct InForce(Vec<Line>);
 
+/// A line of the output.
 #[derive(Clone, Debug)]
 struct Line {
     setting: Setting,
-    is: State,
+    state: State,
 }
 
+/// When the value of a line is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     InForce,
@@ -80,6 +82,7 @@ pub(super) fn add_problems(
     for (path, problem) in problems {
         let setting = shown.iter().find(|setting| setting.path() == path);
         match setting {
+            // The check then saw the value of a weaker layer, which is not the one that was meant.
             _ if mistakes.is_wrong(path) => {}
             Some(Setting { origin, toml, .. }) => {
                 mistakes.add(origin, path, Some(toml.clone()), problem);
@@ -107,10 +110,10 @@ impl From<&Effective> for InForce {
     }
 }
 
-fn line(setting: &Setting, is: State) -> Line {
+fn line(setting: &Setting, state: State) -> Line {
     Line {
         setting: setting.clone(),
-        is,
+        state,
     }
 }
 
@@ -118,24 +121,25 @@ impl InForce {
     /// Returns the settings in force after a reload. `changes_now` is true for a path whose setting
     /// changes on this reload although it is normally read at the start.
     pub(crate) fn reloaded(&self, read: &Effective, changes_now: impl Fn(&str) -> bool) -> Self {
-        let waits =
+        let needs_restart =
             |setting: &Setting| is_read_at_start(&setting.path()) && !changes_now(&setting.path());
         let mut lines: Vec<Line> = Vec::new();
-        let mut add = |setting, is| lines.push(line(setting, is));
+        let mut add = |setting, state| lines.push(line(setting, state));
         for new in &read.shown {
             match self.current(new) {
-                // The old value stays in force, whatever a former reload announced.
-                Some(old) if waits(new) && old.toml != new.toml => {
+                // The old value stays in force. An earlier reload may have announced another one.
+                Some(old) if needs_restart(new) && old.toml != new.toml => {
                     add(old, State::InForce);
                     add(new, State::AfterRestart);
                 }
-                None if waits(new) => add(new, State::AfterRestart),
+                None if needs_restart(new) => add(new, State::AfterRestart),
                 _ => add(new, State::InForce),
             }
         }
         // A setting without a default, such as `server.tls.cert`, may be gone from the file.
-        let is_gone =
-            |old: &&Setting| waits(old) && !read.shown.iter().any(|new| new.is_same_key(old));
+        let is_gone = |old: &&Setting| {
+            needs_restart(old) && !read.shown.iter().any(|new| new.is_same_key(old))
+        };
         for old in self.in_force().filter(is_gone) {
             // At the end of its section.
             let last = lines
@@ -143,22 +147,24 @@ impl InForce {
                 .rposition(|line| line.setting.section == old.section);
             let end = last.map_or(lines.len(), |last| last + 1);
             let states = [State::InForce, State::GoneAfterRestart];
-            lines.splice(end..end, states.map(|is| line(old, is)));
+            lines.splice(end..end, states.map(|state| line(old, state)));
         }
         Self(lines)
     }
 
     /// Returns the paths of the settings that need a restart.
-    pub(crate) fn waiting(&self) -> Vec<String> {
-        let waiting = self.0.iter().filter(|line| line.is != State::InForce);
-        waiting.map(|line| line.setting.path()).collect()
+    pub(crate) fn pending_restart(&self) -> Vec<String> {
+        let pending = self.0.iter().filter(|line| line.state != State::InForce);
+        pending.map(|line| line.setting.path()).collect()
     }
 
+    /// The settings whose values are in force now.
     fn in_force(&self) -> impl Iterator<Item = &Setting> {
-        let lines = self.0.iter().filter(|line| line.is == State::InForce);
+        let lines = self.0.iter().filter(|line| line.state == State::InForce);
         lines.map(|line| &line.setting)
     }
 
+    /// The value in force of the same setting.
     fn current(&self, new: &Setting) -> Option<&Setting> {
         self.in_force().find(|old| old.is_same_key(new))
     }
@@ -173,16 +179,18 @@ impl fmt::Display for Effective {
 impl fmt::Display for InForce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut section = "";
-        for Line { setting, is } in &self.0 {
+        for Line { setting, state } in &self.0 {
+            // The settings are in the order of the table, so each section appears once.
             if setting.section != section {
                 let gap = if section.is_empty() { "" } else { "\n" };
+                // `limit.class[0]` is one item of a list: each item begins with `[[limit.class]]`.
                 match setting.section.split_once('[') {
                     Some((list, _)) => writeln!(f, "{gap}[[{list}]]")?,
                     None => writeln!(f, "{gap}[{}]", setting.section)?,
                 }
                 section = &setting.section;
             }
-            match is {
+            match state {
                 State::InForce => writeln!(f, "{setting}")?,
                 State::AfterRestart => writeln!(f, "# after a restart: {setting}")?,
                 State::GoneAfterRestart => {

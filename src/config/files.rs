@@ -14,6 +14,8 @@ const IS_DIRECTORY: &str = "this is a directory, not a file";
 pub(super) fn read(path: &Path, max: u64, too_large: &str) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| problem(&error))?;
+    // One byte more than allowed shows that the file is too long. Its metadata may be wrong
+    // (`/proc`, a file that grows).
     file.take(max + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| problem(&error))?;
@@ -26,6 +28,7 @@ pub(super) fn read(path: &Path, max: u64, too_large: &str) -> Result<Vec<u8>, St
 /// Refuses a path that exists but is not a regular file: a read of a pipe may never end, and what
 /// was read from it is gone afterwards. A missing file is reported by [`read`].
 pub(super) fn regular(path: &Path) -> Result<(), String> {
+    // `metadata` does not open the file; opening a named pipe would already block.
     let Ok(found) = std::fs::metadata(path) else {
         return Ok(());
     };

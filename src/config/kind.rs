@@ -13,9 +13,9 @@ use super::secret::Sources;
 use super::upstream_url::{UpstreamUrl, host_and_port};
 use super::value::{MASK, Value, quoted};
 
-/// Longer than any instance id; every table of instances holds this much per entry.
+/// Longer than any instance id. It bounds the memory of one entry in tables of instances.
 const MAX_INSTANCE_BYTES: usize = 128;
-/// No wait in a proxy is longer; sums of such durations cannot overflow.
+/// No wait in a proxy is longer, and sums of such durations cannot overflow.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 const ADDRESS: &str = "an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080";
 
@@ -82,7 +82,7 @@ impl Kind {
     ///
     /// Not for [`Kind::List`] and [`Kind::Tokens`]: each of their items is checked by itself.
     pub(super) fn check(&self, value: &Value, sources: &Sources<'_>) -> Result<Checked> {
-        // Every text kind refuses an empty text, with the message for what is not a text.
+        // A value that is no text becomes an empty text, which every text kind refuses.
         let text = value.text().unwrap_or_default();
         match self {
             Self::Text(read) => read(text).map(|text| Checked::text(&text)),
@@ -118,10 +118,10 @@ impl Kind {
         }
     }
 
-    /// A short part of a value that this kind refuses; a secret that was mistyped is still one.
+    /// A short part of a refused value, for a message. A mistyped secret is still masked.
     ///
-    /// `in_tenant` is true in a section that contains secrets: there, text in the place of a number
-    /// may be the key, written one line too high.
+    /// `in_tenant` is true in a section that contains secrets: text that is found there instead of a
+    /// number may be the key of the next line.
     pub(super) fn excerpt(&self, value: &Value, in_tenant: bool) -> String {
         let text = value.text();
         let is_masked = match self {
@@ -171,7 +171,7 @@ pub(crate) fn read_address(text: &str) -> Result<SocketAddr> {
     })
 }
 
-/// What a type reads from a text; its error says what is allowed.
+/// The text of a value as its type displays it. The error of the type says what is allowed.
 pub(super) fn parsed<T: TryFrom<String, Error: ToString> + ToString>(text: &str) -> Result<String> {
     let read = T::try_from(text.to_owned());
     read.map(|value| value.to_string())
@@ -243,7 +243,7 @@ pub(super) fn network(text: &str) -> Result<String> {
     }
     let network: IpNet = text.parse().map_err(|_| ALLOWED)?;
     if network.addr() != network.network() {
-        // Either half may be the mistake: a guess would admit too many or too few clients.
+        // Address or length may be the mistake: a guess would admit too many or too few clients.
         let (network, address) = (network.trunc(), network.addr());
         return Err(format!(
             "{ALLOWED}; write {network} for this network, or {address} for the one address"
@@ -298,6 +298,7 @@ fn switch(value: &Value) -> Result<Checked> {
     Ok(Checked::new(on, on.to_string()))
 }
 
+/// Reads a time with its unit, or 0.
 fn duration(value: &Value) -> Option<Duration> {
     let time = match value {
         // Zero is the same in every unit.

@@ -1,7 +1,7 @@
 //! The layers: defaults, settings file, environment, flags, from the weakest to the strongest.
 //!
-//! Each layer stays as it was written, and every value is taken out once: so a mistake in the file
-//! is found even where a flag sets the same key, and what is left in the end is unknown.
+//! The layers are not merged: each value is taken out of its layer and checked. So a mistake in the
+//! file is found even if a flag sets the same key, and the keys that are left are unknown.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -14,10 +14,10 @@ use super::table::{FILE_VARIABLE, PREFIX};
 use super::value::{Entry, Origin, Tree, Value, printable, tree};
 use super::{files, table};
 
-/// A thousand classes fit; a log file given by mistake does not fill the memory.
+/// A thousand classes fit. A log file that is given by mistake must not fill the memory.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
-/// What was written in all layers and is not taken yet.
+/// The values of all layers that have not been taken yet.
 pub(super) struct Layers {
     /// Flags, then variables.
     typed: Vec<Typed>,
@@ -89,7 +89,7 @@ impl Layers {
         }
     }
 
-    /// Takes what every layer says of a path, the strongest first.
+    /// Takes the value of every layer at a path, the strongest first.
     pub(super) fn take(&mut self, path: &str) -> Vec<Entry> {
         // Flags come first in the list, so they are stronger than variables.
         let typed = self.typed.extract_if(.., |typed| typed.path == path);
@@ -112,6 +112,7 @@ impl Layers {
 /// Takes the value at a path such as `tls.cert` out of a tree.
 pub(super) fn take(tree: &mut Tree, path: &str) -> Option<Entry> {
     let Some((first, rest)) = path.split_once('.') else {
+        // `shift_remove` keeps the order of the rest, in which unknown keys are reported.
         return tree.shift_remove(path);
     };
     match &mut tree.get_mut(first)?.value {
@@ -162,12 +163,13 @@ pub(super) fn parse(name: Option<&Arc<str>>, bytes: &[u8], mistakes: &mut Mistak
             return Tree::new();
         }
     };
+    // An empty file is more often a failed mount or template than a wish for the defaults.
     if text.trim().is_empty() {
         let allowed = "the file is empty; one comment in it says that the defaults are meant";
         mistakes.add(&at(0, 0), "", None, allowed);
         return Tree::new();
     }
-    // Spans count bytes; an index of line beginnings makes each look-up cheap.
+    // Spans count bytes; an index of line beginnings makes each lookup cheap.
     let lines: Vec<usize> = text.match_indices('\n').map(|(at, _)| at + 1).collect();
     let line_of = |offset: usize| 1 + lines.partition_point(|start| *start <= offset);
     // Goes on after a syntax error, so that one run reports all of them, and wrong values too.

@@ -1,4 +1,4 @@
-//! What is wrong with the settings: every mistake, its place, and what was probably meant.
+//! The mistakes in the settings: where each is, and what was probably meant.
 //!
 //! Invariant: no mistake repeats a secret. Values arrive here as excerpts; a key that may be a
 //! misplaced secret is masked here.
@@ -19,7 +19,7 @@ const MAX_DISTANCE: usize = 2;
 #[derive(Clone, Debug, Default, thiserror::Error)]
 pub struct Mistakes {
     list: Vec<Mistake>,
-    /// Lines that are not TOML: other mistakes there are only consequences.
+    /// Lines that are not TOML. Other mistakes in these lines are only consequences.
     broken: BTreeSet<Origin>,
 }
 
@@ -74,9 +74,9 @@ impl Mistakes {
     }
 
     /// Adds a line that is not TOML. Only the first mistake of a line is reported.
-    pub(super) fn syntax(&mut self, line: Origin, place: &Origin, problem: &str) {
+    pub(super) fn syntax(&mut self, line: Origin, position: &Origin, problem: &str) {
         if self.broken.insert(line) {
-            self.add(place, "", None, format!("this is not TOML: {problem}"));
+            self.add(position, "", None, format!("this is not TOML: {problem}"));
         }
     }
 
@@ -100,8 +100,8 @@ impl Mistakes {
             let hint = format!("{what}; did you mean {meant}?");
             return self.add(origin, &path, None, hint);
         }
-        // A value may be read as a key: in a tenant, where a secret may have lost its key, and
-        // anywhere after text that is not TOML.
+        // An unknown key may be a secret: in a tenant, if `key =` was forgotten, and anywhere after
+        // text that is not TOML.
         let may_be_secret = !self.broken.is_empty() || name == "tenant";
         let path = join(section, &word(if may_be_secret { MASK } else { key }));
         let hint = format!("{what}; known here: {}", siblings.join(", "));
@@ -134,6 +134,7 @@ impl Mistakes {
 
     /// Puts the mistakes in the order of the file, then of the other layers.
     pub(super) fn sort(&mut self) {
+        // Stable: mistakes of one line keep the order in which they were found.
         self.list.sort_by(|a, b| a.origin.cmp(&b.origin));
     }
 }
@@ -171,7 +172,7 @@ fn nearest<'n>(written: &str, names: impl Iterator<Item = &'n String>) -> Option
         // A long text is not compared letter by letter.
         .filter(|name| name.len().abs_diff(written.len()) <= MAX_DISTANCE)
         .map(|name| (strsim::levenshtein(written, name), name))
-        // Of a short name, two changed letters leave nothing that points to it.
+        // In a short name, two changed letters are too many to recognise it.
         .filter(|(distance, name)| *distance <= MAX_DISTANCE && distance * 2 < name.len())
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)

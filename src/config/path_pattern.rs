@@ -1,4 +1,4 @@
-//! Path patterns: a path in which `*` stands for any run of characters.
+//! Path patterns: a path in which `*` matches any run of characters.
 //!
 //! Invariant: matching takes time linear in path and pattern, without backtracking.
 
@@ -60,6 +60,7 @@ impl PathPattern {
         let Some(mut path) = path.strip_prefix(prefix) else {
             return false;
         };
+        // Only the text after the last `*` is bound to the end of the path.
         let (middle, suffix) = rest.rsplit_once('*').unwrap_or(("", rest));
         // The first match of each piece leaves the longest rest for the next ones, so that no other
         // match needs to be tried.
@@ -69,6 +70,7 @@ impl PathPattern {
                 None => return false,
             }
         }
+        // `path` is now the rest after all earlier pieces, so the suffix cannot overlap them.
         path.ends_with(suffix)
     }
 

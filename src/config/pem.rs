@@ -1,6 +1,6 @@
 //! The PEM files that settings name: certificates and private keys.
 //!
-//! Owns what is said of a file that cannot be used: what is wrong, and what to do. No message
+//! Owns the messages for files that cannot be used: what is wrong, and what to do. No message
 //! repeats the content of a file.
 
 use std::path::Path;
@@ -22,6 +22,7 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<_, _>>()
         .map_err(|error| malformed(&error))?;
+    // A file without any PEM section parses as an empty list, not as an error.
     if certificates.is_empty() {
         return Err(without(
             &text,
@@ -39,7 +40,7 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 /// What is wrong with the file, and what to do.
 pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let text = read(path)?;
-    // Two spellings: PKCS#8, and the older one of OpenSSL.
+    // Two forms: PKCS#8, and the older one of OpenSSL (RFC 1421).
     if contains(&text, "BEGIN ENCRYPTED PRIVATE KEY") || contains(&text, "Proc-Type: 4,ENCRYPTED") {
         return Err(
             "the private key is encrypted, and the gateway cannot ask for a passphrase; \
@@ -69,7 +70,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Says what a file contains in place of what is expected.
+/// Says what a file contains instead of the expected item.
 fn without(text: &[u8], expected: &str, other: &str, other_name: &str) -> String {
     if contains(text, other) {
         format!("the file contains {other_name}, but no {expected}")

@@ -10,7 +10,7 @@ use serde::Deserialize;
 /// One token in about three hours. With a lower rate, the time to fill a bucket would not fit
 /// 64-bit nanoseconds.
 const MIN_RATE: f64 = 0.0001;
-/// Far above the rate of any instance.
+/// Far above the rate of any instance. One token per microsecond is exact in nanoseconds.
 const MAX_RATE: f64 = 1e6;
 /// Far above the burst of any instance. `MAX_BURST / MIN_RATE` is about 32 years, well within 64-bit
 /// nanoseconds.
@@ -54,6 +54,7 @@ impl Quota {
     /// # Errors
     /// The rate is not within 0.0001 and 1000000, or the burst is above 100000.
     pub fn new(rate: f64, burst: NonZeroU32) -> Result<Self, QuotaError> {
+        // Also refuses NaN, which is in no range.
         if !(MIN_RATE..=MAX_RATE).contains(&rate) {
             return Err(QuotaError::Rate);
         }

@@ -59,11 +59,12 @@ pub(super) fn check(config: &Config, shown: &[Setting], mistakes: &mut Mistakes)
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     let overlap = a.ip() == b.ip()
         || (a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified()));
+    // Port 0 is a different free port for each listener.
     a.port() == b.port() && a.port() != 0 && overlap
 }
 
-/// Adds a mistake at the one of these settings that comes from the strongest layer: the last that
-/// was changed.
+/// Adds a mistake at that of these settings whose layer is strongest: it is probably the one that
+/// was changed last.
 ///
 /// Does nothing where one of them is wrong by itself: its value is not the intended one.
 fn forbid(paths: &[&str], rule: &str, shown: &[Setting], mistakes: &mut Mistakes) {

@@ -1,6 +1,6 @@
-//! Secrets in the settings: the text itself, or the place where it is kept.
+//! Secrets in the settings: the text itself, or the variable or file that contains it.
 //!
-//! Owns what a key and a token may look like, and the reading of `env:NAME` and `file:PATH`.
+//! Owns the syntax of keys and tokens, and the reading of `env:NAME` and `file:PATH`.
 //! Invariants: a [`Secret`] turns into text only by [`Secret::expose`]; a message names the
 //! variable or the file, never its content.
 
@@ -17,11 +17,11 @@ use serde::Deserialize;
 use super::files;
 use super::value::{Value, printable};
 
-/// Too long to be guessed by trying, short enough for any request head.
+/// Too long to be guessed, short enough for any request head.
 const KEY_LENGTH: RangeInclusive<usize> = 16..=256;
 /// A token must fit into a request head, together with all other fields.
 const MAX_TOKEN_LENGTH: usize = 4096;
-/// No secret is longer; a wrong file does not fill the memory.
+/// No secret is longer. A wrong file must not fill the memory.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 /// Clients escape these characters in different ways, or in ways that end a value early. A key that
 /// contains one could not be recognised reliably.
@@ -43,11 +43,11 @@ const NOT_IN_A_KEY: &[u8] = b"\"'`\\&%#";
 #[serde(from = "String")]
 pub struct Secret(Arc<str>);
 
-/// Where secrets are kept, apart from the settings themselves.
+/// The sources of secrets that are not in the settings themselves.
 #[derive(Default)]
 pub(super) struct Sources<'v> {
     variables: &'v [(OsString, OsString)],
-    /// The variables that `env:NAME` named: these are known, whatever they are called.
+    /// The variables that `env:NAME` named: they are no unknown settings, whatever their names.
     named: RefCell<HashSet<String>>,
 }
 
@@ -105,7 +105,7 @@ impl<'v> Sources<'v> {
     pub(super) fn token(&self, value: &Value) -> Result<String, String> {
         let fits = |text: &str| {
             (1..=MAX_TOKEN_LENGTH).contains(&text.len())
-                // A header value loses the spaces at its ends.
+                // HTTP removes the spaces at both ends of a field value (RFC 9110 §5.5).
                 && text.trim() == text
                 && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
         };
@@ -114,6 +114,7 @@ impl<'v> Sources<'v> {
         self.read(value, fits, &allowed)
     }
 
+    /// Reads a secret from its source and checks it. `allowed` describes the syntax for messages.
     fn read(
         &self,
         value: &Value,
@@ -133,6 +134,7 @@ impl<'v> Sources<'v> {
         };
         match kept {
             Some(kept) if fits(&kept) => Ok(kept),
+            // The message names the source, never its content.
             Some(_) => Err(format!(
                 "{}: what is kept there is not {allowed}",
                 printable(written)
@@ -142,12 +144,14 @@ impl<'v> Sources<'v> {
         }
     }
 
+    /// Reads the first line of a variable.
     fn variable(&self, name: &str) -> Result<String, String> {
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
         if name.is_empty() || !name.bytes().all(is_allowed) {
             // This may be the secret itself, so it is not repeated.
             return Err("env: and the name of a variable, as in \"env:ACME_KEY\"".to_owned());
         }
+        // Also if it does not exist or is wrong: one mistake must not cause a second one.
         self.named.borrow_mut().insert(name.to_owned());
         let mut variables = self.variables.iter();
         let found = variables.find(|(variable, _)| variable.as_os_str() == OsStr::new(name));
@@ -162,11 +166,13 @@ impl<'v> Sources<'v> {
     }
 }
 
+/// Reads the first line of a file. Blocks.
 fn file(path: &str) -> Result<String, String> {
     if path.is_empty() {
         return Err("file: and the name of a file, as in \"file:/run/secrets/acme\"".to_owned());
     }
     let wrong = |problem: &str| format!("file:{}: {problem}", printable(path));
+    // A pipe would be empty at the next reload, and reading it may block.
     let bytes = files::regular(Path::new(path))
         .and_then(|()| {
             files::read(

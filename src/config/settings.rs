@@ -1,6 +1,6 @@
-//! The settings as types: what the rest of the gateway is configured by.
+//! The settings as types, for the rest of the gateway.
 //!
-//! Has no defaults and no bounds: `default.toml` and the table of settings own those. Invariant: a
+//! Defaults and bounds are not here: `default.toml` and the table of settings own them. Invariant: a
 //! [`Config`] that `load` returns is within every bound that `default.toml` documents. (Fields are
 //! public, so that tests can build others.)
 
@@ -33,6 +33,7 @@ pub struct Config {
     /// The rate limit of all instances together.
     pub egress: Egress,
     /// Groups of instances with their own share, budget, networks and key.
+    // Singular in TOML, where each item is one table: `[[tenant]]`.
     #[serde(default, rename = "tenant")]
     pub tenants: Vec<Tenant>,
     /// Which requests are accepted at all.
@@ -196,7 +197,7 @@ pub struct Tenant {
     /// `[access]` allows.
     #[serde(default)]
     pub networks: Vec<IpNet>,
-    /// What its apps send in place of an access token. It is valid for the instances in `tokens`.
+    /// What its apps send instead of an access token. It is valid for the instances in `tokens`.
     pub key: Option<Secret>,
     /// The access token that replaces the key, for each of these instances.
     #[serde(default)]
@@ -210,7 +211,7 @@ pub struct Access {
     pub networks: Vec<IpNet>,
     /// The instances that requests may name.
     pub instances: Instances,
-    /// The proxies in front that may tell the client's address; empty means none.
+    /// The proxies whose statement of the client's address is trusted; empty means none.
     pub trusted_proxies: Vec<IpNet>,
 }
 
@@ -272,7 +273,7 @@ pub enum LogLevel {
     Off,
     /// An operator is needed.
     Error,
-    /// The gateway goes on, but an operator should look.
+    /// The gateway goes on, but an operator should check it.
     Warn,
     /// Start, stop, drain.
     Info,
@@ -284,7 +285,7 @@ pub enum LogLevel {
 
 impl Limit {
     /// Finds the first class that a request belongs to, as an index into `classes`; `None` is the
-    /// limit of `[limit]` itself. `path` is normalized, so that no spelling of a path bypasses its
+    /// limit of `[limit]` itself. `path` is normalised, so that no form of a path bypasses its
     /// class.
     ///
     /// `is_batch_path` is true for a path of `batch.paths`. Wildcards never match those, so that a
@@ -303,6 +304,8 @@ impl Limit {
         self.classes.iter().position(|class| {
             (class.methods.is_empty() || class.methods.contains(method))
                 && class.paths.iter().any(|pattern| {
+                    // A wildcard does not match receipts: pacing them as sends would delay every
+                    // read mark.
                     (pattern.is_literal() || !is_batch_path)
                         && (pattern.matches(path) || pattern.matches(bare))
                 })
@@ -315,6 +318,7 @@ fn weight() -> NonZeroU32 {
     NonZeroU32::MIN
 }
 
+/// `http::Method` does not implement `Deserialize`.
 fn methods<'de, D: Deserializer<'de>>(methods: D) -> Result<Vec<http::Method>, D::Error> {
     let names = Vec::<String>::deserialize(methods)?;
     let methods = names

@@ -48,6 +48,7 @@ pub(super) static SECTIONS: [(&str, &[Row]); 10] = [
     ("egress", &[row("rate", Rate), row("burst", BURST)]),
     ("tenant", TENANT),
     ("access", ACCESS),
+    // Each named instance has about a dozen series, and every scrape transfers all of them.
     ("metrics", &[fixed("max_instances", Count(1, 10_000))]),
     ("log", LOG),
 ];
@@ -201,6 +202,7 @@ pub(super) fn children(section: &str) -> Vec<String> {
     let mut keys: Vec<String> = Vec::new();
     for (path, _) in SETTINGS.iter() {
         let rest = path.strip_prefix(&prefix);
+        // `tls.cert` and `tls.key` both have the first key `tls`, which must appear once.
         let key = rest.and_then(|rest| rest.split('.').next());
         if let Some(key) = key.filter(|key| !keys.iter().any(|known| known == key)) {
             keys.push(key.to_owned());
@@ -209,7 +211,7 @@ pub(super) fn children(section: &str) -> Vec<String> {
     keys
 }
 
-/// A key below a section; below `""` it stands alone.
+/// The path of a key in a section; without a section, the key alone.
 pub(super) fn join(section: &str, key: &str) -> String {
     if section.is_empty() {
         key.to_owned()

@@ -30,20 +30,20 @@ fn load_text(text: &str, env: &[(&str, &str)], flags: &Overrides) -> Result<Effe
     load(Some(file.path()), env, flags)
 }
 
-/// Reads a file's text that must be right.
+/// The settings of a correct file with this text.
 fn good(text: &str) -> Config {
     load_text(text, &[], &Overrides::default())
         .unwrap_or_else(|mistakes| panic!("{text}\n{mistakes}"))
         .config
 }
 
-/// Returns what is said of a file's text that must be wrong, without the name of the file.
+/// The message for a wrong file with this text, without the name of the file.
 fn bad(text: &str) -> String {
     bad_layers(text, &[], &Overrides::default())
 }
 
 fn bad_layers(text: &str, env: &[(&str, &str)], flags: &Overrides) -> String {
-    let said = match load_text(text, env, flags) {
+    let message = match load_text(text, env, flags) {
         Ok(effective) => panic!("this was read:\n{text}\n{effective}"),
         Err(mistakes) => mistakes.to_string(),
     };
@@ -53,7 +53,7 @@ fn bad_layers(text: &str, env: &[(&str, &str)], flags: &Overrides) -> String {
             .map_or(String::new(), |(_, rest)| rest.to_owned()),
         None => line.to_owned(),
     };
-    said.lines().map(strip).collect::<Vec<_>>().join("\n")
+    message.lines().map(strip).collect::<Vec<_>>().join("\n")
 }
 
 fn seconds(seconds: u64) -> Duration {
@@ -72,7 +72,7 @@ fn the_defaults_read_without_a_mistake() {
 }
 
 #[test]
-fn the_defaults_are_those_of_the_design() {
+fn the_defaults_are_the_documented_ones() {
     let Config {
         server,
         upstream,
@@ -156,7 +156,7 @@ fn the_defaults_are_those_of_the_design() {
 }
 
 #[test]
-fn each_layer_covers_the_one_before() {
+fn each_layer_overrides_the_weaker_ones() {
     let file = "[limit]\nrate = 1\nburst = 1\nmax_queue = 1\n";
     let env = [
         ("WAWP_GATEWAY_LIMIT__RATE", "2"),
@@ -238,7 +238,7 @@ fn a_variable_takes_the_type_of_its_key() {
 }
 
 #[test]
-fn what_kubernetes_sets_beside_a_service_is_not_ours() {
+fn variables_that_kubernetes_sets_for_a_service_are_ignored() {
     for name in [
         "SERVICE_HOST",
         "SERVICE_PORT",
@@ -405,7 +405,7 @@ fn a_byte_order_mark_and_windows_lines_are_no_mistake() {
 }
 
 #[test]
-fn the_settings_file_is_the_named_one_or_the_variable_or_the_usual_place() {
+fn the_settings_file_is_the_named_one_or_that_of_the_variable_or_the_default() {
     let directory = tempfile::tempdir().unwrap();
     let usual = directory.path().join("gateway.toml");
     let find = |named: Option<&str>, variable: Option<&str>| {
@@ -443,7 +443,7 @@ fn an_empty_variable_counts_as_unset() {
 }
 
 #[test]
-fn a_list_is_emptied_by_brackets_and_not_by_blanks() {
+fn brackets_make_an_empty_list_and_blanks_do_not() {
     let load = |value| {
         let env = [
             ("WAWP_GATEWAY_ACCESS__NETWORKS", value),
@@ -460,20 +460,23 @@ fn a_list_is_emptied_by_brackets_and_not_by_blanks() {
         assert!(config.access.networks.is_empty() && config.batch.paths.is_empty());
     }
     for value in [" ", ",", " , "] {
-        let said = load(value).unwrap_err().to_string();
-        assert!(said.contains("; [] is an empty list\n2 mistakes"), "{said}");
+        let message = load(value).unwrap_err().to_string();
+        assert!(
+            message.contains("; [] is an empty list\n2 mistakes"),
+            "{message}"
+        );
     }
 }
 
 #[test]
-fn a_table_for_tls_that_is_not_whole_is_a_mistake() {
+fn half_of_the_tls_table_is_a_mistake() {
     let both = "server.tls.cert: must be there\n1: server.tls.key: must be there\n2 mistakes";
     assert!(bad("[server.tls]").starts_with(&format!("1: {both}")));
     let env = [("WAWP_GATEWAY_SERVER__TLS__CERT", "/c")];
-    let said = bad_layers("", &env, &Overrides::default());
+    let message = bad_layers("", &env, &Overrides::default());
     assert!(
-        said.starts_with("WAWP_GATEWAY_SERVER__TLS__CERT: server.tls.key: must be there\n1 m"),
-        "{said}"
+        message.starts_with("WAWP_GATEWAY_SERVER__TLS__CERT: server.tls.key: must be there\n1 m"),
+        "{message}"
     );
 }
 

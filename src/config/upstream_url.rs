@@ -43,6 +43,7 @@ impl FromStr for UpstreamUrl {
         let (authority, port) = host_and_port(written).ok_or(UrlError)?;
         let host = authority
             .host()
+            // Sockets and TLS names take an IPv6 address without its brackets.
             .trim_start_matches('[')
             .trim_end_matches(']')
             .to_owned();

@@ -12,8 +12,8 @@ use toml::de::{DeTable, DeValue};
 
 /// The longest part of a value that a message repeats, in characters.
 const MAX_EXCERPT: usize = 60;
-/// What stands for a secret. No key and no token may contain it, so printed settings cannot be
-/// read back as if the mask were the secret.
+/// Replaces a secret in output. It is not allowed in keys and tokens, so printed settings that are
+/// read again fail instead of using the mask as a secret.
 pub(super) const MASK: &str = "…";
 
 /// Where a value was written; ordered from the weakest layer to the strongest.
@@ -36,7 +36,7 @@ pub(super) enum Origin {
 /// Keys and their values, in the order of the text.
 pub(super) type Tree = IndexMap<String, Entry>;
 
-/// A value and its place.
+/// A value and its origin.
 #[derive(Clone)]
 pub(super) struct Entry {
     pub(super) origin: Origin,
@@ -109,12 +109,13 @@ impl Value {
             Self::Text(_) | Self::Typed(_) | Self::Other(_) => quoted(MASK),
             // A secret made of digits, with its quotes forgotten, is read as a number.
             Self::Integer(_) | Self::Float(_) | Self::Bool(_) => MASK.to_owned(),
+            // Their excerpt shows no content.
             Self::List(_) | Self::Table(_) => self.excerpt(),
         }
     }
 }
 
-/// Converts a parsed table; the place of a value is the place of its key.
+/// Converts a parsed table. The origin of a value is the position of its key.
 pub(super) fn tree(table: &DeTable<'_>, at: &dyn Fn(Range<usize>) -> Origin) -> Tree {
     let entry = |(key, written): (&toml::Spanned<std::borrow::Cow<'_, str>>, &toml::Spanned<_>)| {
         let value = value(written.get_ref(), at);
@@ -129,9 +130,11 @@ pub(super) fn tree(table: &DeTable<'_>, at: &dyn Fn(Range<usize>) -> Origin) -> 
     table.iter().map(entry).collect()
 }
 
+/// Converts a parsed value.
 fn value(written: &DeValue<'_>, at: &dyn Fn(Range<usize>) -> Origin) -> Value {
     match written {
         DeValue::String(text) => Value::Text(text.clone().into_owned()),
+        // TOML also has hexadecimal, octal and binary integers.
         DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
             Ok(number) => Value::Integer(number),
             Err(_) => Value::Other(number.to_string()),
@@ -155,6 +158,7 @@ fn value(written: &DeValue<'_>, at: &dyn Fn(Range<usize>) -> Origin) -> Value {
 
 /// A key as a path shows it: quoted where TOML would quote it.
 pub(super) fn word(key: &str) -> String {
+    // The bare keys of TOML.
     let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
     if !key.is_empty() && key.bytes().all(is_bare) {
         shortened(key)
@@ -177,8 +181,10 @@ pub(super) fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
+/// The beginning of a text, without control characters.
 fn shortened(text: &str) -> String {
     match text.char_indices().nth(MAX_EXCERPT) {
+        // Cut between characters, not within one: the text may be any UTF-8.
         Some((end, _)) => format!("{}...", printable(&text[..end])),
         None => printable(text),
     }

@@ -1,7 +1,8 @@
 //! Whether a drain has begun (rule: drain), and how many connections it cut.
 //!
-//! Invariant: the query costs one load and no lock, because every request and
-//! every turn of a connection asks; a task that waits is woken when it begins.
+//! Invariants: the query costs one load and no lock, because it runs for every
+//! request and every poll of a connection; waiting tasks are woken when the drain
+//! begins.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,7 +16,8 @@ pub(crate) struct Drain(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     has_begun: AtomicBool,
-    /// Only waited for: its own query takes a lock that all workers share.
+    /// For tasks that wait. `is_cancelled` takes a lock that all workers share, so
+    /// queries use `has_begun`.
     begun: CancellationToken,
     /// Connections that the drain has cut.
     cut_connections: AtomicUsize,
@@ -24,7 +26,7 @@ struct State {
 impl Drain {
     /// Begins the drain.
     pub(crate) fn begin(&self) {
-        // Before the wake-ups, so that a woken task finds it set.
+        // Before the wake-ups: a woken task must find it set.
         self.0.has_begun.store(true, Ordering::Release);
         self.0.begun.cancel();
     }
@@ -41,6 +43,7 @@ impl Drain {
 
     /// Counts a connection that is cut before its client has read all responses.
     pub(crate) fn record_cut(&self) {
+        // Relaxed: no other data depends on it.
         self.0.cut_connections.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -1,9 +1,9 @@
-//! The deadline of a connection, and what follows when it has passed.
+//! Timeouts of a connection, and when it is closed, cut or parked.
 //!
 //! The loops of `server` poll the stream, then [`Lifecycle::poll`], and execute
 //! the [`Action`] it returns. They decide nothing themselves.
 //!
-//! | Deadline | Follows |
+//! | When | Action |
 //! | --- | --- |
 //! | a response is not read for `server.body_timeout` | cut; on HTTP/2 the other streams have [`LINGERING_CLOSE`] to end first |
 //! | a head is not complete after `server.header_timeout` | cut |
@@ -11,10 +11,10 @@
 //! | drain, and no request for [`DRAIN_GRACE`] | close |
 //! | drain, and requests in flight or HTTP/2 | close at once: responses are still delivered |
 //! | [`LINGERING_CLOSE`] after the close, with no request in flight | cut |
-//! | HTTP/1 idle for [`PARK_AFTER`] | park: free the state of HTTP |
+//! | HTTP/1 idle for [`PARK_AFTER`] | park: free the HTTP state |
 //!
-//! Invariants: a call of [`Lifecycle::poll`] that finds nothing due reads no
-//! clock; a wake-up before the deadline changes nothing.
+//! Invariants: a [`Lifecycle::poll`] with nothing due does not read the clock; a
+//! wake-up before the deadline changes nothing.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -27,13 +27,13 @@ use super::timer::{ConnTimer, Wakeup};
 use super::{DRAIN_GRACE, LINGERING_CLOSE};
 
 /// How long a connection is idle before it is parked. The next request of a
-/// busy client comes sooner and finds the state of HTTP in place.
+/// busy client arrives sooner, and uses the HTTP state again.
 const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// What the server must do with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Free the state of HTTP and wait on the bare stream.
+    /// Free the HTTP state and wait on the stream alone.
     Park,
     /// Take no further request. Requests in flight are served, then the stream
     /// is shut down.
@@ -46,22 +46,22 @@ pub(crate) enum Action {
 pub(crate) struct Lifecycle<'c> {
     state: Arc<ConnState>,
     timer: ConnTimer<'c>,
-    end: End,
+    stage: Stage,
     /// hyper serves the connection, so parking it frees memory.
     can_park: bool,
 }
 
-/// How far the end of the connection is.
+/// How close the connection is to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// Not in sight.
+enum Stage {
+    /// Requests are accepted.
     Open,
     /// A drain has begun. The connection is closed at `until`, or with the
     /// response to a request that arrives before.
     DrainGrace { until: Instant },
-    /// The server takes no further request since `since`.
+    /// No further request is accepted since `since`.
     Closing { since: Instant },
-    /// As `Closing`. A response is not read, and ends the connection at `at`.
+    /// As `Closing`, and a response is not being read: the connection is cut `at`.
     Cutting { since: Instant, at: Instant },
     /// The stream is being shut down, which may take until `until`.
     ShuttingDown { until: Instant },
@@ -72,7 +72,7 @@ impl<'c> Lifecycle<'c> {
         Self {
             state,
             timer,
-            end: End::Open,
+            stage: Stage::Open,
             can_park: false,
         }
     }
@@ -83,9 +83,10 @@ impl<'c> Lifecycle<'c> {
 
     /// Waits until the connection needs an action.
     ///
-    /// To be polled after the stream: what the stream reported moves the
-    /// deadline.
+    /// Poll it after the stream: what the stream reported moves the deadline.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Action> {
+        // Loops until the timer is registered for the deadline of now: a wake-up may
+        // have been for an earlier one.
         loop {
             let deadline = self.deadline();
             let action = match ready!(self.timer.poll(cx, deadline)) {
@@ -98,8 +99,8 @@ impl<'c> Lifecycle<'c> {
         }
     }
 
-    /// Waits until `until`, which is closer than any deadline. A drain that
-    /// begins meanwhile is noted.
+    /// Waits until `until`, which is closer than any deadline. If a drain begins
+    /// meanwhile, that is recorded.
     pub(crate) fn poll_until(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
         loop {
             match ready!(self.timer.poll(cx, Some(until))) {
@@ -118,41 +119,44 @@ impl<'c> Lifecycle<'c> {
         self.can_park = can_park;
     }
 
-    /// A response without `Connection: close` was sent. The client may have sent
-    /// another request since, even if a drain began.
+    /// A response without `Connection: close` was sent.
     pub(crate) fn on_response_sent(&mut self) {
+        // The drain began after the head of the response was made. The client expects
+        // an open connection, and another request may be on its way.
         if self.timer.is_draining() {
             let until = Instant::now() + DRAIN_GRACE;
-            self.end = End::DrainGrace { until };
+            self.stage = Stage::DrainGrace { until };
         }
     }
 
     /// The server begins to shut down the stream.
     pub(crate) fn on_shutdown(&mut self) {
         let until = Instant::now() + LINGERING_CLOSE;
-        self.end = End::ShuttingDown { until };
+        self.stage = Stage::ShuttingDown { until };
     }
 
     // === decisions ===
 
-    /// When [`on_timeout`](Self::on_timeout) must look at the connection.
+    /// When [`on_timeout`](Self::on_timeout) must check the connection.
     fn deadline(&self) -> Option<Instant> {
-        match self.end {
-            End::Open => earlier(self.park_at(), self.timeout()),
-            End::DrainGrace { until } => {
+        match self.stage {
+            Stage::Open => earlier(self.park_at(), self.timeout()),
+            Stage::DrainGrace { until } => {
                 earlier(self.can_close_now().then_some(until), self.timeout())
             }
-            End::Closing { since } => self.lingering_timeout(since),
-            End::Cutting { at, .. } => Some(at),
-            End::ShuttingDown { until } => Some(until),
+            Stage::Closing { since } => self.lingering_timeout(since),
+            Stage::Cutting { at, .. } => Some(at),
+            Stage::ShuttingDown { until } => Some(until),
         }
     }
 
-    /// The timer has fired, for the present deadline or for an earlier one.
+    /// The timer has fired, for the current deadline or for an earlier one.
     fn on_timeout(&mut self, now: Instant) -> Option<Action> {
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
-        match self.end {
-            End::Open | End::DrainGrace { .. } if is_due(self.timeout()) => {
+        match self.stage {
+            Stage::Open | Stage::DrainGrace { .. } if is_due(self.timeout()) => {
+                // Only an idle client can still use a shutdown (with TLS a
+                // `close_notify`). One that stopped in the middle gets nothing more.
                 let is_idle = self.state.phase() == Phase::Idle
                     && self.state.response_unread_since().is_none();
                 match is_idle {
@@ -160,58 +164,61 @@ impl<'c> Lifecycle<'c> {
                     false => Some(self.cut(now, now)),
                 }
             }
-            End::Open => is_due(self.park_at()).then_some(Action::Park),
-            End::DrainGrace { until } => {
+            Stage::Open => is_due(self.park_at()).then_some(Action::Park),
+            Stage::DrainGrace { until } => {
                 (until <= now && self.can_close_now()).then(|| self.close(now))
             }
-            End::Closing { since } => {
+            Stage::Closing { since } => {
                 is_due(self.lingering_timeout(since)).then(|| self.cut(now, since))
             }
-            End::Cutting { at, .. } if now < at => None,
-            End::Cutting { since, .. } if is_due(self.lingering_timeout(since)) => {
+            Stage::Cutting { at, .. } if now < at => None,
+            Stage::Cutting { since, .. } if is_due(self.lingering_timeout(since)) => {
                 Some(self.cut(now, since))
             }
-            End::Cutting { since, .. } => {
-                // The client reads again: the connection may end in peace.
-                self.end = End::Closing { since };
+            Stage::Cutting { since, .. } => {
+                // The client reads again: its responses are delivered.
+                self.stage = Stage::Closing { since };
                 None
             }
-            End::ShuttingDown { until } => (until <= now).then_some(Action::Cut),
+            Stage::ShuttingDown { until } => (until <= now).then_some(Action::Cut),
         }
     }
 
     /// The drain begins.
     fn on_drain(&mut self, now: Instant) -> Option<Action> {
-        if self.end != End::Open {
-            // The end is near already.
+        if self.stage != Stage::Open {
+            // The connection is ending already.
             return None;
         }
         if self.state.phase() == Phase::Serving || self.state.is_http2() {
+            // The client is notified: by `Connection: close` in the response, or by
+            // GOAWAY, which says which streams are served (RFC 9113 §6.8).
             return Some(self.close(now));
         }
+        // An idle HTTP/1 client cannot be notified, and may be sending a request now.
         let until = now + DRAIN_GRACE;
-        self.end = End::DrainGrace { until };
+        self.stage = Stage::DrainGrace { until };
         None
     }
 
     fn close(&mut self, now: Instant) -> Action {
-        self.end = End::Closing { since: now };
+        self.stage = Stage::Closing { since: now };
         Action::Close
     }
 
-    /// Ends a connection whose time is up, and which takes no further request
-    /// since `since`.
+    /// Cuts a connection after a timeout; `since` is when it stopped accepting
+    /// requests.
     fn cut(&mut self, now: Instant, since: Instant) -> Action {
-        let is_first = !matches!(self.end, End::Cutting { .. });
+        let is_first = !matches!(self.stage, Stage::Cutting { .. });
         if is_first && self.state.is_http2() && self.state.phase() == Phase::Serving {
-            // One stream is stuck. The other streams are not at fault: no
-            // further ones are taken, and these have a while to end.
+            // One stream is stuck, and the others are not at fault. No further
+            // streams are accepted, and these get some time to end.
             let at = now + LINGERING_CLOSE;
-            self.end = End::Cutting { since, at };
+            self.stage = Stage::Cutting { since, at };
             return Action::Close;
         }
         if self.timer.is_draining() && self.state.response_unread_since().is_some() {
-            // Counts for the exit code: a response was not delivered.
+            // A response was not delivered: the process must exit with 1.
             self.timer.drain().record_cut();
         }
         Action::Cut
@@ -219,17 +226,18 @@ impl<'c> Lifecycle<'c> {
 
     // === times ===
 
-    /// When a connection that is open has been idle or stuck for too long.
+    /// When an open connection has been idle or stuck for too long.
     fn timeout(&self) -> Option<Instant> {
         let timeouts = self.state.timeouts();
-        // An unread response comes first: until it is read, the client has no
+        // An unread response takes precedence: until it is read, the client has no
         // reason to send a request.
         self.response_read_timeout().or_else(|| {
             let (phase, since) = self.state.phase_since();
             match phase {
                 Phase::Idle => Some(since + timeouts.idle),
                 Phase::ReadingHead => Some(since + timeouts.header),
-                // The upstream has its own timeout.
+                // It is the gateway's part to respond. `upstream.response_timeout` and the
+                // timeouts of the bodies bound that.
                 Phase::Serving => None,
             }
         })
@@ -240,6 +248,7 @@ impl<'c> Lifecycle<'c> {
     fn lingering_timeout(&self, since: Instant) -> Option<Instant> {
         self.response_read_timeout().or_else(|| {
             let (phase, entered) = self.state.phase_since();
+            // From the later of the two: the last request may have ended after the close.
             (phase != Phase::Serving).then(|| entered.max(since) + LINGERING_CLOSE)
         })
     }
@@ -254,9 +263,8 @@ impl<'c> Lifecycle<'c> {
         Some(since + PARK_AFTER)
     }
 
-    /// Whether a drain may close the connection without a request. A request of
-    /// HTTP/1 that is in flight ends its connection itself, by the
-    /// `Connection: close` of its response; HTTP/2 needs a GOAWAY.
+    /// Whether a drain may close the connection now. A response over HTTP/1 in
+    /// flight ends its connection by `Connection: close`; HTTP/2 needs a GOAWAY.
     fn can_close_now(&self) -> bool {
         self.state.phase() != Phase::Serving || self.state.is_http2()
     }

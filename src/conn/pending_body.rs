@@ -1,7 +1,7 @@
-//! A request body that was not read to its end yet, as its connection sees it.
+//! A request body that is not yet read to its end, as its connection sees it.
 //!
-//! Invariants: a body for which the client waits with `100 Continue` is either
-//! accepted or declined, never both; a connection with an abandoned body takes
+//! Invariants: a body that the client sends only after `100 Continue` is either
+//! accepted or declined, never both; a connection with an abandoned body accepts
 //! no further HTTP/1 request.
 
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use super::LINGERING_CLOSE;
 use super::state::ConnState;
 use crate::http::hop_by_hop;
 
-/// A body that was not read to its end. [`finish`](Self::finish) reports its
-/// end; to drop this abandons the body.
+/// A body that is not yet read to its end. [`finish`](Self::finish) reports its
+/// end; dropping it before abandons the body.
 #[derive(Debug)]
 pub(crate) struct PendingBody {
     conn: Arc<ConnState>,
@@ -28,14 +28,15 @@ pub(crate) struct PendingBody {
 impl PendingBody {
     /// The body that follows `head`.
     pub(crate) fn new(conn: &Arc<ConnState>, head: &Parts) -> Self {
-        // hyper sends `100 Continue` under the same condition. An HTTP/2 stream
-        // needs no such care: its body is never taken for another request.
+        // hyper sends `100 Continue` under the same condition. HTTP/2 frames separate
+        // bodies from requests, so there a body that was declined does no harm.
         let expects_continue =
             head.version == Version::HTTP_11 && hop_by_hop::expects_continue(&head.headers);
         conn.on_body_started(expects_continue);
         Self {
-            // A connection that ends anyway, or a stream that counts against the
-            // limit of streams, is not kept for long.
+            // Discarding a body keeps the connection for another request. That is not
+            // worth a long wait if the connection ends anyway, or if it is one of the
+            // limited streams of HTTP/2.
             discard_timeout: match hop_by_hop::may_persist(head) {
                 true => conn.timeouts().idle,
                 false => LINGERING_CLOSE,
@@ -49,6 +50,7 @@ impl PendingBody {
     /// Lets the client send the body. False if the body was declined, because
     /// the response has been sent: the next bytes may be another request.
     pub(crate) fn accept(&mut self) -> bool {
+        // Polling the body makes hyper send `100 Continue`, so this must be decided before.
         if self.expects_continue {
             self.expects_continue = !self.conn.accept_body();
         }
@@ -65,7 +67,7 @@ impl PendingBody {
         self.conn.is_http2()
     }
 
-    /// How long the body may be read only to discard it.
+    /// How long the body may be read just to discard it.
     pub(crate) fn discard_timeout(&self) -> Duration {
         self.discard_timeout
     }

@@ -1,7 +1,7 @@
-//! The share of a connection in `server.max_connections`.
+//! The permit of a connection: one of `server.max_connections`.
 //!
-//! Invariant: the permit is held as long as the connection's stream exists. A
-//! connection that was upgraded has left HTTP, but not the gateway.
+//! Invariant: it is held as long as the connection's stream exists, also after an
+//! upgrade to another protocol.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
-//! A stream that can take back bytes that were read from it.
+//! A stream that takes back bytes that were read from it (as in hyper-util).
 //!
-//! Invariant: bytes that were read ahead are read again by the next reader, in
-//! order and before anything else, unless they were skipped or taken.
+//! Invariant: the next reader gets the bytes that were read ahead first and in
+//! order, unless they were skipped or taken.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -17,12 +17,12 @@ use super::permit::ConnectionPermit;
 /// buffer is on the stack, so a connection that waits holds no memory for it.
 const READ_SIZE: usize = 2048;
 
-/// A stream whose first bytes can be looked at and read again.
+/// A stream whose first bytes can be inspected and read again.
 pub(crate) struct Rewind<IO> {
     io: IO,
     /// Bytes that were read from the stream and not consumed yet.
     prefix: BytesMut,
-    /// Held as long as the stream exists.
+    /// Held as long as the stream exists; on an upgrade hyper hands the stream over.
     permit: Option<ConnectionPermit>,
 }
 
@@ -54,15 +54,16 @@ impl<IO> Rewind<IO> {
     pub(crate) fn skip(&mut self, length: usize) {
         self.prefix.advance(length);
         if self.prefix.is_empty() {
-            // The buffer may be large, and the wait for the next bytes long.
+            // An idle connection must not keep a buffer, which may be large.
             self.prefix = BytesMut::new();
         }
     }
 
     /// Puts bytes in front of all others, to be read again.
     pub(crate) fn rewind(&mut self, bytes: Bytes) {
-        // An empty buffer may own memory that is not worth keeping.
+        // An empty `Bytes` may keep a large buffer alive.
         if !bytes.is_empty() {
+            // Copies only if the buffer is shared.
             let mut prefix = BytesMut::from(bytes);
             prefix.extend_from_slice(&self.prefix);
             self.prefix = prefix;
@@ -71,9 +72,10 @@ impl<IO> Rewind<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> Rewind<IO> {
-    /// Reads more bytes behind [`prefix`](Self::prefix); returns how many. Zero
-    /// is the end of the stream.
+    /// Appends more bytes to [`prefix`](Self::prefix) and returns how many; zero at
+    /// the end of the stream.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        // Not initialised: zeroing 2 KiB for each poll would cost more than the read.
         let mut buffer = [const { MaybeUninit::uninit() }; READ_SIZE];
         let mut buffer = ReadBuf::uninit(&mut buffer);
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;

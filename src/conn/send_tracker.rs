@@ -1,8 +1,8 @@
-//! The responses on an HTTP/2 connection whose clients do not read them.
+//! Finds the responses on an HTTP/2 connection that the client does not read.
 //!
-//! hyper stops polling a body when its client grants no window for the stream,
-//! and reports nothing. The chunks that hyper was given shrink as they are
-//! written, so [`tracked_body`](super::tracked_body) reports that progress here.
+//! If a client grants no flow-control window (RFC 9113 §5.2), hyper stops polling
+//! the body and reports nothing. But the chunks that hyper holds shrink as they are
+//! written: [`tracked_body`](super::tracked_body) reports that progress here.
 //!
 //! Invariants: a response is unread only while bytes of it are in hyper's
 //! buffers, so a slow upstream is never taken for a slow client; each byte that
@@ -12,8 +12,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-/// Which responses of one connection are unread, and since when. Times are in
-/// nanoseconds since the connection was accepted; zero stands for "never".
+/// Which responses of one connection are unread, and since when. Times are
+/// nanoseconds since the connection was accepted; zero means "never".
 #[derive(Debug, Default)]
 pub(crate) struct SendTracker {
     /// The time of the last progress, and the number of the response.
@@ -27,17 +27,16 @@ pub(crate) struct SendTracker {
 }
 
 impl SendTracker {
-    /// A number for the next response.
+    /// Registers a response and returns its number.
     pub(super) fn register(&self) -> u64 {
         self.responses.fetch_add(1, Relaxed)
     }
 
     /// Since when the oldest unread response has made no progress; zero if all
     /// responses are read.
-    ///
-    /// While the stream itself is blocked, no response can make progress. That
-    /// time counts against the stream and not against a response behind it.
     pub(super) fn unread_since(&self) -> u64 {
+        // While the TCP stream is blocked, no response can make progress. That time
+        // counts for the stream, not for the responses.
         match self.oldest.load(Relaxed) {
             0 => 0,
             oldest => oldest.max(self.unblocked_at.load(Relaxed)),
@@ -49,9 +48,10 @@ impl SendTracker {
         self.unblocked_at.store(now, Relaxed);
     }
 
-    /// A response made progress: it was unread since `before` and is unread
-    /// since `since` now. Zero: it has no bytes that are unread.
+    /// A response made progress: the time since when it is unread changes from
+    /// `before` to `since`; zero if it has no unread bytes.
     pub(super) fn on_progress(&self, response: u64, before: u64, since: u64) {
+        // The response is part of the entry: two can have the same time.
         let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
         if before != 0 {
             unread.remove(&(before, response));

@@ -1,11 +1,10 @@
-//! What happens on a connection, and since when.
+//! What a connection is doing, and since when.
 //!
-//! The connection's own task, its stream, its requests and their bodies report
-//! events here (`on_*`); [`lifecycle`](super::lifecycle) reads the result.
+//! The connection's task, its stream, its requests and their bodies report events
+//! here (`on_*`); [`lifecycle`](super::lifecycle) reads the result.
 //!
-//! Invariants: events and queries that occur in each turn of a connection take
-//! no lock, and mostly no look at the clock; the phase is `Serving` exactly while
-//! requests are in flight.
+//! Invariants: events and queries of each poll take no lock, and mostly do not read
+//! the clock; the phase is `Serving` exactly while requests are in flight.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -28,25 +27,25 @@ pub(crate) struct ConnCtx {
 /// The state of one connection.
 ///
 /// All events come from one thread, except those of requests that outlive their
-/// connection. No two fields must agree with each other, so relaxed atomics
-/// suffice.
+/// connection. No invariant spans two fields, so relaxed atomics suffice.
 #[derive(Debug)]
 pub(crate) struct ConnState {
     timeouts: Timeouts,
-    /// Times below are nanoseconds since this moment; zero stands for "never".
+    /// Times below are nanoseconds since then; zero means "never".
     accepted_at: Instant,
-    /// The phase in the two lowest bits, and above them since when it lasts.
+    /// The phase in the two lowest bits; above them, since when it lasts. In one
+    /// word, so that the two always match.
     phase: AtomicU64,
     /// Requests whose responses have not ended.
     in_flight: AtomicUsize,
-    /// Request bodies that were not read to their end. One that was abandoned is
-    /// counted for the rest of the connection.
+    /// Request bodies that are not yet read to their end. An abandoned one counts
+    /// for the rest of the connection.
     pending_bodies: AtomicUsize,
     /// A body was abandoned: no HTTP/1 request can be read behind it.
     has_abandoned_body: AtomicBool,
     /// The client waits for `100 Continue` before it sends a body.
     expects_continue: AtomicBool,
-    /// Since when the stream takes none of the bytes that are to be written.
+    /// Since when the stream accepts none of the bytes to be written.
     blocked_since: AtomicU64,
     /// The stream was shut down, or is being shut down.
     is_shut_down: AtomicBool,
@@ -54,14 +53,14 @@ pub(crate) struct ConnState {
     send_tracker: OnceLock<Box<SendTracker>>,
 }
 
-/// The limits of one connection, from `[server]`.
+/// The timeouts of one connection, from `[server]`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
     /// From the first byte of a head to its last.
     pub(crate) header: Duration,
     /// Between two requests.
     pub(crate) idle: Duration,
-    /// Without progress, while bytes of a response can be read by the client.
+    /// Without progress, while the client could read bytes of a response.
     pub(crate) response_read: Duration,
 }
 
@@ -70,14 +69,14 @@ pub(crate) struct Timeouts {
 pub(crate) enum Phase {
     /// Between two requests.
     Idle = 0,
-    /// The head of a request is expected: the first on the connection, or one of
-    /// which bytes have arrived.
+    /// The head of a request is due: the first one on the connection, or one that
+    /// has begun to arrive.
     ReadingHead = 1,
     /// Requests are in flight.
     Serving = 2,
 }
 
-/// The bits above these hold nanoseconds for 146 years.
+/// The 62 bits above these hold nanoseconds for 146 years.
 const PHASE_BITS: u32 = 2;
 
 impl ConnState {
@@ -110,16 +109,16 @@ impl ConnState {
 
     /// Bytes arrived.
     pub(crate) fn on_bytes_received(&self) {
-        // The rest of a body whose response has been sent already begins no head.
+        // These bytes may be the rest of a body whose response was already sent.
         let is_of_body =
             || self.pending_bodies.load(Relaxed) != 0 && !self.has_abandoned_body.load(Relaxed);
-        // An HTTP/2 connection without a stream is idle: its frames are no heads.
+        // Frames of HTTP/2 are not heads: a connection without streams stays idle.
         if self.phase() == Phase::Idle && !self.is_http2() && !is_of_body() {
             self.enter(Phase::ReadingHead, Instant::now());
         }
     }
 
-    /// The stream took bytes that were written, or none of them.
+    /// A write was accepted by the stream, or it was blocked.
     pub(crate) fn on_write(&self, made_progress: bool) {
         let was_blocked = self.blocked_since.load(Relaxed) != 0;
         if made_progress && was_blocked {
@@ -130,14 +129,16 @@ impl ConnState {
                 tracker.on_stream_unblocked(self.nanos(now));
             }
         } else if !made_progress && !was_blocked {
+            // Only the first blocked write counts. At least 1, since zero means "never".
             let since = self.nanos(Instant::now()).max(1);
             self.blocked_since.store(since, Relaxed);
         }
     }
 
-    /// The client has read a response that it had left unread. Its time for the
-    /// next request starts now: before, it had no reason to send one.
+    /// The client has read a response that was unread.
     pub(super) fn on_response_read(&self, now: Instant) {
+        // The idle timeout starts again: before, the client had no reason to send
+        // another request.
         let phase = self.phase();
         if phase != Phase::Serving {
             self.enter(phase, now);
@@ -176,7 +177,7 @@ impl ConnState {
     pub(super) fn on_body_ended(&self) {
         self.pending_bodies.fetch_sub(1, Relaxed);
         if self.phase() == Phase::Idle {
-            // The response was sent before: the idle time starts only now.
+            // The response was sent before the body ended: the idle timeout starts now.
             self.enter(Phase::Idle, Instant::now());
         }
     }
@@ -188,17 +189,20 @@ impl ConnState {
 
     // === commands ===
 
-    /// Accepts the body for which the client waits with `100 Continue`. False if
-    /// it was declined before.
+    /// Accepts the body that the client sends only after `100 Continue`. False if it
+    /// was declined before.
     pub(super) fn accept_body(&self) -> bool {
+        // A swap, because the body and the response may decide at the same time: only
+        // one of them finds `true`.
         self.expects_continue.swap(false, Relaxed)
     }
 
-    /// Declines a body that was not accepted yet. Returns whether an HTTP/1
-    /// connection must end with the response that is about to be sent: a body
-    /// is, or may be, in front of the next request.
+    /// Declines a body that was not yet accepted. Returns whether an HTTP/1
+    /// connection must end with the response that is about to be sent.
     pub(crate) fn decline_body(&self) -> bool {
-        // A load first: a swap for each response would cost more.
+        // In both cases a body may be in front of the next request: a client may send it
+        // without waiting for `100 Continue` (RFC 9110 §10.1.1).
+        // A load first, because a swap for each response would cost more.
         let declines =
             self.expects_continue.load(Relaxed) && self.expects_continue.swap(false, Relaxed);
         declines || self.has_abandoned_body.load(Relaxed)
@@ -210,7 +214,7 @@ impl ConnState {
         &self.timeouts
     }
 
-    /// Requests in flight, including those whose client has gone.
+    /// Requests in flight, including those whose client has disconnected.
     pub(crate) fn requests_in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)
     }
@@ -236,8 +240,8 @@ impl ConnState {
         (phase_of(packed), self.instant(packed >> PHASE_BITS))
     }
 
-    /// Since when an HTTP/1 connection is idle without anything left to read or
-    /// to write; `None` if there is something.
+    /// Since when an HTTP/1 connection is idle, with nothing left to read or to
+    /// write; `None` if it is not.
     pub(super) fn quiet_since(&self) -> Option<Instant> {
         let (phase, since) = self.phase_since();
         let is_quiet = phase == Phase::Idle
@@ -249,10 +253,11 @@ impl ConnState {
         is_quiet.then_some(since)
     }
 
-    /// Since when the client reads nothing of a response of which bytes are
-    /// ready to be sent; `None` if there are no such bytes. The request may have
-    /// ended: the last bytes of a response outlive it.
+    /// Since when the client reads nothing although bytes of a response are ready;
+    /// `None` if there are no such bytes.
     pub(super) fn response_unread_since(&self) -> Option<Instant> {
+        // Independent of requests in flight: a request has ended when its last bytes
+        // are buffered, and the client may never read them.
         let blocked = self.blocked_since.load(Relaxed);
         let unread = self.send_tracker().map_or(0, SendTracker::unread_since);
         let since = match (blocked, unread) {
@@ -263,11 +268,9 @@ impl ConnState {
         Some(self.instant(since))
     }
 
-    /// A moment as nanoseconds of this connection.
-    pub(super) fn nanos(&self, moment: Instant) -> u64 {
-        let nanos = moment
-            .saturating_duration_since(self.accepted_at)
-            .as_nanos();
+    /// The nanoseconds from when the connection was accepted until `time`.
+    pub(super) fn nanos(&self, time: Instant) -> u64 {
+        let nanos = time.saturating_duration_since(self.accepted_at).as_nanos();
         u64::try_from(nanos).unwrap_or(u64::MAX)
     }
 

@@ -1,7 +1,7 @@
-//! What wakes a connection besides its stream: its deadline, and the drain.
+//! Wakes a connection for its deadline, and when a drain begins.
 //!
 //! Invariant: a connection has one timer, which is set only when the deadline
-//! moves closer. A request that begins and ends in time sets nothing.
+//! moves closer. A request that ends in time does not touch it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::drain::Drain;
 
-/// Stands for "no deadline". A timer that fires for it is set again.
+/// The time of a timer without a deadline. When it fires, it is set again.
 const NEVER: Duration = Duration::from_secs(3600);
 
 /// The one timer of a connection, and its view of the drain.
@@ -20,12 +20,12 @@ pub(crate) struct ConnTimer<'c> {
     sleep: Pin<&'c mut Sleep>,
     drain: &'c Drain,
     drain_begun: Pin<&'c mut (dyn Future<Output = ()> + Send + 'c)>,
-    /// The beginning of the drain was reported.
+    /// [`Wakeup::Drain`] was reported.
     is_draining: bool,
-    /// The task that timer and drain wake. Both learn of it once, and not in
-    /// each turn of a busy connection.
+    /// Wakes the connection's task. It is registered once with timer and drain, not
+    /// with each poll of a busy connection.
     waker: Option<Waker>,
-    /// The timer knows `waker`.
+    /// `waker` is registered with the timer.
     is_registered: bool,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct ConnTimer<'c> {
 pub(crate) enum Wakeup {
     /// The drain begins. Reported once.
     Drain,
-    /// The deadline may have passed: it may also have moved away meanwhile.
+    /// The deadline may have passed, or it has moved to a later time.
     Timer,
 }
 
@@ -66,8 +66,8 @@ impl<'c> ConnTimer<'c> {
         self.drain
     }
 
-    /// Waits for the drain and for `deadline`. An earlier deadline of a previous
-    /// call may still wake the connection once.
+    /// Waits for the drain and for `deadline`. It may also return once for the
+    /// earlier deadline of a previous poll.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<Wakeup> {
         let is_same_task = self
             .waker
@@ -77,8 +77,9 @@ impl<'c> ConnTimer<'c> {
             self.waker = Some(cx.waker().clone());
             self.is_registered = false;
         }
-        // The flag is one load. The future takes a lock, so it is polled only
-        // to register a new waker.
+        // The flag is one load. The future takes a lock, so it is polled only to
+        // register a new waker. (A drain that begins between the two is not lost: the
+        // future reports it when polled, or wakes the task after that.)
         let drain_begins = !self.is_draining
             && (self.drain.has_begun()
                 || !is_same_task && self.drain_begun.as_mut().poll(cx).is_ready());
@@ -86,16 +87,16 @@ impl<'c> ConnTimer<'c> {
             self.is_draining = true;
             return Poll::Ready(Wakeup::Drain);
         }
-        // A deadline that moved away leaves the timer alone: setting it for each
-        // request would cost more than one wake-up too early.
+        // For a later deadline the timer is not set: to set it for each request would
+        // cost more than one early wake-up.
         if let Some(deadline) = deadline.filter(|deadline| *deadline < self.sleep.deadline()) {
             self.set(deadline);
         }
         if self.is_registered && !self.sleep.is_elapsed() {
             return Poll::Pending;
         }
-        // A task without budget is rescheduled by tokio before the timer stores
-        // its waker. It is polled again, and registers then.
+        // If the task has used up its budget (tokio's cooperative scheduling), the timer
+        // returns `Pending` without storing the waker, and the task is polled again.
         self.is_registered = tokio::task::coop::has_budget_remaining();
         ready!(self.sleep.as_mut().poll(cx));
         self.set(Instant::now() + NEVER);
@@ -108,7 +109,7 @@ impl<'c> ConnTimer<'c> {
     }
 }
 
-/// A timer without a deadline.
+/// A timer without a deadline, for [`ConnTimer::new`].
 pub(crate) fn sleep() -> Sleep {
     tokio::time::sleep(NEVER)
 }

@@ -1,7 +1,7 @@
-//! The body of a response over HTTP/2, whose progress is reported.
+//! The body of a response over HTTP/2. Reports its progress to the connection.
 //!
-//! Invariant: each byte that hyper was given is reported once as added, and once
-//! as taken: when it is written, or when hyper drops it.
+//! Invariant: each byte that hyper receives is reported once as added and once as
+//! taken. It is taken when hyper writes or drops it.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,10 +24,10 @@ struct Progress {
 
 #[derive(Debug, Default)]
 struct Pending {
-    /// Bytes that hyper has and has not written.
+    /// Bytes that hyper holds and has not yet written.
     bytes: usize,
-    /// Since when none of them was written, in nanoseconds of the connection;
-    /// zero if there are none.
+    /// Since when none of them was written, in nanoseconds since the connection was
+    /// accepted; zero if there are none.
     since: u64,
 }
 
@@ -44,7 +44,7 @@ impl Progress {
     fn on_added(&self, bytes: usize) {
         let mut pending = self.lock();
         pending.bytes += bytes;
-        // Bytes behind others that wait already do not restart the time.
+        // New bytes are no progress of the client: they do not restart the timeout.
         if pending.since == 0 && pending.bytes != 0 {
             self.restart(&mut pending);
         }
@@ -58,11 +58,12 @@ impl Progress {
         }
     }
 
-    /// Measures from now on, or not at all if no bytes are left.
+    /// Restarts the time, or stops it if no bytes are left.
     fn restart(&self, pending: &mut Pending) {
         let now = Instant::now();
         let since = match pending.bytes {
             0 => 0,
+            // At least 1, since zero means "no bytes".
             _ => self.conn.nanos(now).max(1),
         };
         let before = std::mem::replace(&mut pending.since, since);
@@ -75,6 +76,7 @@ impl Progress {
     }
 
     fn lock(&self) -> MutexGuard<'_, Pending> {
+        // A panic elsewhere leaves two valid integers.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -147,6 +149,7 @@ impl Buf for TrackedChunk {
 
 impl Drop for TrackedChunk {
     fn drop(&mut self) {
+        // hyper drops the rest of a stream that the client has reset.
         self.progress.on_taken(self.bytes.len());
     }
 }

@@ -27,8 +27,9 @@ impl<IO> TrackedIo<IO> {
         self.io
     }
 
-    /// Reports whether the stream took bytes or is blocked.
+    /// Reports whether the stream accepted a write or is blocked.
     fn report<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        // An error counts as progress: it ends the connection by itself.
         self.conn.on_write(polled.is_ready());
         polled
     }
@@ -42,6 +43,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for TrackedIo<IO> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        // The end of the stream is not a byte.
         if buf.filled().len() > before {
             self.conn.on_bytes_received();
         }
@@ -73,6 +75,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for TrackedIo<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // With TLS, bytes may be accepted by `poll_write` and blocked here.
         let polled = Pin::new(&mut self.io).poll_flush(cx);
         self.report(polled)
     }

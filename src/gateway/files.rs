@@ -1,7 +1,7 @@
-//! The files that settings name, read without being used.
+//! The files that settings name, read but not yet used.
 //!
-//! Invariant: what can be read here, a start with the same settings can use,
-//! because it reads with the same functions.
+//! Invariant: if they can be read here, a start with the same settings can use them,
+//! because it reads them with the same functions.
 
 use crate::config::{Config, pem};
 use crate::server::{Certificate, CertificateError};
@@ -12,20 +12,21 @@ pub(crate) struct Files {
     pub(super) certificate: Option<Certificate>,
 }
 
-/// Problems with what settings name, each with the setting's path.
+/// Problems with the files, each with the path of the setting that names the file.
 pub(crate) type Problems = Vec<(&'static str, String)>;
 
 impl Files {
     /// Reads every file that a start with these settings would read. Blocks.
     ///
     /// # Errors
-    /// Every file with which a start would fail.
+    /// All files with which a start would fail, not only the first.
     pub(crate) fn read(config: &Config) -> Result<Self, Problems> {
         let problems = unreadable(config);
         if !problems.is_empty() {
             return Err(problems);
         }
-        // Each file can be read by itself; these find what does not fit together.
+        // Each file can be read by itself. These calls find files that do not match, such
+        // as a key of another certificate.
         let certificate = Certificate::read(&config.server);
         let upstream = Upstream::check(&config.upstream);
         let problems: Problems = [
@@ -46,7 +47,7 @@ fn unreadable(config: &Config) -> Problems {
     let tls = config.server.tls.as_ref();
     let cert = tls.and_then(|tls| pem::certificates(&tls.cert).err());
     let key = tls.and_then(|tls| pem::private_key(&tls.key).err());
-    // Without TLS to the upstream, its authorities are not read.
+    // Without TLS to the upstream, a start does not read `upstream.ca`.
     let ca = config
         .upstream
         .ca

@@ -15,7 +15,21 @@ pub(crate) fn segments(path: &str) -> impl Iterator<Item = &str> {
 
 /// Whether two paths have the same segments.
 pub(crate) fn same_segments(one: &str, other: &str) -> bool {
-    one == other || segments(one).eq(segments(other))
+    // Without empty segments, other bytes are other segments. Most paths end here.
+    one == other
+        || (has_empty_segment(one) || has_empty_segment(other)) && segments(one).eq(segments(other))
+}
+
+/// Whether a path has a segment without characters behind the first slash.
+fn has_empty_segment(path: &str) -> bool {
+    path.ends_with('/') || has_pair(path, |next| next == b'/')
+}
+
+/// Whether a slash is followed by such a byte. By hand: the searchers of `str`
+/// cost more to set up than a path has bytes.
+fn has_pair(path: &str, is_next: impl Fn(u8) -> bool) -> bool {
+    let mut pairs = path.as_bytes().windows(2);
+    pairs.any(|pair| pair[0] == b'/' && is_next(pair[1]))
 }
 
 /// The path that a lenient backend would route by: visible ASCII characters are
@@ -23,8 +37,9 @@ pub(crate) fn same_segments(one: &str, other: &str) -> bool {
 /// slashes are single (RFC 3986 §6.2.2). A trailing slash stays.
 pub(crate) fn normalize(path: &str) -> Cow<'_, str> {
     let is_special = |byte| matches!(byte, b'%' | b';' | b'\\');
-    let has_special = path.bytes().any(is_special);
-    if !has_special && !path.contains("//") && !path.contains("/.") {
+    let is_plain =
+        !path.bytes().any(is_special) && !has_pair(path, |next| matches!(next, b'/' | b'.'));
+    if is_plain {
         return Cow::Borrowed(path);
     }
     let decoded = decode_visible(path);
@@ -54,7 +69,7 @@ pub(crate) fn normalize(path: &str) -> Cow<'_, str> {
 /// Whether every backend finds the same resource behind a path: it has no dot
 /// segments, plain or encoded.
 pub(crate) fn has_one_reading(path: &str) -> bool {
-    if !path.contains(['.', '%']) {
+    if !path.bytes().any(|byte| matches!(byte, b'.' | b'%')) {
         return true;
     }
     // Behind an escaped percent sign a backend that decodes twice may find

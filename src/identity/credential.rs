@@ -1,7 +1,7 @@
-//! Credentials, as keys only.
+//! The credentials of a request, as keyed hashes.
 //!
-//! Invariant: a credential is kept as a keyed hash, never as text, so nothing
-//! here can print one (rule: secrets).
+//! Invariant: a credential is never kept as text, so no log line or metric can
+//! contain it (rule: secrets).
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -12,11 +12,11 @@ use super::instance::{InstanceId, trim};
 
 /// A keyed hash over all credentials of a request and their sources.
 ///
-/// The key is drawn at start, so a fingerprint means nothing outside this process.
+/// The key is random for each process, so a fingerprint means nothing outside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Fingerprint(u64);
 
-/// Where in a request a credential stands; part of its fingerprint.
+/// The part of a request that contains a credential. It is part of the fingerprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CredentialSource {
     /// `access_token` in the query.
@@ -41,8 +41,10 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// Adds a credential; an empty one is none.
+    /// Adds a credential. An empty one is ignored.
     pub(super) fn add(&mut self, source: CredentialSource, credential: &[u8]) {
+        // `Bearer t` and `bearer  t` must be the same credential, or a client could get
+        // a new bucket by each spelling.
         let credential = trim_bytes(without_scheme(source, credential));
         if credential.is_empty() {
             return;
@@ -54,7 +56,7 @@ impl Credentials {
         }
     }
 
-    /// All of them as one; `None` if there are none.
+    /// One fingerprint for all of them; `None` if there are none.
     pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
         let is_any = self.first.iter().any(Option::is_some);
         is_any.then(|| Fingerprint(KEY.hash_one(self.first)))
@@ -62,10 +64,11 @@ impl Credentials {
 }
 
 impl Fingerprint {
-    /// Whether the request's only credential equals the instance's name: a
-    /// client has mixed them up, and the name must not be shown.
+    /// Whether the request's only credential has the same text as the instance id: a
+    /// client has confused the two, and the id must not be logged.
     pub(crate) fn is_of(self, instance: &InstanceId) -> bool {
         let hash = Some(KEY.hash_one(instance.as_bytes()));
+        // A fingerprint does not say which source it is from, so all are tried.
         (0..4).any(|source| {
             let mut first = [None; 4];
             first[source] = hash;
@@ -73,13 +76,13 @@ impl Fingerprint {
         })
     }
 
-    /// Stands in for the credential of a request whose identity could not be
-    /// read: requests from one address share a bucket. An IPv6 client owns
-    /// 2^64 addresses (RFC 6177), so its network counts.
+    /// Replaces the credential of a request whose identity could not be read: such
+    /// requests from one address share a bucket.
     pub(crate) fn of_client(address: Option<IpAddr>) -> Self {
         let network = match address {
             None => 0,
             Some(IpAddr::V4(address)) => u64::from(address.to_bits()),
+            // The /64 network: an IPv6 client can use 2^64 addresses (RFC 6177).
             Some(IpAddr::V6(address)) => (address.to_bits() >> 64) as u64,
         };
         let is_v6 = address.map(|address| address.is_ipv6());
@@ -87,8 +90,8 @@ impl Fingerprint {
     }
 }
 
-/// What follows the scheme (`Bearer`) of an `Authorization` field: the scheme's
-/// case and the blanks behind it mean nothing (RFC 9110 §11.1).
+/// The text after the scheme (`Bearer`) of an `Authorization` field. The case of the
+/// scheme and the number of spaces after it mean nothing (RFC 9110 §11.1).
 fn without_scheme(source: CredentialSource, credential: &[u8]) -> &[u8] {
     let credential = credential.trim_ascii();
     match credential.iter().position(u8::is_ascii_whitespace) {

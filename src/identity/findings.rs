@@ -1,8 +1,8 @@
-//! What a request states about its caller, collected field by field.
+//! The instances and credentials that a request names, collected field by field.
 //!
 //! Owns the precedence: query, then header, then body; the first instance
-//! counts. Invariant: a request that states two things at once, in whatever
-//! spelling, is ambiguous (rule: ambiguous requests).
+//! counts. Invariant: a request that names two instances, or two credentials in one
+//! source, is ambiguous in any spelling (rule: ambiguous requests).
 
 use http::request::Parts;
 
@@ -13,7 +13,7 @@ use super::query::pairs;
 use crate::http::raw_target::RawTarget;
 use crate::http::{INSTANCE_HEADER, TOKEN_HEADER};
 
-/// The header with a token as HTTP defines it (RFC 9110 §11.6.2).
+/// HTTP's own header for credentials (RFC 9110 §11.6.2), in lower case.
 const AUTHORIZATION_HEADER: &str = "authorization";
 
 /// The caller of a request, as far as the request states it.
@@ -21,37 +21,38 @@ const AUTHORIZATION_HEADER: &str = "authorization";
 pub(crate) struct Identity {
     /// The WhatsApp instance.
     pub(crate) instance: Option<InstanceId>,
-    /// The credential, in whatever spelling; `None` if ambiguous.
+    /// The credentials from all sources; `None` if ambiguous.
     pub(crate) credential: Option<Fingerprint>,
-    /// How far the two can be relied on.
+    /// Whether the request may name another identity.
     pub(crate) certainty: Certainty,
 }
 
-/// How far an identity can be relied on.
+/// Whether a request may name another identity than the one that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Certainty {
-    /// The whole request was read, and it states one identity.
+    /// No: the whole request was read, and it names one identity.
     Certain,
-    /// Part of the body was not read: it may state something else.
+    /// Yes: part of the body was not read, and may name another one.
     Partial,
-    /// The request states several identities, and a backend may take any.
+    /// Yes: it names several identities, and a backend may use any of them.
     Ambiguous,
 }
 
 impl Identity {
-    /// Whether the instance's name must not be shown: it is a credential.
+    /// Whether the instance id is the text of the credential: then it must not be
+    /// logged.
     pub(crate) fn shows_its_credential(&self) -> bool {
         let named = self.instance.as_ref().zip(self.credential);
         named.is_some_and(|(instance, credential)| credential.is_of(instance))
     }
 
-    /// Whether the request may state an identity that was not found.
-    pub(crate) fn is_hidden(&self) -> bool {
+    /// Whether no identity was found, but the request may name one.
+    pub(crate) fn may_be_hidden(&self) -> bool {
         self.instance.is_none() && self.credential.is_none() && self.certainty != Certainty::Certain
     }
 }
 
-/// What was found so far.
+/// What was found in a request so far.
 #[derive(Debug)]
 pub(crate) struct Findings {
     instance: Option<InstanceId>,
@@ -75,7 +76,8 @@ impl Findings {
         if let Some(raw) = RawTarget::of(head) {
             findings.query(raw.query_before_fragment(head).unwrap_or_default());
         }
-        // One pass over the fields instead of one search for each name.
+        // One pass over the headers costs less than one lookup for each name, and finds
+        // other spellings, too.
         for (name, value) in &head.headers {
             let (name, value) = (name.as_str(), value.as_bytes());
             if name == AUTHORIZATION_HEADER {
@@ -92,6 +94,7 @@ impl Findings {
     fn query(&mut self, query: &str) {
         for pair in pairs(query) {
             let Some(named) = pair.named() else { continue };
+            // Some backends use the element of a list, others ignore it.
             self.is_ambiguous |= named.is_list;
             match named.name {
                 FieldName::Instance => self.instance(&pair.decoded()),
@@ -142,13 +145,14 @@ impl Findings {
         self.instance.is_some() && self.credentials.fingerprint().is_some()
     }
 
-    /// Whether the request states several identities.
+    /// Whether the request names several identities.
     pub(crate) fn is_ambiguous(&self) -> bool {
         self.is_ambiguous || self.credentials.is_ambiguous
     }
 
-    /// Concludes.
+    /// The identity that follows from the findings.
     pub(crate) fn identity(self) -> Identity {
+        // Ambiguous outweighs partial: it is known, not merely possible.
         let certainty = match (self.is_ambiguous(), self.is_partial) {
             (true, _) => Certainty::Ambiguous,
             (false, true) => Certainty::Partial,
@@ -157,7 +161,8 @@ impl Findings {
         let credential = self.credentials.fingerprint();
         Identity {
             instance: self.instance,
-            // It may belong to another instance than the one that counts.
+            // An ambiguous credential may belong to another instance than the one that
+            // counts, whose bucket it must not use.
             credential: credential.filter(|_| certainty != Certainty::Ambiguous),
             certainty,
         }

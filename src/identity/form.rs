@@ -1,17 +1,16 @@
-//! Finds our two fields in an urlencoded form that arrives in pieces.
+//! Finds instance and token in an urlencoded form that arrives in pieces.
 //!
-//! Invariant: its cost is linear in the bytes pushed; it keeps no more than
-//! the current pair.
+//! Invariants: the time is linear in the bytes pushed; only the current pair is held.
 
 use std::ops::Range;
 
 use super::names::{Field, Named};
 use super::query::decode;
 
-/// Longer pairs hold no value of ours.
+/// The longest pair that is held, in bytes. No instance id or token is longer.
 const MAX_PAIR: usize = 4096;
 
-/// The longest of our names, with one character more.
+/// One character more than the longest name of a field that counts.
 const LONGER_THAN_A_NAME: usize = "access_token".len() + 1;
 
 /// Reads a form piece by piece.
@@ -27,8 +26,8 @@ pub(super) struct Scanner {
 }
 
 impl Scanner {
-    /// Reads on. Reports each field found, and where its raw value stands in
-    /// all bytes pushed.
+    /// Reads the next piece. Reports each field found, and the range of its raw value
+    /// in all bytes pushed.
     pub(super) fn push(&mut self, piece: &[u8], mut found: impl FnMut(Field, Range<usize>)) {
         for &byte in piece {
             self.pushed += 1;
@@ -43,7 +42,7 @@ impl Scanner {
         }
     }
 
-    /// The pair is complete: at `&`, or at the end of the body.
+    /// Ends the current pair: at `&`, or at the end of the body.
     pub(super) fn end(&mut self, mut found: impl FnMut(Field, Range<usize>)) {
         let is_overlong = std::mem::take(&mut self.is_overlong);
         let pair = std::mem::take(&mut self.pair);
@@ -57,14 +56,16 @@ impl Scanner {
         let value_at = self.start + key.len() + 1..self.start + pair.len();
         let named = Named::read(&name);
         if is_overlong {
-            // Blanks before a name mean nothing, however many they are.
-            let is_open = value.is_none() && name.trim_start().len() < LONGER_THAN_A_NAME;
-            if named.is_some() || is_open {
+            // PHP ignores spaces before a name. If the part that was held is mostly
+            // spaces, the rest may have completed a name that counts.
+            let may_be_named = value.is_none() && name.trim_start().len() < LONGER_THAN_A_NAME;
+            if named.is_some() || may_be_named {
                 found(Field::Unclear, value_at);
             }
             return;
         }
         let Some(named) = named else { return };
+        // `instance_id[]=1`: some backends use the element, others ignore it.
         if named.is_list {
             found(Field::Unclear, value_at.clone());
         }

@@ -1,19 +1,18 @@
 //! The id of an instance.
 //!
-//! Invariants: an id has one spelling, however a lenient backend lets it be
-//! written; an id of the usual length (the vendor's have 12 characters) takes
-//! no memory of its own, since every request and a hundred thousand accounts
-//! have one.
+//! Invariants: texts that a lenient backend reads as the same id are equal; an id of
+//! the usual length (12 characters at api.wawp.net) is stored inline, because each
+//! request and up to 100,000 accounts hold one.
 
 use std::fmt;
 use std::ops::Deref;
 
-/// Longer texts are no instance ids, and would let a caller choose how much
-/// memory its account takes.
-const MAX: usize = 128;
+/// The longest id, in bytes. Without a limit a client could choose how much memory an
+/// account takes.
+const MAX_LENGTH: usize = 128;
 
-/// The longest id kept inline: a pointer and a length take as much room.
-const SHORT: usize = 22;
+/// The longest id stored inline, in bytes.
+const MAX_INLINE: usize = 22;
 
 /// The id of an instance, trimmed.
 #[derive(Clone, PartialEq, Eq)]
@@ -24,23 +23,22 @@ enum Text {
     /// The rest of the bytes is zero.
     Short {
         length: u8,
-        bytes: [u8; SHORT],
+        bytes: [u8; MAX_INLINE],
     },
     Long(Box<str>),
 }
 
 impl InstanceId {
-    /// Takes an id as found and [`trim`]s it; `None` if nothing is left, or
-    /// more than an id can be.
+    /// [`trim`]s an id that was found; `None` if it is empty or too long then.
     pub(crate) fn new(name: &str) -> Option<Self> {
         let name = trim(name);
-        if name.is_empty() || name.len() > MAX {
+        if name.is_empty() || name.len() > MAX_LENGTH {
             return None;
         }
-        let mut bytes = [0; SHORT];
+        let mut bytes = [0; MAX_INLINE];
         let text = match (bytes.get_mut(..name.len()), u8::try_from(name.len())) {
-            (Some(room), Ok(length)) => {
-                room.copy_from_slice(name.as_bytes());
+            (Some(inline), Ok(length)) => {
+                inline.copy_from_slice(name.as_bytes());
                 Text::Short { length, bytes }
             }
             _ => Text::Long(Box::from(name)),
@@ -48,7 +46,7 @@ impl InstanceId {
         Some(Self(text))
     }
 
-    /// The id's bytes, to compare them.
+    /// The bytes of the id. Comparing them needs no check for UTF-8.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         match &self.0 {
             Text::Short { length, bytes } => &bytes[..usize::from(*length)],
@@ -57,14 +55,20 @@ impl InstanceId {
     }
 }
 
-/// A value without the blanks and control characters around it, plain or
+/// A value without white space and control characters around it, literal or
 /// percent-encoded, cut at a NUL: a lenient backend reads `123%20` and `123%00x`
 /// as `123`.
 pub(super) fn trim(text: &str) -> &str {
+    // Nearly all values are visible ASCII without escapes. One cheap pass finds out.
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b'%';
+    if text.bytes().all(is_plain) {
+        return text;
+    }
     let mut text = text;
     while let Some(length) = blank_at(text, char_at_start, hex_at_start) {
         text = &text[length..];
     }
+    // C strings end at a NUL. After the start was trimmed: a NUL there cuts nothing.
     for nul in ["\0", "%00"] {
         text = text.split(nul).next().unwrap_or_default();
     }
@@ -74,13 +78,13 @@ pub(super) fn trim(text: &str) -> &str {
     text
 }
 
-/// The length of one blank at an end of a text, if there is one.
+/// The length of one blank at the start or the end of a text, if there is one.
 fn blank_at(
     text: &str,
     char_at: fn(&str) -> Option<char>,
     hex_at: fn(&str) -> Option<&str>,
 ) -> Option<usize> {
-    // A byte order mark is left behind by some editors.
+    // Some editors write a byte order mark (U+FEFF) in front of a text.
     let is_blank =
         |letter: &char| letter.is_whitespace() || letter.is_control() || *letter == '\u{feff}';
     if let Some(letter) = char_at(text).filter(is_blank) {
@@ -128,7 +132,7 @@ mod tests {
     #[test]
     fn every_length_is_kept_as_it_was() {
         for letter in ["a", "é"] {
-            for length in 1..=MAX / letter.len() {
+            for length in 1..=MAX_LENGTH / letter.len() {
                 let text = letter.repeat(length);
                 let name = InstanceId::new(&text).unwrap();
                 assert_eq!(&*name, text);
@@ -137,7 +141,7 @@ mod tests {
                 assert_ne!(InstanceId::new(&format!("{text}b")), Some(name));
             }
         }
-        assert_eq!(InstanceId::new(&"a".repeat(MAX + 1)), None);
+        assert_eq!(InstanceId::new(&"a".repeat(MAX_LENGTH + 1)), None);
         assert_eq!(InstanceId::new(""), None);
     }
 

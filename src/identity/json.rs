@@ -1,16 +1,17 @@
-//! Finds our two fields at the top level of a JSON object that arrives in pieces.
+//! Finds instance and token at the top level of a JSON object that arrives in pieces.
 //!
-//! Not a validator: the upstream judges what is malformed further on. It keeps
-//! no text but the current field. Invariant: its cost is linear in the bytes
-//! pushed, however they are cut.
+//! It does not validate: malformed JSON is for the upstream to refuse. Invariants: only
+//! the current field is held; the time is linear in the bytes pushed, and the result
+//! does not depend on how they are cut.
 
 use std::ops::Range;
 
 use super::names::{Field, FieldName};
 
-/// Longer keys are not ours (`access_token` fully escaped as `\uXXXX` takes 72).
+/// The longest key that is held, in bytes. `access_token` with each character escaped
+/// as `\uXXXX` has 72.
 const MAX_KEY: usize = 80;
-/// Longer values are no value of ours.
+/// The longest value that is held, in bytes. No instance id or token is longer.
 const MAX_VALUE: usize = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,9 +22,9 @@ enum State {
     Between,
     /// Inside a string; `true` after a backslash.
     Text(bool),
-    /// Inside a number of interest.
+    /// Inside a number that is the value of a wanted field.
     Number,
-    /// Nothing more to find.
+    /// The object has ended, or the text is no object.
     Done,
 }
 
@@ -34,13 +35,13 @@ pub(crate) struct Scanner {
     depth: usize,
     /// At depth 1: the next string is a key.
     at_key: bool,
-    /// The field whose value comes next.
+    /// The field whose value follows.
     wanted: Option<FieldName>,
-    /// The raw text being kept; `None` while nothing is.
+    /// The raw text of the current key or value; `None` if it is not needed or too long.
     kept: Option<Vec<u8>>,
     /// Bytes pushed before the current piece.
     before: usize,
-    /// Where the current text or number begins, in all bytes pushed.
+    /// Where the current string or number begins, in all bytes pushed.
     value_at: usize,
 }
 
@@ -57,14 +58,15 @@ impl Scanner {
         }
     }
 
-    /// True when the object has ended or was none.
+    /// Whether the object has ended, or the text is no object.
     pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
-    /// Reads on. Reports each field found, and where its raw value stands in all
-    /// bytes pushed, quotes included.
+    /// Reads the next piece. Reports each field found, and the range of its raw value in
+    /// all bytes pushed, quotes included.
     pub(crate) fn push(&mut self, piece: &[u8], mut found: impl FnMut(Field, Range<usize>)) {
+        // `after` is the position behind the current byte, in all bytes pushed.
         let end = self.before + piece.len();
         let mut rest = piece.iter();
         while let Some(&byte) = rest.next() {
@@ -72,7 +74,8 @@ impl Scanner {
             match self.state {
                 State::Done => return,
                 State::Start => match byte {
-                    // Blanks, and a byte order mark: parsers may skip it (RFC 8259 §8.1).
+                    // White space, and a byte order mark, which parsers may skip (RFC 8259
+                    // §8.1).
                     b' ' | b'\t' | b'\r' | b'\n' | 0xef | 0xbb | 0xbf => {}
                     b'{' => {
                         self.depth = 1;
@@ -95,6 +98,7 @@ impl Scanner {
                 },
                 State::Number => match byte {
                     b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-' => self.keep(byte),
+                    // Only the byte behind a number shows that it has ended.
                     _ => {
                         self.number_ends(after - 1, &mut found);
                         self.between(byte, after, &mut found);
@@ -106,16 +110,18 @@ impl Scanner {
         self.before = end;
     }
 
+    /// A byte between tokens, which may begin or end one.
     fn between(&mut self, byte: u8, after: usize, found: &mut impl FnMut(Field, Range<usize>)) {
         match byte {
             b'"' => {
                 self.state = State::Text(false);
+                // Most strings are message texts: they are skipped without a copy.
                 let keep = self.depth == 1 && (self.at_key || self.wanted.is_some());
                 self.kept = keep.then(Vec::new);
                 self.value_at = after - 1;
             }
             b'{' | b'[' => {
-                // Some languages turn a list of one text into that text.
+                // Some languages convert a list with one string into that string.
                 if byte == b'[' && self.wanted.take().is_some() {
                     found(Field::Unclear, after - 1..after);
                 }
@@ -162,7 +168,7 @@ impl Scanner {
         if self.at_key {
             self.wanted = text.as_deref().and_then(FieldName::of_json);
         } else if let Some(field) = self.wanted.take() {
-            // Without a text it is too long, or no Unicode: a backend may cut it.
+            // `None`: it is too long or not Unicode, and a backend may cut it to another id.
             let field = text.map_or(Field::Unclear, |text| field.with(text));
             found(field, self.value_at..end);
         }
@@ -178,7 +184,7 @@ impl Scanner {
     }
 }
 
-/// The text that the inside of a JSON string stands for.
+/// Decodes the inside of a JSON string; `None` if it is not Unicode.
 fn unescape(raw: &[u8]) -> Option<String> {
     if !raw.contains(&b'\\') {
         return String::from_utf8(raw.to_vec()).ok();

@@ -1,6 +1,6 @@
-//! Finds our two fields in a multipart form (RFC 7578).
+//! Finds instance and token in a multipart form (RFC 7578).
 //!
-//! Invariant: a part counts under every name that some parser may give it.
+//! Invariant: a part counts under each name that some parser may read.
 
 use bytes::Bytes;
 use futures_core::Stream;
@@ -8,8 +8,8 @@ use http::header::CONTENT_DISPOSITION;
 
 use super::names::{Field, Named};
 
-/// Reads a form as far as it goes and reports each field found; false if it
-/// breaks off before its last boundary.
+/// Reads a form and reports each field found; false if it ends before its last
+/// boundary.
 pub(super) async fn scan<'p>(
     boundary: String,
     pieces: impl Stream<Item = Result<Bytes, multer::Error>> + Send + 'p,
@@ -20,9 +20,10 @@ pub(super) async fn scan<'p>(
         let part = match form.next_field().await {
             Ok(Some(part)) => part,
             Ok(None) => return true,
-            // What was read of the body ends mid-form.
+            // Malformed, or the scanned part of the body ends within the form.
             Err(_) => return false,
         };
+        // A repeated header: parsers differ in which one they use.
         let dispositions = part.headers().get_all(CONTENT_DISPOSITION);
         let names: Vec<String> = dispositions
             .iter()
@@ -43,10 +44,12 @@ pub(super) async fn scan<'p>(
 }
 
 /// All values of `name` in a `Content-Disposition` field. Parsers differ in
-/// which one they take, in the case of `name` and in the quotes.
+/// which one they use, in the case of `name` and in the quotes.
 fn names(disposition: &[u8]) -> Vec<String> {
     const PARAMETER: &[u8] = b"name";
     let mut names = Vec::new();
+    // Every position is tried, also inside quotes: a parser that ends a quoted string
+    // earlier would find a name there.
     for at in 0..disposition.len() {
         let is_start = at == 0 || matches!(disposition[at - 1], b';' | b' ' | b'\t');
         let rest = &disposition[at..];
@@ -66,6 +69,7 @@ fn names(disposition: &[u8]) -> Vec<String> {
         };
         let value = String::from_utf8_lossy(&unquote(value.trim_ascii_start())).into_owned();
         names.push(match is_extended {
+            // Charset and language precede the value: `utf-8'en'name`.
             true => super::decode(value.rsplit('\'').next().unwrap_or_default()).into_owned(),
             false => value,
         });

@@ -1,15 +1,15 @@
-//! The names under which a request states its instance and its credentials.
+//! The names of the fields that hold instance and access token.
 //!
-//! Invariant: a name is ours if the most lenient backend (PHP) would read it
-//! as ours, so no second instance hides behind another spelling
-//! (rule: ambiguous requests).
+//! Invariant: a name counts if the most lenient backend (PHP) would read it as
+//! `instance_id` or `access_token`, so that no second instance is hidden by another
+//! spelling (rule: ambiguous requests).
 
 /// The field with the instance, in a query or a body.
 pub(crate) const INSTANCE_FIELD: &str = "instance_id";
 /// The field with the access token, in a query or a body.
 pub(crate) const TOKEN_FIELD: &str = "access_token";
 
-/// What a field states.
+/// A field that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FieldName {
     /// [`INSTANCE_FIELD`].
@@ -18,24 +18,24 @@ pub(crate) enum FieldName {
     Token,
 }
 
-/// A field of interest in a body.
+/// A field that counts, and its value in a body.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Field {
     /// The value of `instance_id`.
     Instance(String),
     /// The value of `access_token`.
     Token(String),
-    /// One of the two, in a form that backends read in different ways.
+    /// One of the two, or a form of it that backends read in different ways. It makes
+    /// the request ambiguous.
     Unclear,
 }
 
-/// A decoded name that is one of ours.
+/// The name of a field that counts, as it was spelt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Named {
-    /// Which one.
     pub(crate) name: FieldName,
-    /// It names an element of a list (`instance_id[]`): some backends take the
-    /// element for the value, others do not.
+    /// It names an element of a list (`instance_id[]`): some backends use the element
+    /// as the value, others do not.
     pub(crate) is_list: bool,
 }
 
@@ -48,7 +48,7 @@ impl FieldName {
         }
     }
 
-    /// Reads a name of a JSON object: only the very name counts there.
+    /// Reads a name in a JSON object, where only the exact name counts.
     pub(crate) fn of_json(name: &str) -> Option<Self> {
         match name {
             INSTANCE_FIELD => Some(Self::Instance),
@@ -61,9 +61,16 @@ impl FieldName {
 impl Named {
     /// Reads the decoded name of a field in a query, a form or a multipart body.
     ///
-    /// PHP drops leading blanks, cuts the name at a NUL, and turns `.`, blanks
-    /// and an unclosed `[` into `_`.
+    /// PHP drops leading spaces, cuts the name at a NUL, and replaces `.`, spaces
+    /// and an unclosed `[` by `_`.
     pub(crate) fn read(name: &str) -> Option<Self> {
+        // Both names are at least as long, and folding only shortens a name. Most fields
+        // end here: this runs for each field of each request.
+        let shortest = INSTANCE_FIELD.len().min(TOKEN_FIELD.len());
+        if name.len() < shortest {
+            return None;
+        }
+        // In PHP's order, compared in place.
         let name = name.split('\0').next().unwrap_or_default();
         let name = name
             .trim_start_matches(|letter: char| letter <= ' ')
@@ -74,6 +81,7 @@ impl Named {
         ];
         folded.into_iter().find_map(|(ours, field)| {
             let (stem, rest) = name.split_at_checked(ours.len())?;
+            // `instance[id]` is an element of `instance`, but `instance[id` is `instance_id`.
             let is_closed = rest.contains(&b']');
             let same = |(found, ours): (&u8, u8)| {
                 *found == ours
@@ -90,8 +98,9 @@ impl Named {
     }
 }
 
-/// Whether a header is `ours` to a backend that, as CGI does, takes every sign
-/// that is no letter or digit for `_` (RFC 3875 §4.1.18). Both are in lower case.
+/// Whether a backend may read the header `name` as `ours`: CGI replaces every
+/// character that is no letter or digit by `_` (RFC 3875 §4.1.18). Both are in lower
+/// case.
 pub(crate) fn is_header(name: &str, ours: &str) -> bool {
     let same =
         |(found, ours): (u8, u8)| found == ours || (ours == b'-' && !found.is_ascii_alphanumeric());

@@ -1,7 +1,7 @@
-//! The fields of a query, or of any text in that form.
+//! The fields of a query, or of any other text with the same syntax.
 //!
-//! Invariant: every field says where its raw value stands, so it can be
-//! replaced without touching anything else.
+//! Invariant: each field has the range of its raw value, so that a key can be replaced
+//! without changing anything else.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -16,12 +16,12 @@ pub(crate) struct Pair<'q> {
     pub(crate) value_at: Range<usize>,
     /// A key without `=` is a field too.
     pub(crate) has_value: bool,
-    /// Key or value contains an escape.
+    /// Key or value contains `%` or `+`.
     is_encoded: bool,
 }
 
 impl<'q> Pair<'q> {
-    /// Which of our fields this is, to the most lenient backend.
+    /// Whether the most lenient backend reads this as a field that counts.
     pub(crate) fn named(&self) -> Option<Named> {
         match self.is_encoded {
             true => Named::read(&decode(self.key)),
@@ -42,7 +42,8 @@ impl<'q> Pair<'q> {
 pub(crate) fn pairs(query: &str) -> impl Iterator<Item = Pair<'_>> {
     let mut next = Some(0);
     std::iter::from_fn(move || {
-        // One pass by hand: the searches of `str` are made for longer texts.
+        // One pass by hand: the search functions of `str` pay off only for longer texts,
+        // and this runs for each request.
         let start = next?;
         let (mut equals, mut end, mut is_encoded) = (None, query.len(), false);
         for (at, byte) in (start..).zip(&query.as_bytes()[start..]) {
@@ -93,7 +94,7 @@ pub(crate) fn decode(text: &str) -> Cow<'_, str> {
     Cow::Owned(decoded.unwrap_or_default())
 }
 
-/// Whether a byte of a form stands for another character.
+/// Whether a byte of a form encodes another character.
 fn is_escape(byte: u8) -> bool {
     matches!(byte, b'%' | b'+')
 }

@@ -1,7 +1,7 @@
 //! The bounded scan of a body for instance and credentials.
 //!
-//! Invariants: at most [`LOOK`] bytes are held, in the buffers they came in;
-//! the body is forwarded byte for byte as it came.
+//! Invariants: at most [`LOOK`] bytes are held, in the buffers in which they arrived;
+//! the body is forwarded byte for byte.
 
 use std::future::poll_fn;
 use std::ops::Range;
@@ -19,20 +19,20 @@ use super::names::Field;
 use super::{form, json, multipart};
 use crate::body::{self, ClientBody, LOOK};
 
-/// Where a field's raw value stands in a body, in bytes from its beginning.
+/// The position of a field's raw value in a body, in bytes from its beginning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Position {
-    /// In a JSON object; a text with its quotes.
+    /// In a JSON object; a string includes its quotes.
     Json(Range<usize>),
     /// In an urlencoded form.
     Form(Range<usize>),
-    /// In some part of a multipart form.
+    /// In a part of a multipart form. The parser does not say where.
     Part,
 }
 
-/// Takes the fields found in a body.
+/// Receives the fields found in a body.
 pub(crate) trait FieldSink {
-    /// Takes a field.
+    /// Receives a field.
     fn field(&mut self, field: Field, position: Position);
 }
 
@@ -41,7 +41,7 @@ pub(crate) trait FieldSink {
 pub(crate) enum Extent {
     /// All of it.
     Whole,
-    /// Less: it is too long, encoded, or of no type that states fields.
+    /// Less: it is too long, compressed, or of a type without fields.
     Part,
 }
 
@@ -54,7 +54,7 @@ impl FieldSink for Findings {
 /// Scans the first [`LOOK`] bytes of a body that is still arriving.
 ///
 /// # Errors
-/// The body broke off or came too slowly.
+/// The body broke off, or the client sent nothing for too long.
 pub(crate) async fn scan_body(
     sink: &mut (impl FieldSink + Send),
     headers: &HeaderMap,
@@ -70,7 +70,7 @@ pub(crate) async fn scan_body(
                 pieces: BoundedPieces::new(body),
                 broken: &mut broken,
             };
-            // Boxed: its parser is large, and most requests have no such body.
+            // Boxed: the multipart parser is large, and most requests have no such body.
             let extent = Box::pin(scan_parts(sink, boundary, pieces)).await;
             broken.map_or(Ok(extent), Err)
         }
@@ -83,7 +83,7 @@ pub(crate) async fn scan_body(
     }
 }
 
-/// Scans a body of at most [`LOOK`] bytes that has arrived, in its pieces.
+/// Scans a body of at most [`LOOK`] bytes that has arrived completely.
 pub(crate) fn scan_pieces(
     sink: &mut (impl FieldSink + Send),
     headers: &HeaderMap,
@@ -92,7 +92,8 @@ pub(crate) fn scan_pieces(
     let mut pieces = pieces.into_iter();
     match Format::of(headers) {
         Format::Multipart(boundary) => {
-            let parts = pin!(scan_parts(sink, boundary, Ready(pieces)));
+            let parts = pin!(scan_parts(sink, boundary, ReadyPieces(pieces)));
+            // One poll without a waker: a stream that is always ready needs no runtime.
             match parts.poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(extent) => extent,
                 // Unreachable: all pieces are there.
@@ -114,10 +115,11 @@ pub(crate) fn scan_pieces(
     }
 }
 
-/// Whether a request whose body has arrived states several identities. JSON
-/// that is declared as such is not scanned: its parser sees every name.
+/// Whether a request whose body has arrived names several identities, not counting
+/// those in JSON that is declared as JSON.
 pub(crate) fn is_ambiguous(head: &Parts, body: &Bytes) -> bool {
     let mut findings = Findings::of_head(head);
+    // Declared JSON need not be scanned: the parser of receipts sees each name in it.
     let is_json = matches!(
         Format::of(&head.headers),
         Format::Fields(Reader {
@@ -131,15 +133,15 @@ pub(crate) fn is_ambiguous(head: &Parts, body: &Bytes) -> bool {
     findings.is_ambiguous()
 }
 
-/// How a body states fields.
+/// How a body contains fields.
 enum Format {
     /// A multipart form with this boundary.
     Multipart(String),
     /// A JSON object or an urlencoded form.
     Fields(Reader),
-    /// Backends differ in how they read it.
+    /// Backends differ in how they read it: the request is ambiguous.
     Unclear,
-    /// It states none, or they cannot be read.
+    /// It has no fields, or they cannot be read.
     Opaque,
 }
 
@@ -152,14 +154,19 @@ impl Format {
         }
         let mut types = headers.get_all(CONTENT_TYPE).iter();
         let content_type = types.next().map_or(b"" as &[u8], |value| value.as_bytes());
+        // Two types: a backend may use either.
         if types.next().is_some() {
             return Self::Unclear;
+        }
+        // As most clients write it: nothing needs to be parsed.
+        if content_type == b"application/json" {
+            return Self::Fields(Reader::new(Declared::Json));
         }
         let content_type = String::from_utf8_lossy(content_type).to_ascii_lowercase();
         let essence = content_type.split(';').next().unwrap_or_default().trim();
         match essence {
             "multipart/form-data" => {
-                // Read again, as a boundary's case counts.
+                // From the original, because a boundary is case-sensitive.
                 let text = headers
                     .get(CONTENT_TYPE)
                     .and_then(|value| value.to_str().ok());
@@ -168,14 +175,14 @@ impl Format {
             }
             _ if essence.contains("json") => Self::Fields(Reader::new(Declared::Json)),
             "application/x-www-form-urlencoded" => Self::Fields(Reader::new(Declared::Form)),
-            // Many clients send JSON without a type.
+            // Many clients send JSON without a type, or as text.
             "" | "text/plain" => Self::Fields(Reader::new(Declared::Nothing)),
             _ => Self::Opaque,
         }
     }
 }
 
-/// What `Content-Type` says of a body.
+/// What `Content-Type` says about a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Declared {
     Json,
@@ -183,14 +190,15 @@ enum Declared {
     Nothing,
 }
 
-/// Reads a JSON object or an urlencoded form, whichever it turns out to be.
+/// Reads a JSON object, an urlencoded form, or both: the first byte and the declared
+/// type decide.
 struct Reader {
     object: json::Scanner,
     pairs: form::Scanner,
     declared: Declared,
-    /// `None` until the first byte that is no white space.
+    /// `None` until the first byte that is not white space.
     is_json: Option<bool>,
-    /// The white space before it, in bytes.
+    /// White space before that byte, in bytes.
     blank: usize,
 }
 
@@ -209,8 +217,8 @@ impl Reader {
     fn push(&mut self, piece: &[u8], sink: &mut impl FieldSink) -> bool {
         let mut piece = piece;
         if self.is_json.is_none() {
-            // Left out of a form too, or its first key would depend on where
-            // the body was cut.
+            // Removed in front of a form, too: otherwise its first key would depend on
+            // where the network cut the body.
             let length = piece.len();
             piece = piece.trim_ascii_start();
             self.blank += length - piece.len();
@@ -242,7 +250,7 @@ impl Reader {
         }
     }
 
-    /// JSON that is declared a form is both: which one depends on the backend.
+    /// JSON that is declared a form is read as both: backends differ in which they use.
     fn reads_pairs(&self) -> bool {
         self.is_json == Some(false) || self.declared == Declared::Form
     }
@@ -250,9 +258,10 @@ impl Reader {
 
 fn take_pair(field: Field, at: Range<usize>, is_json: bool, sink: &mut impl FieldSink) {
     match field {
-        // A token in the middle of a JSON text may belong to a message.
+        // A token in the middle of a JSON text may be part of a message.
         Field::Token(_) if is_json => {}
-        // Which of the two readings comes first depends on how the body is cut.
+        // Not an instance: which of the two readings finds one first depends on how the
+        // network cut the body, and the first one counts.
         Field::Instance(_) if is_json => sink.field(Field::Unclear, Position::Form(at)),
         field => sink.field(field, Position::Form(at)),
     }
@@ -269,10 +278,12 @@ async fn scan_fields(
 ) -> Result<Extent, body::Error> {
     let mut pieces = BoundedPieces::new(body);
     while let Some(piece) = poll_fn(|cx| pieces.poll(cx)).await? {
+        // The object has ended: parsers ignore or refuse what follows.
         if !reader.push(&piece, sink) {
             return Ok(Extent::Whole);
         }
     }
+    // A pair that is cut off is not read: the first digits of an id may be another id.
     if !pieces.is_whole() {
         return Ok(Extent::Part);
     }
@@ -292,14 +303,14 @@ async fn scan_parts<'p>(
     }
 }
 
-/// The pieces of a body up to [`LOOK`] bytes, so that what is found does not
-/// depend on how the network cut the body.
+/// The pieces of a body, cut at [`LOOK`] bytes. Otherwise the length of the last piece
+/// would decide what is found.
 struct BoundedPieces<'b> {
     body: &'b mut ClientBody,
     index: usize,
     /// Bytes that may still be read.
     left: usize,
-    /// The last piece went on beyond them.
+    /// The last piece was longer than that.
     is_cut: bool,
 }
 
@@ -327,15 +338,16 @@ impl<'b> BoundedPieces<'b> {
         Poll::Ready(Ok(Some(piece)))
     }
 
-    /// True when nothing of the body was left out.
+    /// Whether all of the body was read.
     fn is_whole(&self) -> bool {
         self.body.is_complete() && !self.is_cut
     }
 }
 
-/// The same as the stream that the multipart parser reads.
+/// [`BoundedPieces`] as the stream that the multipart parser reads.
 struct PieceStream<'b> {
     pieces: BoundedPieces<'b>,
+    /// The error of the body: the parser's error type cannot carry it.
     broken: &'b mut Option<body::Error>,
 }
 
@@ -354,10 +366,10 @@ impl Stream for PieceStream<'_> {
     }
 }
 
-/// Pieces that are all there, as a stream.
-struct Ready<I>(I);
+/// Pieces that have all arrived, as a stream.
+struct ReadyPieces<I>(I);
 
-impl<I: Iterator<Item = Bytes> + Unpin> Stream for Ready<I> {
+impl<I: Iterator<Item = Bytes> + Unpin> Stream for ReadyPieces<I> {
     type Item = Result<Bytes, multer::Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {

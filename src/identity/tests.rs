@@ -40,8 +40,8 @@ fn identity_of(instance: Option<&str>, credentials: &[(CredentialSource, &str)])
     findings.identity()
 }
 
-/// Sends a request over HTTP/1.1, each piece as a chunk of its own, and returns
-/// the identity found. The body must be forwarded as it came.
+/// Sends a request over HTTP/1.1, each piece as a separate chunk, and returns
+/// the identity found. The body must be forwarded unchanged.
 async fn scan(target: &str, headers: Headers<'_>, pieces: &[&[u8]]) -> Identity {
     let (near, far) = tokio::io::duplex(1 << 20);
     let (found, mut findings) = mpsc::channel(1);
@@ -49,9 +49,9 @@ async fn scan(target: &str, headers: Headers<'_>, pieces: &[&[u8]]) -> Identity 
         let found = found.clone();
         async move {
             let (head, incoming) = request.into_parts();
-            let activity = Arc::new(ConnState::new(&Config::default().server));
-            let patience = std::time::Duration::from_secs(60);
-            let mut body = ClientBody::new(incoming, &head, patience, &activity);
+            let state = Arc::new(ConnState::new(&Config::default().server));
+            let timeout = std::time::Duration::from_secs(60);
+            let mut body = ClientBody::new(incoming, &head, timeout, &state);
             let mut findings = Findings::of_head(&head);
             let extent = scan::scan_body(&mut findings, &head.headers, &mut body).await;
             if extent == Ok(scan::Extent::Part) {

@@ -1,6 +1,6 @@
-//! When a response says something about a credential (rule: verification).
+//! Whether a response shows if a credential is valid (rule: verification).
 //!
-//! Invariant: this is the only place that decides it.
+//! Invariant: only this file decides it.
 
 use http::Method;
 use http::request::Parts;
@@ -8,21 +8,21 @@ use http::request::Parts;
 use super::findings::{Certainty, Identity};
 use crate::http::{method, path};
 
-/// Below it every request needs a credential; pages elsewhere are public.
+/// The first segment of paths that need a credential; other pages are public.
 const API_SEGMENT: &str = "v2";
 
 /// Whether the response to a request shows if the upstream accepts the
-/// request's credential: a 2xx then verifies it, a 401 revokes it.
-///
-/// `OPTIONS` is answered by any CORS layer, `TRACE` by any server, and either
-/// may be asked for by an override of the method. A path with dot segments may lead to a public page. If the request was not read to its
-/// end, or states several identities, the response may be about another one.
+/// request's credential: then a 2xx verifies it, and a 401 removes the verification.
 pub(crate) fn is_conclusive(head: &Parts, is_receipt: bool, identity: &Identity) -> bool {
     let path = head.uri.path();
     identity.credential.is_some()
+        // Otherwise the response may be about an identity that was not found.
         && identity.certainty == Certainty::Certain
+        // A CORS layer responds to `OPTIONS`, any server to `TRACE`, without a credential.
         && !matches!(head.method, Method::OPTIONS | Method::TRACE)
+        // The request may be an `OPTIONS` for the backend.
         && !method::is_overridden(head)
+        // With dot segments it may lead to a public page.
         && path::has_one_reading(path)
         && (is_receipt || is_of_api(path))
 }

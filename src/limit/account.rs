@@ -1,360 +1,395 @@
-//! The budget of one instance (or credential) in one class of calls.
+//! The budget of one instance (or credential) in one class of requests.
 //!
-//! Owns who draws on which bucket (design §3.1): a credential which the
-//! upstream has accepted draws on the main bucket, everybody else on a second
-//! one of the same size. Until somebody has been accepted there is only the
-//! main bucket, so the first app's debt stays where its calls will be paid.
+//! Owns which bucket a credential draws on (rule: verification). Verified
+//! credentials draw on the main bucket, all others on a second one of the same
+//! size; while no credential is verified there is only the main bucket. When
+//! that changes, waiting requests move to the bucket that is now theirs and
+//! keep the order in which they joined.
+//!
+//! Invariant: one lock covers the verified credentials and both buckets, so
+//! that no request can be sent to a bucket that is not its own any more. A
+//! bucket that waits for shared budgets is held by the [`Egress`].
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use arc_swap::Guard;
-use http::StatusCode;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::bucket::{Admission, Bucket, Holder, Permit};
-use super::line::Kind;
-use super::look::Budget;
-use super::share::Share;
-use super::sharing::Terms;
-use super::table::Table;
-use super::{Refused, Rules};
-use crate::config::Quota;
+use super::bucket::{Bucket, next_ticket};
+use super::egress::{Joined, Owner, QueueLimits, Sender, Share};
+use super::policy::{Draw, Place, Policy};
+use super::queue::{Newcomer, Permit, Refused, Side, Source, Waiter};
+use super::shared::SeatId;
+use super::verified::Verified;
 use crate::identity::{Fingerprint, InstanceId};
-use crate::observe::metrics::{InstanceSeries, Metrics, Standing, TenantSeries};
+use crate::observe::metrics::InstanceSeries;
 
-/// Accepted credentials remembered per account; the oldest makes room. An app
-/// has one token, and may spell it in a few places.
-const MAX_PROVEN: usize = 16;
-
-/// An account that was accepted is remembered this long without a call.
+/// An account with a verified credential is remembered this long without a
+/// request.
 const REMEMBER: Duration = Duration::from_secs(3600);
 
-/// The budget of one instance (or credential) in one class of calls. There
+/// The budget of one instance (or credential) in one class of requests. There
 /// may be a hundred thousand: what few have is behind a pointer.
 #[derive(Debug)]
-pub(crate) struct Account {
-    /// The instance as metrics may name it; `None` where a call names none.
+pub(super) struct Account {
+    /// The instance as metrics may name it; `None` where requests name none.
     pub(super) instance: Option<InstanceId>,
-    main: Bucket,
-    known: Mutex<Known>,
-    /// Set when the instance has been accepted, so that made-up names never
-    /// take up a label.
-    series: OnceLock<Arc<InstanceSeries>>,
+    state: Mutex<State>,
+    /// Set when a credential is verified, so that made-up names never take up
+    /// a label.
+    pub(super) series: OnceLock<Arc<InstanceSeries>>,
 }
 
-/// Who draws on what.
-#[derive(Debug, Default)]
-struct Known {
-    proven: Proven,
-    /// For credentials not yet accepted, once another one is.
-    strangers: Option<Arc<Account>>,
-}
-
-/// Credentials that were accepted, least recently used first. Most accounts
-/// have one, which takes no memory of its own.
-#[derive(Debug, Default)]
-enum Proven {
-    #[default]
-    None,
-    One(Fingerprint),
-    More(Box<[Fingerprint]>),
-}
-
-impl Proven {
-    fn all(&mut self) -> &mut [Fingerprint] {
-        match self {
-            Self::None => &mut [],
-            Self::One(one) => std::slice::from_mut(one),
-            Self::More(all) => all,
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        matches!(self, Self::None)
-    }
-
-    /// Adds one that is none of them.
-    fn add(&mut self, credential: Fingerprint) {
-        let all = self.all();
-        let forgotten = (all.len() + 1).saturating_sub(MAX_PROVEN);
-        let kept = all[forgotten..].iter().copied();
-        let all: Box<[_]> = kept.chain([credential]).collect();
-        *self = match *all {
-            [one] => Self::One(one),
-            _ => Self::More(all),
-        };
-    }
-}
-
-impl Holder for Account {
-    fn bucket(&self) -> &Bucket {
-        &self.main
-    }
+#[derive(Debug)]
+struct State {
+    verified: Verified,
+    main: Draw,
+    /// For other credentials, once one is verified.
+    unverified: Option<Box<Draw>>,
 }
 
 impl Account {
-    pub(super) fn new(instance: Option<InstanceId>, terms: &Terms) -> Self {
-        let share = terms.sharing.of(instance.as_deref(), false);
-        Self::sharing(instance, terms, share)
-    }
-
-    fn sharing(instance: Option<InstanceId>, terms: &Terms, share: Option<Arc<Share>>) -> Self {
+    pub(super) fn new(instance: Option<InstanceId>, policy: &Policy) -> Self {
+        let share = policy.sharing.of_unverified(instance.as_deref());
         Self {
             instance,
-            main: Bucket::new(terms.quota, share),
-            known: Mutex::default(),
+            state: Mutex::new(State {
+                verified: Verified::default(),
+                main: Draw::new(policy.quota, share, Source::Main),
+                unverified: None,
+            }),
             series: OnceLock::new(),
         }
     }
 
-    /// The account whose main bucket a credential draws on, if not this one's:
-    /// by its standing, but not while calls of its own wait at the other one,
-    /// which it would overtake (design §7.3).
-    fn payer(&self, credential: Option<Fingerprint>, table: &Table) -> Option<Arc<Self>> {
-        let mut known = self.known();
-        if known.proven.is_empty() {
-            return None;
-        }
-        let proven = known.proven.all();
-        let place = proven.iter().position(|it| Some(*it) == credential);
-        if let Some(place) = place {
-            // In use: the last to be forgotten.
-            proven[place..].rotate_left(1);
-        }
-        if place.is_some() {
-            let strangers = known.strangers.as_ref()?;
-            let waits_there = strangers.main.has_waiting(credential);
-            return waits_there.then(|| Arc::clone(strangers));
-        }
-        if self.main.has_waiting(credential) {
-            return None;
-        }
-        let strangers = known.strangers.get_or_insert_with(|| {
-            // Asked for under the lock that a reload's `renew` takes.
-            let terms = table.terms();
-            let share = terms.sharing.strangers(self.instance.as_deref());
-            Arc::new(Self::sharing(self.instance.clone(), &terms, share))
-        });
-        Some(Arc::clone(strangers))
-    }
-
-    /// Remembers that the upstream took this credential for this instance. The
-    /// terms are those in force now, whenever the call began: asked for and put
-    /// in force under the lock that [`renew`](Self::renew) holds, too.
-    fn prove(&self, credential: Fingerprint, terms: impl FnOnce() -> Arc<Terms>) {
-        let mut known = self.known();
-        if known.proven.all().contains(&credential) {
-            return;
-        }
-        let first = known.proven.is_empty();
-        known.proven.add(credential);
-        if first {
-            // From now on its owner's share, not one with all made-up names.
-            self.main
-                .reshare(terms().sharing.of(self.instance.as_deref(), true));
-        }
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What an operator sees of it: the main bucket.
-    pub(super) fn look(&self, class: Option<Box<str>>, now: Instant) -> Budget {
-        self.main.look(class, now)
-    }
-
-    /// Puts other terms in force.
-    pub(super) fn renew(&self, terms: &Terms) {
-        let known = self.known();
-        let (instance, accepted) = (self.instance.as_deref(), !known.proven.is_empty());
-        self.main.requote(terms.quota);
-        self.main.reshare(terms.sharing.of(instance, accepted));
-        if let Some(strangers) = &known.strangers {
-            strangers.main.requote(terms.quota);
-            strangers.main.reshare(terms.sharing.strangers(instance));
-        }
-    }
-
-    /// How the bucket of accepted credentials stands.
-    pub(super) fn standing(&self, now: Instant) -> Standing {
-        self.main.standing(now)
-    }
-
-    /// True when dropping the account would lose nothing. An accepted one is
-    /// kept for a while, else a flood could make it a stranger again.
-    pub(super) fn is_idle(&self, now: Instant, pressed: bool) -> bool {
-        let idle = |now| {
-            let strangers = self.known().strangers.clone();
-            self.main.is_idle(now) && strangers.is_none_or(|other| other.main.is_idle(now))
-        };
-        let known = !self.known().proven.is_empty();
-        match (known, now.checked_sub(REMEMBER)) {
-            (true, Some(then)) if !pressed => idle(then),
-            (true, None) if !pressed => false,
-            _ => idle(now),
-        }
-    }
-}
-
-/// One caller's access to an account: which bucket its calls draw on.
-#[derive(Clone, Debug)]
-pub(crate) struct Lane {
-    account: Arc<Account>,
-    /// Whose main bucket pays, if not the account's own.
-    payer: Option<Arc<Account>>,
-    credential: Option<Fingerprint>,
-    /// A 2xx here says that the upstream took credential and instance. Only
-    /// that does: whoever knows an instance id gets 404, 400 or a public page
-    /// without being anybody.
-    proves: bool,
-    /// Whether `RateLimit` fields go with every answer.
-    tells_limit: bool,
-    /// That of its class.
-    table: Arc<Table>,
-    metrics: Arc<Metrics>,
-    /// In whose figures its upstream calls count.
-    tenant: Option<Arc<TenantSeries>>,
-}
-
-impl Lane {
-    pub(super) fn new(
-        account: Arc<Account>,
-        credential: Option<Fingerprint>,
-        proves: bool,
-        table: &Arc<Table>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self {
-            payer: account.payer(credential, table),
-            account,
-            credential,
-            proves,
-            tells_limit: table.terms().headers,
-            table: Arc::clone(table),
-            metrics,
-            tenant: None,
-        }
-    }
-
-    /// Counts the upstream calls made here in a tenant's figures.
-    pub(crate) fn counted_for(mut self, tenant: Arc<TenantSeries>) -> Self {
-        self.tenant = Some(tenant);
-        self
-    }
-
-    /// Takes a token or a place in line, for a call that asks `now`.
+    /// Takes a token, or a place in the queue.
     ///
     /// # Errors
-    /// The line is full, or the token would come after `deadline`.
-    pub(crate) fn admit(
-        &self,
-        kind: Kind,
-        (now, deadline): (Instant, Instant),
-        rules: &Rules,
-    ) -> Result<Admission, Refused> {
-        let (payer, series) = (self.payer(), self.series());
-        Bucket::admit(payer, kind, (now, deadline), self.credential, rules, series)
+    /// Neither can be had.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        newcomer: &Newcomer,
+        policy: impl FnOnce() -> Arc<Policy>,
+        limits: QueueLimits,
+    ) -> Result<Joined, Refused> {
+        let mut state = self.lock();
+        let source = self.source(&mut state, newcomer, policy);
+        let draw = state.draw(source);
+        if let Some(permit) = draw.pass(newcomer.now) {
+            return Ok(Joined::Now(permit));
+        }
+        draw.check(newcomer, limits)?;
+        Ok(self.join(draw, source, newcomer, limits.max_delay))
     }
 
-    /// Tells whether a call could be admitted now, taking nothing.
+    /// Whether a request could be admitted now; takes nothing.
     ///
     /// # Errors
-    /// As [`admit`](Self::admit).
-    pub(crate) fn check(
+    /// It could not.
+    pub(super) fn check(
         &self,
-        kind: Kind,
-        deadline: Instant,
-        rules: &Rules,
+        newcomer: &Newcomer,
+        policy: impl FnOnce() -> Arc<Policy>,
+        limits: QueueLimits,
     ) -> Result<(), Refused> {
-        self.bucket().check(kind, deadline, rules)
+        let mut state = self.lock();
+        let source = self.source(&mut state, newcomer, policy);
+        state.draw(source).check(newcomer, limits)
     }
 
-    /// The refusal of a call that stood in line until its deadline came.
-    pub(crate) fn too_late(&self, rules: &Rules) -> Refused {
-        self.bucket().too_late(rules)
-    }
-
-    /// Learns from the upstream's answer to a call sent with `permit`.
-    pub(crate) fn answered(
+    /// Looks at the bucket that a credential draws on.
+    pub(super) fn look<R>(
         &self,
-        permit: &Permit,
-        status: StatusCode,
-        retry_after: Option<Duration>,
+        credential: Option<Fingerprint>,
+        look: impl FnOnce(&Bucket<Sender>) -> R,
+    ) -> Option<R> {
+        let state = self.lock();
+        let is_main = state.verified.is_empty() || state.verified.contains(credential);
+        let other = state.unverified.as_deref().filter(|_| !is_main);
+        other.unwrap_or(&state.main).look(look)
+    }
+
+    /// The bucket that a credential draws on, which exists afterwards.
+    fn source(
+        &self,
+        state: &mut State,
+        newcomer: &Newcomer,
+        policy: impl FnOnce() -> Arc<Policy>,
+    ) -> Source {
+        if state.verified.is_empty() || state.verified.uses(newcomer.credential, newcomer.now) {
+            return Source::Main;
+        }
+        if state.unverified.is_none() {
+            // Asked for under the lock that a reload's `renew` takes.
+            state.unverified = Some(Box::new(self.open_unverified(&policy())));
+        }
+        Source::Unverified
+    }
+
+    fn open_unverified(&self, policy: &Policy) -> Draw {
+        let share = policy.sharing.of_unverified(self.instance.as_deref());
+        Draw::new(policy.quota, share, Source::Unverified)
+    }
+
+    /// Puts an admitted newcomer into the queue.
+    fn join(
+        self: &Arc<Self>,
+        draw: &mut Draw,
+        source: Source,
+        newcomer: &Newcomer,
+        max_delay: Duration,
+    ) -> Joined {
+        self.seat_if_shared(draw, source);
+        match &mut draw.place {
+            Place::Seated(egress, id) => egress.join(*id, newcomer, max_delay),
+            Place::Here(bucket) => {
+                let (grant, mut verdict) = oneshot::channel();
+                let ticket = next_ticket();
+                if bucket.push(newcomer, max_delay, ticket, grant) {
+                    tokio::spawn(serve(Arc::clone(self), source));
+                    return Joined::Waits { ticket, verdict };
+                }
+                // All that waited may have left since the task last looked.
+                bucket.serve(newcomer.now);
+                match verdict.try_recv() {
+                    Ok(Ok(permit)) => Joined::Now(permit),
+                    _ => Joined::Waits { ticket, verdict },
+                }
+            }
+        }
+    }
+
+    /// Hands a bucket that draws on shared budgets to the egress.
+    fn seat_if_shared(self: &Arc<Self>, draw: &mut Draw, source: Source) {
+        let Some(share) = &draw.share else { return };
+        if let Place::Here(bucket) = &mut draw.place {
+            let nothing = Bucket::new(None, source, Instant::now());
+            let bucket = std::mem::replace(bucket, nothing);
+            let owner = Arc::clone(self) as Arc<dyn Owner>;
+            let id = share.egress.seat(&share.flow, bucket, (owner, source));
+            draw.place = Place::Seated(Arc::clone(&share.egress), id);
+        }
+    }
+
+    /// Takes a waiter out of the queue that no longer waits.
+    pub(super) fn leave(&self, ticket: u64) {
+        let mut state = self.lock();
+        let left = state.main.with(|bucket| bucket.remove(ticket));
+        if let (false, Some(unverified)) = (left, &mut state.unverified) {
+            unverified.with(|bucket| bucket.remove(ticket));
+        }
+    }
+
+    /// Learns from an upstream 429 to a request sent with this permit.
+    pub(super) fn throttled(&self, permit: &Permit, now: Instant, retry_after: Option<Duration>) {
+        let mut state = self.lock();
+        let sent = permit.granted;
+        let draw = state.draw(permit.source);
+        draw.with(|bucket| bucket.throttled(now, sent, retry_after));
+    }
+
+    /// Learns from any other response to such a request, or from none.
+    pub(super) fn answered(&self, permit: &Permit, now: Instant, let_through: bool) {
+        let mut state = self.lock();
+        let draw = state.draw(permit.source);
+        if draw.look(|bucket| bucket.is_paused()) == Some(true) {
+            draw.with(|bucket| bucket.answered(now, permit.granted, let_through));
+        }
+    }
+
+    /// Records whether the upstream accepts a credential for the instance.
+    pub(super) fn verify(
+        self: &Arc<Self>,
+        credential: Fingerprint,
+        is_accepted: bool,
+        policy: impl FnOnce() -> Arc<Policy>,
     ) {
-        self.count_sent();
-        if status == StatusCode::TOO_MANY_REQUESTS {
-            // Proves nothing: it may have been said before anybody looked at
-            // the credential (design §7.3).
-            self.bucket().throttled(permit.granted, retry_after);
-            self.series().throttled.inc();
+        let mut state = self.lock();
+        let has_changed = match is_accepted {
+            true => state.verified.add(credential, Instant::now()),
+            false => state.verified.remove(credential),
+        };
+        if has_changed {
+            self.reroute(&mut state, &policy());
+        }
+    }
+
+    /// Moves shares and waiters to where the verified credentials now put them.
+    fn reroute(self: &Arc<Self>, state: &mut State, policy: &Policy) {
+        let max_delay = policy.max_delay;
+        self.reshare(state, policy);
+        let State {
+            verified,
+            main,
+            unverified,
+        } = state;
+        if verified.is_empty() {
+            if let Some(mut other) = unverified.take() {
+                let waiters = other.with(|bucket| bucket.take_of(|_| true));
+                self.insert(main, Source::Main, waiters, max_delay);
+                other.unseat();
+            }
             return;
         }
-        self.bucket()
-            .answered(permit.granted, !status.is_server_error());
-        if status.is_success() && self.proves {
-            if let Some(credential) = self.credential {
-                let terms = || Guard::into_inner(self.table.terms());
-                self.account.prove(credential, terms);
+        let rest = main.with(|bucket| bucket.take_of(|it| !verified.contains(it)));
+        if !rest.is_empty() {
+            let other = unverified.get_or_insert_with(|| Box::new(self.open_unverified(policy)));
+            self.insert(other, Source::Unverified, rest, max_delay);
+        }
+        if let Some(other) = unverified {
+            let accepted = other.with(|bucket| bucket.take_of(|it| verified.contains(it)));
+            self.insert(main, Source::Main, accepted, max_delay);
+        }
+    }
+
+    /// Adds waiters that come from another bucket.
+    fn insert(
+        self: &Arc<Self>,
+        draw: &mut Draw,
+        source: Source,
+        waiters: Vec<(Side, Waiter<Sender>)>,
+        max_delay: Duration,
+    ) {
+        if waiters.is_empty() {
+            return;
+        }
+        let first = draw.with(|bucket| bucket.insert(waiters, max_delay, Instant::now()));
+        self.seat_if_shared(draw, source);
+        if first && matches!(draw.place, Place::Here(_)) {
+            tokio::spawn(serve(Arc::clone(self), source));
+        }
+    }
+
+    /// Puts another policy in force; what is owed stays owed.
+    pub(super) fn renew(self: &Arc<Self>, policy: &Policy) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.main.with(|bucket| bucket.requote(policy.quota, now));
+        if let Some(other) = &mut state.unverified {
+            other.with(|bucket| bucket.requote(policy.quota, now));
+        }
+        self.reshare(&mut state, policy);
+    }
+
+    /// Gives both buckets the shares that are theirs now.
+    fn reshare(self: &Arc<Self>, state: &mut State, policy: &Policy) {
+        let instance = self.instance.as_deref();
+        let of_unverified = policy.sharing.of_unverified(instance);
+        let of_main = if state.verified.is_empty() {
+            of_unverified.clone()
+        } else {
+            policy.sharing.of_verified(instance)
+        };
+        self.move_to(&mut state.main, Source::Main, of_main);
+        if let Some(other) = &mut state.unverified {
+            self.move_to(other, Source::Unverified, of_unverified);
+        }
+    }
+
+    fn move_to(self: &Arc<Self>, draw: &mut Draw, source: Source, share: Option<Arc<Share>>) {
+        let name = |share: &Option<Arc<Share>>| share.as_ref().map(|it| Arc::clone(&it.flow.name));
+        let stays = name(&draw.share) == name(&share);
+        draw.share = share;
+        if stays {
+            return;
+        }
+        draw.unseat();
+        let waits = draw.look(|bucket| bucket.waiting().is_some()) == Some(true);
+        if waits {
+            self.seat_if_shared(draw, source);
+            if matches!(draw.place, Place::Here(_)) {
+                tokio::spawn(serve(Arc::clone(self), source));
             }
-            if let (Some(instance), None) = (&self.account.instance, self.account.series.get())
-                && !self.credential.is_some_and(|it| it.is_of(instance))
-            {
-                self.account
-                    .series
-                    .get_or_init(|| self.metrics.instance(instance));
-            }
         }
     }
 
-    /// Learns that a call sent with `permit` got no answer at all.
-    pub(crate) fn unanswered(&self, permit: &Permit) {
-        self.count_sent();
-        self.bucket().answered(permit.granted, false);
-    }
-
-    fn payer(&self) -> &Arc<Account> {
-        self.payer.as_ref().unwrap_or(&self.account)
-    }
-
-    fn bucket(&self) -> &Bucket {
-        self.payer().bucket()
-    }
-
-    fn count_sent(&self) {
-        if let Some(tenant) = &self.tenant {
-            tenant.upstream().inc();
+    /// Hands out the tokens of a bucket in the account.
+    fn advance(&self, source: Source) -> Option<(Instant, Arc<Notify>)> {
+        let mut state = self.lock();
+        let draw = match source {
+            Source::Main => &mut state.main,
+            Source::Unverified => state.unverified.as_deref_mut()?,
+        };
+        match &mut draw.place {
+            Place::Here(bucket) => bucket.advance(Instant::now()),
+            Place::Seated(..) => None,
         }
     }
 
-    /// The figures of this instance, as far as it may be named.
-    pub(crate) fn series(&self) -> &Arc<InstanceSeries> {
-        match (&self.account.instance, self.account.series.get()) {
-            (_, Some(series)) => series,
-            (Some(_), None) => self.metrics.other_instances(),
-            (None, None) => self.metrics.no_instance(),
+    /// What an operator sees: the bucket of verified credentials.
+    pub(super) fn with_main<R>(&self, look: impl FnOnce(&Bucket<Sender>) -> R) -> Option<R> {
+        self.lock().main.look(look)
+    }
+
+    /// Whether dropping the account would lose nothing. One with a verified
+    /// credential is kept for a while unless room is short (`pressed`), else a
+    /// flood of names could make it unverified again.
+    pub(super) fn is_idle(&self, now: Instant, pressed: bool) -> bool {
+        let state = self.lock();
+        let idle = |now| {
+            let other = state.unverified.as_ref();
+            state.main.is_idle(now) && other.is_none_or(|other| other.is_idle(now))
+        };
+        match now.checked_sub(REMEMBER) {
+            _ if pressed || state.verified.is_empty() => idle(now),
+            Some(then) => idle(then),
+            None => false,
         }
     }
 
-    /// Whether `RateLimit` fields go with every answer.
-    pub(crate) fn tells_limit(&self) -> bool {
-        self.tells_limit
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing under this lock panics half-way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// The quota in force here.
-    pub(crate) fn quota(&self) -> Option<Quota> {
-        self.bucket().quota()
+impl Owner for Account {
+    fn take_back(&self, source: Source, seat: SeatId) {
+        let mut state = self.lock();
+        let draw = state.draw(source);
+        let is_its = matches!(draw.place, Place::Seated(_, id) if id == seat);
+        let waits = draw.look(|bucket| bucket.waiting().is_some());
+        if is_its && waits == Some(false) {
+            draw.unseat();
+        }
+    }
+}
+
+impl State {
+    fn draw(&mut self, source: Source) -> &mut Draw {
+        match (source, &mut self.unverified) {
+            (Source::Unverified, Some(unverified)) => unverified,
+            _ => &mut self.main,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+impl Account {
+    /// When a newcomer would be served.
+    pub(super) fn foresee(
+        &self,
+        newcomer: &Newcomer,
+        policy: impl FnOnce() -> Arc<Policy>,
+        max_delay: Duration,
+    ) -> Instant {
+        let mut state = self.lock();
+        let source = self.source(&mut state, newcomer, policy);
+        state.draw(source).foresee(newcomer, max_delay)
+    }
+}
 
-    #[test]
-    fn a_hundred_thousand_accounts_are_small() {
-        // With the two counters of its `Arc`: a size of mimalloc's.
-        assert!(size_of::<Account>() + 2 * size_of::<usize>() <= 160);
+/// Serves the queue of a bucket until nothing waits there: the one task of a
+/// bucket under pressure.
+async fn serve(account: Arc<Account>, source: Source) {
+    loop {
+        let Some((next, changed)) = account.advance(source) else {
+            return;
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            () = changed.notified() => {}
+        }
     }
 }

@@ -1,285 +1,355 @@
-//! One token bucket with the calls that wait for its tokens.
+//! One token bucket with the requests that wait for its tokens.
 //!
-//! Owns the only place where a token is taken; [`turn`] foretells when one will
-//! be. Invariant: a token goes to the call at the head of the queue, and nobody
-//! takes one past a queue.
-//!
-//! Order (design §3.6): calls leave first come, first served; read receipts
-//! yield to calls, until a receipt has waited `max_delay`.
+//! Invariants: nothing here reads a clock, waits or starts a task, so that the
+//! gateway, a forecast and an estimate decide alike. A token goes to the
+//! request that the wait queue names, and no request takes one past a queue.
+//! There is a queue if and only if a task serves it: [`push`](Bucket::push)
+//! returns true when it makes one, and [`advance`](Bucket::advance) returns
+//! `None` when it removes it.
 
-mod state;
-mod turn;
-
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::egress::{Claim, Claimant, Released};
-use super::line::Kind;
-use super::look::{Budget, Waiting};
-use super::pause::Pause;
-use super::share::Share;
-use super::ticket::Ticket;
-use super::{Refused, Rules};
-pub(crate) use state::{Entry, State};
-pub(super) use turn::Turn;
-
+use super::pause::{LocalTokens, Tokens};
+use super::queue::{
+    Grant, Newcomer, Permit, Refusal, Refused, Scope, Side, Source, WaitQueue, Waiter,
+};
 use crate::config::Quota;
 use crate::identity::Fingerprint;
-use crate::observe::metrics::{InstanceSeries, Standing};
 
-/// A token taken (or let off, where budgets are only observed), and what is
-/// known of the bucket after it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Permit {
-    /// When the token was taken.
-    pub(crate) granted: Instant,
-    /// Tokens left at that moment; `None` where the bucket is unlimited.
-    pub(crate) remaining: Option<u32>,
+/// How late a timer may fire (tokio's wheel turns once a millisecond). A waiter
+/// gets a token that was due by its deadline although the task that hands it
+/// out woke so much later.
+const TIMER_GRANULARITY: Duration = Duration::from_millis(2);
+
+/// The last ticket of the process: tickets order waiters also across buckets,
+/// between which they may move.
+static TICKETS: AtomicU64 = AtomicU64::new(0);
+
+/// The number of a waiter that joins now.
+pub(crate) fn next_ticket() -> u64 {
+    TICKETS.fetch_add(1, Ordering::Relaxed)
 }
 
-/// The answer to a request for a token.
+/// When a request that still waits has to be refused.
+pub(super) fn expiry<G>(request: &Waiter<G>) -> Instant {
+    request.deadline + TIMER_GRANULARITY
+}
+
+/// A token bucket (GCRA) and its wait queue.
 #[derive(Debug)]
-pub(crate) enum Admission {
-    /// The token was there.
-    Now(Permit),
-    /// The call waits in line.
-    Queued(Ticket),
+pub(crate) struct Bucket<G> {
+    tokens: LocalTokens,
+    /// There only while something waits, so that an idle bucket stays small.
+    queue: Option<Box<WaitQueue<G>>>,
+    source: Source,
 }
 
-/// What a bucket decides by, for calls that wait on a channel.
-type Held = State<oneshot::Sender<Permit>>;
-
-/// A token bucket (GCRA) and its line of waiting calls.
-#[derive(Debug)]
-pub(crate) struct Bucket {
-    /// Held for a few instructions at a time, never across an await; shared
-    /// only by the calls of this one bucket.
-    state: Mutex<Held>,
-}
-
-/// What a bucket is part of. Those who wait and the task that serves them
-/// share it: a bucket of its own allocation would cost every call that comes a
-/// look at cold memory, and every instance the room.
-pub(super) trait Holder: std::fmt::Debug + Send + Sync + 'static {
-    /// The bucket.
-    fn bucket(&self) -> &Bucket;
-}
-
-impl Bucket {
-    /// Makes a full bucket.
-    pub(super) fn new(quota: Option<Quota>, share: Option<Arc<Share>>) -> Self {
-        let mut state = State::new(quota, Instant::now());
-        state.share = share;
+impl<G: Grant> Bucket<G> {
+    /// A full bucket.
+    pub(super) fn new(quota: Option<Quota>, source: Source, now: Instant) -> Self {
         Self {
-            state: Mutex::new(state),
+            tokens: LocalTokens::new(quota, now),
+            queue: None,
+            source,
         }
     }
 
-    /// Takes a token, or a place in line, or says at once that neither will do.
-    ///
-    /// # Errors
-    /// The line is full, or the token would come after `deadline`.
-    pub(super) fn admit<H: Holder>(
-        holder: &Arc<H>,
-        kind: Kind,
-        (now, deadline): (Instant, Instant),
-        credential: Option<Fingerprint>,
-        rules: &Rules,
-        series: &Arc<InstanceSeries>,
-    ) -> Result<Admission, Refused> {
-        let mut granted = None;
-        let grant = || {
-            let (grant, told) = oneshot::channel();
-            granted = Some(told);
-            grant
+    /// A full bucket for every credential.
+    pub(crate) fn new_main(quota: Option<Quota>, now: Instant) -> Self {
+        Self::new(quota, Source::Main, now)
+    }
+
+    /// A copy for a forecast, in which each waiter has another way to learn its
+    /// verdict.
+    pub(super) fn copy<H: Grant>(&self, grant: impl Fn(&Waiter<G>) -> H) -> Bucket<H> {
+        let queue = self.queue.as_ref();
+        Bucket {
+            tokens: self.tokens.foreseen(),
+            queue: queue.map(|queue| Box::new(queue.copy(grant))),
+            source: self.source,
+        }
+    }
+
+    /// Takes a token for a request that finds no queue.
+    pub(crate) fn pass(&mut self, now: Instant) -> Option<Permit> {
+        if self.queue.is_some() {
+            return None;
+        }
+        self.take(now).ok()
+    }
+
+    /// Adds a waiter; true if this makes a queue, which has to be served.
+    pub(crate) fn push(
+        &mut self,
+        newcomer: &Newcomer,
+        max_delay: Duration,
+        ticket: u64,
+        grant: G,
+    ) -> bool {
+        let first = self.queue.is_none();
+        self.queue(max_delay).push(newcomer, ticket, grant);
+        first
+    }
+
+    /// Adds waiters from another bucket; true as in [`push`](Self::push).
+    pub(super) fn insert(
+        &mut self,
+        waiters: Vec<(Side, Waiter<G>)>,
+        max_delay: Duration,
+        now: Instant,
+    ) -> bool {
+        let first = self.queue.is_none();
+        let queue = self.queue(max_delay);
+        for (side, waiter) in waiters {
+            queue.insert(side, waiter);
+        }
+        queue.changed.notify_one();
+        self.refuse_held(now);
+        first
+    }
+
+    fn queue(&mut self, max_delay: Duration) -> &mut WaitQueue<G> {
+        self.queue
+            .get_or_insert_with(|| Box::new(WaitQueue::new(max_delay)))
+    }
+
+    /// Hands out every token that is there and refuses the requests whose
+    /// deadline has passed. Returns when to look again, or what else tells;
+    /// `None` once nothing waits.
+    pub(crate) fn advance(&mut self, now: Instant) -> Option<(Instant, Arc<Notify>)> {
+        let next = self.tick(now)?;
+        Some((next, Arc::clone(&self.queue.as_ref()?.changed)))
+    }
+
+    /// The same, for a caller that needs no wake-up.
+    pub(super) fn tick(&mut self, now: Instant) -> Option<Instant> {
+        let next = self.serve(now)?;
+        let expiry = self.expire(now);
+        Some(expiry.map_or(next, |expiry| expiry.min(next)))
+    }
+
+    /// Hands out every token that is there. Returns when the next one is due;
+    /// `None` once nothing waits.
+    pub(super) fn serve(&mut self, now: Instant) -> Option<Instant> {
+        loop {
+            let Some(side) = self.next(now, |n| self.tokens.due(now, n)) else {
+                self.queue = None;
+                return None;
+            };
+            let due = self.tokens.due(now, 0);
+            if due > now {
+                return Some(due);
+            }
+            self.grant(side, now);
+        }
+    }
+
+    /// Which side has the next token; `slot(n)` is the time of the n-th token.
+    pub(super) fn next(&self, now: Instant, slot: impl Fn(u32) -> Instant) -> Option<Side> {
+        self.queue.as_ref()?.next(now, slot)
+    }
+
+    /// Gives a token that is there to the head of one side; false if that has
+    /// no waiter who could still use it.
+    pub(super) fn grant(&mut self, side: Side, now: Instant) -> bool {
+        let Some(queue) = &mut self.queue else {
+            return false;
         };
-        let entry =
-            holder
-                .bucket()
-                .lock()
-                .admit(kind, (now, deadline), credential, rules, grant)?;
-        let (ticket, first) = match entry {
-            Entry::Now(permit) => return Ok(Admission::Now(permit)),
-            Entry::Queued { ticket, first } => (ticket, first),
+        let Some(waiter) = queue.pop(side) else {
+            return false;
         };
-        if first {
-            tokio::spawn(serve(Arc::clone(holder)));
+        if side == Side::Requests && expiry(&waiter) < now {
+            let refused = self.too_late(now);
+            waiter.grant.settle(Err(refused));
+            return false;
         }
-        let granted = granted.expect("whoever is in line was asked for a channel");
-        // A ghost is nobody who waits.
-        let series = (!rules.observes).then(|| Arc::clone(series));
-        Ok(Admission::Queued(Ticket::new(
-            Arc::clone(holder) as Arc<dyn Holder>,
-            series,
-            ticket,
-            granted,
-        )))
-    }
-
-    /// Tells whether a call of this kind could be admitted now, taking nothing.
-    ///
-    /// # Errors
-    /// As [`admit`](Self::admit).
-    pub(crate) fn check(
-        &self,
-        kind: Kind,
-        deadline: Instant,
-        rules: &Rules,
-    ) -> Result<(), Refused> {
-        self.lock().check(kind, Instant::now(), deadline, rules)
-    }
-
-    /// The refusal of a call that stood in line until its deadline came.
-    pub(crate) fn too_late(&self, rules: &Rules) -> Refused {
-        self.lock().too_late(Instant::now(), rules)
-    }
-
-    /// Learns from an upstream 429 to a call admitted at `granted`.
-    pub(crate) fn throttled(&self, granted: Instant, retry_after: Option<Duration>) {
-        let now = Instant::now();
-        let mut state = self.lock();
-        match &mut state.pause {
-            Some(pause) => pause.throttled(now, granted, retry_after),
-            None => state.pause = Some(Box::new(Pause::new(now, retry_after))),
+        let Ok(permit) = self.take(now) else {
+            return false;
+        };
+        let mut waiter = Some(waiter);
+        // A request that leaves at this very moment passes its token on.
+        while let Some(next) = waiter {
+            if next.grant.settle(Ok(permit)) {
+                break;
+            }
+            waiter = self.queue.as_mut().and_then(|queue| queue.pop(side));
         }
-        // Whoever waits does so for this now, and not for its share.
-        let share = state.share.clone();
-        state.reshare(share, now);
-        state.wake();
+        // The token may have gone to another probe.
+        self.refuse_held(now);
+        true
     }
 
-    /// Learns from any other answer to a call admitted at `granted`.
-    pub(crate) fn answered(&self, granted: Instant, let_through: bool) {
-        let mut state = self.lock();
-        let Some(pause) = &mut state.pause else {
+    fn take(&mut self, now: Instant) -> Result<Permit, Instant> {
+        let remaining = self.tokens.take(now)?;
+        Ok(Permit {
+            granted: now,
+            remaining,
+            source: self.source,
+        })
+    }
+
+    /// Refuses the requests whose deadline has passed; returns when the next
+    /// one will have to be refused. To be called after the tokens that are
+    /// there have been handed out.
+    pub(super) fn expire(&mut self, now: Instant) -> Option<Instant> {
+        let queue = self.queue.as_mut()?;
+        let expired = now.checked_sub(TIMER_GRANULARITY);
+        let expired = expired.map(|until| queue.take_expired(until));
+        let next = queue.first_deadline();
+        if let Some(expired) = expired
+            && !expired.is_empty()
+        {
+            let refused = self.too_late(now);
+            for waiter in expired {
+                waiter.grant.settle(Err(refused));
+            }
+        }
+        next.map(|deadline| deadline + TIMER_GRANULARITY)
+    }
+
+    /// Puts away a queue in which nothing waits.
+    pub(super) fn drop_empty_queue(&mut self) {
+        self.queue.take_if(|queue| queue.is_empty());
+    }
+
+    /// Learns from an upstream 429 to a request sent with this permit, and
+    /// refuses everything whose deadline lies within the pause.
+    pub(super) fn throttled(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
+        self.tokens.throttled(now, sent, retry_after);
+        self.refuse_held(now);
+        self.wake();
+    }
+
+    fn refuse_held(&mut self, now: Instant) {
+        let (Some(until), Some(queue)) = (self.tokens.refuses_until(), &mut self.queue) else {
             return;
         };
-        if pause.answered(granted, let_through) {
-            state.pause = None;
+        let late = queue.take_late(until);
+        if !late.is_empty() {
+            let refused = self.refused(Refusal::Paused, until, now);
+            for waiter in late {
+                waiter.grant.settle(Err(refused));
+            }
         }
-        state.wake();
+    }
+
+    /// Whether a 429 has not yet been followed by a success.
+    pub(super) fn is_paused(&self) -> bool {
+        self.tokens.is_paused()
+    }
+
+    /// Learns from any other response, or from none.
+    pub(super) fn answered(&mut self, now: Instant, sent: Instant, let_through: bool) {
+        if self.tokens.answered(now, sent, let_through) {
+            self.wake();
+        }
     }
 
     /// Puts another quota in force, keeping what is owed.
-    pub(super) fn requote(&self, quota: Option<Quota>) {
-        let mut state = self.lock();
-        state.gcra.requote(quota, Instant::now());
-        state.wake();
+    pub(super) fn requote(&mut self, quota: Option<Quota>, now: Instant) {
+        self.tokens.requote(quota, now);
+        self.wake();
     }
 
-    /// Gives the bucket another place in the sharing of the egress, or none.
-    pub(super) fn reshare(&self, share: Option<Arc<Share>>) {
-        let mut state = self.lock();
-        state.reshare(share, Instant::now());
-        state.wake();
-    }
-
-    /// Takes somebody out of the line who no longer waits.
-    pub(super) fn leave(&self, ticket: u64) {
-        self.lock().leave(ticket);
-    }
-
-    /// Whether calls with this credential wait in line.
-    pub(super) fn has_waiting(&self, credential: Option<Fingerprint>) -> bool {
-        let state = self.lock();
-        let Some(line) = &state.line else {
-            return false;
-        };
-        let mut waiting = line.calls.iter().chain(&line.receipts);
-        waiting.any(|waiter| waiter.credential == credential)
-    }
-
-    /// What an operator sees of it.
-    pub(super) fn look(&self, class: Option<Box<str>>, now: Instant) -> Budget {
-        let state = self.lock();
-        let waiting = state.line.as_ref().map(|line| Waiting {
-            calls: line.calls.len(),
-            receipts: line.receipts.len(),
-        });
-        let standing = state.standing(now);
-        let quota = state.quota();
-        Budget {
-            class,
-            tokens: standing.tokens,
-            burst: quota.map(|quota| quota.burst.get()),
-            rate: quota.map(|quota| quota.rate),
-            waiting: waiting.unwrap_or_default(),
-            pause: standing.paused.as_secs_f64(),
+    /// Takes out a waiter that has left; false if it does not wait here.
+    pub(crate) fn remove(&mut self, ticket: u64) -> bool {
+        let removed = (self.queue.as_mut()).is_some_and(|queue| queue.remove(ticket));
+        if removed {
+            self.wake();
         }
+        removed
+    }
+
+    /// Takes out the waiters of these credentials.
+    pub(super) fn take_of(
+        &mut self,
+        belongs: impl Fn(Option<Fingerprint>) -> bool,
+    ) -> Vec<(Side, Waiter<G>)> {
+        let taken = (self.queue.as_mut()).map(|queue| queue.take_of(belongs));
+        self.wake();
+        taken.unwrap_or_default()
+    }
+
+    fn wake(&self) {
+        if let Some(queue) = &self.queue {
+            queue.changed.notify_one();
+        }
+    }
+
+    /// When the token behind so many others is due.
+    pub(super) fn due(&self, now: Instant, before: usize) -> Instant {
+        self.tokens
+            .due(now, u32::try_from(before).unwrap_or(u32::MAX))
+    }
+
+    /// The queue, while something waits.
+    pub(super) fn waiting(&self) -> Option<&WaitQueue<G>> {
+        self.queue.as_deref().filter(|queue| !queue.is_empty())
+    }
+
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.len())
     }
 
     /// The quota in force.
-    pub(crate) fn quota(&self) -> Option<Quota> {
-        self.lock().quota()
+    pub(super) fn quota(&self) -> Option<Quota> {
+        self.tokens.quota()
     }
 
-    /// How the bucket stands.
-    pub(super) fn standing(&self, now: Instant) -> Standing {
-        self.lock().standing(now)
+    /// Tokens left, and what is left of a pause.
+    pub(super) fn status(&self, now: Instant) -> (Option<f64>, Duration) {
+        let held = self.tokens.held_until(now);
+        let paused = held.map_or(Duration::ZERO, |until| until - now);
+        (self.tokens.tokens(now), paused)
     }
 
-    /// True when dropping the bucket would lose nothing: nobody waits, no
-    /// pause is on and every token is back.
-    pub(super) fn is_idle(&self, now: Instant) -> bool {
-        self.lock().is_idle(now)
+    /// Whether dropping the bucket would lose nothing: nothing waits, there is
+    /// no pause and every token is back.
+    pub(crate) fn is_idle(&self, now: Instant) -> bool {
+        self.queue.is_none() && self.tokens.is_full(now)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held> {
-        // Nothing under this lock panics half-way through a change.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<H: Holder> Claimant for H {
-    fn release(&self, ticket: u64, now: Instant) -> Option<Released> {
-        let mut state = self.bucket().lock();
-        let line = state.line.as_mut()?;
-        let is_current = |(current, _)| current == ticket;
-        if !line.claimed.is_some_and(is_current) || line.len() == 0 {
-            // Another claim has taken this one's place, or all have left.
-            return None;
+    /// Refuses a deadline that lies within a pause, as the waiters were.
+    ///
+    /// # Errors
+    /// It does.
+    pub(super) fn check_pause(&self, now: Instant, deadline: Instant) -> Result<(), Refused> {
+        match self.tokens.refuses_until() {
+            Some(until) if deadline < until && now < until => {
+                Err(self.refused(Refusal::Paused, until, now))
+            }
+            _ => Ok(()),
         }
-        line.claimed = None;
-        let granted = state.grant(now);
-        let ready = state.ready(now).is_ok();
-        let line = state.line.as_mut()?;
-        let next = line.claim().filter(|_| ready);
-        line.claimed = next.map(|next| (ticket, next));
-        // Its task puts an empty line away, or waits for the next token.
-        line.changed.notify_one();
-        granted.ok().map(|()| Released { next })
     }
-}
 
-/// Asks the egress for what the head of the line needs, once.
-fn claim<H: Holder>(state: &mut Held, holder: &Arc<H>) {
-    let (Some(share), Some(line)) = (&state.share, &mut state.line) else {
-        return;
-    };
-    let claim = line.claim();
-    let claimed = line.claimed.map(|(_, claimed)| claimed);
-    let asked = claimed == Some(Claim::Call) || claimed == claim;
-    if let (Some(claim), false) = (claim, asked) {
-        let claimant = Arc::clone(holder) as Arc<dyn Claimant>;
-        let ticket = share.egress.claim(&share.member, claimant, claim);
-        line.claimed = Some((ticket, claim));
+    /// The refusal of a request whose deadline came while it waited.
+    pub(super) fn too_late(&self, now: Instant) -> Refused {
+        let at = self.due(now, self.len());
+        self.refused(self.why_late(now), at, now)
     }
-}
 
-/// Serves a line until it is empty: the one task of a bucket under pressure.
-async fn serve<H: Holder>(holder: Arc<H>) {
-    loop {
-        let plan = holder
-            .bucket()
-            .lock()
-            .advance(Instant::now(), |state| claim(state, &holder));
-        let Some((next, changed)) = plan else { return };
-        tokio::select! {
-            () = tokio::time::sleep_until(next) => {}
-            () = changed.notified() => {}
+    /// Why a request would wait so long for this bucket.
+    pub(super) fn why_late(&self, now: Instant) -> Refusal {
+        match self.tokens.held_until(now) {
+            Some(_) => Refusal::Paused,
+            None => Refusal::WaitTooLong,
+        }
+    }
+
+    /// A refusal by this bucket's own budget.
+    pub(super) fn refused(&self, refusal: Refusal, at: Instant, now: Instant) -> Refused {
+        Refused {
+            refusal,
+            scope: Scope::Instance,
+            quota: self.quota(),
+            waiting: self.len(),
+            retry_after: at.saturating_duration_since(now),
         }
     }
 }

@@ -1,332 +1,304 @@
-//! One budget over all upstream calls, shared by weight (design §3.6).
+//! The budgets that buckets share, and the task that serves their queue.
 //!
-//! Start-time fair queueing (P. Goyal, H. Vin, H. Cheng: "Start-time Fair
-//! Queuing", SIGCOMM 1996): each call of a tenant is tagged with the virtual
-//! time at which it would start if every tenant had its share, and the
-//! smallest tag goes first. It is work-conserving, and a tenant that was quiet
-//! has saved nothing up and owes nothing. Within a tenant its instances take
-//! turns, those with calls before those with receipts alone. [`turn`] foretells
-//! when somebody will have a share.
-//!
-//! Invariants: tokens are taken at the moment a call goes, never before, so none
-//! is lost or saved between the levels; while lines are served nobody else takes
-//! any; the lock of this room is never held while a bucket is asked for a call.
+//! Invariants: a bucket that waits for a shared budget is held here, together
+//! with all others, under one lock: what waits, who is next and which tokens
+//! are there can never disagree. The task runs exactly while a bucket is held
+//! here. The lock is taken after that of an account, never before it.
 
-mod tenant;
-mod turn;
-
-#[cfg(test)]
-mod tests;
-
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::gcra::Gcra;
-use super::share::Membership;
+use super::bucket::{Bucket, next_ticket};
+use super::flow::{FlowId, Flows};
+use super::forecast::{self, Place};
+use super::queue::{Newcomer, Permit, Refused, Source};
+use super::shared::{SeatId, SharedQueue};
 use crate::config::Quota;
 
-pub(super) use tenant::Claim;
-use tenant::{Claimed, Tenant, tenant};
+/// Flows remembered at least before the idle ones are looked for.
+const FLOWS_KEPT: usize = 1024;
 
-/// Tenants remembered at least before the idle ones are looked for.
-const TENANTS_KEPT: usize = 1024;
+/// Through which a waiting request learns its verdict.
+pub(super) type Sender = oneshot::Sender<Result<Permit, Refused>>;
 
-/// Somebody with calls that wait for nothing but the egress.
-pub(super) trait Claimant: Send + Sync {
-    /// Lets the call go for which the claim of this ticket was made; `None` if
-    /// that claim holds no longer.
-    fn release(&self, ticket: u64, now: Instant) -> Option<Released>;
+/// Its other end.
+pub(super) type Receiver = oneshot::Receiver<Result<Permit, Refused>>;
+
+/// A tenant as the settings describe it.
+#[derive(Debug)]
+pub(super) struct FlowSpec {
+    pub(super) name: Arc<str>,
+    pub(super) weight: NonZeroU32,
+    pub(super) quota: Option<Quota>,
 }
 
-/// A call was let go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Released {
-    /// What the claimant asks for next, with the same ticket.
-    pub(super) next: Option<Claim>,
+/// The share of a bucket in the shared budgets.
+#[derive(Debug)]
+pub(super) struct Share {
+    pub(super) egress: Arc<Egress>,
+    pub(super) flow: Arc<FlowSpec>,
 }
 
-/// The budget of all upstream calls together.
+/// The owner of a bucket, which takes it back when nothing waits there.
+pub(super) trait Owner: Send + Sync {
+    /// Takes the bucket of this seat back, unless something waits there by now.
+    fn take_back(&self, source: Source, seat: SeatId);
+}
+
+/// What a newcomer at a bucket without tokens gets.
+pub(super) enum Joined {
+    /// The token was there.
+    Now(Permit),
+    /// A place in the queue.
+    Waits { ticket: u64, verdict: Receiver },
+}
+
+/// The limits of one wait queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QueueLimits {
+    /// `batch.max_delay`.
+    pub(super) max_delay: Duration,
+    /// `limit.max_queue`.
+    pub(super) max_queue: usize,
+}
+
+/// The shared budgets of the gateway.
 pub(super) struct Egress {
     state: Mutex<State>,
-    /// Wakes the serving task when its plan has changed.
-    changed: Notify,
+    /// Wakes the task when its plan has changed.
+    changed: Arc<Notify>,
 }
 
 struct State {
-    /// Where it is unlimited, tenants may still have budgets of their own.
-    budget: Gcra,
-    /// The start tag of the call served last.
-    virtual_time: u128,
-    tenants: HashMap<Arc<str>, Tenant>,
-    /// Tenants with claims, by start tag; the number tells equals apart.
-    ready: BTreeMap<(u128, u64), Arc<str>>,
-    /// Tenants with claims whose own budget is used up, by when it is not.
-    parked: BTreeMap<(Instant, u64), Arc<str>>,
-    /// With more tenants than this the idle ones are looked for: twice what the
-    /// last search left.
+    queue: SharedQueue<Sender>,
+    flows: HashMap<Arc<str>, FlowId>,
+    owners: HashMap<SeatId, (Arc<dyn Owner>, Source)>,
+    /// The task runs.
+    is_served: bool,
+    /// Nothing can be handed out before this moment; `None` where that has to
+    /// be found out.
+    idle_until: Option<Instant>,
     forget_at: usize,
-    tickets: u64,
-    serving: bool,
 }
-
-/// What the serving task does next.
-enum Next {
-    /// Nobody claims anything.
-    Idle,
-    /// Look again then, or when something changes.
-    Wait(Instant),
-    /// Let a call of this claimant go.
-    Serve {
-        name: Arc<str>,
-        tag: u128,
-        claimed: Claimed,
-    },
-}
-
-// === impl Egress ===
 
 impl Egress {
-    /// Opens the budget; without a quota only tenants' own budgets bind.
-    pub(super) fn new(quota: Option<Quota>) -> Self {
+    /// Opens the budget of the egress, full.
+    pub(super) fn new(quota: Option<Quota>, max_wait: Duration) -> Self {
         Self {
             state: Mutex::new(State {
-                budget: Gcra::new(quota, Instant::now()),
-                virtual_time: 0,
-                tenants: HashMap::new(),
-                ready: BTreeMap::new(),
-                parked: BTreeMap::new(),
-                forget_at: TENANTS_KEPT,
-                tickets: 0,
-                serving: false,
+                queue: SharedQueue::new(Flows::new(quota, max_wait, Instant::now())),
+                flows: HashMap::new(),
+                owners: HashMap::new(),
+                is_served: false,
+                idle_until: None,
+                forget_at: FLOWS_KEPT,
             }),
-            changed: Notify::new(),
+            changed: Arc::default(),
         }
     }
 
     /// Puts other quotas and weights in force; what is owed stays owed.
-    pub(super) fn renew<'m>(
+    pub(super) fn renew<'f>(
         &self,
         quota: Option<Quota>,
-        members: impl Iterator<Item = &'m Membership>,
+        max_wait: Duration,
+        flows: impl Iterator<Item = &'f Arc<FlowSpec>>,
     ) {
         let now = Instant::now();
         let mut state = self.lock();
-        state.budget.requote(quota, now);
-        for member in members {
-            if let Some(tenant) = state.tenants.get_mut(&member.name) {
-                tenant.weight = member.weight;
-                tenant.budget.requote(member.quota, now);
+        state.queue.flows.requote(quota, max_wait, now);
+        for spec in flows {
+            if let Some(&id) = state.flows.get(&spec.name) {
+                state.queue.flows.renew(id, spec.weight, spec.quota, now);
             }
         }
-        // Whoever was put off may have a token sooner.
-        while let Some((_, name)) = state.parked.pop_first() {
-            state.relist(&name);
-        }
-        drop(state);
-        self.changed.notify_one();
+        self.wake(&mut state);
     }
 
-    /// Takes a token for a call that need not wait: none is waiting, and both
-    /// the egress and the tenant have one.
-    pub(super) fn pass(&self, member: &Membership, now: Instant) -> bool {
+    /// Takes the tokens for a request at a bucket where nothing waits, if no
+    /// other bucket is ready to take them.
+    pub(super) fn pass(
+        &self,
+        flow: &FlowSpec,
+        bucket: &mut Bucket<Sender>,
+        now: Instant,
+    ) -> Option<Permit> {
+        if bucket.due(now, 0) > now {
+            return None;
+        }
         let mut state = self.lock();
-        if state.serving {
-            return false;
+        if state.queue.has_seats() && state.idle_until.is_none_or(|until| until <= now) {
+            state.serve(now);
+            self.changed.notify_one();
         }
-        let State {
-            budget,
-            tenants,
-            virtual_time,
-            ..
-        } = &mut *state;
-        let tenant = tenant(tenants, member, now);
-        if budget.due(now, 0) > now || tenant.budget.due(now, 0) > now {
-            return false;
-        }
-        spend(budget, now);
-        spend(&mut tenant.budget, now);
-        // Nobody waits: the busy period ends with this call, and virtual time
-        // with its finish (the paper's rule 2).
-        tenant.finish = tenant.start(*virtual_time) + tenant.length();
-        *virtual_time = tenant.finish;
-        state.forget_idle();
-        true
+        let flow = state.flow(flow, now);
+        state.queue.pass(flow, bucket, now)
     }
 
-    /// Puts a claimant in its tenant's line: its ticket.
-    pub(super) fn claim(
+    /// Whether a request could be admitted now; takes nothing.
+    ///
+    /// # Errors
+    /// It could not.
+    pub(super) fn check(
+        &self,
+        flow: &FlowSpec,
+        place: Place<'_, Sender>,
+        newcomer: &Newcomer,
+        limits: QueueLimits,
+    ) -> Result<(), Refused> {
+        let mut state = self.lock();
+        let flow = state.flow(flow, newcomer.now);
+        let limits = (limits.max_delay, limits.max_queue);
+        forecast::admit_shared(&mut state.queue, flow, place, newcomer, limits)
+    }
+
+    /// Takes a bucket in; its task will serve it.
+    pub(super) fn seat(
         self: &Arc<Self>,
-        member: &Membership,
-        claimant: Arc<dyn Claimant>,
-        claim: Claim,
-    ) -> u64 {
+        flow: &FlowSpec,
+        bucket: Bucket<Sender>,
+        owner: (Arc<dyn Owner>, Source),
+    ) -> SeatId {
         let mut state = self.lock();
-        let ticket = state.ticket();
-        let tenant = tenant(&mut state.tenants, member, Instant::now());
-        tenant.waiting = Arc::clone(&member.waiting);
-        tenant.push(Claimed {
-            claimant,
-            claim,
-            ticket,
-        });
-        state.list(&member.name);
-        if !std::mem::replace(&mut state.serving, true) {
+        let flow = state.flow(flow, Instant::now());
+        let id = state.queue.seat(bucket, flow);
+        state.owners.insert(id, owner);
+        if !std::mem::replace(&mut state.is_served, true) {
             tokio::spawn(serve(Arc::clone(self)));
         }
+        self.wake(&mut state);
+        id
+    }
+
+    /// Adds a newcomer that was admitted to a bucket that is held here.
+    pub(super) fn join(&self, id: SeatId, newcomer: &Newcomer, max_delay: Duration) -> Joined {
+        let (grant, mut verdict) = oneshot::channel();
+        let ticket = next_ticket();
+        let mut state = self.lock();
+        if let Some(bucket) = state.queue.bucket(id) {
+            bucket.push(newcomer, max_delay, ticket, grant);
+        }
+        state.serve(newcomer.now);
         self.changed.notify_one();
-        ticket
-    }
-
-    fn next(&self, now: Instant) -> Next {
-        let mut state = self.lock();
-        loop {
-            state.unpark(now);
-            let Some((&(tag, _), _)) = state.ready.first_key_value() else {
-                let parked = state.parked.first_key_value().map(|(&(until, _), _)| until);
-                state.serving = parked.is_some();
-                return parked.map_or(Next::Idle, Next::Wait);
-            };
-            let until = state.budget.due(now, 0);
-            if until > now {
-                return Next::Wait(until);
-            }
-            let (_, name) = state.ready.pop_first().expect("looked at above");
-            let tenant = state
-                .tenants
-                .get_mut(&name)
-                .expect("a listed tenant is kept");
-            let until = tenant.budget.due(now, 0);
-            if until > now {
-                let ticket = state.ticket();
-                state.parked.insert((until, ticket), name);
-                continue;
-            }
-            match tenant.pop(now) {
-                Some(claimed) => return Next::Serve { name, tag, claimed },
-                None => tenant.listed = None,
-            }
+        match verdict.try_recv() {
+            Ok(Ok(permit)) => Joined::Now(permit),
+            _ => Joined::Waits { ticket, verdict },
         }
     }
 
-    fn served(
+    /// Does something with a bucket that is held here.
+    pub(super) fn with<R>(
         &self,
-        name: &Arc<str>,
-        tag: u128,
-        claimed: Claimed,
-        released: Option<Released>,
-        now: Instant,
-    ) {
+        id: SeatId,
+        act: impl FnOnce(&mut Bucket<Sender>) -> R,
+    ) -> Option<R> {
         let mut state = self.lock();
-        let State {
-            budget,
-            tenants,
-            virtual_time,
-            ..
-        } = &mut *state;
-        let tenant = tenants.get_mut(name).expect("a listed tenant is kept");
-        tenant.listed = None;
-        if released.is_some() {
-            spend(budget, now);
-            spend(&mut tenant.budget, now);
-            *virtual_time = tag;
-            tenant.finish = tag + tenant.length();
-        }
-        if let Some(Released { next: Some(claim) }) = released {
-            tenant.push(Claimed { claim, ..claimed });
-        }
-        if tenant.has_claims() {
-            state.list(name);
-        } else {
-            state.forget_idle();
-        }
+        let done = act(state.queue.bucket(id)?);
+        self.wake(&mut state);
+        Some(done)
+    }
+
+    /// Looks at a bucket that is held here.
+    pub(super) fn look<R>(&self, id: SeatId, look: impl FnOnce(&Bucket<Sender>) -> R) -> Option<R> {
+        self.lock().queue.bucket_of(id).map(look)
+    }
+
+    /// Gives a bucket back.
+    pub(super) fn unseat(&self, id: SeatId) -> Option<Bucket<Sender>> {
+        let mut state = self.lock();
+        state.owners.remove(&id);
+        let bucket = state.queue.unseat(id);
+        self.wake(&mut state);
+        bucket
+    }
+
+    #[cfg(test)]
+    pub(super) fn foresee(
+        &self,
+        flow: &FlowSpec,
+        place: Place<'_, Sender>,
+        newcomer: &Newcomer,
+        max_delay: Duration,
+    ) -> Instant {
+        let mut state = self.lock();
+        let flow = state.flow(flow, newcomer.now);
+        forecast::in_shared(&state.queue, flow, place, newcomer, max_delay)
+    }
+
+    fn wake(&self, state: &mut State) {
+        state.idle_until = None;
+        self.changed.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing under this lock panics half-way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Serves the tenants until nobody claims anything.
+impl State {
+    /// The flow of this name, under the quota and weight that were in force when
+    /// it was first used or [renewed](Egress::renew) since.
+    fn flow(&mut self, spec: &FlowSpec, now: Instant) -> FlowId {
+        if let Some(&id) = self.flows.get(&spec.name) {
+            return id;
+        }
+        if self.queue.flows.count() >= self.forget_at {
+            let kept = {
+                let used = self.queue.used_flows();
+                self.queue.flows.forget_idle(&used, now)
+            };
+            self.flows.retain(|_, id| kept.contains(id));
+            self.forget_at = (2 * kept.len()).max(FLOWS_KEPT);
+        }
+        let id = self.queue.flows.open(spec.weight, spec.quota, now);
+        self.flows.insert(Arc::clone(&spec.name), id);
+        id
+    }
+
+    fn serve(&mut self, now: Instant) {
+        // Without anything that waits there is nothing to wait for.
+        let next = self.queue.serve(now);
+        self.idle_until = Some(next.unwrap_or(now + Duration::from_secs(3600)));
+    }
+}
+
+/// Serves the buckets until none is held any more.
 async fn serve(egress: Arc<Egress>) {
     loop {
         let now = Instant::now();
-        match egress.next(now) {
-            Next::Idle => return,
-            Next::Serve { name, tag, claimed } => {
-                let released = claimed.claimant.release(claimed.ticket, now);
-                egress.served(&name, tag, claimed, released, now);
+        let (next, drained) = {
+            let mut state = egress.lock();
+            state.serve(now);
+            if !state.queue.has_seats() {
+                state.is_served = false;
+                return;
             }
-            Next::Wait(until) => tokio::select! {
-                () = tokio::time::sleep_until(until) => {}
-                () = egress.changed.notified() => {}
-            },
-        }
-    }
-}
-
-// === impl State ===
-
-impl State {
-    /// Puts a tenant with claims among the ready, if it is not listed already.
-    fn list(&mut self, name: &Arc<str>) {
-        let ticket = self.ticket();
-        let tenant = self
-            .tenants
-            .get_mut(name)
-            .expect("a tenant with claims is kept");
-        if tenant.listed.is_none() {
-            let tag = tenant.start(self.virtual_time);
-            tenant.listed = Some(tag);
-            self.ready.insert((tag, ticket), Arc::clone(name));
-        }
-    }
-
-    /// Brings back the tenants whose own budget has a token again.
-    fn unpark(&mut self, now: Instant) {
-        while let Some(entry) = self.parked.first_entry() {
-            if entry.key().0 > now {
-                break;
+            let owner = |id| Some((id, state.owners.get(&id)?.clone()));
+            let drained: Vec<_> = state
+                .queue
+                .drained()
+                .into_iter()
+                .filter_map(owner)
+                .collect();
+            (state.idle_until.unwrap_or(now), drained)
+        };
+        if !drained.is_empty() {
+            for (seat, (owner, source)) in drained {
+                owner.take_back(source, seat);
             }
-            let name = entry.remove();
-            self.relist(&name);
+            continue;
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            () = egress.changed.notified() => {}
         }
     }
-
-    /// Puts a tenant among the ready that was parked.
-    fn relist(&mut self, name: &Arc<str>) {
-        if let Some(tenant) = self.tenants.get_mut(name) {
-            tenant.listed = None;
-        }
-        self.list(name);
-    }
-
-    /// Drops tenants of which nothing is left to know.
-    fn forget_idle(&mut self) {
-        if self.tenants.len() > self.forget_at {
-            let now = self.virtual_time;
-            self.tenants.retain(|_, tenant| {
-                tenant.listed.is_some() || tenant.budget.quota().is_some() || tenant.finish > now
-            });
-            self.forget_at = (2 * self.tenants.len()).max(TENANTS_KEPT);
-        }
-    }
-
-    fn ticket(&mut self) -> u64 {
-        self.tickets += 1;
-        self.tickets
-    }
-}
-
-// === budgets ===
-
-/// Takes the token of a call that goes now.
-fn spend(budget: &mut Gcra, now: Instant) {
-    // It was there a moment ago. Only a reload can have put another quota in
-    // force meanwhile, and then the call was the last of the old one.
-    budget.take(now).ok();
 }
 
 impl std::fmt::Debug for Egress {

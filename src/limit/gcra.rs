@@ -1,22 +1,22 @@
-//! A token bucket without a queue: governor, told what time it is.
+//! A token bucket without a queue (the generic cell rate algorithm), and a count
+//! of what was used lately.
 //!
 //! Nothing here reads a clock, so that a bucket can be driven in the time of a
-//! log as well as in tokio's. Invariants: a token that [`Gcra::due`] says is
-//! there can be taken; one moment and the quota are all that is kept, as there
-//! are as many buckets as instances.
+//! log as well as in tokio's. Invariants: a token that [`Gcra::due`] promises
+//! can be taken at that moment; the theoretical arrival time and the quota are
+//! all that is kept, because there are as many buckets as instances.
+//!
+//! The formula is written out here: `governor` keeps its state in an atomic and
+//! cannot say when the n-th token will be due, and the forecasts need that.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use governor::middleware::StateInformationMiddleware;
-use governor::nanos::Nanos;
-use governor::state::{NotKeyed, StateStore};
 use tokio::time::Instant;
 
 use crate::config::Quota;
 
 /// A token bucket (GCRA), or one that never runs out.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Gcra {
     /// When every token will be back: the theoretical arrival time. Without a
     /// quota, when a token was last taken.
@@ -25,33 +25,14 @@ pub(super) struct Gcra {
     quota: Option<Quota>,
 }
 
-/// governor's limiter, for one decision.
-type Decision = governor::RateLimiter<NotKeyed, Arrival, Told, StateInformationMiddleware>;
-
-/// The clock that governor reads: nanoseconds since the limiter's start.
-#[derive(Debug)]
-struct Told(AtomicU64);
-
-/// The theoretical arrival time on governor's clock; an atomic only because
-/// governor asks for it.
-#[derive(Debug)]
-struct Arrival(AtomicU64);
-
-/// The present moment on governor's clock: longer ago than any bucket takes to
-/// fill up (a day for each of 100,000 tokens, `config::Quota`), and no more than
-/// half of what 64 bits hold.
-const NOW: u64 = 1 << 63;
-
-// === impl Gcra ===
-
 impl Gcra {
     /// Makes a full bucket.
     pub(super) fn new(quota: Option<Quota>, now: Instant) -> Self {
         Self { full: now, quota }
     }
 
-    /// Puts another quota in force, or none; what is owed stays owed, but for
-    /// what is more than the new bucket holds.
+    /// Puts another quota in force, or none. What is owed stays owed, except
+    /// for what is more than the new bucket holds.
     pub(super) fn requote(&mut self, quota: Option<Quota>, now: Instant) {
         if self.quota == quota {
             return;
@@ -62,56 +43,51 @@ impl Gcra {
         self.quota = quota;
     }
 
-    /// When a call has its token that comes at this moment behind so many
-    /// others: at once, or later.
+    /// When the token behind `before` others is there, for a request that asks
+    /// at `from`: at that moment, or later.
     pub(super) fn due(&self, from: Instant, before: u32) -> Instant {
         let Some(quota) = self.quota else { return from };
         let interval = quota.interval();
-        let spared = interval * (quota.burst.get() - 1);
+        let spare = interval * (quota.burst.get() - 1);
         let full = self.full.max(from) + interval.saturating_mul(before);
-        full.checked_sub(spared).map_or(from, |due| due.max(from))
+        full.checked_sub(spare).map_or(from, |due| due.max(from))
     }
 
-    /// Takes a token and tells how many are left (`None`: unlimited), or when
-    /// the next is due.
+    /// Takes a token and returns how many are left (`None`: unlimited).
+    ///
+    /// # Errors
+    /// No token is there; the error is the moment when the next one is.
     pub(super) fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
         let Some(quota) = self.quota else {
             self.full = now;
             return Ok(None);
         };
-        let rule = governor::Quota::with_period(quota.interval())
-            .expect("an interval is never zero")
-            .allow_burst(quota.burst);
-        let missing = nanos(self.full.saturating_duration_since(now));
-        let arrival = Arrival(AtomicU64::new(NOW + missing));
-        // Made anew each time (it is a few multiplications): kept, it would
-        // take more memory than all else that is known of an instance.
-        let limiter = Decision::new(rule, arrival, Told(AtomicU64::new(0)));
-        limiter.clock().0.store(NOW, Ordering::Relaxed);
-        let Ok(taken) = limiter.check() else {
+        let interval = quota.interval();
+        let burst = quota.burst.get();
+        let missing = self.full.saturating_duration_since(now);
+        if missing > interval * (burst - 1) {
             return Err(self.due(now, 0));
-        };
-        let arrival = limiter.into_state_store().0.into_inner();
-        self.full = now + Duration::from_nanos(arrival - NOW);
-        Ok(Some(taken.remaining_burst_capacity()))
+        }
+        let missing = missing + interval;
+        self.full = now + missing;
+        let taken = nanos(missing).div_ceil(nanos(interval));
+        let taken = u32::try_from(taken).unwrap_or(burst);
+        Ok(Some(burst.saturating_sub(taken)))
     }
 
-    /// Tokens at hand, with the part of one that is on its way back; `None`
-    /// where they are unlimited.
+    /// Empties the bucket, so that the next token is due at `next`.
+    pub(super) fn empty_until(&mut self, next: Instant) {
+        let spare = |quota: Quota| quota.interval() * (quota.burst.get() - 1);
+        self.full = next + self.quota.map(spare).unwrap_or_default();
+    }
+
+    /// Tokens in the bucket, with the fraction that has come back; `None` where
+    /// they are unlimited.
     pub(super) fn tokens(&self, now: Instant) -> Option<f64> {
         let quota = self.quota?;
         let missing = self.full.saturating_duration_since(now).as_secs_f64();
         let burst = f64::from(quota.burst.get());
         Some((burst - missing / quota.interval().as_secs_f64()).max(0.0))
-    }
-
-    /// Calls that have a token by then at most.
-    pub(super) fn within(&self, now: Instant, then: Instant) -> u128 {
-        let (Some(quota), Some(tokens)) = (self.quota, self.tokens(now)) else {
-            return u128::MAX;
-        };
-        let time = then.saturating_duration_since(now).as_secs_f64();
-        (tokens + time / quota.interval().as_secs_f64()).ceil() as u128
     }
 
     /// The quota in force; `None`: unlimited.
@@ -124,46 +100,69 @@ impl Gcra {
         self.full <= now
     }
 
-    /// Tokens missing from a full bucket; one on its way back counts.
+    /// Tokens missing from a full bucket; one that is coming back counts.
     fn owed(&self, now: Instant) -> u32 {
         let Some(quota) = self.quota else { return 0 };
-        let missing = self.full.saturating_duration_since(now).as_nanos();
-        let owed = missing.div_ceil(quota.interval().as_nanos());
+        let missing = self.full.saturating_duration_since(now);
+        let owed = nanos(missing).div_ceil(nanos(quota.interval()));
         u32::try_from(owed).unwrap_or(u32::MAX)
     }
 }
 
+/// A full bucket's time fits in 64 bits of nanoseconds (see [`Quota`]).
 fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(NOW)
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-// === impl Told, Arrival ===
+/// The calls of the present and the previous period.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Usage {
+    since: Instant,
+    current: u32,
+    previous: u32,
+}
 
-impl governor::clock::Clock for Told {
-    type Instant = Duration;
-
-    fn now(&self) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+impl Usage {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            current: 0,
+            previous: 0,
+        }
     }
-}
 
-impl Clone for Told {
-    fn clone(&self) -> Self {
-        Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+    pub(super) fn record(&mut self, now: Instant, period: Duration) {
+        let (current, previous) = self.at(now, period);
+        if now.saturating_duration_since(self.since) >= period {
+            self.since = now;
+        }
+        (self.current, self.previous) = (current + 1, previous);
     }
-}
 
-impl StateStore for Arrival {
-    type Key = NotKeyed;
+    /// Calls of the present and of the previous period.
+    fn at(&self, now: Instant, period: Duration) -> (u32, u32) {
+        let age = now.saturating_duration_since(self.since);
+        if age < period {
+            (self.current, self.previous)
+        } else if age < period * 2 {
+            (0, self.current)
+        } else {
+            (0, 0)
+        }
+    }
 
-    fn measure_and_replace<T, F, E>(&self, _: &NotKeyed, decide: F) -> Result<T, E>
-    where
-        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
-    {
-        let before = Nanos::new(self.0.load(Ordering::Relaxed));
-        let (taken, after) = decide(Some(before))?;
-        self.0.store(after.as_u64(), Ordering::Relaxed);
-        Ok(taken)
+    /// Calls of the last period, to within how evenly they came (a sliding
+    /// window of two counters).
+    pub(super) fn recent(&self, now: Instant, period: Duration) -> u32 {
+        let (current, previous) = self.at(now, period);
+        let age = now.saturating_duration_since(self.since);
+        let age = if age < period {
+            age
+        } else {
+            age.saturating_sub(period)
+        };
+        let left = 1.0 - (age.as_secs_f64() / period.as_secs_f64()).min(1.0);
+        current + (f64::from(previous) * left).ceil() as u32
     }
 }
 

@@ -1,37 +1,58 @@
-//! What a bucket has learned from the upstream's 429 (design §3.6, §7.4).
+//! The tokens of a bucket, and what it has learned from an upstream 429 (rule:
+//! pauses).
 //!
-//! Owns the pause, its doubling and the probe. Invariant: only an answer to a
-//! call sent after the pause ended can lengthen or end it; calls held back
-//! here, and stragglers sent before, change nothing.
+//! [`Tokens`] is what the wait queue and the forecast need to know. A bucket of
+//! this process implements it with arithmetic ([`LocalTokens`]). A bucket that
+//! several gateways share can implement it as well: it reserves slots, `due` is
+//! the time of a reserved slot (or a bound for slots not reserved yet), `take`
+//! uses the first of them, and pauses shift the slots that are held. It wakes
+//! the queue when a reservation arrives, and returns slots when the queue
+//! shrinks. A bound on concurrent calls belongs here too: `due` is then also
+//! the time at which a call may begin.
+//!
+//! Invariants: only a response to a request sent after a pause ended can
+//! lengthen or end it; requests that are held back, and responses to requests
+//! sent before, change nothing. After a pause the bucket is empty: one probe
+//! goes, then the rate applies, without a burst.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The first pause where the upstream names none; doubles on every further 429.
+#[cfg(test)]
+mod tests;
+
+use super::gcra::Gcra;
+use crate::config::Quota;
+
+/// The first pause where the upstream names none; it doubles with each 429.
 const FIRST: Duration = Duration::from_secs(1);
 
 /// A named pause that proved too short is followed by one twice as long, up to
-/// this: a receipt that is repeated after each would else ask without end.
+/// this length: a receipt that is retried after each would else retry forever.
 const LEAST: Duration = Duration::from_secs(1);
 
-/// No `Retry-After` is believed beyond this (others were told six days).
+/// A longer `Retry-After` is cut to this length. The upstream has been seen to
+/// send six days.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// How long the others wait for the answer to the probe before the next call
-/// goes as another probe: a probe may be a video that uploads for minutes.
+/// How long the others wait for the response to the probe before the next
+/// request goes as another probe: a probe may be a video that uploads for
+/// minutes.
 const HEAD_START: Duration = Duration::from_secs(2);
 
 /// A pause after an upstream 429.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pause {
     until: Instant,
-    /// The pause that an unexplained 429 would bring next.
+    /// The length of the next pause, if the next 429 names none.
     step: Duration,
-    /// The least that a named one would bring next.
+    /// The least length of the next pause, if the next 429 names one.
     least: Duration,
-    /// When the probe was sent.
+    /// When the probe was sent that has no response yet.
     probe: Option<Instant>,
+    /// The probe before had no response within its head start.
+    hangs: bool,
 }
 
 impl Pause {
@@ -41,46 +62,61 @@ impl Pause {
             step: FIRST,
             least: Duration::ZERO,
             probe: None,
+            hangs: false,
         };
         pause.begin(now, retry_after);
         pause
     }
 
-    /// Until when calls are held back, if they are.
+    /// Until when requests are held back, if they are: by the pause, or by a
+    /// probe without a response.
     pub(super) fn holds(&self, now: Instant) -> Option<Instant> {
         let probing = self.probe.map(|sent| sent + HEAD_START);
         let until = probing.map_or(self.until, |probing| probing.max(self.until));
         (now < until).then_some(until)
     }
 
+    /// Until when no waiting request will get a token. A probe counts once the
+    /// one before it hung: the first is mostly answered soon.
+    pub(super) fn refuses_until(&self) -> Instant {
+        let probing = self.probe.filter(|_| self.hangs);
+        probing.map_or(self.until, |sent| self.until.max(sent + HEAD_START))
+    }
+
     pub(super) fn is_over(&self, now: Instant) -> bool {
         self.holds(now).is_none()
     }
 
-    /// A call goes out now: it is the probe.
+    /// A request goes out now: it is the probe.
     pub(super) fn probe(&mut self, now: Instant) {
+        self.hangs = self.probe.is_some();
         self.probe = Some(now);
     }
 
-    /// Another 429, to a call sent at `sent`.
+    /// Records another 429, to a request sent at `sent`.
     pub(super) fn throttled(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
         if sent >= self.until {
             self.begin(now, retry_after);
         } else if let Some(named) = believed(retry_after) {
-            // A straggler of the same incident that knows more.
+            // A late response of the same incident that knows more.
             self.until = self.until.max(now + named);
         }
     }
 
-    /// Any other answer to a call sent at `sent`; true when the pause is over
-    /// for good. `let_through`: the upstream took the call (it may have failed
-    /// for reasons of its own).
-    pub(super) fn answered(&mut self, sent: Instant, let_through: bool) -> bool {
-        let ours = sent >= self.until;
-        if ours {
-            self.probe = None;
+    /// Records any other response, or none, to a request sent at `sent`.
+    /// `let_through`: the upstream took the request (which may have failed for
+    /// reasons of its own).
+    pub(super) fn answered(&mut self, sent: Instant, let_through: bool) -> Probed {
+        if sent < self.until {
+            return Probed::Stale;
         }
-        ours && let_through
+        self.probe = None;
+        self.hangs = false;
+        if let_through {
+            Probed::Success
+        } else {
+            Probed::Failure
+        }
     }
 
     fn begin(&mut self, now: Instant, retry_after: Option<Duration>) {
@@ -95,90 +131,183 @@ impl Pause {
         self.least = (length * 2).min(LEAST);
         self.until = now + length;
         self.probe = None;
+        self.hangs = false;
     }
 }
 
-/// The pause asked for, within reason. A `Retry-After: 0` says nothing.
+/// What a response says about a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probed {
+    /// Nothing: its request was sent before the pause ended.
+    Stale,
+    /// The pause is over, and its doubling with it.
+    Success,
+    /// The upstream is not well: the next request is another probe.
+    Failure,
+}
+
+/// The pause that the upstream asked for, within reason. A `Retry-After: 0`
+/// says nothing.
 fn believed(retry_after: Option<Duration>) -> Option<Duration> {
     retry_after
         .filter(|wait| !wait.is_zero())
         .map(|wait| wait.min(LONGEST))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The tokens of one bucket, with its pause.
+pub(super) trait Tokens {
+    /// When the token behind `before` others can be taken, from `now` on.
+    fn due(&self, now: Instant, before: u32) -> Instant;
 
-    const fn secs(secs: u64) -> Duration {
-        Duration::from_secs(secs)
-    }
+    /// Takes a token; returns how many are left (`None`: unlimited).
+    ///
+    /// # Errors
+    /// No token is there; the error is the moment when the next one is.
+    fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant>;
 
-    #[tokio::test(start_paused = true)]
-    async fn unexplained_429s_double_up_to_a_minute_and_a_success_ends_it() {
-        let mut now = Instant::now();
-        let mut pause = Pause::new(now, None);
-        for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
-            assert_eq!(pause.holds(now), Some(now + secs(expected)));
-            now += secs(expected);
-            assert_eq!(pause.holds(now), None);
-            pause.probe(now);
-            pause.throttled(now, now, None);
+    /// Learns from an upstream 429 to a request sent at `sent`.
+    fn throttled(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>);
+
+    /// Learns from any other response, or from none, to a request sent at
+    /// `sent`; true if that lets waiting requests go sooner.
+    fn answered(&mut self, now: Instant, sent: Instant, let_through: bool) -> bool;
+
+    /// Until when no waiting request can get a token, where that is certain.
+    fn refuses_until(&self) -> Option<Instant>;
+
+    /// Until when requests are held back by a pause or its probe.
+    fn held_until(&self, now: Instant) -> Option<Instant>;
+
+    /// A copy for a forecast. It expects that a probe succeeds at once.
+    fn foreseen(&self) -> Self;
+}
+
+/// The tokens of a bucket that only this process uses.
+#[derive(Debug)]
+pub(super) struct LocalTokens {
+    gcra: Gcra,
+    /// There only after an upstream 429, so that most buckets stay small.
+    pause: Option<Box<Pause>>,
+    /// Belongs to a forecast.
+    is_copy: bool,
+}
+
+impl LocalTokens {
+    /// A full bucket.
+    pub(super) fn new(quota: Option<Quota>, now: Instant) -> Self {
+        Self {
+            gcra: Gcra::new(quota, now),
+            pause: None,
+            is_copy: false,
         }
-        now += secs(60);
-        assert!(pause.answered(now, true));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_named_pause_is_kept_but_not_beyond_a_minute() {
-        let now = Instant::now();
-        assert_eq!(
-            Pause::new(now, Some(secs(2))).holds(now),
-            Some(now + secs(2))
-        );
-        assert_eq!(
-            Pause::new(now, Some(secs(10_072))).holds(now),
-            Some(now + secs(60))
-        );
-        assert_eq!(
-            Pause::new(now, Some(Duration::ZERO)).holds(now),
-            Some(now + secs(1))
-        );
+    /// Puts another quota in force; what is owed stays owed.
+    pub(super) fn requote(&mut self, quota: Option<Quota>, now: Instant) {
+        self.gcra.requote(quota, now);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_named_pause_that_proves_too_short_grows_to_a_second() {
-        let ms = Duration::from_millis;
-        let named = Some(ms(100));
-        let mut now = Instant::now();
-        let mut pause = Pause::new(now, named);
-        for expected in [100, 200, 400, 800, 1000, 1000] {
-            assert_eq!(pause.holds(now), Some(now + ms(expected)));
-            now += ms(expected);
-            pause.probe(now);
-            pause.throttled(now, now, named);
+    /// The quota in force; `None`: unlimited.
+    pub(super) fn quota(&self) -> Option<Quota> {
+        self.gcra.quota()
+    }
+
+    /// Tokens in the bucket; `None` where they are unlimited.
+    pub(super) fn tokens(&self, now: Instant) -> Option<f64> {
+        self.gcra.tokens(now)
+    }
+
+    /// Whether nothing would be lost if the bucket were made anew.
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        self.gcra.is_full(now) && self.pause.as_ref().is_none_or(|pause| pause.is_over(now))
+    }
+
+    /// Whether a 429 has not yet been followed by a success.
+    pub(super) fn is_paused(&self) -> bool {
+        self.pause.is_some()
+    }
+
+    fn interval(&self) -> Duration {
+        let quota = self.gcra.quota();
+        quota.map(|quota| quota.interval()).unwrap_or_default()
+    }
+
+    /// Drops the tokens that came back while nothing could be sent.
+    fn empty(&mut self, now: Instant) {
+        if self.gcra.due(now, 0) <= now {
+            self.gcra.empty_until(now);
         }
-        now += ms(1000);
-        pause.throttled(now, now, Some(secs(3)));
-        assert_eq!(pause.holds(now), Some(now + secs(3)));
+    }
+}
+
+impl Tokens for LocalTokens {
+    fn due(&self, now: Instant, before: u32) -> Instant {
+        let Some(pause) = &self.pause else {
+            return self.gcra.due(now, before);
+        };
+        let first = self.gcra.due(now, 0);
+        let first = pause.holds(now).map_or(first, |until| until.max(first));
+        first + self.interval().saturating_mul(before)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn stragglers_neither_lengthen_nor_end_a_pause() {
-        let now = Instant::now();
-        let mut pause = Pause::new(now, Some(secs(2)));
-        pause.throttled(now, now - secs(1), None);
-        assert!(!pause.answered(now - secs(1), true));
-        assert_eq!(pause.holds(now), Some(now + secs(2)));
+    fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
+        if self.pause.is_none() {
+            return self.gcra.take(now);
+        }
+        match self.due(now, 0) {
+            due if due > now => return Err(due),
+            _ => {}
+        }
+        let remaining = self.gcra.take(now)?.map(|_| 0);
+        self.gcra.empty_until(now + self.interval());
+        if self.is_copy {
+            self.pause = None;
+        } else if let Some(pause) = &mut self.pause {
+            pause.probe(now);
+        }
+        Ok(remaining)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn one_probe_goes_first_and_the_others_do_not_wait_for_ever() {
-        let now = Instant::now();
-        let mut pause = Pause::new(now, Some(secs(2)));
-        let end = now + secs(2);
-        assert_eq!(pause.holds(end), None);
-        pause.probe(end);
-        assert_eq!(pause.holds(end), Some(end + HEAD_START));
-        assert_eq!(pause.holds(end + HEAD_START), None);
+    fn throttled(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
+        let pause = match &mut self.pause {
+            Some(pause) => {
+                pause.throttled(now, sent, retry_after);
+                pause
+            }
+            none => none.insert(Box::new(Pause::new(now, retry_after))),
+        };
+        if let Some(until) = pause.holds(now) {
+            let owed = self.gcra.due(now, 0);
+            self.gcra.empty_until(until.max(owed));
+        }
+    }
+
+    fn answered(&mut self, now: Instant, sent: Instant, let_through: bool) -> bool {
+        let Some(pause) = &mut self.pause else {
+            return false;
+        };
+        match pause.answered(sent, let_through) {
+            Probed::Stale => return false,
+            Probed::Success => self.pause = None,
+            Probed::Failure => {}
+        }
+        self.empty(now);
+        true
+    }
+
+    fn refuses_until(&self) -> Option<Instant> {
+        self.pause.as_ref().map(|pause| pause.refuses_until())
+    }
+
+    fn held_until(&self, now: Instant) -> Option<Instant> {
+        self.pause.as_ref()?.holds(now)
+    }
+
+    fn foreseen(&self) -> Self {
+        Self {
+            gcra: self.gcra,
+            pause: self.pause.clone(),
+            is_copy: true,
+        }
     }
 }

@@ -1,11 +1,13 @@
-//! The rules of design §3.6, in simulated time.
+//! The rules of buckets, queues, pauses and shares, in simulated time.
 
 mod classes;
+mod forecasts;
 mod laws;
-mod line;
+mod overload;
 mod pauses;
+mod queue;
 mod shares;
-mod strangers;
+mod verification;
 
 use std::num::NonZeroU32;
 use std::pin::Pin;
@@ -14,8 +16,9 @@ use std::time::Duration;
 use http::{Method, Request, StatusCode};
 use tokio::time::Instant;
 
+use super::queue::Source;
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, Quota};
 use crate::identity::Findings;
 
 const fn ms(ms: u64) -> Duration {
@@ -51,7 +54,7 @@ fn who(instance: &str, token: &str) -> Identity {
 }
 
 fn lane_of(limiter: &Limiter, instance: &str, token: &str) -> Lane {
-    limiter.lane(&Method::POST, "/v2/send/text", &who(instance, token), true)
+    limiter.lane(&who(instance, token), |_| None, true)
 }
 
 fn later(wait: u64) -> Instant {
@@ -60,7 +63,7 @@ fn later(wait: u64) -> Instant {
 
 /// A token that must be there at once.
 fn now(limiter: &Limiter, lane: &Lane) -> Permit {
-    match limiter.admit(lane, Kind::Call, Instant::now()) {
+    match limiter.admit(lane, Kind::Request, Instant::now()) {
         Ok(Admission::Now(permit)) => permit,
         other => panic!("no token at once: {other:?}"),
     }
@@ -69,21 +72,21 @@ fn now(limiter: &Limiter, lane: &Lane) -> Permit {
 /// A ticket that must be granted some day.
 type Place = Pin<Box<dyn Future<Output = Permit> + Send>>;
 
-/// A place in line that must be found.
+/// A place in the queue, which must be found.
 fn queued(limiter: &Limiter, lane: &Lane, kind: Kind) -> Place {
     const DAY: Duration = Duration::from_secs(86_400);
     let ticket = match limiter.admit(lane, kind, later(3_600_000)) {
         Ok(Admission::Queued(ticket)) => ticket,
-        other => panic!("no place in line: {other:?}"),
+        other => panic!("no place in the queue: {other:?}"),
     };
     let granted = tokio::time::timeout(DAY, ticket);
-    Box::pin(async { granted.await.expect("forgotten in line") })
+    Box::pin(async { granted.await.expect("forgotten in the queue").unwrap() })
 }
 
 /// Takes every token that is there, and says how many there were.
 fn drain(limiter: &Limiter, lane: &Lane) -> usize {
     let mut taken = 0;
-    while let Ok(Admission::Now(_)) = limiter.admit(lane, Kind::Call, Instant::now()) {
+    while let Ok(Admission::Now(_)) = limiter.admit(lane, Kind::Request, Instant::now()) {
         taken += 1;
         assert!(taken < 100_000, "unlimited");
     }

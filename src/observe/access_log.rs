@@ -43,7 +43,7 @@ use writer::Writer;
 /// The access log of one gateway.
 #[derive(Debug)]
 pub(crate) struct AccessLog {
-    /// The settings enable the log and there is a writer.
+    /// The settings enable the log, and there is a writer. One load per request decides.
     on: AtomicBool,
     /// One of so many requests is logged.
     sample: AtomicU32,
@@ -82,6 +82,8 @@ impl AccessLog {
 
     /// Applies new settings, except for the format of lines.
     pub(crate) fn reconfigure(&self, log: &config::Log, secrets: Option<Arc<Secrets>>) {
+        // First the secrets, then the switch: no line may be written without the filter for new
+        // secrets.
         self.secrets.store(secrets);
         self.sample
             .store(log.access_sample.get(), Ordering::Relaxed);
@@ -100,8 +102,9 @@ impl AccessLog {
         metrics: &Metrics,
     ) -> std::io::Result<()> {
         let dropped = metrics.access_log_dropped.clone();
+        // The thread is not started before there is an output: programs without a log need none.
         let writer = Writer::start(sink, self.format, dropped)?;
-        // The first writer stays.
+        // A second call has no effect; its writer ends when it is dropped.
         drop(self.writer.set(writer));
         self.update_on();
         Ok(())
@@ -119,6 +122,7 @@ impl AccessLog {
         let record = self
             .on
             .load(Ordering::Relaxed)
+            // Nothing is allocated or filtered while the log is off.
             .then(|| Box::new(Record::new(Arc::clone(self), head, route)));
         LogEntry {
             record,
@@ -126,7 +130,9 @@ impl AccessLog {
         }
     }
 
+    /// Recomputes `on` after a change of the settings or of the writer.
     fn update_on(&self) {
+        // `on` is true only if both are set, in whatever order that happens.
         let on = self.enabled.load(Ordering::Relaxed) && self.writer.get().is_some();
         self.on.store(on, Ordering::Relaxed);
     }
@@ -212,6 +218,7 @@ impl LogEntry {
 
     /// The request has ended: writes the line, unless sampling leaves it out.
     pub(crate) fn finish(&mut self, bytes: u64, is_complete: bool, duration: Duration) {
+        // `take`: the end of a request is written once, even if two parts of the code report it.
         let Some(mut record) = self.record.take() else {
             return;
         };

@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use crate::gateway::Gateway;
 use state::{Instances, Status};
 
-/// Scrapers and probes are few; more connections than this are a mistake.
+/// Scrapers and probes are few; more connections than this are an error of one of them.
 const MAX_CONNECTIONS: usize = 128;
 /// The head of a probe fits into one packet.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -66,17 +66,22 @@ pub(crate) async fn serve(listener: TcpListener, gateway: Gateway, ready: Ready)
     let began = Instant::now();
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
+        // Before `accept`: a connection that is not accepted waits in the backlog and holds no
+        // memory here.
         let permit = Arc::clone(&permits)
             .acquire_owned()
             .await
             .expect("the semaphore is never closed");
+        // Usually no descriptor is free; an immediate retry would use a whole core.
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
         let (gateway, ready) = (gateway.clone(), ready.clone());
         tokio::spawn(async move {
+            // HTTP/1.1 only, without TLS: every scraper and every probe can do that.
             let service = service_fn(|request| {
+                // Made at once, without a wait: a page must respond however busy the gateway is.
                 let response = respond(&request, &gateway, &ready, began);
                 async move { Ok::<_, Infallible>(response) }
             });
@@ -92,6 +97,7 @@ pub(crate) async fn serve(listener: TcpListener, gateway: Gateway, ready: Ready)
     }
 }
 
+/// Responds to one request. Does not wait and does not read a body.
 fn respond(
     request: &Request<Incoming>,
     gateway: &Gateway,
@@ -109,9 +115,11 @@ fn respond(
             .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
+    // A closure: a probe must not pay for the state that it does not show.
     let status = || Status::of(gateway, ready.get(), began.elapsed());
     match request.uri().path() {
         "/metrics" => text(StatusCode::OK, EXPOSITION, gateway.exposition()),
+        // Always: a restart by an orchestrator would only lose the requests in progress.
         "/livez" => text(StatusCode::OK, PLAIN, "ok\n"),
         "/readyz" if ready.get() => text(StatusCode::OK, PLAIN, "ok\n"),
         "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "draining\n"),
@@ -123,6 +131,7 @@ fn respond(
         },
         "/" => {
             let mut response = text(StatusCode::OK, HTML, page::render(&status()));
+            // The only page with scripts and styles has a policy that allows exactly these.
             if let Ok(policy) = HeaderValue::from_str(page::policy()) {
                 response
                     .headers_mut()
@@ -148,6 +157,7 @@ fn json(what: &impl serde::Serialize) -> Response<Full<Bytes>> {
     }
 }
 
+/// A response with the security headers that every admin page has.
 fn text(
     status: StatusCode,
     content_type: &'static str,
@@ -158,6 +168,7 @@ fn text(
     for (name, value) in [
         (CONTENT_TYPE, content_type),
         (CONTENT_SECURITY_POLICY, NO_CONTENT_POLICY),
+        // Some texts contain names that clients chose; a browser must not guess that they are HTML.
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (REFERRER_POLICY, "no-referrer"),
         (CACHE_CONTROL, "no-store"),

@@ -54,6 +54,7 @@ const REQUEST_SECONDS: &[f64] = &[
 const WAIT_SECONDS: &[f64] = &[
     0.0, 0.001, 0.005, 0.01, 0.025, 0.05, 0.055, 0.075, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0,
 ];
+
 /// The route of a request, by its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -77,9 +78,9 @@ impl Route {
 /// Why the limiter refused a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// `limit.max_queue` requests waited already.
+    /// `limit.max_queue` requests were already waiting.
     QueueFull,
-    /// The bucket token would have come too late.
+    /// No bucket token would have been available before the deadline.
     MaxWait,
     /// The upstream had asked for a pause that is longer than the wait.
     Paused,
@@ -142,6 +143,7 @@ impl Metrics {
     /// Registers all metrics; at most `max_instances` instances get a label.
     #[must_use]
     pub fn new(max_instances: usize) -> Self {
+        // Not the global registry: tests run many gateways in one process.
         let registry = Registry::new();
         let make = Make(&registry);
         make.process();
@@ -210,7 +212,7 @@ impl Metrics {
     }
 
     /// Client requests without a complete response.
-    pub(crate) fn calls(&self) -> usize {
+    pub(crate) fn requests_in_flight(&self) -> usize {
         usize::try_from(self.in_flight.get()).unwrap_or(0)
     }
 
@@ -238,14 +240,15 @@ impl Metrics {
     pub(crate) fn instance(&self, name: &str) -> Arc<InstanceSeries> {
         let secrets = self.secrets.load();
         if secrets.as_ref().is_some_and(|secrets| secrets.are_in(name)) {
-            // An upstream may accept a secret as an instance name.
+            // A client may send a token as the instance, and an upstream may accept that.
             return Arc::clone(&self.instances.other);
         }
         self.instances.named(name)
     }
 
-    /// From now on instances with one of these secrets in their name get no label.
-    pub(crate) fn keep_secret(&self, secrets: Option<Arc<Secrets>>) {
+    /// Replaces the secrets. From now on, an instance gets no label if its name contains one of them.
+    pub(crate) fn set_secrets(&self, secrets: Option<Arc<Secrets>>) {
+        // Labels that exist stay: a counter that disappears looks like a restart to Prometheus.
         self.secrets.store(secrets);
     }
 
@@ -283,6 +286,7 @@ impl Metrics {
     #[must_use]
     pub fn exposition(&self) -> String {
         let mut text = String::new();
+        // What was encoded before the error is still returned: some metrics are better than none.
         if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics could not be encoded");
         }

@@ -1,9 +1,9 @@
 //! CORS fields for the gateway's own responses (rule: preflights).
 //!
-//! A browser hides a response from its page unless it carries the fields that
-//! allow the page's origin, so a page could not read our 429. Owns what the
-//! upstream recently allowed. Invariants: an origin gets only what the upstream
-//! returned to a request of that origin; memory is bounded.
+//! A browser hides a response from its page if no fields allow the page's origin.
+//! Then the page could not read a 429 of the gateway. Owns what the upstream
+//! recently allowed. Invariants: an origin gets only what the upstream returned to
+//! a request of that origin; memory is bounded.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,10 +23,10 @@ const MAX_ORIGINS: usize = 512;
 /// Bytes remembered of an origin and its fields. Origins are shorter than
 /// 300 bytes (RFC 1035 §2.3.4).
 const MAX_BYTES: usize = 2048;
-/// Fields older than this are not used: the upstream may have changed its mind.
+/// Older fields are not used: the upstream may allow less now.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// The fields that a response to an actual request carries (Fetch §3.2.3).
+/// The CORS fields of a response that is not for a preflight (Fetch §3.2.3).
 static FIELDS: [HeaderName; 4] = [
     ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_ALLOW_CREDENTIALS,
@@ -37,13 +37,13 @@ static FIELDS: [HeaderName; 4] = [
 /// What the upstream allows, by origin.
 #[derive(Debug, Default)]
 pub(super) struct Cors {
-    /// Locked only for requests with `Origin`: those of browsers.
-    origins: Mutex<HashMap<HeaderValue, Seen>>,
+    /// Locked only for requests with `Origin`, which browsers send.
+    origins: Mutex<HashMap<HeaderValue, Learned>>,
 }
 
 /// What the upstream returned for an origin.
 #[derive(Debug)]
-struct Seen {
+struct Learned {
     at: Instant,
     fields: Vec<(HeaderName, HeaderValue)>,
 }
@@ -51,6 +51,8 @@ struct Seen {
 impl Cors {
     /// Learns from the upstream's response to a request of this origin.
     pub(super) fn learn(&self, origin: &HeaderValue, head: &ResponseHead) {
+        // An error page of a proxy in front of the API has no such field: it does not
+        // take back what the API allowed.
         if head.get(&ACCESS_CONTROL_ALLOW_ORIGIN).is_none() {
             return;
         }
@@ -60,49 +62,51 @@ impl Cors {
         }
         let at = Instant::now();
         let mut origins = self.lock();
-        if let Some(seen) = origins.get_mut(origin) {
-            seen.at = at;
-            let known = seen
+        // Mostly the fields are known already. Then nothing is allocated.
+        if let Some(learned) = origins.get_mut(origin) {
+            learned.at = at;
+            let known = learned
                 .fields
                 .iter()
                 .map(|(name, value)| (name, value.as_bytes()));
             if !known.eq(fields(head)) {
-                seen.fields = owned(head);
+                learned.fields = owned(head);
             }
             return;
         }
         if origins.len() >= MAX_ORIGINS {
-            let oldest = origins.iter().min_by_key(|(_, seen)| seen.at);
+            // A scan of 512 entries, only for an origin that is new to a full table.
+            let oldest = origins.iter().min_by_key(|(_, learned)| learned.at);
             let oldest = oldest.map(|(origin, _)| origin.clone());
             oldest.map(|origin| origins.remove(&origin));
         }
         let fields = owned(head);
         if let Some(origin) = copy(origin.as_bytes()) {
-            origins.insert(origin, Seen { at, fields });
+            origins.insert(origin, Learned { at, fields });
         }
     }
 
-    /// Adds the fields for this origin to a response of our own.
+    /// Adds the fields for this origin to a response of the gateway.
     pub(super) fn add(&self, origin: &HeaderValue, head: &mut ResponseHead) {
         let fields = {
             let origins = self.lock();
             match origins.get(origin) {
-                Some(seen) if seen.at.elapsed() < MAX_AGE => seen.fields.clone(),
+                Some(learned) if learned.at.elapsed() < MAX_AGE => learned.fields.clone(),
                 _ => return,
             }
         };
         for (name, value) in fields {
             head.append(name, value);
         }
-        // The upstream cannot know of our fields, and a page may read only
-        // those that are exposed.
+        // A page may read only the fields that are exposed, and the upstream does not
+        // expose those of the gateway.
         if head.get(&RETRY_AFTER).is_some() {
             let name = HeaderValue::from_static("Retry-After");
             head.append(ACCESS_CONTROL_EXPOSE_HEADERS, name);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<HeaderValue, Seen>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<HeaderValue, Learned>> {
         self.origins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -112,8 +116,8 @@ fn fields(head: &ResponseHead) -> impl Iterator<Item = (&HeaderName, &[u8])> {
     FIELDS.iter().flat_map(values)
 }
 
-/// The fields with memory of their own: the response's would keep its whole
-/// head in memory.
+/// Copies the CORS fields: values of the response are slices that would keep its
+/// whole head in memory.
 fn owned(head: &ResponseHead) -> Vec<(HeaderName, HeaderValue)> {
     let value = |(name, value): (&HeaderName, _)| Some((name.clone(), copy(value)?));
     fields(head).filter_map(value).collect()
@@ -181,7 +185,7 @@ mod tests {
             added(&cors, "https://a.test")[0],
             "access-control-allow-origin: *"
         );
-        // A response without the fields, such as a page of a front proxy, says nothing.
+        // A response without the fields, such as a page of a front proxy, changes nothing.
         learn("https://a.test", &empty());
         assert!(!added(&cors, "https://a.test").is_empty());
         tokio::time::advance(MAX_AGE).await;
@@ -194,7 +198,7 @@ mod tests {
         for number in 0..MAX_ORIGINS + 10 {
             let origin = format!("https://{number}.test");
             cors.learn(&origin.parse().unwrap(), &allowing(&origin));
-            // One in use stays.
+            // An origin in use stays.
             cors.learn(
                 &"https://0.test".parse().unwrap(),
                 &allowing("https://0.test"),

@@ -1,8 +1,8 @@
 //! Every failure of a request, and the response that the gateway makes for it.
 //!
-//! Owns the rule *gateway responses*: JSON in the upstream's shape, `Proxy-Status`
-//! and `Retry-After`. Invariants: every match is exhaustive, so that a new failure
-//! must choose its response; no text in a response comes from a request.
+//! JSON in the upstream's shape, `Proxy-Status` and `Retry-After` (rule: gateway
+//! responses). Invariants: every match is exhaustive, so that a new failure must
+//! choose its response; no text in a response is taken from a request.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::upstream::{Unreachable, UpstreamError};
 /// Marks a response as the gateway's own (RFC 9209).
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
-/// `Retry-After` of a 503: some requests will have ended by then.
+/// `Retry-After` of a 503: some requests have probably ended by then.
 const OVERLOAD_WAIT: Duration = Duration::from_secs(1);
 
 /// Why the gateway makes the response itself.
@@ -43,10 +43,10 @@ pub(crate) enum Error {
          send it as %{0:02X}"
     )]
     RawTarget(u8),
-    /// The body stopped arriving for `server.body_timeout`.
+    /// The client sent nothing of the body for `server.body_timeout`.
     #[error("the request body arrived too slowly")]
     ClientTooSlow,
-    /// The client left, or has its response already: this one is not read.
+    /// The client disconnected, or has its response already. It does not read this one.
     #[error("the request body broke off")]
     ClientGone,
     /// An access rule.
@@ -126,6 +126,7 @@ impl Error {
 
     /// The stable `code` of the failure, also its name in the access log.
     pub(crate) fn code(&self) -> &'static str {
+        // Programs compare these: they never change, and details go into the message.
         match self {
             Self::Connect | Self::ForeignTarget => "foreign_target",
             Self::Malformed(_) | Self::RawTarget(_) | Self::ClientGone => "malformed",
@@ -179,8 +180,9 @@ impl Error {
         }
     }
 
-    /// The `Retry-After` of the response, where one is known.
+    /// The `Retry-After` of the response, if one is known.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
+        // None for the upstream's failures: nothing says when it works again.
         match self {
             Self::RateLimited(refused) => Some(refused.retry_after),
             Self::Overloaded(..) => Some(OVERLOAD_WAIT),
@@ -217,8 +219,8 @@ impl Error {
         let body = ResponseBody::whole(Bytes::from(body.to_string()), None);
         let mut head = ResponseHead::new(status);
         head.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        // A string of structured fields is ASCII without quotes (RFC 8941 §3.3.3), and so
-        // are the messages.
+        // A string of a structured field must be ASCII without `"` and `\` (RFC 8941
+        // §3.3.3). All messages are.
         let details = HeaderValue::from_str(&details)
             .unwrap_or_else(|_| HeaderValue::from_static("wawp-gateway"));
         head.insert(PROXY_STATUS, details);
@@ -234,6 +236,7 @@ impl Error {
                 refused.retry_after,
             );
         }
+        // Required with a 405 (RFC 9110 §15.5.6).
         if *self == Self::Connect {
             head.insert(
                 ALLOW,
@@ -246,6 +249,7 @@ impl Error {
 
 /// Names the limit that refused the request.
 fn describe(refused: &Refused) -> String {
+    // No quota: only a pause of the upstream was in the way.
     let limit = refused.quota.map_or_else(String::new, |quota| {
         format!(
             ": the limit is {} requests per second, burst {}",

@@ -1,8 +1,8 @@
-//! Finding out which instance and credential a request names, and its lane at the
-//! limiter.
+//! Finds the instance, the credential and the tenant key of a request, and its lane at
+//! the limiter.
 //!
 //! Invariant: a request body is read ahead for a bounded time and size; after that
-//! the request goes on with what is known.
+//! the request goes on with what is known (rule: identity).
 
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::Proxy;
 use super::error::Error;
 use super::request_ctx::RequestCtx;
 use crate::body::{self, ClientBody};
+use crate::config;
 use crate::http::forwarded_for::Client;
 use crate::http::path;
 use crate::http::request_head::RequestHead;
@@ -23,15 +24,12 @@ use crate::observe::metrics::Route;
 use crate::tenant::Denied;
 use crate::tenant::key::Substitution;
 
-/// How long a body may take to be scanned for an identity that contradicts the
-/// head's. Clients send head and body together, so a longer wait would be noticed.
+/// How long a body may take to be scanned for an identity that contradicts the head.
+/// Clients send head and body together, so more time would only delay slow bodies.
 const CONTRADICTION_SCAN: Duration = Duration::from_millis(25);
 
 impl Proxy {
     /// Replaces a tenant's key by the real token, before the credentials are read.
-    ///
-    /// The access rules are applied later. A key that is sent from outside its
-    /// tenant's networks is therefore not treated as a key.
     ///
     /// # Errors
     /// The key does not open this instance, or cannot be replaced.
@@ -44,6 +42,8 @@ impl Proxy {
         let Some(keyring) = self.shared.keyring.load_full() else {
             return Ok(None);
         };
+        // The access rules are applied later. `client` matters here, because a key from
+        // outside its tenant's networks must have no effect (rule: tenant keys).
         let mut search = keyring.search(head, client);
         if !body.is_empty() {
             let scan = Box::pin(search.scan_body(&head.headers, body));
@@ -77,20 +77,16 @@ impl Proxy {
             findings.set_partial();
         }
         let mut identity = findings.identity();
-        if identity.is_hidden() {
-            // Such requests would otherwise share a bucket with all requests without
-            // an identity, and exhaust it for them.
+        if identity.may_be_hidden() {
+            // Otherwise they would share one bucket with all requests without an
+            // identity, and exhaust it for them.
             identity.credential = Some(Fingerprint::of_client(ctx.client.address()));
         }
         Ok(identity)
     }
 
-    /// How long a body may take to be scanned; `None` if it is not scanned.
-    ///
-    /// If the head names the identity and no rule depends on it, the scan only looks
-    /// for a contradiction in the body. Then it must not delay a slow body, nor ask
-    /// for a body that the upstream may refuse without reading it. A request that was
-    /// not scanned verifies nothing.
+    /// How long a body may take to be scanned; `None` if it is not scanned, and the
+    /// request verifies nothing.
     fn scan_limit(
         &self,
         ctx: &RequestCtx<'_>,
@@ -100,10 +96,13 @@ impl Proxy {
         if ctx.tenants.depends_on_instance() || !findings.is_complete() {
             return Some(self.shared.settings.header_timeout);
         }
+        // The head names the identity, and only a contradiction in the body is searched.
+        // That must not delay a slow body, nor send `100 Continue` for a body that the
+        // upstream may refuse by the head alone.
         (!head.headers.contains_key(EXPECT)).then_some(CONTRADICTION_SCAN)
     }
 
-    /// Bounds reading ahead: `None` if it took longer than `limit`. The body is then
+    /// Bounds reading ahead: `None` if it took longer than `limit`. Then the body is
     /// forwarded as it arrives.
     ///
     /// # Errors
@@ -113,6 +112,7 @@ impl Proxy {
         limit: Duration,
         reading: impl Future<Output = Result<T, body::Error>>,
     ) -> Result<Option<T>, Error> {
+        // What was read stays in the body's buffer, so dropping `reading` loses nothing.
         match tokio::time::timeout(limit, reading).await {
             Ok(read) => Ok(Some(read?)),
             Err(_) => Ok(None),
@@ -129,14 +129,15 @@ impl Proxy {
         identity: &Identity,
         head: &Parts,
     ) -> Result<Lane, Denied> {
+        // Logged before the rules are applied, so that a refusal shows the instance.
         let tenant_name = ctx.tenant_name(identity);
         ctx.log_entry.set_identity(identity, head, || tenant_name);
         let tenant = ctx.admit(identity)?;
         let is_receipt = ctx.route == Route::Seen;
         let verifies = verification::is_conclusive(head, is_receipt, identity);
         let path = path::normalize(head.uri.path());
-        let limiter = &self.shared.limiter;
-        let lane = limiter.lane(&head.method, &path, identity, verifies);
-        Ok(lane.counted_for(tenant))
+        let class = |limit: &config::Limit| limit.class_of(&head.method, &path, is_receipt);
+        let lane = self.shared.limiter.lane(identity, class, verifies);
+        Ok(lane.counted_in(tenant.upstream().clone()))
     }
 }

@@ -1,6 +1,6 @@
 //! Requests that are forwarded unchanged, and receipts that are sent alone.
 //!
-//! Invariant: a request is sent once, and its lane learns what came of it.
+//! Invariant: a request is sent once, and its lane is notified of the result.
 
 use std::collections::VecDeque;
 
@@ -24,7 +24,7 @@ impl Proxy {
     /// Identifies a request, takes its bucket token and sends it.
     ///
     /// # Errors
-    /// An access rule or the limiter refuses the request, or no response came.
+    /// An access rule or the limiter refuses the request, or there is no response.
     pub(super) async fn pass_through(
         &self,
         ctx: &mut RequestCtx<'_>,
@@ -32,10 +32,14 @@ impl Proxy {
         body: &mut ClientBody,
     ) -> Result<Box<ClientResponse>, Error> {
         let identity = self.identify(ctx, head, body).await?;
+        // `limit.max_wait` counts from here, without the time that the client took to send
+        // its body.
         let arrived_at = body.arrived_at().unwrap_or_else(Instant::now);
         let lane = self.lane(ctx, &identity, head)?;
         let limiter = &self.shared.limiter;
-        let pass = limiter.pass(&lane, Kind::Call, arrived_at, ctx.route).await;
+        let pass = limiter
+            .pass(&lane, Kind::Request, arrived_at, ctx.route)
+            .await;
         let result = match pass {
             Ok(pass) => {
                 let request = UpstreamRequest {
@@ -50,10 +54,10 @@ impl Proxy {
         result
     }
 
-    /// Sends a receipt alone, because merging is only observed.
+    /// Sends a receipt alone, because merging is only observed (rule: observe mode).
     ///
     /// # Errors
-    /// The limiter refuses the receipt, or no response came.
+    /// The limiter refuses the receipt, or there is no response.
     pub(super) async fn send_alone(
         &self,
         ctx: &mut RequestCtx<'_>,
@@ -84,6 +88,7 @@ impl Proxy {
         lane: &Lane,
         pass: Pass,
     ) -> Result<Box<ClientResponse>, Error> {
+        // Taken out now, because the upstream call consumes the head.
         let client_upgrade = request
             .head
             .extensions
@@ -99,6 +104,7 @@ impl Proxy {
             upgrade,
         } = result.inspect_err(|_| lane.unanswered(&pass.permit))?;
         lane.answered(&pass.permit, head.status(), retry_after::asked(&head));
+        // Resolves after the 101 has been written, which happens later.
         if let (Some(upstream), Some(client)) = (upgrade, client_upgrade) {
             upgrade::bridge(client, upstream, &self.shared.tasks, &self.shared.drain);
         }
@@ -108,8 +114,9 @@ impl Proxy {
         Ok(response)
     }
 
-    /// Adds `Server-Timing` and `RateLimit`, where the settings want them.
+    /// Adds `Server-Timing` and `RateLimit`, if the settings enable them.
     fn annotate(&self, head: &mut ResponseHead, lane: &Lane, pass: &Pass) {
+        // A 101 is part of another protocol's handshake: nothing is added to it.
         if head.status() == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
@@ -119,7 +126,7 @@ impl Proxy {
         self.add_ratelimit_headers(head, lane, pass.permit.remaining);
     }
 
-    /// Adds the `RateLimit` fields, where the settings want them.
+    /// Adds the `RateLimit` fields, if the settings enable them.
     pub(super) fn add_ratelimit_headers(
         &self,
         head: &mut ResponseHead,
@@ -146,6 +153,8 @@ pub(super) fn count(
     if let Err(Error::RateLimited(refused)) = result {
         series.rejected(refused.refusal.reason()).inc();
     }
+    // Only for failures: `finish` then names the instance in the list of failures, by a
+    // label that the cap on metric labels allows.
     if !matches!(result, Ok(response) if !response.status().is_server_error()) {
         log_entry.series = Some(std::sync::Arc::clone(series));
     }

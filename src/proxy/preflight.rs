@@ -1,9 +1,8 @@
 //! CORS preflights (Fetch §3.2.2): forwarded at once (rule: preflights).
 //!
-//! A browser sends them before its request, without credentials, and reports
-//! any refusal as a network error. Invariant: a preflight takes no token and
-//! waits in no queue; only network rules and the caps on requests in flight
-//! apply to it.
+//! A browser sends one before its request, without credentials, and reports any
+//! refusal as a network error. Invariant: a preflight takes no bucket token and
+//! waits in no queue; only network rules and the caps on requests in flight apply.
 
 use std::collections::VecDeque;
 
@@ -23,6 +22,8 @@ use crate::upstream::UpstreamResponse;
 
 /// Whether a request is a preflight and nothing else.
 pub(super) fn is_preflight(head: &Parts, body: &ClientBody) -> bool {
+    // Strict, because a preflight is not limited: with a method override, a framework
+    // could send a message for it.
     head.method == Method::OPTIONS
         && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
         && body.is_empty()
@@ -30,7 +31,10 @@ pub(super) fn is_preflight(head: &Parts, body: &ClientBody) -> bool {
 }
 
 impl Proxy {
-    /// Forwards a preflight without charge.
+    /// Forwards a preflight. It takes no bucket token.
+    ///
+    /// # Errors
+    /// The tenant's networks forbid it, or there is no response.
     pub(super) async fn forward_preflight(
         &self,
         ctx: &mut RequestCtx<'_>,
@@ -43,17 +47,18 @@ impl Proxy {
         let instance = identity.instance.as_deref();
         ctx.tenants.may_preflight(ctx.client, instance)?;
         if let Some(keyring) = self.shared.keyring.load_full() {
-            // The browser repeats the request's URL, and the upstream need not
-            // learn a key. A key that opens nothing is refused with the request.
+            // The URL is that of the request that follows, and may contain a key, which
+            // the upstream must not learn. A key that opens nothing is ignored here: the
+            // request that follows is refused.
             keyring.search(head, ctx.client).replace(head, body).ok();
         }
         let mut request = UpstreamRequest {
             head: head.take(),
             body: RequestBody::streamed(body.take()),
         };
-        let began = Instant::now();
+        let sent_at = Instant::now();
         let response = self.upstream.call(&mut request, ctx.route).await;
-        ctx.log_entry.upstream_responded(began);
+        ctx.log_entry.upstream_responded(sent_at);
         let UpstreamResponse { head, body, .. } = response?;
         let body = body.into_client_body(VecDeque::new());
         Ok(Box::new(ClientResponse { head, body }))

@@ -1,9 +1,9 @@
 //! The `RateLimit` and `RateLimit-Policy` fields.
 //!
 //! Syntax of draft-ietf-httpapi-ratelimit-headers-10: `q` and `r` count requests, `w`
-//! and `t` are whole seconds. The fields describe the policies of the gateway: per
-//! instance and class, per tenant, and for the egress. Fields of the upstream stay as
-//! they are.
+//! and `t` are whole seconds. The fields describe the limits of the gateway: per
+//! instance and class, per tenant, and for the egress. Invariant: fields of the upstream
+//! do not change.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::limit::Scope;
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Describes a bucket that holds `remaining` tokens and gets its next one in `next`.
+/// Describes a bucket that holds `remaining` tokens and gets the next one in `next`.
 pub(crate) fn describe(
     head: &mut ResponseHead,
     scope: Scope,
@@ -31,10 +31,13 @@ pub(crate) fn describe(
         Scope::Tenant => "tenant",
         Scope::Egress => "egress",
     };
+    // A bucket has no window. The time in which an empty one fills up is the same promise:
+    // `burst` requests in `w` seconds.
     let window = retry_after::seconds(quota.interval() * quota.burst.get());
     let policy = format!("\"{name}\";q={};w={window};qu=\"requests\"", quota.burst);
     let state = format!("\"{name}\";r={remaining};t={}", retry_after::seconds(next));
     for (name, value) in [(POLICY, policy), (RATE_LIMIT, state)] {
+        // Appended: both fields are lists, and the upstream may have sent its own.
         head.append(
             name,
             HeaderValue::from_str(&value).expect("digits and quotes are a field value"),

@@ -1,6 +1,6 @@
 //! Read receipts, from the request to the verdict of its batch.
 //!
-//! Invariants: a request that is not a receipt after all is forwarded unchanged; the
+//! Invariants: a request that turns out not to be a receipt is forwarded unchanged; the
 //! access rules are applied to a receipt before it joins a batch.
 
 use http::Method;
@@ -37,6 +37,7 @@ pub(super) struct Joined {
 
 /// How the receipt gets its verdict.
 enum JoinedRoute {
+    /// From a batch, or refused by the limiter.
     Batch(Result<oneshot::Receiver<Verdict>, Refused>),
     /// Merging is only observed: the receipt is sent alone.
     Alone(Box<Receipt>),
@@ -44,13 +45,14 @@ enum JoinedRoute {
 
 /// Whether the body must be read to find out if the request is a receipt.
 pub(super) fn may_be_receipt(head: &Parts) -> bool {
+    // An announced length saves reading 64 KiB of a body that is too long to merge.
     let length = head.headers.get(CONTENT_LENGTH);
     let length = length.and_then(|length| content_length::parse(length.as_bytes()));
     head.method == Method::POST && length.is_none_or(|length| length <= LOOK as u64)
 }
 
 impl Proxy {
-    /// Reads a request as a receipt. `None` leaves head and body as they are.
+    /// Reads a request as a receipt. If it is none, head and body stay as they are.
     ///
     /// # Errors
     /// The body broke off.
@@ -63,12 +65,15 @@ impl Proxy {
         let Some(whole) = self.in_time(limit, body.whole()).await?.flatten() else {
             return Ok(None);
         };
+        // The message ids of an ambiguous request may belong to another instance than the
+        // one that counts (rule: ambiguous requests).
         if scan::is_ambiguous(head, &whole) {
-            // Its message ids may belong to another instance than the one that counts.
             return Ok(None);
         }
+        // The window and the deadline of the caller start with the last byte.
         let at = body.arrived_at().unwrap_or_else(Instant::now);
         match Receipt::read(std::mem::take(head), whole) {
+            // Ambiguous by names that only the JSON parser saw.
             Ok(receipt) if receipt.identity.certainty == Certainty::Ambiguous => {
                 *head = receipt.into_request().head;
             }
@@ -104,7 +109,7 @@ impl Proxy {
     /// Waits for the verdict of a receipt.
     ///
     /// # Errors
-    /// The verdict is a refusal, or no response came.
+    /// The verdict is a refusal, or there is no response.
     pub(super) async fn await_verdict(
         &self,
         ctx: &mut RequestCtx<'_>,
@@ -118,7 +123,7 @@ impl Proxy {
                     ctx.log_entry.set_timing(&verdict.timing);
                     self.verdict_response(verdict, &lane)
                 }
-                // The task of the batch was dropped: the process ends.
+                // The task of the batch was dropped, because the process ends.
                 Err(_) => Err(Error::Upstream(UpstreamError::BrokeOff)),
             },
             JoinedRoute::Batch(Err(refused)) => Err(refused.into()),
@@ -133,6 +138,7 @@ impl Proxy {
         verdict: Verdict,
         lane: &Lane,
     ) -> Result<Box<ClientResponse>, Error> {
+        // Clones share their bytes: a response for 1000 callers is held once.
         let (mut response, remaining) = match verdict.response {
             Ok(BatchResponse::Shared(shared)) => {
                 let body = ResponseBody::whole(shared.body.clone(), shared.trailers.clone());

@@ -11,7 +11,7 @@ use crate::tenant::{Denied, Tenants};
 /// What the steps of one request share.
 pub(super) struct RequestCtx<'r> {
     pub(super) client: Client,
-    /// The rules when the request began. A reload does not change them for it.
+    /// The access rules when the request began. A reload does not change them for it.
     pub(super) tenants: &'r Tenants,
     pub(super) route: Route,
     pub(super) log_entry: &'r mut LogEntry,
@@ -27,6 +27,7 @@ impl RequestCtx<'_> {
         let instance = identity.instance.as_deref();
         let is_ambiguous = identity.certainty == Certainty::Ambiguous;
         let series = self.tenants.may_use(self.client, instance, is_ambiguous)?;
+        // Refused requests are not counted for the tenant: any client can name its instances.
         series.requests(self.route).inc();
         Ok(Arc::clone(series))
     }

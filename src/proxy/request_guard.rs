@@ -1,8 +1,7 @@
 //! The accounting of one request, from its head to the end of its response.
 //!
-//! Invariant: a request that came into flight leaves it exactly once, when its
-//! response body is dropped, however that happens (read to its end, cut off, or
-//! never read).
+//! Invariant: each request is counted as in flight until its response body is dropped,
+//! and logged once then, whether the body was read to its end, cut off or never read.
 
 use std::sync::Arc;
 
@@ -20,7 +19,7 @@ pub(crate) struct RequestGuard {
     pub(crate) route: Route,
     /// When the head of the request was complete.
     started: Instant,
-    /// The connection of the request; it is busy until the response has ended.
+    /// The connection of the request, which is not idle until the response has ended.
     conn: Arc<ConnState>,
     /// The entry of the request in the access log.
     pub(crate) log_entry: LogEntry,
@@ -31,7 +30,7 @@ pub(crate) struct RequestGuard {
 }
 
 impl RequestGuard {
-    /// A request comes into flight.
+    /// Counts a request as in flight.
     pub(crate) fn new(
         metrics: Arc<Metrics>,
         route: Route,
@@ -66,6 +65,7 @@ impl BodyObserver for RequestGuard {
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
+        // In `drop`, because hyper drops requests and bodies of clients that disconnect.
         self.metrics.in_flight.dec();
         let now = Instant::now();
         let duration = now.saturating_duration_since(self.started);

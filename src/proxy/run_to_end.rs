@@ -1,8 +1,8 @@
-//! A request that was received is finished, even if its client has left.
+//! Finishes a request even if its client has disconnected (rule: sent once).
 //!
-//! hyper drops the future of a request when its client leaves. Invariant: a future in
-//! [`RunToEnd`] then goes on in a task of its own. (If the client left within its
-//! request body, that task meets the break and aborts the upstream request.)
+//! hyper drops the future of a request when its client disconnects. Invariant: a future
+//! in [`RunToEnd`] then goes on in a separate task. (If the client disconnected within
+//! the request body, reading the body fails there and aborts the upstream request.)
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio_util::task::TaskTracker;
 
-/// A future that is driven to its end, also when its owner drops it.
+/// A future that is polled to its end, also when its owner drops it.
 pub(crate) struct RunToEnd<F: Future<Output: Send + 'static> + Send + 'static> {
     /// `None` once it has ended.
     future: Option<Pin<Box<F>>>,
@@ -45,8 +45,8 @@ impl<F: Future<Output: Send + 'static> + Send + 'static> Drop for RunToEnd<F> {
         let Some(future) = self.future.take() else {
             return;
         };
-        // A future that panicked cannot be polled again; without a runtime, which is
-        // being shut down, no task can be started.
+        // A future that panicked must not be polled again. Without a runtime no task can
+        // be started: the process is ending.
         if !std::thread::panicking() && tokio::runtime::Handle::try_current().is_ok() {
             self.tasks.spawn(future);
         }

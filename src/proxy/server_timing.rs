@@ -1,4 +1,5 @@
-//! The `Server-Timing` field of merged and queued responses (rule: server timing).
+//! The `Server-Timing` field of responses to receipts and to requests that waited
+//! (rule: server timing).
 
 use std::time::Duration;
 
@@ -7,13 +8,14 @@ use http::{HeaderName, HeaderValue};
 use crate::batch::Timing;
 use crate::http::response_head::ResponseHead;
 
-/// Bytes of a usual field, with room to spare.
+/// Capacity for a usual field, in bytes.
 const LENGTH: usize = 128;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Adds how the time of a receipt was spent.
+/// Adds the times of a receipt.
 pub(crate) fn of_receipt(head: &mut ResponseHead, timing: &Timing) {
+    // Without `format!`, because this runs for each caller of a batch.
     let mut text = String::with_capacity(LENGTH);
     let plural = |count| if count == 1 { "" } else { "s" };
     text.push_str("batch;dur=");
@@ -35,7 +37,7 @@ pub(crate) fn of_receipt(head: &mut ResponseHead, timing: &Timing) {
     append(head, text, timing.queue, timing.upstream);
 }
 
-/// Adds how the time of a request that was passed through was spent.
+/// Adds the times of a request that waited for its bucket token.
 pub(crate) fn of_queued(head: &mut ResponseHead, queue: Duration, upstream: Duration) {
     append(head, String::new(), queue, upstream);
 }
@@ -45,15 +47,16 @@ fn append(head: &mut ResponseHead, mut text: String, queue: Duration, upstream: 
     millis(&mut text, queue);
     text.push_str(", upstream;dur=");
     millis(&mut text, upstream);
-    // Appended: the upstream may have sent timings of its own.
+    // Appended: the upstream may have sent the field, too.
     head.append(
         SERVER_TIMING,
         HeaderValue::try_from(text).expect("digits and words are a field value"),
     );
 }
 
-/// Milliseconds with one decimal, as `dur` is given (W3C Server Timing §3).
+/// Writes milliseconds with one decimal, the unit of `dur` (W3C Server Timing §3).
 fn millis(text: &mut String, duration: Duration) {
+    // Rounded to the nearest tenth.
     let tenths = (duration.as_nanos() + 50_000) / 100_000;
     let tenths = u64::try_from(tenths).unwrap_or(u64::MAX);
     text.push_str(itoa::Buffer::new().format(tenths / 10));
@@ -70,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_as_the_contract_has_it() {
+    fn the_field_is_written_as_in_the_rule_server_timing() {
         let mut head = ResponseHead::new(StatusCode::OK);
         let timing = Timing {
             window: Duration::from_micros(50_140),

@@ -34,7 +34,7 @@ pub(crate) struct Shared {
     pub(crate) access_log: Arc<AccessLog>,
     /// The settings that the admin pages show.
     pub(crate) shown: ArcSwapOption<InForce>,
-    /// What a drain waits for: batches, requests whose client has left, upgraded
+    /// What a drain waits for: batches, requests whose client has disconnected, upgraded
     /// connections.
     pub(crate) tasks: TaskTracker,
     pub(crate) drain: Drain,
@@ -43,8 +43,9 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
         let tasks = TaskTracker::new();
+        // Before anything is counted: labels and log entries must not contain them.
         let secrets = Secrets::new(&config.tenants).map(Arc::new);
-        metrics.keep_secret(secrets.clone());
+        metrics.set_secrets(secrets.clone());
         let limiter = Arc::new(Limiter::new(config, Arc::clone(&metrics)));
         let batcher = Arc::new(Batcher::new(
             config.batch.clone(),

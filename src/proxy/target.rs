@@ -20,6 +20,7 @@ impl ThisHost {
     pub(crate) fn new(settings: &config::Server, upstream: &config::UpstreamUrl) -> Self {
         let mut names = settings.names.clone();
         names.push(settings.listen.to_string());
+        // With and without the default port: clients write both.
         names.push(upstream.authority.as_str().to_ascii_lowercase());
         names.push(format!(
             "{}:{}",
@@ -49,13 +50,16 @@ impl ThisHost {
         if named.is_some_and(|named| head.uri.scheme().is_none() || !self.is(named)) {
             return Err(Error::ForeignTarget);
         }
+        // What follows prevents request smuggling: the upstream may resolve an ambiguous
+        // framing in another way than hyper (RFC 9112 §11.2).
         let (mut hosts, mut lengths) = (0, 0);
         for (name, value) in &head.headers {
             match name.as_str() {
                 "host" => hosts += 1,
                 "content-length" => lengths += 1,
                 "transfer-encoding" if !value.as_bytes().eq_ignore_ascii_case(b"chunked") => {
-                    // The field ends here, and a coding must not be lost with it.
+                    // The field is hop-by-hop: without it the upstream would take a
+                    // `gzip` coding for the body itself.
                     return Err(Error::Malformed(
                         "no Transfer-Encoding but chunked is understood",
                     ));
@@ -78,7 +82,8 @@ impl ThisHost {
     fn is(&self, authority: &Authority) -> bool {
         let name = authority.as_str().to_ascii_lowercase();
         let host = authority.host().to_ascii_lowercase();
-        // A configured name without a port stands for any port.
+        // A configured name without a port matches any port. User information (`@`) can
+        // make another host look like this one (RFC 3986 §7.6).
         !name.contains('@')
             && self
                 .names

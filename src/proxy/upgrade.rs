@@ -1,7 +1,7 @@
 //! Upgraded connections: bytes in both directions until one side ends.
 //!
-//! Invariant: the bytes are not inspected. A drain ends the connection, because a
-//! WebSocket may stay open for ever.
+//! Invariants: the bytes are not inspected; a drain ends the connection, because a
+//! WebSocket may have no end by itself.
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -13,6 +13,7 @@ use crate::conn::drain::Drain;
 /// Connects both sides once both have switched protocols.
 pub(crate) fn bridge(client: OnUpgrade, upstream: OnUpgrade, tasks: &TaskTracker, drain: &Drain) {
     let drain = drain.clone();
+    // A separate task: the request itself ends with its 101.
     tasks.spawn(async move {
         let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else {
             return;

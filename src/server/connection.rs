@@ -1,8 +1,8 @@
 //! One connection, from its first byte to its end.
 //!
-//! Owns the order of waiting, the fast path and hyper. Invariants: the state of
-//! HTTP exists only while a request is served or was served a moment ago; an
-//! error of a connection ends that connection and nothing else.
+//! Owns the order of idle wait, fast path and hyper. Invariants: HTTP state exists
+//! only while a request is served, and about a second longer; an error on a
+//! connection ends that connection and nothing else.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -22,8 +22,8 @@ use crate::conn::state::{ConnCtx, ConnState};
 use crate::conn::timer::{self, ConnTimer};
 
 impl Server {
-    /// Serves one connection over any stream of bytes. If `peer` is a trusted
-    /// proxy, the stream may begin with a header of the PROXY protocol.
+    /// Serves one connection over any byte stream. If `peer` is a trusted proxy,
+    /// the stream may begin with a PROXY header.
     pub(crate) async fn serve<IO>(&self, io: IO, peer: Option<SocketAddr>)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -34,7 +34,7 @@ impl Server {
     }
 
     /// Serves one connection of the client at `peer`. Without a `permit` it does
-    /// not count for `server.max_connections`.
+    /// not count against `server.max_connections`.
     pub(super) async fn serve_client<IO>(
         &self,
         mut io: Rewind<IO>,
@@ -47,6 +47,8 @@ impl Server {
         io.hold(ConnectionPermit::new(&shared.metrics, permit));
         let state = Arc::new(ConnState::new(&shared.settings));
         let conn = ConnCtx { peer, state };
+        // Pinned in this future: a timer on the heap would be one more allocation
+        // for each connection.
         let sleep = pin!(timer::sleep());
         let drain_begun = pin!(shared.drain.begun());
         let timer = ConnTimer::new(sleep, &shared.drain, drain_begun);
@@ -55,9 +57,9 @@ impl Server {
         loop {
             let wait = idle::wait(&mut io, is_first, &mut lifecycle).await;
             is_first = false;
-            // The futures that serve a request are boxed. This one exists for
-            // each connection, idle ones included, and would be as large as the
-            // largest of them.
+            // The futures that serve a request are boxed. This future exists for
+            // each connection, also while it is idle, and would be as large as
+            // the largest of them.
             match wait {
                 Wait::Request(Protocol::Http1) => {
                     let max_fields = shared.settings.max_headers;
@@ -70,6 +72,8 @@ impl Server {
                             Next::Cut => return,
                         }
                     }
+                    // hyper keeps the connection for the requests that follow, too,
+                    // until it has been idle for a second.
                     let served = Box::pin(self.serve_http1(io, &conn, &mut lifecycle));
                     let Some(parked) = served.await else { return };
                     io = parked;

@@ -1,6 +1,6 @@
-//! Which protocol a client speaks, by the first bytes of a request.
+//! Detects the protocol of a client by the first bytes of a request.
 //!
-//! Invariant: nothing is consumed but empty lines between requests.
+//! Invariant: nothing is consumed except empty lines between requests.
 
 use std::io;
 use std::task::{Context, Poll, ready};
@@ -19,7 +19,7 @@ pub(super) enum Protocol {
     Http2,
 }
 
-/// Waits for the first bytes of a request; `None` if the stream ends before.
+/// Waits for the first bytes of a request; `None` if the stream ends before them.
 /// HTTP/2 can only begin with the first request of a connection.
 pub(super) fn poll_protocol<IO>(
     io: &mut Rewind<IO>,
@@ -31,8 +31,8 @@ where
 {
     loop {
         if !is_first {
-            // Some clients send an empty line after a body (RFC 9112 §2.2). It
-            // must not wake HTTP, nor start the time for a head.
+            // Some clients send an empty line after a body (RFC 9112 §2.2). It must
+            // neither create HTTP state nor start `server.header_timeout`.
             let length = empty_lines(io.prefix());
             io.skip(length);
         }
@@ -41,8 +41,8 @@ where
             return Poll::Ready(Ok(Some(protocol)));
         }
         if ready!(io.poll_fill(cx))? == 0 {
-            // A part of the preface is all there will be: hyper answers it with
-            // a 400, as it does for any other malformed request.
+            // The stream ended within the preface: hyper sends a 400, as for any
+            // other malformed request.
             return Poll::Ready(Ok(has_begun.then_some(Protocol::Http1)));
         }
     }
@@ -54,6 +54,7 @@ fn detect(bytes: &[u8], is_first: bool) -> Option<Protocol> {
     if !is_first || !PREFACE.starts_with(&bytes[..bytes.len().min(PREFACE.len())]) {
         return Some(Protocol::Http1);
     }
+    // `PRI` is a valid method: only the whole preface decides.
     (bytes.len() >= PREFACE.len()).then_some(Protocol::Http2)
 }
 

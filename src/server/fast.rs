@@ -1,10 +1,9 @@
-//! The fast path: an HTTP/1.1 request in the usual form, served without hyper
-//! (see [`h1`](crate::http::h1)).
+//! The fast path: a simple HTTP/1.1 request, served without hyper.
 //!
-//! Owns reading one request that has arrived whole, and writing its response.
-//! Invariants: a request in any other form stays on the stream byte for byte;
-//! nothing is kept from one request to the next; the connection is not read
-//! while a response is awaited, as with hyper.
+//! [`h1`](crate::http::h1) decides which requests are simple. Invariants: any other
+//! request stays on the stream byte for byte, for hyper; nothing is kept from one
+//! request to the next; the connection is not read while a response is pending, as
+//! with hyper.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -26,25 +25,25 @@ use crate::http::h1::{
 use crate::http::response_head::has_no_body;
 use crate::yield_now;
 
-/// How long the rest of a request may take to arrive. A request longer than a
-/// packet arrives in several, and many clients write head and body separately. A
-/// request that takes longer is left to hyper, which streams its body.
+/// How long the rest of a request may take to arrive. Long requests arrive in
+/// several packets, and many clients write head and body separately. A request that
+/// takes longer is left to hyper, which streams its body.
 const ARRIVAL_TIME: Duration = Duration::from_millis(5);
 
-/// What the connection does after a response.
+/// What the connection must do after a response.
 pub(super) enum Next {
-    /// It waits for the next request.
+    /// Wait for the next request.
     Wait,
-    /// It is shut down: the response said `Connection: close`.
+    /// Shut the stream down: the response had `Connection: close`.
     Close,
-    /// It is dropped: the client cannot get the whole response.
+    /// Drop the stream: the client cannot get the whole response.
     Cut,
 }
 
 /// How the writing of a response ended.
 enum Outcome {
     Sent,
-    /// Its body broke off, or the stream did.
+    /// The body broke off, or the stream failed.
     Broken,
 }
 
@@ -52,14 +51,15 @@ enum Outcome {
 struct ResponseWriter {
     out: WriteBuf,
     encoder: BodyEncoder,
-    /// `None` once the body was read to its end or broke off. To drop it ends
-    /// the request, before the client can see the end and send the next one.
+    /// `None` once the body was read to its end or broke off. Dropping it ends the
+    /// request for the metrics, which must happen before the client sees the end of
+    /// the response and sends another request.
     body: Option<ResponseBody>,
     broke_off: bool,
 }
 
-/// Takes a request off the stream, if one in the usual form has arrived whole
-/// or does so within [`ARRIVAL_TIME`].
+/// Takes a simple request off the stream, if it has arrived completely or does so
+/// within [`ARRIVAL_TIME`].
 pub(super) async fn take_request<IO>(
     io: &mut Rewind<IO>,
     max_fields: usize,
@@ -72,6 +72,7 @@ where
     loop {
         match read_request(io.take_prefix(), max_fields) {
             RequestRead::Complete(request, rest) => {
+                // The beginning of the next request, if the client pipelines.
                 io.rewind(rest);
                 return Some(request);
             }
@@ -81,12 +82,14 @@ where
             }
             RequestRead::Incomplete(bytes) => io.rewind(bytes),
         }
+        // A head has begun: `server.header_timeout` runs from here, also if hyper
+        // takes over.
         lifecycle.state().on_bytes_received();
-        // The clock is read only here: nearly all requests arrive whole.
+        // The clock is read only here: nearly all requests arrive in one piece.
         let until = *until.get_or_insert_with(|| Instant::now() + ARRIVAL_TIME);
         let has_more = poll_fn(|cx| match io.poll_fill(cx) {
             Poll::Ready(filled) => Poll::Ready(matches!(filled, Ok(1..))),
-            // A drain needs no action here: the response will say so.
+            // A drain needs no action here: the response will carry `Connection: close`.
             Poll::Pending => lifecycle.poll_until(cx, until).map(|()| false),
         });
         if !has_more.await {
@@ -96,7 +99,7 @@ where
 }
 
 impl Server {
-    /// Serves a request of the usual form.
+    /// Serves a simple request.
     pub(super) async fn serve_fast<IO>(
         &self,
         io: &mut Rewind<IO>,
@@ -112,12 +115,16 @@ impl Server {
         let FastRequest { head, body } = request;
         let body = ClientBody::complete(body, self.shared.settings.body_timeout, now);
         let proxy = self.proxy.clone();
+        // The lifecycle is not polled meanwhile: no timeout of the client is running, and a
+        // drain waits for the response.
         let Ok(response) = proxy.handle(head, body, conn.clone(), now).await;
         let is_last = response.head.closes_connection();
         let mut writer = ResponseWriter::new(response);
-        // Responses that are ready together are written together.
-        yield_now::to_ready_tasks(self.proxy.shared.metrics.calls()).await;
+        // Other ready requests are processed before this response is written: writing
+        // them together takes less processor time than one by one.
+        yield_now::to_ready_tasks(self.proxy.shared.metrics.requests_in_flight()).await;
         loop {
+            // First the writer, whose progress moves the deadline of the lifecycle.
             let outcome = poll_fn(|cx| match writer.poll(io, &conn.state, cx) {
                 Poll::Ready(outcome) => Poll::Ready(Ok(outcome)),
                 Poll::Pending => lifecycle.poll(cx).map(Err),
@@ -129,8 +136,8 @@ impl Server {
                     return Next::Wait;
                 }
                 Ok(Outcome::Broken) | Err(Action::Cut) => return Next::Cut,
-                // The response is delivered first. Its head may be gone already,
-                // without a word about the close.
+                // A drain: the response is delivered first. Its head may have been sent
+                // without `Connection: close`, then the client may send one more request.
                 Err(Action::Close | Action::Park) => {}
             }
         }
@@ -146,7 +153,7 @@ impl ResponseWriter {
         Self {
             out,
             encoder,
-            // The head is dropped: it is written, and a long body would keep it.
+            // The head is dropped: it is encoded, and sending the body may take long.
             body: has_body.then_some(response.body),
             broke_off: false,
         }
@@ -163,13 +170,15 @@ impl ResponseWriter {
         IO: AsyncWrite + Unpin,
     {
         loop {
+            // Body first, so that head and first chunk go out in one write.
             let is_read = self.poll_body(cx);
             let written = loop {
                 if self.out.is_empty() {
                     break Pin::new(&mut *io).poll_flush(cx);
                 }
                 match self.out.poll_write(io, cx) {
-                    // Each write that takes bytes restarts the client's time.
+                    // Each write that takes bytes restarts `server.body_timeout`: a slow
+                    // client is not disconnected.
                     Poll::Ready(Ok(_)) => state.on_write(true),
                     Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
                     Poll::Pending => break Poll::Pending,
@@ -187,14 +196,16 @@ impl ResponseWriter {
                     false => Outcome::Sent,
                 });
             }
-            // A body that pauses may have ended a chunk: then there is more to write.
+            // The body pauses. `pause` may have ended the current chunk, which must be
+            // written now: the client may wait for it.
             if is_read.is_pending() && !self.encoder.pause(&mut self.out) {
                 return Poll::Pending;
             }
         }
     }
 
-    /// Reads the body until there is enough to write.
+    /// Reads the body until there is enough to write. Small pieces are collected: each
+    /// write is a system call and a packet.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.out.has_room()
             && let Some(body) = &mut self.body
@@ -205,8 +216,11 @@ impl ResponseWriter {
             };
             let put = match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => self.encoder.put(&mut self.out, data),
-                // The client did not ask for trailers (RFC 9110 §6.5.1).
+                // Requests with `TE: trailers` are left to hyper, so this client did not
+                // ask for trailers (RFC 9110 §6.5.1).
                 Some(Ok(Err(_trailers))) => Ok(()),
+                // Shorter than announced, or without a last chunk: only a closed connection
+                // shows the client that the body is incomplete.
                 Some(Err(_)) => Err(Malformed),
                 None => {
                     self.body = None;

@@ -1,8 +1,8 @@
 //! Requests served by hyper: all HTTP/2, and HTTP/1 outside the fast path.
 //!
-//! Owns hyper's settings, and its end. Invariants: each `Incoming` of hyper
-//! becomes a `ClientBody`, which reports its end; a connection is parked only
-//! while hyper holds nothing of it but bytes that can be read again.
+//! Owns hyper's settings and its use. Invariants: each `Incoming` of hyper becomes
+//! a `ClientBody`, which reports its end; a connection is parked only while hyper
+//! holds nothing of it except unread bytes, which are put back.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -30,29 +30,30 @@ use crate::conn::tracked_body::TrackedBody;
 use crate::conn::tracked_io::TrackedIo;
 use crate::http::request_head::RequestHead;
 
-/// Concurrent streams of one HTTP/2 connection: enough for a busy app that uses
+/// Concurrent streams on one HTTP/2 connection: enough for a busy app that uses
 /// a single connection (RFC 9113 §6.5.2 recommends at least 100).
 const MAX_STREAMS: u32 = 250;
 /// Bytes that a client may send before they are read, on a stream and on a
-/// connection: the memory that one connection can occupy.
+/// connection: they bound the memory that one connection takes.
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 512 * 1024;
 /// How often a silent HTTP/2 client is pinged, and how long it may take to
 /// acknowledge.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// The smallest limit of a head's size that hyper accepts, in bytes.
+/// The smallest buffer that hyper accepts, in bytes; it panics below.
 const MIN_BUFFER: usize = 8 * 1024;
 
-/// The settings of HTTP/1.
+/// hyper's settings for HTTP/1.
 pub(super) fn http1(settings: &config::Server) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
+        // Some clients and servers compare field names by case, against RFC 9110 §5.1.
         .preserve_header_case(true)
-        // A client that has closed its half may still read the response.
+        // A client that has closed its sending side may still read the response.
         .half_close(true)
         // The `Date` of the upstream is passed on (rule: transparency).
         .auto_date_header(false)
-        // `Lifecycle` has one timer for this and for the idle time.
+        // `Lifecycle` has one timer for this and for the idle timeout.
         .header_read_timeout(None)
         .max_headers(settings.max_headers)
         .max_buf_size(settings.max_header_bytes.max(MIN_BUFFER))
@@ -60,7 +61,7 @@ pub(super) fn http1(settings: &config::Server) -> http1::Builder {
     builder
 }
 
-/// The settings of HTTP/2.
+/// hyper's settings for HTTP/2.
 pub(super) fn http2(settings: &config::Server) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -69,6 +70,8 @@ pub(super) fn http2(settings: &config::Server) -> http2::Builder<TokioExecutor> 
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        // Finds clients that disappeared without a FIN: frames of an idle HTTP/2
+        // connection start no timeout.
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_INTERVAL)
         .timer(TokioTimer::new());
@@ -76,8 +79,8 @@ pub(super) fn http2(settings: &config::Server) -> http2::Builder<TokioExecutor> 
 }
 
 impl Server {
-    /// Serves HTTP/1 requests until the connection ends, or was idle for a while:
-    /// then the stream is returned, to be parked.
+    /// Serves HTTP/1 requests until the connection ends. If it has been idle for a
+    /// while, returns the stream, to be parked.
     pub(super) async fn serve_http1<IO>(
         &self,
         io: Rewind<IO>,
@@ -108,17 +111,17 @@ impl Server {
         match end {
             End::Ended => None,
             End::Parked => {
-                // Nothing is lost with hyper's state (read in hyper 1.12). Every
-                // response has ended and every body was read to its end, and
-                // hyper has been polled since:
+                // Nothing is lost with hyper's state (as of hyper 1.12). Every
+                // response has ended, every body was read to its end, and hyper has
+                // been polled since:
                 // - it reads no body: that body would still be a `PendingBody`;
                 // - it has no bytes to send: each poll ends by writing them, and
                 //   what the stream does not take is reported as blocked;
-                // - so with both messages at their end it became idle in that
-                //   poll, or closed, which shuts the stream down in that poll;
+                // - so with request and response at their end it became idle in
+                //   that poll, or shut the stream down, and then it is not parked;
                 // - an upgrade ends the connection in the poll that wrote its
                 //   101, and no task waits for an upgrade that was declined.
-                // So it waits for a head, of which it may have read a part.
+                // So hyper waits for a head, and may have read a part of it.
                 let parts = connection.into_parts()?;
                 let (io, ahead) = parts.io.into_inner().into_parts();
                 let mut io = io.into_inner();
@@ -138,8 +141,11 @@ impl Server {
     ) where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        // From here on received bytes are frames, and begin no head.
         conn.state.on_http2();
         let io = TokioIo::new(TrackedIo::new(io, &conn.state));
+        // HTTP/1 needs no tracking of bodies: there a blocked stream is an unread
+        // response. HTTP/2 blocks each stream separately (RFC 9113 §5.2).
         let state = Arc::clone(&conn.state);
         let tracked = move |body| TrackedBody::new(body, Arc::clone(&state));
         let service = self.service(conn, None, tracked);
@@ -149,7 +155,8 @@ impl Server {
     }
 
     /// The service that hyper calls for each request of one connection. `wrap`
-    /// makes the protocol's own type of each response body. HTTP/1 has `targets`.
+    /// makes each response body the type that the protocol needs. HTTP/1 has
+    /// `targets`.
     fn service<B, W>(
         &self,
         conn: &ConnCtx,
@@ -183,6 +190,8 @@ impl Server {
             }
             let response = proxy.clone().handle(head, body, conn.clone(), now);
             let (wrap, targets) = (wrap.clone(), targets.clone());
+            // hyper drops this future if the client disconnects; the work of `handle` goes on
+            // (rule: sent once).
             async move {
                 let response = *response.await?;
                 if let (StatusCode::SWITCHING_PROTOCOLS, Some(targets)) =
@@ -197,14 +206,14 @@ impl Server {
     }
 }
 
-/// How hyper's part of a connection ended.
+/// How a connection stopped being served by hyper.
 enum End {
     Ended,
-    /// The connection is to be parked.
+    /// The connection must be parked.
     Parked,
 }
 
-/// Polls a connection of hyper to its end, and executes what `lifecycle` decides.
+/// Polls a hyper connection to its end, and executes what `lifecycle` decides.
 async fn drive<C>(
     mut connection: Pin<&mut C>,
     graceful_shutdown: impl Fn(Pin<&mut C>),
@@ -214,6 +223,7 @@ where
     C: Future<Output = hyper::Result<()>>,
 {
     loop {
+        // First the connection: what it reads or writes moves the deadline.
         let event = poll_fn(|cx| match connection.as_mut().poll(cx) {
             Poll::Ready(ended) => Poll::Ready(Ok(ended)),
             Poll::Pending => lifecycle.poll(cx).map(Err),
@@ -221,12 +231,14 @@ where
         match event.await {
             Ok(Ok(())) | Err(Action::Cut) => return End::Ended,
             Ok(Err(error)) => {
-                // hyper's own text can quote a request; its kind cannot.
+                // The text of a hyper error can quote a request (rule: secrets); its
+                // kind cannot.
                 tracing::debug!(kind = kind(&error), "connection ended with an error");
                 return End::Ended;
             }
             Err(Action::Park) => return End::Parked,
-            // HTTP/1: the response in flight becomes the last. HTTP/2: GOAWAY.
+            // HTTP/1: the response in flight is the last one. HTTP/2: GOAWAY. hyper is
+            // polled on until all responses are delivered, or until a cut.
             Err(Action::Close) => graceful_shutdown(connection.as_mut()),
         }
     }
@@ -237,7 +249,8 @@ fn kind(error: &hyper::Error) -> &'static str {
         error if error.is_parse() => "malformed",
         error if error.is_incomplete_message() => "incomplete",
         error if error.is_timeout() => "timeout",
-        error if error.is_user() => "answer",
+        // A response body broke off: hyper calls that an error of its user.
+        error if error.is_user() => "response",
         _ => "connection",
     }
 }

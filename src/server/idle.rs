@@ -1,6 +1,6 @@
-//! A connection between two requests, on which nothing of HTTP is kept.
+//! A connection between two requests. It holds no HTTP state.
 //!
-//! Most connections are in this state most of the time, so their cost is here.
+//! Most connections are idle most of the time, so their memory is decided here.
 //! Invariant: all bytes of the next request are in front of the stream when the
 //! wait ends.
 
@@ -14,18 +14,18 @@ use super::detect::{Protocol, poll_protocol};
 use crate::conn::lifecycle::{Action, Lifecycle};
 use crate::conn::rewind::Rewind;
 
-/// How a wait ended.
+/// What must happen after a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// A request begins.
+    /// Serve a request: its first bytes are there.
     Request(Protocol),
-    /// The stream must be shut down.
+    /// Shut the stream down.
     Close,
-    /// The stream must be dropped.
+    /// Drop the stream.
     Cut,
 }
 
-/// Waits for the next request, `is_first` for the first on this connection.
+/// Waits for the next request; `is_first` if it is the first on this connection.
 pub(super) async fn wait<IO>(
     io: &mut Rewind<IO>,
     is_first: bool,
@@ -44,22 +44,26 @@ where
             }
             Poll::Pending => {}
         }
+        // Second, so that a request that has arrived is served although the timeout
+        // is over: its client could not know.
         lifecycle.poll(cx).map(|action| match action {
             Action::Cut => Wait::Cut,
-            // There is nothing to park here.
+            // No request is in flight, so there is nothing to deliver first.
+            // (`Park` does not occur: there is no HTTP state.)
             Action::Close | Action::Park => Wait::Close,
         })
     })
     .await
 }
 
-/// Shuts the stream down: with TLS that includes a message to the client.
+/// Shuts the stream down, which with TLS sends a `close_notify` (RFC 8446 §6.1).
 pub(super) async fn close<IO>(io: &mut Rewind<IO>, lifecycle: &mut Lifecycle<'_>)
 where
     IO: AsyncWrite + Unpin,
 {
     lifecycle.on_shutdown();
-    // An error ends the shutdown, too; so does its deadline.
+    // An error ends the shutdown as well, and so does its deadline: a client that
+    // reads nothing can block `close_notify`.
     poll_fn(|cx| match Pin::new(&mut *io).poll_shutdown(cx) {
         Poll::Ready(_) => Poll::Ready(()),
         Poll::Pending => lifecycle.poll(cx).map(drop),

@@ -1,8 +1,7 @@
 //! The accept loop.
 //!
-//! Invariants: the loop waits for nothing but connections and permits (a TLS
-//! handshake runs in the connection's own task), and an accept that fails does
-//! not spin.
+//! Invariants: the loop waits only for connections, permits and free descriptors (a
+//! TLS handshake runs in the connection's task), and a failing accept does not spin.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -19,26 +18,29 @@ use crate::conn::rewind::Rewind;
 use crate::descriptors;
 
 /// The pause after an accept error such as "too many open files": the next
-/// accept would fail at once, too.
+/// accept would fail immediately, too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// The most connections taken from the kernel's backlog when accepting stops.
-/// To their clients they are established already.
+/// Their clients consider them established, and may have sent requests.
 const LAST_ACCEPTS: usize = 1024;
 
 /// Accepts connections until `stop`. With `is_inherited` the service manager
-/// holds the socket too, and its next owner takes what is in the backlog.
+/// holds the socket, too, and the next process takes what is in the backlog.
 pub(crate) async fn accept(
     server: &Server,
     listener: TcpListener,
     is_inherited: bool,
     stop: &CancellationToken,
 ) {
-    // A drain waits for all connections. The token makes it wait for those that
-    // this loop may still accept, too.
+    // A drain waits until there are no connections. The token counts as one until this
+    // loop ends, because it may still accept some.
     let _accepting = server.shared.connections.token();
     let permits = &server.shared.permits;
     loop {
+        // The permit comes before the connection: above `server.max_connections`
+        // connections wait in the backlog, where they take no descriptor.
+        // Biased: under a flood of connections `stop` must still be seen.
         let permit = tokio::select! {
             biased;
             () = stop.cancelled() => break,
@@ -51,15 +53,18 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let is_last = descriptors::is_reserved(&stream);
+                // Served nevertheless, but the next connection would take one descriptor
+                // more from the reserve.
+                let took_reserved = descriptors::is_reserved(&stream);
                 spawn(server, stream, peer, permit);
-                if is_last {
+                if took_reserved {
                     tokio::select! {
                         () = stop.cancelled() => break,
                         () = free_descriptor(&listener) => {}
                     }
                 }
             }
+            // The client disconnected while it was in the backlog.
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, pause_ms = ACCEPT_PAUSE.as_millis(), "cannot accept connections");
@@ -72,8 +77,8 @@ pub(crate) async fn accept(
     }
 }
 
-/// Waits until a descriptor is free for the next connection. Until then
-/// connections wait in the backlog.
+/// Waits until a descriptor is free for the next connection (rule: bounds). Until
+/// then connections wait in the backlog.
 async fn free_descriptor(listener: &TcpListener) {
     tracing::warn!("cannot accept connections: open files are close to their limit");
     while !descriptors::has_free(listener) {
@@ -81,11 +86,10 @@ async fn free_descriptor(listener: &TcpListener) {
     }
 }
 
-/// Accepts all connections in the backlog: to close the socket would reset them.
-///
-/// The calls go to the kernel directly. tokio learns of a connection only when it
-/// polls the sockets again, and by then this one is closed.
+/// Accepts all connections in the backlog: closing the socket would reset them.
 fn empty_backlog(server: &Server, listener: TcpListener) {
+    // Through `std`, because tokio's listener learns of a connection only when the
+    // runtime polls the sockets, and this function does not wait for that.
     let listener = match listener.into_std() {
         Ok(listener) => listener,
         Err(error) => {
@@ -99,8 +103,10 @@ fn empty_backlog(server: &Server, listener: TcpListener) {
         let (stream, peer) = match listener.accept() {
             Ok(accepted) => accepted,
             Err(error) if concerns_one_connection(&error) => continue,
+            // `WouldBlock`: the backlog is empty.
             Err(_) => return,
         };
+        // Unlike tokio's `accept`, that of `std` returns blocking sockets.
         let stream = stream
             .set_nonblocking(true)
             .and_then(|()| TcpStream::from_std(stream));
@@ -110,7 +116,7 @@ fn empty_backlog(server: &Server, listener: TcpListener) {
     }
 }
 
-/// Serves a connection in its own task.
+/// Serves a connection in a separate task.
 fn spawn(server: &Server, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
     let server = server.clone();
     let connections = server.shared.connections.clone();
@@ -120,14 +126,14 @@ fn spawn(server: &Server, stream: TcpStream, peer: SocketAddr, permit: OwnedSema
 }
 
 async fn serve(server: &Server, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
-    // Without this option the end of a small response can wait for an
-    // acknowledgement of its beginning. A failure loses nothing else.
+    // Otherwise the end of a small response can wait for the acknowledgement of its
+    // beginning (Nagle's algorithm). If this fails, only that is lost.
     drop(stream.set_nodelay(true));
     let Some((stream, peer)) = server.client_address(stream, Some(peer)).await else {
         return;
     };
     match server.shared.tls.load_full() {
-        // Boxed, because the future of a connection without TLS includes this one.
+        // Boxed: otherwise the future of a connection without TLS has room for it, too.
         Some(tls) => Box::pin(serve_tls(server, stream, peer, &tls, permit)).await,
         None => server.serve_client(stream, peer, Some(permit)).await,
     }
@@ -143,7 +149,7 @@ async fn serve_tls(
     let timeout = server.shared.settings.header_timeout;
     match tokio::time::timeout(timeout, Box::pin(tls.acceptor.accept(stream))).await {
         Ok(Ok(stream)) => {
-            // Boxed: a TLS stream is large, and each future that holds it would be.
+            // Boxed: a TLS stream is large, and so would be each future that holds it.
             let stream = Rewind::new(Box::new(stream));
             server.serve_client(stream, peer, Some(permit)).await;
         }
@@ -152,6 +158,7 @@ async fn serve_tls(
     }
 }
 
+/// Whether an accept failed because of the accepted connection, not of the listener.
 fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

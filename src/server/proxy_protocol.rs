@@ -1,8 +1,7 @@
 //! The address of a client that connects through a trusted proxy.
 //!
-//! Owns reading the header of the PROXY protocol off the stream. Invariants:
-//! only connections of trusted proxies are read; nothing but a header is
-//! consumed.
+//! Reads the PROXY header off the stream (rule: access). Invariants: only
+//! connections of trusted proxies are read; only a PROXY header is consumed.
 
 use std::future::poll_fn;
 use std::io;
@@ -16,8 +15,8 @@ use crate::conn::rewind::Rewind;
 use crate::http::proxy_protocol::{self, Begin};
 
 impl Server {
-    /// The stream and the address of the client on it; `None` if the connection
-    /// must end, because a trusted proxy sent a malformed header or none in time.
+    /// Returns the stream and the address of its client; `None` if the connection
+    /// must end, because a trusted proxy sent a malformed header, or no bytes in time.
     pub(super) async fn client_address<IO>(
         &self,
         io: IO,
@@ -30,13 +29,13 @@ impl Server {
         let peer = peer.map(|peer| peer.ip());
         let is_trusted = |peer| self.proxy.shared.tenants.load().trusts(peer);
         match peer.filter(|&peer| is_trusted(peer)) {
-            // Boxed, because the future of each connection includes this one.
+            // Boxed: otherwise the future of every connection has room for it.
             Some(proxy) => Box::pin(self.forwarded_address(io, proxy)).await,
             None => Some((io, peer)),
         }
     }
 
-    /// The address that a trusted proxy names, or else its own.
+    /// The address that a trusted proxy names, otherwise the address of the proxy.
     async fn forwarded_address<IO>(
         &self,
         mut io: Rewind<IO>,
@@ -46,6 +45,8 @@ impl Server {
         IO: AsyncRead + Unpin,
     {
         let timeout = async {
+            // As for an idle connection, a drain shortens the wait: load balancers
+            // open connections in advance, and a drain would wait for all of them.
             tokio::select! {
                 () = tokio::time::sleep(self.shared.settings.header_timeout) => {}
                 () = async {
@@ -55,6 +56,7 @@ impl Server {
             }
         };
         let source = tokio::select! {
+            // A header that has arrived counts, although the time is over.
             biased;
             source = read_header(&mut io) => source,
             () = timeout => {
@@ -72,14 +74,14 @@ impl Server {
     }
 }
 
-/// Consumes a header of the PROXY protocol, if the stream begins with one, and
-/// returns the address in it.
+/// Consumes a PROXY header, if the stream begins with one, and returns the address
+/// in it.
 async fn read_header<IO>(io: &mut Rewind<IO>) -> io::Result<Option<IpAddr>>
 where
     IO: AsyncRead + Unpin,
 {
-    // The parser bounds the loop: what it calls unfinished is shorter than the
-    // longest header.
+    // The parser bounds the loop: it reports `Unfinished` only for bytes shorter than
+    // the longest header.
     loop {
         let begin = proxy_protocol::read(io.prefix())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
@@ -92,7 +94,7 @@ where
             Begin::Unfinished => {}
         }
         if poll_fn(|cx| io.poll_fill(cx)).await? == 0 {
-            // The stream has ended. HTTP decides what its bytes mean.
+            // The stream has ended. HTTP decides what to do with its bytes.
             return Ok(None);
         }
     }

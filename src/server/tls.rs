@@ -1,6 +1,7 @@
 //! TLS to clients: certificate, key, and the protocols that are offered.
 //!
-//! Invariant: an error names the setting and the file, and never their content.
+//! Invariant: an error names the setting and the file, and contains nothing of the
+//! file (rule: secrets).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub(super) fn acceptor(settings: &config::Tls) -> Result<Arc<Acceptor>, Certific
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .map_err(|error| match error {
+            // The usual mistake after a renewal: only one of the two files is new.
             rustls::Error::InconsistentKeys(_) => wrong(
                 "server.tls.key",
                 &settings.key,
@@ -50,7 +52,7 @@ pub(super) fn acceptor(settings: &config::Tls) -> Result<Arc<Acceptor>, Certific
             ),
             error => wrong("server.tls.key", &settings.key, error),
         })?;
-    // In the order of preference.
+    // ALPN (RFC 7301): the first one that the client offers, too, is used.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(Acceptor {
         acceptor: TlsAcceptor::from(Arc::new(config)),

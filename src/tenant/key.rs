@@ -1,10 +1,9 @@
-//! Tenant keys: texts that stand for an access token, and the instances they open.
+//! Tenant keys: clients send them instead of access tokens (rule: tenant keys).
 //!
-//! Owns which text is a key, which tenant it belongs to and which token it
-//! stands for (rule: tenant keys). [`search`] finds the keys in a request.
-//! Invariants: a key opens its own tenant's instances and no others; outside
-//! its tenant's networks a key is treated like any other text; the time it
-//! takes to find that a text is no key says nothing about the keys.
+//! Owns which texts are keys, their tenants, and the tokens that replace them.
+//! [`search`] finds the keys in a request. Invariants: a key opens the instances of its
+//! own tenant and no others; outside its tenant's networks a key is treated like any
+//! other text; the time of a comparison reveals nothing about the keys.
 
 mod encode;
 mod search;
@@ -27,14 +26,15 @@ use crate::http::forwarded_for::Client;
 
 /// All tenants' keys, and the instances that each opens.
 pub(crate) struct Keyring {
-    /// Drawn at start, so that no client can compute a digest.
+    /// With random keys for each process, so that no client can compute a digest. Two
+    /// give a digest of 128 bits.
     hashers: [RandomState; 2],
     keys: Vec<Key>,
-    /// The instances of the tenants that have a key.
+    /// The instances of all tenants that have a key.
     instances: HashMap<String, Instance>,
 }
 
-/// One tenant's key.
+/// The key of one tenant.
 struct Key {
     digest: [u64; 2],
     text: Secret,
@@ -50,35 +50,34 @@ struct Instance {
     token: Option<Secret>,
 }
 
-/// Why a request that shows a tenant's key is refused.
+/// Why a request that contains a tenant key is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// The request names no instance where one is searched for.
-    #[error(
-        "a tenant key needs the instance it is to open: instance_id or X-Instance-ID is missing"
-    )]
+    /// The request names no instance in the parts that are searched.
+    #[error("a tenant key needs an instance, and instance_id or X-Instance-ID is missing")]
     NoInstance,
-    /// The request names several, and the upstream may take any of them.
+    /// The request names several instances, and the upstream may use any of them.
     #[error("a tenant key opens one instance at a time, and this request names several")]
     SeveralInstances,
-    /// The instance belongs to another tenant or to none; which one is not said.
+    /// The instance belongs to another tenant or to none. The message does not say which
+    /// of the two, so a client cannot find out which instances exist.
     #[error("this tenant key does not open this instance")]
-    Foreign,
+    OtherTenant,
     /// The settings hold no token for the instance.
     #[error("no access token of this instance is configured (tenant.tokens)")]
     NoToken,
-    /// The key stands where nothing can replace it.
-    #[error("the tenant key cannot be replaced {0}: show it in a header or in the query")]
-    Fixed(&'static str),
-    /// More keys than any client has reason to show.
-    #[error("the tenant key stands in too many places: at most {0}")]
+    /// The key is in a part of the request where it cannot be replaced.
+    #[error("the tenant key cannot be replaced {0}: send it in a header or in the query")]
+    NotReplaceable(&'static str),
+    /// More keys than a client has reason to send.
+    #[error("the tenant key occurs too often in the request: at most {0} times")]
     TooMany(usize),
 }
 
 impl Keyring {
-    /// Takes the tenants' keys; `None` if no tenant has one.
+    /// Collects the tenants' keys; `None` if no tenant has one.
     pub(crate) fn new(tenants: &[config::Tenant]) -> Option<Self> {
-        let mut ring = Self {
+        let mut keyring = Self {
             hashers: [RandomState::new(), RandomState::new()],
             keys: Vec::new(),
             instances: HashMap::new(),
@@ -87,10 +86,10 @@ impl Keyring {
             let Some(text) = tenant.key.clone() else {
                 continue;
             };
-            let owner = ring.keys.len();
-            let digest = ring.digest(text.expose().as_bytes());
+            let owner = keyring.keys.len();
+            let digest = keyring.digest(text.expose().as_bytes());
             let networks = tenant.networks.clone();
-            ring.keys.push(Key {
+            keyring.keys.push(Key {
                 digest,
                 text,
                 networks,
@@ -98,27 +97,28 @@ impl Keyring {
             for instance in &tenant.instances {
                 let token = tenant.tokens.get(instance).cloned();
                 let instance = instance.clone();
-                ring.instances.insert(instance, Instance { owner, token });
+                keyring
+                    .instances
+                    .insert(instance, Instance { owner, token });
             }
         }
-        (!ring.keys.is_empty()).then_some(ring)
+        (!keyring.keys.is_empty()).then_some(keyring)
     }
 
-    /// Finds the key that a client shows as this text, in whichever encoding.
-    fn owner(&self, shown: &[u8], client: Client) -> Option<usize> {
-        // All of them are tried, so that the time depends on the text alone.
-        readings(shown).fold(None, |owner, reading| {
+    /// The index of the key that this text is, in any encoding.
+    fn owner(&self, text: &[u8], client: Client) -> Option<usize> {
+        // All readings are tried, so that the time depends on the text alone.
+        readings(text).fold(None, |owner, reading| {
             owner.or(self.owner_of(&reading, client))
         })
     }
 
-    /// Finds the key that is this very text. Outside its tenant's networks
-    /// there is none, or a client there could try whether a key is right.
-    ///
-    /// All digests are compared, each to its end. A client that does not know
-    /// the hashers' keys cannot bring a text's digest nearer to a key's, so the
-    /// time says nothing; and the texts are compared only if the digests are equal.
+    /// The index of the key that is exactly this text. From outside its tenant's
+    /// networks there is none: otherwise a client there could test keys.
     fn owner_of(&self, text: &[u8], client: Client) -> Option<usize> {
+        // All digests are compared, each to its end. How far two digests agree depends on
+        // the hashers' random keys, so their comparison reveals nothing about a key. The
+        // texts are compared only if the digests are equal.
         let digest = self.digest(text);
         let mut owner = None;
         for (index, key) in self.keys.iter().enumerate() {
@@ -128,6 +128,7 @@ impl Keyring {
         }
         owner.filter(|&owner| {
             let key = &self.keys[owner];
+            // The digest could be a collision.
             let is_same = bool::from(key.text.expose().as_bytes().ct_eq(text));
             is_same && client.is_within(&key.networks)
         })
@@ -140,27 +141,27 @@ impl Keyring {
         ]
     }
 
-    /// Returns the token that the owner's key stands for at an instance.
+    /// The token of an instance, if the key `owner` opens it.
     fn token(&self, owner: usize, instance: &str) -> Result<&Secret, Refusal> {
         let instance = self.instances.get(instance);
         let instance = instance.filter(|instance| instance.owner == owner);
-        let instance = instance.ok_or(Refusal::Foreign)?;
+        let instance = instance.ok_or(Refusal::OtherTenant)?;
         instance.token.as_ref().ok_or(Refusal::NoToken)
     }
 }
 
-/// What a text from a request may stand for. Its carrier's own encoding is
-/// undone already, but clients often forget to encode the `+` of a base64 key
-/// in a form, where it stands for a space; or they percent-encode the key
-/// where nothing decodes it, as in JSON or a header, once or twice.
-fn readings(shown: &[u8]) -> impl Iterator<Item = Cow<'_, [u8]>> {
-    let text = std::str::from_utf8(shown).unwrap_or_default();
+/// The keys that a client may mean by a text, whose encoding in query, form or JSON is
+/// already decoded.
+fn readings(sent: &[u8]) -> impl Iterator<Item = Cow<'_, [u8]>> {
+    let text = std::str::from_utf8(sent).unwrap_or_default();
+    // A base64 key whose `+` was not encoded in a form, where `+` means a space.
     let with_plus = text
         .contains(' ')
         .then(|| Cow::from(text.replace(' ', "+").into_bytes()));
+    // A key that was encoded twice, or where nothing decodes it: in JSON or a header.
     let is_encoded = text.contains('%');
     let decoded = is_encoded.then(|| Cow::from(percent_decode_str(text)));
-    [Some(Cow::Borrowed(shown)), with_plus, decoded]
+    [Some(Cow::Borrowed(sent)), with_plus, decoded]
         .into_iter()
         .flatten()
 }

@@ -51,7 +51,7 @@ fn an_instance_belongs_to_its_tenant_only() {
 }
 
 #[test]
-fn no_networks_are_no_rule_and_a_stream_in_memory_is_at_home() {
+fn without_networks_there_is_no_rule_and_a_stream_in_memory_is_always_admitted() {
     let (open, _) = tenants(&access(&[], Instances::Any, &[]), &[]);
     for client in [Client::Local, Client::Unknown, at("203.0.113.9"), at("::1")] {
         assert_eq!(open.may_connect(client), Ok(()));
@@ -62,7 +62,7 @@ fn no_networks_are_no_rule_and_a_stream_in_memory_is_at_home() {
 }
 
 #[test]
-fn addresses_are_compared_as_what_they_mean() {
+fn an_ipv4_address_in_ipv6_form_is_compared_as_ipv4() {
     let rules = access(&["10.0.0.0/8", "2001:db8::/32"], Instances::Any, &[]);
     let (tenants, _) = tenants(&rules, &[]);
     for inside in ["10.9.8.7", "::ffff:10.9.8.7", "2001:db8::7"] {
@@ -109,7 +109,7 @@ fn listed_means_of_a_tenant() {
 }
 
 #[test]
-fn several_instances_are_too_many_where_a_rule_goes_by_instance() {
+fn several_instances_are_refused_if_a_rule_depends_on_the_instance() {
     let may = |instances, zoo: &[&str]| {
         let (tenants, _) = tenants(&access(&["10.0.0.0/8"], instances, &[]), zoo);
         let depends = tenants.depends_on_instance();
@@ -125,7 +125,7 @@ fn several_instances_are_too_many_where_a_rule_goes_by_instance() {
 }
 
 #[test]
-fn calls_count_for_their_tenant_and_all_others_as_other() {
+fn requests_count_for_their_tenant_and_all_others_as_other() {
     let (tenants, metrics) = tenants(&access(&[], Instances::Any, &[]), &[]);
     let series = |tenant: &str, route: &str, count| {
         format!(
@@ -265,7 +265,7 @@ fn no_refusal_contains_a_network_or_an_address() {
         let text = denied.to_string();
         assert!(text.contains(rule), "{text}");
         assert!(!text.contains(|c: char| c.is_ascii_digit()), "{text}");
-        // It stands in a string of a structured field (RFC 8941 §3.3.3).
+        // It must fit into a string of a structured field (RFC 8941 §3.3.3).
         assert!(text.is_ascii() && !text.contains(['"', '\\']), "{text}");
     }
 }

@@ -63,7 +63,7 @@ pub enum Error {
     Io(#[from] io::Error),
 }
 
-/// The log settings of a demo: below `warn`, messages would break up the live line.
+/// The log settings of a demo: more than warnings would break up the live line.
 #[must_use]
 pub fn log() -> Log {
     Log {
@@ -101,12 +101,14 @@ pub async fn run<W: Write>(
         [upstream.address, address, admin],
     ))?;
 
+    // `run_until` consumes the app; the metrics are read after it has ended.
     let gateway = app.gateway().clone();
     let end = CancellationToken::new();
     let served = tokio::spawn(app.run_until(end.clone().cancelled_owned()));
     let apps = Apps::new(address);
     let began = Instant::now();
     let played = tokio::spawn(apps.clone().play(plan.scenes()));
+    // A panic of the apps becomes an error of the demo.
     let played = async { played.await.map_err(io::Error::other) };
     let watch = async {
         let shown = show(&mut screen, &gateway, began, played).await;
@@ -117,6 +119,7 @@ pub async fn run<W: Write>(
     let stop = async {
         stop.await;
         apps.stop.cancel();
+        // `watch` must end the `select`: it waits for the requests in flight.
         std::future::pending().await
     };
     tokio::select! {
@@ -124,8 +127,10 @@ pub async fn run<W: Write>(
         () = stop => {}
     }
 
+    // The gateway drains first, and the sandbox stops after it, so that no response is lost.
     end.cancel();
     let ended: Ended = served.await.map_err(io::Error::other)??;
+    // After the drain: only now are all counters final.
     let figures = Figures::read(&gateway.metrics().exposition());
     screen.show(began.elapsed(), &figures)?;
     screen.end()?;
@@ -152,6 +157,7 @@ struct Upstream {
 }
 
 impl Upstream {
+    /// Starts the sandbox on a free port.
     async fn start(plan: &Plan) -> io::Result<Self> {
         let listener = TcpListener::bind(FREE_PORT).await?;
         let address = listener.local_addr()?;
@@ -171,6 +177,7 @@ impl Upstream {
         })
     }
 
+    /// Stops the sandbox; returns it with its record of requests.
     async fn end(self) -> io::Result<Sandbox> {
         self.stop.cancel();
         self.served.await.map_err(io::Error::other)?;
@@ -192,6 +199,7 @@ fn config(upstream: SocketAddr, logs: bool) -> Config {
     config
 }
 
+/// The text above the live line.
 fn introduction(plan: &Plan, config: &Config, addresses: [SocketAddr; 3]) -> String {
     let [upstream, gateway, admin] = addresses;
     let limit = config.limit.quota.map_or_else(
@@ -219,9 +227,11 @@ async fn show<W: Write>(
 ) -> io::Result<()> {
     let mut played = pin!(played);
     let mut ticks = tokio::time::interval_at(began + screen.interval(), screen.interval());
+    // On a slow terminal, late frames are left out instead of written in a burst.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         tokio::select! {
+            // The end of the traffic counts more than one more frame.
             biased;
             ended = &mut played => return ended,
             _ = ticks.tick() => {

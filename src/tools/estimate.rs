@@ -15,6 +15,7 @@ mod arrival_order;
 mod formats;
 mod line;
 mod log_files;
+mod offline;
 mod replay;
 mod report;
 mod timestamp;
@@ -57,8 +58,9 @@ const RATES: [f64; 3] = [5.0, 10.0, 20.0];
 /// The burst if the settings have no limit: the default of `limit.burst`.
 const BURST: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 
-/// Requests handed to the workers at once; `QUEUE` chunks may wait for each worker.
+/// Requests that are handed to the workers at once, because a message for each would be slow.
 const CHUNK: usize = 4096;
+/// Chunks that may wait for each worker.
 const QUEUE: usize = 8;
 
 /// Why there is no estimate.
@@ -74,7 +76,7 @@ pub enum Error {
     },
     /// The log has only some of the requests.
     #[error(
-        "{0}: the log is sampled, so it does not show which requests came together; record one with log.access_sample = 1"
+        "{0}: the log is sampled, so it does not show which requests arrived together; record one with log.access_sample = 1"
     )]
     Sampled(LogPosition),
     /// Nothing could be read.
@@ -98,7 +100,7 @@ struct Counts {
     receipts: u64,
     /// Receipts for which the log shows instance and chat.
     mergeable: u64,
-    /// Receipts for which the log shows no chat.
+    /// Receipts for which the log shows no chat, so their merge key is unknown.
     keyless: u64,
     /// Requests for which the log shows no instance: their bucket is unknown.
     nameless: u64,
@@ -117,7 +119,7 @@ struct Counts {
 #[derive(Clone, Debug)]
 struct Late {
     position: LogPosition,
-    /// It stands behind a request that arrived this much later.
+    /// How much later a request before it in the log arrived.
     by: Duration,
 }
 
@@ -155,17 +157,22 @@ pub fn run(config: &Config, logs: &[PathBuf]) -> Result<Report, Error> {
     estimate(config, opened.collect::<Result<_, _>>()?)
 }
 
+/// Replays the logs with every trial, spread over the cores.
 fn estimate(config: &Config, logs: Vec<(PathBuf, Box<dyn Read>)>) -> Result<Report, Error> {
     let trials = trials(config);
     let workers = thread::available_parallelism().map_or(1, usize::from);
+    // Each worker replays several trials in turn: one thread per trial would contend for the cores.
     let workers = workers.min(trials.len()).max(1);
     thread::scope(|scope| {
         let mut senders = Vec::new();
         let mut threads = Vec::new();
         for worker in 0..workers {
+            // Bounded: the reader waits for the slowest worker, so memory does not grow with the
+            // log.
             let (sender, chunks) = sync_channel::<Arc<Vec<Arrival>>>(QUEUE);
             let share: Vec<_> = trials
                 .iter()
+                // Every n-th trial: neighbours cost about the same, so the work is spread evenly.
                 .skip(worker)
                 .step_by(workers)
                 .cloned()
@@ -178,6 +185,8 @@ fn estimate(config: &Config, logs: Vec<(PathBuf, Box<dyn Read>)>) -> Result<Repo
                     .collect();
                 for chunk in chunks {
                     for replay in &mut replays {
+                        // Replay by replay, so that the tables of one stay in the cache for a whole
+                        // chunk.
                         chunk.iter().for_each(|arrival| replay.arrive(arrival));
                     }
                 }
@@ -194,6 +203,8 @@ fn estimate(config: &Config, logs: Vec<(PathBuf, Box<dyn Read>)>) -> Result<Repo
         drop(senders);
         let mut tried = Vec::new();
         for thread in threads {
+            // Before an error of the reader is returned: a worker that panicked is the likelier
+            // cause.
             tried.extend(thread.join().map_err(|_| Error::Broken)?);
         }
         Ok(Report::new(config, read?, tried))
@@ -216,7 +227,10 @@ fn read(
             Ok(line) => {
                 counts.add(&line);
                 let at = line.arrival.at;
+                // Also for lines that are not replayed: their time shows how far the log has come.
                 let newest = logs.record_time(at);
+                // Without an instance the bucket is unknown, so replaying the request would fill a
+                // wrong one.
                 if !line.is_nameless && !order.push(line.arrival, line.is_coarse, log) {
                     counts.late += 1;
                     counts.first_late.get_or_insert_with(|| Late {
@@ -226,6 +240,7 @@ fn read(
                 }
                 order.release(logs.all_reached(), &mut ready);
             }
+            // A sample hides the receipts that would have merged, so any figure would be wrong.
             Err(LineError::Sampled) => return Err(Error::Sampled(logs.position(log))),
             Err(LineError::Unknown) => {
                 counts.unknown_lines += 1;
@@ -248,10 +263,12 @@ fn read(
     Ok(counts)
 }
 
+/// Sends the released requests to every worker.
 fn hand_over(
     ready: &mut Vec<Arrival>,
     senders: &[SyncSender<Arc<Vec<Arrival>>>],
 ) -> Result<(), Error> {
+    // Shared, because every worker replays every request.
     let chunk = Arc::new(std::mem::take(ready));
     for sender in senders {
         sender.send(Arc::clone(&chunk)).map_err(|_| Error::Broken)?;
@@ -275,6 +292,7 @@ fn trials(config: &Config) -> Vec<Trial> {
         quotas.push(config.limit.quota);
     }
     quotas.sort_by(|a, b| {
+        // No limit is the highest rate.
         let rate = |quota: &Option<Quota>| quota.map_or(f64::INFINITY, |quota| quota.rate);
         rate(a).total_cmp(&rate(b))
     });
@@ -291,6 +309,7 @@ fn trials(config: &Config) -> Vec<Trial> {
 }
 
 impl Trial {
+    /// The settings with the window and the quota of this trial.
     fn config(&self, config: &Config) -> Config {
         let mut config = config.clone();
         config.batch.window = self.window;
@@ -309,6 +328,7 @@ impl Counts {
         self.nameless += u64::from(line.is_nameless);
         self.keyless += u64::from(line.is_keyless && !line.is_nameless);
         self.coarse += u64::from(line.is_coarse);
+        // The logs of several replicas overlap, so the span is not first to last line.
         let at = line.arrival.at;
         let (first, last) = self.span.unwrap_or((at, at));
         self.span = Some((first.min(at), last.max(at)));

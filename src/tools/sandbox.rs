@@ -1,6 +1,6 @@
 //! A local stand-in for api.wawp.net.
 //!
-//! It responds as the vendor's pages, its clients and WAHA's sources describe: credentials in every place, the
+//! It responds as the vendor's pages, its clients and WAHA's sources describe: credentials in every location, the
 //! documented errors, receipts that fail as a whole when one id is malformed. It records every request, so that a test
 //! can compare what a client sent with what reached the upstream, and it fails on demand ([`Fault`]).
 //!
@@ -109,16 +109,19 @@ impl Sandbox {
     /// Open requests then have a second to finish; connections still open after it are closed.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let stop = CancellationToken::new();
+        // Dropping the set aborts its tasks, so no connection outlives this future.
         let mut open = JoinSet::new();
         let mut shutdown = pin!(shutdown);
         loop {
             tokio::select! {
+                // In this order, so that a busy listener can neither delay the shutdown nor let
+                // finished tasks pile up.
                 biased;
                 () = &mut shutdown => break,
                 Some(_) = open.join_next() => {}
                 accepted = listener.accept(), if open.len() < MAX_CONNECTIONS => match accepted {
                     Ok((stream, _)) => {
-                        // A failure here means that the peer has left already; the first read will fail too.
+                        // It fails if the peer has already closed; the first read then fails too.
                         stream.set_nodelay(true).ok();
                         let (io, breaker) = BreakableIo::tcp(stream);
                         open.spawn(self.clone().connection(io, breaker, stop.clone()));
@@ -130,6 +133,7 @@ impl Sandbox {
                 },
             }
         }
+        // The port is free at once: a test may bind it again while open requests finish.
         drop(listener);
         stop.cancel();
         let idle = async { while open.join_next().await.is_some() {} };
@@ -174,15 +178,17 @@ impl Sandbox {
         self.state.faults.push(fault);
     }
 
+    /// Serves one connection until it ends or `stop` is cancelled.
     async fn connection<IO>(self, io: BreakableIo<IO>, breaker: Breaker, stop: CancellationToken)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http2().max_concurrent_streams(MAX_STREAMS);
-        // Upgraded connections outlive HTTP on their connection, but not this future, whether it ends or is dropped.
+        // An upgraded connection goes on after its HTTP part has ended. This future waits for it.
         let upgrades = TaskTracker::new();
         let stop = stop.child_token();
+        // The token is cancelled however this future ends, also when it is dropped.
         let _guard = stop.clone().drop_guard();
         let conn = Conn::new(self.state, breaker, stop.clone(), upgrades.clone());
         let served = builder.serve_connection_with_upgrades(
@@ -193,6 +199,7 @@ impl Sandbox {
         let ended = tokio::select! {
             ended = &mut served => ended,
             () = stop.cancelled() => {
+                // Requests in progress still get their response; HTTP/2 clients get GOAWAY.
                 served.as_mut().graceful_shutdown();
                 served.await
             }
@@ -200,6 +207,7 @@ impl Sandbox {
         if let Err(error) = ended {
             tracing::debug!(%error, "a sandbox connection ended early");
         }
+        // `wait` returns only once the tracker is closed.
         upgrades.close();
         upgrades.wait().await;
     }
@@ -216,6 +224,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let listener = TcpListener::bind(listen).await.map_err(|error| {
+        // The text of the system does not say what the user can do.
         let why = match error.kind() {
             io::ErrorKind::AddrInUse => {
                 "the port is in use, choose another or 0 for any".to_owned()
@@ -228,6 +237,7 @@ pub async fn run(
         )
     })?;
     let address = listener.local_addr()?;
+    // With port 0 only the bound address shows the port, and scripts wait for this line.
     writeln!(io::stdout(), "sandbox listening on http://{address}")?;
     Sandbox::new(settings).serve(listener, shutdown).await;
     Ok(())

@@ -7,7 +7,7 @@ use http::header::RETRY_AFTER;
 use tokio::time::Instant;
 use wawp_gateway::sandbox::{Call, Fault, Settings};
 
-use crate::support::{World, ids, post, receipt, receipt_of, text};
+use crate::support::{World, ids, post, receipt, receipt_in_query, receipt_of, text};
 
 /// GCRA's law: within any stretch of time there are at most `burst` calls, and `rate` more for each second of it.
 #[track_caller]
@@ -136,7 +136,12 @@ async fn a_class_has_a_bucket_of_its_own_per_instance() {
     let began = Instant::now();
     let me = "/v2/session/me?instance_id=123&access_token=token-1";
     let answers = world
-        .together([text("a"), crate::support::get(me), text("b"), receipt([1])])
+        .together([
+            text("a"),
+            crate::support::get(me),
+            text("b"),
+            receipt_in_query([1]),
+        ])
         .await;
     assert!(
         answers.iter().all(|answer| answer.status() < 300),

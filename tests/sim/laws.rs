@@ -111,11 +111,6 @@ impl Outcome {
 }
 
 impl Case {
-    fn outcome(&self, tag: usize) -> Option<&Outcome> {
-        let mut all = self.seen.outcomes.iter();
-        all.find(|outcome| outcome.step.tag == tag)
-    }
-
     /// Whether the response to a request certainly reached the gateway.
     fn is_heard(&self, arrival: &Arrival) -> bool {
         arrival.response.as_ref().is_some_and(|response| {

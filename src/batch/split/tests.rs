@@ -159,6 +159,15 @@ fn two_guilty_members_each_get_their_own_verdict() {
     }
 }
 
+#[test]
+fn a_common_failure_is_found_with_four_calls_where_lists_overlap() {
+    for count in [2_u64, 4, 5, 9, 30] {
+        let members: Vec<IdSet> = (0..count).map(|it| (it..it + 10).collect()).collect();
+        let found = settle(&members, &|_| Outcome::Rejected(rejection(1)));
+        assert!(found.calls.len() <= 4, "{count}: {:?}", found.calls);
+    }
+}
+
 /// The members of one conversation: each new message and the nine before it.
 #[test]
 fn one_bad_id_in_many_lists_never_looks_like_a_common_failure() {

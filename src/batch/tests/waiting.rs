@@ -62,11 +62,11 @@ async fn callers_expire_one_by_one_and_the_batch_goes_on() {
     let first = world.send(&receipt_of(&["a"]));
     let lane = world.lane();
     tokio::time::sleep(ms(500)).await;
-    // An older batch takes the token of 5000.
+    // A further call of an older batch takes the token of 5000.
     let far = Instant::now() + ms(60_000);
     let call = world.limiter.admit(
         &lane,
-        Kind::Receipt {
+        Kind::FollowUp {
             opened: world.start,
         },
         far,
@@ -106,11 +106,14 @@ async fn a_batch_that_waited_in_a_full_queue_waited_too_long() {
     let outrun = world.send(&receipt_of(&["a"]));
     let lane = world.lane();
     let mut calls = Vec::new();
-    // Calls go first: one takes the token of 5000, the other the other one that of 10000.
+    // Further calls of batches go first: they take the tokens of 5000 and 10000.
+    let kind = Kind::FollowUp {
+        opened: world.start,
+    };
     for at in [1000, 5500] {
         tokio::time::sleep_until(world.start + ms(at)).await;
         let deadline = Instant::now() + ms(6000);
-        calls.push(world.limiter.admit(&lane, Kind::Call, deadline).unwrap());
+        calls.push(world.limiter.admit(&lane, kind, deadline).unwrap());
     }
     let outrun = outrun.await;
     assert_eq!(outrun.at, 6000);
@@ -132,7 +135,7 @@ async fn a_batch_whose_callers_have_all_expired_is_not_sent() {
     tokio::time::sleep(ms(500)).await;
     let lane = world.lane();
     let far = Instant::now() + ms(60_000);
-    let older = Kind::Receipt {
+    let older = Kind::FollowUp {
         opened: world.start,
     };
     let call = world.limiter.admit(&lane, older, far);
@@ -156,4 +159,33 @@ async fn a_caller_that_cannot_be_served_in_time_is_refused_at_once() {
         Err(NoResponse::Refused(refused)) if refused.refusal == Refusal::WaitTooLong
     ));
     assert_eq!(refused.at, 0, "refused at once, not after the window");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_refuses_receipts_that_wait_and_those_that_would_join_them() {
+    let world = World::with(|config| {
+        config.limit.quota = quota(1.0, 1);
+        config.limit.max_wait = ms(4000);
+    });
+    let lane = world.lane();
+    let crate::limit::Admission::Now(permit) = world
+        .limiter
+        .admit(&lane, Kind::Request, Instant::now())
+        .unwrap()
+    else {
+        panic!("a full bucket");
+    };
+    let waiting = world.send(&receipt_of(&["a"]));
+    tokio::time::sleep(ms(500)).await;
+    let throttled = http::StatusCode::TOO_MANY_REQUESTS;
+    lane.answered(&permit, throttled, Some(ms(10_000)));
+    let joins = world.send(&receipt_of(&["b"]));
+    for heard in [waiting.await, joins.await] {
+        let Err(NoResponse::Refused(refused)) = heard.status else {
+            panic!("{heard:?}");
+        };
+        assert_eq!(refused.refusal, Refusal::Paused);
+        assert_eq!(heard.at, 500, "at once");
+    }
+    assert!(world.calls().is_empty());
 }

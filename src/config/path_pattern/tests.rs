@@ -48,7 +48,7 @@ fn what_is_no_pattern() {
     assert!(!PathPattern::parse("/*").unwrap().is_literal());
 }
 
-/// What `*` means, tried out in every way.
+/// The meaning of `*`, by trying every length.
 fn means(pattern: &[u8], path: &[u8]) -> bool {
     match pattern.split_first() {
         None => path.is_empty(),
@@ -59,7 +59,7 @@ fn means(pattern: &[u8], path: &[u8]) -> bool {
 
 proptest! {
     #[test]
-    fn taking_the_first_place_misses_nothing(pattern in "/[ab*]{0,8}", path in "/[ab]{0,12}") {
+    fn taking_the_first_match_misses_nothing(pattern in "/[ab*]{0,8}", path in "/[ab]{0,12}") {
         let found = PathPattern::parse(&pattern).unwrap().matches(&path);
         prop_assert_eq!(found, means(pattern.as_bytes(), path.as_bytes()));
     }

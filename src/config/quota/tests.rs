@@ -20,7 +20,7 @@ fn what_is_a_quota() {
 }
 
 #[test]
-fn an_interval_is_within_its_bounds_whatever_the_fields_say() {
+fn an_interval_is_within_its_bounds_for_any_fields() {
     let (nano, day) = (Duration::from_nanos(1), Duration::from_secs(86_400));
     for (rate, interval) in [
         (10.0, Duration::from_millis(100)),
@@ -46,7 +46,7 @@ fn an_interval_is_within_its_bounds_whatever_the_fields_say() {
 }
 
 #[test]
-fn a_full_bucket_fits_the_nanoseconds_it_is_kept_in() {
+fn the_time_to_fill_a_bucket_fits_64_bit_nanoseconds() {
     let burst = NonZeroU32::new(MAX_BURST).unwrap();
     let full = Quota::new(MIN_RATE, burst).unwrap().interval() * MAX_BURST;
     assert!(full.as_nanos() < u128::from(u64::MAX / 2));

@@ -6,10 +6,11 @@ fn read(text: &str) -> Effective {
     load_text(text, &[], &Overrides::default()).unwrap()
 }
 
-/// Shows what `before` became by reading `after`, where `[server]` and `[upstream]` wait; without origins.
+/// The settings that are shown after a reload from `before` to `after`, without origins; `[server]`
+/// and `[upstream]` need a restart.
 fn shown(before: &str, after: &str) -> (String, Vec<String>) {
     let in_force = InForce::from(&read(before)).reloaded(&read(after), |_| false);
-    let keys = in_force.waiting();
+    let keys = in_force.pending_restart();
     let shown = in_force.to_string();
     let lines = shown.lines().map(|line| match line.find("  # ") {
         Some(origin) => &line[..origin],
@@ -21,12 +22,12 @@ fn shown(before: &str, after: &str) -> (String, Vec<String>) {
 const TLS: &str = "server.tls = { cert = \"c\", key = \"k\" }\n";
 
 #[test]
-fn nothing_waits_where_nothing_has_changed() {
+fn without_a_change_nothing_needs_a_restart() {
     for text in ["", TLS, "upstream.ca = \"a\""] {
         let (shown, keys) = shown(text, text);
         assert!(keys.is_empty() && !shown.contains("restart"), "{shown}");
     }
-    // Nor where only the spelling has.
+    // Nor if only the notation has changed.
     let (_, keys) = shown(
         "server.idle_timeout = \"60s\"",
         "server.idle_timeout = \"1m\"",
@@ -35,7 +36,7 @@ fn nothing_waits_where_nothing_has_changed() {
 }
 
 #[test]
-fn a_value_stays_and_its_successor_stands_beneath_it() {
+fn a_value_stays_and_its_successor_is_shown_below_it() {
     let (shown, keys) = shown("", "upstream.idle_timeout = \"9s\"\nlimit.rate = 3\n");
     let lines = "idle_timeout = \"30s\"\n# after a restart: idle_timeout = \"9s\"\n";
     assert!(shown.contains(lines), "{shown}");
@@ -44,7 +45,7 @@ fn a_value_stays_and_its_successor_stands_beneath_it() {
 }
 
 #[test]
-fn what_comes_or_goes_waits_as_well() {
+fn an_added_or_removed_setting_needs_a_restart_too() {
     let (came, keys) = shown("", TLS);
     let lines =
         "names = []\n# after a restart: tls.cert = \"c\"\n# after a restart: tls.key = \"k\"\n";
@@ -59,7 +60,7 @@ fn what_comes_or_goes_waits_as_well() {
 }
 
 #[test]
-fn what_waits_is_still_toml_of_what_is_in_force() {
+fn the_shown_settings_are_valid_toml_of_the_values_in_force() {
     let (shown, _) = shown(TLS, "server.max_headers = 7\nlimit.rate = 3\n");
     let config = good(&shown);
     assert_eq!(config.server, good(TLS).server);

@@ -1,10 +1,10 @@
-//! How mistakes are found and told: all of them, each at its place, none with a secret.
+//! How mistakes are found and reported: all of them, each with its position, none with a secret.
 
 use proptest::prelude::*;
 
 use super::{refused::refused, *};
 
-/// Ten lines that are wrong, each in its own way, and what is said of each.
+/// Ten lines with different mistakes, and the message for each.
 const TEN: [(usize, &str, &str); 10] = [
     (
         2,
@@ -70,7 +70,7 @@ fn ten_mistakes_are_all_reported_with_their_lines() {
         .for_each(|(line, text, _)| lines[line - 1] = text);
     let mut expected: Vec<String> = TEN
         .iter()
-        .map(|(line, _, said)| format!("{line}: {said}"))
+        .map(|(line, _, message)| format!("{line}: {message}"))
         .collect();
     expected.push("10 mistakes in the settings".to_owned());
     assert_eq!(bad(&lines.join("\n")).lines().collect::<Vec<_>>(), expected);
@@ -86,7 +86,7 @@ fn an_item_of_a_list_is_reported_at_its_own_line() {
 }
 
 #[test]
-fn unknown_keys_are_named_with_what_may_have_been_meant() {
+fn unknown_keys_are_named_with_the_key_that_was_probably_meant() {
     for (text, piece) in [
         (
             "[limt]\nrate = 1",
@@ -110,8 +110,11 @@ fn unknown_keys_are_named_with_what_may_have_been_meant() {
         ),
         ("[log]\n\"a\\nb\" = 1", "log.\"a\\nb\": unknown key"),
     ] {
-        let said = bad(text);
-        assert!(said.contains(piece) && !said.contains("hush"), "{said}");
+        let message = bad(text);
+        assert!(
+            message.contains(piece) && !message.contains("hush"),
+            "{message}"
+        );
     }
     refused(
         "log = 5",
@@ -122,16 +125,19 @@ fn unknown_keys_are_named_with_what_may_have_been_meant() {
 
 #[test]
 fn syntax_errors_have_line_and_column_and_do_not_hide_the_rest() {
-    let said = bad("a = [,,,,\n");
-    assert!(said.ends_with("\n1 mistake in the settings"), "{said}");
-    let said = bad("[limit]\nrate = = \"hush\"\nburst = \"x\"\n");
-    assert!(said.starts_with("2:8: this is not TOML: "), "{said}");
-    assert!(said.contains("\n3: limit.burst = \"x\": "), "{said}");
-    assert!(!said.contains("hush"), "{said}");
-    let said = bad("[limit]\nrate = 1\nrate = 2\n");
+    let message = bad("a = [,,,,\n");
     assert!(
-        said.starts_with("3:1: this is not TOML: duplicate key"),
-        "{said}"
+        message.ends_with("\n1 mistake in the settings"),
+        "{message}"
+    );
+    let message = bad("[limit]\nrate = = \"hush\"\nburst = \"x\"\n");
+    assert!(message.starts_with("2:8: this is not TOML: "), "{message}");
+    assert!(message.contains("\n3: limit.burst = \"x\": "), "{message}");
+    assert!(!message.contains("hush"), "{message}");
+    let message = bad("[limit]\nrate = 1\nrate = 2\n");
+    assert!(
+        message.starts_with("3:1: this is not TOML: duplicate key"),
+        "{message}"
     );
 }
 
@@ -174,27 +180,34 @@ fn variables_and_flags_are_origins_too() {
 }
 
 #[test]
-fn a_mistake_that_a_stronger_layer_covers_is_still_one() {
+fn a_mistake_that_a_stronger_layer_overrides_is_reported() {
     let flags = Overrides {
         rate: Some("5".into()),
         ..Overrides::default()
     };
-    let said = bad_layers(
+    let message = bad_layers(
         "[limit]\nrate = \"fast\"",
         &[("WAWP_GATEWAY_LIMIT__RATE", "slow")],
         &flags,
     );
     assert!(
-        said.contains("2: limit.rate = \"fast\"") && said.contains("WAWP_GATEWAY_LIMIT__RATE: "),
-        "{said}"
+        message.contains("2: limit.rate = \"fast\"")
+            && message.contains("WAWP_GATEWAY_LIMIT__RATE: "),
+        "{message}"
     );
-    assert!(said.ends_with("\n2 mistakes in the settings"), "{said}");
+    assert!(
+        message.ends_with("\n2 mistakes in the settings"),
+        "{message}"
+    );
 }
 
 #[test]
 fn one_mistake_is_not_reported_twice_by_a_rule_between_keys() {
-    let said = bad("[batch]\nwindow = \"x\"\n[limit]\nmax_wait = \"20ms\"");
-    assert!(said.ends_with("\n1 mistake in the settings"), "{said}");
+    let message = bad("[batch]\nwindow = \"x\"\n[limit]\nmax_wait = \"20ms\"");
+    assert!(
+        message.ends_with("\n1 mistake in the settings"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -223,28 +236,28 @@ fn a_password_in_the_upstream_is_not_repeated() {
 }
 
 #[test]
-fn a_text_where_a_table_belongs_is_not_repeated() {
-    // Some tables hold keys, and a variable's text that is no TOML is all there is to show.
+fn a_text_instead_of_a_table_is_not_repeated() {
+    // Some tables contain keys, so text that is no TOML may be one.
     for (name, value) in [
         ("SERVER__TLS", "{ key = hush"),
         ("LIMIT__CLASS", "[{ key = \"hush\""),
         ("TENANT", "[{ key = \"hush\""),
         ("LOG", "hush"),
     ] {
-        let said = bad_layers(
+        let message = bad_layers(
             "",
             &[(&format!("WAWP_GATEWAY_{name}"), value)],
             &Overrides::default(),
         );
         assert!(
-            said.contains(" = \"…\": a ") && !said.contains("hush"),
-            "{said}"
+            message.contains(" = \"…\": a ") && !message.contains("hush"),
+            "{message}"
         );
     }
-    let said = bad("[limit]\nclass = [\"hush\"]");
+    let message = bad("[limit]\nclass = [\"hush\"]");
     assert!(
-        said.starts_with("2: limit.class[0] = \"…\": a list of tables"),
-        "{said}"
+        message.starts_with("2: limit.class[0] = \"…\": a list of tables"),
+        "{message}"
     );
 }
 
@@ -256,7 +269,7 @@ fn files_that_cannot_be_read() {
         std::fs::write(&path, bytes).unwrap();
         path
     };
-    for (path, said) in [
+    for (path, message) in [
         (directory.path().join("none"), ": there is no such file"),
         (
             directory.path().to_owned(),
@@ -287,7 +300,7 @@ fn files_that_cannot_be_read() {
         let name = path.display().to_string().replace('\n', "\\n");
         assert_eq!(
             mistakes.to_string(),
-            format!("{name}{said}\n1 mistake in the settings")
+            format!("{name}{message}\n1 mistake in the settings")
         );
     }
 }
@@ -309,12 +322,12 @@ fn a_variable_that_is_not_utf_8() {
 }
 
 #[test]
-fn a_file_that_is_something_else_is_cut_short() {
-    let said = bad(&"not toml\n".repeat(5000));
-    assert!(said.lines().count() <= 102, "{said}");
-    assert!(said.contains("\n... and "), "{said}");
-    let said = bad(&format!("[log]\nlevel = \"{}\"", "x".repeat(10_000)));
-    assert!(said.len() < 300, "{said}");
+fn only_the_first_mistakes_of_another_kind_of_file_are_printed() {
+    let message = bad(&"not toml\n".repeat(5000));
+    assert!(message.lines().count() <= 102, "{message}");
+    assert!(message.contains("\n... and "), "{message}");
+    let message = bad(&format!("[log]\nlevel = \"{}\"", "x".repeat(10_000)));
+    assert!(message.len() < 300, "{message}");
 }
 
 #[test]
@@ -335,7 +348,7 @@ fn depth_does_not_exhaust_the_stack() {
     }
 }
 
-/// Pieces that settings are made of, so that what is generated gets past the parser often enough.
+/// Pieces of settings, so that generated text is often accepted by the parser.
 fn fragments() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
         "[server]",
@@ -402,16 +415,16 @@ proptest! {
         let flags = Overrides { listen: Some(flag.clone()), upstream: Some(flag), ..Overrides::default() };
         let env = [(format!("WAWP_GATEWAY_{name}"), value)];
         let env = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect::<Vec<_>>();
-        let said = load_text(&text, &env, &flags).map_or_else(|mistakes| mistakes.to_string(), |read| read.to_string());
-        prop_assert!(!said.is_empty());
+        let message = load_text(&text, &env, &flags).map_or_else(|mistakes| mistakes.to_string(), |read| read.to_string());
+        prop_assert!(!message.is_empty());
     }
 
     #[test]
     fn each_mistake_keeps_to_one_line(text in fragments()) {
         if let Err(mistakes) = load_text(&text, &[], &Overrides::default()) {
             let count = mistakes.len();
-            let said = mistakes.to_string();
-            prop_assert!(count > 100 || said.lines().count() == count + 1, "{}", said);
+            let message = mistakes.to_string();
+            prop_assert!(count > 100 || message.lines().count() == count + 1, "{}", message);
         }
     }
 }

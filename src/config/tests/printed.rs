@@ -91,12 +91,12 @@ fn keys(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_is_printed_reads_back_as_the_same() {
+fn printed_settings_are_equal_when_read_again() {
     for text in ["", FULL] {
         let effective = load_text(text, &[], &Overrides::default()).unwrap();
         let printed = effective.to_string();
         assert_eq!(printed.contains('…'), text == FULL);
-        // Secrets apart, which are not printed.
+        // Except secrets, which are printed as masks.
         let whole = printed.replace('…', "0123456789abcdef");
         assert_eq!(good(&whole), effective.config);
     }

@@ -1,17 +1,17 @@
-//! What each key refuses, and what is then said.
+//! The values that each key refuses, and the messages.
 
 use super::*;
 
-/// Asserts that a text in one section is refused at this line with a message that holds this piece.
+/// Asserts that a text is refused at this line with a message that contains this piece.
 pub(super) fn refused(text: &str, line: usize, piece: &str) {
-    let said = bad(text);
+    let message = bad(text);
     assert!(
-        said.starts_with(&format!("{line}: ")) && said.contains(piece),
-        "{text}\n{said}"
+        message.starts_with(&format!("{line}: ")) && message.contains(piece),
+        "{text}\n{message}"
     );
     assert!(
-        said.ends_with("\n1 mistake in the settings"),
-        "{text}\n{said}"
+        message.ends_with("\n1 mistake in the settings"),
+        "{text}\n{message}"
     );
 }
 

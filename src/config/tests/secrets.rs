@@ -1,4 +1,4 @@
-//! Keys and tokens: where they come from, what they may be, and that nothing ever repeats one.
+//! Keys and tokens: their sources and syntax, and that no output repeats one.
 
 use proptest::prelude::*;
 
@@ -31,7 +31,7 @@ fn token(written: &str, env: &[(&str, &str)]) -> String {
 #[test]
 fn a_secret_is_its_text_or_a_variable_or_a_file() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let place = format!("file:{}", file.path().display());
+    let source = format!("file:{}", file.path().display());
     assert_eq!(key(HUSH, &[]), HUSH);
     for kept in [
         HUSH.to_owned(),
@@ -41,12 +41,12 @@ fn a_secret_is_its_text_or_a_variable_or_a_file() {
     ] {
         std::fs::write(file.path(), &kept).unwrap();
         assert_eq!(
-            (key(&place, &[]), token(&place, &[])),
+            (key(&source, &[]), token(&source, &[])),
             (HUSH.into(), HUSH.into())
         );
     }
     for kept in [HUSH, "hush9Hush9hush9Hush9\n"] {
-        // A name that begins like a setting's is nobody's mistake, once a secret is kept there.
+        // A variable that contains a secret is no unknown setting, even if its name begins like one.
         for name in [
             "A",
             "acme.key-1",
@@ -60,7 +60,7 @@ fn a_secret_is_its_text_or_a_variable_or_a_file() {
 }
 
 #[test]
-fn a_key_may_stand_in_a_url_and_in_json() {
+fn a_key_may_contain_what_urls_and_json_allow() {
     for text in [
         "a".repeat(16),
         "z".repeat(256),
@@ -83,17 +83,17 @@ fn a_key_may_stand_in_a_url_and_in_json() {
         );
     }
     for letter in "\"'`\\&%# \té".chars() {
-        let said = bad(&format!("{TENANT}key = {:?}", format!("{HUSH}{letter}")));
+        let message = bad(&format!("{TENANT}key = {:?}", format!("{HUSH}{letter}")));
         assert!(
-            said.starts_with("4: tenant[0].key = \"…\": a key of"),
-            "{said}"
+            message.starts_with("4: tenant[0].key = \"…\": a key of"),
+            "{message}"
         );
-        assert!(!said.contains(HUSH), "{said}");
+        assert!(!message.contains(HUSH), "{message}");
     }
 }
 
 #[test]
-fn a_token_may_stand_in_a_header() {
+fn a_token_may_contain_what_a_header_allows() {
     for text in ["", " a", "a ", "a\tb", "é", &"a".repeat(4097)] {
         refused(
             &format!("{TENANT}tokens.2 = {text:?}"),
@@ -104,7 +104,7 @@ fn a_token_may_stand_in_a_header() {
 }
 
 #[test]
-fn a_place_where_no_secret_is_kept() {
+fn a_source_without_a_secret_is_a_mistake() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, bytes: &[u8]| {
         let path = directory.path().join(name);
@@ -112,7 +112,7 @@ fn a_place_where_no_secret_is_kept() {
         format!("file:{}", path.display())
     };
     let env = [("EMPTY", ""), ("BLANK", "\nx"), ("SHORT", "hush9")];
-    for (written, said) in [
+    for (written, message) in [
         ("env:NONE".to_owned(), ": there is no such variable"),
         ("env:EMPTY".to_owned(), ": the variable is empty"),
         ("env:BLANK".to_owned(), ": the variable is empty"),
@@ -153,34 +153,34 @@ fn a_place_where_no_secret_is_kept() {
         let text = format!("{TENANT}key = {written:?}");
         let mistakes = load_text(&text, &env, &Overrides::default()).unwrap_err();
         let shown = mistakes.to_string();
-        let piece = format!(":4: tenant[0].key = \"…\": {written}{said}");
+        let piece = format!(":4: tenant[0].key = \"…\": {written}{message}");
         assert!(shown.contains(&piece), "{piece}\n{shown}");
         assert!(!shown.contains("hush9") && mistakes.len() == 1, "{shown}");
     }
-    // What is no name at all may be the secret itself.
+    // Text that is no name may be the secret itself.
     for written in ["env:", "env:hush9 hush9", "env:$hush9", "file:"] {
-        let said = bad(&format!("{TENANT}key = {written:?}"));
+        let message = bad(&format!("{TENANT}key = {written:?}"));
         assert!(
-            said.contains("and the name of a ") && !said.contains("hush9"),
-            "{said}"
+            message.contains("and the name of a ") && !message.contains("hush9"),
+            "{message}"
         );
     }
 }
 
 #[test]
-fn a_pipe_is_not_waited_for() {
+fn a_named_pipe_is_not_read() {
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("pipe");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status();
     assert!(made.unwrap().success());
     let text = format!("{TENANT}key = \"file:{}\"", pipe.display());
-    // In a thread, which would wait for ever.
-    let (tell, told) = std::sync::mpsc::channel();
-    std::thread::spawn(move || tell.send(bad(&text)));
-    let said = told.recv_timeout(seconds(30)).unwrap();
+    // In a thread: a read of the pipe would never end.
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(bad(&text)));
+    let message = receiver.recv_timeout(seconds(30)).unwrap();
     assert!(
-        said.contains(": this is a named pipe, not a file"),
-        "{said}"
+        message.contains(": this is a named pipe, not a file"),
+        "{message}"
     );
 }
 
@@ -193,10 +193,10 @@ fn a_variable_for_a_secret_that_is_not_utf_8() {
         .unwrap();
     let env = [("A".into(), OsString::from_vec(b"hush9\xff".to_vec()))];
     let mistakes = load(Some(file.path()), env.into_iter(), &Overrides::default()).unwrap_err();
-    let said = mistakes.to_string();
+    let message = mistakes.to_string();
     assert!(
-        said.contains("env:A: the value is not UTF-8") && !said.contains("hush9"),
-        "{said}"
+        message.contains("env:A: the value is not UTF-8") && !message.contains("hush9"),
+        "{message}"
     );
 }
 
@@ -204,12 +204,15 @@ fn a_variable_for_a_secret_that_is_not_utf_8() {
 fn a_variable_that_no_secret_names_is_still_unknown() {
     let text = format!("{TENANT}key = \"env:WAWP_GATEWAY_A\"");
     let env = [("WAWP_GATEWAY_A", HUSH), ("WAWP_GATEWAY_B", HUSH)];
-    let said = bad_layers(&text, &env, &Overrides::default());
+    let message = bad_layers(&text, &env, &Overrides::default());
     assert!(
-        said.starts_with("WAWP_GATEWAY_B: unknown variable"),
-        "{said}"
+        message.starts_with("WAWP_GATEWAY_B: unknown variable"),
+        "{message}"
     );
-    assert!(said.ends_with("\n1 mistake in the settings"), "{said}");
+    assert!(
+        message.ends_with("\n1 mistake in the settings"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -218,29 +221,29 @@ fn no_two_tenants_have_the_same_key() {
         .replace("\"a\"", "\"b\"")
         .replace("[\"1\", \"2\"]", "[\"3\"]");
     let text = format!("{TENANT}key = \"{HUSH}\"\n{second}key = \"env:A\"");
-    let said = bad_layers(&text, &[("A", HUSH)], &Overrides::default());
+    let message = bad_layers(&text, &[("A", HUSH)], &Overrides::default());
     assert_eq!(
-        said,
+        message,
         "8: tenant[1].key = \"…\": a key that no tenant before has\n1 mistake in the settings"
     );
 }
 
 #[test]
 fn a_token_belongs_to_an_instance_of_its_tenant() {
-    // A key and its value that have changed places are no reason to print the value.
+    // If name and secret were exchanged, the secret is not printed.
     refused(
         &format!("{TENANT}[tenant.tokens]\n1 = \"t\"\n{HUSH} = \"3\""),
         6,
         "tenant[0].tokens.\"…\": each name here is one of the tenant's instances",
     );
-    let said = bad(&format!("{TENANT}tokens = {{ {HUSH} = \"3\" }}"));
-    assert!(!said.contains(HUSH), "{said}");
+    let message = bad(&format!("{TENANT}tokens = {{ {HUSH} = \"3\" }}"));
+    assert!(!message.contains(HUSH), "{message}");
     refused(
         &format!("{TENANT}[tenant.tokens]\n1 = \"t\"\nweight = 2"),
         6,
-        "\"weight\" is no instance of this tenant; a setting of the tenant stands before [tenant.tokens]",
+        "\"weight\" is no instance of this tenant; settings of the tenant must be above [tenant.tokens]",
     );
-    // Where the list is what is wrong, the tokens are not blamed.
+    // If the list of instances is wrong, no mistake is reported for the tokens.
     let text = TENANT.replace("\"2\"", "2");
     refused(
         &format!("{text}tokens = {{ 2 = \"t\" }}"),
@@ -273,7 +276,7 @@ fn no_output_repeats_a_secret_however_it_is_mistyped() {
             "tenant[0].\"…\": unknown key; known here: name, ",
         ),
         ("\"HUSH\"", 4, "this is not TOML"),
-        // The parser goes on at what it then takes for keys of the top.
+        // After the syntax error, the parser takes the next lines for top-level keys.
         (
             "[key = [\nkey = { \"HUSH\"\n[[tenant]]",
             5,
@@ -306,11 +309,14 @@ fn no_output_repeats_a_secret_however_it_is_mistyped() {
         let lines = lines.replace("DIGITS", digits).replace("HUSH", HUSH);
         let text = format!("{TENANT}{lines}");
         let mistakes = load_text(&text, &[], &Overrides::default()).unwrap_err();
-        let said = format!("{mistakes} {mistakes:?}");
-        assert!(!said.contains("hush9") && !said.contains("9293"), "{said}");
+        let message = format!("{mistakes} {mistakes:?}");
         assert!(
-            said.contains(&format!(":{line}")) && said.contains(piece),
-            "{lines}\n{said}"
+            !message.contains("hush9") && !message.contains("9293"),
+            "{message}"
+        );
+        assert!(
+            message.contains(&format!(":{line}")) && message.contains(piece),
+            "{lines}\n{message}"
         );
     }
     for text in [format!("tenant = {digits}"), format!("tenant = [{digits}]")] {
@@ -322,17 +328,20 @@ fn no_output_repeats_a_secret_however_it_is_mistyped() {
         ("WAWP_GATEWAY_TENANT__KEY", HUSH),
     ];
     for env in [&env[..1], &env[1..], &env[..]] {
-        let said = bad_layers("", env, &Overrides::default());
-        assert!(!said.contains("hush9"), "{said}");
+        let message = bad_layers("", env, &Overrides::default());
+        assert!(!message.contains("hush9"), "{message}");
     }
 }
 
 #[test]
-fn text_in_the_place_of_a_tenants_number_is_not_repeated() {
+fn text_instead_of_a_tenants_number_is_not_repeated() {
     for key in ["weight", "rate", "burst"] {
-        let said = bad(&format!("{TENANT}{key} = \"{HUSH}\""));
-        assert!(said.contains(&format!("tenant[0].{key} = \"…\"")), "{said}");
-        assert!(!said.contains("hush9"), "{said}");
+        let message = bad(&format!("{TENANT}{key} = \"{HUSH}\""));
+        assert!(
+            message.contains(&format!("tenant[0].{key} = \"…\"")),
+            "{message}"
+        );
+        assert!(!message.contains("hush9"), "{message}");
     }
 }
 
@@ -348,11 +357,11 @@ fn the_settings_in_force_are_masked() {
     );
     assert!(!format!("{printed} {effective:?}").contains("hush9"));
     assert!(format!("{effective:?}").contains("Secret(…)"));
-    // What is printed cannot be read back as if the masks were the secrets.
+    // Printed settings cannot be read again with the masks as secrets.
     assert!(bad(&printed).contains("tenant[0].key = \"…\": a key of"));
 }
 
-/// Pieces of a tenant, whole and broken, with a secret in any place.
+/// Pieces of a tenant, correct and broken, with a secret anywhere.
 fn fragments() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
         "[[tenant]]\n",
@@ -387,8 +396,8 @@ fn fragments() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat().replace("HUSH", HUSH))
 }
 
-/// Whether the secret is part of a key's name in another section: there an
-/// unknown name is said, so that whoever misspelt one finds it.
+/// Whether the secret is part of a key in another section. There the message repeats an unknown
+/// key, so that a misspelt one can be found.
 fn is_a_name_beneath_limit(text: &str) -> bool {
     let mut lines = text.split("[limit]\n").skip(1).flat_map(str::lines);
     lines.any(|line| {
@@ -400,13 +409,13 @@ fn is_a_name_beneath_limit(text: &str) -> bool {
 proptest! {
     #[test]
     fn broken_text_beneath_a_tenant_repeats_no_secret(text in fragments()) {
-        // An instance's id and a section's name are no secrets, so these are kept from becoming one.
+        // Instance ids and names of sections are no secrets, so the secret must not become one of them.
         let text = format!("{TENANT}{text}").replace(&format!("[{HUSH}"), "[").replace(&format!("[\"{HUSH}\""), "[");
         prop_assume!(!is_a_name_beneath_limit(&text));
-        let said = match load_text(&text, &[], &Overrides::default()) {
+        let message = match load_text(&text, &[], &Overrides::default()) {
             Ok(effective) => format!("{effective} {effective:?}"),
             Err(mistakes) => format!("{mistakes} {mistakes:?}"),
         };
-        prop_assert!(!said.contains("hush9"), "{}\n{}", text, said);
+        prop_assert!(!message.contains("hush9"), "{}\n{}", text, message);
     }
 }

@@ -12,7 +12,7 @@ fn networks(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_tenant_that_says_little_has_weight_one_and_no_budget() {
+fn a_tenant_has_weight_one_and_no_budget_by_default() {
     let tenants = good(TENANT).tenants;
     assert_eq!(
         tenants,
@@ -29,7 +29,7 @@ fn a_tenant_that_says_little_has_weight_one_and_no_budget() {
 }
 
 #[test]
-fn tenants_keep_their_order_and_what_they_say() {
+fn tenants_keep_their_order_and_their_settings() {
     let tenants = good(&format!(
         "{TENANT}weight = 1000\nrate = 0.5\nburst = 3\nnetworks = [\"10.0.0.0/8\"]\nkey = \"{0}\"\n\
          [tenant.tokens]\n1 = \"one\"\n[[tenant]]\nname = \"B.c_d-9\"\ninstances = [\"{1}\"]\nkey = \"{0}2\"\nburst = 0",
@@ -43,7 +43,7 @@ fn tenants_keep_their_order_and_what_they_say() {
     assert_eq!((a.weight.get(), a.quota), (1000, quota(0.5, 3)));
     assert_eq!(a.networks, ["10.0.0.0/8".parse().unwrap()]);
     assert_eq!(a.key, Some(Secret::new("k".repeat(16))));
-    // Only an instance that the key is to open has a token.
+    // Only the instances for which the key is valid have a token.
     assert_eq!(a.tokens.keys().collect::<Vec<_>>(), ["1"]);
     assert_eq!(a.tokens["1"].expose(), "one");
     assert_eq!((b.name.as_str(), b.quota), ("B.c_d-9", None));
@@ -55,7 +55,7 @@ fn a_tenant_may_come_from_a_variable() {
         "WAWP_GATEWAY_TENANT",
         "[{name = \"b\", instances = [\"1\"], tokens = {1 = \"t\"}}]",
     )];
-    // As with classes, the strongest layer's list stands alone.
+    // As with classes, the list of the strongest layer replaces the others.
     let tenants = load_text(TENANT, &env, &Overrides::default())
         .unwrap()
         .config
@@ -83,7 +83,7 @@ fn egress_and_access_are_read() {
 }
 
 #[test]
-fn an_address_is_a_network_of_one_and_mapped_ones_are_what_they_mean() {
+fn an_address_is_a_network_of_one_and_mapped_addresses_are_ipv4() {
     for (written, read) in [
         ("10.0.0.0/8", "10.0.0.0/8"),
         ("10.1.2.3", "10.1.2.3/32"),
@@ -196,13 +196,13 @@ fn each_tenant_is_checked() {
 }
 
 #[test]
-fn every_mistake_of_every_tenant_is_told_at_once() {
-    let said = bad(&format!(
+fn every_mistake_of_every_tenant_is_reported_at_once() {
+    let message = bad(&format!(
         "{TENANT}rate = 1\nkey = \"short\"\n{}weight = 0\n",
         TENANT.replace("\"2\"", "\"3\"")
     ));
-    let lines: Vec<&str> = said.lines().collect();
-    assert_eq!(lines.len(), 6, "{said}");
+    let lines: Vec<&str> = message.lines().collect();
+    assert_eq!(lines.len(), 6, "{message}");
     for (line, start) in lines.iter().zip([
         "4: tenant[0].rate = 1: ",
         "5: tenant[0].key = \"…\": ",
@@ -211,6 +211,6 @@ fn every_mistake_of_every_tenant_is_told_at_once() {
         "9: tenant[1].weight = 0: ",
         "5 mistakes",
     ]) {
-        assert!(line.starts_with(start), "{said}");
+        assert!(line.starts_with(start), "{message}");
     }
 }

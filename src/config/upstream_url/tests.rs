@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn what_is_a_base() {
+fn base_urls_are_accepted() {
     for (text, shown, host, port) in [
         (
             "https://api.wawp.net",
@@ -41,7 +41,7 @@ fn what_is_a_base() {
 }
 
 #[test]
-fn what_is_none() {
+fn other_texts_are_refused() {
     for text in [
         "",
         "a",

@@ -1,4 +1,4 @@
-//! Which action follows which event, and when. In paused time.
+//! Which action follows which event, and when, in paused time.
 
 use std::pin::pin;
 
@@ -29,7 +29,7 @@ macro_rules! lifecycle {
     };
 }
 
-/// The next action, and how long it took to come.
+/// The next action, and the time until it.
 async fn next(lifecycle: &mut Lifecycle<'_>) -> (Action, Duration) {
     let start = Instant::now();
     let action = std::future::poll_fn(|cx| lifecycle.poll(cx)).await;
@@ -110,7 +110,7 @@ async fn a_drain_closes_a_busy_connection_at_once_and_an_idle_one_after_its_grac
     lifecycle.state().on_request_started(Instant::now());
     drain.begin();
     assert_eq!(next(&mut lifecycle).await, (Action::Close, s(0)));
-    // A response without `Connection: close` went out: one more may be on its way.
+    // A response without `Connection: close` was sent: another request may be on its way.
     lifecycle.state().on_response_ended(Instant::now());
     lifecycle.on_response_sent();
     assert_eq!(next(&mut lifecycle).await, (Action::Close, DRAIN_GRACE));

@@ -7,14 +7,14 @@ const FORM: Headers<'_> = &[("content-type", "application/x-www-form-urlencoded"
 const MULTIPART: Headers<'_> = &[("content-type", "multipart/form-data; boundary=X")];
 const BOTH: &str = r#"{"instance_id":"1","access_token":"t"}"#;
 
-/// What a body states, without how far that can be relied on.
+/// What a body names, without the certainty.
 type Stated = (Option<InstanceId>, Option<Fingerprint>);
 
 fn stated(identity: Identity) -> Stated {
     (identity.instance, identity.credential)
 }
 
-/// The identity found in a body that comes whole, and in one that comes byte by byte.
+/// The identity found in a body, which is the same if it arrives byte by byte.
 async fn identity(target: &str, headers: Headers<'_>, body: &[u8]) -> Identity {
     let whole = scan(target, headers, &[body]).await;
     let bytes: Vec<_> = body.chunks(1).collect();

@@ -1,4 +1,4 @@
-//! The scanners against the parsers they stand in for.
+//! The scanners find what complete parsers find.
 
 use std::ops::Range;
 
@@ -129,13 +129,13 @@ fn scan_form<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> Vec<Field> {
 }
 
 fn cut<'t>(text: &'t [u8], at: &[prop::sample::Index]) -> Vec<&'t [u8]> {
-    let mut places: Vec<_> = at.iter().map(|at| at.index(text.len() + 1)).collect();
-    places.sort_unstable();
+    let mut cuts: Vec<_> = at.iter().map(|at| at.index(text.len() + 1)).collect();
+    cuts.sort_unstable();
     let mut pieces = Vec::new();
     let mut from = 0;
-    for place in places {
-        pieces.push(&text[from..place]);
-        from = place;
+    for cut in cuts {
+        pieces.push(&text[from..cut]);
+        from = cut;
     }
     pieces.push(&text[from..]);
     pieces
@@ -164,7 +164,7 @@ proptest! {
         prop_assert_eq!(&scan_json(text.as_bytes().chunks(1)), &whole);
     }
 
-    /// So too for what is no JSON at all, and nothing panics.
+    /// The same for text that is not JSON, and nothing panics.
     #[test]
     fn nonsense_is_read_the_same_in_pieces(
         text in "[{}\\[\\]:,\"\\\\ua0-]{0,40}(\"instance_id\":\"?[0-9a]{0,4}\"?)?[{}\\[\\]:,\"\\\\]{0,20}",

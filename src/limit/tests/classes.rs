@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::{Class, PathPattern};
 
-fn class(name: &str, path: &str, quota: Option<Quota>) -> Class {
+pub(super) fn class(name: &str, path: &str, quota: Option<Quota>) -> Class {
     Class {
         name: name.to_owned(),
         paths: vec![PathPattern::parse(path).unwrap()],
@@ -13,7 +13,9 @@ fn class(name: &str, path: &str, quota: Option<Quota>) -> Class {
 }
 
 fn lane(limiter: &Limiter, path: &str) -> Lane {
-    limiter.lane(&Method::POST, path, &who("1", "t"), true)
+    let is_receipt = path == "/v2/send/seen";
+    let class = |limit: &config::Limit| limit.class_of(&Method::POST, path, is_receipt);
+    limiter.lane(&who("1", "t"), class, true)
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,8 +107,8 @@ async fn those_who_wait_profit_from_a_reload() {
     let lane = lane(&limiter, "/v2/chats");
     now(&limiter, &lane);
     let start = Instant::now();
-    let first = queued(&limiter, &lane, Kind::Call);
-    let second = queued(&limiter, &lane, Kind::Call);
+    let first = queued(&limiter, &lane, Kind::Request);
+    let second = queued(&limiter, &lane, Kind::Request);
     tokio::time::sleep(ms(1000)).await;
     config.limit.quota = quota(10.0, 1);
     limiter.reconfigure(&config);

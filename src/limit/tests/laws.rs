@@ -1,4 +1,4 @@
-//! What holds for any arrivals whatever.
+//! What holds for any arrivals.
 
 use std::sync::Mutex;
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Somebody who asks for a token.
+/// A request or a batch that asks for a token.
 #[derive(Clone, Debug)]
 struct Arrival {
     /// After the one before, in ms.
@@ -14,7 +14,7 @@ struct Arrival {
     /// `Some`: a batch opened that long ago.
     age: Option<u64>,
     /// Until its deadline, in ms.
-    patience: u64,
+    wait: u64,
     /// It leaves the line after that long.
     leaves: Option<u64>,
 }
@@ -40,10 +40,10 @@ fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
         prop_oneof![1 => (0_u64..40).prop_map(|n| n * 50), 2 => Just(4000)],
         prop_oneof![4 => Just(None), 1 => (0_u64..20).prop_map(|n| Some(n * 50))],
     );
-    let arrival = arrival.prop_map(|(gap, age, patience, leaves)| Arrival {
+    let arrival = arrival.prop_map(|(gap, age, wait, leaves)| Arrival {
         gap,
         age,
-        patience,
+        wait,
         leaves,
     });
     proptest::collection::vec(arrival, 1..60)
@@ -69,10 +69,10 @@ fn run(arrivals: &[Arrival], interval: u64, burst: u32, max_queue: usize) -> Vec
             at += ms(arrival.gap);
             tokio::time::sleep_until(at).await;
             let joined = Instant::now();
-            let kind = arrival.age.map_or(Kind::Call, |age| Kind::Receipt {
+            let kind = arrival.age.map_or(Kind::Request, |age| Kind::Receipt {
                 opened: joined - ms(age),
             });
-            let deadline = joined + ms(arrival.patience);
+            let deadline = joined + ms(arrival.wait);
             let fate = match limiter.admit(&lane, kind, deadline) {
                 Ok(Admission::Now(permit)) => Fate::Granted(permit.granted),
                 Err(refused) => Fate::Refused(refused),
@@ -83,8 +83,8 @@ fn run(arrivals: &[Arrival], interval: u64, burst: u32, max_queue: usize) -> Vec
                     let fates = Arc::clone(&fates);
                     waiting.spawn(async move {
                         let fate = match tokio::time::timeout_at(leaves, ticket).await {
-                            Ok(permit) => Fate::Granted(permit.granted),
-                            Err(_) => Fate::Gone {
+                            Ok(Ok(permit)) => Fate::Granted(permit.granted),
+                            Ok(Err(_)) | Err(_) => Fate::Gone {
                                 joined,
                                 left: Instant::now(),
                             },
@@ -97,9 +97,12 @@ fn run(arrivals: &[Arrival], interval: u64, burst: u32, max_queue: usize) -> Vec
             fates.lock().unwrap()[index] = Some(fate);
         }
         while waiting.join_next().await.is_some() {}
-        assert_eq!(lane.series().queued.get(), 0, "somebody is still counted");
+        assert_eq!(lane.series().queued.get(), 0, "a waiter is still counted");
         let fates = fates.lock().unwrap();
-        fates.iter().map(|fate| fate.expect("told")).collect()
+        fates
+            .iter()
+            .map(|fate| fate.expect("each has a fate"))
+            .collect()
     })
 }
 
@@ -132,10 +135,10 @@ proptest! {
         }
     }
 
-    /// Whoever waits sees tokens handed out all the while: none lies idle
-    /// beside a waiting call, and no place in line is forgotten.
+    /// While a request waits, tokens are handed out: none lies idle, and no
+    /// waiter is forgotten.
     #[test]
-    fn no_token_lies_idle_while_somebody_waits(
+    fn no_token_lies_idle_while_a_request_waits(
         arrivals in arrivals(),
         interval in prop_oneof![Just(50_u64), Just(100), Just(250)],
         burst in 1_u32..6,
@@ -150,9 +153,9 @@ proptest! {
         }
     }
 
-    /// Calls of one lane leave in the order they came.
+    /// Requests of one lane leave in the order in which they joined.
     #[test]
-    fn calls_never_overtake_each_other(arrivals in arrivals(), burst in 1_u32..6) {
+    fn requests_never_overtake_each_other(arrivals in arrivals(), burst in 1_u32..6) {
         let fates = run(&arrivals, 100, burst, 1000);
         let calls: Vec<_> = fates
             .iter()
@@ -165,9 +168,9 @@ proptest! {
         prop_assert!(calls.is_sorted(), "{calls:?}");
     }
 
-    /// A refusal tells the truth: the line was full, or the turn too late.
+    /// A refusal states the reason: the queue was full, or the token too late.
     #[test]
-    fn only_those_are_refused_whose_turn_comes_too_late(
+    fn only_requests_that_would_be_late_are_refused(
         arrivals in arrivals(),
         max_queue in 1_usize..12,
     ) {
@@ -175,13 +178,16 @@ proptest! {
             let Fate::Refused(refused) = fate else { continue };
             match refused.refusal {
                 Refusal::QueueFull => prop_assert_eq!(refused.waiting, max_queue),
-                Refusal::WaitTooLong => prop_assert!(refused.retry_after > ms(arrival.patience)),
+                // Or it would make others late, which were admitted before.
+                Refusal::WaitTooLong => prop_assert!(
+                    refused.retry_after > ms(arrival.wait) || refused.waiting > 0
+                ),
                 Refusal::Paused => prop_assert!(false, "there was no pause"),
             }
         }
     }
 
-    /// Whoever comes back when told to is let in at once.
+    /// A request that comes back after `Retry-After` is admitted at once.
     #[test]
     fn the_promise_of_a_refusal_is_kept(
         waiting in 0_usize..30,
@@ -201,10 +207,10 @@ proptest! {
             tokio::time::advance(ms(elapsed)).await;
             drain(&limiter, &lane);
             let tickets: Vec<_> = (0..waiting)
-                .map(|_| queued(&limiter, &lane, Kind::Call))
+                .map(|_| queued(&limiter, &lane, Kind::Request))
                 .collect();
-            let refused = limiter.admit(&lane, Kind::Call, Instant::now()).err();
-            let refused = refused.expect("an empty bucket with no patience");
+            let refused = limiter.admit(&lane, Kind::Request, Instant::now()).err();
+            let refused = refused.expect("an empty bucket and no time");
             prop_assert_eq!(refused.refusal, Refusal::WaitTooLong);
             prop_assert_eq!(refused.waiting, waiting);
             let back = Instant::now() + refused.retry_after;
@@ -219,15 +225,15 @@ proptest! {
     }
 }
 
-/// A burst of waiting calls leaves at the very moments the law allows.
+/// A burst of waiting requests leaves at the first moments that the rate allows.
 #[tokio::test(start_paused = true)]
-async fn waiting_calls_leave_as_soon_as_the_law_allows() {
+async fn waiting_requests_leave_as_soon_as_the_rate_allows() {
     let limiter = of(10.0, 3);
     let lane = lane_of(&limiter, "1", "t");
     let start = Instant::now();
     assert_eq!(drain(&limiter, &lane), 3);
     let tickets: Vec<_> = (0..5)
-        .map(|_| queued(&limiter, &lane, Kind::Call))
+        .map(|_| queued(&limiter, &lane, Kind::Request))
         .collect();
     let mut left = Vec::new();
     for ticket in tickets {

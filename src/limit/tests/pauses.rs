@@ -1,4 +1,4 @@
-//! What an upstream 429 does to those who come after (design §3.6, §7.4).
+//! What an upstream 429 does to the requests that follow (rule: pauses).
 
 use super::*;
 
@@ -12,16 +12,19 @@ fn rich() -> (Limiter, Lane) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_holds_everybody_back_for_its_retry_after() {
+async fn a_429_holds_all_back_for_its_retry_after() {
     let (limiter, lane) = rich();
     let permit = now(&limiter, &lane);
     lane.answered(&permit, TOO_MANY, Some(ms(2500)));
     assert_eq!(lane.series().throttled.get(), 1);
-    let refused = limiter.admit(&lane, Kind::Call, later(2499)).err().unwrap();
+    let refused = limiter
+        .admit(&lane, Kind::Request, later(2499))
+        .err()
+        .unwrap();
     assert_eq!(refused.refusal, Refusal::Paused);
     assert_eq!(refused.retry_after, ms(2500));
     let start = Instant::now();
-    queued(&limiter, &lane, Kind::Call).await;
+    queued(&limiter, &lane, Kind::Request).await;
     assert_eq!(start.elapsed(), ms(2500));
 }
 
@@ -32,14 +35,15 @@ async fn unexplained_429s_double_until_a_success() {
     for expected in [1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000] {
         lane.answered(&permit, TOO_MANY, None);
         let start = Instant::now();
-        permit = queued(&limiter, &lane, Kind::Call).await;
+        permit = queued(&limiter, &lane, Kind::Request).await;
         assert_eq!(start.elapsed(), ms(expected));
     }
     lane.answered(&permit, StatusCode::CREATED, None);
+    tokio::time::advance(ms(1)).await;
     let permit = now(&limiter, &lane);
     lane.answered(&permit, TOO_MANY, None);
     let start = Instant::now();
-    queued(&limiter, &lane, Kind::Call).await;
+    queued(&limiter, &lane, Kind::Request).await;
     assert_eq!(start.elapsed(), ms(1000));
 }
 
@@ -49,19 +53,21 @@ async fn one_call_goes_first_and_its_success_lets_the_others_go() {
     let permit = now(&limiter, &lane);
     lane.answered(&permit, TOO_MANY, Some(ms(1000)));
     let start = Instant::now();
-    let probe = queued(&limiter, &lane, Kind::Call);
+    let probe = queued(&limiter, &lane, Kind::Request);
     let others: Vec<_> = (0..10)
-        .map(|_| queued(&limiter, &lane, Kind::Call))
+        .map(|_| queued(&limiter, &lane, Kind::Request))
         .collect();
     let probe = probe.await;
     assert_eq!(start.elapsed(), ms(1000));
     tokio::time::sleep(ms(300)).await;
     assert_eq!(lane.series().queued.get(), 10, "all wait for the probe");
     lane.answered(&probe, StatusCode::CREATED, None);
+    let mut went = Vec::new();
     for other in others {
-        other.await;
+        went.push((other.await.granted - start).as_millis());
     }
-    assert_eq!(start.elapsed(), ms(1300));
+    let at_the_rate: Vec<_> = (1300..1310).collect();
+    assert_eq!(went, at_the_rate, "no burst");
 }
 
 #[tokio::test(start_paused = true)]
@@ -70,8 +76,8 @@ async fn a_probe_that_is_refused_begins_the_pause_anew_for_all() {
     let permit = now(&limiter, &lane);
     lane.answered(&permit, TOO_MANY, Some(ms(1000)));
     let start = Instant::now();
-    let probe = queued(&limiter, &lane, Kind::Call);
-    let next = queued(&limiter, &lane, Kind::Call);
+    let probe = queued(&limiter, &lane, Kind::Request);
+    let next = queued(&limiter, &lane, Kind::Request);
     let probe = probe.await;
     lane.answered(&probe, TOO_MANY, Some(ms(5000)));
     next.await;
@@ -79,13 +85,13 @@ async fn a_probe_that_is_refused_begins_the_pause_anew_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_probe_holds_nobody_for_ever() {
+async fn a_silent_probe_holds_none_for_ever() {
     let (limiter, lane) = rich();
     let permit = now(&limiter, &lane);
     lane.answered(&permit, TOO_MANY, Some(ms(1000)));
     let start = Instant::now();
-    let probe = queued(&limiter, &lane, Kind::Call);
-    let next = queued(&limiter, &lane, Kind::Call);
+    let probe = queued(&limiter, &lane, Kind::Request);
+    let next = queued(&limiter, &lane, Kind::Request);
     probe.await;
     next.await;
     assert_eq!(start.elapsed(), ms(3000));
@@ -101,11 +107,11 @@ async fn answers_to_calls_sent_before_the_pause_change_nothing() {
         lane.answered(straggler, TOO_MANY, None);
     }
     lane.answered(&sent[0], StatusCode::CREATED, None);
-    let permit = queued(&limiter, &lane, Kind::Call).await;
+    let permit = queued(&limiter, &lane, Kind::Request).await;
     assert_eq!(start.elapsed(), ms(1000), "five 429s of one moment are one");
     lane.answered(&permit, TOO_MANY, None);
     let again = Instant::now();
-    queued(&limiter, &lane, Kind::Call).await;
+    queued(&limiter, &lane, Kind::Request).await;
     assert_eq!(again.elapsed(), ms(2000));
 }
 
@@ -116,7 +122,7 @@ async fn a_pause_is_felt_where_the_rate_is_unlimited_too() {
     let permit = now(&limiter, &lane);
     lane.answered(&permit, TOO_MANY, Some(ms(1500)));
     let start = Instant::now();
-    queued(&limiter, &lane, Kind::Call).await;
+    queued(&limiter, &lane, Kind::Request).await;
     assert_eq!(start.elapsed(), ms(1500));
 }
 
@@ -127,7 +133,7 @@ async fn calls_held_back_never_prolong_the_pause() {
     lane.answered(&permit, TOO_MANY, Some(ms(1000)));
     let end = later(1000);
     while Instant::now() < end {
-        let refused = limiter.admit(&lane, Kind::Call, Instant::now());
+        let refused = limiter.admit(&lane, Kind::Request, Instant::now());
         let refused = refused.expect_err("held back");
         assert_eq!(Instant::now() + refused.retry_after, end);
         tokio::time::advance(ms(50)).await;
@@ -135,18 +141,87 @@ async fn calls_held_back_never_prolong_the_pause() {
     now(&limiter, &lane);
 }
 
+/// One probe at 2 s, then the rate: nothing is saved up in a pause.
 #[tokio::test(start_paused = true)]
-async fn tokens_saved_up_in_a_pause_are_counted_in() {
+async fn after_a_pause_the_bucket_is_empty() {
     let limiter = of(1.0, 20);
     let lane = lane_of(&limiter, "1", "t");
     let permit = now(&limiter, &lane);
     lane.answered(&permit, TOO_MANY, Some(ms(2000)));
-    // 20 tokens wait at the end of the pause: nobody needs to be refused.
-    let line: Vec<_> = (0..20)
-        .map(|place| {
-            let admitted = limiter.admit(&lane, Kind::Call, later(4000));
-            admitted.unwrap_or_else(|refused| panic!("{place}: {refused:?}"))
-        })
-        .collect();
-    assert_eq!(line.len(), 20);
+    let start = Instant::now();
+    let mut line = Vec::new();
+    let refused = loop {
+        match limiter.admit(&lane, Kind::Request, later(4000)) {
+            Ok(Admission::Queued(ticket)) => line.push(ticket),
+            Ok(Admission::Now(permit)) => panic!("{permit:?}"),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!((line.len(), refused.refusal), (3, Refusal::Paused));
+    assert_eq!(refused.retry_after, ms(5000));
+    for (ticket, at) in line.into_iter().zip([2000, 3000, 4000]) {
+        let permit = ticket.await.unwrap();
+        assert_eq!(permit.granted - start, ms(at));
+        lane.answered(&permit, StatusCode::CREATED, None);
+    }
+    assert_eq!(drain(&limiter, &lane), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_refuses_the_waiting_requests_whose_deadline_it_covers() {
+    let mut settings = settings(quota(1.0, 1));
+    settings.limit.max_wait = ms(4000);
+    let limiter = Arc::new(limiter(&settings));
+    let lane = lane_of(&limiter, "1", "t");
+    let permit = now(&limiter, &lane);
+    let start = Instant::now();
+    let short: Vec<_> = [Kind::Request, Kind::Receipt { opened: start }]
+        .map(|kind| limiter.admit(&lane, kind, later(4000)).unwrap())
+        .into();
+    let long = queued(&limiter, &lane, Kind::Request);
+    tokio::time::sleep(ms(500)).await;
+    lane.answered(&permit, TOO_MANY, Some(ms(10_000)));
+    for admission in short {
+        let Admission::Queued(ticket) = admission else {
+            panic!("no token is there");
+        };
+        let refused = ticket.await.unwrap_err();
+        assert_eq!(start.elapsed(), ms(500), "at once");
+        assert_eq!(refused.refusal, Refusal::Paused);
+        assert_eq!(refused.retry_after, ms(10_000));
+    }
+    // A receipt that would join a batch is refused as well.
+    let refused = lane.check_pause(later(4000)).unwrap_err();
+    assert_eq!(refused.refusal, Refusal::Paused);
+    assert_eq!(lane.check_pause(later(10_000)), Ok(()));
+    long.await;
+    assert_eq!(start.elapsed(), ms(10_500));
+}
+
+/// The first probe may be answered at any moment. Once it hangs, a request
+/// waits for no probe whose head start ends after its deadline.
+#[tokio::test(start_paused = true)]
+async fn behind_a_probe_that_hangs_requests_are_refused_before_their_deadline() {
+    let mut settings = settings(quota(10.0, 10));
+    settings.limit.max_wait = ms(4000);
+    let limiter = Arc::new(limiter(&settings));
+    let lane = lane_of(&limiter, "1", "t");
+    let permit = now(&limiter, &lane);
+    lane.answered(&permit, TOO_MANY, Some(ms(1000)));
+    let start = Instant::now();
+    let mut passes = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        let (limiter, lane) = (Arc::clone(&limiter), lane.clone());
+        passes.spawn(async move {
+            let pass = limiter.pass(&lane, Kind::Request, start, Route::Other);
+            (pass.await.is_ok(), start.elapsed().as_millis())
+        });
+    }
+    let mut outcomes = passes.join_all().await;
+    outcomes.sort_unstable();
+    let refused = (false, 3000);
+    assert_eq!(
+        outcomes,
+        [refused, refused, refused, (true, 1000), (true, 3000)]
+    );
 }

@@ -67,6 +67,7 @@ impl Record {
     }
 
     fn json(&self) -> Json<'_> {
+        // A batch of one caller was sent unchanged, so nothing was merged.
         let merged = self.batch.callers > 1;
         Json {
             time: self.time(),
@@ -91,6 +92,7 @@ impl Record {
             request_id: &self.request_id,
             client: self.client,
             error: self.error,
+            // Absent in the usual case, which keeps lines short.
             aborted: (!self.is_complete).then_some(true),
             sampled: (self.sampled > 1).then_some(self.sampled),
         }
@@ -106,6 +108,7 @@ impl Record {
             None => line.put("-"),
         }
         line.put(format_args!(" {:.6}s", self.duration.as_secs_f64()));
+        // Only instance and request id are text of clients; the tenant is a name of the settings.
         line.named("instance", self.instance.as_deref().map(quoted));
         line.named("tenant", self.tenant.as_deref());
         line.named("route", Some(self.route.as_str()));
@@ -165,6 +168,7 @@ impl Formatter for AsciiFormatter {
             if letter.is_ascii() && letter != DELETE {
                 write!(writer, "{letter}")?;
             } else {
+                // JSON escapes characters beyond 16 bits as surrogate pairs (RFC 8259 §7).
                 for unit in letter.encode_utf16(&mut [0; 2]) {
                     write!(writer, "\\u{unit:04x}")?;
                 }
@@ -178,10 +182,12 @@ impl Formatter for AsciiFormatter {
 struct TextLine<'t>(&'t mut String);
 
 impl TextLine<'_> {
+    /// Appends a value.
     fn put(&mut self, what: impl std::fmt::Display) {
         write!(self.0, "{what}").expect("writing to a String does not fail");
     }
 
+    /// Appends ` name=value`; nothing if the value is absent.
     fn named(&mut self, name: &str, value: Option<impl std::fmt::Display>) {
         if let Some(value) = value {
             self.put(format_args!(" {name}={value}"));
@@ -193,6 +199,7 @@ impl TextLine<'_> {
 /// consists of letters, digits and a few signs.
 fn quoted(text: &str) -> String {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:@+/".contains(&byte);
+    // The mark is no text of a client; in quotes it would look like one.
     if text == WITHHELD || (!text.is_empty() && text.bytes().all(allowed)) {
         text.to_owned()
     } else {
@@ -203,6 +210,7 @@ fn quoted(text: &str) -> String {
 /// Seconds, rounded to microseconds.
 fn seconds(time: Duration) -> f64 {
     let micros =
+        // A `u32` is exact in an `f64`, and covers more than an hour; longer times are rounded.
         u32::try_from(time.as_micros()).map_or_else(|_| time.as_secs_f64() * 1e6, f64::from);
     micros.round() / 1e6
 }

@@ -20,8 +20,8 @@ use crate::identity::Identity;
 use crate::observe::metrics::Route;
 use crate::receipt::Receipt;
 
-/// Keys the hash that marks receipts with the same merge key. It is random, so
-/// that a merge key cannot be guessed from a line.
+/// The key of the hash that is written for a merge key. It is random: without it, a merge key, which
+/// contains the credential, could be guessed and confirmed by its hash.
 static MERGE_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// The fields of a request.
@@ -61,17 +61,20 @@ impl Record {
     pub(super) fn new(log: Arc<AccessLog>, head: &Parts, route: Route) -> Self {
         let secrets = log.secrets.load();
         let filter = SecretFilter::new(secrets.as_deref(), head);
+        // Words first, then secrets: a secret can look like a word.
         let path = sanitize::path(head.uri.path());
         let path = if filter.allows(&path) {
             path
         } else {
             sanitize::WITHHELD.to_owned()
         };
+        // The id of the client links this line with its own log, but it may contain a token.
         let request_id = match sanitize::request_id(head) {
             Some(id) if filter.allows(id) => id.to_owned(),
             Some(_) => sanitize::WITHHELD.to_owned(),
             None => format!("{:016x}", random()),
         };
+        // Ends the borrow of `log`, which moves into the record.
         drop(secrets);
         Self {
             log,
@@ -103,8 +106,10 @@ impl Record {
 
     pub(super) fn set_instance(&mut self, identity: &Identity, head: &Parts) {
         let secrets = self.log.secrets.load();
+        // The instance is known only after the body was searched, so it is filtered separately.
         let filter = SecretFilter::new(secrets.as_deref(), head);
         self.instance = identity.instance.as_deref().map(|instance| {
+            // A client that mixes up its fields sends the token as the instance.
             let allowed = filter.allows(instance) && !identity.shows_its_credential();
             Box::from(if allowed {
                 instance
@@ -132,11 +137,13 @@ impl Record {
         self.bytes = bytes;
         self.is_complete = is_complete;
         self.duration = duration;
+        // Failures are rare and needed, so sampling never drops them.
         let failed = self.status.is_none_or(|status| status.is_server_error());
         let sample = self.log.sample.load(Ordering::Relaxed);
         if sample <= 1 || failed || self.error.is_some() {
             return true;
         }
+        // Readers of the log multiply by this number.
         self.sampled = sample;
         random().is_multiple_of(u64::from(sample))
     }
@@ -144,5 +151,6 @@ impl Record {
 
 /// An unpredictable number, without a lock.
 fn random() -> u64 {
+    // std seeds a thread once and then counts up; the hash spreads consecutive seeds.
     RandomState::new().build_hasher().finish()
 }

@@ -47,6 +47,7 @@ impl<'r> SecretFilter<'r> {
 
     /// Whether a text contains no secret and no credential.
     pub(super) fn allows(&self, text: &str) -> bool {
+        // Two sources: the settings, and the request itself, whose token no setting knows.
         let secret = self.secrets.is_some_and(|secrets| secrets.are_in(text));
         !secret && !self.contains_credential(text)
     }
@@ -59,6 +60,8 @@ impl<'r> SecretFilter<'r> {
                 && (text == credential
                     || (credential.len() >= MIN_CREDENTIAL && text.contains(credential)))
         };
+        // Every occurrence: a field may be repeated, and each value may be the one that counts
+        // upstream.
         let fields = |name: &str| {
             let values = self.head.headers.get_all(name).iter();
             values.filter_map(|value| value.to_str().ok())
@@ -72,6 +75,7 @@ impl<'r> SecretFilter<'r> {
         // The scheme (`Bearer`) and the name of a cookie are not secret.
         fields_of_tokens.any(|value| is_in(after([' ', '\t'], value)))
             || cookies.any(|pair| is_in(after(['='], pair).trim_matches([' ', '"'])))
+            // As sent and decoded: a path or an id may repeat either form.
             || tokens.any(|pair| is_in(pair.value) || is_in(&pair.decoded()))
     }
 }
@@ -101,7 +105,9 @@ pub(super) fn method(method: &Method) -> &'static str {
 pub(super) fn path(path: &str) -> String {
     let mut shown = String::with_capacity(path.len().min(MAX_PATH));
     for (index, segment) in path.split('/').enumerate() {
+        // The API puts phone numbers and chat ids into paths.
         let segment = if is_word(segment) { segment } else { WITHHELD };
+        // Checked before the segment is added, with space for the mark that shows the cut.
         if shown.len() + 1 + segment.len() + WITHHELD.len() > MAX_PATH {
             shown.push_str(WITHHELD);
             break;
@@ -117,11 +123,13 @@ pub(super) fn path(path: &str) -> String {
 /// Whether a segment is a word of the API rather than a phone number, an
 /// address or a token.
 fn is_word(segment: &str) -> bool {
+    // Only at the end, as in `v2`; digits within a word make it look like an id.
     let letters = segment.trim_end_matches(|letter: char| letter.is_ascii_digit());
     let capitals = letters.bytes().filter(u8::is_ascii_uppercase).count();
     let allowed = |byte: u8| byte.is_ascii_alphabetic() || b"-_.".contains(&byte);
     segment.len() <= MAX_WORD
         && segment.len() - letters.len() <= MAX_DIGITS
+        // Digits alone are an id. An empty segment comes from a doubled slash.
         && (!letters.is_empty() || segment.is_empty())
         && capitals <= MAX_CAPITALS
         && letters.bytes().all(allowed)

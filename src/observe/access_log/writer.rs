@@ -29,6 +29,7 @@ pub(super) struct Writer {
     dropped: IntCounter,
 }
 
+/// What the thread receives.
 #[derive(Debug)]
 enum Message {
     Line(Box<Record>),
@@ -63,6 +64,7 @@ impl Writer {
 
     /// Hands a line over, or drops it.
     pub(super) fn write(&self, record: Box<Record>) {
+        // Full, or the thread has ended; a worker must wait for neither.
         if self.lines.try_send(Message::Line(record)).is_err() {
             self.dropped.inc();
         }
@@ -74,6 +76,7 @@ impl Writer {
         let (done, is_done) = mpsc::sync_channel(1);
         let mut message = Message::Flush(done);
         let mut left = timeout;
+        // `SyncSender` has no send with a timeout, so a full channel is tried again.
         while let Err(TrySendError::Full(returned)) = self.lines.try_send(message) {
             message = returned;
             let Some(less) = left.checked_sub(FULL_PAUSE) else {
@@ -82,6 +85,7 @@ impl Writer {
             left = less;
             std::thread::sleep(FULL_PAUSE);
         }
+        // If the thread has ended instead, nothing is left to be written.
         if is_done.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("the access log's last lines could not be written in time");
         }
@@ -101,7 +105,9 @@ struct WriterThread {
 }
 
 impl WriterThread {
+    /// Writes until the handle is dropped.
     fn run(mut self, received: &Receiver<Message>) {
+        // Blocks while there is nothing to write: an idle gateway causes no wake-ups.
         while let Ok(message) = received.recv() {
             self.take(message);
             self.gather(received);
@@ -124,11 +130,13 @@ impl WriterThread {
         }
     }
 
+    /// Formats a line, or completes a flush.
     fn take(&mut self, message: Message) {
         match message {
             Message::Line(record) => {
                 record.append(self.format, &mut self.text);
                 self.lines += 1;
+                // A burst must not collect megabytes before the pause is over.
                 if self.text.len() >= MAX_BUFFERED {
                     self.write();
                 }
@@ -141,16 +149,20 @@ impl WriterThread {
         }
     }
 
+    /// Writes the collected lines to the sink.
     fn write(&mut self) {
         if self.lines == 0 {
             return;
         }
         let written = self
             .sink
+            // One system call for many lines.
             .write_all(&self.text)
             .and_then(|()| self.sink.flush());
         if let Err(error) = written {
+            // Some of them may have been written before the error; the count is an upper bound.
             self.dropped.inc_by(self.lines);
+            // One warning per outage, not one per write: stderr may be the same broken disk.
             if !self.is_broken {
                 tracing::warn!(%error, "the access log cannot be written: its lines are lost");
             }

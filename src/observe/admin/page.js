@@ -1,9 +1,11 @@
 "use strict";
 (() => {
+  // 60 samples, 2 s apart, are the two minutes of the chart; 15 of them the 30 s of the factor.
   const PAUSE_MS = 2000, POINTS = 60, RECENT = 15;
   const samples = [];
-  const at = (id) => document.getElementById(id);
-  const say = (id, text) => { if (at(id).textContent !== text) at(id).textContent = text; };
+  const byId = (id) => document.getElementById(id);
+  // An equal text is not set again: it would end a selection, and screen readers would repeat it.
+  const setText = (id, text) => { if (byId(id).textContent !== text) byId(id).textContent = text; };
   const rate = (number) => number < 10 ? number.toFixed(1) : Math.round(number).toLocaleString("en");
   const count = (number) => number.toLocaleString("en");
   const make = (name, label, ...parts) => {
@@ -60,47 +62,50 @@
     cell.colSpan = 6;
     return make("tr", "", cell);
   };
+  // The counters are totals, so each point is the difference of two samples.
   const chart = () => {
     const rates = (key) => samples.slice(1).map((sample, index) =>
       Math.max(0, sample[key] - samples[index][key]) / Math.max(0.001, sample.uptime - samples[index].uptime));
     const [calls, upstream] = [rates("calls"), rates("upstream")];
     const top = Math.max(1, ...calls, ...upstream);
     const points = (of) => of.map((value, index) => (POINTS - 1 - of.length + index) + "," + (98 - 96 * value / top).toFixed(1)).join(" ");
-    at("line-in").setAttribute("points", points(calls));
-    at("line-out").setAttribute("points", points(upstream));
-    say("top", rate(top));
-    at("chart").hidden = false;
+    byId("line-in").setAttribute("points", points(calls));
+    byId("line-out").setAttribute("points", points(upstream));
+    setText("top", rate(top));
+    byId("chart").hidden = false;
     return [calls.at(-1), upstream.at(-1)];
   };
   const show = (status) => {
+    // The gateway was restarted, so its counters began again at zero.
     if (samples.length && status.uptime < samples.at(-1).uptime) samples.length = 0;
     samples.push(status);
     if (samples.length > POINTS) samples.shift();
-    at("state").className = status.ready ? "good" : "bad";
-    say("state", status.ready ? "serving" : "draining");
-    say("uptime", uptime(status.uptime));
+    byId("state").className = status.ready ? "good" : "bad";
+    setText("state", status.ready ? "serving" : "draining");
+    setText("uptime", uptime(status.uptime));
     if (samples.length > 1) {
       const [calls, upstream] = chart();
-      say("calls-label", "Requests per second");
-      say("calls", rate(calls));
-      say("upstream-label", "Upstream calls per second");
-      say("upstream", rate(upstream));
+      setText("calls-label", "Requests per second");
+      setText("calls", rate(calls));
+      setText("upstream-label", "Upstream calls per second");
+      setText("upstream", rate(upstream));
       const before = samples[Math.max(0, samples.length - 1 - RECENT)];
       const [received, sent] = [status.receipts - before.receipts, status.receipt_calls - before.receipt_calls];
-      if (received > 0 && sent > 0) say("factor", (received / sent).toFixed(1));
+      if (received > 0 && sent > 0) setText("factor", (received / sent).toFixed(1));
     }
-    for (const id of ["saved", "in_flight", "connections"]) say(id, count(status[id]));
-    at("instances").replaceChildren(...status.instances.concat(status.other, status.none).map(instance));
-    at("failures").replaceChildren(...(status.failures.length ? status.failures.map(failure) : [none()]));
+    for (const id of ["saved", "in_flight", "connections"]) setText(id, count(status[id]));
+    byId("instances").replaceChildren(...status.instances.concat(status.other, status.none).map(instance));
+    byId("failures").replaceChildren(...(status.failures.length ? status.failures.map(failure) : [none()]));
   };
   const poll = async () => {
     try {
       const response = await fetch("status", { cache: "no-store", signal: AbortSignal.timeout(5000) });
       show(await response.json());
     } catch {
-      at("state").className = "bad";
-      say("state", "no response from the gateway: these figures are old");
+      byId("state").className = "bad";
+      setText("state", "no response from the gateway: these figures are old");
     }
+    // After the response, not every 2 s: slow responses must not pile up.
     setTimeout(poll, PAUSE_MS);
   };
   poll();

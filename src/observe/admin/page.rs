@@ -56,6 +56,7 @@ pub(super) fn policy() -> &'static str {
     &POLICY
 }
 
+/// The SHA-256 of a text in base64, as CSP writes it.
 fn hash(text: &str) -> String {
     BASE64_STANDARD.encode(digest(&SHA256, text.as_bytes()))
 }
@@ -69,6 +70,7 @@ pub(super) fn render(status: &Status) -> String {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
+                // Without scripts, reloading is the only way to keep the page up to date.
                 noscript { meta http-equiv="refresh" content="5"; }
                 link rel="icon" href="data:,";
                 title { "wawp-gateway" }
@@ -93,6 +95,7 @@ pub(super) fn render(status: &Status) -> String {
     page.into_string()
 }
 
+/// Name, state and uptime.
 fn header(status: &Status) -> Markup {
     let (class, state) = if status.ready {
         ("good", "serving")
@@ -111,7 +114,9 @@ fn header(status: &Status) -> Markup {
     }
 }
 
+/// The totals; the script replaces two of them by rates.
 fn figures(status: &Status) -> Markup {
+    // Before the first receipt there is no factor; 0 or infinity would be wrong.
     let factor = if status.receipt_calls > 0 && status.receipts > 0 {
         format!(
             "{:.1}",
@@ -141,6 +146,7 @@ fn chart() -> Markup {
                 "Per second, last two minutes: " b.in { "requests from apps" } " (line), "
                 b.out { "upstream calls" } " (dashes); top: " span #top { "0" }
             }
+            // 60 samples make 59 intervals. The script knows the same number (`POINTS`).
             svg viewBox="0 0 59 100" preserveAspectRatio="none" aria-hidden="true" {
                 polyline #line-in .in {}
                 polyline #line-out .out {}
@@ -149,6 +155,7 @@ fn chart() -> Markup {
     }
 }
 
+/// The table of instances, with the totals of all others at its end.
 fn instances(status: &Status) -> Markup {
     let all = &status.instances;
     let rows = html! {
@@ -163,14 +170,17 @@ fn instances(status: &Status) -> Markup {
     }
 }
 
+/// The table of the last failures.
 fn failures(status: &Status) -> Markup {
     let rows = html! {
+        // An empty table looks like one that failed to load.
         @if status.failures.is_empty() { tr { td colspan="6" { "None since the start." } } }
         @for row in &status.failures { (failure(row)) }
     };
     table("Last failures", "failures", &FAILURE_COLUMNS, &rows)
 }
 
+/// A table that scrolls by itself on narrow screens.
 fn table(title: &str, id: &str, columns: &[&str], rows: &Markup) -> Markup {
     html! {
         h2 id={ (id) "-title" } { (title) }
@@ -184,6 +194,7 @@ fn table(title: &str, id: &str, columns: &[&str], rows: &Markup) -> Markup {
 }
 
 fn instance(row: &Instance) -> Markup {
+    // The longest, because each class has its own pause.
     let pause = row.budgets.iter().map(|of| of.pause).fold(0.0, f64::max);
     let rejected = row.rejected.queue_full + row.rejected.max_wait + row.rejected.paused;
     let [
@@ -217,10 +228,12 @@ fn instance(row: &Instance) -> Markup {
     }
 }
 
+/// The tokens of one bucket, as a meter and as text.
 fn budget(of: &Budget) -> Markup {
     html! {
         div {
             @if let (Some(tokens), Some(burst)) = (of.tokens, of.burst) {
+                // Tokens can be negative while a bucket is in debt; `meter` shows that as empty.
                 meter max=(burst) value={ (format_args!("{tokens:.2}")) } {}
                 " " (tokens.floor()) " of " (burst)
             } @else {
@@ -263,6 +276,7 @@ fn visible(text: &str) -> String {
 fn uptime(seconds: f64) -> String {
     let whole = Duration::from_secs_f64(seconds).as_secs();
     let (days, hours, minutes) = (whole / 86400, whole / 3600 % 24, whole / 60 % 60);
+    // The units of the script (`uptime` in page.js), or the text would change after the first poll.
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{whole} s"),
         (0, 0, _) => format!("{minutes} min"),

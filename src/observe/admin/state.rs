@@ -63,12 +63,14 @@ pub(super) struct Instance {
     pub(super) throttled: u64,
 }
 
+/// Requests by route.
 #[derive(Debug, Serialize)]
 pub(super) struct Requests {
     pub(super) seen: u64,
     pub(super) other: u64,
 }
 
+/// Requests by the reason for which they were rejected.
 #[derive(Debug, Serialize)]
 pub(super) struct Rejected {
     pub(super) queue_full: u64,
@@ -95,6 +97,8 @@ impl Status {
         let metrics = gateway.metrics();
         let [receipts, others] =
             [Route::Seen, Route::Other].map(|route| metrics.requests[route as usize].total());
+        // The counters are read one after another, so under load the figures can differ by a few
+        // requests.
         let [receipt_calls, other_calls] =
             [Route::Seen, Route::Other].map(|route| metrics.upstream[route as usize].total());
         let failures = metrics.failures.newest_first();
@@ -113,6 +117,7 @@ impl Status {
             failures: failures
                 .into_iter()
                 .map(|failure| Failed {
+                    // UTC: the gateway knows no time zone of its operators.
                     time: humantime::format_rfc3339_millis(failure.time).to_string(),
                     status: failure.status.as_u16(),
                     code: failure.code,
@@ -130,6 +135,7 @@ impl Instances {
         let metrics: &Metrics = gateway.metrics();
         let shared = &gateway.server().proxy.shared;
         let tenants = shared.tenants.load();
+        // A snapshot of the list: the lock on it is not held while buckets are asked.
         let named = metrics.named_instances();
         let named = named.iter().map(|series| {
             let mut instance = Instance::counts(series);
@@ -146,6 +152,7 @@ impl Instances {
 }
 
 impl Instance {
+    /// The counters of one series, without tenant and budgets.
     fn counts(series: &InstanceSeries) -> Self {
         Self {
             instance: series.name.clone(),

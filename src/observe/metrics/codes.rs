@@ -36,6 +36,8 @@ impl Codes {
             vec,
             route,
         };
+        // Prometheus sees an increase only between two samples; a series that begins at 1 has no
+        // first one.
         for code in USUAL {
             codes.number(code, &code.to_string());
         }
@@ -47,7 +49,10 @@ impl Codes {
         self.number(code.as_u16(), code.as_str())
     }
 
+    /// The counter of a code; `text` is its label.
     fn number(&self, number: u16, text: &str) -> &IntCounter {
+        // `with_label_values` locks and hashes, so its result is kept. `StatusCode` allows only 100
+        // to 999.
         self.by_code[usize::from(number - FIRST)]
             .get_or_init(|| self.vec.with_label_values(&[self.route.as_str(), text]))
     }

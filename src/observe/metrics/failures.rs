@@ -29,6 +29,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// Whether two failures are one entry of the list.
     fn is_like(&self, other: &Self) -> bool {
         let kind = |it: &Self| (it.status, it.code, it.route);
         kind(self) == kind(other) && self.instance == other.instance
@@ -40,8 +41,8 @@ impl Failure {
 pub(crate) struct Failures(Mutex<VecDeque<Failure>>);
 
 impl Failures {
-    /// Adds a failure and removes the oldest. Equal failures are one entry, so that a
-    /// flood of one kind does not hide the others.
+    /// Adds a failure; a full list loses its oldest entry. Equal failures are one entry, so that a
+    /// flood of one kind does not hide the others. `failure` is called only if the lock is free.
     pub(crate) fn push(&self, failure: impl FnOnce() -> Failure) {
         // During a flood of failures one more adds no information.
         let Ok(mut last) = self.0.try_lock() else {
@@ -54,6 +55,7 @@ impl Failures {
         } else if last.len() == MAX {
             last.pop_front();
         }
+        // At the end, also if it was known: the list is ordered by the last occurrence.
         last.push_back(failure);
     }
 

@@ -107,6 +107,7 @@ impl Instances {
     pub(super) fn all_named(&self) -> Vec<Arc<InstanceSeries>> {
         let named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = named.values().cloned().collect();
+        // Before the sort: requests of new instances wait for this lock.
         drop(named);
         all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         all
@@ -114,6 +115,8 @@ impl Instances {
 
     /// The metrics of an accepted instance; beyond the maximum those of "other".
     pub(super) fn named(&self, name: &str) -> Arc<InstanceSeries> {
+        // An instance that is really called so shares the series; two with equal labels cannot be
+        // registered.
         match name {
             OTHER => return Arc::clone(&self.other),
             NONE => return Arc::clone(&self.none),
@@ -123,6 +126,7 @@ impl Instances {
         if let Some(series) = named.get(name) {
             return Arc::clone(series);
         }
+        // First come, first served: replacing an instance would make its counters restart.
         if named.len() >= self.max || name.len() > MAX_NAME {
             return Arc::clone(&self.other);
         }
@@ -133,7 +137,9 @@ impl Instances {
 }
 
 impl Families {
+    /// Looks up the series of one label.
     fn series(&self, name: &str) -> InstanceSeries {
+        // Looked up here once, so that a request only increments an atomic.
         let by_reason = |counters: &IntCounterVec| {
             Reason::ALL.map(|reason| counters.with_label_values(&[reason.as_str(), name]))
         };

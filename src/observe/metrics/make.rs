@@ -19,8 +19,10 @@ const VALID: &str = "metric names and labels are valid and used once";
 pub(super) struct Make<'r>(pub(super) &'r Registry);
 
 impl Make<'_> {
+    /// Registers a metric, and returns a handle that shares its values.
     fn register<C: Collector + Clone + 'static>(&self, made: Result<C, prometheus::Error>) -> C {
         let collector = made.expect(VALID);
+        // A clone shares the values; the registry keeps one, the code the other.
         self.0.register(Box::new(collector.clone())).expect(VALID);
         collector
     }

@@ -41,6 +41,7 @@ impl Standing {
     pub(crate) fn scarcer(self, other: Self) -> Self {
         let tokens = match (self.tokens, other.tokens) {
             (Some(one), Some(other)) => Some(one.min(other)),
+            // A bucket without a limit is never the scarcer one.
             (one, other) => one.or(other),
         };
         Self {
@@ -98,6 +99,8 @@ impl Scraped {
 
     /// A certificate with this expiry, as Unix time, is in use.
     pub(crate) fn certificate_expiry(&self, expiry: i64) {
+        // A vector without labels: unlike a plain gauge, it has no series before it is set. 0 would
+        // raise the alert.
         let labels: [&str; 0] = [];
         self.certificate_expiry
             .with_label_values(&labels)
@@ -111,6 +114,7 @@ impl Scraped {
 
     /// The drain will cut open connections after this time.
     pub(crate) fn drain_deadline(&self, timeout: Duration) {
+        // Wall-clock time, because a dashboard compares it with its own.
         let deadline = (SystemTime::now() + timeout).duration_since(UNIX_EPOCH);
         self.drain_deadline
             .set(deadline.unwrap_or_default().as_secs_f64());
@@ -123,11 +127,13 @@ impl Metrics {
         &self.scraped
     }
 
-    /// Sets the gauges of each instance with a label.
+    /// Sets the bucket gauges of each instance with a label; `standing` returns the state of its
+    /// buckets.
     pub(crate) fn stand(&self, standing: impl Fn(&str) -> Standing) {
         for series in self.named_instances() {
             let name = &*series.name;
             let standing = standing(name);
+            // Looked up on each scrape, which is rare; keeping them would cost memory per instance.
             let paused = self.scraped.paused.with_label_values(&[name]);
             paused.set(standing.paused.as_secs_f64());
             match standing.tokens {
@@ -139,6 +145,7 @@ impl Metrics {
     }
 }
 
+/// As the integer of a gauge.
 fn whole(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -59,8 +59,10 @@ impl Tenants {
     /// weight but keeps its counts: it may return, and a counter must not fall.
     pub(super) fn renew<'t>(&self, tenants: impl Iterator<Item = (&'t str, NonZeroU32)>) {
         let mut current = self.lock();
+        // What is left in `gone` at the end has been removed from the settings.
         let mut gone = std::mem::take(&mut *current);
         for (name, weight) in tenants {
+            // Also for a known tenant: its weight may have changed.
             let gauge = self.weight.with_label_values(&[name]);
             gauge.set(i64::from(weight.get()));
             let series = gone.remove(name).unwrap_or_else(|| {
@@ -69,6 +71,7 @@ impl Tenants {
             current.insert(Box::from(name), series);
         }
         for name in gone.keys() {
+            // An error means that there is no such series, which is what is wanted.
             drop(self.weight.remove_label_values(&[name]));
         }
     }

@@ -1,7 +1,7 @@
-//! Encodes a token for the place where a key stood.
+//! Encodes a token for the part of a request in which it replaces a key.
 //!
-//! Invariant: whatever characters a token has, the encoded text decodes to the
-//! token and to nothing more.
+//! Invariant: whatever characters a token has, a recipient decodes exactly the token,
+//! and reads no other field into it.
 
 use std::ops::Range;
 
@@ -16,12 +16,12 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// Writes a token for a query or a form.
+/// Encodes a token for a query or a form.
 pub(super) fn encoded(token: &str) -> String {
     utf8_percent_encode(token, ENCODED).to_string()
 }
 
-/// Writes a token as a JSON text.
+/// Encodes a token as a JSON string.
 pub(super) fn quoted(token: &str) -> String {
     serde_json::Value::from(token).to_string()
 }
@@ -29,6 +29,7 @@ pub(super) fn quoted(token: &str) -> String {
 /// The parts of a credential field that may be a token: all of it, and the text
 /// after a scheme such as `Bearer`.
 pub(super) fn candidates(value: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    // As ranges, because the caller replaces the bytes.
     let end = value.trim_ascii_end().len();
     let start = value.len() - value.trim_ascii_start().len();
     let whole = start..end.max(start);
@@ -42,10 +43,15 @@ pub(super) fn candidates(value: &[u8]) -> impl Iterator<Item = Range<usize>> {
     [Some(whole), credentials].into_iter().flatten()
 }
 
-/// Puts a token into a field; `None` if a field cannot hold it.
-pub(super) fn in_field(value: &HeaderValue, at: Range<usize>, token: &str) -> Option<HeaderValue> {
+/// Puts a token into a header field; `None` if a field cannot hold it.
+pub(super) fn replaced_in_field(
+    value: &HeaderValue,
+    at: Range<usize>,
+    token: &str,
+) -> Option<HeaderValue> {
     let bytes = replaced(value.as_bytes(), at, token.as_bytes());
     let mut value = HeaderValue::from_maybe_shared(Bytes::from(bytes)).ok()?;
+    // Keeps it out of `Debug` output and of HPACK's dynamic table (RFC 7541 §7.1.3).
     value.set_sensitive(true);
     Some(value)
 }
@@ -82,7 +88,7 @@ mod tests {
             serde_json::from_str::<String>(&quoted(&token)).unwrap(),
             token
         );
-        let value = in_field(&HeaderValue::from_static("Bearer k"), 7..8, &token).unwrap();
+        let value = replaced_in_field(&HeaderValue::from_static("Bearer k"), 7..8, &token).unwrap();
         assert_eq!(value.to_str().unwrap(), format!("Bearer {token}"));
         assert!(value.is_sensitive());
     }

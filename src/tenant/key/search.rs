@@ -1,9 +1,9 @@
-//! Finds the keys that one request shows, and puts the token in their place.
+//! Finds the keys in a request and replaces them by the token.
 //!
-//! Searches wherever an access token may stand: query, both headers, and the
-//! first 64 KiB of a body, in JSON, form or multipart. Invariants: all keys
-//! found are replaced or the request is refused; nothing else of it changes
-//! but its content length; a request without a key stays as it came.
+//! Searches all parts that may contain an access token: query, both headers, and the
+//! first 64 KiB of a JSON, form or multipart body. Invariants: all keys found are
+//! replaced or the request is refused; apart from the content length nothing else
+//! changes; a request without a key does not change.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
-use super::encode::{candidates, encoded, in_field, quoted, replaced};
+use super::encode::{candidates, encoded, quoted, replaced, replaced_in_field};
 use super::substitution::Substitution;
 use super::{Keyring, Refusal};
 use crate::body::{self, ClientBody, LOOK, is_seal};
@@ -24,25 +24,26 @@ use crate::identity::names::{Field, is_header};
 use crate::identity::scan::{self, FieldSink, Position};
 use crate::identity::{Findings, TOKEN_HEADER, query};
 
-/// Each occurrence may grow by a token's length, so their number is bounded. No
-/// client shows its credential more than three times.
+/// The most keys in one request. Each may grow by the length of a token. Clients send
+/// their credential at most three times.
 const MAX_OCCURRENCES: usize = 16;
 
-/// The keys that one request shows.
+/// The keys found in one request.
 pub(crate) struct Search<'k> {
-    ring: &'k Keyring,
+    keyring: &'k Keyring,
     client: Client,
-    /// Instances only: the credentials in question are the keys.
+    /// For the instance. Its credentials are those of the head only.
     findings: Findings,
     in_query: Vec<Range<usize>>,
     in_body: Vec<Position>,
-    /// The keys in parts of a multipart body, as they were written.
+    /// The keys in parts of a multipart body, as they were sent: the parser does not say
+    /// where they are.
     in_parts: Vec<String>,
-    /// All occurrences, those in header fields included.
+    /// All keys found, those in headers included.
     occurrences: usize,
-    /// The index of the key.
+    /// The index of the key in the keyring.
     owner: Option<usize>,
-    /// The keys belong to several tenants.
+    /// There are keys of several tenants.
     is_mixed: bool,
 }
 
@@ -50,7 +51,7 @@ impl Keyring {
     /// Searches the head of a client's request.
     pub(crate) fn search(&self, head: &Parts, client: Client) -> Search<'_> {
         let mut search = Search {
-            ring: self,
+            keyring: self,
             client,
             findings: Findings::of_head(head),
             in_query: Vec::new(),
@@ -61,21 +62,22 @@ impl Keyring {
             is_mixed: false,
         };
         for (at, text) in query::tokens(head.uri.query().unwrap_or_default()) {
-            if search.note(text.as_bytes()) {
+            if search.record(text.as_bytes()) {
                 search.in_query.push(at);
             }
         }
+        // Their ranges are not kept: headers are searched again when they are replaced.
         let fields = head.headers.iter().filter(|(name, _)| is_credential(name));
         for (_, value) in fields {
-            if let Some(at) = self.in_field(value, client) {
-                search.note(&value.as_bytes()[at]);
+            if let Some(at) = self.find_in_field(value, client) {
+                search.record(&value.as_bytes()[at]);
             }
         }
         search
     }
 
     /// The bytes of a header field that are a key.
-    fn in_field(&self, value: &HeaderValue, client: Client) -> Option<Range<usize>> {
+    fn find_in_field(&self, value: &HeaderValue, client: Client) -> Option<Range<usize>> {
         let value = value.as_bytes();
         candidates(value).find(|at| self.owner(&value[at.clone()], client).is_some())
     }
@@ -85,7 +87,7 @@ impl Search<'_> {
     /// Searches the first [`LOOK`] bytes of the body.
     ///
     /// # Errors
-    /// The body broke off or came too slowly.
+    /// The body broke off, or the client sent nothing for too long.
     pub(crate) async fn scan_body(
         &mut self,
         headers: &HeaderMap,
@@ -94,11 +96,12 @@ impl Search<'_> {
         scan::scan_body(self, headers, body).await.map(drop)
     }
 
-    /// Puts the token in place of all keys found; `None` if there was none and
-    /// nothing changed.
+    /// Replaces all keys found by the token; `None` if there are none and nothing
+    /// changed.
     ///
     /// # Errors
-    /// The key opens no such instance, or cannot be replaced.
+    /// The key does not open the instance, or cannot be replaced. Some keys may have been
+    /// replaced already.
     pub(crate) fn replace(
         self,
         head: &mut Parts,
@@ -111,26 +114,27 @@ impl Search<'_> {
         if self.occurrences > MAX_OCCURRENCES {
             return Err(Refusal::TooMany(MAX_OCCURRENCES));
         }
-        let key = &self.ring.keys[owner].text;
+        let key = &self.keyring.keys[owner].text;
         self.replace_in_body(head, body, token.expose())?;
         self.replace_in_query(head, token.expose())?;
         for (name, value) in &mut head.headers {
             if !is_credential(name) {
                 continue;
             }
-            if let Some(at) = self.ring.in_field(value, self.client) {
-                let replaced = in_field(value, at, token.expose());
-                *value = replaced.ok_or(Refusal::Fixed("in this header"))?;
+            if let Some(at) = self.keyring.find_in_field(value, self.client) {
+                let replaced = replaced_in_field(value, at, token.expose());
+                *value = replaced.ok_or(Refusal::NotReplaceable("in this header"))?;
             }
         }
         Ok(Some(Substitution::new(key.clone(), token.clone())))
     }
 
-    /// Takes a credential; true if it is a key.
-    fn note(&mut self, shown: &[u8]) -> bool {
-        let Some(owner) = self.ring.owner(shown, self.client) else {
+    /// Records a credential if it is a key; returns whether it is one.
+    fn record(&mut self, credential: &[u8]) -> bool {
+        let Some(owner) = self.keyring.owner(credential, self.client) else {
             return false;
         };
+        // A backend may use either key, and only one of them can be checked.
         self.is_mixed |= self.owner.is_some_and(|first| first != owner);
         self.owner = Some(owner);
         self.occurrences += 1;
@@ -139,13 +143,14 @@ impl Search<'_> {
 
     fn token(&self, owner: usize) -> Result<&Secret, Refusal> {
         if self.is_mixed {
-            return Err(Refusal::Foreign);
+            return Err(Refusal::OtherTenant);
         }
         if self.findings.is_ambiguous() {
             return Err(Refusal::SeveralInstances);
         }
         let instance = self.findings.found_instance();
-        self.ring.token(owner, instance.ok_or(Refusal::NoInstance)?)
+        self.keyring
+            .token(owner, instance.ok_or(Refusal::NoInstance)?)
     }
 
     fn replace_in_query(&self, head: &mut Parts, token: &str) -> Result<(), Refusal> {
@@ -167,7 +172,9 @@ impl Search<'_> {
             }
             target = replaced(&target, at, token.as_bytes());
         }
-        head.uri = with_target(&head.uri, target).ok_or(Refusal::Fixed("in so long a query"))?;
+        // The `http` crate limits a target to 64 KiB.
+        head.uri =
+            with_target(&head.uri, target).ok_or(Refusal::NotReplaceable("in so long a query"))?;
         if let Some(raw) = raw {
             head.extensions.insert(raw);
         }
@@ -183,8 +190,9 @@ impl Search<'_> {
         if self.in_body.is_empty() {
             return Ok(());
         }
+        // The recipient would compare the changed body with the old digest.
         if head.headers.keys().any(|field| is_seal(field.as_str())) {
-            return Err(Refusal::Fixed("in a body with a digest"));
+            return Err(Refusal::NotReplaceable("in a body with a digest"));
         }
         let (quoted, encoded) = (Bytes::from(quoted(token)), Bytes::from(encoded(token)));
         let mut edits: Vec<(Range<usize>, Bytes)> = Vec::new();
@@ -192,17 +200,19 @@ impl Search<'_> {
             match position {
                 Position::Json(at) => edits.push((at.clone(), quoted.clone())),
                 Position::Form(at) => edits.push((at.clone(), encoded.clone())),
+                // Found by their text below.
                 Position::Part => {}
             }
         }
         if !self.in_parts.is_empty() {
+            // As far as the scan has read, not as far as the body was received.
             let mut held = body.held();
             held.truncate(LOOK);
             let parts = parts_with(&head.headers, &held, &self.in_parts);
-            // If the two readings of the form differ, it is not clear which
-            // parts to replace.
+            // The parser and this search must find the same number. Otherwise it is not
+            // clear which parts to replace.
             let parts = parts.filter(|parts| parts.len() == self.in_parts.len());
-            let parts = parts.ok_or(Refusal::Fixed("in this multipart body"))?;
+            let parts = parts.ok_or(Refusal::NotReplaceable("in this multipart body"))?;
             let token = Bytes::copy_from_slice(token.as_bytes());
             edits.extend(parts.into_iter().map(|at| (at, token.clone())));
         }
@@ -210,7 +220,8 @@ impl Search<'_> {
         let added: usize = edits.iter().map(|(_, text)| text.len()).sum();
         if let Some(length) = head.headers.get(CONTENT_LENGTH) {
             let length = new_length(length, removed, added);
-            let length = length.ok_or(Refusal::Fixed("in a body of this Content-Length"))?;
+            let length =
+                length.ok_or(Refusal::NotReplaceable("in a body of this Content-Length"))?;
             head.headers
                 .insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
@@ -224,7 +235,8 @@ impl FieldSink for Search<'_> {
         let Field::Token(text) = field else {
             return self.findings.body_field(field);
         };
-        if self.note(text.as_bytes()) && self.in_body.len() < MAX_OCCURRENCES {
+        // Bounded: a body can contain thousands. `replace` refuses it by the count.
+        if self.record(text.as_bytes()) && self.in_body.len() < MAX_OCCURRENCES {
             if position == Position::Part {
                 self.in_parts.push(text);
             }
@@ -233,20 +245,21 @@ impl FieldSink for Search<'_> {
     }
 }
 
-/// Whether a field may hold a credential, in whichever spelling of its name.
+/// Whether a header may hold a credential, in any spelling of its name.
 fn is_credential(name: &HeaderName) -> bool {
     name == AUTHORIZATION || is_header(name.as_str(), TOKEN_HEADER)
 }
 
-/// The length of a body in which as many bytes were replaced by others.
+/// The length of a body after `removed` bytes were replaced by `added` bytes; `None` if
+/// the old length is wrong.
 fn new_length(length: &HeaderValue, removed: usize, added: usize) -> Option<u64> {
     let length: u64 = length.to_str().ok()?.parse().ok()?;
     let kept = length.checked_sub(u64::try_from(removed).ok()?)?;
     kept.checked_add(u64::try_from(added).ok()?)
 }
 
-/// Where parts of a multipart body consist of one of these texts: between the
-/// blank line that ends a part's fields and the next boundary.
+/// The ranges of the parts of a multipart body that consist of one of these texts:
+/// between the blank line that ends the headers of the part and the next boundary.
 fn parts_with(headers: &HeaderMap, body: &[u8], texts: &[String]) -> Option<Vec<Range<usize>>> {
     const BLANK_LINE: &[u8] = b"\r\n\r\n";
     let content_type = headers.get(http::header::CONTENT_TYPE)?.to_str().ok()?;

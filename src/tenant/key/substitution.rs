@@ -1,15 +1,16 @@
-//! What a response may repeat of a request in which a token replaced a key.
+//! Hides the token in a response to a request in which it replaced a key.
 //!
-//! A redirect often repeats the query of its request, where the token now
-//! stands. Invariant: the header fields of a response show the key, not the
-//! token, to the client that holds the key. (Bodies are passed on as received.)
+//! A redirect often repeats the query of its request, which now contains the token.
+//! Invariant: the headers of the response contain the key instead. (Bodies are
+//! forwarded as received, rule: tenant keys.)
 
 use http::{HeaderMap, HeaderValue};
 
 use super::encode::{encoded, replaced};
 use crate::config::Secret;
 
-/// A shorter token is part of too many texts that have nothing to do with it.
+/// The shortest token that is hidden, in bytes. A shorter one would be found in
+/// unrelated text.
 const MIN_TOKEN: usize = 8;
 
 /// A request in which a token replaced a key.
@@ -23,16 +24,17 @@ impl Substitution {
         Self { key, token }
     }
 
-    /// Puts the key back where the response's fields repeat the token.
+    /// Replaces the token by the key in the headers of a response.
     pub(crate) fn hide_token(&self, headers: &mut HeaderMap) {
         let token = self.token.expose();
         if token.len() < MIN_TOKEN {
             return;
         }
+        // A redirect repeats it encoded or decoded, depending on the framework.
         let encoded = encoded(token);
         for value in headers.values_mut() {
             for token in [token, &encoded] {
-                while let Some(hidden) = self.without(value, token.as_bytes()) {
+                while let Some(hidden) = self.with_key(value, token.as_bytes()) {
                     *value = hidden;
                 }
             }
@@ -40,13 +42,13 @@ impl Substitution {
     }
 
     /// The field with the first token replaced by the key; `None` if there is none.
-    fn without(&self, value: &HeaderValue, token: &[u8]) -> Option<HeaderValue> {
+    fn with_key(&self, value: &HeaderValue, token: &[u8]) -> Option<HeaderValue> {
         let key = self.key.expose().as_bytes();
         let value = value.as_bytes();
         let at = value
             .windows(token.len())
             .position(|window| window == token)?;
-        // A key that contains the token would be put in without end.
+        // With a key that contains the token, the replacement would never end.
         if key.windows(token.len()).any(|window| window == token) {
             return None;
         }
@@ -79,7 +81,7 @@ mod tests {
             "/x?access_token=acme-key-of-16-or-more&b=acme-key-of-16-or-more&c=real"
         );
         assert_eq!(hidden("real/token", "/x?a=b"), "/x?a=b");
-        // Too short to mean anything, and a part of the key itself: an end is found.
+        // Too short, and a part of the key: nothing is replaced.
         assert_eq!(hidden("x", "/x"), "/x");
         assert_eq!(hidden("key-of-16", "/key-of-16"), "/key-of-16");
     }

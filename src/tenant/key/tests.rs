@@ -1,4 +1,4 @@
-//! Whose a text is, and what it opens.
+//! Which texts are keys, and which instances they open.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -53,7 +53,11 @@ fn a_key_opens_its_tenants_instances_and_no_others() {
     assert_eq!(opens(ACME, "2"), Err(Refusal::NoToken));
     // An instance of another tenant with a key, of one without, and of none: all the same.
     for (key, instance) in [(ACME, "3"), (BETA, "1"), (ACME, "9"), (ACME, "77")] {
-        assert_eq!(opens(key, instance), Err(Refusal::Foreign), "{instance}");
+        assert_eq!(
+            opens(key, instance),
+            Err(Refusal::OtherTenant),
+            "{instance}"
+        );
     }
 }
 
@@ -83,8 +87,7 @@ fn a_base64_key_is_known_in_every_encoding() {
     }
 }
 
-/// A key in every place and encoding is replaced by the token, and nothing else
-/// changes.
+/// The key is replaced by the token in each part of the head, and nothing else changes.
 #[test]
 fn a_base64_key_is_replaced_in_the_head_however_it_is_encoded() {
     const KEY: &str = "q83v+7/EjRkl0aWb+A==";
@@ -158,7 +161,7 @@ fn nothing_printed_shows_a_key_or_a_token() {
 }
 
 proptest! {
-    /// Only the very text is the key.
+    /// Only the exact text is the key.
     #[test]
     fn no_other_text_is_a_key(at in 0..ACME.len(), byte in any::<u8>(), cut in 0..ACME.len(), more in ".{1,9}") {
         let ring = ring();

@@ -52,6 +52,7 @@ pub(super) struct Apps {
     pub(super) stop: CancellationToken,
 }
 
+/// A connection to the gateway, and the task that drives it.
 #[derive(Debug)]
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
@@ -78,6 +79,7 @@ impl Apps {
             }
             open.spawn(Arc::clone(&self).scene(scene));
         }
+        // Every started request must be recorded before the figures are compared.
         while open.join_next().await.is_some() {}
         lock(&self.idle).clear();
     }
@@ -87,6 +89,7 @@ impl Apps {
         lock(&self.observed).clone()
     }
 
+    /// Sends the requests of a scene, with their pauses.
     async fn scene(self: Arc<Self>, scene: Scene) {
         let mut open = JoinSet::new();
         for planned in scene.requests {
@@ -112,7 +115,9 @@ impl Apps {
         }
     }
 
+    /// Sends one request and records its result.
     async fn send(&self, planned: PlannedRequest) {
+        // Lent to the exchange, so that the connection can be aborted after a timeout.
         let mut connection = None;
         let began = Instant::now();
         let exchange = self.exchange(&planned.request, &mut connection);
@@ -125,6 +130,7 @@ impl Apps {
         let took = began.elapsed();
         match (&end, connection) {
             (End::Response(_), Some(connection)) => lock(&self.idle).push(connection),
+            // Closes the socket at once, as an app does that does not wait for the response.
             (_, Some(connection)) => connection.task.abort(),
             (_, None) => {}
         }
@@ -138,6 +144,7 @@ impl Apps {
     /// One exchange; the caller keeps the connection, so that it can abort it.
     async fn exchange(&self, request: &DemoRequest, connection: &mut Option<Connection>) -> End {
         let work = async {
+            // The last one used: it is the least likely to have been closed by the gateway.
             let idle = lock(&self.idle).pop();
             let found = match idle.filter(|idle| idle.sender.is_ready()) {
                 Some(found) => found,
@@ -148,6 +155,8 @@ impl Apps {
                 .send_request(http_request(request, self.gateway))
                 .await?;
             let status = response.status();
+            // To the last byte, as documented for `took`; only then can the connection be used
+            // again.
             response.into_body().collect().await?;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(status)
         };
@@ -161,9 +170,10 @@ impl Apps {
 impl Connection {
     async fn open(gateway: SocketAddr) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let stream = TcpStream::connect(gateway).await?;
+        // Nagle's algorithm would add up to 40 ms to the measured times.
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // The request in progress gets the error.
+        // The error is not lost: the request in progress receives it too.
         let task = tokio::spawn(async move { drop(connection.await) }).abort_handle();
         Ok(Self { sender, task })
     }

@@ -69,13 +69,14 @@ impl Accounts<'_> {
     }
 
     /// Every id that was not refused is in a successful call for its instance and
-    /// chat, also if the app had closed its connection.
+    /// chat, also if its app closed the connection early.
     fn receipts_arrived(&self) -> Check {
         let arrived: BTreeSet<_> = self
             .marked()
             .filter(|(call, ..)| (200..300).contains(&call.status))
             .map(|(_, mark)| mark)
             .collect();
+        // A set, because two agents may send the same id.
         let asked: BTreeSet<_> = self
             .apps
             .iter()
@@ -103,6 +104,7 @@ impl Accounts<'_> {
         )
     }
 
+    /// Every text arrived exactly once, or was refused.
     fn sends_arrived_once(&self) -> Check {
         let mut arrived = HashMap::new();
         for call in self.sandbox.iter().filter(|call| call.path() == TEXTS) {
@@ -113,7 +115,10 @@ impl Accounts<'_> {
             if let Operation::Text { text, .. } = &observed.request.operation {
                 sends += 1;
                 let times = arrived.remove(&Some(text.clone())).unwrap_or(0);
+                // A send that its app abandoned must arrive too, because the gateway finishes it
+                // (rule: sent once).
                 lost += u32::from(times == 0 && !observed.was_refused());
+                // A message that was sent twice cannot be taken back, so the demo fails.
                 duplicated += u32::from(times > 1);
             }
         }
@@ -152,6 +157,7 @@ impl Accounts<'_> {
         )
     }
 
+    /// The gateway counted as many requests as the apps sent.
     fn requests_are_counted(&self) -> Check {
         let counted = self.gateway.all().by_apps;
         check(
@@ -163,6 +169,7 @@ impl Accounts<'_> {
         )
     }
 
+    /// The gateway counted as many upstream calls as the sandbox received.
     fn upstream_calls_are_counted(&self) -> Check {
         let counted = self.gateway.all().upstream;
         // The check needs the complete record of the sandbox.
@@ -176,11 +183,13 @@ impl Accounts<'_> {
         )
     }
 
+    /// Every receipt was sent, saved by merging, or refused.
     fn savings_add_up(&self) -> Check {
         let receipts = self.gateway.receipts;
         let saved = self.gateway.saved;
         let refused = self.refused_receipts();
         check(
+            // Holds without retries and splits; the sandbox causes neither here.
             receipts.by_apps == receipts.upstream + saved + refused,
             format!(
                 "receipts: {} = {} upstream + {saved} saved + {refused} refused",
@@ -210,6 +219,7 @@ impl Accounts<'_> {
             }
         }
         let average =
+            // Rounded to the nearest whole number.
             |&(ids, calls): &(usize, usize)| (calls > 0).then(|| (ids + calls / 2) / calls);
         seconds.iter().map(average).collect()
     }

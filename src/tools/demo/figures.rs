@@ -59,9 +59,11 @@ fn sum(exposition: &str, metric: &str, label: &str) -> u64 {
     let samples = exposition.lines().filter_map(|line| {
         let rest = line.strip_prefix(metric)?;
         let (labels, value) = rest.rsplit_once(' ')?;
+        // Another metric may begin with the same name.
         let is_ours = labels.is_empty() || labels.starts_with('{');
         (is_ours && labels.contains(label)).then(|| value.parse::<f64>().ok())?
     });
+    // Counters are whole numbers far below 2^53, so the conversion is exact.
     samples.sum::<f64>() as u64
 }
 

@@ -54,6 +54,7 @@ pub(super) struct DemoRequest {
     pub(super) operation: Operation,
 }
 
+/// What a request does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     /// `POST /v2/send/seen`.
@@ -93,17 +94,22 @@ impl Plan {
             scenes.every(2_400, |scenes, at| scenes.chat_is_opened(at, inbox, 2));
         }
         scenes.every(600, SceneBuilder::bot_replies);
+        // 8 messages a second, and 25 receipts below: together more than `limit.rate` (10).
         scenes.every(125, SceneBuilder::campaign_sends);
+        // Few chats, so that the receipts that wait have partners to merge with.
         let busy = [scenes.chat(), scenes.chat(), scenes.chat()];
         scenes.every(40, |scenes, at| {
             let chat = &busy[scenes.rng.below(busy.len())];
             scenes.reply_is_read(at, chat, None);
         });
+        // Their client disconnects after 250 ms. The ids must arrive all the same (rule: batch life
+        // cycle).
         scenes.every(1_900, |scenes, at| {
             scenes.reply_is_read(at, &busy[0], Some(SHORT_TIMEOUT));
         });
         let polled: Vec<_> = inboxes.into_iter().chain([BOT.to_owned()]).collect();
         scenes.every(1_000, |scenes, at| scenes.dashboard_polls(at, &polled));
+        // Stable, so that one seed always gives the same order.
         scenes.scenes.sort_by_key(|scene| scene.at);
         scenes.scenes
     }
@@ -121,6 +127,8 @@ struct SceneBuilder {
 impl SceneBuilder {
     /// Adds a scene again and again, on average this many milliseconds apart.
     fn every(&mut self, millis: usize, mut add: impl FnMut(&mut Self, Duration)) {
+        // Half to one and a half times the mean: at fixed intervals, the same requests would always
+        // or never share a window.
         let pause = |rng: &mut Rng| ms(millis / 2 + rng.below(millis.max(1)));
         let mut at = pause(&mut self.rng);
         while at < self.length {
@@ -133,6 +141,7 @@ impl SceneBuilder {
     /// message, a few milliseconds apart, as inboxes do.
     fn chat_is_opened(&mut self, at: Duration, instance: &str, agents: usize) {
         let chat = self.chat();
+        // 2 to 9 messages.
         let unread: Vec<_> = (0..2 + self.rng.below(8)).map(|_| self.id(&chat)).collect();
         for agent in 0..agents {
             let requests = unread.iter().map(|id| PlannedRequest {
@@ -141,7 +150,9 @@ impl SceneBuilder {
                 request: receipt(instance, &chat, id.clone()),
             });
             let scene = Scene {
+                // Within the default window of 50 ms, so that the agents' receipts merge.
                 at: at + ms(agent * 20),
+                // Inboxes send a receipt without waiting for the response to the one before.
                 is_sequential: false,
                 requests: requests.collect(),
             };
@@ -166,12 +177,14 @@ impl SceneBuilder {
         });
     }
 
+    /// A campaign sends one message to a new chat.
     fn campaign_sends(&mut self, at: Duration) {
         let chat = self.chat();
         let text = self.text(&chat);
         self.single(at, planned(0, request(CAMPAIGN, text)));
     }
 
+    /// An agent reads the reply to a campaign: one receipt.
     fn reply_is_read(&mut self, at: Duration, chat: &str, timeout: Option<Duration>) {
         let id = self.id(chat);
         let request = PlannedRequest {
@@ -181,12 +194,14 @@ impl SceneBuilder {
         self.single(at, request);
     }
 
+    /// A dashboard lists the chats of all instances at once.
     fn dashboard_polls(&mut self, at: Duration, instances: &[String]) {
         for instance in instances {
             self.single(at, planned(0, request(instance, Operation::Chats)));
         }
     }
 
+    /// A scene of one request.
     fn single(&mut self, at: Duration, request: PlannedRequest) {
         self.scenes.push(Scene {
             at,
@@ -195,16 +210,19 @@ impl SceneBuilder {
         });
     }
 
+    /// A new chat.
     fn chat(&mut self) -> String {
         self.chats += 1;
         format!("2010{:08}@c.us", self.chats)
     }
 
+    /// A new message id of a chat.
     fn id(&mut self, chat: &str) -> String {
         self.messages += 1;
         format!("false_{chat}_3EB0{:016X}", self.messages)
     }
 
+    /// A send with a unique text, so that a lost or repeated one is found.
     fn text(&mut self, chat: &str) -> Operation {
         self.messages += 1;
         Operation::Text {
@@ -253,6 +271,7 @@ impl Rng {
 
     /// A number below `end`, which is not 0.
     fn below(&mut self, end: usize) -> usize {
+        // The bias of the remainder is negligible for these small numbers.
         usize::try_from(self.next() % end as u64).unwrap_or(0)
     }
 }

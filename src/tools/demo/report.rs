@@ -77,6 +77,7 @@ impl Observed {
         matches!(self.request.operation, Operation::Receipt { .. })
     }
 
+    /// Whether its instance sends more than its limit allows.
     fn is_beyond_limit(&self) -> bool {
         self.request.instance == CAMPAIGN
     }
@@ -92,6 +93,7 @@ impl fmt::Display for Report {
             let mark = if check.passed { "ok    " } else { "BROKEN" };
             writeln!(f, "    {mark}  {}", check.text)?;
         }
+        // The address of a real gateway, not the free port of the demo.
         let default = Config::default();
         writeln!(
             f,
@@ -103,6 +105,7 @@ impl fmt::Display for Report {
 }
 
 impl Report {
+    /// Requests and upstream calls by kind.
     fn write_figures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (receipts, others) = (self.figures.receipts, self.figures.others);
         let pairs = [receipts, others, self.figures.all()];
@@ -121,10 +124,12 @@ impl Report {
             [saved.clone(), "0".to_owned(), saved],
         )?;
         row(f, "requests : upstream calls", pairs.map(factor))?;
+        // Refusals are counted by instance, not by kind of request.
         let none = String::new;
         row(f, "refused by a bucket (429)", [none(), none(), refused])
     }
 
+    /// Percentiles of the added waits.
     fn write_waits(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\n  {:<44}{:>14}{:>14}", "added wait", "p50", "p99")?;
         for waits in &self.waits {
@@ -140,6 +145,7 @@ impl Report {
 
     /// How merging grows while an instance has no bucket tokens.
     fn write_growth(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // One second shows no growth.
         if self.growth.iter().flatten().count() < 2 {
             return Ok(());
         }
@@ -148,6 +154,7 @@ impl Report {
             "\n  '{CAMPAIGN}' sends up to its limit, so its receipts wait and merge."
         )?;
         write!(f, "  Receipts per upstream call, second by second: ")?;
+        // Ten columns fit into a line.
         for average in self.growth.iter().take(10) {
             match average {
                 Some(average) => write!(f, "{average:>3}")?,
@@ -161,6 +168,7 @@ impl Report {
 impl AddedWaits {
     /// The nearest rank.
     fn percentile(&self, percent: usize) -> String {
+        // At least 1: `rank - 1` must not underflow for an empty list.
         let rank = (self.times.len() * percent).div_ceil(100).max(1);
         match self.times.get(rank - 1) {
             Some(time) => format!("{:.0} ms", time.as_secs_f64() * 1000.0),
@@ -169,6 +177,7 @@ impl AddedWaits {
     }
 }
 
+/// Requests per upstream call, as text.
 pub(super) fn factor(pair: Pair) -> String {
     match pair.merge_factor() {
         Some(factor) => format!("{factor:.1} : 1"),

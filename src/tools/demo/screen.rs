@@ -30,6 +30,7 @@ impl Screen<io::Stdout> {
     pub fn stdout() -> Self {
         let out = io::stdout();
         Self {
+            // In a file or a pipe, `\r` would join all frames into one line.
             rewrites: out.is_terminal(),
             out,
         }
@@ -57,6 +58,7 @@ impl<W: Write> Screen<W> {
     pub(super) fn show(&mut self, elapsed: Duration, figures: &Figures) -> io::Result<()> {
         let line = line(elapsed, figures);
         if self.rewrites {
+            // Padded with spaces: an escape sequence to clear the line may not be supported.
             self.write(&format!("\r{line:<WIDTH$}"))
         } else {
             self.write(&format!("{line}\n"))

@@ -1,6 +1,6 @@
-//! A request of a log, reduced to what decides about it.
+//! A request of a log, reduced to the fields that decide its bucket and its batch.
 
-use crate::limit::Purse as BucketKey;
+use super::offline::BucketKey;
 
 /// A request of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,6 +12,7 @@ pub(super) struct Arrival {
     pub(super) kind: RequestKind,
 }
 
+/// Whether a request can merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum RequestKind {
     Other,

@@ -1,14 +1,14 @@
 //! Requests in the order of their arrival; logs have them in the order of their end.
 //!
-//! Invariants: released requests never go back in time, and no request's time is
-//! changed for it; the number of held requests is bounded.
+//! Invariants: requests are released in the order of their times, and no time is changed
+//! to achieve that; the number of held requests is bounded.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::arrival::Arrival;
 
-/// A request is released when the log has come this much further: no earlier
+/// A request is released when the log has reached this much later a time (one minute): no earlier
 /// request is expected then. It is twice the timeout of most clients.
 pub(super) const SPAN_NANOS: u64 = 60_000_000_000;
 
@@ -43,6 +43,7 @@ struct Held {
 impl ArrivalOrder {
     /// Holds a request of a log; false if later requests have been released.
     pub(super) fn push(&mut self, arrival: Arrival, is_coarse: bool, log: usize) -> bool {
+        // A replay cannot go back: the buckets have already moved past this time.
         if arrival.at < self.released {
             return false;
         }
@@ -74,8 +75,10 @@ impl ArrivalOrder {
         }
     }
 
+    /// Releases the earliest request, or spreads its second first.
     fn pop(&mut self, ready: &mut Vec<Arrival>) {
         match self.held.pop() {
+            // Not released yet: its new time may be later than that of other held requests.
             Some(Reverse(first)) if first.is_whole_second => self.spread(first),
             Some(Reverse(first)) => {
                 self.released = first.at;
@@ -100,12 +103,15 @@ impl ArrivalOrder {
         }
         // For each log: its requests in this second, and how many have been spread.
         let logs = second.iter().map(|held| held.log + 1).max().unwrap_or(0);
+        // Per log: replicas log independently, and each has its own distribution over the second.
         let mut counts = vec![(0, 0); logs];
         for held in &second {
             counts[held.log].0 += 1;
         }
         for held in second {
             let (count, spread) = &mut counts[held.log];
+            // Evenly, because the order within the second is all that the log shows. All at its
+            // start would be a burst that never happened.
             let offset = SECOND * *spread / *count;
             *spread += 1;
             self.held.push(Reverse(Held {

@@ -1,8 +1,7 @@
 //! The formats of access logs: the gateway's own, Caddy's, Traefik's, the common
 //! and combined formats of nginx and Apache, and nginx-proxy-manager's.
 //!
-//! Invariant: a line is read in whichever format it is in; nothing is assumed
-//! from the lines before it.
+//! Invariant: the format of each line is recognised separately, because a log may contain several.
 
 use std::borrow::Cow;
 
@@ -90,15 +89,18 @@ struct CaddyRequest<'l> {
 impl<'l> Json<'l> {
     /// Reads the JSON object of a line; collectors may have put text before it.
     pub(super) fn find(line: &'l str) -> Option<Self> {
+        // serde_json refuses text after the object, so a brace in a text line is not taken for one.
         serde_json::from_str(&line[line.find('{')?..]).ok()
     }
 
+    /// The fields, if the object is a line of Caddy, Traefik or the gateway.
     pub(super) fn parsed(&self) -> Option<Parsed<'_>> {
         if let Some(request) = &self.request {
-            // Caddy logs the end of a request.
+            // Caddy logs the time when a request ended; the replay needs the arrival.
             let end = LogTime::read(unquoted(self.ts?))?;
             let spent = self
                 .duration
+                // Without a duration the end is the best estimate of the arrival.
                 .map_or(Some(0), |duration| timestamp::duration(duration.get()))?;
             return Some(Parsed {
                 at: end.before(spent),
@@ -108,6 +110,7 @@ impl<'l> Json<'l> {
             });
         }
         if let (Some(method), Some(target)) = (&self.request_method, &self.request_path) {
+            // Traefik has the start itself. Its `time` is the time of the log entry.
             let start = self.start_utc.as_ref().or(self.start_local.as_ref())?;
             return Some(Parsed {
                 at: LogTime::read(start)?,
@@ -136,6 +139,7 @@ fn unquoted(value: &RawValue) -> &str {
 
 /// Reads a line of text in any format.
 pub(super) fn text(line: &str) -> Option<Parsed<'_>> {
+    // Each format refuses the lines of the others, so the order matters only for speed.
     common(line)
         .or_else(|| proxy_manager(line))
         .or_else(|| own(line))
@@ -149,10 +153,13 @@ fn common(line: &str) -> Option<Parsed<'_>> {
     let (request, rest) = rest.split_once('"')?;
     let mut words = request.split(' ');
     let (method, target, version) = (words.next()?, words.next()?, words.next()?);
+    // A request that is not HTTP is logged as it arrived, for example a TLS handshake on a
+    // cleartext port.
     if !version.starts_with("HTTP/") || words.next().is_some() {
         return None;
     }
     is_status(rest.trim_start().split(' ').next()?).then_some(())?;
+    // Only Traefik ends its lines in `123ms`; those of nginx and Apache show no duration.
     let millis = rest.rsplit(' ').next()?.strip_suffix("ms");
     let spent = millis.and_then(|millis| millis.parse::<u64>().ok());
     Some(Parsed {
@@ -170,6 +177,7 @@ fn proxy_manager(line: &str) -> Option<Parsed<'_>> {
     let (time, rest) = rest.split_once("] ")?;
     let (head, rest) = rest.split_once(" \"")?;
     let (target, _) = rest.split_once('"')?;
+    // From the right: the fields on the left differ between versions.
     let mut words = head.rsplit(' ');
     let (_host, scheme, method) = (words.next()?, words.next()?, words.next()?);
     let is_request = words.next()? == "-" && is_status(words.next()?);
@@ -190,8 +198,10 @@ fn own(line: &str) -> Option<Parsed<'_>> {
     let (head, pairs) = line
         .split_once("s instance=")
         .or_else(|| line.split_once("s route="))?;
+    // `splitn` bounds the work for a long line that is in no known format.
     let words: Vec<_> = head.splitn(MAX_PREFIX + 6, ' ').collect();
     let [time, method, target, status, _duration] = *words.last_chunk()?;
+    // `-` is a request without a response.
     (is_status(status) || status == "-").then_some(())?;
     let pair = |name: &str| {
         pairs

@@ -10,9 +10,9 @@ use http::Method;
 
 use super::arrival::{Arrival, RequestKind};
 use super::formats::{self, Json, Parsed};
+use super::offline::class_of;
 use crate::config::Config;
 use crate::http::path::same_segments;
-use crate::limit::class_of;
 use crate::observe::access_log::WITHHELD;
 
 /// A line that was understood.
@@ -21,7 +21,7 @@ pub(super) struct Line {
     pub(super) arrival: Arrival,
     /// Its time is in whole seconds.
     pub(super) is_coarse: bool,
-    /// It is a receipt, but the log shows no chat.
+    /// It is a receipt, but the log shows no chat, so its merge key is unknown.
     pub(super) is_keyless: bool,
     /// The log shows no instance, so its bucket is unknown.
     pub(super) is_nameless: bool,
@@ -69,11 +69,12 @@ impl<'c> LineReader<'c> {
         Ok(self.understand(&parsed))
     }
 
+    /// Classifies a request as the gateway would, as far as the log shows it.
     fn understand(&self, parsed: &Parsed<'_>) -> Line {
         let (path, query) = parsed.target.split_once('?').unwrap_or((parsed.target, ""));
         let method = Method::from_bytes(parsed.method.as_bytes()).unwrap_or(Method::GET);
         let mut instance = parsed.own.as_ref().and_then(|own| own.instance);
-        // Receipts may merge if all but their ids is equal.
+        // Receipts may merge if everything except their ids is equal (rule: merge equality).
         let mut key = self.hasher.build_hasher();
         path.hash(&mut key);
         let (mut ids, mut has_chat) = (1, false);
@@ -81,19 +82,24 @@ impl<'c> LineReader<'c> {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             match name {
                 "messageIds" => {
+                    // Counted, not decoded: only their number matters, and no id contains a comma.
                     ids = 1 + value.matches(',').count() + value.matches("%2C").count();
                     continue;
                 }
+                // The first counts (rule: identity).
                 "instance_id" => instance = instance.or(Some(value)),
                 "chatId" => has_chat = true,
                 _ => {}
             }
+            // In the order of the query, unlike in the gateway: one client always writes one order.
             pair.hash(&mut key);
         }
         let mut paths = self.config.batch.paths.iter();
         let is_receipt = method == Method::POST && paths.any(|known| same_segments(known, path));
         let own = parsed.own.as_ref().map(|own| (own.ids, own.merge_key));
         let kind = match own {
+            // The gateway's own log names the merge key; other logs show only what the query
+            // contains.
             _ if !is_receipt => RequestKind::Other,
             Some((Some(ids), Some(text))) => RequestKind::Receipt {
                 key: Some(self.hasher.hash_one(text)),

@@ -19,9 +19,9 @@ use super::arrival_order::SPAN_NANOS;
 const MAX_LINE_BYTES: u64 = 256 * 1024;
 
 /// Bytes read ahead of all logs together.
-const BUFFERS: usize = 1 << 20;
+const MAX_BUFFERED: usize = 1 << 20;
 /// Bytes read ahead of one log at least: less would be many small reads.
-const BUFFER: usize = 1 << 16;
+const MIN_BUFFER: usize = 1 << 16;
 
 /// A log that is open.
 struct Log {
@@ -29,7 +29,7 @@ struct Log {
     input: Box<dyn BufRead>,
     line: Vec<u8>,
     number: u64,
-    /// A time far ahead, which the last line has and no line before it.
+    /// A time far ahead in the last line, not yet confirmed by a second line.
     unconfirmed: Option<u64>,
 }
 
@@ -59,7 +59,8 @@ impl LogFiles {
     /// # Errors
     /// A log cannot be read.
     pub(super) fn new(logs: Vec<(PathBuf, Box<dyn Read>)>) -> Result<Self, Error> {
-        let buffer = (BUFFERS / logs.len().max(1)).max(BUFFER);
+        // Hundreds of rotated logs must not take a megabyte each.
+        let buffer = (MAX_BUFFERED / logs.len().max(1)).max(MIN_BUFFER);
         let reached = (0..logs.len()).map(|log| Reverse((0, log))).collect();
         let open = |(path, input)| match uncompressed(input, buffer) {
             Ok(input) => Ok(Log {
@@ -87,6 +88,7 @@ impl LogFiles {
             if read {
                 return Ok(Some(log));
             }
+            // The log has ended. It must not hold back the release of requests from the others.
             self.reached.pop();
         }
         Ok(None)
@@ -95,6 +97,7 @@ impl LogFiles {
     /// The last line of a log.
     pub(super) fn line(&self, log: usize) -> &str {
         let line = std::str::from_utf8(&self.all[log].line);
+        // A line that is not UTF-8 is in no known format; an empty one is reported as such.
         line.unwrap_or_default().trim_end()
     }
 
@@ -117,9 +120,11 @@ impl LogFiles {
         let Reverse((before, log)) = *first;
         let unconfirmed = &mut self.all[log].unconfirmed;
         if at <= before.saturating_add(SPAN_NANOS) {
+            // Never backwards: lines are in the order of the end of their requests.
             first.0.0 = at.max(before);
             *unconfirmed = None;
         } else if let Some(ahead) = unconfirmed.replace(at) {
+            // The second line in a row that is far ahead: the log really has a gap.
             first.0.0 = ahead.min(at);
         }
         before
@@ -141,6 +146,7 @@ impl Log {
             .by_ref()
             .take(MAX_LINE_BYTES)
             .read_until(b'\n', &mut self.line)?;
+        // The limit was reached before the line ended, so the rest of it is skipped.
         if read as u64 == MAX_LINE_BYTES && self.line.last() != Some(&b'\n') {
             self.line.clear();
             input.skip_until(b'\n')?;
@@ -153,9 +159,11 @@ impl Log {
 fn uncompressed(input: Box<dyn Read>, buffer: usize) -> io::Result<Box<dyn BufRead>> {
     const GZIP: &[u8] = b"\x1f\x8b";
     let mut input = BufReader::with_capacity(buffer, input);
+    // By content, not by name: rotated logs and standard input have no reliable name.
     if !input.fill_buf()?.starts_with(GZIP) {
         return Ok(Box::new(input));
     }
+    // Multi: rotated logs are often several gzip members in one file.
     Ok(Box::new(BufReader::new(MultiGzDecoder::new(input))))
 }
 

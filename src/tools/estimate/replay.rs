@@ -12,10 +12,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::arrival::{Arrival, RequestKind};
+use super::offline::{BucketKey, Entry, OfflineLimiter};
 use super::waits::Waits;
 use crate::batch::{Batch, Caps, Mergeable};
 use crate::config::Config;
-use crate::limit::{Entry, Grant, Kind, Paper as OfflineLimiter, Permit, Purse as BucketKey};
+use crate::limit::{Grant, Kind, Permit, Refused};
 
 /// What a setting would have done.
 #[derive(Clone, Debug, Default)]
@@ -58,15 +59,20 @@ impl Mergeable for LoggedReceipt {
     }
 }
 
-/// A waiter by its number; granted tokens are collected for the replay.
+/// A waiter, known by its number. Verdicts are collected, and the replay sends the requests.
 struct Waiter {
     id: u64,
-    granted: Rc<RefCell<Vec<u64>>>,
+    verdicts: Verdicts,
 }
 
+/// Waiters that have a verdict, and whether each got its token.
+type Verdicts = Rc<RefCell<Vec<(u64, bool)>>>;
+
 impl Grant for Waiter {
-    fn grant(self, _: Permit) -> bool {
-        self.granted.borrow_mut().push(self.id);
+    fn settle(self, verdict: Result<Permit, Refused>) -> bool {
+        // Only noted: the limiter is borrowed now, and sending can change the replay's tables.
+        self.verdicts.borrow_mut().push((self.id, verdict.is_ok()));
+        // A waiter of a replay never disconnects, so the token is used.
         true
     }
 }
@@ -78,7 +84,7 @@ enum Event {
     Token(BucketKey),
     /// The window of a batch ends.
     WindowEnd(u64),
-    /// The deadline of a waiter.
+    /// The deadline of a receipt in a batch that waits.
     Deadline(u64),
 }
 
@@ -90,6 +96,7 @@ struct Open {
     pending: Pending,
 }
 
+/// What waits for a bucket token.
 enum Pending {
     /// A request that is passed through, and its arrival.
     Other(Instant),
@@ -101,13 +108,13 @@ pub(super) struct Replay {
     config: Config,
     start: Instant,
     limiter: OfflineLimiter<Waiter>,
-    /// When the queue of each bucket is served next; other events are stale.
+    /// When the queue of each bucket is served next. Events with another time are stale.
     next_serve: HashMap<BucketKey, Instant>,
     events: BinaryHeap<Reverse<(Instant, Event)>>,
     open: HashMap<u64, Open>,
     /// For each merge key the batch that receipts can join.
     joinable: HashMap<u64, u64>,
-    granted: Rc<RefCell<Vec<u64>>>,
+    verdicts: Verdicts,
     last_id: u64,
     /// The first arrival, which is `start` in the time of the log.
     first: Option<u64>,
@@ -124,17 +131,21 @@ impl Replay {
             events: BinaryHeap::new(),
             open: HashMap::new(),
             joinable: HashMap::new(),
-            granted: Rc::default(),
+            verdicts: Rc::default(),
             last_id: 0,
             first: None,
             outcome: Outcome::default(),
         }
     }
 
-    /// Replays the next request; requests come in the order of their arrival.
+    /// Replays the next request. Requests must be given in the order of their arrival.
     pub(super) fn arrive(&mut self, arrival: &Arrival) {
         let first = *self.first.get_or_insert(arrival.at);
+        // The limiter needs tokio's instants. The first arrival is `start`; no clock is read after
+        // that.
         let now = self.start + Duration::from_nanos(arrival.at.saturating_sub(first));
+        // Everything due before this arrival happens first, so that it finds buckets and batches as
+        // they were.
         self.advance(Some(now));
         match arrival.kind {
             RequestKind::Other => {
@@ -142,6 +153,8 @@ impl Replay {
                 self.acquire(id, arrival.bucket, Pending::Other(now), now);
             }
             RequestKind::Receipt { key, ids } => {
+                // Merging is off, the log does not show the chat, or the receipt alone exceeds the
+                // cap.
                 let is_alone = self.config.batch.window.is_zero()
                     || key.is_none()
                     || ids as usize > self.config.batch.max_ids;
@@ -149,6 +162,8 @@ impl Replay {
                 let most = self.config.batch.max_ids.saturating_add(1);
                 let receipt = LoggedReceipt {
                     key: key.unwrap_or_default(),
+                    // New numbers: the log does not show which ids are equal, and duplicates are
+                    // rare.
                     ids: (0..most.min(ids as usize))
                         .map(|_| self.next_id())
                         .collect(),
@@ -195,6 +210,7 @@ impl Replay {
         };
         let rest = batch.join(receipt);
         if !batch.is_open() {
+            // A full batch is sealed. Its window may still be open: then it needs its token now.
             let is_queued = ticket.is_some();
             self.joinable.remove(&key);
             if !is_queued {
@@ -204,6 +220,7 @@ impl Replay {
         rest
     }
 
+    /// Opens a batch with its first receipt, unless admission refuses it.
     fn open_batch(
         &mut self,
         receipt: LoggedReceipt,
@@ -211,6 +228,8 @@ impl Replay {
         bucket: BucketKey,
         now: Instant,
     ) {
+        // As in the gateway, a receipt that would miss its deadline is refused when it arrives
+        // (rule: admission).
         let kind = Kind::Receipt { opened: now };
         if self
             .limiter
@@ -239,7 +258,7 @@ impl Replay {
         }
     }
 
-    /// The window of a batch is over: it needs a token now.
+    /// The window of a batch has ended: it needs a token now.
     fn close_window(&mut self, id: u64, now: Instant) {
         // A batch in the queue has closed before, when it was full.
         if self.open.get(&id).is_some_and(|open| open.ticket.is_none())
@@ -254,20 +273,21 @@ impl Replay {
         let (kind, deadline, first_deadline) = match &pending {
             Pending::Other(arrived) => {
                 let deadline = *arrived + self.config.limit.max_wait;
-                (Kind::Call, deadline, deadline)
+                (Kind::Request, deadline, None)
             }
             Pending::Batch(batch) => {
+                // The batch is worth sending as long as one caller waits for it.
                 let deadline = batch.last_deadline().unwrap_or(now);
                 let kind = Kind::Receipt {
                     opened: batch.opened,
                 };
-                (kind, deadline, batch.first_deadline().unwrap_or(deadline))
+                (kind, deadline, batch.first_deadline())
             }
         };
-        let granted = Rc::clone(&self.granted);
-        let waiter = || Waiter { id, granted };
-        match self.limiter.admit(bucket, kind, now, deadline, waiter) {
-            Ok(Entry::Now(_)) => self.send(id, pending, now),
+        let verdicts = Rc::clone(&self.verdicts);
+        let waiter = || Waiter { id, verdicts };
+        match self.limiter.admit(bucket, kind, (now, deadline), waiter) {
+            Ok(Entry::Now) => self.send(id, pending, now),
             Ok(Entry::Queued { ticket, first }) => {
                 let open = Open {
                     bucket,
@@ -275,8 +295,10 @@ impl Replay {
                     pending,
                 };
                 self.open.insert(id, open);
-                self.events
-                    .push(Reverse((first_deadline, Event::Deadline(id))));
+                // The queue itself watches the deadlines of requests.
+                let deadline = first_deadline.map(|at| Reverse((at, Event::Deadline(id))));
+                self.events.extend(deadline);
+                // The queue was empty, so no event serves it yet.
                 if first {
                     self.serve(bucket, now);
                 }
@@ -285,6 +307,7 @@ impl Replay {
                 Pending::Other(_) => self.outcome.refused += 1,
                 Pending::Batch(batch) => {
                     self.close(&batch, id);
+                    // Every caller of the batch is refused.
                     self.outcome.refused += batch.seal().len() as u64;
                 }
             },
@@ -300,14 +323,18 @@ impl Replay {
             }
             None => drop(self.next_serve.remove(&bucket)),
         }
-        let granted = self.granted.take();
-        for id in granted {
-            if let Some(open) = self.open.remove(&id) {
-                self.send(id, open.pending, now);
+        // Serving may grant several tokens at once, for example after an idle time.
+        let verdicts = self.verdicts.take();
+        for (id, is_granted) in verdicts {
+            match self.open.remove(&id) {
+                Some(open) if is_granted => self.send(id, open.pending, now),
+                Some(_) => self.outcome.refused += 1,
+                None => {}
             }
         }
     }
 
+    /// Counts an upstream call, and the waits of its callers.
     fn send(&mut self, id: u64, pending: Pending, now: Instant) {
         match pending {
             Pending::Other(arrived) => {
@@ -317,6 +344,7 @@ impl Replay {
             Pending::Batch(batch) => {
                 self.close(&batch, id);
                 let receipts = batch.seal();
+                // All of its callers have reached their deadlines while it waited.
                 if receipts.is_empty() {
                     return;
                 }
@@ -331,25 +359,24 @@ impl Replay {
 
     /// No receipt joins this batch any more.
     fn close(&mut self, batch: &Batch<LoggedReceipt>, id: u64) {
+        // A later batch with the same key may have taken this entry.
         if self.joinable.get(&batch.key) == Some(&id) {
             self.joinable.remove(&batch.key);
         }
     }
 
-    /// The deadline of a waiter in a queue has come.
+    /// The deadline of a receipt in a batch that waits has passed.
     fn expire(&mut self, id: u64, now: Instant) {
+        // It was sent before its deadline; the event is stale.
         let Some(open) = self.open.get(&id) else {
             return;
         };
-        match &open.pending {
-            Pending::Other(_) => self.outcome.refused += 1,
-            Pending::Batch(batch) => {
-                self.outcome.refused += batch.expire(now).len() as u64;
-                // Receipts that joined later keep the batch in the queue.
-                if let Some(next) = batch.first_deadline() {
-                    self.events.push(Reverse((next, Event::Deadline(id))));
-                    return;
-                }
+        if let Pending::Batch(batch) = &open.pending {
+            self.outcome.refused += batch.expire(now).len() as u64;
+            // Receipts that joined later keep the batch in the queue.
+            if let Some(next) = batch.first_deadline() {
+                self.events.push(Reverse((next, Event::Deadline(id))));
+                return;
             }
         }
         let Some(open) = self.open.remove(&id) else {
@@ -360,6 +387,7 @@ impl Replay {
         }
         if let Some(ticket) = open.ticket {
             self.limiter.leave(open.bucket, ticket);
+            // The next waiter may be served earlier than planned.
             self.serve(open.bucket, now);
         }
     }
@@ -367,6 +395,8 @@ impl Replay {
     /// Moves the clock to a time, or to the end of all that is open.
     fn advance(&mut self, until: Option<Instant>) {
         while let Some(&Reverse((at, event))) = self.events.peek() {
+            // Events at the time of an arrival happen before it: a window that ends now takes no
+            // more receipts.
             if until.is_some_and(|until| at > until) {
                 return;
             }
@@ -375,6 +405,8 @@ impl Replay {
                 Event::WindowEnd(id) => self.close_window(id, at),
                 Event::Deadline(id) => self.expire(id, at),
                 Event::Token(bucket) => {
+                    // An event is not removed from the heap when its time changes; it is skipped
+                    // here.
                     if self.next_serve.get(&bucket) == Some(&at) {
                         self.serve(bucket, at);
                     }

@@ -81,15 +81,19 @@ impl Report {
         let quota = self
             .trials
             .iter()
+            // Trials are sorted by rate, so this is the lowest rate that refuses as few as any.
             .find(|trial| refuses(trial.quota) == least)?
             .quota;
         let same = || self.trials.iter().filter(|trial| trial.quota == quota);
         let most_saved = same().map(|trial| trial.outcome.saved).max()?;
+        // And by window, so this is the shortest that is good enough.
         let good = same().find(|trial| {
             trial.outcome.saved as f64 >= most_saved as f64 * ENOUGH_SAVED
                 && trial.outcome.refused == least
         });
         Some(Choice {
+            // Without a window that has both the fewest refusals and most of the savings, the
+            // longest one.
             trial: good.or_else(|| same().next_back())?,
             most_saved,
         })
@@ -125,7 +129,7 @@ impl Report {
             writeln!(
                 f,
                 "{late} requests are left out, because they took more than a minute or the log is not in\n  \
-                 order; the first is {position}, behind a request that came {seconds:.0} s later"
+                 order; the first is {position}, after a request that arrived {seconds:.0} s later"
             )?;
         }
         for (count, text) in [
@@ -149,6 +153,7 @@ impl Report {
         Ok(())
     }
 
+    /// One line for each trial.
     fn write_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = ("receipts p50/p99", "others p50/p99");
         writeln!(
@@ -158,6 +163,7 @@ impl Report {
         )?;
         for trial in &self.trials {
             let outcome = &trial.outcome;
+            // So that a user can compare the trials with the settings they have.
             let mark = if self.is_in_force(trial) {
                 "  < in force"
             } else {
@@ -183,11 +189,13 @@ impl Report {
 
     /// The recommended settings, each with its reason, or why there is none.
     fn write_advice(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A wrong recommendation costs more than none: evidence is required for each setting.
         let advice = match self.missing_evidence() {
             Some(why) => Err(why),
             None => self.choice().ok_or("nothing was replayed"),
         };
         let window = advice.and_then(|choice| match () {
+            // The rate needs only the instance of a request; the window also needs the chats.
             () if self.counts.mergeable < ENOUGH_REQUESTS => {
                 Err("the log shows the chats of too few receipts")
             }
@@ -241,6 +249,7 @@ impl Report {
     /// Why the logs are no basis for any recommendation.
     fn missing_evidence(&self) -> Option<&'static str> {
         let counts = &self.counts;
+        // In a file of another kind, a few lines may look like requests by chance.
         if counts.unknown_lines > counts.lines / 2 {
             return Some("most lines were not understood: is this an access log?");
         }
@@ -253,6 +262,7 @@ fn rate(quota: Option<Quota>) -> String {
     quota.map_or_else(|| "none".to_owned(), |quota| quota.rate.to_string())
 }
 
+/// The median and the 99th percentile.
 fn both(waits: &Waits) -> String {
     let text = |percent| millis(waits.percentile(percent));
     format!("{}/{}", text(50), text(99))

@@ -121,7 +121,7 @@ fn logs_of_one_period_after_another_may_be_named_in_any_order() {
 #[test]
 fn logs_of_replicas_become_one() {
     let log = |millis: u64| -> String { (0..300).map(|n| at(n, millis, n)).collect() };
-    // Receipts that came together stand in different logs.
+    // Receipts that arrived together are in different logs.
     let report = logs(&[log(0), log(20)]);
     assert_eq!((report.saved(), report.refused()), (300, 0));
 }
@@ -133,7 +133,7 @@ fn requests_far_out_of_order_are_left_out_and_reported() {
     let text = report.to_string();
     assert!(
         text.contains("300 requests are left out, because they took more than a minute")
-            && text.contains("log:301, behind a request that came 2299 s later"),
+            && text.contains("log:301, after a request that arrived 2299 s later"),
         "{text}"
     );
     assert_eq!((report.saved(), report.refused()), (0, 0));

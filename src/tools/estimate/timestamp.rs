@@ -38,11 +38,13 @@ impl LogTime {
                 let time = strtime::parse(WALL, text).ok()?.to_datetime().ok()?;
                 TimeZone::UTC.to_timestamp(time).ok()
             })?;
+        // A fraction is the only sign of precision; `.000` counts as one.
         Self::new(time, !text.contains('.'))
     }
 
     /// Reads `25/Nov/2026:06:45:01 +0000`.
     pub(super) fn common(text: &str) -> Option<Self> {
+        // This format has no fraction of a second.
         Self::new(common(text)?, true)
     }
 
@@ -87,6 +89,7 @@ fn unix(text: &str) -> Option<u64> {
 pub(super) fn duration(text: &str) -> Option<u64> {
     /// Longer ones are nanoseconds: a request of a minute in milliseconds.
     const MOST_MILLIS: u64 = 60_000;
+    // Caddy's `duration_format` is `string`, or a number whose unit the line does not name.
     if let Some(text) = text.strip_prefix('"') {
         let duration: SignedDuration = text.trim_end_matches('"').parse().ok()?;
         return u64::try_from(duration.as_nanos()).ok();

@@ -21,7 +21,7 @@ impl Waits {
         let step = if micros < 1.0 {
             0
         } else {
-            // A day of microseconds is step 729.
+            // At most 730 steps, because no wait is longer than a day.
             (micros.log2() * STEPS) as usize + 1
         };
         if self.counts.len() <= step {
@@ -34,6 +34,7 @@ impl Waits {
     /// The nearest rank; `None` if nothing was recorded.
     pub(super) fn percentile(&self, percent: u64) -> Option<Duration> {
         let rank = (self.total * percent).div_ceil(100).max(1);
+        // `below` becomes the number of waits up to and including this step.
         let mut below = 0;
         let step = self.counts.iter().position(|count| {
             below += count;
@@ -41,6 +42,7 @@ impl Waits {
         })?;
         let micros = match step {
             0 => 0.0,
+            // The upper end of the step: a figure may be too high, never too low.
             step => (step as f64 / STEPS).exp2(),
         };
         Some(Duration::from_secs_f64(micros / 1e6))

@@ -25,8 +25,8 @@ pub(super) struct Breaker(Arc<AtomicUsize>);
 pub(super) struct BreakableIo<IO> {
     io: IO,
     left: Arc<AtomicUsize>,
-    /// Turns the close after a break into a reset, where the stream has one.
-    harden: fn(&IO),
+    /// Makes the close after a break a reset, if the stream has resets.
+    reset_on_close: fn(&IO),
 }
 
 impl Breaker {
@@ -54,28 +54,32 @@ impl<IO> BreakableIo<IO> {
         Self::with(io, |_| {})
     }
 
-    fn with(io: IO, harden: fn(&IO)) -> (Self, Breaker) {
+    fn with(io: IO, reset_on_close: fn(&IO)) -> (Self, Breaker) {
         let left = Arc::new(AtomicUsize::new(UNLIMITED));
         (
             Self {
                 io,
                 left: Arc::clone(&left),
-                harden,
+                reset_on_close,
             },
             Breaker(left),
         )
     }
 
-    /// How much of a write may pass, or the error that ends the connection.
+    /// Bytes of a write of `wanted` bytes that are allowed, or the error that ends the connection.
     fn allowance(&self, wanted: usize) -> io::Result<usize> {
         match self.left.load(Ordering::Acquire) {
             UNLIMITED => Ok(wanted),
+            // The error makes hyper drop the connection, and the drop resets it.
             0 => Err(io::ErrorKind::ConnectionReset.into()),
             left => Ok(wanted.min(left)),
         }
     }
 
+    /// Counts written bytes, once a fault has set a limit.
     fn spend(&self, written: usize) {
+        // Load and store need not be one step: bytes count only after a fault has been set, and
+        // one fault breaks the connection.
         let left = self.left.load(Ordering::Acquire);
         if left != UNLIMITED {
             self.left
@@ -83,6 +87,7 @@ impl<IO> BreakableIo<IO> {
         }
     }
 
+    /// Whether a fault has set a limit.
     fn is_breaking(&self) -> bool {
         self.left.load(Ordering::Acquire) != UNLIMITED
     }
@@ -91,7 +96,7 @@ impl<IO> BreakableIo<IO> {
 impl<IO> Drop for BreakableIo<IO> {
     fn drop(&mut self) {
         if self.is_breaking() {
-            (self.harden)(&self.io);
+            (self.reset_on_close)(&self.io);
         }
     }
 }
@@ -124,6 +129,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for BreakableIo<IO> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if self.is_breaking() {
+            // `poll_write` enforces the limit for one buffer. The caller repeats the others.
             let first = bufs.iter().find(|buf| !buf.is_empty());
             return self.poll_write(cx, first.map_or(&[], |buf| buf));
         }
@@ -140,6 +146,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for BreakableIo<IO> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.is_breaking() {
+            // A FIN can pass for the end of a response that the close delimits (RFC 9112 §6.3).
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.io).poll_shutdown(cx)

@@ -46,7 +46,7 @@ pub struct Call {
     pub body_complete: bool,
     /// The instance it names, wherever that is. Under `/sandbox/` only query and headers are searched.
     pub instance: Option<String>,
-    /// The status of the response; 0 before it, and forever if a fault broke the connection instead.
+    /// The status of the response; 0 if there is none yet, or if a fault broke the connection first.
     pub status: u16,
     /// The message ids of a receipt, unchanged.
     pub ids: Vec<String>,
@@ -56,6 +56,7 @@ pub struct Call {
 #[derive(Debug, Default)]
 pub(super) struct CallLog(Mutex<Ring>);
 
+/// The recorded requests, oldest first.
 #[derive(Debug, Default)]
 struct Ring {
     /// The number of the oldest call in `calls`. Numbers have no gaps, so a number also gives an index.
@@ -66,6 +67,7 @@ struct Ring {
     received: u64,
 }
 
+/// A recorded request, while its body may still grow.
 #[derive(Debug)]
 struct Entry {
     /// The request without its body, which grows in `body`.
@@ -81,6 +83,8 @@ impl Call {
             method: parts.method.clone(),
             target: parts
                 .uri
+                // The target of HTTP/2 has an authority too; only path and query are comparable
+                // between the versions.
                 .path_and_query()
                 .map_or_else(|| parts.uri.to_string(), ToString::to_string),
             headers: parts.headers.clone(),
@@ -104,6 +108,7 @@ impl Call {
     /// Returns the query as it came, but with the values of credentials masked.
     pub fn masked_query(&self) -> Option<String> {
         let (_, query) = self.target.split_once('?')?;
+        // Split by hand: a parser would decode the query, and it must be shown as it arrived.
         let pairs = query.split('&').map(|pair| match pair.split_once('=') {
             Some((key, _)) if is_secret_key(key) => format!("{key}={MASK}"),
             _ => pair.to_owned(),
@@ -167,6 +172,7 @@ impl CallLog {
             .iter()
             .map(|(name, value)| name.as_str().len() + value.len())
             .sum();
+        // An estimate of the memory: the map of headers and the allocator add to it.
         let bytes = size_of::<Entry>() + call.target.len() + headers;
         let mut ring = self.lock();
         let number = ring.first + ring.calls.len() as u64;
@@ -176,12 +182,13 @@ impl CallLog {
             bytes,
         });
         ring.bytes += bytes;
+        // Counted even if `trim` drops the record, so that a test notices an incomplete log.
         ring.received += 1;
         ring.trim();
         number
     }
 
-    /// Changes the record of a request, unless it has been dropped.
+    /// Changes the record of a request; does nothing if the record has been dropped.
     pub(super) fn update(&self, number: u64, change: impl FnOnce(&mut Call)) {
         if let Some(entry) = self.lock().entry(number) {
             change(&mut entry.call);
@@ -212,6 +219,7 @@ impl CallLog {
         let Some(entry) = ring.entry(number) else {
             return;
         };
+        // The length is counted in full, the bytes are kept only up to the limit.
         let kept = data.len().min(MAX_BODY - entry.body.len());
         entry.body.extend_from_slice(&data[..kept]);
         entry.bytes += kept;
@@ -223,6 +231,7 @@ impl CallLog {
 
     pub(super) fn calls(&self) -> Vec<Call> {
         let ring = self.lock();
+        // A copy, because the body may still be growing.
         let with_body = |entry: &Entry| Call {
             body: Bytes::copy_from_slice(&entry.body),
             ..entry.call.clone()
@@ -244,8 +253,10 @@ impl CallLog {
         self.lock().received
     }
 
+    /// Forgets all requests, and counts from 0 again.
     pub(super) fn clear(&self) {
         let mut ring = self.lock();
+        // Numbers go on, so a request that is still open cannot change the record of a later one.
         ring.first += ring.calls.len() as u64;
         ring.calls.clear();
         ring.bytes = 0;
@@ -259,16 +270,19 @@ impl CallLog {
 
 impl Ring {
     fn entry(&mut self, number: u64) -> Option<&mut Entry> {
+        // `None` for a record that was dropped or cleared while its request was open.
         let index = number.checked_sub(self.first)?;
         self.calls.get_mut(usize::try_from(index).ok()?)
     }
 
+    /// Drops the oldest requests until the ring is within its bounds.
     fn trim(&mut self) {
         while self.calls.len() > MAX_CALLS || self.bytes > MAX_BYTES {
             let Some(oldest) = self.calls.pop_front() else {
                 return;
             };
             self.first += 1;
+            // `entry.bytes` holds every addition to `self.bytes`, so this cannot underflow.
             self.bytes -= oldest.bytes;
         }
     }

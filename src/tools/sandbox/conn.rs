@@ -76,10 +76,13 @@ impl Conn {
                 Ok(Some(response))
             }
             FaultKind::ResetBeforeHead => {
+                // The error makes hyper close the connection; the breaker turns the close into a
+                // reset.
                 self.breaker.break_after(0);
                 Err(NoResponse)
             }
             FaultKind::ResetMidHead => {
+                // hyper writes a normal response, and the stream breaks after these bytes.
                 self.breaker.break_after(HALF_A_HEAD);
                 Ok(Some(responses::full(
                     StatusCode::OK,
@@ -95,8 +98,10 @@ impl Conn {
                 }
                 .boxed_unsync(),
             ))),
+            // The future is dropped when the client disconnects, so nothing leaks.
             FaultKind::NeverAnswer => std::future::pending().await,
             FaultKind::Delay(time) => {
+                // In tokio's time, which tests can pause.
                 tokio::time::sleep(time).await;
                 Ok(None)
             }

@@ -15,6 +15,7 @@ use super::responses::{self, Body};
 
 /// Returns the response to a preflight; `None` for any other request.
 pub(super) fn preflight(parts: &Parts) -> Option<Response<Body>> {
+    // An `OPTIONS` request without this field is not a preflight (Fetch §3.2.2).
     let wanted = parts.headers.get(ACCESS_CONTROL_REQUEST_METHOD)?;
     if parts.method != Method::OPTIONS {
         return None;
@@ -34,10 +35,12 @@ pub(super) fn allow(request: &HeaderMap, response: &mut HeaderMap) {
     let Some(origin) = request.get(ORIGIN) else {
         return;
     };
+    // The origin itself, not `*`: a browser refuses `*` for requests with credentials.
     response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     response.insert(
         ACCESS_CONTROL_ALLOW_CREDENTIALS,
         HeaderValue::from_static("true"),
     );
+    // A cache must not give this response to another origin.
     response.append(VARY, HeaderValue::from_static("Origin"));
 }

@@ -19,6 +19,7 @@ use super::state::State;
 /// An endpoint: path under `/v2/` (`*` is any one segment), methods, required parameters, and what it does.
 type Row = (&'static str, &'static str, &'static [&'static str], Action);
 
+/// What an endpoint does.
 #[derive(Clone, Copy)]
 enum Action {
     /// Marks messages as read.
@@ -35,6 +36,7 @@ use Action::{Create, Seen, Send, Show};
 
 const CHAT: &[&str] = &["chatId"];
 
+/// The endpoints of the vendor's reference. No two rows match the same path.
 const TABLE: &[Row] = &[
     ("send/seen", "POST", CHAT, Seen),
     ("send/start-typing", "POST", CHAT, Show(samples::done)),
@@ -144,6 +146,7 @@ const CHATS_KEYS: [&str; 8] = [
 
 /// Responds to a complete request under `/v2`.
 pub(super) fn respond(state: &State, parts: &Parts, params: &Params) -> Response<Body> {
+    // Errors have the media type that the client accepts; successful responses are always JSON.
     let shape = Shape::of(&parts.headers);
     let Some((path, methods, needs, action)) = find(parts.uri.path()) else {
         let text = format!("No such endpoint: {}", parts.uri.path());
@@ -162,6 +165,7 @@ pub(super) fn respond(state: &State, parts: &Parts, params: &Params) -> Response
         .unwrap_or_else(|failure| failure.response(shape))
 }
 
+/// Checks a request in the order of the module's documentation, and processes it.
 fn check_and_do(
     state: &State,
     parts: &Parts,
@@ -169,21 +173,9 @@ fn check_and_do(
     row: Row,
 ) -> Result<Response<Body>, Failure> {
     let (path, _, needs, action) = row;
-    let valid = params
-        .token
-        .as_deref()
-        .is_some_and(|token| match &state.settings.token {
-            Some(only) => token == only,
-            None => !token.starts_with("invalid"),
-        });
-    if !valid {
-        let text = "Invalid or missing access token";
-        return Err(Failure::new(
-            StatusCode::UNAUTHORIZED,
-            "invalid_access_token",
-            text,
-        ));
-    }
+    // Before the other checks: a wrong token gets 401 whatever else is wrong with the request.
+    check_token(state, params)?;
+    // Before the check of the instance: it does not exist yet.
     if let Create = action {
         let number = state.created.fetch_add(1, Ordering::Relaxed);
         return Ok(responses::json(
@@ -191,29 +183,7 @@ fn check_and_do(
             &samples::created(number),
         ));
     }
-    let instance = params
-        .instance
-        .as_deref()
-        .ok_or_else(|| Failure::missing_param("instance_id"))?;
-    if !exists(state, instance) {
-        return Err(Failure::new(
-            StatusCode::NOT_FOUND,
-            "invalid_session",
-            "Session does not exist",
-        ));
-    }
-    if state
-        .quotas
-        .as_ref()
-        .is_some_and(|quotas| !quotas.admits(instance))
-    {
-        let text = "Too Many Requests - Rate Limit Exceeded";
-        return Err(Failure::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "rate_limit_exceeded",
-            text,
-        ));
-    }
+    let instance = check_instance(state, params)?;
     if let Some(name) = needs.iter().find(|name| params.text(name).is_none()) {
         return Err(Failure::missing_param(name));
     }
@@ -236,6 +206,7 @@ fn check_and_do(
     match action {
         Seen => receipts::mark(state, &chat, params),
         Send => {
+            // Counted only here, after all checks: a refused request sends nothing.
             let number = state.messages.fetch_add(1, Ordering::Relaxed) + 1;
             Ok(responses::json(
                 StatusCode::CREATED,
@@ -243,6 +214,7 @@ fn check_and_do(
             ))
         }
         Show(make) => {
+            // As WAHA's framework (NestJS) does by default: 201 for every POST.
             let status = if parts.method == Method::POST {
                 StatusCode::CREATED
             } else {
@@ -250,6 +222,7 @@ fn check_and_do(
             };
             Ok(responses::json(status, &make(&about)))
         }
+        // Unreachable: handled above, before the checks that need an instance.
         Create => Err(Failure::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal_error",
@@ -258,12 +231,45 @@ fn check_and_do(
     }
 }
 
+fn check_token(state: &State, params: &Params) -> Result<(), Failure> {
+    let token = params.token.as_deref();
+    let is_valid = token.is_some_and(|token| match &state.settings.token {
+        Some(only) => token == only,
+        None => !token.starts_with("invalid"),
+    });
+    is_valid.then_some(()).ok_or_else(|| {
+        let text = "Invalid or missing access token";
+        Failure::new(StatusCode::UNAUTHORIZED, "invalid_access_token", text)
+    })
+}
+
+/// The instance, if it exists and its quota admits a request.
+fn check_instance<'p>(state: &State, params: &'p Params) -> Result<&'p str, Failure> {
+    let instance = params.instance.as_deref();
+    let instance = instance.ok_or_else(|| Failure::missing_param("instance_id"))?;
+    if !exists(state, instance) {
+        let text = "Session does not exist";
+        return Err(Failure::new(StatusCode::NOT_FOUND, "invalid_session", text));
+    }
+    // After token and instance, so that only valid requests use up the quota.
+    let quotas = state.quotas.as_ref();
+    if quotas.is_some_and(|quotas| !quotas.admits(instance)) {
+        return Err(Failure::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_exceeded",
+            "Too Many Requests - Rate Limit Exceeded",
+        ));
+    }
+    Ok(instance)
+}
+
 /// Finds an endpoint. A double slash counts as one: a base URL with a trailing slash produces it.
 fn find(path: &str) -> Option<&'static Row> {
     let mut segments = path.split('/').filter(|segment| !segment.is_empty());
     if segments.next() != Some("v2") {
         return None;
     }
+    // Decoded after the split, so that an encoded slash stays inside its segment.
     let segments: Vec<_> = segments
         .map(|segment| percent_decode_str(segment).decode_utf8_lossy())
         .collect();
@@ -273,6 +279,7 @@ fn find(path: &str) -> Option<&'static Row> {
             given
                 .next()
                 .is_some_and(|given| wanted == "*" || wanted == given)
+            // The path of the request must not be longer than the pattern.
         }) && given.next().is_none()
     })
 }
@@ -285,6 +292,7 @@ pub(super) fn listed() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 /// Whether a method is allowed. HEAD is allowed where GET is, except where GET sends a message.
 fn allows(methods: &str, action: Action, method: &Method) -> bool {
+    // HEAD must be safe (RFC 9110 §9.2.1), but GET of a send path sends a message.
     let effective = if *method == Method::HEAD && matches!(action, Show(_)) {
         "GET"
     } else {
@@ -293,6 +301,7 @@ fn allows(methods: &str, action: Action, method: &Method) -> bool {
     methods.split(' ').any(|allowed| allowed == effective)
 }
 
+/// Whether an instance exists: one of the settings, or any id of the allowed form.
 fn exists(state: &State, instance: &str) -> bool {
     match &state.settings.instances {
         Some(listed) => listed.iter().any(|known| known == instance),

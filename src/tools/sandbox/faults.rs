@@ -81,8 +81,6 @@ pub(super) struct FaultTarget<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Faults(Mutex<Vec<Fault>>);
 
-// === impl Fault ===
-
 impl Fault {
     /// Makes a fault that strikes the next request.
     pub fn new(kind: FaultKind) -> Self {
@@ -151,9 +149,8 @@ impl Fault {
     }
 }
 
-// === impl Match ===
-
 impl Match {
+    /// Whether a request meets every criterion.
     fn covers(&self, target: FaultTarget<'_>) -> bool {
         self.path
             .as_deref()
@@ -162,15 +159,15 @@ impl Match {
                 .instance
                 .as_deref()
                 .is_none_or(|instance| target.instance == Some(instance))
+            // One id of a merged receipt is enough.
             && self.id.as_ref().is_none_or(|id| target.ids.contains(id))
     }
 }
 
-// === impl FaultKind ===
-
 impl fmt::Debug for FaultKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // The length only: a body of a test can be megabytes long.
             Self::Status { code, body, .. } => write!(f, "Status({code}, {} bytes)", body.len()),
             Self::ResetBeforeHead => f.write_str("ResetBeforeHead"),
             Self::ResetMidHead => f.write_str("ResetMidHead"),
@@ -183,13 +180,12 @@ impl fmt::Debug for FaultKind {
     }
 }
 
-// === impl Faults ===
-
 impl Faults {
     pub(super) fn new(faults: Vec<Fault>) -> Self {
         Self(Mutex::new(faults))
     }
 
+    /// Adds a fault after all others.
     pub(super) fn push(&self, fault: Fault) {
         self.lock().push(fault);
     }
@@ -199,9 +195,11 @@ impl Faults {
         let mut faults = self.lock();
         let at = faults
             .iter()
+            // The first match in order, so that a script of several faults runs in sequence.
             .position(|fault| fault.times > 0 && fault.matches.covers(target))?;
         let kind = faults[at].kind.clone();
         match faults[at].times {
+            // This number means every request, so it is not counted down.
             usize::MAX => {}
             1 => drop(faults.remove(at)),
             _ => faults[at].times -= 1,

@@ -47,6 +47,7 @@ pub(super) async fn respond(
         None if helper == "ws" => ws(conn, parts, upgrade),
         None if helper == "trailers" => trailers(),
         Some(("status", code)) => match code.parse() {
+            // 1xx is no final response (RFC 9110 §15.2), so a client would wait for another one.
             Ok(code @ 200..=599) => status(code, shape),
             _ => bad("status: give a number from 200 to 599"),
         },
@@ -64,6 +65,7 @@ pub(super) fn calls(state: &State, method: &Method) -> Response<Body> {
         state.log.clear();
         return responses::empty(StatusCode::NO_CONTENT);
     }
+    // No headers and no body: both can contain the token.
     let line = |call: &Call| {
         json!({
             "method": call.method.as_str(),
@@ -81,9 +83,12 @@ pub(super) fn calls(state: &State, method: &Method) -> Response<Body> {
 
 /// Returns the head as `X-Echo-*` lines, one `X-Echo-Header: name: value` per header line, and streams the body back.
 fn echo(parts: &Parts, body: RecordedBody) -> Response<Body> {
+    // The request body becomes the response body, so backpressure reaches from one side to the
+    // other.
     let mut response = Response::new(body.boxed_unsync());
     let headers = response.headers_mut();
     let mut line = |name: &'static str, value: &[u8]| {
+        // A target may contain bytes that no header value may; that line is left out.
         if let Ok(value) = HeaderValue::from_bytes(value) {
             headers.append(HeaderName::from_static(name), value);
         }
@@ -102,6 +107,7 @@ fn echo(parts: &Parts, body: RecordedBody) -> Response<Body> {
             &[name.as_str().as_bytes(), b": ", value.as_bytes()].concat(),
         );
     }
+    // The echoed bytes are those of the request, so what describes them must stay too.
     for name in [CONTENT_TYPE, CONTENT_ENCODING] {
         if let Some(value) = parts.headers.get(&name) {
             headers.insert(name, value.clone());
@@ -110,8 +116,10 @@ fn echo(parts: &Parts, body: RecordedBody) -> Response<Body> {
     response
 }
 
+/// Responds with a chosen status.
 fn status(code: u16, shape: Shape) -> Response<Body> {
     let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    // These have no content (RFC 9110 §15.3.5, §15.3.6, §15.4.5).
     if matches!(code, 204 | 205 | 304) {
         return responses::empty(status);
     }
@@ -122,6 +130,7 @@ fn status(code: u16, shape: Shape) -> Response<Body> {
     }
 }
 
+/// Responds with a body of this many bytes.
 fn bytes(length: u64) -> Response<Body> {
     let mut response = Response::new(Patterned { left: length }.boxed_unsync());
     response.headers_mut().insert(
@@ -131,7 +140,9 @@ fn bytes(length: u64) -> Response<Body> {
     response
 }
 
+/// Reads the whole body, and returns its length and checksum.
 async fn sink(mut body: RecordedBody) -> Result<Response<Body>, NoResponse> {
+    // Length and checksum show a test whether bytes were lost or changed on the way.
     let (mut length, mut sum) = (0, Fnv::default());
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.map_err(|_| NoResponse)?.into_data() {
@@ -147,7 +158,8 @@ async fn sink(mut body: RecordedBody) -> Result<Response<Body>, NoResponse> {
 
 /// Accepts an upgrade and then echoes raw bytes. No WebSocket frames, and no `Sec-WebSocket-Accept`.
 fn ws(conn: &Conn, parts: &Parts, upgrade: OnUpgrade) -> Response<Body> {
-    let asks = |name: HeaderName, word: &str| {
+    // Both fields are lists and may be repeated (RFC 9110 §5.3, §7.6.1).
+    let has_item = |name: HeaderName, word: &str| {
         let mut values = parts
             .headers
             .get_all(name)
@@ -160,10 +172,12 @@ fn ws(conn: &Conn, parts: &Parts, upgrade: OnUpgrade) -> Response<Body> {
         })
     };
     let mut response = if parts.version == Version::HTTP_11
-        && asks(CONNECTION, "upgrade")
-        && asks(UPGRADE, "websocket")
+        && has_item(CONNECTION, "upgrade")
+        && has_item(UPGRADE, "websocket")
     {
         let stop = conn.stop.clone();
+        // The upgrade completes only after this response has been sent, so it cannot be awaited
+        // here.
         conn.upgrades.spawn(async move {
             let echo = async {
                 let (mut from, mut to) =
@@ -180,9 +194,11 @@ fn ws(conn: &Conn, parts: &Parts, upgrade: OnUpgrade) -> Response<Body> {
         });
         responses::empty(StatusCode::SWITCHING_PROTOCOLS)
     } else {
-        let text = "ask with Connection: upgrade and Upgrade: websocket over HTTP/1.1";
+        let text = "send Connection: upgrade and Upgrade: websocket over HTTP/1.1";
         Failure::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text).response(Shape::Json)
     };
+    // `Connection` and `Upgrade` are forbidden in HTTP/2 (RFC 9113 §8.2.2). A 426 must name the
+    // protocol too (RFC 9110 §15.5.22).
     if parts.version == Version::HTTP_11 {
         response
             .headers_mut()
@@ -194,6 +210,7 @@ fn ws(conn: &Conn, parts: &Parts, upgrade: OnUpgrade) -> Response<Body> {
     response
 }
 
+/// Responds with a body and a checksum in its trailers.
 fn trailers() -> Response<Body> {
     let data = Bytes::from_static(b"trailers follow\n");
     let sum = HeaderValue::from_str(&format!("{:016x}", checksum(&data)));
@@ -209,6 +226,7 @@ fn trailers() -> Response<Body> {
     );
     response
         .headers_mut()
+        // hyper sends only trailers that this field announces.
         .insert(TRAILER, HeaderValue::from_static("x-checksum"));
     response
 }
@@ -220,6 +238,7 @@ pub fn checksum(data: &[u8]) -> u64 {
     sum.0
 }
 
+/// The state of a 64-bit FNV-1a checksum.
 struct Fnv(u64);
 
 impl Default for Fnv {

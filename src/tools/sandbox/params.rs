@@ -1,4 +1,4 @@
-//! Credentials and parameters of a request, in every place and notation that clients are known to use.
+//! Credentials and parameters of a request, in every location and notation that clients are known to use.
 //!
 //! Reads query, headers and body (JSON, urlencoded, multipart) into a few known fields, without judging them. The
 //! query takes precedence over the headers, and these over the body; the upstream's own order is unknown.
@@ -67,8 +67,6 @@ pub(super) enum Ids {
     NotAList,
 }
 
-// === impl Params ===
-
 impl Params {
     /// Reads query and headers.
     pub(super) fn head(parts: &Parts) -> Self {
@@ -82,9 +80,11 @@ impl Params {
         let bearer = header(AUTHORIZATION).and_then(|value| {
             let (scheme, token) = value.split_once(' ')?;
             scheme
+                // Schemes are case-insensitive (RFC 9110 §11.1). `Basic` carries no access token.
                 .eq_ignore_ascii_case("bearer")
                 .then(|| token.trim().to_owned())
         });
+        // An empty value counts as absent, so the next source is used.
         let text = |name| fields.get(name).and_then(as_text).and_then(filled);
         Self {
             instance: text("instance_id")
@@ -118,6 +118,7 @@ impl Params {
         } else if essence == "application/x-www-form-urlencoded" {
             put_pairs(&mut fields, &body.read(MAX_BODY).await?);
         } else if essence == "multipart/form-data" {
+            // From the original value: a boundary is case-sensitive.
             let boundary = multer::parse_boundary(content_type)
                 .map_err(|_| BodyError::Malformed("the multipart body has no boundary"))?;
             put_parts(&mut fields, boundary, body).await?;
@@ -136,6 +137,7 @@ impl Params {
         self.instance = self.instance.take().or_else(|| text("instance_id"));
         self.token = self.token.take().or_else(|| text("access_token"));
         for (name, value) in fields {
+            // What the query says takes precedence.
             self.fields.entry(name).or_insert(value);
         }
         Ok(())
@@ -166,10 +168,12 @@ impl Params {
     }
 }
 
+/// The text, unless it is empty.
 fn filled(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
+/// A string or a number as text.
 fn as_text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -178,6 +182,7 @@ fn as_text(value: &Value) -> Option<String> {
     }
 }
 
+/// Adds the known fields of a JSON object.
 fn put_json(fields: &mut Fields, body: &Bytes) -> Result<(), BodyError> {
     if body.trim_ascii().is_empty() {
         return Ok(());
@@ -196,13 +201,14 @@ fn put_json(fields: &mut Fields, body: &Bytes) -> Result<(), BodyError> {
     Ok(())
 }
 
+/// Adds the known fields of a query or a form.
 fn put_pairs(fields: &mut Fields, pairs: &[u8]) {
     for (name, text) in form_urlencoded::parse(pairs) {
         put_text(fields, &name, text.into_owned());
     }
 }
 
-/// Adds a field that came as text. `chatId[]`, `messageIds[0]` and `messageIds[][0]` are arrays of PHP and qs.
+/// Adds a field that arrived as text. `chatId[]`, `messageIds[0]` and `messageIds[][0]` are arrays of PHP and qs.
 fn put_text(fields: &mut Fields, name: &str, text: String) {
     let (base, indexed) = name
         .split_once('[')
@@ -215,6 +221,7 @@ fn put_text(fields: &mut Fields, name: &str, text: String) {
         return;
     }
     let more = match serde_json::from_str(&text) {
+        // `messageIds=["a","b"]`: JSON text in the query or in a form.
         Ok(Value::Array(ids)) if !indexed => ids,
         _ if text.is_empty() => Vec::new(),
         _ => vec![Value::String(text)],
@@ -227,6 +234,7 @@ fn put_text(fields: &mut Fields, name: &str, text: String) {
     }
 }
 
+/// Adds the known text fields of a multipart body.
 async fn put_parts(
     fields: &mut Fields,
     boundary: String,
@@ -241,12 +249,14 @@ async fn put_parts(
         let Some(name) = part
             .name()
             .map(str::to_owned)
+            // A part with a file name is a file, whatever the name of its field.
             .filter(|_| part.file_name().is_none())
         else {
             continue;
         };
         let mut text = Vec::new();
         while let Some(chunk) = part.chunk().await? {
+            // The rest of a long part is read and discarded, so that the next part is found.
             let room = MAX_PART - text.len();
             text.extend_from_slice(&chunk.chunk()[..chunk.len().min(room)]);
         }

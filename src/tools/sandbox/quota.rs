@@ -40,6 +40,7 @@ impl Quotas {
         if !rate.is_finite() || rate <= 0.0 {
             return None;
         }
+        // The reciprocal of a tiny rate exceeds what `Duration` can hold.
         let period = Duration::try_from_secs_f64(rate.recip()).unwrap_or(SLOWEST);
         let period = period.clamp(Duration::from_nanos(1), SLOWEST);
         // governor counts nanoseconds in 64 bits; a burst beyond that would wrap around.
@@ -55,6 +56,8 @@ impl Quotas {
 
     /// Whether the instance may make a request now; if so, it is counted.
     pub(super) fn admits(&self, instance: &str) -> bool {
+        // A client can invent instance ids without end, so full buckets are dropped from time to
+        // time.
         if self.checks.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
             self.limiter.retain_recent();
         }

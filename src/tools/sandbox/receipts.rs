@@ -18,11 +18,13 @@ pub(super) fn mark(state: &State, chat: &str, params: &Params) -> Result<Respons
             Err(Failure::new(StatusCode::BAD_REQUEST, "invalid_param", text))
         }
         Ids::Whole => {
-            // As the engines NOWEB and GOWS do: the ids that were unread before.
+            // WAHA's engines NOWEB and GOWS return the ids that were unread until then.
             let ids = [1, 2].map(|n| format!("false_{chat}_3EB0{n:016X}"));
             Ok(responses::json(StatusCode::CREATED, &json!({ "ids": ids })))
         }
         Ids::Listed(ids) => match ids.iter().find(|id| !is_well_formed(id)) {
+            // The whole request fails because of one id. This is why the gateway must split batches
+            // (rule: splitting).
             Some(id) => Ok(malformed_id(state, id)),
             None => Ok(responses::empty(StatusCode::CREATED)),
         },
@@ -34,6 +36,7 @@ fn is_well_formed(id: &str) -> bool {
     let parts: Vec<_> = id.split('_').collect();
     matches!(parts[0], "true" | "false")
         && (3..=4).contains(&parts.len())
+        // `false__A` has three parts too, but no chat.
         && parts.iter().all(|part| !part.is_empty())
 }
 

@@ -1,6 +1,6 @@
 //! A request body that is recorded while it streams by.
 //!
-//! Invariant: recording holds nothing up; a body is held whole only by [`RecordedBody::read`], up to its limit.
+//! Invariant: recording delays no frame; only [`RecordedBody::read`] holds a whole body, up to its limit.
 
 use std::io;
 use std::pin::Pin;
@@ -31,6 +31,7 @@ pub(super) enum ReadError {
 
 impl RecordedBody {
     pub(super) fn new(inner: Incoming, state: Arc<State>, number: u64) -> Self {
+        // An empty body is complete now, and hyper may never poll it.
         if inner.is_end_stream() {
             state.log.record_body(number, &[], true);
         }
@@ -46,6 +47,7 @@ impl RecordedBody {
         use http_body_util::BodyExt as _;
         let mut whole = BytesMut::new();
         while let Some(frame) = self.frame().await {
+            // Trailers are not part of the body.
             let Ok(data) = frame.map_err(|_| ReadError::Broken)?.into_data() else {
                 continue;
             };
@@ -71,6 +73,8 @@ impl Body for RecordedBody {
             .map_err(io::Error::other)?;
         // A reader that knows the length may not poll again after the last frame.
         let complete = frame.is_none() || self.inner.is_end_stream();
+        // Recorded before the frame is passed on, so that a body that is dropped half-way is
+        // recorded as far as it was read.
         let data = frame.as_ref().and_then(Frame::data_ref);
         if complete || data.is_some() {
             self.state

@@ -1,6 +1,6 @@
 //! The formats of responses and errors.
 //!
-//! Owns what an error looks like in JSON, XML and plain text, but not when one occurs.
+//! Owns the form of an error in JSON, XML, HTML and plain text, but not when one occurs.
 //! Invariant: no 2xx response carries `code` with `message` or `error`; clients would treat it as a failure.
 
 use std::io;
@@ -34,8 +34,6 @@ pub(super) struct Failure {
     pub(super) message: String,
 }
 
-// === impl Shape ===
-
 impl Shape {
     /// The first known type of `Accept`, JSON if there is none. Quality values are ignored.
     pub(super) fn of(headers: &HeaderMap) -> Self {
@@ -53,11 +51,10 @@ impl Shape {
                 "text/html" => Some(Self::Html),
                 _ => None,
             })
+            // Not a 406: a client that accepts none of these still gets a readable error.
             .unwrap_or(Self::Json)
     }
 }
-
-// === impl Failure ===
 
 impl Failure {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
@@ -76,6 +73,7 @@ impl Failure {
         )
     }
 
+    /// The error as a response in this media type.
     pub(super) fn response(&self, shape: Shape) -> Response<Body> {
         let Self {
             status,
@@ -85,6 +83,7 @@ impl Failure {
         let title = title(*status);
         match shape {
             Shape::Xml => {
+                // The message can contain text of the request.
                 let message = escape(message);
                 let text = format!(
                     "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<response><status>{}</status><code>{code}</code>\
@@ -108,12 +107,15 @@ impl Failure {
     }
 }
 
+/// A response without a body.
 pub(super) fn empty(status: StatusCode) -> Response<Body> {
+    // `Infallible` has no value, so the empty match converts the error type.
     let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     response
 }
 
+/// A response with this text as its body.
 pub(super) fn full(
     status: StatusCode,
     content_type: &'static str,

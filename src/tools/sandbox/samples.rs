@@ -16,7 +16,7 @@ const PIXEL: &str =
 /// The phone number of every instance.
 const OWN: &str = "201000000000@c.us";
 
-/// The request that a body responds to.
+/// The request for which a body is made.
 pub(super) struct About<'a> {
     pub(super) instance: &'a str,
     pub(super) chat: &'a str,
@@ -28,6 +28,8 @@ pub(super) struct About<'a> {
 /// A sent message; `number` counts the messages of this sandbox.
 pub(super) fn sent(about: &About<'_>, number: u64) -> Value {
     let chat = about.chat;
+    // WhatsApp Web's ids begin with 3EB0. The number makes each id unique, so that a test finds a
+    // duplicate.
     let id = format!("3EB0{number:016X}");
     json!({
         "id": { "fromMe": true, "remote": chat, "id": id, "_serialized": format!("true_{chat}_{id}") },
@@ -42,6 +44,7 @@ pub(super) fn sent(about: &About<'_>, number: u64) -> Value {
     })
 }
 
+/// A new instance.
 pub(super) fn created(number: u64) -> Value {
     json!({ "instance_id": format!("SANDBOX{number:05}"), "status": "STARTING" })
 }
@@ -67,6 +70,7 @@ pub(super) fn qr(_: &About<'_>) -> Value {
 }
 
 pub(super) fn code(_: &About<'_>) -> Value {
+    // `code` alone is allowed: clients see a failure only in `code` with `message`.
     json!({ "code": "ABCD-EFGH" })
 }
 
@@ -93,10 +97,12 @@ pub(super) fn messages(about: &About<'_>) -> Value {
     json!([message(1), message(2)])
 }
 
+/// The ids that `chats/read` has marked as read.
 pub(super) fn read(about: &About<'_>) -> Value {
     json!({ "ids": [format!("false_{}_3EB0{:016X}", about.chat, 1)] })
 }
 
+/// The rate limit policies of the vendor; `policy_slug` chooses one.
 pub(super) fn rate_limit(about: &About<'_>) -> Value {
     let policy = |slug: &str, per_minute: u32, gap_seconds: u32| {
         json!({
@@ -114,6 +120,8 @@ pub(super) fn rate_limit(about: &About<'_>) -> Value {
         policy("standard_policy", 30, 2),
         policy("high_throughput", 120, 0),
     ];
+    // An unknown policy falls back to the default one, so that the response always has a valid
+    // policy.
     let chosen = about
         .params
         .text("policy_slug")

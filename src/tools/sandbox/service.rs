@@ -21,9 +21,11 @@ pub(super) async fn respond(
     conn: Conn,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, NoResponse> {
+    // Not recorded, so that reading the record does not change it.
     if request.uri().path() == "/sandbox/calls" {
         return Ok(helpers::calls(&conn.state, request.method()));
     }
+    // Must be taken before the request is split into its parts.
     let upgrade = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
     let number = conn.state.log.begin(&parts);
@@ -33,6 +35,7 @@ pub(super) async fn respond(
     } else if is_v2(parts.uri.path()) {
         v2(&conn, &parts, body, number).await?
     } else {
+        // Only the head: the helpers stream the body and must not wait for it.
         let params = Params::head(&parts);
         conn.state
             .log
@@ -53,6 +56,7 @@ pub(super) async fn respond(
             },
         }
     };
+    // Also on errors and faults: without these fields a page cannot read the status.
     cors::allow(&parts.headers, response.headers_mut());
     conn.state
         .log
@@ -60,6 +64,7 @@ pub(super) async fn respond(
     Ok(response)
 }
 
+/// Responds to a request under `/v2`: reads its body, applies a fault, then processes it.
 async fn v2(
     conn: &Conn,
     parts: &Parts,
@@ -74,7 +79,9 @@ async fn v2(
         Ids::Whole | Ids::NotAList => Vec::new(),
     };
     let instance = params.instance.as_deref();
+    // Recorded even if the body was malformed: a test can still find the request.
     state.log.identify(number, instance, &ids);
+    // A fault must not strike here: its `times` would count a request that never arrived.
     if read == Err(BodyError::Broken) {
         return Err(NoResponse);
     }

@@ -1,6 +1,6 @@
 //! Settings of the sandbox, and what all its connections share.
 //!
-//! Invariant: the time in responses follows tokio's clock, so that it stands still when a test pauses time.
+//! Invariant: the time in responses follows tokio's clock, which a test can pause.
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
@@ -47,6 +47,7 @@ impl fmt::Debug for Settings {
         f.debug_struct("Settings")
             .field("latency", &self.latency)
             .field("quota", &self.quota)
+            // Whether there is a token is useful; its text is a secret.
             .field("token", &self.token.as_ref().map(|_| "…"))
             .field("instances", &self.instances)
             .field("faults", &self.faults)
@@ -66,6 +67,7 @@ impl State {
             messages: AtomicU64::new(0),
             created: AtomicU64::new(0),
             began,
+            // Read once: later times are computed from tokio's clock, which a test can pause.
             epoch: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! The sandbox over in-memory streams, as a client meets it.
+//! The sandbox over in-memory streams, from the side of a client.
 
 mod api;
 mod faults;

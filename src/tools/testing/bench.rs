@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -36,9 +36,6 @@ use crate::observe::metrics::{Metrics, Route};
 use crate::receipt::parse::{Fields, understand};
 use crate::receipt::{MergeKey, Receipt};
 use crate::upstream::{Dial, Io, Upstream};
-
-/// The path of receipts.
-const SEEN: &str = "/v2/send/seen";
 
 /// Removes hop-by-hop fields; returns how many fields are left.
 #[must_use]
@@ -69,6 +66,7 @@ pub fn scan_json(pieces: &[Bytes]) -> usize {
     let mut found = 0;
     for piece in pieces {
         scanner.push(piece, |_, _| found += 1);
+        // As the gateway does, which stops the search as early as possible.
         if found == 2 || scanner.is_done() {
             break;
         }
@@ -102,7 +100,9 @@ impl Receipts {
     pub fn merge(&self) -> usize {
         let lists: Vec<_> = self.0.iter().map(Receipt::ids).collect();
         let ids: IndexSet<_> = lists.iter().flat_map(|ids| ids.iter()).collect();
+        // Receipts of one chat have one form, so the first can write the ids of all.
         let request = self.0[0].merged_request(ids.iter().map(|id| &**id));
+        // The request itself is not returned; without this the compiler could leave out its making.
         std::hint::black_box(request);
         ids.len()
     }
@@ -161,6 +161,7 @@ impl Buckets {
             next: 0,
         };
         for _ in 0..instances {
+            // Accounts are made by the first request; the bench measures the later ones.
             std::hint::black_box(buckets.admit());
         }
         buckets
@@ -172,16 +173,16 @@ impl Buckets {
     pub fn admit(&mut self) -> bool {
         /// A prime, so that every instance is used.
         const STEP: usize = 7_919;
+        // A counter in place of random numbers, whose cost would be measured too.
         self.next = (self.next + STEP) % self.callers.len();
-        let lane = self
-            .limiter
-            .lane(&Method::GET, "/v2/chats", &self.callers[self.next], true);
+        let lane = self.limiter.lane(&self.callers[self.next], |_| None, true);
         let deadline = Instant::now() + self.limiter.rules().max_wait;
-        let admitted = self.limiter.admit(&lane, Kind::Call, deadline);
+        let admitted = self.limiter.admit(&lane, Kind::Request, deadline);
         matches!(admitted, Ok(Admission::Now(_)))
     }
 }
 
+/// The identity of a request for one of many instances.
 fn caller(number: usize) -> Identity {
     let target = format!("/v2/chats?instance_id=instance{number}&access_token=t");
     let request = Request::get(target).body(()).expect("a valid target");
@@ -245,7 +246,9 @@ impl Joins {
     pub fn of(callers: usize) -> Self {
         let mut config = config();
         config.batch.max_callers = callers;
+        // Never reached: the last caller fills the batch. Zero would turn merging off.
         config.batch.window = Duration::from_secs(1);
+        // One thread, as each worker of the gateway has.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -259,6 +262,7 @@ impl Joins {
             Arc::clone(&metrics),
             TaskTracker::new(),
         );
+        // In memory: the kernel's sockets would dominate the figures.
         let dial = Dial::With(Arc::new(|| {
             Box::pin(async { Ok::<Box<dyn Io>, io::Error>(Box::new(instant_upstream())) })
         }));
@@ -271,25 +275,23 @@ impl Joins {
         }
     }
 
-    /// Lets every receipt join and waits until all are told; returns how many
-    /// got an answer of the upstream's.
+    /// Lets every receipt join and waits for all verdicts; returns how many callers got the
+    /// response of the upstream.
     #[must_use]
     pub fn settle(&self, receipts: Receipts) -> usize {
         self.runtime.block_on(async {
             let mut verdicts = Vec::with_capacity(receipts.0.len());
             for receipt in receipts.0 {
-                let lane = self
-                    .limiter
-                    .lane(&Method::POST, SEEN, &receipt.identity, true);
+                let lane = self.limiter.lane(&receipt.identity, |_| None, true);
                 let (receipt, now) = (Box::new(receipt), Instant::now());
                 verdicts.extend(self.batcher.join(receipt, now, &lane, &self.upstream));
             }
-            let mut answered = 0;
+            let mut responses = 0;
             for verdict in verdicts {
                 let response = verdict.await.map(|verdict| verdict.response);
-                answered += usize::from(matches!(response, Ok(Ok(BatchResponse::Shared(_)))));
+                responses += usize::from(matches!(response, Ok(Ok(BatchResponse::Shared(_)))));
             }
-            answered
+            responses
         })
     }
 }
@@ -298,6 +300,7 @@ impl Joins {
 fn instant_upstream() -> tokio::io::DuplexStream {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let service = service_fn(|request: Request<Incoming>| async {
+        // Read to the end, or the connection could not be used for the next request.
         let read = request.into_body().collect().await;
         drop(read);
         let mut response = Response::new(Empty::<Bytes>::new());
@@ -311,9 +314,11 @@ fn instant_upstream() -> tokio::io::DuplexStream {
     ours
 }
 
+/// The default settings with [`QUOTA`].
 fn config() -> Config {
     let mut config = Config::default();
     config.limit.quota = Some(QUOTA);
+    // Never connected to: the benches dial themselves or send nothing.
     config.upstream.url = "http://127.0.0.1:1".parse().expect("a base URL");
     config
 }

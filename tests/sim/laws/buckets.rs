@@ -1,12 +1,10 @@
 //! Which of the two buckets of its instance a request took its token from, as far
 //! as it is visible from outside (rule: verification).
 //!
-//! Invariant: the bucket is unknown when two events have the same time, when a
-//! response may not have reached the gateway, or when requests of the same
-//! credential may still wait in the other queue.
+//! Invariant: the bucket is unknown when two events have the same time, or when a
+//! response may not have reached the gateway.
 
 use super::{Case, TICK};
-use crate::client::{Ending, Outcome};
 use crate::wire::{At, Parsed};
 
 /// One of the two buckets of an instance in a class.
@@ -27,43 +25,41 @@ struct Verification<'c> {
 }
 
 impl Case {
-    /// The bucket from which the request with this tag took its token before `left`.
+    /// The bucket from which the request with this tag took its token before
+    /// `left`. Waiting requests move with their credential, so its verification
+    /// at that time decides.
     pub(super) fn bucket(&self, tag: usize, left: At) -> Option<Bucket> {
         let parsed = self.parsed.get(&tag)?;
-        let asked = self.outcome(tag)?.sent;
-        // A receipt has the bucket of its batch, which may be older.
-        let asked = match parsed.is_receipt() {
-            true => asked.saturating_sub(2 * self.config.limit.max_wait),
-            false => asked,
-        };
-        let verifications = self.verifications(parsed);
-        if verifications
-            .iter()
-            .all(|verification| verification.at > left)
-            || self.has_one_credential(parsed)
-        {
+        let all = self.verifications(parsed);
+        if all.iter().all(|it| it.at > left) || self.has_one_credential(parsed) {
             return Some(Bucket::Main);
         }
-        let own = |verification: &Verification<'_>| verification.credential == parsed.credential;
-        let sure = |verification: &Verification<'_>| verification.sure && verification.at < asked;
-        let (bucket, verification) = if verifications
-            .iter()
-            .any(|verification| own(verification) && verification.at <= left)
-        {
-            let verification = verifications
-                .iter()
-                .find(|verification| own(verification) && sure(verification))?;
-            (Bucket::Main, verification)
-        } else {
-            (
-                Bucket::Unverified,
-                verifications
-                    .iter()
-                    .find(|verification| sure(verification))?,
-            )
-        };
-        self.had_no_waiter(parsed, verification.at, asked)
-            .then_some(bucket)
+        match self.is_verified(tag, left)? {
+            true => Some(Bucket::Main),
+            false => {
+                let paid = self.paid(left);
+                let is_sure = all.iter().any(|it| it.sure && it.at < paid);
+                is_sure.then_some(Bucket::Unverified)
+            }
+        }
+    }
+
+    /// Whether the request with this tag that left at `left` took its token with
+    /// a verified credential; `None` if that is unknown.
+    pub(super) fn is_verified(&self, tag: usize, left: At) -> Option<bool> {
+        let parsed = self.parsed.get(&tag)?;
+        let all = self.verifications(parsed);
+        let mut own = all.iter().filter(|it| it.credential == parsed.credential);
+        if own.clone().all(|it| it.at > left) {
+            return Some(false);
+        }
+        let paid = self.paid(left);
+        own.any(|it| it.sure && it.at < paid).then_some(true)
+    }
+
+    /// The earliest time at which a request that left at `left` took its token.
+    fn paid(&self, left: At) -> At {
+        left.saturating_sub(self.dial + 2 * TICK)
     }
 
     /// The responses that may have verified credentials, oldest first.
@@ -86,48 +82,6 @@ impl Case {
             .collect();
         verifications.sort_by_key(|verification| verification.at);
         verifications
-    }
-
-    /// Whether at some time between the two no request of this credential waited:
-    /// then later ones use the bucket that fits its verification.
-    fn had_no_waiter(&self, parsed: &Parsed, from: At, to: At) -> bool {
-        let waits: Vec<_> = self
-            .seen
-            .outcomes
-            .iter()
-            .filter(|outcome| {
-                let other = &self.parsed[&outcome.step.tag];
-                other.credential == parsed.credential && self.shares_account(other, parsed)
-            })
-            .map(|outcome| (outcome.sent, self.waited_until(outcome)))
-            .collect();
-        let is_free = |at: At| {
-            !waits
-                .iter()
-                .any(|(since, until)| *since < at && at <= *until)
-        };
-        let ends = waits.iter().map(|(_, until)| *until + TICK);
-        ends.chain([from + TICK, to])
-            .any(|at| from < at && at <= to && is_free(at))
-    }
-
-    /// The latest time at which a request may have waited in the queue.
-    fn waited_until(&self, outcome: &Outcome) -> At {
-        let tag = outcome.step.tag;
-        let arrivals = self.seen.arrivals.iter();
-        let last = arrivals
-            .filter(|arrival| arrival.tag == tag)
-            .map(|arrival| arrival.at)
-            .max();
-        match (&outcome.ending, last) {
-            (_, Some(last)) if !self.parsed[&tag].is_receipt() => last,
-            // Its batch waits on without it, and may be sent again.
-            (Ending::Left, last) => {
-                let latest = outcome.sent + 2 * self.config.limit.max_wait;
-                last.unwrap_or_default().max(latest)
-            }
-            (_, last) => last.unwrap_or_default().max(outcome.ended),
-        }
     }
 
     /// Same instance, same class.

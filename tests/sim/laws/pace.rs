@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use wawp_gateway::config::Quota;
 
-use super::buckets::Bucket;
 use super::{Case, TICK};
 use crate::plan::Manner;
 use crate::wire::{At, Parsed, SEEN};
@@ -73,19 +72,21 @@ impl Case {
         }
         for tenant in self.config.tenants.clone() {
             let Some(quota) = tenant.quota else { continue };
-            let arrivals = self.seen.arrivals.iter();
-            let times: Vec<_> = arrivals
-                .filter(|arrival| {
-                    // Requests with unverified credentials do not count for a tenant.
-                    let parsed = self.parsed.get(&arrival.tag);
-                    parsed.is_some_and(|parsed| tenant.instances.contains(&parsed.instance))
-                        && self.bucket(arrival.tag, arrival.at) == Some(Bucket::Main)
-                })
-                .map(|arrival| arrival.at)
-                .collect();
-            if let Some(excess) = self.excess(&times, quota, 1.0) {
-                let what = format!("{excess} of tenant {}", tenant.name);
-                self.breaks("no tenant gets more than its budget has", what);
+            // Requests with unverified credentials have a budget of their own.
+            for verified in [true, false] {
+                let arrivals = self.seen.arrivals.iter();
+                let times: Vec<_> = arrivals
+                    .filter(|arrival| {
+                        let parsed = self.parsed.get(&arrival.tag);
+                        parsed.is_some_and(|parsed| tenant.instances.contains(&parsed.instance))
+                            && self.is_verified(arrival.tag, arrival.at) == Some(verified)
+                    })
+                    .map(|arrival| arrival.at)
+                    .collect();
+                if let Some(excess) = self.excess(&times, quota, 1.0) {
+                    let what = format!("{excess} of tenant {}, {verified}", tenant.name);
+                    self.breaks("no tenant gets more than its budget has", what);
+                }
             }
         }
     }

@@ -121,6 +121,10 @@ fn by_hyper(text: &[u8]) -> Option<Parsed> {
         far.write_all(text).await.unwrap();
         far.shutdown().await.unwrap();
         let (head, mut body) = response.await.ok()?.into_parts();
+        if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            // The request did not ask for an upgrade: no response for the fast path.
+            return None;
+        }
         let reason = head.extensions.get::<ReasonPhrase>();
         let mut parsed = Parsed {
             status: head.status.as_u16(),

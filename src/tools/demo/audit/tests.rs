@@ -88,7 +88,7 @@ fn figures() -> Figures {
 }
 
 #[test]
-fn kept_checks_are_kept() {
+fn correct_records_pass_every_check() {
     let apps = [receipt("a"), receipt("b"), send("x")];
     let sandbox = [marked("c", &["a", "b"]), sent("x")];
     assert!(broken(&apps, &sandbox, figures(), Ended::Drained).is_empty());
@@ -98,7 +98,7 @@ fn kept_checks_are_kept() {
 }
 
 #[test]
-fn broken_checks_are_broken() {
+fn each_check_fails_for_its_own_reason() {
     let apps = [receipt("a"), receipt("b"), send("x")];
     let judge = |sandbox: &[Call]| broken(&apps, sandbox, figures(), Ended::Drained);
     assert_eq!(judge(&[marked("c", &["a"]), sent("x")]), [0], "lost id");
@@ -131,7 +131,7 @@ fn broken_checks_are_broken() {
 }
 
 #[test]
-fn figures_that_do_not_add_up_are_no_check_kept() {
+fn figures_that_do_not_add_up_fail() {
     let apps = [receipt("a"), receipt("b"), send("x")];
     let sandbox = [marked("c", &["a", "b"]), sent("x")];
     let judge = |figures| broken(&apps, &sandbox, figures, Ended::Drained);
@@ -147,7 +147,7 @@ fn figures_that_do_not_add_up_are_no_check_kept() {
 }
 
 #[test]
-fn a_refused_call_is_neither_lost_nor_uncounted() {
+fn a_refused_request_is_neither_lost_nor_uncounted() {
     let mut apps = [receipt("a"), receipt("b"), send("x")];
     apps[2].end = End::Response(StatusCode::TOO_MANY_REQUESTS);
     let sandbox = [marked("c", &["a", "b"])];

@@ -11,7 +11,7 @@ use super::*;
 use crate::tools::estimate;
 use crate::upstream::Io;
 
-/// A request as the gateway's access log has it.
+/// A request with the fields of the gateway's access log.
 struct Logged {
     began: Duration,
     ended: Duration,
@@ -46,7 +46,7 @@ fn http_request(request: &DemoRequest) -> (&'static str, &'static str, String) {
     (method, path, body)
 }
 
-/// Makes a call on a connection of its own, to the end of its response.
+/// Sends a request on a separate connection and reads the whole response.
 async fn send(gateway: &Gateway, request: &DemoRequest) {
     let (method, path, body) = http_request(request);
     let query = match method {
@@ -114,11 +114,11 @@ async fn play(plan: &Plan) -> (Vec<Logged>, u64) {
         let (gateway, log) = (gateway.clone(), Arc::clone(&log));
         scenes.spawn(async move {
             tokio::time::sleep_until(began + scene.at).await;
-            let mut calls = tokio::task::JoinSet::new();
+            let mut requests = tokio::task::JoinSet::new();
             for planned in scene.requests {
                 tokio::time::sleep(planned.pause).await;
                 let (gateway, log) = (gateway.clone(), Arc::clone(&log));
-                calls.spawn(async move {
+                requests.spawn(async move {
                     let at = began.elapsed();
                     send(&gateway, &planned.request).await;
                     // A line is written when its request ends.
@@ -129,10 +129,10 @@ async fn play(plan: &Plan) -> (Vec<Logged>, u64) {
                     });
                 });
                 if scene.is_sequential {
-                    calls.join_next().await;
+                    requests.join_next().await;
                 }
             }
-            calls.join_all().await;
+            requests.join_all().await;
         });
     }
     scenes.join_all().await;

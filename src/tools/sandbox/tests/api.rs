@@ -5,7 +5,7 @@ use super::*;
 const ID: &str = "false_1@c.us_AAA";
 
 #[tokio::test]
-async fn credentials_are_taken_in_every_spelling() {
+async fn credentials_are_read_from_every_location() {
     let sandbox = Sandbox::new(Settings::default());
     let multipart = "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.bin\"\r\n\r\n\0\0\r\n\
         --x\r\nContent-Disposition: form-data; name=\"instance_id\"\r\n\r\n123\r\n\
@@ -185,7 +185,7 @@ async fn the_quota_is_kept_per_instance_in_virtual_time() {
 }
 
 #[tokio::test]
-async fn errors_come_in_the_shape_that_is_accepted() {
+async fn errors_have_the_media_type_that_is_accepted() {
     let sandbox = Sandbox::new(Settings::default());
     for (accept, content_type, part) in [
         ("*/*", "application/json", "\"code\":\"not_found\""),

@@ -129,7 +129,7 @@ async fn a_late_response_and_none_at_all_differ_in_virtual_time() {
     assert_eq!(start.elapsed(), hour);
 }
 
-/// Real sockets, since only they know a reset; nothing here waits for time.
+/// Real sockets, because in-memory streams have no reset; nothing here waits for time.
 #[tokio::test]
 async fn over_tcp_a_reset_is_a_reset_and_a_cut_body_is_not() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn echo_gives_back_what_came() {
+async fn echo_returns_head_and_body_of_the_request() {
     let sandbox = Sandbox::new(Settings::default());
     let target = "/sandbox/echo?a=%41&&b=c+d%20@&access_token=s3cret";
     let mut request = typed("text/x", target, "\u{1f}\u{8b} not really gzip");
@@ -102,7 +102,7 @@ async fn bytes_are_a_pattern_of_the_requested_length() {
 }
 
 #[tokio::test]
-async fn the_sink_swallows_much_and_remembers_little() {
+async fn the_sink_reads_a_large_body_and_records_its_beginning() {
     let sandbox = Sandbox::new(Settings::default());
     let body = vec![b'x'; 5_000_000];
     let sum = format!("{:016x}", checksum(&body));
@@ -131,7 +131,7 @@ async fn the_sink_swallows_much_and_remembers_little() {
 }
 
 #[tokio::test]
-async fn a_body_is_noted_while_it_streams_and_when_it_breaks_off() {
+async fn a_body_is_recorded_while_it_streams_and_when_it_breaks_off() {
     let sandbox = Sandbox::new(Settings::default());
     let mut stream = connect(&sandbox);
     stream

@@ -23,7 +23,7 @@ async fn http2_with_prior_knowledge_is_served_and_recorded_as_such() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_takes_one_call_after_the_other() {
+async fn a_persistent_connection_serves_one_request_after_the_other() {
     let sandbox = Sandbox::new(Settings::default());
     let one = "POST /v2/send/text HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody";
     let last = "GET /sandbox/status/200 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";

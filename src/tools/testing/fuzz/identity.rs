@@ -26,9 +26,10 @@ pub fn identity(input: &[u8]) {
         .filter_map(|(key, value)| Some((Named::read(&key)?, value)));
     assert!(found.eq(expected), "the fields of the query");
     let whole = scan(&head, &[&body]);
+    // A scanner that keeps a wrong state between two pieces fails here first.
     let bytes: Vec<&[u8]> = body.chunks(1).collect();
     assert_eq!(scan(&head, &bytes), whole, "cut into single bytes");
-    for at in places(&body) {
+    for at in split_positions(&body) {
         let (one, other) = body.split_at(at);
         assert_eq!(scan(&head, &[one, other]), whole, "cut in two at {at}");
     }
@@ -37,7 +38,7 @@ pub fn identity(input: &[u8]) {
     }
 }
 
-/// Scans a body that comes in these pieces.
+/// Scans a body that arrives in these pieces.
 fn scan(head: &Parts, pieces: &[&[u8]]) -> Identity {
     let mut findings = Findings::of_head(head);
     let pieces: Vec<_> = pieces
@@ -58,6 +59,8 @@ fn expected_of(head: &Parts, body: &[u8]) -> Option<Identity> {
     let is_json = essence.contains("json");
     let is_form = essence == "application/x-www-form-urlencoded";
     let is_read = is_json || is_form || matches!(essence, "" | "text/plain");
+    // Multipart and other types have no second reader to compare with. Compressed bodies are not
+    // searched.
     if !is_read || types.next().is_some() || head.headers.contains_key("content-encoding") {
         return None;
     }
@@ -71,10 +74,12 @@ fn expected_of(head: &Parts, body: &[u8]) -> Option<Identity> {
             };
             let raw = raw.get();
             let field = match serde_json::from_str(raw).ok()? {
+                // Two bytes more, for the quotes.
                 serde_json::Value::String(text) if raw.len() <= MAX_VALUE + 2 => name.with(text),
                 serde_json::Value::Number(_) if raw.len() <= MAX_VALUE => name.with(raw.to_owned()),
                 serde_json::Value::Array(_)
                 | serde_json::Value::String(_)
+                // An array or a value that is too long may name another instance to the upstream.
                 | serde_json::Value::Number(_) => Field::Unclear,
                 _ => continue,
             };
@@ -103,7 +108,9 @@ fn expected_of(head: &Parts, body: &[u8]) -> Option<Identity> {
 }
 
 /// A few positions to split at, different for each body.
-fn places(body: &[u8]) -> impl Iterator<Item = usize> {
+fn split_positions(body: &[u8]) -> impl Iterator<Item = usize> {
+    // FNV-1a of the body: the same input always fails at the same position, so a failure can be
+    // repeated.
     let mut hash = body.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });

@@ -34,7 +34,7 @@ const HEADERS: [&str; 8] = [
     "content-type",
 ];
 
-/// A JSON object's members in the order they stand, duplicates kept.
+/// The members of a JSON object in their order, with duplicates.
 pub(super) struct Members<'j>(pub(super) Vec<(String, &'j RawValue)>);
 
 impl<'de: 'j, 'j> Deserialize<'de> for Members<'j> {
@@ -63,6 +63,7 @@ impl<'de: 'j, 'j> Deserialize<'de> for Members<'j> {
 
 /// Reads an object if `serde_json` understands all of its values.
 pub(super) fn members(json: &[u8]) -> Option<Members<'_>> {
+    // `RawValue` does not check numbers that exceed `f64`, which `Value` refuses.
     serde_json::from_slice::<Value>(json).ok()?;
     serde_json::from_slice(json).ok()
 }
@@ -94,56 +95,76 @@ pub(super) fn receipt(head: &Parts, body: &[u8]) -> Option<Receipt> {
     {
         return None;
     }
-    let mut receipt = Receipt {
-        same: BTreeMap::new(),
-        ids: Vec::new(),
-        ids_at: None,
-    };
-    let mut same = |place, name: &str, value: &[u8]| {
-        let values: &mut Vec<_> = receipt.same.entry((place, name.to_owned())).or_default();
-        values.push(value.to_vec());
-        values.len() == 1
-    };
+    let mut reader = Reader::default();
     let query = head.uri.query().unwrap_or_default();
-    if !is_well_encoded(query) {
-        return None;
-    }
-    let mut ids = None;
-    let mut start = 0;
-    for pair in query.split('&') {
-        let at = start;
-        start += pair.len() + 1;
-        if query.is_empty() {
-            break;
-        }
-        let (name, value) = pair.split_once('=')?;
-        if name == "messageIds" && ids.is_none() {
-            let range = at + name.len() + 1..at + pair.len();
-            ids = Some((
-                serde_json::from_str(&decoded(value)).ok()?,
-                IdsAt::Query(range),
-            ));
-        } else if name == "messageIds"
-            || !FIELDS.contains(&name)
-            || !same("query", name, value.as_bytes())
-        {
-            return None;
-        }
-    }
-    let in_query = query.split('&').any(|pair| pair.starts_with("chatId="));
-    if in_query {
+    reader.query(query)?;
+    if query.split('&').any(|pair| pair.starts_with("chatId=")) {
         if !body.is_empty() && body.trim_ascii() != b"{}" {
             return None;
         }
-        same("body", "", body.trim_ascii());
+        // An absent body and `{}` are different requests, so they do not merge.
+        reader.same("body", "", body.trim_ascii());
     } else {
         let others = ["participant=", "messageIds="];
-        if query
-            .split('&')
-            .any(|pair| others.iter().any(|other| pair.starts_with(other)))
-        {
+        let is_other = |pair: &str| others.iter().any(|other| pair.starts_with(other));
+        if query.split('&').any(is_other) {
             return None;
         }
+        reader.body(body)?;
+    }
+    reader.same("path", "", head.uri.path().as_bytes());
+    for (name, value) in &head.headers {
+        if HEADERS.contains(&name.as_str()) || name.as_str().starts_with("x-wawp-") {
+            reader.same("header", name.as_str(), value.as_bytes());
+        }
+    }
+    reader.finish()
+}
+
+/// What was read of a request so far.
+#[derive(Default)]
+struct Reader {
+    same: BTreeMap<(&'static str, String), Vec<Vec<u8>>>,
+    ids: Option<(Value, IdsAt)>,
+}
+
+impl Reader {
+    /// Adds a value that must be equal in merged receipts. False for a repeated name:
+    /// which of its values counts depends on the backend.
+    fn same(&mut self, location: &'static str, name: &str, value: &[u8]) -> bool {
+        let values = self.same.entry((location, name.to_owned())).or_default();
+        values.push(value.to_vec());
+        values.len() == 1
+    }
+
+    fn query(&mut self, query: &str) -> Option<()> {
+        if !is_well_encoded(query) {
+            return None;
+        }
+        let mut start = 0;
+        for pair in query.split('&') {
+            let at = start;
+            start += pair.len() + 1;
+            // `split` of an empty text gives one empty piece, which is no field.
+            if query.is_empty() {
+                break;
+            }
+            let (name, value) = pair.split_once('=')?;
+            if name == "messageIds" && self.ids.is_none() {
+                let range = at + name.len() + 1..at + pair.len();
+                let ids = serde_json::from_str(&decoded(value)).ok()?;
+                self.ids = Some((ids, IdsAt::Query(range)));
+            } else if name == "messageIds"
+                || !FIELDS.contains(&name)
+                || !self.same("query", name, value.as_bytes())
+            {
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    fn body(&mut self, body: &[u8]) -> Option<()> {
         let members = members(body)?.0;
         if !members.iter().any(|(name, _)| name == "chatId") {
             return None;
@@ -151,7 +172,9 @@ pub(super) fn receipt(head: &Parts, body: &[u8]) -> Option<Receipt> {
         for (name, raw) in members {
             let value: Value = serde_json::from_str(raw.get()).ok()?;
             let fits = match name.as_str() {
-                "messageIds" => value.is_array() && ids.is_none(),
+                "messageIds" => value.is_array() && self.ids.is_none(),
+                // Absent, `null` and `""` may mean different things to the API, so they are
+                // different values.
                 "participant" => value.is_string() || value.is_null(),
                 other => value.is_string() && FIELDS.contains(&other),
             };
@@ -159,31 +182,35 @@ pub(super) fn receipt(head: &Parts, body: &[u8]) -> Option<Receipt> {
                 return None;
             }
             if name == "messageIds" {
+                // `raw` borrows from `body`, so the difference of the addresses is the offset.
                 let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
-                ids = Some((value, IdsAt::Body(start..start + raw.get().len())));
-            } else if !same("body", &name, raw.get().as_bytes()) {
+                self.ids = Some((value, IdsAt::Body(start..start + raw.get().len())));
+            } else if !self.same("body", &name, raw.get().as_bytes()) {
                 return None;
             }
         }
+        Some(())
     }
-    same("path", "", head.uri.path().as_bytes());
-    for (name, value) in &head.headers {
-        if HEADERS.contains(&name.as_str()) || name.as_str().starts_with("x-wawp-") {
-            same("header", name.as_str(), value.as_bytes());
+
+    fn finish(self) -> Option<Receipt> {
+        let mut receipt = Receipt {
+            same: self.same,
+            ids: Vec::new(),
+            ids_at: None,
+        };
+        if let Some((value, at)) = self.ids {
+            for id in value.as_array()? {
+                let id = id.as_str().filter(|id| is_id(id))?;
+                receipt.ids.push(id.to_owned());
+            }
+            if !receipt.ids.is_empty() {
+                receipt.ids_at = Some(at);
+                // A list and a whole-chat receipt never merge (rule: merge equality).
+                receipt.same.insert(("list", String::new()), Vec::new());
+            }
         }
+        Some(receipt)
     }
-    if let Some((value, at)) = ids {
-        for id in value.as_array()? {
-            receipt
-                .ids
-                .push(id.as_str().filter(|id| is_id(id))?.to_owned());
-        }
-        if !receipt.ids.is_empty() {
-            receipt.ids_at = Some(at);
-            receipt.same.insert(("list", String::new()), Vec::new());
-        }
-    }
-    Some(receipt)
 }
 
 /// `{true or false}_{chat}_{id}[_{participant}]`, in visible ASCII that JSON

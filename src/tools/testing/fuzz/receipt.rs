@@ -23,11 +23,12 @@ pub fn receipt(input: &[u8]) {
     let expected = model::receipt(&head, &body);
     match Receipt::read(head.clone(), body.clone()) {
         Err(back) => {
+            // It is forwarded, so it must be unchanged.
             same_head(&back, &head);
             assert!(expected.is_none(), "not understood: {expected:?}");
         }
         Ok(receipt) => {
-            let expected = expected.expect("understood, but the slow reader refuses");
+            let expected = expected.expect("understood, but the simple reader refuses");
             assert_eq!(texts(&receipt), expected.ids);
             assert_eq!(receipt.id_count(), expected.ids.len());
             let (own_head, own_body) = parts(receipt.own_request());
@@ -67,9 +68,10 @@ pub fn merged(input: &[u8]) {
         assert_eq!(
             equal,
             model.same == other_model.same,
-            "who may share a call"
+            "which receipts may share a call"
         );
         let all: IndexSet<_> = ids.iter().cloned().chain(texts(other)).collect();
+        // A receipt that does not fit opens the next batch, which this law does not follow.
         if equal && length(&all) <= first.room() {
             ids = all;
         }
@@ -80,9 +82,10 @@ pub fn merged(input: &[u8]) {
     match &model.ids_at {
         None => {
             same_head(&head, first.head());
-            assert_eq!(&sent, body, "the whole-chat form is sent as it came");
+            assert_eq!(&sent, body, "the whole-chat form is sent unchanged");
         }
         Some(model::IdsAt::Body(range)) => {
+            // Built independently: everything outside the list of ids must stay byte for byte.
             let whole = [
                 &body[..range.start],
                 expected.as_bytes(),
@@ -108,6 +111,8 @@ pub fn merged(input: &[u8]) {
         sent.len() <= LOOK,
         "the merged body is too long to be read again"
     );
+    // Merging must be stable: another gateway in front of the upstream would read the merged
+    // request again.
     let Ok(again) = Receipt::read(head, sent) else {
         panic!("the merged request is no receipt");
     };
@@ -120,6 +125,7 @@ fn texts(receipt: &Receipt) -> Vec<String> {
     receipt.ids().iter().map(Cow::into_owned).collect()
 }
 
+/// Head and body of a request to the upstream.
 fn parts(request: UpstreamRequest) -> (RequestHead, Bytes) {
     match request.body {
         RequestBody::Whole(bytes) => (request.head, bytes.unwrap_or_default()),
@@ -134,7 +140,7 @@ fn same_head(a: &Parts, b: &Parts) {
     assert_eq!(a.headers, b.headers);
 }
 
-/// All fields are the same but the content length, which is right if it is there.
+/// All fields are equal except `Content-Length`, which is correct if it is present.
 fn same_fields(now: &Parts, was: &Parts, length: usize) {
     assert_eq!(now.method, was.method);
     assert_eq!(now.version, was.version);

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use super::wire;
-use crate::config::{self, Config, Overrides, Quota};
+use crate::config::{self, Class, Config, Overrides, Quota, Tenant};
 
 /// Mistakes that are printed one by one.
 const MAX_PRINTED: usize = 100;
@@ -33,6 +33,7 @@ pub fn settings(input: &[u8]) {
         else {
             continue;
         };
+        // `cut` works on bytes; the same range of `text` is valid, because `=` is ASCII.
         let value = &text[text.len() - value.len()..];
         match name {
             b"--listen" => flags.listen = Some(value.to_owned()),
@@ -49,15 +50,16 @@ pub fn settings(input: &[u8]) {
     }
     match config::load_text(parts[0], env.into_iter(), &flags) {
         Err(mistakes) => {
-            let said = mistakes.to_string();
+            let printed = mistakes.to_string();
             let lines = mistakes.len().min(MAX_PRINTED) + usize::from(mistakes.len() > MAX_PRINTED);
             assert!(!mistakes.is_empty(), "refused without a mistake");
             assert_eq!(
-                said.split('\n').count(),
+                printed.split('\n').count(),
+                // The last line is the number of mistakes.
                 lines + 1,
-                "lines and mistakes:\n{said}"
+                "lines and mistakes:\n{printed}"
             );
-            assert_plain(&said);
+            assert_plain(&printed);
         }
         Ok(effective) => {
             bounded(&effective.config);
@@ -94,6 +96,7 @@ fn assert_plain(text: &str) {
 
 /// The bounds that `default.toml` documents.
 fn bounded(config: &Config) {
+    // Without `..`: a new section of the settings fails to compile here until it is checked.
     let Config {
         server,
         upstream,
@@ -105,6 +108,7 @@ fn bounded(config: &Config) {
         metrics,
         log: _,
     } = config;
+    // The bounds are repeated here, so that a change of the table alone fails.
     let day = Duration::from_secs(24 * 60 * 60);
     for above_zero in [
         server.header_timeout,
@@ -149,10 +153,8 @@ fn bounded(config: &Config) {
             "{path}"
         );
     }
-    let quotas = limit
-        .classes
-        .iter()
-        .map(|class| class.quota)
+    let classes = limit.classes.iter().map(|class| class.quota);
+    let quotas = classes
         .chain(tenants.iter().map(|tenant| tenant.quota))
         .chain([limit.quota, egress.quota]);
     for Quota { rate, burst } in quotas.flatten() {
@@ -161,11 +163,16 @@ fn bounded(config: &Config) {
             "{rate} {burst}"
         );
     }
-    for (index, class) in limit.classes.iter().enumerate() {
+    classes_bounded(&limit.classes);
+    tenants_bounded(tenants);
+}
+
+fn classes_bounded(classes: &[Class]) {
+    for (index, class) in classes.iter().enumerate() {
         assert!(!class.paths.is_empty() && class.paths.len() <= 1000);
         assert!((1..=64).contains(&class.name.len()));
         assert!(
-            limit.classes[..index]
+            classes[..index]
                 .iter()
                 .all(|other| other.name != class.name)
         );
@@ -173,6 +180,9 @@ fn bounded(config: &Config) {
             assert!(pattern.to_string().starts_with(['/', '*']));
         }
     }
+}
+
+fn tenants_bounded(tenants: &[Tenant]) {
     let mut instances = std::collections::HashSet::new();
     for (index, tenant) in tenants.iter().enumerate() {
         assert!(

@@ -22,6 +22,7 @@ pub(super) fn request(text: &[u8]) -> Option<(Parts, Bytes)> {
             let (head, ()) = request.into_parts();
             return Some((head, Bytes::copy_from_slice(rest)));
         }
+        // Exactly one space, so that one request has one text.
         let (name, value) = cut(line, b": ")?;
         request.headers_mut().append(
             HeaderName::from_bytes(name).ok()?,
@@ -44,8 +45,8 @@ pub(super) fn parts(text: &[u8]) -> Vec<&[u8]> {
 
 /// Splits at the first occurrence of `at`.
 pub(super) fn cut<'t>(text: &'t [u8], at: &[u8]) -> Option<(&'t [u8], &'t [u8])> {
-    let place = text.windows(at.len()).position(|window| window == at)?;
-    Some((&text[..place], &text[place + at.len()..]))
+    let start = text.windows(at.len()).position(|window| window == at)?;
+    Some((&text[..start], &text[start + at.len()..]))
 }
 
 #[cfg(test)]

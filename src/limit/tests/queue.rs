@@ -1,8 +1,8 @@
-//! Who leaves the line first, who leaves it early, and who finds no place.
+//! What leaves a queue first, what leaves it early, and what is refused.
 
 use super::*;
 
-/// Waits for all tickets at once and names them in the order of their tokens.
+/// Waits for all tickets and names them in the order of their tokens.
 async fn order(tickets: Vec<(&'static str, Place)>) -> Vec<String> {
     let start = Instant::now();
     let mut waiting = tokio::task::JoinSet::new();
@@ -23,18 +23,18 @@ fn receipt(age: u64) -> Kind {
 }
 
 #[tokio::test(start_paused = true)]
-async fn receipts_yield_to_calls_until_they_are_old() {
+async fn receipts_yield_to_requests_until_they_are_old() {
     tokio::time::advance(ms(10_000)).await;
     let limiter = of(2.0, 1);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
-    let mut line = vec![("seen", queued(&limiter, &lane, receipt(0)))];
+    let mut waiting = vec![("seen", queued(&limiter, &lane, receipt(0)))];
     for name in ["a", "b", "c", "d", "e"] {
-        line.push((name, queued(&limiter, &lane, Kind::Call)));
+        waiting.push((name, queued(&limiter, &lane, Kind::Request)));
     }
     // batch.max_delay is 2 s: at 2000 the receipt is old enough.
     assert_eq!(
-        order(line).await,
+        order(waiting).await,
         ["a 500", "b 1000", "c 1500", "seen 2000", "d 2500", "e 3000"]
     );
 }
@@ -45,64 +45,68 @@ async fn receipts_leave_in_the_order_they_were_opened() {
     let limiter = of(10.0, 1);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
-    let line = vec![
+    let waiting = vec![
         ("young", queued(&limiter, &lane, receipt(0))),
         // A part of a batch that was split asks with the batch's own age.
         ("old", queued(&limiter, &lane, receipt(1000))),
-        ("call", queued(&limiter, &lane, Kind::Call)),
+        ("call", queued(&limiter, &lane, Kind::Request)),
     ];
-    assert_eq!(order(line).await, ["call 100", "old 200", "young 300"]);
+    assert_eq!(order(waiting).await, ["call 100", "old 200", "young 300"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_receipt_goes_before_calls_even_if_a_younger_one_stood_there_first() {
+async fn an_old_receipt_goes_before_requests_even_if_a_younger_one_joined_first() {
     tokio::time::advance(ms(10_000)).await;
     let limiter = of(10.0, 1);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
-    let line = vec![
+    let waiting = vec![
         ("young", queued(&limiter, &lane, receipt(0))),
         ("old", queued(&limiter, &lane, receipt(2000))),
-        ("call", queued(&limiter, &lane, Kind::Call)),
+        ("call", queued(&limiter, &lane, Kind::Request)),
     ];
-    assert_eq!(order(line).await, ["old 100", "call 200", "young 300"]);
+    assert_eq!(order(waiting).await, ["old 100", "call 200", "young 300"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_counts_the_receipts_that_will_be_too_old_to_yield() {
+async fn a_request_counts_the_receipts_that_will_be_overdue() {
     tokio::time::advance(ms(10_000)).await;
     let limiter = of(1.0, 1);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
-    let line = vec![
+    let waiting = vec![
         queued(&limiter, &lane, receipt(2000)),
         queued(&limiter, &lane, receipt(0)),
-        queued(&limiter, &lane, Kind::Call),
+        queued(&limiter, &lane, Kind::Request),
     ];
-    // 1 s: old receipt; 2 s: by then the other is old; 3 s: the call; then this one.
-    let refused = limiter.admit(&lane, Kind::Call, later(3999)).err().unwrap();
+    // 1 s: overdue receipt; 2 s: request; 3 s: the other receipt; then this one.
+    let refused = limiter
+        .admit(&lane, Kind::Request, later(1999))
+        .err()
+        .unwrap();
     assert_eq!(refused.retry_after, ms(4000));
-    assert!(limiter.admit(&lane, Kind::Call, later(4000)).is_ok());
-    drop(line);
+    // Both receipts wait longer where this one would be late otherwise.
+    assert!(limiter.check(&lane, Kind::Request, later(2000)).is_ok());
+    drop(waiting);
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_leaves_makes_room() {
+async fn a_waiter_that_leaves_makes_room() {
     let mut config = settings(quota(10.0, 1));
     config.limit.max_queue = 3;
     let limiter = limiter(&config);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
-    let first = queued(&limiter, &lane, Kind::Call);
-    let second = queued(&limiter, &lane, Kind::Call);
-    let third = queued(&limiter, &lane, Kind::Call);
+    let first = queued(&limiter, &lane, Kind::Request);
+    let second = queued(&limiter, &lane, Kind::Request);
+    let third = queued(&limiter, &lane, Kind::Request);
     let full = limiter
-        .admit(&lane, Kind::Call, later(60_000))
+        .admit(&lane, Kind::Request, later(60_000))
         .err()
         .unwrap();
     assert_eq!((full.refusal, full.waiting), (Refusal::QueueFull, 3));
     drop(first);
-    let fourth = queued(&limiter, &lane, Kind::Call);
+    let fourth = queued(&limiter, &lane, Kind::Request);
     assert_eq!(
         order(vec![
             ("second", second),
@@ -115,24 +119,24 @@ async fn whoever_leaves_makes_room() {
     assert_eq!(lane.series().queued.get(), 0);
 }
 
-/// A ticket that was served may be dropped late, when others stand in line.
+/// A ticket that was served may be dropped late, when others wait.
 #[tokio::test(start_paused = true)]
-async fn a_served_ticket_takes_nobody_else_out_of_the_line() {
+async fn a_served_ticket_takes_no_other_out_of_the_queue() {
     let limiter = of(10.0, 1);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
-    let mut served = queued(&limiter, &lane, Kind::Call);
+    let mut served = queued(&limiter, &lane, Kind::Request);
     (&mut served).await;
-    // Served, and its line has ended; the next call opens a new one.
+    // Served, and its queue has ended; the next request opens a new one.
     tokio::task::yield_now().await;
-    let next = queued(&limiter, &lane, Kind::Call);
+    let next = queued(&limiter, &lane, Kind::Request);
     drop(served);
     let permit = tokio::time::timeout(ms(150), next).await;
     assert!(permit.is_ok(), "the next in line was forgotten");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_said_at_once() {
+async fn a_refusal_comes_at_once() {
     let mut settings = settings(quota(0.05, 1));
     settings.limit.max_wait = ms(4000);
     let limiter = limiter(&settings);
@@ -140,7 +144,7 @@ async fn a_refusal_is_said_at_once() {
     now(&limiter, &lane);
     let start = Instant::now();
     let refused = limiter
-        .pass(&lane, Kind::Call, start, Route::Other)
+        .pass(&lane, Kind::Request, start, Route::Other)
         .await
         .unwrap_err();
     assert_eq!(start.elapsed(), Duration::ZERO);
@@ -149,21 +153,75 @@ async fn a_refusal_is_said_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_outrun_by_old_receipts_is_told_at_its_deadline() {
+async fn an_overdue_receipt_takes_no_token_that_makes_a_waiting_request_late() {
     tokio::time::advance(ms(10_000)).await;
+    let mut settings = settings(quota(10.0, 1));
+    settings.limit.max_wait = ms(4000);
+    let limiter = Arc::new(limiter(&settings));
+    let lane = lane_of(&limiter, "1", "t");
+    now(&limiter, &lane);
+    let mut sends = tokio::task::JoinSet::new();
+    for _ in 0..38 {
+        let (limiter, lane) = (Arc::clone(&limiter), lane.clone());
+        sends.spawn(async move {
+            let asked = Instant::now();
+            limiter
+                .pass(&lane, Kind::Request, asked, Route::Other)
+                .await
+        });
+    }
+    tokio::time::sleep(ms(10)).await;
+    let receipts: Vec<_> = (0..20)
+        .filter_map(|_| limiter.admit(&lane, receipt(2000), later(3990)).ok())
+        .collect();
+    assert_eq!(receipts.len(), 2, "the 40th token is the last in time");
+    for sent in sends.join_all().await {
+        assert!(sent.is_ok(), "{sent:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_another_rate_makes_late_is_refused_at_its_deadline() {
     let mut settings = settings(quota(1.0, 1));
     settings.limit.max_wait = ms(1000);
     let limiter = limiter(&settings);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
     let start = Instant::now();
-    let call = limiter.pass(&lane, Kind::Call, start, Route::Other);
-    let old = async { queued(&limiter, &lane, receipt(5000)).await.granted };
-    let (told, seen) = tokio::join!(call, old);
-    assert_eq!(seen - start, ms(1000));
-    assert_eq!(start.elapsed(), ms(1000) + TICK);
-    let refused = told.unwrap_err();
-    assert_eq!(refused.refusal, Refusal::WaitTooLong);
+    settings.limit.quota = quota(0.1, 1);
+    let (refused, ()) = tokio::join!(
+        limiter.pass(&lane, Kind::Request, start, Route::Other),
+        async { limiter.reconfigure(&settings) }
+    );
+    assert_eq!(start.elapsed(), ms(1002));
+    assert_eq!(refused.unwrap_err().refusal, Refusal::WaitTooLong);
+}
+
+/// Rate 5, burst 1: the tenth token after the first is due after 2 s.
+#[tokio::test(start_paused = true)]
+async fn a_token_due_exactly_at_the_deadline_is_in_time() {
+    let mut settings = settings(quota(5.0, 1));
+    settings.limit.max_wait = ms(2000);
+    let limiter = Arc::new(limiter(&settings));
+    let lane = lane_of(&limiter, "1", "t");
+    now(&limiter, &lane);
+    let start = Instant::now();
+    let pass = || {
+        let (limiter, lane) = (Arc::clone(&limiter), lane.clone());
+        async move {
+            limiter
+                .pass(&lane, Kind::Request, start, Route::Other)
+                .await
+        }
+    };
+    let mut waiting = tokio::task::JoinSet::new();
+    (0..10).for_each(|_| drop(waiting.spawn(pass())));
+    tokio::task::yield_now().await;
+    let refused = pass().await.unwrap_err();
+    assert_eq!(start.elapsed(), Duration::ZERO, "at once");
+    assert_eq!(refused.retry_after, ms(2200));
+    assert!(waiting.join_all().await.iter().all(Result::is_ok));
+    assert_eq!(start.elapsed(), ms(2000));
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,21 +240,16 @@ async fn each_instance_has_a_bucket_of_its_own() {
     let two = lane_of(&limiter, "2", "t");
     assert_eq!(drain(&limiter, &one), 2);
     assert_eq!(drain(&limiter, &two), 2);
-    // The same instance, whoever finds it.
+    // The same instance, by another lane.
     assert_eq!(drain(&limiter, &lane_of(&limiter, "1", "t")), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_without_instance_are_told_apart_by_credential() {
+async fn requests_without_instance_are_distinguished_by_credential() {
     let limiter = of(1.0, 2);
     let lane = |target: &str| {
         let (head, ()) = Request::get(target).body(()).unwrap().into_parts();
-        limiter.lane(
-            &Method::GET,
-            "/v2/x",
-            &Findings::of_head(&head).identity(),
-            true,
-        )
+        limiter.lane(&Findings::of_head(&head).identity(), |_| None, true)
     };
     assert_eq!(drain(&limiter, &lane("/?access_token=a")), 2);
     assert_eq!(drain(&limiter, &lane("/?access_token=a")), 0);
@@ -206,28 +259,28 @@ async fn calls_without_instance_are_told_apart_by_credential() {
 }
 
 /// More receipts than tokens, for longer than they yield: each second token is
-/// a call's, as long as one waits.
+/// a request's, as long as one waits.
 #[tokio::test(start_paused = true)]
-async fn receipts_without_end_leave_calls_every_second_token() {
+async fn endless_receipts_leave_requests_every_second_token() {
     tokio::time::advance(ms(10_000)).await;
     let limiter = of(10.0, 1);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
-    let mut line = Vec::new();
+    let mut waiting = Vec::new();
     for name in ["A", "B", "C", "D"] {
-        line.push((name, queued(&limiter, &lane, receipt(5000))));
+        waiting.push((name, queued(&limiter, &lane, receipt(5000))));
     }
     for name in ["a", "b"] {
-        line.push((name, queued(&limiter, &lane, Kind::Call)));
+        waiting.push((name, queued(&limiter, &lane, Kind::Request)));
     }
-    let told = limiter.admit(&lane, Kind::Call, later(500)).unwrap_err();
+    let refused = limiter.admit(&lane, Kind::Request, later(299)).unwrap_err();
     assert_eq!(
-        told.retry_after,
+        refused.retry_after,
         ms(600),
         "A a B b C: its turn is the sixth"
     );
     assert_eq!(
-        order(line).await,
+        order(waiting).await,
         ["A 100", "a 200", "B 300", "b 400", "C 500", "D 600"]
     );
 }
@@ -238,26 +291,25 @@ async fn a_turn_among_receipts_that_grow_old_is_foretold_as_it_comes() {
     let limiter = of(10.0, 1);
     let lane = lane_of(&limiter, "1", "t");
     now(&limiter, &lane);
-    let mut line = Vec::new();
+    let mut waiting = Vec::new();
     for _ in 0..20 {
-        line.push(queued(&limiter, &lane, Kind::Call));
-        line.push(queued(&limiter, &lane, receipt(0)));
+        waiting.push(queued(&limiter, &lane, Kind::Request));
+        waiting.push(queued(&limiter, &lane, receipt(0)));
     }
-    // Two seconds of calls, then receipts and calls by turns.
-    for (kind, age) in [(Kind::Call, 2300), (receipt(1900), 100)] {
-        let told = limiter.admit(&lane, kind, Instant::now()).unwrap_err();
-        assert_eq!(told.retry_after, ms(age));
+    // Two seconds of requests, then receipts and requests by turns.
+    for (kind, age) in [(Kind::Request, 2300), (receipt(1900), 100)] {
+        let refused = limiter.admit(&lane, kind, Instant::now()).unwrap_err();
+        assert_eq!(refused.retry_after, ms(age));
     }
     let start = Instant::now();
-    let own = queued(&limiter, &lane, Kind::Call);
-    let others = tokio::spawn(futures_of(line));
+    let own = queued(&limiter, &lane, Kind::Request);
+    let others = tokio::spawn(futures_of(waiting));
     own.await;
     assert_eq!(start.elapsed(), ms(2300));
     others.await.unwrap();
 }
 
-async fn futures_of(line: Vec<Place>) {
-    for place in line {
-        place.await;
-    }
+async fn futures_of(places: Vec<Place>) {
+    let mut all: tokio::task::JoinSet<_> = places.into_iter().collect();
+    while all.join_next().await.is_some() {}
 }

@@ -1,4 +1,4 @@
-//! The table under a flood of names.
+//! The registry under a flood of names.
 
 use std::num::NonZeroU32;
 
@@ -7,9 +7,10 @@ use http::{Request, StatusCode};
 use super::*;
 use crate::config::{Config, Quota};
 use crate::identity::Findings;
-use crate::limit::account::Lane;
-use crate::limit::sharing::Sharing;
-use crate::limit::{Admission, Kind, Rules};
+use crate::limit::egress::{Egress, QueueLimits};
+use crate::limit::lane::Ask;
+use crate::limit::policy::Sharing;
+use crate::limit::{Admission, Kind, Lane};
 use crate::observe::metrics::Metrics;
 use crate::sharded::SHARDS;
 
@@ -18,32 +19,41 @@ const CAPACITY: usize = 8;
 fn world(rate: f64, burst: u32) -> World {
     let quota = Quota::new(rate, NonZeroU32::new(burst).unwrap()).unwrap();
     World {
-        table: Arc::new(Table::with_capacity("t", terms(quota), CAPACITY)),
-        rules: rules(),
+        registry: Arc::new(Registry::with_capacity("t", policy(quota), CAPACITY)),
         metrics: Arc::new(Metrics::new(1)),
     }
 }
 
 /// What the calls of a test have in common.
 struct World {
-    table: Arc<Table>,
-    rules: Rules,
+    registry: Arc<Registry>,
     metrics: Arc<Metrics>,
 }
 
-fn terms(quota: Quota) -> Terms {
+fn policy(quota: Quota) -> Policy {
     let config = Config::default();
-    let sharing = Sharing::new(&config.egress, &config.tenants, None);
-    Terms {
+    let egress = Arc::new(Egress::new(None, config.limit.max_wait));
+    let sharing = Sharing::new(&config.tenants, &egress, false);
+    Policy {
         quota: Some(quota),
         sharing: Arc::new(sharing),
         headers: false,
+        max_delay: config.batch.max_delay,
     }
 }
 
-fn rules() -> Rules {
-    let config = Config::default();
-    Rules::new(&config, None)
+fn ask(wait: Duration) -> Ask {
+    let now = Instant::now();
+    Ask {
+        kind: Kind::Request,
+        now,
+        deadline: now + wait,
+        limits: QueueLimits {
+            max_delay: Duration::from_secs(2),
+            max_queue: 1000,
+        },
+        is_shadow: false,
+    }
 }
 
 fn named(instance: &str) -> Identity {
@@ -57,20 +67,20 @@ fn named(instance: &str) -> Identity {
 impl World {
     /// Asks for a token; tells whether there was one.
     fn call(&self, identity: &Identity) -> bool {
-        let account = self.table.account(identity);
+        let account = self.registry.account(identity);
         let lane = Lane::new(
             account,
             identity.credential,
             true,
-            &self.table,
+            &self.registry,
             Arc::clone(&self.metrics),
         );
-        let admitted = lane.admit(Kind::Call, (Instant::now(), Instant::now()), &self.rules);
+        let admitted = lane.admit(ask(Duration::ZERO));
         matches!(admitted, Ok(Admission::Now(_)))
     }
 }
 
-impl Table {
+impl Registry {
     fn len(&self) -> usize {
         let instances = self.instances.all().map(|shard| shard.accounts.len());
         let credentials = self.credentials.all().map(|shard| shard.accounts.len());
@@ -79,7 +89,7 @@ impl Table {
 }
 
 /// A million made-up names: bounded memory, one budget of their own, and
-/// whoever owed something owes it still.
+/// what was owed is owed still.
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_names_is_bounded_and_forgives_no_debt() {
     let world = world(0.01, 20);
@@ -92,15 +102,15 @@ async fn a_flood_of_names_is_bounded_and_forgives_no_debt() {
     let mut name = named("x");
     for n in 0..1_000_000 {
         name.instance = InstanceId::new(&format!("made-up-{n}"));
-        drop(world.table.account(&name));
+        drop(world.registry.account(&name));
         if n % 100_000 == 0 {
             tokio::time::advance(Duration::from_secs(1)).await;
         }
     }
     assert!(
-        world.table.len() <= SHARDS * CAPACITY,
+        world.registry.len() <= SHARDS * CAPACITY,
         "{}",
-        world.table.len()
+        world.registry.len()
     );
     for debtor in &debtors {
         // Ten seconds have passed, and a token takes a hundred to come back.
@@ -109,13 +119,13 @@ async fn a_flood_of_names_is_bounded_and_forgives_no_debt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn newcomers_share_one_account_while_the_table_is_full() {
+async fn newcomers_share_one_account_while_the_registry_is_full() {
     let world = world(1.0, 10);
     let mut granted = 0;
     for n in 0..20_000 {
         granted += usize::from(world.call(&named(&format!("n{n}"))));
     }
-    assert!(world.table.len() <= SHARDS * CAPACITY);
+    assert!(world.registry.len() <= SHARDS * CAPACITY);
     // One token each for those with an account, and ten for all the others.
     assert_eq!(granted, SHARDS * CAPACITY + 10);
 }
@@ -126,30 +136,28 @@ async fn the_idle_make_room() {
     for n in 0..10_000 {
         world.call(&named(&format!("n{n}")));
     }
-    assert_eq!(world.table.len(), SHARDS * CAPACITY);
+    assert_eq!(world.registry.len(), SHARDS * CAPACITY);
     tokio::time::advance(Duration::from_secs(5)).await;
     for n in 0..SHARDS / 2 {
         assert!(world.call(&named(&format!("late{n}"))));
     }
-    assert!(world.table.len() <= SHARDS * CAPACITY);
+    assert!(world.registry.len() <= SHARDS * CAPACITY);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_proven_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
+async fn a_verified_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
     let quota = Quota::new(1.0, NonZeroU32::MIN).unwrap();
-    let account = Account::new(InstanceId::new("1"), &terms(quota));
+    let account = Account::new(InstanceId::new("1"), &policy(quota));
     let account = Arc::new(account);
     let identity = named("1");
     let lane = Lane::new(
         Arc::clone(&account),
         identity.credential,
         true,
-        &Arc::new(Table::new("t", terms(quota))),
+        &Arc::new(Registry::new("t", policy(quota))),
         Arc::new(Metrics::new(1)),
     );
-    let Ok(Admission::Now(permit)) =
-        lane.admit(Kind::Call, (Instant::now(), Instant::now()), &rules())
-    else {
+    let Ok(Admission::Now(permit)) = lane.admit(ask(Duration::ZERO)) else {
         panic!("a full bucket");
     };
     lane.answered(&permit, StatusCode::CREATED, None);
@@ -170,21 +178,17 @@ async fn a_proven_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_account_that_somebody_waits_for_is_not_idle() {
+async fn an_account_with_a_waiting_request_is_not_idle() {
     let quota = Quota::new(1.0, NonZeroU32::MIN).unwrap();
-    let account = Arc::new(Account::new(None, &terms(quota)));
+    let account = Arc::new(Account::new(None, &policy(quota)));
     let lane = Lane::new(
         Arc::clone(&account),
         None,
         true,
-        &Arc::new(Table::new("t", terms(quota))),
+        &Arc::new(Registry::new("t", policy(quota))),
         Arc::new(Metrics::new(1)),
     );
-    let rules = rules();
-    let ask = || {
-        let now = Instant::now();
-        lane.admit(Kind::Call, (now, now + Duration::from_secs(60)), &rules)
-    };
+    let ask = || lane.admit(ask(Duration::from_secs(60)));
     let far = Instant::now() + Duration::from_secs(86_400);
     assert!(matches!(ask(), Ok(Admission::Now(_))));
     let waiting = ask();

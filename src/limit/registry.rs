@@ -1,8 +1,9 @@
-//! The accounts of one class of calls, by instance or credential.
+//! The accounts of one class of requests, by instance or credential.
 //!
-//! Invariant: the table is bounded, and an account that owes something or on
-//! which somebody waits is never dropped. When it is full all newcomers share
-//! one account, so a flood of made-up ids costs memory and budget of its own.
+//! Invariant: the registry is bounded, and an account that owes tokens or has
+//! waiting requests is never dropped. When it is full all new names share one
+//! account, so a flood of made-up ids costs no more memory, and no budget but
+//! its own.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 mod tests;
 
 use super::account::Account;
-use super::sharing::Terms;
+use super::policy::Policy;
 use crate::identity::{Fingerprint, Identity, InstanceId};
 use crate::observe::metrics::{OTHER, Standing};
 use crate::sharded::Sharded;
@@ -29,21 +30,21 @@ const SHARD_CAPACITY: usize = 4096;
 /// with every made-up id.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
-/// The accounts of one class of calls.
+/// The accounts of one class of requests.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct Registry {
     /// The class, as messages and `RateLimit` fields name it.
     pub(super) name: Box<str>,
-    terms: ArcSwap<Terms>,
+    policy: ArcSwap<Policy>,
     instances: Sharded<Shard<Arc<Account>>>,
     credentials: Sharded<Shard<Unnamed>>,
-    /// For calls that name neither instance nor credential.
-    nobody: Arc<Account>,
-    /// Shared by whoever comes while the table is full.
+    /// For requests that name neither instance nor credential.
+    anonymous: Arc<Account>,
+    /// Shared by all new names while the registry is full.
     overflow: Arc<Account>,
 }
 
-/// An account, to be found by what it belongs to.
+/// An account, found by what it belongs to.
 trait Entry {
     type Key: Hash + Eq + ?Sized;
 
@@ -63,29 +64,29 @@ struct Shard<E> {
     accounts: HashTable<E>,
     /// The most accounts it may hold.
     capacity: usize,
-    /// The size at which idle accounts are looked for: twice what the last
-    /// search left, so that its cost is spread over the insertions.
+    /// The size at which idle accounts are searched: twice what the last search
+    /// left, so that its cost is spread over the insertions.
     sweep_at: usize,
     swept: Option<Instant>,
 }
 
-impl Table {
-    pub(super) fn new(name: &str, terms: Terms) -> Self {
-        Self::with_capacity(name, terms, SHARD_CAPACITY)
+impl Registry {
+    pub(super) fn new(name: &str, policy: Policy) -> Self {
+        Self::with_capacity(name, policy, SHARD_CAPACITY)
     }
 
-    fn with_capacity(name: &str, terms: Terms, shard_capacity: usize) -> Self {
+    fn with_capacity(name: &str, policy: Policy, shard_capacity: usize) -> Self {
         Self {
             name: Box::from(name),
             instances: Sharded::new(|| Shard::new(shard_capacity)),
             credentials: Sharded::new(|| Shard::new(shard_capacity)),
-            nobody: Arc::new(Account::new(None, &terms)),
-            overflow: Arc::new(Account::new(InstanceId::new(OTHER), &terms)),
-            terms: ArcSwap::from_pointee(terms),
+            anonymous: Arc::new(Account::new(None, &policy)),
+            overflow: Arc::new(Account::new(InstanceId::new(OTHER), &policy)),
+            policy: ArcSwap::from_pointee(policy),
         }
     }
 
-    /// Finds or opens the account that pays for a call.
+    /// Finds or opens the account that a request draws on.
     pub(super) fn account(&self, identity: &Identity) -> Arc<Account> {
         match (&identity.instance, identity.credential) {
             (Some(instance), _) => {
@@ -99,11 +100,11 @@ impl Table {
                     account,
                 })
             }
-            (None, None) => Arc::clone(&self.nobody),
+            (None, None) => Arc::clone(&self.anonymous),
         }
     }
 
-    /// The account of an instance that has called; opens none.
+    /// The account of an instance, if there is one.
     pub(super) fn known(&self, instance: &str) -> Option<Arc<Account>> {
         let instance = instance.as_bytes();
         let hash = self.instances.hash(instance);
@@ -126,42 +127,42 @@ impl Table {
         if !shard.has_room(hasher) {
             return Arc::clone(&self.overflow);
         }
-        let account = Arc::new(Account::new(instance.cloned(), &self.terms.load()));
+        let account = Arc::new(Account::new(instance.cloned(), &self.policy.load()));
         let entry = entry(Arc::clone(&account));
         shard.accounts.insert_unique(hash, entry, hasher);
         account
     }
 
-    /// How an instance stands in this class. One without an account has a full
-    /// bucket: nothing else is ever forgotten.
-    pub(super) fn standing(&self, instance: &str, now: Instant) -> Standing {
-        if let Some(account) = self.known(instance) {
-            return account.standing(now);
-        }
-        let quota = self.terms.load().quota;
-        Standing {
-            tokens: quota.map(|quota| f64::from(quota.burst.get())),
-            paused: Duration::ZERO,
-        }
+    /// Tokens and pause of an instance in this class. One without an account has
+    /// a full bucket: no other is ever dropped.
+    pub(super) fn status(&self, instance: &str, now: Instant) -> Standing {
+        let account = self.known(instance);
+        let status = account.and_then(|account| account.with_main(|bucket| bucket.status(now)));
+        let (tokens, paused) = status.unwrap_or_else(|| {
+            let quota = self.policy.load().quota;
+            let full = quota.map(|quota| f64::from(quota.burst.get()));
+            (full, Duration::ZERO)
+        });
+        Standing { tokens, paused }
     }
 
-    /// The terms in force.
-    pub(super) fn terms(&self) -> Guard<Arc<Terms>> {
-        self.terms.load()
+    /// The policy in force.
+    pub(super) fn policy(&self) -> Guard<Arc<Policy>> {
+        self.policy.load()
     }
 
-    /// Puts other terms in force; what is owed stays owed.
-    pub(super) fn renew(&self, terms: Terms) {
-        let terms = Arc::new(terms);
-        self.terms.store(Arc::clone(&terms));
-        self.nobody.renew(&terms);
-        self.overflow.renew(&terms);
-        renew(&self.instances, &terms);
-        renew(&self.credentials, &terms);
+    /// Puts another policy in force; what is owed stays owed.
+    pub(super) fn renew(&self, policy: Policy) {
+        let policy = Arc::new(policy);
+        self.policy.store(Arc::clone(&policy));
+        self.anonymous.renew(&policy);
+        self.overflow.renew(&policy);
+        renew(&self.instances, &policy);
+        renew(&self.credentials, &policy);
     }
 }
 
-/// It knows whose it is, which is not kept twice.
+/// The account knows its instance, which is not kept twice.
 impl Entry for Arc<Account> {
     type Key = [u8];
 
@@ -201,7 +202,7 @@ impl<E: Entry> Shard<E> {
         Some(Arc::clone(entry.account()))
     }
 
-    /// Makes room among the idle when it is time; false when there is none.
+    /// Drops idle accounts when it is time; false if there is no room then.
     fn has_room(&mut self, hasher: impl Fn(&E) -> u64) -> bool {
         let now = Instant::now();
         let full = self.accounts.len() >= self.capacity;
@@ -226,9 +227,9 @@ impl<E: Entry> Shard<E> {
     }
 }
 
-fn renew<E: Entry>(shards: &Sharded<Shard<E>>, terms: &Terms) {
+fn renew<E: Entry>(shards: &Sharded<Shard<E>>, policy: &Policy) {
     for shard in shards.all() {
         let accounts = shard.accounts.iter().map(Entry::account);
-        accounts.for_each(|account| account.renew(terms));
+        accounts.for_each(|account| account.renew(policy));
     }
 }

@@ -1,0 +1,371 @@
+//! When a newcomer would get its token, and whether it is admitted.
+//!
+//! A forecast runs the code that serves ([`Bucket::serve`],
+//! [`SharedQueue::serve`]) on a copy of the queue with the newcomer in it, so
+//! the two cannot disagree (rule: admission). Invariant: a request is admitted
+//! if and only if it would be served by its deadline given no further arrivals.
+//! Two cases count as late as well, because promises would be broken:
+//!
+//! - at its own bucket, a newcomer that makes a waiter late which was admitted
+//!   before;
+//! - at a contended shared budget, a newcomer that would be late if the tenants
+//!   and instances that were active lately use their shares meanwhile
+//!   ([`Flows::guaranteed`](super::flow::Flows::guaranteed)). Their requests go
+//!   first when they come, so a queue that is filled with a tenant's excess
+//!   would break up to every third of its promises. A tenant within its share
+//!   is not affected: no other tenant has a smaller start tag.
+//!
+//! Cost: at a bucket where only requests or only receipts wait, a few
+//! multiplications. Otherwise one step for each waiter, at most `rate ×
+//! max_wait + burst` of them, because no more are admitted. A step costs a few
+//! comparisons; only where an overdue receipt may go before requests does it
+//! look at each waiting request. At shared budgets the waiters of all buckets
+//! count, with the rate of the egress (or the rates of the tenants, where the
+//! egress has none), and a step searches an ordered set.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::bucket::Bucket;
+use super::flow::FlowId;
+use super::gcra::Gcra;
+use super::queue::{Grant, Kind, Newcomer, Permit, Refusal, Refused, Scope, Side, Waiter};
+use super::shared::{SeatId, SharedQueue};
+use crate::config::Quota;
+
+/// The newcomer's place among the tickets: behind everything that waits.
+const NEWCOMER: u64 = u64::MAX;
+
+/// The least by which a token can be late.
+const JUST_AFTER: Duration = Duration::from_nanos(1);
+
+/// Longer than any wait.
+const FAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// What becomes of a newcomer if nothing else arrives.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Forecast {
+    /// When it gets its token.
+    pub(super) at: Instant,
+    /// A waiter that was admitted before would be late because of it.
+    pub(super) breaks_promise: bool,
+    /// The budget that it waits for.
+    pub(super) scope: Scope,
+    pub(super) quota: Option<Quota>,
+}
+
+/// What happens in a copy of a queue.
+#[derive(Debug, Default)]
+struct Log {
+    newcomer: Cell<Option<Instant>>,
+    late: Cell<usize>,
+    /// The newcomer and the watched waiters that still wait.
+    open: Cell<usize>,
+}
+
+/// A waiter in a copy of a queue.
+#[derive(Debug)]
+struct Note<'l> {
+    log: &'l Log,
+    /// That of a waiter which is watched.
+    deadline: Option<Instant>,
+    is_newcomer: bool,
+}
+
+impl Grant for Note<'_> {
+    fn settle(self, verdict: Result<Permit, Refused>) -> bool {
+        let Self { log, .. } = self;
+        let granted = verdict.ok().map(|permit| permit.granted);
+        if self.is_newcomer {
+            log.newcomer.set(granted);
+        } else if let Some(deadline) = self.deadline {
+            let is_late = granted.is_none_or(|granted| granted > deadline);
+            log.late.set(log.late.get() + usize::from(is_late));
+        } else {
+            return true;
+        }
+        log.open.set(log.open.get() - 1);
+        true
+    }
+}
+
+impl Log {
+    /// The newcomer in a copy.
+    fn newcomer(&self) -> Note<'_> {
+        self.open.set(self.open.get() + 1);
+        Note {
+            is_newcomer: true,
+            ..self.unwatched()
+        }
+    }
+
+    /// A copy of a waiter, which is noted if it is late.
+    fn watched<G>(&self, waiter: &Waiter<G>) -> Note<'_> {
+        self.open.set(self.open.get() + 1);
+        Note {
+            deadline: Some(waiter.deadline),
+            ..self.unwatched()
+        }
+    }
+
+    /// A copy of a waiter whose end does not matter.
+    fn unwatched(&self) -> Note<'_> {
+        Note {
+            log: self,
+            deadline: None,
+            is_newcomer: false,
+        }
+    }
+
+    /// Serves as if the time came at once, until all is known that matters.
+    fn run(&self, newcomer: &Newcomer, mut serve: impl FnMut(Instant) -> Option<Instant>) {
+        let mut now = newcomer.now;
+        while let Some(next) = serve(now) {
+            let is_late = |at| at > newcomer.deadline;
+            if self.open.get() == 0 || self.newcomer.get().is_some_and(is_late) {
+                return;
+            }
+            now = next;
+        }
+    }
+}
+
+/// Whether a newcomer is admitted at a bucket that shares no budget.
+///
+/// # Errors
+/// It is not.
+pub(crate) fn admit<G: Grant>(
+    bucket: &Bucket<G>,
+    newcomer: &Newcomer,
+    max_delay: Duration,
+    max_queue: usize,
+) -> Result<(), Refused> {
+    if matches!(newcomer.kind, Kind::FollowUp { .. }) {
+        return bucket.check_pause(newcomer.now, newcomer.deadline);
+    }
+    let forecast = of_bucket(bucket, newcomer, max_delay);
+    decide(bucket, newcomer, &forecast, max_queue)
+}
+
+/// Whether a newcomer of this forecast is admitted.
+fn decide<G: Grant>(
+    bucket: &Bucket<G>,
+    newcomer: &Newcomer,
+    forecast: &Forecast,
+    max_queue: usize,
+) -> Result<(), Refused> {
+    let Newcomer { now, deadline, .. } = *newcomer;
+    let refuse = |refusal, at: Instant| {
+        Err(Refused {
+            scope: forecast.scope,
+            quota: forecast.quota,
+            ..bucket.refused(refusal, at, now)
+        })
+    };
+    if forecast.at > now && bucket.len() >= max_queue {
+        return refuse(Refusal::QueueFull, forecast.at);
+    }
+    let why = match forecast.scope {
+        Scope::Instance => bucket.why_late(now),
+        Scope::Tenant | Scope::Egress => Refusal::WaitTooLong,
+    };
+    if forecast.at > deadline {
+        return refuse(why, forecast.at);
+    }
+    if forecast.breaks_promise {
+        let all_served = bucket.due(now, bucket.len());
+        return refuse(why, all_served.max(forecast.at));
+    }
+    Ok(())
+}
+
+/// The forecast at a bucket that shares no budget.
+pub(super) fn of_bucket<G: Grant>(
+    bucket: &Bucket<G>,
+    newcomer: &Newcomer,
+    max_delay: Duration,
+) -> Forecast {
+    let now = newcomer.now;
+    let forecast = |at, breaks_promise| Forecast {
+        at,
+        breaks_promise,
+        scope: Scope::Instance,
+        quota: bucket.quota(),
+    };
+    let Some(queue) = bucket.waiting() else {
+        return forecast(bucket.due(now, 0), false);
+    };
+    let (side, overdue) = newcomer.place(max_delay);
+    match (side, queue.counts()) {
+        // First come, first served: what waits is not affected.
+        (Side::Requests, (requests, 0)) => return forecast(bucket.due(now, requests), false),
+        (Side::Receipts, (0, _)) => {
+            let before = queue.receipts_before(overdue);
+            let behind = (before..).zip(queue.receipts().skip(before));
+            let mut late = behind.filter(|(place, receipt)| {
+                bucket.due(now, place + 1) > receipt.deadline
+                    && bucket.due(now, *place) <= receipt.deadline
+            });
+            return forecast(bucket.due(now, before), late.next().is_some());
+        }
+        _ => {}
+    }
+    let play = |log: &Log, newcomer: &Newcomer, joins: bool| {
+        let mut copy = bucket.copy(|waiter| log.watched(waiter));
+        if joins {
+            copy.push(newcomer, max_delay, NEWCOMER, log.newcomer());
+        }
+        log.run(newcomer, |now| copy.tick(now));
+    };
+    let (at, breaks_promise) = played(newcomer, play);
+    forecast(at, breaks_promise)
+}
+
+/// When a newcomer is served, and whether a watched waiter is late because of
+/// it. `play` runs a copy with or without the newcomer.
+fn played(newcomer: &Newcomer, play: impl Fn(&Log, &Newcomer, bool)) -> (Instant, bool) {
+    let log = Log::default();
+    play(&log, newcomer, true);
+    let Some(at) = log.newcomer.get() else {
+        // It would be refused when its deadline comes. How long would it take?
+        let log = Log::default();
+        let patient = Newcomer {
+            deadline: newcomer.deadline + FAR,
+            ..*newcomer
+        };
+        play(&log, &patient, true);
+        let at = log.newcomer.get().unwrap_or(patient.deadline);
+        return (at.max(newcomer.deadline + JUST_AFTER), false);
+    };
+    let breaks_promise = log.late.get() > 0 && at <= newcomer.deadline && {
+        // Some may be late in any case, after a pause.
+        let without = Log::default();
+        play(&without, newcomer, false);
+        log.late.get() > without.late.get()
+    };
+    (at, breaks_promise)
+}
+
+/// Where the bucket of a newcomer is.
+#[derive(Debug)]
+pub(super) enum Place<'b, G> {
+    /// Nothing waits there yet.
+    Outside(&'b Bucket<G>),
+    /// Among those that wait for shared budgets.
+    Seated(SeatId),
+}
+
+impl<G> Clone for Place<'_, G> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<G> Copy for Place<'_, G> {}
+
+/// Whether a newcomer is admitted at a bucket that shares budgets.
+///
+/// # Errors
+/// It is not.
+pub(super) fn admit_shared<G: Grant>(
+    shared: &mut SharedQueue<G>,
+    flow: FlowId,
+    place: Place<'_, G>,
+    newcomer: &Newcomer,
+    (max_delay, max_queue): (Duration, usize),
+) -> Result<(), Refused> {
+    let (side, _) = newcomer.place(max_delay);
+    let seat = match place {
+        Place::Outside(_) => None,
+        Place::Seated(id) => Some(id),
+    };
+    let guaranteed = shared.guaranteed(flow, seat, side, newcomer.now);
+    let bucket = match place {
+        Place::Outside(bucket) => bucket,
+        Place::Seated(id) => match shared.bucket_of(id) {
+            Some(bucket) => bucket,
+            None => return Ok(()),
+        },
+    };
+    if matches!(newcomer.kind, Kind::FollowUp { .. }) {
+        return bucket.check_pause(newcomer.now, newcomer.deadline);
+    }
+    let own = of_bucket(bucket, newcomer, max_delay);
+    if is_ample(shared, flow, bucket.quota(), newcomer.now) {
+        return decide(bucket, newcomer, &own, max_queue);
+    }
+    let served = in_shared(shared, flow, place, newcomer, max_delay);
+    let (counted, scope, quota) = guaranteed;
+    // What goes at once needs no share of what is still to come, and what is late
+    // anyway is told when it would be served.
+    let at = if served > newcomer.now && served <= newcomer.deadline {
+        served.max(counted)
+    } else {
+        served
+    };
+    let forecast = if at > own.at {
+        Forecast {
+            at,
+            breaks_promise: false,
+            scope,
+            quota,
+        }
+    } else {
+        Forecast { at, ..own }
+    };
+    decide(bucket, newcomer, &forecast, max_queue)
+}
+
+/// Whether no shared budget can keep a bucket of this flow waiting: the buckets
+/// that wait have at most a token each now, and together they are not faster
+/// than the budgets. Then the forecast of the bucket alone is exact.
+fn is_ample<G: Grant>(
+    shared: &SharedQueue<G>,
+    flow: FlowId,
+    newcomer: Option<Quota>,
+    now: Instant,
+) -> bool {
+    let is_ample = |budget: &Gcra, quotas: &mut dyn Iterator<Item = Option<Quota>>| {
+        let (Some(quota), Some(tokens)) = (budget.quota(), budget.tokens(now)) else {
+            return true;
+        };
+        let rate = |quota: Option<Quota>| quota.map_or(f64::INFINITY, |quota| quota.rate);
+        let all = quotas.map(rate).fold((1.0, rate(newcomer)), |sum, rate| {
+            (sum.0 + 1.0, sum.1 + rate)
+        });
+        // The newcomer itself takes one more.
+        all.0 < tokens && all.1 <= quota.rate
+    };
+    let Some(own) = shared.flows.budget_of(flow) else {
+        return false;
+    };
+    let mut of_flow = shared.quotas().filter(|(id, _)| *id == flow).map(|it| it.1);
+    let mut all = shared.quotas().map(|it| it.1);
+    is_ample(own, &mut of_flow) && is_ample(&shared.flows.budget, &mut all)
+}
+
+/// When a newcomer is served at the shared budgets.
+pub(super) fn in_shared<G: Grant>(
+    shared: &SharedQueue<G>,
+    flow: FlowId,
+    place: Place<'_, G>,
+    newcomer: &Newcomer,
+    max_delay: Duration,
+) -> Instant {
+    let now = newcomer.now;
+    let play = |log: &Log, newcomer: &Newcomer, joins: bool| {
+        let mut copy = shared.copy(flow, now, |_| log.unwatched());
+        let id = match place {
+            Place::Seated(id) => id,
+            Place::Outside(bucket) => copy.seat(bucket.copy(|_| log.unwatched()), flow),
+        };
+        if let (Some(bucket), true) = (copy.bucket(id), joins) {
+            bucket.push(newcomer, max_delay, NEWCOMER, log.newcomer());
+        }
+        let mut agenda = copy.agenda(now);
+        log.run(newcomer, |now| copy.serve_by(&mut agenda, now));
+    };
+    played(newcomer, play).0
+}

@@ -1,0 +1,290 @@
+//! One caller's access to an account.
+//!
+//! Invariants: which bucket pays is decided when a token is asked for, not when
+//! the lane is made. A ticket that is dropped before its verdict leaves nothing
+//! in the queue, and the gauge of waiting requests is kept by tickets alone.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use arc_swap::Guard;
+use http::StatusCode;
+use prometheus::IntCounter;
+use tokio::time::Instant;
+
+use super::account::Account;
+use super::bucket::Bucket;
+use super::egress::{Joined, QueueLimits, Receiver};
+use super::policy::Policy;
+use super::queue::{Kind, Newcomer, Permit, Refusal, Refused, Scope};
+use super::registry::Registry;
+use crate::config::Quota;
+use crate::identity::Fingerprint;
+use crate::observe::metrics::{InstanceSeries, Metrics};
+
+/// What a request for a token gets.
+#[derive(Debug)]
+pub(crate) enum Admission {
+    /// The token was there.
+    Now(Permit),
+    /// A place in the queue.
+    Queued(Ticket),
+}
+
+/// A place in a queue. Resolves to the token, or to the refusal of a request
+/// whose token cannot come in time any more. Dropping it gives the place up.
+pub(crate) struct Ticket {
+    account: Arc<Account>,
+    /// `None` for a shadow request, which no gauge counts.
+    series: Option<Arc<InstanceSeries>>,
+    ticket: u64,
+    /// `None` once it has resolved.
+    verdict: Option<Receiver>,
+}
+
+/// One caller's access to an account.
+#[derive(Clone, Debug)]
+pub(crate) struct Lane {
+    account: Arc<Account>,
+    credential: Option<Fingerprint>,
+    /// Whether a 2xx says that the upstream accepts the credential for the
+    /// instance.
+    verifies: bool,
+    /// That of its class.
+    registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
+    /// Counts the upstream calls made here.
+    sent: Option<IntCounter>,
+}
+
+/// How a lane asks for a token.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask {
+    pub(super) kind: Kind,
+    pub(super) now: Instant,
+    pub(super) deadline: Instant,
+    pub(super) limits: QueueLimits,
+    /// It is a shadow request (`limit.mode = "observe"`).
+    pub(super) is_shadow: bool,
+}
+
+impl Lane {
+    pub(super) fn new(
+        account: Arc<Account>,
+        credential: Option<Fingerprint>,
+        verifies: bool,
+        registry: &Arc<Registry>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            account,
+            credential,
+            verifies,
+            registry: Arc::clone(registry),
+            metrics,
+            sent: None,
+        }
+    }
+
+    /// Counts the upstream calls made here in this counter.
+    pub(crate) fn counted_in(mut self, sent: IntCounter) -> Self {
+        self.sent = Some(sent);
+        self
+    }
+
+    /// Takes a token or a place in the queue.
+    ///
+    /// # Errors
+    /// The queue is full, or the token would come after the deadline.
+    pub(super) fn admit(&self, ask: Ask) -> Result<Admission, Refused> {
+        let newcomer = self.newcomer(&ask);
+        let joined = self
+            .account
+            .admit(&newcomer, || self.policy(), ask.limits)?;
+        Ok(match joined {
+            Joined::Now(permit) => Admission::Now(permit),
+            Joined::Waits { ticket, verdict } => {
+                let series = (!ask.is_shadow).then(|| Arc::clone(self.series()));
+                if let Some(series) = &series {
+                    series.queued.inc();
+                }
+                Admission::Queued(Ticket {
+                    account: Arc::clone(&self.account),
+                    series,
+                    ticket,
+                    verdict: Some(verdict),
+                })
+            }
+        })
+    }
+
+    /// Whether a request could be admitted now; takes nothing.
+    ///
+    /// # Errors
+    /// As [`admit`](Self::admit).
+    pub(super) fn check(&self, ask: Ask) -> Result<(), Refused> {
+        let newcomer = self.newcomer(&ask);
+        self.account.check(&newcomer, || self.policy(), ask.limits)
+    }
+
+    fn newcomer(&self, ask: &Ask) -> Newcomer {
+        Newcomer {
+            kind: ask.kind,
+            now: ask.now,
+            deadline: ask.deadline,
+            credential: self.credential,
+        }
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        Guard::into_inner(self.registry.policy())
+    }
+
+    /// Refuses a deadline that lies within a pause of the upstream: for a
+    /// receipt that would join a batch which waits already.
+    ///
+    /// # Errors
+    /// It does.
+    pub(crate) fn check_pause(&self, deadline: Instant) -> Result<(), Refused> {
+        let now = Instant::now();
+        let look = |bucket: &Bucket<_>| bucket.check_pause(now, deadline);
+        self.account.look(self.credential, look).unwrap_or(Ok(()))
+    }
+
+    /// The refusal of a request that waited until its deadline came.
+    pub(crate) fn too_late(&self) -> Refused {
+        let look = |bucket: &Bucket<_>| bucket.too_late(Instant::now());
+        let refused = self.account.look(self.credential, look);
+        refused.unwrap_or(Refused {
+            refusal: Refusal::WaitTooLong,
+            scope: Scope::Egress,
+            quota: None,
+            waiting: 0,
+            retry_after: Duration::ZERO,
+        })
+    }
+
+    /// Learns from the upstream's response to a request sent with `permit`.
+    pub(crate) fn answered(
+        &self,
+        permit: &Permit,
+        status: StatusCode,
+        retry_after: Option<Duration>,
+    ) {
+        self.count_sent();
+        let now = Instant::now();
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            // It verifies nothing: it may have been sent before the upstream
+            // looked at the credential.
+            self.account.throttled(permit, now, retry_after);
+            self.series().throttled.inc();
+            return;
+        }
+        self.account
+            .answered(permit, now, !status.is_server_error());
+        if status.is_success() && self.verifies {
+            self.verify();
+        } else if status == StatusCode::UNAUTHORIZED {
+            self.revoke();
+        }
+    }
+
+    /// Learns that a request sent with `permit` got no response at all.
+    pub(crate) fn unanswered(&self, permit: &Permit) {
+        self.count_sent();
+        self.account.answered(permit, Instant::now(), false);
+    }
+
+    /// Records that the upstream accepts the credential for the instance.
+    pub(crate) fn verify(&self) {
+        if let Some(credential) = self.credential {
+            self.account.verify(credential, true, || self.policy());
+        }
+        if let (Some(instance), None) = (&self.account.instance, self.account.series.get())
+            && !self.credential.is_some_and(|it| it.is_of(instance))
+        {
+            self.account
+                .series
+                .get_or_init(|| self.metrics.instance(instance));
+        }
+    }
+
+    /// Records that the upstream does not accept the credential any more.
+    pub(crate) fn revoke(&self) {
+        if let Some(credential) = self.credential {
+            self.account.verify(credential, false, || self.policy());
+        }
+    }
+
+    fn count_sent(&self) {
+        if let Some(sent) = &self.sent {
+            sent.inc();
+        }
+    }
+
+    /// The metrics of this instance, as far as it may be named.
+    pub(crate) fn series(&self) -> &Arc<InstanceSeries> {
+        match (&self.account.instance, self.account.series.get()) {
+            (_, Some(series)) => series,
+            (Some(_), None) => self.metrics.other_instances(),
+            (None, None) => self.metrics.no_instance(),
+        }
+    }
+
+    /// Whether every response carries `RateLimit` fields.
+    pub(crate) fn tells_limit(&self) -> bool {
+        self.registry.policy().headers
+    }
+
+    /// The quota in force here.
+    pub(crate) fn quota(&self) -> Option<Quota> {
+        self.account.look(self.credential, Bucket::quota).flatten()
+    }
+}
+
+#[cfg(test)]
+impl Lane {
+    /// When a request would get its token.
+    pub(super) fn foresee(&self, ask: Ask) -> Instant {
+        let max_delay = ask.limits.max_delay;
+        self.account
+            .foresee(&self.newcomer(&ask), || self.policy(), max_delay)
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<Permit, Refused>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(verdict) = &mut self.verdict else {
+            return Poll::Pending;
+        };
+        let verdict = ready!(Pin::new(verdict).poll(cx));
+        // If the serving task was cut off with its runtime, no verdict will
+        // come: the request ends with that runtime too.
+        self.verdict = None;
+        verdict.map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Ticket").field(&self.ticket).finish()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(series) = &self.series {
+            series.queued.dec();
+        }
+        // One that has resolved waits in no queue any more.
+        if self.verdict.take().is_some() {
+            self.account.leave(self.ticket);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Pauses by themselves.
+
+use super::*;
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+#[tokio::test(start_paused = true)]
+async fn unexplained_429s_double_up_to_a_minute_and_a_success_ends_it() {
+    let mut now = Instant::now();
+    let mut pause = Pause::new(now, None);
+    for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
+        assert_eq!(pause.holds(now), Some(now + secs(expected)));
+        now += secs(expected);
+        assert_eq!(pause.holds(now), None);
+        pause.probe(now);
+        pause.throttled(now, now, None);
+    }
+    now += secs(60);
+    assert_eq!(pause.answered(now, true), Probed::Success);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_named_pause_is_kept_but_not_beyond_a_minute() {
+    let now = Instant::now();
+    assert_eq!(
+        Pause::new(now, Some(secs(2))).holds(now),
+        Some(now + secs(2))
+    );
+    assert_eq!(
+        Pause::new(now, Some(secs(10_072))).holds(now),
+        Some(now + secs(60))
+    );
+    assert_eq!(
+        Pause::new(now, Some(Duration::ZERO)).holds(now),
+        Some(now + secs(1))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_named_pause_that_proves_too_short_grows_to_a_second() {
+    let ms = Duration::from_millis;
+    let named = Some(ms(100));
+    let mut now = Instant::now();
+    let mut pause = Pause::new(now, named);
+    for expected in [100, 200, 400, 800, 1000, 1000] {
+        assert_eq!(pause.holds(now), Some(now + ms(expected)));
+        now += ms(expected);
+        pause.probe(now);
+        pause.throttled(now, now, named);
+    }
+    now += ms(1000);
+    pause.throttled(now, now, Some(secs(3)));
+    assert_eq!(pause.holds(now), Some(now + secs(3)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn stragglers_neither_lengthen_nor_end_a_pause() {
+    let now = Instant::now();
+    let mut pause = Pause::new(now, Some(secs(2)));
+    pause.throttled(now, now - secs(1), None);
+    assert_eq!(pause.answered(now - secs(1), true), Probed::Stale);
+    assert_eq!(pause.holds(now), Some(now + secs(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_probe_goes_first_and_the_others_do_not_wait_for_ever() {
+    let now = Instant::now();
+    let mut pause = Pause::new(now, Some(secs(2)));
+    let end = now + secs(2);
+    assert_eq!(pause.holds(end), None);
+    pause.probe(end);
+    assert_eq!(pause.holds(end), Some(end + HEAD_START));
+    assert_eq!(pause.holds(end + HEAD_START), None);
+}

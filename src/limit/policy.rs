@@ -1,0 +1,236 @@
+//! The settings that the accounts of a class are held to, the share of the shared
+//! budgets that an instance draws on (rules: egress, tenants), and a bucket with
+//! its share.
+//!
+//! Invariant: where neither the egress nor the tenant has a budget, nothing is
+//! shared and a bucket has no [`Share`].
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::bucket::Bucket;
+use super::egress::{Egress, FlowSpec, QueueLimits, Sender, Share};
+use super::forecast;
+use super::queue::{Newcomer, Permit, Refused, Source};
+use super::shared::SeatId;
+use crate::config::{self, Quota};
+
+/// The flow of all unverified credentials together: settings cannot name it.
+const UNVERIFIED: &str = "?";
+
+/// The settings of one class of requests; replaced whole on reload.
+#[derive(Debug)]
+pub(super) struct Policy {
+    pub(super) quota: Option<Quota>,
+    pub(super) sharing: Arc<Sharing>,
+    /// Whether every response carries `RateLimit` fields.
+    pub(super) headers: bool,
+    /// `batch.max_delay`.
+    pub(super) max_delay: Duration,
+}
+
+/// The shares in force; replaced whole on reload.
+#[derive(Debug)]
+pub(super) struct Sharing {
+    egress: Arc<Egress>,
+    /// `[egress]` has a rate: then every upstream call counts.
+    egress_is_limited: bool,
+    /// The configured tenants, by instance.
+    tenants: HashMap<Box<str>, Tenant>,
+    unverified: Arc<FlowSpec>,
+}
+
+/// A configured tenant.
+#[derive(Clone, Debug)]
+struct Tenant {
+    flow: Arc<FlowSpec>,
+    /// For unverified credentials of its instances, if the tenant has a budget:
+    /// a second budget of the same size, so that a made-up credential neither
+    /// gets around the tenant's budget nor uses it up.
+    unverified: Option<Arc<FlowSpec>>,
+}
+
+impl Sharing {
+    /// Opens the shares of these settings; the egress keeps what it owes.
+    pub(super) fn new(
+        tenants: &[config::Tenant],
+        egress: &Arc<Egress>,
+        egress_is_limited: bool,
+    ) -> Self {
+        let spec = |name: String, weight, quota| {
+            Arc::new(FlowSpec {
+                name: Arc::from(name),
+                weight,
+                quota,
+            })
+        };
+        let mut by_instance = HashMap::new();
+        for settings in tenants {
+            let unverified = || {
+                let name = format!("{UNVERIFIED}/{}", settings.name);
+                spec(name, NonZeroU32::MIN, settings.quota)
+            };
+            let tenant = Tenant {
+                flow: spec(settings.name.clone(), settings.weight, settings.quota),
+                unverified: settings.quota.is_some().then(unverified),
+            };
+            for instance in &settings.instances {
+                by_instance.insert(Box::from(&**instance), tenant.clone());
+            }
+        }
+        Self {
+            egress: Arc::clone(egress),
+            egress_is_limited,
+            tenants: by_instance,
+            unverified: spec(UNVERIFIED.to_owned(), NonZeroU32::MIN, None),
+        }
+    }
+
+    /// All flows that the settings name; one may come several times.
+    pub(super) fn flows(&self) -> impl Iterator<Item = &Arc<FlowSpec>> {
+        let of_tenants = self.tenants.values().flat_map(|tenant| {
+            let unverified = tenant.unverified.as_ref();
+            std::iter::once(&tenant.flow).chain(unverified)
+        });
+        of_tenants.chain(std::iter::once(&self.unverified))
+    }
+
+    /// The share of an instance's verified credentials: its tenant's, else one
+    /// of its own.
+    pub(super) fn of_verified(&self, instance: Option<&str>) -> Option<Arc<Share>> {
+        let Some(instance) = instance else {
+            return self.of_unverified(None);
+        };
+        match self.tenants.get(instance) {
+            Some(tenant) if self.egress_is_limited || tenant.flow.quota.is_some() => {
+                self.share(&tenant.flow)
+            }
+            None if self.egress_is_limited => self.share(&Arc::new(FlowSpec {
+                // No tenant's name holds a slash.
+                name: Arc::from(format!("instance/{instance}")),
+                weight: NonZeroU32::MIN,
+                quota: None,
+            })),
+            _ => None,
+        }
+    }
+
+    /// The share of an instance's other credentials: never the tenant's own.
+    pub(super) fn of_unverified(&self, instance: Option<&str>) -> Option<Arc<Share>> {
+        let tenant = instance.and_then(|instance| self.tenants.get(instance));
+        match tenant.and_then(|tenant| tenant.unverified.as_ref()) {
+            Some(of_tenant) => self.share(of_tenant),
+            None if self.egress_is_limited => self.share(&self.unverified),
+            None => None,
+        }
+    }
+
+    fn share(&self, flow: &Arc<FlowSpec>) -> Option<Arc<Share>> {
+        Some(Arc::new(Share {
+            egress: Arc::clone(&self.egress),
+            flow: Arc::clone(flow),
+        }))
+    }
+}
+
+/// A bucket and its share of the shared budgets.
+#[derive(Debug)]
+pub(super) struct Draw {
+    pub(super) place: Place,
+    pub(super) share: Option<Arc<Share>>,
+}
+
+/// Where a bucket is.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// In the account.
+    Here(Bucket<Sender>),
+    /// Among those that wait for shared budgets.
+    Seated(Arc<Egress>, SeatId),
+}
+
+impl Draw {
+    pub(super) fn new(quota: Option<Quota>, share: Option<Arc<Share>>, source: Source) -> Self {
+        Self {
+            place: Place::Here(Bucket::new(quota, source, Instant::now())),
+            share,
+        }
+    }
+
+    /// Takes the tokens for a request that need not wait.
+    pub(super) fn pass(&mut self, now: Instant) -> Option<Permit> {
+        match (&mut self.place, &self.share) {
+            (Place::Here(bucket), None) => bucket.pass(now),
+            (Place::Here(bucket), Some(share)) => share.egress.pass(&share.flow, bucket, now),
+            (Place::Seated(..), _) => None,
+        }
+    }
+
+    pub(super) fn check(
+        &mut self,
+        newcomer: &Newcomer,
+        limits: QueueLimits,
+    ) -> Result<(), Refused> {
+        let place = match (&self.place, &self.share) {
+            (Place::Here(bucket), None) => {
+                return forecast::admit(bucket, newcomer, limits.max_delay, limits.max_queue);
+            }
+            (Place::Here(bucket), Some(_)) => forecast::Place::Outside(bucket),
+            (Place::Seated(_, id), _) => forecast::Place::Seated(*id),
+        };
+        let Some(share) = &self.share else {
+            return Ok(());
+        };
+        share.egress.check(&share.flow, place, newcomer, limits)
+    }
+
+    pub(super) fn with<R: Default>(&mut self, act: impl FnOnce(&mut Bucket<Sender>) -> R) -> R {
+        match &mut self.place {
+            Place::Here(bucket) => act(bucket),
+            Place::Seated(egress, id) => egress.with(*id, act).unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn look<R>(&self, look: impl FnOnce(&Bucket<Sender>) -> R) -> Option<R> {
+        match &self.place {
+            Place::Here(bucket) => Some(look(bucket)),
+            Place::Seated(egress, id) => egress.look(*id, look),
+        }
+    }
+
+    /// Takes the bucket back from the egress.
+    pub(super) fn unseat(&mut self) {
+        if let Place::Seated(egress, id) = &self.place
+            && let Some(mut bucket) = egress.unseat(*id)
+        {
+            bucket.drop_empty_queue();
+            self.place = Place::Here(bucket);
+        }
+    }
+
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        matches!(&self.place, Place::Here(bucket) if bucket.is_idle(now))
+    }
+}
+
+#[cfg(test)]
+impl Draw {
+    /// When a newcomer would be served.
+    pub(super) fn foresee(&self, newcomer: &Newcomer, max_delay: Duration) -> Instant {
+        let place = match (&self.place, &self.share) {
+            (Place::Here(bucket), None) => {
+                return forecast::of_bucket(bucket, newcomer, max_delay).at;
+            }
+            (Place::Here(bucket), Some(_)) => forecast::Place::Outside(bucket),
+            (Place::Seated(_, id), _) => forecast::Place::Seated(*id),
+        };
+        let share = self.share.as_ref().unwrap();
+        share
+            .egress
+            .foresee(&share.flow, place, newcomer, max_delay)
+    }
+}

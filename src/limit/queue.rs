@@ -1,0 +1,379 @@
+//! The requests that wait at one bucket, and which of them is next.
+//!
+//! Invariants: requests leave in the order in which they joined. Receipts yield
+//! to requests until they are `max_delay` old; then they take at most every
+//! second token while requests wait, and never one whose loss makes a waiting
+//! request late (rule: yielding). Pure bookkeeping: no clock, no tokens.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use crate::config::Quota;
+use crate::identity::Fingerprint;
+
+/// What asks for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A request that is passed through.
+    Request,
+    /// A batch of read receipts: yields to requests until it is
+    /// `batch.max_delay` old.
+    Receipt {
+        /// When the batch was opened.
+        opened: Instant,
+    },
+    /// A further upstream call for a batch that was admitted before (a retry or
+    /// a part of a split). It goes before all receipts, yields to no request
+    /// and is refused by no full queue.
+    FollowUp {
+        /// When the batch was opened.
+        opened: Instant,
+    },
+}
+
+/// A token that was taken, or none where budgets are only observed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Permit {
+    /// When the token was taken.
+    pub(crate) granted: Instant,
+    /// Tokens left at that moment; `None` where the bucket is unlimited.
+    pub(crate) remaining: Option<u32>,
+    /// The bucket that the token came from.
+    pub(super) source: Source,
+}
+
+/// Which of the two buckets of an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The bucket of verified credentials, or of all while none is verified.
+    Main,
+    /// The bucket of the other credentials.
+    Unverified,
+}
+
+/// A request that was not admitted, or whose wait has ended without a token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Refused {
+    /// Why.
+    pub(crate) refusal: Refusal,
+    /// The budget that was used up.
+    pub(crate) scope: Scope,
+    /// The quota of that budget; `None` where it is unlimited and only a pause
+    /// was in the way.
+    pub(crate) quota: Option<Quota>,
+    /// Requests that waited at the bucket at that moment.
+    pub(crate) waiting: usize,
+    /// After this time a token would be free for the request.
+    pub(crate) retry_after: Duration,
+}
+
+/// A budget that a request draws on; it draws on all three at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// The budget of the instance for the class of the request.
+    Instance,
+    /// The budget of the instance's tenant.
+    Tenant,
+    /// The one budget for all upstream calls.
+    Egress,
+}
+
+/// Why a request was not admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// `limit.max_queue` requests wait already.
+    QueueFull,
+    /// The token would come after the deadline.
+    WaitTooLong,
+    /// The upstream asked for a pause that outlasts the deadline.
+    Paused,
+}
+
+/// How a waiting request learns that its wait is over.
+pub(crate) trait Grant {
+    /// Ends the wait; false if the request has gone.
+    fn settle(self, verdict: Result<Permit, Refused>) -> bool;
+}
+
+impl Grant for oneshot::Sender<Result<Permit, Refused>> {
+    fn settle(self, verdict: Result<Permit, Refused>) -> bool {
+        self.send(verdict).is_ok()
+    }
+}
+
+/// A request or a batch of receipts that asks for a token.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Newcomer {
+    /// What it is.
+    pub(crate) kind: Kind,
+    /// When it asks.
+    pub(crate) now: Instant,
+    /// The last moment at which the token is of use.
+    pub(crate) deadline: Instant,
+    /// Whose it is: requests of one credential never overtake each other.
+    pub(crate) credential: Option<Fingerprint>,
+}
+
+/// A request or a batch of receipts that waits.
+#[derive(Debug)]
+pub(super) struct Waiter<G> {
+    /// Grows with each waiter of the gateway: the order of arrival.
+    pub(super) ticket: u64,
+    /// Requests: when it joined. Receipts: the moment from which it no longer
+    /// yields, which also orders receipts.
+    pub(super) overdue: Instant,
+    pub(super) deadline: Instant,
+    pub(super) credential: Option<Fingerprint>,
+    pub(super) grant: G,
+}
+
+/// Requests or receipts: the two sides between which tokens alternate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Requests,
+    Receipts,
+}
+
+/// Lets overdue receipts take every second token at most while requests wait.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Alternator {
+    receipt_was_last: bool,
+}
+
+impl Alternator {
+    /// Whether the rule allows a receipt to go before a waiting request.
+    pub(super) fn allows_receipt(self) -> bool {
+        !self.receipt_was_last
+    }
+
+    /// Records who took a token.
+    pub(super) fn record(&mut self, side: Side) {
+        self.receipt_was_last = side == Side::Receipts;
+    }
+}
+
+/// The requests and receipts that wait at one bucket.
+#[derive(Debug)]
+pub(super) struct WaitQueue<G> {
+    /// In the order of arrival.
+    requests: VecDeque<Waiter<G>>,
+    /// The one that is overdue first is in front.
+    receipts: VecDeque<Waiter<G>>,
+    alternator: Alternator,
+    /// `batch.max_delay`.
+    max_delay: Duration,
+    /// Wakes the task that serves the queue when its plan has changed.
+    pub(super) changed: Arc<Notify>,
+}
+
+impl<G> WaitQueue<G> {
+    pub(super) fn new(max_delay: Duration) -> Self {
+        Self {
+            requests: VecDeque::new(),
+            receipts: VecDeque::new(),
+            alternator: Alternator::default(),
+            max_delay,
+            changed: Arc::new(Notify::new()),
+        }
+    }
+
+    /// The same waiters in the same order, each with another way to learn its
+    /// verdict.
+    pub(super) fn copy<H>(&self, grant: impl Fn(&Waiter<G>) -> H) -> WaitQueue<H> {
+        let copy = |waiters: &VecDeque<Waiter<G>>| {
+            let waiters = waiters.iter().map(|waiter| Waiter {
+                ticket: waiter.ticket,
+                overdue: waiter.overdue,
+                deadline: waiter.deadline,
+                credential: waiter.credential,
+                grant: grant(waiter),
+            });
+            waiters.collect()
+        };
+        WaitQueue {
+            requests: copy(&self.requests),
+            receipts: copy(&self.receipts),
+            alternator: self.alternator,
+            max_delay: self.max_delay,
+            changed: Arc::clone(&self.changed),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.requests.len() + self.receipts.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Waiting requests and waiting receipts.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.requests.len(), self.receipts.len())
+    }
+
+    /// Adds a waiter.
+    pub(super) fn push(&mut self, newcomer: &Newcomer, ticket: u64, grant: G) {
+        let (side, overdue) = newcomer.place(self.max_delay);
+        let waiter = Waiter {
+            ticket,
+            overdue,
+            deadline: newcomer.deadline,
+            credential: newcomer.credential,
+            grant,
+        };
+        self.insert(side, waiter);
+    }
+
+    /// Adds a waiter from another queue, where its arrival puts it.
+    pub(super) fn insert(&mut self, side: Side, waiter: Waiter<G>) {
+        match side {
+            Side::Requests => {
+                let place = self
+                    .requests
+                    .partition_point(|other| other.ticket < waiter.ticket);
+                self.requests.insert(place, waiter);
+            }
+            Side::Receipts => {
+                let place = self.receipts_before(waiter.overdue);
+                self.receipts.insert(place, waiter);
+            }
+        }
+    }
+
+    /// Receipts that go before one that is overdue at this moment.
+    pub(super) fn receipts_before(&self, overdue: Instant) -> usize {
+        self.receipts
+            .partition_point(|receipt| receipt.overdue <= overdue)
+    }
+
+    /// The receipts, the next to go first.
+    pub(super) fn receipts(&self) -> impl Iterator<Item = &Waiter<G>> {
+        self.receipts.iter()
+    }
+
+    /// The head of one side.
+    pub(super) fn head(&self, side: Side) -> Option<&Waiter<G>> {
+        match side {
+            Side::Requests => self.requests.front(),
+            Side::Receipts => self.receipts.front(),
+        }
+    }
+
+    /// Which side has the next token at `now`, if any waits; `slot(n)` is the
+    /// time of this queue's n-th token from now on.
+    pub(super) fn next(&self, now: Instant, slot: impl Fn(u32) -> Instant) -> Option<Side> {
+        match (self.requests.front(), self.receipts.front()) {
+            (None, None) => None,
+            (None, Some(_)) => Some(Side::Receipts),
+            (Some(_), Some(_)) if self.receipt_may_go(now, slot) => Some(Side::Receipts),
+            (Some(_), _) => Some(Side::Requests),
+        }
+    }
+
+    /// Whether the first receipt may take the token before a waiting request.
+    pub(super) fn receipt_may_go(&self, now: Instant, slot: impl Fn(u32) -> Instant) -> bool {
+        let first = self.receipts.front();
+        first.is_some_and(|first| first.overdue <= now)
+            && (self.requests.is_empty() || self.alternator.allows_receipt())
+            && !self.is_late(&slot, |before| slot(before.saturating_add(1)))
+    }
+
+    /// Whether a waiting request that would be in time if the tokens came at
+    /// the first times is late if they come at the second.
+    pub(super) fn is_late(
+        &self,
+        slot: impl Fn(u32) -> Instant,
+        later_slot: impl Fn(u32) -> Instant,
+    ) -> bool {
+        (0..).zip(&self.requests).any(|(before, request)| {
+            later_slot(before) > request.deadline && slot(before) <= request.deadline
+        })
+    }
+
+    /// Takes out the head of one side.
+    pub(super) fn pop(&mut self, side: Side) -> Option<Waiter<G>> {
+        self.alternator.record(side);
+        match side {
+            Side::Requests => self.requests.pop_front(),
+            Side::Receipts => self.receipts.pop_front(),
+        }
+    }
+
+    /// Takes out a waiter that has left; false if it does not wait here.
+    pub(super) fn remove(&mut self, ticket: u64) -> bool {
+        let before = self.len();
+        for side in [&mut self.requests, &mut self.receipts] {
+            side.retain(|waiter| waiter.ticket != ticket);
+        }
+        self.len() < before
+    }
+
+    /// Takes out the requests whose deadline came by this moment. Batches watch
+    /// the deadlines of their callers themselves.
+    pub(super) fn take_expired(&mut self, until: Instant) -> Vec<Waiter<G>> {
+        let expired = |request: &mut Waiter<G>| request.deadline <= until;
+        extract(&mut self.requests, expired)
+    }
+
+    /// Takes out everything that has a deadline before this moment.
+    pub(super) fn take_late(&mut self, before: Instant) -> Vec<Waiter<G>> {
+        let is_late = |waiter: &mut Waiter<G>| waiter.deadline < before;
+        let mut late = extract(&mut self.requests, is_late);
+        late.append(&mut extract(&mut self.receipts, is_late));
+        late
+    }
+
+    /// The earliest deadline of the waiting requests.
+    pub(super) fn first_deadline(&self) -> Option<Instant> {
+        self.requests.iter().map(|request| request.deadline).min()
+    }
+
+    /// Takes out the waiters whose credential is one of these.
+    pub(super) fn take_of(
+        &mut self,
+        belongs: impl Fn(Option<Fingerprint>) -> bool,
+    ) -> Vec<(Side, Waiter<G>)> {
+        let belongs = |waiter: &mut Waiter<G>| belongs(waiter.credential);
+        let requests = extract(&mut self.requests, &belongs);
+        let receipts = extract(&mut self.receipts, &belongs);
+        let requests = requests.into_iter().map(|it| (Side::Requests, it));
+        let receipts = receipts.into_iter().map(|it| (Side::Receipts, it));
+        requests.chain(receipts).collect()
+    }
+}
+
+/// Takes out the waiters of which the condition holds; mostly there is none.
+fn extract<G>(
+    waiters: &mut VecDeque<Waiter<G>>,
+    mut condition: impl FnMut(&mut Waiter<G>) -> bool,
+) -> Vec<Waiter<G>> {
+    if !waiters.iter_mut().any(&mut condition) {
+        return Vec::new();
+    }
+    let mut extracted = Vec::new();
+    for mut waiter in std::mem::take(waiters) {
+        if condition(&mut waiter) {
+            extracted.push(waiter);
+        } else {
+            waiters.push_back(waiter);
+        }
+    }
+    extracted
+}
+
+impl Newcomer {
+    /// The side it waits on, and what orders it there (see [`Waiter::overdue`]).
+    pub(super) fn place(&self, max_delay: Duration) -> (Side, Instant) {
+        match self.kind {
+            Kind::Request => (Side::Requests, self.now),
+            Kind::Receipt { opened } => (Side::Receipts, opened + max_delay),
+            // Earlier than every receipt that yields, and in order of age.
+            Kind::FollowUp { opened } => (Side::Receipts, opened),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What enforcing would have done to requests that are not held (`limit.mode`).
+//!
+//! Invariants: the request itself goes at once and pays nothing. A shadow
+//! request goes through the lane that the request would have used and takes the
+//! token that it would have taken, so that the buckets are as full as if they
+//! were enforced. A shadow request waits like any other, so `limit.max_queue`
+//! bounds them too, and a drain ends without them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::lane::Ask;
+use super::queue::Source;
+use super::{Admission, Lane, Limiter, Pass, Permit, Refused};
+use crate::observe::metrics::Route;
+
+impl Limiter {
+    /// Whether no request is held or refused.
+    pub(crate) fn observes(&self) -> bool {
+        self.rules.load().observes
+    }
+
+    /// Lets a request go for which no token is taken.
+    pub(crate) fn unheld(&self, route: Route) -> Pass {
+        let permit = Permit {
+            granted: Instant::now(),
+            remaining: None,
+            source: Source::Main,
+        };
+        self.passed(permit, None, route)
+    }
+
+    /// Sends a shadow request through a lane, and counts what becomes of it.
+    pub(super) fn shadow_admit(&self, lane: &Lane, ask: Ask, route: Route) {
+        let ticket = match lane.admit(ask) {
+            Ok(Admission::Now(_)) => {
+                return self.metrics.would_delay(route).observe(0.0);
+            }
+            Ok(Admission::Queued(ticket)) => ticket,
+            Err(refused) => return would_refuse(lane, refused, 1),
+        };
+        let (lane, metrics) = (lane.clone(), Arc::clone(&self.metrics));
+        // Not one of the tasks that a drain waits for.
+        tokio::spawn(async move {
+            match ticket.await {
+                Ok(_) => {
+                    let seconds = ask.now.elapsed().as_secs_f64();
+                    metrics.would_delay(route).observe(seconds);
+                }
+                Err(refused) => would_refuse(&lane, refused, 1),
+            }
+        });
+    }
+
+    /// Counts how long a shadow batch waited for its token.
+    pub(crate) fn would_have_passed(&self, waited: Option<Duration>, route: Route) {
+        let seconds = waited.unwrap_or_default().as_secs_f64();
+        self.metrics.would_delay(route).observe(seconds);
+    }
+}
+
+/// Counts requests that would have been refused.
+pub(crate) fn would_refuse(lane: &Lane, refused: Refused, requests: usize) {
+    let reason = refused.refusal.reason();
+    lane.series().would_reject(reason).inc_by(requests as u64);
+}

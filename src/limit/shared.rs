@@ -1,0 +1,396 @@
+//! The buckets that wait for a shared budget, and which of them is next.
+//!
+//! The flow with the smallest start tag goes first ([`flow`](super::flow)).
+//! Within a flow the instances take turns, and receipts yield to the requests
+//! of all its instances as they do at a bucket.
+//!
+//! Invariants: no clock, no task, and nothing but the buckets themselves says
+//! what waits: the ordered sets of a run ([`Agenda`]) are built from them. The
+//! tokens of the bucket, the tenant and the egress are taken together, at the
+//! moment at which a request goes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use tokio::time::Instant;
+
+use super::bucket::{Bucket, expiry};
+use super::flow::{FlowId, FlowLoad, Flows};
+use super::queue::{Grant, Permit, Scope, Side, WaitQueue, Waiter};
+use crate::config::Quota;
+
+/// A bucket that waits for a shared budget.
+pub(super) type SeatId = u64;
+
+/// The buckets that wait for shared budgets, and the budgets.
+#[derive(Debug)]
+pub(super) struct SharedQueue<G> {
+    pub(super) flows: Flows,
+    seats: BTreeMap<SeatId, Seat<G>>,
+}
+
+/// A bucket of a flow.
+#[derive(Debug)]
+struct Seat<G> {
+    bucket: Bucket<G>,
+    flow: FlowId,
+    /// Grows with each turn: the smallest is next.
+    turn: u64,
+}
+
+/// What is ready at a moment of a run, and what will be.
+#[derive(Debug, Default)]
+pub(super) struct Agenda {
+    /// Flows with a token of their own and a bucket that is ready, by start tag.
+    ready: BTreeSet<(u128, u64, FlowId)>,
+    heads: HashMap<FlowId, Heads>,
+    /// When a bucket or a flow will have a token.
+    later: BTreeSet<(Instant, Due)>,
+    /// When the first request of a bucket will have to be refused.
+    expiries: BTreeSet<(Instant, SeatId)>,
+}
+
+/// The waiters of a flow that are next in their buckets, which have a token.
+#[derive(Debug, Default)]
+struct Heads {
+    /// By turn.
+    requests: BTreeSet<(u64, SeatId)>,
+    /// By the moment from which they no longer yield.
+    receipts: BTreeSet<(Instant, SeatId)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Seat(SeatId),
+    Flow(FlowId),
+}
+
+impl<G: Grant> SharedQueue<G> {
+    pub(super) fn new(flows: Flows) -> Self {
+        let seats = BTreeMap::new();
+        Self { flows, seats }
+    }
+
+    /// A copy for a forecast: what waits, with one flow besides.
+    pub(super) fn copy<H: Grant>(
+        &self,
+        besides: FlowId,
+        now: Instant,
+        grant: impl Fn(&Waiter<G>) -> H,
+    ) -> SharedQueue<H> {
+        let seats = self.seats.iter();
+        let waiting = seats.filter(|(_, seat)| seat.bucket.waiting().is_some());
+        let copies = waiting.map(|(id, seat)| {
+            let seat = Seat {
+                bucket: seat.bucket.copy(&grant),
+                flow: seat.flow,
+                turn: seat.turn,
+            };
+            (*id, seat)
+        });
+        let seats: BTreeMap<_, _> = copies.collect();
+        let mut used: BTreeSet<_> = seats.values().map(|seat| seat.flow).collect();
+        used.insert(besides);
+        SharedQueue {
+            flows: self.flows.copy(&used, now),
+            seats,
+        }
+    }
+
+    /// The flows with a bucket here.
+    pub(super) fn used_flows(&self) -> BTreeSet<FlowId> {
+        self.seats.values().map(|seat| seat.flow).collect()
+    }
+
+    /// Takes in a bucket that has something to wait for.
+    pub(super) fn seat(&mut self, bucket: Bucket<G>, flow: FlowId) -> SeatId {
+        let id = self.flows.serial();
+        let turn = id;
+        self.seats.insert(id, Seat { bucket, flow, turn });
+        id
+    }
+
+    /// The bucket of a seat.
+    pub(super) fn bucket_of(&self, id: SeatId) -> Option<&Bucket<G>> {
+        Some(&self.seats.get(&id)?.bucket)
+    }
+
+    /// The bucket of a seat, to be changed.
+    pub(super) fn bucket(&mut self, id: SeatId) -> Option<&mut Bucket<G>> {
+        Some(&mut self.seats.get_mut(&id)?.bucket)
+    }
+
+    /// Gives a bucket back.
+    pub(super) fn unseat(&mut self, id: SeatId) -> Option<Bucket<G>> {
+        Some(self.seats.remove(&id)?.bucket)
+    }
+
+    pub(super) fn has_seats(&self) -> bool {
+        !self.seats.is_empty()
+    }
+
+    /// The seats where nothing waits any more.
+    pub(super) fn drained(&self) -> Vec<SeatId> {
+        let seats = self.seats.iter();
+        let drained = seats.filter(|(_, seat)| seat.bucket.waiting().is_none());
+        drained.map(|(id, _)| *id).collect()
+    }
+
+    /// Takes the tokens for a request of a bucket without a queue, while no
+    /// other bucket is ready to go.
+    pub(super) fn pass(
+        &mut self,
+        flow: FlowId,
+        bucket: &mut Bucket<G>,
+        now: Instant,
+    ) -> Option<Permit> {
+        let flows = &mut self.flows;
+        if bucket.due(now, 0) > now || flows.due(flow, now) > now || flows.budget.due(now, 0) > now
+        {
+            return None;
+        }
+        let permit = bucket.pass(now)?;
+        let tag = flows.start_tag(flow);
+        flows.spend(flow, tag, Side::Requests, now);
+        flows.end_busy_period();
+        Some(permit)
+    }
+
+    /// Hands out every token that is there and refuses the requests whose
+    /// deadline has passed. Returns when something can be done next; `None` if
+    /// nothing waits.
+    pub(super) fn serve(&mut self, now: Instant) -> Option<Instant> {
+        let mut agenda = self.agenda(now);
+        self.serve_by(&mut agenda, now)
+    }
+
+    /// The agenda of a run that begins now.
+    pub(super) fn agenda(&mut self, now: Instant) -> Agenda {
+        let mut agenda = Agenda::default();
+        let seats: Vec<_> = self.seats.keys().copied().collect();
+        for id in seats {
+            self.list(&mut agenda, id, now);
+        }
+        self.flows.stop_others(&agenda.ready);
+        agenda
+    }
+
+    /// As [`serve`](Self::serve), in a run of several moments.
+    pub(super) fn serve_by(&mut self, agenda: &mut Agenda, now: Instant) -> Option<Instant> {
+        loop {
+            while let Some(&(at, due)) = agenda.later.first()
+                && at <= now
+            {
+                agenda.later.pop_first();
+                match due {
+                    Due::Seat(id) => self.list(agenda, id, now),
+                    Due::Flow(id) => self.list_flow(agenda, id, now),
+                }
+            }
+            let due = self.flows.budget.due(now, 0);
+            let ready = agenda.ready.first().filter(|_| due <= now);
+            let Some(&(tag, _, flow)) = ready else {
+                // What could be served is: the others can wait no longer.
+                if let Some(&(at, id)) = agenda.expiries.first()
+                    && at <= now
+                {
+                    self.expire(agenda, id, now);
+                    continue;
+                }
+                return agenda.next(due);
+            };
+            let Some((side, id)) = self.choose(agenda, flow, now) else {
+                self.unlist_flow(agenda, flow);
+                continue;
+            };
+            agenda.remove(flow, id, &self.seats[&id]);
+            if self.grant(id, side, now) {
+                self.unlist_flow(agenda, flow);
+                let serial = self.flows.spend(flow, tag, side, now);
+                if let Some(seat) = self.seats.get_mut(&id) {
+                    seat.turn = serial;
+                }
+            }
+            self.list(agenda, id, now);
+            self.list_flow(agenda, flow, now);
+            if agenda.ready.is_empty() {
+                self.flows.end_busy_period();
+            }
+        }
+    }
+
+    /// Refuses the requests of a seat whose deadline has passed.
+    fn expire(&mut self, agenda: &mut Agenda, id: SeatId, now: Instant) {
+        if let Some(seat) = self.seats.get_mut(&id) {
+            agenda.remove(seat.flow, id, seat);
+            seat.bucket.expire(now);
+        }
+        self.list(agenda, id, now);
+    }
+
+    fn grant(&mut self, id: SeatId, side: Side, now: Instant) -> bool {
+        let seat = self.seats.get_mut(&id);
+        seat.is_some_and(|seat| seat.bucket.grant(side, now))
+    }
+
+    /// Puts a seat on the agenda: it is ready, or it will be.
+    fn list(&mut self, agenda: &mut Agenda, id: SeatId, now: Instant) {
+        let Some(seat) = self.seats.get(&id) else {
+            return;
+        };
+        let Some(queue) = seat.bucket.waiting() else {
+            return;
+        };
+        if let Some(request) = queue.head(Side::Requests) {
+            agenda.expiries.insert((expiry(request), id));
+        }
+        let due = seat.bucket.due(now, 0);
+        if due > now {
+            agenda.later.insert((due, Due::Seat(id)));
+            return;
+        }
+        let heads = agenda.heads.entry(seat.flow).or_default();
+        if queue.head(Side::Requests).is_some() {
+            heads.requests.insert((seat.turn, id));
+        }
+        if let Some(receipt) = queue.head(Side::Receipts) {
+            heads.receipts.insert((receipt.overdue, id));
+        }
+        let flow = seat.flow;
+        self.list_flow(agenda, flow, now);
+    }
+
+    /// Puts a flow with a ready bucket on the agenda.
+    fn list_flow(&mut self, agenda: &mut Agenda, id: FlowId, now: Instant) {
+        if agenda.heads.get(&id).is_none_or(Heads::is_empty) {
+            return;
+        }
+        let due = self.flows.due(id, now);
+        if due > now {
+            agenda.later.insert((due, Due::Flow(id)));
+        } else {
+            agenda.ready.extend(self.flows.start(id));
+        }
+    }
+
+    fn unlist_flow(&mut self, agenda: &mut Agenda, id: FlowId) {
+        if let Some(place) = self.flows.stop(id) {
+            agenda.ready.remove(&place);
+        }
+    }
+
+    /// What goes next of a flow whose turn it is. The oldest receipt goes
+    /// before requests only if bucket and flow both allow it, and if that makes
+    /// no request of the flow late.
+    fn choose(&self, agenda: &Agenda, flow: FlowId, now: Instant) -> Option<(Side, SeatId)> {
+        let heads = agenda.heads.get(&flow)?;
+        let request = heads.requests.first().map(|&(_, id)| id);
+        let receipt = heads.receipts.first().copied();
+        let (request, (overdue, receipt)) = match (request, receipt) {
+            (Some(request), Some(receipt)) => (request, receipt),
+            (Some(request), None) => return Some((Side::Requests, request)),
+            (None, receipt) => return Some((Side::Receipts, receipt?.1)),
+        };
+        let may_go = overdue <= now
+            && self.flows.allows_receipt(flow)
+            && self.receipt_may_go(heads, flow, receipt, now);
+        Some(if may_go {
+            (Side::Receipts, receipt)
+        } else {
+            (Side::Requests, request)
+        })
+    }
+
+    fn receipt_may_go(&self, heads: &Heads, flow: FlowId, receipt: SeatId, now: Instant) -> bool {
+        let Some(pace) = self.flows.pace(flow, now) else {
+            return false;
+        };
+        let seats = u32::try_from(heads.requests.len())
+            .unwrap_or(u32::MAX)
+            .max(1);
+        let bucket = &self.seats[&receipt].bucket;
+        let slot = |n: u32| {
+            let own = bucket.due(now, n as usize);
+            own.max(pace.turn(n.saturating_mul(seats)))
+        };
+        let others = heads.requests.iter().filter(|(_, id)| *id != receipt);
+        let mut others = others.filter_map(|(_, id)| Some((id, self.seats.get(id)?)));
+        bucket
+            .waiting()
+            .is_some_and(|queue| queue.receipt_may_go(now, slot))
+            && !others.any(|(_, seat)| {
+                // Every other bucket may have its turn first.
+                let turn = |n: u32| n.saturating_mul(seats).saturating_add(seats - 1);
+                let slot = |n: u32, lost: u32| {
+                    let own = seat.bucket.due(now, n as usize);
+                    own.max(pace.turn(turn(n).saturating_add(lost)))
+                };
+                seat.bucket
+                    .waiting()
+                    .is_some_and(|queue| queue.is_late(|n| slot(n, 0), |n| slot(n, 1)))
+            })
+    }
+
+    /// When a newcomer has its token if the active flows and buckets use their
+    /// shares meanwhile, and the budget that it then waits for. `seat` is its
+    /// bucket's, where something waits there already.
+    pub(super) fn guaranteed(
+        &mut self,
+        flow: FlowId,
+        seat: Option<SeatId>,
+        side: Side,
+        now: Instant,
+    ) -> (Instant, Scope, Option<Quota>) {
+        let mut load = FlowLoad::default();
+        for (id, other) in self.seats.iter().filter(|(_, other)| other.flow == flow) {
+            let counts = other.bucket.waiting().map(WaitQueue::counts);
+            let (requests, receipts) = counts.unwrap_or_default();
+            match Some(*id) == seat {
+                true => load.own = requests,
+                false => load.rivals += usize::from(requests > 0),
+            }
+            load.requests += requests;
+            load.receipts += receipts;
+        }
+        self.flows.guaranteed(flow, load, side, now)
+    }
+
+    /// The quotas of the buckets that wait, with their flows.
+    pub(super) fn quotas(&self) -> impl Iterator<Item = (FlowId, Option<Quota>)> {
+        let waiting = self.seats.values();
+        let waiting = waiting.filter(|seat| seat.bucket.waiting().is_some());
+        waiting.map(|seat| (seat.flow, seat.bucket.quota()))
+    }
+}
+
+impl Agenda {
+    /// Takes a seat off whose waiters are about to change.
+    fn remove<G: Grant>(&mut self, flow: FlowId, id: SeatId, seat: &Seat<G>) {
+        let Some(queue) = seat.bucket.waiting() else {
+            return;
+        };
+        let heads = self.heads.entry(flow).or_default();
+        if let Some(request) = queue.head(Side::Requests) {
+            self.expiries.remove(&(expiry(request), id));
+            heads.requests.remove(&(seat.turn, id));
+        }
+        if let Some(receipt) = queue.head(Side::Receipts) {
+            heads.receipts.remove(&(receipt.overdue, id));
+        }
+    }
+
+    /// When something can be done next, if the egress has a token at `due`.
+    fn next(&self, due: Instant) -> Option<Instant> {
+        let served = match self.ready.is_empty() {
+            true => self.later.first().map(|(at, _)| *at),
+            false => Some(due),
+        };
+        let expired = self.expiries.first().map(|(at, _)| *at);
+        [served, expired].into_iter().flatten().min()
+    }
+}
+
+impl Heads {
+    fn is_empty(&self) -> bool {
+        self.requests.is_empty() && self.receipts.is_empty()
+    }
+}

@@ -1,0 +1,136 @@
+//! The buckets of the gateway in the time of a log.
+//!
+//! Invariant: what is decided here is decided by the very code that decides in
+//! a gateway ([`Bucket`]); only the caller serves the queues, because it turns
+//! the clock. A log names no credentials and no tenants, so there is one bucket
+//! per instance and class, and no shared budget.
+
+use std::collections::HashMap;
+
+use http::Method;
+use tokio::time::Instant;
+
+use crate::config::{Config, Quota};
+use crate::http::path;
+use crate::limit::{Bucket, Grant, Kind, Newcomer, Refused, admit_at, next_ticket};
+
+/// Arrivals between two searches for idle buckets.
+const SWEEP_EVERY: usize = 65_536;
+
+/// A class of requests, and an instance by its hash.
+pub(super) type BucketKey = (usize, u64);
+
+/// The buckets of one estimate.
+pub(super) struct OfflineLimiter<G> {
+    config: Config,
+    quotas: Vec<Option<Quota>>,
+    buckets: HashMap<BucketKey, Bucket<G>>,
+    asked: usize,
+}
+
+/// What a request for a token gets.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Entry {
+    /// The token was there.
+    Now,
+    /// A place in the queue.
+    Queued {
+        ticket: u64,
+        /// The queue has just been made: it has to be served.
+        first: bool,
+    },
+}
+
+impl<G: Grant> OfflineLimiter<G> {
+    /// Opens full buckets under these settings.
+    pub(super) fn new(config: &Config) -> Self {
+        let base = std::iter::once(config.limit.quota);
+        let classes = config.limit.classes.iter().map(|class| class.quota);
+        Self {
+            quotas: base.chain(classes).collect(),
+            config: config.clone(),
+            buckets: HashMap::new(),
+            asked: 0,
+        }
+    }
+
+    /// Takes a token or a place in the queue; then `serve` says when it has to
+    /// be served.
+    ///
+    /// # Errors
+    /// The queue is full, or the token would come after `deadline`.
+    pub(super) fn admit(
+        &mut self,
+        key: BucketKey,
+        kind: Kind,
+        (now, deadline): (Instant, Instant),
+        grant: impl FnOnce() -> G,
+    ) -> Result<Entry, Refused> {
+        self.asked += 1;
+        if self.asked.is_multiple_of(SWEEP_EVERY) {
+            self.buckets.retain(|_, bucket| !bucket.is_idle(now));
+        }
+        let quota = self.quotas.get(key.0).copied().flatten();
+        let bucket = self.buckets.entry(key);
+        let bucket = bucket.or_insert_with(|| Bucket::new_main(quota, now));
+        if bucket.pass(now).is_some() {
+            return Ok(Entry::Now);
+        }
+        let newcomer = newcomer(kind, now, deadline);
+        let max_delay = self.config.batch.max_delay;
+        admit_at(bucket, &newcomer, max_delay, self.config.limit.max_queue)?;
+        let ticket = next_ticket();
+        let first = bucket.push(&newcomer, max_delay, ticket, grant());
+        Ok(Entry::Queued { ticket, first })
+    }
+
+    /// Whether a request could be admitted now; takes nothing.
+    ///
+    /// # Errors
+    /// As [`admit`](Self::admit).
+    pub(super) fn check(
+        &self,
+        key: BucketKey,
+        kind: Kind,
+        now: Instant,
+        deadline: Instant,
+    ) -> Result<(), Refused> {
+        let Some(bucket) = self.buckets.get(&key) else {
+            return Ok(());
+        };
+        let newcomer = newcomer(kind, now, deadline);
+        let max_delay = self.config.batch.max_delay;
+        admit_at(bucket, &newcomer, max_delay, self.config.limit.max_queue)
+    }
+
+    /// Hands out every token that is there; returns when to look again.
+    pub(super) fn serve(&mut self, key: BucketKey, now: Instant) -> Option<Instant> {
+        let bucket = self.buckets.get_mut(&key)?;
+        bucket.advance(now).map(|(next, _)| next)
+    }
+
+    /// Takes a waiter out of the queue that no longer waits.
+    pub(super) fn leave(&mut self, key: BucketKey, ticket: u64) {
+        if let Some(bucket) = self.buckets.get_mut(&key) {
+            bucket.remove(ticket);
+        }
+    }
+}
+
+fn newcomer(kind: Kind, now: Instant, deadline: Instant) -> Newcomer {
+    Newcomer {
+        kind,
+        now,
+        deadline,
+        credential: None,
+    }
+}
+
+/// The class of a request: 0 is the base limit.
+pub(super) fn class_of(config: &Config, method: &Method, path: &str) -> usize {
+    let path = path::normalize(path);
+    let mut receipts = config.batch.paths.iter();
+    let is_receipt = receipts.any(|receipt| path::same_segments(receipt, &path));
+    let class = config.limit.class_of(method, &path, is_receipt);
+    class.map_or(0, |class| class + 1)
+}
