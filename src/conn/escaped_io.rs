@@ -222,7 +222,13 @@ impl<IO: AsyncRead + Unpin> EscapedIo<IO> {
             return Poll::Ready(Ok(()));
         };
         let read = &buf.filled()[start..];
-        let length = body.length_within(read)?;
+        let length = match body.length_within(read) {
+            Ok(length) => length,
+            Err(error) => {
+                buf.set_filled(start);
+                return Poll::Ready(Err(error));
+            }
+        };
         // What follows the body is the next head, and not for hyper yet.
         let behind = BytesMut::from(&read[length..]);
         if body.decoder.has_ended() {
@@ -324,3 +330,6 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for EscapedIo<IO> {
 fn has_empty_line(bytes: &[u8]) -> bool {
     bytes.windows(2).any(|two| two == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
 }
+
+#[cfg(test)]
+mod tests;
