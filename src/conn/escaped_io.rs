@@ -72,6 +72,9 @@ pub(crate) struct EscapedIo<IO> {
 enum Next {
     Head,
     Body(Body),
+    /// The rest of a body whose chunked coding is malformed. hyper may read more
+    /// forms of it, but without the end of this body, the next head is not found.
+    Broken,
     /// Nothing that is searched: hyper refuses what begins here, or the stream is
     /// no longer HTTP.
     Other,
@@ -211,6 +214,9 @@ impl<IO: AsyncRead + Unpin> EscapedIo<IO> {
 
     /// Reads bytes that hyper gets unchanged.
     fn poll_rest(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if matches!(self.next, Next::Broken) {
+            return Poll::Ready(Err(broken()));
+        }
         let start = buf.filled().len();
         if self.ahead.is_empty() {
             ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
@@ -224,9 +230,10 @@ impl<IO: AsyncRead + Unpin> EscapedIo<IO> {
         let read = &buf.filled()[start..];
         let length = match body.length_within(read) {
             Ok(length) => length,
-            Err(error) => {
+            Err(Malformed) => {
                 buf.set_filled(start);
-                return Poll::Ready(Err(error));
+                self.next = Next::Broken;
+                return Poll::Ready(Err(broken()));
             }
         };
         // What follows the body is the next head, and not for hyper yet.
@@ -243,7 +250,10 @@ impl<IO: AsyncRead + Unpin> EscapedIo<IO> {
 
 impl Body {
     /// How many of the bytes read belong to this body.
-    fn length_within(&mut self, read: &[u8]) -> io::Result<usize> {
+    ///
+    /// # Errors
+    /// The end of the body cannot be found.
+    fn length_within(&mut self, read: &[u8]) -> Result<usize, Malformed> {
         if let BodyDecoder::Length(left) = &mut self.decoder {
             let length = usize::try_from(*left).map_or(read.len(), |left| left.min(read.len()));
             *left -= length as u64;
@@ -252,16 +262,13 @@ impl Body {
         self.undecoded.extend_from_slice(read);
         let mut rest = std::mem::take(&mut self.undecoded).freeze();
         loop {
-            match self.decoder.decode(&mut rest) {
-                Ok(Decoded::Data(_) | Decoded::Trailers(_)) => {}
-                Ok(Decoded::NeedMore) => {
+            match self.decoder.decode(&mut rest)? {
+                Decoded::Data(_) | Decoded::Trailers(_) => {}
+                Decoded::NeedMore => {
                     self.undecoded = BytesMut::from(rest);
                     return Ok(read.len());
                 }
-                Ok(Decoded::End) => return Ok(read.len() - rest.len()),
-                // hyper may read more forms of the chunked coding. But without the
-                // end of this body, the next request would not be found.
-                Err(Malformed) => return Err(io::ErrorKind::InvalidData.into()),
+                Decoded::End => return Ok(read.len() - rest.len()),
             }
         }
     }
@@ -290,7 +297,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for EscapedIo<IO> {
         // whole buffers of a body.
         let is_body = !this.ahead.is_empty() && !matches!(this.next, Next::Head);
         if this.head.is_empty() && is_body && buf.remaining() > 0 {
-            return this.poll_rest(cx, buf);
+            // An error comes again with the next read.
+            drop(this.poll_rest(cx, buf));
         }
         Poll::Ready(Ok(()))
     }
@@ -324,6 +332,10 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for EscapedIo<IO> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
+}
+
+fn broken() -> io::Error {
+    io::ErrorKind::InvalidData.into()
 }
 
 /// Whether a head may end in these bytes: with an empty line.
