@@ -132,10 +132,7 @@ impl Egress {
             return None;
         }
         let mut state = self.lock();
-        if state.queue.has_seats() && state.idle_until.is_none_or(|until| until <= now) {
-            state.serve(now);
-            self.changed.notify_one();
-        }
+        self.catch_up(&mut state, now);
         let flow = state.flow(flow, now);
         state.queue.pass(flow, bucket, now)
     }
@@ -152,6 +149,7 @@ impl Egress {
         limits: QueueLimits,
     ) -> Result<(), Refused> {
         let mut state = self.lock();
+        self.catch_up(&mut state, newcomer.now);
         let flow = state.flow(flow, newcomer.now);
         let limits = (limits.max_delay, limits.max_queue);
         forecast::admit_shared(&mut state.queue, flow, place, newcomer, limits)
@@ -226,8 +224,18 @@ impl Egress {
         max_delay: Duration,
     ) -> Instant {
         let mut state = self.lock();
+        self.catch_up(&mut state, newcomer.now);
         let flow = state.flow(flow, newcomer.now);
         forecast::in_shared(&state.queue, flow, place, newcomer, max_delay)
+    }
+
+    /// Hands out what is due by now. The task may not have run yet at this moment, and
+    /// what waits already goes before a newcomer.
+    fn catch_up(&self, state: &mut State, now: Instant) {
+        if state.queue.has_seats() && state.idle_until.is_none_or(|until| until <= now) {
+            state.serve(now);
+            self.changed.notify_one();
+        }
     }
 
     fn wake(&self, state: &mut State) {
