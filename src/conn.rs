@@ -5,13 +5,14 @@
 //! - [`state`]: what the connection is doing, and since when;
 //! - [`lifecycle`]: timeouts of the connection, and when it is closed or cut;
 //! - [`timer`]: wakes the connection for its deadline and for a drain;
-//! - [`rewind`], [`tracked_io`]: its stream;
+//! - [`rewind`], [`tracked_io`], [`escaped_io`]: its stream;
 //! - [`pending_body`]: request bodies that are not yet read to their end;
 //! - [`send_tracker`], [`tracked_body`]: HTTP/2 responses that the client does not read;
 //! - [`permit`]: its permit of `server.max_connections`;
 //! - [`drain`]: whether all connections must end.
 
 pub(crate) mod drain;
+pub(crate) mod escaped_io;
 pub(crate) mod lifecycle;
 pub(crate) mod pending_body;
 pub(crate) mod permit;

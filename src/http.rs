@@ -4,6 +4,7 @@
 //! - [`h1`]: the HTTP/1.1 codec of the fast path;
 //! - [`content_length`]: the value of that header;
 //! - [`hop_by_hop`]: headers that are not forwarded;
+//! - [`raw_target`]: targets with bytes that a URI may not contain;
 //! - [`method`]: overridden methods;
 //! - [`path`]: paths as a lenient backend reads them;
 //! - [`retry_after`]: the header of that name;
@@ -14,12 +15,13 @@
 pub(crate) mod content_length;
 pub(crate) mod forwarded_for;
 pub(crate) mod h1;
-mod header_case;
+pub(crate) mod header_case;
 pub(crate) mod hop_by_hop;
 pub(crate) mod method;
 pub(crate) mod path;
 pub(crate) mod proxy_protocol;
 mod raw_head;
+pub(crate) mod raw_target;
 pub(crate) mod request_head;
 pub(crate) mod response_head;
 pub(crate) mod retry_after;

@@ -4,7 +4,8 @@
 //! upstream, response. Invariant: each request gets one response and is counted once.
 //!
 //! - [`shared`]: what all requests share; [`request_ctx`]: what the steps of one request share;
-//! - [`target`]: requests for another host; [`preflight`], [`cors`]: browsers;
+//! - [`target`]: requests for another host; [`raw_target`]: targets that are no URI;
+//!   [`preflight`], [`cors`]: browsers;
 //! - [`identify`]: instance, credential, keys, and the lane at the limiter;
 //! - [`receipts`]: read receipts; [`passthrough`]: all other requests;
 //! - [`error`]: failures and their responses; [`server_timing`], [`ratelimit_headers`]:
@@ -17,6 +18,7 @@ mod identify;
 mod passthrough;
 mod preflight;
 pub(crate) mod ratelimit_headers;
+mod raw_target;
 mod receipts;
 mod request_ctx;
 mod request_guard;
@@ -38,6 +40,7 @@ use tokio::time::Instant;
 use crate::body::{ClientBody, ClientResponse};
 use crate::conn::state::ConnCtx;
 use crate::http::hop_by_hop;
+use crate::http::raw_target::RawTarget;
 use crate::http::request_head::RequestHead;
 use crate::http::response_head::has_no_body;
 use crate::observe::metrics::{Failure, Route};
@@ -171,6 +174,9 @@ impl Proxy {
         hop_by_hop::strip(&mut head.headers, is_upgradable);
         if head.version == Version::HTTP_2 {
             hop_by_hop::from_http2(head, body.is_empty());
+        }
+        if let Some(raw) = RawTarget::of(head) {
+            Box::pin(self.prepare_raw_target(head, body, raw)).await?;
         }
         if is_preflight(head, body) {
             // Boxed, here and below: a future is as large as its largest branch.

@@ -43,6 +43,7 @@ pub use tls::TlsError;
 
 use crate::body::{Progress, UpstreamRequest};
 use crate::config;
+use crate::http::raw_target::RawTarget;
 use crate::observe::metrics::{Metrics, Route};
 use crate::yield_now;
 
@@ -197,6 +198,12 @@ impl Upstream {
                     connected
                 }
             };
+            if let Some(raw) = RawTarget::of(&request.head)
+                && !connection.is_fast()
+            {
+                // hyper would cut the target, or refuse it.
+                return Err(UpstreamError::RawTarget(raw.byte()));
+            }
             if connection.is_http2() {
                 request::prepare_http2(&mut request.head, &self.settings.url);
             } else {

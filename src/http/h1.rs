@@ -17,7 +17,9 @@ mod write_buf;
 
 pub(crate) use decode::{BodyDecoder, Decoded};
 pub(crate) use encode::BodyEncoder;
-pub(crate) use request::{FastRequest, RequestRead, read_request, write_request};
+pub(crate) use request::{
+    FastRequest, RequestFrame, RequestRead, frame_request, read_request, write_request,
+};
 pub(crate) use response::{
     FinalResponse, MAX_RESPONSE_FIELDS, MAX_RESPONSE_HEAD, ResponseRead, read_response,
     write_response,

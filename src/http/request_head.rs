@@ -6,6 +6,7 @@ use http::Request;
 use http::request::Parts;
 
 use super::header_case::HeaderCase;
+use super::raw_target::RawTarget;
 
 /// Method, target and headers of a request, with the case of its header names.
 #[derive(Clone, Debug)]
@@ -16,14 +17,21 @@ pub(crate) struct RequestHead {
 
 impl RequestHead {
     /// The case of the header names. It is known of a request that was read on
-    /// the fast path, and only such a request may leave on it. (hyper keeps the
-    /// case of what it reads to itself.)
+    /// the fast path or has a raw target, and only such a request may leave on the
+    /// fast path. (hyper keeps the case of what it reads to itself.)
     pub(crate) fn header_case(&self) -> Option<&HeaderCase> {
         self.case.as_ref()
     }
 
     /// Only for a request that was read on the fast path.
     pub(super) fn set_header_case(&mut self, case: HeaderCase) {
+        self.case = Some(case);
+    }
+
+    /// Sets the target of a request that hyper read percent-encoded, and the case
+    /// of its header names: only the fast path can send such a target.
+    pub(crate) fn set_raw_target(&mut self, target: RawTarget, case: HeaderCase) {
+        self.parts.extensions.insert(target);
         self.case = Some(case);
     }
 

@@ -10,6 +10,7 @@ use super::credential::{CredentialSource, Credentials, Fingerprint};
 use super::instance::InstanceId;
 use super::names::{self, Field, FieldName};
 use super::query::pairs;
+use crate::http::raw_target::RawTarget;
 use crate::http::{INSTANCE_HEADER, TOKEN_HEADER};
 
 /// HTTP's own header for credentials (RFC 9110 §11.6.2), in lower case.
@@ -69,16 +70,11 @@ impl Findings {
             is_ambiguous: false,
             is_partial: false,
         };
-        for pair in pairs(head.uri.query().unwrap_or_default()) {
-            let Some(named) = pair.named() else { continue };
-            // Some backends use the element of a list, others ignore it.
-            findings.is_ambiguous |= named.is_list;
-            match named.name {
-                FieldName::Instance => findings.instance(&pair.decoded()),
-                FieldName::Token => {
-                    findings.credential(CredentialSource::Query, pair.decoded().as_bytes());
-                }
-            }
+        findings.query(head.uri.query().unwrap_or_default());
+        // Backends differ in whether a query ends at `#`: both readings must name
+        // the same (rule: ambiguous requests).
+        if let Some(raw) = RawTarget::of(head) {
+            findings.query(raw.query_before_fragment(head).unwrap_or_default());
         }
         // One pass over the headers costs less than one lookup for each name, and finds
         // other spellings, too.
@@ -93,6 +89,20 @@ impl Findings {
             }
         }
         findings
+    }
+
+    fn query(&mut self, query: &str) {
+        for pair in pairs(query) {
+            let Some(named) = pair.named() else { continue };
+            // Some backends use the element of a list, others ignore it.
+            self.is_ambiguous |= named.is_list;
+            match named.name {
+                FieldName::Instance => self.instance(&pair.decoded()),
+                FieldName::Token => {
+                    self.credential(CredentialSource::Query, pair.decoded().as_bytes());
+                }
+            }
+        }
     }
 
     /// Adds an instance; the first one counts.

@@ -36,6 +36,13 @@ pub(crate) enum Error {
     /// Framing or fields that recipients could read in different ways.
     #[error("the request is malformed: {0}")]
     Malformed(&'static str),
+    /// The target has this byte, and the request cannot be forwarded by the fast
+    /// path (rule: pass-through).
+    #[error(
+        "the request target contains the byte 0x{0:02X}, which this request cannot carry; \
+         send it as %{0:02X}"
+    )]
+    RawTarget(u8),
     /// The client sent nothing of the body for `server.body_timeout`.
     #[error("the request body arrived too slowly")]
     ClientTooSlow,
@@ -76,6 +83,7 @@ impl From<UpstreamError> for Error {
     fn from(failure: UpstreamError) -> Self {
         match failure {
             UpstreamError::Client(error) => error.into(),
+            UpstreamError::RawTarget(byte) => Self::RawTarget(byte),
             failure => Self::Upstream(failure),
         }
     }
@@ -105,7 +113,7 @@ impl Error {
         match self {
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::ForeignTarget => StatusCode::MISDIRECTED_REQUEST,
-            Self::Malformed(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
+            Self::Malformed(_) | Self::RawTarget(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Denied(_) | Self::Key(_) => StatusCode::FORBIDDEN,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -121,7 +129,7 @@ impl Error {
         // Programs compare these: they never change, and details go into the message.
         match self {
             Self::Connect | Self::ForeignTarget => "foreign_target",
-            Self::Malformed(_) | Self::ClientGone => "malformed",
+            Self::Malformed(_) | Self::RawTarget(_) | Self::ClientGone => "malformed",
             Self::ClientTooSlow => "client_too_slow",
             Self::Denied(_) | Self::Key(_) => "refused",
             Self::RateLimited(_) => "rate_limited",
@@ -133,6 +141,7 @@ impl Error {
                 UpstreamError::BrokeOff
                 | UpstreamError::Malformed
                 | UpstreamError::TooLong
+                | UpstreamError::RawTarget(_)
                 | UpstreamError::Client(_),
             ) => "upstream_broke_off",
         }
@@ -147,6 +156,7 @@ impl Error {
             | Self::Key(_)
             | Self::RateLimited(_) => "http_request_denied",
             Self::Malformed(_)
+            | Self::RawTarget(_)
             | Self::ClientGone
             | Self::ClientTooSlow
             | Self::TooManyHeaders(_) => "http_request_error",
@@ -161,7 +171,9 @@ impl Error {
                     Unreachable::Network(_) => "destination_unavailable",
                 },
                 UpstreamError::BrokeOff => "connection_terminated",
-                UpstreamError::Malformed | UpstreamError::Client(_) => "http_protocol_error",
+                UpstreamError::Malformed
+                | UpstreamError::RawTarget(_)
+                | UpstreamError::Client(_) => "http_protocol_error",
                 UpstreamError::Timeout => "http_response_timeout",
                 UpstreamError::TooLong => "http_response_body_size",
             },
@@ -177,6 +189,7 @@ impl Error {
             Self::Connect
             | Self::ForeignTarget
             | Self::Malformed(_)
+            | Self::RawTarget(_)
             | Self::ClientTooSlow
             | Self::TooManyHeaders(_)
             | Self::ClientGone

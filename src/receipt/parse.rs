@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use super::IdsAt;
 use super::ids::IdCount;
 use crate::body::{SCAN_LIMIT, is_body_digest};
+use crate::http::raw_target::RawTarget;
 use crate::identity::{INSTANCE_FIELD, TOKEN_FIELD, pairs};
 
 /// The field with the chat.
@@ -129,9 +130,12 @@ fn prevents_merging(field: &HeaderName) -> bool {
     FIELDS.contains(&field) || is_body_digest(field)
 }
 
-/// Whether a request with this head may be a receipt.
+/// Whether a request with this head may be a receipt. A merged request could not
+/// be written with the raw bytes of a target.
 pub(crate) fn may_be_receipt(head: &Parts) -> bool {
-    head.method == http::Method::POST && !head.headers.keys().any(prevents_merging)
+    head.method == http::Method::POST
+        && RawTarget::of(head).is_none()
+        && !head.headers.keys().any(prevents_merging)
 }
 
 fn body_fields(fields: &mut Fields, body: &Bytes) -> Option<()> {

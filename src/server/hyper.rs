@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
@@ -22,11 +22,13 @@ use tokio::time::Instant;
 use super::Server;
 use crate::body::{ClientBody, ResponseBody};
 use crate::config;
+use crate::conn::escaped_io::{EscapedIo, RawTargets};
 use crate::conn::lifecycle::{Action, Lifecycle};
 use crate::conn::rewind::Rewind;
 use crate::conn::state::ConnCtx;
 use crate::conn::tracked_body::TrackedBody;
 use crate::conn::tracked_io::TrackedIo;
+use crate::http::request_head::RequestHead;
 
 /// Concurrent streams on one HTTP/2 connection: enough for a busy app that uses
 /// a single connection (RFC 9113 §6.5.2 recommends at least 100).
@@ -88,8 +90,14 @@ impl Server {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let io = TokioIo::new(TrackedIo::new(io, &conn.state));
-        let service = self.service(conn, std::convert::identity);
+        let targets = Arc::new(RawTargets::default());
+        let settings = &self.shared.settings;
+        // hyper refuses a head that is longer than its buffer by more than half.
+        let max_head = 2 * settings.max_header_bytes.max(MIN_BUFFER);
+        let io = TrackedIo::new(io, &conn.state);
+        let io = EscapedIo::new(io, &targets, settings.max_headers, max_head);
+        let io = TokioIo::new(io);
+        let service = self.service(conn, Some(targets), std::convert::identity);
         let connection = self.shared.http1.serve_connection(io, service);
         let mut connection = connection.with_upgrades();
         lifecycle.set_can_park(true);
@@ -115,7 +123,9 @@ impl Server {
                 //   101, and no task waits for an upgrade that was declined.
                 // So hyper waits for a head, and may have read a part of it.
                 let parts = connection.into_parts()?;
-                let mut io = parts.io.into_inner().into_inner();
+                let (io, ahead) = parts.io.into_inner().into_parts();
+                let mut io = io.into_inner();
+                io.rewind(ahead);
                 io.rewind(parts.read_buf);
                 Some(io)
             }
@@ -138,17 +148,19 @@ impl Server {
         // response. HTTP/2 blocks each stream separately (RFC 9113 §5.2).
         let state = Arc::clone(&conn.state);
         let tracked = move |body| TrackedBody::new(body, Arc::clone(&state));
-        let service = self.service(conn, tracked);
+        let service = self.service(conn, None, tracked);
         let connection = pin!(self.shared.http2.serve_connection(io, service));
         let graceful_shutdown = http2::Connection::graceful_shutdown;
         drive(connection, graceful_shutdown, lifecycle).await;
     }
 
     /// The service that hyper calls for each request of one connection. `wrap`
-    /// makes each response body the type that the protocol needs.
+    /// makes each response body the type that the protocol needs. HTTP/1 has
+    /// `targets`.
     fn service<B, W>(
         &self,
         conn: &ConnCtx,
+        targets: Option<Arc<RawTargets>>,
         wrap: W,
     ) -> impl Service<
         Request<Incoming>,
@@ -171,14 +183,22 @@ impl Server {
             conn.state.on_request_started(now);
             let (head, body) = request.into_parts();
             let body = ClientBody::new(body, &head, body_timeout, &conn.state);
-            let response = proxy
-                .clone()
-                .handle(Box::new(head.into()), body, conn.clone(), now);
-            let wrap = wrap.clone();
+            let mut head = Box::new(RequestHead::from(head));
+            if let Some(raw) = targets.as_ref().and_then(|targets| targets.take_next()) {
+                let (target, case) = *raw;
+                head.set_raw_target(target, case);
+            }
+            let response = proxy.clone().handle(head, body, conn.clone(), now);
+            let (wrap, targets) = (wrap.clone(), targets.clone());
             // hyper drops this future if the client disconnects; the work of `handle` goes on
             // (rule: sent once).
             async move {
                 let response = *response.await?;
+                if let (StatusCode::SWITCHING_PROTOCOLS, Some(targets)) =
+                    (response.status(), targets)
+                {
+                    targets.on_upgrade();
+                }
                 let head = response.head.into_parts();
                 Ok(Response::from_parts(head, wrap(response.body)))
             }

@@ -92,6 +92,11 @@ impl Connection {
         matches!(self, Self::Http2(_))
     }
 
+    /// Whether the fast path serves it.
+    pub(super) fn is_fast(&self) -> bool {
+        matches!(self, Self::Http1(connection) if connection.is_fast())
+    }
+
     /// Sends a request and waits for the head of its response; `None` after the
     /// timeout.
     pub(super) async fn send(

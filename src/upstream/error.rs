@@ -27,6 +27,10 @@ pub(crate) enum UpstreamError {
     /// The response to a merged request is too long to be held for its callers.
     #[error("the upstream's response is too long to be shared by the callers of a merged request")]
     TooLong,
+    /// The target has this byte, which only the fast path can send. Nothing was
+    /// sent.
+    #[error("the request target contains a byte that this connection cannot carry")]
+    RawTarget(u8),
     /// The body of the client ended early, so the upstream call was aborted.
     #[error(transparent)]
     Client(body::Error),
@@ -119,7 +123,7 @@ impl UpstreamError {
     pub(crate) fn is_connection_fault(self) -> bool {
         match self {
             Self::Unreachable(_) | Self::BrokeOff | Self::Timeout => true,
-            Self::Malformed | Self::TooLong | Self::Client(_) => false,
+            Self::Malformed | Self::TooLong | Self::RawTarget(_) | Self::Client(_) => false,
         }
     }
 }

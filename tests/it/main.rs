@@ -28,6 +28,7 @@ mod pacing;
 mod passing;
 mod plain;
 mod protocols;
+mod raw_targets;
 mod reach;
 mod refusals;
 mod reload;

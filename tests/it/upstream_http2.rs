@@ -388,3 +388,14 @@ async fn a_response_that_takes_minutes_is_not_cut_and_others_join_its_connection
     assert_eq!(slow.answer().await.status(), 200);
     assert_eq!(stage.connections(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_is_no_uri_is_refused_with_its_byte() {
+    let mut stage = Stage::new();
+    let mut client = stage.client();
+    let answer = client.asks(get("/a#b")).await;
+    assert_eq!(answer.status(), 400);
+    assert_eq!(answer.json()["code"], "malformed");
+    assert!(answer.text().contains("%23"), "{answer:?}");
+    stage.is_left_alone().await;
+}

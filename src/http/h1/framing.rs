@@ -1,6 +1,6 @@
-//! What the headers of a response say about its body and its connection.
+//! What the headers of a message say about its body and its connection.
 //!
-//! Invariant: a response whose body could be delimited in two ways is malformed
+//! Invariant: a message whose body could be delimited in two ways is malformed
 //! (RFC 9112 §6.3).
 
 use http::StatusCode;
@@ -100,6 +100,19 @@ impl Framing {
             None => Ok(self
                 .length
                 .map_or(BodyDecoder::UntilClose, BodyDecoder::Length)),
+        }
+    }
+
+    /// How the body of a request is read (RFC 9112 §6.3).
+    ///
+    /// # Errors
+    /// Its end cannot be known for certain.
+    pub(super) fn request_decoder(&self) -> Result<BodyDecoder, Malformed> {
+        match self.is_chunked {
+            Some(true) if self.is_http11 => Ok(BodyDecoder::Chunked(Chunked::Size)),
+            Some(_) => Err(Malformed),
+            None if self.is_length_wrong => Err(Malformed),
+            None => Ok(BodyDecoder::Length(self.length.unwrap_or(0))),
         }
     }
 

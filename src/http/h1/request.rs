@@ -7,10 +7,13 @@ use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRAILER, TRANSFER_ENC
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
-use super::HEAD_END;
+use super::decode::BodyDecoder;
+use super::framing::Framing;
 use super::write_buf::{COPIED, WriteBuf};
+use super::{HEAD_END, Malformed};
 use crate::http::content_length;
 use crate::http::header_case::{self, HeaderCase};
+use crate::http::raw_target::{self, RawTarget};
 use crate::http::request_head::RequestHead;
 
 /// The most headers on the fast path; few requests have more than twenty.
@@ -44,6 +47,26 @@ pub(crate) enum RequestRead {
 /// Reads a request from its first byte. A request with more headers than
 /// `max_fields` is for hyper.
 pub(crate) fn read_request(read: Bytes, max_fields: usize) -> RequestRead {
+    let read = match read_usual(read, max_fields) {
+        RequestRead::ForHyper(read) => read,
+        result => return result,
+    };
+    // Its target may be all that is unusual. A usual request does not come here.
+    let Some((escaped, target)) = raw_target::escape(&read) else {
+        return RequestRead::ForHyper(read);
+    };
+    match read_usual(escaped.into(), max_fields) {
+        RequestRead::Complete(mut request, rest) if target.is_path() => {
+            request.head.extensions.insert(target);
+            RequestRead::Complete(request, rest)
+        }
+        RequestRead::Incomplete(_) => RequestRead::Incomplete(read),
+        RequestRead::Complete(..) | RequestRead::ForHyper(_) => RequestRead::ForHyper(read),
+    }
+}
+
+/// Reads a request whose target `http::Uri` can hold.
+fn read_usual(read: Bytes, max_fields: usize) -> RequestRead {
     // hyper decides about empty lines before a request.
     if !read.first().is_some_and(u8::is_ascii_alphabetic) {
         return RequestRead::ForHyper(read);
@@ -92,7 +115,12 @@ fn interpret(
     }
     // Other forms (absolute, authority, asterisk) are rare (RFC 9112 §3.2).
     let target = request.path.filter(|target| target.starts_with('/'))?;
+    let length_of_target = target.len();
     let target = PathAndQuery::from_maybe_shared(read.slice_ref(target.as_bytes())).ok()?;
+    // A parsed target ends at `#`, without an error.
+    if target.as_str().len() != length_of_target {
+        return None;
+    }
     let mut headers = HeaderMap::with_capacity(request.headers.len());
     let mut length = None;
     for field in &*request.headers {
@@ -122,6 +150,44 @@ fn interpret(
     Some((head, length.unwrap_or(0)))
 }
 
+/// The head of a request that is for hyper.
+pub(crate) struct RequestFrame {
+    /// The length of the head.
+    pub(crate) length: usize,
+    /// Finds the end of the body.
+    pub(crate) body: BodyDecoder,
+    /// The case of the header names.
+    pub(crate) case: HeaderCase,
+}
+
+/// Finds the end of a head and the framing of the body behind it, as hyper does
+/// (RFC 9112 §6.3); `None` while the head is incomplete.
+///
+/// # Errors
+/// hyper refuses this head.
+pub(crate) fn frame_request(
+    read: &[u8],
+    max_fields: usize,
+) -> Result<Option<RequestFrame>, Malformed> {
+    let mut fields = vec![httparse::EMPTY_HEADER; max_fields];
+    let mut request = httparse::Request::new(&mut fields);
+    let length = match request.parse(read) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(_) => return Err(Malformed),
+    };
+    let mut framing = Framing::new(request.version == Some(1));
+    for field in &*request.headers {
+        framing.add(field.name.as_bytes(), field.value);
+    }
+    let names = request.headers.iter().map(|field| field.name.as_bytes());
+    Ok(Some(RequestFrame {
+        length,
+        body: framing.request_decoder()?,
+        case: HeaderCase::of(names),
+    }))
+}
+
 /// Writes a request with a complete body.
 ///
 /// # Panics
@@ -129,15 +195,21 @@ fn interpret(
 /// then read the next request as part of this one, or wait for ever.
 pub(crate) fn write_request(out: &mut WriteBuf, head: &RequestHead, body: Bytes) {
     let (method, headers) = (head.method.as_str(), &head.headers);
-    let target = head.uri.path_and_query();
-    let target = target.map_or("/", PathAndQuery::as_str);
+    let target = match RawTarget::of(head) {
+        Some(raw) => raw.bytes(),
+        None => head
+            .uri
+            .path_and_query()
+            .map_or("/", PathAndQuery::as_str)
+            .as_bytes(),
+    };
     let text = out.text();
     let first = method.len() + target.len() + "  HTTP/1.1\r\n".len();
     // One allocation for the whole message in the usual case.
     text.reserve(first + header_case::encoded_length(headers) + HEAD_END + body.len().min(COPIED));
     text.extend_from_slice(method.as_bytes());
     text.push(b' ');
-    text.extend_from_slice(target.as_bytes());
+    text.extend_from_slice(target);
     text.extend_from_slice(b" HTTP/1.1\r\n");
     header_case::write_headers(text, headers, head.header_case());
     match headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes) {

@@ -19,6 +19,7 @@ use super::{Keyring, Refusal};
 use crate::body::{self, ClientBody, SCAN_LIMIT, is_body_digest};
 use crate::config::Secret;
 use crate::http::forwarded_for::Client;
+use crate::http::raw_target::RawTarget;
 use crate::identity::names::{Field, is_header};
 use crate::identity::scan::{self, FieldSink, Position};
 use crate::identity::{Findings, TOKEN_HEADER, query};
@@ -162,14 +163,21 @@ impl Search<'_> {
         let mut target = target.as_str().as_bytes().to_vec();
         let query = target.len() - head.uri.query().map_or(0, str::len);
         let token = encoded(token);
+        let mut raw = RawTarget::of(head).cloned();
         // From the end, so that earlier ranges stay valid.
         for at in self.in_query.iter().rev() {
             let at = query + at.start..query + at.end;
+            if let Some(raw) = &mut raw {
+                raw.replace(&at, token.as_bytes());
+            }
             target = replaced(&target, at, token.as_bytes());
         }
         // The `http` crate limits a target to 64 KiB.
         head.uri =
             with_target(&head.uri, target).ok_or(Refusal::NotReplaceable("in so long a query"))?;
+        if let Some(raw) = raw {
+            head.extensions.insert(raw);
+        }
         Ok(())
     }
 

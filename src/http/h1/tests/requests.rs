@@ -14,7 +14,8 @@ use proptest::prelude::*;
 use tokio::io::AsyncWriteExt as _;
 
 use super::fields;
-use crate::http::h1::{FastRequest, RequestRead, read_request};
+use crate::http::h1::{FastRequest, RequestRead, WriteBuf, read_request, write_request};
+use crate::http::raw_target;
 
 /// A request as it was read.
 #[derive(Debug, PartialEq, Eq)]
@@ -130,6 +131,9 @@ fn texts() -> impl Strategy<Value = String> {
         "GET /v2/x?a=%41 HTTP/1.1",
         "POST /v2/send/seen HTTP/1.1",
         "PATCH /a?b=c#d HTTP/1.1",
+        "GET /a\"[{b}?c=\u{ff}#d|\u{c3}\u{a9}#e HTTP/1.1",
+        "GET /# HTTP/1.1",
+        "GET /a#?b=c HTTP/1.1",
         "post / HTTP/1.1",
         "M-SEARCH * HTTP/1.1",
         "OPTIONS * HTTP/1.1",
@@ -173,7 +177,10 @@ proptest! {
     fn hyper_reads_a_request_of_the_fast_path_in_the_same_way(text in texts()) {
         let text = super::latin(&text);
         if let Some((parsed, rest)) = on_fast_path(&text) {
-            let mut all = by_hyper(&text).into_iter();
+            // hyper is given a target that it can read.
+            let escaped = raw_target::escape(&text);
+            let escaped = escaped.map_or(text, |(escaped, _)| escaped);
+            let mut all = by_hyper(&escaped).into_iter();
             prop_assert_eq!(Some(parsed), all.next());
             // The next reader starts after this request, be it this codec or hyper.
             let mut again = all.collect::<Vec<_>>();
@@ -238,6 +245,21 @@ fn what_could_be_read_in_two_ways_is_left_to_hyper() {
     ] {
         let text = format!("{start}\r\nHost: h\r\n\r\n");
         assert!(on_fast_path(text.as_bytes()).is_none(), "{start:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_target_leaves_byte_for_byte(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        let is_usable = |byte: &u8| *byte > b' ' && *byte != 0x7f;
+        let target: Vec<u8> = bytes.into_iter().filter(is_usable).collect();
+        let text = [b"GET /", &target[..], b" HTTP/1.1\r\nHost: h\r\n\r\n"].concat();
+        let RequestRead::Complete(request, _) = read_request(text.clone().into(), 100) else {
+            panic!("not on the fast path");
+        };
+        let mut out = WriteBuf::default();
+        write_request(&mut out, &request.head, Bytes::new());
+        prop_assert_eq!(out.text(), &text);
     }
 }
 
