@@ -1,8 +1,8 @@
 //! Request targets with bytes that a URI may not contain.
 //!
 //! Clients send them, and servers accept them, but `http::Uri` cannot hold
-//! them: it ends at a `#` without an error and refuses others. Such a target is
-//! percent-encoded for the parser and for identity, and a [`RawTarget`] among
+//! them: it cuts them at a `#` without an error and refuses other bytes. Such a
+//! target is percent-encoded for the parser and for identity. A [`RawTarget`] in
 //! the extensions of the head keeps the bytes that are forwarded (rule:
 //! pass-through).
 //!
@@ -14,14 +14,14 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 
-/// The bytes of a target, as they came.
+/// The bytes of a target, as received.
 #[derive(Clone)]
 pub(crate) struct RawTarget {
     /// Path and query.
     bytes: Bytes,
     /// The first byte that a URI may not contain.
     byte: u8,
-    /// Where the first `#` stands in the percent-encoded target.
+    /// The index of the first `#` in the percent-encoded target.
     fragment_at: Option<usize>,
     /// The target is no path, so it was replaced by `/`.
     is_replaced: bool,
@@ -48,28 +48,29 @@ impl RawTarget {
         !self.is_replaced
     }
 
-    /// The query that a backend reads which ignores everything from `#` on.
+    /// The query as read by a backend that ignores everything from `#` on.
     pub(crate) fn query_before_fragment<'h>(&self, head: &'h Parts) -> Option<&'h str> {
         let target = head.uri.path_and_query()?.as_str();
         let before = target.get(..self.fragment_at?)?;
         before.split_once('?').map(|(_, query)| query)
     }
 
-    /// Replaces bytes. `at` is their range in the percent-encoded target, from
-    /// which it is translated.
+    /// Replaces bytes. `at` is their range in the percent-encoded target.
     pub(crate) fn replace(&mut self, at: &Range<usize>, text: &[u8]) {
         let raw = self.raw_index(at.start)..self.raw_index(at.end);
         let (before, after) = (&self.bytes[..raw.start], &self.bytes[raw.end..]);
         self.bytes = Bytes::from([before, text, after].concat());
+        // An edit before the `#` moves it; one that covers it removes it.
         self.fragment_at = match self.fragment_at {
             Some(fragment) if at.end <= fragment => Some(fragment - at.len() + text.len()),
             fragment => fragment.filter(|fragment| *fragment < at.start),
         };
     }
 
-    /// The index of the raw byte that stands at `index` in the percent-encoded
+    /// The index of the raw byte that is at `index` in the percent-encoded
     /// target.
     fn raw_index(&self, index: usize) -> usize {
+        // An escaped byte takes three in the percent-encoded target.
         let mut encoded = 0;
         let is_before = |byte: &&u8| {
             let begins_before = encoded < index;
@@ -86,12 +87,14 @@ impl RawTarget {
 pub(crate) fn escape(read: &[u8]) -> Option<(Vec<u8>, RawTarget)> {
     let target = target(read)?;
     let text = &read[target.clone()];
-    // An absolute target (RFC 9112 §3.2.2) has its path behind the authority.
+    // An absolute target (RFC 9112 §3.2.2) has its path after the authority.
     let path_at = match text.starts_with(b"/") {
         true => Some(0),
         false => path_in_absolute(text),
     };
     let Some(path_at) = path_at else {
+        // Neither a path nor an absolute target: `/` lets the parser go on, so that the
+        // request is refused with a message that names the byte.
         let byte = *text.iter().find(|&&byte| is_unusual_in_authority(byte))?;
         let raw = RawTarget {
             bytes: Bytes::new(),
@@ -165,7 +168,7 @@ fn is_unusual_in_authority(byte: u8) -> bool {
     is_unusual(byte) && !matches!(byte, b'[' | b']')
 }
 
-/// Whether a byte may not stand in path or query (RFC 3986 §3.3 and §3.4).
+/// Whether path and query may not contain a byte (RFC 3986 §3.3 and §3.4).
 fn is_unusual(byte: u8) -> bool {
     !byte.is_ascii_alphanumeric() && !b"-._~!$&'()*+,;=:@/?%".contains(&byte)
 }
