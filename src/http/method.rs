@@ -22,18 +22,19 @@ pub(crate) fn is_overridden(head: &Parts) -> bool {
 
 /// Whether [`FIELD`] occurs in a query, plain or encoded.
 fn names_method(query: &str) -> bool {
-    // Searched anywhere, also within values. A false match is harmless: the request
-    // verifies nothing and is no preflight.
-    if query.bytes().any(|byte| byte == b'%') {
-        let query: Vec<u8> = percent_decode_str(query).collect();
-        return query.windows(FIELD.len()).any(|window| window == FIELD);
-    }
-    // Without escapes nothing needs to be decoded: only an underscore can begin the
-    // name, and there are few.
     let bytes = query.as_bytes();
-    let starts = bytes
-        .iter()
-        .enumerate()
-        .filter(|(_, byte)| **byte == FIELD[0]);
-    { starts }.any(|(at, _)| bytes[at..].starts_with(FIELD))
+    // One pass, which nearly always finds neither an escape nor the name.
+    let found = bytes.iter().enumerate().find(|(at, byte)| match byte {
+        b'%' => true,
+        b'_' => bytes[*at..].starts_with(FIELD),
+        _ => false,
+    });
+    match found {
+        None => false,
+        Some((_, b'_')) => true,
+        Some(_) => {
+            let decoded: Vec<u8> = percent_decode_str(query).collect();
+            decoded.windows(FIELD.len()).any(|window| window == FIELD)
+        }
+    }
 }

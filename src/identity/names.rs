@@ -70,6 +70,10 @@ impl Named {
         if name.len() < shortest {
             return None;
         }
+        if let Some(name) = FieldName::of_json(name) {
+            let is_list = false;
+            return Some(Self { name, is_list });
+        }
         // In PHP's order, compared in place.
         let name = name.split('\0').next().unwrap_or_default();
         let name = name

@@ -115,21 +115,17 @@ pub(crate) fn scan_pieces(
     }
 }
 
-/// Whether a request whose body has arrived names several identities, not counting
-/// those in JSON that is declared as JSON.
+/// Whether a request whose body has arrived names several identities. Not for JSON that
+/// is declared as JSON: the parser of receipts sees each name in it, and in the head.
 pub(crate) fn is_ambiguous(head: &Parts, body: &Bytes) -> bool {
-    let mut findings = Findings::of_head(head);
-    // Declared JSON need not be scanned: the parser of receipts sees each name in it.
-    let is_json = matches!(
-        Format::of(&head.headers),
-        Format::Fields(Reader {
-            declared: Declared::Json,
-            ..
-        })
-    );
-    if !is_json {
-        scan_pieces(&mut findings, &head.headers, [body.clone()]);
+    let format = Format::of(&head.headers);
+    if let Format::Fields(reader) = &format
+        && reader.declared == Declared::Json
+    {
+        return false;
     }
+    let mut findings = Findings::of_head(head);
+    scan_pieces(&mut findings, &head.headers, [body.clone()]);
     findings.is_ambiguous()
 }
 

@@ -29,6 +29,12 @@ pub(crate) fn is_conclusive(head: &Parts, is_receipt: bool, identity: &Identity)
 
 /// Whether a path lies below [`API_SEGMENT`].
 fn is_of_api(path: &str) -> bool {
+    // As nearly all paths are written.
+    if let Some([b'/', b'v', b'2', b'/', first, ..]) = path.as_bytes().get(..5)
+        && *first != b'/'
+    {
+        return true;
+    }
     let mut segments = path::segments(path);
     segments.next() == Some(API_SEGMENT) && segments.next().is_some()
 }
