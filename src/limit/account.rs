@@ -8,7 +8,7 @@
 //!
 //! Invariant: one lock covers the verified credentials and both buckets, so
 //! that no request can be sent to a bucket that is not its own any more. A
-//! bucket that waits for shared budgets is held by the [`Egress`].
+//! bucket that waits for shared budgets is held by the egress.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;

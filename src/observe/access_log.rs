@@ -5,10 +5,10 @@
 //! Invariants: while the log is off, nothing is allocated or computed for it; a
 //! line contains no secret and no control character of a client.
 //!
-//! - [`record`]: the fields of a line;
-//! - [`format`]: its two formats, JSON and text;
-//! - [`sanitize`]: which client text may be logged;
-//! - [`writer`]: the writer thread.
+//! - `record`: the fields of a line;
+//! - `format`: its two formats, JSON and text;
+//! - `sanitize`: which client text may be logged;
+//! - `writer`: the writer thread.
 
 mod format;
 mod record;

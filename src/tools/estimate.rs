@@ -5,10 +5,10 @@
 //! the log; memory holds open requests, not the log; no text of a line gets into
 //! the output; requests that are left out are counted and reported.
 //!
-//! - [`log_files`], [`formats`], [`timestamp`], [`line`]: from files to requests;
-//! - [`arrival`], [`arrival_order`]: requests in the order of their arrival;
-//! - [`replay`], [`waits`]: one setting tried on them;
-//! - [`report`]: the table and the recommended settings.
+//! - `log_files`, `formats`, `timestamp`, `line`: from files to requests;
+//! - `arrival`, `arrival_order`: requests in the order of their arrival;
+//! - `replay`, `waits`: one setting tried on them;
+//! - `report`: the table and the recommended settings.
 
 mod arrival;
 mod arrival_order;

@@ -32,7 +32,7 @@ impl LogTime {
         let time: Timestamp = text
             .parse()
             .ok()
-            .or_else(|| Some(common(text)?))
+            .or_else(|| common(text))
             .or_else(|| {
                 // Only differences matter, so the missing zone may be UTC.
                 let time = strtime::parse(WALL, text).ok()?.to_datetime().ok()?;
