@@ -4,10 +4,10 @@
 //! responses). Invariants: every match is exhaustive, so that a new failure must
 //! choose its response; no text in a response is taken from a request.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::ratelimit_headers;
@@ -219,6 +219,11 @@ impl Error {
         let body = ResponseBody::whole(Bytes::from(body.to_string()), None);
         let mut head = ResponseHead::new(status);
         head.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // The gateway is the origin of this response, and has a clock (RFC 9110 §6.6.1).
+        let date = httpdate::fmt_http_date(SystemTime::now());
+        if let Ok(date) = HeaderValue::try_from(date) {
+            head.insert(DATE, date);
+        }
         // A string of a structured field must be ASCII without `"` and `\` (RFC 8941
         // §3.3.3). All messages are.
         let details = HeaderValue::from_str(&details)

@@ -13,6 +13,11 @@ fn refused(answer: &Message) -> Duration {
     let wait: u64 = answer.field("retry-after").unwrap().parse().unwrap();
     assert!(wait >= 1);
     assert_eq!(answer.field("content-type"), Some("application/json"));
+    assert!(
+        answer
+            .field("date")
+            .is_some_and(|date| date.ends_with(" GMT"))
+    );
     let body = answer.json();
     assert_eq!(body["status"], 429);
     assert_eq!(body["code"], "rate_limited");
