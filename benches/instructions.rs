@@ -224,7 +224,7 @@ impl End {
         }
     }
 
-    /// Reads a message to its end. An response has to be a 2xx.
+    /// Reads a message to its end. A response has to be a 2xx.
     async fn message(&mut self) -> Result<()> {
         let mut read = 0;
         loop {

@@ -64,9 +64,9 @@ async fn exposed() -> BTreeMap<String, Exposed> {
     tokio::spawn(async move { served.serve(far).await });
     let call = "GET /v2/session/info?instance_id=123&access_token=t HTTP/1.1\r\nHost: gateway.test\r\nConnection: close\r\n\r\n";
     near.write_all(call.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    near.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut response = String::new();
+    near.read_to_string(&mut response).await.unwrap();
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     read(&gateway.exposition())
 }
 

@@ -110,13 +110,13 @@ impl Prometheus {
     async fn ask(&self, expr: &str) -> Vec<Value> {
         let query = percent_encoding::utf8_percent_encode(expr, percent_encoding::NON_ALPHANUMERIC);
         let request = format!("GET /api/v1/query?query={query} HTTP/1.0\r\n\r\n");
-        let answer = call(self.address, &request).await;
-        let Some((_, body)) = answer.split_once("\r\n\r\n") else {
+        let response = call(self.address, &request).await;
+        let Some((_, body)) = response.split_once("\r\n\r\n") else {
             return Vec::new();
         };
-        let answer: Value = serde_json::from_str(body).unwrap_or_default();
-        assert_ne!(answer["status"], "error", "{expr}: {answer}");
-        let series = items(&answer["data"]["result"]).iter();
+        let response: Value = serde_json::from_str(body).unwrap_or_default();
+        assert_ne!(response["status"], "error", "{expr}: {response}");
+        let series = items(&response["data"]["result"]).iter();
         // 0/0 is no data either.
         series
             .filter(|series| series["value"][1] != "NaN")
@@ -207,12 +207,12 @@ fn panels() -> (Vec<Wanted>, Vec<Wanted>) {
 }
 
 async fn call(address: SocketAddr, request: &str) -> String {
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     if let Ok(mut stream) = TcpStream::connect(address).await {
         stream.write_all(request.as_bytes()).await.ok();
-        stream.read_to_end(&mut answer).await.ok();
+        stream.read_to_end(&mut response).await.ok();
     }
-    String::from_utf8_lossy(&answer).into_owned()
+    String::from_utf8_lossy(&response).into_owned()
 }
 
 fn post(target: &str, body: &Value) -> String {

@@ -15,11 +15,16 @@ const LINE: &[u8] = b"PROXY TCP4 203.0.113.9 10.0.0.1 4660 443\r\n";
 
 /// Checks the gateway's own 403 in all its parts.
 #[track_caller]
-fn refused(answer: &Message, rule: &str) {
-    assert_eq!(answer.start, "HTTP/1.1 403 Forbidden", "{}", answer.text());
-    assert_eq!(answer.field("content-type"), Some("application/json"));
-    assert_eq!(answer.field("retry-after"), None);
-    let body = answer.json();
+fn refused(response: &Message, rule: &str) {
+    assert_eq!(
+        response.start,
+        "HTTP/1.1 403 Forbidden",
+        "{}",
+        response.text()
+    );
+    assert_eq!(response.field("content-type"), Some("application/json"));
+    assert_eq!(response.field("retry-after"), None);
+    let body = response.json();
     assert_eq!(body["status"], 403);
     assert_eq!(body["code"], "refused");
     assert_eq!(body["error"], "Forbidden");
@@ -27,7 +32,7 @@ fn refused(answer: &Message, rule: &str) {
     assert!(message.contains(rule), "{message}");
     assert_eq!(body.as_object().unwrap().len(), 4);
     assert_eq!(
-        answer.field("proxy-status").unwrap(),
+        response.field("proxy-status").unwrap(),
         format!("wawp-gateway; error=http_request_denied; details=\"{message}\"")
     );
     // What the rule holds is nobody's business.
@@ -44,8 +49,8 @@ async fn only_certain_networks_may_connect() {
     let world = World::new("access.networks = [\"10.0.0.0/8\", \"2001:db8::/32\"]");
     for inside in ["10.1.2.3", "::ffff:10.1.2.3", "2001:db8::7"] {
         for request in [get(CHATS), text("a"), receipt([1])] {
-            let answer = world.client_from(inside).asks(request).await;
-            assert!(answer.status() < 300, "{inside}: {}", answer.start);
+            let response = world.client_from(inside).asks(request).await;
+            assert!(response.status() < 300, "{inside}: {}", response.start);
         }
     }
     assert_eq!(world.call(get(CHATS)).await.status(), 200, "in memory");
@@ -70,8 +75,8 @@ async fn a_stranger_is_refused_before_the_body_is_asked_for() {
     client
         .says("POST /v2/send/text HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n")
         .await;
-    let answer = client.answer().await;
-    refused(&answer, "access.networks");
+    let response = client.response().await;
+    refused(&response, "access.networks");
 }
 
 /// A gateway behind a proxy at 10.0.0.1, for clients of 203.0.113.0/24.
@@ -85,7 +90,7 @@ async fn the_proxy_protocol_says_for_whom_a_trusted_proxy_speaks() {
     for header in [LINE, BINARY] {
         let mut client = world.client_from("10.0.0.1");
         client.says([header, get(CHATS).as_bytes()].concat()).await;
-        assert_eq!(client.answer().await.status(), 200);
+        assert_eq!(client.response().await.status(), 200);
         // It goes for the whole connection.
         assert_eq!(client.asks(receipt([1])).await.status(), 201);
     }
@@ -119,7 +124,7 @@ async fn a_header_may_come_in_pieces() {
             client.says([byte]).await;
             at_rest().await;
         }
-        assert_eq!(client.answer().await.status(), 200);
+        assert_eq!(client.response().await.status(), 200);
     }
 }
 
@@ -147,16 +152,16 @@ async fn a_trusted_proxy_may_speak_for_itself() {
     ] {
         let mut client = world.client_from("10.0.0.1");
         client.says(&header).await;
-        let answer = client.asks(get(CHATS)).await;
-        assert_eq!(answer.status(), 200, "{}", header.escape_ascii());
+        let response = client.asks(get(CHATS)).await;
+        assert_eq!(response.status(), 200, "{}", header.escape_ascii());
     }
     // HTTP that begins as a header does is none.
     for request in [
         post("/v2/x?instance_id=1", "{}"),
         format!("\r\n{}", get(CHATS)),
     ] {
-        let answer = world.client_from("10.0.0.1").asks(request).await;
-        assert_ne!(answer.status(), 400);
+        let response = world.client_from("10.0.0.1").asks(request).await;
+        assert_ne!(response.status(), 400);
     }
     // What ends before it is known ends as it does for anybody.
     for peer in ["10.0.0.1", "10.0.0.2"] {
@@ -221,7 +226,7 @@ async fn from_anybody_else_a_header_is_no_http() {
             World::new("").client_from("10.0.0.1"),
         ] {
             client.says([header, get(CHATS).as_bytes()].concat()).await;
-            assert_eq!(client.answer().await.status(), 400);
+            assert_eq!(client.response().await.status(), 400);
         }
     }
     assert_eq!(trusting.sandbox.received(), 0);
@@ -243,13 +248,13 @@ async fn x_forwarded_for_counts_from_a_trusted_proxy_only_and_passes_untouched()
         let field = format!("X-Forwarded-For: {forwarded}");
         for request in [with(&get(CHATS), &field), with(&receipt([1]), &field)] {
             world.sandbox.clear();
-            let answer = world.client_from(peer).asks(request).await;
+            let response = world.client_from(peer).asks(request).await;
             if let_in {
-                assert!(answer.status() < 300, "{peer}, {forwarded}");
+                assert!(response.status() < 300, "{peer}, {forwarded}");
                 let calls = world.sandbox.calls();
                 assert_eq!(calls[0].headers["x-forwarded-for"], forwarded);
             } else {
-                refused(&answer, "access.networks");
+                refused(&response, "access.networks");
             }
         }
     }
@@ -337,9 +342,9 @@ async fn listed_instances_only() {
         post("/v2/send/text", "not json"),
     ];
     for request in none {
-        let answer = client.asks(request).await;
-        refused(&answer, "names no instance");
-        refused(&answer, "access.instances");
+        let response = client.asks(request).await;
+        refused(&response, "names no instance");
+        refused(&response, "access.instances");
     }
     assert_eq!(world.sandbox.received(), sent);
 }
@@ -371,8 +376,8 @@ async fn no_instance_hides_behind_another() {
     ] {
         let world = World::new(&rules);
         for request in &both {
-            let answer = world.client_from("198.51.100.1").asks(request).await;
-            refused(&answer, "more than one instance");
+            let response = world.client_from("198.51.100.1").asks(request).await;
+            refused(&response, "more than one instance");
         }
         assert_eq!(world.sandbox.received(), 0);
         // Twice the same is one.

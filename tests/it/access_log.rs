@@ -64,7 +64,7 @@ async fn a_receipt_tells_whom_it_was_merged_with() {
     let two = logged.world.calling(receipt([2, 3]));
     let length = receipt([1, 2]).split("\r\n\r\n").nth(1).unwrap().len();
     one.await.unwrap();
-    let answer = two.await.unwrap();
+    let response = two.await.unwrap();
     let lines = logged.lines().await;
     assert_eq!(lines.len(), 2, "{lines:?}");
     for line in &lines {
@@ -97,7 +97,7 @@ async fn a_receipt_tells_whom_it_was_merged_with() {
         let wait = line["batch_wait"].as_f64().unwrap();
         assert!((0.04..0.06).contains(&wait), "{line}");
         assert!(line["duration"].as_f64().unwrap() >= wait, "{line}");
-        assert_eq!(line["bytes"], answer.body.len(), "{line}");
+        assert_eq!(line["bytes"], response.body.len(), "{line}");
         assert_eq!(line["request_bytes"], length, "{line}");
         assert!(humantime::parse_rfc3339(line["time"].as_str().unwrap()).is_ok());
         for absent in ["sampled", "aborted", "error"] {
@@ -117,12 +117,12 @@ async fn another_call_tells_its_sizes_and_id_and_whose_it_was() {
     .replacen("\r\n", "\r\nX-Request-Id: abc-1\r\n", 1);
     let length = request.split("\r\n\r\n").nth(1).unwrap().len();
     let mut client = logged.world.client_from("192.0.2.7");
-    let answer = client.asks(request).await;
+    let response = client.asks(request).await;
     let lines = logged.lines().await;
     let line = &lines[0];
     assert_eq!(line["request_bytes"], length, "{line}");
-    assert_eq!(line["bytes"], answer.body.len(), "{line}");
-    assert_eq!(line["status"], answer.status(), "{line}");
+    assert_eq!(line["bytes"], response.body.len(), "{line}");
+    assert_eq!(line["status"], response.status(), "{line}");
     assert_eq!(
         (
             &line["request_id"],

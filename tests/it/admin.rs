@@ -8,13 +8,13 @@ use crate::support::{
 
 fn answered(gateway: &Program, target: &str) -> u16 {
     let request = get(target).replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
-    Message::answer(&call(gateway.address, request), "GET").status()
+    Message::response(&call(gateway.address, request), "GET").status()
 }
 
 #[test]
 fn the_page_runs_only_its_own_script_and_contacts_only_the_gateway() {
     let upstream = HeldUpstream::start();
-    upstream.answers();
+    upstream.responses();
     let gateway = Program::serve(upstream.address, &[]);
     answered(
         &gateway,
@@ -81,7 +81,7 @@ fn the_page_runs_only_its_own_script_and_contacts_only_the_gateway() {
 #[test]
 fn instances_show_tokens_queue_pause_and_counts() {
     let upstream = HeldUpstream::start();
-    upstream.answers();
+    upstream.responses();
     let settings = [
         ("METRICS__MAX_INSTANCES", "2"),
         ("LIMIT__RATE", "0.01"),
@@ -173,7 +173,7 @@ fn failures_are_shown_without_their_paths() {
 #[test]
 fn config_is_what_check_prints_and_follows_a_reload() {
     let upstream = HeldUpstream::start();
-    upstream.answers();
+    upstream.responses();
     let scratch = Scratch::new();
     let file = scratch.file("gateway.toml", "[limit]\nrate = 3.5\n");
     let file = file.to_str().unwrap();

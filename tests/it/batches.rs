@@ -16,7 +16,7 @@ const OK: &str = "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
 async fn fifty_callers_share_one_call_in_the_body_spelling() {
     let world = World::new("");
     let began = Instant::now();
-    let answers = world.together((0..50).map(|n| receipt([n]))).await;
+    let responses = world.together((0..50).map(|n| receipt([n]))).await;
     assert_eq!(began.elapsed(), WINDOW);
     let calls = world.sandbox.calls();
     assert_eq!(calls.len(), 1, "{calls:?}");
@@ -26,9 +26,9 @@ async fn fifty_callers_share_one_call_in_the_body_spelling() {
         "instance_id": "123", "access_token": "token-1", "chatId": "1@c.us", "messageIds": ids(0..50),
     });
     assert_eq!(body, expected);
-    for answer in answers {
-        assert_eq!(answer.status(), 201);
-        let timing = answer.field("server-timing").unwrap();
+    for response in responses {
+        assert_eq!(response.status(), 201);
+        let timing = response.field("server-timing").unwrap();
         assert!(
             timing.starts_with(
                 r#"batch;dur=50;desc="50 callers, 50 ids", queue;dur=0, upstream;dur="#
@@ -42,9 +42,9 @@ async fn fifty_callers_share_one_call_in_the_body_spelling() {
 async fn fifty_callers_share_one_call_in_the_query_spelling() {
     let world = World::new("");
     let began = Instant::now();
-    let answers = world.together((0..50).map(|n| receipt_in_query([n]))).await;
+    let responses = world.together((0..50).map(|n| receipt_in_query([n]))).await;
     assert_eq!(began.elapsed(), WINDOW);
-    assert!(answers.iter().all(|answer| answer.status() == 201));
+    assert!(responses.iter().all(|response| response.status() == 201));
     let calls = world.sandbox.calls();
     assert_eq!(calls.len(), 1, "{calls:?}");
     assert_eq!(calls[0].ids, ids(0..50));
@@ -69,9 +69,9 @@ async fn a_window_runs_from_the_moment_its_first_receipt_has_come() {
         let began = Instant::now();
         tokio::time::sleep(WINDOW - Duration::from_millis(1)).await;
         second.says(receipt([2])).await;
-        assert_eq!(first.answer().await.status(), 201);
+        assert_eq!(first.response().await.status(), 201);
         assert_eq!(began.elapsed(), WINDOW);
-        assert_eq!(second.answer().await.status(), 201);
+        assert_eq!(second.response().await.status(), 201);
         assert_eq!(world.sandbox.calls().len(), 1);
     }
 }
@@ -97,12 +97,12 @@ async fn the_verdict_of_a_merged_call_is_every_callers_own() {
     let mut line = stage.upstream.accepts().await;
     let request = line.request().await;
     assert_eq!(request.json()["messageIds"], json!(ids(0..3)));
-    let answer = "HTTP/1.1 403 Not Yours\r\nX-Case: Kept\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\
+    let response = "HTTP/1.1 403 Not Yours\r\nX-Case: Kept\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\
                   Content-Type: text/html\r\nContent-Length: 9\r\n\r\n<p>no</p>";
-    line.says(answer).await;
-    let expected = crate::support::Message::answer(answer.as_bytes(), "POST").end_to_end();
+    line.says(response).await;
+    let expected = crate::support::Message::response(response.as_bytes(), "POST").end_to_end();
     for caller in &mut callers {
-        assert_eq!(caller.answer().await.end_to_end(), expected);
+        assert_eq!(caller.response().await.end_to_end(), expected);
     }
 }
 
@@ -138,7 +138,7 @@ async fn a_lone_caller_is_forwarded_byte_for_byte_one_window_later() {
         ))
         .await;
         line.says(OK).await;
-        assert_eq!(client.answer().await.status(), 201);
+        assert_eq!(client.response().await.status(), 201);
     }
 }
 
@@ -167,7 +167,7 @@ async fn a_lone_caller_in_the_query_spelling_is_forwarded_byte_for_byte() {
         .await;
         line.hears_nothing().await;
         line.says(OK).await;
-        assert_eq!(client.answer().await.status(), 201);
+        assert_eq!(client.response().await.status(), 201);
     }
 }
 
@@ -198,8 +198,8 @@ async fn nobody_joins_a_call_that_is_on_the_wire() {
     assert_eq!(other.request().await.json()["messageIds"], json!(ids([2])));
     line.says(OK).await;
     other.says("HTTP/1.1 204 No Content\r\n\r\n").await;
-    assert_eq!(first.answer().await.status(), 201);
-    assert_eq!(second.answer().await.status(), 204);
+    assert_eq!(first.response().await.status(), 201);
+    assert_eq!(second.response().await.status(), 204);
 }
 
 #[tokio::test(start_paused = true)]
@@ -332,12 +332,12 @@ async fn whole_chat_calls_share_a_call_with_each_other_and_nobody_else() {
         query,
         r#"{"chatId":"1@c.us","messageIds":["false_1@c.us_A"]}"#,
     );
-    let answers = world.together([whole.clone(), list, empty, whole]).await;
+    let responses = world.together([whole.clone(), list, empty, whole]).await;
     assert_eq!(world.sandbox.calls().len(), 2);
     for n in [0, 2, 3] {
-        assert!(answers[n].json()["ids"].is_array());
+        assert!(responses[n].json()["ids"].is_array());
     }
-    assert_eq!(answers[1].body, b"");
+    assert_eq!(responses[1].body, b"");
 }
 
 #[tokio::test(start_paused = true)]
@@ -389,13 +389,13 @@ async fn callers_that_hang_up_leave_their_ids() {
 async fn one_credential_never_rides_on_another() {
     let world = World::new("");
     let one = ids([1]);
-    let answers = world
+    let responses = world
         .together([
             receipt_of("123", "good", "1@c.us", &one),
             receipt_of("123", "invalid", "1@c.us", &one),
         ])
         .await;
-    assert_eq!(answers[0].status(), 201);
-    assert_eq!(answers[1].status(), 401);
+    assert_eq!(responses[0].status(), 201);
+    assert_eq!(responses[1].status(), 401);
     assert_eq!(world.sandbox.calls().len(), 2);
 }

@@ -32,14 +32,14 @@ async fn preflights_are_neither_charged_nor_delayed() {
         "/v2/x?instance_id=9",
     ] {
         for _ in 0..5 {
-            let answer = world.call(preflight(target)).await;
-            assert_eq!(answer.status(), 204, "{answer:?}");
-            assert_eq!(answer.field("access-control-allow-methods"), Some("POST"));
+            let response = world.call(preflight(target)).await;
+            assert_eq!(response.status(), 204, "{response:?}");
+            assert_eq!(response.field("access-control-allow-methods"), Some("POST"));
             assert_eq!(
-                answer.field("access-control-allow-origin"),
+                response.field("access-control-allow-origin"),
                 Some("https://app.test")
             );
-            assert_eq!(answer.field("server-timing"), None);
+            assert_eq!(response.field("server-timing"), None);
         }
     }
     assert_eq!(began.elapsed(), Duration::ZERO);
@@ -84,8 +84,8 @@ async fn network_rules_and_keys_apply_to_preflights() {
         ("10.0.0.1", "/v2/chats?instance_id=1", 403),
         ("10.1.0.1", "/v2/chats?instance_id=1", 204),
     ] {
-        let answer = world.client_from(from).asks(preflight(target)).await;
-        assert_eq!(answer.status(), status, "{from} {target}");
+        let response = world.client_from(from).asks(preflight(target)).await;
+        assert_eq!(response.status(), status, "{from} {target}");
     }
 }
 
@@ -107,13 +107,13 @@ async fn the_upstream_learns_no_key_from_a_preflight() {
 }
 
 /// The fields of a response that let a page read it.
-fn cors(answer: &Message) -> [Option<&str>; 3] {
+fn cors(response: &Message) -> [Option<&str>; 3] {
     [
         "access-control-allow-origin",
         "access-control-allow-credentials",
         "access-control-expose-headers",
     ]
-    .map(|name| answer.field(name))
+    .map(|name| response.field(name))
 }
 
 #[tokio::test(start_paused = true)]

@@ -172,10 +172,10 @@ fn a_gateway_whose_log_cannot_be_written_serves() {
         .spawn()
         .unwrap();
     let request = "GET / HTTP/1.1\r\nHost: elsewhere.example\r\nConnection: close\r\n\r\n";
-    let answer = Message::answer(&call(address, request), "GET");
+    let response = Message::response(&call(address, request), "GET");
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(answer.field("proxy-status").is_some());
+    assert!(response.field("proxy-status").is_some());
 }
 
 #[test]
@@ -313,14 +313,14 @@ fn the_manual_tells_every_command_and_flag() {
 #[test]
 fn settings_are_read_again_on_sighup() {
     let upstream = HeldUpstream::start();
-    upstream.answers();
+    upstream.responses();
     let scratch = Scratch::new();
     let file = scratch.file("gateway.toml", "[limit]\nheaders = false\n");
     let gateway = Program::serve_with(upstream.address, &[], &["--config", file.to_str().unwrap()]);
     let ask = |closing: &str| {
         let request =
             get("/v2/chats?instance_id=1").replace("\r\n\r\n", &format!("\r\n{closing}\r\n\r\n"));
-        Message::answer(&call(gateway.address, request), "GET")
+        Message::response(&call(gateway.address, request), "GET")
     };
     assert_eq!(ask("Connection: close").field("ratelimit"), None);
     scratch.file("gateway.toml", "[limit]\nheaders = true\n");

@@ -88,16 +88,18 @@ async fn counters_add_up_over_a_mix_of_everything() {
         let mut answered: BTreeMap<(&str, u16), f64> = BTreeMap::new();
         let mut told_by_upstream = 0.0;
         for (path, call) in calls {
-            let answer = call.await.unwrap();
-            *answered.entry((route(path), answer.status())).or_default() += 1.0;
-            let timing = answer.field("server-timing").unwrap_or_default();
+            let response = call.await.unwrap();
+            *answered
+                .entry((route(path), response.status()))
+                .or_default() += 1.0;
+            let timing = response.field("server-timing").unwrap_or_default();
             if route(path) == "seen" && timing.contains("batch;") {
                 told_by_upstream += 1.0;
             }
         }
         at_rest().await;
 
-        // Clients: every answer is counted once, and none that nobody got.
+        // Clients: every response is counted once, and none that nobody got.
         let mut total = 0.0;
         for ((route, status), count) in &answered {
             let labels = [

@@ -29,7 +29,7 @@ fn asking(gateway: &Program, request: &str) -> TcpStream {
 fn heard(mut stream: TcpStream) -> Message {
     let mut heard = Vec::new();
     stream.read_to_end(&mut heard).unwrap();
-    Message::answer(&heard, "POST")
+    Message::response(&heard, "POST")
 }
 
 #[test]
@@ -70,12 +70,12 @@ fn sigterm_under_load_answers_everything_that_was_accepted() {
             TcpStream::connect(gateway.address).is_err()
         });
 
-        upstream.answers();
+        upstream.responses();
         for stream in sends.into_iter().chain(receipts) {
-            let answer = heard(stream);
-            assert_eq!(answer.start, "HTTP/1.1 200 OK");
-            assert_eq!(answer.text(), "ok");
-            assert_eq!(answer.framing, Framing::Length);
+            let response = heard(stream);
+            assert_eq!(response.start, "HTTP/1.1 200 OK");
+            assert_eq!(response.text(), "ok");
+            assert_eq!(response.framing, Framing::Length);
         }
         let (code, _, stderr) = gateway.ends();
         assert_eq!(code, 0, "{stderr}");
@@ -87,7 +87,7 @@ fn sigterm_under_load_answers_everything_that_was_accepted() {
 #[test]
 fn new_connections_are_served_during_the_drain_delay() {
     let upstream = HeldUpstream::start();
-    upstream.answers();
+    upstream.responses();
     let delay = [
         ("SERVER__DRAIN_DELAY", "100s"),
         ("SERVER__DRAIN_TIMEOUT", "200s"),
@@ -153,18 +153,18 @@ fn sigterm_in_the_middle_of_traffic_loses_nothing() {
                             match stream.read(&mut piece) {
                                 Ok(0) | Err(_) => {
                                     // Told to close before, or a connection that was idle when it ended: not accepted.
-                                    assert!(heard.is_empty(), "an answer broke off");
+                                    assert!(heard.is_empty(), "a response broke off");
                                     asked -= 1;
                                     continue 'connections;
                                 }
                                 Ok(length) => heard.extend_from_slice(&piece[..length]),
                             }
                         }
-                        let answer = Message::answer(&heard, "POST");
-                        assert_eq!(answer.status(), 201);
+                        let response = Message::response(&heard, "POST");
+                        assert_eq!(response.status(), 201);
                         answered += 1;
                         heard.clear();
-                        if answer.field("connection") == Some("close") {
+                        if response.field("connection") == Some("close") {
                             continue 'connections;
                         }
                     }
@@ -194,7 +194,7 @@ fn sigterm_in_the_middle_of_traffic_loses_nothing() {
 #[test]
 fn a_call_whose_client_resets_its_connection_is_sent_and_waited_for() {
     let upstream = HeldUpstream::start();
-    upstream.answers();
+    upstream.responses();
     let settings = [
         ("LIMIT__RATE", "0.5"),
         ("LIMIT__BURST", "1"),
@@ -302,7 +302,7 @@ async fn an_answer_that_is_still_leaving_is_waited_for() {
         let began = Instant::now();
         tokio::time::sleep(Duration::from_secs(25)).await;
         if reads {
-            assert_eq!(client.answer().await.text(), body);
+            assert_eq!(client.response().await.text(), body);
         }
         stage.gateway.drained().await;
         let took = began.elapsed().as_secs();
@@ -328,9 +328,9 @@ async fn open_windows_are_flushed_at_once() {
     let began = Instant::now();
     world.gateway.drain();
     for caller in callers {
-        let answer = caller.await.unwrap();
-        assert_eq!(answer.status(), 201);
-        assert_eq!(answer.field("connection"), Some("close"));
+        let response = caller.await.unwrap();
+        assert_eq!(response.status(), 201);
+        assert_eq!(response.field("connection"), Some("close"));
     }
     assert_eq!(began.elapsed(), Duration::ZERO);
     world.gateway.drained().await;
@@ -368,9 +368,9 @@ async fn a_request_that_arrives_during_the_drain_is_answered() {
     world.gateway.drain();
     tokio::time::sleep(Duration::from_millis(500)).await;
     for client in [&mut idle, &mut fresh] {
-        let answer = client.asks(receipt([1])).await;
-        assert_eq!(answer.status(), 201);
-        assert_eq!(answer.field("connection"), Some("close"));
+        let response = client.asks(receipt([1])).await;
+        assert_eq!(response.status(), 201);
+        assert_eq!(response.field("connection"), Some("close"));
         client.hears_end().await;
     }
     let began = Instant::now();

@@ -1,4 +1,4 @@
-//! Requests that are answered before their body has come: the client can go on, and hears its answer.
+//! Requests that are answered before their body has come: the client can go on, and hears its response.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::time::Instant;
 
-use crate::support::{Line, Stage, World, at_rest, get, stream};
+use crate::support::{ClientConn, Stage, World, at_rest, get, stream};
 
 /// A world whose few tokens are spent, and in which the next one is too far away to be waited for.
 async fn spent(more: &str) -> World {
@@ -32,12 +32,12 @@ fn head(framing: &str) -> String {
 }
 
 /// A client whose call was refused before its body came.
-async fn refused(world: &World, framing: &str) -> Line {
+async fn refused(world: &World, framing: &str) -> ClientConn {
     let mut client = world.client();
     client.says(head(framing)).await;
-    let answer = client.answer().await;
-    assert_eq!(answer.status(), 429);
-    assert_eq!(answer.field("connection"), None);
+    let response = client.response().await;
+    assert_eq!(response.status(), 429);
+    assert_eq!(response.field("connection"), None);
     client
 }
 
@@ -62,8 +62,8 @@ async fn the_rest_of_the_body_is_taken_and_the_connection_goes_on() {
         }
         let pause = Duration::from_secs(60);
         tokio::time::sleep(pause).await;
-        let answer = client.asks(get("/sandbox/echo?instance_id=2")).await;
-        assert_eq!(answer.status(), 200, "{framing}");
+        let response = client.asks(get("/sandbox/echo?instance_id=2")).await;
+        assert_eq!(response.status(), 200, "{framing}");
         assert_eq!(world.sandbox.calls().len(), refused + 1, "{framing}");
         at_rest().await;
         assert_eq!(world.counted("wawp_gateway_connections", &[]), 1.0);
@@ -75,12 +75,12 @@ async fn what_follows_the_body_in_one_breath_is_answered() {
     let world = spent("").await;
     let mut client = refused(&world, "Content-Length: 5").await;
     let next = get("/sandbox/echo?instance_id=2");
-    let answer = client.asks(format!("hello{next}")).await;
-    assert_eq!(answer.status(), 200);
+    let response = client.asks(format!("hello{next}")).await;
+    assert_eq!(response.status(), 200);
     client
         .says(format!("{}hel", head("Content-Length: 5")))
         .await;
-    assert_eq!(client.answer().await.status(), 429);
+    assert_eq!(client.response().await.status(), 429);
     let next = get("/sandbox/echo?instance_id=3");
     assert_eq!(client.asks(format!("lo{next}")).await.status(), 200);
 }
@@ -92,8 +92,8 @@ async fn an_unreachable_upstream_costs_no_connection() {
     drop(stage.upstream);
     for _ in 0..3 {
         client.says(head("Content-Length: 5")).await;
-        let answer = client.answer().await;
-        assert_eq!(answer.json()["code"], "upstream_unreachable");
+        let response = client.response().await;
+        assert_eq!(response.json()["code"], "upstream_unreachable");
         client.says("hello").await;
     }
 }
@@ -108,14 +108,14 @@ async fn an_upstream_that_breaks_off_in_the_middle_costs_no_connection() {
     let mut line = stage.upstream.accepts().await;
     line.hears_until("hel").await;
     line.hangs_up();
-    assert_eq!(client.answer().await.status(), 502);
+    assert_eq!(client.response().await.status(), 502);
     client.says("lo").await;
     client.says(get("/x?instance_id=1&access_token=t")).await;
     let mut line = stage.upstream.accepts().await;
     assert!(line.request().await.start.starts_with("GET /x?"));
     line.says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         .await;
-    assert_eq!(client.answer().await.status(), 200);
+    assert_eq!(client.response().await.status(), 200);
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,7 +158,7 @@ async fn the_last_request_of_a_connection_ends_it_when_its_body_has_come() {
     client
         .says(head("Connection: close\r\nContent-Length: 10"))
         .await;
-    assert_eq!(client.answer().await.status(), 429);
+    assert_eq!(client.response().await.status(), 429);
     for piece in ["hello", "world"] {
         tokio::time::sleep(Duration::from_secs(1)).await;
         client.hears_nothing().await;
@@ -181,7 +181,7 @@ async fn where_nothing_can_follow_the_end_is_not_held_back_for_long() {
         client
             .says(head(framing).replace("HTTP/1.1", version) + "hello")
             .await;
-        assert_eq!(client.answer().await.status(), 429);
+        assert_eq!(client.response().await.status(), 429);
         client.hears_end().await;
         let seconds = began.elapsed().as_secs();
         assert!((5..=6).contains(&seconds), "{framing}: {seconds} s");
@@ -197,7 +197,7 @@ async fn what_http_takes_for_no_expectation_keeps_no_body_back() {
         client
             .says(head(&framing).replace("HTTP/1.1", version))
             .await;
-        assert_eq!(client.answer().await.status(), 429);
+        assert_eq!(client.response().await.status(), 429);
         client.says("x".repeat(1 << 20)).await;
     }
 }
@@ -224,9 +224,9 @@ async fn a_body_that_was_never_asked_for_ends_the_connection_and_it_is_said() {
     client
         .says(head("Content-Length: 5\r\nExpect: 100-continue"))
         .await;
-    let answer = client.answer().await;
-    assert_eq!(answer.status(), 429);
-    assert_eq!(answer.field("connection"), Some("close"));
+    let response = client.response().await;
+    assert_eq!(response.status(), 429);
+    assert_eq!(response.field("connection"), Some("close"));
     client.hears_end().await;
 }
 
@@ -261,8 +261,8 @@ async fn over_http_2_the_rest_is_taken_as_well() {
     let left = Arc::new(AtomicUsize::new(1000));
     let body = Kilobytes(Arc::clone(&left));
     let request = Request::post(TARGET).body(body);
-    let answer = client.send_request(request.unwrap()).await.unwrap();
-    assert_eq!(answer.status(), 429);
+    let response = client.send_request(request.unwrap()).await.unwrap();
+    assert_eq!(response.status(), 429);
     at_rest().await;
     // Far more than may be sent unread.
     assert_eq!(left.load(Relaxed), 0);
@@ -278,8 +278,8 @@ async fn refused_at_once(world: &World, calls: usize) -> (Http2, Vec<h2::SendStr
     for _ in 0..calls {
         client = client.ready().await.unwrap();
         let request = Request::post(TARGET).body(()).unwrap();
-        let (answer, body) = client.send_request(request, false).unwrap();
-        assert_eq!(answer.await.unwrap().status(), 429);
+        let (response, body) = client.send_request(request, false).unwrap();
+        assert_eq!(response.await.unwrap().status(), 429);
         bodies.push(body);
     }
     (client, bodies)
@@ -293,8 +293,8 @@ async fn over_http_2_bodies_that_do_not_come_hold_up_nobody_for_long() {
     let began = Instant::now();
     let mut client = client.ready().await.unwrap();
     let request = Request::get("http://h/sandbox/echo?instance_id=2").body(());
-    let (answer, _) = client.send_request(request.unwrap(), true).unwrap();
-    assert_eq!(answer.await.unwrap().status(), 200);
+    let (response, _) = client.send_request(request.unwrap(), true).unwrap();
+    assert_eq!(response.await.unwrap().status(), 200);
     assert!(began.elapsed() <= Duration::from_secs(6));
 }
 

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::{Line, Stage, get};
+use crate::support::{ClientConn, Stage, get};
 
 const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
 const PLAIN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A client that has announced a body of four bytes, and the upstream that has heard the announcement.
-async fn announced(stage: &mut Stage) -> (Line, Line) {
+async fn announced(stage: &mut Stage) -> (ClientConn, ClientConn) {
     let mut client = stage.client();
     // With instance and token in the head there is nothing to look for in the body.
     client
@@ -42,7 +42,7 @@ async fn the_client_goes_on_when_the_upstream_asks() {
 
 #[tokio::test(start_paused = true)]
 async fn a_final_answer_comes_without_the_body() {
-    for answer in [
+    for response in [
         "HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\n\r\nno",
         "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno",
         "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n",
@@ -50,10 +50,10 @@ async fn a_final_answer_comes_without_the_body() {
         let mut stage = Stage::new("");
         let (mut client, mut line) = announced(&mut stage).await;
         let began = Instant::now();
-        line.says(answer).await;
-        let heard = client.answer().await;
+        line.says(response).await;
+        let heard = client.response().await;
         assert_eq!(began.elapsed(), Duration::ZERO);
-        assert_eq!(heard.start, answer.lines().next().unwrap());
+        assert_eq!(heard.start, response.lines().next().unwrap());
         assert_eq!(heard.field("connection"), Some("close"));
         // Whoever writes the next request all the same must not see it taken for the body.
         client.tries_to_say(get("/x?instance_id=1")).await.ok();
@@ -104,9 +104,9 @@ async fn a_client_that_does_not_wait_is_served_as_well() {
     line.says(CONTINUE).await;
     line.hears("body").await;
     line.says(PLAIN).await;
-    let mut heard = client.answer().await;
+    let mut heard = client.response().await;
     if heard.status() == 100 {
-        heard = client.answer().await;
+        heard = client.response().await;
     }
     assert_eq!(heard.text(), "ok");
 }

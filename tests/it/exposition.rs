@@ -167,7 +167,7 @@ async fn upstream_connections_are_idle_or_active() {
     );
     line.says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         .await;
-    client.answer().await;
+    client.response().await;
     at_rest().await;
     assert_eq!(open(&stage), (1, 0));
     line.hangs_up();

@@ -133,8 +133,8 @@ async fn what_any_server_answers_verifies_nothing() {
         let world = strict(TIGHT);
         verify(&world, "123").await;
         world.sandbox.script(Fault::status(200));
-        let answer = world.call(&request).await;
-        assert_eq!(answer.status(), 200, "{request:.60}");
+        let response = world.call(&request).await;
+        assert_eq!(response.status(), 200, "{request:.60}");
         tokio::time::sleep(Duration::from_secs(10)).await;
         // A verified one would draw on the owner's budget.
         for _ in 0..3 {
@@ -239,9 +239,9 @@ async fn no_spelling_of_a_second_instance_passes_a_rule_of_access() {
         "X_Instance_ID: inst-2",
     ));
     for request in &requests {
-        let answer = world.client_from("10.0.0.1").asks(request).await;
-        assert_eq!(answer.status(), 403, "{request}");
-        assert!(answer.text().contains("more than one instance"));
+        let response = world.client_from("10.0.0.1").asks(request).await;
+        assert_eq!(response.status(), 403, "{request}");
+        assert!(response.text().contains("more than one instance"));
     }
     assert_eq!(world.sandbox.received(), 0);
     let one = get(&format!("/v2/chats?{head}&instance.id=inst-1"));

@@ -36,25 +36,25 @@ fn world() -> World {
 /// Makes a call in a world of its own; says what the upstream saw.
 async fn seen(request: impl AsRef<[u8]>) -> (Message, Vec<Call>) {
     let world = world();
-    let answer = world.call(request).await;
-    (answer, world.sandbox.calls())
+    let response = world.call(request).await;
+    (response, world.sandbox.calls())
 }
 
 #[track_caller]
-fn is_refused(answer: &Message, calls: &[Call], why: &str) {
-    assert_eq!(answer.status(), 403, "{answer:?}");
-    let body = answer.json();
+fn is_refused(response: &Message, calls: &[Call], why: &str) {
+    assert_eq!(response.status(), 403, "{response:?}");
+    let body = response.json();
     assert_eq!(body["code"], "refused");
     assert_eq!(body["status"], 403);
     let message = body["message"].as_str().unwrap();
     assert!(message.contains(why), "{message}");
-    let proxy_status = answer.field("proxy-status").unwrap();
+    let proxy_status = response.field("proxy-status").unwrap();
     assert!(
         proxy_status.starts_with("wawp-gateway; error=http_request_denied; details="),
         "{proxy_status}"
     );
     for secret in [ACME, BETA, REAL, "r3al"] {
-        assert!(!format!("{answer:?}{}", answer.text()).contains(secret));
+        assert!(!format!("{response:?}{}", response.text()).contains(secret));
     }
     assert!(calls.is_empty(), "nothing goes upstream");
 }
@@ -69,8 +69,8 @@ async fn every_spelling_and_every_kind_of_credential() {
         let expected = spelling.write(&(spelling.put)(REAL), "123");
         let framed = [asked.request(), asked.chunked(7), asked.chunked(1)];
         for (request, length) in framed.iter().zip(lengths(&expected)) {
-            let (answer, calls) = seen(request).await;
-            assert!(answer.status() < 300, "{answer:?} to {asked:?}");
+            let (response, calls) = seen(request).await;
+            assert!(response.status() < 300, "{response:?} to {asked:?}");
             assert_eq!(calls.len(), 1);
             // A whole receipt has a length, however it came.
             let as_whole = calls[0].headers.get("content-length").is_some();
@@ -83,9 +83,9 @@ async fn every_spelling_and_every_kind_of_credential() {
         // A text that is no key, and the real token: as they came.
         for (credential, fine) in [(WRONG, false), (REAL, true)] {
             let asked = written(credential);
-            let (answer, calls) = seen(asked.request()).await;
-            assert_eq!(answer.status() < 300, fine, "{answer:?} to {asked:?}");
-            assert!(fine || answer.status() == 401, "{answer:?}");
+            let (response, calls) = seen(asked.request()).await;
+            assert_eq!(response.status() < 300, fine, "{response:?} to {asked:?}");
+            assert!(fine || response.status() == 401, "{response:?}");
             assert_eq!(calls.len(), 1);
             asked.is(&calls[0], Some(asked.body.len()));
         }
@@ -99,8 +99,8 @@ async fn every_spelling_and_every_kind_of_credential() {
         ] {
             let asked = spelling.write(&(spelling.written)(key), instance);
             for request in [asked.request(), asked.chunked(7)] {
-                let (answer, calls) = seen(request).await;
-                is_refused(&answer, &calls, why);
+                let (response, calls) = seen(request).await;
+                is_refused(&response, &calls, why);
             }
         }
     }
@@ -193,8 +193,8 @@ async fn a_base64_key_is_known_in_encodings_that_do_not_fit_its_place() {
         let request = format!(
             "POST {target} HTTP/1.1\r\nHost: h\r\n{name}: {value}\r\nContent-Length: {length}\r\n\r\n{body}"
         );
-        let (answer, calls) = seen(&request).await;
-        assert!(answer.status() < 300, "{answer:?} to {request}");
+        let (response, calls) = seen(&request).await;
+        assert!(response.status() < 300, "{response:?} to {request}");
         let (target, expected) = expected;
         assert_eq!(calls[0].target, target);
         assert_eq!(calls[0].body, expected.unwrap_or(body), "{request}");
@@ -236,8 +236,8 @@ fn no_key_and_no_token_in_log_output_or_pages() {
                     asked
                         .request()
                         .replacen("Host: h\r\n", "Host: h\r\nConnection: close\r\n", 1);
-                let answer = call(gateway.address, &request);
-                own.push_str(&String::from_utf8_lossy(&answer));
+                let response = call(gateway.address, &request);
+                own.push_str(&String::from_utf8_lossy(&response));
                 // And once more by somebody who leaves in the middle.
                 let mut stream = crate::support::connect(gateway.address);
                 std::io::Write::write_all(&mut stream, &request.as_bytes()[..request.len() / 2])
@@ -264,7 +264,7 @@ fn no_key_and_no_token_in_log_output_or_pages() {
         for (place, text) in [
             ("stderr", &stderr),
             ("stdout", &stdout),
-            ("an answer or a page", &own),
+            ("a response or a page", &own),
         ] {
             for trace in [
                 "key-0123",

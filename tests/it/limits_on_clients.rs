@@ -72,7 +72,7 @@ async fn a_slow_answer_is_not_idleness() {
         .await;
     tokio::time::sleep(Duration::from_secs(300)).await;
     line.says("2\r\nok\r\n0\r\n\r\n").await;
-    assert_eq!(client.answer().await.text(), "ok");
+    assert_eq!(client.response().await.text(), "ok");
 }
 
 #[tokio::test(start_paused = true)]
@@ -84,12 +84,12 @@ async fn a_body_that_stops_coming_is_answered_408() {
         let mut client = world.client();
         let began = Instant::now();
         client.says(request).await;
-        let answer = client.answer().await;
+        let response = client.response().await;
         assert!((30_000..30_100).contains(&began.elapsed().as_millis()));
-        assert_eq!(answer.status(), 408);
-        assert_eq!(answer.json()["code"], "client_too_slow");
+        assert_eq!(response.status(), 408);
+        assert_eq!(response.json()["code"], "client_too_slow");
         assert!(
-            answer
+            response
                 .field("proxy-status")
                 .unwrap()
                 .contains("error=http_request_error")
@@ -115,7 +115,7 @@ async fn a_body_that_stops_in_the_middle_aborts_the_call() {
     let mut line = stage.upstream.accepts().await;
     assert!(line.hears_rest().await.ends_with("\r\n\r\nhalf"));
     assert!((30_000..30_100).contains(&began.elapsed().as_millis()));
-    assert_eq!(client.answer().await.status(), 408);
+    assert_eq!(client.response().await.status(), 408);
     stage.upstream.is_left_alone().await;
 }
 
@@ -130,8 +130,8 @@ async fn a_body_that_is_slow_but_steady_passes() {
         tokio::time::sleep(Duration::from_secs(29)).await;
         client.says("x").await;
     }
-    let answer = client.answer().await;
-    assert_eq!(answer.json()["bytes"], 20);
+    let response = client.response().await;
+    assert_eq!(response.json()["bytes"], 20);
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,7 +178,7 @@ async fn an_answer_that_is_still_leaving_is_no_idleness() {
         let mut stage = Stage::new("server.idle_timeout = \"5s\"\nserver.body_timeout = \"30s\"");
         let (mut client, body) = stage.answering(is_plain).await;
         tokio::time::sleep(Duration::from_secs(25)).await;
-        assert_eq!(client.answer().await.text(), body);
+        assert_eq!(client.response().await.text(), body);
         let began = Instant::now();
         client.hears_end().await;
         assert_eq!(began.elapsed(), Duration::from_secs(5));
@@ -195,7 +195,7 @@ async fn too_many_fields_are_refused() {
     assert_eq!(world.call(with(20)).await.status(), 200);
     let mut client = world.client();
     client.says(with(21)).await;
-    assert_eq!(client.answer().await.status(), 431);
+    assert_eq!(client.response().await.status(), 431);
     client.hears_end().await;
     assert_eq!(world.sandbox.calls().len(), 1);
 }
@@ -212,7 +212,7 @@ async fn a_head_that_is_too_long_is_refused() {
     assert_eq!(world.call(with(15_000)).await.status(), 200);
     let mut client = world.client();
     client.says(with(40_000)).await;
-    assert_eq!(client.answer().await.status(), 431);
+    assert_eq!(client.response().await.status(), 431);
     client.hears_end().await;
     assert_eq!(world.sandbox.calls().len(), 1);
 }
@@ -225,7 +225,7 @@ async fn fields_are_counted_alike_whoever_reads_them() {
         let mut clients = [world.client(), world.client()];
         for (client, is_plain) in clients.iter_mut().zip([true, false]) {
             client.says_as(is_plain, request).await;
-            assert_eq!(client.answer().await.status(), status, "{most}");
+            assert_eq!(client.response().await.status(), status, "{most}");
         }
     }
 }

@@ -28,10 +28,10 @@ fn two_hundred_megabytes_pass_both_ways_in_little_memory() {
     for _ in 0..SIZE >> 20 {
         stream.write_all(&piece).unwrap();
     }
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    let answer = Message::answer(&answer, "POST");
-    assert_eq!(answer.json()["bytes"], SIZE);
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).unwrap();
+    let response = Message::response(&response, "POST");
+    assert_eq!(response.json()["bytes"], SIZE);
 
     let mut stream = connect(gateway.address);
     let head =

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 use wawp_gateway::sandbox::{Call, Fault, Sandbox, Settings};
 
-use crate::support::{Line, World, at_rest, ids, post, receipt, receipt_of, text};
+use crate::support::{ClientConn, World, at_rest, ids, post, receipt, receipt_of, text};
 
 const ENFORCE: &str = "";
 const OBSERVE_ALL: &str = "limit.mode = \"observe\"\nbatch.mode = \"observe\"\n";
@@ -60,8 +60,8 @@ impl Comes {
                 receipt_of(&instance, "token-1", &chat, &ids)
             }
             None => {
-                // The token where the receipts have it: elsewhere it would be another credential, accepted by an answer
-                // of its own, and answers come sooner where nothing waits.
+                // The token where the receipts have it: elsewhere it would be another credential, accepted by a response
+                // of its own, and responses come sooner where nothing waits.
                 let body = format!(
                     r#"{{"instance_id":"{instance}","access_token":"token-1","chatId":"1@c.us","message":"{number}"}}"#
                 );
@@ -105,7 +105,7 @@ fn play(story: &[Comes], settings: Option<&str>) -> Told {
                 let (near, far) = tokio::io::duplex(1 << 16);
                 let sandbox = sandbox.clone();
                 tokio::spawn(async move { sandbox.serve_io(far).await });
-                Line::new(near)
+                ClientConn::new(near)
             }
         };
         let began = Instant::now();
@@ -120,9 +120,9 @@ fn play(story: &[Comes], settings: Option<&str>) -> Told {
         }
         let mut statuses = BTreeMap::new();
         for call in calling {
-            let answer = call.await.unwrap();
-            let timed = answer.field("server-timing").is_some();
-            let status = format!("{}{}", answer.status(), if timed { " timed" } else { "" });
+            let response = call.await.unwrap();
+            let timed = response.field("server-timing").is_some();
+            let status = format!("{}{}", response.status(), if timed { " timed" } else { "" });
             *statuses.entry(status).or_default() += 1;
         }
         tokio::time::sleep(END).await;
@@ -290,10 +290,10 @@ async fn a_pause_is_learnt_and_kept_by_ghosts_alone() {
     world.sandbox.script(busy.clone());
     assert_eq!(world.call(text("a")).await.status(), 429);
     let began = Instant::now();
-    let answer = world.call(text("b")).await;
-    assert_eq!((answer.status(), began.elapsed()), (201, Duration::ZERO));
-    assert_eq!(answer.field("ratelimit"), None);
-    assert_eq!(answer.field("server-timing"), None);
+    let response = world.call(text("b")).await;
+    assert_eq!((response.status(), began.elapsed()), (201, Duration::ZERO));
+    assert_eq!(response.field("ratelimit"), None);
+    assert_eq!(response.field("server-timing"), None);
     tokio::time::sleep(END).await;
     let would =
         |what: &str| world.counted(&format!("wawp_gateway_would_delay_seconds_{what}"), &[]);

@@ -23,20 +23,20 @@ async fn a_message_that_was_read_is_not_sent_again() {
         line.request().await;
         line.says(said).await;
         line.hangs_up();
-        let answer = client.answer().await;
-        assert_eq!(answer.status(), 502, "{said:?}");
-        let body = answer.json();
+        let response = client.response().await;
+        assert_eq!(response.status(), 502, "{said:?}");
+        let body = response.json();
         assert_eq!(body["status"], 502);
         assert_eq!(body["code"], code);
         assert_eq!(body["error"], "Bad Gateway");
         assert!(body["message"].is_string());
         assert!(
-            answer
+            response
                 .field("proxy-status")
                 .unwrap()
                 .starts_with("wawp-gateway; error=")
         );
-        assert_eq!(answer.field("retry-after"), None);
+        assert_eq!(response.field("retry-after"), None);
         stage.upstream.is_left_alone().await;
     }
 }
@@ -54,7 +54,7 @@ async fn no_method_is_safe() {
         let mut line = stage.upstream.accepts().await;
         line.request().await;
         line.hangs_up();
-        assert_eq!(client.answer_to(method).await.status(), 502);
+        assert_eq!(client.response_to(method).await.status(), 502);
         stage.upstream.is_left_alone().await;
     }
 }
@@ -67,10 +67,10 @@ async fn a_silent_upstream_is_not_asked_twice() {
     let began = Instant::now();
     let mut line = stage.upstream.accepts().await;
     line.request().await;
-    let answer = client.answer().await;
+    let response = client.response().await;
     assert_eq!(began.elapsed(), Duration::from_secs(20));
-    assert_eq!(answer.status(), 504);
-    assert_eq!(answer.json()["code"], "upstream_timeout");
+    assert_eq!(response.status(), 504);
+    assert_eq!(response.json()["code"], "upstream_timeout");
     line.hears_end().await;
     stage.upstream.is_left_alone().await;
 }
@@ -85,7 +85,7 @@ async fn a_connection_that_died_idle_is_replaced() {
             let mut first = stage.upstream.accepts().await;
             first.request().await;
             first.says(PLAIN).await;
-            client.answer().await;
+            client.response().await;
             at_rest().await;
             // Before the request, or when it has been given to this connection but is not written yet.
             if noticed {
@@ -98,7 +98,7 @@ async fn a_connection_that_died_idle_is_replaced() {
             let mut second = stage.upstream.accepts().await;
             second.request().await;
             second.says(PLAIN).await;
-            assert_eq!(client.answer().await.text(), "ok");
+            assert_eq!(client.response().await.text(), "ok");
             second.hears_nothing().await;
         }
     }
@@ -112,11 +112,11 @@ async fn a_message_lost_on_a_reused_connection_is_not_sent_again() {
     let mut line = stage.upstream.accepts().await;
     line.request().await;
     line.says(PLAIN).await;
-    client.answer().await;
+    client.response().await;
     client.says(text("only once")).await;
     line.request().await;
     line.hangs_up();
-    assert_eq!(client.answer().await.status(), 502);
+    assert_eq!(client.response().await.status(), 502);
     stage.upstream.is_left_alone().await;
 }
 
@@ -125,10 +125,10 @@ async fn an_upstream_that_cannot_be_reached() {
     let stage = Stage::new("");
     let mut client = stage.client();
     drop(stage.upstream);
-    let answer = client.asks(text("a")).await;
-    assert_eq!(answer.status(), 502);
-    assert_eq!(answer.json()["code"], "upstream_unreachable");
-    let details = answer.field("proxy-status").unwrap();
+    let response = client.asks(text("a")).await;
+    assert_eq!(response.status(), 502);
+    assert_eq!(response.json()["code"], "upstream_unreachable");
+    let details = response.field("proxy-status").unwrap();
     assert!(
         details.starts_with("wawp-gateway; error=connection_refused; details=\""),
         "{details}"
@@ -237,12 +237,12 @@ async fn connections_to_the_upstream_are_reused_one_call_at_a_time() {
         line.says(PLAIN).await;
     }
     for client in &mut clients {
-        client.answer().await;
+        client.response().await;
     }
     clients[0].says(post("/v2/x", "{}")).await;
     // The one used last is used first.
     lines[1].request().await;
     lines[1].says(PLAIN).await;
-    clients[0].answer().await;
+    clients[0].response().await;
     lines[0].hears_nothing().await;
 }

@@ -54,7 +54,7 @@ fn the_admin_pages_answer_while_clients_use_all_other_open_files() {
     assert!(!upstream.requests().is_empty(), "none was sent");
 
     drop(clients);
-    upstream.answers();
+    upstream.responses();
     let request = get("/v2/chats").replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
     eventually("clients are accepted again", || {
         call(gateway.address, &request).starts_with(b"HTTP/1.1 200 ")

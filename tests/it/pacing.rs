@@ -56,8 +56,8 @@ async fn two_hundred_receipts_at_twenty_a_second_through_two_calls_a_second() {
 async fn a_burst_and_then_the_rate() {
     let world = World::new("limit.rate = 4\nlimit.burst = 3\nlimit.max_wait = \"20s\"");
     let began = Instant::now();
-    let answers = world.together((0..23).map(|n| text(&n.to_string()))).await;
-    assert!(answers.iter().all(|answer| answer.status() == 201));
+    let responses = world.together((0..23).map(|n| text(&n.to_string()))).await;
+    assert!(responses.iter().all(|response| response.status() == 201));
     assert_eq!(began.elapsed(), Duration::from_secs(5));
     obey(&world.sandbox.calls(), 4.0, 3.0);
 }
@@ -121,10 +121,10 @@ async fn instances_do_not_wait_for_each_other() {
     let world = World::new("limit.rate = 1\nlimit.burst = 1");
     let began = Instant::now();
     let one = ids([1]);
-    let answers = world
+    let responses = world
         .together((0..20).map(|n| receipt_of(&format!("inst{n}"), "t", "1@c.us", &one)))
         .await;
-    assert!(answers.iter().all(|answer| answer.status() == 201));
+    assert!(responses.iter().all(|response| response.status() == 201));
     assert_eq!(began.elapsed(), Duration::from_millis(50));
 }
 
@@ -135,7 +135,7 @@ async fn a_class_has_a_bucket_of_its_own_per_instance() {
     );
     let began = Instant::now();
     let me = "/v2/session/me?instance_id=123&access_token=token-1";
-    let answers = world
+    let responses = world
         .together([
             text("a"),
             crate::support::get(me),
@@ -144,8 +144,8 @@ async fn a_class_has_a_bucket_of_its_own_per_instance() {
         ])
         .await;
     assert!(
-        answers.iter().all(|answer| answer.status() < 300),
-        "{answers:?}"
+        responses.iter().all(|response| response.status() < 300),
+        "{responses:?}"
     );
     let calls = world.sandbox.calls();
     let at = |what: &str, nth: usize| {
@@ -188,10 +188,10 @@ async fn an_upstream_429_pauses_its_instance_and_goes_to_its_caller() {
         .header(RETRY_AFTER, HeaderValue::from_static("2"))
         .body("upstream's own");
     world.sandbox.script(busy);
-    let answer = world.call(text("a")).await;
-    assert_eq!(answer.status(), 429);
-    assert_eq!(answer.text(), "upstream's own");
-    assert_eq!(answer.field("proxy-status"), None);
+    let response = world.call(text("a")).await;
+    assert_eq!(response.status(), 429);
+    assert_eq!(response.text(), "upstream's own");
+    assert_eq!(response.field("proxy-status"), None);
     let began = Instant::now();
     let other = receipt_of("999", "t", "1@c.us", &ids([1]));
     assert_eq!(world.call(other).await.status(), 201);
@@ -219,8 +219,8 @@ async fn before_an_upstream_with_a_quota_nothing_fails() {
         "limit.rate = 2\nlimit.burst = 2\nlimit.max_wait = \"30s\"",
         settings,
     );
-    let answers = world.together((0..30).map(|n| text(&n.to_string()))).await;
-    assert!(answers.iter().all(|answer| answer.status() == 201));
+    let responses = world.together((0..30).map(|n| text(&n.to_string()))).await;
+    assert!(responses.iter().all(|response| response.status() == 201));
     assert_eq!(world.sandbox.messages(), 30);
     assert_eq!(world.sandbox.received(), 30);
 }

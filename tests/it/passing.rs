@@ -9,16 +9,16 @@ use crate::support::{Message, Stage, get, post};
 
 const PLAIN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Plays a request and its answer through a gateway and compares both with what arrives. Once the request comes at
+/// Plays a request and its response through a gateway and compares both with what arrives. Once the request comes at
 /// once, which may make it a plain one, and once its first bytes come long before the rest.
-async fn passes(request: impl AsRef<[u8]>, answer: impl AsRef<[u8]>) {
-    let (request, answer) = (request.as_ref(), answer.as_ref());
-    passes_in(&[request], answer).await;
+async fn passes(request: impl AsRef<[u8]>, response: impl AsRef<[u8]>) {
+    let (request, response) = (request.as_ref(), response.as_ref());
+    passes_in(&[request], response).await;
     let (begin, rest) = request.split_at(3);
-    passes_in(&[begin, rest], answer).await;
+    passes_in(&[begin, rest], response).await;
 }
 
-async fn passes_in(pieces: &[&[u8]], answer: &[u8]) {
+async fn passes_in(pieces: &[&[u8]], response: &[u8]) {
     let request = &*pieces.concat();
     let mut stage = Stage::new("");
     let mut client = stage.client();
@@ -41,11 +41,11 @@ async fn passes_in(pieces: &[&[u8]], answer: &[u8]) {
         Message::request(request).end_to_end(),
         "the request"
     );
-    let (_, heard) = tokio::join!(line.says(answer), client.answer_to(method));
+    let (_, heard) = tokio::join!(line.says(response), client.response_to(method));
     assert_eq!(
         heard.end_to_end(),
-        Message::answer(answer, method).end_to_end(),
-        "the answer"
+        Message::response(response, method).end_to_end(),
+        "the response"
     );
     client.hears_nothing().await;
     line.hears_nothing().await;
@@ -136,10 +136,10 @@ async fn a_plain_call_is_the_same_bytes_but_for_the_host() {
         "POST /v2/x?a=%41 HTTP/1.1\r\nHost: upstream.test\r\n{fields}\r\n\r\nbody"
     ))
     .await;
-    let answer = "HTTP/1.1 207 Quite all right\r\nserver: S\r\nX-ODD-case: 1\r\nSet-Cookie: a\r\nset-cookie: b\r\n\
+    let response = "HTTP/1.1 207 Quite all right\r\nserver: S\r\nX-ODD-case: 1\r\nSet-Cookie: a\r\nset-cookie: b\r\n\
                   Content-Length: 2\r\n\r\nok";
-    line.says(answer).await;
-    client.hears(answer).await;
+    line.says(response).await;
+    client.hears(response).await;
     client.hears_nothing().await;
 }
 
@@ -149,9 +149,9 @@ async fn fields_that_repeat_keep_their_order_and_their_case() {
                    X-Latin: caf\u{e9}\r\nVia: 1.1 before\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n";
     // As Latin-1, which is how it stands on the wire.
     let request: Vec<u8> = request.chars().map(|c| c as u8).collect();
-    let answer = "HTTP/1.1 200 OK\r\nSet-Cookie: b=1\r\nX-z: 1\r\nSET-cookie: a=1\r\nset-cookie: b=2\r\nServer: Apache\r\n\
+    let response = "HTTP/1.1 200 OK\r\nSet-Cookie: b=1\r\nX-z: 1\r\nSET-cookie: a=1\r\nset-cookie: b=2\r\nServer: Apache\r\n\
                   Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 0\r\n\r\n";
-    passes(request, answer).await;
+    passes(request, response).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -210,11 +210,11 @@ async fn json_with_twenty_megabytes_of_base64() {
         r#"{{"chatId":"1@c.us","file":{{"mimetype":"video/mp4","data":"{}"}},"instance_id":"123","access_token":"t"}}"#,
         "QUJD".repeat(5 << 20)
     );
-    let answer = format!(
+    let response = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    passes(post("/v2/send/video", &body), answer).await;
+    passes(post("/v2/send/video", &body), response).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -229,13 +229,13 @@ async fn compressed_bodies_stay_compressed() {
         )
         .into_bytes();
         request.extend(bytes);
-        let mut answer = format!(
+        let mut response = format!(
             "HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nVary: Accept-Encoding\r\nContent-Length: {}\r\n\r\n",
             bytes.len()
         )
         .into_bytes();
-        answer.extend(bytes);
-        passes(request, answer).await;
+        response.extend(bytes);
+        passes(request, response).await;
     }
 }
 
@@ -296,11 +296,11 @@ async fn errors_in_html_xml_and_text_with_their_own_reasons() {
         ),
     ];
     for (status, media, body) in bodies {
-        let answer = format!(
+        let response = format!(
             "HTTP/1.1 {status}\r\nContent-Type: {media}\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        passes(get("/v2/chats"), answer).await;
+        passes(get("/v2/chats"), response).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! Plain calls (a whole request of known length), which the gateway reads, sends and answers without hyper: nobody can
+//! Plain calls (a whole request of known length), which the gateway reads, sends and responses without hyper: nobody can
 //! tell. Most other tests make plain calls, too; here stands what only these could get wrong.
 
 use std::time::Duration;
@@ -6,12 +6,14 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use crate::support::{Line, Message, Stage, World, at_rest, counted, get, post, receipt, text};
+use crate::support::{
+    ClientConn, Message, Stage, World, at_rest, counted, get, post, receipt, text,
+};
 
 const PLAIN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// Says a request, which arrives on a new connection upstream.
-async fn asks(client: &mut Line, stage: &mut Stage, request: String) -> Line {
+async fn asks(client: &mut ClientConn, stage: &mut Stage, request: String) -> ClientConn {
     client.says(request).await;
     let mut line = stage.upstream.accepts().await;
     line.request().await;
@@ -19,22 +21,22 @@ async fn asks(client: &mut Line, stage: &mut Stage, request: String) -> Line {
 }
 
 /// How a call went: what the upstream heard, and what the client heard then.
-async fn passes(is_plain: bool, request: &str, answer: &str) -> (Message, Message, bool) {
+async fn passes(is_plain: bool, request: &str, response: &str) -> (Message, Message, bool) {
     let mut stage = Stage::new("");
     let mut client = stage.client();
     client.says_as(is_plain, request).await;
     let mut line = stage.upstream.accepts().await;
     let heard = line.request().await;
-    line.says(answer).await;
-    if answer.contains("until the end") {
+    line.says(response).await;
+    if response.contains("until the end") {
         line.says_no_more().await;
     }
-    let answer = client.answer().await;
+    let response = client.response().await;
     // Whether the client may go on is the same, too.
     client.says(get("/next")).await;
     let goes_on = tokio::time::timeout(Duration::from_secs(1), stage.upstream.accepts());
     let is_reused = goes_on.await.is_err();
-    (heard, answer, is_reused)
+    (heard, response, is_reused)
 }
 
 fn fields() -> impl Strategy<Value = String> {
@@ -87,15 +89,15 @@ proptest! {
             true => end,
             false => "\r\n",
         };
-        let answer = format!("HTTP/1.1 {status}\r\n{returned}{end}");
+        let response = format!("HTTP/1.1 {status}\r\n{returned}{end}");
         let runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = { runtime }.enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let plain = passes(true, &request, &answer).await;
-            let hypers = passes(false, &request, &answer).await;
+            let plain = passes(true, &request, &response).await;
+            let hypers = passes(false, &request, &response).await;
             prop_assert_eq!(plain.0.end_to_end(), hypers.0.end_to_end(), "the request");
             prop_assert_eq!(plain.1.framing, hypers.1.framing);
-            prop_assert_eq!(plain.1.end_to_end(), hypers.1.end_to_end(), "the answer");
+            prop_assert_eq!(plain.1.end_to_end(), hypers.1.end_to_end(), "the response");
             // hyper leaves trailers that nobody wants unread, and so the connection.
             if !end.contains("X-End") {
                 prop_assert_eq!(plain.2, hypers.2, "the connection upstream");
@@ -113,7 +115,7 @@ async fn callers_of_both_kinds_share_a_batch() {
         client.says_as(number != 1, &receipt([number])).await;
     }
     for client in &mut clients {
-        assert_eq!(client.answer().await.status(), 201);
+        assert_eq!(client.response().await.status(), 201);
     }
     assert_eq!(world.sandbox.calls().len(), 1);
     let saved = world.counted("wawp_gateway_upstream_requests_saved_total", &[]);
@@ -133,7 +135,7 @@ async fn a_body_that_comes_a_moment_after_its_head_is_waited_for() {
     let mut line = stage.upstream.accepts().await;
     assert_eq!(line.request().await.text(), "hello");
     line.says(PLAIN).await;
-    assert_eq!(client.answer().await.text(), "ok");
+    assert_eq!(client.response().await.text(), "ok");
 
     // Later than that it is streamed: its head goes ahead.
     let began = Instant::now();
@@ -145,7 +147,7 @@ async fn a_body_that_comes_a_moment_after_its_head_is_waited_for() {
     client.says(body).await;
     line.hears("hello").await;
     line.says(PLAIN).await;
-    assert_eq!(client.answer().await.text(), "ok");
+    assert_eq!(client.response().await.text(), "ok");
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,7 +160,7 @@ async fn an_idle_connection_that_the_upstream_has_closed_is_not_used() {
     ] {
         let mut line = asks(&mut client, &mut stage, get("/one")).await;
         line.says(PLAIN).await;
-        assert_eq!(client.answer().await.text(), "ok");
+        assert_eq!(client.response().await.text(), "ok");
         line.says(last_words).await;
         line.hangs_up();
         at_rest().await;
@@ -169,7 +171,7 @@ async fn an_idle_connection_that_the_upstream_has_closed_is_not_used() {
         assert_eq!(line.request().await.text(), "hello");
         line.says("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
             .await;
-        assert_eq!(client.answer().await.text(), "ok");
+        assert_eq!(client.response().await.text(), "ok");
     }
 }
 
@@ -183,7 +185,7 @@ async fn idle_connections_that_have_ended_are_not_counted() {
     };
     let mut line = asks(&mut client, &mut stage, get("/one")).await;
     line.says(PLAIN).await;
-    client.answer().await;
+    client.response().await;
     assert_eq!(idle(&stage), 1.0);
     line.hangs_up();
     assert_eq!(idle(&stage), 0.0);
@@ -222,7 +224,7 @@ async fn a_connection_is_kept_no_longer_than_the_upstream_says() {
     for is_plain in [true, false] {
         let mut stage = Stage::new("");
         let mut client = stage.client();
-        let mut asks = async |line: Option<Line>, pause: u64| {
+        let mut asks = async |line: Option<ClientConn>, pause: u64| {
             tokio::time::sleep(Duration::from_millis(pause)).await;
             client.says_as(is_plain, &get("/x")).await;
             let mut line = match line {
@@ -234,7 +236,7 @@ async fn a_connection_is_kept_no_longer_than_the_upstream_says() {
                 "HTTP/1.1 200 OK\r\nKeep-Alive: max=9, timeout=5\r\nContent-Length: 2\r\n\r\nok",
             )
             .await;
-            assert_eq!(client.answer().await.text(), "ok");
+            assert_eq!(client.response().await.text(), "ok");
             line
         };
         let line = asks(None, 0).await;
@@ -255,14 +257,14 @@ async fn an_answer_that_comes_before_the_request_is_written_is_passed_on() {
     line.says("HTTP/1.1 503 Busy\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
         .await;
     line.hangs_up();
-    assert_eq!(client.answer().await.status(), 503);
+    assert_eq!(client.response().await.status(), 503);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_no_answer_is_told_so() {
     let unasked = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n";
     let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "y".repeat(70_000));
-    for (answer, code) in [
+    for (response, code) in [
         ("nonsense\r\n\r\n", "upstream_broke_off"),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
@@ -276,11 +278,11 @@ async fn an_answer_that_is_no_answer_is_told_so() {
         let mut stage = Stage::new("");
         let mut client = stage.client();
         let mut line = asks(&mut client, &mut stage, text("hello")).await;
-        line.tries_to_say(answer).await.ok();
+        line.tries_to_say(response).await.ok();
         line.says_no_more().await;
-        let heard = client.answer().await;
-        assert_eq!(heard.status(), 502, "{answer:.40}");
-        assert_eq!(heard.json()["code"], code, "{answer:.40}");
+        let heard = client.response().await;
+        assert_eq!(heard.status(), 502, "{response:.40}");
+        assert_eq!(heard.json()["code"], code, "{response:.40}");
         stage.upstream.is_left_alone().await;
     }
 }
@@ -291,27 +293,27 @@ async fn a_long_answer_waits_for_a_slow_client() {
     let mut client = stage.client();
     let mut line = asks(&mut client, &mut stage, get("/long")).await;
     let length = 3_000_000;
-    let answer = format!(
+    let response = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{}",
         "x".repeat(length)
     );
     let writes = tokio::spawn(async move {
-        line.says(answer).await;
+        line.says(response).await;
         (Instant::now(), line)
     });
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert!(!writes.is_finished(), "the upstream may not get ahead");
-    assert_eq!(client.answer().await.body.len(), length);
+    assert_eq!(client.response().await.body.len(), length);
     writes.await.unwrap();
 
     // One that takes nothing for too long is cut, and so is the upstream.
     let mut line = asks(&mut client, &mut stage, get("/long")).await;
     let began = Instant::now();
-    let answer = format!(
+    let response = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{}",
         "x".repeat(length)
     );
-    assert!(line.tries_to_say(answer).await.is_err());
+    assert!(line.tries_to_say(response).await.is_err());
     assert!((30..=31).contains(&began.elapsed().as_secs()));
 }
 
@@ -319,11 +321,11 @@ async fn a_long_answer_waits_for_a_slow_client() {
 async fn an_answer_that_breaks_off_is_cut_where_it_broke() {
     let half = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf";
     let chunk = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
-    for (answer, end) in [(half, "half"), (chunk, "4\r\nhalf\r\n")] {
+    for (response, end) in [(half, "half"), (chunk, "4\r\nhalf\r\n")] {
         let mut stage = Stage::new("");
         let mut client = stage.client();
         let mut line = asks(&mut client, &mut stage, get("/x")).await;
-        line.says(answer).await;
+        line.says(response).await;
         line.hangs_up();
         let began = Instant::now();
         let heard = client.hears_rest().await;
@@ -365,7 +367,7 @@ async fn a_request_that_comes_in_two_packets_is_plain_all_the_same() {
     let heard = line.request().await;
     assert_eq!(heard.start, Message::request(request.as_bytes()).start);
     line.says(PLAIN).await;
-    assert_eq!(client.answer().await.text(), "ok");
+    assert_eq!(client.response().await.text(), "ok");
 }
 
 #[tokio::test(start_paused = true)]
@@ -375,8 +377,8 @@ async fn a_drain_that_begins_with_a_call_ends_the_connection_after_it() {
     let mut line = asks(&mut client, &mut stage, get("/x")).await;
     stage.gateway.drain();
     line.says(PLAIN).await;
-    let answer = client.answer().await;
-    assert_eq!(answer.field("connection"), Some("close"));
+    let response = client.response().await;
+    assert_eq!(response.field("connection"), Some("close"));
     let began = Instant::now();
     client.hears_end().await;
     assert_eq!(began.elapsed(), Duration::ZERO);
@@ -390,7 +392,7 @@ async fn fields_of_the_hop_in_an_answer_do_not_end_the_connection() {
     let mut line = asks(&mut client, &mut stage, get("/x")).await;
     line.says("HTTP/1.1 200 OK\r\nTE: trailers\r\nContent-Length: 2\r\n\r\nok")
         .await;
-    assert_eq!(client.answer().await.text(), "ok");
+    assert_eq!(client.response().await.text(), "ok");
     client.says(get("/x")).await;
     line.request().await;
 }
@@ -403,11 +405,11 @@ async fn heads_before_the_answer_are_passed_over_but_not_for_ever() {
     let mut line = asks(&mut client, &mut stage, get("/x")).await;
     line.says(early.repeat(100)).await;
     line.says(PLAIN).await;
-    assert_eq!(client.answer().await.text(), "ok");
+    assert_eq!(client.response().await.text(), "ok");
     client.says(get("/x")).await;
     line.request().await;
     line.says(early.repeat(101)).await;
-    assert_eq!(client.answer().await.status(), 502);
+    assert_eq!(client.response().await.status(), 502);
 }
 
 #[tokio::test(start_paused = true)]
@@ -438,15 +440,15 @@ async fn whoever_shares_an_answer_gets_all_of_it_however_they_asked() {
         line.says("HTTP/1.1 201 Created\r\nX-Thing: 1\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nok")
             .await;
         for client in [&mut leader, &mut other] {
-            let answer = client.answer().await;
-            assert_eq!((answer.status(), answer.text()), (201, "ok"));
-            assert_eq!(answer.field("x-thing"), Some("1"));
-            let cookies = answer.fields.iter();
+            let response = client.response().await;
+            assert_eq!((response.status(), response.text()), (201, "ok"));
+            assert_eq!(response.field("x-thing"), Some("1"));
+            let cookies = response.fields.iter();
             let cookies = cookies.filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
             let cookies: Vec<_> = cookies.map(|(_, value)| value.as_str()).collect();
             assert_eq!(cookies, ["a=1", "b=2"]);
-            assert!(answer.field("server-timing").is_some());
-            assert_eq!(answer.field("content-length"), Some("2"));
+            assert!(response.field("server-timing").is_some());
+            assert_eq!(response.field("content-length"), Some("2"));
         }
         stage.upstream.is_left_alone().await;
     }

@@ -28,10 +28,10 @@ async fn a_client_of_http_1_0_is_answered_and_left() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n",
     )
     .await;
-    let answer = client.answer().await;
-    assert!(answer.start.ends_with(" 200 OK"), "{answer:?}");
-    assert_eq!(answer.framing, Framing::UntilClose, "1.0 knows no chunks");
-    assert_eq!(answer.text(), "abcde");
+    let response = client.response().await;
+    assert!(response.start.ends_with(" 200 OK"), "{response:?}");
+    assert_eq!(response.framing, Framing::UntilClose, "1.0 knows no chunks");
+    assert_eq!(response.text(), "abcde");
     client.hears_end().await;
 }
 
@@ -40,11 +40,11 @@ async fn a_client_of_http_1_0_may_keep_its_connection() {
     let world = World::new("");
     let mut client = world.client();
     for _ in 0..2 {
-        let answer = client
+        let response = client
             .asks("GET /v2/session/me?instance_id=1&access_token=t HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
             .await;
-        assert_eq!(answer.status(), 200);
-        assert_eq!(answer.field("connection"), Some("keep-alive"));
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.field("connection"), Some("keep-alive"));
     }
     assert_eq!(world.sandbox.calls().len(), 2);
 }
@@ -62,7 +62,7 @@ async fn pipelined_requests_are_answered_in_order() {
     ];
     client.says(requests.concat()).await;
     for expected in [201, 201, 404, 201, 202] {
-        assert_eq!(client.answer().await.status(), expected);
+        assert_eq!(client.response().await.status(), expected);
     }
 }
 
@@ -77,7 +77,7 @@ async fn a_client_that_has_closed_its_half_still_gets_its_answer() {
         line.request().await;
         tokio::time::sleep(Duration::from_secs(20)).await;
         line.says(PLAIN).await;
-        assert_eq!(client.answer().await.text(), "ok");
+        assert_eq!(client.response().await.text(), "ok");
         client.hears_end().await;
     }
 }
@@ -140,13 +140,13 @@ async fn http_2_with_prior_knowledge() {
         .iter()
         .filter(|line| line.as_bytes().starts_with(b"host:"));
     assert_eq!(hosts.collect::<Vec<_>>(), [&"host: upstream.test"]);
-    let answer = client
+    let response = client
         .asks(h2_post(
             "/v2/send/text",
             r#"{"instance_id":"1","access_token":"t","chatId":"1@c.us","message":"m"}"#,
         ))
         .await;
-    assert_eq!(answer.0, 201);
+    assert_eq!(response.0, 201);
     assert_eq!(world.sandbox.messages(), 1);
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Line, Stage, World, get, receipt_in_query};
+use crate::support::{ClientConn, Stage, World, get, receipt_in_query};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -35,7 +35,7 @@ fn latin(bytes: &[u8]) -> String {
 }
 
 /// The upstream reads a request with this target, and responds.
-async fn forwards(line: &mut Line, method: &str, target: &[u8], body: &str) {
+async fn forwards(line: &mut ClientConn, method: &str, target: &[u8], body: &str) {
     let request = line.request().await;
     assert_eq!(
         request.start,
@@ -82,7 +82,7 @@ async fn every_byte_of_a_target_is_forwarded() {
             client.says(request(method, &target, rest)).await;
             let mut line = stage.upstream.accepts().await;
             forwards(&mut line, method, &target, body).await;
-            assert_eq!(client.answer().await.text(), "ok", "{method} {rest}");
+            assert_eq!(client.response().await.text(), "ok", "{method} {rest}");
         }
     }
 }
@@ -140,13 +140,13 @@ async fn nothing_is_lost_behind_a_request_that_hyper_served() {
                 line.request().await;
                 let head = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
                 line.says(head).await;
-                client.answer_to(method).await;
+                client.response_to(method).await;
                 if !is_pipelined {
                     client.says(&second).await;
                 }
                 let mut line = stage.upstream.accepts().await;
                 forwards(&mut line, next, &target(b'#'), body).await;
-                assert_eq!(client.answer().await.text(), "ok");
+                assert_eq!(client.response().await.text(), "ok");
                 if closes {
                     client.hears_end().await;
                     continue;
@@ -155,7 +155,7 @@ async fn nothing_is_lost_behind_a_request_that_hyper_served() {
                     client.says(&third).await;
                 }
                 forwards(&mut line, next, &all(), body).await;
-                assert_eq!(client.answer().await.text(), "ok");
+                assert_eq!(client.response().await.text(), "ok");
             }
         }
     }
@@ -172,7 +172,7 @@ async fn a_head_that_comes_in_single_bytes_loses_nothing() {
         }
         let mut line = stage.upstream.accepts().await;
         forwards(&mut line, "GET", &target, "").await;
-        assert_eq!(client.answer().await.text(), "ok");
+        assert_eq!(client.response().await.text(), "ok");
         drop(line);
     }
 }
@@ -213,16 +213,16 @@ async fn a_target_that_only_hyper_could_send_is_refused_with_its_byte() {
         let mut stage = Stage::new("");
         let mut client = stage.client();
         client.says(request(method, target.as_bytes(), rest)).await;
-        let answer = client.answer_to(method).await;
-        assert_eq!(answer.status(), 400, "{method} {target}");
-        let status = answer.field("proxy-status").unwrap();
+        let response = client.response_to(method).await;
+        assert_eq!(response.status(), 400, "{method} {target}");
+        let status = response.field("proxy-status").unwrap();
         assert!(status.contains("error=http_request_error"), "{status}");
         assert!(
             status.contains("0x23") && status.contains("%23"),
             "{status}"
         );
         if method != "HEAD" {
-            assert_eq!(answer.json()["code"], "malformed");
+            assert_eq!(response.json()["code"], "malformed");
         }
         let exposition = stage.gateway.exposition();
         let counted = |labels: &[&str]| {
@@ -242,11 +242,11 @@ async fn an_absolute_target_keeps_its_bytes_and_its_check() {
         .await;
     let mut line = stage.upstream.accepts().await;
     forwards(&mut line, "GET", b"/a#b\"c", "").await;
-    assert_eq!(client.answer().await.text(), "ok");
-    let answer = client
+    assert_eq!(client.response().await.text(), "ok");
+    let response = client
         .asks("GET http://example.com/a#b HTTP/1.1\r\nHost: h\r\n\r\n")
         .await;
-    assert_eq!(answer.status(), 421);
+    assert_eq!(response.status(), 421);
 }
 
 #[tokio::test(start_paused = true)]

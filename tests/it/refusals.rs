@@ -8,17 +8,17 @@ use crate::support::{Message, World, get, receipt, text};
 
 /// Checks the gateway's own 429 in all its parts, and returns when to come back.
 #[track_caller]
-fn refused(answer: &Message) -> Duration {
-    assert_eq!(answer.start, "HTTP/1.1 429 Too Many Requests");
-    let wait: u64 = answer.field("retry-after").unwrap().parse().unwrap();
+fn refused(response: &Message) -> Duration {
+    assert_eq!(response.start, "HTTP/1.1 429 Too Many Requests");
+    let wait: u64 = response.field("retry-after").unwrap().parse().unwrap();
     assert!(wait >= 1);
-    assert_eq!(answer.field("content-type"), Some("application/json"));
+    assert_eq!(response.field("content-type"), Some("application/json"));
     assert!(
-        answer
+        response
             .field("date")
             .is_some_and(|date| date.ends_with(" GMT"))
     );
-    let body = answer.json();
+    let body = response.json();
     assert_eq!(body["status"], 429);
     assert_eq!(body["code"], "rate_limited");
     assert_eq!(body["error"], "Too Many Requests");
@@ -26,16 +26,16 @@ fn refused(answer: &Message) -> Duration {
     assert!(message.contains(&format!("retry in {wait} s")), "{message}");
     assert!(message.contains("limit.max_"), "{message}");
     assert_eq!(body.as_object().unwrap().len(), 4);
-    let status = answer.field("proxy-status").unwrap();
+    let status = response.field("proxy-status").unwrap();
     assert_eq!(
         status,
         format!("wawp-gateway; error=http_request_denied; details=\"{message}\"")
     );
     assert_eq!(
-        answer.field("ratelimit"),
+        response.field("ratelimit"),
         Some(&*format!("\"instance\";r=0;t={wait}"))
     );
-    let policy = answer.field("ratelimit-policy").unwrap();
+    let policy = response.field("ratelimit-policy").unwrap();
     assert!(policy.starts_with("\"instance\";q=1;w="), "{policy}");
     Duration::from_secs(wait)
 }
@@ -48,15 +48,15 @@ async fn a_full_queue_refuses_at_once_and_later_serves() {
     crate::support::at_rest().await;
     for request in [text("3"), receipt([1])] {
         let began = Instant::now();
-        let answer = world.call(&request).await;
+        let response = world.call(&request).await;
         assert_eq!(began.elapsed(), Duration::ZERO);
         assert!(
-            answer.json()["message"]
+            response.json()["message"]
                 .as_str()
                 .unwrap()
                 .contains("limit.max_queue")
         );
-        assert_eq!(refused(&answer), Duration::from_secs(3));
+        assert_eq!(refused(&response), Duration::from_secs(3));
     }
     assert_eq!(
         world.counted("wawp_gateway_limit_rejected_total", &["queue_full"]),
@@ -80,7 +80,7 @@ async fn a_wait_beyond_max_wait_refuses_at_once_and_later_serves() {
         let world = World::new("limit.rate = 0.2\nlimit.burst = 1");
         world.call(text("spends the token")).await;
         let began = Instant::now();
-        let answer = world.call(&request).await;
+        let response = world.call(&request).await;
         // What the first of a chat has to wait for is known when its window is over.
         assert!(
             began.elapsed() <= Duration::from_millis(window),
@@ -88,12 +88,12 @@ async fn a_wait_beyond_max_wait_refuses_at_once_and_later_serves() {
             began.elapsed()
         );
         assert!(
-            answer.json()["message"]
+            response.json()["message"]
                 .as_str()
                 .unwrap()
                 .contains("limit.max_wait")
         );
-        let wait = refused(&answer);
+        let wait = refused(&response);
         assert_eq!(wait, Duration::from_secs(5));
         tokio::time::sleep(wait).await;
         assert_eq!(world.call(&request).await.status(), 201);
@@ -118,16 +118,16 @@ async fn a_refusal_names_the_budget_that_is_used_up() {
             world.call(text("spends the token")).await;
             for request in [text("late"), receipt([1])] {
                 let began = Instant::now();
-                let answer = world.call(request).await;
+                let response = world.call(request).await;
                 assert_eq!(began.elapsed(), Duration::ZERO);
-                let message = answer.json()["message"].clone();
+                let message = response.json()["message"].clone();
                 let message = message.as_str().unwrap();
                 assert!(message.contains(told), "{message}");
                 let ends = "the limit is 0.1 requests per second, burst 1; retry in 10 s";
                 assert!(message.ends_with(ends), "{message}");
                 let state = format!("\"{name}\";r=0;t=10");
-                assert_eq!(answer.field("ratelimit"), Some(&*state));
-                let policy = answer.field("ratelimit-policy").unwrap();
+                assert_eq!(response.field("ratelimit"), Some(&*state));
+                let policy = response.field("ratelimit-policy").unwrap();
                 assert!(policy.starts_with(&format!("\"{name}\";q=1;w=10")));
             }
         }
@@ -137,17 +137,17 @@ async fn a_refusal_names_the_budget_that_is_used_up() {
 #[tokio::test(start_paused = true)]
 async fn whoever_is_promised_a_turn_gets_it_and_is_told_how_long_it_took() {
     let world = World::new("limit.rate = 1\nlimit.burst = 1\nlimit.max_wait = \"4100ms\"");
-    let answers = world.together((0..10).map(|n| text(&n.to_string()))).await;
-    let served: Vec<_> = answers
+    let responses = world.together((0..10).map(|n| text(&n.to_string()))).await;
+    let served: Vec<_> = responses
         .iter()
-        .filter(|answer| answer.status() == 201)
+        .filter(|response| response.status() == 201)
         .collect();
     assert_eq!(served.len(), 5, "one at once and four within four seconds");
     assert_eq!(served[0].field("server-timing"), None, "it has not waited");
     let timing = served[4].field("server-timing").unwrap();
     assert!(timing.starts_with("queue;dur=4000"), "{timing}");
-    for answer in answers.iter().filter(|answer| answer.status() != 201) {
-        refused(answer);
+    for response in responses.iter().filter(|response| response.status() != 201) {
+        refused(response);
     }
     assert_eq!(world.sandbox.messages(), 5);
 }
@@ -161,15 +161,15 @@ async fn nobody_is_refused_after_waiting() {
         .map(|n| {
             let mut client = world.client();
             tokio::spawn(async move {
-                let answer = client.asks(text(&n.to_string())).await;
-                (answer, began.elapsed())
+                let response = client.asks(text(&n.to_string())).await;
+                (response, began.elapsed())
             })
         })
         .collect();
     for call in calls {
-        let (answer, waited) = call.await.unwrap();
-        if answer.status() != 201 {
-            refused(&answer);
+        let (response, waited) = call.await.unwrap();
+        if response.status() != 201 {
+            refused(&response);
             assert_eq!(waited, Duration::ZERO);
         }
     }
@@ -179,13 +179,13 @@ async fn nobody_is_refused_after_waiting() {
 #[tokio::test(start_paused = true)]
 async fn fields_about_the_limit_where_asked_for() {
     let world = World::new("limit.rate = 2\nlimit.burst = 4\nlimit.headers = true");
-    let answer = world.call(text("a")).await;
+    let response = world.call(text("a")).await;
     assert_eq!(
-        answer.field("ratelimit-policy"),
+        response.field("ratelimit-policy"),
         Some("\"instance\";q=4;w=2;qu=\"requests\"")
     );
     assert!(
-        answer
+        response
             .field("ratelimit")
             .unwrap()
             .starts_with("\"instance\";r=3;t=")
@@ -205,16 +205,16 @@ async fn too_many_calls_in_flight_are_refused() {
         .collect();
     crate::support::at_rest().await;
     let began = Instant::now();
-    let answer = world.call(text("one too many")).await;
+    let response = world.call(text("one too many")).await;
     assert_eq!(began.elapsed(), Duration::ZERO);
-    assert_eq!(answer.status(), 503);
-    assert_eq!(answer.field("retry-after"), Some("1"));
-    let body = answer.json();
+    assert_eq!(response.status(), 503);
+    assert_eq!(response.field("retry-after"), Some("1"));
+    let body = response.json();
     assert_eq!(body["status"], 503);
     assert_eq!(body["code"], "overloaded");
     assert_eq!(body["error"], "Service Unavailable");
     assert!(
-        answer
+        response
             .field("proxy-status")
             .unwrap()
             .starts_with("wawp-gateway; error=")

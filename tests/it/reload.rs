@@ -42,13 +42,13 @@ fn arg(path: &Path) -> &str {
 
 fn asked(gateway: &Program) -> Message {
     let request = get("/v2/chats?instance_id=1").replacen("\r\n", "\r\nConnection: close\r\n", 1);
-    Message::answer(&call(gateway.address, request), "GET")
+    Message::response(&call(gateway.address, request), "GET")
 }
 
 #[test]
 fn a_file_that_is_read_for_ever_holds_up_neither_calls_nor_signals() {
     let upstream = HeldUpstream::start();
-    upstream.answers();
+    upstream.responses();
     let scratch = Scratch::new();
     let pipe = Pipe::new(&scratch);
     let gateway = std::thread::scope(|scope| {

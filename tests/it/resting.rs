@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::time::Instant;
 use wawp_gateway::gateway::Gateway;
 
-use crate::support::{Line, Stage, World, at_rest, get, post, receipt, text};
+use crate::support::{ClientConn, Stage, World, at_rest, get, post, receipt, text};
 
 mod http2;
 mod laws;
@@ -80,9 +80,9 @@ impl Held {
 }
 
 /// A new client, whose connection takes so many bytes at a time.
-fn client_of(gateway: &Gateway, buffer: usize) -> (Line, Held) {
+fn client_of(gateway: &Gateway, buffer: usize) -> (ClientConn, Held) {
     let (near, io) = tokio::io::duplex(buffer);
-    (Line::new(near), serve(gateway, io, true))
+    (ClientConn::new(near), serve(gateway, io, true))
 }
 
 fn serve(gateway: &Gateway, io: DuplexStream, can_shut: bool) -> Held {
@@ -97,19 +97,19 @@ fn serve(gateway: &Gateway, io: DuplexStream, can_shut: bool) -> Held {
     Held(room)
 }
 
-fn client(gateway: &Gateway) -> (Line, Held) {
+fn client(gateway: &Gateway) -> (ClientConn, Held) {
     client_of(gateway, 64 * 1024)
 }
 
 /// A new client, whose bytes reach the gateway so many at a time; it need not read meanwhile.
-fn client_through(gateway: &Gateway, narrow: usize) -> (Line, Held) {
+fn client_through(gateway: &Gateway, narrow: usize) -> (ClientConn, Held) {
     let (near, mut wide) = tokio::io::duplex(64 * 1024);
     let (mut end, io) = tokio::io::duplex(narrow);
     tokio::spawn(async move { tokio::io::copy_bidirectional(&mut wide, &mut end).await });
-    (Line::new(near), serve(gateway, io, true))
+    (ClientConn::new(near), serve(gateway, io, true))
 }
 
-/// The same request, but one that hyper is to answer. A plain one leaves nothing behind that could rest.
+/// The same request, but one that hyper is to response. A plain one leaves nothing behind that could rest.
 fn unplain(request: &str) -> String {
     request.replacen("\r\n", "\r\nTE: trailers\r\n", 1)
 }
@@ -132,7 +132,7 @@ async fn a_connection_rests_before_its_first_byte_and_when_it_lies_idle() {
     }
     let head = "HEAD /sandbox/echo HTTP/1.1\r\nHost: h\r\n\r\n";
     client.says(head).await;
-    assert_eq!(client.answer_to("HEAD").await.status(), 200);
+    assert_eq!(client.response_to("HEAD").await.status(), 200);
     a_while().await;
     assert!(held.rests().await);
     assert_eq!(world.counted("wawp_gateway_connections", &[]), 1.0);
@@ -172,7 +172,7 @@ async fn a_slow_call_is_no_rest() {
     let mut line = stage.upstream.accepts().await;
     line.request().await;
     line.says(PLAIN).await;
-    assert_eq!(client.answer().await.text(), "ok");
+    assert_eq!(client.response().await.text(), "ok");
     client.says(unplain(&get("/slow"))).await;
     line.request().await;
     a_while().await;
@@ -182,7 +182,7 @@ async fn a_slow_call_is_no_rest() {
     a_while().await;
     assert!(!held.rests().await);
     line.says("ok").await;
-    assert_eq!(client.answer().await.text(), "okok");
+    assert_eq!(client.response().await.text(), "okok");
     a_while().await;
     assert!(held.rests().await);
 }
@@ -197,10 +197,10 @@ async fn a_call_comes_byte_by_byte_after_a_rest() {
             client.says([*byte]).await;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let answer = client.answer().await;
-        assert_eq!(answer.text(), "hello");
+        let response = client.response().await;
+        assert_eq!(response.text(), "hello");
         assert_eq!(
-            answer.field("x-echo-target"),
+            response.field("x-echo-target"),
             Some(&*format!("/sandbox/echo?n={n}"))
         );
         a_while().await;
@@ -216,8 +216,8 @@ async fn pipelined_calls_after_a_rest_are_answered_in_order() {
         client
             .says([get("/sandbox/status/201"), get("/sandbox/status/404")].concat())
             .await;
-        assert_eq!(client.answer().await.status(), 201);
-        assert_eq!(client.answer().await.status(), 404);
+        assert_eq!(client.response().await.status(), 201);
+        assert_eq!(client.response().await.status(), 404);
         a_while().await;
         assert!(held.rests().await);
     }
@@ -232,16 +232,16 @@ async fn half_a_head_that_came_with_a_request_is_kept() {
     client
         .says([&get("/sandbox/status/201"), half].concat())
         .await;
-    assert_eq!(client.answer().await.status(), 201);
+    assert_eq!(client.response().await.status(), 201);
     a_while().await;
     assert!(!held.rests().await, "a head has begun");
     client.says(rest).await;
-    assert_eq!(client.answer().await.status(), 404);
+    assert_eq!(client.response().await.status(), 404);
 
     client
         .says([&get("/sandbox/status/201"), half].concat())
         .await;
-    assert_eq!(client.answer().await.status(), 201);
+    assert_eq!(client.response().await.status(), 201);
     let began = Instant::now();
     client.hears_end().await;
     let waited = began.elapsed().as_secs();
@@ -253,7 +253,7 @@ async fn empty_lines_between_requests_wake_nobody() {
     let world = World::new("server.idle_timeout = \"75s\"");
     let (mut client, held) = client(&world.gateway);
     client.says([&text("a"), "\r\n"].concat()).await;
-    assert_eq!(client.answer().await.status(), 201);
+    assert_eq!(client.response().await.status(), 201);
     let began = Instant::now();
     a_while().await;
     assert!(held.rests().await);
@@ -343,9 +343,9 @@ async fn a_drain_lets_resting_connections_linger_and_closes_them() {
     }
     tokio::time::sleep(Duration::from_millis(900)).await;
     late.says(end).await;
-    let answer = late.answer().await;
-    assert_eq!(answer.status(), 200);
-    assert_eq!(answer.field("connection"), Some("close"));
+    let response = late.response().await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.field("connection"), Some("close"));
     late.hears_end().await;
     world.gateway.drained().await;
     assert_eq!(world.gateway.unfinished(), (0, 0));
@@ -356,11 +356,11 @@ async fn a_client_of_http_1_0_rests_if_it_stays() {
     let world = World::new("");
     let (mut client, held) = client(&world.gateway);
     for _ in 0..2 {
-        let answer = client
+        let response = client
             .asks("GET /v2/session/me?instance_id=1&access_token=t HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
             .await;
-        assert_eq!(answer.status(), 200);
-        assert_eq!(answer.field("connection"), Some("keep-alive"));
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.field("connection"), Some("keep-alive"));
         a_while().await;
         assert!(held.rests().await);
     }

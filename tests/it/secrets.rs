@@ -179,9 +179,9 @@ fn no_token_in_log_output_or_metrics() {
                 let share: Vec<_> = requests.iter().skip(part).step_by(8).cloned().collect();
                 std::thread::spawn(move || {
                     for request in share {
-                        let answer = call(address, &request);
-                        // The gateway's own answers repeat nothing of what was asked either.
-                        let text = String::from_utf8_lossy(&answer);
+                        let response = call(address, &request);
+                        // The gateway's own responses repeat nothing of what was asked either.
+                        let text = String::from_utf8_lossy(&response);
                         let own = text.contains("wawp-gateway; error=");
                         assert!(
                             !own || !TRACES.iter().any(|trace| text.contains(trace)),
@@ -249,14 +249,14 @@ fn no_token_where_the_upstream_cannot_be_reached() {
     let nobody = "127.0.0.9:1".parse().unwrap();
     let gateway = Program::serve(nobody, &[("LOG__LEVEL", "trace")]);
     for request in requests().iter().take(24) {
-        let answer = String::from_utf8(call(gateway.address, request)).unwrap();
+        let response = String::from_utf8(call(gateway.address, request)).unwrap();
         assert!(
-            answer.starts_with("HTTP/1.1 502 ") || answer.starts_with("HTTP/1.1 429 "),
-            "{answer}"
+            response.starts_with("HTTP/1.1 502 ") || response.starts_with("HTTP/1.1 429 "),
+            "{response}"
         );
         assert!(
-            !TRACES.iter().any(|trace| answer.contains(trace)),
-            "{answer}"
+            !TRACES.iter().any(|trace| response.contains(trace)),
+            "{response}"
         );
     }
     gateway.signal("TERM");
@@ -274,7 +274,7 @@ fn no_key_and_no_token_wherever_a_client_writes_it() {
     const KEY: &str = "correct-horse-battery";
     const ONES: &str = "staple-of-the-first-one";
     let upstream = HeldUpstream::start();
-    upstream.answers();
+    upstream.responses();
     let scratch = Scratch::new();
     let file = scratch.file(
         "gateway.toml",

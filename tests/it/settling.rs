@@ -16,14 +16,14 @@ async fn one_bad_id_fails_its_own_caller_only() {
     for status in [400, 422, 500, 413, 414] {
         let world = World::new(UNLIMITED);
         let culprit = ids([5]).remove(0);
-        let answer = Fault::status(status).body("bad id").id(culprit.clone());
-        world.sandbox.script(answer.times(usize::MAX));
-        let answers = world.together((0..8).map(|n| receipt([n]))).await;
-        for (n, answer) in answers.iter().enumerate() {
+        let response = Fault::status(status).body("bad id").id(culprit.clone());
+        world.sandbox.script(response.times(usize::MAX));
+        let responses = world.together((0..8).map(|n| receipt([n]))).await;
+        for (n, response) in responses.iter().enumerate() {
             let expected = if n == 5 { status } else { 201 };
-            assert_eq!(answer.status(), expected, "caller {n} on {status}");
+            assert_eq!(response.status(), expected, "caller {n} on {status}");
         }
-        assert_eq!(answers[5].text(), "bad id");
+        assert_eq!(responses[5].text(), "bad id");
         // All; the first alone; four parts of the others; both of the part with
         // the culprit.
         let sizes: Vec<_> = world
@@ -38,8 +38,8 @@ async fn one_bad_id_fails_its_own_caller_only() {
 
         // The culprit stays out for a minute; the others do not.
         world.sandbox.clear();
-        let answers = world.together((3..8).map(|n| receipt([n]))).await;
-        assert_eq!(answers[2].status(), status);
+        let responses = world.together((3..8).map(|n| receipt([n]))).await;
+        assert_eq!(responses[2].status(), status);
         let mut sent: Vec<_> = world
             .sandbox
             .calls()
@@ -62,8 +62,8 @@ async fn verdicts_that_blame_nobody_are_everybodys() {
         world
             .sandbox
             .script(Fault::status(status).times(usize::MAX));
-        let answers = world.together((0..4).map(|n| receipt([n]))).await;
-        assert!(answers.iter().all(|answer| answer.status() == status));
+        let responses = world.together((0..4).map(|n| receipt([n]))).await;
+        assert!(responses.iter().all(|response| response.status() == status));
         assert_eq!(world.sandbox.calls().len(), 1, "{status}");
     }
 }
@@ -80,9 +80,9 @@ async fn an_outage_is_repeated_but_never_split() {
     for outage in outages {
         let world = World::new(UNLIMITED);
         world.sandbox.script(outage.clone().times(2));
-        let answers = world.together((0..4).map(|n| receipt([n]))).await;
+        let responses = world.together((0..4).map(|n| receipt([n]))).await;
         assert!(
-            answers.iter().all(|answer| answer.status() == 201),
+            responses.iter().all(|response| response.status() == 201),
             "{outage:?}"
         );
         let calls = world.sandbox.calls();
@@ -100,11 +100,11 @@ async fn an_outage_that_lasts_ends_in_the_last_verdict_in_time() {
         .sandbox
         .script(Fault::status(503).body("still down").times(usize::MAX));
     let began = Instant::now();
-    let answers = world.together((0..4).map(|n| receipt([n]))).await;
+    let responses = world.together((0..4).map(|n| receipt([n]))).await;
     assert!(
-        answers
+        responses
             .iter()
-            .all(|answer| answer.status() == 503 && answer.text() == "still down")
+            .all(|response| response.status() == 503 && response.text() == "still down")
     );
     assert!(
         began.elapsed() <= Duration::from_secs(4),
@@ -121,8 +121,8 @@ async fn a_throttled_batch_waits_and_is_sent_again() {
     let busy = Fault::status(429).header(RETRY_AFTER, HeaderValue::from_static("2"));
     world.sandbox.script(busy);
     let began = Instant::now();
-    let answers = world.together((0..3).map(|n| receipt([n]))).await;
-    assert!(answers.iter().all(|answer| answer.status() == 201));
+    let responses = world.together((0..3).map(|n| receipt([n]))).await;
+    assert!(responses.iter().all(|response| response.status() == 201));
     assert_eq!(began.elapsed(), Duration::from_millis(2050));
     assert_eq!(world.sandbox.calls().len(), 2);
 }
@@ -135,12 +135,12 @@ async fn a_pause_nobody_can_wait_for_is_told_as_the_upstream_told_it() {
         .body(r#"{"code":"upstreams_own"}"#);
     world.sandbox.script(busy);
     let began = Instant::now();
-    let answers = world.together((0..3).map(|n| receipt([n]))).await;
-    for answer in answers {
-        assert_eq!(answer.status(), 429);
-        assert_eq!(answer.json()["code"], "upstreams_own");
-        assert_eq!(answer.field("retry-after"), Some("30"));
-        assert_eq!(answer.field("proxy-status"), None);
+    let responses = world.together((0..3).map(|n| receipt([n]))).await;
+    for response in responses {
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.json()["code"], "upstreams_own");
+        assert_eq!(response.field("retry-after"), Some("30"));
+        assert_eq!(response.field("proxy-status"), None);
     }
     assert_eq!(began.elapsed(), Duration::from_millis(50));
 }

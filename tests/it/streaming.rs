@@ -1,6 +1,6 @@
 //! Pass-through over time: what passes while a call is still under way, and how it ends.
 //!
-//! Each end of a call sees the other's pieces as they come: bodies, trailers, answers before the final one, an upgrade
+//! Each end of a call sees the other's pieces as they come: bodies, trailers, responses before the final one, an upgrade
 //! that stays open. What breaks off on one side breaks off on the other.
 
 use std::io::{Read as _, Write as _};
@@ -20,7 +20,7 @@ const UPGRADE: &str =
 async fn trailers_pass_both_ways() {
     let request = "POST /v2/send/file HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nConnection: te\r\nTrailer: X-Sum, X-Other\r\n\
                    Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\nX-Sum: abc\r\nX-Other: 2\r\n\r\n";
-    let answer = "HTTP/1.1 200 OK\r\nTrailer: X-Check\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Check: 1\r\n\r\n";
+    let response = "HTTP/1.1 200 OK\r\nTrailer: X-Check\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Check: 1\r\n\r\n";
     let mut stage = Stage::new("");
     let mut client = stage.client();
     client.says(request).await;
@@ -40,8 +40,8 @@ async fn trailers_pass_both_ways() {
         lower(&heard.trailers),
         [pair("x-sum", "abc"), pair("x-other", "2")]
     );
-    line.says(answer).await;
-    let heard = client.answer().await;
+    line.says(response).await;
+    let heard = client.response().await;
     assert_eq!(heard.framing, Framing::Chunked);
     assert_eq!(heard.body, b"hello");
     assert_eq!(lower(&heard.trailers), [pair("x-check", "1")]);
@@ -61,7 +61,7 @@ async fn bodies_stream_both_ways_piece_by_piece() {
         client.says(piece).await;
         line.hears(piece).await;
     }
-    // An answer may begin before the request has ended.
+    // A response may begin before the request has ended.
     line.says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         .await;
     client.hears_until("\r\n\r\n").await;
@@ -111,9 +111,9 @@ async fn an_answer_without_framing_ends_with_its_connection() {
         .await;
     line.says("server</p>").await;
     line.hangs_up();
-    let answer = client.answer().await;
-    assert_eq!(answer.text(), "<p>old server</p>");
-    assert_ne!(answer.framing, Framing::Length);
+    let response = client.response().await;
+    assert_eq!(response.text(), "<p>old server</p>");
+    assert_ne!(response.framing, Framing::Length);
 }
 
 #[tokio::test(start_paused = true)]
@@ -142,14 +142,14 @@ async fn a_final_answer_follows_informational_ones() {
     line.says("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n")
         .await;
     line.says(PLAIN).await;
-    // They may be dropped (design §7.11), but nothing else may.
-    let mut heard = client.answer().await;
+    // They may be dropped, but nothing else may.
+    let mut heard = client.response().await;
     while heard.status() < 200 {
-        heard = client.answer().await;
+        heard = client.response().await;
     }
     assert_eq!(
         heard.end_to_end(),
-        Message::answer(PLAIN.as_bytes(), "GET").end_to_end()
+        Message::response(PLAIN.as_bytes(), "GET").end_to_end()
     );
 }
 
@@ -175,7 +175,7 @@ async fn an_upgrade_passes_bytes_both_ways() {
     );
     line.says("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\nfirst")
         .await;
-    let heard = client.answer().await;
+    let heard = client.response().await;
     assert_eq!(heard.status(), 101);
     assert_eq!(heard.field("sec-websocket-accept"), Some("x"));
     assert_eq!(heard.field("upgrade"), Some("websocket"));
@@ -200,7 +200,7 @@ async fn an_upgraded_connection_is_counted_until_it_ends() {
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     )
     .await;
-    assert_eq!(client.answer().await.status(), 101);
+    assert_eq!(client.response().await.status(), 101);
     let connections =
         |stage: &Stage| counted(&stage.gateway.exposition(), "wawp_gateway_connections", &[]);
     tokio::time::sleep(Duration::from_secs(100)).await;
@@ -225,9 +225,9 @@ fn an_upgraded_connection_is_one_of_those_that_there_may_be() {
     };
     let mut held = [upgraded(), upgraded()];
     for stream in &mut held {
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).unwrap();
-        assert_eq!(&answer, b"HTTP/1.1 101");
+        let mut response = [0; 12];
+        stream.read_exact(&mut response).unwrap();
+        assert_eq!(&response, b"HTTP/1.1 101");
     }
     // Its turn comes when another has ended, and not before.
     let mut third = upgraded();
@@ -250,5 +250,5 @@ async fn an_upgrade_that_is_declined_is_an_answer() {
     let mut line = stage.upstream.accepts().await;
     line.request().await;
     line.says(PLAIN).await;
-    assert_eq!(client.answer().await.text(), "ok");
+    assert_eq!(client.response().await.text(), "ok");
 }

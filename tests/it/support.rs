@@ -2,16 +2,16 @@
 //! in a world of its own, and the real program.
 
 mod authority;
+mod client_conn;
 mod held;
-mod line;
 mod message;
 mod program;
 mod requests;
 mod world;
 
 pub(crate) use authority::{Authority, trusting};
+pub(crate) use client_conn::ClientConn;
 pub(crate) use held::HeldUpstream;
-pub(crate) use line::Line;
 pub(crate) use message::{Framing, Message};
 pub(crate) use program::{Program, RunningSandbox, Scratch, call, connect, eventually};
 pub(crate) use requests::{

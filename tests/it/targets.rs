@@ -7,14 +7,14 @@ async fn connect_is_refused() {
     for target in ["api.wawp.net:443", "localhost:22", "upstream.test:80"] {
         let mut stage = Stage::new("");
         let mut client = stage.client();
-        let answer = client
+        let response = client
             .asks(format!(
                 "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n"
             ))
             .await;
-        assert_eq!(answer.status(), 405);
-        assert!(answer.field("allow").unwrap().contains("POST"));
-        assert_eq!(answer.json()["status"], 405);
+        assert_eq!(response.status(), 405);
+        assert!(response.field("allow").unwrap().contains("POST"));
+        assert_eq!(response.json()["status"], 405);
         stage.upstream.is_left_alone().await;
     }
 }
@@ -29,13 +29,13 @@ async fn foreign_absolute_targets_are_refused() {
     ] {
         let mut stage = Stage::new("");
         let mut client = stage.client();
-        let answer = client
+        let response = client
             .asks(format!(
                 "GET {target} HTTP/1.1\r\nHost: upstream.test\r\n\r\n"
             ))
             .await;
-        assert_eq!(answer.status(), 421, "{target}");
-        assert_eq!(answer.json()["code"], "foreign_target");
+        assert_eq!(response.status(), 421, "{target}");
+        assert_eq!(response.json()["code"], "foreign_target");
         stage.upstream.is_left_alone().await;
     }
 }
@@ -68,8 +68,8 @@ async fn an_absolute_receipt_merges_with_others() {
     let world = World::new("");
     let plain = crate::support::receipt([1]);
     let absolute = crate::support::receipt([2]).replacen("POST /", "POST http://upstream.test/", 1);
-    let answers = world.together([plain, absolute]).await;
-    assert!(answers.iter().all(|answer| answer.status() == 201));
+    let responses = world.together([plain, absolute]).await;
+    assert!(responses.iter().all(|response| response.status() == 201));
     assert_eq!(world.sandbox.calls().len(), 1);
     assert_eq!(world.sandbox.calls()[0].target, "/v2/send/seen");
 }

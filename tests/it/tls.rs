@@ -84,10 +84,10 @@ impl Secured {
         let mut stream = self.handshake_after(said, &[b"http/1.1"]);
         let request = "GET /v2/session/me?instance_id=1&access_token=t HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
+        let mut response = String::new();
         // The gateway may close without a farewell of TLS's own.
-        stream.read_to_string(&mut answer).ok();
-        answer
+        stream.read_to_string(&mut response).ok();
+        response
     }
 
     fn serial(&self) -> Vec<u8> {
@@ -192,10 +192,10 @@ fn the_proxy_protocol_stands_before_tls() {
         (b"PROXY UNKNOWN\r\n".to_vec(), "403"),
         (Vec::new(), "403"),
     ] {
-        let answer = secured.call_after(&header);
+        let response = secured.call_after(&header);
         assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{}: {answer}",
+            response.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{}: {response}",
             header.escape_ascii()
         );
     }
@@ -254,9 +254,9 @@ async fn ask(gateway: &Gateway, request: &str) -> String {
     tokio::spawn(async move { gateway.serve(server).await });
     let (mut reader, mut writer) = tokio::io::split(client);
     writer.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    reader.read_to_string(&mut answer).await.unwrap();
-    answer
+    let mut response = String::new();
+    reader.read_to_string(&mut response).await.unwrap();
+    response
 }
 
 #[tokio::test]
@@ -273,8 +273,11 @@ async fn the_upstream_is_spoken_to_in_the_protocol_it_chooses() {
         let text = "GET /v2/send/text?instance_id=1&access_token=t&chatId=1&message=m HTTP/1.1\r\nHost: h\r\n\
                     Connection: close\r\n\r\n";
         for request in [receipt, text, text] {
-            let answer = ask(&gateway, request).await;
-            assert!(answer.starts_with("HTTP/1.1 201 "), "{version:?}: {answer}");
+            let response = ask(&gateway, request).await;
+            assert!(
+                response.starts_with("HTTP/1.1 201 "),
+                "{version:?}: {response}"
+            );
         }
         let calls = sandbox.calls();
         assert_eq!(calls.len(), 3);
@@ -313,11 +316,11 @@ async fn a_client_that_breaks_off_is_told_apart_from_an_upstream_that_does() {
     let (mut reader, mut writer) = tokio::io::split(client);
     let request = "POST /sandbox/sink HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nnonsense\r\n";
     writer.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    reader.read_to_string(&mut answer).await.unwrap();
+    let mut response = String::new();
+    reader.read_to_string(&mut response).await.unwrap();
     assert!(
-        answer.is_empty() || answer.starts_with("HTTP/1.1 400 "),
-        "{answer}"
+        response.is_empty() || response.starts_with("HTTP/1.1 400 "),
+        "{response}"
     );
 }
 

@@ -1,4 +1,4 @@
-//! Clients of HTTP/2 that leave their answers lying, and those that are only slow.
+//! Clients of HTTP/2 that leave their responses lying, and those that are only slow.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use http::Request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
-use crate::support::{Line, Stage, World, at_rest, counted, get, stream};
+use crate::support::{ClientConn, Stage, World, at_rest, counted, get, stream};
 use wawp_gateway::gateway::Gateway;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A client of HTTP/2 that grants so much of a window to each answer before it reads.
+/// A client of HTTP/2 that grants so much of a window to each response before it reads.
 async fn client(gateway: &Gateway, window: u32) -> SendRequest<Bytes> {
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(window);
@@ -57,9 +57,9 @@ async fn answers_for_which_no_window_is_granted_hold_up_nobody_for_long() {
             "server.body_timeout = \"30s\"\nserver.max_in_flight = 50\nlimit.rate = 0\nlimit.burst = 0",
         );
         let mut client = client(&world.gateway, 0).await;
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         for _ in 0..60 {
-            answers.push(asks(&mut client, path).await);
+            responses.push(asks(&mut client, path).await);
         }
         at_rest().await;
         let began = Instant::now();
@@ -87,10 +87,10 @@ async fn one_that_is_left_lying_is_found_among_others() {
             break;
         };
         client = ready;
-        let Ok(answer) = asks(&mut client, "/sandbox/bytes/10").await.await else {
+        let Ok(response) = asks(&mut client, "/sandbox/bytes/10").await.await else {
             break;
         };
-        assert_eq!(answer.status(), 200);
+        assert_eq!(response.status(), 200);
         answered += 1;
     }
     assert!((59..62).contains(&answered), "{answered}");
@@ -101,7 +101,7 @@ async fn calls_beside_one_that_is_left_lying_have_a_while_to_end() {
     let mut stage = Stage::new("server.body_timeout = \"30s\"");
     let mut client = client(&stage.gateway, 10).await;
     let left = tokio::spawn(asks(&mut client, "/left").await);
-    let mut line: Line = stage.upstream.accepts().await;
+    let mut line: ClientConn = stage.upstream.accepts().await;
     line.request().await;
     let long = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}",
@@ -115,9 +115,9 @@ async fn calls_beside_one_that_is_left_lying_have_a_while_to_end() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     line.says("HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nok")
         .await;
-    let answer = beside.await.unwrap().unwrap();
-    assert_eq!(answer.status(), 201);
-    assert_eq!(rest(answer.into_body()).await, 2);
+    let response = beside.await.unwrap().unwrap();
+    assert_eq!(response.status(), 201);
+    assert_eq!(rest(response.into_body()).await, 2);
     tokio::time::sleep(Duration::from_secs(2)).await;
     let connections = counted(&stage.gateway.exposition(), "wawp_gateway_connections", &[]);
     assert_eq!(connections, 0.0);
@@ -127,8 +127,8 @@ async fn calls_beside_one_that_is_left_lying_have_a_while_to_end() {
 async fn a_client_that_reads_is_never_cut_be_it_ever_so_slow() {
     let world = World::new("server.body_timeout = \"30s\"");
     let mut client = client(&world.gateway, 1).await;
-    let answer = asks(&mut client, "/sandbox/bytes/50").await;
-    let mut body = answer.await.unwrap().into_body();
+    let response = asks(&mut client, "/sandbox/bytes/50").await;
+    let mut body = response.await.unwrap().into_body();
     let length = reads(&mut body, Duration::from_secs(29)).await;
     assert_eq!(length, 50);
     assert_eq!(world.counted("wawp_gateway_connections", &[]), 1.0);
@@ -138,13 +138,13 @@ async fn a_client_that_reads_is_never_cut_be_it_ever_so_slow() {
 async fn a_client_that_waits_for_the_upstream_is_never_cut() {
     let mut stage = Stage::new("server.body_timeout = \"5s\"\nserver.idle_timeout = \"5s\"");
     let mut client = client(&stage.gateway, 1000).await;
-    let answer = tokio::spawn(asks(&mut client, "/x").await);
-    let mut line: Line = stage.upstream.accepts().await;
+    let response = tokio::spawn(asks(&mut client, "/x").await);
+    let mut line: ClientConn = stage.upstream.accepts().await;
     line.request().await;
     tokio::time::sleep(Duration::from_secs(200)).await;
     line.says("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
         .await;
-    let mut body = answer.await.unwrap().unwrap().into_body();
+    let mut body = response.await.unwrap().unwrap().into_body();
     for piece in ["no", "ok"] {
         tokio::time::sleep(Duration::from_secs(200)).await;
         line.says(piece).await;
@@ -153,7 +153,7 @@ async fn a_client_that_waits_for_the_upstream_is_never_cut() {
     assert!(body.data().await.is_none());
 }
 
-/// The rest of an answer, read as soon as it comes.
+/// The rest of a response, read as soon as it comes.
 async fn rest(mut body: RecvStream) -> usize {
     let mut length = 0;
     while let Some(data) = body.data().await {
@@ -169,11 +169,11 @@ async fn answers_that_wait_for_their_turn_on_a_slow_connection_are_not_left_lyin
     let world = World::new("server.body_timeout = \"30s\"\nlimit.rate = 0\nlimit.burst = 0");
     let (near, slow) = tokio::io::duplex(16 * 1024);
     let (mut said, mut heard) = tokio::io::split(slow);
-    let (mut answers, mut asked) = tokio::io::split(stream(&world.gateway));
+    let (mut responses, mut asked) = tokio::io::split(stream(&world.gateway));
     tokio::spawn(async move { tokio::io::copy(&mut said, &mut asked).await });
     tokio::spawn(async move {
         let mut piece = vec![0; 16 * 1024];
-        while let Ok(length @ 1..) = answers.read(&mut piece).await {
+        while let Ok(length @ 1..) = responses.read(&mut piece).await {
             heard.write_all(&piece[..length]).await.unwrap();
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
@@ -187,9 +187,9 @@ async fn answers_that_wait_for_their_turn_on_a_slow_connection_are_not_left_lyin
     tokio::spawn(connection);
     let mut bodies = Vec::new();
     for _ in 0..32 {
-        let answer = asks(&mut client, "/sandbox/bytes/100000").await;
+        let response = asks(&mut client, "/sandbox/bytes/100000").await;
         bodies.push(tokio::spawn(async move {
-            rest(answer.await.unwrap().into_body()).await
+            rest(response.await.unwrap().into_body()).await
         }));
     }
     for body in bodies {
@@ -197,11 +197,11 @@ async fn answers_that_wait_for_their_turn_on_a_slow_connection_are_not_left_lyin
     }
 }
 
-/// A client whose answer was read to its end, and of which it has taken ten bytes of a thousand.
+/// A client whose response was read to its end, and of which it has taken ten bytes of a thousand.
 async fn takes_a_little(world: &World) -> (SendRequest<Bytes>, RecvStream) {
     let mut client = client(&world.gateway, 10).await;
-    let answer = asks(&mut client, "/sandbox/bytes/1000").await;
-    let body = answer.await.unwrap().into_body();
+    let response = asks(&mut client, "/sandbox/bytes/1000").await;
+    let body = response.await.unwrap().into_body();
     at_rest().await;
     assert_eq!(in_flight(&world.gateway), 0.0);
     (client, body)

@@ -1,4 +1,4 @@
-//! An upstream that speaks HTTP/2, played by the test: how its answers end, and how long their heads may be.
+//! An upstream that speaks HTTP/2, played by the test: how its responses end, and how long their heads may be.
 
 use std::io;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use tokio_rustls::server::TlsStream;
 use wawp_gateway::gateway::Gateway;
 use wawp_gateway::{Dial, Io};
 
-use crate::support::{Authority, Line, Scratch, get, post, receipt, trusting};
+use crate::support::{Authority, ClientConn, Scratch, get, post, receipt, trusting};
 
 /// A gateway before an upstream of HTTP/2 that the test plays.
 struct Stage {
@@ -66,8 +66,8 @@ impl Stage {
         }
     }
 
-    fn client(&self) -> Line {
-        Line::new(crate::support::stream(&self.gateway))
+    fn client(&self) -> ClientConn {
+        ClientConn::new(crate::support::stream(&self.gateway))
     }
 
     /// The next request, with its body to be read.
@@ -107,7 +107,7 @@ async fn serve(io: TlsStream<DuplexStream>, asking: Asking, mut requests: usize)
     }
 }
 
-/// Takes two requests, answers the first, and says that it never saw the other.
+/// Takes two requests, responses the first, and says that it never saw the other.
 async fn goes_away_behind_the_first(mut io: TlsStream<DuplexStream>) {
     let (mut head, mut streams) = ([0; 9], 0);
     io.read_exact(&mut [0; 24]).await.unwrap();
@@ -123,8 +123,10 @@ async fn goes_away_behind_the_first(mut io: TlsStream<DuplexStream>) {
         }
         if head[3] == 1 && streams == 2 {
             let away = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
-            let answer = [0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88];
-            io.write_all(&[&away[..], &answer].concat()).await.unwrap();
+            let response = [0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88];
+            io.write_all(&[&away[..], &response].concat())
+                .await
+                .unwrap();
         }
     }
 }
@@ -139,18 +141,20 @@ async fn whole(mut body: RecvStream) -> Vec<u8> {
     whole
 }
 
-fn answers(mut answer: SendResponse<Bytes>) {
+fn respond(mut response: SendResponse<Bytes>) {
     let head = Response::new(());
-    answer.send_response(head, true).unwrap();
+    response.send_response(head, true).unwrap();
 }
 
-/// Begins an answer: its head and the first half of its body.
-fn begins(mut answer: SendResponse<Bytes>, length: Option<usize>) -> SendStream<Bytes> {
+/// Begins an response: its head and the first half of its body.
+fn begins(mut response: SendResponse<Bytes>, length: Option<usize>) -> SendStream<Bytes> {
     let mut head = Response::builder().status(201);
     if let Some(length) = length {
         head = head.header("content-length", length);
     }
-    let mut body = answer.send_response(head.body(()).unwrap(), false).unwrap();
+    let mut body = response
+        .send_response(head.body(()).unwrap(), false)
+        .unwrap();
     body.send_data(Bytes::from_static(b"half"), false).unwrap();
     body
 }
@@ -189,7 +193,7 @@ async fn a_merged_receipt_is_repeated_when_its_answer_is_reset() {
     let mut body = begins(stage.asked().await, None);
     body.send_data(Bytes::from_static(b"whole"), true).unwrap();
     for client in &mut clients {
-        assert_eq!(client.answer().await.text(), "halfwhole");
+        assert_eq!(client.response().await.text(), "halfwhole");
     }
 }
 
@@ -205,7 +209,7 @@ async fn an_answer_that_is_whole_may_be_followed_by_a_reset() {
     body.send_data(Bytes::from_static(b"whole"), true).unwrap();
     tokio::time::sleep(Duration::from_millis(1)).await;
     body.send_reset(Reason::NO_ERROR);
-    assert_eq!(client.answer().await.text(), "halfwhole");
+    assert_eq!(client.response().await.text(), "halfwhole");
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,14 +220,16 @@ async fn an_answers_head_may_be_as_long_as_over_http_1() {
         client
             .says(get("/v2/chats?instance_id=1&access_token=t"))
             .await;
-        let mut answer = stage.asked().await;
+        let mut response = stage.asked().await;
         // In fields that a client may hold, too.
         let mut head = Response::builder();
         for n in 0..10 {
             head = head.header(format!("x-{n}"), "x".repeat(length / 10));
         }
-        answer.send_response(head.body(()).unwrap(), true).unwrap();
-        assert_eq!(client.answer().await.status(), status, "{length}");
+        response
+            .send_response(head.body(()).unwrap(), true)
+            .unwrap();
+        assert_eq!(client.response().await.status(), status, "{length}");
     }
 }
 
@@ -240,15 +246,15 @@ async fn a_refused_request_is_sent_again_on_another_connection_with_its_body() {
             let mut stage = Stage::new();
             let mut client = stage.client();
             client.says(&request).await;
-            let (asked, mut answer) = stage.asked_with_body().await;
+            let (asked, mut response) = stage.asked_with_body().await;
             if reads_first {
                 assert_eq!(whole(asked.into_body()).await, b"hello");
             }
-            answer.send_reset(Reason::REFUSED_STREAM);
-            let (asked, answer) = stage.asked_with_body().await;
+            response.send_reset(Reason::REFUSED_STREAM);
+            let (asked, response) = stage.asked_with_body().await;
             assert_eq!(whole(asked.into_body()).await, b"hello");
-            answers(answer);
-            assert_eq!(client.answer().await.status(), 200);
+            respond(response);
+            assert_eq!(client.response().await.status(), 200);
             assert_eq!(stage.connections(), 2);
             stage.is_left_alone().await;
         }
@@ -265,7 +271,7 @@ async fn a_request_that_is_always_refused_fails_soon() {
     for _ in 0..2 {
         stage.asked().await.send_reset(Reason::REFUSED_STREAM);
     }
-    assert_eq!(client.answer().await.status(), 502);
+    assert_eq!(client.response().await.status(), 502);
     stage.is_left_alone().await;
 }
 
@@ -278,7 +284,7 @@ async fn a_request_that_may_have_been_processed_is_never_sent_again() {
             .says(post("/v2/send/text?instance_id=1", "hello"))
             .await;
         stage.asked().await.send_reset(reason);
-        assert_eq!(client.answer().await.status(), 502);
+        assert_eq!(client.response().await.status(), 502);
         stage.is_left_alone().await;
     }
 }
@@ -295,11 +301,11 @@ async fn a_request_behind_the_last_of_a_goaway_is_sent_again() {
             .says(post("/v2/send/text?instance_id=1", "hello"))
             .await;
     }
-    let (asked, answer) = stage.asked_with_body().await;
+    let (asked, response) = stage.asked_with_body().await;
     assert_eq!(whole(asked.into_body()).await, b"hello");
-    answers(answer);
+    respond(response);
     for client in &mut clients {
-        assert_eq!(client.answer().await.status(), 200);
+        assert_eq!(client.response().await.status(), 200);
     }
     stage.is_left_alone().await;
 }
@@ -315,13 +321,13 @@ async fn no_request_fails_where_connections_end_after_some_requests() {
                 client.says(post(&target, "hello")).await;
             }
             for client in &mut clients {
-                assert_eq!(client.answer().await.status(), 200, "round {round}");
+                assert_eq!(client.response().await.status(), 200, "round {round}");
             }
         }
     };
     let serves = async {
-        while let Some((_, answer)) = stage.asked.recv().await {
-            answers(answer);
+        while let Some((_, response)) = stage.asked.recv().await {
+            respond(response);
         }
     };
     tokio::select! {
@@ -331,7 +337,7 @@ async fn no_request_fails_where_connections_end_after_some_requests() {
     assert!(stage.connections() >= 15, "{}", stage.connections());
 }
 
-/// Takes requests and pings, and answers none of them after the first request.
+/// Takes requests and pings, and responses none of them after the first request.
 async fn falls_silent(io: TlsStream<DuplexStream>, asking: Asking) {
     let mut connection = h2::server::handshake(io).await.unwrap();
     asking
@@ -352,8 +358,8 @@ async fn a_silent_connection_soon_gets_no_request_and_then_ends() {
     });
     let mut client = stage.client();
     client.says(get("/v2/first?instance_id=1")).await;
-    answers(stage.asked().await);
-    assert_eq!(client.answer().await.status(), 200);
+    respond(stage.asked().await);
+    assert_eq!(client.response().await.status(), 200);
     tokio::time::sleep(Duration::from_secs(2)).await;
     // This one joins the connection before anything can be known of it.
     let mut lost = stage.client();
@@ -361,10 +367,10 @@ async fn a_silent_connection_soon_gets_no_request_and_then_ends() {
     let began = tokio::time::Instant::now();
     tokio::time::sleep(Duration::from_secs(5)).await;
     client.says(get("/v2/second?instance_id=1")).await;
-    answers(stage.asked().await);
-    assert_eq!(client.answer().await.status(), 200);
+    respond(stage.asked().await);
+    assert_eq!(client.response().await.status(), 200);
     assert_eq!(stage.connections(), 2);
-    assert_eq!(lost.answer().await.status(), 502);
+    assert_eq!(lost.response().await.status(), 502);
     assert!(
         began.elapsed() < Duration::from_secs(10),
         "{:?}",
@@ -381,11 +387,11 @@ async fn a_response_that_takes_minutes_is_not_cut_and_others_join_its_connection
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_secs(10)).await;
         quick.says(get("/v2/quick?instance_id=2")).await;
-        answers(stage.asked().await);
-        assert_eq!(quick.answer().await.status(), 200);
+        respond(stage.asked().await);
+        assert_eq!(quick.response().await.status(), 200);
     }
-    answers(late);
-    assert_eq!(slow.answer().await.status(), 200);
+    respond(late);
+    assert_eq!(slow.response().await.status(), 200);
     assert_eq!(stage.connections(), 1);
 }
 
@@ -393,9 +399,9 @@ async fn a_response_that_takes_minutes_is_not_cut_and_others_join_its_connection
 async fn a_target_that_is_no_uri_is_refused_with_its_byte() {
     let mut stage = Stage::new();
     let mut client = stage.client();
-    let answer = client.asks(get("/a#b")).await;
-    assert_eq!(answer.status(), 400);
-    assert_eq!(answer.json()["code"], "malformed");
-    assert!(answer.text().contains("%23"), "{answer:?}");
+    let response = client.asks(get("/a#b")).await;
+    assert_eq!(response.status(), 400);
+    assert_eq!(response.json()["code"], "malformed");
+    assert!(response.text().contains("%23"), "{response:?}");
     stage.is_left_alone().await;
 }

@@ -20,12 +20,12 @@ fn world() -> World {
     World::with_sandbox(&text, sandbox)
 }
 
-/// An answer but for what differs from call to call.
-fn told(answer: &Message) -> (&str, Vec<&(String, String)>, &str) {
+/// A response but for what differs from call to call.
+fn told(response: &Message) -> (&str, Vec<&(String, String)>, &str) {
     let differs = ["date", "server-timing"];
-    let fields = answer.fields.iter();
+    let fields = response.fields.iter();
     let fields = fields.filter(|(name, _)| !differs.contains(&&*name.to_ascii_lowercase()));
-    (&answer.start, fields.collect(), answer.text())
+    (&response.start, fields.collect(), response.text())
 }
 
 #[tokio::test(start_paused = true)]
@@ -37,18 +37,18 @@ async fn outside_its_tenants_networks_a_right_key_is_answered_like_a_wrong_one()
                 let asked = spelling.write(&(spelling.written)(credential), instance);
                 for request in [asked.request(), asked.chunked(7)] {
                     let world = world();
-                    let answer = world.client_from(OUTSIDE).asks(request).await;
+                    let response = world.client_from(OUTSIDE).asks(request).await;
                     let calls = world.sandbox.calls();
                     if ["123", "124", "300"].contains(&instance) {
-                        is_refused(&answer, &calls, "tenant.networks");
+                        is_refused(&response, &calls, "tenant.networks");
                     } else {
                         // One spelling without an instance is no JSON.
-                        let judged = answer.status() == 401 || instance.is_empty();
-                        assert!(judged, "{answer:?} to {asked:?}");
+                        let judged = response.status() == 401 || instance.is_empty();
+                        assert!(judged, "{response:?} to {asked:?}");
                         let length = calls[0].headers.get("content-length");
                         asked.is(&calls[0], length.map(|_| asked.body.len()));
                     }
-                    heard.push(answer);
+                    heard.push(response);
                 }
             }
             assert_eq!(told(&heard[0]), told(&heard[2]), "{instance}: {spelling:?}");
@@ -70,8 +70,8 @@ async fn inside_them_it_opens_its_own_instances_only() {
         (INSIDE, BETA, "200"),
         (OUTSIDE, BETA, "200"),
     ] {
-        let answer = world.client_from(from).asks(send(key, instance)).await;
-        assert!(answer.status() < 300, "{from}, {instance}: {answer:?}");
+        let response = world.client_from(from).asks(send(key, instance)).await;
+        assert!(response.status() < 300, "{from}, {instance}: {response:?}");
     }
     let sent = world.sandbox.calls().len();
     // Whose the instance is, and from where it may be used, is not said.
@@ -81,7 +81,7 @@ async fn inside_them_it_opens_its_own_instances_only() {
         (INSIDE, ACME, "777"),
         (OUTSIDE, BETA, "123"),
     ] {
-        let answer = world.client_from(from).asks(send(key, instance)).await;
-        is_refused(&answer, &world.sandbox.calls()[sent..], "does not open");
+        let response = world.client_from(from).asks(send(key, instance)).await;
+        is_refused(&response, &world.sandbox.calls()[sent..], "does not open");
     }
 }

@@ -71,8 +71,8 @@ async fn several_places_are_all_replaced_or_nothing_is_sent() {
             let mut shown = [other; 5];
             shown[place] = BETA;
             let [query, bearer, header, first, second] = shown;
-            let (answer, calls) = seen(request(query, bearer, header, &[first, second])).await;
-            is_refused(&answer, &calls, "does not open");
+            let (response, calls) = seen(request(query, bearer, header, &[first, second])).await;
+            is_refused(&response, &calls, "does not open");
         }
     }
 }
@@ -137,8 +137,8 @@ async fn a_key_needs_one_instance() {
             "several",
         ),
     ] {
-        let (answer, calls) = seen(&request).await;
-        is_refused(&answer, &calls, why);
+        let (response, calls) = seen(&request).await;
+        is_refused(&response, &calls, why);
     }
 }
 
@@ -160,8 +160,8 @@ async fn what_cannot_be_rewritten_is_refused() {
         "--b\r\nContent-Disposition: form-data; name=\"access_token\"\r\nContent-Type: text/plain; charset=utf-16be\r\n\r\n{wide}\r\n--b--\r\n"
     );
     for body in [decoy, wide] {
-        let (answer, calls) = seen(post(&target, multipart, &body)).await;
-        is_refused(&answer, &calls, "this multipart body");
+        let (response, calls) = seen(post(&target, multipart, &body)).await;
+        is_refused(&response, &calls, "this multipart body");
     }
     // A body that its recipient checks, unless the key stands elsewhere.
     let body = format!("{{\"access_token\":\"{ACME}\",\"chatId\":\"1@c.us\",\"message\":\"m\"}}");
@@ -172,25 +172,25 @@ async fn what_cannot_be_rewritten_is_refused() {
         "Repr-Digest: a=:AA:",
     ] {
         let fields = format!("Content-Type: application/json\r\n{seal}\r\n");
-        let (answer, calls) = seen(post(&target, &fields, &body)).await;
-        is_refused(&answer, &calls, "digest");
-        let (answer, calls) = seen(post(
+        let (response, calls) = seen(post(&target, &fields, &body)).await;
+        is_refused(&response, &calls, "digest");
+        let (response, calls) = seen(post(
             &format!("{target}&access_token={ACME}"),
             &fields,
             MESSAGE,
         ))
         .await;
         assert!(
-            answer.status() < 300 && calls[0].body == MESSAGE,
-            "{answer:?}"
+            response.status() < 300 && calls[0].body == MESSAGE,
+            "{response:?}"
         );
     }
     // More of them than any client has reason to show.
     for (query, fields) in [(17, 0), (0, 17), (9, 8)] {
         let query = format!("&access_token={ACME}").repeat(query);
         let fields = format!("access-token: {ACME}\r\n").repeat(fields);
-        let (answer, calls) = seen(post(&format!("{target}{query}"), &fields, "")).await;
-        is_refused(&answer, &calls, "occurs too often");
+        let (response, calls) = seen(post(&format!("{target}{query}"), &fields, "")).await;
+        is_refused(&response, &calls, "occurs too often");
     }
 }
 
@@ -271,7 +271,7 @@ fn receipt(token: &str, numbers: impl IntoIterator<Item = usize>) -> String {
 #[tokio::test(start_paused = true)]
 async fn receipts_merge_by_the_token_not_by_the_key() {
     let world = world();
-    let answers = world
+    let responses = world
         .together([
             receipt(ACME, [1]),
             receipt(REAL, [2]),
@@ -280,7 +280,7 @@ async fn receipts_merge_by_the_token_not_by_the_key() {
             receipt(ACME, [5, 1]),
         ])
         .await;
-    let statuses: Vec<_> = answers.iter().map(Message::status).collect();
+    let statuses: Vec<_> = responses.iter().map(Message::status).collect();
     let accepted = statuses[0];
     assert!(accepted < 300);
     assert_eq!(statuses, [accepted, accepted, 403, 401, accepted]);
@@ -322,9 +322,9 @@ async fn a_redirect_gives_no_token_away() {
         assert!(target.ends_with(&encoded(REAL)));
         line.says(format!("HTTP/1.1 {status}\r\nConnection: close\r\nLocation: http://u{target}#a\r\nContent-Length: 0\r\n\r\n"))
             .await;
-        let answer = client.answer().await;
+        let response = client.response().await;
         let location = format!("http://u/v2/x?instance_id=123&access_token={told}#a");
-        assert_eq!(answer.field("location"), Some(&*location));
+        assert_eq!(response.field("location"), Some(&*location));
     }
 }
 

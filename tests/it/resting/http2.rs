@@ -28,9 +28,9 @@ async fn http_2_is_told_from_http_1_however_its_first_bytes_are_cut() {
             let request = Request::post("http://gateway.test/sandbox/echo")
                 .body(Full::new(Bytes::from_static(b"hello")))
                 .unwrap();
-            let answer = sender.send_request(request).await.unwrap();
-            assert_eq!(answer.status(), 200);
-            let body = answer.into_body().collect().await.unwrap();
+            let response = sender.send_request(request).await.unwrap();
+            assert_eq!(response.status(), 200);
+            let body = response.into_body().collect().await.unwrap();
             assert_eq!(body.to_bytes(), "hello");
             tokio::time::sleep(Duration::from_secs(5)).await;
         }
@@ -56,9 +56,9 @@ async fn http_2_that_begins_in_a_drain_is_answered_and_asked_to_end() {
         .body(Full::new(Bytes::from_static(body.as_bytes())))
         .unwrap();
     let began = Instant::now();
-    let answer = sender.send_request(request).await.unwrap();
-    assert_eq!(answer.status(), 201);
-    answer.into_body().collect().await.unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 201);
+    response.into_body().collect().await.unwrap();
     world.gateway.drained().await;
     assert!(began.elapsed() < Duration::from_secs(12));
 }
@@ -71,7 +71,7 @@ async fn what_only_begins_like_http_2_is_http_1() {
     client_one.says(&request[..1]).await;
     a_while().await;
     client_one.says(&request[1..]).await;
-    assert_eq!(client_one.answer().await.text(), "hello");
+    assert_eq!(client_one.response().await.text(), "hello");
     // Nobody takes up HTTP/2 half-way.
     a_while().await;
     client_one.says("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;

@@ -1,4 +1,4 @@
-//! Whatever is said, however it is cut and with whatever pauses: each request has its own answer, in order.
+//! Whatever is said, however it is cut and with whatever pauses: each request has its own response, in order.
 
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
     /// However a client's bytes are cut and whatever pauses lie between them, its requests are answered, each with its
-    /// own answer, in order.
+    /// own response, in order.
     #[test]
     fn answers_are_the_requests_in_order(
         asked in proptest::collection::vec(asks(), 1..8),
@@ -111,19 +111,19 @@ proptest! {
                 from = at;
             }
             line.says(&said[from..]).await;
-            let mut answers = Vec::new();
+            let mut responses = Vec::new();
             for asks in &asked {
                 let method = if matches!(asks, Asks::Head) { "HEAD" } else { "GET" };
-                answers.push(line.answer_to(method).await);
+                responses.push(line.response_to(method).await);
             }
-            for (n, (asks, answer)) in asked.iter().zip(answers).enumerate() {
+            for (n, (asks, response)) in asked.iter().zip(responses).enumerate() {
                 if let Asks::Receipt = asks {
-                    prop_assert_eq!(answer.status(), 201);
+                    prop_assert_eq!(response.status(), 201);
                     continue;
                 }
                 let target = format!("/sandbox/echo?n={n}");
-                prop_assert_eq!(answer.field("x-echo-target"), Some(&*target), "{:?}", answer);
-                prop_assert_eq!(answer.text(), asks.body());
+                prop_assert_eq!(response.field("x-echo-target"), Some(&*target), "{:?}", response);
+                prop_assert_eq!(response.text(), asks.body());
             }
             a_while().await;
             prop_assert!(held.rests().await);

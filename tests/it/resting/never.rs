@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{HIDDEN, PLAIN, a_while, client, client_of, serve, unplain};
-use crate::support::{Line, Stage, World, get};
+use crate::support::{ClientConn, Stage, World, get};
 
 fn announced(target: &str, length: usize) -> String {
     format!("POST {target} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n")
@@ -24,7 +24,7 @@ async fn a_request_answered_before_its_body_came_never_rests() {
         let mut line = stage.upstream.accepts().await;
         assert!(line.hears_until("begin").await.starts_with("POST /v2/send"));
         line.says(PLAIN).await;
-        assert_eq!(client.answer().await.text(), "ok");
+        assert_eq!(client.response().await.text(), "ok");
         let mut line = Some(line).filter(|_| reads_on);
         for _ in 0..4 {
             a_while().await;
@@ -51,7 +51,7 @@ async fn a_body_that_nobody_wanted_is_never_a_request() {
         let (mut client, held) = client(&stage.gateway);
         let (now, later) = HIDDEN.split_at(come);
         client.says(announced(refused, HIDDEN.len()) + now).await;
-        assert_eq!(client.answer().await.status(), 421);
+        assert_eq!(client.response().await.status(), 421);
         a_while().await;
         assert_eq!(held.rests().await, later.is_empty(), "{come}");
         client.says(later).await;
@@ -74,9 +74,9 @@ async fn an_announced_body_that_is_declined_ends_the_connection() {
     line.hears_until("\r\n\r\n").await;
     line.says("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n")
         .await;
-    let answer = client.answer().await;
-    assert_eq!(answer.status(), 417);
-    assert_eq!(answer.field("connection"), Some("close"));
+    let response = client.response().await;
+    assert_eq!(response.status(), 417);
+    assert_eq!(response.field("connection"), Some("close"));
     client.hears_end().await;
 }
 
@@ -84,10 +84,10 @@ async fn an_announced_body_that_is_declined_ends_the_connection() {
 async fn a_body_with_trailers_is_a_body_read() {
     let world = World::new("");
     let (mut client, held) = client(&world.gateway);
-    let answer = client
+    let response = client
         .asks("POST /sandbox/sink HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nX-End: 1\r\n\r\n")
         .await;
-    assert_eq!(answer.json()["bytes"], 2);
+    assert_eq!(response.json()["bytes"], 2);
     a_while().await;
     assert!(held.rests().await);
     assert_eq!(client.asks(get("/sandbox/echo")).await.status(), 200);
@@ -107,7 +107,7 @@ async fn an_answer_that_is_not_taken_is_no_rest() {
         client.says(unplain(&get(target))).await;
         tokio::time::sleep(Duration::from_secs(20)).await;
         assert!(!held.rests().await, "{target}");
-        assert_eq!(client.answer().await.body.len(), length);
+        assert_eq!(client.response().await.body.len(), length);
         a_while().await;
         assert!(held.rests().await, "{target}");
     }
@@ -123,7 +123,7 @@ async fn an_upgraded_connection_never_rests() {
     let mut line = stage.upstream.accepts().await;
     line.request().await;
     line.says(PLAIN).await;
-    assert_eq!(client.answer().await.text(), "ok");
+    assert_eq!(client.response().await.text(), "ok");
     a_while().await;
     assert!(held.rests().await);
 
@@ -133,14 +133,14 @@ async fn an_upgraded_connection_never_rests() {
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     )
     .await;
-    assert_eq!(client.answer().await.status(), 101);
+    assert_eq!(client.response().await.status(), 101);
     for _ in 0..3 {
         a_while().await;
         assert!(!held.rests().await);
         client.says(HIDDEN).await;
         line.hears(HIDDEN).await;
-        line.says("an answer").await;
-        client.hears("an answer").await;
+        line.says("a response").await;
+        client.hears("a response").await;
     }
     stage.upstream.is_left_alone().await;
 }
@@ -150,7 +150,7 @@ async fn a_connection_that_is_being_closed_never_rests() {
     let world = World::new("server.idle_timeout = \"75s\"");
     let (near, io) = tokio::io::duplex(64 * 1024);
     let _held = serve(&world.gateway, io, false);
-    let mut client = Line::new(near);
+    let mut client = ClientConn::new(near);
     let last = "GET /sandbox/echo HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
     assert_eq!(client.asks(last).await.status(), 200);
     let began = Instant::now();

@@ -1,4 +1,4 @@
-//! An upstream that answers when the test says so, not before.
+//! An upstream that responses when the test says so, not before.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use super::message::{Kind, Message};
 
-/// An upstream that holds every request until it is told to answer.
+/// An upstream that holds every request until it is told to response.
 pub(crate) struct HeldUpstream {
     pub(crate) address: SocketAddr,
     state: Arc<(Mutex<State>, Condvar)>,
@@ -40,7 +40,7 @@ impl HeldUpstream {
     }
 
     /// Answers what is held, and all that comes from now on.
-    pub(crate) fn answers(&self) {
+    pub(crate) fn responses(&self) {
         self.state.0.lock().unwrap().released = true;
         self.state.1.notify_all();
     }

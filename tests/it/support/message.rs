@@ -13,7 +13,7 @@ pub(crate) enum Framing {
     UntilClose,
 }
 
-/// A request or an answer, read to its end. Bytes of fields that are no ASCII stand as Latin-1.
+/// A request or a response, read to its end. Bytes of fields that are no ASCII stand as Latin-1.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Message {
     /// The request line or the status line.
@@ -24,11 +24,11 @@ pub(crate) struct Message {
     pub(crate) trailers: Vec<(String, String)>,
 }
 
-/// Whose message is read: an answer's end depends on what was asked.
+/// Whose message is read: a response's end depends on what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Request,
-    Answer,
+    Response,
     AnswerToHead,
 }
 
@@ -48,7 +48,7 @@ impl Message {
         };
         let rest = &bytes[head_end..];
         let bodyless = kind == Kind::AnswerToHead
-            || kind == Kind::Answer
+            || kind == Kind::Response
                 && (message.status() < 200 || matches!(message.status(), 204 | 304));
         if bodyless {
             return Some((message, head_end));
@@ -107,19 +107,19 @@ impl Message {
             .0
     }
 
-    /// Reads a complete answer to a request with this method.
-    pub(crate) fn answer(bytes: &[u8], method: &str) -> Self {
+    /// Reads a complete response to a request with this method.
+    pub(crate) fn response(bytes: &[u8], method: &str) -> Self {
         let kind = match method {
             "HEAD" => Kind::AnswerToHead,
-            _ => Kind::Answer,
+            _ => Kind::Response,
         };
         let whole = Self::parse(bytes, kind, true);
         whole
-            .unwrap_or_else(|| panic!("no complete answer: {:?}", latin(bytes)))
+            .unwrap_or_else(|| panic!("no complete response: {:?}", latin(bytes)))
             .0
     }
 
-    /// The status of an answer.
+    /// The status of a response.
     pub(crate) fn status(&self) -> u16 {
         self.start.split(' ').nth(1).unwrap().parse().unwrap()
     }

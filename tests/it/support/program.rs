@@ -32,7 +32,7 @@ pub(crate) fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     panic!("never: {what}");
 }
 
-/// Connects, with a limit on how long an answer may take.
+/// Connects, with a limit on how long a response may take.
 pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -151,7 +151,7 @@ impl Program {
     /// A page of the admin listener.
     pub(crate) fn page(&self, path: &str) -> Message {
         let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
-        Message::answer(&call(self.admin, request), "GET")
+        Message::response(&call(self.admin, request), "GET")
     }
 
     /// The sum of a metric.

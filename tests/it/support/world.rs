@@ -14,7 +14,7 @@ use wawp_gateway::gateway::Gateway;
 use wawp_gateway::sandbox::{Sandbox, Settings};
 use wawp_gateway::{Dial, Io};
 
-use super::line::{BUFFER, Line};
+use super::client_conn::{BUFFER, ClientConn};
 use super::message::Message;
 use super::requests::get;
 
@@ -45,7 +45,7 @@ fn gateway(text: &str, dial: impl Fn() -> Dialled + Send + Sync + 'static) -> Ga
     Gateway::new(&settings(text), Dial::With(Arc::new(dial))).unwrap()
 }
 
-/// Our end of a new connection, for a client that is no [`Line`].
+/// Our end of a new connection, for a client that is no [`ClientConn`].
 pub(crate) fn stream(gateway: &Gateway) -> DuplexStream {
     stream_from(gateway, None)
 }
@@ -57,8 +57,8 @@ fn stream_from(gateway: &Gateway, peer: Option<SocketAddr>) -> DuplexStream {
     near
 }
 
-fn connect(gateway: &Gateway, peer: Option<SocketAddr>) -> Line {
-    Line::new(stream_from(gateway, peer))
+fn connect(gateway: &Gateway, peer: Option<SocketAddr>) -> ClientConn {
+    ClientConn::new(stream_from(gateway, peer))
 }
 
 /// A gateway before the sandbox.
@@ -104,12 +104,12 @@ impl World {
     }
 
     /// A new client.
-    pub(crate) fn client(&self) -> Line {
+    pub(crate) fn client(&self) -> ClientConn {
         connect(&self.gateway, None)
     }
 
     /// A new client at this address.
-    pub(crate) fn client_from(&self, address: &str) -> Line {
+    pub(crate) fn client_from(&self, address: &str) -> ClientConn {
         let peer = SocketAddr::new(address.parse().unwrap(), 50_000);
         connect(&self.gateway, Some(peer))
     }
@@ -142,11 +142,11 @@ impl World {
             .into_iter()
             .map(|request| self.calling(request))
             .collect();
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         for call in calls {
-            answers.push(call.await.unwrap());
+            responses.push(call.await.unwrap());
         }
-        answers
+        responses
     }
 
     /// The sum of a metric over all series whose labels contain all of these.
@@ -196,13 +196,13 @@ impl Stage {
     }
 
     /// A new client.
-    pub(crate) fn client(&self) -> Line {
+    pub(crate) fn client(&self) -> ClientConn {
         connect(&self.gateway, None)
     }
 
-    /// A client with an answer of this body that has ended for the gateway and
+    /// A client with a response of this body that has ended for the gateway and
     /// is still leaving it: somewhat more than a connection holds.
-    pub(crate) async fn answering(&mut self, is_plain: bool) -> (Line, String) {
+    pub(crate) async fn answering(&mut self, is_plain: bool) -> (ClientConn, String) {
         let body = "x".repeat(BUFFER + 500);
         let mut client = self.client();
         client.says_as(is_plain, &get("/v2/chats")).await;
@@ -213,16 +213,16 @@ impl Stage {
         at_rest().await;
         let exposition = self.gateway.exposition();
         let calls = counted(&exposition, "wawp_gateway_in_flight_requests", &[]);
-        assert_eq!(calls, 0.0, "the answer was read to its end");
+        assert_eq!(calls, 0.0, "the response was read to its end");
         (client, body)
     }
 }
 
 impl UpstreamEnd {
     /// Takes the next connection.
-    pub(crate) async fn accepts(&mut self) -> Line {
+    pub(crate) async fn accepts(&mut self) -> ClientConn {
         let arrived = tokio::time::timeout(Duration::from_secs(3600), self.0.recv());
-        Line::new(
+        ClientConn::new(
             arrived
                 .await
                 .expect("the gateway connects")
