@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Batcher;
 use super::open::{Batch, Mergeable};
-use crate::limit::{Admission, Kind, Lane, Pass, Permit, Refused};
+use crate::limit::{Acquired, Admission, Kind, Lane, Permit, Refused};
 use crate::observe::metrics::Route;
 
 impl Batcher {
@@ -79,10 +79,10 @@ impl Batcher {
         lane: &Lane,
         opened: Instant,
         deadline: Instant,
-    ) -> Result<Pass, Refused> {
+    ) -> Result<Acquired, Refused> {
         if self.limiter.observes() {
             // Budgets are only observed: no call waits, and no token is taken.
-            return Ok(self.limiter.unheld(Route::Seen));
+            return Ok(self.limiter.untracked(Route::Seen));
         }
         let asked = Instant::now();
         let kind = Kind::FollowUp { opened };
@@ -94,6 +94,6 @@ impl Batcher {
                 (verdict.map_err(too_late)??, Some(asked.elapsed()))
             }
         };
-        Ok(self.limiter.passed(permit, waited, Route::Seen))
+        Ok(self.limiter.record_wait(permit, waited, Route::Seen))
     }
 }

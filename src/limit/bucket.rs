@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::pause::{LocalTokens, Tokens};
 use super::queue::{
-    Grant, Newcomer, Permit, Refusal, Refused, Scope, Side, Source, WaitQueue, Waiter,
+    Completion, Newcomer, Permit, Refusal, Refused, Scope, Side, Source, WaitQueue, Waiter,
 };
 use crate::config::Quota;
 use crate::identity::Fingerprint;
@@ -49,7 +49,7 @@ pub(crate) struct Bucket<G> {
     source: Source,
 }
 
-impl<G: Grant> Bucket<G> {
+impl<G: Completion> Bucket<G> {
     /// A full bucket.
     pub(super) fn new(quota: Option<Quota>, source: Source, now: Instant) -> Self {
         Self {
@@ -66,17 +66,17 @@ impl<G: Grant> Bucket<G> {
 
     /// A copy for a forecast, in which each waiter has another way to learn its
     /// verdict.
-    pub(super) fn copy<H: Grant>(&self, grant: impl Fn(&Waiter<G>) -> H) -> Bucket<H> {
+    pub(super) fn copy<H: Completion>(&self, completion: impl Fn(&Waiter<G>) -> H) -> Bucket<H> {
         let queue = self.queue.as_ref();
         Bucket {
-            tokens: self.tokens.foreseen(),
-            queue: queue.map(|queue| Box::new(queue.copy(grant))),
+            tokens: self.tokens.simulated(),
+            queue: queue.map(|queue| Box::new(queue.copy(completion))),
             source: self.source,
         }
     }
 
     /// Takes a token for a request that finds no queue.
-    pub(crate) fn pass(&mut self, now: Instant) -> Option<Permit> {
+    pub(crate) fn try_acquire(&mut self, now: Instant) -> Option<Permit> {
         if self.queue.is_some() {
             return None;
         }
@@ -89,10 +89,10 @@ impl<G: Grant> Bucket<G> {
         newcomer: &Newcomer,
         max_delay: Duration,
         ticket: u64,
-        grant: G,
+        completion: G,
     ) -> bool {
         let first = self.queue.is_none();
-        self.queue(max_delay).push(newcomer, ticket, grant);
+        self.queue(max_delay).push(newcomer, ticket, completion);
         first
     }
 
@@ -165,7 +165,7 @@ impl<G: Grant> Bucket<G> {
         };
         if side == Side::Requests && expiry(&waiter) < now {
             let refused = self.too_late(now);
-            waiter.grant.settle(Err(refused));
+            waiter.completion.settle(Err(refused));
             return false;
         }
         let Ok(permit) = self.take(now) else {
@@ -174,7 +174,7 @@ impl<G: Grant> Bucket<G> {
         let mut waiter = Some(waiter);
         // A request that leaves at this very moment passes its token on.
         while let Some(next) = waiter {
-            if next.grant.settle(Ok(permit)) {
+            if next.completion.settle(Ok(permit)) {
                 break;
             }
             waiter = self.queue.as_mut().and_then(|queue| queue.pop(side));
@@ -206,7 +206,7 @@ impl<G: Grant> Bucket<G> {
         {
             let refused = self.too_late(now);
             for waiter in expired {
-                waiter.grant.settle(Err(refused));
+                waiter.completion.settle(Err(refused));
             }
         }
         next.map(|deadline| deadline + TIMER_GRANULARITY)
@@ -219,8 +219,8 @@ impl<G: Grant> Bucket<G> {
 
     /// Learns from an upstream 429 to a request sent with this permit, and
     /// refuses everything whose deadline lies within the pause.
-    pub(super) fn throttled(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
-        self.tokens.throttled(now, sent, retry_after);
+    pub(super) fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
+        self.tokens.on_429(now, sent, retry_after);
         self.refuse_held(now);
         self.wake();
     }
@@ -233,26 +233,26 @@ impl<G: Grant> Bucket<G> {
         if !late.is_empty() {
             let refused = self.refused(Refusal::Paused, until, now);
             for waiter in late {
-                waiter.grant.settle(Err(refused));
+                waiter.completion.settle(Err(refused));
             }
         }
     }
 
     /// Whether a 429 has not yet been followed by a success.
-    pub(super) fn is_paused(&self) -> bool {
-        self.tokens.is_paused()
+    pub(super) fn is_recovering(&self) -> bool {
+        self.tokens.is_recovering()
     }
 
     /// Learns from any other response, or from none.
-    pub(super) fn answered(&mut self, now: Instant, sent: Instant, let_through: bool) {
-        if self.tokens.answered(now, sent, let_through) {
+    pub(super) fn on_other_result(&mut self, now: Instant, sent: Instant, is_accepted: bool) {
+        if self.tokens.on_other_result(now, sent, is_accepted) {
             self.wake();
         }
     }
 
     /// Puts another quota in force, keeping what is owed.
-    pub(super) fn requote(&mut self, quota: Option<Quota>, now: Instant) {
-        self.tokens.requote(quota, now);
+    pub(super) fn set_quota(&mut self, quota: Option<Quota>, now: Instant) {
+        self.tokens.set_quota(quota, now);
         self.wake();
     }
 

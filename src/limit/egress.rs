@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use super::bucket::{Bucket, next_ticket};
 use super::flow::{FlowId, Flows};
-use super::forecast::{self, Place};
+use super::forecast::{self, BucketRef};
 use super::queue::{Newcomer, Permit, Refused, Source};
-use super::shared::{SeatId, SharedQueue};
+use super::shared::{EntryId, SharedQueue};
 use crate::config::Quota;
 
 /// Flows remembered at least before the idle ones are looked for.
@@ -46,8 +46,8 @@ pub(super) struct Share {
 
 /// The owner of a bucket, which takes it back when nothing waits there.
 pub(super) trait Owner: Send + Sync {
-    /// Takes the bucket of this seat back, unless something waits there by now.
-    fn take_back(&self, source: Source, seat: SeatId);
+    /// Takes the bucket of this entry back, unless something waits there by now.
+    fn take_back(&self, source: Source, entry: EntryId);
 }
 
 /// What a newcomer at a bucket without tokens gets.
@@ -77,7 +77,7 @@ pub(super) struct Egress {
 struct State {
     queue: SharedQueue<Sender>,
     flows: HashMap<Arc<str>, FlowId>,
-    owners: HashMap<SeatId, (Arc<dyn Owner>, Source)>,
+    owners: HashMap<EntryId, (Arc<dyn Owner>, Source)>,
     /// The task runs.
     is_served: bool,
     /// Nothing can be handed out before this moment; `None` where that has to
@@ -103,7 +103,7 @@ impl Egress {
     }
 
     /// Puts other quotas and weights in force; what is owed stays owed.
-    pub(super) fn renew<'f>(
+    pub(super) fn reconfigure<'f>(
         &self,
         quota: Option<Quota>,
         max_wait: Duration,
@@ -111,10 +111,13 @@ impl Egress {
     ) {
         let now = Instant::now();
         let mut state = self.lock();
-        state.queue.flows.requote(quota, max_wait, now);
+        state.queue.flows.set_quota(quota, max_wait, now);
         for spec in flows {
             if let Some(&id) = state.flows.get(&spec.name) {
-                state.queue.flows.renew(id, spec.weight, spec.quota, now);
+                state
+                    .queue
+                    .flows
+                    .reconfigure(id, spec.weight, spec.quota, now);
             }
         }
         self.wake(&mut state);
@@ -122,7 +125,7 @@ impl Egress {
 
     /// Takes the tokens for a request at a bucket where nothing waits, if no
     /// other bucket is ready to take them.
-    pub(super) fn pass(
+    pub(super) fn try_acquire(
         &self,
         flow: &FlowSpec,
         bucket: &mut Bucket<Sender>,
@@ -134,7 +137,7 @@ impl Egress {
         let mut state = self.lock();
         self.catch_up(&mut state, now);
         let flow = state.flow(flow, now);
-        state.queue.pass(flow, bucket, now)
+        state.queue.try_acquire(flow, bucket, now)
     }
 
     /// Whether a request could be admitted now; takes nothing.
@@ -144,7 +147,7 @@ impl Egress {
     pub(super) fn check(
         &self,
         flow: &FlowSpec,
-        place: Place<'_, Sender>,
+        place: BucketRef<'_, Sender>,
         newcomer: &Newcomer,
         limits: QueueLimits,
     ) -> Result<(), Refused> {
@@ -156,15 +159,15 @@ impl Egress {
     }
 
     /// Takes a bucket in; its task will serve it.
-    pub(super) fn seat(
+    pub(super) fn register(
         self: &Arc<Self>,
         flow: &FlowSpec,
         bucket: Bucket<Sender>,
         owner: (Arc<dyn Owner>, Source),
-    ) -> SeatId {
+    ) -> EntryId {
         let mut state = self.lock();
         let flow = state.flow(flow, Instant::now());
-        let id = state.queue.seat(bucket, flow);
+        let id = state.queue.register(bucket, flow);
         state.owners.insert(id, owner);
         if !std::mem::replace(&mut state.is_served, true) {
             tokio::spawn(serve(Arc::clone(self)));
@@ -174,12 +177,12 @@ impl Egress {
     }
 
     /// Adds a newcomer that was admitted to a bucket that is held here.
-    pub(super) fn join(&self, id: SeatId, newcomer: &Newcomer, max_delay: Duration) -> Joined {
-        let (grant, mut verdict) = oneshot::channel();
+    pub(super) fn join(&self, id: EntryId, newcomer: &Newcomer, max_delay: Duration) -> Joined {
+        let (completion, mut verdict) = oneshot::channel();
         let ticket = next_ticket();
         let mut state = self.lock();
         if let Some(bucket) = state.queue.bucket(id) {
-            bucket.push(newcomer, max_delay, ticket, grant);
+            bucket.push(newcomer, max_delay, ticket, completion);
         }
         state.serve(newcomer.now);
         self.changed.notify_one();
@@ -192,7 +195,7 @@ impl Egress {
     /// Does something with a bucket that is held here.
     pub(super) fn with<R>(
         &self,
-        id: SeatId,
+        id: EntryId,
         act: impl FnOnce(&mut Bucket<Sender>) -> R,
     ) -> Option<R> {
         let mut state = self.lock();
@@ -202,24 +205,28 @@ impl Egress {
     }
 
     /// Looks at a bucket that is held here.
-    pub(super) fn look<R>(&self, id: SeatId, look: impl FnOnce(&Bucket<Sender>) -> R) -> Option<R> {
-        self.lock().queue.bucket_of(id).map(look)
+    pub(super) fn inspect<R>(
+        &self,
+        id: EntryId,
+        inspect: impl FnOnce(&Bucket<Sender>) -> R,
+    ) -> Option<R> {
+        self.lock().queue.bucket_of(id).map(inspect)
     }
 
     /// Gives a bucket back.
-    pub(super) fn unseat(&self, id: SeatId) -> Option<Bucket<Sender>> {
+    pub(super) fn unregister(&self, id: EntryId) -> Option<Bucket<Sender>> {
         let mut state = self.lock();
         state.owners.remove(&id);
-        let bucket = state.queue.unseat(id);
+        let bucket = state.queue.unregister(id);
         self.wake(&mut state);
         bucket
     }
 
     #[cfg(test)]
-    pub(super) fn foresee(
+    pub(super) fn forecast(
         &self,
         flow: &FlowSpec,
-        place: Place<'_, Sender>,
+        place: BucketRef<'_, Sender>,
         newcomer: &Newcomer,
         max_delay: Duration,
     ) -> Instant {
@@ -232,7 +239,7 @@ impl Egress {
     /// Hands out what is due by now. The task may not have run yet at this moment, and
     /// what waits already goes before a newcomer.
     fn catch_up(&self, state: &mut State, now: Instant) {
-        if state.queue.has_seats() && state.idle_until.is_none_or(|until| until <= now) {
+        if state.queue.has_entries() && state.idle_until.is_none_or(|until| until <= now) {
             state.serve(now);
             self.changed.notify_one();
         }
@@ -251,7 +258,7 @@ impl Egress {
 
 impl State {
     /// The flow of this name, under the quota and weight that were in force when
-    /// it was first used or [renewed](Egress::renew) since.
+    /// it was first used or [renewed](Egress::reconfigure) since.
     fn flow(&mut self, spec: &FlowSpec, now: Instant) -> FlowId {
         if let Some(&id) = self.flows.get(&spec.name) {
             return id;
@@ -280,25 +287,25 @@ impl State {
 async fn serve(egress: Arc<Egress>) {
     loop {
         let now = Instant::now();
-        let (next, drained) = {
+        let (next, empty) = {
             let mut state = egress.lock();
             state.serve(now);
-            if !state.queue.has_seats() {
+            if !state.queue.has_entries() {
                 state.is_served = false;
                 return;
             }
             let owner = |id| Some((id, state.owners.get(&id)?.clone()));
-            let drained: Vec<_> = state
+            let empty: Vec<_> = state
                 .queue
-                .drained()
+                .empty_entries()
                 .into_iter()
                 .filter_map(owner)
                 .collect();
-            (state.idle_until.unwrap_or(now), drained)
+            (state.idle_until.unwrap_or(now), empty)
         };
-        if !drained.is_empty() {
-            for (seat, (owner, source)) in drained {
-                owner.take_back(source, seat);
+        if !empty.is_empty() {
+            for (entry, (owner, source)) in empty {
+                owner.take_back(source, entry);
             }
             continue;
         }

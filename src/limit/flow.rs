@@ -60,7 +60,7 @@ struct Flow {
     requests: Usage,
     /// The most other buckets with requests that waited at one time lately, and
     /// when.
-    crowd: (usize, Instant),
+    peak_contention: (usize, Instant),
 }
 
 /// What waits in a flow.
@@ -69,7 +69,7 @@ pub(super) struct FlowLoad {
     /// Requests at the bucket of the newcomer.
     pub(super) own: usize,
     /// Other buckets with requests.
-    pub(super) rivals: usize,
+    pub(super) competitors: usize,
     pub(super) requests: usize,
     pub(super) receipts: usize,
 }
@@ -108,8 +108,8 @@ impl Flows {
     }
 
     /// Puts the egress' quota in force; what is owed stays owed.
-    pub(super) fn requote(&mut self, quota: Option<Quota>, horizon: Duration, now: Instant) {
-        self.budget.requote(quota, now);
+    pub(super) fn set_quota(&mut self, quota: Option<Quota>, horizon: Duration, now: Instant) {
+        self.budget.set_quota(quota, now);
         self.horizon = horizon;
     }
 
@@ -130,14 +130,14 @@ impl Flows {
             alternator: Alternator::default(),
             usage: Usage::new(now),
             requests: Usage::new(now),
-            crowd: (0, now),
+            peak_contention: (0, now),
         };
         self.flows.insert(id, flow);
         id
     }
 
     /// Puts the weight and the quota of a flow in force.
-    pub(super) fn renew(
+    pub(super) fn reconfigure(
         &mut self,
         id: FlowId,
         weight: NonZeroU32,
@@ -146,7 +146,7 @@ impl Flows {
     ) {
         if let Some(flow) = self.flows.get_mut(&id) {
             flow.weight = weight;
-            flow.budget.requote(quota, now);
+            flow.budget.set_quota(quota, now);
         }
     }
 
@@ -255,7 +255,7 @@ impl Flows {
         let tag = self.start_tag(id);
         let mut ahead = 0_u32;
         let mut weights = 0.0;
-        for (other, calls) in self.rivals(id, tag, now) {
+        for (other, calls) in self.competitors(id, tag, now) {
             ahead = ahead.saturating_add(calls);
             weights += f64::from(other.weight.get());
         }
@@ -271,7 +271,7 @@ impl Flows {
     /// The other flows that were served lately, with the calls that each may
     /// make before a call with this start tag: its share, but no more than it
     /// used lately.
-    fn rivals(
+    fn competitors(
         &self,
         id: FlowId,
         tag: u128,
@@ -306,24 +306,24 @@ impl Flows {
         let Some(flow) = self.flows.get_mut(&id) else {
             return (now, Scope::Egress, None);
         };
-        if load.rivals >= flow.crowd.0 || now >= flow.crowd.1 + horizon {
-            flow.crowd = (load.rivals, now);
+        if load.competitors >= flow.peak_contention.0 || now >= flow.peak_contention.1 + horizon {
+            flow.peak_contention = (load.competitors, now);
         }
-        let turns = match side {
+        let calls_ahead = match side {
             // Buckets with requests take turns; receipts yield.
-            Side::Requests => load.own * (1 + flow.crowd.0) + load.rivals,
+            Side::Requests => load.own * (1 + flow.peak_contention.0) + load.competitors,
             // As many requests will come as came lately, and go first.
             Side::Receipts => {
                 let expected = flow.requests.recent(now, horizon);
                 load.requests + load.receipts + expected as usize
             }
         };
-        let turns = u32::try_from(turns).unwrap_or(u32::MAX);
-        let tag = tag + u128::from(turns) * flow.length();
-        let tenant = flow.budget.due(now, turns);
+        let calls_ahead = u32::try_from(calls_ahead).unwrap_or(u32::MAX);
+        let tag = tag + u128::from(calls_ahead) * flow.length();
+        let tenant = flow.budget.due(now, calls_ahead);
         let quota = flow.budget.quota();
-        let others = self.rivals(id, tag, now).map(|(_, calls)| calls);
-        let before = others.fold(turns, u32::saturating_add);
+        let others = self.competitors(id, tag, now).map(|(_, calls)| calls);
+        let before = others.fold(calls_ahead, u32::saturating_add);
         let egress = self.budget.due(now, before);
         if tenant >= egress && quota.is_some() {
             (tenant, Scope::Tenant, quota)
@@ -352,7 +352,7 @@ pub(super) struct Pace<'q> {
 
 impl Pace<'_> {
     /// The time of the n-th turn from now on.
-    pub(super) fn turn(&self, n: u32) -> Instant {
+    pub(super) fn slot_at(&self, n: u32) -> Instant {
         let others = (f64::from(n) * self.between).ceil() as u32;
         let before = n.saturating_add(self.ahead).saturating_add(others);
         let egress = self.egress.due(self.now, before);

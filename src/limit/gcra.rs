@@ -33,12 +33,12 @@ impl Gcra {
 
     /// Puts another quota in force, or none. What is owed stays owed, except
     /// for what is more than the new bucket holds.
-    pub(super) fn requote(&mut self, quota: Option<Quota>, now: Instant) {
+    pub(super) fn set_quota(&mut self, quota: Option<Quota>, now: Instant) {
         if self.quota == quota {
             return;
         }
-        let owed = self.owed(now);
-        let still = quota.map(|quota| quota.interval() * owed.min(quota.burst.get()));
+        let debt = self.debt(now);
+        let still = quota.map(|quota| quota.interval() * debt.min(quota.burst.get()));
         self.full = now + still.unwrap_or_default();
         self.quota = quota;
     }
@@ -101,11 +101,11 @@ impl Gcra {
     }
 
     /// Tokens missing from a full bucket; one that is coming back counts.
-    fn owed(&self, now: Instant) -> u32 {
+    fn debt(&self, now: Instant) -> u32 {
         let Some(quota) = self.quota else { return 0 };
         let missing = self.full.saturating_duration_since(now);
-        let owed = nanos(missing).div_ceil(nanos(quota.interval()));
-        u32::try_from(owed).unwrap_or(u32::MAX)
+        let debt = nanos(missing).div_ceil(nanos(quota.interval()));
+        u32::try_from(debt).unwrap_or(u32::MAX)
     }
 }
 
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn tokens_are_there_from_the_moment_foretold_and_not_before() {
+    async fn tokens_are_there_from_the_promised_time_and_not_before() {
         for (rate, burst) in [(3.0, 1), (3.0, 4), (0.05, 2), (999.0, 20)] {
             let mut gcra = Gcra::new(Some(quota(rate, burst)), Instant::now());
             for taken in 0..3 * burst {
@@ -189,9 +189,9 @@ mod tests {
                     assert_eq!(gcra.take(Instant::now()), Err(due));
                     tokio::time::advance(Duration::from_nanos(1)).await;
                 }
-                let foretold = gcra.due(due, 1);
+                let promised = gcra.due(due, 1);
                 gcra.take(due).unwrap();
-                assert_eq!(gcra.due(due, 0), foretold);
+                assert_eq!(gcra.due(due, 0), promised);
             }
             // A long rest brings back the burst, and no more.
             tokio::time::advance(Duration::from_secs(86_400)).await;
@@ -209,13 +209,13 @@ mod tests {
         budget.take(now()).unwrap();
         budget.take(now()).unwrap();
         tokio::time::advance(Duration::from_millis(500)).await;
-        budget.requote(Some(quota(2.0, 8)), now());
+        budget.set_quota(Some(quota(2.0, 8)), now());
         assert_eq!(take(&mut budget), 6, "two are owed, one of them half back");
-        budget.requote(Some(quota(2.0, 3)), now());
+        budget.set_quota(Some(quota(2.0, 3)), now());
         assert_eq!(take(&mut budget), 0, "more is owed than the burst");
-        budget.requote(None, now());
+        budget.set_quota(None, now());
         assert_eq!(budget.take(now()), Ok(None));
-        budget.requote(Some(quota(2.0, 3)), now());
+        budget.set_quota(Some(quota(2.0, 3)), now());
         assert_eq!(take(&mut budget), 3, "what was unlimited is not owed");
     }
 

@@ -63,7 +63,7 @@ pub(crate) struct Lane {
 
 /// How a lane asks for a token.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ask {
+pub(super) struct TokenRequest {
     pub(super) kind: Kind,
     pub(super) now: Instant,
     pub(super) deadline: Instant,
@@ -100,15 +100,15 @@ impl Lane {
     ///
     /// # Errors
     /// The queue is full, or the token would come after the deadline.
-    pub(super) fn admit(&self, ask: Ask) -> Result<Admission, Refused> {
-        let newcomer = self.newcomer(&ask);
+    pub(super) fn admit(&self, request: TokenRequest) -> Result<Admission, Refused> {
+        let newcomer = self.newcomer(&request);
         let joined = self
             .account
-            .admit(&newcomer, || self.policy(), ask.limits)?;
+            .admit(&newcomer, || self.policy(), request.limits)?;
         Ok(match joined {
             Joined::Now(permit) => Admission::Now(permit),
             Joined::Waits { ticket, verdict } => {
-                let series = (!ask.is_shadow).then(|| Arc::clone(self.series()));
+                let series = (!request.is_shadow).then(|| Arc::clone(self.series()));
                 if let Some(series) = &series {
                     series.queued.inc();
                 }
@@ -126,16 +126,17 @@ impl Lane {
     ///
     /// # Errors
     /// As [`admit`](Self::admit).
-    pub(super) fn check(&self, ask: Ask) -> Result<(), Refused> {
-        let newcomer = self.newcomer(&ask);
-        self.account.check(&newcomer, || self.policy(), ask.limits)
+    pub(super) fn check(&self, request: TokenRequest) -> Result<(), Refused> {
+        let newcomer = self.newcomer(&request);
+        self.account
+            .check(&newcomer, || self.policy(), request.limits)
     }
 
-    fn newcomer(&self, ask: &Ask) -> Newcomer {
+    fn newcomer(&self, request: &TokenRequest) -> Newcomer {
         Newcomer {
-            kind: ask.kind,
-            now: ask.now,
-            deadline: ask.deadline,
+            kind: request.kind,
+            now: request.now,
+            deadline: request.deadline,
             credential: self.credential,
         }
     }
@@ -151,14 +152,16 @@ impl Lane {
     /// It does.
     pub(crate) fn check_pause(&self, deadline: Instant) -> Result<(), Refused> {
         let now = Instant::now();
-        let look = |bucket: &Bucket<_>| bucket.check_pause(now, deadline);
-        self.account.look(self.credential, look).unwrap_or(Ok(()))
+        let inspect = |bucket: &Bucket<_>| bucket.check_pause(now, deadline);
+        self.account
+            .inspect(self.credential, inspect)
+            .unwrap_or(Ok(()))
     }
 
     /// The refusal of a request that waited until its deadline came.
     pub(crate) fn too_late(&self) -> Refused {
-        let look = |bucket: &Bucket<_>| bucket.too_late(Instant::now());
-        let refused = self.account.look(self.credential, look);
+        let inspect = |bucket: &Bucket<_>| bucket.too_late(Instant::now());
+        let refused = self.account.inspect(self.credential, inspect);
         refused.unwrap_or(Refused {
             refusal: Refusal::WaitTooLong,
             scope: Scope::Egress,
@@ -169,7 +172,7 @@ impl Lane {
     }
 
     /// Learns from the upstream's response to a request sent with `permit`.
-    pub(crate) fn answered(
+    pub(crate) fn on_response(
         &self,
         permit: &Permit,
         status: StatusCode,
@@ -180,12 +183,12 @@ impl Lane {
         if status == StatusCode::TOO_MANY_REQUESTS {
             // It verifies nothing: it may have been sent before the upstream
             // looked at the credential.
-            self.account.throttled(permit, now, retry_after);
+            self.account.on_429(permit, now, retry_after);
             self.series().throttled.inc();
             return;
         }
         self.account
-            .answered(permit, now, !status.is_server_error());
+            .on_other_result(permit, now, !status.is_server_error());
         if status.is_success() && self.verifies {
             self.verify();
         } else if status == StatusCode::UNAUTHORIZED {
@@ -194,9 +197,9 @@ impl Lane {
     }
 
     /// Learns that a request sent with `permit` got no response at all.
-    pub(crate) fn unanswered(&self, permit: &Permit) {
+    pub(crate) fn on_no_response(&self, permit: &Permit) {
         self.count_sent();
-        self.account.answered(permit, Instant::now(), false);
+        self.account.on_other_result(permit, Instant::now(), false);
     }
 
     /// Records that the upstream accepts the credential for the instance.
@@ -236,23 +239,25 @@ impl Lane {
     }
 
     /// Whether every response carries `RateLimit` fields.
-    pub(crate) fn tells_limit(&self) -> bool {
+    pub(crate) fn sends_ratelimit_headers(&self) -> bool {
         self.registry.policy().headers
     }
 
     /// The quota in force here.
     pub(crate) fn quota(&self) -> Option<Quota> {
-        self.account.look(self.credential, Bucket::quota).flatten()
+        self.account
+            .inspect(self.credential, Bucket::quota)
+            .flatten()
     }
 }
 
 #[cfg(test)]
 impl Lane {
     /// When a request would get its token.
-    pub(super) fn foresee(&self, ask: Ask) -> Instant {
-        let max_delay = ask.limits.max_delay;
+    pub(super) fn forecast(&self, request: TokenRequest) -> Instant {
+        let max_delay = request.limits.max_delay;
         self.account
-            .foresee(&self.newcomer(&ask), || self.policy(), max_delay)
+            .forecast(&self.newcomer(&request), || self.policy(), max_delay)
     }
 }
 

@@ -26,20 +26,20 @@ use super::gcra::Gcra;
 use crate::config::Quota;
 
 /// The first pause where the upstream names none; it doubles with each 429.
-const FIRST: Duration = Duration::from_secs(1);
+const INITIAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// A named pause that proved too short is followed by one twice as long, up to
 /// this length: a receipt that is retried after each would else retry forever.
-const LEAST: Duration = Duration::from_secs(1);
+const MIN_REPEATED_PAUSE_CAP: Duration = Duration::from_secs(1);
 
 /// A longer `Retry-After` is cut to this length. The upstream has been seen to
 /// send six days.
-const LONGEST: Duration = Duration::from_secs(60);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// How long the others wait for the response to the probe before the next
 /// request goes as another probe: a probe may be a video that uploads for
 /// minutes.
-const HEAD_START: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A pause after an upstream 429.
 #[derive(Clone, Debug)]
@@ -52,17 +52,17 @@ pub(super) struct Pause {
     /// When the probe was sent that has no response yet.
     probe: Option<Instant>,
     /// The probe before had no response within its head start.
-    hangs: bool,
+    previous_probe_timed_out: bool,
 }
 
 impl Pause {
     pub(super) fn new(now: Instant, retry_after: Option<Duration>) -> Self {
         let mut pause = Self {
             until: now,
-            step: FIRST,
+            step: INITIAL_PAUSE,
             least: Duration::ZERO,
             probe: None,
-            hangs: false,
+            previous_probe_timed_out: false,
         };
         pause.begin(now, retry_after);
         pause
@@ -71,7 +71,7 @@ impl Pause {
     /// Until when requests are held back, if they are: by the pause, or by a
     /// probe without a response.
     pub(super) fn holds(&self, now: Instant) -> Option<Instant> {
-        let probing = self.probe.map(|sent| sent + HEAD_START);
+        let probing = self.probe.map(|sent| sent + PROBE_TIMEOUT);
         let until = probing.map_or(self.until, |probing| probing.max(self.until));
         (now < until).then_some(until)
     }
@@ -79,8 +79,8 @@ impl Pause {
     /// Until when no waiting request will get a token. A probe counts once the
     /// one before it hung: the first is mostly answered soon.
     pub(super) fn refuses_until(&self) -> Instant {
-        let probing = self.probe.filter(|_| self.hangs);
-        probing.map_or(self.until, |sent| self.until.max(sent + HEAD_START))
+        let probing = self.probe.filter(|_| self.previous_probe_timed_out);
+        probing.map_or(self.until, |sent| self.until.max(sent + PROBE_TIMEOUT))
     }
 
     pub(super) fn is_over(&self, now: Instant) -> bool {
@@ -89,30 +89,30 @@ impl Pause {
 
     /// A request goes out now: it is the probe.
     pub(super) fn probe(&mut self, now: Instant) {
-        self.hangs = self.probe.is_some();
+        self.previous_probe_timed_out = self.probe.is_some();
         self.probe = Some(now);
     }
 
     /// Records another 429, to a request sent at `sent`.
-    pub(super) fn throttled(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
+    pub(super) fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
         if sent >= self.until {
             self.begin(now, retry_after);
-        } else if let Some(named) = believed(retry_after) {
+        } else if let Some(named) = clamped(retry_after) {
             // A late response of the same incident that knows more.
             self.until = self.until.max(now + named);
         }
     }
 
     /// Records any other response, or none, to a request sent at `sent`.
-    /// `let_through`: the upstream took the request (which may have failed for
+    /// `is_accepted`: the upstream took the request (which may have failed for
     /// reasons of its own).
-    pub(super) fn answered(&mut self, sent: Instant, let_through: bool) -> Probed {
+    pub(super) fn on_other_result(&mut self, sent: Instant, is_accepted: bool) -> Probed {
         if sent < self.until {
             return Probed::Stale;
         }
         self.probe = None;
-        self.hangs = false;
-        if let_through {
+        self.previous_probe_timed_out = false;
+        if is_accepted {
             Probed::Success
         } else {
             Probed::Failure
@@ -120,18 +120,18 @@ impl Pause {
     }
 
     fn begin(&mut self, now: Instant, retry_after: Option<Duration>) {
-        let length = match believed(retry_after) {
+        let length = match clamped(retry_after) {
             Some(named) => named.max(self.least),
             None => {
                 let step = self.step;
-                self.step = (step * 2).min(LONGEST);
+                self.step = (step * 2).min(MAX_PAUSE);
                 step
             }
         };
-        self.least = (length * 2).min(LEAST);
+        self.least = (length * 2).min(MIN_REPEATED_PAUSE_CAP);
         self.until = now + length;
         self.probe = None;
-        self.hangs = false;
+        self.previous_probe_timed_out = false;
     }
 }
 
@@ -148,10 +148,10 @@ pub(super) enum Probed {
 
 /// The pause that the upstream asked for, within reason. A `Retry-After: 0`
 /// says nothing.
-fn believed(retry_after: Option<Duration>) -> Option<Duration> {
+fn clamped(retry_after: Option<Duration>) -> Option<Duration> {
     retry_after
         .filter(|wait| !wait.is_zero())
-        .map(|wait| wait.min(LONGEST))
+        .map(|wait| wait.min(MAX_PAUSE))
 }
 
 /// The tokens of one bucket, with its pause.
@@ -166,11 +166,11 @@ pub(super) trait Tokens {
     fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant>;
 
     /// Learns from an upstream 429 to a request sent at `sent`.
-    fn throttled(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>);
+    fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>);
 
     /// Learns from any other response, or from none, to a request sent at
     /// `sent`; true if that lets waiting requests go sooner.
-    fn answered(&mut self, now: Instant, sent: Instant, let_through: bool) -> bool;
+    fn on_other_result(&mut self, now: Instant, sent: Instant, is_accepted: bool) -> bool;
 
     /// Until when no waiting request can get a token, where that is certain.
     fn refuses_until(&self) -> Option<Instant>;
@@ -179,7 +179,7 @@ pub(super) trait Tokens {
     fn held_until(&self, now: Instant) -> Option<Instant>;
 
     /// A copy for a forecast. It expects that a probe succeeds at once.
-    fn foreseen(&self) -> Self;
+    fn simulated(&self) -> Self;
 }
 
 /// The tokens of a bucket that only this process uses.
@@ -203,8 +203,8 @@ impl LocalTokens {
     }
 
     /// Puts another quota in force; what is owed stays owed.
-    pub(super) fn requote(&mut self, quota: Option<Quota>, now: Instant) {
-        self.gcra.requote(quota, now);
+    pub(super) fn set_quota(&mut self, quota: Option<Quota>, now: Instant) {
+        self.gcra.set_quota(quota, now);
     }
 
     /// The quota in force; `None`: unlimited.
@@ -223,7 +223,7 @@ impl LocalTokens {
     }
 
     /// Whether a 429 has not yet been followed by a success.
-    pub(super) fn is_paused(&self) -> bool {
+    pub(super) fn is_recovering(&self) -> bool {
         self.pause.is_some()
     }
 
@@ -268,25 +268,25 @@ impl Tokens for LocalTokens {
         Ok(remaining)
     }
 
-    fn throttled(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
+    fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
         let pause = match &mut self.pause {
             Some(pause) => {
-                pause.throttled(now, sent, retry_after);
+                pause.on_429(now, sent, retry_after);
                 pause
             }
             none => none.insert(Box::new(Pause::new(now, retry_after))),
         };
         if let Some(until) = pause.holds(now) {
-            let owed = self.gcra.due(now, 0);
-            self.gcra.empty_until(until.max(owed));
+            let debt = self.gcra.due(now, 0);
+            self.gcra.empty_until(until.max(debt));
         }
     }
 
-    fn answered(&mut self, now: Instant, sent: Instant, let_through: bool) -> bool {
+    fn on_other_result(&mut self, now: Instant, sent: Instant, is_accepted: bool) -> bool {
         let Some(pause) = &mut self.pause else {
             return false;
         };
-        match pause.answered(sent, let_through) {
+        match pause.on_other_result(sent, is_accepted) {
             Probed::Stale => return false,
             Probed::Success => self.pause = None,
             Probed::Failure => {}
@@ -303,7 +303,7 @@ impl Tokens for LocalTokens {
         self.pause.as_ref()?.holds(now)
     }
 
-    fn foreseen(&self) -> Self {
+    fn simulated(&self) -> Self {
         Self {
             gcra: self.gcra,
             pause: self.pause.clone(),

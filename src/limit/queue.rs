@@ -94,12 +94,12 @@ pub(crate) enum Refusal {
 }
 
 /// How a waiting request learns that its wait is over.
-pub(crate) trait Grant {
+pub(crate) trait Completion {
     /// Ends the wait; false if the request has gone.
     fn settle(self, verdict: Result<Permit, Refused>) -> bool;
 }
 
-impl Grant for oneshot::Sender<Result<Permit, Refused>> {
+impl Completion for oneshot::Sender<Result<Permit, Refused>> {
     fn settle(self, verdict: Result<Permit, Refused>) -> bool {
         self.send(verdict).is_ok()
     }
@@ -128,7 +128,7 @@ pub(super) struct Waiter<G> {
     pub(super) overdue: Instant,
     pub(super) deadline: Instant,
     pub(super) credential: Option<Fingerprint>,
-    pub(super) grant: G,
+    pub(super) completion: G,
 }
 
 /// Requests or receipts: the two sides between which tokens alternate.
@@ -183,14 +183,14 @@ impl<G> WaitQueue<G> {
 
     /// The same waiters in the same order, each with another way to learn its
     /// verdict.
-    pub(super) fn copy<H>(&self, grant: impl Fn(&Waiter<G>) -> H) -> WaitQueue<H> {
+    pub(super) fn copy<H>(&self, completion: impl Fn(&Waiter<G>) -> H) -> WaitQueue<H> {
         let copy = |waiters: &VecDeque<Waiter<G>>| {
             let waiters = waiters.iter().map(|waiter| Waiter {
                 ticket: waiter.ticket,
                 overdue: waiter.overdue,
                 deadline: waiter.deadline,
                 credential: waiter.credential,
-                grant: grant(waiter),
+                completion: completion(waiter),
             });
             waiters.collect()
         };
@@ -217,14 +217,14 @@ impl<G> WaitQueue<G> {
     }
 
     /// Adds a waiter.
-    pub(super) fn push(&mut self, newcomer: &Newcomer, ticket: u64, grant: G) {
-        let (side, overdue) = newcomer.place(self.max_delay);
+    pub(super) fn push(&mut self, newcomer: &Newcomer, ticket: u64, completion: G) {
+        let (side, overdue) = newcomer.queue_key(self.max_delay);
         let waiter = Waiter {
             ticket,
             overdue,
             deadline: newcomer.deadline,
             credential: newcomer.credential,
-            grant,
+            completion,
         };
         self.insert(side, waiter);
     }
@@ -368,7 +368,7 @@ fn extract<G>(
 
 impl Newcomer {
     /// The side it waits on, and what orders it there (see [`Waiter::overdue`]).
-    pub(super) fn place(&self, max_delay: Duration) -> (Side, Instant) {
+    pub(super) fn queue_key(&self, max_delay: Duration) -> (Side, Instant) {
         match self.kind {
             Kind::Request => (Side::Requests, self.now),
             Kind::Receipt { opened } => (Side::Receipts, opened + max_delay),

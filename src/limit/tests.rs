@@ -70,10 +70,10 @@ fn now(limiter: &Limiter, lane: &Lane) -> Permit {
 }
 
 /// A ticket that must be granted some day.
-type Place = Pin<Box<dyn Future<Output = Permit> + Send>>;
+type PendingPermit = Pin<Box<dyn Future<Output = Permit> + Send>>;
 
 /// A place in the queue, which must be found.
-fn queued(limiter: &Limiter, lane: &Lane, kind: Kind) -> Place {
+fn queued(limiter: &Limiter, lane: &Lane, kind: Kind) -> PendingPermit {
     const DAY: Duration = Duration::from_secs(86_400);
     let ticket = match limiter.admit(lane, kind, later(3_600_000)) {
         Ok(Admission::Queued(ticket)) => ticket,

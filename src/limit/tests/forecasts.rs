@@ -166,7 +166,7 @@ impl World {
                         Source::Unverified
                     },
                 };
-                return lane.answered(&permit, StatusCode::TOO_MANY_REQUESTS, Some(ms(pause)));
+                return lane.on_response(&permit, StatusCode::TOO_MANY_REQUESTS, Some(ms(pause)));
             }
             What::Leaves => {
                 if !self.waiting.is_empty() {
@@ -177,10 +177,10 @@ impl World {
         };
         let deadline = Instant::now() + self.limiter.rules().max_wait;
         match self.limiter.admit(&lane, kind, deadline) {
-            Ok(Admission::Now(permit)) => lane.answered(&permit, StatusCode::OK, None),
+            Ok(Admission::Now(permit)) => lane.on_response(&permit, StatusCode::OK, None),
             Ok(Admission::Queued(ticket)) => self.waiting.push(tokio::spawn(async move {
                 if let Ok(permit) = ticket.await {
-                    lane.answered(&permit, StatusCode::OK, None);
+                    lane.on_response(&permit, StatusCode::OK, None);
                 }
             })),
             Err(_) => {}
@@ -217,11 +217,11 @@ async fn compare(mut budgets: Budgets, events: Vec<Event>, last: Event) -> TestC
     let lane = world.lane(last.caller);
     let rules = world.limiter.rules();
     let now = Instant::now();
-    let ask = rules.ask(kind, now, now + rules.max_wait);
-    let foreseen = lane.foresee(ask);
-    match lane.admit(ask) {
+    let request = rules.token_request(kind, now, now + rules.max_wait);
+    let forecast = lane.forecast(request);
+    match lane.admit(request) {
         Ok(Admission::Now(permit)) => {
-            prop_assert_eq!(foreseen, permit.granted);
+            prop_assert_eq!(forecast, permit.granted);
         }
         Ok(Admission::Queued(ticket)) => {
             let permit = tokio::time::timeout(ms(60_000), ticket).await;
@@ -229,13 +229,13 @@ async fn compare(mut budgets: Budgets, events: Vec<Event>, last: Event) -> TestC
             let permit = permit.unwrap();
             prop_assert!(
                 permit.is_ok(),
-                "foreseen after {:?}, {permit:?}",
-                foreseen - now
+                "forecast after {:?}, {permit:?}",
+                forecast - now
             );
-            prop_assert_eq!(foreseen - now, permit.unwrap().granted - now);
+            prop_assert_eq!(forecast - now, permit.unwrap().granted - now);
         }
         Err(refused) if refused.waiting == 0 && refused.refusal != Refusal::Paused => {
-            prop_assert!(foreseen > ask.deadline || refused.scope != Scope::Instance);
+            prop_assert!(forecast > request.deadline || refused.scope != Scope::Instance);
         }
         Err(_) => {}
     }

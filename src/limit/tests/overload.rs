@@ -112,7 +112,7 @@ async fn ask(limiter: &Limiter, source: Sender, is_receipt: bool, tally: &Tally)
         true => Kind::Receipt { opened: asked },
         false => Kind::Request,
     };
-    let passed = limiter.pass(&lane, kind, asked, Route::Other).await;
+    let passed = limiter.acquire(&lane, kind, asked, Route::Other).await;
     let count = match passed {
         Ok(_) => &tally.served,
         Err(_) if Instant::now() > asked => &tally.broken,
@@ -228,7 +228,7 @@ async fn a_flood_under_one_made_up_instance_does_not_refuse_new_instances() {
         let limiter = Arc::clone(&limiter);
         passes.spawn(async move {
             let lane = lane_of(&limiter, &format!("new{number}"), "t");
-            let pass = limiter.pass(&lane, Kind::Request, Instant::now(), Route::Other);
+            let pass = limiter.acquire(&lane, Kind::Request, Instant::now(), Route::Other);
             pass.await.map(|_| ())
         });
     }
@@ -275,7 +275,7 @@ async fn after_a_stall_every_instance_is_served_again() {
         let (limiter, name) = (Arc::clone(&limiter), name.to_owned());
         async move {
             let lane = lane_of(&limiter, &name, "t");
-            let pass = limiter.pass(&lane, Kind::Request, Instant::now(), Route::Other);
+            let pass = limiter.acquire(&lane, Kind::Request, Instant::now(), Route::Other);
             pass.await.map(|_| ())
         }
     };

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Waits for all tickets and names them in the order of their tokens.
-async fn order(tickets: Vec<(&'static str, Place)>) -> Vec<String> {
+async fn order(tickets: Vec<(&'static str, PendingPermit)>) -> Vec<String> {
     let start = Instant::now();
     let mut waiting = tokio::task::JoinSet::new();
     for (name, ticket) in tickets {
@@ -144,7 +144,7 @@ async fn a_refusal_comes_at_once() {
     now(&limiter, &lane);
     let start = Instant::now();
     let refused = limiter
-        .pass(&lane, Kind::Request, start, Route::Other)
+        .acquire(&lane, Kind::Request, start, Route::Other)
         .await
         .unwrap_err();
     assert_eq!(start.elapsed(), Duration::ZERO);
@@ -166,7 +166,7 @@ async fn an_overdue_receipt_takes_no_token_that_makes_a_waiting_request_late() {
         sends.spawn(async move {
             let asked = Instant::now();
             limiter
-                .pass(&lane, Kind::Request, asked, Route::Other)
+                .acquire(&lane, Kind::Request, asked, Route::Other)
                 .await
         });
     }
@@ -190,7 +190,7 @@ async fn a_request_that_another_rate_makes_late_is_refused_at_its_deadline() {
     let start = Instant::now();
     settings.limit.quota = quota(0.1, 1);
     let (refused, ()) = tokio::join!(
-        limiter.pass(&lane, Kind::Request, start, Route::Other),
+        limiter.acquire(&lane, Kind::Request, start, Route::Other),
         async { limiter.reconfigure(&settings) }
     );
     assert_eq!(start.elapsed(), ms(1002));
@@ -210,7 +210,7 @@ async fn a_token_due_exactly_at_the_deadline_is_in_time() {
         let (limiter, lane) = (Arc::clone(&limiter), lane.clone());
         async move {
             limiter
-                .pass(&lane, Kind::Request, start, Route::Other)
+                .acquire(&lane, Kind::Request, start, Route::Other)
                 .await
         }
     };
@@ -309,7 +309,7 @@ async fn a_turn_among_receipts_that_grow_old_is_foretold_as_it_comes() {
     others.await.unwrap();
 }
 
-async fn futures_of(places: Vec<Place>) {
+async fn futures_of(places: Vec<PendingPermit>) {
     let mut all: tokio::task::JoinSet<_> = places.into_iter().collect();
     while all.join_next().await.is_some() {}
 }

@@ -32,10 +32,10 @@ fn scarce(rate: f64, tenants: Vec<Tenant>) -> Arc<Limiter> {
 async fn accepted(limiter: &Limiter, instance: &str) {
     let lane = lane_of(limiter, instance, "t");
     let pass = limiter
-        .pass(&lane, Kind::Request, Instant::now(), Route::Other)
+        .acquire(&lane, Kind::Request, Instant::now(), Route::Other)
         .await
         .unwrap();
-    lane.answered(&pass.permit, StatusCode::CREATED, None);
+    lane.on_response(&pass.permit, StatusCode::CREATED, None);
 }
 
 /// Keeps so many calls of an instance waiting, and counts those that went.
@@ -52,7 +52,7 @@ async fn saturate(
             loop {
                 let lane = lane_of(&limiter, instance, "t");
                 limiter
-                    .pass(&lane, Kind::Request, Instant::now(), Route::Other)
+                    .acquire(&lane, Kind::Request, Instant::now(), Route::Other)
                     .await
                     .unwrap();
                 went.fetch_add(1, Ordering::Relaxed);
@@ -126,7 +126,7 @@ async fn a_flood_of_made_up_names_buys_one_share() {
         let limiter = Arc::clone(&limiter);
         tokio::spawn(async move {
             let lane = lane_of(&limiter, &format!("made-up-{n}"), "x");
-            let passed = limiter.pass(&lane, Kind::Request, Instant::now(), Route::Other);
+            let passed = limiter.acquire(&lane, Kind::Request, Instant::now(), Route::Other);
             passed.await.ok();
         });
     }
@@ -145,7 +145,7 @@ async fn a_quiet_tenant_waits_for_one_slot_behind_a_flood() {
         let asked = Instant::now();
         let lane = lane_of(&limiter, "quiet", "t");
         limiter
-            .pass(&lane, Kind::Request, asked, Route::Other)
+            .acquire(&lane, Kind::Request, asked, Route::Other)
             .await
             .unwrap();
         assert!(asked.elapsed() <= ms(102), "{:?}", asked.elapsed());
@@ -196,7 +196,10 @@ async fn sends_of_a_tenant_go_before_its_receipts_until_those_are_old() {
     let asked = Instant::now();
     let lane = lane_of(&limiter, "b", "t");
     let kind = Kind::Receipt { opened: asked };
-    limiter.pass(&lane, kind, asked, Route::Seen).await.unwrap();
+    limiter
+        .acquire(&lane, kind, asked, Route::Seen)
+        .await
+        .unwrap();
     let wait = asked.elapsed();
     assert!(wait >= ms(2000) && wait <= ms(3100), "{wait:?}");
 }
@@ -254,7 +257,7 @@ async fn a_reload_that_lifts_the_limit_lets_all_go() {
     config.egress.quota = quota(0.01, 1);
     let limiter = Arc::new(limiter(&config));
     let lane = lane_of(&limiter, "a", "t");
-    let pass = || limiter.pass(&lane, Kind::Request, Instant::now(), Route::Other);
+    let pass = || limiter.acquire(&lane, Kind::Request, Instant::now(), Route::Other);
     pass().await.unwrap();
     let start = Instant::now();
     config.egress.quota = None;
@@ -278,10 +281,10 @@ async fn an_instance_that_begins_with_many_calls_gets_one_share() {
         tokio::spawn(async move {
             loop {
                 let lane = lane_of(&limiter, "c", "t");
-                let passed = limiter.pass(&lane, Kind::Request, Instant::now(), Route::Other);
+                let passed = limiter.acquire(&lane, Kind::Request, Instant::now(), Route::Other);
                 let permit = passed.await.unwrap().permit;
                 went.fetch_add(1, Ordering::Relaxed);
-                lane.answered(&permit, StatusCode::CREATED, None);
+                lane.on_response(&permit, StatusCode::CREATED, None);
             }
         });
     }
@@ -318,7 +321,7 @@ async fn a_call_that_began_before_a_reload_leaves_its_instance_in_the_new_sharin
     let permit = now(&limiter, &lane);
     config.egress.quota = quota(1.0, 1);
     limiter.reconfigure(&config);
-    lane.answered(&permit, StatusCode::CREATED, None);
+    lane.on_response(&permit, StatusCode::CREATED, None);
     let lane = lane_of(&limiter, "a", "t");
     now(&limiter, &lane);
     let second = limiter.admit(&lane, Kind::Request, Instant::now());

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::config::{Config, Quota};
 use crate::http::path;
-use crate::limit::{Bucket, Grant, Kind, Newcomer, Refused, admit_at, next_ticket};
+use crate::limit::{Bucket, Completion, Kind, Newcomer, Refused, admit_at, next_ticket};
 
 /// Arrivals between two searches for idle buckets.
 const SWEEP_EVERY: usize = 65_536;
@@ -41,7 +41,7 @@ pub(super) enum Entry {
     },
 }
 
-impl<G: Grant> OfflineLimiter<G> {
+impl<G: Completion> OfflineLimiter<G> {
     /// Opens full buckets under these settings.
     pub(super) fn new(config: &Config) -> Self {
         let base = std::iter::once(config.limit.quota);
@@ -64,7 +64,7 @@ impl<G: Grant> OfflineLimiter<G> {
         key: BucketKey,
         kind: Kind,
         (now, deadline): (Instant, Instant),
-        grant: impl FnOnce() -> G,
+        completion: impl FnOnce() -> G,
     ) -> Result<Entry, Refused> {
         self.asked += 1;
         if self.asked.is_multiple_of(SWEEP_EVERY) {
@@ -73,14 +73,14 @@ impl<G: Grant> OfflineLimiter<G> {
         let quota = self.quotas.get(key.0).copied().flatten();
         let bucket = self.buckets.entry(key);
         let bucket = bucket.or_insert_with(|| Bucket::new_main(quota, now));
-        if bucket.pass(now).is_some() {
+        if bucket.try_acquire(now).is_some() {
             return Ok(Entry::Now);
         }
         let newcomer = newcomer(kind, now, deadline);
         let max_delay = self.config.batch.max_delay;
         admit_at(bucket, &newcomer, max_delay, self.config.limit.max_queue)?;
         let ticket = next_ticket();
-        let first = bucket.push(&newcomer, max_delay, ticket, grant());
+        let first = bucket.push(&newcomer, max_delay, ticket, completion());
         Ok(Entry::Queued { ticket, first })
     }
 
