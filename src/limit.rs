@@ -67,7 +67,7 @@ pub(crate) struct Limiter {
     metrics: Arc<Metrics>,
 }
 
-/// The limits in force; replaced whole on reload.
+/// The present limits; replaced whole on reload.
 #[derive(Debug)]
 pub(crate) struct Rules {
     limit: config::Limit,
@@ -138,8 +138,8 @@ impl Limiter {
         }
     }
 
-    /// Puts other settings in force. Classes that keep their name keep their
-    /// buckets, and buckets keep their debt.
+    /// Applies other settings. Classes that keep their name keep their buckets,
+    /// and buckets keep their debt.
     pub(crate) fn reconfigure(&self, config: &Config) {
         self.metrics.scraped().max_queue(config.limit.max_queue);
         let old = self.rules.load();
@@ -200,28 +200,28 @@ impl Limiter {
         known.collect()
     }
 
-    /// The limits in force, to be looked at and not kept.
+    /// The present limits, to be read and not kept.
     pub(crate) fn rules(&self) -> Guard<Arc<Rules>> {
         self.rules.load()
     }
 
-    /// Takes a token for a request of this lane that `asked` just now, waiting
-    /// in the queue for it.
+    /// Takes a token for a request of this lane, waiting in the queue for it.
+    /// The time limit of the wait counts from `arrived`.
     ///
     /// # Errors
-    /// The queue is full, or no token can be had within `limit.max_wait`. The
-    /// refusal comes at once; later only if a pause, another rate or the calls
-    /// of another tenant come between.
+    /// The queue is full, or no token can be had within `limit.max_wait`.
+    /// Refused on arrival; later only if a pause, a changed rate or another
+    /// tenant's calls make it miss its deadline.
     pub(crate) async fn acquire(
         &self,
         lane: &Lane,
         kind: Kind,
-        asked: Instant,
+        arrived: Instant,
         route: Route,
     ) -> Result<Acquired, Refused> {
         let admission = {
             let rules = self.rules.load();
-            let request = rules.token_request(kind, asked, asked + rules.max_wait);
+            let request = rules.token_request(kind, arrived, arrived + rules.max_wait);
             if rules.observes {
                 self.shadow_admit(lane, request, route);
                 return Ok(self.untracked(route));
@@ -234,11 +234,11 @@ impl Limiter {
         };
         // Boxed: most requests find a token and never hold a ticket.
         let permit = Box::pin(ticket).await?;
-        Ok(self.record_wait(permit, Some(asked.elapsed()), route))
+        Ok(self.record_wait(permit, Some(arrived.elapsed()), route))
     }
 
-    /// Takes a token or a place in the queue, for a caller that waits in its own
-    /// way and then calls [`record_wait`](Self::record_wait).
+    /// Takes a token or a queue position, for a caller that waits in its own way
+    /// and then calls [`record_wait`](Self::record_wait).
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire). A [`Kind::FollowUp`] is refused only where its
@@ -268,7 +268,7 @@ impl Limiter {
         )
     }
 
-    /// Records a token that was taken after this wait.
+    /// Records the wait in the metrics.
     pub(crate) fn record_wait(
         &self,
         permit: Permit,

@@ -7,7 +7,7 @@
 //! keep the order in which they joined.
 //!
 //! Invariant: one lock covers the verified credentials and both buckets, so
-//! that no request can be sent to a bucket that is not its own any more. A
+//! that no request can be queued at a bucket that is not its own any more. A
 //! bucket that waits for shared budgets is held by the egress.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -30,7 +30,7 @@ use crate::observe::metrics::InstanceSeries;
 const REMEMBER: Duration = Duration::from_secs(3600);
 
 /// The budget of one instance (or credential) in one class of requests. There
-/// may be a hundred thousand: what few have is behind a pointer.
+/// may be a hundred thousand: rarely used fields are boxed.
 #[derive(Debug)]
 pub(super) struct Account {
     /// The instance as metrics may name it; `None` where requests name none.
@@ -63,7 +63,7 @@ impl Account {
         }
     }
 
-    /// Takes a token, or a place in the queue.
+    /// Takes a token, or a queue position.
     ///
     /// # Errors
     /// Neither can be had.
@@ -98,7 +98,7 @@ impl Account {
         state.handle(source).check(newcomer, limits)
     }
 
-    /// Looks at the bucket that a credential draws on.
+    /// Reads the bucket that a credential draws on.
     pub(super) fn inspect<R>(
         &self,
         credential: Option<Fingerprint>,
@@ -121,7 +121,7 @@ impl Account {
             return Source::Main;
         }
         if state.unverified.is_none() {
-            // Asked for under the lock that a reload's `reconfigure` takes.
+            // Read under the lock that a reload's `reconfigure` takes.
             state.unverified = Some(Box::new(self.open_unverified(&policy())));
         }
         Source::Unverified
@@ -150,7 +150,7 @@ impl Account {
                     tokio::spawn(serve(Arc::clone(self), source));
                     return Joined::Waits { ticket, verdict };
                 }
-                // All that waited may have left since the task last looked.
+                // All that waited may have left since the task last ran.
                 bucket.serve(newcomer.now);
                 match verdict.try_recv() {
                     Ok(Ok(permit)) => Joined::Now(permit),
@@ -181,7 +181,7 @@ impl Account {
         }
     }
 
-    /// Learns from an upstream 429 to a request sent with this permit.
+    /// Updates the pause after an upstream 429 to a request sent with this permit.
     pub(super) fn on_429(&self, permit: &Permit, now: Instant, retry_after: Option<Duration>) {
         let mut state = self.lock();
         let sent = permit.granted;
@@ -189,7 +189,7 @@ impl Account {
         handle.with(|bucket| bucket.on_429(now, sent, retry_after));
     }
 
-    /// Learns from any other response to such a request, or from none.
+    /// Updates the pause after any other response to such a request, or none.
     pub(super) fn on_other_result(&self, permit: &Permit, now: Instant, is_accepted: bool) {
         let mut state = self.lock();
         let handle = state.handle(permit.source);
@@ -215,7 +215,7 @@ impl Account {
         }
     }
 
-    /// Moves shares and waiters to where the verified credentials now put them.
+    /// Moves shares and waiters to the buckets that are theirs now.
     fn reroute(self: &Arc<Self>, state: &mut State, policy: &Policy) {
         let max_delay = policy.max_delay;
         self.reshare(state, policy);
@@ -261,7 +261,7 @@ impl Account {
         }
     }
 
-    /// Puts another policy in force; what is owed stays owed.
+    /// Applies another policy; debt is kept.
     pub(super) fn reconfigure(self: &Arc<Self>, policy: &Policy) {
         let now = Instant::now();
         let mut state = self.lock();
@@ -330,7 +330,7 @@ impl Account {
     }
 
     /// Whether dropping the account would lose nothing. One with a verified
-    /// credential is kept for a while unless room is short (`is_table_full`), else a
+    /// credential is kept for a while unless the table is full (`is_table_full`), else a
     /// flood of names could make it unverified again.
     pub(super) fn is_idle(&self, now: Instant, is_table_full: bool) -> bool {
         let state = self.lock();

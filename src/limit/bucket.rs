@@ -21,7 +21,7 @@ use super::queue::{
 use crate::config::Quota;
 use crate::identity::Fingerprint;
 
-/// How late a timer may fire (tokio's wheel turns once a millisecond). A waiter
+/// How late a timer may fire (tokio's timer wheel advances once a millisecond). A waiter
 /// gets a token that was due by its deadline although the task that hands it
 /// out woke so much later.
 const TIMER_GRANULARITY: Duration = Duration::from_millis(2);
@@ -119,8 +119,8 @@ impl<G: Completion> Bucket<G> {
     }
 
     /// Hands out every token that is there and refuses the requests whose
-    /// deadline has passed. Returns when to look again, or what else tells;
-    /// `None` once nothing waits.
+    /// deadline has passed. Returns when to call this again and the [`Notify`]
+    /// that asks for an earlier call; `None` once nothing waits.
     pub(crate) fn advance(&mut self, now: Instant) -> Option<(Instant, Arc<Notify>)> {
         let next = self.tick(now)?;
         Some((next, Arc::clone(&self.queue.as_ref()?.changed)))
@@ -154,8 +154,8 @@ impl<G: Completion> Bucket<G> {
         self.queue.as_ref()?.next(now, slot)
     }
 
-    /// Gives a token that is there to the head of one side; false if that has
-    /// no waiter who could still use it.
+    /// Gives a token that is there to the head of one side; false if it has no
+    /// waiter whose deadline has not passed.
     pub(super) fn grant(&mut self, side: Side, now: Instant) -> bool {
         let Some(queue) = &mut self.queue else {
             return false;
@@ -172,14 +172,15 @@ impl<G: Completion> Bucket<G> {
             return false;
         };
         let mut waiter = Some(waiter);
-        // A request that leaves at this very moment passes its token on.
+        // If the request has just left, the next one gets its token.
         while let Some(next) = waiter {
             if next.completion.settle(Ok(permit)) {
                 break;
             }
             waiter = self.queue.as_mut().and_then(|queue| queue.pop(side));
         }
-        // The token may have gone to another probe.
+        // If this was a probe after one that timed out, the pause is now longer:
+        // refuse those it makes late.
         self.refuse_held(now);
         true
     }
@@ -212,12 +213,12 @@ impl<G: Completion> Bucket<G> {
         next.map(|deadline| deadline + TIMER_GRANULARITY)
     }
 
-    /// Puts away a queue in which nothing waits.
+    /// Removes a queue in which nothing waits.
     pub(super) fn drop_empty_queue(&mut self) {
         self.queue.take_if(|queue| queue.is_empty());
     }
 
-    /// Learns from an upstream 429 to a request sent with this permit, and
+    /// Updates the pause after an upstream 429 to a request sent at `sent`, and
     /// refuses everything whose deadline lies within the pause.
     pub(super) fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
         self.tokens.on_429(now, sent, retry_after);
@@ -243,14 +244,14 @@ impl<G: Completion> Bucket<G> {
         self.tokens.is_recovering()
     }
 
-    /// Learns from any other response, or from none.
+    /// Updates the pause after any other response, or none.
     pub(super) fn on_other_result(&mut self, now: Instant, sent: Instant, is_accepted: bool) {
         if self.tokens.on_other_result(now, sent, is_accepted) {
             self.wake();
         }
     }
 
-    /// Puts another quota in force, keeping what is owed.
+    /// Sets another quota; debt is kept.
     pub(super) fn set_quota(&mut self, quota: Option<Quota>, now: Instant) {
         self.tokens.set_quota(quota, now);
         self.wake();
@@ -297,7 +298,7 @@ impl<G: Completion> Bucket<G> {
         self.queue.as_ref().map_or(0, |queue| queue.len())
     }
 
-    /// The quota in force.
+    /// The present quota.
     pub(super) fn quota(&self) -> Option<Quota> {
         self.tokens.quota()
     }

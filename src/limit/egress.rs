@@ -1,7 +1,7 @@
 //! The budgets that buckets share, and the task that serves their queue.
 //!
 //! Invariants: a bucket that waits for a shared budget is held here, together
-//! with all others, under one lock: what waits, who is next and which tokens
+//! with all others, under one lock: what waits, what is next and which tokens
 //! are there can never disagree. The task runs exactly while a bucket is held
 //! here. The lock is taken after that of an account, never before it.
 
@@ -20,13 +20,13 @@ use super::queue::{Newcomer, Permit, Refused, Source};
 use super::shared::{EntryId, SharedQueue};
 use crate::config::Quota;
 
-/// Flows remembered at least before the idle ones are looked for.
+/// Up to this many flows, idle ones are not searched for.
 const FLOWS_KEPT: usize = 1024;
 
-/// Through which a waiting request learns its verdict.
+/// Sends a waiting request its result.
 pub(super) type Sender = oneshot::Sender<Result<Permit, Refused>>;
 
-/// Its other end.
+/// Receives the result of a waiting request.
 pub(super) type Receiver = oneshot::Receiver<Result<Permit, Refused>>;
 
 /// A tenant as the settings describe it.
@@ -54,7 +54,7 @@ pub(super) trait Owner: Send + Sync {
 pub(super) enum Joined {
     /// The token was there.
     Now(Permit),
-    /// A place in the queue.
+    /// A queue position.
     Waits { ticket: u64, verdict: Receiver },
 }
 
@@ -80,8 +80,7 @@ struct State {
     owners: HashMap<EntryId, (Arc<dyn Owner>, Source)>,
     /// The task runs.
     is_served: bool,
-    /// Nothing can be handed out before this moment; `None` where that has to
-    /// be found out.
+    /// Nothing can be handed out before this time. `None`: unknown, recompute.
     idle_until: Option<Instant>,
     forget_at: usize,
 }
@@ -102,7 +101,7 @@ impl Egress {
         }
     }
 
-    /// Puts other quotas and weights in force; what is owed stays owed.
+    /// Applies other quotas and weights; debt is kept.
     pub(super) fn reconfigure<'f>(
         &self,
         quota: Option<Quota>,
@@ -123,8 +122,8 @@ impl Egress {
         self.wake(&mut state);
     }
 
-    /// Takes the tokens for a request at a bucket where nothing waits, if no
-    /// other bucket is ready to take them.
+    /// Takes the tokens for a request at a bucket where nothing waits, after all
+    /// ready buckets have been served.
     pub(super) fn try_acquire(
         &self,
         flow: &FlowSpec,
@@ -147,7 +146,7 @@ impl Egress {
     pub(super) fn check(
         &self,
         flow: &FlowSpec,
-        place: BucketRef<'_, Sender>,
+        bucket_ref: BucketRef<'_, Sender>,
         newcomer: &Newcomer,
         limits: QueueLimits,
     ) -> Result<(), Refused> {
@@ -155,10 +154,10 @@ impl Egress {
         self.catch_up(&mut state, newcomer.now);
         let flow = state.flow(flow, newcomer.now);
         let limits = (limits.max_delay, limits.max_queue);
-        forecast::admit_shared(&mut state.queue, flow, place, newcomer, limits)
+        forecast::admit_shared(&mut state.queue, flow, bucket_ref, newcomer, limits)
     }
 
-    /// Takes a bucket in; its task will serve it.
+    /// Adds a bucket; the task will serve it.
     pub(super) fn register(
         self: &Arc<Self>,
         flow: &FlowSpec,
@@ -204,7 +203,7 @@ impl Egress {
         Some(done)
     }
 
-    /// Looks at a bucket that is held here.
+    /// Reads a bucket that is held here.
     pub(super) fn inspect<R>(
         &self,
         id: EntryId,
@@ -213,7 +212,7 @@ impl Egress {
         self.lock().queue.bucket_of(id).map(inspect)
     }
 
-    /// Gives a bucket back.
+    /// Removes a bucket and returns it.
     pub(super) fn unregister(&self, id: EntryId) -> Option<Bucket<Sender>> {
         let mut state = self.lock();
         state.owners.remove(&id);
@@ -226,18 +225,18 @@ impl Egress {
     pub(super) fn forecast(
         &self,
         flow: &FlowSpec,
-        place: BucketRef<'_, Sender>,
+        bucket_ref: BucketRef<'_, Sender>,
         newcomer: &Newcomer,
         max_delay: Duration,
     ) -> Instant {
         let mut state = self.lock();
         self.catch_up(&mut state, newcomer.now);
         let flow = state.flow(flow, newcomer.now);
-        forecast::in_shared(&state.queue, flow, place, newcomer, max_delay)
+        forecast::in_shared(&state.queue, flow, bucket_ref, newcomer, max_delay)
     }
 
-    /// Hands out what is due by now. The task may not have run yet at this moment, and
-    /// what waits already goes before a newcomer.
+    /// Hands out what is due by now. The task may not have run yet, and what waits
+    /// already goes before a newcomer.
     fn catch_up(&self, state: &mut State, now: Instant) {
         if state.queue.has_entries() && state.idle_until.is_none_or(|until| until <= now) {
             state.serve(now);
@@ -257,8 +256,8 @@ impl Egress {
 }
 
 impl State {
-    /// The flow of this name, under the quota and weight that were in force when
-    /// it was first used or [renewed](Egress::reconfigure) since.
+    /// The flow of this name, under the quota and weight that applied when it
+    /// was first used or [renewed](Egress::reconfigure) since.
     fn flow(&mut self, spec: &FlowSpec, now: Instant) -> FlowId {
         if let Some(&id) = self.flows.get(&spec.name) {
             return id;
@@ -277,7 +276,7 @@ impl State {
     }
 
     fn serve(&mut self, now: Instant) {
-        // Without anything that waits there is nothing to wait for.
+        // Nothing waits: any later time will do.
         let next = self.queue.serve(now);
         self.idle_until = Some(next.unwrap_or(now + Duration::from_secs(3600)));
     }

@@ -4,7 +4,7 @@
 //! Queuing", SIGCOMM 1996): a tenant is a flow; each of its upstream calls has
 //! a start tag, the virtual time at which it would begin if every flow had its
 //! share, and the smallest start tag goes first. Sharing is work-conserving,
-//! and a flow that was quiet has saved nothing and owes nothing.
+//! and a flow that was idle has neither credit nor debt.
 //!
 //! Invariant: no clock, and nothing of what waits: that is in
 //! [`shared`](super::shared).
@@ -38,7 +38,7 @@ pub(super) struct Flows {
     /// `limit.max_wait`: how far back a flow counts as active.
     horizon: Duration,
     flows: BTreeMap<FlowId, Flow>,
-    /// Numbers flows, buckets and turns.
+    /// Numbers flows, buckets and calls.
     serial: u64,
 }
 
@@ -58,8 +58,8 @@ struct Flow {
     usage: Usage,
     /// Its calls that were no receipts.
     requests: Usage,
-    /// The most other buckets with requests that waited at one time lately, and
-    /// when.
+    /// Largest number of other buckets with waiting requests within the horizon,
+    /// and when it was seen.
     peak_contention: (usize, Instant),
 }
 
@@ -107,7 +107,7 @@ impl Flows {
         flow.usage.recent(now, self.horizon) > 0
     }
 
-    /// Puts the egress' quota in force; what is owed stays owed.
+    /// Sets the quota of the egress; debt is kept.
     pub(super) fn set_quota(&mut self, quota: Option<Quota>, horizon: Duration, now: Instant) {
         self.budget.set_quota(quota, now);
         self.horizon = horizon;
@@ -136,7 +136,7 @@ impl Flows {
         id
     }
 
-    /// Puts the weight and the quota of a flow in force.
+    /// Applies the weight and the quota of a flow; debt is kept.
     pub(super) fn reconfigure(
         &mut self,
         id: FlowId,
@@ -150,8 +150,8 @@ impl Flows {
         }
     }
 
-    /// Drops the flows of which there is nothing left to know; returns those
-    /// that are left.
+    /// Drops the flows that have no state worth keeping; returns those that are
+    /// left.
     pub(super) fn forget_idle(
         &mut self,
         used: &BTreeSet<FlowId>,
@@ -197,7 +197,7 @@ impl Flows {
         })
     }
 
-    /// Gives a flow that is ready its start tag; returns its place in the order
+    /// Gives a flow that is ready its start tag; returns its key in the order
     /// of flows.
     pub(super) fn start(&mut self, id: FlowId) -> Option<(u128, u64, FlowId)> {
         let tag = self.start_tag(id);
@@ -207,7 +207,7 @@ impl Flows {
     }
 
     /// Takes the start tag from a flow that is not ready any more, which saves
-    /// nothing; returns the place that it had.
+    /// nothing; returns the key that it had.
     pub(super) fn stop(&mut self, id: FlowId) -> Option<(u128, u64, FlowId)> {
         let flow = self.flows.get_mut(&id)?;
         Some((flow.start.take()?, flow.served, id))
@@ -228,7 +228,7 @@ impl Flows {
     }
 
     /// Takes the tokens of egress and flow for a call with this start tag, which
-    /// are there; returns the number of the turn.
+    /// are there; returns the sequence number of the call.
     pub(super) fn spend(&mut self, id: FlowId, tag: u128, side: Side, now: Instant) -> u64 {
         let serial = self.serial();
         let Some(flow) = self.flows.get_mut(&id) else {
@@ -249,7 +249,7 @@ impl Flows {
         serial
     }
 
-    /// How fast the turns of a flow come while all active flows use their shares.
+    /// How fast the calls of a flow follow each other while all active flows use their shares.
     pub(super) fn pace(&self, id: FlowId, now: Instant) -> Option<Pace<'_>> {
         let flow = self.flows.get(&id)?;
         let tag = self.start_tag(id);
@@ -310,7 +310,7 @@ impl Flows {
             flow.peak_contention = (load.competitors, now);
         }
         let calls_ahead = match side {
-            // Buckets with requests take turns; receipts yield.
+            // Buckets with requests are served round-robin; receipts yield.
             Side::Requests => load.own * (1 + flow.peak_contention.0) + load.competitors,
             // As many requests will come as came lately, and go first.
             Side::Receipts => {
@@ -339,19 +339,19 @@ impl Flow {
     }
 }
 
-/// How fast the turns of a flow come while all active flows use their shares.
+/// How fast the calls of a flow follow each other while all active flows use their shares.
 pub(super) struct Pace<'q> {
     egress: &'q Gcra,
     own: &'q Gcra,
     now: Instant,
-    /// Turns of other flows before the first turn of this flow.
+    /// Calls of other flows before the first call of this flow.
     ahead: u32,
-    /// Turns of other flows for each turn of this flow.
+    /// Calls of other flows for each call of this flow.
     between: f64,
 }
 
 impl Pace<'_> {
-    /// The time of the n-th turn from now on.
+    /// The time of the n-th call from now on.
     pub(super) fn slot_at(&self, n: u32) -> Instant {
         let others = (f64::from(n) * self.between).ceil() as u32;
         let before = n.saturating_add(self.ahead).saturating_add(others);

@@ -19,7 +19,7 @@
 //! multiplications. Otherwise one step for each waiter, at most `rate ×
 //! max_wait + burst` of them, because no more are admitted. A step costs a few
 //! comparisons; only where an overdue receipt may go before requests does it
-//! look at each waiting request. At shared budgets the waiters of all buckets
+//! inspect each waiting request. At shared budgets the waiters of all buckets
 //! count, with the rate of the egress (or the rates of the tenants, where the
 //! egress has none), and a step searches an ordered set.
 
@@ -35,7 +35,7 @@ use super::queue::{Completion, Kind, Newcomer, Permit, Refusal, Refused, Scope, 
 use super::shared::{EntryId, SharedQueue};
 use crate::config::Quota;
 
-/// The newcomer's place among the tickets: behind everything that waits.
+/// The newcomer's ticket number in a simulation: the last.
 const NEWCOMER: u64 = u64::MAX;
 
 /// The least by which a token can be late.
@@ -44,7 +44,7 @@ const JUST_AFTER: Duration = Duration::from_nanos(1);
 /// Longer than any wait.
 const FAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// What becomes of a newcomer if nothing else arrives.
+/// The result for a newcomer if nothing else arrives.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Forecast {
     /// When it gets its token.
@@ -56,7 +56,7 @@ pub(super) struct Forecast {
     pub(super) quota: Option<Quota>,
 }
 
-/// What happens in a copy of a queue.
+/// The results of one simulation.
 #[derive(Debug, Default)]
 struct Log {
     newcomer: Cell<Option<Instant>>,
@@ -65,11 +65,11 @@ struct Log {
     open: Cell<usize>,
 }
 
-/// A waiter in a copy of a queue.
+/// A waiter in the copy of a queue.
 #[derive(Debug)]
 struct SimulatedWaiter<'l> {
     log: &'l Log,
-    /// That of a waiter which is watched.
+    /// Set for a watched waiter.
     deadline: Option<Instant>,
     is_newcomer: bool,
 }
@@ -101,7 +101,7 @@ impl Log {
         }
     }
 
-    /// A copy of a waiter, which is noted if it is late.
+    /// A copy of a waiter, counted if it is late.
     fn watched<G>(&self, waiter: &Waiter<G>) -> SimulatedWaiter<'_> {
         self.open.set(self.open.get() + 1);
         SimulatedWaiter {
@@ -110,7 +110,7 @@ impl Log {
         }
     }
 
-    /// A copy of a waiter whose end does not matter.
+    /// A copy of a waiter whose result does not matter.
     fn unwatched(&self) -> SimulatedWaiter<'_> {
         SimulatedWaiter {
             log: self,
@@ -119,7 +119,7 @@ impl Log {
         }
     }
 
-    /// Serves as if the time came at once, until all is known that matters.
+    /// Runs the simulation until the newcomer and all watched waiters are settled.
     fn run(&self, newcomer: &Newcomer, mut serve: impl FnMut(Instant) -> Option<Instant>) {
         let mut now = newcomer.now;
         while let Some(next) = serve(now) {
@@ -204,9 +204,9 @@ pub(super) fn of_bucket<G: Completion>(
         (Side::Receipts, (0, _)) => {
             let before = queue.receipts_before(overdue);
             let behind = (before..).zip(queue.receipts().skip(before));
-            let mut late = behind.filter(|(place, receipt)| {
-                bucket.due(now, place + 1) > receipt.deadline
-                    && bucket.due(now, *place) <= receipt.deadline
+            let mut late = behind.filter(|(index, receipt)| {
+                bucket.due(now, index + 1) > receipt.deadline
+                    && bucket.due(now, *index) <= receipt.deadline
             });
             return forecast(bucket.due(now, before), late.next().is_some());
         }
@@ -229,7 +229,8 @@ fn outcome(newcomer: &Newcomer, simulate: impl Fn(&Log, &Newcomer, bool)) -> (In
     let log = Log::default();
     simulate(&log, newcomer, true);
     let Some(at) = log.newcomer.get() else {
-        // It would be refused when its deadline comes. How long would it take?
+        // It would be refused at its deadline: simulate it with a far deadline, to
+        // know when it would be served.
         let log = Log::default();
         let without_deadline = Newcomer {
             deadline: newcomer.deadline + FAR,
@@ -272,17 +273,17 @@ impl<G> Copy for BucketRef<'_, G> {}
 pub(super) fn admit_shared<G: Completion>(
     shared: &mut SharedQueue<G>,
     flow: FlowId,
-    place: BucketRef<'_, G>,
+    bucket_ref: BucketRef<'_, G>,
     newcomer: &Newcomer,
     (max_delay, max_queue): (Duration, usize),
 ) -> Result<(), Refused> {
     let (side, _) = newcomer.queue_key(max_delay);
-    let entry = match place {
+    let entry = match bucket_ref {
         BucketRef::Outside(_) => None,
         BucketRef::Registered(id) => Some(id),
     };
     let guaranteed = shared.guaranteed(flow, entry, side, newcomer.now);
-    let bucket = match place {
+    let bucket = match bucket_ref {
         BucketRef::Outside(bucket) => bucket,
         BucketRef::Registered(id) => match shared.bucket_of(id) {
             Some(bucket) => bucket,
@@ -296,10 +297,10 @@ pub(super) fn admit_shared<G: Completion>(
     if is_ample(shared, flow, bucket.quota(), newcomer.now) {
         return decide(bucket, newcomer, &own, max_queue);
     }
-    let served = in_shared(shared, flow, place, newcomer, max_delay);
+    let served = in_shared(shared, flow, bucket_ref, newcomer, max_delay);
     let (counted, scope, quota) = guaranteed;
-    // What goes at once needs no share of what is still to come, and what is late
-    // anyway is told when it would be served.
+    // A newcomer served now competes with no later arrivals. One that is late in
+    // any case gets its simulated time as `Retry-After`.
     let at = if served > newcomer.now && served <= newcomer.deadline {
         served.max(counted)
     } else {
@@ -318,9 +319,9 @@ pub(super) fn admit_shared<G: Completion>(
     decide(bucket, newcomer, &forecast, max_queue)
 }
 
-/// Whether no shared budget can keep a bucket of this flow waiting: the buckets
-/// that wait have at most a token each now, and together they are not faster
-/// than the budgets. Then the forecast of the bucket alone is exact.
+/// Whether no shared budget can keep a bucket of this flow waiting: the shared
+/// budget has a token for each waiting bucket now, and its rate is at least the
+/// sum of theirs. Then the forecast of the bucket alone is exact.
 fn is_ample<G: Completion>(
     shared: &SharedQueue<G>,
     flow: FlowId,
@@ -350,14 +351,14 @@ fn is_ample<G: Completion>(
 pub(super) fn in_shared<G: Completion>(
     shared: &SharedQueue<G>,
     flow: FlowId,
-    place: BucketRef<'_, G>,
+    bucket_ref: BucketRef<'_, G>,
     newcomer: &Newcomer,
     max_delay: Duration,
 ) -> Instant {
     let now = newcomer.now;
     let simulate = |log: &Log, newcomer: &Newcomer, joins: bool| {
         let mut copy = shared.copy(flow, now, |_| log.unwatched());
-        let id = match place {
+        let id = match bucket_ref {
             BucketRef::Registered(id) => id,
             BucketRef::Outside(bucket) => copy.register(bucket.copy(|_| log.unwatched()), flow),
         };

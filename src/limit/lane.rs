@@ -1,7 +1,7 @@
 //! One caller's access to an account.
 //!
-//! Invariants: which bucket pays is decided when a token is asked for, not when
-//! the lane is made. A ticket that is dropped before its verdict leaves nothing
+//! Invariants: which bucket pays is decided when a token is requested, not
+//! when the lane is made. A ticket that is dropped before its verdict leaves nothing
 //! in the queue, and the gauge of waiting requests is kept by tickets alone.
 
 use std::fmt;
@@ -31,12 +31,12 @@ use crate::observe::metrics::{InstanceSeries, Metrics};
 pub(crate) enum Admission {
     /// The token was there.
     Now(Permit),
-    /// A place in the queue.
+    /// A queue position.
     Queued(Ticket),
 }
 
-/// A place in a queue. Resolves to the token, or to the refusal of a request
-/// whose token cannot come in time any more. Dropping it gives the place up.
+/// A queue position. Resolves to the token, or to the refusal of a request
+/// whose token cannot come in time any more. Dropping it gives the position up.
 pub(crate) struct Ticket {
     account: Arc<Account>,
     /// `None` for a shadow request, which no gauge counts.
@@ -61,7 +61,7 @@ pub(crate) struct Lane {
     sent: Option<IntCounter>,
 }
 
-/// How a lane asks for a token.
+/// A request for a token, without the credential of the lane.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TokenRequest {
     pub(super) kind: Kind,
@@ -96,7 +96,7 @@ impl Lane {
         self
     }
 
-    /// Takes a token or a place in the queue.
+    /// Takes a token or a queue position.
     ///
     /// # Errors
     /// The queue is full, or the token would come after the deadline.
@@ -171,7 +171,8 @@ impl Lane {
         })
     }
 
-    /// Learns from the upstream's response to a request sent with `permit`.
+    /// Updates pause and verification after the upstream's response to a request
+    /// sent with `permit`.
     pub(crate) fn on_response(
         &self,
         permit: &Permit,
@@ -182,7 +183,7 @@ impl Lane {
         let now = Instant::now();
         if status == StatusCode::TOO_MANY_REQUESTS {
             // It verifies nothing: it may have been sent before the upstream
-            // looked at the credential.
+            // checked the credential.
             self.account.on_429(permit, now, retry_after);
             self.series().throttled.inc();
             return;
@@ -196,7 +197,7 @@ impl Lane {
         }
     }
 
-    /// Learns that a request sent with `permit` got no response at all.
+    /// Updates the pause after a request sent with `permit` got no response.
     pub(crate) fn on_no_response(&self, permit: &Permit) {
         self.count_sent();
         self.account.on_other_result(permit, Instant::now(), false);
@@ -243,7 +244,7 @@ impl Lane {
         self.registry.policy().headers
     }
 
-    /// The quota in force here.
+    /// The present quota of its bucket.
     pub(crate) fn quota(&self) -> Option<Quota> {
         self.account
             .inspect(self.credential, Bucket::quota)

@@ -10,6 +10,9 @@
 //! shrinks. A bound on concurrent calls belongs here too: `due` is then also
 //! the time at which a call may begin.
 //!
+//! A pause belongs to one bucket: one instance, one class, and either its
+//! verified or its other credentials.
+//!
 //! Invariants: only a response to a request sent after a pause ended can
 //! lengthen or end it; requests that are held back, and responses to requests
 //! sent before, change nothing. After a pause the bucket is empty: one probe
@@ -28,8 +31,8 @@ use crate::config::Quota;
 /// The first pause where the upstream names none; it doubles with each 429.
 const INITIAL_PAUSE: Duration = Duration::from_secs(1);
 
-/// A named pause that proved too short is followed by one twice as long, up to
-/// this length: a receipt that is retried after each would else retry forever.
+/// If a named pause (`Retry-After`) was too short, the next is at least twice as
+/// long, up to this length; otherwise a receipt would be retried in a tight loop.
 const MIN_REPEATED_PAUSE_CAP: Duration = Duration::from_secs(1);
 
 /// A longer `Retry-After` is cut to this length. The upstream has been seen to
@@ -51,7 +54,7 @@ pub(super) struct Pause {
     least: Duration,
     /// When the probe was sent that has no response yet.
     probe: Option<Instant>,
-    /// The probe before had no response within its head start.
+    /// The probe before this one had no response within [`PROBE_TIMEOUT`].
     previous_probe_timed_out: bool,
 }
 
@@ -76,8 +79,9 @@ impl Pause {
         (now < until).then_some(until)
     }
 
-    /// Until when no waiting request will get a token. A probe counts once the
-    /// one before it hung: the first is mostly answered soon.
+    /// Until when certainly no waiting request gets a token. An outstanding probe
+    /// counts only if the previous one timed out; the first usually has its
+    /// response soon.
     pub(super) fn refuses_until(&self) -> Instant {
         let probing = self.probe.filter(|_| self.previous_probe_timed_out);
         probing.map_or(self.until, |sent| self.until.max(sent + PROBE_TIMEOUT))
@@ -98,14 +102,13 @@ impl Pause {
         if sent >= self.until {
             self.begin(now, retry_after);
         } else if let Some(named) = clamped(retry_after) {
-            // A late response of the same incident that knows more.
+            // A late 429 from before the pause; its `Retry-After` may extend it.
             self.until = self.until.max(now + named);
         }
     }
 
     /// Records any other response, or none, to a request sent at `sent`.
-    /// `is_accepted`: the upstream took the request (which may have failed for
-    /// reasons of its own).
+    /// `is_accepted`: the status is neither 429 nor 5xx.
     pub(super) fn on_other_result(&mut self, sent: Instant, is_accepted: bool) -> Probed {
         if sent < self.until {
             return Probed::Stale;
@@ -146,8 +149,8 @@ pub(super) enum Probed {
     Failure,
 }
 
-/// The pause that the upstream asked for, within reason. A `Retry-After: 0`
-/// says nothing.
+/// The pause that the upstream named, at most [`MAX_PAUSE`]. A `Retry-After: 0`
+/// counts as none.
 fn clamped(retry_after: Option<Duration>) -> Option<Duration> {
     retry_after
         .filter(|wait| !wait.is_zero())
@@ -162,13 +165,13 @@ pub(super) trait Tokens {
     /// Takes a token; returns how many are left (`None`: unlimited).
     ///
     /// # Errors
-    /// No token is there; the error is the moment when the next one is.
+    /// No token is there; the error is the time of the next one.
     fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant>;
 
-    /// Learns from an upstream 429 to a request sent at `sent`.
+    /// Updates the pause after an upstream 429 to a request sent at `sent`.
     fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>);
 
-    /// Learns from any other response, or from none, to a request sent at
+    /// Updates the pause after any other response, or none, to a request sent at
     /// `sent`; true if that lets waiting requests go sooner.
     fn on_other_result(&mut self, now: Instant, sent: Instant, is_accepted: bool) -> bool;
 
@@ -178,7 +181,7 @@ pub(super) trait Tokens {
     /// Until when requests are held back by a pause or its probe.
     fn held_until(&self, now: Instant) -> Option<Instant>;
 
-    /// A copy for a forecast. It expects that a probe succeeds at once.
+    /// A copy for a forecast. In the copy a probe counts as successful at once.
     fn simulated(&self) -> Self;
 }
 
@@ -202,12 +205,12 @@ impl LocalTokens {
         }
     }
 
-    /// Puts another quota in force; what is owed stays owed.
+    /// Sets another quota; debt is kept.
     pub(super) fn set_quota(&mut self, quota: Option<Quota>, now: Instant) {
         self.gcra.set_quota(quota, now);
     }
 
-    /// The quota in force; `None`: unlimited.
+    /// The present quota; `None`: unlimited.
     pub(super) fn quota(&self) -> Option<Quota> {
         self.gcra.quota()
     }

@@ -33,7 +33,7 @@ pub(super) struct Policy {
     pub(super) max_delay: Duration,
 }
 
-/// The shares in force; replaced whole on reload.
+/// The present shares; replaced whole on reload.
 #[derive(Debug)]
 pub(super) struct Sharing {
     egress: Arc<Egress>,
@@ -55,7 +55,7 @@ struct Tenant {
 }
 
 impl Sharing {
-    /// Opens the shares of these settings; the egress keeps what it owes.
+    /// Opens the shares of these settings; the egress keeps its debt.
     pub(super) fn new(
         tenants: &[config::Tenant],
         egress: &Arc<Egress>,
@@ -137,14 +137,14 @@ impl Sharing {
     }
 }
 
-/// A bucket and its share of the shared budgets.
+/// A bucket, wherever it is kept, and its share of the shared budgets.
 #[derive(Debug)]
 pub(super) struct BucketHandle {
     pub(super) location: BucketLocation,
     pub(super) share: Option<Arc<Share>>,
 }
 
-/// Where a bucket is.
+/// Where a bucket is kept.
 #[derive(Debug)]
 pub(super) enum BucketLocation {
     /// In the account.
@@ -177,7 +177,7 @@ impl BucketHandle {
         newcomer: &Newcomer,
         limits: QueueLimits,
     ) -> Result<(), Refused> {
-        let place = match (&self.location, &self.share) {
+        let bucket_ref = match (&self.location, &self.share) {
             (BucketLocation::Here(bucket), None) => {
                 return forecast::admit(bucket, newcomer, limits.max_delay, limits.max_queue);
             }
@@ -187,7 +187,9 @@ impl BucketHandle {
         let Some(share) = &self.share else {
             return Ok(());
         };
-        share.egress.check(&share.flow, place, newcomer, limits)
+        share
+            .egress
+            .check(&share.flow, bucket_ref, newcomer, limits)
     }
 
     pub(super) fn with<R: Default>(&mut self, act: impl FnOnce(&mut Bucket<Sender>) -> R) -> R {
@@ -223,7 +225,7 @@ impl BucketHandle {
 impl BucketHandle {
     /// When a newcomer would be served.
     pub(super) fn forecast(&self, newcomer: &Newcomer, max_delay: Duration) -> Instant {
-        let place = match (&self.location, &self.share) {
+        let bucket_ref = match (&self.location, &self.share) {
             (BucketLocation::Here(bucket), None) => {
                 return forecast::of_bucket(bucket, newcomer, max_delay).at;
             }
@@ -233,6 +235,6 @@ impl BucketHandle {
         let share = self.share.as_ref().unwrap();
         share
             .egress
-            .forecast(&share.flow, place, newcomer, max_delay)
+            .forecast(&share.flow, bucket_ref, newcomer, max_delay)
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::config::Quota;
 use crate::identity::Fingerprint;
 
-/// What asks for a token.
+/// What needs a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A request that is passed through.
@@ -26,9 +26,10 @@ pub(crate) enum Kind {
         /// When the batch was opened.
         opened: Instant,
     },
-    /// A further upstream call for a batch that was admitted before (a retry or
-    /// a part of a split). It goes before all receipts, yields to no request
-    /// and is refused by no full queue.
+    /// A further upstream call of an admitted batch (a retry or a part of a
+    /// split). It is ordered by when its batch was opened, as a receipt that is
+    /// overdue at once: it does not wait for `batch.max_delay`, but still
+    /// alternates with requests. `limit.max_queue` does not apply.
     FollowUp {
         /// When the batch was opened.
         opened: Instant,
@@ -40,7 +41,7 @@ pub(crate) enum Kind {
 pub(crate) struct Permit {
     /// When the token was taken.
     pub(crate) granted: Instant,
-    /// Tokens left at that moment; `None` where the bucket is unlimited.
+    /// Tokens left at that time; `None` where the bucket is unlimited.
     pub(crate) remaining: Option<u32>,
     /// The bucket that the token came from.
     pub(super) source: Source,
@@ -65,7 +66,7 @@ pub(crate) struct Refused {
     /// The quota of that budget; `None` where it is unlimited and only a pause
     /// was in the way.
     pub(crate) quota: Option<Quota>,
-    /// Requests that waited at the bucket at that moment.
+    /// Requests that waited at the bucket at that time.
     pub(crate) waiting: usize,
     /// After this time a token would be free for the request.
     pub(crate) retry_after: Duration,
@@ -93,7 +94,7 @@ pub(crate) enum Refusal {
     Paused,
 }
 
-/// How a waiting request learns that its wait is over.
+/// Ends the wait of one request, with a token or a refusal.
 pub(crate) trait Completion {
     /// Ends the wait; false if the request has gone.
     fn settle(self, verdict: Result<Permit, Refused>) -> bool;
@@ -105,16 +106,16 @@ impl Completion for oneshot::Sender<Result<Permit, Refused>> {
     }
 }
 
-/// A request or a batch of receipts that asks for a token.
+/// A request or a batch of receipts that needs a token.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Newcomer {
     /// What it is.
     pub(crate) kind: Kind,
-    /// When it asks.
+    /// When it arrived at the limiter.
     pub(crate) now: Instant,
-    /// The last moment at which the token is of use.
+    /// A token after this time is of no use.
     pub(crate) deadline: Instant,
-    /// Whose it is: requests of one credential never overtake each other.
+    /// Its credential: requests of one credential never overtake each other.
     pub(crate) credential: Option<Fingerprint>,
 }
 
@@ -123,8 +124,8 @@ pub(crate) struct Newcomer {
 pub(super) struct Waiter<G> {
     /// Grows with each waiter of the gateway: the order of arrival.
     pub(super) ticket: u64,
-    /// Requests: when it joined. Receipts: the moment from which it no longer
-    /// yields, which also orders receipts.
+    /// Receipts: when it stops yielding; receipts are ordered by it. Unused for
+    /// requests.
     pub(super) overdue: Instant,
     pub(super) deadline: Instant,
     pub(super) credential: Option<Fingerprint>,
@@ -150,7 +151,7 @@ impl Alternator {
         !self.receipt_was_last
     }
 
-    /// Records who took a token.
+    /// Records which side took a token.
     pub(super) fn record(&mut self, side: Side) {
         self.receipt_was_last = side == Side::Receipts;
     }
@@ -233,19 +234,19 @@ impl<G> WaitQueue<G> {
     pub(super) fn insert(&mut self, side: Side, waiter: Waiter<G>) {
         match side {
             Side::Requests => {
-                let place = self
+                let index = self
                     .requests
                     .partition_point(|other| other.ticket < waiter.ticket);
-                self.requests.insert(place, waiter);
+                self.requests.insert(index, waiter);
             }
             Side::Receipts => {
-                let place = self.receipts_before(waiter.overdue);
-                self.receipts.insert(place, waiter);
+                let index = self.receipts_before(waiter.overdue);
+                self.receipts.insert(index, waiter);
             }
         }
     }
 
-    /// Receipts that go before one that is overdue at this moment.
+    /// How many receipts are ahead of one with this `overdue` time.
     pub(super) fn receipts_before(&self, overdue: Instant) -> usize {
         self.receipts
             .partition_point(|receipt| receipt.overdue <= overdue)
@@ -283,8 +284,8 @@ impl<G> WaitQueue<G> {
             && !self.is_late(&slot, |before| slot(before.saturating_add(1)))
     }
 
-    /// Whether a waiting request that would be in time if the tokens came at
-    /// the first times is late if they come at the second.
+    /// Whether some waiting request meets its deadline with the token times
+    /// `slot`, but misses it with `later_slot`.
     pub(super) fn is_late(
         &self,
         slot: impl Fn(u32) -> Instant,
@@ -313,14 +314,14 @@ impl<G> WaitQueue<G> {
         self.len() < before
     }
 
-    /// Takes out the requests whose deadline came by this moment. Batches watch
+    /// Takes out the requests with a deadline up to this time. Batches watch
     /// the deadlines of their callers themselves.
     pub(super) fn take_expired(&mut self, until: Instant) -> Vec<Waiter<G>> {
         let expired = |request: &mut Waiter<G>| request.deadline <= until;
         extract(&mut self.requests, expired)
     }
 
-    /// Takes out everything that has a deadline before this moment.
+    /// Takes out everything that has a deadline before this time.
     pub(super) fn take_late(&mut self, before: Instant) -> Vec<Waiter<G>> {
         let is_late = |waiter: &mut Waiter<G>| waiter.deadline < before;
         let mut late = extract(&mut self.requests, is_late);
@@ -347,7 +348,7 @@ impl<G> WaitQueue<G> {
     }
 }
 
-/// Takes out the waiters of which the condition holds; mostly there is none.
+/// Takes out the waiters that meet the condition; usually there is none.
 fn extract<G>(
     waiters: &mut VecDeque<Waiter<G>>,
     mut condition: impl FnMut(&mut Waiter<G>) -> bool,
@@ -367,7 +368,7 @@ fn extract<G>(
 }
 
 impl Newcomer {
-    /// The side it waits on, and what orders it there (see [`Waiter::overdue`]).
+    /// Its side, and for receipts the key that orders them.
     pub(super) fn queue_key(&self, max_delay: Duration) -> (Side, Instant) {
         match self.kind {
             Kind::Request => (Side::Requests, self.now),

@@ -1,6 +1,6 @@
 //! The accounts of one class of requests, by instance or credential.
 //!
-//! Invariant: the registry is bounded, and an account that owes tokens or has
+//! Invariant: the registry is bounded, and an account that has debt or
 //! waiting requests is never dropped. When it is full all new names share one
 //! account, so a flood of made-up ids costs no more memory, and no budget but
 //! its own.
@@ -146,12 +146,12 @@ impl Registry {
         BucketStatus { tokens, paused }
     }
 
-    /// The policy in force.
+    /// The present policy.
     pub(super) fn policy(&self) -> Guard<Arc<Policy>> {
         self.policy.load()
     }
 
-    /// Puts another policy in force; what is owed stays owed.
+    /// Applies another policy; debt is kept.
     pub(super) fn reconfigure(&self, policy: Policy) {
         let policy = Arc::new(policy);
         self.policy.store(Arc::clone(&policy));
@@ -210,7 +210,7 @@ impl<E: Entry> Shard<E> {
         if self.accounts.len() >= self.sweep_at && !(full && swept_just_now) {
             self.swept = Some(now);
             let mut keep = |is_table_full: bool| {
-                // An account in use elsewhere at this moment is not idle.
+                // An account in use elsewhere at this time is not idle.
                 self.accounts.retain(|entry| {
                     let account = entry.account();
                     Arc::strong_count(account) > 1 || !account.is_idle(now, is_table_full)

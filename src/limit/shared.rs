@@ -1,13 +1,13 @@
 //! The buckets that wait for a shared budget, and which of them is next.
 //!
 //! The flow with the smallest start tag goes first ([`flow`](super::flow)).
-//! Within a flow the instances take turns, and receipts yield to the requests
+//! Within a flow the instances are served round-robin, and receipts yield to the requests
 //! of all its instances as they do at a bucket.
 //!
 //! Invariants: no clock, no task, and nothing but the buckets themselves says
 //! what waits: the ordered sets of a run ([`Agenda`]) are built from them. The
 //! tokens of the bucket, the tenant and the egress are taken together, at the
-//! moment at which a request goes.
+//! time at which a request goes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -33,11 +33,11 @@ pub(super) struct SharedQueue<G> {
 struct Entry<G> {
     bucket: Bucket<G>,
     flow: FlowId,
-    /// Grows with each turn: the smallest is next.
+    /// The round-robin sequence number of its last call: the smallest is next.
     served: u64,
 }
 
-/// What is ready at a moment of a run, and what will be.
+/// What is ready at one simulated time, and what will be.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
     /// Flows with a token of their own and a bucket that is ready, by start tag.
@@ -52,9 +52,9 @@ pub(super) struct Agenda {
 /// The waiters of a flow that are next in their buckets, which have a token.
 #[derive(Debug, Default)]
 struct Heads {
-    /// By turn.
+    /// By round-robin sequence number.
     requests: BTreeSet<(u64, EntryId)>,
-    /// By the moment from which they no longer yield.
+    /// By the time at which they stop yielding.
     receipts: BTreeSet<(Instant, EntryId)>,
 }
 
@@ -70,10 +70,11 @@ impl<G: Completion> SharedQueue<G> {
         Self { flows, entries }
     }
 
-    /// A copy for a forecast: what waits, with one flow besides.
+    /// A copy for a forecast: all waiting buckets; keeps the flow `also` even if
+    /// it is idle.
     pub(super) fn copy<H: Completion>(
         &self,
-        besides: FlowId,
+        also: FlowId,
         now: Instant,
         completion: impl Fn(&Waiter<G>) -> H,
     ) -> SharedQueue<H> {
@@ -89,7 +90,7 @@ impl<G: Completion> SharedQueue<G> {
         });
         let entries: BTreeMap<_, _> = copies.collect();
         let mut used: BTreeSet<_> = entries.values().map(|entry| entry.flow).collect();
-        used.insert(besides);
+        used.insert(also);
         SharedQueue {
             flows: self.flows.copy(&used, now),
             entries,
@@ -101,7 +102,7 @@ impl<G: Completion> SharedQueue<G> {
         self.entries.values().map(|entry| entry.flow).collect()
     }
 
-    /// Takes in a bucket that has something to wait for.
+    /// Adds a bucket in which something waits.
     pub(super) fn register(&mut self, bucket: Bucket<G>, flow: FlowId) -> EntryId {
         let id = self.flows.serial();
         let served = id;
@@ -126,7 +127,7 @@ impl<G: Completion> SharedQueue<G> {
         Some(&mut self.entries.get_mut(&id)?.bucket)
     }
 
-    /// Gives a bucket back.
+    /// Removes a bucket and returns it.
     pub(super) fn unregister(&mut self, id: EntryId) -> Option<Bucket<G>> {
         Some(self.entries.remove(&id)?.bucket)
     }
@@ -142,8 +143,8 @@ impl<G: Completion> SharedQueue<G> {
         empty.map(|(id, _)| *id).collect()
     }
 
-    /// Takes the tokens for a request of a bucket without a queue, while no
-    /// other bucket is ready to go.
+    /// Takes the tokens for a request of a bucket without a queue. Call
+    /// `serve(now)` first, so that no other bucket is ready.
     pub(super) fn try_acquire(
         &mut self,
         flow: FlowId,
@@ -181,7 +182,7 @@ impl<G: Completion> SharedQueue<G> {
         agenda
     }
 
-    /// As [`serve`](Self::serve), in a run of several moments.
+    /// As [`serve`](Self::serve), for repeated calls with increasing `now`.
     pub(super) fn serve_by(&mut self, agenda: &mut Agenda, now: Instant) -> Option<Instant> {
         loop {
             while let Some(&(at, due)) = agenda.later.first()
@@ -196,7 +197,7 @@ impl<G: Completion> SharedQueue<G> {
             let due = self.flows.budget.due(now, 0);
             let ready = agenda.ready.first().filter(|_| due <= now);
             let Some(&(tag, _, flow)) = ready else {
-                // What could be served is: the others can wait no longer.
+                // All that can be served has been. Now refuse what is past its deadline.
                 if let Some(&(at, id)) = agenda.expiries.first()
                     && at <= now
                 {
@@ -280,12 +281,12 @@ impl<G: Completion> SharedQueue<G> {
     }
 
     fn unlist_flow(&mut self, agenda: &mut Agenda, id: FlowId) {
-        if let Some(place) = self.flows.stop(id) {
-            agenda.ready.remove(&place);
+        if let Some(key) = self.flows.stop(id) {
+            agenda.ready.remove(&key);
         }
     }
 
-    /// What goes next of a flow whose turn it is. The oldest receipt goes
+    /// What goes next of the flow that is served next. The oldest receipt goes
     /// before requests only if bucket and flow both allow it, and if that makes
     /// no request of the flow late.
     fn choose(&self, agenda: &Agenda, flow: FlowId, now: Instant) -> Option<(Side, EntryId)> {
@@ -311,13 +312,13 @@ impl<G: Completion> SharedQueue<G> {
         let Some(pace) = self.flows.pace(flow, now) else {
             return false;
         };
-        let entries = u32::try_from(heads.requests.len())
+        let buckets = u32::try_from(heads.requests.len())
             .unwrap_or(u32::MAX)
             .max(1);
         let bucket = &self.entries[&receipt].bucket;
         let slot = |n: u32| {
             let own = bucket.due(now, n as usize);
-            own.max(pace.slot_at(n.saturating_mul(entries)))
+            own.max(pace.slot_at(n.saturating_mul(buckets)))
         };
         let others = heads.requests.iter().filter(|(_, id)| *id != receipt);
         let mut others = others.filter_map(|(_, id)| Some((id, self.entries.get(id)?)));
@@ -325,11 +326,11 @@ impl<G: Completion> SharedQueue<G> {
             .waiting()
             .is_some_and(|queue| queue.receipt_may_go(now, slot))
             && !others.any(|(_, entry)| {
-                // Every other bucket may have its turn first.
-                let turn = |n: u32| n.saturating_mul(entries).saturating_add(entries - 1);
+                // Every other bucket may be served first.
+                let call = |n: u32| n.saturating_mul(buckets).saturating_add(buckets - 1);
                 let slot = |n: u32, lost: u32| {
                     let own = entry.bucket.due(now, n as usize);
-                    own.max(pace.slot_at(turn(n).saturating_add(lost)))
+                    own.max(pace.slot_at(call(n).saturating_add(lost)))
                 };
                 entry
                     .bucket

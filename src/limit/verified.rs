@@ -1,7 +1,7 @@
 //! The credentials that the upstream has accepted for an instance.
 //!
 //! Invariant: a credential in use is never evicted by newer ones, so that no
-//! number of other credentials can take the owner's place (rule:
+//! number of other credentials can replace the owner's (rule:
 //! verification).
 
 use std::time::Duration;
@@ -67,8 +67,8 @@ impl Verified {
         let unused = |(_, used): &(_, Instant)| now.saturating_duration_since(*used) >= IN_USE;
         if all.len() >= MAX_CREDENTIALS {
             let longest = all.iter().enumerate().min_by_key(|(_, (_, used))| *used);
-            let longest = longest.map(|(place, _)| place);
-            let evicted = longest.filter(|place| unused(&all[*place]));
+            let longest = longest.map(|(index, _)| index);
+            let evicted = longest.filter(|index| unused(&all[*index]));
             let Some(evicted) = evicted else {
                 *self = Self::More(all.into_boxed_slice());
                 return false;

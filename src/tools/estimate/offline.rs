@@ -1,7 +1,7 @@
 //! The buckets of the gateway in the time of a log.
 //!
 //! Invariant: what is decided here is decided by the very code that decides in
-//! a gateway ([`Bucket`]); only the caller serves the queues, because it turns
+//! a gateway ([`Bucket`]); only the caller serves the queues, because it sets
 //! the clock. A log names no credentials and no tenants, so there is one bucket
 //! per instance and class, and no shared budget.
 
@@ -25,7 +25,7 @@ pub(super) struct OfflineLimiter<G> {
     config: Config,
     quotas: Vec<Option<Quota>>,
     buckets: HashMap<BucketKey, Bucket<G>>,
-    asked: usize,
+    arrivals: usize,
 }
 
 /// What a request for a token gets.
@@ -33,7 +33,7 @@ pub(super) struct OfflineLimiter<G> {
 pub(super) enum Entry {
     /// The token was there.
     Now,
-    /// A place in the queue.
+    /// A queue position.
     Queued {
         ticket: u64,
         /// The queue has just been made: it has to be served.
@@ -50,11 +50,11 @@ impl<G: Completion> OfflineLimiter<G> {
             quotas: base.chain(classes).collect(),
             config: config.clone(),
             buckets: HashMap::new(),
-            asked: 0,
+            arrivals: 0,
         }
     }
 
-    /// Takes a token or a place in the queue; then `serve` says when it has to
+    /// Takes a token or a queue position; then `serve` says when it has to
     /// be served.
     ///
     /// # Errors
@@ -66,8 +66,8 @@ impl<G: Completion> OfflineLimiter<G> {
         (now, deadline): (Instant, Instant),
         completion: impl FnOnce() -> G,
     ) -> Result<Entry, Refused> {
-        self.asked += 1;
-        if self.asked.is_multiple_of(SWEEP_EVERY) {
+        self.arrivals += 1;
+        if self.arrivals.is_multiple_of(SWEEP_EVERY) {
             self.buckets.retain(|_, bucket| !bucket.is_idle(now));
         }
         let quota = self.quotas.get(key.0).copied().flatten();
@@ -103,7 +103,7 @@ impl<G: Completion> OfflineLimiter<G> {
         admit_at(bucket, &newcomer, max_delay, self.config.limit.max_queue)
     }
 
-    /// Hands out every token that is there; returns when to look again.
+    /// Hands out every token that is there; returns when to call this again.
     pub(super) fn serve(&mut self, key: BucketKey, now: Instant) -> Option<Instant> {
         let bucket = self.buckets.get_mut(&key)?;
         bucket.advance(now).map(|(next, _)| next)
