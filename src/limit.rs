@@ -249,11 +249,8 @@ impl Limiter {
         kind: Kind,
         deadline: Instant,
     ) -> Result<Admission, Refused> {
-        lane.admit(
-            self.rules
-                .load()
-                .token_request(kind, Instant::now(), deadline),
-        )
+        let rules = self.rules.load();
+        lane.admit(rules.token_request(kind, Instant::now(), deadline))
     }
 
     /// Whether a request could be admitted now; takes nothing.
@@ -261,11 +258,8 @@ impl Limiter {
     /// # Errors
     /// As [`admit`](Self::admit).
     pub(crate) fn check(&self, lane: &Lane, kind: Kind, deadline: Instant) -> Result<(), Refused> {
-        lane.check(
-            self.rules
-                .load()
-                .token_request(kind, Instant::now(), deadline),
-        )
+        let rules = self.rules.load();
+        lane.check(rules.token_request(kind, Instant::now(), deadline))
     }
 
     /// Records the wait in the metrics.

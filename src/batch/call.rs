@@ -137,9 +137,9 @@ impl CallContext<'_> {
             return (!self.batcher.limiter.observes()).then(Instant::now);
         }
         let backoff = reply.is_worth_a_retry().then(|| backoff.next_backoff())?;
-        let asked = reply.retry_after().unwrap_or_default();
+        let retry_after = reply.retry_after().unwrap_or_default();
         // A `Retry-After` that overflows the clock lies beyond all deadlines.
-        let earliest = Instant::now().checked_add(asked)?;
+        let earliest = Instant::now().checked_add(retry_after)?;
         Some(backoff.deadline().max(earliest))
     }
 

@@ -63,7 +63,7 @@ impl Account {
         }
     }
 
-    /// Takes a token, or a queue position.
+    /// Takes a token or a queue position.
     ///
     /// # Errors
     /// Neither can be had.
@@ -110,7 +110,7 @@ impl Account {
         other.unwrap_or(&state.main).inspect(inspect)
     }
 
-    /// The bucket that a credential draws on, which exists afterwards.
+    /// Which bucket a credential draws on; opens that bucket if it is missing.
     fn source(
         &self,
         state: &mut State,
@@ -143,7 +143,7 @@ impl Account {
         self.register_if_shared(handle, source);
         match &mut handle.location {
             BucketLocation::Registered(egress, id) => egress.join(*id, newcomer, max_delay),
-            BucketLocation::Here(bucket) => {
+            BucketLocation::InAccount(bucket) => {
                 let (completion, mut verdict) = oneshot::channel();
                 let ticket = next_ticket();
                 if bucket.push(newcomer, max_delay, ticket, completion) {
@@ -163,7 +163,7 @@ impl Account {
     /// Hands a bucket that draws on shared budgets to the egress.
     fn register_if_shared(self: &Arc<Self>, handle: &mut BucketHandle, source: Source) {
         let Some(share) = &handle.share else { return };
-        if let BucketLocation::Here(bucket) = &mut handle.location {
+        if let BucketLocation::InAccount(bucket) = &mut handle.location {
             let nothing = Bucket::new(None, source, Instant::now());
             let bucket = std::mem::replace(bucket, nothing);
             let owner = Arc::clone(self) as Arc<dyn Owner>;
@@ -172,7 +172,7 @@ impl Account {
         }
     }
 
-    /// Takes a waiter out of the queue that no longer waits.
+    /// Removes a waiter that has left from its queue.
     pub(super) fn leave(&self, ticket: u64) {
         let mut state = self.lock();
         let left = state.main.with(|bucket| bucket.remove(ticket));
@@ -256,7 +256,7 @@ impl Account {
         }
         let first = handle.with(|bucket| bucket.insert(waiters, max_delay, Instant::now()));
         self.register_if_shared(handle, source);
-        if first && matches!(handle.location, BucketLocation::Here(_)) {
+        if first && matches!(handle.location, BucketLocation::InAccount(_)) {
             tokio::spawn(serve(Arc::clone(self), source));
         }
     }
@@ -305,7 +305,7 @@ impl Account {
         let waits = handle.inspect(|bucket| bucket.waiting().is_some()) == Some(true);
         if waits {
             self.register_if_shared(handle, source);
-            if matches!(handle.location, BucketLocation::Here(_)) {
+            if matches!(handle.location, BucketLocation::InAccount(_)) {
                 tokio::spawn(serve(Arc::clone(self), source));
             }
         }
@@ -319,7 +319,7 @@ impl Account {
             Source::Unverified => state.unverified.as_deref_mut()?,
         };
         match &mut handle.location {
-            BucketLocation::Here(bucket) => bucket.advance(Instant::now()),
+            BucketLocation::InAccount(bucket) => bucket.advance(Instant::now()),
             BucketLocation::Registered(..) => None,
         }
     }

@@ -257,7 +257,7 @@ impl<G: Completion> Bucket<G> {
         self.wake();
     }
 
-    /// Takes out a waiter that has left; false if it does not wait here.
+    /// Removes a waiter that has left; false if it does not wait here.
     pub(crate) fn remove(&mut self, ticket: u64) -> bool {
         let removed = (self.queue.as_mut()).is_some_and(|queue| queue.remove(ticket));
         if removed {
@@ -282,7 +282,7 @@ impl<G: Completion> Bucket<G> {
         }
     }
 
-    /// When the token behind so many others is due.
+    /// When the token after `before` others is due.
     pub(super) fn due(&self, now: Instant, before: usize) -> Instant {
         self.tokens
             .due(now, u32::try_from(before).unwrap_or(u32::MAX))

@@ -232,12 +232,12 @@ fn outcome(newcomer: &Newcomer, simulate: impl Fn(&Log, &Newcomer, bool)) -> (In
         // It would be refused at its deadline: simulate it with a far deadline, to
         // know when it would be served.
         let log = Log::default();
-        let without_deadline = Newcomer {
+        let with_far_deadline = Newcomer {
             deadline: newcomer.deadline + FAR,
             ..*newcomer
         };
-        simulate(&log, &without_deadline, true);
-        let at = log.newcomer.get().unwrap_or(without_deadline.deadline);
+        simulate(&log, &with_far_deadline, true);
+        let at = log.newcomer.get().unwrap_or(with_far_deadline.deadline);
         return (at.max(newcomer.deadline + JUST_AFTER), false);
     };
     let breaks_promise = log.late.get() > 0 && at <= newcomer.deadline && {

@@ -43,7 +43,7 @@ impl Gcra {
         self.quota = quota;
     }
 
-    /// When the token behind `before` others is there, for a request that
+    /// When the token after `before` others is there, for a request that
     /// arrives at `from`: at that time, or later.
     pub(super) fn due(&self, from: Instant, before: u32) -> Instant {
         let Some(quota) = self.quota else { return from };

@@ -35,13 +35,11 @@ const INITIAL_PAUSE: Duration = Duration::from_secs(1);
 /// long, up to this length; otherwise a receipt would be retried in a tight loop.
 const MIN_REPEATED_PAUSE_CAP: Duration = Duration::from_secs(1);
 
-/// A longer `Retry-After` is cut to this length. The upstream has been seen to
-/// send six days.
+/// A longer `Retry-After` is cut to this length: the upstream has sent six days.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// How long the others wait for the response to the probe before the next
-/// request goes as another probe: a probe may be a video that uploads for
-/// minutes.
+/// If the probe has no response after this time, the next request goes as
+/// another probe: a probe may be a video that uploads for minutes.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A pause after an upstream 429.
@@ -50,8 +48,8 @@ pub(super) struct Pause {
     until: Instant,
     /// The length of the next pause, if the next 429 names none.
     step: Duration,
-    /// The least length of the next pause, if the next 429 names one.
-    least: Duration,
+    /// The smallest length of the next pause, if the next 429 names one.
+    min_named: Duration,
     /// When the probe was sent that has no response yet.
     probe: Option<Instant>,
     /// The probe before this one had no response within [`PROBE_TIMEOUT`].
@@ -63,7 +61,7 @@ impl Pause {
         let mut pause = Self {
             until: now,
             step: INITIAL_PAUSE,
-            least: Duration::ZERO,
+            min_named: Duration::ZERO,
             probe: None,
             previous_probe_timed_out: false,
         };
@@ -71,8 +69,8 @@ impl Pause {
         pause
     }
 
-    /// Until when requests are held back, if they are: by the pause, or by a
-    /// probe without a response.
+    /// Until when requests are held back by the pause, or by a probe without a
+    /// response; `None` if they are not.
     pub(super) fn holds(&self, now: Instant) -> Option<Instant> {
         let probing = self.probe.map(|sent| sent + PROBE_TIMEOUT);
         let until = probing.map_or(self.until, |probing| probing.max(self.until));
@@ -91,7 +89,7 @@ impl Pause {
         self.holds(now).is_none()
     }
 
-    /// A request goes out now: it is the probe.
+    /// Records that a request is sent now: it is the probe.
     pub(super) fn probe(&mut self, now: Instant) {
         self.previous_probe_timed_out = self.probe.is_some();
         self.probe = Some(now);
@@ -124,14 +122,14 @@ impl Pause {
 
     fn begin(&mut self, now: Instant, retry_after: Option<Duration>) {
         let length = match clamped(retry_after) {
-            Some(named) => named.max(self.least),
+            Some(named) => named.max(self.min_named),
             None => {
                 let step = self.step;
                 self.step = (step * 2).min(MAX_PAUSE);
                 step
             }
         };
-        self.least = (length * 2).min(MIN_REPEATED_PAUSE_CAP);
+        self.min_named = (length * 2).min(MIN_REPEATED_PAUSE_CAP);
         self.until = now + length;
         self.probe = None;
         self.previous_probe_timed_out = false;
@@ -145,7 +143,7 @@ pub(super) enum Probed {
     Stale,
     /// The pause is over, and its doubling with it.
     Success,
-    /// The upstream is not well: the next request is another probe.
+    /// The probe failed: the next request is another probe.
     Failure,
 }
 
@@ -159,7 +157,7 @@ fn clamped(retry_after: Option<Duration>) -> Option<Duration> {
 
 /// The tokens of one bucket, with its pause.
 pub(super) trait Tokens {
-    /// When the token behind `before` others can be taken, from `now` on.
+    /// When the token after `before` others can be taken, from `now` on.
     fn due(&self, now: Instant, before: u32) -> Instant;
 
     /// Takes a token; returns how many are left (`None`: unlimited).

@@ -148,7 +148,7 @@ pub(super) struct BucketHandle {
 #[derive(Debug)]
 pub(super) enum BucketLocation {
     /// In the account.
-    Here(Bucket<Sender>),
+    InAccount(Bucket<Sender>),
     /// Among those that wait for shared budgets.
     Registered(Arc<Egress>, EntryId),
 }
@@ -156,7 +156,7 @@ pub(super) enum BucketLocation {
 impl BucketHandle {
     pub(super) fn new(quota: Option<Quota>, share: Option<Arc<Share>>, source: Source) -> Self {
         Self {
-            location: BucketLocation::Here(Bucket::new(quota, source, Instant::now())),
+            location: BucketLocation::InAccount(Bucket::new(quota, source, Instant::now())),
             share,
         }
     }
@@ -164,8 +164,8 @@ impl BucketHandle {
     /// Takes the tokens for a request that need not wait.
     pub(super) fn try_acquire(&mut self, now: Instant) -> Option<Permit> {
         match (&mut self.location, &self.share) {
-            (BucketLocation::Here(bucket), None) => bucket.try_acquire(now),
-            (BucketLocation::Here(bucket), Some(share)) => {
+            (BucketLocation::InAccount(bucket), None) => bucket.try_acquire(now),
+            (BucketLocation::InAccount(bucket), Some(share)) => {
                 share.egress.try_acquire(&share.flow, bucket, now)
             }
             (BucketLocation::Registered(..), _) => None,
@@ -178,10 +178,10 @@ impl BucketHandle {
         limits: QueueLimits,
     ) -> Result<(), Refused> {
         let bucket_ref = match (&self.location, &self.share) {
-            (BucketLocation::Here(bucket), None) => {
+            (BucketLocation::InAccount(bucket), None) => {
                 return forecast::admit(bucket, newcomer, limits.max_delay, limits.max_queue);
             }
-            (BucketLocation::Here(bucket), Some(_)) => forecast::BucketRef::Outside(bucket),
+            (BucketLocation::InAccount(bucket), Some(_)) => forecast::BucketRef::Outside(bucket),
             (BucketLocation::Registered(_, id), _) => forecast::BucketRef::Registered(*id),
         };
         let Some(share) = &self.share else {
@@ -194,14 +194,14 @@ impl BucketHandle {
 
     pub(super) fn with<R: Default>(&mut self, act: impl FnOnce(&mut Bucket<Sender>) -> R) -> R {
         match &mut self.location {
-            BucketLocation::Here(bucket) => act(bucket),
+            BucketLocation::InAccount(bucket) => act(bucket),
             BucketLocation::Registered(egress, id) => egress.with(*id, act).unwrap_or_default(),
         }
     }
 
     pub(super) fn inspect<R>(&self, inspect: impl FnOnce(&Bucket<Sender>) -> R) -> Option<R> {
         match &self.location {
-            BucketLocation::Here(bucket) => Some(inspect(bucket)),
+            BucketLocation::InAccount(bucket) => Some(inspect(bucket)),
             BucketLocation::Registered(egress, id) => egress.inspect(*id, inspect),
         }
     }
@@ -212,12 +212,12 @@ impl BucketHandle {
             && let Some(mut bucket) = egress.unregister(*id)
         {
             bucket.drop_empty_queue();
-            self.location = BucketLocation::Here(bucket);
+            self.location = BucketLocation::InAccount(bucket);
         }
     }
 
     pub(super) fn is_idle(&self, now: Instant) -> bool {
-        matches!(&self.location, BucketLocation::Here(bucket) if bucket.is_idle(now))
+        matches!(&self.location, BucketLocation::InAccount(bucket) if bucket.is_idle(now))
     }
 }
 
@@ -226,10 +226,10 @@ impl BucketHandle {
     /// When a newcomer would be served.
     pub(super) fn forecast(&self, newcomer: &Newcomer, max_delay: Duration) -> Instant {
         let bucket_ref = match (&self.location, &self.share) {
-            (BucketLocation::Here(bucket), None) => {
+            (BucketLocation::InAccount(bucket), None) => {
                 return forecast::of_bucket(bucket, newcomer, max_delay).at;
             }
-            (BucketLocation::Here(bucket), Some(_)) => forecast::BucketRef::Outside(bucket),
+            (BucketLocation::InAccount(bucket), Some(_)) => forecast::BucketRef::Outside(bucket),
             (BucketLocation::Registered(_, id), _) => forecast::BucketRef::Registered(*id),
         };
         let share = self.share.as_ref().unwrap();

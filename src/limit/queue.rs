@@ -90,7 +90,7 @@ pub(crate) enum Refusal {
     QueueFull,
     /// The token would come after the deadline.
     WaitTooLong,
-    /// The upstream asked for a pause that outlasts the deadline.
+    /// The upstream named a pause that ends after the deadline.
     Paused,
 }
 
@@ -305,7 +305,7 @@ impl<G> WaitQueue<G> {
         }
     }
 
-    /// Takes out a waiter that has left; false if it does not wait here.
+    /// Removes a waiter that has left; false if it does not wait here.
     pub(super) fn remove(&mut self, ticket: u64) -> bool {
         let before = self.len();
         for side in [&mut self.requests, &mut self.receipts] {

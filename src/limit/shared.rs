@@ -1,8 +1,8 @@
 //! The buckets that wait for a shared budget, and which of them is next.
 //!
 //! The flow with the smallest start tag goes first ([`flow`](super::flow)).
-//! Within a flow the instances are served round-robin, and receipts yield to the requests
-//! of all its instances as they do at a bucket.
+//! Within a flow the instances are served round-robin, and receipts yield to the
+//! requests of all its instances as they do at a bucket.
 //!
 //! Invariants: no clock, no task, and nothing but the buckets themselves says
 //! what waits: the ordered sets of a run ([`Agenda`]) are built from them. The
@@ -18,7 +18,7 @@ use super::flow::{FlowId, FlowLoad, Flows};
 use super::queue::{Completion, Permit, Scope, Side, WaitQueue, Waiter};
 use crate::config::Quota;
 
-/// A bucket that waits for a shared budget.
+/// Identifies a bucket that waits for a shared budget.
 pub(super) type EntryId = u64;
 
 /// The buckets that wait for shared budgets, and the budgets.
@@ -28,7 +28,7 @@ pub(super) struct SharedQueue<G> {
     entries: BTreeMap<EntryId, Entry<G>>,
 }
 
-/// A bucket of a flow.
+/// A waiting bucket, with its flow.
 #[derive(Debug)]
 struct Entry<G> {
     bucket: Bucket<G>,

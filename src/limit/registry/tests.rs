@@ -89,7 +89,7 @@ impl Registry {
 }
 
 /// A million made-up names: bounded memory, one budget of their own, and
-/// what was owed is owed still.
+/// debt is kept.
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_names_is_bounded_and_forgives_no_debt() {
     let world = world(0.01, 20);

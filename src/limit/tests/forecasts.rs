@@ -142,9 +142,9 @@ impl World {
         self.limiter.lane(&identity, |_| class, false)
     }
 
-    /// Plays an event. What is granted is answered at once: a forecast expects
-    /// that probes succeed.
-    fn play(&mut self, event: &Event) {
+    /// Applies an event. A request that gets its token has its response at once: a
+    /// forecast expects that probes succeed.
+    fn apply(&mut self, event: &Event) {
         let lane = self.lane(event.caller);
         let kind = match event.what {
             What::Request => Kind::Request,
@@ -188,14 +188,14 @@ impl World {
     }
 }
 
-/// Plays a history, then compares the forecast for one more with what happens.
+/// Applies a history, then compares the forecast for one more with the result.
 async fn compare(mut budgets: Budgets, events: Vec<Event>, last: Event) -> TestCaseResult {
     if events
         .iter()
         .any(|event| matches!(event.what, What::Throttled(_)))
     {
-        // The response to a probe ends a pause. Here it comes within the same moment, but after
-        // other buckets have taken the tokens of that moment: one, so that it makes no difference.
+        // The response to a probe ends a pause. Here it comes at the same time, but after
+        // other buckets have taken the tokens of that time: one, so that it makes no difference.
         for shared in [&mut budgets.egress, &mut budgets.tenant] {
             *shared = shared.map(|(interval, _)| (interval, 1));
         }
@@ -204,9 +204,9 @@ async fn compare(mut budgets: Budgets, events: Vec<Event>, last: Event) -> TestC
     let mut world = World::new(&budgets);
     for event in &events {
         tokio::time::sleep(ms(event.gap)).await;
-        world.play(event);
+        world.apply(event);
     }
-    // What is due at this moment goes, and is answered.
+    // What is due at this time goes, and has its response.
     tokio::time::sleep(ms(last.gap + 1)).await;
     let kind = match last.what {
         What::Receipt { age } => Kind::Receipt {

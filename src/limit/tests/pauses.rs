@@ -108,7 +108,7 @@ async fn answers_to_calls_sent_before_the_pause_change_nothing() {
     }
     lane.on_response(&sent[0], StatusCode::CREATED, None);
     let permit = queued(&limiter, &lane, Kind::Request).await;
-    assert_eq!(start.elapsed(), ms(1000), "five 429s of one moment are one");
+    assert_eq!(start.elapsed(), ms(1000), "five 429s at one time are one");
     lane.on_response(&permit, TOO_MANY, None);
     let again = Instant::now();
     queued(&limiter, &lane, Kind::Request).await;
@@ -198,7 +198,7 @@ async fn a_pause_refuses_the_waiting_requests_whose_deadline_it_covers() {
     assert_eq!(start.elapsed(), ms(10_500));
 }
 
-/// The first probe may be answered at any moment. Once it hangs, a request
+/// The first probe may have its response at any time. Once it timed out, a request
 /// waits for no probe whose head start ends after its deadline.
 #[tokio::test(start_paused = true)]
 async fn behind_a_probe_that_hangs_requests_are_refused_before_their_deadline() {

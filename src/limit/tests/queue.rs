@@ -164,9 +164,9 @@ async fn an_overdue_receipt_takes_no_token_that_makes_a_waiting_request_late() {
     for _ in 0..38 {
         let (limiter, lane) = (Arc::clone(&limiter), lane.clone());
         sends.spawn(async move {
-            let asked = Instant::now();
+            let arrived = Instant::now();
             limiter
-                .acquire(&lane, Kind::Request, asked, Route::Other)
+                .acquire(&lane, Kind::Request, arrived, Route::Other)
                 .await
         });
     }
@@ -274,11 +274,7 @@ async fn endless_receipts_leave_requests_every_second_token() {
         waiting.push((name, queued(&limiter, &lane, Kind::Request)));
     }
     let refused = limiter.admit(&lane, Kind::Request, later(299)).unwrap_err();
-    assert_eq!(
-        refused.retry_after,
-        ms(600),
-        "A a B b C: its turn is the sixth"
-    );
+    assert_eq!(refused.retry_after, ms(600), "A a B b C: it is the sixth");
     assert_eq!(
         order(waiting).await,
         ["A 100", "a 200", "B 300", "b 400", "C 500", "D 600"]
@@ -296,7 +292,7 @@ async fn a_turn_among_receipts_that_grow_old_is_foretold_as_it_comes() {
         waiting.push(queued(&limiter, &lane, Kind::Request));
         waiting.push(queued(&limiter, &lane, receipt(0)));
     }
-    // Two seconds of requests, then receipts and requests by turns.
+    // Two seconds of requests, then receipts and requests alternate.
     for (kind, age) in [(Kind::Request, 2300), (receipt(1900), 100)] {
         let refused = limiter.admit(&lane, kind, Instant::now()).unwrap_err();
         assert_eq!(refused.retry_after, ms(age));

@@ -62,7 +62,7 @@ async fn saturate(
     went
 }
 
-/// The same for several instances, from the same moment on.
+/// The same for several instances, from the same time on.
 async fn saturated(limiter: &Arc<Limiter>, instances: &[&'static str]) -> Vec<Arc<AtomicUsize>> {
     let mut went = Vec::new();
     for instance in instances {
@@ -142,13 +142,13 @@ async fn a_quiet_tenant_waits_for_one_slot_behind_a_flood() {
     accepted(&limiter, "quiet").await;
     tokio::time::sleep(ms(5_000)).await;
     for _ in 0..50 {
-        let asked = Instant::now();
+        let arrived = Instant::now();
         let lane = lane_of(&limiter, "quiet", "t");
         limiter
-            .acquire(&lane, Kind::Request, asked, Route::Other)
+            .acquire(&lane, Kind::Request, arrived, Route::Other)
             .await
             .unwrap();
-        assert!(asked.elapsed() <= ms(102), "{:?}", asked.elapsed());
+        assert!(arrived.elapsed() <= ms(102), "{:?}", arrived.elapsed());
         tokio::time::sleep(ms(730)).await;
     }
 }
@@ -160,7 +160,7 @@ async fn a_tenants_own_budget_holds_over_all_its_instances() {
     tokio::time::sleep(ms(20_000)).await;
     let rates = [per_second(&went[0], 20.0), per_second(&went[1], 20.0)];
     assert!((rates[0] + rates[1] - 6.0).abs() < 0.3, "{rates:?}");
-    assert!((rates[0] - rates[1]).abs() < 0.3, "turns: {rates:?}");
+    assert!((rates[0] - rates[1]).abs() < 0.3, "round-robin: {rates:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,14 +193,14 @@ async fn sends_of_a_tenant_go_before_its_receipts_until_those_are_old() {
     let _sends = saturate(&limiter, "a", 2).await;
     accepted(&limiter, "b").await;
     tokio::time::sleep(ms(1_500)).await;
-    let asked = Instant::now();
+    let arrived = Instant::now();
     let lane = lane_of(&limiter, "b", "t");
-    let kind = Kind::Receipt { opened: asked };
+    let kind = Kind::Receipt { opened: arrived };
     limiter
-        .acquire(&lane, kind, asked, Route::Seen)
+        .acquire(&lane, kind, arrived, Route::Seen)
         .await
         .unwrap();
-    let wait = asked.elapsed();
+    let wait = arrived.elapsed();
     assert!(wait >= ms(2000) && wait <= ms(3100), "{wait:?}");
 }
 
@@ -361,9 +361,9 @@ async fn the_oldest_receipt_of_a_tenant_goes_first() {
     };
     let fresh = receipt("b", 0);
     tokio::time::sleep(ms(10)).await;
-    let asked = Instant::now();
+    let arrived = Instant::now();
     receipt("c", 2_500).await;
-    assert!(asked.elapsed() <= ms(1_000), "{:?}", asked.elapsed());
+    assert!(arrived.elapsed() <= ms(1_000), "{:?}", arrived.elapsed());
     fresh.await;
-    assert!(asked.elapsed() >= ms(1_900), "{:?}", asked.elapsed());
+    assert!(arrived.elapsed() >= ms(1_900), "{:?}", arrived.elapsed());
 }

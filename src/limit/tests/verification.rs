@@ -184,9 +184,9 @@ async fn two_spellings_of_one_token_do_not_double_the_rate() {
             tokio::spawn(async move {
                 loop {
                     let lane = lane_of(&limiter, "1", token);
-                    let asked = Instant::now();
+                    let arrived = Instant::now();
                     let pass = limiter
-                        .acquire(&lane, Kind::Request, asked, Route::Other)
+                        .acquire(&lane, Kind::Request, arrived, Route::Other)
                         .await;
                     if let Ok(pass) = pass {
                         went.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

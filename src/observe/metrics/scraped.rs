@@ -17,7 +17,7 @@ use super::make::Make;
 pub(crate) struct BucketStatus {
     /// Tokens left; `None` without a limit.
     pub(crate) tokens: Option<f64>,
-    /// The rest of a pause.
+    /// Time left of a pause.
     pub(crate) paused: Duration,
 }
 

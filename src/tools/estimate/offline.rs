@@ -109,7 +109,7 @@ impl<G: Completion> OfflineLimiter<G> {
         bucket.advance(now).map(|(next, _)| next)
     }
 
-    /// Takes a waiter out of the queue that no longer waits.
+    /// Removes a waiter that has left from its queue.
     pub(super) fn leave(&mut self, key: BucketKey, ticket: u64) {
         if let Some(bucket) = self.buckets.get_mut(&key) {
             bucket.remove(ticket);
