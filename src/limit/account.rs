@@ -265,11 +265,10 @@ impl Account {
     pub(super) fn reconfigure(self: &Arc<Self>, policy: &Policy) {
         let now = Instant::now();
         let mut state = self.lock();
-        state
-            .main
-            .with(|bucket| bucket.set_quota(policy.quota, now));
+        let quota = policy.quota;
+        state.main.with(|bucket| bucket.set_quota(quota, now));
         if let Some(other) = &mut state.unverified {
-            other.with(|bucket| bucket.set_quota(policy.quota, now));
+            other.with(|bucket| bucket.set_quota(quota, now));
         }
         self.reshare(&mut state, policy);
     }
@@ -302,8 +301,7 @@ impl Account {
             return;
         }
         handle.unregister();
-        let waits = handle.inspect(|bucket| bucket.waiting().is_some()) == Some(true);
-        if waits {
+        if handle.inspect(|bucket| bucket.waiting().is_some()) == Some(true) {
             self.register_if_shared(handle, source);
             if matches!(handle.location, BucketLocation::InAccount(_)) {
                 tokio::spawn(serve(Arc::clone(self), source));
@@ -356,8 +354,7 @@ impl Owner for Account {
         let mut state = self.lock();
         let handle = state.handle(source);
         let is_its = matches!(handle.location, BucketLocation::Registered(_, id) if id == entry);
-        let waits = handle.inspect(|bucket| bucket.waiting().is_some());
-        if is_its && waits == Some(false) {
+        if is_its && handle.inspect(|bucket| bucket.waiting().is_none()) == Some(true) {
             handle.unregister();
         }
     }

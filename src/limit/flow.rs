@@ -249,7 +249,8 @@ impl Flows {
         serial
     }
 
-    /// How fast the calls of a flow follow each other while all active flows use their shares.
+    /// How fast the calls of a flow follow each other while all active flows use
+    /// their shares.
     pub(super) fn pace(&self, id: FlowId, now: Instant) -> Option<Pace<'_>> {
         let flow = self.flows.get(&id)?;
         let tag = self.start_tag(id);
@@ -339,7 +340,8 @@ impl Flow {
     }
 }
 
-/// How fast the calls of a flow follow each other while all active flows use their shares.
+/// How fast the calls of a flow follow each other while all active flows use
+/// their shares.
 pub(super) struct Pace<'q> {
     egress: &'q Gcra,
     own: &'q Gcra,

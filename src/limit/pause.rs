@@ -1,5 +1,4 @@
-//! The tokens of a bucket, and what it has learned from an upstream 429 (rule:
-//! pauses).
+//! The tokens of a bucket, and its pause after an upstream 429 (rule: pauses).
 //!
 //! [`Tokens`] is what the wait queue and the forecast need to know. A bucket of
 //! this process implements it with arithmetic ([`LocalTokens`]). A bucket that

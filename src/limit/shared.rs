@@ -105,15 +105,12 @@ impl<G: Completion> SharedQueue<G> {
     /// Adds a bucket in which something waits.
     pub(super) fn register(&mut self, bucket: Bucket<G>, flow: FlowId) -> EntryId {
         let id = self.flows.serial();
-        let served = id;
-        self.entries.insert(
-            id,
-            Entry {
-                bucket,
-                flow,
-                served,
-            },
-        );
+        let entry = Entry {
+            bucket,
+            flow,
+            served: id,
+        };
+        self.entries.insert(id, entry);
         id
     }
 
@@ -332,10 +329,8 @@ impl<G: Completion> SharedQueue<G> {
                     let own = entry.bucket.due(now, n as usize);
                     own.max(pace.slot_at(call(n).saturating_add(lost)))
                 };
-                entry
-                    .bucket
-                    .waiting()
-                    .is_some_and(|queue| queue.is_late(|n| slot(n, 0), |n| slot(n, 1)))
+                let waiting = entry.bucket.waiting();
+                waiting.is_some_and(|queue| queue.is_late(|n| slot(n, 0), |n| slot(n, 1)))
             })
     }
 
