@@ -45,16 +45,16 @@ use tokio::time::Instant;
 pub(crate) use bucket::{Bucket, next_ticket};
 use egress::{Egress, QueueLimits};
 pub(crate) use forecast::admit as admit_at;
-use lane::Ask;
+use lane::TokenRequest;
 pub(crate) use lane::{Admission, Lane};
 use policy::{Policy, Sharing};
-pub(crate) use queue::{Grant, Kind, Newcomer, Permit, Refusal, Refused, Scope};
+pub(crate) use queue::{Completion, Kind, Newcomer, Permit, Refusal, Refused, Scope};
 use registry::Registry;
 pub(crate) use shadow::would_refuse;
 
 use crate::config::{self, Config, LimitMode};
 use crate::identity::Identity;
-use crate::observe::metrics::{Metrics, Reason, Route, Standing};
+use crate::observe::metrics::{BucketStatus, Metrics, Reason, Route};
 
 /// The name of the base limit: no class can have it.
 const BASE: &str = "";
@@ -67,7 +67,7 @@ pub(crate) struct Limiter {
     metrics: Arc<Metrics>,
 }
 
-/// The limits in force; replaced whole on reload.
+/// The present limits; replaced whole on reload.
 #[derive(Debug)]
 pub(crate) struct Rules {
     limit: config::Limit,
@@ -81,7 +81,7 @@ pub(crate) struct Rules {
 
 /// A token, and how long a request waited for it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pass {
+pub(crate) struct Acquired {
     /// The token.
     pub(crate) permit: Permit,
     /// Time in the queue; `None` for a request that found a token at once.
@@ -138,8 +138,8 @@ impl Limiter {
         }
     }
 
-    /// Puts other settings in force. Classes that keep their name keep their
-    /// buckets, and buckets keep their debt.
+    /// Applies other settings. Classes that keep their name keep their buckets,
+    /// and buckets keep their debt.
     pub(crate) fn reconfigure(&self, config: &Config) {
         self.metrics.scraped().max_queue(config.limit.max_queue);
         let old = self.rules.load();
@@ -167,11 +167,11 @@ impl Limiter {
     /// Sets the gauges of tokens and pauses of each instance with a label.
     pub(crate) fn report(&self) {
         let (rules, now) = (self.rules.load(), Instant::now());
-        self.metrics.stand(|instance| {
+        self.metrics.set_bucket_gauges(|instance| {
             let registries = rules.registries.iter();
             registries
                 .map(|registry| registry.status(instance, now))
-                .fold(Standing::default(), Standing::scarcer)
+                .fold(BucketStatus::default(), BucketStatus::scarcer)
         });
     }
 
@@ -200,48 +200,48 @@ impl Limiter {
         known.collect()
     }
 
-    /// The limits in force, to be looked at and not kept.
+    /// The present limits, to be read and not kept.
     pub(crate) fn rules(&self) -> Guard<Arc<Rules>> {
         self.rules.load()
     }
 
-    /// Takes a token for a request of this lane that `asked` just now, waiting
-    /// in the queue for it.
+    /// Takes a token for a request of this lane, waiting in the queue for it.
+    /// The time limit of the wait counts from `arrived`.
     ///
     /// # Errors
-    /// The queue is full, or no token can be had within `limit.max_wait`. The
-    /// refusal comes at once; later only if a pause, another rate or the calls
-    /// of another tenant come between.
-    pub(crate) async fn pass(
+    /// The queue is full, or no token can be had within `limit.max_wait`.
+    /// Refused on arrival; later only if a pause, a changed rate or another
+    /// tenant's calls make it miss its deadline.
+    pub(crate) async fn acquire(
         &self,
         lane: &Lane,
         kind: Kind,
-        asked: Instant,
+        arrived: Instant,
         route: Route,
-    ) -> Result<Pass, Refused> {
+    ) -> Result<Acquired, Refused> {
         let admission = {
             let rules = self.rules.load();
-            let ask = rules.ask(kind, asked, asked + rules.max_wait);
+            let request = rules.token_request(kind, arrived, arrived + rules.max_wait);
             if rules.observes {
-                self.shadow_admit(lane, ask, route);
-                return Ok(self.unheld(route));
+                self.shadow_admit(lane, request, route);
+                return Ok(self.untracked(route));
             }
-            lane.admit(ask)?
+            lane.admit(request)?
         };
         let ticket = match admission {
-            Admission::Now(permit) => return Ok(self.passed(permit, None, route)),
+            Admission::Now(permit) => return Ok(self.record_wait(permit, None, route)),
             Admission::Queued(ticket) => ticket,
         };
         // Boxed: most requests find a token and never hold a ticket.
         let permit = Box::pin(ticket).await?;
-        Ok(self.passed(permit, Some(asked.elapsed()), route))
+        Ok(self.record_wait(permit, Some(arrived.elapsed()), route))
     }
 
-    /// Takes a token or a place in the queue, for a caller that waits in its own
-    /// way and then calls [`passed`](Self::passed).
+    /// Takes a token or a queue position, for a caller that waits in its own way
+    /// and then calls [`record_wait`](Self::record_wait).
     ///
     /// # Errors
-    /// As [`pass`](Self::pass). A [`Kind::FollowUp`] is refused only where its
+    /// As [`acquire`](Self::acquire). A [`Kind::FollowUp`] is refused only where its
     /// deadline lies within a pause.
     pub(crate) fn admit(
         &self,
@@ -249,7 +249,8 @@ impl Limiter {
         kind: Kind,
         deadline: Instant,
     ) -> Result<Admission, Refused> {
-        lane.admit(self.rules.load().ask(kind, Instant::now(), deadline))
+        let rules = self.rules.load();
+        lane.admit(rules.token_request(kind, Instant::now(), deadline))
     }
 
     /// Whether a request could be admitted now; takes nothing.
@@ -257,14 +258,20 @@ impl Limiter {
     /// # Errors
     /// As [`admit`](Self::admit).
     pub(crate) fn check(&self, lane: &Lane, kind: Kind, deadline: Instant) -> Result<(), Refused> {
-        lane.check(self.rules.load().ask(kind, Instant::now(), deadline))
+        let rules = self.rules.load();
+        lane.check(rules.token_request(kind, Instant::now(), deadline))
     }
 
-    /// Records a token that was taken after this wait.
-    pub(crate) fn passed(&self, permit: Permit, waited: Option<Duration>, route: Route) -> Pass {
+    /// Records the wait in the metrics.
+    pub(crate) fn record_wait(
+        &self,
+        permit: Permit,
+        waited: Option<Duration>,
+        route: Route,
+    ) -> Acquired {
         let seconds = waited.unwrap_or_default().as_secs_f64();
         self.metrics.limit_wait(route).observe(seconds);
-        Pass { permit, waited }
+        Acquired { permit, waited }
     }
 
     /// The refusal of a request whose deadline came while it waited.
@@ -293,14 +300,14 @@ impl Rules {
             let Some(registry) = known else {
                 return Arc::new(Registry::new(name, policy));
             };
-            registry.renew(policy);
+            registry.reconfigure(policy);
             Arc::clone(registry)
         };
         let base = std::iter::once(registry(BASE, limit.quota));
         let classes = limit.classes.iter();
         let classes = classes.map(|class| registry(&class.name, class.quota));
         let registries = base.chain(classes).collect();
-        egress.renew(config.egress.quota, limit.max_wait, sharing.flows());
+        egress.reconfigure(config.egress.quota, limit.max_wait, sharing.flows());
         Self {
             registries,
             limit: limit.clone(),
@@ -313,8 +320,8 @@ impl Rules {
         }
     }
 
-    fn ask(&self, kind: Kind, now: Instant, deadline: Instant) -> Ask {
-        Ask {
+    fn token_request(&self, kind: Kind, now: Instant, deadline: Instant) -> TokenRequest {
+        TokenRequest {
             kind,
             now,
             deadline,

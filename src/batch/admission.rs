@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Batcher;
 use super::open::{Batch, Mergeable};
-use crate::limit::{Admission, Kind, Lane, Pass, Permit, Refused};
+use crate::limit::{Acquired, Admission, Kind, Lane, Permit, Refused};
 use crate::observe::metrics::Route;
 
 impl Batcher {
@@ -38,10 +38,10 @@ impl Batcher {
         lane: &Lane,
         refuse: impl Fn(Vec<M>, Refused),
     ) -> Result<(Permit, Option<Duration>), Refused> {
-        let (asked, opened) = (Instant::now(), batch.opened);
+        let (arrived, opened) = (Instant::now(), batch.opened);
         // The last deadline: the token is worth taking while one caller can use
         // it. The others are refused below, at their own deadlines.
-        let deadline = batch.last_deadline().unwrap_or(asked);
+        let deadline = batch.last_deadline().unwrap_or(arrived);
         let admission = self.limiter.admit(lane, Kind::Receipt { opened }, deadline);
         let mut ticket = match admission? {
             Admission::Now(permit) => return Ok((permit, None)),
@@ -57,7 +57,7 @@ impl Batcher {
                 // Token first: one that is due exactly at the deadline still counts,
                 // as the forecast has promised (rule: admission).
                 biased;
-                permit = &mut ticket => return Ok((permit?, Some(asked.elapsed()))),
+                permit = &mut ticket => return Ok((permit?, Some(arrived.elapsed()))),
                 () = tokio::time::sleep_until(deadline) => {
                     let expired = batch.expire(Instant::now());
                     if !expired.is_empty() {
@@ -79,21 +79,21 @@ impl Batcher {
         lane: &Lane,
         opened: Instant,
         deadline: Instant,
-    ) -> Result<Pass, Refused> {
+    ) -> Result<Acquired, Refused> {
         if self.limiter.observes() {
             // Budgets are only observed: no call waits, and no token is taken.
-            return Ok(self.limiter.unheld(Route::Seen));
+            return Ok(self.limiter.untracked(Route::Seen));
         }
-        let asked = Instant::now();
+        let arrived = Instant::now();
         let kind = Kind::FollowUp { opened };
         let (permit, waited) = match self.limiter.admit(lane, kind, deadline)? {
             Admission::Now(permit) => (permit, None),
             Admission::Queued(ticket) => {
                 let too_late = |_| self.limiter.too_late(lane);
                 let verdict = tokio::time::timeout_at(deadline, ticket).await;
-                (verdict.map_err(too_late)??, Some(asked.elapsed()))
+                (verdict.map_err(too_late)??, Some(arrived.elapsed()))
             }
         };
-        Ok(self.limiter.passed(permit, waited, Route::Seen))
+        Ok(self.limiter.record_wait(permit, waited, Route::Seen))
     }
 }

@@ -20,7 +20,7 @@ use super::caller::{BatchResponse, Caller, NoResponse, SharedResponse, Timing, r
 use super::rejection::Rejection;
 use crate::body::{ClientResponse, UpstreamRequest};
 use crate::http::retry_after;
-use crate::limit::{Lane, Pass};
+use crate::limit::{Acquired, Lane};
 use crate::observe::metrics::Route;
 use crate::upstream::{Collected, Upstream, UpstreamError, UpstreamResponse};
 
@@ -79,26 +79,26 @@ pub(super) struct CallSize {
 
 impl CallContext<'_> {
     /// Makes one call and retries it while that can help; waits for the token
-    /// first unless `pass` has it. Callers whose deadline passes meanwhile get
+    /// first unless `acquired` has it. Callers whose deadline passes meanwhile get
     /// their verdict and leave the list. `None` if all left before the first
     /// attempt.
     pub(super) async fn send(
         &self,
         callers: &mut Vec<Caller>,
-        pass: Option<Pass>,
+        acquired: Option<Acquired>,
         last: Option<LastCall>,
     ) -> Option<LastCall> {
-        let pass = match pass {
-            Some(pass) => pass,
+        let acquired = match acquired {
+            Some(acquired) => acquired,
             None => self.follow_up(callers, last.as_ref()).await?,
         };
-        Some(self.send_and_retry(callers, pass).await)
+        Some(self.send_and_retry(callers, acquired).await)
     }
 
-    async fn send_and_retry(&self, callers: &mut Vec<Caller>, mut pass: Pass) -> LastCall {
+    async fn send_and_retry(&self, callers: &mut Vec<Caller>, mut acquired: Acquired) -> LastCall {
         let mut backoff = backoff();
         loop {
-            let last = self.attempt(callers, pass).await;
+            let last = self.attempt(callers, acquired).await;
             let Some(next) = self.retry_at(&last.reply, &mut backoff) else {
                 return last;
             };
@@ -118,7 +118,7 @@ impl CallContext<'_> {
             self.settle_late(callers, next, &last);
             tokio::time::sleep_until(next).await;
             match self.follow_up(callers, Some(&last)).await {
-                Some(follow_up) => pass = follow_up,
+                Some(follow_up) => acquired = follow_up,
                 None => return last,
             }
             self.batcher.metrics.batches.retries.inc();
@@ -137,15 +137,19 @@ impl CallContext<'_> {
             return (!self.batcher.limiter.observes()).then(Instant::now);
         }
         let backoff = reply.is_worth_a_retry().then(|| backoff.next_backoff())?;
-        let asked = reply.retry_after().unwrap_or_default();
+        let retry_after = reply.retry_after().unwrap_or_default();
         // A `Retry-After` that overflows the clock lies beyond all deadlines.
-        let earliest = Instant::now().checked_add(asked)?;
+        let earliest = Instant::now().checked_add(retry_after)?;
         Some(backoff.deadline().max(earliest))
     }
 
     /// Waits for the token of another call. A caller gets its verdict when its
     /// deadline passes; the others go on waiting. `None` if no caller is left.
-    async fn follow_up(&self, callers: &mut Vec<Caller>, last: Option<&LastCall>) -> Option<Pass> {
+    async fn follow_up(
+        &self,
+        callers: &mut Vec<Caller>,
+        last: Option<&LastCall>,
+    ) -> Option<Acquired> {
         let settle_late = |callers: &mut Vec<Caller>, then| match last {
             Some(last) => self.settle_late(callers, then, last),
             // Only after the recheck of a common failure: one caller was sent, and
@@ -165,7 +169,7 @@ impl CallContext<'_> {
                 // A token that is due exactly at a deadline still counts.
                 biased;
                 token = &mut token => match token {
-                    Ok(pass) => return Some(pass),
+                    Ok(acquired) => return Some(acquired),
                     // A pause may have begun since these callers were admitted. A caller
                     // whose ids were sent gets that result, never our 429.
                     Err(refused) => {
@@ -183,7 +187,7 @@ impl CallContext<'_> {
     }
 
     /// One attempt. A single caller's own request is sent, unchanged.
-    async fn attempt(&self, callers: &mut [Caller], pass: Pass) -> LastCall {
+    async fn attempt(&self, callers: &mut [Caller], acquired: Acquired) -> LastCall {
         let (mut request, ids) = merge(callers);
         let size = CallSize {
             callers: callers.len(),
@@ -195,7 +199,7 @@ impl CallContext<'_> {
             .deposit(&callers[0].receipt.identity);
         self.tally.calls.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
-        let reply = self.exchange(&mut request, pass, size).await;
+        let reply = self.exchange(&mut request, acquired, size).await;
         let took = began.elapsed();
         callers
             .iter_mut()
@@ -203,11 +207,16 @@ impl CallContext<'_> {
         LastCall { reply, size, took }
     }
 
-    async fn exchange(&self, request: &mut UpstreamRequest, pass: Pass, size: CallSize) -> Reply {
+    async fn exchange(
+        &self,
+        request: &mut UpstreamRequest,
+        acquired: Acquired,
+        size: CallSize,
+    ) -> Reply {
         let response = match self.upstream.call(request, Route::Seen).await {
             Ok(response) => response,
             Err(failure) => {
-                self.lane.unanswered(&pass.permit);
+                self.lane.on_no_response(&acquired.permit);
                 return Reply::Failed(failure);
             }
         };
@@ -215,13 +224,13 @@ impl CallContext<'_> {
         // With the head, not at the end of the body: until then the bucket would
         // grant tokens for calls that get a 429 too.
         self.lane
-            .answered(&pass.permit, head.status(), retry_after::asked(&head));
+            .on_response(&acquired.permit, head.status(), retry_after::of_429(&head));
         match body.collect(MAX_SHARED).await {
             Ok(Collected::Whole { body, trailers }) => Reply::Whole(Arc::new(SharedResponse {
                 head,
                 body,
                 trailers,
-                remaining: pass.permit.remaining,
+                remaining: acquired.permit.remaining,
             })),
             // Only one caller: what was read so far is passed on with the rest, so the
             // gateway never holds more than the limit.

@@ -32,10 +32,10 @@ impl Batcher {
         // accepts receipts, so under pressure it grows instead of the queue.
         let due = Instant::now();
         let token = if self.limiter.observes() {
-            Ok(self.limiter.unheld(Route::Seen))
+            Ok(self.limiter.untracked(Route::Seen))
         } else {
             let token = self.first_token(&batch, &lane, refuse).await;
-            token.map(|(permit, waited)| self.limiter.passed(permit, waited, Route::Seen))
+            token.map(|(permit, waited)| self.limiter.record_wait(permit, waited, Route::Seen))
         };
         // From here on, receipts of this key open another batch: their messages may
         // be newer than what this one is about to send.
@@ -47,11 +47,11 @@ impl Batcher {
             // Expired callers end the wait without a token, so this is not expected;
             // but a call without a caller has no request to send.
             Ok(_) if callers.is_empty() => {}
-            Ok(pass) => {
+            Ok(acquired) => {
                 let waited = batch.opened.elapsed().as_secs_f64();
                 self.metrics.batches.wait.observe(waited);
                 let settlement = Settlement::new(&self, &lane, &upstream, batch.opened, due);
-                settlement.settle(callers, pass).await;
+                settlement.settle(callers, acquired).await;
             }
         }
     }

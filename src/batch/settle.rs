@@ -14,7 +14,7 @@ use super::Batcher;
 use super::call::{CallContext, LastCall, Tally};
 use super::caller::{Caller, refuse};
 use super::split::{IdSet, Outcome, Split};
-use crate::limit::{Lane, Pass};
+use crate::limit::{Acquired, Lane};
 use crate::receipt::MergeKey;
 use crate::upstream::Upstream;
 
@@ -61,12 +61,12 @@ impl<'b> Settlement<'b> {
     }
 
     /// Sends a batch with its first token, and all further calls that it needs.
-    pub(super) async fn settle(&self, callers: Vec<Caller>, pass: Pass) {
+    pub(super) async fn settle(&self, callers: Vec<Caller>, acquired: Acquired) {
         let metrics = &self.calls.batcher.metrics;
         metrics.batches.callers.observe(callers.len() as f64);
         let key = &callers[0].receipt.key;
         match self.calls.batcher.common_failures.of(key, Instant::now()) {
-            None => self.send_whole(callers, pass).await,
+            None => self.send_whole(callers, acquired).await,
             // `Box::pin` below: batches without failures need no room for this future.
             Some(remembered) => {
                 let key = key.clone();
@@ -81,7 +81,7 @@ impl<'b> Settlement<'b> {
                 };
                 let first = members.iter().position(is_fresh).unwrap_or(0);
                 let split = Split::recheck(ids, remembered, first);
-                Box::pin(self.send_parts(split, members, &key, Some(pass))).await;
+                Box::pin(self.send_parts(split, members, &key, Some(acquired))).await;
             }
         }
         let Tally { calls, responses } = &self.calls.tally;
@@ -93,8 +93,8 @@ impl<'b> Settlement<'b> {
 
     /// Sends one call for all callers, and the calls that follow where it is
     /// rejected.
-    async fn send_whole(&self, mut callers: Vec<Caller>, pass: Pass) {
-        let Some(last) = self.calls.send(&mut callers, Some(pass), None).await else {
+    async fn send_whole(&self, mut callers: Vec<Caller>, acquired: Acquired) {
+        let Some(last) = self.calls.send(&mut callers, Some(acquired), None).await else {
             return;
         };
         self.calls
@@ -126,16 +126,16 @@ impl<'b> Settlement<'b> {
         Box::pin(follow_up).await;
     }
 
-    /// Sends the calls of a split until it ends. With a `pass`, the first of
+    /// Sends the calls of a split until it ends. With an `acquired` token, the first of
     /// them rechecks a remembered failure.
     async fn send_parts(
         &self,
         mut split: Split,
         mut members: Vec<BatchMember>,
         key: &MergeKey,
-        mut pass: Option<Pass>,
+        mut acquired: Option<Acquired>,
     ) {
-        let is_recheck = pass.is_some();
+        let is_recheck = acquired.is_some();
         let mut recheck = None;
         loop {
             let calls = split.round().into_iter().map(|call| {
@@ -143,7 +143,7 @@ impl<'b> Settlement<'b> {
                 // a call were together in the last one, so any of them has it.
                 let last = members[call[0]].last.take();
                 let callers = take_callers(&mut members, &call);
-                self.send_part(&split, call, callers, (pass.take(), last))
+                self.send_part(&split, call, callers, (acquired.take(), last))
             });
             let calls: Vec<_> = calls.collect();
             if calls.is_empty() {
@@ -201,7 +201,7 @@ impl<'b> Settlement<'b> {
         split: &Split,
         call: Vec<usize>,
         mut callers: Vec<Caller>,
-        (pass, last): (Option<Pass>, Option<LastCall>),
+        (acquired, last): (Option<Acquired>, Option<LastCall>),
     ) -> Sent {
         let mut sent = Sent {
             call,
@@ -209,7 +209,7 @@ impl<'b> Settlement<'b> {
             open: Vec::new(),
             last: None,
         };
-        match self.calls.send(&mut callers, pass, last).await {
+        match self.calls.send(&mut callers, acquired, last).await {
             None => {}
             Some(last) if last.reply.is_too_long() => {
                 self.send_each(callers, last).await;

@@ -127,7 +127,7 @@ impl ShadowBatch {
         let refuse = |shadows: Vec<_>, refused: Refused| would_refuse(lane, refused, shadows.len());
         let token = if self.takes_token {
             let token = batcher.first_token(batch, lane, refuse).await;
-            token.map(|(_, waited)| batcher.limiter.would_have_passed(waited, Route::Seen))
+            token.map(|(_, waited)| batcher.limiter.record_would_delay(waited, Route::Seen))
         } else {
             Ok(())
         };

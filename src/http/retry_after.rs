@@ -12,7 +12,7 @@ use super::response_head::ResponseHead;
 
 /// The wait that a 429 asks for; `None` where it asks for none or cannot be
 /// understood, and for every other status.
-pub(crate) fn asked(head: &ResponseHead) -> Option<Duration> {
+pub(crate) fn of_429(head: &ResponseHead) -> Option<Duration> {
     let is_throttled = head.status() == StatusCode::TOO_MANY_REQUESTS;
     is_throttled.then(|| of(head)).flatten()
 }

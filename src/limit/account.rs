@@ -7,7 +7,7 @@
 //! keep the order in which they joined.
 //!
 //! Invariant: one lock covers the verified credentials and both buckets, so
-//! that no request can be sent to a bucket that is not its own any more. A
+//! that no request can be queued at a bucket that is not its own any more. A
 //! bucket that waits for shared budgets is held by the egress.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -18,9 +18,9 @@ use tokio::time::Instant;
 
 use super::bucket::{Bucket, next_ticket};
 use super::egress::{Joined, Owner, QueueLimits, Sender, Share};
-use super::policy::{Draw, Place, Policy};
+use super::policy::{BucketHandle, BucketLocation, Policy};
 use super::queue::{Newcomer, Permit, Refused, Side, Source, Waiter};
-use super::shared::SeatId;
+use super::shared::EntryId;
 use super::verified::Verified;
 use crate::identity::{Fingerprint, InstanceId};
 use crate::observe::metrics::InstanceSeries;
@@ -30,7 +30,7 @@ use crate::observe::metrics::InstanceSeries;
 const REMEMBER: Duration = Duration::from_secs(3600);
 
 /// The budget of one instance (or credential) in one class of requests. There
-/// may be a hundred thousand: what few have is behind a pointer.
+/// may be a hundred thousand: rarely used fields are boxed.
 #[derive(Debug)]
 pub(super) struct Account {
     /// The instance as metrics may name it; `None` where requests name none.
@@ -44,9 +44,9 @@ pub(super) struct Account {
 #[derive(Debug)]
 struct State {
     verified: Verified,
-    main: Draw,
+    main: BucketHandle,
     /// For other credentials, once one is verified.
-    unverified: Option<Box<Draw>>,
+    unverified: Option<Box<BucketHandle>>,
 }
 
 impl Account {
@@ -56,14 +56,14 @@ impl Account {
             instance,
             state: Mutex::new(State {
                 verified: Verified::default(),
-                main: Draw::new(policy.quota, share, Source::Main),
+                main: BucketHandle::new(policy.quota, share, Source::Main),
                 unverified: None,
             }),
             series: OnceLock::new(),
         }
     }
 
-    /// Takes a token, or a place in the queue.
+    /// Takes a token or a queue position.
     ///
     /// # Errors
     /// Neither can be had.
@@ -75,12 +75,12 @@ impl Account {
     ) -> Result<Joined, Refused> {
         let mut state = self.lock();
         let source = self.source(&mut state, newcomer, policy);
-        let draw = state.draw(source);
-        if let Some(permit) = draw.pass(newcomer.now) {
+        let handle = state.handle(source);
+        if let Some(permit) = handle.try_acquire(newcomer.now) {
             return Ok(Joined::Now(permit));
         }
-        draw.check(newcomer, limits)?;
-        Ok(self.join(draw, source, newcomer, limits.max_delay))
+        handle.check(newcomer, limits)?;
+        Ok(self.join(handle, source, newcomer, limits.max_delay))
     }
 
     /// Whether a request could be admitted now; takes nothing.
@@ -95,22 +95,22 @@ impl Account {
     ) -> Result<(), Refused> {
         let mut state = self.lock();
         let source = self.source(&mut state, newcomer, policy);
-        state.draw(source).check(newcomer, limits)
+        state.handle(source).check(newcomer, limits)
     }
 
-    /// Looks at the bucket that a credential draws on.
-    pub(super) fn look<R>(
+    /// Reads the bucket that a credential draws on.
+    pub(super) fn inspect<R>(
         &self,
         credential: Option<Fingerprint>,
-        look: impl FnOnce(&Bucket<Sender>) -> R,
+        inspect: impl FnOnce(&Bucket<Sender>) -> R,
     ) -> Option<R> {
         let state = self.lock();
         let is_main = state.verified.is_empty() || state.verified.contains(credential);
         let other = state.unverified.as_deref().filter(|_| !is_main);
-        other.unwrap_or(&state.main).look(look)
+        other.unwrap_or(&state.main).inspect(inspect)
     }
 
-    /// The bucket that a credential draws on, which exists afterwards.
+    /// Which bucket a credential draws on; opens that bucket if it is missing.
     fn source(
         &self,
         state: &mut State,
@@ -121,36 +121,36 @@ impl Account {
             return Source::Main;
         }
         if state.unverified.is_none() {
-            // Asked for under the lock that a reload's `renew` takes.
+            // Read under the lock that a reload's `reconfigure` takes.
             state.unverified = Some(Box::new(self.open_unverified(&policy())));
         }
         Source::Unverified
     }
 
-    fn open_unverified(&self, policy: &Policy) -> Draw {
+    fn open_unverified(&self, policy: &Policy) -> BucketHandle {
         let share = policy.sharing.of_unverified(self.instance.as_deref());
-        Draw::new(policy.quota, share, Source::Unverified)
+        BucketHandle::new(policy.quota, share, Source::Unverified)
     }
 
     /// Puts an admitted newcomer into the queue.
     fn join(
         self: &Arc<Self>,
-        draw: &mut Draw,
+        handle: &mut BucketHandle,
         source: Source,
         newcomer: &Newcomer,
         max_delay: Duration,
     ) -> Joined {
-        self.seat_if_shared(draw, source);
-        match &mut draw.place {
-            Place::Seated(egress, id) => egress.join(*id, newcomer, max_delay),
-            Place::Here(bucket) => {
-                let (grant, mut verdict) = oneshot::channel();
+        self.register_if_shared(handle, source);
+        match &mut handle.location {
+            BucketLocation::Registered(egress, id) => egress.join(*id, newcomer, max_delay),
+            BucketLocation::InAccount(bucket) => {
+                let (completion, mut verdict) = oneshot::channel();
                 let ticket = next_ticket();
-                if bucket.push(newcomer, max_delay, ticket, grant) {
+                if bucket.push(newcomer, max_delay, ticket, completion) {
                     tokio::spawn(serve(Arc::clone(self), source));
                     return Joined::Waits { ticket, verdict };
                 }
-                // All that waited may have left since the task last looked.
+                // All that waited may have left since the task last ran.
                 bucket.serve(newcomer.now);
                 match verdict.try_recv() {
                     Ok(Ok(permit)) => Joined::Now(permit),
@@ -161,18 +161,18 @@ impl Account {
     }
 
     /// Hands a bucket that draws on shared budgets to the egress.
-    fn seat_if_shared(self: &Arc<Self>, draw: &mut Draw, source: Source) {
-        let Some(share) = &draw.share else { return };
-        if let Place::Here(bucket) = &mut draw.place {
+    fn register_if_shared(self: &Arc<Self>, handle: &mut BucketHandle, source: Source) {
+        let Some(share) = &handle.share else { return };
+        if let BucketLocation::InAccount(bucket) = &mut handle.location {
             let nothing = Bucket::new(None, source, Instant::now());
             let bucket = std::mem::replace(bucket, nothing);
             let owner = Arc::clone(self) as Arc<dyn Owner>;
-            let id = share.egress.seat(&share.flow, bucket, (owner, source));
-            draw.place = Place::Seated(Arc::clone(&share.egress), id);
+            let id = share.egress.register(&share.flow, bucket, (owner, source));
+            handle.location = BucketLocation::Registered(Arc::clone(&share.egress), id);
         }
     }
 
-    /// Takes a waiter out of the queue that no longer waits.
+    /// Removes a waiter that has left from its queue.
     pub(super) fn leave(&self, ticket: u64) {
         let mut state = self.lock();
         let left = state.main.with(|bucket| bucket.remove(ticket));
@@ -181,20 +181,20 @@ impl Account {
         }
     }
 
-    /// Learns from an upstream 429 to a request sent with this permit.
-    pub(super) fn throttled(&self, permit: &Permit, now: Instant, retry_after: Option<Duration>) {
+    /// Updates the pause after an upstream 429 to a request sent with this permit.
+    pub(super) fn on_429(&self, permit: &Permit, now: Instant, retry_after: Option<Duration>) {
         let mut state = self.lock();
         let sent = permit.granted;
-        let draw = state.draw(permit.source);
-        draw.with(|bucket| bucket.throttled(now, sent, retry_after));
+        let handle = state.handle(permit.source);
+        handle.with(|bucket| bucket.on_429(now, sent, retry_after));
     }
 
-    /// Learns from any other response to such a request, or from none.
-    pub(super) fn answered(&self, permit: &Permit, now: Instant, let_through: bool) {
+    /// Updates the pause after any other response to such a request, or none.
+    pub(super) fn on_other_result(&self, permit: &Permit, now: Instant, is_accepted: bool) {
         let mut state = self.lock();
-        let draw = state.draw(permit.source);
-        if draw.look(|bucket| bucket.is_paused()) == Some(true) {
-            draw.with(|bucket| bucket.answered(now, permit.granted, let_through));
+        let handle = state.handle(permit.source);
+        if handle.inspect(|bucket| bucket.is_recovering()) == Some(true) {
+            handle.with(|bucket| bucket.on_other_result(now, permit.granted, is_accepted));
         }
     }
 
@@ -215,7 +215,7 @@ impl Account {
         }
     }
 
-    /// Moves shares and waiters to where the verified credentials now put them.
+    /// Moves shares and waiters to the buckets that are theirs now.
     fn reroute(self: &Arc<Self>, state: &mut State, policy: &Policy) {
         let max_delay = policy.max_delay;
         self.reshare(state, policy);
@@ -228,7 +228,7 @@ impl Account {
             if let Some(mut other) = unverified.take() {
                 let waiters = other.with(|bucket| bucket.take_of(|_| true));
                 self.insert(main, Source::Main, waiters, max_delay);
-                other.unseat();
+                other.unregister();
             }
             return;
         }
@@ -246,7 +246,7 @@ impl Account {
     /// Adds waiters that come from another bucket.
     fn insert(
         self: &Arc<Self>,
-        draw: &mut Draw,
+        handle: &mut BucketHandle,
         source: Source,
         waiters: Vec<(Side, Waiter<Sender>)>,
         max_delay: Duration,
@@ -254,20 +254,21 @@ impl Account {
         if waiters.is_empty() {
             return;
         }
-        let first = draw.with(|bucket| bucket.insert(waiters, max_delay, Instant::now()));
-        self.seat_if_shared(draw, source);
-        if first && matches!(draw.place, Place::Here(_)) {
+        let first = handle.with(|bucket| bucket.insert(waiters, max_delay, Instant::now()));
+        self.register_if_shared(handle, source);
+        if first && matches!(handle.location, BucketLocation::InAccount(_)) {
             tokio::spawn(serve(Arc::clone(self), source));
         }
     }
 
-    /// Puts another policy in force; what is owed stays owed.
-    pub(super) fn renew(self: &Arc<Self>, policy: &Policy) {
+    /// Applies another policy; debt is kept.
+    pub(super) fn reconfigure(self: &Arc<Self>, policy: &Policy) {
         let now = Instant::now();
         let mut state = self.lock();
-        state.main.with(|bucket| bucket.requote(policy.quota, now));
+        let quota = policy.quota;
+        state.main.with(|bucket| bucket.set_quota(quota, now));
         if let Some(other) = &mut state.unverified {
-            other.with(|bucket| bucket.requote(policy.quota, now));
+            other.with(|bucket| bucket.set_quota(quota, now));
         }
         self.reshare(&mut state, policy);
     }
@@ -287,18 +288,22 @@ impl Account {
         }
     }
 
-    fn move_to(self: &Arc<Self>, draw: &mut Draw, source: Source, share: Option<Arc<Share>>) {
+    fn move_to(
+        self: &Arc<Self>,
+        handle: &mut BucketHandle,
+        source: Source,
+        share: Option<Arc<Share>>,
+    ) {
         let name = |share: &Option<Arc<Share>>| share.as_ref().map(|it| Arc::clone(&it.flow.name));
-        let stays = name(&draw.share) == name(&share);
-        draw.share = share;
+        let stays = name(&handle.share) == name(&share);
+        handle.share = share;
         if stays {
             return;
         }
-        draw.unseat();
-        let waits = draw.look(|bucket| bucket.waiting().is_some()) == Some(true);
-        if waits {
-            self.seat_if_shared(draw, source);
-            if matches!(draw.place, Place::Here(_)) {
+        handle.unregister();
+        if handle.inspect(|bucket| bucket.waiting().is_some()) == Some(true) {
+            self.register_if_shared(handle, source);
+            if matches!(handle.location, BucketLocation::InAccount(_)) {
                 tokio::spawn(serve(Arc::clone(self), source));
             }
         }
@@ -307,32 +312,32 @@ impl Account {
     /// Hands out the tokens of a bucket in the account.
     fn advance(&self, source: Source) -> Option<(Instant, Arc<Notify>)> {
         let mut state = self.lock();
-        let draw = match source {
+        let handle = match source {
             Source::Main => &mut state.main,
             Source::Unverified => state.unverified.as_deref_mut()?,
         };
-        match &mut draw.place {
-            Place::Here(bucket) => bucket.advance(Instant::now()),
-            Place::Seated(..) => None,
+        match &mut handle.location {
+            BucketLocation::InAccount(bucket) => bucket.advance(Instant::now()),
+            BucketLocation::Registered(..) => None,
         }
     }
 
     /// What an operator sees: the bucket of verified credentials.
-    pub(super) fn with_main<R>(&self, look: impl FnOnce(&Bucket<Sender>) -> R) -> Option<R> {
-        self.lock().main.look(look)
+    pub(super) fn with_main<R>(&self, inspect: impl FnOnce(&Bucket<Sender>) -> R) -> Option<R> {
+        self.lock().main.inspect(inspect)
     }
 
     /// Whether dropping the account would lose nothing. One with a verified
-    /// credential is kept for a while unless room is short (`pressed`), else a
+    /// credential is kept for a while unless the table is full (`is_table_full`), else a
     /// flood of names could make it unverified again.
-    pub(super) fn is_idle(&self, now: Instant, pressed: bool) -> bool {
+    pub(super) fn is_idle(&self, now: Instant, is_table_full: bool) -> bool {
         let state = self.lock();
         let idle = |now| {
             let other = state.unverified.as_ref();
             state.main.is_idle(now) && other.is_none_or(|other| other.is_idle(now))
         };
         match now.checked_sub(REMEMBER) {
-            _ if pressed || state.verified.is_empty() => idle(now),
+            _ if is_table_full || state.verified.is_empty() => idle(now),
             Some(then) => idle(then),
             None => false,
         }
@@ -345,19 +350,18 @@ impl Account {
 }
 
 impl Owner for Account {
-    fn take_back(&self, source: Source, seat: SeatId) {
+    fn take_back(&self, source: Source, entry: EntryId) {
         let mut state = self.lock();
-        let draw = state.draw(source);
-        let is_its = matches!(draw.place, Place::Seated(_, id) if id == seat);
-        let waits = draw.look(|bucket| bucket.waiting().is_some());
-        if is_its && waits == Some(false) {
-            draw.unseat();
+        let handle = state.handle(source);
+        let is_its = matches!(handle.location, BucketLocation::Registered(_, id) if id == entry);
+        if is_its && handle.inspect(|bucket| bucket.waiting().is_none()) == Some(true) {
+            handle.unregister();
         }
     }
 }
 
 impl State {
-    fn draw(&mut self, source: Source) -> &mut Draw {
+    fn handle(&mut self, source: Source) -> &mut BucketHandle {
         match (source, &mut self.unverified) {
             (Source::Unverified, Some(unverified)) => unverified,
             _ => &mut self.main,
@@ -368,7 +372,7 @@ impl State {
 #[cfg(test)]
 impl Account {
     /// When a newcomer would be served.
-    pub(super) fn foresee(
+    pub(super) fn forecast(
         &self,
         newcomer: &Newcomer,
         policy: impl FnOnce() -> Arc<Policy>,
@@ -376,7 +380,7 @@ impl Account {
     ) -> Instant {
         let mut state = self.lock();
         let source = self.source(&mut state, newcomer, policy);
-        state.draw(source).foresee(newcomer, max_delay)
+        state.handle(source).forecast(newcomer, max_delay)
     }
 }
 

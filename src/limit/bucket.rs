@@ -16,12 +16,13 @@ use tokio::time::Instant;
 
 use super::pause::{LocalTokens, Tokens};
 use super::queue::{
-    Grant, Newcomer, Permit, Refusal, Refused, Scope, Side, Source, WaitQueue, Waiter,
+    Completion, Newcomer, Permit, Refusal, Refused, Scope, Side, Source, WaitQueue, Waiter,
 };
 use crate::config::Quota;
 use crate::identity::Fingerprint;
 
-/// How late a timer may fire (tokio's wheel turns once a millisecond). A waiter
+/// How late a timer may fire (tokio's timer wheel advances once a millisecond). A
+/// waiter
 /// gets a token that was due by its deadline although the task that hands it
 /// out woke so much later.
 const TIMER_GRANULARITY: Duration = Duration::from_millis(2);
@@ -49,7 +50,7 @@ pub(crate) struct Bucket<G> {
     source: Source,
 }
 
-impl<G: Grant> Bucket<G> {
+impl<G: Completion> Bucket<G> {
     /// A full bucket.
     pub(super) fn new(quota: Option<Quota>, source: Source, now: Instant) -> Self {
         Self {
@@ -66,17 +67,17 @@ impl<G: Grant> Bucket<G> {
 
     /// A copy for a forecast, in which each waiter has another way to learn its
     /// verdict.
-    pub(super) fn copy<H: Grant>(&self, grant: impl Fn(&Waiter<G>) -> H) -> Bucket<H> {
+    pub(super) fn copy<H: Completion>(&self, completion: impl Fn(&Waiter<G>) -> H) -> Bucket<H> {
         let queue = self.queue.as_ref();
         Bucket {
-            tokens: self.tokens.foreseen(),
-            queue: queue.map(|queue| Box::new(queue.copy(grant))),
+            tokens: self.tokens.simulated(),
+            queue: queue.map(|queue| Box::new(queue.copy(completion))),
             source: self.source,
         }
     }
 
     /// Takes a token for a request that finds no queue.
-    pub(crate) fn pass(&mut self, now: Instant) -> Option<Permit> {
+    pub(crate) fn try_acquire(&mut self, now: Instant) -> Option<Permit> {
         if self.queue.is_some() {
             return None;
         }
@@ -89,10 +90,10 @@ impl<G: Grant> Bucket<G> {
         newcomer: &Newcomer,
         max_delay: Duration,
         ticket: u64,
-        grant: G,
+        completion: G,
     ) -> bool {
         let first = self.queue.is_none();
-        self.queue(max_delay).push(newcomer, ticket, grant);
+        self.queue(max_delay).push(newcomer, ticket, completion);
         first
     }
 
@@ -119,8 +120,8 @@ impl<G: Grant> Bucket<G> {
     }
 
     /// Hands out every token that is there and refuses the requests whose
-    /// deadline has passed. Returns when to look again, or what else tells;
-    /// `None` once nothing waits.
+    /// deadline has passed. Returns when to call this again and the [`Notify`]
+    /// that asks for an earlier call; `None` once nothing waits.
     pub(crate) fn advance(&mut self, now: Instant) -> Option<(Instant, Arc<Notify>)> {
         let next = self.tick(now)?;
         Some((next, Arc::clone(&self.queue.as_ref()?.changed)))
@@ -154,8 +155,8 @@ impl<G: Grant> Bucket<G> {
         self.queue.as_ref()?.next(now, slot)
     }
 
-    /// Gives a token that is there to the head of one side; false if that has
-    /// no waiter who could still use it.
+    /// Gives a token that is there to the head of one side; false if it has no
+    /// waiter whose deadline has not passed.
     pub(super) fn grant(&mut self, side: Side, now: Instant) -> bool {
         let Some(queue) = &mut self.queue else {
             return false;
@@ -165,21 +166,22 @@ impl<G: Grant> Bucket<G> {
         };
         if side == Side::Requests && expiry(&waiter) < now {
             let refused = self.too_late(now);
-            waiter.grant.settle(Err(refused));
+            waiter.completion.settle(Err(refused));
             return false;
         }
         let Ok(permit) = self.take(now) else {
             return false;
         };
         let mut waiter = Some(waiter);
-        // A request that leaves at this very moment passes its token on.
+        // If the request has just left, the next one gets its token.
         while let Some(next) = waiter {
-            if next.grant.settle(Ok(permit)) {
+            if next.completion.settle(Ok(permit)) {
                 break;
             }
             waiter = self.queue.as_mut().and_then(|queue| queue.pop(side));
         }
-        // The token may have gone to another probe.
+        // If this was a probe after one that timed out, the pause is now longer:
+        // refuse those it makes late.
         self.refuse_held(now);
         true
     }
@@ -206,21 +208,21 @@ impl<G: Grant> Bucket<G> {
         {
             let refused = self.too_late(now);
             for waiter in expired {
-                waiter.grant.settle(Err(refused));
+                waiter.completion.settle(Err(refused));
             }
         }
         next.map(|deadline| deadline + TIMER_GRANULARITY)
     }
 
-    /// Puts away a queue in which nothing waits.
+    /// Removes a queue in which nothing waits.
     pub(super) fn drop_empty_queue(&mut self) {
         self.queue.take_if(|queue| queue.is_empty());
     }
 
-    /// Learns from an upstream 429 to a request sent with this permit, and
+    /// Updates the pause after an upstream 429 to a request sent at `sent`, and
     /// refuses everything whose deadline lies within the pause.
-    pub(super) fn throttled(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
-        self.tokens.throttled(now, sent, retry_after);
+    pub(super) fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
+        self.tokens.on_429(now, sent, retry_after);
         self.refuse_held(now);
         self.wake();
     }
@@ -233,30 +235,30 @@ impl<G: Grant> Bucket<G> {
         if !late.is_empty() {
             let refused = self.refused(Refusal::Paused, until, now);
             for waiter in late {
-                waiter.grant.settle(Err(refused));
+                waiter.completion.settle(Err(refused));
             }
         }
     }
 
     /// Whether a 429 has not yet been followed by a success.
-    pub(super) fn is_paused(&self) -> bool {
-        self.tokens.is_paused()
+    pub(super) fn is_recovering(&self) -> bool {
+        self.tokens.is_recovering()
     }
 
-    /// Learns from any other response, or from none.
-    pub(super) fn answered(&mut self, now: Instant, sent: Instant, let_through: bool) {
-        if self.tokens.answered(now, sent, let_through) {
+    /// Updates the pause after any other response, or none.
+    pub(super) fn on_other_result(&mut self, now: Instant, sent: Instant, is_accepted: bool) {
+        if self.tokens.on_other_result(now, sent, is_accepted) {
             self.wake();
         }
     }
 
-    /// Puts another quota in force, keeping what is owed.
-    pub(super) fn requote(&mut self, quota: Option<Quota>, now: Instant) {
-        self.tokens.requote(quota, now);
+    /// Sets another quota; debt is kept.
+    pub(super) fn set_quota(&mut self, quota: Option<Quota>, now: Instant) {
+        self.tokens.set_quota(quota, now);
         self.wake();
     }
 
-    /// Takes out a waiter that has left; false if it does not wait here.
+    /// Removes a waiter that has left; false if it does not wait here.
     pub(crate) fn remove(&mut self, ticket: u64) -> bool {
         let removed = (self.queue.as_mut()).is_some_and(|queue| queue.remove(ticket));
         if removed {
@@ -281,7 +283,7 @@ impl<G: Grant> Bucket<G> {
         }
     }
 
-    /// When the token behind so many others is due.
+    /// When the token after `before` others is due.
     pub(super) fn due(&self, now: Instant, before: usize) -> Instant {
         self.tokens
             .due(now, u32::try_from(before).unwrap_or(u32::MAX))
@@ -297,7 +299,7 @@ impl<G: Grant> Bucket<G> {
         self.queue.as_ref().map_or(0, |queue| queue.len())
     }
 
-    /// The quota in force.
+    /// The present quota.
     pub(super) fn quota(&self) -> Option<Quota> {
         self.tokens.quota()
     }

@@ -1,7 +1,7 @@
 //! The budgets that buckets share, and the task that serves their queue.
 //!
 //! Invariants: a bucket that waits for a shared budget is held here, together
-//! with all others, under one lock: what waits, who is next and which tokens
+//! with all others, under one lock: what waits, what is next and which tokens
 //! are there can never disagree. The task runs exactly while a bucket is held
 //! here. The lock is taken after that of an account, never before it.
 
@@ -15,18 +15,18 @@ use tokio::time::Instant;
 
 use super::bucket::{Bucket, next_ticket};
 use super::flow::{FlowId, Flows};
-use super::forecast::{self, Place};
+use super::forecast::{self, BucketRef};
 use super::queue::{Newcomer, Permit, Refused, Source};
-use super::shared::{SeatId, SharedQueue};
+use super::shared::{EntryId, SharedQueue};
 use crate::config::Quota;
 
-/// Flows remembered at least before the idle ones are looked for.
+/// Up to this many flows, idle ones are not searched for.
 const FLOWS_KEPT: usize = 1024;
 
-/// Through which a waiting request learns its verdict.
+/// Sends a waiting request its result.
 pub(super) type Sender = oneshot::Sender<Result<Permit, Refused>>;
 
-/// Its other end.
+/// Receives the result of a waiting request.
 pub(super) type Receiver = oneshot::Receiver<Result<Permit, Refused>>;
 
 /// A tenant as the settings describe it.
@@ -46,15 +46,15 @@ pub(super) struct Share {
 
 /// The owner of a bucket, which takes it back when nothing waits there.
 pub(super) trait Owner: Send + Sync {
-    /// Takes the bucket of this seat back, unless something waits there by now.
-    fn take_back(&self, source: Source, seat: SeatId);
+    /// Takes the bucket of this entry back, unless something waits there by now.
+    fn take_back(&self, source: Source, entry: EntryId);
 }
 
 /// What a newcomer at a bucket without tokens gets.
 pub(super) enum Joined {
     /// The token was there.
     Now(Permit),
-    /// A place in the queue.
+    /// A queue position.
     Waits { ticket: u64, verdict: Receiver },
 }
 
@@ -77,11 +77,10 @@ pub(super) struct Egress {
 struct State {
     queue: SharedQueue<Sender>,
     flows: HashMap<Arc<str>, FlowId>,
-    owners: HashMap<SeatId, (Arc<dyn Owner>, Source)>,
+    owners: HashMap<EntryId, (Arc<dyn Owner>, Source)>,
     /// The task runs.
     is_served: bool,
-    /// Nothing can be handed out before this moment; `None` where that has to
-    /// be found out.
+    /// Nothing can be handed out before this time. `None`: unknown, recompute.
     idle_until: Option<Instant>,
     forget_at: usize,
 }
@@ -102,8 +101,8 @@ impl Egress {
         }
     }
 
-    /// Puts other quotas and weights in force; what is owed stays owed.
-    pub(super) fn renew<'f>(
+    /// Applies other quotas and weights; debt is kept.
+    pub(super) fn reconfigure<'f>(
         &self,
         quota: Option<Quota>,
         max_wait: Duration,
@@ -111,18 +110,21 @@ impl Egress {
     ) {
         let now = Instant::now();
         let mut state = self.lock();
-        state.queue.flows.requote(quota, max_wait, now);
+        state.queue.flows.set_quota(quota, max_wait, now);
         for spec in flows {
             if let Some(&id) = state.flows.get(&spec.name) {
-                state.queue.flows.renew(id, spec.weight, spec.quota, now);
+                state
+                    .queue
+                    .flows
+                    .reconfigure(id, spec.weight, spec.quota, now);
             }
         }
         self.wake(&mut state);
     }
 
-    /// Takes the tokens for a request at a bucket where nothing waits, if no
-    /// other bucket is ready to take them.
-    pub(super) fn pass(
+    /// Takes the tokens for a request at a bucket where nothing waits, after all
+    /// ready buckets have been served.
+    pub(super) fn try_acquire(
         &self,
         flow: &FlowSpec,
         bucket: &mut Bucket<Sender>,
@@ -134,7 +136,7 @@ impl Egress {
         let mut state = self.lock();
         self.catch_up(&mut state, now);
         let flow = state.flow(flow, now);
-        state.queue.pass(flow, bucket, now)
+        state.queue.try_acquire(flow, bucket, now)
     }
 
     /// Whether a request could be admitted now; takes nothing.
@@ -144,7 +146,7 @@ impl Egress {
     pub(super) fn check(
         &self,
         flow: &FlowSpec,
-        place: Place<'_, Sender>,
+        bucket_ref: BucketRef<'_, Sender>,
         newcomer: &Newcomer,
         limits: QueueLimits,
     ) -> Result<(), Refused> {
@@ -152,19 +154,19 @@ impl Egress {
         self.catch_up(&mut state, newcomer.now);
         let flow = state.flow(flow, newcomer.now);
         let limits = (limits.max_delay, limits.max_queue);
-        forecast::admit_shared(&mut state.queue, flow, place, newcomer, limits)
+        forecast::admit_shared(&mut state.queue, flow, bucket_ref, newcomer, limits)
     }
 
-    /// Takes a bucket in; its task will serve it.
-    pub(super) fn seat(
+    /// Adds a bucket; the task will serve it.
+    pub(super) fn register(
         self: &Arc<Self>,
         flow: &FlowSpec,
         bucket: Bucket<Sender>,
         owner: (Arc<dyn Owner>, Source),
-    ) -> SeatId {
+    ) -> EntryId {
         let mut state = self.lock();
         let flow = state.flow(flow, Instant::now());
-        let id = state.queue.seat(bucket, flow);
+        let id = state.queue.register(bucket, flow);
         state.owners.insert(id, owner);
         if !std::mem::replace(&mut state.is_served, true) {
             tokio::spawn(serve(Arc::clone(self)));
@@ -174,12 +176,12 @@ impl Egress {
     }
 
     /// Adds a newcomer that was admitted to a bucket that is held here.
-    pub(super) fn join(&self, id: SeatId, newcomer: &Newcomer, max_delay: Duration) -> Joined {
-        let (grant, mut verdict) = oneshot::channel();
+    pub(super) fn join(&self, id: EntryId, newcomer: &Newcomer, max_delay: Duration) -> Joined {
+        let (completion, mut verdict) = oneshot::channel();
         let ticket = next_ticket();
         let mut state = self.lock();
         if let Some(bucket) = state.queue.bucket(id) {
-            bucket.push(newcomer, max_delay, ticket, grant);
+            bucket.push(newcomer, max_delay, ticket, completion);
         }
         state.serve(newcomer.now);
         self.changed.notify_one();
@@ -192,7 +194,7 @@ impl Egress {
     /// Does something with a bucket that is held here.
     pub(super) fn with<R>(
         &self,
-        id: SeatId,
+        id: EntryId,
         act: impl FnOnce(&mut Bucket<Sender>) -> R,
     ) -> Option<R> {
         let mut state = self.lock();
@@ -201,38 +203,42 @@ impl Egress {
         Some(done)
     }
 
-    /// Looks at a bucket that is held here.
-    pub(super) fn look<R>(&self, id: SeatId, look: impl FnOnce(&Bucket<Sender>) -> R) -> Option<R> {
-        self.lock().queue.bucket_of(id).map(look)
+    /// Reads a bucket that is held here.
+    pub(super) fn inspect<R>(
+        &self,
+        id: EntryId,
+        inspect: impl FnOnce(&Bucket<Sender>) -> R,
+    ) -> Option<R> {
+        self.lock().queue.bucket_of(id).map(inspect)
     }
 
-    /// Gives a bucket back.
-    pub(super) fn unseat(&self, id: SeatId) -> Option<Bucket<Sender>> {
+    /// Removes a bucket and returns it.
+    pub(super) fn unregister(&self, id: EntryId) -> Option<Bucket<Sender>> {
         let mut state = self.lock();
         state.owners.remove(&id);
-        let bucket = state.queue.unseat(id);
+        let bucket = state.queue.unregister(id);
         self.wake(&mut state);
         bucket
     }
 
     #[cfg(test)]
-    pub(super) fn foresee(
+    pub(super) fn forecast(
         &self,
         flow: &FlowSpec,
-        place: Place<'_, Sender>,
+        bucket_ref: BucketRef<'_, Sender>,
         newcomer: &Newcomer,
         max_delay: Duration,
     ) -> Instant {
         let mut state = self.lock();
         self.catch_up(&mut state, newcomer.now);
         let flow = state.flow(flow, newcomer.now);
-        forecast::in_shared(&state.queue, flow, place, newcomer, max_delay)
+        forecast::in_shared(&state.queue, flow, bucket_ref, newcomer, max_delay)
     }
 
-    /// Hands out what is due by now. The task may not have run yet at this moment, and
-    /// what waits already goes before a newcomer.
+    /// Hands out what is due by now. The task may not have run yet, and what waits
+    /// already goes before a newcomer.
     fn catch_up(&self, state: &mut State, now: Instant) {
-        if state.queue.has_seats() && state.idle_until.is_none_or(|until| until <= now) {
+        if state.queue.has_entries() && state.idle_until.is_none_or(|until| until <= now) {
             state.serve(now);
             self.changed.notify_one();
         }
@@ -250,8 +256,8 @@ impl Egress {
 }
 
 impl State {
-    /// The flow of this name, under the quota and weight that were in force when
-    /// it was first used or [renewed](Egress::renew) since.
+    /// The flow of this name, under the quota and weight that applied when it
+    /// was first used or [renewed](Egress::reconfigure) since.
     fn flow(&mut self, spec: &FlowSpec, now: Instant) -> FlowId {
         if let Some(&id) = self.flows.get(&spec.name) {
             return id;
@@ -270,7 +276,7 @@ impl State {
     }
 
     fn serve(&mut self, now: Instant) {
-        // Without anything that waits there is nothing to wait for.
+        // Nothing waits: any later time will do.
         let next = self.queue.serve(now);
         self.idle_until = Some(next.unwrap_or(now + Duration::from_secs(3600)));
     }
@@ -280,25 +286,25 @@ impl State {
 async fn serve(egress: Arc<Egress>) {
     loop {
         let now = Instant::now();
-        let (next, drained) = {
+        let (next, empty) = {
             let mut state = egress.lock();
             state.serve(now);
-            if !state.queue.has_seats() {
+            if !state.queue.has_entries() {
                 state.is_served = false;
                 return;
             }
             let owner = |id| Some((id, state.owners.get(&id)?.clone()));
-            let drained: Vec<_> = state
+            let empty: Vec<_> = state
                 .queue
-                .drained()
+                .empty_entries()
                 .into_iter()
                 .filter_map(owner)
                 .collect();
-            (state.idle_until.unwrap_or(now), drained)
+            (state.idle_until.unwrap_or(now), empty)
         };
-        if !drained.is_empty() {
-            for (seat, (owner, source)) in drained {
-                owner.take_back(source, seat);
+        if !empty.is_empty() {
+            for (entry, (owner, source)) in empty {
+                owner.take_back(source, entry);
             }
             continue;
         }

@@ -4,7 +4,7 @@
 //! Queuing", SIGCOMM 1996): a tenant is a flow; each of its upstream calls has
 //! a start tag, the virtual time at which it would begin if every flow had its
 //! share, and the smallest start tag goes first. Sharing is work-conserving,
-//! and a flow that was quiet has saved nothing and owes nothing.
+//! and a flow that was idle has neither credit nor debt.
 //!
 //! Invariant: no clock, and nothing of what waits: that is in
 //! [`shared`](super::shared).
@@ -38,7 +38,7 @@ pub(super) struct Flows {
     /// `limit.max_wait`: how far back a flow counts as active.
     horizon: Duration,
     flows: BTreeMap<FlowId, Flow>,
-    /// Numbers flows, buckets and turns.
+    /// Numbers flows, buckets and calls.
     serial: u64,
 }
 
@@ -58,9 +58,9 @@ struct Flow {
     usage: Usage,
     /// Its calls that were no receipts.
     requests: Usage,
-    /// The most other buckets with requests that waited at one time lately, and
-    /// when.
-    crowd: (usize, Instant),
+    /// Largest number of other buckets with waiting requests within the horizon,
+    /// and when it was seen.
+    peak_contention: (usize, Instant),
 }
 
 /// What waits in a flow.
@@ -69,7 +69,7 @@ pub(super) struct FlowLoad {
     /// Requests at the bucket of the newcomer.
     pub(super) own: usize,
     /// Other buckets with requests.
-    pub(super) rivals: usize,
+    pub(super) competitors: usize,
     pub(super) requests: usize,
     pub(super) receipts: usize,
 }
@@ -107,9 +107,9 @@ impl Flows {
         flow.usage.recent(now, self.horizon) > 0
     }
 
-    /// Puts the egress' quota in force; what is owed stays owed.
-    pub(super) fn requote(&mut self, quota: Option<Quota>, horizon: Duration, now: Instant) {
-        self.budget.requote(quota, now);
+    /// Sets the quota of the egress; debt is kept.
+    pub(super) fn set_quota(&mut self, quota: Option<Quota>, horizon: Duration, now: Instant) {
+        self.budget.set_quota(quota, now);
         self.horizon = horizon;
     }
 
@@ -130,14 +130,14 @@ impl Flows {
             alternator: Alternator::default(),
             usage: Usage::new(now),
             requests: Usage::new(now),
-            crowd: (0, now),
+            peak_contention: (0, now),
         };
         self.flows.insert(id, flow);
         id
     }
 
-    /// Puts the weight and the quota of a flow in force.
-    pub(super) fn renew(
+    /// Applies the weight and the quota of a flow; debt is kept.
+    pub(super) fn reconfigure(
         &mut self,
         id: FlowId,
         weight: NonZeroU32,
@@ -146,12 +146,12 @@ impl Flows {
     ) {
         if let Some(flow) = self.flows.get_mut(&id) {
             flow.weight = weight;
-            flow.budget.requote(quota, now);
+            flow.budget.set_quota(quota, now);
         }
     }
 
-    /// Drops the flows of which there is nothing left to know; returns those
-    /// that are left.
+    /// Drops the flows that have no state worth keeping; returns those that are
+    /// left.
     pub(super) fn forget_idle(
         &mut self,
         used: &BTreeSet<FlowId>,
@@ -197,7 +197,7 @@ impl Flows {
         })
     }
 
-    /// Gives a flow that is ready its start tag; returns its place in the order
+    /// Gives a flow that is ready its start tag; returns its key in the order
     /// of flows.
     pub(super) fn start(&mut self, id: FlowId) -> Option<(u128, u64, FlowId)> {
         let tag = self.start_tag(id);
@@ -207,7 +207,7 @@ impl Flows {
     }
 
     /// Takes the start tag from a flow that is not ready any more, which saves
-    /// nothing; returns the place that it had.
+    /// nothing; returns the key that it had.
     pub(super) fn stop(&mut self, id: FlowId) -> Option<(u128, u64, FlowId)> {
         let flow = self.flows.get_mut(&id)?;
         Some((flow.start.take()?, flow.served, id))
@@ -228,7 +228,7 @@ impl Flows {
     }
 
     /// Takes the tokens of egress and flow for a call with this start tag, which
-    /// are there; returns the number of the turn.
+    /// are there; returns the sequence number of the call.
     pub(super) fn spend(&mut self, id: FlowId, tag: u128, side: Side, now: Instant) -> u64 {
         let serial = self.serial();
         let Some(flow) = self.flows.get_mut(&id) else {
@@ -249,13 +249,14 @@ impl Flows {
         serial
     }
 
-    /// How fast the turns of a flow come while all active flows use their shares.
+    /// How fast the calls of a flow follow each other while all active flows use
+    /// their shares.
     pub(super) fn pace(&self, id: FlowId, now: Instant) -> Option<Pace<'_>> {
         let flow = self.flows.get(&id)?;
         let tag = self.start_tag(id);
         let mut ahead = 0_u32;
         let mut weights = 0.0;
-        for (other, calls) in self.rivals(id, tag, now) {
+        for (other, calls) in self.competitors(id, tag, now) {
             ahead = ahead.saturating_add(calls);
             weights += f64::from(other.weight.get());
         }
@@ -271,7 +272,7 @@ impl Flows {
     /// The other flows that were served lately, with the calls that each may
     /// make before a call with this start tag: its share, but no more than it
     /// used lately.
-    fn rivals(
+    fn competitors(
         &self,
         id: FlowId,
         tag: u128,
@@ -306,24 +307,24 @@ impl Flows {
         let Some(flow) = self.flows.get_mut(&id) else {
             return (now, Scope::Egress, None);
         };
-        if load.rivals >= flow.crowd.0 || now >= flow.crowd.1 + horizon {
-            flow.crowd = (load.rivals, now);
+        if load.competitors >= flow.peak_contention.0 || now >= flow.peak_contention.1 + horizon {
+            flow.peak_contention = (load.competitors, now);
         }
-        let turns = match side {
-            // Buckets with requests take turns; receipts yield.
-            Side::Requests => load.own * (1 + flow.crowd.0) + load.rivals,
+        let calls_ahead = match side {
+            // Buckets with requests are served round-robin; receipts yield.
+            Side::Requests => load.own * (1 + flow.peak_contention.0) + load.competitors,
             // As many requests will come as came lately, and go first.
             Side::Receipts => {
                 let expected = flow.requests.recent(now, horizon);
                 load.requests + load.receipts + expected as usize
             }
         };
-        let turns = u32::try_from(turns).unwrap_or(u32::MAX);
-        let tag = tag + u128::from(turns) * flow.length();
-        let tenant = flow.budget.due(now, turns);
+        let calls_ahead = u32::try_from(calls_ahead).unwrap_or(u32::MAX);
+        let tag = tag + u128::from(calls_ahead) * flow.length();
+        let tenant = flow.budget.due(now, calls_ahead);
         let quota = flow.budget.quota();
-        let others = self.rivals(id, tag, now).map(|(_, calls)| calls);
-        let before = others.fold(turns, u32::saturating_add);
+        let others = self.competitors(id, tag, now).map(|(_, calls)| calls);
+        let before = others.fold(calls_ahead, u32::saturating_add);
         let egress = self.budget.due(now, before);
         if tenant >= egress && quota.is_some() {
             (tenant, Scope::Tenant, quota)
@@ -339,20 +340,21 @@ impl Flow {
     }
 }
 
-/// How fast the turns of a flow come while all active flows use their shares.
+/// How fast the calls of a flow follow each other while all active flows use
+/// their shares.
 pub(super) struct Pace<'q> {
     egress: &'q Gcra,
     own: &'q Gcra,
     now: Instant,
-    /// Turns of other flows before the first turn of this flow.
+    /// Calls of other flows before the first call of this flow.
     ahead: u32,
-    /// Turns of other flows for each turn of this flow.
+    /// Calls of other flows for each call of this flow.
     between: f64,
 }
 
 impl Pace<'_> {
-    /// The time of the n-th turn from now on.
-    pub(super) fn turn(&self, n: u32) -> Instant {
+    /// The time of the n-th call from now on.
+    pub(super) fn slot_at(&self, n: u32) -> Instant {
         let others = (f64::from(n) * self.between).ceil() as u32;
         let before = n.saturating_add(self.ahead).saturating_add(others);
         let egress = self.egress.due(self.now, before);

@@ -19,7 +19,7 @@
 //! multiplications. Otherwise one step for each waiter, at most `rate ×
 //! max_wait + burst` of them, because no more are admitted. A step costs a few
 //! comparisons; only where an overdue receipt may go before requests does it
-//! look at each waiting request. At shared budgets the waiters of all buckets
+//! inspect each waiting request. At shared budgets the waiters of all buckets
 //! count, with the rate of the egress (or the rates of the tenants, where the
 //! egress has none), and a step searches an ordered set.
 
@@ -31,11 +31,11 @@ use tokio::time::Instant;
 use super::bucket::Bucket;
 use super::flow::FlowId;
 use super::gcra::Gcra;
-use super::queue::{Grant, Kind, Newcomer, Permit, Refusal, Refused, Scope, Side, Waiter};
-use super::shared::{SeatId, SharedQueue};
+use super::queue::{Completion, Kind, Newcomer, Permit, Refusal, Refused, Scope, Side, Waiter};
+use super::shared::{EntryId, SharedQueue};
 use crate::config::Quota;
 
-/// The newcomer's place among the tickets: behind everything that waits.
+/// The newcomer's ticket number in a simulation: the last.
 const NEWCOMER: u64 = u64::MAX;
 
 /// The least by which a token can be late.
@@ -44,7 +44,7 @@ const JUST_AFTER: Duration = Duration::from_nanos(1);
 /// Longer than any wait.
 const FAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// What becomes of a newcomer if nothing else arrives.
+/// The result for a newcomer if nothing else arrives.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Forecast {
     /// When it gets its token.
@@ -56,7 +56,7 @@ pub(super) struct Forecast {
     pub(super) quota: Option<Quota>,
 }
 
-/// What happens in a copy of a queue.
+/// The results of one simulation.
 #[derive(Debug, Default)]
 struct Log {
     newcomer: Cell<Option<Instant>>,
@@ -65,16 +65,16 @@ struct Log {
     open: Cell<usize>,
 }
 
-/// A waiter in a copy of a queue.
+/// A waiter in the copy of a queue.
 #[derive(Debug)]
-struct Note<'l> {
+struct SimulatedWaiter<'l> {
     log: &'l Log,
-    /// That of a waiter which is watched.
+    /// Set for a watched waiter.
     deadline: Option<Instant>,
     is_newcomer: bool,
 }
 
-impl Grant for Note<'_> {
+impl Completion for SimulatedWaiter<'_> {
     fn settle(self, verdict: Result<Permit, Refused>) -> bool {
         let Self { log, .. } = self;
         let granted = verdict.ok().map(|permit| permit.granted);
@@ -93,33 +93,33 @@ impl Grant for Note<'_> {
 
 impl Log {
     /// The newcomer in a copy.
-    fn newcomer(&self) -> Note<'_> {
+    fn newcomer(&self) -> SimulatedWaiter<'_> {
         self.open.set(self.open.get() + 1);
-        Note {
+        SimulatedWaiter {
             is_newcomer: true,
             ..self.unwatched()
         }
     }
 
-    /// A copy of a waiter, which is noted if it is late.
-    fn watched<G>(&self, waiter: &Waiter<G>) -> Note<'_> {
+    /// A copy of a waiter, counted if it is late.
+    fn watched<G>(&self, waiter: &Waiter<G>) -> SimulatedWaiter<'_> {
         self.open.set(self.open.get() + 1);
-        Note {
+        SimulatedWaiter {
             deadline: Some(waiter.deadline),
             ..self.unwatched()
         }
     }
 
-    /// A copy of a waiter whose end does not matter.
-    fn unwatched(&self) -> Note<'_> {
-        Note {
+    /// A copy of a waiter whose result does not matter.
+    fn unwatched(&self) -> SimulatedWaiter<'_> {
+        SimulatedWaiter {
             log: self,
             deadline: None,
             is_newcomer: false,
         }
     }
 
-    /// Serves as if the time came at once, until all is known that matters.
+    /// Runs the simulation until the newcomer and all watched waiters are settled.
     fn run(&self, newcomer: &Newcomer, mut serve: impl FnMut(Instant) -> Option<Instant>) {
         let mut now = newcomer.now;
         while let Some(next) = serve(now) {
@@ -136,7 +136,7 @@ impl Log {
 ///
 /// # Errors
 /// It is not.
-pub(crate) fn admit<G: Grant>(
+pub(crate) fn admit<G: Completion>(
     bucket: &Bucket<G>,
     newcomer: &Newcomer,
     max_delay: Duration,
@@ -150,7 +150,7 @@ pub(crate) fn admit<G: Grant>(
 }
 
 /// Whether a newcomer of this forecast is admitted.
-fn decide<G: Grant>(
+fn decide<G: Completion>(
     bucket: &Bucket<G>,
     newcomer: &Newcomer,
     forecast: &Forecast,
@@ -182,7 +182,7 @@ fn decide<G: Grant>(
 }
 
 /// The forecast at a bucket that shares no budget.
-pub(super) fn of_bucket<G: Grant>(
+pub(super) fn of_bucket<G: Completion>(
     bucket: &Bucket<G>,
     newcomer: &Newcomer,
     max_delay: Duration,
@@ -197,52 +197,53 @@ pub(super) fn of_bucket<G: Grant>(
     let Some(queue) = bucket.waiting() else {
         return forecast(bucket.due(now, 0), false);
     };
-    let (side, overdue) = newcomer.place(max_delay);
+    let (side, overdue) = newcomer.queue_key(max_delay);
     match (side, queue.counts()) {
         // First come, first served: what waits is not affected.
         (Side::Requests, (requests, 0)) => return forecast(bucket.due(now, requests), false),
         (Side::Receipts, (0, _)) => {
             let before = queue.receipts_before(overdue);
             let behind = (before..).zip(queue.receipts().skip(before));
-            let mut late = behind.filter(|(place, receipt)| {
-                bucket.due(now, place + 1) > receipt.deadline
-                    && bucket.due(now, *place) <= receipt.deadline
+            let mut late = behind.filter(|(index, receipt)| {
+                bucket.due(now, index + 1) > receipt.deadline
+                    && bucket.due(now, *index) <= receipt.deadline
             });
             return forecast(bucket.due(now, before), late.next().is_some());
         }
         _ => {}
     }
-    let play = |log: &Log, newcomer: &Newcomer, joins: bool| {
+    let simulate = |log: &Log, newcomer: &Newcomer, joins: bool| {
         let mut copy = bucket.copy(|waiter| log.watched(waiter));
         if joins {
             copy.push(newcomer, max_delay, NEWCOMER, log.newcomer());
         }
         log.run(newcomer, |now| copy.tick(now));
     };
-    let (at, breaks_promise) = played(newcomer, play);
+    let (at, breaks_promise) = outcome(newcomer, simulate);
     forecast(at, breaks_promise)
 }
 
 /// When a newcomer is served, and whether a watched waiter is late because of
-/// it. `play` runs a copy with or without the newcomer.
-fn played(newcomer: &Newcomer, play: impl Fn(&Log, &Newcomer, bool)) -> (Instant, bool) {
+/// it. `simulate` runs a copy with or without the newcomer.
+fn outcome(newcomer: &Newcomer, simulate: impl Fn(&Log, &Newcomer, bool)) -> (Instant, bool) {
     let log = Log::default();
-    play(&log, newcomer, true);
+    simulate(&log, newcomer, true);
     let Some(at) = log.newcomer.get() else {
-        // It would be refused when its deadline comes. How long would it take?
+        // It would be refused at its deadline: simulate it with a far deadline, to
+        // know when it would be served.
         let log = Log::default();
-        let patient = Newcomer {
+        let with_far_deadline = Newcomer {
             deadline: newcomer.deadline + FAR,
             ..*newcomer
         };
-        play(&log, &patient, true);
-        let at = log.newcomer.get().unwrap_or(patient.deadline);
+        simulate(&log, &with_far_deadline, true);
+        let at = log.newcomer.get().unwrap_or(with_far_deadline.deadline);
         return (at.max(newcomer.deadline + JUST_AFTER), false);
     };
     let breaks_promise = log.late.get() > 0 && at <= newcomer.deadline && {
         // Some may be late in any case, after a pause.
         let without = Log::default();
-        play(&without, newcomer, false);
+        simulate(&without, newcomer, false);
         log.late.get() > without.late.get()
     };
     (at, breaks_promise)
@@ -250,41 +251,41 @@ fn played(newcomer: &Newcomer, play: impl Fn(&Log, &Newcomer, bool)) -> (Instant
 
 /// Where the bucket of a newcomer is.
 #[derive(Debug)]
-pub(super) enum Place<'b, G> {
+pub(super) enum BucketRef<'b, G> {
     /// Nothing waits there yet.
     Outside(&'b Bucket<G>),
     /// Among those that wait for shared budgets.
-    Seated(SeatId),
+    Registered(EntryId),
 }
 
-impl<G> Clone for Place<'_, G> {
+impl<G> Clone for BucketRef<'_, G> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<G> Copy for Place<'_, G> {}
+impl<G> Copy for BucketRef<'_, G> {}
 
 /// Whether a newcomer is admitted at a bucket that shares budgets.
 ///
 /// # Errors
 /// It is not.
-pub(super) fn admit_shared<G: Grant>(
+pub(super) fn admit_shared<G: Completion>(
     shared: &mut SharedQueue<G>,
     flow: FlowId,
-    place: Place<'_, G>,
+    bucket_ref: BucketRef<'_, G>,
     newcomer: &Newcomer,
     (max_delay, max_queue): (Duration, usize),
 ) -> Result<(), Refused> {
-    let (side, _) = newcomer.place(max_delay);
-    let seat = match place {
-        Place::Outside(_) => None,
-        Place::Seated(id) => Some(id),
+    let (side, _) = newcomer.queue_key(max_delay);
+    let entry = match bucket_ref {
+        BucketRef::Outside(_) => None,
+        BucketRef::Registered(id) => Some(id),
     };
-    let guaranteed = shared.guaranteed(flow, seat, side, newcomer.now);
-    let bucket = match place {
-        Place::Outside(bucket) => bucket,
-        Place::Seated(id) => match shared.bucket_of(id) {
+    let guaranteed = shared.guaranteed(flow, entry, side, newcomer.now);
+    let bucket = match bucket_ref {
+        BucketRef::Outside(bucket) => bucket,
+        BucketRef::Registered(id) => match shared.bucket_of(id) {
             Some(bucket) => bucket,
             None => return Ok(()),
         },
@@ -296,10 +297,10 @@ pub(super) fn admit_shared<G: Grant>(
     if is_ample(shared, flow, bucket.quota(), newcomer.now) {
         return decide(bucket, newcomer, &own, max_queue);
     }
-    let served = in_shared(shared, flow, place, newcomer, max_delay);
+    let served = in_shared(shared, flow, bucket_ref, newcomer, max_delay);
     let (counted, scope, quota) = guaranteed;
-    // What goes at once needs no share of what is still to come, and what is late
-    // anyway is told when it would be served.
+    // A newcomer served now competes with no later arrivals. One that is late in
+    // any case gets its simulated time as `Retry-After`.
     let at = if served > newcomer.now && served <= newcomer.deadline {
         served.max(counted)
     } else {
@@ -318,10 +319,10 @@ pub(super) fn admit_shared<G: Grant>(
     decide(bucket, newcomer, &forecast, max_queue)
 }
 
-/// Whether no shared budget can keep a bucket of this flow waiting: the buckets
-/// that wait have at most a token each now, and together they are not faster
-/// than the budgets. Then the forecast of the bucket alone is exact.
-fn is_ample<G: Grant>(
+/// Whether no shared budget can keep a bucket of this flow waiting: the shared
+/// budget has a token for each waiting bucket now, and its rate is at least the
+/// sum of theirs. Then the forecast of the bucket alone is exact.
+fn is_ample<G: Completion>(
     shared: &SharedQueue<G>,
     flow: FlowId,
     newcomer: Option<Quota>,
@@ -347,19 +348,19 @@ fn is_ample<G: Grant>(
 }
 
 /// When a newcomer is served at the shared budgets.
-pub(super) fn in_shared<G: Grant>(
+pub(super) fn in_shared<G: Completion>(
     shared: &SharedQueue<G>,
     flow: FlowId,
-    place: Place<'_, G>,
+    bucket_ref: BucketRef<'_, G>,
     newcomer: &Newcomer,
     max_delay: Duration,
 ) -> Instant {
     let now = newcomer.now;
-    let play = |log: &Log, newcomer: &Newcomer, joins: bool| {
+    let simulate = |log: &Log, newcomer: &Newcomer, joins: bool| {
         let mut copy = shared.copy(flow, now, |_| log.unwatched());
-        let id = match place {
-            Place::Seated(id) => id,
-            Place::Outside(bucket) => copy.seat(bucket.copy(|_| log.unwatched()), flow),
+        let id = match bucket_ref {
+            BucketRef::Registered(id) => id,
+            BucketRef::Outside(bucket) => copy.register(bucket.copy(|_| log.unwatched()), flow),
         };
         if let (Some(bucket), true) = (copy.bucket(id), joins) {
             bucket.push(newcomer, max_delay, NEWCOMER, log.newcomer());
@@ -367,5 +368,5 @@ pub(super) fn in_shared<G: Grant>(
         let mut agenda = copy.agenda(now);
         log.run(newcomer, |now| copy.serve_by(&mut agenda, now));
     };
-    played(newcomer, play).0
+    outcome(newcomer, simulate).0
 }

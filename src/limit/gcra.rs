@@ -3,7 +3,7 @@
 //!
 //! Nothing here reads a clock, so that a bucket can be driven in the time of a
 //! log as well as in tokio's. Invariants: a token that [`Gcra::due`] promises
-//! can be taken at that moment; the theoretical arrival time and the quota are
+//! can be taken at that time; the theoretical arrival time and the quota are
 //! all that is kept, because there are as many buckets as instances.
 //!
 //! The formula is written out here: `governor` keeps its state in an atomic and
@@ -31,20 +31,20 @@ impl Gcra {
         Self { full: now, quota }
     }
 
-    /// Puts another quota in force, or none. What is owed stays owed, except
-    /// for what is more than the new bucket holds.
-    pub(super) fn requote(&mut self, quota: Option<Quota>, now: Instant) {
+    /// Sets another quota, or none. Debt is kept, except for what is more than
+    /// the new bucket holds.
+    pub(super) fn set_quota(&mut self, quota: Option<Quota>, now: Instant) {
         if self.quota == quota {
             return;
         }
-        let owed = self.owed(now);
-        let still = quota.map(|quota| quota.interval() * owed.min(quota.burst.get()));
+        let debt = self.debt(now);
+        let still = quota.map(|quota| quota.interval() * debt.min(quota.burst.get()));
         self.full = now + still.unwrap_or_default();
         self.quota = quota;
     }
 
-    /// When the token behind `before` others is there, for a request that asks
-    /// at `from`: at that moment, or later.
+    /// When the token after `before` others is there, for a request that
+    /// arrives at `from`: at that time, or later.
     pub(super) fn due(&self, from: Instant, before: u32) -> Instant {
         let Some(quota) = self.quota else { return from };
         let interval = quota.interval();
@@ -56,7 +56,7 @@ impl Gcra {
     /// Takes a token and returns how many are left (`None`: unlimited).
     ///
     /// # Errors
-    /// No token is there; the error is the moment when the next one is.
+    /// No token is there; the error is the time of the next one.
     pub(super) fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
         let Some(quota) = self.quota else {
             self.full = now;
@@ -90,7 +90,7 @@ impl Gcra {
         Some((burst - missing / quota.interval().as_secs_f64()).max(0.0))
     }
 
-    /// The quota in force; `None`: unlimited.
+    /// The present quota; `None`: unlimited.
     pub(super) fn quota(&self) -> Option<Quota> {
         self.quota
     }
@@ -101,11 +101,11 @@ impl Gcra {
     }
 
     /// Tokens missing from a full bucket; one that is coming back counts.
-    fn owed(&self, now: Instant) -> u32 {
+    fn debt(&self, now: Instant) -> u32 {
         let Some(quota) = self.quota else { return 0 };
         let missing = self.full.saturating_duration_since(now);
-        let owed = nanos(missing).div_ceil(nanos(quota.interval()));
-        u32::try_from(owed).unwrap_or(u32::MAX)
+        let debt = nanos(missing).div_ceil(nanos(quota.interval()));
+        u32::try_from(debt).unwrap_or(u32::MAX)
     }
 }
 
@@ -151,8 +151,8 @@ impl Usage {
         }
     }
 
-    /// Calls of the last period, to within how evenly they came (a sliding
-    /// window of two counters).
+    /// Calls in the last period, by a two-counter sliding window: exact if
+    /// arrivals are even.
     pub(super) fn recent(&self, now: Instant, period: Duration) -> u32 {
         let (current, previous) = self.at(now, period);
         let age = now.saturating_duration_since(self.since);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn tokens_are_there_from_the_moment_foretold_and_not_before() {
+    async fn tokens_are_there_from_the_promised_time_and_not_before() {
         for (rate, burst) in [(3.0, 1), (3.0, 4), (0.05, 2), (999.0, 20)] {
             let mut gcra = Gcra::new(Some(quota(rate, burst)), Instant::now());
             for taken in 0..3 * burst {
@@ -189,9 +189,9 @@ mod tests {
                     assert_eq!(gcra.take(Instant::now()), Err(due));
                     tokio::time::advance(Duration::from_nanos(1)).await;
                 }
-                let foretold = gcra.due(due, 1);
+                let promised = gcra.due(due, 1);
                 gcra.take(due).unwrap();
-                assert_eq!(gcra.due(due, 0), foretold);
+                assert_eq!(gcra.due(due, 0), promised);
             }
             // A long rest brings back the burst, and no more.
             tokio::time::advance(Duration::from_secs(86_400)).await;
@@ -202,21 +202,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_quota_keeps_what_is_owed() {
+    async fn another_quota_keeps_the_debt() {
         let now = Instant::now;
         let mut budget = Gcra::new(Some(quota(1.0, 5)), now());
         let take = |budget: &mut Gcra| std::iter::from_fn(|| budget.take(now()).ok()).count();
         budget.take(now()).unwrap();
         budget.take(now()).unwrap();
         tokio::time::advance(Duration::from_millis(500)).await;
-        budget.requote(Some(quota(2.0, 8)), now());
-        assert_eq!(take(&mut budget), 6, "two are owed, one of them half back");
-        budget.requote(Some(quota(2.0, 3)), now());
-        assert_eq!(take(&mut budget), 0, "more is owed than the burst");
-        budget.requote(None, now());
+        budget.set_quota(Some(quota(2.0, 8)), now());
+        assert_eq!(take(&mut budget), 6, "a debt of two, one of them half back");
+        budget.set_quota(Some(quota(2.0, 3)), now());
+        assert_eq!(take(&mut budget), 0, "the debt is more than the burst");
+        budget.set_quota(None, now());
         assert_eq!(budget.take(now()), Ok(None));
-        budget.requote(Some(quota(2.0, 3)), now());
-        assert_eq!(take(&mut budget), 3, "what was unlimited is not owed");
+        budget.set_quota(Some(quota(2.0, 3)), now());
+        assert_eq!(take(&mut budget), 3, "unlimited calls leave no debt");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! One caller's access to an account.
 //!
-//! Invariants: which bucket pays is decided when a token is asked for, not when
-//! the lane is made. A ticket that is dropped before its verdict leaves nothing
+//! Invariants: which bucket pays is decided when a token is requested, not
+//! when the lane is made. A ticket that is dropped before its verdict leaves nothing
 //! in the queue, and the gauge of waiting requests is kept by tickets alone.
 
 use std::fmt;
@@ -31,12 +31,12 @@ use crate::observe::metrics::{InstanceSeries, Metrics};
 pub(crate) enum Admission {
     /// The token was there.
     Now(Permit),
-    /// A place in the queue.
+    /// A queue position.
     Queued(Ticket),
 }
 
-/// A place in a queue. Resolves to the token, or to the refusal of a request
-/// whose token cannot come in time any more. Dropping it gives the place up.
+/// A queue position. Resolves to the token, or to the refusal of a request
+/// whose token cannot come in time any more. Dropping it gives the position up.
 pub(crate) struct Ticket {
     account: Arc<Account>,
     /// `None` for a shadow request, which no gauge counts.
@@ -61,9 +61,9 @@ pub(crate) struct Lane {
     sent: Option<IntCounter>,
 }
 
-/// How a lane asks for a token.
+/// A request for a token, without the credential of the lane.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ask {
+pub(super) struct TokenRequest {
     pub(super) kind: Kind,
     pub(super) now: Instant,
     pub(super) deadline: Instant,
@@ -96,19 +96,19 @@ impl Lane {
         self
     }
 
-    /// Takes a token or a place in the queue.
+    /// Takes a token or a queue position.
     ///
     /// # Errors
     /// The queue is full, or the token would come after the deadline.
-    pub(super) fn admit(&self, ask: Ask) -> Result<Admission, Refused> {
-        let newcomer = self.newcomer(&ask);
+    pub(super) fn admit(&self, request: TokenRequest) -> Result<Admission, Refused> {
+        let newcomer = self.newcomer(&request);
         let joined = self
             .account
-            .admit(&newcomer, || self.policy(), ask.limits)?;
+            .admit(&newcomer, || self.policy(), request.limits)?;
         Ok(match joined {
             Joined::Now(permit) => Admission::Now(permit),
             Joined::Waits { ticket, verdict } => {
-                let series = (!ask.is_shadow).then(|| Arc::clone(self.series()));
+                let series = (!request.is_shadow).then(|| Arc::clone(self.series()));
                 if let Some(series) = &series {
                     series.queued.inc();
                 }
@@ -126,16 +126,17 @@ impl Lane {
     ///
     /// # Errors
     /// As [`admit`](Self::admit).
-    pub(super) fn check(&self, ask: Ask) -> Result<(), Refused> {
-        let newcomer = self.newcomer(&ask);
-        self.account.check(&newcomer, || self.policy(), ask.limits)
+    pub(super) fn check(&self, request: TokenRequest) -> Result<(), Refused> {
+        let newcomer = self.newcomer(&request);
+        self.account
+            .check(&newcomer, || self.policy(), request.limits)
     }
 
-    fn newcomer(&self, ask: &Ask) -> Newcomer {
+    fn newcomer(&self, request: &TokenRequest) -> Newcomer {
         Newcomer {
-            kind: ask.kind,
-            now: ask.now,
-            deadline: ask.deadline,
+            kind: request.kind,
+            now: request.now,
+            deadline: request.deadline,
             credential: self.credential,
         }
     }
@@ -151,14 +152,16 @@ impl Lane {
     /// It does.
     pub(crate) fn check_pause(&self, deadline: Instant) -> Result<(), Refused> {
         let now = Instant::now();
-        let look = |bucket: &Bucket<_>| bucket.check_pause(now, deadline);
-        self.account.look(self.credential, look).unwrap_or(Ok(()))
+        let inspect = |bucket: &Bucket<_>| bucket.check_pause(now, deadline);
+        self.account
+            .inspect(self.credential, inspect)
+            .unwrap_or(Ok(()))
     }
 
     /// The refusal of a request that waited until its deadline came.
     pub(crate) fn too_late(&self) -> Refused {
-        let look = |bucket: &Bucket<_>| bucket.too_late(Instant::now());
-        let refused = self.account.look(self.credential, look);
+        let inspect = |bucket: &Bucket<_>| bucket.too_late(Instant::now());
+        let refused = self.account.inspect(self.credential, inspect);
         refused.unwrap_or(Refused {
             refusal: Refusal::WaitTooLong,
             scope: Scope::Egress,
@@ -168,8 +171,9 @@ impl Lane {
         })
     }
 
-    /// Learns from the upstream's response to a request sent with `permit`.
-    pub(crate) fn answered(
+    /// Updates pause and verification after the upstream's response to a request
+    /// sent with `permit`.
+    pub(crate) fn on_response(
         &self,
         permit: &Permit,
         status: StatusCode,
@@ -179,13 +183,13 @@ impl Lane {
         let now = Instant::now();
         if status == StatusCode::TOO_MANY_REQUESTS {
             // It verifies nothing: it may have been sent before the upstream
-            // looked at the credential.
-            self.account.throttled(permit, now, retry_after);
+            // checked the credential.
+            self.account.on_429(permit, now, retry_after);
             self.series().throttled.inc();
             return;
         }
         self.account
-            .answered(permit, now, !status.is_server_error());
+            .on_other_result(permit, now, !status.is_server_error());
         if status.is_success() && self.verifies {
             self.verify();
         } else if status == StatusCode::UNAUTHORIZED {
@@ -193,10 +197,10 @@ impl Lane {
         }
     }
 
-    /// Learns that a request sent with `permit` got no response at all.
-    pub(crate) fn unanswered(&self, permit: &Permit) {
+    /// Updates the pause after a request sent with `permit` got no response.
+    pub(crate) fn on_no_response(&self, permit: &Permit) {
         self.count_sent();
-        self.account.answered(permit, Instant::now(), false);
+        self.account.on_other_result(permit, Instant::now(), false);
     }
 
     /// Records that the upstream accepts the credential for the instance.
@@ -236,23 +240,25 @@ impl Lane {
     }
 
     /// Whether every response carries `RateLimit` fields.
-    pub(crate) fn tells_limit(&self) -> bool {
+    pub(crate) fn sends_ratelimit_headers(&self) -> bool {
         self.registry.policy().headers
     }
 
-    /// The quota in force here.
+    /// The present quota of its bucket.
     pub(crate) fn quota(&self) -> Option<Quota> {
-        self.account.look(self.credential, Bucket::quota).flatten()
+        self.account
+            .inspect(self.credential, Bucket::quota)
+            .flatten()
     }
 }
 
 #[cfg(test)]
 impl Lane {
     /// When a request would get its token.
-    pub(super) fn foresee(&self, ask: Ask) -> Instant {
-        let max_delay = ask.limits.max_delay;
+    pub(super) fn forecast(&self, request: TokenRequest) -> Instant {
+        let max_delay = request.limits.max_delay;
         self.account
-            .foresee(&self.newcomer(&ask), || self.policy(), max_delay)
+            .forecast(&self.newcomer(&request), || self.policy(), max_delay)
     }
 }
 

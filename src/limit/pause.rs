@@ -1,5 +1,4 @@
-//! The tokens of a bucket, and what it has learned from an upstream 429 (rule:
-//! pauses).
+//! The tokens of a bucket, and its pause after an upstream 429 (rule: pauses).
 //!
 //! [`Tokens`] is what the wait queue and the forecast need to know. A bucket of
 //! this process implements it with arithmetic ([`LocalTokens`]). A bucket that
@@ -9,6 +8,9 @@
 //! the queue when a reservation arrives, and returns slots when the queue
 //! shrinks. A bound on concurrent calls belongs here too: `due` is then also
 //! the time at which a call may begin.
+//!
+//! A pause belongs to one bucket: one instance, one class, and either its
+//! verified or its other credentials.
 //!
 //! Invariants: only a response to a request sent after a pause ended can
 //! lengthen or end it; requests that are held back, and responses to requests
@@ -26,20 +28,18 @@ use super::gcra::Gcra;
 use crate::config::Quota;
 
 /// The first pause where the upstream names none; it doubles with each 429.
-const FIRST: Duration = Duration::from_secs(1);
+const INITIAL_PAUSE: Duration = Duration::from_secs(1);
 
-/// A named pause that proved too short is followed by one twice as long, up to
-/// this length: a receipt that is retried after each would else retry forever.
-const LEAST: Duration = Duration::from_secs(1);
+/// If a named pause (`Retry-After`) was too short, the next is at least twice as
+/// long, up to this length; otherwise a receipt would be retried in a tight loop.
+const MIN_REPEATED_PAUSE_CAP: Duration = Duration::from_secs(1);
 
-/// A longer `Retry-After` is cut to this length. The upstream has been seen to
-/// send six days.
-const LONGEST: Duration = Duration::from_secs(60);
+/// A longer `Retry-After` is cut to this length: the upstream has sent six days.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// How long the others wait for the response to the probe before the next
-/// request goes as another probe: a probe may be a video that uploads for
-/// minutes.
-const HEAD_START: Duration = Duration::from_secs(2);
+/// If the probe has no response after this time, the next request goes as
+/// another probe: a probe may be a video that uploads for minutes.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A pause after an upstream 429.
 #[derive(Clone, Debug)]
@@ -47,72 +47,72 @@ pub(super) struct Pause {
     until: Instant,
     /// The length of the next pause, if the next 429 names none.
     step: Duration,
-    /// The least length of the next pause, if the next 429 names one.
-    least: Duration,
+    /// The smallest length of the next pause, if the next 429 names one.
+    min_named: Duration,
     /// When the probe was sent that has no response yet.
     probe: Option<Instant>,
-    /// The probe before had no response within its head start.
-    hangs: bool,
+    /// The probe before this one had no response within [`PROBE_TIMEOUT`].
+    previous_probe_timed_out: bool,
 }
 
 impl Pause {
     pub(super) fn new(now: Instant, retry_after: Option<Duration>) -> Self {
         let mut pause = Self {
             until: now,
-            step: FIRST,
-            least: Duration::ZERO,
+            step: INITIAL_PAUSE,
+            min_named: Duration::ZERO,
             probe: None,
-            hangs: false,
+            previous_probe_timed_out: false,
         };
         pause.begin(now, retry_after);
         pause
     }
 
-    /// Until when requests are held back, if they are: by the pause, or by a
-    /// probe without a response.
+    /// Until when requests are held back by the pause, or by a probe without a
+    /// response; `None` if they are not.
     pub(super) fn holds(&self, now: Instant) -> Option<Instant> {
-        let probing = self.probe.map(|sent| sent + HEAD_START);
+        let probing = self.probe.map(|sent| sent + PROBE_TIMEOUT);
         let until = probing.map_or(self.until, |probing| probing.max(self.until));
         (now < until).then_some(until)
     }
 
-    /// Until when no waiting request will get a token. A probe counts once the
-    /// one before it hung: the first is mostly answered soon.
+    /// Until when certainly no waiting request gets a token. An outstanding probe
+    /// counts only if the previous one timed out; the first usually has its
+    /// response soon.
     pub(super) fn refuses_until(&self) -> Instant {
-        let probing = self.probe.filter(|_| self.hangs);
-        probing.map_or(self.until, |sent| self.until.max(sent + HEAD_START))
+        let probing = self.probe.filter(|_| self.previous_probe_timed_out);
+        probing.map_or(self.until, |sent| self.until.max(sent + PROBE_TIMEOUT))
     }
 
     pub(super) fn is_over(&self, now: Instant) -> bool {
         self.holds(now).is_none()
     }
 
-    /// A request goes out now: it is the probe.
+    /// Records that a request is sent now: it is the probe.
     pub(super) fn probe(&mut self, now: Instant) {
-        self.hangs = self.probe.is_some();
+        self.previous_probe_timed_out = self.probe.is_some();
         self.probe = Some(now);
     }
 
     /// Records another 429, to a request sent at `sent`.
-    pub(super) fn throttled(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
+    pub(super) fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
         if sent >= self.until {
             self.begin(now, retry_after);
-        } else if let Some(named) = believed(retry_after) {
-            // A late response of the same incident that knows more.
+        } else if let Some(named) = clamped(retry_after) {
+            // A late 429 from before the pause; its `Retry-After` may extend it.
             self.until = self.until.max(now + named);
         }
     }
 
     /// Records any other response, or none, to a request sent at `sent`.
-    /// `let_through`: the upstream took the request (which may have failed for
-    /// reasons of its own).
-    pub(super) fn answered(&mut self, sent: Instant, let_through: bool) -> Probed {
+    /// `is_accepted`: the status is neither 429 nor 5xx.
+    pub(super) fn on_other_result(&mut self, sent: Instant, is_accepted: bool) -> Probed {
         if sent < self.until {
             return Probed::Stale;
         }
         self.probe = None;
-        self.hangs = false;
-        if let_through {
+        self.previous_probe_timed_out = false;
+        if is_accepted {
             Probed::Success
         } else {
             Probed::Failure
@@ -120,18 +120,18 @@ impl Pause {
     }
 
     fn begin(&mut self, now: Instant, retry_after: Option<Duration>) {
-        let length = match believed(retry_after) {
-            Some(named) => named.max(self.least),
+        let length = match clamped(retry_after) {
+            Some(named) => named.max(self.min_named),
             None => {
                 let step = self.step;
-                self.step = (step * 2).min(LONGEST);
+                self.step = (step * 2).min(MAX_PAUSE);
                 step
             }
         };
-        self.least = (length * 2).min(LEAST);
+        self.min_named = (length * 2).min(MIN_REPEATED_PAUSE_CAP);
         self.until = now + length;
         self.probe = None;
-        self.hangs = false;
+        self.previous_probe_timed_out = false;
     }
 }
 
@@ -142,35 +142,35 @@ pub(super) enum Probed {
     Stale,
     /// The pause is over, and its doubling with it.
     Success,
-    /// The upstream is not well: the next request is another probe.
+    /// The probe failed: the next request is another probe.
     Failure,
 }
 
-/// The pause that the upstream asked for, within reason. A `Retry-After: 0`
-/// says nothing.
-fn believed(retry_after: Option<Duration>) -> Option<Duration> {
+/// The pause that the upstream named, at most [`MAX_PAUSE`]. A `Retry-After: 0`
+/// counts as none.
+fn clamped(retry_after: Option<Duration>) -> Option<Duration> {
     retry_after
         .filter(|wait| !wait.is_zero())
-        .map(|wait| wait.min(LONGEST))
+        .map(|wait| wait.min(MAX_PAUSE))
 }
 
 /// The tokens of one bucket, with its pause.
 pub(super) trait Tokens {
-    /// When the token behind `before` others can be taken, from `now` on.
+    /// When the token after `before` others can be taken, from `now` on.
     fn due(&self, now: Instant, before: u32) -> Instant;
 
     /// Takes a token; returns how many are left (`None`: unlimited).
     ///
     /// # Errors
-    /// No token is there; the error is the moment when the next one is.
+    /// No token is there; the error is the time of the next one.
     fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant>;
 
-    /// Learns from an upstream 429 to a request sent at `sent`.
-    fn throttled(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>);
+    /// Updates the pause after an upstream 429 to a request sent at `sent`.
+    fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>);
 
-    /// Learns from any other response, or from none, to a request sent at
+    /// Updates the pause after any other response, or none, to a request sent at
     /// `sent`; true if that lets waiting requests go sooner.
-    fn answered(&mut self, now: Instant, sent: Instant, let_through: bool) -> bool;
+    fn on_other_result(&mut self, now: Instant, sent: Instant, is_accepted: bool) -> bool;
 
     /// Until when no waiting request can get a token, where that is certain.
     fn refuses_until(&self) -> Option<Instant>;
@@ -178,8 +178,8 @@ pub(super) trait Tokens {
     /// Until when requests are held back by a pause or its probe.
     fn held_until(&self, now: Instant) -> Option<Instant>;
 
-    /// A copy for a forecast. It expects that a probe succeeds at once.
-    fn foreseen(&self) -> Self;
+    /// A copy for a forecast. In the copy a probe counts as successful at once.
+    fn simulated(&self) -> Self;
 }
 
 /// The tokens of a bucket that only this process uses.
@@ -202,12 +202,12 @@ impl LocalTokens {
         }
     }
 
-    /// Puts another quota in force; what is owed stays owed.
-    pub(super) fn requote(&mut self, quota: Option<Quota>, now: Instant) {
-        self.gcra.requote(quota, now);
+    /// Sets another quota; debt is kept.
+    pub(super) fn set_quota(&mut self, quota: Option<Quota>, now: Instant) {
+        self.gcra.set_quota(quota, now);
     }
 
-    /// The quota in force; `None`: unlimited.
+    /// The present quota; `None`: unlimited.
     pub(super) fn quota(&self) -> Option<Quota> {
         self.gcra.quota()
     }
@@ -223,7 +223,7 @@ impl LocalTokens {
     }
 
     /// Whether a 429 has not yet been followed by a success.
-    pub(super) fn is_paused(&self) -> bool {
+    pub(super) fn is_recovering(&self) -> bool {
         self.pause.is_some()
     }
 
@@ -268,25 +268,25 @@ impl Tokens for LocalTokens {
         Ok(remaining)
     }
 
-    fn throttled(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
+    fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
         let pause = match &mut self.pause {
             Some(pause) => {
-                pause.throttled(now, sent, retry_after);
+                pause.on_429(now, sent, retry_after);
                 pause
             }
             none => none.insert(Box::new(Pause::new(now, retry_after))),
         };
         if let Some(until) = pause.holds(now) {
-            let owed = self.gcra.due(now, 0);
-            self.gcra.empty_until(until.max(owed));
+            let debt = self.gcra.due(now, 0);
+            self.gcra.empty_until(until.max(debt));
         }
     }
 
-    fn answered(&mut self, now: Instant, sent: Instant, let_through: bool) -> bool {
+    fn on_other_result(&mut self, now: Instant, sent: Instant, is_accepted: bool) -> bool {
         let Some(pause) = &mut self.pause else {
             return false;
         };
-        match pause.answered(sent, let_through) {
+        match pause.on_other_result(sent, is_accepted) {
             Probed::Stale => return false,
             Probed::Success => self.pause = None,
             Probed::Failure => {}
@@ -303,7 +303,7 @@ impl Tokens for LocalTokens {
         self.pause.as_ref()?.holds(now)
     }
 
-    fn foreseen(&self) -> Self {
+    fn simulated(&self) -> Self {
         Self {
             gcra: self.gcra,
             pause: self.pause.clone(),

@@ -16,7 +16,7 @@ use super::bucket::Bucket;
 use super::egress::{Egress, FlowSpec, QueueLimits, Sender, Share};
 use super::forecast;
 use super::queue::{Newcomer, Permit, Refused, Source};
-use super::shared::SeatId;
+use super::shared::EntryId;
 use crate::config::{self, Quota};
 
 /// The flow of all unverified credentials together: settings cannot name it.
@@ -33,7 +33,7 @@ pub(super) struct Policy {
     pub(super) max_delay: Duration,
 }
 
-/// The shares in force; replaced whole on reload.
+/// The present shares; replaced whole on reload.
 #[derive(Debug)]
 pub(super) struct Sharing {
     egress: Arc<Egress>,
@@ -55,7 +55,7 @@ struct Tenant {
 }
 
 impl Sharing {
-    /// Opens the shares of these settings; the egress keeps what it owes.
+    /// Opens the shares of these settings; the egress keeps its debt.
     pub(super) fn new(
         tenants: &[config::Tenant],
         egress: &Arc<Egress>,
@@ -137,36 +137,38 @@ impl Sharing {
     }
 }
 
-/// A bucket and its share of the shared budgets.
+/// A bucket, wherever it is kept, and its share of the shared budgets.
 #[derive(Debug)]
-pub(super) struct Draw {
-    pub(super) place: Place,
+pub(super) struct BucketHandle {
+    pub(super) location: BucketLocation,
     pub(super) share: Option<Arc<Share>>,
 }
 
-/// Where a bucket is.
+/// Where a bucket is kept.
 #[derive(Debug)]
-pub(super) enum Place {
+pub(super) enum BucketLocation {
     /// In the account.
-    Here(Bucket<Sender>),
+    InAccount(Bucket<Sender>),
     /// Among those that wait for shared budgets.
-    Seated(Arc<Egress>, SeatId),
+    Registered(Arc<Egress>, EntryId),
 }
 
-impl Draw {
+impl BucketHandle {
     pub(super) fn new(quota: Option<Quota>, share: Option<Arc<Share>>, source: Source) -> Self {
         Self {
-            place: Place::Here(Bucket::new(quota, source, Instant::now())),
+            location: BucketLocation::InAccount(Bucket::new(quota, source, Instant::now())),
             share,
         }
     }
 
     /// Takes the tokens for a request that need not wait.
-    pub(super) fn pass(&mut self, now: Instant) -> Option<Permit> {
-        match (&mut self.place, &self.share) {
-            (Place::Here(bucket), None) => bucket.pass(now),
-            (Place::Here(bucket), Some(share)) => share.egress.pass(&share.flow, bucket, now),
-            (Place::Seated(..), _) => None,
+    pub(super) fn try_acquire(&mut self, now: Instant) -> Option<Permit> {
+        match (&mut self.location, &self.share) {
+            (BucketLocation::InAccount(bucket), None) => bucket.try_acquire(now),
+            (BucketLocation::InAccount(bucket), Some(share)) => {
+                share.egress.try_acquire(&share.flow, bucket, now)
+            }
+            (BucketLocation::Registered(..), _) => None,
         }
     }
 
@@ -175,62 +177,64 @@ impl Draw {
         newcomer: &Newcomer,
         limits: QueueLimits,
     ) -> Result<(), Refused> {
-        let place = match (&self.place, &self.share) {
-            (Place::Here(bucket), None) => {
+        let bucket_ref = match (&self.location, &self.share) {
+            (BucketLocation::InAccount(bucket), None) => {
                 return forecast::admit(bucket, newcomer, limits.max_delay, limits.max_queue);
             }
-            (Place::Here(bucket), Some(_)) => forecast::Place::Outside(bucket),
-            (Place::Seated(_, id), _) => forecast::Place::Seated(*id),
+            (BucketLocation::InAccount(bucket), Some(_)) => forecast::BucketRef::Outside(bucket),
+            (BucketLocation::Registered(_, id), _) => forecast::BucketRef::Registered(*id),
         };
         let Some(share) = &self.share else {
             return Ok(());
         };
-        share.egress.check(&share.flow, place, newcomer, limits)
+        share
+            .egress
+            .check(&share.flow, bucket_ref, newcomer, limits)
     }
 
     pub(super) fn with<R: Default>(&mut self, act: impl FnOnce(&mut Bucket<Sender>) -> R) -> R {
-        match &mut self.place {
-            Place::Here(bucket) => act(bucket),
-            Place::Seated(egress, id) => egress.with(*id, act).unwrap_or_default(),
+        match &mut self.location {
+            BucketLocation::InAccount(bucket) => act(bucket),
+            BucketLocation::Registered(egress, id) => egress.with(*id, act).unwrap_or_default(),
         }
     }
 
-    pub(super) fn look<R>(&self, look: impl FnOnce(&Bucket<Sender>) -> R) -> Option<R> {
-        match &self.place {
-            Place::Here(bucket) => Some(look(bucket)),
-            Place::Seated(egress, id) => egress.look(*id, look),
+    pub(super) fn inspect<R>(&self, inspect: impl FnOnce(&Bucket<Sender>) -> R) -> Option<R> {
+        match &self.location {
+            BucketLocation::InAccount(bucket) => Some(inspect(bucket)),
+            BucketLocation::Registered(egress, id) => egress.inspect(*id, inspect),
         }
     }
 
     /// Takes the bucket back from the egress.
-    pub(super) fn unseat(&mut self) {
-        if let Place::Seated(egress, id) = &self.place
-            && let Some(mut bucket) = egress.unseat(*id)
+    pub(super) fn unregister(&mut self) {
+        if let BucketLocation::Registered(egress, id) = &self.location
+            && let Some(mut bucket) = egress.unregister(*id)
         {
             bucket.drop_empty_queue();
-            self.place = Place::Here(bucket);
+            self.location = BucketLocation::InAccount(bucket);
         }
     }
 
     pub(super) fn is_idle(&self, now: Instant) -> bool {
-        matches!(&self.place, Place::Here(bucket) if bucket.is_idle(now))
+        matches!(&self.location, BucketLocation::InAccount(bucket) if bucket.is_idle(now))
     }
 }
 
 #[cfg(test)]
-impl Draw {
+impl BucketHandle {
     /// When a newcomer would be served.
-    pub(super) fn foresee(&self, newcomer: &Newcomer, max_delay: Duration) -> Instant {
-        let place = match (&self.place, &self.share) {
-            (Place::Here(bucket), None) => {
+    pub(super) fn forecast(&self, newcomer: &Newcomer, max_delay: Duration) -> Instant {
+        let bucket_ref = match (&self.location, &self.share) {
+            (BucketLocation::InAccount(bucket), None) => {
                 return forecast::of_bucket(bucket, newcomer, max_delay).at;
             }
-            (Place::Here(bucket), Some(_)) => forecast::Place::Outside(bucket),
-            (Place::Seated(_, id), _) => forecast::Place::Seated(*id),
+            (BucketLocation::InAccount(bucket), Some(_)) => forecast::BucketRef::Outside(bucket),
+            (BucketLocation::Registered(_, id), _) => forecast::BucketRef::Registered(*id),
         };
         let share = self.share.as_ref().unwrap();
         share
             .egress
-            .foresee(&share.flow, place, newcomer, max_delay)
+            .forecast(&share.flow, bucket_ref, newcomer, max_delay)
     }
 }

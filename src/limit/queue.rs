@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::config::Quota;
 use crate::identity::Fingerprint;
 
-/// What asks for a token.
+/// What needs a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A request that is passed through.
@@ -26,9 +26,10 @@ pub(crate) enum Kind {
         /// When the batch was opened.
         opened: Instant,
     },
-    /// A further upstream call for a batch that was admitted before (a retry or
-    /// a part of a split). It goes before all receipts, yields to no request
-    /// and is refused by no full queue.
+    /// A further upstream call of an admitted batch (a retry or a part of a
+    /// split). It is ordered by when its batch was opened, as a receipt that is
+    /// overdue at once: it does not wait for `batch.max_delay`, but still
+    /// alternates with requests. `limit.max_queue` does not apply.
     FollowUp {
         /// When the batch was opened.
         opened: Instant,
@@ -40,7 +41,7 @@ pub(crate) enum Kind {
 pub(crate) struct Permit {
     /// When the token was taken.
     pub(crate) granted: Instant,
-    /// Tokens left at that moment; `None` where the bucket is unlimited.
+    /// Tokens left at that time; `None` where the bucket is unlimited.
     pub(crate) remaining: Option<u32>,
     /// The bucket that the token came from.
     pub(super) source: Source,
@@ -65,7 +66,7 @@ pub(crate) struct Refused {
     /// The quota of that budget; `None` where it is unlimited and only a pause
     /// was in the way.
     pub(crate) quota: Option<Quota>,
-    /// Requests that waited at the bucket at that moment.
+    /// Requests that waited at the bucket at that time.
     pub(crate) waiting: usize,
     /// After this time a token would be free for the request.
     pub(crate) retry_after: Duration,
@@ -89,32 +90,32 @@ pub(crate) enum Refusal {
     QueueFull,
     /// The token would come after the deadline.
     WaitTooLong,
-    /// The upstream asked for a pause that outlasts the deadline.
+    /// The upstream named a pause that ends after the deadline.
     Paused,
 }
 
-/// How a waiting request learns that its wait is over.
-pub(crate) trait Grant {
+/// Ends the wait of one request, with a token or a refusal.
+pub(crate) trait Completion {
     /// Ends the wait; false if the request has gone.
     fn settle(self, verdict: Result<Permit, Refused>) -> bool;
 }
 
-impl Grant for oneshot::Sender<Result<Permit, Refused>> {
+impl Completion for oneshot::Sender<Result<Permit, Refused>> {
     fn settle(self, verdict: Result<Permit, Refused>) -> bool {
         self.send(verdict).is_ok()
     }
 }
 
-/// A request or a batch of receipts that asks for a token.
+/// A request or a batch of receipts that needs a token.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Newcomer {
     /// What it is.
     pub(crate) kind: Kind,
-    /// When it asks.
+    /// When it arrived at the limiter.
     pub(crate) now: Instant,
-    /// The last moment at which the token is of use.
+    /// A token after this time is of no use.
     pub(crate) deadline: Instant,
-    /// Whose it is: requests of one credential never overtake each other.
+    /// Its credential: requests of one credential never overtake each other.
     pub(crate) credential: Option<Fingerprint>,
 }
 
@@ -123,12 +124,12 @@ pub(crate) struct Newcomer {
 pub(super) struct Waiter<G> {
     /// Grows with each waiter of the gateway: the order of arrival.
     pub(super) ticket: u64,
-    /// Requests: when it joined. Receipts: the moment from which it no longer
-    /// yields, which also orders receipts.
+    /// Receipts: when it stops yielding; receipts are ordered by it. Unused for
+    /// requests.
     pub(super) overdue: Instant,
     pub(super) deadline: Instant,
     pub(super) credential: Option<Fingerprint>,
-    pub(super) grant: G,
+    pub(super) completion: G,
 }
 
 /// Requests or receipts: the two sides between which tokens alternate.
@@ -150,7 +151,7 @@ impl Alternator {
         !self.receipt_was_last
     }
 
-    /// Records who took a token.
+    /// Records which side took a token.
     pub(super) fn record(&mut self, side: Side) {
         self.receipt_was_last = side == Side::Receipts;
     }
@@ -183,14 +184,14 @@ impl<G> WaitQueue<G> {
 
     /// The same waiters in the same order, each with another way to learn its
     /// verdict.
-    pub(super) fn copy<H>(&self, grant: impl Fn(&Waiter<G>) -> H) -> WaitQueue<H> {
+    pub(super) fn copy<H>(&self, completion: impl Fn(&Waiter<G>) -> H) -> WaitQueue<H> {
         let copy = |waiters: &VecDeque<Waiter<G>>| {
             let waiters = waiters.iter().map(|waiter| Waiter {
                 ticket: waiter.ticket,
                 overdue: waiter.overdue,
                 deadline: waiter.deadline,
                 credential: waiter.credential,
-                grant: grant(waiter),
+                completion: completion(waiter),
             });
             waiters.collect()
         };
@@ -217,14 +218,14 @@ impl<G> WaitQueue<G> {
     }
 
     /// Adds a waiter.
-    pub(super) fn push(&mut self, newcomer: &Newcomer, ticket: u64, grant: G) {
-        let (side, overdue) = newcomer.place(self.max_delay);
+    pub(super) fn push(&mut self, newcomer: &Newcomer, ticket: u64, completion: G) {
+        let (side, overdue) = newcomer.queue_key(self.max_delay);
         let waiter = Waiter {
             ticket,
             overdue,
             deadline: newcomer.deadline,
             credential: newcomer.credential,
-            grant,
+            completion,
         };
         self.insert(side, waiter);
     }
@@ -233,19 +234,19 @@ impl<G> WaitQueue<G> {
     pub(super) fn insert(&mut self, side: Side, waiter: Waiter<G>) {
         match side {
             Side::Requests => {
-                let place = self
+                let index = self
                     .requests
                     .partition_point(|other| other.ticket < waiter.ticket);
-                self.requests.insert(place, waiter);
+                self.requests.insert(index, waiter);
             }
             Side::Receipts => {
-                let place = self.receipts_before(waiter.overdue);
-                self.receipts.insert(place, waiter);
+                let index = self.receipts_before(waiter.overdue);
+                self.receipts.insert(index, waiter);
             }
         }
     }
 
-    /// Receipts that go before one that is overdue at this moment.
+    /// How many receipts are ahead of one with this `overdue` time.
     pub(super) fn receipts_before(&self, overdue: Instant) -> usize {
         self.receipts
             .partition_point(|receipt| receipt.overdue <= overdue)
@@ -283,8 +284,8 @@ impl<G> WaitQueue<G> {
             && !self.is_late(&slot, |before| slot(before.saturating_add(1)))
     }
 
-    /// Whether a waiting request that would be in time if the tokens came at
-    /// the first times is late if they come at the second.
+    /// Whether some waiting request meets its deadline with the token times
+    /// `slot`, but misses it with `later_slot`.
     pub(super) fn is_late(
         &self,
         slot: impl Fn(u32) -> Instant,
@@ -304,7 +305,7 @@ impl<G> WaitQueue<G> {
         }
     }
 
-    /// Takes out a waiter that has left; false if it does not wait here.
+    /// Removes a waiter that has left; false if it does not wait here.
     pub(super) fn remove(&mut self, ticket: u64) -> bool {
         let before = self.len();
         for side in [&mut self.requests, &mut self.receipts] {
@@ -313,14 +314,14 @@ impl<G> WaitQueue<G> {
         self.len() < before
     }
 
-    /// Takes out the requests whose deadline came by this moment. Batches watch
+    /// Takes out the requests with a deadline up to this time. Batches watch
     /// the deadlines of their callers themselves.
     pub(super) fn take_expired(&mut self, until: Instant) -> Vec<Waiter<G>> {
         let expired = |request: &mut Waiter<G>| request.deadline <= until;
         extract(&mut self.requests, expired)
     }
 
-    /// Takes out everything that has a deadline before this moment.
+    /// Takes out everything that has a deadline before this time.
     pub(super) fn take_late(&mut self, before: Instant) -> Vec<Waiter<G>> {
         let is_late = |waiter: &mut Waiter<G>| waiter.deadline < before;
         let mut late = extract(&mut self.requests, is_late);
@@ -347,7 +348,7 @@ impl<G> WaitQueue<G> {
     }
 }
 
-/// Takes out the waiters of which the condition holds; mostly there is none.
+/// Takes out the waiters that meet the condition; usually there is none.
 fn extract<G>(
     waiters: &mut VecDeque<Waiter<G>>,
     mut condition: impl FnMut(&mut Waiter<G>) -> bool,
@@ -367,8 +368,8 @@ fn extract<G>(
 }
 
 impl Newcomer {
-    /// The side it waits on, and what orders it there (see [`Waiter::overdue`]).
-    pub(super) fn place(&self, max_delay: Duration) -> (Side, Instant) {
+    /// Its side, and for receipts the key that orders them.
+    pub(super) fn queue_key(&self, max_delay: Duration) -> (Side, Instant) {
         match self.kind {
             Kind::Request => (Side::Requests, self.now),
             Kind::Receipt { opened } => (Side::Receipts, opened + max_delay),

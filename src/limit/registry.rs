@@ -1,6 +1,6 @@
 //! The accounts of one class of requests, by instance or credential.
 //!
-//! Invariant: the registry is bounded, and an account that owes tokens or has
+//! Invariant: the registry is bounded, and an account that has debt or
 //! waiting requests is never dropped. When it is full all new names share one
 //! account, so a flood of made-up ids costs no more memory, and no budget but
 //! its own.
@@ -19,7 +19,7 @@ mod tests;
 use super::account::Account;
 use super::policy::Policy;
 use crate::identity::{Fingerprint, Identity, InstanceId};
-use crate::observe::metrics::{OTHER, Standing};
+use crate::observe::metrics::{BucketStatus, OTHER};
 use crate::sharded::Sharded;
 
 /// Accounts per shard: 64 × 4,096 = 262,144 instances and as many credentials
@@ -135,7 +135,7 @@ impl Registry {
 
     /// Tokens and pause of an instance in this class. One without an account has
     /// a full bucket: no other is ever dropped.
-    pub(super) fn status(&self, instance: &str, now: Instant) -> Standing {
+    pub(super) fn status(&self, instance: &str, now: Instant) -> BucketStatus {
         let account = self.known(instance);
         let status = account.and_then(|account| account.with_main(|bucket| bucket.status(now)));
         let (tokens, paused) = status.unwrap_or_else(|| {
@@ -143,22 +143,22 @@ impl Registry {
             let full = quota.map(|quota| f64::from(quota.burst.get()));
             (full, Duration::ZERO)
         });
-        Standing { tokens, paused }
+        BucketStatus { tokens, paused }
     }
 
-    /// The policy in force.
+    /// The present policy.
     pub(super) fn policy(&self) -> Guard<Arc<Policy>> {
         self.policy.load()
     }
 
-    /// Puts another policy in force; what is owed stays owed.
-    pub(super) fn renew(&self, policy: Policy) {
+    /// Applies another policy; debt is kept.
+    pub(super) fn reconfigure(&self, policy: Policy) {
         let policy = Arc::new(policy);
         self.policy.store(Arc::clone(&policy));
-        self.anonymous.renew(&policy);
-        self.overflow.renew(&policy);
-        renew(&self.instances, &policy);
-        renew(&self.credentials, &policy);
+        self.anonymous.reconfigure(&policy);
+        self.overflow.reconfigure(&policy);
+        reconfigure(&self.instances, &policy);
+        reconfigure(&self.credentials, &policy);
     }
 }
 
@@ -209,11 +209,11 @@ impl<E: Entry> Shard<E> {
         let swept_just_now = self.swept.is_some_and(|then| now < then + SWEEP_PAUSE);
         if self.accounts.len() >= self.sweep_at && !(full && swept_just_now) {
             self.swept = Some(now);
-            let mut keep = |pressed: bool| {
-                // An account in use elsewhere at this moment is not idle.
+            let mut keep = |is_table_full: bool| {
+                // An account in use elsewhere at this time is not idle.
                 self.accounts.retain(|entry| {
                     let account = entry.account();
-                    Arc::strong_count(account) > 1 || !account.is_idle(now, pressed)
+                    Arc::strong_count(account) > 1 || !account.is_idle(now, is_table_full)
                 });
                 self.accounts.len()
             };
@@ -227,9 +227,9 @@ impl<E: Entry> Shard<E> {
     }
 }
 
-fn renew<E: Entry>(shards: &Sharded<Shard<E>>, policy: &Policy) {
+fn reconfigure<E: Entry>(shards: &Sharded<Shard<E>>, policy: &Policy) {
     for shard in shards.all() {
         let accounts = shard.accounts.iter().map(Entry::account);
-        accounts.for_each(|account| account.renew(policy));
+        accounts.for_each(|account| account.reconfigure(policy));
     }
 }

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lane::Ask;
+use super::lane::TokenRequest;
 use super::queue::Source;
-use super::{Admission, Lane, Limiter, Pass, Permit, Refused};
+use super::{Acquired, Admission, Lane, Limiter, Permit, Refused};
 use crate::observe::metrics::Route;
 
 impl Limiter {
@@ -23,18 +23,18 @@ impl Limiter {
     }
 
     /// Lets a request go for which no token is taken.
-    pub(crate) fn unheld(&self, route: Route) -> Pass {
+    pub(crate) fn untracked(&self, route: Route) -> Acquired {
         let permit = Permit {
             granted: Instant::now(),
             remaining: None,
             source: Source::Main,
         };
-        self.passed(permit, None, route)
+        self.record_wait(permit, None, route)
     }
 
     /// Sends a shadow request through a lane, and counts what becomes of it.
-    pub(super) fn shadow_admit(&self, lane: &Lane, ask: Ask, route: Route) {
-        let ticket = match lane.admit(ask) {
+    pub(super) fn shadow_admit(&self, lane: &Lane, request: TokenRequest, route: Route) {
+        let ticket = match lane.admit(request) {
             Ok(Admission::Now(_)) => {
                 return self.metrics.would_delay(route).observe(0.0);
             }
@@ -46,7 +46,7 @@ impl Limiter {
         tokio::spawn(async move {
             match ticket.await {
                 Ok(_) => {
-                    let seconds = ask.now.elapsed().as_secs_f64();
+                    let seconds = request.now.elapsed().as_secs_f64();
                     metrics.would_delay(route).observe(seconds);
                 }
                 Err(refused) => would_refuse(&lane, refused, 1),
@@ -55,7 +55,7 @@ impl Limiter {
     }
 
     /// Counts how long a shadow batch waited for its token.
-    pub(crate) fn would_have_passed(&self, waited: Option<Duration>, route: Route) {
+    pub(crate) fn record_would_delay(&self, waited: Option<Duration>, route: Route) {
         let seconds = waited.unwrap_or_default().as_secs_f64();
         self.metrics.would_delay(route).observe(seconds);
     }

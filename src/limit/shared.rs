@@ -1,13 +1,13 @@
 //! The buckets that wait for a shared budget, and which of them is next.
 //!
 //! The flow with the smallest start tag goes first ([`flow`](super::flow)).
-//! Within a flow the instances take turns, and receipts yield to the requests
-//! of all its instances as they do at a bucket.
+//! Within a flow the instances are served round-robin, and receipts yield to the
+//! requests of all its instances as they do at a bucket.
 //!
 //! Invariants: no clock, no task, and nothing but the buckets themselves says
 //! what waits: the ordered sets of a run ([`Agenda`]) are built from them. The
 //! tokens of the bucket, the tenant and the egress are taken together, at the
-//! moment at which a request goes.
+//! time at which a request goes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -15,29 +15,29 @@ use tokio::time::Instant;
 
 use super::bucket::{Bucket, expiry};
 use super::flow::{FlowId, FlowLoad, Flows};
-use super::queue::{Grant, Permit, Scope, Side, WaitQueue, Waiter};
+use super::queue::{Completion, Permit, Scope, Side, WaitQueue, Waiter};
 use crate::config::Quota;
 
-/// A bucket that waits for a shared budget.
-pub(super) type SeatId = u64;
+/// Identifies a bucket that waits for a shared budget.
+pub(super) type EntryId = u64;
 
 /// The buckets that wait for shared budgets, and the budgets.
 #[derive(Debug)]
 pub(super) struct SharedQueue<G> {
     pub(super) flows: Flows,
-    seats: BTreeMap<SeatId, Seat<G>>,
+    entries: BTreeMap<EntryId, Entry<G>>,
 }
 
-/// A bucket of a flow.
+/// A waiting bucket, with its flow.
 #[derive(Debug)]
-struct Seat<G> {
+struct Entry<G> {
     bucket: Bucket<G>,
     flow: FlowId,
-    /// Grows with each turn: the smallest is next.
-    turn: u64,
+    /// The round-robin sequence number of its last call: the smallest is next.
+    served: u64,
 }
 
-/// What is ready at a moment of a run, and what will be.
+/// What is ready at one simulated time, and what will be.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
     /// Flows with a token of their own and a bucket that is ready, by start tag.
@@ -46,98 +46,103 @@ pub(super) struct Agenda {
     /// When a bucket or a flow will have a token.
     later: BTreeSet<(Instant, Due)>,
     /// When the first request of a bucket will have to be refused.
-    expiries: BTreeSet<(Instant, SeatId)>,
+    expiries: BTreeSet<(Instant, EntryId)>,
 }
 
 /// The waiters of a flow that are next in their buckets, which have a token.
 #[derive(Debug, Default)]
 struct Heads {
-    /// By turn.
-    requests: BTreeSet<(u64, SeatId)>,
-    /// By the moment from which they no longer yield.
-    receipts: BTreeSet<(Instant, SeatId)>,
+    /// By round-robin sequence number.
+    requests: BTreeSet<(u64, EntryId)>,
+    /// By the time at which they stop yielding.
+    receipts: BTreeSet<(Instant, EntryId)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
-    Seat(SeatId),
+    Entry(EntryId),
     Flow(FlowId),
 }
 
-impl<G: Grant> SharedQueue<G> {
+impl<G: Completion> SharedQueue<G> {
     pub(super) fn new(flows: Flows) -> Self {
-        let seats = BTreeMap::new();
-        Self { flows, seats }
+        let entries = BTreeMap::new();
+        Self { flows, entries }
     }
 
-    /// A copy for a forecast: what waits, with one flow besides.
-    pub(super) fn copy<H: Grant>(
+    /// A copy for a forecast: all waiting buckets; keeps the flow `also` even if
+    /// it is idle.
+    pub(super) fn copy<H: Completion>(
         &self,
-        besides: FlowId,
+        also: FlowId,
         now: Instant,
-        grant: impl Fn(&Waiter<G>) -> H,
+        completion: impl Fn(&Waiter<G>) -> H,
     ) -> SharedQueue<H> {
-        let seats = self.seats.iter();
-        let waiting = seats.filter(|(_, seat)| seat.bucket.waiting().is_some());
-        let copies = waiting.map(|(id, seat)| {
-            let seat = Seat {
-                bucket: seat.bucket.copy(&grant),
-                flow: seat.flow,
-                turn: seat.turn,
+        let entries = self.entries.iter();
+        let waiting = entries.filter(|(_, entry)| entry.bucket.waiting().is_some());
+        let copies = waiting.map(|(id, entry)| {
+            let entry = Entry {
+                bucket: entry.bucket.copy(&completion),
+                flow: entry.flow,
+                served: entry.served,
             };
-            (*id, seat)
+            (*id, entry)
         });
-        let seats: BTreeMap<_, _> = copies.collect();
-        let mut used: BTreeSet<_> = seats.values().map(|seat| seat.flow).collect();
-        used.insert(besides);
+        let entries: BTreeMap<_, _> = copies.collect();
+        let mut used: BTreeSet<_> = entries.values().map(|entry| entry.flow).collect();
+        used.insert(also);
         SharedQueue {
             flows: self.flows.copy(&used, now),
-            seats,
+            entries,
         }
     }
 
     /// The flows with a bucket here.
     pub(super) fn used_flows(&self) -> BTreeSet<FlowId> {
-        self.seats.values().map(|seat| seat.flow).collect()
+        self.entries.values().map(|entry| entry.flow).collect()
     }
 
-    /// Takes in a bucket that has something to wait for.
-    pub(super) fn seat(&mut self, bucket: Bucket<G>, flow: FlowId) -> SeatId {
+    /// Adds a bucket in which something waits.
+    pub(super) fn register(&mut self, bucket: Bucket<G>, flow: FlowId) -> EntryId {
         let id = self.flows.serial();
-        let turn = id;
-        self.seats.insert(id, Seat { bucket, flow, turn });
+        let entry = Entry {
+            bucket,
+            flow,
+            served: id,
+        };
+        self.entries.insert(id, entry);
         id
     }
 
-    /// The bucket of a seat.
-    pub(super) fn bucket_of(&self, id: SeatId) -> Option<&Bucket<G>> {
-        Some(&self.seats.get(&id)?.bucket)
+    /// The bucket of an entry.
+    pub(super) fn bucket_of(&self, id: EntryId) -> Option<&Bucket<G>> {
+        Some(&self.entries.get(&id)?.bucket)
     }
 
-    /// The bucket of a seat, to be changed.
-    pub(super) fn bucket(&mut self, id: SeatId) -> Option<&mut Bucket<G>> {
-        Some(&mut self.seats.get_mut(&id)?.bucket)
+    /// The bucket of an entry, to be changed.
+    pub(super) fn bucket(&mut self, id: EntryId) -> Option<&mut Bucket<G>> {
+        Some(&mut self.entries.get_mut(&id)?.bucket)
     }
 
-    /// Gives a bucket back.
-    pub(super) fn unseat(&mut self, id: SeatId) -> Option<Bucket<G>> {
-        Some(self.seats.remove(&id)?.bucket)
+    /// Removes a bucket and returns it.
+    pub(super) fn unregister(&mut self, id: EntryId) -> Option<Bucket<G>> {
+        Some(self.entries.remove(&id)?.bucket)
     }
 
-    pub(super) fn has_seats(&self) -> bool {
-        !self.seats.is_empty()
+    pub(super) fn has_entries(&self) -> bool {
+        !self.entries.is_empty()
     }
 
-    /// The seats where nothing waits any more.
-    pub(super) fn drained(&self) -> Vec<SeatId> {
-        let seats = self.seats.iter();
-        let drained = seats.filter(|(_, seat)| seat.bucket.waiting().is_none());
-        drained.map(|(id, _)| *id).collect()
+    /// The entries where nothing waits any more.
+    pub(super) fn empty_entries(&self) -> Vec<EntryId> {
+        let entries = self.entries.iter();
+        let empty = entries.filter(|(_, entry)| entry.bucket.waiting().is_none());
+        empty.map(|(id, _)| *id).collect()
     }
 
-    /// Takes the tokens for a request of a bucket without a queue, while no
-    /// other bucket is ready to go.
-    pub(super) fn pass(
+    /// Takes the tokens for a request of a bucket without a queue. Call
+    /// `serve(now)` first, so that no other bucket is ready.
+    pub(super) fn try_acquire(
         &mut self,
         flow: FlowId,
         bucket: &mut Bucket<G>,
@@ -148,7 +153,7 @@ impl<G: Grant> SharedQueue<G> {
         {
             return None;
         }
-        let permit = bucket.pass(now)?;
+        let permit = bucket.try_acquire(now)?;
         let tag = flows.start_tag(flow);
         flows.spend(flow, tag, Side::Requests, now);
         flows.end_busy_period();
@@ -166,15 +171,15 @@ impl<G: Grant> SharedQueue<G> {
     /// The agenda of a run that begins now.
     pub(super) fn agenda(&mut self, now: Instant) -> Agenda {
         let mut agenda = Agenda::default();
-        let seats: Vec<_> = self.seats.keys().copied().collect();
-        for id in seats {
+        let entries: Vec<_> = self.entries.keys().copied().collect();
+        for id in entries {
             self.list(&mut agenda, id, now);
         }
         self.flows.stop_others(&agenda.ready);
         agenda
     }
 
-    /// As [`serve`](Self::serve), in a run of several moments.
+    /// As [`serve`](Self::serve), for repeated calls with increasing `now`.
     pub(super) fn serve_by(&mut self, agenda: &mut Agenda, now: Instant) -> Option<Instant> {
         loop {
             while let Some(&(at, due)) = agenda.later.first()
@@ -182,14 +187,14 @@ impl<G: Grant> SharedQueue<G> {
             {
                 agenda.later.pop_first();
                 match due {
-                    Due::Seat(id) => self.list(agenda, id, now),
+                    Due::Entry(id) => self.list(agenda, id, now),
                     Due::Flow(id) => self.list_flow(agenda, id, now),
                 }
             }
             let due = self.flows.budget.due(now, 0);
             let ready = agenda.ready.first().filter(|_| due <= now);
             let Some(&(tag, _, flow)) = ready else {
-                // What could be served is: the others can wait no longer.
+                // All that can be served has been. Now refuse what is past its deadline.
                 if let Some(&(at, id)) = agenda.expiries.first()
                     && at <= now
                 {
@@ -202,12 +207,12 @@ impl<G: Grant> SharedQueue<G> {
                 self.unlist_flow(agenda, flow);
                 continue;
             };
-            agenda.remove(flow, id, &self.seats[&id]);
+            agenda.remove(flow, id, &self.entries[&id]);
             if self.grant(id, side, now) {
                 self.unlist_flow(agenda, flow);
                 let serial = self.flows.spend(flow, tag, side, now);
-                if let Some(seat) = self.seats.get_mut(&id) {
-                    seat.turn = serial;
+                if let Some(entry) = self.entries.get_mut(&id) {
+                    entry.served = serial;
                 }
             }
             self.list(agenda, id, now);
@@ -218,44 +223,44 @@ impl<G: Grant> SharedQueue<G> {
         }
     }
 
-    /// Refuses the requests of a seat whose deadline has passed.
-    fn expire(&mut self, agenda: &mut Agenda, id: SeatId, now: Instant) {
-        if let Some(seat) = self.seats.get_mut(&id) {
-            agenda.remove(seat.flow, id, seat);
-            seat.bucket.expire(now);
+    /// Refuses the requests of an entry whose deadline has passed.
+    fn expire(&mut self, agenda: &mut Agenda, id: EntryId, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            agenda.remove(entry.flow, id, entry);
+            entry.bucket.expire(now);
         }
         self.list(agenda, id, now);
     }
 
-    fn grant(&mut self, id: SeatId, side: Side, now: Instant) -> bool {
-        let seat = self.seats.get_mut(&id);
-        seat.is_some_and(|seat| seat.bucket.grant(side, now))
+    fn grant(&mut self, id: EntryId, side: Side, now: Instant) -> bool {
+        let entry = self.entries.get_mut(&id);
+        entry.is_some_and(|entry| entry.bucket.grant(side, now))
     }
 
-    /// Puts a seat on the agenda: it is ready, or it will be.
-    fn list(&mut self, agenda: &mut Agenda, id: SeatId, now: Instant) {
-        let Some(seat) = self.seats.get(&id) else {
+    /// Puts an entry on the agenda: it is ready, or it will be.
+    fn list(&mut self, agenda: &mut Agenda, id: EntryId, now: Instant) {
+        let Some(entry) = self.entries.get(&id) else {
             return;
         };
-        let Some(queue) = seat.bucket.waiting() else {
+        let Some(queue) = entry.bucket.waiting() else {
             return;
         };
         if let Some(request) = queue.head(Side::Requests) {
             agenda.expiries.insert((expiry(request), id));
         }
-        let due = seat.bucket.due(now, 0);
+        let due = entry.bucket.due(now, 0);
         if due > now {
-            agenda.later.insert((due, Due::Seat(id)));
+            agenda.later.insert((due, Due::Entry(id)));
             return;
         }
-        let heads = agenda.heads.entry(seat.flow).or_default();
+        let heads = agenda.heads.entry(entry.flow).or_default();
         if queue.head(Side::Requests).is_some() {
-            heads.requests.insert((seat.turn, id));
+            heads.requests.insert((entry.served, id));
         }
         if let Some(receipt) = queue.head(Side::Receipts) {
             heads.receipts.insert((receipt.overdue, id));
         }
-        let flow = seat.flow;
+        let flow = entry.flow;
         self.list_flow(agenda, flow, now);
     }
 
@@ -273,15 +278,15 @@ impl<G: Grant> SharedQueue<G> {
     }
 
     fn unlist_flow(&mut self, agenda: &mut Agenda, id: FlowId) {
-        if let Some(place) = self.flows.stop(id) {
-            agenda.ready.remove(&place);
+        if let Some(key) = self.flows.stop(id) {
+            agenda.ready.remove(&key);
         }
     }
 
-    /// What goes next of a flow whose turn it is. The oldest receipt goes
+    /// What goes next of the flow that is served next. The oldest receipt goes
     /// before requests only if bucket and flow both allow it, and if that makes
     /// no request of the flow late.
-    fn choose(&self, agenda: &Agenda, flow: FlowId, now: Instant) -> Option<(Side, SeatId)> {
+    fn choose(&self, agenda: &Agenda, flow: FlowId, now: Instant) -> Option<(Side, EntryId)> {
         let heads = agenda.heads.get(&flow)?;
         let request = heads.requests.first().map(|&(_, id)| id);
         let receipt = heads.receipts.first().copied();
@@ -300,53 +305,52 @@ impl<G: Grant> SharedQueue<G> {
         })
     }
 
-    fn receipt_may_go(&self, heads: &Heads, flow: FlowId, receipt: SeatId, now: Instant) -> bool {
+    fn receipt_may_go(&self, heads: &Heads, flow: FlowId, receipt: EntryId, now: Instant) -> bool {
         let Some(pace) = self.flows.pace(flow, now) else {
             return false;
         };
-        let seats = u32::try_from(heads.requests.len())
+        let buckets = u32::try_from(heads.requests.len())
             .unwrap_or(u32::MAX)
             .max(1);
-        let bucket = &self.seats[&receipt].bucket;
+        let bucket = &self.entries[&receipt].bucket;
         let slot = |n: u32| {
             let own = bucket.due(now, n as usize);
-            own.max(pace.turn(n.saturating_mul(seats)))
+            own.max(pace.slot_at(n.saturating_mul(buckets)))
         };
         let others = heads.requests.iter().filter(|(_, id)| *id != receipt);
-        let mut others = others.filter_map(|(_, id)| Some((id, self.seats.get(id)?)));
+        let mut others = others.filter_map(|(_, id)| Some((id, self.entries.get(id)?)));
         bucket
             .waiting()
             .is_some_and(|queue| queue.receipt_may_go(now, slot))
-            && !others.any(|(_, seat)| {
-                // Every other bucket may have its turn first.
-                let turn = |n: u32| n.saturating_mul(seats).saturating_add(seats - 1);
+            && !others.any(|(_, entry)| {
+                // Every other bucket may be served first.
+                let call = |n: u32| n.saturating_mul(buckets).saturating_add(buckets - 1);
                 let slot = |n: u32, lost: u32| {
-                    let own = seat.bucket.due(now, n as usize);
-                    own.max(pace.turn(turn(n).saturating_add(lost)))
+                    let own = entry.bucket.due(now, n as usize);
+                    own.max(pace.slot_at(call(n).saturating_add(lost)))
                 };
-                seat.bucket
-                    .waiting()
-                    .is_some_and(|queue| queue.is_late(|n| slot(n, 0), |n| slot(n, 1)))
+                let waiting = entry.bucket.waiting();
+                waiting.is_some_and(|queue| queue.is_late(|n| slot(n, 0), |n| slot(n, 1)))
             })
     }
 
     /// When a newcomer has its token if the active flows and buckets use their
-    /// shares meanwhile, and the budget that it then waits for. `seat` is its
+    /// shares meanwhile, and the budget that it then waits for. `entry` is its
     /// bucket's, where something waits there already.
     pub(super) fn guaranteed(
         &mut self,
         flow: FlowId,
-        seat: Option<SeatId>,
+        entry: Option<EntryId>,
         side: Side,
         now: Instant,
     ) -> (Instant, Scope, Option<Quota>) {
         let mut load = FlowLoad::default();
-        for (id, other) in self.seats.iter().filter(|(_, other)| other.flow == flow) {
+        for (id, other) in self.entries.iter().filter(|(_, other)| other.flow == flow) {
             let counts = other.bucket.waiting().map(WaitQueue::counts);
             let (requests, receipts) = counts.unwrap_or_default();
-            match Some(*id) == seat {
+            match Some(*id) == entry {
                 true => load.own = requests,
-                false => load.rivals += usize::from(requests > 0),
+                false => load.competitors += usize::from(requests > 0),
             }
             load.requests += requests;
             load.receipts += receipts;
@@ -356,22 +360,22 @@ impl<G: Grant> SharedQueue<G> {
 
     /// The quotas of the buckets that wait, with their flows.
     pub(super) fn quotas(&self) -> impl Iterator<Item = (FlowId, Option<Quota>)> {
-        let waiting = self.seats.values();
-        let waiting = waiting.filter(|seat| seat.bucket.waiting().is_some());
-        waiting.map(|seat| (seat.flow, seat.bucket.quota()))
+        let waiting = self.entries.values();
+        let waiting = waiting.filter(|entry| entry.bucket.waiting().is_some());
+        waiting.map(|entry| (entry.flow, entry.bucket.quota()))
     }
 }
 
 impl Agenda {
-    /// Takes a seat off whose waiters are about to change.
-    fn remove<G: Grant>(&mut self, flow: FlowId, id: SeatId, seat: &Seat<G>) {
-        let Some(queue) = seat.bucket.waiting() else {
+    /// Takes an entry off whose waiters are about to change.
+    fn remove<G: Completion>(&mut self, flow: FlowId, id: EntryId, entry: &Entry<G>) {
+        let Some(queue) = entry.bucket.waiting() else {
             return;
         };
         let heads = self.heads.entry(flow).or_default();
         if let Some(request) = queue.head(Side::Requests) {
             self.expiries.remove(&(expiry(request), id));
-            heads.requests.remove(&(seat.turn, id));
+            heads.requests.remove(&(entry.served, id));
         }
         if let Some(receipt) = queue.head(Side::Receipts) {
             heads.receipts.remove(&(receipt.overdue, id));

@@ -70,14 +70,14 @@ fn now(limiter: &Limiter, lane: &Lane) -> Permit {
 }
 
 /// A ticket that must be granted some day.
-type Place = Pin<Box<dyn Future<Output = Permit> + Send>>;
+type PendingPermit = Pin<Box<dyn Future<Output = Permit> + Send>>;
 
-/// A place in the queue, which must be found.
-fn queued(limiter: &Limiter, lane: &Lane, kind: Kind) -> Place {
+/// Joins the queue, which must have room.
+fn queued(limiter: &Limiter, lane: &Lane, kind: Kind) -> PendingPermit {
     const DAY: Duration = Duration::from_secs(86_400);
     let ticket = match limiter.admit(lane, kind, later(3_600_000)) {
         Ok(Admission::Queued(ticket)) => ticket,
-        other => panic!("no place in the queue: {other:?}"),
+        other => panic!("not queued: {other:?}"),
     };
     let granted = tokio::time::timeout(DAY, ticket);
     Box::pin(async { granted.await.expect("forgotten in the queue").unwrap() })

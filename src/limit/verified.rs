@@ -1,7 +1,7 @@
 //! The credentials that the upstream has accepted for an instance.
 //!
 //! Invariant: a credential in use is never evicted by newer ones, so that no
-//! number of other credentials can take the owner's place (rule:
+//! number of other credentials can replace the owner's (rule:
 //! verification).
 
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::identity::Fingerprint;
 
 /// Credentials remembered for one account. An app has one token, and may spell
 /// it in a few places.
-const MOST: usize = 16;
+const MAX_CREDENTIALS: usize = 16;
 
 /// A credential counts as in use for so long after a request.
 const IN_USE: Duration = Duration::from_secs(3600);
@@ -65,10 +65,10 @@ impl Verified {
             Self::More(all) => all.into_vec(),
         };
         let unused = |(_, used): &(_, Instant)| now.saturating_duration_since(*used) >= IN_USE;
-        if all.len() >= MOST {
+        if all.len() >= MAX_CREDENTIALS {
             let longest = all.iter().enumerate().min_by_key(|(_, (_, used))| *used);
-            let longest = longest.map(|(place, _)| place);
-            let evicted = longest.filter(|place| unused(&all[*place]));
+            let longest = longest.map(|(index, _)| index);
+            let evicted = longest.filter(|index| unused(&all[*index]));
             let Some(evicted) = evicted else {
                 *self = Self::More(all.into_boxed_slice());
                 return false;
@@ -133,11 +133,11 @@ mod tests {
     async fn while_all_are_in_use_a_newcomer_is_not_remembered() {
         let mut verified = Verified::default();
         let now = Instant::now();
-        for other in 0..MOST {
+        for other in 0..MAX_CREDENTIALS {
             assert!(verified.add(credential(other), now));
         }
-        assert!(!verified.add(credential(MOST), now));
-        assert!((0..MOST).all(|other| verified.contains(Some(credential(other)))));
+        assert!(!verified.add(credential(MAX_CREDENTIALS), now));
+        assert!((0..MAX_CREDENTIALS).all(|other| verified.contains(Some(credential(other)))));
     }
 
     #[tokio::test(start_paused = true)]

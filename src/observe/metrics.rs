@@ -31,7 +31,7 @@ pub(crate) use failures::{Failure, Failures};
 pub(crate) use instances::InstanceSeries;
 use instances::Instances;
 use make::Make;
-pub(crate) use scraped::{Scraped, Standing};
+pub(crate) use scraped::{BucketStatus, Scraped};
 pub(crate) use tenants::TenantSeries;
 use tenants::Tenants;
 
@@ -264,7 +264,7 @@ impl Metrics {
 
     /// Applies the tenants of the settings with their weights.
     pub(crate) fn renew_tenants<'t>(&self, tenants: impl Iterator<Item = (&'t str, NonZeroU32)>) {
-        self.tenants.renew(tenants);
+        self.tenants.reconfigure(tenants);
     }
 
     /// The instances with a label, sorted by name.

@@ -14,7 +14,7 @@ use crate::body::{ClientBody, ClientResponse, RequestBody, UpstreamRequest};
 use crate::http::request_head::RequestHead;
 use crate::http::response_head::ResponseHead;
 use crate::http::retry_after;
-use crate::limit::{Kind, Lane, Pass, Scope};
+use crate::limit::{Acquired, Kind, Lane, Scope};
 use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::Route;
 use crate::receipt::Receipt;
@@ -37,16 +37,16 @@ impl Proxy {
         let arrived_at = body.arrived_at().unwrap_or_else(Instant::now);
         let lane = self.lane(ctx, &identity, head)?;
         let limiter = &self.shared.limiter;
-        let pass = limiter
-            .pass(&lane, Kind::Request, arrived_at, ctx.route)
+        let acquired = limiter
+            .acquire(&lane, Kind::Request, arrived_at, ctx.route)
             .await;
-        let result = match pass {
-            Ok(pass) => {
+        let result = match acquired {
+            Ok(acquired) => {
                 let request = UpstreamRequest {
                     head: head.take(),
                     body: RequestBody::streamed(body.take()),
                 };
-                self.send(ctx, request, &lane, pass).await
+                self.send(ctx, request, &lane, acquired).await
             }
             Err(refused) => Err(refused.into()),
         };
@@ -68,15 +68,15 @@ impl Proxy {
             limiter, batcher, ..
         } = &*self.shared;
         batcher.shadow(&receipt, lane);
-        let pass = if limiter.observes() {
+        let acquired = if limiter.observes() {
             // The shadow of its batch takes the token.
-            limiter.unheld(Route::Seen)
+            limiter.untracked(Route::Seen)
         } else {
             let opened = Instant::now();
             let kind = Kind::Receipt { opened };
-            limiter.pass(lane, kind, opened, Route::Seen).await?
+            limiter.acquire(lane, kind, opened, Route::Seen).await?
         };
-        self.send(ctx, receipt.into_request(), lane, pass).await
+        self.send(ctx, receipt.into_request(), lane, acquired).await
     }
 
     /// Sends a request that has its token, once, and returns the response while its
@@ -86,7 +86,7 @@ impl Proxy {
         ctx: &mut RequestCtx<'_>,
         mut request: UpstreamRequest,
         lane: &Lane,
-        pass: Pass,
+        acquired: Acquired,
     ) -> Result<Box<ClientResponse>, Error> {
         // Taken out now, because the upstream call consumes the head.
         let client_upgrade = request
@@ -94,36 +94,36 @@ impl Proxy {
             .extensions
             .remove::<hyper::upgrade::OnUpgrade>();
         ctx.log_entry
-            .set_queue_wait(pass.waited.unwrap_or_default());
-        let sent_at = pass.permit.granted;
+            .set_queue_wait(acquired.waited.unwrap_or_default());
+        let sent_at = acquired.permit.granted;
         let result = self.upstream.call(&mut request, ctx.route).await;
         ctx.log_entry.upstream_responded(sent_at);
         let UpstreamResponse {
             head,
             body,
             upgrade,
-        } = result.inspect_err(|_| lane.unanswered(&pass.permit))?;
-        lane.answered(&pass.permit, head.status(), retry_after::asked(&head));
+        } = result.inspect_err(|_| lane.on_no_response(&acquired.permit))?;
+        lane.on_response(&acquired.permit, head.status(), retry_after::of_429(&head));
         // Resolves after the 101 has been written, which happens later.
         if let (Some(upstream), Some(client)) = (upgrade, client_upgrade) {
             upgrade::bridge(client, upstream, &self.shared.tasks, &self.shared.drain);
         }
         let body = body.into_client_body(VecDeque::new());
         let mut response = Box::new(ClientResponse { head, body });
-        self.annotate(&mut response.head, lane, &pass);
+        self.annotate(&mut response.head, lane, &acquired);
         Ok(response)
     }
 
     /// Adds `Server-Timing` and `RateLimit`, if the settings enable them.
-    fn annotate(&self, head: &mut ResponseHead, lane: &Lane, pass: &Pass) {
+    fn annotate(&self, head: &mut ResponseHead, lane: &Lane, acquired: &Acquired) {
         // A 101 is part of another protocol's handshake: nothing is added to it.
         if head.status() == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
-        if let (Some(queue), true) = (pass.waited, self.shared.settings.timing_header) {
-            server_timing::of_queued(head, queue, pass.permit.granted.elapsed());
+        if let (Some(queue), true) = (acquired.waited, self.shared.settings.timing_header) {
+            server_timing::of_queued(head, queue, acquired.permit.granted.elapsed());
         }
-        self.add_ratelimit_headers(head, lane, pass.permit.remaining);
+        self.add_ratelimit_headers(head, lane, acquired.permit.remaining);
     }
 
     /// Adds the `RateLimit` fields, if the settings enable them.
@@ -133,7 +133,7 @@ impl Proxy {
         lane: &Lane,
         remaining: Option<u32>,
     ) {
-        if let (Some(remaining), true) = (remaining, lane.tells_limit()) {
+        if let (Some(remaining), true) = (remaining, lane.sends_ratelimit_headers()) {
             let quota = lane.quota();
             let next = quota.map(|quota| quota.interval()).unwrap_or_default();
             ratelimit_headers::describe(head, Scope::Instance, quota, remaining, next);

@@ -178,7 +178,7 @@ async fn a_pause_refuses_receipts_that_wait_and_those_that_would_join_them() {
     let waiting = world.send(&receipt_of(&["a"]));
     tokio::time::sleep(ms(500)).await;
     let throttled = http::StatusCode::TOO_MANY_REQUESTS;
-    lane.answered(&permit, throttled, Some(ms(10_000)));
+    lane.on_response(&permit, throttled, Some(ms(10_000)));
     let joins = world.send(&receipt_of(&["b"]));
     for heard in [waiting.await, joins.await] {
         let Err(NoResponse::Refused(refused)) = heard.status else {

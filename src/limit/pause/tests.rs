@@ -15,10 +15,10 @@ async fn unexplained_429s_double_up_to_a_minute_and_a_success_ends_it() {
         now += secs(expected);
         assert_eq!(pause.holds(now), None);
         pause.probe(now);
-        pause.throttled(now, now, None);
+        pause.on_429(now, now, None);
     }
     now += secs(60);
-    assert_eq!(pause.answered(now, true), Probed::Success);
+    assert_eq!(pause.on_other_result(now, true), Probed::Success);
 }
 
 #[tokio::test(start_paused = true)]
@@ -48,10 +48,10 @@ async fn a_named_pause_that_proves_too_short_grows_to_a_second() {
         assert_eq!(pause.holds(now), Some(now + ms(expected)));
         now += ms(expected);
         pause.probe(now);
-        pause.throttled(now, now, named);
+        pause.on_429(now, now, named);
     }
     now += ms(1000);
-    pause.throttled(now, now, Some(secs(3)));
+    pause.on_429(now, now, Some(secs(3)));
     assert_eq!(pause.holds(now), Some(now + secs(3)));
 }
 
@@ -59,8 +59,8 @@ async fn a_named_pause_that_proves_too_short_grows_to_a_second() {
 async fn stragglers_neither_lengthen_nor_end_a_pause() {
     let now = Instant::now();
     let mut pause = Pause::new(now, Some(secs(2)));
-    pause.throttled(now, now - secs(1), None);
-    assert_eq!(pause.answered(now - secs(1), true), Probed::Stale);
+    pause.on_429(now, now - secs(1), None);
+    assert_eq!(pause.on_other_result(now - secs(1), true), Probed::Stale);
     assert_eq!(pause.holds(now), Some(now + secs(2)));
 }
 
@@ -71,6 +71,6 @@ async fn one_probe_goes_first_and_the_others_do_not_wait_for_ever() {
     let end = now + secs(2);
     assert_eq!(pause.holds(end), None);
     pause.probe(end);
-    assert_eq!(pause.holds(end), Some(end + HEAD_START));
-    assert_eq!(pause.holds(end + HEAD_START), None);
+    assert_eq!(pause.holds(end), Some(end + PROBE_TIMEOUT));
+    assert_eq!(pause.holds(end + PROBE_TIMEOUT), None);
 }

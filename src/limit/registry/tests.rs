@@ -8,7 +8,7 @@ use super::*;
 use crate::config::{Config, Quota};
 use crate::identity::Findings;
 use crate::limit::egress::{Egress, QueueLimits};
-use crate::limit::lane::Ask;
+use crate::limit::lane::TokenRequest;
 use crate::limit::policy::Sharing;
 use crate::limit::{Admission, Kind, Lane};
 use crate::observe::metrics::Metrics;
@@ -42,9 +42,9 @@ fn policy(quota: Quota) -> Policy {
     }
 }
 
-fn ask(wait: Duration) -> Ask {
+fn token_request(wait: Duration) -> TokenRequest {
     let now = Instant::now();
-    Ask {
+    TokenRequest {
         kind: Kind::Request,
         now,
         deadline: now + wait,
@@ -75,7 +75,7 @@ impl World {
             &self.registry,
             Arc::clone(&self.metrics),
         );
-        let admitted = lane.admit(ask(Duration::ZERO));
+        let admitted = lane.admit(token_request(Duration::ZERO));
         matches!(admitted, Ok(Admission::Now(_)))
     }
 }
@@ -89,7 +89,7 @@ impl Registry {
 }
 
 /// A million made-up names: bounded memory, one budget of their own, and
-/// what was owed is owed still.
+/// debt is kept.
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_names_is_bounded_and_forgives_no_debt() {
     let world = world(0.01, 20);
@@ -157,12 +157,12 @@ async fn a_verified_account_outlives_its_calls_by_an_hour_unless_room_is_short()
         &Arc::new(Registry::new("t", policy(quota))),
         Arc::new(Metrics::new(1)),
     );
-    let Ok(Admission::Now(permit)) = lane.admit(ask(Duration::ZERO)) else {
+    let Ok(Admission::Now(permit)) = lane.admit(token_request(Duration::ZERO)) else {
         panic!("a full bucket");
     };
-    lane.answered(&permit, StatusCode::CREATED, None);
+    lane.on_response(&permit, StatusCode::CREATED, None);
     let at = |seconds| Instant::now() + Duration::from_secs(seconds);
-    for (seconds, pressed, idle) in [
+    for (seconds, is_table_full, idle) in [
         (0, true, false),
         (2, true, true),
         (2, false, false),
@@ -170,9 +170,9 @@ async fn a_verified_account_outlives_its_calls_by_an_hour_unless_room_is_short()
         (3610, false, true),
     ] {
         assert_eq!(
-            account.is_idle(at(seconds), pressed),
+            account.is_idle(at(seconds), is_table_full),
             idle,
-            "{seconds} {pressed}"
+            "{seconds} {is_table_full}"
         );
     }
 }
@@ -188,7 +188,7 @@ async fn an_account_with_a_waiting_request_is_not_idle() {
         &Arc::new(Registry::new("t", policy(quota))),
         Arc::new(Metrics::new(1)),
     );
-    let ask = || lane.admit(ask(Duration::from_secs(60)));
+    let ask = || lane.admit(token_request(Duration::from_secs(60)));
     let far = Instant::now() + Duration::from_secs(86_400);
     assert!(matches!(ask(), Ok(Admission::Now(_))));
     let waiting = ask();

@@ -73,7 +73,7 @@ async fn a_reload_keeps_what_is_owed() {
         let mut other = config.clone();
         other.limit.quota = quota(1.0, burst);
         limiter.reconfigure(&other);
-        assert_eq!(drain(&limiter, &base), left, "6 owed of {burst}");
+        assert_eq!(drain(&limiter, &base), left, "a debt of 6 of {burst}");
         assert_eq!(drain(&limiter, &lane(&limiter, "/v2/chats")), 0);
     }
     // A class keeps its buckets by name, wherever it now stands.

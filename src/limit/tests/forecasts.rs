@@ -142,9 +142,9 @@ impl World {
         self.limiter.lane(&identity, |_| class, false)
     }
 
-    /// Plays an event. What is granted is answered at once: a forecast expects
-    /// that probes succeed.
-    fn play(&mut self, event: &Event) {
+    /// Applies an event. A request that gets its token has its response at once: a
+    /// forecast expects that probes succeed.
+    fn apply(&mut self, event: &Event) {
         let lane = self.lane(event.caller);
         let kind = match event.what {
             What::Request => Kind::Request,
@@ -166,7 +166,7 @@ impl World {
                         Source::Unverified
                     },
                 };
-                return lane.answered(&permit, StatusCode::TOO_MANY_REQUESTS, Some(ms(pause)));
+                return lane.on_response(&permit, StatusCode::TOO_MANY_REQUESTS, Some(ms(pause)));
             }
             What::Leaves => {
                 if !self.waiting.is_empty() {
@@ -177,10 +177,10 @@ impl World {
         };
         let deadline = Instant::now() + self.limiter.rules().max_wait;
         match self.limiter.admit(&lane, kind, deadline) {
-            Ok(Admission::Now(permit)) => lane.answered(&permit, StatusCode::OK, None),
+            Ok(Admission::Now(permit)) => lane.on_response(&permit, StatusCode::OK, None),
             Ok(Admission::Queued(ticket)) => self.waiting.push(tokio::spawn(async move {
                 if let Ok(permit) = ticket.await {
-                    lane.answered(&permit, StatusCode::OK, None);
+                    lane.on_response(&permit, StatusCode::OK, None);
                 }
             })),
             Err(_) => {}
@@ -188,14 +188,14 @@ impl World {
     }
 }
 
-/// Plays a history, then compares the forecast for one more with what happens.
+/// Applies a history, then compares the forecast for one more with the result.
 async fn compare(mut budgets: Budgets, events: Vec<Event>, last: Event) -> TestCaseResult {
     if events
         .iter()
         .any(|event| matches!(event.what, What::Throttled(_)))
     {
-        // The response to a probe ends a pause. Here it comes within the same moment, but after
-        // other buckets have taken the tokens of that moment: one, so that it makes no difference.
+        // The response to a probe ends a pause. Here it comes at the same time, but after
+        // other buckets have taken the tokens of that time: one, so that it makes no difference.
         for shared in [&mut budgets.egress, &mut budgets.tenant] {
             *shared = shared.map(|(interval, _)| (interval, 1));
         }
@@ -204,9 +204,9 @@ async fn compare(mut budgets: Budgets, events: Vec<Event>, last: Event) -> TestC
     let mut world = World::new(&budgets);
     for event in &events {
         tokio::time::sleep(ms(event.gap)).await;
-        world.play(event);
+        world.apply(event);
     }
-    // What is due at this moment goes, and is answered.
+    // What is due at this time goes, and has its response.
     tokio::time::sleep(ms(last.gap + 1)).await;
     let kind = match last.what {
         What::Receipt { age } => Kind::Receipt {
@@ -217,11 +217,11 @@ async fn compare(mut budgets: Budgets, events: Vec<Event>, last: Event) -> TestC
     let lane = world.lane(last.caller);
     let rules = world.limiter.rules();
     let now = Instant::now();
-    let ask = rules.ask(kind, now, now + rules.max_wait);
-    let foreseen = lane.foresee(ask);
-    match lane.admit(ask) {
+    let request = rules.token_request(kind, now, now + rules.max_wait);
+    let forecast = lane.forecast(request);
+    match lane.admit(request) {
         Ok(Admission::Now(permit)) => {
-            prop_assert_eq!(foreseen, permit.granted);
+            prop_assert_eq!(forecast, permit.granted);
         }
         Ok(Admission::Queued(ticket)) => {
             let permit = tokio::time::timeout(ms(60_000), ticket).await;
@@ -229,13 +229,13 @@ async fn compare(mut budgets: Budgets, events: Vec<Event>, last: Event) -> TestC
             let permit = permit.unwrap();
             prop_assert!(
                 permit.is_ok(),
-                "foreseen after {:?}, {permit:?}",
-                foreseen - now
+                "forecast after {:?}, {permit:?}",
+                forecast - now
             );
-            prop_assert_eq!(foreseen - now, permit.unwrap().granted - now);
+            prop_assert_eq!(forecast - now, permit.unwrap().granted - now);
         }
         Err(refused) if refused.waiting == 0 && refused.refusal != Refusal::Paused => {
-            prop_assert!(foreseen > ask.deadline || refused.scope != Scope::Instance);
+            prop_assert!(forecast > request.deadline || refused.scope != Scope::Instance);
         }
         Err(_) => {}
     }

@@ -31,8 +31,8 @@ enum Fate {
     Refused(Refused),
 }
 
-/// Gaps that fall on the moments at which tokens come, more often than not:
-/// what happens at one moment is what goes wrong.
+/// Gaps that mostly fall on the times at which tokens come: events at the same
+/// time are the likely failures.
 fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
     let arrival = (
         prop_oneof![3 => Just(0), 4 => (0_u64..8).prop_map(|n| n * 50), 1 => 0_u64..400],
@@ -225,7 +225,7 @@ proptest! {
     }
 }
 
-/// A burst of waiting requests leaves at the first moments that the rate allows.
+/// A burst of waiting requests leaves at the first times that the rate allows.
 #[tokio::test(start_paused = true)]
 async fn waiting_requests_leave_as_soon_as_the_rate_allows() {
     let limiter = of(10.0, 3);

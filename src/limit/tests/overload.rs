@@ -31,7 +31,7 @@ impl Tally {
     }
 }
 
-/// A source of requests at random moments.
+/// A source of requests at random times.
 #[derive(Clone, Copy)]
 struct Sender {
     instance: &'static str,
@@ -107,15 +107,15 @@ async fn run(limiter: &Arc<Limiter>, sources: &[Sender], seconds: u64) -> Vec<Ar
 
 async fn ask(limiter: &Limiter, source: Sender, is_receipt: bool, tally: &Tally) {
     let lane = lane_of(limiter, source.instance, source.token);
-    let asked = Instant::now();
+    let arrived = Instant::now();
     let kind = match is_receipt {
-        true => Kind::Receipt { opened: asked },
+        true => Kind::Receipt { opened: arrived },
         false => Kind::Request,
     };
-    let passed = limiter.pass(&lane, kind, asked, Route::Other).await;
+    let passed = limiter.acquire(&lane, kind, arrived, Route::Other).await;
     let count = match passed {
         Ok(_) => &tally.served,
-        Err(_) if Instant::now() > asked => &tally.broken,
+        Err(_) if Instant::now() > arrived => &tally.broken,
         Err(_) => &tally.refused,
     };
     count.fetch_add(1, Ordering::Relaxed);
@@ -228,7 +228,7 @@ async fn a_flood_under_one_made_up_instance_does_not_refuse_new_instances() {
         let limiter = Arc::clone(&limiter);
         passes.spawn(async move {
             let lane = lane_of(&limiter, &format!("new{number}"), "t");
-            let pass = limiter.pass(&lane, Kind::Request, Instant::now(), Route::Other);
+            let pass = limiter.acquire(&lane, Kind::Request, Instant::now(), Route::Other);
             pass.await.map(|_| ())
         });
     }
@@ -275,7 +275,7 @@ async fn after_a_stall_every_instance_is_served_again() {
         let (limiter, name) = (Arc::clone(&limiter), name.to_owned());
         async move {
             let lane = lane_of(&limiter, &name, "t");
-            let pass = limiter.pass(&lane, Kind::Request, Instant::now(), Route::Other);
+            let pass = limiter.acquire(&lane, Kind::Request, Instant::now(), Route::Other);
             pass.await.map(|_| ())
         }
     };

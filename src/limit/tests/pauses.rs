@@ -15,7 +15,7 @@ fn rich() -> (Limiter, Lane) {
 async fn a_429_holds_all_back_for_its_retry_after() {
     let (limiter, lane) = rich();
     let permit = now(&limiter, &lane);
-    lane.answered(&permit, TOO_MANY, Some(ms(2500)));
+    lane.on_response(&permit, TOO_MANY, Some(ms(2500)));
     assert_eq!(lane.series().throttled.get(), 1);
     let refused = limiter
         .admit(&lane, Kind::Request, later(2499))
@@ -33,15 +33,15 @@ async fn unexplained_429s_double_until_a_success() {
     let (limiter, lane) = rich();
     let mut permit = now(&limiter, &lane);
     for expected in [1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000] {
-        lane.answered(&permit, TOO_MANY, None);
+        lane.on_response(&permit, TOO_MANY, None);
         let start = Instant::now();
         permit = queued(&limiter, &lane, Kind::Request).await;
         assert_eq!(start.elapsed(), ms(expected));
     }
-    lane.answered(&permit, StatusCode::CREATED, None);
+    lane.on_response(&permit, StatusCode::CREATED, None);
     tokio::time::advance(ms(1)).await;
     let permit = now(&limiter, &lane);
-    lane.answered(&permit, TOO_MANY, None);
+    lane.on_response(&permit, TOO_MANY, None);
     let start = Instant::now();
     queued(&limiter, &lane, Kind::Request).await;
     assert_eq!(start.elapsed(), ms(1000));
@@ -51,7 +51,7 @@ async fn unexplained_429s_double_until_a_success() {
 async fn one_call_goes_first_and_its_success_lets_the_others_go() {
     let (limiter, lane) = rich();
     let permit = now(&limiter, &lane);
-    lane.answered(&permit, TOO_MANY, Some(ms(1000)));
+    lane.on_response(&permit, TOO_MANY, Some(ms(1000)));
     let start = Instant::now();
     let probe = queued(&limiter, &lane, Kind::Request);
     let others: Vec<_> = (0..10)
@@ -61,7 +61,7 @@ async fn one_call_goes_first_and_its_success_lets_the_others_go() {
     assert_eq!(start.elapsed(), ms(1000));
     tokio::time::sleep(ms(300)).await;
     assert_eq!(lane.series().queued.get(), 10, "all wait for the probe");
-    lane.answered(&probe, StatusCode::CREATED, None);
+    lane.on_response(&probe, StatusCode::CREATED, None);
     let mut went = Vec::new();
     for other in others {
         went.push((other.await.granted - start).as_millis());
@@ -74,12 +74,12 @@ async fn one_call_goes_first_and_its_success_lets_the_others_go() {
 async fn a_probe_that_is_refused_begins_the_pause_anew_for_all() {
     let (limiter, lane) = rich();
     let permit = now(&limiter, &lane);
-    lane.answered(&permit, TOO_MANY, Some(ms(1000)));
+    lane.on_response(&permit, TOO_MANY, Some(ms(1000)));
     let start = Instant::now();
     let probe = queued(&limiter, &lane, Kind::Request);
     let next = queued(&limiter, &lane, Kind::Request);
     let probe = probe.await;
-    lane.answered(&probe, TOO_MANY, Some(ms(5000)));
+    lane.on_response(&probe, TOO_MANY, Some(ms(5000)));
     next.await;
     assert_eq!(start.elapsed(), ms(6000));
 }
@@ -88,7 +88,7 @@ async fn a_probe_that_is_refused_begins_the_pause_anew_for_all() {
 async fn a_silent_probe_holds_none_for_ever() {
     let (limiter, lane) = rich();
     let permit = now(&limiter, &lane);
-    lane.answered(&permit, TOO_MANY, Some(ms(1000)));
+    lane.on_response(&permit, TOO_MANY, Some(ms(1000)));
     let start = Instant::now();
     let probe = queued(&limiter, &lane, Kind::Request);
     let next = queued(&limiter, &lane, Kind::Request);
@@ -104,12 +104,12 @@ async fn answers_to_calls_sent_before_the_pause_change_nothing() {
     tokio::time::advance(ms(100)).await;
     let start = Instant::now();
     for straggler in &sent {
-        lane.answered(straggler, TOO_MANY, None);
+        lane.on_response(straggler, TOO_MANY, None);
     }
-    lane.answered(&sent[0], StatusCode::CREATED, None);
+    lane.on_response(&sent[0], StatusCode::CREATED, None);
     let permit = queued(&limiter, &lane, Kind::Request).await;
-    assert_eq!(start.elapsed(), ms(1000), "five 429s of one moment are one");
-    lane.answered(&permit, TOO_MANY, None);
+    assert_eq!(start.elapsed(), ms(1000), "five 429s at one time are one");
+    lane.on_response(&permit, TOO_MANY, None);
     let again = Instant::now();
     queued(&limiter, &lane, Kind::Request).await;
     assert_eq!(again.elapsed(), ms(2000));
@@ -120,7 +120,7 @@ async fn a_pause_is_felt_where_the_rate_is_unlimited_too() {
     let limiter = limiter(&settings(None));
     let lane = lane_of(&limiter, "1", "t");
     let permit = now(&limiter, &lane);
-    lane.answered(&permit, TOO_MANY, Some(ms(1500)));
+    lane.on_response(&permit, TOO_MANY, Some(ms(1500)));
     let start = Instant::now();
     queued(&limiter, &lane, Kind::Request).await;
     assert_eq!(start.elapsed(), ms(1500));
@@ -130,7 +130,7 @@ async fn a_pause_is_felt_where_the_rate_is_unlimited_too() {
 async fn calls_held_back_never_prolong_the_pause() {
     let (limiter, lane) = rich();
     let permit = now(&limiter, &lane);
-    lane.answered(&permit, TOO_MANY, Some(ms(1000)));
+    lane.on_response(&permit, TOO_MANY, Some(ms(1000)));
     let end = later(1000);
     while Instant::now() < end {
         let refused = limiter.admit(&lane, Kind::Request, Instant::now());
@@ -147,7 +147,7 @@ async fn after_a_pause_the_bucket_is_empty() {
     let limiter = of(1.0, 20);
     let lane = lane_of(&limiter, "1", "t");
     let permit = now(&limiter, &lane);
-    lane.answered(&permit, TOO_MANY, Some(ms(2000)));
+    lane.on_response(&permit, TOO_MANY, Some(ms(2000)));
     let start = Instant::now();
     let mut line = Vec::new();
     let refused = loop {
@@ -162,7 +162,7 @@ async fn after_a_pause_the_bucket_is_empty() {
     for (ticket, at) in line.into_iter().zip([2000, 3000, 4000]) {
         let permit = ticket.await.unwrap();
         assert_eq!(permit.granted - start, ms(at));
-        lane.answered(&permit, StatusCode::CREATED, None);
+        lane.on_response(&permit, StatusCode::CREATED, None);
     }
     assert_eq!(drain(&limiter, &lane), 0);
 }
@@ -180,7 +180,7 @@ async fn a_pause_refuses_the_waiting_requests_whose_deadline_it_covers() {
         .into();
     let long = queued(&limiter, &lane, Kind::Request);
     tokio::time::sleep(ms(500)).await;
-    lane.answered(&permit, TOO_MANY, Some(ms(10_000)));
+    lane.on_response(&permit, TOO_MANY, Some(ms(10_000)));
     for admission in short {
         let Admission::Queued(ticket) = admission else {
             panic!("no token is there");
@@ -198,7 +198,7 @@ async fn a_pause_refuses_the_waiting_requests_whose_deadline_it_covers() {
     assert_eq!(start.elapsed(), ms(10_500));
 }
 
-/// The first probe may be answered at any moment. Once it hangs, a request
+/// The first probe may have its response at any time. Once it timed out, a request
 /// waits for no probe whose head start ends after its deadline.
 #[tokio::test(start_paused = true)]
 async fn behind_a_probe_that_hangs_requests_are_refused_before_their_deadline() {
@@ -207,13 +207,13 @@ async fn behind_a_probe_that_hangs_requests_are_refused_before_their_deadline() 
     let limiter = Arc::new(limiter(&settings));
     let lane = lane_of(&limiter, "1", "t");
     let permit = now(&limiter, &lane);
-    lane.answered(&permit, TOO_MANY, Some(ms(1000)));
+    lane.on_response(&permit, TOO_MANY, Some(ms(1000)));
     let start = Instant::now();
     let mut passes = tokio::task::JoinSet::new();
     for _ in 0..5 {
         let (limiter, lane) = (Arc::clone(&limiter), lane.clone());
         passes.spawn(async move {
-            let pass = limiter.pass(&lane, Kind::Request, start, Route::Other);
+            let pass = limiter.acquire(&lane, Kind::Request, start, Route::Other);
             (pass.await.is_ok(), start.elapsed().as_millis())
         });
     }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Waits for all tickets and names them in the order of their tokens.
-async fn order(tickets: Vec<(&'static str, Place)>) -> Vec<String> {
+async fn order(tickets: Vec<(&'static str, PendingPermit)>) -> Vec<String> {
     let start = Instant::now();
     let mut waiting = tokio::task::JoinSet::new();
     for (name, ticket) in tickets {
@@ -144,7 +144,7 @@ async fn a_refusal_comes_at_once() {
     now(&limiter, &lane);
     let start = Instant::now();
     let refused = limiter
-        .pass(&lane, Kind::Request, start, Route::Other)
+        .acquire(&lane, Kind::Request, start, Route::Other)
         .await
         .unwrap_err();
     assert_eq!(start.elapsed(), Duration::ZERO);
@@ -164,9 +164,9 @@ async fn an_overdue_receipt_takes_no_token_that_makes_a_waiting_request_late() {
     for _ in 0..38 {
         let (limiter, lane) = (Arc::clone(&limiter), lane.clone());
         sends.spawn(async move {
-            let asked = Instant::now();
+            let arrived = Instant::now();
             limiter
-                .pass(&lane, Kind::Request, asked, Route::Other)
+                .acquire(&lane, Kind::Request, arrived, Route::Other)
                 .await
         });
     }
@@ -190,7 +190,7 @@ async fn a_request_that_another_rate_makes_late_is_refused_at_its_deadline() {
     let start = Instant::now();
     settings.limit.quota = quota(0.1, 1);
     let (refused, ()) = tokio::join!(
-        limiter.pass(&lane, Kind::Request, start, Route::Other),
+        limiter.acquire(&lane, Kind::Request, start, Route::Other),
         async { limiter.reconfigure(&settings) }
     );
     assert_eq!(start.elapsed(), ms(1002));
@@ -210,7 +210,7 @@ async fn a_token_due_exactly_at_the_deadline_is_in_time() {
         let (limiter, lane) = (Arc::clone(&limiter), lane.clone());
         async move {
             limiter
-                .pass(&lane, Kind::Request, start, Route::Other)
+                .acquire(&lane, Kind::Request, start, Route::Other)
                 .await
         }
     };
@@ -274,11 +274,7 @@ async fn endless_receipts_leave_requests_every_second_token() {
         waiting.push((name, queued(&limiter, &lane, Kind::Request)));
     }
     let refused = limiter.admit(&lane, Kind::Request, later(299)).unwrap_err();
-    assert_eq!(
-        refused.retry_after,
-        ms(600),
-        "A a B b C: its turn is the sixth"
-    );
+    assert_eq!(refused.retry_after, ms(600), "A a B b C: it is the sixth");
     assert_eq!(
         order(waiting).await,
         ["A 100", "a 200", "B 300", "b 400", "C 500", "D 600"]
@@ -296,7 +292,7 @@ async fn a_turn_among_receipts_that_grow_old_is_foretold_as_it_comes() {
         waiting.push(queued(&limiter, &lane, Kind::Request));
         waiting.push(queued(&limiter, &lane, receipt(0)));
     }
-    // Two seconds of requests, then receipts and requests by turns.
+    // Two seconds of requests, then receipts and requests alternate.
     for (kind, age) in [(Kind::Request, 2300), (receipt(1900), 100)] {
         let refused = limiter.admit(&lane, kind, Instant::now()).unwrap_err();
         assert_eq!(refused.retry_after, ms(age));
@@ -309,7 +305,7 @@ async fn a_turn_among_receipts_that_grow_old_is_foretold_as_it_comes() {
     others.await.unwrap();
 }
 
-async fn futures_of(places: Vec<Place>) {
+async fn futures_of(places: Vec<PendingPermit>) {
     let mut all: tokio::task::JoinSet<_> = places.into_iter().collect();
     while all.join_next().await.is_some() {}
 }

@@ -32,10 +32,10 @@ fn scarce(rate: f64, tenants: Vec<Tenant>) -> Arc<Limiter> {
 async fn accepted(limiter: &Limiter, instance: &str) {
     let lane = lane_of(limiter, instance, "t");
     let pass = limiter
-        .pass(&lane, Kind::Request, Instant::now(), Route::Other)
+        .acquire(&lane, Kind::Request, Instant::now(), Route::Other)
         .await
         .unwrap();
-    lane.answered(&pass.permit, StatusCode::CREATED, None);
+    lane.on_response(&pass.permit, StatusCode::CREATED, None);
 }
 
 /// Keeps so many calls of an instance waiting, and counts those that went.
@@ -52,7 +52,7 @@ async fn saturate(
             loop {
                 let lane = lane_of(&limiter, instance, "t");
                 limiter
-                    .pass(&lane, Kind::Request, Instant::now(), Route::Other)
+                    .acquire(&lane, Kind::Request, Instant::now(), Route::Other)
                     .await
                     .unwrap();
                 went.fetch_add(1, Ordering::Relaxed);
@@ -62,7 +62,7 @@ async fn saturate(
     went
 }
 
-/// The same for several instances, from the same moment on.
+/// The same for several instances, from the same time on.
 async fn saturated(limiter: &Arc<Limiter>, instances: &[&'static str]) -> Vec<Arc<AtomicUsize>> {
     let mut went = Vec::new();
     for instance in instances {
@@ -126,7 +126,7 @@ async fn a_flood_of_made_up_names_buys_one_share() {
         let limiter = Arc::clone(&limiter);
         tokio::spawn(async move {
             let lane = lane_of(&limiter, &format!("made-up-{n}"), "x");
-            let passed = limiter.pass(&lane, Kind::Request, Instant::now(), Route::Other);
+            let passed = limiter.acquire(&lane, Kind::Request, Instant::now(), Route::Other);
             passed.await.ok();
         });
     }
@@ -142,13 +142,13 @@ async fn a_quiet_tenant_waits_for_one_slot_behind_a_flood() {
     accepted(&limiter, "quiet").await;
     tokio::time::sleep(ms(5_000)).await;
     for _ in 0..50 {
-        let asked = Instant::now();
+        let arrived = Instant::now();
         let lane = lane_of(&limiter, "quiet", "t");
         limiter
-            .pass(&lane, Kind::Request, asked, Route::Other)
+            .acquire(&lane, Kind::Request, arrived, Route::Other)
             .await
             .unwrap();
-        assert!(asked.elapsed() <= ms(102), "{:?}", asked.elapsed());
+        assert!(arrived.elapsed() <= ms(102), "{:?}", arrived.elapsed());
         tokio::time::sleep(ms(730)).await;
     }
 }
@@ -160,7 +160,7 @@ async fn a_tenants_own_budget_holds_over_all_its_instances() {
     tokio::time::sleep(ms(20_000)).await;
     let rates = [per_second(&went[0], 20.0), per_second(&went[1], 20.0)];
     assert!((rates[0] + rates[1] - 6.0).abs() < 0.3, "{rates:?}");
-    assert!((rates[0] - rates[1]).abs() < 0.3, "turns: {rates:?}");
+    assert!((rates[0] - rates[1]).abs() < 0.3, "round-robin: {rates:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,11 +193,14 @@ async fn sends_of_a_tenant_go_before_its_receipts_until_those_are_old() {
     let _sends = saturate(&limiter, "a", 2).await;
     accepted(&limiter, "b").await;
     tokio::time::sleep(ms(1_500)).await;
-    let asked = Instant::now();
+    let arrived = Instant::now();
     let lane = lane_of(&limiter, "b", "t");
-    let kind = Kind::Receipt { opened: asked };
-    limiter.pass(&lane, kind, asked, Route::Seen).await.unwrap();
-    let wait = asked.elapsed();
+    let kind = Kind::Receipt { opened: arrived };
+    limiter
+        .acquire(&lane, kind, arrived, Route::Seen)
+        .await
+        .unwrap();
+    let wait = arrived.elapsed();
     assert!(wait >= ms(2000) && wait <= ms(3100), "{wait:?}");
 }
 
@@ -254,7 +257,7 @@ async fn a_reload_that_lifts_the_limit_lets_all_go() {
     config.egress.quota = quota(0.01, 1);
     let limiter = Arc::new(limiter(&config));
     let lane = lane_of(&limiter, "a", "t");
-    let pass = || limiter.pass(&lane, Kind::Request, Instant::now(), Route::Other);
+    let pass = || limiter.acquire(&lane, Kind::Request, Instant::now(), Route::Other);
     pass().await.unwrap();
     let start = Instant::now();
     config.egress.quota = None;
@@ -278,10 +281,10 @@ async fn an_instance_that_begins_with_many_calls_gets_one_share() {
         tokio::spawn(async move {
             loop {
                 let lane = lane_of(&limiter, "c", "t");
-                let passed = limiter.pass(&lane, Kind::Request, Instant::now(), Route::Other);
+                let passed = limiter.acquire(&lane, Kind::Request, Instant::now(), Route::Other);
                 let permit = passed.await.unwrap().permit;
                 went.fetch_add(1, Ordering::Relaxed);
-                lane.answered(&permit, StatusCode::CREATED, None);
+                lane.on_response(&permit, StatusCode::CREATED, None);
             }
         });
     }
@@ -318,7 +321,7 @@ async fn a_call_that_began_before_a_reload_leaves_its_instance_in_the_new_sharin
     let permit = now(&limiter, &lane);
     config.egress.quota = quota(1.0, 1);
     limiter.reconfigure(&config);
-    lane.answered(&permit, StatusCode::CREATED, None);
+    lane.on_response(&permit, StatusCode::CREATED, None);
     let lane = lane_of(&limiter, "a", "t");
     now(&limiter, &lane);
     let second = limiter.admit(&lane, Kind::Request, Instant::now());
@@ -358,9 +361,9 @@ async fn the_oldest_receipt_of_a_tenant_goes_first() {
     };
     let fresh = receipt("b", 0);
     tokio::time::sleep(ms(10)).await;
-    let asked = Instant::now();
+    let arrived = Instant::now();
     receipt("c", 2_500).await;
-    assert!(asked.elapsed() <= ms(1_000), "{:?}", asked.elapsed());
+    assert!(arrived.elapsed() <= ms(1_000), "{:?}", arrived.elapsed());
     fresh.await;
-    assert!(asked.elapsed() >= ms(1_900), "{:?}", asked.elapsed());
+    assert!(arrived.elapsed() >= ms(1_900), "{:?}", arrived.elapsed());
 }

@@ -6,7 +6,7 @@ use super::*;
 fn verified(limiter: &Limiter, instance: &str, token: &str) -> Lane {
     let lane = lane_of(limiter, instance, token);
     let permit = now(limiter, &lane);
-    lane.answered(&permit, StatusCode::CREATED, None);
+    lane.on_response(&permit, StatusCode::CREATED, None);
     lane_of(limiter, instance, token)
 }
 
@@ -57,7 +57,7 @@ async fn what_verifies_a_credential() {
         let lane = lane_of(&limiter, "1", "other");
         let permit = now(&limiter, &lane);
         let status = StatusCode::from_u16(status).unwrap();
-        lane.answered(&permit, status, None);
+        lane.on_response(&permit, status, None);
         // The owner has spent one token, the other one from the second bucket.
         drain(&limiter, &lane_of(&limiter, "1", "owner"));
         let left = drain(&limiter, &lane_of(&limiter, "1", "other"));
@@ -73,7 +73,7 @@ async fn a_429_to_an_unverified_credential_pauses_only_the_second_bucket() {
     let owner = verified(&limiter, "1", "owner");
     let other = lane_of(&limiter, "1", "guess");
     let permit = now(&limiter, &other);
-    other.answered(&permit, StatusCode::TOO_MANY_REQUESTS, Some(ms(60_000)));
+    other.on_response(&permit, StatusCode::TOO_MANY_REQUESTS, Some(ms(60_000)));
     now(&limiter, &owner);
     let held = limiter.admit(&other, Kind::Request, later(1000));
     assert_eq!(held.err().unwrap().refusal, Refusal::Paused);
@@ -96,7 +96,7 @@ async fn a_request_without_credential_is_unverified() {
         .into_parts();
     let anonymous = limiter.lane(&Findings::of_head(&head).identity(), |_| None, true);
     let permit = now(&limiter, &anonymous);
-    anonymous.answered(&permit, StatusCode::OK, None);
+    anonymous.on_response(&permit, StatusCode::OK, None);
     assert_eq!(drain(&limiter, &anonymous), 4);
     assert_eq!(drain(&limiter, &owner), 4);
 }
@@ -110,7 +110,7 @@ async fn made_up_instances_take_up_no_label() {
     for n in 0..5 {
         let lane = lane_of(&limiter, &format!("made-up-{n}"), "t");
         let permit = now(&limiter, &lane);
-        lane.answered(&permit, StatusCode::UNAUTHORIZED, None);
+        lane.on_response(&permit, StatusCode::UNAUTHORIZED, None);
         lane.series().requests(Route::Other).inc();
     }
     assert!(!text(&limiter).contains("made-up"));
@@ -128,7 +128,7 @@ async fn a_credential_does_not_overtake_its_own_waiting_requests_when_it_is_veri
     let other = lane_of(&limiter, "1", "new");
     let permit = now(&limiter, &other);
     let line = queued(&limiter, &other, Kind::Request);
-    other.answered(&permit, StatusCode::CREATED, None);
+    other.on_response(&permit, StatusCode::CREATED, None);
     // The waiting request has moved to the main bucket, before the next one.
     tokio::time::sleep(ms(500)).await;
     let next = queued(&limiter, &lane_of(&limiter, "1", "new"), Kind::Request);
@@ -151,7 +151,7 @@ async fn from_the_first_verification_on_a_flood_costs_the_owner_nothing() {
         let (limiter, lane) = (Arc::clone(&limiter), lane.clone());
         async move {
             limiter
-                .pass(&lane, Kind::Request, Instant::now(), Route::Other)
+                .acquire(&lane, Kind::Request, Instant::now(), Route::Other)
                 .await
         }
     };
@@ -184,9 +184,9 @@ async fn two_spellings_of_one_token_do_not_double_the_rate() {
             tokio::spawn(async move {
                 loop {
                     let lane = lane_of(&limiter, "1", token);
-                    let asked = Instant::now();
+                    let arrived = Instant::now();
                     let pass = limiter
-                        .pass(&lane, Kind::Request, asked, Route::Other)
+                        .acquire(&lane, Kind::Request, arrived, Route::Other)
                         .await;
                     if let Ok(pass) = pass {
                         went.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -266,5 +266,5 @@ fn a_hundred_thousand_accounts_are_small() {
 }
 
 fn lane_answer(lane: &Lane, permit: &Permit, status: u16) {
-    lane.answered(permit, StatusCode::from_u16(status).unwrap(), None);
+    lane.on_response(permit, StatusCode::from_u16(status).unwrap(), None);
 }

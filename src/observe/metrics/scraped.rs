@@ -14,10 +14,10 @@ use super::make::Make;
 
 /// The state of a bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Standing {
+pub(crate) struct BucketStatus {
     /// Tokens left; `None` without a limit.
     pub(crate) tokens: Option<f64>,
-    /// The rest of a pause.
+    /// Time left of a pause.
     pub(crate) paused: Duration,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Scraped {
     certificate_expiry: IntGaugeVec,
 }
 
-impl Standing {
+impl BucketStatus {
     /// Of two buckets of an instance, the fewer tokens and the longer pause.
     #[must_use]
     pub(crate) fn scarcer(self, other: Self) -> Self {
@@ -127,16 +127,16 @@ impl Metrics {
         &self.scraped
     }
 
-    /// Sets the bucket gauges of each instance with a label; `standing` returns the state of its
+    /// Sets the bucket gauges of each instance with a label; `status` returns the state of its
     /// buckets.
-    pub(crate) fn stand(&self, standing: impl Fn(&str) -> Standing) {
+    pub(crate) fn set_bucket_gauges(&self, status: impl Fn(&str) -> BucketStatus) {
         for series in self.named_instances() {
             let name = &*series.name;
-            let standing = standing(name);
+            let status = status(name);
             // Looked up on each scrape, which is rare; keeping them would cost memory per instance.
             let paused = self.scraped.paused.with_label_values(&[name]);
-            paused.set(standing.paused.as_secs_f64());
-            match standing.tokens {
+            paused.set(status.paused.as_secs_f64());
+            match status.tokens {
                 Some(tokens) => self.scraped.tokens.with_label_values(&[name]).set(tokens),
                 // There is no limit, perhaps since a reload.
                 None => drop(self.scraped.tokens.remove_label_values(&[name])),

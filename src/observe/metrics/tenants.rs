@@ -57,7 +57,7 @@ impl Tenants {
 
     /// Applies the tenants of the settings. A tenant that was removed loses its
     /// weight but keeps its counts: it may return, and a counter must not fall.
-    pub(super) fn renew<'t>(&self, tenants: impl Iterator<Item = (&'t str, NonZeroU32)>) {
+    pub(super) fn reconfigure<'t>(&self, tenants: impl Iterator<Item = (&'t str, NonZeroU32)>) {
         let mut current = self.lock();
         // What is left in `gone` at the end has been removed from the settings.
         let mut gone = std::mem::take(&mut *current);

@@ -14,8 +14,8 @@ fn series(metrics: &Metrics) -> Vec<String> {
     names.map(|(series, _)| series.to_owned()).collect()
 }
 
-fn standing(tokens: Option<f64>, paused: u64) -> Standing {
-    Standing {
+fn status(tokens: Option<f64>, paused: u64) -> BucketStatus {
+    BucketStatus {
         tokens,
         paused: Duration::from_secs(paused),
     }
@@ -42,7 +42,7 @@ fn flood(metrics: &Metrics, round: usize) {
         }
     }
     metrics.instance(&"x".repeat(100_000));
-    metrics.stand(|_| standing(Some(0.125), 59));
+    metrics.set_bucket_gauges(|_| status(Some(0.125), 59));
 }
 
 #[test]
@@ -89,23 +89,23 @@ fn common_series_are_exposed_at_zero_from_the_start() {
 
 #[test]
 fn an_instance_shows_the_fewest_tokens_and_the_longest_pause() {
-    let one = standing(Some(3.0), 0);
-    assert_eq!(one.scarcer(standing(Some(1.5), 2)), standing(Some(1.5), 2));
-    assert_eq!(one.scarcer(standing(None, 7)), standing(Some(3.0), 7));
-    assert_eq!(Standing::default().scarcer(one), one);
+    let one = status(Some(3.0), 0);
+    assert_eq!(one.scarcer(status(Some(1.5), 2)), status(Some(1.5), 2));
+    assert_eq!(one.scarcer(status(None, 7)), status(Some(3.0), 7));
+    assert_eq!(BucketStatus::default().scarcer(one), one);
 }
 
 #[test]
 fn tokens_are_not_exposed_without_a_limit() {
     let metrics = Metrics::new(1);
     metrics.instance("1");
-    metrics.stand(|_| standing(Some(2.5), 0));
+    metrics.set_bucket_gauges(|_| status(Some(2.5), 0));
     assert!(
         metrics
             .exposition()
             .contains("limit_tokens{instance=\"1\"} 2.5\n")
     );
-    metrics.stand(|_| standing(None, 0));
+    metrics.set_bucket_gauges(|_| status(None, 0));
     assert!(!metrics.exposition().contains("limit_tokens{"));
 }
 

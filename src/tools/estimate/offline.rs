@@ -1,7 +1,7 @@
 //! The buckets of the gateway in the time of a log.
 //!
 //! Invariant: what is decided here is decided by the very code that decides in
-//! a gateway ([`Bucket`]); only the caller serves the queues, because it turns
+//! a gateway ([`Bucket`]); only the caller serves the queues, because it sets
 //! the clock. A log names no credentials and no tenants, so there is one bucket
 //! per instance and class, and no shared budget.
 
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::config::{Config, Quota};
 use crate::http::path;
-use crate::limit::{Bucket, Grant, Kind, Newcomer, Refused, admit_at, next_ticket};
+use crate::limit::{Bucket, Completion, Kind, Newcomer, Refused, admit_at, next_ticket};
 
 /// Arrivals between two searches for idle buckets.
 const SWEEP_EVERY: usize = 65_536;
@@ -25,7 +25,7 @@ pub(super) struct OfflineLimiter<G> {
     config: Config,
     quotas: Vec<Option<Quota>>,
     buckets: HashMap<BucketKey, Bucket<G>>,
-    asked: usize,
+    arrivals: usize,
 }
 
 /// What a request for a token gets.
@@ -33,7 +33,7 @@ pub(super) struct OfflineLimiter<G> {
 pub(super) enum Entry {
     /// The token was there.
     Now,
-    /// A place in the queue.
+    /// A queue position.
     Queued {
         ticket: u64,
         /// The queue has just been made: it has to be served.
@@ -41,7 +41,7 @@ pub(super) enum Entry {
     },
 }
 
-impl<G: Grant> OfflineLimiter<G> {
+impl<G: Completion> OfflineLimiter<G> {
     /// Opens full buckets under these settings.
     pub(super) fn new(config: &Config) -> Self {
         let base = std::iter::once(config.limit.quota);
@@ -50,11 +50,11 @@ impl<G: Grant> OfflineLimiter<G> {
             quotas: base.chain(classes).collect(),
             config: config.clone(),
             buckets: HashMap::new(),
-            asked: 0,
+            arrivals: 0,
         }
     }
 
-    /// Takes a token or a place in the queue; then `serve` says when it has to
+    /// Takes a token or a queue position; then `serve` says when it has to
     /// be served.
     ///
     /// # Errors
@@ -64,23 +64,23 @@ impl<G: Grant> OfflineLimiter<G> {
         key: BucketKey,
         kind: Kind,
         (now, deadline): (Instant, Instant),
-        grant: impl FnOnce() -> G,
+        completion: impl FnOnce() -> G,
     ) -> Result<Entry, Refused> {
-        self.asked += 1;
-        if self.asked.is_multiple_of(SWEEP_EVERY) {
+        self.arrivals += 1;
+        if self.arrivals.is_multiple_of(SWEEP_EVERY) {
             self.buckets.retain(|_, bucket| !bucket.is_idle(now));
         }
         let quota = self.quotas.get(key.0).copied().flatten();
         let bucket = self.buckets.entry(key);
         let bucket = bucket.or_insert_with(|| Bucket::new_main(quota, now));
-        if bucket.pass(now).is_some() {
+        if bucket.try_acquire(now).is_some() {
             return Ok(Entry::Now);
         }
         let newcomer = newcomer(kind, now, deadline);
         let max_delay = self.config.batch.max_delay;
         admit_at(bucket, &newcomer, max_delay, self.config.limit.max_queue)?;
         let ticket = next_ticket();
-        let first = bucket.push(&newcomer, max_delay, ticket, grant());
+        let first = bucket.push(&newcomer, max_delay, ticket, completion());
         Ok(Entry::Queued { ticket, first })
     }
 
@@ -103,13 +103,13 @@ impl<G: Grant> OfflineLimiter<G> {
         admit_at(bucket, &newcomer, max_delay, self.config.limit.max_queue)
     }
 
-    /// Hands out every token that is there; returns when to look again.
+    /// Hands out every token that is there; returns when to call this again.
     pub(super) fn serve(&mut self, key: BucketKey, now: Instant) -> Option<Instant> {
         let bucket = self.buckets.get_mut(&key)?;
         bucket.advance(now).map(|(next, _)| next)
     }
 
-    /// Takes a waiter out of the queue that no longer waits.
+    /// Removes a waiter that has left from its queue.
     pub(super) fn leave(&mut self, key: BucketKey, ticket: u64) {
         if let Some(bucket) = self.buckets.get_mut(&key) {
             bucket.remove(ticket);

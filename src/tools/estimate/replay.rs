@@ -16,7 +16,7 @@ use super::offline::{BucketKey, Entry, OfflineLimiter};
 use super::waits::Waits;
 use crate::batch::{Batch, Caps, Mergeable};
 use crate::config::Config;
-use crate::limit::{Grant, Kind, Permit, Refused};
+use crate::limit::{Completion, Kind, Permit, Refused};
 
 /// What a setting would have done.
 #[derive(Clone, Debug, Default)]
@@ -68,7 +68,7 @@ struct Waiter {
 /// Waiters that have a verdict, and whether each got its token.
 type Verdicts = Rc<RefCell<Vec<(u64, bool)>>>;
 
-impl Grant for Waiter {
+impl Completion for Waiter {
     fn settle(self, verdict: Result<Permit, Refused>) -> bool {
         // Only noted: the limiter is borrowed now, and sending can change the replay's tables.
         self.verdicts.borrow_mut().push((self.id, verdict.is_ok()));
@@ -323,7 +323,7 @@ impl Replay {
             }
             None => drop(self.next_serve.remove(&bucket)),
         }
-        // Serving may grant several tokens at once, for example after an idle time.
+        // Serving may completion several tokens at once, for example after an idle time.
         let verdicts = self.verdicts.take();
         for (id, is_granted) in verdicts {
             match self.open.remove(&id) {

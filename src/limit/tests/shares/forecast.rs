@@ -64,11 +64,11 @@ async fn paused_instances_refuse_no_other() {
     for number in 0..12 {
         let name = format!("paused{number}");
         let lane = lane_of(&limiter, &name, "t");
-        let pass = limiter.pass(&lane, Kind::Request, Instant::now(), Route::Other);
+        let pass = limiter.acquire(&lane, Kind::Request, Instant::now(), Route::Other);
         let permit = pass.await.unwrap().permit;
-        lane.answered(&permit, StatusCode::CREATED, None);
+        lane.on_response(&permit, StatusCode::CREATED, None);
         let throttled = StatusCode::TOO_MANY_REQUESTS;
-        lane.answered(&permit, throttled, Some(ms(60_000)));
+        lane.on_response(&permit, throttled, Some(ms(60_000)));
         line.push(queued(&limiter, &lane, Kind::Request));
     }
     tokio::time::sleep(ms(3_000)).await;
@@ -91,7 +91,7 @@ async fn waiting_requests_move_with_their_instance() {
     let _line: Vec<_> = (0..8)
         .map(|_| queued(&limiter, &lane, Kind::Request))
         .collect();
-    lane.answered(&permit, StatusCode::CREATED, None);
+    lane.on_response(&permit, StatusCode::CREATED, None);
     let lane = lane_of(&limiter, "a", "t");
     for _ in 0..2 {
         tokio::time::sleep(ms(5)).await;
@@ -150,7 +150,7 @@ async fn requests_caught_by_a_pause_refuse_no_other() {
         };
         let permit = first.await.unwrap();
         line.extend((0..4).map(|_| queued(&limiter, &lane, Kind::Request)));
-        lane.answered(&permit, StatusCode::TOO_MANY_REQUESTS, Some(ms(60_000)));
+        lane.on_response(&permit, StatusCode::TOO_MANY_REQUESTS, Some(ms(60_000)));
     }
     let lane = lane_of(&limiter, "d", "t");
     let check = limiter.check(&lane, Kind::Request, later(2_500));
