@@ -29,15 +29,11 @@ impl LogTime {
                 is_coarse: false,
             });
         }
-        let time: Timestamp = text
-            .parse()
-            .ok()
-            .or_else(|| common(text))
-            .or_else(|| {
-                // Only differences matter, so the missing zone may be UTC.
-                let time = strtime::parse(WALL, text).ok()?.to_datetime().ok()?;
-                TimeZone::UTC.to_timestamp(time).ok()
-            })?;
+        let time: Timestamp = text.parse().ok().or_else(|| common(text)).or_else(|| {
+            // Only differences matter, so the missing zone may be UTC.
+            let time = strtime::parse(WALL, text).ok()?.to_datetime().ok()?;
+            TimeZone::UTC.to_timestamp(time).ok()
+        })?;
         // A fraction is the only sign of precision; `.000` counts as one.
         Self::new(time, !text.contains('.'))
     }
