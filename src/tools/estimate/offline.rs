@@ -33,7 +33,7 @@ pub(super) struct OfflineLimiter<G> {
 pub(super) enum Entry {
     /// The token was there.
     Now,
-    /// A place in the queue.
+    /// A position in the queue.
     Queued {
         ticket: u64,
         /// The queue has just been made: it has to be served.
@@ -54,7 +54,7 @@ impl<G: Grant> OfflineLimiter<G> {
         }
     }
 
-    /// Takes a token or a place in the queue; then `serve` says when it has to
+    /// Takes a token or a position in the queue; then `serve` says when it has to
     /// be served.
     ///
     /// # Errors
