@@ -6,7 +6,7 @@
 //!
 //! - [`open`]: batches that accept callers;
 //! - [`run`]: the task of a batch, from its first caller to its sealing;
-//! - [`admission`]: the bucket tokens that its calls spend;
+//! - [`tokens`]: the bucket tokens that its calls spend;
 //! - [`settle`]: from a sealed batch to the verdict of each [`caller`];
 //! - [`call`]: one upstream call with its retries, bounded by [`retry_budget`];
 //! - [`split`]: which calls follow a rejected one, with [`rejection`]: when two
@@ -15,7 +15,6 @@
 //! - [`remembered`]: the bounded table under both memories of failures;
 //! - [`shadow`]: what merging would have done, where it is only observed.
 
-mod admission;
 mod call;
 mod caller;
 mod open;
@@ -27,6 +26,7 @@ mod run;
 mod settle;
 mod shadow;
 mod split;
+mod tokens;
 
 #[cfg(test)]
 mod tests;

@@ -9,9 +9,9 @@
 //! - [`pending_body`]: request bodies that are not yet read to their end;
 //! - [`send_tracker`], [`tracked_body`]: HTTP/2 responses that the client does not read;
 //! - [`permit`]: its permit of `server.max_connections`;
-//! - [`drain`]: whether all connections must end.
+//! - [`drain_signal`]: whether all connections must end.
 
-pub(crate) mod drain;
+pub(crate) mod drain_signal;
 pub(crate) mod escaped_io;
 pub(crate) mod lifecycle;
 pub(crate) mod pending_body;

@@ -79,10 +79,10 @@ impl Receipt {
         // one instance use the same bucket (rule: identity).
         let mut findings = Findings::of_head(&head);
         if let Some(name) = fields.body_instance(&body) {
-            findings.instance(&name);
+            findings.add_instance(&name);
         }
         if let Some(token) = fields.body_token(&body) {
-            findings.credential(CredentialSource::Body, token.as_bytes());
+            findings.add_credential(CredentialSource::Body, token.as_bytes());
         }
         let key = MergeKey::new(&head, &body, &fields);
         Ok(Self {

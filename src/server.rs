@@ -31,7 +31,7 @@ pub(crate) use listener::accept;
 pub use tls::CertificateError;
 
 use crate::config;
-use crate::conn::drain::Drain;
+use crate::conn::drain_signal::Drain;
 use crate::observe::metrics::Metrics;
 use crate::proxy::Proxy;
 

@@ -47,11 +47,11 @@ use crate::http::raw_target::RawTarget;
 use crate::observe::metrics::{Metrics, Route};
 use crate::yield_now;
 
-/// New connections tried for one request that is not processed.
+/// At most this many new connections are tried for one request.
 const MAX_FRESH: usize = 2;
 
 /// The shortest time between two searches for connections to close.
-const TIDY_INTERVAL: Duration = Duration::from_secs(1);
+const REAP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The upstream, as one worker reaches it.
 #[derive(Debug)]
@@ -158,10 +158,10 @@ impl Upstream {
 
     /// Closes pooled connections that have ended or have been idle too long. Runs
     /// until it is dropped.
-    pub(crate) async fn keep_pool_tidy(&self) -> std::convert::Infallible {
+    pub(crate) async fn reap_idle(&self) -> std::convert::Infallible {
         loop {
             tokio::select! {
-                () = tokio::time::sleep((self.settings.idle_timeout / 2).max(TIDY_INTERVAL)) => {}
+                () = tokio::time::sleep((self.settings.idle_timeout / 2).max(REAP_INTERVAL)) => {}
                 () = self.pool.idle_ended() => {}
             }
             self.pool.close_idle(Instant::now());
@@ -236,20 +236,20 @@ impl Upstream {
         }
     }
 
-    /// A new connection, and whether it carried a request before. Where the
-    /// upstream speaks HTTP/2, or may do so, only one request at a time
+    /// A connection (new, or one another request has just opened), and whether it is
+    /// reused. Where the upstream speaks HTTP/2, or may do so, only one request at a time
     /// connects: the others then share its connection.
     async fn connect(&self, kind: RequestKind) -> Result<(Connection, bool), UpstreamError> {
         if kind == RequestKind::Upgrade || !self.connector.may_share() {
             return Ok((self.connector.connect(&self.pool, kind).await?, false));
         }
-        let asked = Instant::now();
+        let called_at = Instant::now();
         let mut last_failure = self.connecting.lock().await;
         // The holder of the lock before this request may have made one.
         if let Some(connection) = self.pool.take(kind, Instant::now()) {
             return Ok((connection, true));
         }
-        if let Some((_, error)) = last_failure.filter(|(when, _)| *when >= asked) {
+        if let Some((_, error)) = last_failure.filter(|(when, _)| *when >= called_at) {
             // An attempt failed while this request waited. It counts for all that
             // waited: one after another, each would wait for the connect timeout.
             return Err(error);

@@ -35,7 +35,8 @@ pub(super) async fn drain(
     }
     // 2. No new connections.
     workers.stop_accepting.cancel();
-    // 3. Open windows end at once; idle connections are closed, HTTP/2 gets GOAWAY.
+    // 3. Open windows end at once, HTTP/2 gets GOAWAY, and idle HTTP/1 connections are
+    //    closed after `DRAIN_GRACE`.
     gateway.drain();
     // 4. Every accepted request gets its response, also those that wait in a queue.
     let in_time = !is_aborted

@@ -105,7 +105,7 @@ impl Worker {
         let upstream = server.proxy.upstream.clone();
         // All three run on this thread; connections are tasks beside them.
         tokio::select! {
-            _ = upstream.keep_pool_tidy() => {}
+            _ = upstream.reap_idle() => {}
             () = self.ended.cancelled() => {}
             () = async {
                 server::accept(server, listener, self.is_inherited, &self.stop_accepting).await;

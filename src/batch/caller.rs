@@ -118,8 +118,8 @@ impl Mergeable for Caller {
         }
     }
 
-    fn room(&self) -> usize {
-        self.receipt.room()
+    fn max_id_bytes(&self) -> usize {
+        self.receipt.max_id_bytes()
     }
 
     fn deadline(&self) -> Instant {

@@ -29,7 +29,7 @@ pub(crate) trait Mergeable {
     /// takes in a merged request of this receipt's form.
     fn each_id(&self, each: impl FnMut(IdHash, usize));
     /// Bytes that all ids of a merged request of this receipt's form may take.
-    fn room(&self) -> usize;
+    fn max_id_bytes(&self) -> usize;
     /// The last attempt must begin before this time.
     fn deadline(&self) -> Instant;
 }
@@ -71,9 +71,10 @@ struct State<M> {
     callers: VecDeque<M>,
     /// The distinct ids of all callers.
     ids: HashTable<IdHash>,
-    /// Bytes that the ids take in the merged request, and may take.
+    /// Bytes that the ids take in the merged request.
     bytes: usize,
-    room: usize,
+    /// Bytes that the ids may take in it.
+    max_id_bytes: usize,
 }
 
 /// How a caller got into a batch.
@@ -113,7 +114,7 @@ impl<M: Mergeable> Batch<M> {
             callers: VecDeque::new(),
             ids: HashTable::new(),
             bytes: 0,
-            room: usize::MAX,
+            max_id_bytes: usize::MAX,
         };
         Self {
             key,
@@ -212,9 +213,9 @@ impl<M: Mergeable> State<M> {
                 self.bytes += cost;
             }
         });
-        // The smallest room counts: the first caller writes the merged request,
+        // The smallest limit counts: the first caller writes the merged request,
         // and when callers expire, any caller may become the first.
-        self.room = self.room.min(caller.room());
+        self.max_id_bytes = self.max_id_bytes.min(caller.max_id_bytes());
         self.callers.push_back(caller);
     }
 
@@ -228,7 +229,7 @@ impl<M: Mergeable> State<M> {
                 bytes += cost;
             }
         });
-        ids <= caps.ids && bytes <= self.room.min(caller.room())
+        ids <= caps.ids && bytes <= self.max_id_bytes.min(caller.max_id_bytes())
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Shadow {
     key: MergeKey,
     /// Each id, and the bytes that it would take in a merged request.
     ids: Box<[(IdHash, usize)]>,
-    room: usize,
+    max_id_bytes: usize,
     deadline: Instant,
 }
 
@@ -44,8 +44,8 @@ impl Mergeable for Shadow {
         }
     }
 
-    fn room(&self) -> usize {
-        self.room
+    fn max_id_bytes(&self) -> usize {
+        self.max_id_bytes
     }
 
     fn deadline(&self) -> Instant {
@@ -80,7 +80,7 @@ impl Batcher {
         let shadow = Shadow {
             key: receipt.key.clone(),
             ids: ids.map(|(id, hash)| (hash, form.cost(&id))).collect(),
-            room: receipt.room(),
+            max_id_bytes: receipt.max_id_bytes(),
             deadline,
         };
         let caps = Caps::of(&settings);

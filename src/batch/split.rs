@@ -223,7 +223,7 @@ impl Split {
 
     /// Goes on with the members of `rest`. If a guilty member of their call was
     /// found, they may all be innocent: they are first sent together.
-    fn probe_or_halve(&mut self, is_guilty_found: bool) {
+    fn probe_or_halve(&mut self, is_culprit_found: bool) {
         let AlikeFailures {
             rejection,
             members,
@@ -254,7 +254,7 @@ impl Split {
         }
         self.phase = Phase::Halve;
         let rest = std::mem::take(&mut self.rest);
-        match is_guilty_found {
+        match is_culprit_found {
             true => self.next.push(rest),
             // Quarters, not halves. Two guilty members in two halves would reject
             // both, and no call would be left to spare; in quarters that is rare.

@@ -126,7 +126,7 @@ impl ClientBody {
     }
 
     /// Puts pieces back in front, so that they are passed on again.
-    pub(super) fn put_back(&mut self, pieces: Vec<Bytes>) {
+    pub(super) fn prepend(&mut self, pieces: Vec<Bytes>) {
         // From the last to the first: each goes in front of the one before.
         for piece in pieces.into_iter().rev() {
             self.held_bytes += piece.len();

@@ -171,7 +171,7 @@ impl RequestBody {
 
     /// From now on, keeps what is sent, so that a body of at most [`SCAN_LIMIT`] bytes can
     /// be recovered.
-    pub(crate) fn keep(&mut self) -> KeptBody {
+    pub(crate) fn keep_copy(&mut self) -> KeptBody {
         match self {
             Self::Whole(bytes) => KeptBody::Whole(bytes.clone()),
             Self::Streamed(streamed) => {
@@ -256,7 +256,7 @@ impl Body for RequestBody {
                 }
                 // Also at the end of the body: from then on a response is due.
                 streamed.progress.record_piece();
-                streamed.keep(frame.as_ref());
+                streamed.keep_frame(frame.as_ref());
                 return Poll::Ready(frame);
             },
         }
@@ -281,7 +281,7 @@ impl Body for RequestBody {
 
 impl Streamed {
     /// Keeps a frame that is being sent, while the body can still be recovered.
-    fn keep(&mut self, frame: Option<&Result<Frame<Bytes>, Error>>) {
+    fn keep_frame(&mut self, frame: Option<&Result<Frame<Bytes>, Error>>) {
         let Some((kept, frame)) = self.kept.as_mut().zip(frame) else {
             return;
         };
@@ -307,7 +307,7 @@ impl Drop for Streamed {
             return;
         };
         let mut body = self.body.take();
-        body.put_back(pieces);
+        body.prepend(pieces);
         // An error means that the receiver is gone, because the response has arrived:
         // the body is not needed again.
         drop(recover.send(Box::new(Self {

@@ -1,4 +1,4 @@
-//! Replaces some bytes of a body that is held in pieces.
+//! Replaces some bytes of a body that is held in pieces: tenant keys, which become tokens.
 //!
 //! Invariant: all other bytes stay in their buffers, without a copy; trailers stay
 //! last.

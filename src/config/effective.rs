@@ -97,7 +97,7 @@ pub(super) fn add_problems(
 fn is_read_at_start(path: &str) -> bool {
     table::SETTINGS
         .iter()
-        .any(|(known, row)| row.at_start && known == path)
+        .any(|(known, row)| row.needs_restart && known == path)
 }
 
 impl From<&Effective> for InForce {

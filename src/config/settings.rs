@@ -57,7 +57,8 @@ pub struct Server {
     pub max_in_flight: usize,
     /// Longest time for a request head to arrive.
     pub header_timeout: Duration,
-    /// Longest pause between two parts of a request body.
+    /// Longest pause between two parts of a request body; also how long a client may
+    /// read nothing of a response.
     pub body_timeout: Duration,
     /// How long a client connection may be idle.
     pub idle_timeout: Duration,

@@ -31,7 +31,7 @@ pub(super) struct Row {
     /// What its value may be.
     pub(super) kind: Kind,
     /// A changed value takes effect at the next start, not on reload.
-    pub(super) at_start: bool,
+    pub(super) needs_restart: bool,
     /// It has no default, and an item of its list must set it.
     pub(super) required: bool,
     /// Its value must not occur twice in all items of the list; this says what is allowed.
@@ -45,117 +45,123 @@ pub(super) static SECTIONS: [(&str, &[Row]); 10] = [
     ("batch", BATCH),
     ("limit", LIMIT),
     ("limit.class", CLASS),
-    ("egress", &[row("rate", Rate), row("burst", BURST)]),
+    (
+        "egress",
+        &[reloadable("rate", Rate), reloadable("burst", BURST)],
+    ),
     ("tenant", TENANT),
     ("access", ACCESS),
     // Each named instance has about a dozen series, and every scrape transfers all of them.
-    ("metrics", &[fixed("max_instances", Count(1, 10_000))]),
+    (
+        "metrics",
+        &[restart_only("max_instances", Count(1, 10_000))],
+    ),
     ("log", LOG),
 ];
 /// The sections that are written `[[name]]`, any number of times.
 pub(super) const LISTS: [&str; 2] = ["limit.class", "tenant"];
 
 const SERVER: &[Row] = &[
-    fixed("listen", Address),
-    fixed("admin", Address),
-    fixed("max_connections", Count(1, 1_000_000)),
-    fixed("max_in_flight", Count(1, 1_000_000)),
-    fixed("header_timeout", Timeout),
-    fixed("body_timeout", Timeout),
-    fixed("idle_timeout", Timeout),
-    fixed("drain_delay", Duration),
-    fixed("drain_timeout", Timeout),
-    fixed("timing_header", Switch),
-    fixed("max_headers", Count(1, 1000)),
+    restart_only("listen", Address),
+    restart_only("admin", Address),
+    restart_only("max_connections", Count(1, 1_000_000)),
+    restart_only("max_in_flight", Count(1, 1_000_000)),
+    restart_only("header_timeout", Timeout),
+    restart_only("body_timeout", Timeout),
+    restart_only("idle_timeout", Timeout),
+    restart_only("drain_delay", Duration),
+    restart_only("drain_timeout", Timeout),
+    restart_only("timing_header", Switch),
+    restart_only("max_headers", Count(1, 1000)),
     // At least hyper's smallest read buffer: a smaller bound could not be kept.
-    fixed("max_header_bytes", Count(8192, 1024 * 1024)),
-    fixed("names", List(&Text(host))),
-    fixed("tls.cert", Text(file)),
-    fixed("tls.key", Text(file)),
+    restart_only("max_header_bytes", Count(8192, 1024 * 1024)),
+    restart_only("names", List(&Text(host))),
+    restart_only("tls.cert", Text(file)),
+    restart_only("tls.key", Text(file)),
 ];
 
 const UPSTREAM: &[Row] = &[
-    fixed("url", Url),
-    fixed("connect_timeout", Timeout),
-    fixed("response_timeout", Timeout),
-    fixed("idle_timeout", Timeout),
-    fixed("ca", Text(file)),
+    restart_only("url", Url),
+    restart_only("connect_timeout", Timeout),
+    restart_only("response_timeout", Timeout),
+    restart_only("idle_timeout", Timeout),
+    restart_only("ca", Text(file)),
 ];
 
 const BATCH: &[Row] = &[
-    row("mode", Word(words::<BatchMode>)),
-    row("paths", List(&Text(batch_path))),
-    row("window", Duration),
-    row("max_delay", Duration),
-    row("max_ids", Count(1, 10_000)),
-    row("max_callers", Count(1, 100_000)),
-    row("quarantine", Duration),
+    reloadable("mode", Word(words::<BatchMode>)),
+    reloadable("paths", List(&Text(batch_path))),
+    reloadable("window", Duration),
+    reloadable("max_delay", Duration),
+    reloadable("max_ids", Count(1, 10_000)),
+    reloadable("max_callers", Count(1, 100_000)),
+    reloadable("quarantine", Duration),
 ];
 
 const LIMIT: &[Row] = &[
-    row("mode", Word(words::<LimitMode>)),
-    row("rate", Rate),
-    row("burst", BURST),
-    row("max_wait", Duration),
-    row("max_queue", Count(1, 1_000_000)),
-    row("headers", Switch),
+    reloadable("mode", Word(words::<LimitMode>)),
+    reloadable("rate", Rate),
+    reloadable("burst", BURST),
+    reloadable("max_wait", Duration),
+    reloadable("max_queue", Count(1, 1_000_000)),
+    reloadable("headers", Switch),
 ];
 
 const CLASS: &[Row] = &[
-    row("name", Text(name))
+    reloadable("name", Text(name))
         .required()
         .unique("a name that no class before has"),
-    row("paths", List(&Text(parsed::<PathPattern>))).required(),
-    row("methods", List(&Text(method))),
-    row("rate", Rate).required(),
-    row("burst", BURST),
+    reloadable("paths", List(&Text(parsed::<PathPattern>))).required(),
+    reloadable("methods", List(&Text(method))),
+    reloadable("rate", Rate).required(),
+    reloadable("burst", BURST),
 ];
 
 const TENANT: &[Row] = &[
-    row("name", Text(tenant_name))
+    reloadable("name", Text(tenant_name))
         .required()
         .unique("a name that no tenant before has"),
-    row("instances", List(&Text(instance)))
+    reloadable("instances", List(&Text(instance)))
         .required()
         .unique("an instance that is not listed before, here or in another tenant"),
     // Shares that differ by a factor of a thousand are far enough apart, and sums stay small.
-    row("weight", Count(1, 1000)),
-    row("rate", Rate),
-    row("burst", BURST),
-    row("networks", NETWORKS),
-    row("key", Key).unique("a key that no tenant before has"),
-    row("tokens", Tokens),
+    reloadable("weight", Count(1, 1000)),
+    reloadable("rate", Rate),
+    reloadable("burst", BURST),
+    reloadable("networks", NETWORKS),
+    reloadable("key", Key).unique("a key that no tenant before has"),
+    reloadable("tokens", Tokens),
 ];
 
 const ACCESS: &[Row] = &[
-    row("networks", NETWORKS),
-    row("instances", Word(words::<Instances>)),
-    row("trusted_proxies", NETWORKS),
+    reloadable("networks", NETWORKS),
+    reloadable("instances", Word(words::<Instances>)),
+    reloadable("trusted_proxies", NETWORKS),
 ];
 
 const LOG: &[Row] = &[
-    fixed("format", Word(words::<LogFormat>)),
-    fixed("level", Word(words::<LogLevel>)),
-    row("access", Word(words::<LogAccess>)),
-    row("access_sample", Count(1, 1_000_000)),
+    restart_only("format", Word(words::<LogFormat>)),
+    restart_only("level", Word(words::<LogLevel>)),
+    reloadable("access", Word(words::<LogAccess>)),
+    reloadable("access_sample", Count(1, 1_000_000)),
 ];
 
 /// A setting that changes on reload.
-const fn row(key: &'static str, kind: Kind) -> Row {
+const fn reloadable(key: &'static str, kind: Kind) -> Row {
     Row {
         key,
         kind,
-        at_start: false,
+        needs_restart: false,
         required: false,
         unique: None,
     }
 }
 
 /// A setting whose change needs a restart.
-const fn fixed(key: &'static str, kind: Kind) -> Row {
+const fn restart_only(key: &'static str, kind: Kind) -> Row {
     Row {
-        at_start: true,
-        ..row(key, kind)
+        needs_restart: true,
+        ..reloadable(key, kind)
     }
 }
 

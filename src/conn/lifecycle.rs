@@ -5,11 +5,11 @@
 //!
 //! | When | Action |
 //! | --- | --- |
-//! | a response is not read for `server.body_timeout` | cut; on HTTP/2 the other streams have [`LINGERING_CLOSE`] to end first |
+//! | a response is not read for `server.body_timeout` | cut; on HTTP/2 first GOAWAY, and cut after [`LINGERING_CLOSE`] if still unread |
 //! | a head is not complete after `server.header_timeout` | cut |
 //! | no request for `server.idle_timeout` | close |
 //! | drain, and no request for [`DRAIN_GRACE`] | close |
-//! | drain, and requests in flight or HTTP/2 | close at once: responses are still delivered |
+//! | drain, and requests in flight or HTTP/2 | stop accepting at once; responses in flight are still delivered |
 //! | [`LINGERING_CLOSE`] after the close, with no request in flight | cut |
 //! | HTTP/1 idle for [`PARK_AFTER`] | park: free the HTTP state |
 //!
@@ -36,7 +36,8 @@ pub(crate) enum Action {
     /// Free the HTTP state and wait on the stream alone.
     Park,
     /// Take no further request. Requests in flight are served, then the stream
-    /// is shut down.
+    /// is shut down. (The fast path may take one more: see
+    /// [`on_response_sent`](Lifecycle::on_response_sent).)
     Close,
     /// Drop the stream.
     Cut,
@@ -59,7 +60,8 @@ enum Stage {
     /// A drain has begun. The connection is closed at `until`, or with the
     /// response to a request that arrives before.
     DrainGrace { until: Instant },
-    /// No further request is accepted since `since`.
+    /// No further request is accepted since `since`. On the fast path
+    /// [`on_response_sent`](Lifecycle::on_response_sent) may end this stage.
     Closing { since: Instant },
     /// As `Closing`, and a response is not being read: the connection is cut `at`.
     Cutting { since: Instant, at: Instant },
@@ -99,7 +101,7 @@ impl<'c> Lifecycle<'c> {
         }
     }
 
-    /// Waits until `until`, which is closer than any deadline. If a drain begins
+    /// Waits until `until`, which must be earlier than every deadline. If a drain begins
     /// meanwhile, that is recorded.
     pub(crate) fn poll_until(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
         loop {
@@ -206,8 +208,8 @@ impl<'c> Lifecycle<'c> {
         Action::Close
     }
 
-    /// Cuts a connection after a timeout; `since` is when it stopped accepting
-    /// requests.
+    /// Cuts a connection after a timeout; `since` is when the close began,
+    /// or `now`.
     fn cut(&mut self, now: Instant, since: Instant) -> Action {
         let is_first = !matches!(self.stage, Stage::Cutting { .. });
         if is_first && self.state.is_http2() && self.state.phase() == Phase::Serving {

@@ -56,7 +56,8 @@ pub(crate) struct ConnState {
 /// The timeouts of one connection, from `[server]`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
-    /// From the first byte of a head to its last.
+    /// From the first byte of a head to its last; for the first request from the
+    /// accept.
     pub(crate) header: Duration,
     /// Between two requests.
     pub(crate) idle: Duration,

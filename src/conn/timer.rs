@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use super::drain::Drain;
+use super::drain_signal::Drain;
 
 /// The time of a timer without a deadline. When it fires, it is set again.
 const NEVER: Duration = Duration::from_secs(3600);

@@ -15,7 +15,7 @@ use super::state::ConnState;
 
 /// The progress of one response.
 #[derive(Debug)]
-struct Progress {
+struct ResponseProgress {
     conn: Arc<ConnState>,
     /// The number of the response in the connection's `SendTracker`.
     response: u64,
@@ -31,7 +31,7 @@ struct Pending {
     since: u64,
 }
 
-impl Progress {
+impl ResponseProgress {
     fn new(conn: Arc<ConnState>) -> Self {
         let tracker = conn.send_tracker();
         Self {
@@ -84,13 +84,13 @@ impl Progress {
 /// The body of a response over HTTP/2.
 pub(crate) struct TrackedBody<B> {
     body: B,
-    progress: Arc<Progress>,
+    progress: Arc<ResponseProgress>,
 }
 
 impl<B> TrackedBody<B> {
     /// A body that is sent on this connection.
     pub(crate) fn new(body: B, conn: Arc<ConnState>) -> Self {
-        let progress = Arc::new(Progress::new(conn));
+        let progress = Arc::new(ResponseProgress::new(conn));
         Self { body, progress }
     }
 }
@@ -121,11 +121,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
 /// A chunk of a body that reports when its bytes are written or dropped.
 pub(crate) struct TrackedChunk {
     bytes: Bytes,
-    progress: Arc<Progress>,
+    progress: Arc<ResponseProgress>,
 }
 
 impl TrackedChunk {
-    fn new(bytes: Bytes, progress: &Arc<Progress>) -> Self {
+    fn new(bytes: Bytes, progress: &Arc<ResponseProgress>) -> Self {
         progress.on_added(bytes.len());
         let progress = Arc::clone(progress);
         Self { bytes, progress }

@@ -31,8 +31,9 @@ static PROTECTED: [HeaderName; 8] = [
     HeaderName::from_static(TOKEN_HEADER),
 ];
 
-/// Removes the hop-by-hop headers, and a length beside a transfer coding: a
-/// recipient that believed it would read another body (RFC 9112 §6.3). Keeps
+/// Removes the hop-by-hop headers, and a `Content-Length` next to
+/// `Transfer-Encoding`, by which a recipient could frame the body differently (RFC
+/// 9112 §6.3). Keeps
 /// `TE: trailers`, and where `upgradable` an `Upgrade` to other than `h2c`.
 pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
     // Most messages have none of these headers, and with about ten headers a

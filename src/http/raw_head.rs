@@ -3,7 +3,7 @@
 //! The gateway reads few headers of a response. Parsing all of them into a map
 //! and writing them again costs more than the rest of the forwarding, so the
 //! HTTP/1.1 codec keeps the lines as received. Only
-//! [`ResponseHead`](super::response_head::ResponseHead) holds a [`RawHead`]: it
+//! [`ResponseHead`](super::response_head::ResponseHead) holds a [`RawHeaderLines`]: it
 //! alone knows that a header may be here and not in its map.
 //!
 //! Invariants: no hop-by-hop header is among the lines; no line is folded; each
@@ -16,13 +16,13 @@ use super::header_case::{HeaderCase, is_same_name};
 
 /// Header lines, each ended by CRLF.
 #[derive(Clone)]
-pub(in crate::http) struct RawHead {
+pub(in crate::http) struct RawHeaderLines {
     lines: Bytes,
     /// The value of the one `Content-Length` among the lines.
     content_length: Option<u64>,
 }
 
-impl RawHead {
+impl RawHeaderLines {
     /// Takes over lines for which the invariants of this file hold.
     pub(in crate::http) fn new(lines: Vec<u8>, content_length: Option<u64>) -> Self {
         Self {

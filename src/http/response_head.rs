@@ -4,8 +4,9 @@
 //! names. A header lies either in a map or in raw lines that were not parsed
 //! (see [`raw_head`](super::raw_head)); callers cannot tell the difference.
 //!
-//! Invariant: accessors search both. Hop-by-hop headers are always in the map, so
-//! accessors for these search only the map.
+//! Invariant: no hop-by-hop header is in the raw lines. Accessors for end-to-end
+//! headers search both; those for hop-by-hop headers only the map. The codec
+//! consumes `Connection` itself.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, re
 use hyper::ext::ReasonPhrase;
 
 use super::header_case::{self, HeaderCase};
-use super::raw_head::RawHead;
+use super::raw_head::RawHeaderLines;
 use super::{content_length, hop_by_hop};
 
 /// The head of a response.
@@ -25,7 +26,7 @@ pub(crate) struct ResponseHead {
     /// read or will write keeps hyper's own extensions: among them the reason
     /// phrase and the case of the names.
     parts: response::Parts,
-    raw: Option<RawHead>,
+    raw: Option<RawHeaderLines>,
     /// The case of the names in the map; `None` where they are in lower case
     /// or hyper knows their case.
     case: Option<HeaderCase>,
@@ -40,10 +41,10 @@ impl ResponseHead {
     }
 
     /// A head whose headers are partly in a map and partly in raw lines.
-    pub(in crate::http) fn read(
+    pub(in crate::http) fn from_raw(
         status: StatusCode,
         headers: HeaderMap,
-        raw: Option<RawHead>,
+        raw: Option<RawHeaderLines>,
         case: Option<HeaderCase>,
     ) -> Self {
         let mut head = Self::new(status);
@@ -194,7 +195,7 @@ impl ResponseHead {
 
     /// Writes all header lines.
     pub(super) fn write_headers(&self, text: &mut Vec<u8>) {
-        text.extend_from_slice(self.raw.as_ref().map_or(&[], RawHead::lines));
+        text.extend_from_slice(self.raw.as_ref().map_or(&[], RawHeaderLines::lines));
         header_case::write_headers(text, &self.parts.headers, self.case.as_ref());
     }
 }

@@ -81,11 +81,11 @@ impl Findings {
         for (name, value) in &head.headers {
             let (name, value) = (name.as_str(), value.as_bytes());
             if name == AUTHORIZATION_HEADER {
-                findings.credential(CredentialSource::Authorization, value);
+                findings.add_credential(CredentialSource::Authorization, value);
             } else if names::is_header(name, INSTANCE_HEADER) {
-                findings.instance(&String::from_utf8_lossy(value));
+                findings.add_instance(&String::from_utf8_lossy(value));
             } else if names::is_header(name, TOKEN_HEADER) {
-                findings.credential(CredentialSource::Header, value);
+                findings.add_credential(CredentialSource::Header, value);
             }
         }
         findings
@@ -97,16 +97,16 @@ impl Findings {
             // Some backends use the element of a list, others ignore it.
             self.is_ambiguous |= named.is_list;
             match named.name {
-                FieldName::Instance => self.instance(&pair.decoded()),
+                FieldName::Instance => self.add_instance(&pair.decoded()),
                 FieldName::Token => {
-                    self.credential(CredentialSource::Query, pair.decoded().as_bytes());
+                    self.add_credential(CredentialSource::Query, pair.decoded().as_bytes());
                 }
             }
         }
     }
 
     /// Adds an instance; the first one counts.
-    pub(crate) fn instance(&mut self, name: &str) {
+    pub(crate) fn add_instance(&mut self, name: &str) {
         let Some(name) = InstanceId::new(name) else {
             return;
         };
@@ -117,15 +117,15 @@ impl Findings {
     }
 
     /// Adds a credential.
-    pub(crate) fn credential(&mut self, source: CredentialSource, credential: &[u8]) {
+    pub(crate) fn add_credential(&mut self, source: CredentialSource, credential: &[u8]) {
         self.credentials.add(source, credential);
     }
 
     /// Adds a field of the body.
     pub(crate) fn body_field(&mut self, field: Field) {
         match field {
-            Field::Instance(name) => self.instance(&name),
-            Field::Token(token) => self.credential(CredentialSource::Body, token.as_bytes()),
+            Field::Instance(name) => self.add_instance(&name),
+            Field::Token(token) => self.add_credential(CredentialSource::Body, token.as_bytes()),
             Field::Unclear => self.is_ambiguous = true,
         }
     }

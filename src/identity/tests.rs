@@ -33,9 +33,9 @@ fn of_head(target: &str, headers: Headers<'_>) -> Identity {
 fn identity_of(instance: Option<&str>, credentials: &[(CredentialSource, &str)]) -> Identity {
     let (head, ()) = Request::new(()).into_parts();
     let mut findings = Findings::of_head(&head);
-    findings.instance(instance.unwrap_or_default());
+    findings.add_instance(instance.unwrap_or_default());
     for (source, credential) in credentials {
-        findings.credential(*source, credential.as_bytes());
+        findings.add_credential(*source, credential.as_bytes());
     }
     findings.identity()
 }

@@ -21,10 +21,9 @@ use super::queue::{
 use crate::config::Quota;
 use crate::identity::Fingerprint;
 
-/// How late a timer may fire (tokio's timer wheel advances once a millisecond). A
-/// waiter
-/// gets a token that was due by its deadline although the task that hands it
-/// out woke so much later.
+/// How late a timer may fire: tokio's timer wheel advances once a millisecond. A
+/// waiter gets a token that was due by its deadline although the task that hands
+/// it out woke so much later.
 const TIMER_GRANULARITY: Duration = Duration::from_millis(2);
 
 /// The last ticket of the process: tickets order waiters also across buckets,

@@ -4,14 +4,14 @@
 //! (enums, status codes, a limited list of instances), and counters are looked up
 //! once, not for each request.
 //!
-//! To add a metric: a field of [`Metrics`], its line in [`Metrics::new`], and a
-//! panel or a rule in `grafana/`.
+//! To add a metric: a field of [`Metrics`] or of one of its parts, the line that
+//! registers it, and a panel or a rule in `grafana/` (see `src/README.md`).
 
 mod batches;
 mod codes;
 mod failures;
 mod instances;
-mod make;
+mod registrar;
 mod scraped;
 mod tenants;
 
@@ -30,7 +30,7 @@ use codes::Codes;
 pub(crate) use failures::{Failure, Failures};
 pub(crate) use instances::InstanceSeries;
 use instances::Instances;
-use make::Make;
+use registrar::Registrar;
 pub(crate) use scraped::{BucketStatus, Scraped};
 pub(crate) use tenants::TenantSeries;
 use tenants::Tenants;
@@ -145,68 +145,68 @@ impl Metrics {
     pub fn new(max_instances: usize) -> Self {
         // Not the global registry: tests run many gateways in one process.
         let registry = Registry::new();
-        let make = Make(&registry);
-        make.process();
+        let registrar = Registrar(&registry);
+        registrar.process();
         Self {
-            requests: make.by_code(
+            requests: registrar.by_code(
                 "wawp_gateway_requests_total",
                 "Responses to client requests, by route and status code.",
             ),
-            request_seconds: make.by_route(
+            request_seconds: registrar.by_route(
                 "wawp_gateway_request_duration_seconds",
                 "Time from the head of a client request to the end of its response.",
                 REQUEST_SECONDS,
             ),
-            in_flight: make.gauge(
+            in_flight: registrar.gauge(
                 "wawp_gateway_in_flight_requests",
                 "Client requests without a complete response.",
             ),
-            connections: make.gauge("wawp_gateway_connections", "Open client connections."),
-            upstream: make.by_code(
+            connections: registrar.gauge("wawp_gateway_connections", "Open client connections."),
+            upstream: registrar.by_code(
                 "wawp_gateway_upstream_requests_total",
                 "Upstream calls, by route and status code; \"error\" without a response.",
             ),
-            upstream_broken_off: make.counter(
+            upstream_broken_off: registrar.counter(
                 "wawp_gateway_upstream_broken_off_total",
                 "Responses of the upstream whose body broke off.",
             ),
-            upstream_seconds: make.by_route(
+            upstream_seconds: registrar.by_route(
                 "wawp_gateway_upstream_request_duration_seconds",
                 "Time from sending an upstream call to the head of its response.",
                 REQUEST_SECONDS,
             ),
-            batches: Batches::new(&make),
-            saved: make.counter(
+            batches: Batches::new(&registrar),
+            saved: registrar.counter(
                 "wawp_gateway_upstream_requests_saved_total",
                 "Upstream calls saved by merging.",
             ),
-            reload_failures: make.counter(
+            reload_failures: registrar.counter(
                 "wawp_gateway_reload_failures_total",
                 "Reloads that changed nothing, because the settings could not be used.",
             ),
-            access_log_dropped: make.counter(
+            access_log_dropped: registrar.counter(
                 "wawp_gateway_access_log_dropped_total",
                 "Lines of the access log that could not be written, or not in time.",
             ),
-            limit_wait: make.by_route(
+            limit_wait: registrar.by_route(
                 "wawp_gateway_limit_wait_seconds",
                 "Time an upstream call waited for its bucket token.",
                 WAIT_SECONDS,
             ),
             failures: Failures::default(),
-            would_delay: make.by_route(
+            would_delay: registrar.by_route(
                 "wawp_gateway_would_delay_seconds",
                 "Time an upstream call would have waited for its bucket token, if limit.mode is \"observe\".",
                 WAIT_SECONDS,
             ),
-            would_save: make.counter(
+            would_save: registrar.counter(
                 "wawp_gateway_would_save_upstream_requests_total",
                 "Upstream calls that merging would have saved, if batch.mode is \"observe\".",
             ),
-            instances: Instances::new(&make, max_instances),
+            instances: Instances::new(&registrar, max_instances),
             secrets: ArcSwapOption::empty(),
-            tenants: Tenants::new(&make),
-            scraped: Scraped::new(&make),
+            tenants: Tenants::new(&registrar),
+            scraped: Scraped::new(&registrar),
             registry,
         }
     }

@@ -1,7 +1,7 @@
 //! Requests whose target has bytes that a URI may not contain.
 //!
 //! Only the fast path can send such a target (rule: pass-through). Invariant: the
-//! target leaves byte for byte, or the client is told which byte is the obstacle.
+//! target leaves byte for byte, or the response names the byte that cannot be sent.
 
 use http::header::{EXPECT, TE, TRAILER, UPGRADE};
 use http::{HeaderName, Method};

@@ -9,7 +9,7 @@ use super::cors::Cors;
 use super::target::ThisHost;
 use crate::batch::Batcher;
 use crate::config::{self, Config, InForce};
-use crate::conn::drain::Drain;
+use crate::conn::drain_signal::Drain;
 use crate::limit::Limiter;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;

@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::task::TaskTracker;
 
-use crate::conn::drain::Drain;
+use crate::conn::drain_signal::Drain;
 
 /// Connects both sides once both have switched protocols.
 pub(crate) fn bridge(client: OnUpgrade, upstream: OnUpgrade, tasks: &TaskTracker, drain: &Drain) {

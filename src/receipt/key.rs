@@ -50,7 +50,7 @@ pub(crate) struct MergeKey {
 
 impl MergeKey {
     pub(crate) fn new(head: &Parts, body: &Bytes, fields: &Fields) -> Self {
-        let mut key = Writer {
+        let mut key = KeyWriter {
             bytes: Vec::with_capacity(256),
             digest: None,
         };
@@ -128,13 +128,13 @@ impl Hash for MergeKey {
 }
 
 /// Writes parts so that no two lists of parts give the same bytes.
-struct Writer {
+struct KeyWriter {
     bytes: Vec<u8>,
     /// The digest of earlier bytes, once the key became too long.
     digest: Option<digest::Context>,
 }
 
-impl Writer {
+impl KeyWriter {
     fn part(&mut self, part: &[u8]) {
         // Heads and bodies are bounded, so the length always fits. With the length
         // in front, the parts `ab`, `c` and `a`, `bc` give different keys.

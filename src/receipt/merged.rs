@@ -38,7 +38,7 @@ impl Form {
 impl Receipt {
     /// Bytes that ids may take in a request made from this one. With more, the body
     /// would be too long for a receipt, or the target too long for servers.
-    pub(crate) fn room(&self) -> usize {
+    pub(crate) fn max_id_bytes(&self) -> usize {
         match &self.ids_at {
             None => usize::MAX,
             // A merged body is never longer than a caller's own may be, so the API

@@ -92,7 +92,8 @@ impl Server {
     {
         let targets = Arc::new(RawTargets::default());
         let settings = &self.shared.settings;
-        // hyper refuses a head that is longer than its buffer by more than half.
+        // Above hyper's own limit (its buffer and half of it again), so that hyper refuses
+        // a long head, as it would without `EscapedIo`.
         let max_head = 2 * settings.max_header_bytes.max(MIN_BUFFER);
         let io = TrackedIo::new(io, &conn.state);
         let io = EscapedIo::new(io, &targets, settings.max_headers, max_head);

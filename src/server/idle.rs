@@ -1,8 +1,8 @@
 //! A connection between two requests. It holds no HTTP state.
 //!
 //! Most connections are idle most of the time, so their memory is decided here.
-//! Invariant: all bytes of the next request are in front of the stream when the
-//! wait ends.
+//! Invariant: when the wait ends, every byte read so far is put back in front of
+//! the stream.
 
 use std::future::poll_fn;
 use std::pin::Pin;

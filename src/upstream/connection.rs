@@ -153,7 +153,7 @@ impl Http2Stream {
         // hyper returns a request that it has not sent, but not one that the upstream
         // has refused: that needs a copy.
         let head = request.head.clone();
-        let body = request.body.keep();
+        let body = request.body.keep_copy();
         let sender = &mut self.connection.sender;
         let mut response = Box::pin(sender.try_send_request(request::take_for_hyper(request)));
         // A shared connection has no timer: each request needs a separate one.
@@ -212,7 +212,7 @@ impl Http1Connection {
     pub(super) fn has_ended(&mut self, cx: &mut Context<'_>) -> bool {
         match &mut self.codec {
             Http1Codec::Hyper(sender) => sender.is_closed(),
-            Http1Codec::Fast(connection) => !connection.is_reusable(cx),
+            Http1Codec::Fast(connection) => !connection.is_usable(cx),
         }
     }
 }

@@ -62,8 +62,8 @@ pub(crate) enum Unreachable {
 /// Why a request got no response on one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SendError {
-    /// The upstream has certainly not processed the request. It was put back and may
-    /// be sent on another connection.
+    /// The upstream has certainly not processed the request. It is (again) in
+    /// the caller's `request`, and may be sent on another connection.
     Unprocessed,
     /// The upstream may have processed the request.
     Failed(UpstreamError),

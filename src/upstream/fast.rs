@@ -1,7 +1,7 @@
 //! A connection of the fast path (see [`h1`](crate::http::h1)).
 //!
 //! It has no separate task: the task of the request reads and writes. Invariant:
-//! no byte of a request is written to a connection that is already dead.
+//! no byte of a request is written to a connection that is known to be dead when checked.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -76,7 +76,7 @@ impl FastConnection {
         &mut self,
         request: &UpstreamRequest,
     ) -> Result<FinalResponse, SendError> {
-        if !poll_fn(|cx| Poll::Ready(self.is_reusable(cx))).await {
+        if !poll_fn(|cx| Poll::Ready(self.is_usable(cx))).await {
             return Err(SendError::Unprocessed);
         }
         let body = request.body.held().unwrap_or_default();
@@ -171,9 +171,9 @@ impl FastConnection {
         }
     }
 
-    /// Whether it can carry another request, once a response was read to its
-    /// end. If so, `cx` is woken when the connection ends.
-    pub(super) fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Whether it can carry a request: it is new, or its last response was read to
+    /// its end, and it has not ended. If so, `cx` is woken when the connection ends.
+    pub(super) fn is_usable(&mut self, cx: &mut Context<'_>) -> bool {
         // An idle connection holds no buffer.
         self.buffer = BytesMut::new();
         self.keeps_alive && self.is_written && self.read.is_empty() && self.is_silent(cx)

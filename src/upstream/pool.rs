@@ -47,7 +47,7 @@ struct Connections {
 #[derive(Debug)]
 struct Idle {
     connection: Http1Connection,
-    /// It is not used from this time on.
+    /// Closed at this time.
     until: Instant,
 }
 
@@ -118,7 +118,8 @@ impl Pool {
         stream
     }
 
-    /// How many connections are open: idle, and in use.
+    /// How many connections are open: idle, and in use. First closes those that have
+    /// ended or have been idle too long.
     pub(super) fn count(&self) -> (usize, usize) {
         self.close_idle(Instant::now());
         let connections = self.lock();

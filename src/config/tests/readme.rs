@@ -51,7 +51,11 @@ fn every_setting_is_in_a_table_with_its_default_and_what_a_change_needs() {
         assert_eq!(cells[1], default, "{path}");
         assert_eq!(
             cells[4],
-            if row.at_start { "restart" } else { "reload" },
+            if row.needs_restart {
+                "restart"
+            } else {
+                "reload"
+            },
             "{path}"
         );
     }

@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use super::*;
 use crate::config::Config;
-use crate::conn::drain::Drain;
+use crate::conn::drain_signal::Drain;
 use crate::conn::timer::sleep;
 
 const fn s(seconds: u64) -> Duration {

@@ -16,7 +16,7 @@ use super::{HEAD_END, Malformed};
 use crate::http::content_length;
 use crate::http::header_case::{HeaderCase, is_same_name};
 use crate::http::hop_by_hop::HOP_BY_HOP;
-use crate::http::raw_head::RawHead;
+use crate::http::raw_head::RawHeaderLines;
 use crate::http::response_head::{ResponseHead, has_no_body};
 
 /// The most headers of a response, for this codec and for hyper: the default limit
@@ -115,7 +115,8 @@ fn read_raw(
     for &httparse::Header { name, value } in fields {
         let is = |known: &&str| is_same_name(name.as_bytes(), known.as_bytes());
         match framing.add(name.as_bytes(), value) {
-            // An option other than these may name a header that must be removed.
+            // An option other than `close` and `keep-alive` may name a header that must
+            // be removed.
             HeaderKind::ConnectionOptions => return None,
             HeaderKind::Connection => {
                 // The gateway may set it anew, in the same case.
@@ -147,8 +148,11 @@ fn read_raw(
         // read another body (RFC 9112 §6.3).
         return None;
     }
-    let raw = RawHead::new(lines, length);
-    Some((framing, ResponseHead::read(status, map, Some(raw), case)))
+    let raw = RawHeaderLines::new(lines, length);
+    Some((
+        framing,
+        ResponseHead::from_raw(status, map, Some(raw), case),
+    ))
 }
 
 /// Puts all headers into a map.
@@ -171,7 +175,7 @@ fn read_map(
     }
     let names = fields.iter().map(|field| field.name.as_bytes());
     let case = (!is_lower_case).then(|| HeaderCase::of(names));
-    Ok((framing, ResponseHead::read(status, headers, None, case)))
+    Ok((framing, ResponseHead::from_raw(status, headers, None, case)))
 }
 
 /// A value that shares the buffer `read`, or a copy of a folded one.

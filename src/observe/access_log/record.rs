@@ -46,7 +46,7 @@ pub(super) struct Record {
     pub(super) batch: Timing,
     pub(super) queue_wait: Duration,
     pub(super) upstream_time: Duration,
-    /// The number of requests that this line stands for.
+    /// The number of requests that this line represents.
     pub(super) sampled: u32,
 }
 

@@ -18,7 +18,7 @@ use crate::limit::Budget;
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// Stands for a value that does not exist.
+/// Shown for a value that does not exist.
 const NONE: &str = "–";
 
 const INSTANCE_COLUMNS: [&str; 9] = [

@@ -135,7 +135,7 @@ impl Instances {
         let metrics: &Metrics = gateway.metrics();
         let shared = &gateway.server().proxy.shared;
         let tenants = shared.tenants.load();
-        // A snapshot of the list: the lock on it is not held while buckets are asked.
+        // A snapshot of the list: its lock is not held while the buckets are read.
         let named = metrics.named_instances();
         let named = named.iter().map(|series| {
             let mut instance = Instance::counts(series);

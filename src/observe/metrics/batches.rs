@@ -3,7 +3,7 @@
 use prometheus::{Histogram, IntCounter, IntGauge};
 
 use super::WAIT_SECONDS;
-use super::make::Make;
+use super::registrar::Registrar;
 
 /// Callers and ids of one batch; the default caps are 1,000 and 100.
 const SIZES: &[f64] = &[
@@ -27,32 +27,32 @@ pub(crate) struct Batches {
 }
 
 impl Batches {
-    pub(super) fn new(make: &Make<'_>) -> Self {
+    pub(super) fn new(registrar: &Registrar<'_>) -> Self {
         Self {
-            callers: make.histogram(
+            callers: registrar.histogram(
                 "wawp_gateway_batch_callers",
                 "Callers per batch of read receipts.",
                 SIZES,
             ),
-            ids: make.histogram(
+            ids: registrar.histogram(
                 "wawp_gateway_batch_message_ids",
                 "Distinct message ids per batch (0 = whole chat).",
                 SIZES,
             ),
-            wait: make.histogram(
+            wait: registrar.histogram(
                 "wawp_gateway_batch_wait_seconds",
                 "Time from a batch's first caller to its sealing.",
                 WAIT_SECONDS,
             ),
-            splits: make.counter(
+            splits: registrar.counter(
                 "wawp_gateway_batch_splits_total",
                 "Batches split after the upstream refused them as a whole.",
             ),
-            retries: make.counter(
+            retries: registrar.counter(
                 "wawp_gateway_batch_retries_total",
                 "Upstream calls of read receipts that were sent again.",
             ),
-            open: make.gauge(
+            open: registrar.gauge(
                 "wawp_gateway_batches_open",
                 "Batches that callers can join now.",
             ),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::make::Make;
+use super::registrar::Registrar;
 use super::{NONE, OTHER, Reason, Route};
 
 /// A longer name gets no label; the upstream's names have 12 characters.
@@ -66,29 +66,29 @@ struct Families {
 }
 
 impl Instances {
-    pub(super) fn new(make: &Make<'_>, max: usize) -> Self {
+    pub(super) fn new(registrar: &Registrar<'_>, max: usize) -> Self {
         let families = Families {
-            queued: make.gauges(
+            queued: registrar.gauges(
                 "wawp_gateway_limit_queued",
-                "Requests waiting for a bucket token, by instance.",
+                "Upstream calls waiting for a bucket token, by instance.",
                 &["instance"],
             ),
-            throttled: make.counters(
+            throttled: registrar.counters(
                 "wawp_gateway_upstream_throttled_total",
                 "Upstream responses with status 429, by instance.",
                 &["instance"],
             ),
-            rejected: make.counters(
+            rejected: registrar.counters(
                 "wawp_gateway_limit_rejected_total",
                 "Requests refused by the gateway's own limits, by reason and instance.",
                 &["reason", "instance"],
             ),
-            would_reject: make.counters(
+            would_reject: registrar.counters(
                 "wawp_gateway_would_reject_total",
                 "Requests that would have been refused, if limit.mode is \"observe\", by reason and instance.",
                 &["reason", "instance"],
             ),
-            requests: make.counters(
+            requests: registrar.counters(
                 "wawp_gateway_instance_requests_total",
                 "Responses to client requests, by instance and route.",
                 &["instance", "route"],

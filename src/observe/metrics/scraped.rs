@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec};
 
 use super::Metrics;
-use super::make::Make;
+use super::registrar::Registrar;
 
 /// The state of a bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -52,36 +52,36 @@ impl BucketStatus {
 }
 
 impl Scraped {
-    pub(super) fn new(make: &Make<'_>) -> Self {
-        let connections = make.gauges(
+    pub(super) fn new(registrar: &Registrar<'_>) -> Self {
+        let connections = registrar.gauges(
             "wawp_gateway_upstream_connections",
             "Open connections to the upstream, by state.",
             &["state"],
         );
         Self {
-            tokens: make.float_gauges(
+            tokens: registrar.float_gauges(
                 "wawp_gateway_limit_tokens",
                 "Tokens left in the bucket of an instance with the fewest.",
                 &["instance"],
             ),
-            paused: make.float_gauges(
+            paused: registrar.float_gauges(
                 "wawp_gateway_limit_paused",
                 "Seconds left of the pause after an upstream 429, by instance; 0 = none.",
                 &["instance"],
             ),
-            max_queue: make.gauge(
+            max_queue: registrar.gauge(
                 "wawp_gateway_limit_max_queue",
                 "Requests that may wait in one queue: limit.max_queue.",
             ),
             idle: connections.with_label_values(&["idle"]),
             active: connections.with_label_values(&["active"]),
-            draining: make.gauge("wawp_gateway_draining", "1 during a drain, else 0."),
-            certificate_expiry: make.gauges(
+            draining: registrar.gauge("wawp_gateway_draining", "1 during a drain, else 0."),
+            certificate_expiry: registrar.gauges(
                 "wawp_gateway_certificate_expiry_timestamp_seconds",
                 "When the certificate in use expires, as Unix time.",
                 &[],
             ),
-            drain_deadline: make.float_gauge(
+            drain_deadline: registrar.float_gauge(
                 "wawp_gateway_drain_deadline_timestamp_seconds",
                 "When a drain will cut what has not ended, as Unix time; 0 while there is none.",
             ),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};
 
-use super::make::Make;
+use super::registrar::Registrar;
 use super::{OTHER, Route};
 
 /// The metrics of all tenants.
@@ -29,18 +29,18 @@ pub(crate) struct TenantSeries {
 }
 
 impl Tenants {
-    pub(super) fn new(make: &Make<'_>) -> Self {
-        let requests = make.counters(
+    pub(super) fn new(registrar: &Registrar<'_>) -> Self {
+        let requests = registrar.counters(
             "wawp_gateway_tenant_requests_total",
             "Client requests admitted, by tenant and route; \"other\" for instances of no tenant.",
             &["tenant", "route"],
         );
-        let upstream = make.counters(
+        let upstream = registrar.counters(
             "wawp_gateway_tenant_upstream_requests_total",
             "Upstream calls, by tenant; \"other\" for instances of no tenant.",
             &["tenant"],
         );
-        let weight = make.gauges(
+        let weight = registrar.gauges(
             "wawp_gateway_tenant_weight",
             "A tenant's weight in sharing the egress limit.",
             &["tenant"],

@@ -201,9 +201,9 @@ proptest! {
         if let Some(receipt) = of_body(&text) {
             let object: Value = serde_json::from_str(&text).unwrap();
             let mut findings = Findings::of_head(&head("POST", PATH, &[]));
-            findings.instance(object["instance_id"].as_str().unwrap_or_default());
+            findings.add_instance(object["instance_id"].as_str().unwrap_or_default());
             if let Some(token) = object["access_token"].as_str() {
-                findings.credential(CredentialSource::Body, token.as_bytes());
+                findings.add_credential(CredentialSource::Body, token.as_bytes());
             }
             prop_assert_eq!(receipt.identity, findings.identity());
         }

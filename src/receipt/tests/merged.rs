@@ -108,7 +108,7 @@ fn the_room_for_ids_is_exact_to_the_byte() {
         for n in 0.. {
             let id = format!("false_1@c.us_{n:x}");
             taken += receipt.form().cost(&id);
-            if taken > receipt.room() {
+            if taken > receipt.max_id_bytes() {
                 break;
             }
             list.push(id);

@@ -25,7 +25,7 @@ pub(super) struct Own<'l> {
     pub(super) instance: Option<&'l str>,
     pub(super) ids: Option<u32>,
     pub(super) merge_key: Option<&'l str>,
-    /// The line stands for this many requests.
+    /// The line represents this many requests.
     pub(super) sampled: u64,
 }
 

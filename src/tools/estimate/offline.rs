@@ -33,7 +33,7 @@ pub(super) struct OfflineLimiter<G> {
 pub(super) enum Entry {
     /// The token was there.
     Now,
-    /// A queue position.
+    /// A position in the queue.
     Queued {
         ticket: u64,
         /// The queue has just been made: it has to be served.
@@ -54,7 +54,7 @@ impl<G: Completion> OfflineLimiter<G> {
         }
     }
 
-    /// Takes a token or a queue position; then `serve` says when it has to
+    /// Takes a token or a position in the queue; then `serve` says when it has to
     /// be served.
     ///
     /// # Errors

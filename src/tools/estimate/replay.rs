@@ -50,7 +50,7 @@ impl Mergeable for LoggedReceipt {
         self.ids.iter().for_each(|id| each(*id, 0));
     }
 
-    fn room(&self) -> usize {
+    fn max_id_bytes(&self) -> usize {
         usize::MAX
     }
 

@@ -30,8 +30,8 @@ async fn rest(
     Ok(body)
 }
 
-async fn is_reusable(connection: &mut FastConnection) -> bool {
-    poll_fn(|cx| Poll::Ready(connection.is_reusable(cx))).await
+async fn is_usable(connection: &mut FastConnection) -> bool {
+    poll_fn(|cx| Poll::Ready(connection.is_usable(cx))).await
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn a_response_may_begin_while_the_request_is_being_read() {
     };
     let (far, heard) = tokio::join!(echoes, calls);
     assert_eq!(heard, body.as_bytes());
-    assert!(is_reusable(&mut connection).await);
+    assert!(is_usable(&mut connection).await);
     drop(far);
 }
 
@@ -73,7 +73,7 @@ async fn a_connection_is_not_used_again_before_its_request_is_written() {
     let request = request(&"x".repeat(9000));
     let (response, ()) = tokio::join!(connection.send(&request), declines);
     assert!(response.unwrap().keeps_alive);
-    assert!(!is_reusable(&mut connection).await);
+    assert!(!is_usable(&mut connection).await);
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn a_connection_with_bytes_after_the_response_is_not_reused() {
         let request = request("");
         let (response, ()) = tokio::join!(connection.send(&request), says);
         rest(&mut connection, &mut response.unwrap()).await.unwrap();
-        assert_eq!(is_reusable(&mut connection).await, is_fine, "{said:?}");
+        assert_eq!(is_usable(&mut connection).await, is_fine, "{said:?}");
     }
 }
 

@@ -60,7 +60,7 @@ pub fn merged(input: &[u8]) {
     let (first, model, body) = &receipts[0];
     let mut ids: IndexSet<String> = texts(first).into_iter().collect();
     let length = |ids: &IndexSet<String>| ids.iter().map(|id| first.form().cost(id)).sum::<usize>();
-    if length(&ids) > first.room() {
+    if length(&ids) > first.max_id_bytes() {
         return;
     }
     for (other, other_model, _) in &receipts[1..] {
@@ -72,7 +72,7 @@ pub fn merged(input: &[u8]) {
         );
         let all: IndexSet<_> = ids.iter().cloned().chain(texts(other)).collect();
         // A receipt that does not fit opens the next batch, which this law does not follow.
-        if equal && length(&all) <= first.room() {
+        if equal && length(&all) <= first.max_id_bytes() {
             ids = all;
         }
     }

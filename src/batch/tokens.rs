@@ -1,4 +1,4 @@
-//! Bucket tokens for batches: the only file of this module that asks the limiter.
+//! Bucket tokens for batches: the only file of this module that calls the limiter.
 //!
 //! Invariants: each upstream call of a batch spends one token; a batch waits as
 //! one, and accepts callers until its token is granted (rule: batch life cycle).
@@ -38,10 +38,10 @@ impl Batcher {
         lane: &Lane,
         refuse: impl Fn(Vec<M>, Refused),
     ) -> Result<(Permit, Option<Duration>), Refused> {
-        let (arrived, opened) = (Instant::now(), batch.opened);
+        let (queued_at, opened) = (Instant::now(), batch.opened);
         // The last deadline: the token is worth taking while one caller can use
         // it. The others are refused below, at their own deadlines.
-        let deadline = batch.last_deadline().unwrap_or(arrived);
+        let deadline = batch.last_deadline().unwrap_or(queued_at);
         let admission = self.limiter.admit(lane, Kind::Receipt { opened }, deadline);
         let mut ticket = match admission? {
             Admission::Now(permit) => return Ok((permit, None)),
@@ -57,7 +57,7 @@ impl Batcher {
                 // Token first: one that is due exactly at the deadline still counts,
                 // as the forecast has promised (rule: admission).
                 biased;
-                permit = &mut ticket => return Ok((permit?, Some(arrived.elapsed()))),
+                permit = &mut ticket => return Ok((permit?, Some(queued_at.elapsed()))),
                 () = tokio::time::sleep_until(deadline) => {
                     let expired = batch.expire(Instant::now());
                     if !expired.is_empty() {
@@ -84,14 +84,14 @@ impl Batcher {
             // Budgets are only observed: no call waits, and no token is taken.
             return Ok(self.limiter.untracked(Route::Seen));
         }
-        let arrived = Instant::now();
+        let queued_at = Instant::now();
         let kind = Kind::FollowUp { opened };
         let (permit, waited) = match self.limiter.admit(lane, kind, deadline)? {
             Admission::Now(permit) => (permit, None),
             Admission::Queued(ticket) => {
                 let too_late = |_| self.limiter.too_late(lane);
                 let verdict = tokio::time::timeout_at(deadline, ticket).await;
-                (verdict.map_err(too_late)??, Some(arrived.elapsed()))
+                (verdict.map_err(too_late)??, Some(queued_at.elapsed()))
             }
         };
         Ok(self.limiter.record_wait(permit, waited, Route::Seen))

@@ -16,9 +16,9 @@ use super::codes::Codes;
 const VALID: &str = "metric names and labels are valid and used once";
 
 /// Makes metrics in a registry.
-pub(super) struct Make<'r>(pub(super) &'r Registry);
+pub(super) struct Registrar<'r>(pub(super) &'r Registry);
 
-impl Make<'_> {
+impl Registrar<'_> {
     /// Registers a metric, and returns a handle that shares its values.
     fn register<C: Collector + Clone + 'static>(&self, made: Result<C, prometheus::Error>) -> C {
         let collector = made.expect(VALID);
