@@ -17,6 +17,7 @@ mod line;
 mod log_files;
 mod offline;
 mod replay;
+mod replayed;
 mod report;
 mod timestamp;
 mod waits;

@@ -3,7 +3,6 @@
 //! Invariant: batches and buckets are the gateway's own ([`Batch`],
 //! [`OfflineLimiter`]). This file only moves the clock and holds what is open.
 
-use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::rc::Rc;
@@ -13,10 +12,11 @@ use tokio::time::Instant;
 
 use super::arrival::{Arrival, RequestKind};
 use super::offline::{BucketKey, Entry, OfflineLimiter};
+use super::replayed::{LoggedReceipt, Verdicts, Waiter};
 use super::waits::Waits;
-use crate::batch::{Batch, Caps, Mergeable};
+use crate::batch::{Batch, Caps};
 use crate::config::Config;
-use crate::limit::{Completion, Kind, Permit, Refused};
+use crate::limit::Kind;
 
 /// What a setting would have done.
 #[derive(Clone, Debug, Default)]
@@ -27,54 +27,6 @@ pub(super) struct Outcome {
     pub(super) upstream: u64,
     pub(super) receipts: Waits,
     pub(super) others: Waits,
-}
-
-/// A receipt in a batch.
-#[derive(Debug)]
-struct LoggedReceipt {
-    key: u64,
-    ids: Vec<u64>,
-    arrived: Instant,
-    deadline: Instant,
-}
-
-impl Mergeable for LoggedReceipt {
-    type Key = u64;
-
-    fn key(&self) -> &u64 {
-        &self.key
-    }
-
-    // A log has no lengths: only the caps bound a batch.
-    fn each_id(&self, mut each: impl FnMut(u64, usize)) {
-        self.ids.iter().for_each(|id| each(*id, 0));
-    }
-
-    fn max_id_bytes(&self) -> usize {
-        usize::MAX
-    }
-
-    fn deadline(&self) -> Instant {
-        self.deadline
-    }
-}
-
-/// A waiter, known by its number. Verdicts are collected, and the replay sends the requests.
-struct Waiter {
-    id: u64,
-    verdicts: Verdicts,
-}
-
-/// Waiters that have a verdict, and whether each got its token.
-type Verdicts = Rc<RefCell<Vec<(u64, bool)>>>;
-
-impl Completion for Waiter {
-    fn settle(self, verdict: Result<Permit, Refused>) -> bool {
-        // Only noted: the limiter is borrowed now, and sending can change the replay's tables.
-        self.verdicts.borrow_mut().push((self.id, verdict.is_ok()));
-        // A waiter of a replay never disconnects, so the token is used.
-        true
-    }
 }
 
 /// What happens at a point in time.
