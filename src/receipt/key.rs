@@ -139,8 +139,8 @@ impl KeyWriter {
         // Heads and bodies are bounded, so the length always fits. With the length
         // in front, the parts `ab`, `c` and `a`, `bc` give different keys.
         let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
-        self.bytes.push(b'+');
-        self.bytes.extend_from_slice(&length.to_be_bytes());
+        let [a, b, c, d] = length.to_be_bytes();
+        self.bytes.extend_from_slice(&[b'+', a, b, c, d]);
         if self.bytes.len() + part.len() <= MAX_LENGTH {
             self.bytes.extend_from_slice(part);
         } else {

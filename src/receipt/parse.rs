@@ -178,9 +178,6 @@ fn body_fields(fields: &mut Fields, body: &Bytes) -> Option<()> {
 
 /// Reads a query that has only the five fields, each at most once.
 fn query_fields(query: &str) -> Option<Fields> {
-    if !is_well_encoded(query) {
-        return None;
-    }
     let mut fields = Fields::default();
     let mut ids_seen = false;
     for pair in pairs(query).filter(|_| !query.is_empty()) {
@@ -194,6 +191,9 @@ fn query_fields(query: &str) -> Option<Fields> {
         .iter()
         // The raw key: an encoded name is not merged but forwarded unchanged.
         .find(|name| **name == pair.key && pair.has_value)?;
+        if pair.is_encoded && !is_well_encoded(pair.value) {
+            return None;
+        }
         if name == IDS_FIELD {
             if std::mem::replace(&mut ids_seen, true) {
                 return None;
@@ -215,8 +215,8 @@ fn query_fields(query: &str) -> Option<Fields> {
 
 /// Whether each `%` begins an escape (RFC 3986 §2.1). Backends read a malformed one
 /// in different ways, so a merged request could name another message.
-fn is_well_encoded(query: &str) -> bool {
-    let mut escapes = query.split('%').skip(1).map(str::as_bytes);
+fn is_well_encoded(value: &str) -> bool {
+    let mut escapes = value.split('%').skip(1).map(str::as_bytes);
     escapes.all(|text| text.len() >= 2 && text[..2].iter().all(u8::is_ascii_hexdigit))
 }
 
