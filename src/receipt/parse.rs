@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use super::IdsAt;
 use super::ids::IdCount;
 use crate::body::{SCAN_LIMIT, is_body_digest};
+use crate::http::has_byte;
 use crate::http::raw_target::RawTarget;
 use crate::identity::{INSTANCE_FIELD, TOKEN_FIELD, pairs};
 
@@ -157,7 +158,8 @@ fn body_fields(fields: &mut Fields, body: &Bytes) -> Option<()> {
     let is_text = |raw: &RawValue| {
         let text = raw.get();
         text.starts_with('"')
-            && (!text.contains('\\') || serde_json::from_str::<String>(text).is_ok())
+            && (!has_byte(text.as_bytes(), |byte| byte == b'\\')
+                || serde_json::from_str::<String>(text).is_ok())
     };
     let may_be_null = |raw: &RawValue| raw.get() == "null" || is_text(raw);
     if !is_text(object.chat_id) {
@@ -241,7 +243,7 @@ impl Fields {
         let raw = &body[self.body[field].clone()?];
         match raw {
             // Without escapes, the text lies between the quotes as it is.
-            [b'"', text @ .., b'"'] if !text.contains(&b'\\') => {
+            [b'"', text @ .., b'"'] if !has_byte(text, |byte| byte == b'\\') => {
                 std::str::from_utf8(text).ok().map(Cow::Borrowed)
             }
             _ => serde_json::from_slice(raw).ok().map(Cow::Owned),
