@@ -13,6 +13,7 @@ use clap::Args;
 mod check;
 mod effective;
 mod files;
+mod ignored;
 mod kind;
 mod layers;
 mod mistakes;

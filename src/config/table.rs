@@ -12,6 +12,7 @@ use super::kind::Kind::{
 use super::kind::{
     batch_path, file, host, instance, method, name, network, parsed, tenant_name, words,
 };
+use super::ignored::{ignored_field, ignored_header};
 use super::path_pattern::PathPattern;
 use super::quota::MAX_BURST;
 use super::settings::{BatchMode, Instances, LimitMode, LogAccess, LogFormat, LogLevel};
@@ -96,6 +97,8 @@ const BATCH: &[Row] = &[
     reloadable("max_ids", Count(1, 10_000)),
     reloadable("max_callers", Count(1, 100_000)),
     reloadable("quarantine", Duration),
+    reloadable("ignore_headers", List(&Text(ignored_header))),
+    reloadable("ignore_fields", List(&Text(ignored_field))),
 ];
 
 const LIMIT: &[Row] = &[

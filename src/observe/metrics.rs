@@ -11,6 +11,8 @@ mod batches;
 mod codes;
 mod failures;
 mod instances;
+mod not_merged;
+mod receipts;
 mod registrar;
 mod scraped;
 mod tenants;
@@ -30,6 +32,8 @@ use codes::Codes;
 pub(crate) use failures::{Failure, Failures};
 pub(crate) use instances::InstanceSeries;
 use instances::Instances;
+pub(crate) use not_merged::NotMerged;
+use receipts::Receipts;
 use registrar::Registrar;
 pub(crate) use scraped::{BucketStatus, Scraped};
 pub(crate) use tenants::TenantSeries;
@@ -114,6 +118,7 @@ pub struct Metrics {
     pub(crate) upstream_broken_off: IntCounter,
     upstream_seconds: [Histogram; 2],
     pub(crate) batches: Batches,
+    pub(crate) receipts: Receipts,
     /// Upstream calls saved by merging.
     pub(crate) saved: IntCounter,
     /// Reloads that changed nothing, because the settings could not be used.
@@ -176,6 +181,7 @@ impl Metrics {
                 REQUEST_SECONDS,
             ),
             batches: Batches::new(&registrar),
+            receipts: Receipts::new(&registrar),
             saved: registrar.counter(
                 "wawp_gateway_upstream_requests_saved_total",
                 "Upstream calls saved by merging.",
