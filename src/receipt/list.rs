@@ -110,6 +110,14 @@ impl Form {
         Some([open, (number.parse::<usize>().ok()? + 1).to_string().as_bytes(), close].concat())
     }
 
+    /// Whether a list is several fields of this form.
+    fn is_repeatable(self) -> bool {
+        !matches!(
+            self,
+            Self::Json | Self::JsonText | Self::Commas | Self::OldSingle
+        )
+    }
+
     /// The most bytes that an id takes in a merged request, in addition to its own.
     fn overhead(self, site: Site) -> usize {
         // Brackets are at most percent-encoded, an index has at most five digits.
@@ -286,7 +294,10 @@ impl List {
             if number > 0 {
                 // Several values under one name: each must be one id.
                 match field.read? {
-                    (one, 1) if one == name_form && form == name_form => count += 1,
+                    // In JSON a repeated key is never a list.
+                    (one, 1) if one == form && form.is_repeatable() && site != Site::JsonBody => {
+                        count += 1;
+                    }
                     _ => return Err(NotMerged::AmbiguousKey),
                 }
             }
@@ -295,12 +306,8 @@ impl List {
                 return Err(NotMerged::IdsShape);
             }
         }
-        match (form, fields.len()) {
-            (Form::Single, 1) | (Form::OldSingle, 1) => {}
-            (Form::Single, _) => form = Form::Repeated,
-            // Of two `messageId` backends read the first, the last or both.
-            (Form::OldSingle, _) => return Err(NotMerged::AmbiguousKey),
-            _ => {}
+        if form == Form::Single && fields.len() > 1 {
+            form = Form::Repeated;
         }
         // An empty list is the whole chat.
         if count == 0 {

@@ -4,6 +4,7 @@
 mod authority;
 mod client_conn;
 mod held;
+mod logged;
 mod message;
 mod program;
 mod requests;
@@ -12,6 +13,7 @@ mod world;
 pub(crate) use authority::{Authority, trusting};
 pub(crate) use client_conn::ClientConn;
 pub(crate) use held::HeldUpstream;
+pub(crate) use logged::Logged;
 pub(crate) use message::{Framing, Message};
 pub(crate) use program::{Program, RunningSandbox, Scratch, call, connect, eventually};
 pub(crate) use requests::{
