@@ -210,6 +210,15 @@ pub(super) fn take(
     }
 }
 
+/// Why a receipt with this list is not merged if no other one comes that may share its
+/// call.
+pub(super) fn reason_if_alone(list: Option<&List>) -> NotMerged {
+    match list {
+        Some(list) if !list.is_extensible => NotMerged::ListForm,
+        _ => NotMerged::Alone,
+    }
+}
+
 /// A field with ids.
 struct IdsField {
     place: Place,

@@ -57,9 +57,14 @@
     make("td", "Route", of.route),
     make("td", "Instance", of.instance),
     make("td", "Count", count(of.times)));
-  const none = () => {
+  const notMerged = (of) => {
+    const head = make("th", "Not merged because", of.reason);
+    head.scope = "row";
+    return make("tr", "", head, make("td", "Receipts", count(of.receipts)));
+  };
+  const none = (columns) => {
     const cell = make("td", "", "None since the start.");
-    cell.colSpan = 6;
+    cell.colSpan = columns;
     return make("tr", "", cell);
   };
   // The counters are totals, so each point is the difference of two samples.
@@ -93,9 +98,10 @@
       const [received, sent] = [status.receipts - before.receipts, status.receipt_calls - before.receipt_calls];
       if (received > 0 && sent > 0) setText("factor", (received / sent).toFixed(1));
     }
-    for (const id of ["saved", "in_flight", "connections"]) setText(id, count(status[id]));
+    for (const id of ["saved", "merged", "in_flight", "connections"]) setText(id, count(status[id]));
     byId("instances").replaceChildren(...status.instances.concat(status.other, status.none).map(instance));
-    byId("failures").replaceChildren(...(status.failures.length ? status.failures.map(failure) : [none()]));
+    byId("unmerged").replaceChildren(...(status.unmerged.length ? status.unmerged.map(notMerged) : [none(2)]));
+    byId("failures").replaceChildren(...(status.failures.length ? status.failures.map(failure) : [none(6)]));
   };
   const poll = async () => {
     try {

@@ -12,7 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use ring::digest::{SHA256, digest};
 
-use super::state::{Failed, Instance, Status};
+use super::state::{Failed, Instance, Status, Unmerged};
 use crate::limit::Budget;
 
 const STYLE: &str = include_str!("page.css");
@@ -32,6 +32,7 @@ const INSTANCE_COLUMNS: [&str; 9] = [
     "Rejected",
     "Upstream 429",
 ];
+const UNMERGED_COLUMNS: [&str; 2] = ["Not merged because", "Receipts"];
 const FAILURE_COLUMNS: [&str; 6] = [
     "Last (UTC)",
     "Status",
@@ -81,6 +82,7 @@ pub(super) fn render(status: &Status) -> String {
                 (figures(status))
                 (chart())
                 (instances(status))
+                (unmerged(status))
                 (failures(status))
                 p.quiet {
                     "More: " a href="metrics" { "metrics" } ", "
@@ -132,6 +134,7 @@ fn figures(status: &Status) -> Markup {
             div { dt #upstream-label { "Upstream calls" } dd #upstream { (status.upstream) } }
             div { dt { "Receipts per upstream call" } dd #factor { (factor) } }
             div { dt { "Calls saved by merging" } dd #saved { (status.saved) } }
+            div { dt { "Receipts merged" } dd #merged { (status.merged) } }
             div { dt { "Requests in flight" } dd #in_flight { (status.in_flight) } }
             div { dt { "Connections" } dd #connections { (status.connections) } }
         }
@@ -166,6 +169,25 @@ fn instances(status: &Status) -> Markup {
         p.quiet {
             "Listed are instances that the upstream has accepted, at most metrics.max_instances; “other” is the "
             "total of the rest, “none” are requests that name no instance."
+        }
+    }
+}
+
+/// The table of receipts that were not merged.
+fn unmerged(status: &Status) -> Markup {
+    let rows = html! {
+        @if status.unmerged.is_empty() { tr { td colspan="2" { "None since the start." } } }
+        @for row in &status.unmerged { (not_merged(row)) }
+    };
+    table("Receipts not merged", "unmerged", &UNMERGED_COLUMNS, &rows)
+}
+
+fn not_merged(row: &Unmerged) -> Markup {
+    let [reason, receipts] = UNMERGED_COLUMNS;
+    html! {
+        tr {
+            th scope="row" data-label=(reason) { (row.reason) }
+            (cell(receipts, row.receipts))
         }
     }
 }

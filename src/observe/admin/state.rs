@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::gateway::Gateway;
 use crate::limit::Budget;
-use crate::observe::metrics::{InstanceSeries, Metrics, Reason, Route};
+use crate::observe::metrics::{InstanceSeries, Metrics, NotMerged, Reason, Route};
 
 /// Everything that the page for people shows.
 #[derive(Debug, Serialize)]
@@ -29,11 +29,22 @@ pub(super) struct Status {
     pub(super) receipt_calls: u64,
     /// Upstream calls that merging made unnecessary.
     pub(super) saved: u64,
+    /// Receipts that shared an upstream call.
+    pub(super) merged: u64,
+    /// Receipts that did not, by reason, the most frequent first.
+    pub(super) unmerged: Vec<Unmerged>,
     pub(super) in_flight: i64,
     pub(super) connections: i64,
     #[serde(flatten)]
     pub(super) instances: Instances,
     pub(super) failures: Vec<Failed>,
+}
+
+/// Receipts that were not merged for one reason.
+#[derive(Debug, Serialize)]
+pub(super) struct Unmerged {
+    pub(super) reason: &'static str,
+    pub(super) receipts: u64,
 }
 
 /// `/instances`.
@@ -111,6 +122,8 @@ impl Status {
             receipts,
             receipt_calls,
             saved: metrics.saved.get(),
+            merged: metrics.receipts.merged(),
+            unmerged: unmerged(metrics),
             in_flight: metrics.in_flight.get(),
             connections: metrics.connections.get(),
             instances: Instances::of(gateway),
@@ -128,6 +141,18 @@ impl Status {
                 .collect(),
         }
     }
+}
+
+/// The reasons for which any receipt was not merged.
+fn unmerged(metrics: &Metrics) -> Vec<Unmerged> {
+    let counted = NotMerged::ALL.into_iter().map(|reason| Unmerged {
+        reason: reason.as_str(),
+        receipts: metrics.receipts.unmerged(reason),
+    });
+    let mut counted: Vec<_> = counted.filter(|of| of.receipts > 0).collect();
+    // Stable: equal counts stay in the order of the reasons.
+    counted.sort_by_key(|of| std::cmp::Reverse(of.receipts));
+    counted
 }
 
 impl Instances {

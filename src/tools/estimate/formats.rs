@@ -25,6 +25,7 @@ pub(super) struct Own<'l> {
     pub(super) instance: Option<&'l str>,
     pub(super) ids: Option<u32>,
     pub(super) merge_key: Option<&'l str>,
+    pub(super) not_merged: Option<&'l str>,
     /// The line represents this many requests.
     pub(super) sampled: u64,
 }
@@ -61,6 +62,8 @@ pub(super) struct Json<'l> {
     ids: Option<u32>,
     #[serde(borrow)]
     merge_key: Option<Cow<'l, str>>,
+    #[serde(borrow)]
+    not_merged: Option<Cow<'l, str>>,
     sampled: Option<u64>,
     // Caddy.
     #[serde(borrow)]
@@ -127,6 +130,7 @@ impl<'l> Json<'l> {
                 instance: self.instance.as_deref(),
                 ids: self.ids,
                 merge_key: self.merge_key.as_deref(),
+                not_merged: self.not_merged.as_deref(),
                 sampled: self.sampled.unwrap_or(1),
             }),
         })
@@ -220,6 +224,7 @@ fn own(line: &str) -> Option<Parsed<'_>> {
             instance,
             ids: pair("ids").and_then(|ids| ids.parse().ok()),
             merge_key: pair("merge_key"),
+            not_merged: pair("not_merged"),
             sampled: pair("sampled")
                 .and_then(|times| times.parse().ok())
                 .unwrap_or(1),
