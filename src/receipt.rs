@@ -121,10 +121,13 @@ impl Receipt {
     pub(crate) fn ids(&self) -> Ids<'_> {
         match &self.list {
             None => Ids::default(),
-            Some(list) => Ids::of(list, match list.site {
-                Site::Query => self.head.uri.query().unwrap_or_default().as_bytes(),
-                _ => &self.body,
-            }),
+            Some(list) => Ids::of(
+                list,
+                match list.site {
+                    Site::Query => self.head.uri.query().unwrap_or_default().as_bytes(),
+                    _ => &self.body,
+                },
+            ),
         }
     }
 

@@ -40,7 +40,9 @@ pub(super) fn ignored_header(text: &str) -> Result<String> {
         })
         .collect();
     match HEADERS.contains(&&*folded) || folded.starts_with(VENDOR_PREFIX) {
-        true => Err("a header without credentials, instance and X-Wawp-*, which are never ignored")?,
+        true => {
+            Err("a header without credentials, instance and X-Wawp-*, which are never ignored")?
+        }
         false => Ok(name.as_str().to_owned()),
     }
 }
@@ -94,7 +96,10 @@ mod tests {
         ] {
             assert!(ignored_field(name).is_err(), "{name}");
         }
-        assert_eq!(ignored_header("Accept-Language").unwrap(), "accept-language");
+        assert_eq!(
+            ignored_header("Accept-Language").unwrap(),
+            "accept-language"
+        );
         assert_eq!(ignored_field("_").unwrap(), "_");
     }
 }

@@ -6,13 +6,13 @@
 
 use std::sync::LazyLock;
 
+use super::ignored::{ignored_field, ignored_header};
 use super::kind::Kind::{
     self, Address, Count, Duration, Key, List, Rate, Switch, Text, Timeout, Tokens, Url, Word,
 };
 use super::kind::{
     batch_path, file, host, instance, method, name, network, parsed, tenant_name, words,
 };
-use super::ignored::{ignored_field, ignored_header};
 use super::path_pattern::PathPattern;
 use super::quota::MAX_BURST;
 use super::settings::{BatchMode, Instances, LimitMode, LogAccess, LogFormat, LogLevel};

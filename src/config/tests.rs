@@ -125,7 +125,10 @@ fn the_defaults_are_the_documented_ones() {
         (upstream.idle_timeout, batch.paths),
         (
             seconds(30),
-            vec!["/v2/send/seen".to_owned(), "/wp-json/awp/v1/sendSeen".to_owned()]
+            vec![
+                "/v2/send/seen".to_owned(),
+                "/wp-json/awp/v1/sendSeen".to_owned()
+            ]
         )
     );
     assert_eq!(

@@ -73,16 +73,18 @@ impl Proxy {
         // The window and the deadline of the caller start with the last byte.
         let at = body.arrived_at().unwrap_or_else(Instant::now);
         let settings = self.shared.batcher.settings();
-        Ok(match Receipt::read(&settings, std::mem::take(head), whole) {
-            Ok(receipt) => Ok(Arrived {
-                receipt: Box::new(receipt),
-                at,
-            }),
-            Err(none) => {
-                *head = *none.head;
-                Err(none.reason)
-            }
-        })
+        Ok(
+            match Receipt::read(&settings, std::mem::take(head), whole) {
+                Ok(receipt) => Ok(Arrived {
+                    receipt: Box::new(receipt),
+                    at,
+                }),
+                Err(none) => {
+                    *head = *none.head;
+                    Err(none.reason)
+                }
+            },
+        )
     }
 
     /// Adds a receipt to a batch.

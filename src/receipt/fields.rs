@@ -188,9 +188,8 @@ fn fold(name: &[u8]) -> (usize, Option<Vec<u8>>) {
 pub(super) fn sort(fields: &mut [Field<'_>]) -> Result<(), NotMerged> {
     // Stable: within a variable the order of its elements matters.
     fields.sort_by(|one, other| (one.place, one.base()).cmp(&(other.place, other.base())));
-    let same = |one: &Field<'_>, other: &Field<'_>| {
-        one.place == other.place && one.base() == other.base()
-    };
+    let same =
+        |one: &Field<'_>, other: &Field<'_>| one.place == other.place && one.base() == other.base();
     // Of a repeated key PHP reads the last value, Python the first, and Node a list.
     let is_clear = |group: &[Field<'_>]| {
         let is_element = |field: &Field<'_>| field.is_element() && field.is_plainly_named();

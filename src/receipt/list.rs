@@ -107,7 +107,14 @@ impl Form {
         let close = close.into_iter().find(|close| last.ends_with(close))?;
         let number = number.to_string();
         let open = last[..last.len() - close.len()].strip_suffix(number.as_bytes())?;
-        Some([open, (number.parse::<usize>().ok()? + 1).to_string().as_bytes(), close].concat())
+        Some(
+            [
+                open,
+                (number.parse::<usize>().ok()? + 1).to_string().as_bytes(),
+                close,
+            ]
+            .concat(),
+        )
     }
 
     /// Whether a list is several fields of this form.
@@ -368,7 +375,9 @@ impl List {
     fn name<'t>(&self, text: &'t [u8]) -> &'t [u8] {
         let field = &text[self.last.range()];
         // Between name and value lies the `=`.
-        &field[..field.len().saturating_sub(self.values[self.values.len() - 1].len() + 1)]
+        &field[..field
+            .len()
+            .saturating_sub(self.values[self.values.len() - 1].len() + 1)]
     }
 
     /// A value of the list, decoded.
@@ -394,7 +403,9 @@ impl List {
         if self.form == Form::Commas {
             let value = &text[self.values[0].range()];
             // The comma as the client spells it.
-            let encoded = value.windows(3).find(|text| text.eq_ignore_ascii_case(b"%2C"));
+            let encoded = value
+                .windows(3)
+                .find(|text| text.eq_ignore_ascii_case(b"%2C"));
             let comma = match value.contains(&b',') {
                 true => b",",
                 false => encoded.unwrap_or(b","),

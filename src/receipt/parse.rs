@@ -128,7 +128,11 @@ fn prevents_merging(field: &HeaderName) -> Option<NotMerged> {
     match field.as_str() {
         "content-encoding" => Some(NotMerged::UnknownEncoding),
         "idempotency-key" => Some(NotMerged::Idempotent),
-        "if-match" | "if-modified-since" | "if-none-match" | "if-range" | "if-unmodified-since"
+        "if-match"
+        | "if-modified-since"
+        | "if-none-match"
+        | "if-range"
+        | "if-unmodified-since"
         | "range" => Some(NotMerged::Conditional),
         "expect" | "trailer" | "upgrade" => Some(NotMerged::Protocol),
         other => is_body_digest(other).then_some(NotMerged::Digest),
@@ -136,7 +140,9 @@ fn prevents_merging(field: &HeaderName) -> Option<NotMerged> {
 }
 
 fn has_other_protocol(headers: &HeaderMap) -> bool {
-    ["trailer", "upgrade"].iter().any(|name| headers.contains_key(*name))
+    ["trailer", "upgrade"]
+        .iter()
+        .any(|name| headers.contains_key(*name))
         || headers.get_all("expect").iter().count() > 1
 }
 
@@ -198,9 +204,8 @@ impl Media {
         let mut parameters = content_type.split(';').map(str::trim);
         let essence = parameters.next().unwrap_or_default();
         let charset = parameters.find_map(|text| text.strip_prefix("charset="));
-        let is_known = |charset: &str| {
-            ["utf-8", "utf8", "us-ascii"].contains(&charset.trim_matches('"'))
-        };
+        let is_known =
+            |charset: &str| ["utf-8", "utf8", "us-ascii"].contains(&charset.trim_matches('"'));
         if !charset.is_none_or(is_known) {
             return Err(NotMerged::UnknownEncoding);
         }
@@ -227,9 +232,14 @@ fn comparable_type<'v>(value: &'v HeaderValue) -> &'v [u8] {
         let is_default: [&[u8]; 3] = [b"", b"charset=utf-8", b"charset=\"utf-8\""];
         let is_boundary = || {
             essence.eq_ignore_ascii_case(b"multipart/form-data")
-                && parameter.get(..9).is_some_and(|name| name.eq_ignore_ascii_case(b"boundary="))
+                && parameter
+                    .get(..9)
+                    .is_some_and(|name| name.eq_ignore_ascii_case(b"boundary="))
         };
-        is_default.iter().any(|text| parameter.eq_ignore_ascii_case(text)) || is_boundary()
+        is_default
+            .iter()
+            .any(|text| parameter.eq_ignore_ascii_case(text))
+            || is_boundary()
     };
     match rest.split(|byte| *byte == b';').all(does_not_matter) {
         true => essence.trim_ascii_end(),
@@ -303,11 +313,17 @@ impl Parsed<'_> {
         // A whole-chat receipt never merges with a list: neither includes the other.
         sink.part(KeyPart::IdsForm);
         if let Some(list) = &self.list {
-            sink.value(Some(&[list.form as u8, list.site as u8, u8::from(list.is_extensible)]));
+            sink.value(Some(&[
+                list.form as u8,
+                list.site as u8,
+                u8::from(list.is_extensible),
+            ]));
             if !list.is_extensible {
                 sink.part(KeyPart::Ids);
                 let text = self.texts[usize::from(list.site != Site::Query)];
-                Ids::of(list, text).iter().for_each(|id| sink.value(Some(id.as_bytes())));
+                Ids::of(list, text)
+                    .iter()
+                    .for_each(|id| sink.value(Some(id.as_bytes())));
             }
         }
         self.field_parts(sink);

@@ -41,9 +41,7 @@ pub(super) fn scan<'r>(
     let delimiter = format!("--{boundary}");
     let delimiter = delimiter.as_bytes();
     // Without a preamble: the body begins with a delimiter.
-    let mut rest = body
-        .strip_prefix(delimiter)
-        .ok_or(NotMerged::Malformed)?;
+    let mut rest = body.strip_prefix(delimiter).ok_or(NotMerged::Malformed)?;
     loop {
         // Without an epilogue other than line ends, which some clients write.
         let end = rest.strip_prefix(b"--");
@@ -136,7 +134,9 @@ fn is_verbatim(encoding: &[u8]) -> bool {
 
 /// The name in a `Content-Disposition` that has nothing else.
 fn name_of(disposition: &[u8]) -> Result<&[u8], NotMerged> {
-    let mut parameters = disposition.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let mut parameters = disposition
+        .split(|byte| *byte == b';')
+        .map(<[u8]>::trim_ascii);
     let is_form = parameters
         .next()
         .is_some_and(|kind| kind.eq_ignore_ascii_case(b"form-data"));

@@ -110,7 +110,9 @@ fn texts(value: &Value) -> Vec<String> {
         Value::Object(list) => {
             let mut list: Vec<_> = list.iter().collect();
             list.sort_by_key(|(index, _)| index.parse::<usize>().unwrap());
-            list.into_iter().flat_map(|(_, value)| texts(value)).collect()
+            list.into_iter()
+                .flat_map(|(_, value)| texts(value))
+                .collect()
         }
         _ => Vec::new(),
     }
@@ -158,7 +160,10 @@ async fn fifty_receipts_of_each_real_client_become_one_call() {
         match becomes {
             Unmerged(reason) => {
                 assert_eq!(calls.len(), CALLERS, "{client}");
-                assert!(timing.contains(&format!("not merged: {reason}")), "{client}: {timing}");
+                assert!(
+                    timing.contains(&format!("not merged: {reason}")),
+                    "{client}: {timing}"
+                );
                 assert_unchanged(client, &calls);
             }
             OneCall | OneCallToListReaders => {
@@ -166,7 +171,10 @@ async fn fifty_receipts_of_each_real_client_become_one_call() {
                     assert_eq!(response.status(), 201, "{client}: {response:?}");
                 }
                 let all: Vec<_> = (0..CALLERS).flat_map(of_caller).collect();
-                let shown: Vec<_> = calls.iter().map(|call| (&call.target, &call.body)).collect();
+                let shown: Vec<_> = calls
+                    .iter()
+                    .map(|call| (&call.target, &call.body))
+                    .collect();
                 assert_eq!(calls.len(), 1, "{client}: {timing} {shown:?}");
                 assert_eq!(calls[0].ids, all, "{client}");
                 assert_eq!(texts(&calls[0].as_node()["messageIds"]), all, "{client}");
@@ -181,7 +189,11 @@ async fn fifty_receipts_of_each_real_client_become_one_call() {
                 let recorded = recorded(client);
                 let (head, body) = recorded.split_once("\r\n\r\n").unwrap();
                 let target = head.split(' ').nth(1).unwrap();
-                assert_eq!(without_list(&calls[0].target), without_list(target), "{client}");
+                assert_eq!(
+                    without_list(&calls[0].target),
+                    without_list(target),
+                    "{client}"
+                );
                 let sent = String::from_utf8(calls[0].body.to_vec()).unwrap();
                 if !body.starts_with("--") {
                     assert_eq!(without_list(&sent), without_list(body), "{client}");
@@ -204,7 +216,14 @@ fn assert_unchanged(client: &str, calls: &[Call]) {
 fn every_recorded_client_is_in_the_table() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/clients");
     for file in directory.read_dir().unwrap() {
-        let name = file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
+        let name = file
+            .unwrap()
+            .path()
+            .file_stem()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
         assert!(CLIENTS.iter().any(|(client, _)| *client == name), "{name}");
     }
 }

@@ -32,7 +32,10 @@ fn requests() -> Vec<(&'static str, String)> {
     let long = format!(r#"{{"chatId":"{}"}}"#, "1".repeat(70_000));
     vec![
         ("method", get(TARGET)),
-        ("raw_target", post(&format!("{TARGET}&x=\"s3cret\""), r#"{"chatId":"1"}"#)),
+        (
+            "raw_target",
+            post(&format!("{TARGET}&x=\"s3cret\""), r#"{"chatId":"1"}"#),
+        ),
         ("conditional", json("If-Match: s3cret")),
         ("idempotent", json("Idempotency-Key: s3cret")),
         ("digest", json("Content-MD5: s3cret")),
@@ -42,10 +45,16 @@ fn requests() -> Vec<(&'static str, String)> {
         ("content_type", with(r#"{"chatId":"s3cret"}"#, form)),
         ("malformed", post(TARGET, r#"{"s3cret"#)),
         ("multipart_file", with(file, multipart)),
-        ("ambiguous_instance", post(TARGET, r#"{"chatId":"1","instance_id":"s3cret"}"#)),
+        (
+            "ambiguous_instance",
+            post(TARGET, r#"{"chatId":"1","instance_id":"s3cret"}"#),
+        ),
         ("ambiguous_key", with("chatId=1&chatId=2", form)),
         ("no_chat", post(TARGET, "{}")),
-        ("ids_shape", post(TARGET, r#"{"chatId":"1","messageIds":["s3cret"]}"#)),
+        (
+            "ids_shape",
+            post(TARGET, r#"{"chatId":"1","messageIds":["s3cret"]}"#),
+        ),
         ("list_form", with("chatId=1&messageIds=false_1_A", form)),
         ("alone", receipt([1])),
     ]
@@ -70,7 +79,9 @@ async fn assert_told(logged: &Logged, reason: &str, response: &Message) {
     assert!(counted(&[&labels]) >= 1.0, "{reason}");
     assert!(!logged.world.gateway.exposition().contains("s3cret"));
     // Each response once: merged or not.
-    let merged = logged.world.counted("wawp_gateway_receipts_merged_total", &[]);
+    let merged = logged
+        .world
+        .counted("wawp_gateway_receipts_merged_total", &[]);
     let responses = logged
         .world
         .counted("wawp_gateway_requests_total", &["route=\"seen\""]);
@@ -100,7 +111,10 @@ async fn settings_and_moments_that_keep_a_receipt_alone_are_named() {
     // In quarantine after a failure of its own.
     let logged = Logged::new(JSON);
     let bad = ids([1]).remove(0);
-    logged.world.sandbox.script(Fault::status(500).id(bad).times(9));
+    logged
+        .world
+        .sandbox
+        .script(Fault::status(500).id(bad).times(9));
     let response = logged.world.call(receipt([1])).await;
     assert_told(&logged, "alone", &response).await;
     let response = logged.world.call(receipt([1])).await;
@@ -111,7 +125,10 @@ async fn settings_and_moments_that_keep_a_receipt_alone_are_named() {
 async fn a_receipt_that_was_split_off_says_so_and_a_merged_one_nothing() {
     let logged = Logged::new(JSON);
     let bad = ids([1]).remove(0);
-    logged.world.sandbox.script(Fault::status(500).id(bad).times(9));
+    logged
+        .world
+        .sandbox
+        .script(Fault::status(500).id(bad).times(9));
     let good = logged.world.calling(receipt([2]));
     let response = logged.world.call(receipt([1])).await;
     good.await.unwrap();
@@ -124,7 +141,9 @@ async fn a_receipt_that_was_split_off_says_so_and_a_merged_one_nothing() {
     }
     let timing = responses[0].field("server-timing").unwrap();
     assert!(timing.contains("2 callers, 2 ids"), "{timing}");
-    let merged = logged.world.counted("wawp_gateway_receipts_merged_total", &[]);
+    let merged = logged
+        .world
+        .counted("wawp_gateway_receipts_merged_total", &[]);
     assert_eq!(merged, 2.0);
 }
 
@@ -154,7 +173,12 @@ fn every_reason_is_produced_here() {
     };
     let reasons: BTreeSet<_> = exposition
         .lines()
-        .filter_map(|line| line.split_once("receipts_unmerged_total{reason=\"")?.1.split('"').next())
+        .filter_map(|line| {
+            line.split_once("receipts_unmerged_total{reason=\"")?
+                .1
+                .split('"')
+                .next()
+        })
         .collect();
     assert_eq!(reasons.len(), 23, "{reasons:?}");
     for reason in reasons {

@@ -25,15 +25,21 @@ fn each_form_of_pairs_is_extended_as_it_is_written() {
         ),
         (
             format!("messageIds%5B%5d={A}&c=d&messageIds[]={B}&chatId=%31"),
-            format!("messageIds%5B%5d={A}&c=d&messageIds[]={B}&messageIds[]={x}&messageIds[]={y}&chatId=%31"),
+            format!(
+                "messageIds%5B%5d={A}&c=d&messageIds[]={B}&messageIds[]={x}&messageIds[]={y}&chatId=%31"
+            ),
         ),
         (
             format!("chatId=1&messageIds%5B0%5D={A}&messageIds%5B1%5D={B}"),
-            format!("chatId=1&messageIds%5B0%5D={A}&messageIds%5B1%5D={B}&messageIds%5B2%5D={x}&messageIds%5B3%5D={y}"),
+            format!(
+                "chatId=1&messageIds%5B0%5D={A}&messageIds%5B1%5D={B}&messageIds%5B2%5D={x}&messageIds%5B3%5D={y}"
+            ),
         ),
         (
             format!("chatId[0]=1&messageIds[][0]={A}&participant[0]=null"),
-            format!("chatId[0]=1&messageIds[][0]={A}&messageIds[][1]={x}&messageIds[][2]={y}&participant[0]=null"),
+            format!(
+                "chatId[0]=1&messageIds[][0]={A}&messageIds[][1]={x}&messageIds[][2]={y}&participant[0]=null"
+            ),
         ),
         (
             format!("messageIds={A}&messageIds={B}&chatId=1"),
@@ -63,7 +69,10 @@ fn a_single_value_is_never_extended() {
         ("plain", format!("chatId=1&messageIds={A}")),
         ("old", format!("chatId=1&messageId={A}")),
         ("letters", format!("chatId=1&m%65ssageIds[]={A}")),
-        ("repeated id", format!("chatId=1&messageIds[]={A}&messageIds[]={A}")),
+        (
+            "repeated id",
+            format!("chatId=1&messageIds[]={A}&messageIds[]={A}"),
+        ),
         ("repeated id", format!("chatId=1&messageIds={A},{A}")),
     ] {
         assert_eq!(merged_query(&query), query, "{name}");
@@ -106,13 +115,22 @@ fn each_form_is_a_part_of_the_key() {
         assert_eq!(keys.iter().filter(|key| *key == one).count(), 1, "{form}");
     }
     for (one, other) in [
-        ("messageIds[]=false_1_A", "messageIds%5B%5D=false_1_B&messageIds[]=false_1_C"),
-        ("messageIds[0]=false_1_A", "messageIds[0]=false_1_B&messageIds[1]=false_1_C"),
+        (
+            "messageIds[]=false_1_A",
+            "messageIds%5B%5D=false_1_B&messageIds[]=false_1_C",
+        ),
+        (
+            "messageIds[0]=false_1_A",
+            "messageIds[0]=false_1_B&messageIds[1]=false_1_C",
+        ),
         (
             "messageIds=false_1_A&messageIds=false_1_B",
             "messageIds=false_1_C&messageIds=false_1_D",
         ),
-        ("messageIds=false_1_A,false_1_B", "messageIds=false_1_C%2Cfalse_1_D"),
+        (
+            "messageIds=false_1_A,false_1_B",
+            "messageIds=false_1_C%2Cfalse_1_D",
+        ),
     ] {
         let key = |form: &str| of_query(&format!("chatId=1&{form}")).unwrap().key;
         assert!(key(one) == key(other), "{one} {other}");
@@ -160,14 +178,20 @@ fn a_list_in_parts_is_extended_by_parts() {
             &[("chatId", "1"), ("messageIds", r#"["false_1@c.us_A"]"#)],
             &[
                 ("chatId", "1"),
-                ("messageIds", r#"["false_1@c.us_A","false_1@c.us_X","false_1_%&"]"#),
+                (
+                    "messageIds",
+                    r#"["false_1@c.us_A","false_1@c.us_X","false_1_%&"]"#,
+                ),
             ],
         ),
         (
             &[("chatId", "1"), ("messageIds", "false_1_A,false_1_B")],
             &[
                 ("chatId", "1"),
-                ("messageIds", "false_1_A,false_1_B,false_1@c.us_X,false_1_%&"),
+                (
+                    "messageIds",
+                    "false_1_A,false_1_B,false_1@c.us_X,false_1_%&",
+                ),
             ],
         ),
         (
@@ -180,7 +204,10 @@ fn a_list_in_parts_is_extended_by_parts() {
                 ("messageIds", MORE[1]),
             ],
         ),
-        (&[("chatId", "1"), ("messageIds", A)], &[("chatId", "1"), ("messageIds", A)]),
+        (
+            &[("chatId", "1"), ("messageIds", A)],
+            &[("chatId", "1"), ("messageIds", A)],
+        ),
     ] {
         let receipt = read(&multipart(parts));
         let ids = texts(&receipt);

@@ -59,9 +59,15 @@ fn what_the_settings_ignore_is_no_part_of_the_key() {
         ..SETTINGS.clone()
     };
     let key = |query: &str, language: &str, session: &str| {
-        let head = head("POST", &format!("{PATH}?{query}"), &[("accept-language", language)]);
+        let head = head(
+            "POST",
+            &format!("{PATH}?{query}"),
+            &[("accept-language", language)],
+        );
         let body = format!(r#"{{"chatId":"1","session":{session}}}"#);
-        Receipt::read(&settings, head, Bytes::from(body)).unwrap().key
+        Receipt::read(&settings, head, Bytes::from(body))
+            .unwrap()
+            .key
     };
     let one = key("_=1&a=1", "en", "1");
     assert!(one == key("_=2&a=1", "de", "[2]"));

@@ -96,7 +96,9 @@ fn meaning(keys: &[String], text: &str) -> Option<Vec<String>> {
     if object.contains_key("messageIds") && object.contains_key("messageId") {
         return None;
     }
-    ids.iter().all(|id| message_id::is_message_id(id)).then_some(ids)
+    ids.iter()
+        .all(|id| message_id::is_message_id(id))
+        .then_some(ids)
 }
 
 /// Everything in which two receipts may differ, drawn from texts that would

@@ -14,7 +14,11 @@ fn every_carrier_is_understood() {
         (PATH, "\r\n\t {\"chatId\" : \"\"} \n", 0),
         (PATH, r#"{"chatId":"1","participant":null}"#, 0),
         (PATH, r#"{"chatId":"1","reply_to":null,"":[{}]}"#, 0),
-        (PATH, r#"{"chatId":"1","instance_id":1,"access_token":null}"#, 0),
+        (
+            PATH,
+            r#"{"chatId":"1","instance_id":1,"access_token":null}"#,
+            0,
+        ),
         (PATH, r#"{"ch\u0061tId":"\ud83d\ude00\n"}"#, 0),
         (PATH, r#"{"chatId":"1","messageId":"false_1@c.us_A"}"#, 1),
         (PATH, r#"{"chatId":"1","messageIds":"false_1@c.us_A"}"#, 1),
@@ -78,7 +82,10 @@ fn a_json_body_that_is_not_understood_is_not_merged() {
         (AmbiguousKey, r#"{"chatId":"1","chatId":"1"}"#),
         (AmbiguousKey, r#"{"chatId":"1","ch\u0061tId":"1"}"#),
         (AmbiguousKey, r#"{"chatId":"1","x":1,"x":1}"#),
-        (AmbiguousKey, r#"{"chatId":"1","messageIds":[],"messageIds":[]}"#),
+        (
+            AmbiguousKey,
+            r#"{"chatId":"1","messageIds":[],"messageIds":[]}"#,
+        ),
         (
             AmbiguousKey,
             r#"{"chatId":"1","messageIds":["false_1_A"],"messageIds":["false_1_B"]}"#,
@@ -92,7 +99,8 @@ fn a_json_body_that_is_not_understood_is_not_merged() {
             r#"{"chatId":"1","messageIds":["false_1_A"],"messageId":"false_1_B"}"#,
         ),
         (AmbiguousInstance, r#"{"chatId":"1","instance_id":["1"]}"#),
-        (AmbiguousInstance, r#"{"chatId":"1","access_token":"\ud800"}"#),
+        (Malformed, r#"{"chatId":"1","access_token":"\ud800"}"#),
+        (Malformed, r#"{"chatId":"1","x":[{"y":"\uD800\u0041"}]}"#),
         (
             AmbiguousInstance,
             r#"{"chatId":"1","instance_id":"1","instance_id":"2"}"#,
@@ -100,16 +108,34 @@ fn a_json_body_that_is_not_understood_is_not_merged() {
         // Ids that are none, or not a list of texts.
         (IdsShape, r#"{"chatId":"1","messageIds":null}"#),
         (IdsShape, r#"{"chatId":"1","messageIds":"A"}"#),
-        (IdsShape, r#"{"chatId":"1","messageIds":"false_1_A,false_1_B"}"#),
+        (
+            IdsShape,
+            r#"{"chatId":"1","messageIds":"false_1_A,false_1_B"}"#,
+        ),
         (IdsShape, r#"{"chatId":"1","messageId":["false_1_A"]}"#),
-        (IdsShape, r#"{"chatId":"1","messageIds":{"0":"false_1@c.us_A"}}"#),
+        (
+            IdsShape,
+            r#"{"chatId":"1","messageIds":{"0":"false_1@c.us_A"}}"#,
+        ),
         (IdsShape, r#"{"chatId":"1","messageIds":[null]}"#),
-        (IdsShape, r#"{"chatId":"1","messageIds":[["false_1@c.us_A"]]}"#),
-        (IdsShape, r#"{"chatId":"1","messageIds":["false_1@c.us_A",""]}"#),
+        (
+            IdsShape,
+            r#"{"chatId":"1","messageIds":[["false_1@c.us_A"]]}"#,
+        ),
+        (
+            IdsShape,
+            r#"{"chatId":"1","messageIds":["false_1@c.us_A",""]}"#,
+        ),
         (IdsShape, r#"{"chatId":"1","messageIds":["false_1@c.us"]}"#),
         (IdsShape, r#"{"chatId":"1","messageIds":["false_1_A_2_3"]}"#),
-        (IdsShape, r#"{"chatId":"1","messageIds":["false_1_\u0000"]}"#),
-        (IdsShape, r#"{"chatId":"1","messageIds":["false_1_\ud800"]}"#),
+        (
+            IdsShape,
+            r#"{"chatId":"1","messageIds":["false_1_\u0000"]}"#,
+        ),
+        (
+            Malformed,
+            r#"{"chatId":"1","messageIds":["false_1_\ud800"]}"#,
+        ),
     ] {
         let read = try_read(PATH, &[], body.as_bytes());
         assert_eq!(read.err(), Some(reason), "{body}");
@@ -138,12 +164,27 @@ fn pairs_that_are_not_understood_are_not_merged() {
         (AmbiguousKey, "chatId=1&+messageIds[]=false_1_A"),
         (AmbiguousKey, "chatId=1&messageIds%00=false_1_A"),
         (AmbiguousKey, "chatId=1&messageId[]=false_1_A"),
-        (AmbiguousKey, "chatId=1&messageId=false_1_A&messageId=false_1_B"),
-        (AmbiguousKey, "chatId=1&messageIds[]=false_1_A&messageId=false_1_B"),
-        (AmbiguousKey, "chatId=1&messageIds[]=false_1_A&messageIds[0]=false_1_B"),
-        (AmbiguousKey, "chatId=1&messageIds=false_1_A&messageIds[]=false_1_B"),
+        (
+            AmbiguousKey,
+            "chatId=1&messageId=false_1_A&messageId=false_1_B",
+        ),
+        (
+            AmbiguousKey,
+            "chatId=1&messageIds[]=false_1_A&messageId=false_1_B",
+        ),
+        (
+            AmbiguousKey,
+            "chatId=1&messageIds[]=false_1_A&messageIds[0]=false_1_B",
+        ),
+        (
+            AmbiguousKey,
+            "chatId=1&messageIds=false_1_A&messageIds[]=false_1_B",
+        ),
         (AmbiguousKey, "chatId=1&messageIds=[]&messageIds=[]"),
-        (AmbiguousKey, "chatId=1&messageIds=false_1_A,false_1_B&messageIds=false_1_C"),
+        (
+            AmbiguousKey,
+            "chatId=1&messageIds=false_1_A,false_1_B&messageIds=false_1_C",
+        ),
         (AmbiguousInstance, "chatId=1&instance_id=1&instance.id=2"),
         (AmbiguousInstance, "chatId=1&instance_id[]=1"),
         (AmbiguousInstance, "chatId=1&access_token=t&access_token=u"),
@@ -158,14 +199,20 @@ fn pairs_that_are_not_understood_are_not_merged() {
         (IdsShape, "chatId=1&messageIds[00]=false_1_A"),
         (IdsShape, "chatId=1&messageIds[0][0]=false_1_A"),
         (IdsShape, "chatId=1&messageIds[]x=false_1_A"),
-        (IdsShape, "chatId=1&messageIds[0]=false_1_A&messageIds[2]=false_1_B"),
+        (
+            IdsShape,
+            "chatId=1&messageIds[0]=false_1_A&messageIds[2]=false_1_B",
+        ),
         (IdsShape, "chatId=1&messageIds=false_1_A,B"),
         (IdsShape, "chatId=1&messageIds=false_1_A,"),
         (IdsShape, "chatId=1&messageIds=false_1_A,%20false_1_B"),
         (IdsShape, "chatId=1&messageIds=[%22false_1@c.us_A%22]x"),
         (IdsShape, "chatId=1&messageIds=[%22A%22]"),
         (UnknownEncoding, "chatId=1&messageIds=%FF"),
-        (UnknownEncoding, "chatId=1&messageIds=[%22false_1@c.us_1%%22]"),
+        (
+            UnknownEncoding,
+            "chatId=1&messageIds=[%22false_1@c.us_1%%22]",
+        ),
         (UnknownEncoding, "chatId=1&participant=50%"),
         (UnknownEncoding, "chatId=%4"),
     ] {
@@ -208,7 +255,11 @@ fn a_body_that_is_not_what_its_type_says_is_not_merged() {
         (MultipartFile, "multipart/form-data; boundary=b", &file),
         (NoChat, FORM, "chat=1"),
         (UnknownEncoding, "application/json; charset=utf-16", json),
-        (UnknownEncoding, "application/x-www-form-urlencoded; charset=latin1", "chatId=1"),
+        (
+            UnknownEncoding,
+            "application/x-www-form-urlencoded; charset=latin1",
+            "chatId=1",
+        ),
     ] {
         let read = try_read(PATH, &[("content-type", content_type)], body.as_bytes());
         assert_eq!(read.err(), Some(reason), "{content_type}: {body}");

@@ -88,7 +88,10 @@ fn set(variables: &mut Array, name: &[u8], value: Vec<u8>) {
         // What follows the last bracket is ignored.
         rest = &inside[end + 1..];
     }
-    let mut slot = Slot { array: variables, key: base };
+    let mut slot = Slot {
+        array: variables,
+        key: base,
+    };
     for key in keys {
         slot = slot.element(key);
     }
@@ -105,7 +108,8 @@ impl<'a> Slot<'a> {
     fn element(self, key: &[u8]) -> Self {
         let is_array = matches!(self.array.elements.get(&self.key), Some(Variable::Array(_)));
         if !is_array {
-            self.array.insert(self.key.clone(), Variable::Array(Array::default()));
+            self.array
+                .insert(self.key.clone(), Variable::Array(Array::default()));
         }
         let Some(Variable::Array(array)) = self.array.elements.get_mut(&self.key) else {
             unreachable!("made above");
@@ -166,8 +170,14 @@ mod tests {
             ("a[]=1&a[]=2", json!({"a": ["1", "2"]})),
             ("a[0]=1&a[1]=2", json!({"a": ["1", "2"]})),
             ("a[][0]=1&a[][1]=2", json!({"a": [["1"], {"1": "2"}]})),
-            ("a[x]=1&a[]=2&a[7]=3&a[]=4", json!({"a": {"x": "1", "0": "2", "7": "3", "8": "4"}})),
-            ("a.b=1&c+d=2&e[f=3&+g=4", json!({"a_b": "1", "c_d": "2", "e_f": "3", "g": "4"})),
+            (
+                "a[x]=1&a[]=2&a[7]=3&a[]=4",
+                json!({"a": {"x": "1", "0": "2", "7": "3", "8": "4"}}),
+            ),
+            (
+                "a.b=1&c+d=2&e[f=3&+g=4",
+                json!({"a_b": "1", "c_d": "2", "e_f": "3", "g": "4"}),
+            ),
             ("a%00b=1&=2&&c", json!({"a": "1", "c": ""})),
             ("a[b]c=1&a%5Bd%5D=%", json!({"a": {"b": "1", "d": "%"}})),
             ("a=1&a[]=2", json!({"a": ["2"]})),

@@ -22,7 +22,10 @@ pub(super) fn pairs(input: &[u8]) -> Vec<Pair> {
     let pair = |pair: &[u8]| {
         let pair = with_brackets(pair);
         // `a[=]=b`: a bracket before the equals sign ends the key.
-        let bracket = pair.windows(2).position(|two| two == b"]=").map(|at| at + 1);
+        let bracket = pair
+            .windows(2)
+            .position(|two| two == b"]=")
+            .map(|at| at + 1);
         let equals = bracket.or_else(|| pair.iter().position(|byte| *byte == b'='));
         match equals {
             Some(at) => (decode(&pair[..at]), decode(&pair[at + 1..])),
@@ -246,7 +249,10 @@ mod tests {
             ("a=1&a=2", json!({"a": ["1", "2"]})),
             ("a[]=1&a[]=2", json!({"a": ["1", "2"]})),
             ("a[0]=1&a[1]=2", json!({"a": ["1", "2"]})),
-            ("a%5B%5D%5B0%5D=1&a%5B%5D%5B1%5D=2", json!({"a": ["1", "2"]})),
+            (
+                "a%5B%5D%5B0%5D=1&a%5B%5D%5B1%5D=2",
+                json!({"a": ["1", "2"]}),
+            ),
             ("a[21]=1", json!({"a": {"21": "1"}})),
             ("a[x]=1&a[y][]=2", json!({"a": {"x": "1", "y": ["2"]}})),
             ("a.b=1&e[f=3", json!({"a.b": "1", "e": {"[f": "3"}})),

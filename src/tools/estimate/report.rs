@@ -152,7 +152,10 @@ impl Report {
         }
         // The names are those of `not_merged` in the gateway's access log.
         for (reason, count) in &counts.unmerged {
-            writeln!(f, "{count} receipts would not merge as they are written: {reason}")?;
+            writeln!(
+                f,
+                "{count} receipts would not merge as they are written: {reason}"
+            )?;
         }
         Ok(())
     }

@@ -34,10 +34,20 @@ mod tests {
 
     #[test]
     fn both_paths_of_receipts_are_known() {
-        for path in ["/v2/send/seen", "//v2/send//seen/", "/wp-json/awp/v1/sendSeen"] {
+        for path in [
+            "/v2/send/seen",
+            "//v2/send//seen/",
+            "/wp-json/awp/v1/sendSeen",
+        ] {
             assert!(is_receipt(path), "{path}");
         }
-        for path in ["/", "/v2", "/send/seen", "/v2/send/text", "/wp-json/awp/v1/send"] {
+        for path in [
+            "/",
+            "/v2",
+            "/send/seen",
+            "/v2/send/text",
+            "/wp-json/awp/v1/send",
+        ] {
             assert!(!is_receipt(path), "{path}");
         }
     }

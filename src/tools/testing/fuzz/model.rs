@@ -241,7 +241,11 @@ pub(super) fn same_ids(head: &Parts, body: &[u8], ids: &[String]) {
     assert_eq!(reading.node, ids, "as Node reads them");
     // Of a key that is simply repeated PHP reads the last value.
     let is_last = ids.len() > 1 && reading.php == ids[ids.len() - 1..];
-    assert!(reading.php == ids || is_last, "as PHP reads them: {:?}", reading.php);
+    assert!(
+        reading.php == ids || is_last,
+        "as PHP reads them: {:?}",
+        reading.php
+    );
 }
 
 /// `{true or false}_{chat}_{id}[_{participant}]`, in visible ASCII that JSON
