@@ -164,11 +164,11 @@ impl<M: Mergeable> Batch<M> {
         self.lock().callers.back().map(M::deadline)
     }
 
-    /// Removes the callers whose deadline has passed. The batch closes with the
+    /// Removes the callers whose deadline is too early. The batch closes with the
     /// last of them.
-    pub(crate) fn expire(&self, now: Instant) -> Vec<M> {
+    pub(crate) fn take_late(&self, is_too_early: impl Fn(Instant) -> bool) -> Vec<M> {
         let mut state = self.lock();
-        let is_late = |caller: &&M| caller.deadline() <= now;
+        let is_late = |caller: &&M| is_too_early(caller.deadline());
         let late = state.callers.iter().take_while(is_late).count();
         let expired: Vec<_> = state.callers.drain(..late).collect();
         if state.callers.is_empty() {

@@ -324,7 +324,7 @@ impl Replay {
             return;
         };
         if let Pending::Batch(batch) = &open.pending {
-            self.outcome.refused += batch.expire(now).len() as u64;
+            self.outcome.refused += batch.take_late(|deadline| deadline <= now).len() as u64;
             // Receipts that joined later keep the batch in the queue.
             if let Some(next) = batch.first_deadline() {
                 self.events.push(Reverse((next, Event::Deadline(id))));
