@@ -32,7 +32,7 @@ mod tokens;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -41,7 +41,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{self, BatchMode};
+use crate::config::{self, BatchEdge, BatchMode};
 use crate::http::path;
 use crate::limit::{Lane, Limiter, Refused};
 use crate::observe::metrics::Metrics;
@@ -75,6 +75,32 @@ pub(crate) struct Batcher {
     flush: CancellationToken,
     /// The tasks of the batches, which outlive their callers.
     tasks: TaskTracker,
+    /// Settled batches that are kept until their key is idle.
+    kept: AtomicUsize,
+}
+
+/// The two waits of a batch.
+#[derive(Clone, Copy, Debug)]
+struct Windows {
+    /// From its first caller until it is due.
+    open: Duration,
+    /// From its sealing until its key is idle, if its call ends sooner. `None`: the
+    /// key is idle from the sealing on.
+    busy: Option<Duration>,
+}
+
+impl Windows {
+    fn of(settings: &config::Batch, is_alone: bool, key_was_idle: bool) -> Self {
+        let is_leading = settings.edge == BatchEdge::Leading && !is_alone;
+        let is_due_at_once = is_alone || is_leading && key_was_idle;
+        Self {
+            open: match is_due_at_once {
+                true => Duration::ZERO,
+                false => settings.window,
+            },
+            busy: is_leading.then_some(settings.window),
+        }
+    }
 }
 
 impl Batcher {
@@ -96,6 +122,7 @@ impl Batcher {
             overspent: AtomicU64::new(0),
             flush: CancellationToken::new(),
             tasks,
+            kept: AtomicUsize::new(0),
         }
     }
 
@@ -164,23 +191,26 @@ impl Batcher {
         let joined = if alone {
             check()?;
             // Not in the table: no other receipt may find and join it.
-            Joined::New(Arc::new(Batch::alone(caller, arrived, caps)))
+            Joined::New {
+                batch: Arc::new(Batch::alone(caller, arrived, caps)),
+                key_was_idle: false,
+            }
         } else {
             self.open.join(caller, |caller| {
                 check()?;
                 Ok(Arc::new(Batch::open(caller, arrived, caps)))
             })?
         };
-        if let Joined::New(batch) = joined {
-            let window = if alone {
-                Duration::ZERO
-            } else {
-                settings.window
-            };
+        if let Joined::New {
+            batch,
+            key_was_idle,
+        } = joined
+        {
+            let windows = Windows::of(&settings, alone, key_was_idle);
             // A task, not the caller's future: the batch is sent even if the
             // caller disconnects, and a drain waits for it.
             let (lane, upstream) = (lane.clone(), Arc::clone(upstream));
-            let run = Arc::clone(self).run(batch, lane, upstream, window);
+            let run = Arc::clone(self).run(batch, lane, upstream, windows);
             self.tasks.spawn(run);
         }
         Ok(verdict)

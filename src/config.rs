@@ -41,8 +41,8 @@ pub use self::path_pattern::{PathPattern, PatternError};
 pub use self::quota::{Quota, QuotaError};
 pub use self::secret::Secret;
 pub use self::settings::{
-    Access, Batch, BatchMode, Class, Config, Egress, Instances, Limit, LimitMode, Log, LogAccess,
-    LogFormat, LogLevel, Metrics, Server, Tenant, Tls, Upstream,
+    Access, Batch, BatchEdge, BatchMode, Class, Config, Egress, Instances, Limit, LimitMode, Log,
+    LogAccess, LogFormat, LogLevel, Metrics, Server, Tenant, Tls, Upstream,
 };
 pub use self::table::FILE_VARIABLE;
 pub use self::upstream_url::{UpstreamUrl, UrlError};

@@ -111,6 +111,8 @@ pub struct Batch {
     pub paths: Vec<String>,
     /// How long a batch stays open after its first caller; zero turns merging off.
     pub window: Duration,
+    /// Whether the first receipt of an idle key waits for the window too.
+    pub edge: BatchEdge,
     /// The age at which a waiting batch no longer yields to other requests.
     pub max_delay: Duration,
     /// Distinct message ids in one batch.
@@ -129,6 +131,17 @@ pub enum BatchMode {
     Merge,
     /// Each is forwarded as it came; what merging would have saved is counted.
     Observe,
+}
+
+/// At which end of a window the first receipt is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchEdge {
+    /// At its end, with those that followed.
+    Trailing,
+    /// At once, where no call for such receipts is in flight or was sent within the
+    /// last window. Those that follow share the next call.
+    Leading,
 }
 
 /// `[limit]`: the rate limit of each WhatsApp instance.

@@ -14,7 +14,7 @@ use super::kind::{
 };
 use super::path_pattern::PathPattern;
 use super::quota::MAX_BURST;
-use super::settings::{BatchMode, Instances, LimitMode, LogAccess, LogFormat, LogLevel};
+use super::settings::{BatchEdge, BatchMode, Instances, LimitMode, LogAccess, LogFormat, LogLevel};
 
 /// How every variable of the gateway begins.
 pub(super) const PREFIX: &str = "WAWP_GATEWAY_";
@@ -92,6 +92,7 @@ const BATCH: &[Row] = &[
     reloadable("mode", Word(words::<BatchMode>)),
     reloadable("paths", List(&Text(batch_path))),
     reloadable("window", Duration),
+    reloadable("edge", Word(words::<BatchEdge>)),
     reloadable("max_delay", Duration),
     reloadable("max_ids", Count(1, 10_000)),
     reloadable("max_callers", Count(1, 100_000)),
