@@ -98,6 +98,8 @@ pub struct Upstream {
     pub response_timeout: Duration,
     /// How long an idle connection is kept for the next request.
     pub idle_timeout: Duration,
+    /// The age at which a connection takes no further request; zero is no bound.
+    pub max_age: Duration,
     /// PEM file of authorities to trust in addition to the built-in ones.
     pub ca: Option<PathBuf>,
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
+use super::age::{Age, Ages};
 use super::connection::{Connection, Http1Codec, MAX_STREAMS};
 use super::dial::{AddressRace, Dial, Io};
 use super::error::{Unreachable, UpstreamError};
@@ -35,6 +36,7 @@ pub(super) struct Connector {
     host: String,
     port: u16,
     timeout: Duration,
+    ages: Ages,
     tls: Option<Tls>,
     /// The upstream chose HTTP/1.1 the last time it could choose.
     http1_only: AtomicBool,
@@ -51,7 +53,11 @@ impl fmt::Debug for Connector {
 }
 
 impl Connector {
-    pub(super) fn new(settings: &config::Upstream, dial: Dial) -> Result<Self, TlsError> {
+    pub(super) fn new(
+        settings: &config::Upstream,
+        dial: Dial,
+        ages: Ages,
+    ) -> Result<Self, TlsError> {
         let url = &settings.url;
         let tls = if url.tls {
             Some(Tls::new(&url.host, settings.ca.as_deref())?)
@@ -64,6 +70,7 @@ impl Connector {
             host: url.host.clone(),
             port: url.port,
             timeout: settings.connect_timeout,
+            ages,
             tls,
             http1_only: AtomicBool::new(false),
             outage_log: OutageLog::default(),
@@ -95,6 +102,7 @@ impl Connector {
     }
 
     async fn open(&self, pool: &Pool, kind: RequestKind) -> Result<Connection, Unreachable> {
+        let age = self.ages.begin();
         let stream = match &self.dial {
             Dial::Tcp => {
                 let addresses = tokio::net::lookup_host((&*self.host, self.port)).await;
@@ -106,7 +114,7 @@ impl Connector {
             Dial::With(dial) => dial().await?,
         };
         let Some(tls) = &self.tls else {
-            return http1(stream, pool, kind).await;
+            return http1(stream, pool, age, kind).await;
         };
         // HTTP/2 has no `Upgrade` header (RFC 9113 §8.2.2).
         let connector = if kind == RequestKind::Upgrade {
@@ -125,9 +133,9 @@ impl Connector {
             self.http1_only.store(!is_http2, Ordering::Relaxed);
         }
         if is_http2 {
-            http2(stream, pool).await
+            http2(stream, pool, age).await
         } else {
-            http1(stream, pool, kind).await
+            http1(stream, pool, age, kind).await
         }
     }
 
@@ -141,12 +149,13 @@ impl Connector {
 async fn http1(
     stream: impl Io + 'static,
     pool: &Pool,
+    age: Age,
     kind: RequestKind,
 ) -> Result<Connection, Unreachable> {
     if kind == RequestKind::Fast {
         // No handshake and no task: the request's own task reads and writes.
         let connection = FastConnection::new(Box::new(stream));
-        return Ok(pool.add_http1(Http1Codec::Fast(Box::new(connection))));
+        return Ok(pool.add_http1(Http1Codec::Fast(Box::new(connection)), age));
     }
     let (sender, connection) = http1::Builder::new()
         .preserve_header_case(true)
@@ -163,10 +172,14 @@ async fn http1(
         // The error is not lost: the sender reports it to the request.
         drop(connection.with_upgrades().await);
     });
-    Ok(pool.add_http1(Http1Codec::Hyper(sender)))
+    Ok(pool.add_http1(Http1Codec::Hyper(sender), age))
 }
 
-async fn http2(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unreachable> {
+async fn http2(
+    stream: impl Io + 'static,
+    pool: &Pool,
+    age: Age,
+) -> Result<Connection, Unreachable> {
     let liveness = Liveness::new();
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -184,5 +197,5 @@ async fn http2(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unr
         // As above: each stream reports the error.
         drop(connection.await);
     });
-    Ok(pool.add_http2(sender, liveness))
+    Ok(pool.add_http2(sender, age, liveness))
 }

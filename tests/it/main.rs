@@ -12,6 +12,7 @@ mod admin;
 mod batches;
 mod browsers;
 mod cli;
+mod connection_age;
 mod counting;
 mod drain;
 mod early;

@@ -25,6 +25,7 @@ url = "http://[::1]:81"
 connect_timeout = "1s 500ms"
 response_timeout = "12s"
 idle_timeout = "13s"
+max_age = "14s"
 ca = "ca"
 [batch]
 mode = "observe"

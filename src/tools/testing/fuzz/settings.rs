@@ -122,6 +122,7 @@ fn bounded(config: &Config) {
         assert!(!above_zero.is_zero() && above_zero <= day, "{above_zero:?}");
     }
     for time in [
+        upstream.max_age,
         batch.window,
         batch.max_delay,
         batch.quarantine,
