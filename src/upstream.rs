@@ -5,7 +5,7 @@
 //!
 //! - [`age`]: when connections take no further request;
 //! - [`pool`]: idle and shared connections;
-//! - [`connect`], [`dial`], [`tls`]: making new ones;
+//! - [`connect`], [`dial`], [`tunnel`], [`tls`]: making new ones;
 //! - [`connection`], [`fast`]: one connection, of hyper or of the fast path;
 //! - [`liveness`]: whether an HTTP/2 connection still responds;
 //! - [`request`], [`response`]: requests sent and responses received;
@@ -24,6 +24,7 @@ mod request;
 mod response;
 mod timeout;
 mod tls;
+mod tunnel;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -164,8 +165,12 @@ impl Upstream {
     }
 
     /// Replaces the connections of all workers: each takes no further request, and the
-    /// name is looked up again.
-    pub(crate) fn reconnect(&self) {
+    /// name is looked up again. Uses the proxy of these settings.
+    pub(crate) fn reload(&self, settings: &config::Upstream) {
+        // The URL needs a restart, and the proxy of another one may be none.
+        if settings.url == self.settings.url {
+            self.connector.set_proxy(settings.proxy.clone());
+        }
         self.ages.end_all();
         self.pools.close_idle();
     }
@@ -190,7 +195,7 @@ impl Upstream {
         request: &mut UpstreamRequest,
         started: Instant,
     ) -> Result<(Received, Lease), UpstreamError> {
-        let kind = request::kind(request);
+        let kind = request::kind(request, self.settings.http);
         let mut timeout = ResponseTimeout {
             started,
             limit: self.settings.response_timeout,

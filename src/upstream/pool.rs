@@ -156,9 +156,9 @@ impl Pool {
             });
         }
         connections.retire(&self.ages, now);
-        connections.http2.retain(|shared| {
-            shared.streams() > 0 || now < shared.last_used() + self.idle_timeout
-        });
+        connections
+            .http2
+            .retain(|shared| shared.streams() > 0 || now < shared.last_used() + self.idle_timeout);
     }
 
     /// Waits until an idle connection has ended.

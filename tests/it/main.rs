@@ -29,6 +29,7 @@ mod pacing;
 mod passing;
 mod plain;
 mod protocols;
+mod proxies;
 mod raw_targets;
 mod reach;
 mod refusals;

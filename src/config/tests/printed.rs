@@ -22,6 +22,8 @@ tls.cert = "c\"\\"
 tls.key = "k"
 [upstream]
 url = "http://[::1]:81"
+http = "2"
+proxy = "http://p:15"
 connect_timeout = "1s 500ms"
 response_timeout = "12s"
 idle_timeout = "13s"
