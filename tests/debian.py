@@ -155,6 +155,7 @@ def settings(system):
 
 
 def scrape(system, scratch):
+    check("a request is there to be counted", " 200 " in system.request())
     prometheus = system.background(
         "prometheus", f"--config.file={ROOT}/grafana/prometheus.yml", f"--storage.tsdb.path={scratch}/tsdb",
         "--web.listen-address=127.0.0.1:9090", "--log.level=error", only_network=True,
