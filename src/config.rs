@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 mod check;
+mod described;
 mod effective;
 mod files;
 mod kind;
@@ -35,6 +36,7 @@ use self::layers::Layers;
 use self::secret::Sources;
 use self::value::Tree;
 
+pub(crate) use self::described::describe;
 pub use self::effective::{Effective, InForce};
 pub(crate) use self::kind::read_address;
 pub use self::mistakes::Mistakes;
