@@ -32,7 +32,7 @@ mod tokens;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -67,10 +67,6 @@ pub(crate) struct Batcher {
     retry_budget: RetryBudget,
     limiter: Arc<Limiter>,
     metrics: Arc<Metrics>,
-    /// Upstream calls that retries and splits took beyond what their batches
-    /// saved. Later savings pay for them first: `saved_total` is a counter and
-    /// must not decrease.
-    overspent: AtomicU64,
     /// Cancelled on drain: all windows end, and no later batch has one.
     flush: CancellationToken,
     /// The tasks of the batches, which outlive their callers.
@@ -119,7 +115,6 @@ impl Batcher {
             retry_budget: RetryBudget::new(),
             limiter,
             metrics,
-            overspent: AtomicU64::new(0),
             flush: CancellationToken::new(),
             tasks,
             kept: AtomicUsize::new(0),
@@ -226,22 +221,5 @@ impl Batcher {
         // While all receipts of this key fail, its own failure does not show that
         // its ids are bad. In quarantine, each would cost an upstream call.
         self.quarantine.holds(receipt, now) && self.common_failures.of(&receipt.key, now).is_none()
-    }
-
-    /// Counts what a batch saved: callers that got a response of the upstream,
-    /// minus its upstream calls.
-    fn count_saved(&self, responses: u64, calls: u64) {
-        // Several batches end at the same time. The closure may run more than
-        // once, and `saved` keeps the value of the run that was stored.
-        let mut saved = 0;
-        let settle = |overspent: u64| {
-            let spent = calls + overspent;
-            saved = responses.saturating_sub(spent);
-            Some(spent.saturating_sub(responses))
-        };
-        self.overspent
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, settle)
-            .expect("a value is always given");
-        self.metrics.saved.inc_by(saved);
     }
 }

@@ -151,6 +151,9 @@ impl Gateway {
         let (idle, active) = self.server.proxy.upstream.connections();
         let metrics = self.metrics();
         metrics.scraped().upstream_connections(idle, active);
+        metrics
+            .scraped()
+            .modes(shared.limiter.observes(), shared.batcher.observes());
         metrics.exposition()
     }
 

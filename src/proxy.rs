@@ -225,7 +225,7 @@ impl Proxy {
         });
         let status = response.status();
         log_entry.set_response(status, error);
-        if error.is_some() || status.is_server_error() {
+        if error.is_some() || status.as_u16() >= 400 {
             shared.metrics.failures.push(|| Failure {
                 time: SystemTime::now(),
                 status,

@@ -87,8 +87,8 @@ impl<'b> Settlement<'b> {
         let Tally { calls, responses } = &self.calls.tally;
         let responses = responses.load(Ordering::Relaxed);
         self.calls
-            .batcher
-            .count_saved(responses, calls.load(Ordering::Relaxed));
+            .lane
+            .record_savings(responses, calls.load(Ordering::Relaxed));
     }
 
     /// Sends one call for all callers, and the calls that follow where it is

@@ -127,7 +127,11 @@ impl ShadowBatch {
         let refuse = |shadows: Vec<_>, refused: Refused| would_refuse(lane, refused, shadows.len());
         let token = if self.takes_token {
             let token = batcher.first_token(batch, lane, refuse).await;
-            token.map(|(_, waited)| batcher.limiter.record_would_delay(waited, Route::Seen))
+            token.map(|(_, waited)| {
+                batcher
+                    .limiter
+                    .record_would_delay(lane, waited, Route::Seen)
+            })
         } else {
             Ok(())
         };
@@ -144,7 +148,7 @@ impl ShadowBatch {
             Ok(()) if batcher.observes() => {
                 // Without splits, so one call for all: an upper bound.
                 let saved = shadows.len().saturating_sub(1);
-                batcher.metrics.would_save.inc_by(saved as u64);
+                lane.series().would_save.inc_by(saved as u64);
             }
             Ok(()) => {}
         }
