@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +45,7 @@ use crate::config::{self, BatchEdge, BatchMode};
 use crate::http::path;
 use crate::limit::{Lane, Limiter, Refused};
 use crate::observe::metrics::Metrics;
-use crate::receipt::Receipt;
+use crate::receipt::{NotMerged, Receipt};
 use crate::upstream::Upstream;
 use caller::Caller;
 pub(crate) use caller::{BatchResponse, NoResponse, Timing, Verdict};
@@ -121,6 +121,11 @@ impl Batcher {
         }
     }
 
+    /// The settings in force.
+    pub(crate) fn settings(&self) -> Guard<Arc<config::Batch>> {
+        self.settings.load()
+    }
+
     /// Replaces the settings (rule: reload). Open batches keep their own.
     pub(crate) fn reconfigure(&self, settings: config::Batch) {
         self.settings.store(Arc::new(settings));
@@ -167,9 +172,11 @@ impl Batcher {
             lane.check_pause(deadline)?;
         }
         let caps = Caps::of(&settings);
-        let alone = self.goes_alone(&receipt, &settings, arrived);
+        let goes_alone = self.goes_alone(&receipt, &settings, arrived);
+        let alone = goes_alone.is_some();
         let (sender, verdict) = oneshot::channel();
         let caller = Caller {
+            if_alone: goes_alone.unwrap_or_else(|| receipt.reason_if_alone()),
             receipt,
             arrived,
             deadline,
@@ -211,15 +218,24 @@ impl Batcher {
         Ok(verdict)
     }
 
-    /// Whether a receipt stays out of batches.
-    fn goes_alone(&self, receipt: &Receipt, settings: &config::Batch, now: Instant) -> bool {
-        // `batch.window = "0ms"` turns merging off. A list above `max_ids` fits no
-        // batch.
-        if settings.window.is_zero() || receipt.id_count() > settings.max_ids {
-            return true;
+    /// Why a receipt stays out of batches.
+    fn goes_alone(
+        &self,
+        receipt: &Receipt,
+        settings: &config::Batch,
+        now: Instant,
+    ) -> Option<NotMerged> {
+        if settings.window.is_zero() {
+            return Some(NotMerged::MergingOff);
+        }
+        // Such a list fits no batch.
+        if receipt.id_count() > settings.max_ids {
+            return Some(NotMerged::TooManyIds);
         }
         // While all receipts of this key fail, its own failure does not show that
         // its ids are bad. In quarantine, each would cost an upstream call.
-        self.quarantine.holds(receipt, now) && self.common_failures.of(&receipt.key, now).is_none()
+        let is_held = self.quarantine.holds(receipt, now)
+            && self.common_failures.of(&receipt.key, now).is_none();
+        is_held.then_some(NotMerged::Quarantined)
     }
 }

@@ -14,6 +14,7 @@ mod check;
 mod described;
 mod effective;
 mod files;
+mod ignored;
 mod kind;
 mod layers;
 mod mistakes;

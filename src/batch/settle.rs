@@ -46,8 +46,8 @@ impl<'b> Settlement<'b> {
         batcher: &'b Batcher,
         lane: &'b Lane,
         upstream: &'b Upstream,
-        opened: Instant,
-        due: Instant,
+        (opened, due): (Instant, Instant),
+        callers: usize,
     ) -> Self {
         let calls = CallContext {
             batcher,
@@ -55,6 +55,7 @@ impl<'b> Settlement<'b> {
             upstream,
             opened,
             due,
+            callers,
             tally: Tally::default(),
         };
         Self { calls }

@@ -69,16 +69,15 @@ impl Batcher {
         let settings = self.settings.load();
         let rules = self.limiter.rules();
         let takes_token = rules.observes;
-        let alone = self.goes_alone(receipt, &settings, now);
+        let alone = self.goes_alone(receipt, &settings, now).is_some();
         let deadline = now + rules.max_wait;
-        let form = receipt.form();
         let ids = receipt.ids();
         // The list of a receipt that goes alone may have any length and is not
         // needed.
         let ids = ids.hashed().filter(|_| !alone);
         let shadow = Shadow {
             key: receipt.key.clone(),
-            ids: ids.map(|(id, hash)| (hash, form.cost(&id))).collect(),
+            ids: ids.map(|(id, hash)| (hash, receipt.id_cost(&id))).collect(),
             max_id_bytes: receipt.max_id_bytes(),
             deadline,
         };

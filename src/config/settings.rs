@@ -144,6 +144,10 @@ pub struct Batch {
     pub max_callers: usize,
     /// How long a caller stays out of batches after its own request failed.
     pub quarantine: Duration,
+    /// Headers in which merged receipts may differ, in lower case.
+    pub ignore_headers: Vec<String>,
+    /// Fields of query and body in which merged receipts may differ.
+    pub ignore_fields: Vec<String>,
 }
 
 /// What happens to receipts that could share an upstream call.

@@ -6,6 +6,7 @@
 
 use std::sync::LazyLock;
 
+use super::ignored::{ignored_field, ignored_header};
 use super::kind::Kind::{
     self, Address, Count, Duration, Key, List, Proxy, Rate, Switch, Text, Timeout, Tokens, Url,
     Word,
@@ -104,6 +105,8 @@ const BATCH: &[Row] = &[
     reloadable("max_ids", Count(1, 10_000)),
     reloadable("max_callers", Count(1, 100_000)),
     reloadable("quarantine", Duration),
+    reloadable("ignore_headers", List(&Text(ignored_header))),
+    reloadable("ignore_fields", List(&Text(ignored_field))),
 ];
 
 const LIMIT: &[Row] = &[

@@ -11,6 +11,8 @@ mod batches;
 mod codes;
 mod failures;
 mod instances;
+mod not_merged;
+mod receipts;
 mod registrar;
 mod savings;
 mod scraped;
@@ -31,6 +33,8 @@ pub(crate) use codes::Codes;
 pub(crate) use failures::{Failure, Failures};
 use instances::Instances;
 pub(crate) use instances::{InstanceSeries, UpstreamFailure};
+pub(crate) use not_merged::NotMerged;
+use receipts::Receipts;
 use registrar::Registrar;
 pub(crate) use scraped::{BucketStatus, Scraped};
 pub(crate) use tenants::TenantSeries;
@@ -115,6 +119,7 @@ pub struct Metrics {
     pub(crate) upstream_broken_off: IntCounter,
     upstream_seconds: [Histogram; 2],
     pub(crate) batches: Batches,
+    pub(crate) receipts: Receipts,
     /// Reloads that changed nothing, because the settings could not be used.
     pub(crate) reload_failures: IntCounter,
     /// Lines of the access log that could not be written, or not in time.
@@ -173,6 +178,7 @@ impl Metrics {
                 REQUEST_SECONDS,
             ),
             batches: Batches::new(&registrar),
+            receipts: Receipts::new(&registrar),
             reload_failures: registrar.counter(
                 "wawp_gateway_reload_failures_total",
                 "Reloads that changed nothing, because the settings could not be used.",

@@ -17,7 +17,7 @@ use crate::http::retry_after;
 use crate::limit::{Acquired, Kind, Lane, Scope};
 use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::{Route, UpstreamFailure};
-use crate::receipt::Receipt;
+use crate::receipt::{NotMerged, Receipt};
 use crate::upstream::UpstreamResponse;
 
 impl Proxy {
@@ -67,6 +67,7 @@ impl Proxy {
         let Shared {
             limiter, batcher, ..
         } = &*self.shared;
+        ctx.log_entry.set_merging(Err(NotMerged::MergingOff));
         batcher.shadow(&receipt, lane);
         let acquired = if limiter.observes() {
             // The shadow of its batch takes the token.
@@ -110,18 +111,28 @@ impl Proxy {
         }
         let body = body.into_client_body(VecDeque::new());
         let mut response = Box::new(ClientResponse { head, body });
-        self.annotate(&mut response.head, lane, &acquired);
+        let not_merged = ctx.log_entry.not_merged();
+        self.annotate(&mut response.head, lane, &acquired, not_merged);
         Ok(response)
     }
 
     /// Adds `Server-Timing` and `RateLimit`, if the settings enable them.
-    fn annotate(&self, head: &mut ResponseHead, lane: &Lane, acquired: &Acquired) {
+    fn annotate(
+        &self,
+        head: &mut ResponseHead,
+        lane: &Lane,
+        acquired: &Acquired,
+        not_merged: Option<NotMerged>,
+    ) {
         // A 101 is part of another protocol's handshake: nothing is added to it.
         if head.status() == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
-        if let (Some(queue), true) = (acquired.waited, self.shared.settings.timing_header) {
-            server_timing::of_queued(head, queue, acquired.permit.granted.elapsed());
+        let is_timed = acquired.waited.is_some() || not_merged.is_some();
+        if is_timed && self.shared.settings.timing_header {
+            let queue = acquired.waited.unwrap_or_default();
+            let upstream = acquired.permit.granted.elapsed();
+            server_timing::of_forwarded(head, not_merged, queue, upstream);
         }
         self.add_ratelimit_headers(head, lane, acquired.permit.remaining);
     }

@@ -1,5 +1,7 @@
 //! `batch.edge = "leading"`: the first receipt of an idle key does not wait.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 use crate::config::BatchEdge;
 use crate::tools::sandbox::Fault;
