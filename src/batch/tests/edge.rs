@@ -48,7 +48,7 @@ async fn a_burst_costs_one_more_call() {
         assert_eq!(world.times(), [0, 51], "{latency} ms");
         assert_eq!(world.sent()[0], ids(&["0"]));
         assert_eq!(world.sent()[1].len(), 29);
-        assert_eq!(world.metrics.saved(), 28);
+        assert_eq!(world.metrics.saved_by_instances(), 28);
     }
 }
 
