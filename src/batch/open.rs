@@ -66,8 +66,8 @@ pub(crate) struct Batch<M: Mergeable> {
 #[derive(Debug)]
 struct State<M> {
     is_open: bool,
-    /// In the order of joining. That is also the order of their deadlines, up
-    /// to the small delay between arrival and joining on different workers.
+    /// In the order of joining. Their deadlines have nearly the same order; a
+    /// reload of `limit.max_wait` can change it.
     callers: VecDeque<M>,
     /// The distinct ids of all callers.
     ids: HashTable<IdHash>,
@@ -162,21 +162,24 @@ impl<M: Mergeable> Batch<M> {
 
     /// The earliest deadline of the callers.
     pub(crate) fn first_deadline(&self) -> Option<Instant> {
-        self.lock().callers.front().map(M::deadline)
+        self.lock().callers.iter().map(M::deadline).min()
     }
 
     /// The latest deadline of the callers.
     pub(crate) fn last_deadline(&self) -> Option<Instant> {
-        self.lock().callers.back().map(M::deadline)
+        self.lock().callers.iter().map(M::deadline).max()
     }
 
     /// Removes the callers whose deadline is too early. The batch closes with the
     /// last of them.
     pub(crate) fn take_late(&self, is_too_early: impl Fn(Instant) -> bool) -> Vec<M> {
         let mut state = self.lock();
-        let is_late = |caller: &&M| is_too_early(caller.deadline());
-        let late = state.callers.iter().take_while(is_late).count();
-        let expired: Vec<_> = state.callers.drain(..late).collect();
+        let callers = std::mem::take(&mut state.callers);
+        let (expired, rest): (VecDeque<_>, _) = callers
+            .into_iter()
+            .partition(|caller| is_too_early(caller.deadline()));
+        state.callers = rest;
+        let expired = Vec::from(expired);
         if state.callers.is_empty() {
             self.close(&mut state);
         } else if !expired.is_empty() {

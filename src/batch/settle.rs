@@ -37,7 +37,7 @@ struct Sent {
     outcome: Outcome,
     /// The callers that have no verdict yet.
     open: Vec<Caller>,
-    /// `None` if the call was not sent, or settled all callers.
+    /// `None` if the call was not sent, or its response was too long to share.
     last: Option<LastCall>,
 }
 

@@ -157,6 +157,13 @@ impl Lane {
             .unwrap_or(Ok(()))
     }
 
+    /// Until when a pause certainly lets no request go; it may be over.
+    pub(crate) fn paused_until(&self) -> Option<Instant> {
+        self.account
+            .inspect(self.credential, Bucket::paused_until)
+            .flatten()
+    }
+
     /// The refusal of a request that waited until its deadline came.
     pub(crate) fn too_late(&self) -> Refused {
         let inspect = |bucket: &Bucket<_>| bucket.too_late(Instant::now());
