@@ -254,7 +254,7 @@ impl Lane {
         }
     }
 
-    /// Whether every response carries `RateLimit` fields.
+    /// Whether responses carry `RateLimit` fields.
     pub(crate) fn sends_ratelimit_headers(&self) -> bool {
         self.registry.policy().headers
     }
