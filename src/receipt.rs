@@ -111,10 +111,7 @@ impl Receipt {
 
     /// Why this receipt is not merged if no other one comes that may share its call.
     pub(crate) fn reason_if_alone(&self) -> NotMerged {
-        match &self.list {
-            Some(list) if !list.is_extensible => NotMerged::ListForm,
-            _ => NotMerged::Alone,
-        }
+        list::reason_if_alone(self.list.as_ref())
     }
 
     /// The ids in the caller's order.

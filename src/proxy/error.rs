@@ -271,7 +271,9 @@ fn describe(refused: &Refused) -> String {
     };
     match refused.refusal {
         Refusal::QueueFull => {
-            format!("{waiting} upstream calls of this instance wait already (limit.max_queue){limit}")
+            format!(
+                "{waiting} upstream calls of this instance wait already (limit.max_queue){limit}"
+            )
         }
         Refusal::WaitTooLong => {
             format!("{budget} is used up and {waiting} upstream calls wait (limit.max_wait){limit}")

@@ -111,7 +111,9 @@ impl Proxy {
         }
         let body = body.into_client_body(VecDeque::new());
         let mut response = Box::new(ClientResponse { head, body });
-        let not_merged = ctx.log_entry.not_merged();
+        // Where merging is only observed, no response changes (rule: observe mode).
+        let merges = !self.shared.batcher.observes();
+        let not_merged = ctx.log_entry.not_merged().filter(|_| merges);
         self.annotate(&mut response.head, lane, &acquired, not_merged);
         Ok(response)
     }

@@ -117,6 +117,14 @@ impl Form {
         )
     }
 
+    /// Whether a list is several fields of this form.
+    fn is_repeatable(self) -> bool {
+        !matches!(
+            self,
+            Self::Json | Self::JsonText | Self::Commas | Self::OldSingle
+        )
+    }
+
     /// The most bytes that an id takes in a merged request, in addition to its own.
     fn overhead(self, site: Site) -> usize {
         // Brackets are at most percent-encoded, an index has at most five digits.
@@ -209,6 +217,15 @@ pub(super) fn take(
     }
 }
 
+/// Why a receipt with this list is not merged if no other one comes that may share its
+/// call.
+pub(super) fn reason_if_alone(list: Option<&List>) -> NotMerged {
+    match list {
+        Some(list) if !list.is_extensible => NotMerged::ListForm,
+        _ => NotMerged::Alone,
+    }
+}
+
 /// A field with ids.
 struct IdsField {
     place: Place,
@@ -293,7 +310,10 @@ impl List {
             if number > 0 {
                 // Several values under one name: each must be one id.
                 match field.read? {
-                    (one, 1) if one == name_form && form == name_form => count += 1,
+                    // In JSON a repeated key is never a list.
+                    (one, 1) if one == form && form.is_repeatable() && site != Site::JsonBody => {
+                        count += 1;
+                    }
                     _ => return Err(NotMerged::AmbiguousKey),
                 }
             }
@@ -302,12 +322,8 @@ impl List {
                 return Err(NotMerged::IdsShape);
             }
         }
-        match (form, fields.len()) {
-            (Form::Single, 1) | (Form::OldSingle, 1) => {}
-            (Form::Single, _) => form = Form::Repeated,
-            // Of two `messageId` backends read the first, the last or both.
-            (Form::OldSingle, _) => return Err(NotMerged::AmbiguousKey),
-            _ => {}
+        if form == Form::Single && fields.len() > 1 {
+            form = Form::Repeated;
         }
         // An empty list is the whole chat.
         if count == 0 {

@@ -293,6 +293,16 @@ fn names_a_chat(field: &Field<'_>) -> bool {
 }
 
 impl Parsed<'_> {
+    /// How many ids there are, repeated ones included; 0 means the whole chat.
+    pub(crate) fn id_count(&self) -> usize {
+        self.list.as_ref().map_or(0, |list| list.count)
+    }
+
+    /// Why this receipt is not merged if no other one comes that may share its call.
+    pub(crate) fn reason_if_alone(&self) -> NotMerged {
+        list::reason_if_alone(self.list.as_ref())
+    }
+
     /// Lists the parts of the merge key, in a fixed order.
     pub(crate) fn key_parts(&self, sink: &mut impl KeySink) {
         sink.part(KeyPart::Path);

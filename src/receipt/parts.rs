@@ -43,10 +43,10 @@ pub(super) fn scan<'r>(
     // Without a preamble: the body begins with a delimiter.
     let mut rest = body.strip_prefix(delimiter).ok_or(NotMerged::Malformed)?;
     loop {
-        match rest {
-            // Without an epilogue.
-            b"--" | b"--\r\n" => return Ok(()),
-            _ => {}
+        // Without an epilogue other than line ends, which some clients write.
+        let end = rest.strip_prefix(b"--");
+        if end.is_some_and(|end| end.iter().all(|byte| matches!(byte, b'\r' | b'\n'))) {
+            return Ok(());
         }
         let part = rest.strip_prefix(b"\r\n").ok_or(NotMerged::Malformed)?;
         // Every occurrence ends the part: where it is not a delimiter to all parsers
@@ -243,7 +243,7 @@ mod tests {
                 "a",
             ),
         ] {
-            for end in ["", "\r\n"] {
+            for end in ["", "\r\n", "\r\n\r\n"] {
                 let body = format!("--x\r\n{head}\r\n\r\n1\r\n--x--{end}");
                 let expected = vec![(name.to_owned(), "1".to_owned())];
                 assert_eq!(read(&body), Ok(expected), "{head}");

@@ -12,7 +12,6 @@ pub(crate) mod qs;
 
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use http::request::Parts;
 use serde_json::{Map, Value};
 
 /// What a backend reads of a request.
@@ -27,25 +26,24 @@ pub(crate) struct Reading {
 type Pair = (Vec<u8>, Vec<u8>);
 
 /// As PHP reads it.
-pub(crate) fn as_php(head: &Parts, body: &[u8]) -> Reading {
-    read(head, body, php::pairs, php::read)
+pub(crate) fn as_php(query: &str, headers: &HeaderMap, body: &[u8]) -> Reading {
+    read(query, headers, body, (php::pairs, php::read))
 }
 
 /// As Express reads it.
-pub(crate) fn as_node(head: &Parts, body: &[u8]) -> Reading {
-    read(head, body, qs::pairs, qs::read)
+pub(crate) fn as_node(query: &str, headers: &HeaderMap, body: &[u8]) -> Reading {
+    read(query, headers, body, (qs::pairs, qs::read))
 }
 
 fn read(
-    head: &Parts,
+    query: &str,
+    headers: &HeaderMap,
     body: &[u8],
-    pairs: fn(&[u8]) -> Vec<Pair>,
-    tree: fn(Vec<Pair>) -> Value,
+    (pairs, tree): (fn(&[u8]) -> Vec<Pair>, fn(Vec<Pair>) -> Value),
 ) -> Reading {
-    let query = head.uri.query().unwrap_or_default();
-    let body = match essence(&head.headers).as_str() {
+    let body = match essence(headers).as_str() {
         "application/x-www-form-urlencoded" => tree(pairs(body)),
-        "multipart/form-data" => match parts(&head.headers, body) {
+        "multipart/form-data" => match parts(headers, body) {
             Some(parts) => tree(parts),
             None => Value::Null,
         },
@@ -82,6 +80,19 @@ fn parts(headers: &HeaderMap, body: &[u8]) -> Option<Vec<Pair>> {
     };
     // The stream is always ready, so one poll reads it to its end.
     futures_util::FutureExt::now_or_never(reading)?
+}
+
+impl Reading {
+    /// What it says about a receipt, without credentials: the body's fields count
+    /// before those of the query.
+    pub(crate) fn of_receipt(self) -> Value {
+        const FIELDS: [&str; 4] = ["chatId", "participant", "messageIds", "messageId"];
+        let fields = FIELDS.into_iter().filter_map(|name| {
+            let value = self.body.get(name).or_else(|| self.query.get(name))?;
+            Some((name.to_owned(), value.clone()))
+        });
+        object(fields)
+    }
 }
 
 /// The value without the message ids, and the ids in their order.

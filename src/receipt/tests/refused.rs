@@ -88,6 +88,14 @@ fn a_json_body_that_is_not_understood_is_not_merged() {
         ),
         (
             AmbiguousKey,
+            r#"{"chatId":"1","messageIds":["false_1_A"],"messageIds":["false_1_B"]}"#,
+        ),
+        (
+            AmbiguousKey,
+            r#"{"chatId":"1","messageIds":"false_1_A","messageIds":"false_1_B"}"#,
+        ),
+        (
+            AmbiguousKey,
             r#"{"chatId":"1","messageIds":["false_1_A"],"messageId":"false_1_B"}"#,
         ),
         (AmbiguousInstance, r#"{"chatId":"1","instance_id":["1"]}"#),

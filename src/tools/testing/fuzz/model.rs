@@ -209,7 +209,9 @@ impl Reading {
                 values.push(value.unwrap_or_default().trim_ascii().to_vec());
             }
         }
-        let (php, node) = (backends::as_php(head, body), backends::as_node(head, body));
+        let query = head.uri.query().unwrap_or_default();
+        let php = backends::as_php(query, &head.headers, body);
+        let node = backends::as_node(query, &head.headers, body);
         let [(php_query, ids), (php_body, more)] = [php.query, php.body].map(without_ids);
         let php_ids = [ids, more].concat();
         let [(node_query, ids), (node_body, more)] = [node.query, node.body].map(without_ids);
