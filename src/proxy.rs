@@ -215,6 +215,8 @@ impl Proxy {
         let shared = &*self.shared;
         let (log_entry, route) = (&mut guard.log_entry, guard.route);
         let error = result.as_ref().err().map(Error::code);
+        // The next request may begin elsewhere than it seems (RFC 9112 §6.3).
+        let is_malformed = matches!(result, Err(Error::Malformed(_)));
         let mut response = result.unwrap_or_else(|error| {
             let mut response = error.response();
             // Otherwise a browser hides the response from its page (rule: preflights).
@@ -237,7 +239,7 @@ impl Proxy {
         }
         shared.metrics.requests[route as usize].code(status).inc();
         let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS;
-        let must_close = || guard.conn().decline_body() || shared.drain.has_begun();
+        let must_close = || is_malformed || guard.conn().decline_body() || shared.drain.has_begun();
         // HTTP/2 has GOAWAY instead, which its connection sends.
         if facts.version < Version::HTTP_2 && !is_upgrade && must_close() {
             response.head.close_connection();
