@@ -172,6 +172,7 @@ impl Proxy {
         // HTTP/2 has no `Upgrade` (RFC 9113 §8.6).
         let is_upgradable = head.version == Version::HTTP_11 && body.is_empty();
         hop_by_hop::strip(&mut head.headers, is_upgradable);
+        head.set_announces_body(!body.is_empty());
         if head.version == Version::HTTP_2 {
             hop_by_hop::from_http2(head, body.is_empty());
         }
