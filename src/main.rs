@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     telemetry::install_panic_hook();
     match cli::parse() {
         Command::Serve { config, overrides } => serve(config, overrides),
-        Command::Check { config } => check(config),
+        Command::Check { config, overrides } => check(config, &overrides),
         Command::Defaults => print(|out| out.write_all(config::DEFAULTS.as_bytes())),
         Command::Sandbox(args) => sandbox(&args),
         Command::Demo { access_log } => demo(access_log.as_deref()),
@@ -43,15 +43,10 @@ fn settings_file(named: Option<PathBuf>) -> Option<PathBuf> {
     config::find_file(named, variable, Path::new(config::DEFAULT_FILE))
 }
 
-fn check(named: Option<PathBuf>) -> ExitCode {
-    let Some(file) = settings_file(named) else {
-        let message = format_args!(
-            "there is no settings file to check: name one with --config or {}",
-            config::FILE_VARIABLE
-        );
-        return fail(EXIT_SETTINGS, &message);
-    };
-    match app::check(Some(&file), std::env::vars_os()) {
+fn check(named: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
+    // Without a file, variables and flags can still be wrong.
+    let file = settings_file(named);
+    match app::check(file.as_deref(), std::env::vars_os(), overrides) {
         Ok(effective) => print(|out| write!(out, "{effective}")),
         Err(mistakes) => fail(EXIT_SETTINGS, &mistakes),
     }
