@@ -30,10 +30,12 @@ pub enum Command {
         /// The settings among the flags.
         overrides: Overrides,
     },
-    /// Check a settings file and print the effective settings.
+    /// Check the settings and print the effective ones.
     Check {
         /// The settings file, if one is named.
         config: Option<PathBuf>,
+        /// The settings among the flags.
+        overrides: Overrides,
     },
     /// Print every setting with its default.
     Defaults,
@@ -102,13 +104,12 @@ struct CommandLine {
 enum TypedCommand {
     /// Run the gateway; so does no command at all
     Serve(ServeArgs),
-    /// Report every mistake in a settings file, or its effect
+    /// Report every mistake in the settings, or their effect
     Check {
-        /// The settings file [default: as for serve]
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
+        #[command(flatten)]
+        serve: ServeArgs,
         /// Print every setting with its default and a comment
-        #[arg(long, conflicts_with = "config")]
+        #[arg(long, exclusive = true)]
         defaults: bool,
     },
     /// Ask a running gateway whether it accepts requests: exit 0 or 1
@@ -217,7 +218,10 @@ impl From<CommandLine> for Command {
             None => line.serve.into(),
             Some(TypedCommand::Serve(serve)) => serve.into(),
             Some(TypedCommand::Check { defaults: true, .. }) => Self::Defaults,
-            Some(TypedCommand::Check { config, .. }) => Self::Check { config },
+            Some(TypedCommand::Check { serve, .. }) => Self::Check {
+                config: serve.config,
+                overrides: serve.overrides,
+            },
             Some(TypedCommand::Health { config, admin }) => Self::Health { config, admin },
             Some(TypedCommand::Sandbox(sandbox)) => Self::Sandbox(sandbox),
             Some(TypedCommand::Demo { access_log }) => Self::Demo { access_log },

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     telemetry::install_panic_hook();
     match cli::parse() {
         Command::Serve { config, overrides } => serve(config, overrides),
-        Command::Check { config } => check(config),
+        Command::Check { config, overrides } => check(config, &overrides),
         Command::Defaults => print(|out| out.write_all(config::DEFAULTS.as_bytes())),
         Command::Health { config, admin } => health(config, admin),
         Command::Sandbox(args) => sandbox(&args),
@@ -51,15 +51,10 @@ fn load(named: Option<PathBuf>) -> Result<Effective, Mistakes> {
     config::load(file.as_deref(), std::env::vars_os(), &Overrides::default())
 }
 
-fn check(named: Option<PathBuf>) -> ExitCode {
-    let Some(file) = settings_file(named) else {
-        let message = format_args!(
-            "there is no settings file to check: name one with --config or {}",
-            config::FILE_VARIABLE
-        );
-        return fail(EXIT_SETTINGS, &message);
-    };
-    match app::check(Some(&file), std::env::vars_os()) {
+fn check(named: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
+    // Without a file, variables and flags can still be wrong.
+    let file = settings_file(named);
+    match app::check(file.as_deref(), std::env::vars_os(), overrides) {
         Ok(effective) => print(|out| write!(out, "{effective}")),
         Err(mistakes) => fail(EXIT_SETTINGS, &mistakes),
     }

@@ -172,6 +172,7 @@ impl Proxy {
         // HTTP/2 has no `Upgrade` (RFC 9113 §8.6).
         let is_upgradable = head.version == Version::HTTP_11 && body.is_empty();
         hop_by_hop::strip(&mut head.headers, is_upgradable);
+        head.set_announces_body(!body.is_empty());
         if head.version == Version::HTTP_2 {
             hop_by_hop::from_http2(head, body.is_empty());
         }
@@ -223,6 +224,8 @@ impl Proxy {
         let (log_entry, route) = (&mut guard.log_entry, guard.route);
         let error = result.as_ref().err().map(Error::code);
         let not_merged = log_entry.not_merged();
+        // The next request may begin elsewhere than it seems (RFC 9112 §6.3).
+        let is_malformed = matches!(result, Err(Error::Malformed(_)));
         let mut response = result.unwrap_or_else(|error| {
             let mut response = error.response();
             if let (Some(reason), true) = (not_merged, shared.settings.timing_header) {
@@ -251,7 +254,7 @@ impl Proxy {
             shared.metrics.receipts.count(merging);
         }
         let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS;
-        let must_close = || guard.conn().decline_body() || shared.drain.has_begun();
+        let must_close = || is_malformed || guard.conn().decline_body() || shared.drain.has_begun();
         // HTTP/2 has GOAWAY instead, which its connection sends.
         if facts.version < Version::HTTP_2 && !is_upgrade && must_close() {
             response.head.close_connection();

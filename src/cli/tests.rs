@@ -54,10 +54,17 @@ fn the_other_commands() {
     assert_eq!(
         read("check --config g.toml").unwrap(),
         Command::Check {
-            config: Some("g.toml".into())
+            config: Some("g.toml".into()),
+            overrides: Overrides::default(),
         }
     );
-    assert_eq!(read("check").unwrap(), Command::Check { config: None });
+    let overrides = Overrides {
+        rate: Some("5".to_owned()),
+        ..Overrides::default()
+    };
+    let config = None;
+    let expected = Command::Check { config, overrides };
+    assert_eq!(read("check --rate 5").unwrap(), expected);
     assert_eq!(read("check --defaults").unwrap(), Command::Defaults);
     assert_eq!(read("demo").unwrap(), Command::Demo { access_log: None });
     let access_log = Some(PathBuf::from("demo.jsonl"));

@@ -225,8 +225,27 @@ pub(super) fn parse(name: Option<&Arc<str>>, bytes: &[u8], mistakes: &mut Mistak
             .map_or(0, |before| before.chars().count());
         // The parser's `Display` quotes the line, which may contain a secret; its message does not.
         mistakes.syntax(at(line, 0), &at(line, column), error.message());
+        for line in misread_below(text, line) {
+            mistakes.consequence(at(line, 0));
+        }
     }
     tree(table.get_ref(), &|span| at(line_of(span.start), 0))
+}
+
+/// The lines that the parser misreads after a syntax error in this line: if it is a heading, the
+/// keys below it are read as those of another section, and behind `[[` the next section as a list.
+fn misread_below(text: &str, line: usize) -> Vec<usize> {
+    let mut lines = (1..).zip(text.lines().map(str::trim_start)).skip(line - 1);
+    let mut sections = match lines.next() {
+        Some((_, broken)) if broken.starts_with("[[") => 2,
+        Some((_, broken)) if broken.starts_with('[') => 1,
+        _ => 0,
+    };
+    let misread = lines.take_while(|(_, text)| {
+        sections -= i32::from(text.starts_with('['));
+        sections > 0
+    });
+    misread.map(|(line, _)| line).collect()
 }
 
 /// Says whether a variable is one that Kubernetes or Docker sets in every container next to a

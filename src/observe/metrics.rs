@@ -17,6 +17,7 @@ mod registrar;
 mod savings;
 mod scraped;
 mod tenants;
+mod unreadable;
 
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use registrar::Registrar;
 pub(crate) use scraped::{BucketStatus, Scraped};
 pub(crate) use tenants::TenantSeries;
 use tenants::Tenants;
+pub(crate) use unreadable::Unreadable;
 
 use crate::redact::Secrets;
 
@@ -109,6 +111,7 @@ pub struct Metrics {
     /// Responses to client requests, by route and status code.
     pub(crate) requests: [Codes; 2],
     request_seconds: [Histogram; 2],
+    unreadable: [IntCounter; Unreadable::ALL.len()],
     /// Client requests without a complete response.
     pub(crate) in_flight: IntGauge,
     /// Open client connections.
@@ -159,6 +162,7 @@ impl Metrics {
                 "Time from the head of a client request to the end of its response.",
                 REQUEST_SECONDS,
             ),
+            unreadable: unreadable::counters(&registrar),
             in_flight: registrar.gauge(
                 "wawp_gateway_in_flight_requests",
                 "Client requests without a complete response.",
@@ -209,6 +213,11 @@ impl Metrics {
     /// Client requests without a complete response.
     pub(crate) fn requests_in_flight(&self) -> usize {
         usize::try_from(self.in_flight.get()).unwrap_or(0)
+    }
+
+    /// Client connections that ended because they could not be read.
+    pub(crate) fn unreadable(&self, reason: Unreadable) -> &IntCounter {
+        &self.unreadable[reason as usize]
     }
 
     /// Time from the request head to the end of the response.

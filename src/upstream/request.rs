@@ -61,10 +61,18 @@ pub(super) fn prepare_http1(request: &mut UpstreamRequest, host: &HeaderValue) {
     head.version = Version::HTTP_11;
     head.headers.insert(HOST, host.clone());
     let is_streamed = matches!(request.body, RequestBody::Streamed(_));
-    if is_streamed && !head.headers.contains_key(CONTENT_LENGTH) {
+    if head.headers.contains_key(CONTENT_LENGTH) {
+        return;
+    }
+    if is_streamed {
         // hyper sends no body with a GET unless a header announces one.
         let chunked = HeaderValue::from_static("chunked");
         head.headers.insert(TRANSFER_ENCODING, chunked);
+    } else if head.announces_body() && request.body.held().is_none() {
+        // An empty chunked body. Some servers require a length (411), and to others no
+        // body is not an empty one.
+        let zero = HeaderValue::from_static("0");
+        head.headers.insert(CONTENT_LENGTH, zero);
     }
 }
 

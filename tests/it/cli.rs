@@ -80,7 +80,7 @@ fn wrong_flags_and_variables_exit_2() {
         &["serve", "--rate", "fast"][..],
         &["serve", "--nonsense"],
         &["frobnicate"],
-        &["check"],
+        &["check", "--rate", "fast"],
         &["serve", "--upstream", "ftp://x"],
     ] {
         let (code, _, stderr) = run(args);
@@ -436,13 +436,13 @@ fn a_variable_names_the_settings_file_and_a_flag_another() {
         stderr.contains("/nonexistent/gateway.toml: there is no such file"),
         "{stderr}"
     );
-    // An empty variable counts as unset.
-    let (code, _, stderr) = run_under(name, "", &["check"]);
+    // An empty variable counts as unset. Without a file, variables and flags are checked.
+    let (code, stdout, stderr) = run_under(name, "", &["check", "--burst", "7"]);
+    assert_eq!((code, &*stderr), (0, ""));
+    assert!(stdout.contains("burst = 7  # --burst"), "{stdout}");
+    let (code, _, stderr) = run_under("WAWP_GATEWAY_LIMIT__RATE", "fast", &["check"]);
     assert_eq!(code, 2);
-    assert!(
-        stderr.contains("there is no settings file to check"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("WAWP_GATEWAY_LIMIT__RATE"), "{stderr}");
 }
 
 #[test]

@@ -43,5 +43,6 @@ mod streaming;
 mod support;
 mod targets;
 mod tls;
+mod unreadable;
 mod untaken;
 mod upstream_http2;
