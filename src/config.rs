@@ -14,11 +14,13 @@ mod check;
 mod described;
 mod effective;
 mod files;
+mod ignored;
 mod kind;
 mod layers;
 mod mistakes;
 mod path_pattern;
 pub(crate) mod pem;
+mod proxy_url;
 mod quota;
 mod rules;
 mod secret;
@@ -40,11 +42,12 @@ pub use self::effective::{Effective, InForce};
 pub(crate) use self::kind::read_address;
 pub use self::mistakes::Mistakes;
 pub use self::path_pattern::{PathPattern, PatternError};
+pub use self::proxy_url::{ProxyUrl, ProxyUrlError};
 pub use self::quota::{Quota, QuotaError};
 pub use self::secret::Secret;
 pub use self::settings::{
-    Access, Batch, BatchMode, Class, Config, Egress, Instances, Limit, LimitMode, Log, LogAccess,
-    LogFormat, LogLevel, Metrics, Server, Tenant, Tls, Upstream,
+    Access, Batch, BatchEdge, BatchMode, Class, Config, Egress, HttpVersion, Instances, Limit,
+    LimitMode, Log, LogAccess, LogFormat, LogLevel, Metrics, Server, Tenant, Tls, Upstream,
 };
 pub use self::table::FILE_VARIABLE;
 pub use self::upstream_url::{UpstreamUrl, UrlError};
@@ -134,6 +137,7 @@ fn finish(
     let mut layers = Layers::new(DEFAULTS, file);
     layers.add_flags(&flags.by_name());
     layers.add_environment(&variables, &mut mistakes);
+    layers.add_proxy_variable(&variables);
     let sources = Sources::new(&variables);
     let mut checks = Checks::new(&sources, mistakes);
     checks.walk(layers);

@@ -103,11 +103,13 @@ fn serve(named: Option<PathBuf>, overrides: Overrides) -> ExitCode {
         // Before the sockets are bound: a SIGTERM that arrives during the start drains, too.
         let mut signals = Signals::listen()?;
         let upstream = config.upstream.url.to_string();
+        // Without its credentials.
+        let proxy = config.upstream.proxy.as_ref().map(ToString::to_string);
         let app = App::bind_or_inherit(config, Dial::Tcp, Sockets::inherited()?)?;
         app.gateway().show_settings(shown);
         app.gateway().log_access_to(Box::new(io::stdout()))?;
         let (address, admin) = (app.address()?, app.admin_address()?);
-        tracing::info!(%address, %admin, %upstream, config = config_file, "serving");
+        tracing::info!(%address, %admin, %upstream, proxy, config = config_file, "serving");
         let gateway = app.gateway().clone();
         Ok((app.run(&mut signals, load_settings).await?, gateway))
     });

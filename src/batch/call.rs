@@ -22,6 +22,7 @@ use crate::body::{ClientResponse, UpstreamRequest};
 use crate::http::retry_after;
 use crate::limit::{Acquired, Lane};
 use crate::observe::metrics::Route;
+use crate::receipt::NotMerged;
 use crate::upstream::{Collected, Upstream, UpstreamError, UpstreamResponse};
 
 /// Longer responses are not held for sharing. Responses to receipts have a few
@@ -43,6 +44,8 @@ pub(super) struct CallContext<'b> {
     pub(super) opened: Instant,
     /// When its window ended.
     pub(super) due: Instant,
+    /// Callers when it was sealed.
+    pub(super) callers: usize,
     pub(super) tally: Tally,
 }
 
@@ -273,6 +276,11 @@ impl CallContext<'_> {
             upstream: caller.in_calls,
             callers: last.size.callers,
             ids: last.size.ids,
+            not_merged: match (last.size.callers, self.callers) {
+                (1, 1) => Some(caller.if_alone),
+                (1, _) => Some(NotMerged::Split),
+                _ => None,
+            },
         };
         let response = match last.reply {
             Reply::Whole(shared) => Ok(BatchResponse::Shared(shared)),

@@ -12,6 +12,7 @@ use super::*;
 mod in_force;
 mod mistakes;
 mod printed;
+mod proxy;
 mod readme;
 mod refused;
 mod secrets;
@@ -122,8 +123,8 @@ fn the_defaults_are_the_documented_ones() {
         (seconds(5), seconds(310))
     );
     assert_eq!(
-        (upstream.idle_timeout, batch.paths),
-        (seconds(30), vec!["/v2/send/seen".to_owned()])
+        (upstream.idle_timeout, upstream.max_age, batch.paths),
+        (seconds(30), seconds(300), vec!["/v2/send/seen".to_owned()])
     );
     assert_eq!(
         (batch.window, batch.max_delay),

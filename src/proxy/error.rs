@@ -168,7 +168,8 @@ impl Error {
                     Unreachable::Timeout => "connection_timeout",
                     Unreachable::Tls => "tls_protocol_error",
                     Unreachable::ClosedAtOnce => "connection_terminated",
-                    Unreachable::Network(_) => "destination_unavailable",
+                    Unreachable::NoHttp2 => "http_protocol_error",
+                    Unreachable::Proxy(_) | Unreachable::Network(_) => "destination_unavailable",
                 },
                 UpstreamError::BrokeOff => "connection_terminated",
                 UpstreamError::Malformed

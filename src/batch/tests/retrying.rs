@@ -69,7 +69,7 @@ async fn a_failing_instance_leaves_retries_to_the_others() {
         let body = format!(r#"{{"chatId":"{n}@c.us"}}"#);
         let request = Request::post("/v2/send/seen?instance_id=2&access_token=t");
         let (head, ()) = request.body(()).unwrap().into_parts();
-        Receipt::read(head, Bytes::from(body)).unwrap()
+        Receipt::by_default(head, Bytes::from(body)).unwrap()
     });
     let mut verdicts = Vec::new();
     for receipt in crowd {

@@ -121,6 +121,7 @@ impl<'c> LineReader<'c> {
                 at: parsed.at.nanos,
                 bucket: (class, bucket),
                 kind,
+                took: parsed.took,
             },
             is_coarse: parsed.at.is_coarse,
             is_keyless: matches!(kind, RequestKind::Receipt { key: None, .. }),
