@@ -60,6 +60,8 @@ def main():
                 proxy(port, gateway, scratch, running)
                 wait_for(port)
                 look(proxy.__name__, port, gateway)
+                log = (scratch / f"{proxy.__name__}.log").read_text()
+                check(f"{proxy.__name__}: no access token in its log", TOKEN not in log, log)
             with contextlib.ExitStack() as running:
                 repeat(proxy, program, scratch, running)
     print("the proxies work")
@@ -181,7 +183,7 @@ def nginx(port, gateway, scratch, running):
     # What Debian's /etc/nginx/nginx.conf has around conf.d.
     (scratch / "nginx.conf").write_text(
         f"daemon off; user root; pid {scratch}/nginx.pid; error_log stderr; events {{}}\n"
-        f"http {{ access_log off; client_body_temp_path {scratch}; proxy_temp_path {scratch};\n"
+        f"http {{ access_log {scratch}/nginx.log; client_body_temp_path {scratch}; proxy_temp_path {scratch};\n"
         f"fastcgi_temp_path {scratch}; uwsgi_temp_path {scratch}; scgi_temp_path {scratch};\n"
         f"include {scratch}/site.conf; }}\n"
     )
@@ -262,8 +264,9 @@ class Gateway:
         return found
 
 
-HELD = "instance_id=1&access_token=proxies-test&text=held"
-PATH = "/v2/session/info?instance_id=1&access_token=proxies-test"
+TOKEN = "proxies-test"
+HELD = f"instance_id=1&access_token={TOKEN}&text=held"
+PATH = f"/v2/session/info?instance_id=1&access_token={TOKEN}"
 
 
 def ask(port, source, fields=(), tls=True):
