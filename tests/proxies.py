@@ -19,6 +19,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -59,6 +60,10 @@ def main():
                 proxy(port, gateway, scratch, running)
                 wait_for(port)
                 look(proxy.__name__, port, gateway)
+                log = (scratch / f"{proxy.__name__}.log").read_text()
+                check(f"{proxy.__name__}: no access token in its log", TOKEN not in log, log)
+            with contextlib.ExitStack() as running:
+                repeat(proxy, program, scratch, running)
     print("the proxies work")
 
 
@@ -103,6 +108,59 @@ def look(name, port, gateway):
     say("past the proxy, a PROXY header opens nothing", b" 400 " in response, response)
 
 
+def repeat(proxy, program, scratch, running):
+    """A gateway ends in the middle of a request on a kept connection, and another one takes its place."""
+    api = Api()
+    gateway = Gateway(program, scratch, running, api.port)
+    port = free_port()
+    proxy(port, gateway, scratch, running)
+    wait_for(port)
+    with contextlib.closing(connect(port, ALLOWED)) as connection:
+        for _ in range(2):
+            connection.request("GET", PATH, headers={"Host": NAME})
+            connection.getresponse().read()
+        connection.request("GET", f"/v2/send/text?{HELD}", headers={"Host": NAME})
+        check(f"{proxy.__name__}: a message is at the API", api.held.wait(TIMEOUT_S))
+        gateway.is_replaced()
+        try:
+            # A second attempt would reach the other gateway, and get this status.
+            status = connection.getresponse().status
+        except http.client.RemoteDisconnected:
+            status = 0
+    found = (status, api.count)
+    check(f"{proxy.__name__}: it is not sent again", status in (0, 502) and api.count == 1, found)
+
+
+class Api:
+    """An API that does not respond to the first message, and counts all of them."""
+
+    def __init__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.held, self.count = threading.Event(), 0
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            stream, _ = self.listener.accept()
+            threading.Thread(target=self.serve, args=(stream,), daemon=True).start()
+
+    def serve(self, stream):
+        with contextlib.suppress(OSError):
+            received = b""
+            while part := stream.recv(65536):
+                received += part
+                if not received.endswith(b"\r\n\r\n"):
+                    continue
+                if HELD.encode() in received:
+                    self.count += 1
+                    self.held.set()
+                    if self.count == 1:
+                        continue
+                received = b""
+                stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+
 def haproxy(port, gateway, scratch, running):
     text = shipped("haproxy.cfg", {
         ":443": f"127.0.0.1:{port}",
@@ -125,7 +183,7 @@ def nginx(port, gateway, scratch, running):
     # What Debian's /etc/nginx/nginx.conf has around conf.d.
     (scratch / "nginx.conf").write_text(
         f"daemon off; user root; pid {scratch}/nginx.pid; error_log stderr; events {{}}\n"
-        f"http {{ access_log off; client_body_temp_path {scratch}; proxy_temp_path {scratch};\n"
+        f"http {{ access_log {scratch}/nginx.log; client_body_temp_path {scratch}; proxy_temp_path {scratch};\n"
         f"fastcgi_temp_path {scratch}; uwsgi_temp_path {scratch}; scgi_temp_path {scratch};\n"
         f"include {scratch}/site.conf; }}\n"
     )
@@ -156,22 +214,34 @@ def shipped(name, changes):
 class Gateway:
     """A gateway before the stand-in for the API, with the shipped settings and one network."""
 
-    def __init__(self, program, scratch, running):
-        self.port, self.admin, upstream = free_port(), free_port(), free_port()
+    def __init__(self, program, scratch, running, upstream=None):
+        self.admin, self.running = free_port(), running
+        # Held here as a service manager would: what is not accepted waits for the next gateway.
+        self.listener = socket.create_server(("0.0.0.0", 0))
+        self.port = self.listener.getsockname()[1]
         settings = (SHIPPED / "gateway.toml").read_text()
         settings += f'networks = ["{ALLOWED}"]\n[limit]\nrate = 0\nburst = 0\n[log]\nformat = "json"\n'
         (scratch / "gateway.toml").write_text(settings)
         self.log = scratch / "access.log"
         # Each proxy is before a gateway and a log of its own.
         self.log.write_text("")
-        start(running, [program, "sandbox", "--listen", f"127.0.0.1:{upstream}", "--latency", "0ms"], scratch / "sandbox.log")
-        command = [
-            program, "serve", "--config", scratch / "gateway.toml", "--listen", f"0.0.0.0:{self.port}",
-            "--admin", f"127.0.0.1:{self.admin}", "--upstream", f"http://127.0.0.1:{upstream}",
+        if upstream is None:
+            upstream = free_port()
+            start(running, [program, "sandbox", "--listen", f"127.0.0.1:{upstream}", "--latency", "0ms"], scratch / "sandbox.log")
+            wait_for(upstream)
+        self.command = [
+            "sh", "-c", 'exec 3<&0 < /dev/null; LISTEN_FDS=1 exec "$@"', "gateway",
+            program, "serve", "--config", scratch / "gateway.toml", "--admin", f"127.0.0.1:{self.admin}",
+            "--upstream", f"http://127.0.0.1:{upstream}",
         ]
-        start(running, command, self.log)
-        wait_for(upstream)
+        self.child = start(running, self.command, self.log, stdin=self.listener)
         wait_for(self.admin)
+
+    def is_replaced(self):
+        """The process ends without a word to its clients; another one takes the connections that follow."""
+        self.child.kill()
+        self.child.wait()
+        self.child = start(self.running, self.command, self.log, stdin=self.listener)
 
     def clients(self, requests):
         """The addresses in the access log, once it has this many requests: it is written after the responses."""
@@ -194,7 +264,9 @@ class Gateway:
         return found
 
 
-PATH = "/v2/session/info?instance_id=1&access_token=proxies-test"
+TOKEN = "proxies-test"
+HELD = f"instance_id=1&access_token={TOKEN}&text=held"
+PATH = f"/v2/session/info?instance_id=1&access_token={TOKEN}"
 
 
 def ask(port, source, fields=(), tls=True):
@@ -257,11 +329,11 @@ def certificate(scratch):
     (scratch / "both.pem").write_text(both)
 
 
-def start(running, command, log, environment=None):
+def start(running, command, log, environment=None, stdin=subprocess.DEVNULL):
     """Runs a program until the end of the block; its output goes to a file, which is shown if the test fails."""
     with open(log, "ab") as output:
         child = subprocess.Popen(
-            [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            [str(word) for word in command], stdin=stdin, stdout=output, stderr=output,
             env={**os.environ, **{name: str(value) for name, value in (environment or {}).items()}},
         )
 
@@ -279,6 +351,7 @@ def start(running, command, log, environment=None):
 
     running.push(show)
     running.callback(end)
+    return child
 
 
 def wait_for(port):
@@ -302,7 +375,7 @@ def which(name):
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
 
 
-def check(what, holds, found):
+def check(what, holds, found=None):
     if not holds:
         raise SystemExit(f"NOT SO: {what}: {found!r}")
     print(f"  {what}")
