@@ -17,7 +17,7 @@ pub(crate) struct Pair<'q> {
     /// A key without `=` is a field too.
     pub(crate) has_value: bool,
     /// Key or value contains `%` or `+`.
-    is_encoded: bool,
+    pub(crate) is_encoded: bool,
 }
 
 impl<'q> Pair<'q> {

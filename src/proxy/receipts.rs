@@ -16,6 +16,7 @@ use super::{Proxy, server_timing};
 use crate::batch::{BatchResponse, NoResponse, Verdict};
 use crate::body::{ClientBody, ClientResponse, ResponseBody, SCAN_LIMIT};
 use crate::http::content_length;
+use crate::http::hop_by_hop;
 use crate::http::request_head::RequestHead;
 use crate::identity::{Certainty, scan};
 use crate::limit::{Lane, Refused};
@@ -46,7 +47,7 @@ enum JoinedRoute {
 /// Whether the body must be read to find out if the request is a receipt.
 pub(super) fn may_be_receipt(head: &Parts) -> bool {
     // An announced length saves reading 64 KiB of a body that is too long to merge.
-    let length = head.headers.get(CONTENT_LENGTH);
+    let length = hop_by_hop::first(&head.headers, &CONTENT_LENGTH);
     let length = length.and_then(|length| content_length::parse(length.as_bytes()));
     head.method == Method::POST && length.is_none_or(|length| length <= SCAN_LIMIT as u64)
 }

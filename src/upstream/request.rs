@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Parts, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, StatusCode, Uri, Version};
 use tokio::sync::Notify;
@@ -26,7 +26,7 @@ pub(super) enum RequestKind {
 /// What a request requires of its connection.
 pub(super) fn kind(request: &UpstreamRequest) -> RequestKind {
     let is_streamed = matches!(request.body, RequestBody::Streamed(_));
-    if hop_by_hop::has(&request.head.headers, "upgrade") {
+    if hop_by_hop::has(&request.head.headers, &UPGRADE) {
         RequestKind::Upgrade
     } else if is_streamed || request.head.header_case().is_none() {
         // Without the case here, hyper has read the names and alone knows their case.
