@@ -323,7 +323,8 @@ fn merge(callers: &[Caller]) -> (UpstreamRequest, usize) {
     }
     // First-seen order (rule: merge equality). A list of one caller may repeat ids:
     // it is sent as it is, and only counted here.
-    let union: IndexSet<Cow<'_, str>> = lists.iter().flat_map(|ids| ids.iter()).collect();
+    let mut union: IndexSet<Cow<'_, str>> = IndexSet::with_capacity(callers.len());
+    union.extend(lists.iter().flat_map(|ids| ids.iter()));
     let request = match callers.len() {
         1 => first.receipt.own_request(),
         _ => first.receipt.merged_request(union.iter().map(|id| &**id)),

@@ -190,10 +190,11 @@ impl Account {
     }
 
     /// Updates the pause after any other response to such a request, or none.
-    pub(super) fn on_other_result(&self, permit: &Permit, now: Instant, is_accepted: bool) {
+    pub(super) fn on_other_result(&self, permit: &Permit, is_accepted: bool) {
         let mut state = self.lock();
         let handle = state.handle(permit.source);
         if handle.inspect(|bucket| bucket.is_recovering()) == Some(true) {
+            let now = Instant::now();
             handle.with(|bucket| bucket.on_other_result(now, permit.granted, is_accepted));
         }
     }
@@ -206,7 +207,9 @@ impl Account {
         policy: impl FnOnce() -> Arc<Policy>,
     ) {
         let mut state = self.lock();
+        // Nearly every credential is known already, and needs no clock.
         let has_changed = match is_accepted {
+            true if state.verified.contains(Some(credential)) => false,
             true => state.verified.add(credential, Instant::now()),
             false => state.verified.remove(credential),
         };

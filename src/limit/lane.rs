@@ -186,16 +186,15 @@ impl Lane {
         retry_after: Option<Duration>,
     ) {
         self.count_sent();
-        let now = Instant::now();
         if status == StatusCode::TOO_MANY_REQUESTS {
             // It verifies nothing: it may have been sent before the upstream
             // checked the credential.
-            self.account.on_429(permit, now, retry_after);
+            self.account.on_429(permit, Instant::now(), retry_after);
             self.series().throttled.inc();
             return;
         }
         self.account
-            .on_other_result(permit, now, !status.is_server_error());
+            .on_other_result(permit, !status.is_server_error());
         if status.is_success() && self.verifies {
             self.verify();
         } else if status == StatusCode::UNAUTHORIZED {
@@ -206,7 +205,7 @@ impl Lane {
     /// Updates the pause after a request sent with `permit` got no response.
     pub(crate) fn on_no_response(&self, permit: &Permit) {
         self.count_sent();
-        self.account.on_other_result(permit, Instant::now(), false);
+        self.account.on_other_result(permit, false);
     }
 
     /// Records that the upstream accepts the credential for the instance.
