@@ -288,7 +288,9 @@ fn tenants(metrics: &Metrics, instances: &Instances) -> Vec<Tenant> {
     rest.instances = without.clone().count();
     rest.problems = without.clone().filter(|of| !of.problems.is_empty()).count();
     rest.per_minute = without.map(|of| of.per_minute).sum();
-    all.push(rest);
+    if rest.requests.seen + rest.requests.other > 0 {
+        all.push(rest);
+    }
     all
 }
 

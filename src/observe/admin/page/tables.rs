@@ -7,9 +7,10 @@ use std::fmt::Display;
 
 use maud::{Markup, html};
 
-use super::super::state::{Failed, Instance, Status, Tenant};
+use super::super::state::{Failed, Instance, Status, Tenant, Would};
 use super::overview::class;
-use super::{View, count, rate, visible};
+use super::{View, rate, visible};
+use crate::grouped::grouped;
 use crate::limit::Budget;
 
 /// The others are found with the search box.
@@ -105,7 +106,7 @@ fn failure(group: &Group<'_>) -> Markup {
             }
             (cell("Route", of.route))
             (cell("Instances", named))
-            (cell("Count", count(group.times)))
+            (cell("Count", grouped(group.times)))
         }
     }
 }
@@ -162,9 +163,9 @@ fn tenant(of: &Tenant) -> Markup {
                 @if of.problems > 0 { " " span.warning { (of.problems) " with a problem" } }
             }
             (cell("Per minute", rate(of.per_minute)))
-            (cell("Requests", count(requests)))
-            (cell("Upstream calls", count(of.upstream)))
-            td data-label="Saved" { (count(of.saved)) " " small.quiet { (format!("{share:.0} %")) } }
+            (cell("Requests", grouped(requests)))
+            (cell("Upstream calls", grouped(of.upstream)))
+            td data-label="Saved" { (grouped(of.saved)) " " small.quiet { (format!("{share:.0} %")) } }
         }
     }
 }
@@ -230,7 +231,7 @@ fn instance(of: &Instance, is_observing: bool) -> Markup {
         tr {
             th scope="row" data-label="Instance" { (visible(&of.instance)) }
             (cell("Tenant", of.tenant.as_deref().map_or_else(|| NONE.to_owned(), visible)))
-            td data-label="State" {
+            td data-label="State" class=[is_sum.then_some("empty")] {
                 @if of.problems.is_empty() { span.quiet { @if is_sum { (NONE) } @else { "ok" } } }
                 @for problem in &of.problems {
                     div {
@@ -240,22 +241,37 @@ fn instance(of: &Instance, is_observing: bool) -> Markup {
                 }
             }
             (cell("Per minute", if is_sum { NONE.to_owned() } else { rate(of.per_minute) }))
-            (cell("Requests", count(requests)))
-            td data-label="Tokens left" {
+            (cell("Requests", grouped(requests)))
+            td data-label="Tokens left" class=(if of.budgets.is_empty() { "empty" } else { "tokens" }) {
                 @if of.budgets.is_empty() { (NONE) }
                 @for budget in scarcest(&of.budgets) { (tokens(budget)) }
             }
             (cell("Waiting", of.queued))
-            (cell("Saved", count(of.saved)))
-            (cell("Refused", count(rejected)))
+            (cell("Saved", grouped(of.saved)))
+            (cell("Refused", grouped(rejected)))
             (cell("API errors", errors(of)))
             @if is_observing {
-                (cell("Enforcing would", format_args!(
-                    "save {}, delay {}, refuse {}",
-                    count(of.would.save), count(of.would.delay), count(of.would.reject)
-                )))
+                (cell("Enforcing would", would(of.would)))
             }
         }
+    }
+}
+
+/// What enforcing would have done, without what it would not: `save 5, refuse 2`.
+fn would(of: Would) -> String {
+    let parts = [
+        ("save", of.save),
+        ("delay", of.delay),
+        ("refuse", of.reject),
+    ];
+    let parts = parts.iter().filter(|(_, times)| *times > 0);
+    let parts: Vec<_> = parts
+        .map(|(what, times)| format!("{what} {}", grouped(*times)))
+        .collect();
+    if parts.is_empty() {
+        NONE.to_owned()
+    } else {
+        parts.join(", ")
     }
 }
 
@@ -294,7 +310,7 @@ fn errors(of: &Instance) -> String {
     let all = of.errors.iter().map(|(code, times)| (*code, *times));
     let all = all.chain(throttled).filter(|(_, times)| *times > 0);
     let text: Vec<_> = all
-        .map(|(code, times)| format!("{} × {code}", count(times)))
+        .map(|(code, times)| format!("{} × {code}", grouped(times)))
         .collect();
     if text.is_empty() {
         "0".to_owned()
