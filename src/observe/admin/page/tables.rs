@@ -123,7 +123,7 @@ pub(super) fn unmerged(status: &Status) -> Markup {
                             th scope="row" data-label="Reason" {
                                 a href="runbook#merge-factor-collapsed" { (of.reason) }
                             }
-                            (cell("Receipts", count(of.receipts)))
+                            (cell("Receipts", grouped(of.receipts)))
                         }
                     }
                 }))
