@@ -32,7 +32,7 @@ mod tokens;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -41,7 +41,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{self, BatchMode};
+use crate::config::{self, BatchEdge, BatchMode};
 use crate::http::path;
 use crate::limit::{Lane, Limiter, Refused};
 use crate::observe::metrics::Metrics;
@@ -67,14 +67,36 @@ pub(crate) struct Batcher {
     retry_budget: RetryBudget,
     limiter: Arc<Limiter>,
     metrics: Arc<Metrics>,
-    /// Upstream calls that retries and splits took beyond what their batches
-    /// saved. Later savings pay for them first: `saved_total` is a counter and
-    /// must not decrease.
-    overspent: AtomicU64,
     /// Cancelled on drain: all windows end, and no later batch has one.
     flush: CancellationToken,
     /// The tasks of the batches, which outlive their callers.
     tasks: TaskTracker,
+    /// Settled batches that are kept until their key is idle.
+    kept: AtomicUsize,
+}
+
+/// The two waits of a batch.
+#[derive(Clone, Copy, Debug)]
+struct Windows {
+    /// From its first caller until it is due.
+    open: Duration,
+    /// From its sealing until its key is idle, if its call ends sooner. `None`: the
+    /// key is idle from the sealing on.
+    busy: Option<Duration>,
+}
+
+impl Windows {
+    fn of(settings: &config::Batch, is_alone: bool, key_was_idle: bool) -> Self {
+        let is_leading = settings.edge == BatchEdge::Leading && !is_alone;
+        let is_due_at_once = is_alone || is_leading && key_was_idle;
+        Self {
+            open: match is_due_at_once {
+                true => Duration::ZERO,
+                false => settings.window,
+            },
+            busy: is_leading.then_some(settings.window),
+        }
+    }
 }
 
 impl Batcher {
@@ -93,9 +115,9 @@ impl Batcher {
             retry_budget: RetryBudget::new(),
             limiter,
             metrics,
-            overspent: AtomicU64::new(0),
             flush: CancellationToken::new(),
             tasks,
+            kept: AtomicUsize::new(0),
         }
     }
 
@@ -171,23 +193,26 @@ impl Batcher {
         let joined = if alone {
             check()?;
             // Not in the table: no other receipt may find and join it.
-            Joined::New(Arc::new(Batch::alone(caller, arrived, caps)))
+            Joined::New {
+                batch: Arc::new(Batch::alone(caller, arrived, caps)),
+                key_was_idle: false,
+            }
         } else {
             self.open.join(caller, |caller| {
                 check()?;
                 Ok(Arc::new(Batch::open(caller, arrived, caps)))
             })?
         };
-        if let Joined::New(batch) = joined {
-            let window = if alone {
-                Duration::ZERO
-            } else {
-                settings.window
-            };
+        if let Joined::New {
+            batch,
+            key_was_idle,
+        } = joined
+        {
+            let windows = Windows::of(&settings, alone, key_was_idle);
             // A task, not the caller's future: the batch is sent even if the
             // caller disconnects, and a drain waits for it.
             let (lane, upstream) = (lane.clone(), Arc::clone(upstream));
-            let run = Arc::clone(self).run(batch, lane, upstream, window);
+            let run = Arc::clone(self).run(batch, lane, upstream, windows);
             self.tasks.spawn(run);
         }
         Ok(verdict)
@@ -212,22 +237,5 @@ impl Batcher {
         let is_held = self.quarantine.holds(receipt, now)
             && self.common_failures.of(&receipt.key, now).is_none();
         is_held.then_some(NotMerged::Quarantined)
-    }
-
-    /// Counts what a batch saved: callers that got a response of the upstream,
-    /// minus its upstream calls.
-    fn count_saved(&self, responses: u64, calls: u64) {
-        // Several batches end at the same time. The closure may run more than
-        // once, and `saved` keeps the value of the run that was stored.
-        let mut saved = 0;
-        let settle = |overspent: u64| {
-            let spent = calls + overspent;
-            saved = responses.saturating_sub(spent);
-            Some(spent.saturating_sub(responses))
-        };
-        self.overspent
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, settle)
-            .expect("a value is always given");
-        self.metrics.saved.inc_by(saved);
     }
 }

@@ -118,7 +118,7 @@ impl Proxy {
         let facts = HeadFacts {
             version: head.version,
             is_head: head.method == Method::HEAD,
-            origin: head.headers.get(ORIGIN).cloned(),
+            origin: hop_by_hop::first(&head.headers, &ORIGIN).cloned(),
         };
         async move {
             let result = match is_crowded {
@@ -172,6 +172,7 @@ impl Proxy {
         // HTTP/2 has no `Upgrade` (RFC 9113 §8.6).
         let is_upgradable = head.version == Version::HTTP_11 && body.is_empty();
         hop_by_hop::strip(&mut head.headers, is_upgradable);
+        head.set_announces_body(!body.is_empty());
         if head.version == Version::HTTP_2 {
             hop_by_hop::from_http2(head, body.is_empty());
         }
@@ -223,6 +224,8 @@ impl Proxy {
         let (log_entry, route) = (&mut guard.log_entry, guard.route);
         let error = result.as_ref().err().map(Error::code);
         let not_merged = log_entry.not_merged();
+        // The next request may begin elsewhere than it seems (RFC 9112 §6.3).
+        let is_malformed = matches!(result, Err(Error::Malformed(_)));
         let mut response = result.unwrap_or_else(|error| {
             let mut response = error.response();
             if let (Some(reason), true) = (not_merged, shared.settings.timing_header) {
@@ -236,7 +239,7 @@ impl Proxy {
         });
         let status = response.status();
         log_entry.set_response(status, error);
-        if error.is_some() || status.is_server_error() {
+        if error.is_some() || status.as_u16() >= 400 {
             shared.metrics.failures.push(|| Failure {
                 time: SystemTime::now(),
                 status,
@@ -251,7 +254,7 @@ impl Proxy {
             shared.metrics.receipts.count(merging);
         }
         let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS;
-        let must_close = || guard.conn().decline_body() || shared.drain.has_begun();
+        let must_close = || is_malformed || guard.conn().decline_body() || shared.drain.has_begun();
         // HTTP/2 has GOAWAY instead, which its connection sends.
         if facts.version < Version::HTTP_2 && !is_upgrade && must_close() {
             response.head.close_connection();

@@ -105,6 +105,8 @@ impl CallContext<'_> {
             let Some(next) = self.retry_at(&last.reply, &mut backoff) else {
                 return last;
             };
+            // The wait for the token begins at `next`; it cannot end before a pause.
+            let earliest = self.lane.paused_until().map_or(next, |end| end.max(next));
             // A 429 pauses the bucket, which then sends one probe (rule: pauses).
             // That bounds these retries already; they need no retry budget.
             let is_bounded = last.reply.is_throttled();
@@ -113,12 +115,12 @@ impl CallContext<'_> {
             let Some(latest) = callers.iter().max_by_key(|caller| caller.deadline) else {
                 return last;
             };
-            if latest.deadline <= next || !is_bounded && !self.may_retry(latest) {
+            if latest.deadline <= earliest || !is_bounded && !self.may_retry(latest) {
                 return last;
             }
             // A caller that has no time for this retry gets its verdict now, because
             // waiting cannot change it.
-            self.settle_late(callers, next, &last);
+            self.settle_late(callers, earliest, &last);
             tokio::time::sleep_until(next).await;
             match self.follow_up(callers, Some(&last)).await {
                 Some(follow_up) => acquired = follow_up,
@@ -134,6 +136,10 @@ impl CallContext<'_> {
 
     /// When a call is to be sent again; `None` if that cannot help.
     fn retry_at(&self, reply: &Reply, backoff: &mut ExponentialBackoff) -> Option<Instant> {
+        if let Reply::Long(_) = reply {
+            // Its caller can only get it now: it is not held for a later verdict.
+            return None;
+        }
         if reply.is_throttled() {
             // At once, because the next token comes only after the pause. Where
             // budgets are only observed nothing would wait: no retry there.
@@ -317,7 +323,8 @@ fn merge(callers: &[Caller]) -> (UpstreamRequest, usize) {
     }
     // First-seen order (rule: merge equality). A list of one caller may repeat ids:
     // it is sent as it is, and only counted here.
-    let union: IndexSet<Cow<'_, str>> = lists.iter().flat_map(|ids| ids.iter()).collect();
+    let mut union: IndexSet<Cow<'_, str>> = IndexSet::with_capacity(callers.len());
+    union.extend(lists.iter().flat_map(|ids| ids.iter()));
     let request = match callers.len() {
         1 => first.receipt.own_request(),
         _ => first.receipt.merged_request(union.iter().map(|id| &**id)),

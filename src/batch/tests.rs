@@ -1,6 +1,7 @@
 //! The life of batches, against the sandbox, in simulated time.
 
 mod common;
+mod edge;
 mod failing;
 mod laws;
 mod merging;

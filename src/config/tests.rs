@@ -12,6 +12,7 @@ use super::*;
 mod in_force;
 mod mistakes;
 mod printed;
+mod proxy;
 mod readme;
 mod refused;
 mod secrets;
@@ -122,9 +123,10 @@ fn the_defaults_are_the_documented_ones() {
         (seconds(5), seconds(310))
     );
     assert_eq!(
-        (upstream.idle_timeout, batch.paths),
+        (upstream.idle_timeout, upstream.max_age, batch.paths),
         (
             seconds(30),
+            seconds(300),
             vec![
                 "/v2/send/seen".to_owned(),
                 "/wp-json/awp/v1/sendSeen".to_owned()

@@ -15,7 +15,7 @@ pub(crate) struct Pair<'q> {
     /// The bytes of the query that hold the value.
     pub(crate) value_at: Range<usize>,
     /// Key or value contains `%` or `+`.
-    is_encoded: bool,
+    pub(crate) is_encoded: bool,
 }
 
 impl<'q> Pair<'q> {

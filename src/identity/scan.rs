@@ -128,15 +128,19 @@ enum Format {
 
 impl Format {
     fn of(headers: &HeaderMap) -> Self {
-        let is_identity =
-            |coding: &http::HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
-        if !headers.get_all(CONTENT_ENCODING).iter().all(is_identity) {
-            return Self::Opaque;
+        let (mut content_type, mut types) = (b"" as &[u8], 0);
+        // One pass over the few headers costs less than two lookups.
+        for (name, value) in headers {
+            if name == CONTENT_TYPE {
+                (content_type, types) = (value.as_bytes(), types + 1);
+            } else if name == CONTENT_ENCODING
+                && !value.as_bytes().eq_ignore_ascii_case(b"identity")
+            {
+                return Self::Opaque;
+            }
         }
-        let mut types = headers.get_all(CONTENT_TYPE).iter();
-        let content_type = types.next().map_or(b"" as &[u8], |value| value.as_bytes());
-        // Two types: a backend may use either.
-        if types.next().is_some() {
+        // A backend may use either.
+        if types > 1 {
             return Self::Unclear;
         }
         // As most clients write it: nothing needs to be parsed.

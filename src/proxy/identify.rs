@@ -138,6 +138,6 @@ impl Proxy {
         let path = path::normalize(head.uri.path());
         let class = |limit: &config::Limit| limit.class_of(&head.method, &path, is_receipt);
         let lane = self.shared.limiter.lane(identity, class, verifies);
-        Ok(lane.counted_in(tenant.upstream().clone()))
+        Ok(lane.counted_in(tenant))
     }
 }

@@ -16,7 +16,7 @@ use crate::http::response_head::ResponseHead;
 use crate::http::retry_after;
 use crate::limit::{Acquired, Kind, Lane, Scope};
 use crate::observe::access_log::LogEntry;
-use crate::observe::metrics::Route;
+use crate::observe::metrics::{Route, UpstreamFailure};
 use crate::receipt::{NotMerged, Receipt};
 use crate::upstream::UpstreamResponse;
 
@@ -166,9 +166,17 @@ pub(super) fn count(
     if let Err(Error::RateLimited(refused)) = result {
         series.rejected(refused.refusal.reason()).inc();
     }
+    let failure = match result {
+        Ok(response) => UpstreamFailure::of(response.status()),
+        Err(Error::Upstream(_)) => Some(UpstreamFailure::NoResponse),
+        Err(_) => None,
+    };
+    if let Some(failure) = failure {
+        series.errors(failure).inc();
+    }
     // Only for failures: `finish` then names the instance in the list of failures, by a
     // label that the cap on metric labels allows.
-    if !matches!(result, Ok(response) if !response.status().is_server_error()) {
+    if !matches!(result, Ok(response) if response.status().as_u16() < 400) {
         log_entry.series = Some(std::sync::Arc::clone(series));
     }
 }

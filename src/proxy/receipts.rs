@@ -15,6 +15,7 @@ use super::{Proxy, server_timing};
 use crate::batch::{BatchResponse, NoResponse, Verdict};
 use crate::body::{ClientBody, ClientResponse, ResponseBody, SCAN_LIMIT};
 use crate::http::content_length;
+use crate::http::hop_by_hop;
 use crate::http::request_head::RequestHead;
 use crate::limit::{Lane, Refused};
 use crate::receipt::{NotMerged, Receipt, parse};
@@ -44,7 +45,7 @@ enum JoinedRoute {
 /// Why the body need not be read to find out that the request does not merge.
 fn excluded_by_head(head: &Parts) -> Option<NotMerged> {
     // An announced length saves reading 64 KiB of a body that is too long to merge.
-    let length = head.headers.get(CONTENT_LENGTH);
+    let length = hop_by_hop::first(&head.headers, &CONTENT_LENGTH);
     let length = length.and_then(|length| content_length::parse(length.as_bytes()));
     let is_long = length.is_some_and(|length| length > SCAN_LIMIT as u64);
     parse::excluded_by_head(head).or(is_long.then_some(NotMerged::TooLarge))

@@ -30,7 +30,7 @@ async fn one_bad_id_is_found_and_only_its_caller_gets_the_error() {
         // All; the first alone; four quarters; both halves at each of three levels.
         assert_eq!(world.calls().len(), 12, "{status}");
         assert_eq!(world.metrics.batches.splits.get(), 4);
-        assert_eq!(world.metrics.saved.get(), 32 - 12);
+        assert_eq!(world.metrics.saved_by_instances(), 32 - 12);
         let alone = world
             .calls()
             .into_iter()

@@ -16,7 +16,7 @@ async fn callers_within_the_window_share_one_call() {
     }
     assert_eq!(world.sent(), [ids(&["a", "b", "c", "d"])]);
     assert_eq!(world.times(), [50], "the window runs from the first caller");
-    assert_eq!(world.metrics.saved.get(), 2);
+    assert_eq!(world.metrics.saved_by_instances(), 2);
     assert_eq!(world.metrics.batches.open.get(), 0);
 }
 

@@ -4,6 +4,7 @@
 //! Invariant: the format of each line is recognised separately, because a log may contain several.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -14,6 +15,8 @@ use super::timestamp::{self, LogTime};
 pub(super) struct Parsed<'l> {
     /// When the request arrived.
     pub(super) at: LogTime,
+    /// How long its upstream call took, in nanoseconds; 0 if the log does not show it.
+    pub(super) took: u64,
     pub(super) method: &'l str,
     pub(super) target: &'l str,
     /// Fields of the gateway's own formats.
@@ -65,6 +68,7 @@ pub(super) struct Json<'l> {
     #[serde(borrow)]
     not_merged: Option<Cow<'l, str>>,
     sampled: Option<u64>,
+    upstream_time: Option<f64>,
     // Caddy.
     #[serde(borrow)]
     ts: Option<&'l RawValue>,
@@ -79,6 +83,9 @@ pub(super) struct Json<'l> {
     request_method: Option<Cow<'l, str>>,
     #[serde(borrow, rename = "RequestPath")]
     request_path: Option<Cow<'l, str>>,
+    /// In nanoseconds.
+    #[serde(rename = "Duration")]
+    traefik_duration: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -107,6 +114,7 @@ impl<'l> Json<'l> {
                 .map_or(Some(0), |duration| timestamp::duration(duration.get()))?;
             return Some(Parsed {
                 at: end.before(spent),
+                took: spent,
                 method: &request.method,
                 target: &request.uri,
                 own: None,
@@ -117,6 +125,7 @@ impl<'l> Json<'l> {
             let start = self.start_utc.as_ref().or(self.start_local.as_ref())?;
             return Some(Parsed {
                 at: LogTime::read(start)?,
+                took: self.traefik_duration.unwrap_or(0),
                 method,
                 target,
                 own: None,
@@ -124,6 +133,7 @@ impl<'l> Json<'l> {
         }
         Some(Parsed {
             at: LogTime::read(unquoted(self.time?))?,
+            took: seconds(self.upstream_time.unwrap_or(0.0)),
             method: self.method.as_deref()?,
             target: self.path.as_deref()?,
             own: Some(Own {
@@ -165,9 +175,11 @@ fn common(line: &str) -> Option<Parsed<'_>> {
     is_status(rest.trim_start().split(' ').next()?).then_some(())?;
     // Only Traefik ends its lines in `123ms`; those of nginx and Apache show no duration.
     let millis = rest.rsplit(' ').next()?.strip_suffix("ms");
-    let spent = millis.and_then(|millis| millis.parse::<u64>().ok());
+    let millis = millis.and_then(|millis| millis.parse::<u64>().ok());
+    let spent = millis.unwrap_or(0).saturating_mul(1_000_000);
     Some(Parsed {
-        at: LogTime::common(time)?.before(spent.unwrap_or(0).saturating_mul(1_000_000)),
+        at: LogTime::common(time)?.before(spent),
+        took: spent,
         method,
         target,
         own: None,
@@ -188,6 +200,7 @@ fn proxy_manager(line: &str) -> Option<Parsed<'_>> {
     (is_request && ["http", "https"].contains(&scheme)).then_some(())?;
     Some(Parsed {
         at: LogTime::common(time)?,
+        took: 0,
         method,
         target,
         own: None,
@@ -218,6 +231,9 @@ fn own(line: &str) -> Option<Parsed<'_>> {
         .flatten();
     Some(Parsed {
         at: LogTime::read(time)?,
+        took: pair("upstream_time")
+            .and_then(|took| took.strip_suffix('s')?.parse().ok())
+            .map_or(0, seconds),
         method,
         target,
         own: Some(Own {
@@ -230,6 +246,12 @@ fn own(line: &str) -> Option<Parsed<'_>> {
                 .unwrap_or(1),
         }),
     })
+}
+
+/// Seconds of the gateway's own formats in nanoseconds; what is no time becomes 0.
+fn seconds(seconds: f64) -> u64 {
+    let duration = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    u64::try_from(duration.as_nanos()).unwrap_or(0)
 }
 
 fn is_status(text: &str) -> bool {

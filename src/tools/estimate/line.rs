@@ -97,6 +97,7 @@ impl<'c> LineReader<'c> {
                 at: parsed.at.nanos,
                 bucket: (class, bucket),
                 kind,
+                took: parsed.took,
             },
             is_coarse: parsed.at.is_coarse,
             is_keyless: reason.is_none() && matches!(kind, RequestKind::Receipt { key: None, .. }),
