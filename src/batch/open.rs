@@ -1,4 +1,4 @@
-//! Open batches: those that still accept callers.
+//! Open batches, which still accept callers, and which keys are idle.
 //!
 //! Invariant: at most one batch of a key accepts callers at any time, and none
 //! ever holds more than its caps. Pure bookkeeping: no clock, no I/O.
@@ -66,8 +66,8 @@ pub(crate) struct Batch<M: Mergeable> {
 #[derive(Debug)]
 struct State<M> {
     is_open: bool,
-    /// In the order of joining. That is also the order of their deadlines, up
-    /// to the small delay between arrival and joining on different workers.
+    /// In the order of joining. Their deadlines have nearly the same order; a
+    /// reload of `limit.max_wait` can change it.
     callers: VecDeque<M>,
     /// The distinct ids of all callers.
     ids: HashTable<IdHash>,
@@ -83,7 +83,11 @@ pub(crate) enum Joined<M: Mergeable> {
     /// It joined an open batch.
     Existing,
     /// It is the first caller of this batch.
-    New(Arc<Batch<M>>),
+    New {
+        batch: Arc<Batch<M>>,
+        /// No other batch of its key was in the table.
+        key_was_idle: bool,
+    },
 }
 
 impl<M: Mergeable> Batch<M> {
@@ -154,26 +158,31 @@ impl<M: Mergeable> Batch<M> {
     pub(crate) fn seal(&self) -> Vec<M> {
         let mut state = self.lock();
         self.close(&mut state);
+        // A sealed batch may stay in the table: it keeps no more than its key.
+        state.ids = HashTable::new();
         Vec::from(std::mem::take(&mut state.callers))
     }
 
     /// The earliest deadline of the callers.
     pub(crate) fn first_deadline(&self) -> Option<Instant> {
-        self.lock().callers.front().map(M::deadline)
+        self.lock().callers.iter().map(M::deadline).min()
     }
 
     /// The latest deadline of the callers.
     pub(crate) fn last_deadline(&self) -> Option<Instant> {
-        self.lock().callers.back().map(M::deadline)
+        self.lock().callers.iter().map(M::deadline).max()
     }
 
-    /// Removes the callers whose deadline has passed. The batch closes with the
+    /// Removes the callers whose deadline is too early. The batch closes with the
     /// last of them.
-    pub(crate) fn expire(&self, now: Instant) -> Vec<M> {
+    pub(crate) fn take_late(&self, is_too_early: impl Fn(Instant) -> bool) -> Vec<M> {
         let mut state = self.lock();
-        let is_late = |caller: &&M| caller.deadline() <= now;
-        let late = state.callers.iter().take_while(is_late).count();
-        let expired: Vec<_> = state.callers.drain(..late).collect();
+        let callers = std::mem::take(&mut state.callers);
+        let (expired, rest): (VecDeque<_>, _) = callers
+            .into_iter()
+            .partition(|caller| is_too_early(caller.deadline()));
+        state.callers = rest;
+        let expired = Vec::from(expired);
         if state.callers.is_empty() {
             self.close(&mut state);
         } else if !expired.is_empty() {
@@ -248,7 +257,8 @@ impl<M: Mergeable> State<M> {
     }
 }
 
-/// The open batches, by key.
+/// The last batch of each key: open, or sealed and kept to show that its key is
+/// not idle (rule: batch life cycle).
 #[derive(Debug)]
 pub(super) struct OpenBatches<M: Mergeable>(Sharded<HashTable<Arc<Batch<M>>>>);
 
@@ -279,13 +289,19 @@ impl<M: Mergeable> OpenBatches<M> {
                     // On a refusal the closed batch stays; its task removes it.
                     let batch = open(caller)?;
                     *entry.get_mut() = Arc::clone(&batch);
-                    Ok(Joined::New(batch))
+                    Ok(Joined::New {
+                        batch,
+                        key_was_idle: false,
+                    })
                 }
             },
             Entry::Vacant(entry) => {
                 let batch = open(caller)?;
                 entry.insert(Arc::clone(&batch));
-                Ok(Joined::New(batch))
+                Ok(Joined::New {
+                    batch,
+                    key_was_idle: true,
+                })
             }
         }
     }
@@ -299,5 +315,13 @@ impl<M: Mergeable> OpenBatches<M> {
         if let Ok(entry) = shard.find_entry(hash, |current| Arc::ptr_eq(current, batch)) {
             entry.remove();
         }
+    }
+}
+
+#[cfg(test)]
+impl<M: Mergeable> OpenBatches<M> {
+    /// Keys that are not idle.
+    pub(super) fn len(&self) -> usize {
+        self.0.all().map(|shard| shard.len()).sum()
     }
 }

@@ -13,6 +13,7 @@ use super::raw_target::RawTarget;
 pub(crate) struct RequestHead {
     parts: Parts,
     case: Option<HeaderCase>,
+    announces_body: bool,
 }
 
 impl RequestHead {
@@ -35,6 +36,17 @@ impl RequestHead {
         self.case = Some(case);
     }
 
+    /// Whether a body was announced by its framing, which is hop-by-hop. The body may
+    /// turn out to be empty.
+    pub(crate) fn announces_body(&self) -> bool {
+        self.announces_body
+    }
+
+    /// Keeps that a body was announced.
+    pub(crate) fn set_announces_body(&mut self, announces_body: bool) {
+        self.announces_body = announces_body;
+    }
+
     /// Takes the parts, and leaves the case of the header names.
     pub(crate) fn take_parts(&mut self) -> Parts {
         std::mem::replace(&mut self.parts, Request::new(()).into_parts().0)
@@ -44,7 +56,11 @@ impl RequestHead {
 /// A head that hyper read.
 impl From<Parts> for RequestHead {
     fn from(parts: Parts) -> Self {
-        Self { parts, case: None }
+        Self {
+            parts,
+            case: None,
+            announces_body: false,
+        }
     }
 }
 

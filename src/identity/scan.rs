@@ -13,7 +13,6 @@ use bytes::Bytes;
 use futures_core::Stream;
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use http::request::Parts;
 
 use super::findings::Findings;
 use super::names::Field;
@@ -114,20 +113,6 @@ pub(crate) fn scan_pieces(
         }
         Format::Opaque => Extent::Part,
     }
-}
-
-/// Whether a request whose body has arrived names several identities. Not for JSON that
-/// is declared as JSON: the parser of receipts sees each name in it, and in the head.
-pub(crate) fn is_ambiguous(head: &Parts, body: &Bytes) -> bool {
-    let format = Format::of(&head.headers);
-    if let Format::Fields(reader) = &format
-        && reader.declared == Declared::Json
-    {
-        return false;
-    }
-    let mut findings = Findings::of_head(head);
-    scan_pieces(&mut findings, &head.headers, [body]);
-    findings.is_ambiguous()
 }
 
 /// How a body contains fields.

@@ -330,9 +330,9 @@ impl Account {
         self.lock().main.inspect(inspect)
     }
 
-    /// Whether dropping the account would lose nothing. One with a verified
-    /// credential is kept for a while unless the table is full (`is_table_full`), else a
-    /// flood of names could make it unverified again.
+    /// Whether the account may be dropped. One with a verified credential is kept
+    /// for an hour, so that a flood of names does not make it unverified again; in
+    /// a full table (`is_table_full`) only debt, a pause and waiters keep it.
     pub(super) fn is_idle(&self, now: Instant, is_table_full: bool) -> bool {
         let state = self.lock();
         let idle = |now| {

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use arc_swap::Guard;
 use http::StatusCode;
-use prometheus::IntCounter;
 use tokio::time::Instant;
 
 use super::account::Account;
@@ -24,7 +23,7 @@ use super::queue::{Kind, Newcomer, Permit, Refusal, Refused, Scope};
 use super::registry::Registry;
 use crate::config::Quota;
 use crate::identity::Fingerprint;
-use crate::observe::metrics::{InstanceSeries, Metrics};
+use crate::observe::metrics::{InstanceSeries, Metrics, TenantSeries};
 
 /// What a request for a token gets.
 #[derive(Debug)]
@@ -57,8 +56,8 @@ pub(crate) struct Lane {
     /// That of its class.
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
-    /// Counts the upstream calls made here.
-    sent: Option<IntCounter>,
+    /// Counts the upstream calls made here, and those that merging saved.
+    tenant: Option<Arc<TenantSeries>>,
 }
 
 /// A request for a token, without the credential of the lane.
@@ -86,13 +85,13 @@ impl Lane {
             verifies,
             registry: Arc::clone(registry),
             metrics,
-            sent: None,
+            tenant: None,
         }
     }
 
-    /// Counts the upstream calls made here in this counter.
-    pub(crate) fn counted_in(mut self, sent: IntCounter) -> Self {
-        self.sent = Some(sent);
+    /// Counts the upstream calls made here for this tenant.
+    pub(crate) fn counted_in(mut self, tenant: Arc<TenantSeries>) -> Self {
+        self.tenant = Some(tenant);
         self
     }
 
@@ -156,6 +155,13 @@ impl Lane {
         self.account
             .inspect(self.credential, inspect)
             .unwrap_or(Ok(()))
+    }
+
+    /// Until when a pause certainly lets no request go; it may be over.
+    pub(crate) fn paused_until(&self) -> Option<Instant> {
+        self.account
+            .inspect(self.credential, Bucket::paused_until)
+            .flatten()
     }
 
     /// The refusal of a request that waited until its deadline came.
@@ -224,8 +230,17 @@ impl Lane {
     }
 
     fn count_sent(&self) {
-        if let Some(sent) = &self.sent {
-            sent.inc();
+        if let Some(tenant) = &self.tenant {
+            tenant.upstream().inc();
+        }
+    }
+
+    /// Counts what a batch saved, for its instance and its tenant: callers that got a
+    /// response of the upstream, and its upstream calls.
+    pub(crate) fn record_savings(&self, responses: u64, calls: u64) {
+        self.series().savings.settle(responses, calls);
+        if let Some(tenant) = &self.tenant {
+            tenant.savings.settle(responses, calls);
         }
     }
 
@@ -238,7 +253,7 @@ impl Lane {
         }
     }
 
-    /// Whether every response carries `RateLimit` fields.
+    /// Whether responses carry `RateLimit` fields.
     pub(crate) fn sends_ratelimit_headers(&self) -> bool {
         self.registry.policy().headers
     }

@@ -154,6 +154,6 @@ impl Proxy {
             limit.class_of(&head.method, &path, is_receipt)
         };
         let lane = self.shared.limiter.lane(identity, class, verifies);
-        Ok(lane.counted_in(tenant.upstream().clone()))
+        Ok(lane.counted_in(tenant))
     }
 }

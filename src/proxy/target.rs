@@ -10,6 +10,7 @@ use http::{Method, Version};
 
 use super::error::Error;
 use crate::config;
+use crate::http::h1::FramingConflict;
 
 /// The hosts that count as "this host".
 #[derive(Debug)]
@@ -53,6 +54,9 @@ impl ThisHost {
         }
         // What follows prevents request smuggling: the upstream may resolve an ambiguous
         // framing in another way than hyper (RFC 9112 §11.2).
+        if let Some(FramingConflict(reason)) = head.extensions.get() {
+            return Err(Error::Malformed(reason));
+        }
         let (mut hosts, mut lengths) = (0, 0);
         for (name, value) in &head.headers {
             if name == HOST {

@@ -8,7 +8,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use super::decode::BodyDecoder;
-use super::framing::Framing;
+use super::framing::{Framing, FramingConflict};
 use super::write_buf::{COPIED, WriteBuf};
 use super::{HEAD_END, Malformed};
 use crate::http::content_length;
@@ -157,6 +157,7 @@ pub(crate) struct RequestFrame {
     pub(crate) length: usize,
     /// Finds the end of the body.
     pub(crate) body: BodyDecoder,
+    pub(crate) conflict: Option<FramingConflict>,
     /// The case of the header names.
     pub(crate) case: HeaderCase,
 }
@@ -185,6 +186,7 @@ pub(crate) fn frame_request(
     Ok(Some(RequestFrame {
         length,
         body: framing.request_decoder()?,
+        conflict: framing.conflict(),
         case: HeaderCase::of(names),
     }))
 }
