@@ -118,7 +118,7 @@ impl Proxy {
         let facts = HeadFacts {
             version: head.version,
             is_head: head.method == Method::HEAD,
-            origin: hop_by_hop::first(&head.headers, &ORIGIN).cloned(),
+            origin: hop_by_hop::has(&head.headers, &ORIGIN).then(|| head.headers[ORIGIN].clone()),
         };
         async move {
             let result = match is_crowded {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::request::Parts;
 
 use crate::http::forwarded_for::Client;
-use crate::identity::{Certainty, Identity};
+use crate::identity::{Certainty, Identity, InstanceId};
 use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::{Route, TenantSeries};
 use crate::tenant::{Denied, Tenants};
@@ -33,7 +33,8 @@ impl RequestCtx<'_> {
     /// # Errors
     /// A rule forbids the request.
     pub(super) fn admit(&self, identity: &Identity) -> Result<Arc<TenantSeries>, Denied> {
-        let instance = identity.instance.as_deref();
+        // As bytes: as text it would be checked for UTF-8 again.
+        let instance = identity.instance.as_ref().map(InstanceId::as_bytes);
         let is_ambiguous = identity.certainty == Certainty::Ambiguous;
         let series = self.tenants.may_use(self.client, instance, is_ambiguous)?;
         // Refused requests are not counted for the tenant: any client can name its instances.
