@@ -24,6 +24,7 @@ impl Batcher {
         lane: Lane,
         upstream: Arc<Upstream>,
         window: Duration,
+        quarantine_time: Duration,
     ) {
         self.metrics.batches.open.inc();
         let window_end = tokio::time::sleep_until(batch.opened + window);
@@ -31,7 +32,7 @@ impl Batcher {
         // The batch is due, not sealed: while it waits for its token it still
         // accepts receipts, so under pressure it grows instead of the queue.
         let due = Instant::now();
-        let token = if self.limiter.observes() {
+        let token = if lane.rules().observes {
             Ok(self.limiter.untracked(Route::Seen))
         } else {
             let token = self.first_token(&batch, &lane, refuse).await;
@@ -50,7 +51,8 @@ impl Batcher {
             Ok(acquired) => {
                 let waited = batch.opened.elapsed().as_secs_f64();
                 self.metrics.batches.wait.observe(waited);
-                let settlement = Settlement::new(&self, &lane, &upstream, batch.opened, due);
+                let settlement =
+                    Settlement::new(&self, &lane, &upstream, batch.opened, due, quarantine_time);
                 settlement.settle(callers, acquired).await;
             }
         }

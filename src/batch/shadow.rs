@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::Batcher;
 use super::open::{Batch, Caps, Joined, Mergeable};
+use crate::config::{self, BatchMode};
 use crate::limit::{Lane, Refused, would_refuse};
 use crate::observe::metrics::Route;
 use crate::receipt::{IdHash, MergeKey, Receipt};
@@ -60,17 +61,23 @@ struct ShadowBatch {
     window: Duration,
     /// Budgets are only observed: this batch takes the token.
     takes_token: bool,
+    /// Merging is only observed.
+    observes: bool,
 }
 
 impl Batcher {
     /// Adds a shadow of a receipt to the shadow batch of its key, and counts its
     /// result in the `would_*` metrics.
-    pub(crate) fn shadow(self: &Arc<Self>, receipt: &Receipt, lane: &Lane) {
+    pub(crate) fn shadow(
+        self: &Arc<Self>,
+        settings: &config::Batch,
+        receipt: &Receipt,
+        lane: &Lane,
+    ) {
         let now = Instant::now();
-        let settings = self.settings.load();
-        let rules = self.limiter.rules();
+        let rules = lane.rules();
         let takes_token = rules.observes;
-        let alone = self.goes_alone(receipt, &settings, now);
+        let alone = self.goes_alone(receipt, settings, now);
         let deadline = now + rules.max_wait;
         let form = receipt.form();
         let ids = receipt.ids();
@@ -83,7 +90,7 @@ impl Batcher {
             max_id_bytes: receipt.max_id_bytes(),
             deadline,
         };
-        let caps = Caps::of(&settings);
+        let caps = Caps::of(settings);
         // With enforced budgets the receipt itself is refused, if at all.
         let check = || match takes_token {
             true => self.check(lane, now, deadline),
@@ -110,6 +117,7 @@ impl Batcher {
                         settings.window
                     },
                     takes_token,
+                    observes: settings.mode == BatchMode::Observe,
                 };
                 // Not in `tasks`: a drain must not wait for a batch that sends nothing.
                 tokio::spawn(shadow_batch.run(Arc::clone(self)));
@@ -136,7 +144,7 @@ impl ShadowBatch {
         match token {
             Err(refused) => refuse(shadows, refused),
             // In `merge` mode the real batch counts in `saved_total`.
-            Ok(()) if batcher.observes() => {
+            Ok(()) if self.observes => {
                 // Without splits, so one call for all: an upper bound.
                 let saved = shadows.len().saturating_sub(1);
                 batcher.metrics.would_save.inc_by(saved as u64);

@@ -17,11 +17,6 @@ use super::{Acquired, Admission, Lane, Limiter, Permit, Refused};
 use crate::observe::metrics::Route;
 
 impl Limiter {
-    /// Whether no request is held or refused.
-    pub(crate) fn observes(&self) -> bool {
-        self.rules.load().observes
-    }
-
     /// Lets a request go for which no token is taken.
     pub(crate) fn untracked(&self, route: Route) -> Acquired {
         let permit = Permit {

@@ -14,7 +14,6 @@ use super::error::Error;
 use super::request_ctx::RequestCtx;
 use crate::body::{self, ClientBody};
 use crate::config;
-use crate::http::forwarded_for::Client;
 use crate::http::path;
 use crate::http::request_head::RequestHead;
 use crate::identity::scan::{self, Extent};
@@ -35,16 +34,16 @@ impl Proxy {
     /// The key does not open this instance, or cannot be replaced.
     pub(super) async fn substitute_key(
         &self,
+        ctx: &RequestCtx<'_>,
         head: &mut RequestHead,
         body: &mut ClientBody,
-        client: Client,
     ) -> Result<Option<Substitution>, Error> {
-        let Some(keyring) = self.shared.keyring.load_full() else {
+        let Some(keyring) = &ctx.settings.keyring else {
             return Ok(None);
         };
-        // The access rules are applied later. `client` matters here, because a key from
+        // The access rules are applied later. The client matters here, because a key from
         // outside its tenant's networks must have no effect (rule: tenant keys).
-        let mut search = keyring.search(head, client);
+        let mut search = keyring.search(head, ctx.client);
         if !body.is_empty() {
             let scan = Box::pin(search.scan_body(&head.headers, body));
             self.in_time(self.shared.settings.header_timeout, scan)
@@ -93,7 +92,7 @@ impl Proxy {
         head: &Parts,
         findings: &Findings,
     ) -> Option<Duration> {
-        if ctx.tenants.depends_on_instance() || !findings.is_complete() {
+        if ctx.settings.tenants.depends_on_instance() || !findings.is_complete() {
             return Some(self.shared.settings.header_timeout);
         }
         // The head names the identity, and only a contradiction in the body is searched.
@@ -137,7 +136,8 @@ impl Proxy {
         let verifies = verification::is_conclusive(head, is_receipt, identity);
         let path = path::normalize(head.uri.path());
         let class = |limit: &config::Limit| limit.class_of(&head.method, &path, is_receipt);
-        let lane = self.shared.limiter.lane(identity, class, verifies);
+        let limits = &ctx.settings.limits;
+        let lane = self.shared.limiter.lane(limits, identity, class, verifies);
         Ok(lane.counted_in(tenant.upstream().clone()))
     }
 }

@@ -67,8 +67,8 @@ impl Proxy {
         let Shared {
             limiter, batcher, ..
         } = &*self.shared;
-        batcher.shadow(&receipt, lane);
-        let acquired = if limiter.observes() {
+        batcher.shadow(&ctx.settings.batch, &receipt, lane);
+        let acquired = if lane.rules().observes {
             // The shadow of its batch takes the token.
             limiter.untracked(Route::Seen)
         } else {

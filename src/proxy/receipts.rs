@@ -15,6 +15,7 @@ use super::request_ctx::RequestCtx;
 use super::{Proxy, server_timing};
 use crate::batch::{BatchResponse, NoResponse, Verdict};
 use crate::body::{ClientBody, ClientResponse, ResponseBody, SCAN_LIMIT};
+use crate::config::BatchMode;
 use crate::http::content_length;
 use crate::http::request_head::RequestHead;
 use crate::identity::{Certainty, scan};
@@ -97,11 +98,12 @@ impl Proxy {
     ) -> Result<Joined, Denied> {
         ctx.log_entry.set_receipt(&receipt);
         let lane = self.lane(ctx, &receipt.identity, receipt.head())?;
-        let batcher = &self.shared.batcher;
-        let route = if batcher.observes() {
+        let settings = &ctx.settings.batch;
+        let route = if settings.mode == BatchMode::Observe {
             JoinedRoute::Alone(receipt)
         } else {
-            JoinedRoute::Batch(batcher.join(receipt, at, &lane, &self.upstream))
+            let batcher = &self.shared.batcher;
+            JoinedRoute::Batch(batcher.join(settings, receipt, at, &lane, &self.upstream))
         };
         Ok(Joined { lane, route })
     }

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
+use super::shared::Reloadable;
 use crate::http::forwarded_for::Client;
 use crate::identity::{Certainty, Identity};
 use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::{Route, TenantSeries};
-use crate::tenant::{Denied, Tenants};
+use crate::tenant::Denied;
 
 /// What the steps of one request share.
 pub(super) struct RequestCtx<'r> {
     pub(super) client: Client,
-    /// The access rules when the request began. A reload does not change them for it.
-    pub(super) tenants: &'r Tenants,
+    /// As they were when the request began.
+    pub(super) settings: &'r Reloadable,
     pub(super) route: Route,
     pub(super) log_entry: &'r mut LogEntry,
 }
@@ -26,7 +27,10 @@ impl RequestCtx<'_> {
     pub(super) fn admit(&self, identity: &Identity) -> Result<Arc<TenantSeries>, Denied> {
         let instance = identity.instance.as_deref();
         let is_ambiguous = identity.certainty == Certainty::Ambiguous;
-        let series = self.tenants.may_use(self.client, instance, is_ambiguous)?;
+        let series = self
+            .settings
+            .tenants
+            .may_use(self.client, instance, is_ambiguous)?;
         // Refused requests are not counted for the tenant: any client can name its instances.
         series.requests(self.route).inc();
         Ok(Arc::clone(series))
@@ -34,6 +38,6 @@ impl RequestCtx<'_> {
 
     /// The name of the instance's tenant.
     pub(super) fn tenant_name(&self, identity: &Identity) -> Option<Arc<str>> {
-        self.tenants.name_of(identity.instance.as_deref()?)
+        self.settings.tenants.name_of(identity.instance.as_deref()?)
     }
 }

@@ -134,7 +134,8 @@ impl Instances {
     pub(super) fn of(gateway: &Gateway) -> Self {
         let metrics: &Metrics = gateway.metrics();
         let shared = &gateway.server().proxy.shared;
-        let tenants = shared.tenants.load();
+        let reloadable = shared.reloadable.load();
+        let tenants = &reloadable.tenants;
         // A snapshot of the list: its lock is not held while the buckets are read.
         let named = metrics.named_instances();
         let named = named.iter().map(|series| {
