@@ -111,13 +111,26 @@ pub(crate) struct Waiting {
     pub(crate) receipts: usize,
 }
 
-impl Refusal {
+impl Refused {
     /// The metric label for this refusal.
-    pub(crate) fn reason(self) -> Reason {
+    pub(crate) fn reason(&self) -> Reason {
+        match (self.refusal, self.scope) {
+            (Refusal::QueueFull, _) => Reason::QueueFull,
+            (Refusal::Paused, _) => Reason::Paused,
+            (Refusal::WaitTooLong, Scope::Instance) => Reason::MaxWait,
+            (Refusal::WaitTooLong, Scope::Tenant) => Reason::TenantBudget,
+            (Refusal::WaitTooLong, Scope::Egress) => Reason::EgressBudget,
+        }
+    }
+}
+
+impl Scope {
+    /// As responses, the access log and the admin pages name it.
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::QueueFull => Reason::QueueFull,
-            Self::WaitTooLong => Reason::MaxWait,
-            Self::Paused => Reason::Paused,
+            Self::Instance => "instance",
+            Self::Tenant => "tenant",
+            Self::Egress => "egress",
         }
     }
 }

@@ -222,6 +222,7 @@ impl Proxy {
         let shared = &*self.shared;
         let (log_entry, route) = (&mut guard.log_entry, guard.route);
         let error = result.as_ref().err().map(Error::code);
+        let budget = result.as_ref().err().and_then(Error::budget);
         // The next request may begin elsewhere than it seems (RFC 9112 §6.3).
         let is_malformed = matches!(result, Err(Error::Malformed(_)));
         let mut response = result.unwrap_or_else(|error| {
@@ -233,12 +234,13 @@ impl Proxy {
             response
         });
         let status = response.status();
-        log_entry.set_response(status, error);
+        log_entry.set_response(status, error, budget);
         if error.is_some() || status.is_server_error() {
             shared.metrics.failures.push(|| Failure {
                 time: SystemTime::now(),
                 status,
                 code: error,
+                budget,
                 route,
                 instance: log_entry.instance_label(),
                 times: 1,

@@ -58,6 +58,6 @@ impl Limiter {
 
 /// Counts requests that would have been refused.
 pub(crate) fn would_refuse(lane: &Lane, refused: Refused, requests: usize) {
-    let reason = refused.refusal.reason();
+    let reason = refused.reason();
     lane.series().would_reject(reason).inc_by(requests as u64);
 }

@@ -34,7 +34,7 @@ impl Proxy {
     /// The key does not open this instance, or cannot be replaced.
     pub(super) async fn substitute_key(
         &self,
-        ctx: &RequestCtx<'_>,
+        ctx: &mut RequestCtx<'_>,
         head: &mut RequestHead,
         body: &mut ClientBody,
     ) -> Result<Option<Substitution>, Error> {
@@ -49,7 +49,11 @@ impl Proxy {
             self.in_time(self.shared.settings.header_timeout, scan)
                 .await?;
         }
-        Ok(search.replace(head, body)?)
+        let replaced = search.replace(head, body);
+        Ok(replaced.inspect_err(|_| {
+            let identity = Findings::of_head(head).identity();
+            ctx.name_refused(&identity, &self.shared.metrics);
+        })?)
     }
 
     /// Finds instance and credential in the head and the beginning of the body.
@@ -131,7 +135,8 @@ impl Proxy {
         // Logged before the rules are applied, so that a refusal shows the instance.
         let tenant_name = ctx.tenant_name(identity);
         ctx.log_entry.set_identity(identity, head, || tenant_name);
-        let tenant = ctx.admit(identity)?;
+        let tenant = ctx.admit(identity);
+        let tenant = tenant.inspect_err(|_| ctx.name_refused(identity, &self.shared.metrics))?;
         let is_receipt = ctx.route == Route::Seen;
         let verifies = verification::is_conclusive(head, is_receipt, identity);
         let path = path::normalize(head.uri.path());

@@ -151,11 +151,11 @@ pub(super) fn count(
     let series = lane.series();
     series.requests(route).inc();
     if let Err(Error::RateLimited(refused)) = result {
-        series.rejected(refused.refusal.reason()).inc();
+        series.rejected(refused.reason()).inc();
     }
     // Only for failures: `finish` then names the instance in the list of failures, by a
     // label that the cap on metric labels allows.
     if !matches!(result, Ok(response) if !response.status().is_server_error()) {
-        log_entry.series = Some(std::sync::Arc::clone(series));
+        log_entry.name_instance(&series.name);
     }
 }

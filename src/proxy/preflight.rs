@@ -45,7 +45,8 @@ impl Proxy {
         let tenant_name = ctx.tenant_name(&identity);
         ctx.log_entry.set_identity(&identity, head, || tenant_name);
         let instance = identity.instance.as_deref();
-        ctx.settings.tenants.may_preflight(ctx.client, instance)?;
+        let allowed = ctx.settings.tenants.may_preflight(ctx.client, instance);
+        allowed.inspect_err(|_| ctx.name_refused(&identity, &self.shared.metrics))?;
         if let Some(keyring) = &ctx.settings.keyring {
             // The URL is that of the request that follows, and may contain a key, which
             // the upstream must not learn. A key that opens nothing here is removed: the

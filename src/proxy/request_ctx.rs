@@ -6,7 +6,7 @@ use super::shared::Reloadable;
 use crate::http::forwarded_for::Client;
 use crate::identity::{Certainty, Identity};
 use crate::observe::access_log::LogEntry;
-use crate::observe::metrics::{Route, TenantSeries};
+use crate::observe::metrics::{Metrics, Route, TenantSeries};
 use crate::tenant::Denied;
 
 /// What the steps of one request share.
@@ -34,6 +34,19 @@ impl RequestCtx<'_> {
         // Refused requests are not counted for the tenant: any client can name its instances.
         series.requests(self.route).inc();
         Ok(Arc::clone(series))
+    }
+
+    /// Shows a refused request under its instance, if that is one of the settings or has
+    /// a label: a client can write any other.
+    pub(super) fn name_refused(&mut self, identity: &Identity, metrics: &Metrics) {
+        if let Some(instance) = identity.instance.as_deref() {
+            let is_listed = self.settings.tenants.name_of(instance).is_some();
+            let label = match is_listed {
+                true => instance,
+                false => metrics.label_of(instance),
+            };
+            self.log_entry.name_instance(label);
+        }
     }
 
     /// The name of the instance's tenant.

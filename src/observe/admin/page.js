@@ -38,7 +38,10 @@
     head.scope = "row";
     const budgets = of.budgets.map(budget);
     const pause = Math.max(0, ...of.budgets.map((of) => of.pause));
-    const rejected = of.rejected.queue_full + of.rejected.max_wait + of.rejected.paused;
+    const { tenant_budget: tenant, egress_budget: egress } = of.rejected;
+    const total = of.rejected.queue_full + of.rejected.max_wait + of.rejected.paused + tenant + egress;
+    const by = [["tenant", tenant], ["egress", egress]].filter((part) => part[1] > 0).map((part) => part[0] + " " + count(part[1]));
+    const rejected = count(total) + (by.length ? " (" + by.join(", ") + ")" : "");
     return make("tr", "",
       head,
       make("td", "Tenant", of.tenant === null ? "–" : of.tenant),
@@ -47,13 +50,13 @@
       make("td", "Pause", seconds(pause)),
       make("td", "Receipts", count(of.requests.seen)),
       make("td", "Other requests", count(of.requests.other)),
-      make("td", "Rejected", count(rejected)),
+      make("td", "Rejected", rejected),
       make("td", "Upstream 429", count(of.throttled)));
   };
   const failure = (of) => make("tr", "",
     make("td", "Last (UTC)", of.time.slice(11, 19)),
     make("td", "Status", String(of.status)),
-    make("td", "Made by", of.code === null ? "upstream" : "gateway: " + of.code),
+    make("td", "Made by", of.code === null ? "upstream" : "gateway: " + of.code + (of.budget === null ? "" : " (" + of.budget + ")")),
     make("td", "Route", of.route),
     make("td", "Instance", of.instance),
     make("td", "Count", count(of.times)));

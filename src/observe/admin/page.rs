@@ -196,7 +196,6 @@ fn table(title: &str, id: &str, columns: &[&str], rows: &Markup) -> Markup {
 fn instance(row: &Instance) -> Markup {
     // The longest, because each class has its own pause.
     let pause = row.budgets.iter().map(|of| of.pause).fold(0.0, f64::max);
-    let rejected = row.rejected.queue_full + row.rejected.max_wait + row.rejected.paused;
     let [
         name,
         tenant,
@@ -222,7 +221,7 @@ fn instance(row: &Instance) -> Markup {
             @if pause > 0.0 { (cell(paused, format_args!("{pause:.1} s"))) } @else { (cell(paused, NONE)) }
             (cell(receipts, row.requests.seen))
             (cell(others, row.requests.other))
-            (cell(refused, rejected))
+            (cell(refused, row.rejected.text()))
             (cell(throttled, row.throttled))
         }
     }
@@ -251,9 +250,10 @@ fn failure(row: &Failed) -> Markup {
             // `2026-11-25T06:45:01.123Z`
             (cell(last, row.time.get(11..19).unwrap_or(&row.time)))
             (cell(status, row.status))
-            @match row.code {
-                Some(code) => (cell(made_by, format_args!("gateway: {code}"))),
-                None => (cell(made_by, "upstream")),
+            @match (row.code, row.budget) {
+                (Some(code), Some(budget)) => (cell(made_by, format_args!("gateway: {code} ({budget})"))),
+                (Some(code), None) => (cell(made_by, format_args!("gateway: {code}"))),
+                (None, _) => (cell(made_by, "upstream")),
             }
             (cell(route, row.route))
             (cell(instance, visible(&row.instance)))

@@ -76,6 +76,8 @@ pub(super) struct Rejected {
     pub(super) queue_full: u64,
     pub(super) max_wait: u64,
     pub(super) paused: u64,
+    pub(super) tenant_budget: u64,
+    pub(super) egress_budget: u64,
 }
 
 /// One of the last failures.
@@ -86,6 +88,8 @@ pub(super) struct Failed {
     pub(super) status: u16,
     /// The error code of a response that the gateway made; `None` if the upstream made it.
     pub(super) code: Option<&'static str>,
+    /// The budget that refused the request: "instance", "tenant" or "egress".
+    pub(super) budget: Option<&'static str>,
     pub(super) route: &'static str,
     pub(super) instance: Box<str>,
     /// How often it has occurred since it was first listed.
@@ -121,6 +125,7 @@ impl Status {
                     time: humantime::format_rfc3339_millis(failure.time).to_string(),
                     status: failure.status.as_u16(),
                     code: failure.code,
+                    budget: failure.budget,
                     route: failure.route.as_str(),
                     instance: failure.instance,
                     times: failure.times,
@@ -152,6 +157,27 @@ impl Instances {
     }
 }
 
+impl Rejected {
+    /// In total, and by the shared budgets, if they rejected any.
+    pub(super) fn text(&self) -> String {
+        let shared = [
+            ("tenant", self.tenant_budget),
+            ("egress", self.egress_budget),
+        ];
+        let by: Vec<String> = shared
+            .into_iter()
+            .filter(|(_, requests)| *requests > 0)
+            .map(|(budget, requests)| format!("{budget} {requests}"))
+            .collect();
+        let own = self.queue_full + self.max_wait + self.paused;
+        let total = own + self.tenant_budget + self.egress_budget;
+        match by.is_empty() {
+            true => total.to_string(),
+            false => format!("{total} ({})", by.join(", ")),
+        }
+    }
+}
+
 impl Instance {
     /// The counters of one series, without tenant and budgets.
     fn counts(series: &InstanceSeries) -> Self {
@@ -168,6 +194,8 @@ impl Instance {
                 queue_full: series.rejected(Reason::QueueFull).get(),
                 max_wait: series.rejected(Reason::MaxWait).get(),
                 paused: series.rejected(Reason::Paused).get(),
+                tenant_budget: series.rejected(Reason::TenantBudget).get(),
+                egress_budget: series.rejected(Reason::EgressBudget).get(),
             },
             throttled: series.throttled.get(),
         }
