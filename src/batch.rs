@@ -32,7 +32,7 @@ mod tokens;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -40,10 +40,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config;
+use crate::config::{self, BatchEdge};
 use crate::limit::{Lane, Limiter, Refused};
 use crate::observe::metrics::Metrics;
-use crate::receipt::Receipt;
+use crate::receipt::{NotMerged, Receipt};
 use crate::upstream::Upstream;
 use caller::Caller;
 pub(crate) use caller::{BatchResponse, NoResponse, Timing, Verdict};
@@ -64,14 +64,39 @@ pub(crate) struct Batcher {
     retry_budget: RetryBudget,
     limiter: Arc<Limiter>,
     metrics: Arc<Metrics>,
-    /// Upstream calls that retries and splits took beyond what their batches
-    /// saved. Later savings pay for them first: `saved_total` is a counter and
-    /// must not decrease.
-    overspent: AtomicU64,
     /// Cancelled on drain: all windows end, and no later batch has one.
     flush: CancellationToken,
     /// The tasks of the batches, which outlive their callers.
     tasks: TaskTracker,
+    /// Settled batches that are kept until their key is idle.
+    kept: AtomicUsize,
+}
+
+/// The times of a batch, by the settings under which it was opened.
+#[derive(Clone, Copy, Debug)]
+struct Windows {
+    /// From its first caller until it is due.
+    open: Duration,
+    /// From its sealing until its key is idle, if its call ends sooner. `None`: the
+    /// key is idle from the sealing on.
+    busy: Option<Duration>,
+    /// How long a caller that failed alone stays out of batches.
+    quarantine: Duration,
+}
+
+impl Windows {
+    fn of(settings: &config::Batch, is_alone: bool, key_was_idle: bool) -> Self {
+        let is_leading = settings.edge == BatchEdge::Leading && !is_alone;
+        let is_due_at_once = is_alone || is_leading && key_was_idle;
+        Self {
+            open: match is_due_at_once {
+                true => Duration::ZERO,
+                false => settings.window,
+            },
+            busy: is_leading.then_some(settings.window),
+            quarantine: settings.quarantine,
+        }
+    }
 }
 
 impl Batcher {
@@ -84,9 +109,9 @@ impl Batcher {
             retry_budget: RetryBudget::new(),
             limiter,
             metrics,
-            overspent: AtomicU64::new(0),
             flush: CancellationToken::new(),
             tasks,
+            kept: AtomicUsize::new(0),
         }
     }
 
@@ -120,9 +145,11 @@ impl Batcher {
             lane.check_pause(deadline)?;
         }
         let caps = Caps::of(settings);
-        let alone = self.goes_alone(&receipt, settings, arrived);
+        let goes_alone = self.goes_alone(&receipt, settings, arrived);
+        let alone = goes_alone.is_some();
         let (sender, verdict) = oneshot::channel();
         let caller = Caller {
+            if_alone: goes_alone.unwrap_or_else(|| receipt.reason_if_alone()),
             receipt,
             arrived,
             deadline,
@@ -139,55 +166,49 @@ impl Batcher {
         let joined = if alone {
             check()?;
             // Not in the table: no other receipt may find and join it.
-            Joined::New(Arc::new(Batch::alone(caller, arrived, caps)))
+            Joined::New {
+                batch: Arc::new(Batch::alone(caller, arrived, caps)),
+                key_was_idle: false,
+            }
         } else {
             self.open.join(caller, |caller| {
                 check()?;
                 Ok(Arc::new(Batch::open(caller, arrived, caps)))
             })?
         };
-        if let Joined::New(batch) = joined {
-            let window = if alone {
-                Duration::ZERO
-            } else {
-                settings.window
-            };
+        if let Joined::New {
+            batch,
+            key_was_idle,
+        } = joined
+        {
+            let windows = Windows::of(settings, alone, key_was_idle);
             // A task, not the caller's future: the batch is sent even if the
             // caller disconnects, and a drain waits for it.
             let (lane, upstream) = (lane.clone(), Arc::clone(upstream));
-            let quarantine = settings.quarantine;
-            let run = Arc::clone(self).run(batch, lane, upstream, window, quarantine);
+            let run = Arc::clone(self).run(batch, lane, upstream, windows);
             self.tasks.spawn(run);
         }
         Ok(verdict)
     }
 
-    /// Whether a receipt stays out of batches.
-    fn goes_alone(&self, receipt: &Receipt, settings: &config::Batch, now: Instant) -> bool {
-        // `batch.window = "0ms"` turns merging off. A list above `max_ids` fits no
-        // batch.
-        if settings.window.is_zero() || receipt.id_count() > settings.max_ids {
-            return true;
+    /// Why a receipt stays out of batches.
+    fn goes_alone(
+        &self,
+        receipt: &Receipt,
+        settings: &config::Batch,
+        now: Instant,
+    ) -> Option<NotMerged> {
+        if settings.window.is_zero() {
+            return Some(NotMerged::MergingOff);
+        }
+        // Such a list fits no batch.
+        if receipt.id_count() > settings.max_ids {
+            return Some(NotMerged::TooManyIds);
         }
         // While all receipts of this key fail, its own failure does not show that
         // its ids are bad. In quarantine, each would cost an upstream call.
-        self.quarantine.holds(receipt, now) && self.common_failures.of(&receipt.key, now).is_none()
-    }
-
-    /// Counts what a batch saved: callers that got a response of the upstream,
-    /// minus its upstream calls.
-    fn count_saved(&self, responses: u64, calls: u64) {
-        // Several batches end at the same time. The closure may run more than
-        // once, and `saved` keeps the value of the run that was stored.
-        let mut saved = 0;
-        let settle = |overspent: u64| {
-            let spent = calls + overspent;
-            saved = responses.saturating_sub(spent);
-            Some(spent.saturating_sub(responses))
-        };
-        self.overspent
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, settle)
-            .expect("a value is always given");
-        self.metrics.saved.inc_by(saved);
+        let is_held = self.quarantine.holds(receipt, now)
+            && self.common_failures.of(&receipt.key, now).is_none();
+        is_held.then_some(NotMerged::Quarantined)
     }
 }

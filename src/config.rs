@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 mod check;
+mod described;
 mod effective;
 mod files;
+mod ignored;
 mod kind;
 mod layers;
 mod mistakes;
@@ -35,6 +37,7 @@ use self::layers::Layers;
 use self::secret::Sources;
 use self::value::Tree;
 
+pub(crate) use self::described::describe;
 pub use self::effective::{Effective, InForce};
 pub(crate) use self::kind::read_address;
 pub use self::mistakes::Mistakes;
@@ -43,8 +46,8 @@ pub use self::proxy_url::{ProxyUrl, ProxyUrlError};
 pub use self::quota::{Quota, QuotaError};
 pub use self::secret::Secret;
 pub use self::settings::{
-    Access, Batch, BatchMode, Class, Config, Egress, HttpVersion, Instances, Limit, LimitMode, Log,
-    LogAccess, LogFormat, LogLevel, Metrics, Server, Tenant, Tls, Upstream,
+    Access, Batch, BatchEdge, BatchMode, Class, Config, Egress, HttpVersion, Instances, Limit,
+    LimitMode, Log, LogAccess, LogFormat, LogLevel, Metrics, Server, Tenant, Tls, Upstream,
 };
 pub use self::table::FILE_VARIABLE;
 pub use self::upstream_url::{UpstreamUrl, UrlError};

@@ -146,8 +146,12 @@ impl Gateway {
         // Gauges are set when they are scraped: to keep them current would cost each request.
         shared.limiter.report();
         let (idle, active) = self.server.proxy.upstream.connections();
+        let settings = shared.reloadable.load();
         let metrics = self.metrics();
         metrics.scraped().upstream_connections(idle, active);
+        metrics
+            .scraped()
+            .modes(settings.limit_observes(), settings.batch_observes());
         metrics.exposition()
     }
 

@@ -16,7 +16,7 @@
 //!
 //! # Layers, from the highest to the lowest
 //!
-//! - [`cli`], `tools`: the command line; sandbox, demo, estimate
+//! - [`cli`], `tools`: the command line; sandbox, demo, estimate, health
 //! - [`app`]: start, workers, reload, drain; `observe::admin`: the admin pages
 //! - [`gateway`]: all layers below, wired together
 //! - `server`: listener, TLS, HTTP/1.1 and HTTP/2 with clients
@@ -27,7 +27,7 @@
 //! - `receipt`: what may merge; `identity`: which instance and credential a request names
 //! - `body`: request and response bodies; `conn`: the state of one client connection
 //! - [`metrics`], `http`: fields and codecs, `redact`: secrets in text
-//! - [`config`], `descriptors`, `yield_now`, `sharded`: what all others use
+//! - [`config`], `descriptors`, `grouped`, `sharded`, `yield_now`: what all others use
 //!
 //! `tests/layers.rs` fails on an import to the same or a higher layer.
 
@@ -39,6 +39,7 @@ pub mod config;
 mod conn;
 mod descriptors;
 pub mod gateway;
+mod grouped;
 mod http;
 mod identity;
 mod limit;
@@ -56,5 +57,5 @@ mod yield_now;
 pub use observe::metrics;
 #[doc(hidden)]
 pub use tools::testing;
-pub use tools::{demo, estimate, sandbox};
+pub use tools::{demo, estimate, health, sandbox};
 pub use upstream::{Dial, Io};

@@ -287,6 +287,11 @@ impl Limiter {
 }
 
 impl Rules {
+    /// Whether no request is held or refused.
+    pub(crate) fn observes(&self) -> bool {
+        self.wait.observes
+    }
+
     fn new(config: &Config, egress: &Arc<Egress>, old: Option<&Self>) -> Self {
         let Config { limit, batch, .. } = config;
         let is_limited = config.egress.quota.is_some();

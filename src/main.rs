@@ -4,6 +4,7 @@ mod allocator;
 
 use std::fs::File;
 use std::io::{self, StdoutLock, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use wawp_gateway::app::{self, App, Ended, LoadSettings, StartError};
 use wawp_gateway::cli::{self, Command, SandboxArgs};
 use wawp_gateway::config::{self, Effective, InForce, Mistakes, Overrides};
 use wawp_gateway::demo::{self, Plan, Screen};
-use wawp_gateway::{Dial, sandbox};
+use wawp_gateway::{Dial, health as health_check, sandbox};
 
 /// A setting, a file that the settings name, or an argument is wrong.
 const EXIT_SETTINGS: u8 = 2;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Serve { config, overrides } => serve(config, overrides),
         Command::Check { config, overrides } => check(config, &overrides),
         Command::Defaults => print(|out| out.write_all(config::DEFAULTS.as_bytes())),
+        Command::Health { config, admin } => health(config, admin),
         Command::Sandbox(args) => sandbox(&args),
         Command::Demo { access_log } => demo(access_log.as_deref()),
         Command::Completions(shell) => print(|out| cli::write_completions(shell, out)),
@@ -41,6 +43,12 @@ fn main() -> ExitCode {
 fn settings_file(named: Option<PathBuf>) -> Option<PathBuf> {
     let variable = std::env::var_os(config::FILE_VARIABLE);
     config::find_file(named, variable, Path::new(config::DEFAULT_FILE))
+}
+
+/// Reads the settings as `serve` without flags would.
+fn load(named: Option<PathBuf>) -> Result<Effective, Mistakes> {
+    let file = settings_file(named);
+    config::load(file.as_deref(), std::env::vars_os(), &Overrides::default())
 }
 
 fn check(named: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
@@ -115,6 +123,21 @@ fn serve(named: Option<PathBuf>, overrides: Overrides) -> ExitCode {
     }
 }
 
+fn health(named: Option<PathBuf>, admin: Option<SocketAddr>) -> ExitCode {
+    let admin = match admin {
+        Some(admin) => admin,
+        None => match load(named) {
+            Ok(effective) => effective.config.server.admin,
+            // Health checks know two results: healthy (0) and unhealthy (1).
+            Err(mistakes) => return fail(EXIT_FAILURE, &mistakes),
+        },
+    };
+    match block_on(health_check::check(admin)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(unhealthy) => fail(EXIT_FAILURE, &unhealthy),
+    }
+}
+
 fn sandbox(args: &SandboxArgs) -> ExitCode {
     telemetry::init(&config::Config::default().log);
     let settings = sandbox::Settings {
@@ -161,8 +184,7 @@ fn demo(access_log: Option<&Path>) -> ExitCode {
 }
 
 fn estimate(named: Option<PathBuf>, logs: &[PathBuf]) -> ExitCode {
-    let file = settings_file(named);
-    let config = match config::load(file.as_deref(), std::env::vars_os(), &Overrides::default()) {
+    let config = match load(named) {
         Ok(effective) => effective.config,
         Err(mistakes) => return fail(EXIT_SETTINGS, &mistakes),
     };

@@ -169,7 +169,9 @@ struct Wanted {
 impl Wanted {
     fn new(place: &str, expr: &str, labels: &[&str]) -> Self {
         // As Grafana does, with All in every variable.
-        let mut expr = expr.replace("$__rate_interval", "10s");
+        let mut expr = expr
+            .replace("$__rate_interval", "10s")
+            .replace("$__range", "60s");
         for name in ["job", "replica", "tenant", "instance"] {
             expr = expr.replace(&format!("${name}"), ".+");
         }

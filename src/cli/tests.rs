@@ -72,6 +72,20 @@ fn the_other_commands() {
         read("demo --access-log demo.jsonl").unwrap(),
         Command::Demo { access_log }
     );
+    assert_eq!(
+        read("health").unwrap(),
+        Command::Health {
+            config: None,
+            admin: None
+        }
+    );
+    assert_eq!(
+        read("health --admin 127.0.0.1:9").unwrap(),
+        Command::Health {
+            config: None,
+            admin: Some(SocketAddr::from(([127, 0, 0, 1], 9)))
+        }
+    );
     assert_eq!(read("man").unwrap(), Command::Man);
     assert_eq!(
         read("completions zsh").unwrap(),
@@ -92,6 +106,11 @@ fn mistakes_are_refused() {
             "check --config g.toml --defaults",
             ErrorKind::ArgumentConflict,
         ),
+        (
+            "health --config g.toml --admin 127.0.0.1:9",
+            ErrorKind::ArgumentConflict,
+        ),
+        ("health --admin 9464", ErrorKind::ValueValidation),
         ("serv", ErrorKind::InvalidSubcommand),
         ("--lisen x", ErrorKind::UnknownArgument),
         ("--listen", ErrorKind::InvalidValue),

@@ -60,7 +60,7 @@ pub(super) struct Checked {
     pub(super) shown: String,
 }
 
-type Result<T> = std::result::Result<T, String>;
+pub(super) type Result<T> = std::result::Result<T, String>;
 
 impl Checked {
     pub(super) fn new(value: impl Into<toml::Value>, shown: String) -> Self {

@@ -134,6 +134,8 @@ pub struct Batch {
     pub paths: Vec<String>,
     /// How long a batch stays open after its first caller; zero turns merging off.
     pub window: Duration,
+    /// Whether the first receipt of an idle key waits for the window too.
+    pub edge: BatchEdge,
     /// The age at which a waiting batch no longer yields to other requests.
     pub max_delay: Duration,
     /// Distinct message ids in one batch.
@@ -142,6 +144,10 @@ pub struct Batch {
     pub max_callers: usize,
     /// How long a caller stays out of batches after its own request failed.
     pub quarantine: Duration,
+    /// Headers in which merged receipts may differ, in lower case.
+    pub ignore_headers: Vec<String>,
+    /// Fields of query and body in which merged receipts may differ.
+    pub ignore_fields: Vec<String>,
 }
 
 /// What happens to receipts that could share an upstream call.
@@ -152,6 +158,17 @@ pub enum BatchMode {
     Merge,
     /// Each is forwarded as it came; what merging would have saved is counted.
     Observe,
+}
+
+/// At which end of a window the first receipt is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchEdge {
+    /// At its end, with those that followed.
+    Trailing,
+    /// At once, where no call for such receipts is in flight or was sent within the
+    /// last window. Those that follow share the next call.
+    Leading,
 }
 
 /// `[limit]`: the rate limit of each WhatsApp instance.

@@ -6,6 +6,7 @@
 
 use std::sync::LazyLock;
 
+use super::ignored::{ignored_field, ignored_header};
 use super::kind::Kind::{
     self, Address, Count, Duration, Key, List, Proxy, Rate, Switch, Text, Timeout, Tokens, Url,
     Word,
@@ -16,7 +17,7 @@ use super::kind::{
 use super::path_pattern::PathPattern;
 use super::quota::MAX_BURST;
 use super::settings::{
-    BatchMode, HttpVersion, Instances, LimitMode, LogAccess, LogFormat, LogLevel,
+    BatchEdge, BatchMode, HttpVersion, Instances, LimitMode, LogAccess, LogFormat, LogLevel,
 };
 
 /// How every variable of the gateway begins.
@@ -99,10 +100,13 @@ const BATCH: &[Row] = &[
     reloadable("mode", Word(words::<BatchMode>)),
     reloadable("paths", List(&Text(batch_path))),
     reloadable("window", Duration),
+    reloadable("edge", Word(words::<BatchEdge>)),
     reloadable("max_delay", Duration),
     reloadable("max_ids", Count(1, 10_000)),
     reloadable("max_callers", Count(1, 100_000)),
     reloadable("quarantine", Duration),
+    reloadable("ignore_headers", List(&Text(ignored_header))),
+    reloadable("ignore_fields", List(&Text(ignored_field))),
 ];
 
 const LIMIT: &[Row] = &[

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::lane::TokenRequest;
 use super::queue::Source;
 use super::{Acquired, Admission, Lane, Limiter, Permit, Refused};
-use crate::observe::metrics::Route;
+use crate::observe::metrics::{Metrics, Route};
 
 impl Limiter {
     /// Lets a request go for which no token is taken.
@@ -31,7 +31,7 @@ impl Limiter {
     pub(super) fn shadow_admit(&self, lane: &Lane, request: TokenRequest, route: Route) {
         let ticket = match lane.admit(request) {
             Ok(Admission::Now(_)) => {
-                return self.metrics.would_delay(route).observe(0.0);
+                return self.record_would_delay(lane, None, route);
             }
             Ok(Admission::Queued(ticket)) => ticket,
             Err(refused) => return would_refuse(lane, refused, 1),
@@ -40,19 +40,23 @@ impl Limiter {
         // Not one of the tasks that a drain waits for.
         tokio::spawn(async move {
             match ticket.await {
-                Ok(_) => {
-                    let seconds = request.now.elapsed().as_secs_f64();
-                    metrics.would_delay(route).observe(seconds);
-                }
+                Ok(_) => count_delay(&metrics, &lane, Some(request.now.elapsed()), route),
                 Err(refused) => would_refuse(&lane, refused, 1),
             }
         });
     }
 
-    /// Counts how long a shadow batch waited for its token.
-    pub(crate) fn record_would_delay(&self, waited: Option<Duration>, route: Route) {
-        let seconds = waited.unwrap_or_default().as_secs_f64();
-        self.metrics.would_delay(route).observe(seconds);
+    /// Counts how long a shadow waited for its token; `None` if it did not wait.
+    pub(crate) fn record_would_delay(&self, lane: &Lane, waited: Option<Duration>, route: Route) {
+        count_delay(&self.metrics, lane, waited, route);
+    }
+}
+
+fn count_delay(metrics: &Metrics, lane: &Lane, waited: Option<Duration>, route: Route) {
+    let seconds = waited.unwrap_or_default().as_secs_f64();
+    metrics.would_delay(route).observe(seconds);
+    if waited.is_some() {
+        lane.series().would_delay.inc();
     }
 }
 

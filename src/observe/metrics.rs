@@ -11,7 +11,10 @@ mod batches;
 mod codes;
 mod failures;
 mod instances;
+mod not_merged;
+mod receipts;
 mod registrar;
+mod savings;
 mod scraped;
 mod tenants;
 mod unreadable;
@@ -27,10 +30,12 @@ use arc_swap::ArcSwapOption;
 use prometheus::{Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 
 use batches::Batches;
-use codes::Codes;
+pub(crate) use codes::Codes;
 pub(crate) use failures::{Failure, Failures};
-pub(crate) use instances::InstanceSeries;
 use instances::Instances;
+pub(crate) use instances::{InstanceSeries, UpstreamFailure};
+pub(crate) use not_merged::NotMerged;
+use receipts::Receipts;
 use registrar::Registrar;
 pub(crate) use scraped::{BucketStatus, Scraped};
 pub(crate) use tenants::TenantSeries;
@@ -93,7 +98,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 5] = [
         Self::QueueFull,
         Self::MaxWait,
         Self::Paused,
@@ -129,8 +134,7 @@ pub struct Metrics {
     pub(crate) upstream_broken_off: IntCounter,
     upstream_seconds: [Histogram; 2],
     pub(crate) batches: Batches,
-    /// Upstream calls saved by merging.
-    pub(crate) saved: IntCounter,
+    pub(crate) receipts: Receipts,
     /// Reloads that changed nothing, because the settings could not be used.
     pub(crate) reload_failures: IntCounter,
     /// Lines of the access log that could not be written, or not in time.
@@ -139,8 +143,6 @@ pub struct Metrics {
     /// The last failures, for the admin page.
     pub(crate) failures: Failures,
     would_delay: [Histogram; 2],
-    /// Upstream calls that merging would have saved.
-    pub(crate) would_save: IntCounter,
     instances: Instances,
     /// Secrets of the settings, which no label may contain.
     secrets: ArcSwapOption<Secrets>,
@@ -192,10 +194,7 @@ impl Metrics {
                 REQUEST_SECONDS,
             ),
             batches: Batches::new(&registrar),
-            saved: registrar.counter(
-                "wawp_gateway_upstream_requests_saved_total",
-                "Upstream calls saved by merging.",
-            ),
+            receipts: Receipts::new(&registrar),
             reload_failures: registrar.counter(
                 "wawp_gateway_reload_failures_total",
                 "Reloads that changed nothing, because the settings could not be used.",
@@ -214,10 +213,6 @@ impl Metrics {
                 "wawp_gateway_would_delay_seconds",
                 "Time an upstream call would have waited for its bucket token, if limit.mode is \"observe\".",
                 WAIT_SECONDS,
-            ),
-            would_save: registrar.counter(
-                "wawp_gateway_would_save_upstream_requests_total",
-                "Upstream calls that merging would have saved, if batch.mode is \"observe\".",
             ),
             instances: Instances::new(&registrar, max_instances),
             secrets: ArcSwapOption::empty(),
@@ -300,6 +295,25 @@ impl Metrics {
     /// The instances with a label, sorted by name.
     pub(crate) fn named_instances(&self) -> Vec<Arc<InstanceSeries>> {
         self.instances.all_named()
+    }
+
+    /// The tenants of the settings with their metrics, sorted by name.
+    pub(crate) fn named_tenants(&self) -> Vec<(Box<str>, Arc<TenantSeries>)> {
+        self.tenants.all_named()
+    }
+
+    /// Upstream calls saved by merging, for all instances together.
+    #[cfg(test)]
+    pub(crate) fn saved_by_instances(&self) -> u64 {
+        let named = self.instances.all_named();
+        let rest = [&self.instances.other, &self.instances.none];
+        let all = named.iter().chain(rest);
+        all.map(|series| series.savings.get()).sum()
+    }
+
+    /// Upstream calls saved by merging, for all tenants together.
+    pub(crate) fn saved(&self) -> u64 {
+        self.tenants.saved()
     }
 
     /// The metrics of a tenant of the settings.

@@ -168,6 +168,7 @@ impl Error {
             | Self::ClientGone
             | Self::ClientTooSlow
             | Self::TooManyHeaders(_) => "http_request_error",
+            // The nearest of the registered types: a bound on requests in flight.
             Self::Overloaded(..) => "connection_limit_reached",
             Self::Upstream(failure) => match failure {
                 UpstreamError::Unreachable(unreachable) => match unreachable {
@@ -278,10 +279,12 @@ fn describe(refused: &Refused) -> String {
     };
     match refused.refusal {
         Refusal::QueueFull => {
-            format!("{waiting} requests of this instance wait already (limit.max_queue){limit}")
+            format!(
+                "{waiting} upstream calls of this instance wait already (limit.max_queue){limit}"
+            )
         }
         Refusal::WaitTooLong => {
-            format!("{budget} is used up and {waiting} requests wait (limit.max_wait){limit}")
+            format!("{budget} is used up and {waiting} upstream calls wait (limit.max_wait){limit}")
         }
         Refusal::Paused => "the upstream paused this instance with a 429".to_owned(),
     }

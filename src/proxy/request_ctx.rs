@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::request::Parts;
+
 use super::shared::Reloadable;
 use crate::http::forwarded_for::Client;
 use crate::identity::{Certainty, Identity};
@@ -19,6 +21,13 @@ pub(super) struct RequestCtx<'r> {
 }
 
 impl RequestCtx<'_> {
+    /// Notes for the access log which instance and tenant the request is of.
+    pub(super) fn log_identity(&mut self, identity: &Identity, head: &Parts) {
+        let tenants = &self.settings.tenants;
+        let tenant_name = || tenants.name_of(identity.instance.as_deref()?);
+        self.log_entry.set_identity(identity, head, tenant_name);
+    }
+
     /// Applies the access rules for the instance, before the request takes a bucket
     /// token or joins a batch. Returns the metrics of the tenant.
     ///
@@ -47,10 +56,5 @@ impl RequestCtx<'_> {
             };
             self.log_entry.name_instance(label);
         }
-    }
-
-    /// The name of the instance's tenant.
-    pub(super) fn tenant_name(&self, identity: &Identity) -> Option<Arc<str>> {
-        self.settings.tenants.name_of(identity.instance.as_deref()?)
     }
 }

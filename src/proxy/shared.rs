@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 use super::cors::Cors;
 use super::target::ThisHost;
 use crate::batch::Batcher;
-use crate::config::{self, Config, InForce};
+use crate::config::{self, BatchMode, Config, InForce};
 use crate::conn::drain_signal::Drain;
 use crate::http::path;
 use crate::limit::{Limiter, Rules};
@@ -58,6 +58,16 @@ impl Reloadable {
             limits: limiter.rules(),
             batch: config.batch.clone(),
         }
+    }
+
+    /// Whether no request is held or refused.
+    pub(crate) fn limit_observes(&self) -> bool {
+        self.limits.observes()
+    }
+
+    /// Whether receipts are only observed, not merged.
+    pub(crate) fn batch_observes(&self) -> bool {
+        self.batch.mode == BatchMode::Observe
     }
 
     /// Whether receipts to this path are merged.

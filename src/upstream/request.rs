@@ -27,7 +27,7 @@ pub(super) enum RequestKind {
 pub(super) fn kind(request: &UpstreamRequest, http: HttpVersion) -> RequestKind {
     let is_streamed = matches!(request.body, RequestBody::Streamed(_));
     // HTTP/2 has no upgrade, which any server may ignore (RFC 9110 §7.8).
-    if http != HttpVersion::Http2 && hop_by_hop::has(&request.head.headers, "upgrade") {
+    if http != HttpVersion::Http2 && hop_by_hop::has(&request.head.headers, &UPGRADE) {
         RequestKind::Upgrade
     } else if is_streamed || request.head.header_case().is_none() {
         // Without the case here, hyper has read the names and alone knows their case.

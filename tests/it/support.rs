@@ -5,6 +5,7 @@ mod authority;
 mod client_conn;
 mod connect_proxy;
 mod held;
+mod logged;
 mod message;
 mod program;
 mod requests;
@@ -14,6 +15,7 @@ pub(crate) use authority::{Authority, trusting};
 pub(crate) use client_conn::ClientConn;
 pub(crate) use connect_proxy::{ConnectProxy, read_head};
 pub(crate) use held::HeldUpstream;
+pub(crate) use logged::Logged;
 pub(crate) use message::{Framing, Message};
 pub(crate) use program::{Program, RunningSandbox, Scratch, call, connect, eventually};
 pub(crate) use requests::{

@@ -13,6 +13,7 @@ use super::write_buf::{COPIED, WriteBuf};
 use super::{HEAD_END, Malformed};
 use crate::http::content_length;
 use crate::http::header_case::{self, HeaderCase};
+use crate::http::hop_by_hop;
 use crate::http::raw_target::{self, RawTarget};
 use crate::http::request_head::RequestHead;
 
@@ -214,7 +215,7 @@ pub(crate) fn write_request(out: &mut WriteBuf, head: &RequestHead, body: Bytes)
     text.extend_from_slice(target);
     text.extend_from_slice(b" HTTP/1.1\r\n");
     header_case::write_headers(text, headers, head.header_case());
-    match headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes) {
+    match hop_by_hop::first(headers, &CONTENT_LENGTH).map(HeaderValue::as_bytes) {
         Some(length) => assert_eq!(
             content_length::parse(length),
             Some(body.len() as u64),

@@ -10,6 +10,7 @@ use super::audit::{Accounts, Check};
 use super::figures::{Figures, Pair};
 use super::plan::{CAMPAIGN, Operation};
 use crate::config::Config;
+use crate::grouped::grouped;
 
 /// The result of a demo; displays as a table.
 #[derive(Clone, Debug)]
@@ -185,34 +186,9 @@ pub(super) fn factor(pair: Pair) -> String {
     }
 }
 
-/// A number with a comma after every third digit.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_grouped() {
-        for (number, text) in [
-            (0, "0"),
-            (999, "999"),
-            (1000, "1,000"),
-            (1_234_567, "1,234,567"),
-        ] {
-            assert_eq!(grouped(number), text);
-        }
-    }
 
     #[test]
     fn percentiles_are_nearest_ranks() {

@@ -7,7 +7,8 @@ use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
 use super::figures::Figures;
-use super::report::{factor, grouped};
+use super::report::factor;
+use crate::grouped::grouped;
 
 /// The interval of the live line on a terminal.
 const FRAME: Duration = Duration::from_millis(200);
