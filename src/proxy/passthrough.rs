@@ -42,11 +42,11 @@ impl Proxy {
             .await;
         let result = match acquired {
             Ok(acquired) => {
-                let request = UpstreamRequest {
-                    head: head.take(),
+                let mut request = UpstreamRequest {
+                    head: std::mem::take(head),
                     body: RequestBody::streamed(body.take()),
                 };
-                self.send(ctx, request, &lane, acquired).await
+                self.send(ctx, &mut request, &lane, acquired).await
             }
             Err(refused) => Err(refused.into()),
         };
@@ -77,7 +77,8 @@ impl Proxy {
             let kind = Kind::Receipt { opened };
             limiter.acquire(lane, kind, opened, Route::Seen).await?
         };
-        self.send(ctx, receipt.into_request(), lane, acquired).await
+        let mut request = receipt.into_request();
+        self.send(ctx, &mut request, lane, acquired).await
     }
 
     /// Sends a request that has its token, once, and returns the response while its
@@ -85,7 +86,7 @@ impl Proxy {
     async fn send(
         &self,
         ctx: &mut RequestCtx<'_>,
-        mut request: UpstreamRequest,
+        request: &mut UpstreamRequest,
         lane: &Lane,
         acquired: Acquired,
     ) -> Result<Box<ClientResponse>, Error> {
@@ -97,7 +98,7 @@ impl Proxy {
         ctx.log_entry
             .set_queue_wait(acquired.waited.unwrap_or_default());
         let sent_at = acquired.permit.granted;
-        let result = self.upstream.call(&mut request, ctx.route).await;
+        let result = self.upstream.call(request, ctx.route).await;
         ctx.log_entry.upstream_responded(sent_at);
         let UpstreamResponse {
             head,

@@ -42,8 +42,7 @@ impl Proxy {
         body: &mut ClientBody,
     ) -> Result<Box<ClientResponse>, Error> {
         let identity = Findings::of_head(head).identity();
-        let tenant_name = ctx.tenant_name(&identity);
-        ctx.log_entry.set_identity(&identity, head, || tenant_name);
+        ctx.log_identity(&identity, head);
         let instance = identity.instance.as_deref();
         ctx.tenants.may_preflight(ctx.client, instance)?;
         if let Some(keyring) = self.shared.keyring.load_full() {
@@ -53,7 +52,7 @@ impl Proxy {
             keyring.search(head, ctx.client).replace_or_remove(head);
         }
         let mut request = UpstreamRequest {
-            head: head.take(),
+            head: std::mem::take(head),
             body: RequestBody::streamed(body.take()),
         };
         let sent_at = Instant::now();

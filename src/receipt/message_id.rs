@@ -13,6 +13,9 @@ use super::NotMerged;
 /// far below.
 const MAX_ID: usize = 512;
 
+/// Bytes of a usual id with quotes and comma, to estimate the size of a list.
+const USUAL_ID: usize = 64;
+
 /// Whether a text looks like a message id as WAHA writes it:
 /// `{true or false}_{chat}_{id}[_{participant}]`.
 pub(super) fn is_message_id(text: &str) -> bool {
@@ -99,7 +102,8 @@ impl Visitor<'_> for LooksLikeId {
 
 /// Writes ids as a JSON list. Ids need no escapes.
 pub(super) fn json_list<'i>(ids: impl Iterator<Item = &'i str>) -> String {
-    let mut list = String::from("[");
+    let mut list = String::with_capacity(2 + ids.size_hint().0 * USUAL_ID);
+    list.push('[');
     for id in ids {
         let comma = if list.len() > 1 { "," } else { "" };
         list.extend([comma, "\"", id, "\""]);
