@@ -32,19 +32,20 @@ mod tokens;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{self, BatchMode};
+use crate::config::{self, BatchEdge, BatchMode};
 use crate::http::path;
 use crate::limit::{Lane, Limiter, Refused};
 use crate::observe::metrics::Metrics;
-use crate::receipt::Receipt;
+use crate::receipt::{NotMerged, Receipt};
 use crate::upstream::Upstream;
 use caller::Caller;
 pub(crate) use caller::{BatchResponse, NoResponse, Timing, Verdict};
@@ -70,6 +71,32 @@ pub(crate) struct Batcher {
     flush: CancellationToken,
     /// The tasks of the batches, which outlive their callers.
     tasks: TaskTracker,
+    /// Settled batches that are kept until their key is idle.
+    kept: AtomicUsize,
+}
+
+/// The two waits of a batch.
+#[derive(Clone, Copy, Debug)]
+struct Windows {
+    /// From its first caller until it is due.
+    open: Duration,
+    /// From its sealing until its key is idle, if its call ends sooner. `None`: the
+    /// key is idle from the sealing on.
+    busy: Option<Duration>,
+}
+
+impl Windows {
+    fn of(settings: &config::Batch, is_alone: bool, key_was_idle: bool) -> Self {
+        let is_leading = settings.edge == BatchEdge::Leading && !is_alone;
+        let is_due_at_once = is_alone || is_leading && key_was_idle;
+        Self {
+            open: match is_due_at_once {
+                true => Duration::ZERO,
+                false => settings.window,
+            },
+            busy: is_leading.then_some(settings.window),
+        }
+    }
 }
 
 impl Batcher {
@@ -90,7 +117,13 @@ impl Batcher {
             metrics,
             flush: CancellationToken::new(),
             tasks,
+            kept: AtomicUsize::new(0),
         }
+    }
+
+    /// The settings in force.
+    pub(crate) fn settings(&self) -> Guard<Arc<config::Batch>> {
+        self.settings.load()
     }
 
     /// Replaces the settings (rule: reload). Open batches keep their own.
@@ -139,9 +172,11 @@ impl Batcher {
             lane.check_pause(deadline)?;
         }
         let caps = Caps::of(&settings);
-        let alone = self.goes_alone(&receipt, &settings, arrived);
+        let goes_alone = self.goes_alone(&receipt, &settings, arrived);
+        let alone = goes_alone.is_some();
         let (sender, verdict) = oneshot::channel();
         let caller = Caller {
+            if_alone: goes_alone.unwrap_or_else(|| receipt.reason_if_alone()),
             receipt,
             arrived,
             deadline,
@@ -158,37 +193,49 @@ impl Batcher {
         let joined = if alone {
             check()?;
             // Not in the table: no other receipt may find and join it.
-            Joined::New(Arc::new(Batch::alone(caller, arrived, caps)))
+            Joined::New {
+                batch: Arc::new(Batch::alone(caller, arrived, caps)),
+                key_was_idle: false,
+            }
         } else {
             self.open.join(caller, |caller| {
                 check()?;
                 Ok(Arc::new(Batch::open(caller, arrived, caps)))
             })?
         };
-        if let Joined::New(batch) = joined {
-            let window = if alone {
-                Duration::ZERO
-            } else {
-                settings.window
-            };
+        if let Joined::New {
+            batch,
+            key_was_idle,
+        } = joined
+        {
+            let windows = Windows::of(&settings, alone, key_was_idle);
             // A task, not the caller's future: the batch is sent even if the
             // caller disconnects, and a drain waits for it.
             let (lane, upstream) = (lane.clone(), Arc::clone(upstream));
-            let run = Arc::clone(self).run(batch, lane, upstream, window);
+            let run = Arc::clone(self).run(batch, lane, upstream, windows);
             self.tasks.spawn(run);
         }
         Ok(verdict)
     }
 
-    /// Whether a receipt stays out of batches.
-    fn goes_alone(&self, receipt: &Receipt, settings: &config::Batch, now: Instant) -> bool {
-        // `batch.window = "0ms"` turns merging off. A list above `max_ids` fits no
-        // batch.
-        if settings.window.is_zero() || receipt.id_count() > settings.max_ids {
-            return true;
+    /// Why a receipt stays out of batches.
+    fn goes_alone(
+        &self,
+        receipt: &Receipt,
+        settings: &config::Batch,
+        now: Instant,
+    ) -> Option<NotMerged> {
+        if settings.window.is_zero() {
+            return Some(NotMerged::MergingOff);
+        }
+        // Such a list fits no batch.
+        if receipt.id_count() > settings.max_ids {
+            return Some(NotMerged::TooManyIds);
         }
         // While all receipts of this key fail, its own failure does not show that
         // its ids are bad. In quarantine, each would cost an upstream call.
-        self.quarantine.holds(receipt, now) && self.common_failures.of(&receipt.key, now).is_none()
+        let is_held = self.quarantine.holds(receipt, now)
+            && self.common_failures.of(&receipt.key, now).is_none();
+        is_held.then_some(NotMerged::Quarantined)
     }
 }

@@ -11,13 +11,16 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 mod check;
+mod described;
 mod effective;
 mod files;
+mod ignored;
 mod kind;
 mod layers;
 mod mistakes;
 mod path_pattern;
 pub(crate) mod pem;
+mod proxy_url;
 mod quota;
 mod rules;
 mod secret;
@@ -34,15 +37,17 @@ use self::layers::Layers;
 use self::secret::Sources;
 use self::value::Tree;
 
+pub(crate) use self::described::describe;
 pub use self::effective::{Effective, InForce};
 pub(crate) use self::kind::read_address;
 pub use self::mistakes::Mistakes;
 pub use self::path_pattern::{PathPattern, PatternError};
+pub use self::proxy_url::{ProxyUrl, ProxyUrlError};
 pub use self::quota::{Quota, QuotaError};
 pub use self::secret::Secret;
 pub use self::settings::{
-    Access, Batch, BatchMode, Class, Config, Egress, Instances, Limit, LimitMode, Log, LogAccess,
-    LogFormat, LogLevel, Metrics, Server, Tenant, Tls, Upstream,
+    Access, Batch, BatchEdge, BatchMode, Class, Config, Egress, HttpVersion, Instances, Limit,
+    LimitMode, Log, LogAccess, LogFormat, LogLevel, Metrics, Server, Tenant, Tls, Upstream,
 };
 pub use self::table::FILE_VARIABLE;
 pub use self::upstream_url::{UpstreamUrl, UrlError};
@@ -132,6 +137,7 @@ fn finish(
     let mut layers = Layers::new(DEFAULTS, file);
     layers.add_flags(&flags.by_name());
     layers.add_environment(&variables, &mut mistakes);
+    layers.add_proxy_variable(&variables);
     let sources = Sources::new(&variables);
     let mut checks = Checks::new(&sources, mistakes);
     checks.walk(layers);

@@ -172,6 +172,7 @@ impl Gateway {
         let secrets = Secrets::new(&config.tenants).map(Arc::new);
         shared.metrics.set_secrets(secrets.clone());
         shared.access_log.reconfigure(&config.log, secrets);
+        self.server.proxy.upstream.reload(&config.upstream);
     }
 
     /// As [`reload`](Self::reload), and uses the certificate from the files.

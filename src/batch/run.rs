@@ -4,17 +4,22 @@
 //! verdict, so a caller that disconnects cannot cancel the batch.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Batcher;
 use super::caller::{Caller, refuse};
-use super::open::{Batch, Mergeable};
+use super::open::{Batch, Mergeable, OpenBatches};
 use super::settle::Settlement;
+use super::{Batcher, Windows};
 use crate::limit::Lane;
 use crate::observe::metrics::Route;
 use crate::upstream::Upstream;
+
+/// Settled batches that are kept in a table until their key is idle. Each takes
+/// about a kilobyte, and only with `batch.edge = "leading"`.
+const MAX_KEPT: usize = 10_000;
 
 impl Batcher {
     /// Runs a batch from its first caller to the last verdict.
@@ -23,11 +28,10 @@ impl Batcher {
         batch: Arc<Batch<Caller>>,
         lane: Lane,
         upstream: Arc<Upstream>,
-        window: Duration,
+        windows: Windows,
     ) {
         self.metrics.batches.open.inc();
-        let window_end = tokio::time::sleep_until(batch.opened + window);
-        self.stay_open(&batch, window_end).await;
+        self.stay_open(&batch, windows.open).await;
         // The batch is due, not sealed: while it waits for its token it still
         // accepts receipts, so under pressure it grows instead of the queue.
         let due = Instant::now();
@@ -39,8 +43,13 @@ impl Batcher {
         };
         // From here on, receipts of this key open another batch: their messages may
         // be newer than what this one is about to send.
-        self.open.remove(&batch);
         let callers = batch.seal();
+        let busy_until = windows.busy.map(|busy| Instant::now() + busy);
+        // A batch that is not sent makes no key busy.
+        let busy_until = busy_until.filter(|_| token.is_ok());
+        if busy_until.is_none() {
+            self.open.remove(&batch);
+        }
         self.metrics.batches.open.dec();
         match token {
             Err(refused) => refuse(callers, refused),
@@ -50,24 +59,47 @@ impl Batcher {
             Ok(acquired) => {
                 let waited = batch.opened.elapsed().as_secs_f64();
                 self.metrics.batches.wait.observe(waited);
-                let settlement = Settlement::new(&self, &lane, &upstream, batch.opened, due);
+                let settlement =
+                    Settlement::new(&self, &lane, &upstream, (batch.opened, due), callers.len());
                 settlement.settle(callers, acquired).await;
             }
+        }
+        if let Some(until) = busy_until {
+            if until <= Instant::now() {
+                return self.open.remove(&batch);
+            }
+            // Not in `tasks`: a drain must not wait for it.
+            tokio::spawn(async move { self.keep(&self.open, &batch, until).await });
         }
     }
 
     /// Waits until a batch is due: it is full, its window has ended, or the
     /// gateway drains, which ends all windows.
-    pub(super) async fn stay_open<M: Mergeable>(
-        &self,
-        batch: &Batch<M>,
-        window_end: impl Future<Output = ()>,
-    ) {
+    pub(super) async fn stay_open<M: Mergeable>(&self, batch: &Batch<M>, window: Duration) {
+        // A timer would take a millisecond even for no time at all.
+        if window.is_zero() {
+            return;
+        }
         tokio::select! {
             biased;
             () = batch.closed.notified() => {}
             () = self.flush.cancelled() => {}
-            () = window_end => {}
+            () = tokio::time::sleep_until(batch.opened + window) => {}
         }
+    }
+
+    /// Keeps a sealed batch in its table until its key is idle.
+    pub(super) async fn keep<M: Mergeable>(
+        &self,
+        table: &OpenBatches<M>,
+        batch: &Arc<Batch<M>>,
+        until: Instant,
+    ) {
+        // Beyond the bound a key is idle too early, which costs a call.
+        if self.kept.fetch_add(1, Ordering::Relaxed) < MAX_KEPT {
+            tokio::time::sleep_until(until).await;
+        }
+        self.kept.fetch_sub(1, Ordering::Relaxed);
+        table.remove(batch);
     }
 }

@@ -10,12 +10,11 @@
 //! none. Retries and splits have no shadows.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Batcher;
 use super::open::{Batch, Caps, Joined, Mergeable};
+use super::{Batcher, Windows};
 use crate::limit::{Lane, Refused, would_refuse};
 use crate::observe::metrics::Route;
 use crate::receipt::{IdHash, MergeKey, Receipt};
@@ -57,7 +56,7 @@ impl Mergeable for Shadow {
 struct ShadowBatch {
     batch: Arc<Batch<Shadow>>,
     lane: Lane,
-    window: Duration,
+    windows: Windows,
     /// Budgets are only observed: this batch takes the token.
     takes_token: bool,
 }
@@ -70,16 +69,15 @@ impl Batcher {
         let settings = self.settings.load();
         let rules = self.limiter.rules();
         let takes_token = rules.observes;
-        let alone = self.goes_alone(receipt, &settings, now);
+        let alone = self.goes_alone(receipt, &settings, now).is_some();
         let deadline = now + rules.max_wait;
-        let form = receipt.form();
         let ids = receipt.ids();
         // The list of a receipt that goes alone may have any length and is not
         // needed.
         let ids = ids.hashed().filter(|_| !alone);
         let shadow = Shadow {
             key: receipt.key.clone(),
-            ids: ids.map(|(id, hash)| (hash, form.cost(&id))).collect(),
+            ids: ids.map(|(id, hash)| (hash, receipt.id_cost(&id))).collect(),
             max_id_bytes: receipt.max_id_bytes(),
             deadline,
         };
@@ -90,7 +88,10 @@ impl Batcher {
             false => Ok(()),
         };
         let joined = if alone {
-            check().map(|()| Joined::New(Arc::new(Batch::alone(shadow, now, caps))))
+            check().map(|()| Joined::New {
+                batch: Arc::new(Batch::alone(shadow, now, caps)),
+                key_was_idle: false,
+            })
         } else {
             self.open_shadows.join(shadow, |shadow| {
                 check()?;
@@ -100,15 +101,14 @@ impl Batcher {
         match joined {
             Err(refused) => would_refuse(lane, refused, 1),
             Ok(Joined::Existing) => {}
-            Ok(Joined::New(batch)) => {
+            Ok(Joined::New {
+                batch,
+                key_was_idle,
+            }) => {
                 let shadow_batch = ShadowBatch {
                     batch,
                     lane: lane.clone(),
-                    window: if alone {
-                        Duration::ZERO
-                    } else {
-                        settings.window
-                    },
+                    windows: Windows::of(&settings, alone, key_was_idle),
                     takes_token,
                 };
                 // Not in `tasks`: a drain must not wait for a batch that sends nothing.
@@ -122,8 +122,7 @@ impl ShadowBatch {
     /// Runs like a batch of callers, until it would be sent.
     async fn run(self, batcher: Arc<Batcher>) {
         let Self { batch, lane, .. } = &self;
-        let window_end = tokio::time::sleep_until(batch.opened + self.window);
-        batcher.stay_open(batch, window_end).await;
+        batcher.stay_open(batch, self.windows.open).await;
         let refuse = |shadows: Vec<_>, refused: Refused| would_refuse(lane, refused, shadows.len());
         let token = if self.takes_token {
             let token = batcher.first_token(batch, lane, refuse).await;
@@ -135,8 +134,13 @@ impl ShadowBatch {
         } else {
             Ok(())
         };
-        batcher.open_shadows.remove(batch);
         let shadows = batch.seal();
+        // A shadow call takes no time: its key is busy for a window only.
+        let busy_until = self.windows.busy.map(|busy| Instant::now() + busy);
+        let busy_until = busy_until.filter(|_| token.is_ok());
+        if busy_until.is_none() {
+            batcher.open_shadows.remove(batch);
+        }
         match token {
             Err(refused) => refuse(shadows, refused),
             // In `merge` mode the real batch counts in `saved_total`.
@@ -146,6 +150,9 @@ impl ShadowBatch {
                 lane.series().would_save.inc_by(saved as u64);
             }
             Ok(()) => {}
+        }
+        if let Some(until) = busy_until {
+            batcher.keep(&batcher.open_shadows, batch, until).await;
         }
     }
 }

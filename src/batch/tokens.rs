@@ -1,4 +1,4 @@
-//! Bucket tokens for batches: the only file of this module that calls the limiter.
+//! Bucket tokens for batches: the only file of this module that takes them.
 //!
 //! Invariants: each upstream call of a batch spends one token; a batch waits as
 //! one, and accepts callers until its token is granted (rule: batch life cycle).
@@ -41,9 +41,12 @@ impl Batcher {
         let (queued_at, opened) = (Instant::now(), batch.opened);
         // The last deadline: the token is worth taking while one caller can use
         // it. The others are refused below, at their own deadlines.
-        let deadline = batch.last_deadline().unwrap_or(queued_at);
-        let admission = self.limiter.admit(lane, Kind::Receipt { opened }, deadline);
-        let mut ticket = match admission? {
+        let admit = || {
+            let deadline = batch.last_deadline().unwrap_or(queued_at);
+            let kind = Kind::Receipt { opened };
+            self.limiter.admit(lane, kind, deadline)
+        };
+        let mut ticket = match admit()? {
             Admission::Now(permit) => return Ok((permit, None)),
             Admission::Queued(ticket) => ticket,
         };
@@ -57,9 +60,26 @@ impl Batcher {
                 // Token first: one that is due exactly at the deadline still counts,
                 // as the forecast has promised (rule: admission).
                 biased;
-                permit = &mut ticket => return Ok((permit?, Some(queued_at.elapsed()))),
+                permit = &mut ticket => match permit {
+                    Ok(permit) => return Ok((permit, Some(queued_at.elapsed()))),
+                    // A pause outlasts the deadline that the ticket was taken with.
+                    // Callers that have joined since may have time enough (rule:
+                    // pauses): they ask again, and the batch keeps its age.
+                    Err(refused) => {
+                        let until = Instant::now() + refused.retry_after;
+                        refuse(batch.take_late(|deadline| deadline < until), refused);
+                        if batch.last_deadline().is_none() {
+                            return Err(refused);
+                        }
+                        ticket = match admit()? {
+                            Admission::Now(permit) => return Ok((permit, Some(queued_at.elapsed()))),
+                            Admission::Queued(ticket) => ticket,
+                        };
+                    }
+                },
                 () = tokio::time::sleep_until(deadline) => {
-                    let expired = batch.expire(Instant::now());
+                    let now = Instant::now();
+                    let expired = batch.take_late(|deadline| deadline <= now);
                     if !expired.is_empty() {
                         refuse(expired, self.limiter.too_late(lane));
                     }

@@ -157,6 +157,13 @@ impl Lane {
             .unwrap_or(Ok(()))
     }
 
+    /// Until when a pause certainly lets no request go; it may be over.
+    pub(crate) fn paused_until(&self) -> Option<Instant> {
+        self.account
+            .inspect(self.credential, Bucket::paused_until)
+            .flatten()
+    }
+
     /// The refusal of a request that waited until its deadline came.
     pub(crate) fn too_late(&self) -> Refused {
         let inspect = |bucket: &Bucket<_>| bucket.too_late(Instant::now());
@@ -179,16 +186,15 @@ impl Lane {
         retry_after: Option<Duration>,
     ) {
         self.count_sent();
-        let now = Instant::now();
         if status == StatusCode::TOO_MANY_REQUESTS {
             // It verifies nothing: it may have been sent before the upstream
             // checked the credential.
-            self.account.on_429(permit, now, retry_after);
+            self.account.on_429(permit, Instant::now(), retry_after);
             self.series().throttled.inc();
             return;
         }
         self.account
-            .on_other_result(permit, now, !status.is_server_error());
+            .on_other_result(permit, !status.is_server_error());
         if status.is_success() && self.verifies {
             self.verify();
         } else if status == StatusCode::UNAUTHORIZED {
@@ -199,7 +205,7 @@ impl Lane {
     /// Updates the pause after a request sent with `permit` got no response.
     pub(crate) fn on_no_response(&self, permit: &Permit) {
         self.count_sent();
-        self.account.on_other_result(permit, Instant::now(), false);
+        self.account.on_other_result(permit, false);
     }
 
     /// Records that the upstream accepts the credential for the instance.
@@ -247,7 +253,7 @@ impl Lane {
         }
     }
 
-    /// Whether every response carries `RateLimit` fields.
+    /// Whether responses carry `RateLimit` fields.
     pub(crate) fn sends_ratelimit_headers(&self) -> bool {
         self.registry.policy().headers
     }

@@ -27,7 +27,7 @@ const UNVERIFIED: &str = "?";
 pub(super) struct Policy {
     pub(super) quota: Option<Quota>,
     pub(super) sharing: Arc<Sharing>,
-    /// Whether every response carries `RateLimit` fields.
+    /// Whether responses carry `RateLimit` fields.
     pub(super) headers: bool,
     /// `batch.max_delay`.
     pub(super) max_delay: Duration,

@@ -33,7 +33,7 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// The accounts of one class of requests.
 #[derive(Debug)]
 pub(super) struct Registry {
-    /// The class, as messages and `RateLimit` fields name it.
+    /// The name of the class, as the settings and the admin page show it.
     pub(super) name: Box<str>,
     policy: ArcSwap<Policy>,
     instances: Sharded<Shard<Arc<Account>>>,

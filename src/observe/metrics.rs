@@ -11,10 +11,13 @@ mod batches;
 mod codes;
 mod failures;
 mod instances;
+mod not_merged;
+mod receipts;
 mod registrar;
 mod savings;
 mod scraped;
 mod tenants;
+mod unreadable;
 
 #[cfg(test)]
 mod tests;
@@ -31,10 +34,13 @@ pub(crate) use codes::Codes;
 pub(crate) use failures::{Failure, Failures};
 use instances::Instances;
 pub(crate) use instances::{InstanceSeries, UpstreamFailure};
+pub(crate) use not_merged::NotMerged;
+use receipts::Receipts;
 use registrar::Registrar;
 pub(crate) use scraped::{BucketStatus, Scraped};
 pub(crate) use tenants::TenantSeries;
 use tenants::Tenants;
+pub(crate) use unreadable::Unreadable;
 
 use crate::redact::Secrets;
 
@@ -105,6 +111,7 @@ pub struct Metrics {
     /// Responses to client requests, by route and status code.
     pub(crate) requests: [Codes; 2],
     request_seconds: [Histogram; 2],
+    unreadable: [IntCounter; Unreadable::ALL.len()],
     /// Client requests without a complete response.
     pub(crate) in_flight: IntGauge,
     /// Open client connections.
@@ -115,6 +122,7 @@ pub struct Metrics {
     pub(crate) upstream_broken_off: IntCounter,
     upstream_seconds: [Histogram; 2],
     pub(crate) batches: Batches,
+    pub(crate) receipts: Receipts,
     /// Reloads that changed nothing, because the settings could not be used.
     pub(crate) reload_failures: IntCounter,
     /// Lines of the access log that could not be written, or not in time.
@@ -154,6 +162,7 @@ impl Metrics {
                 "Time from the head of a client request to the end of its response.",
                 REQUEST_SECONDS,
             ),
+            unreadable: unreadable::counters(&registrar),
             in_flight: registrar.gauge(
                 "wawp_gateway_in_flight_requests",
                 "Client requests without a complete response.",
@@ -173,6 +182,7 @@ impl Metrics {
                 REQUEST_SECONDS,
             ),
             batches: Batches::new(&registrar),
+            receipts: Receipts::new(&registrar),
             reload_failures: registrar.counter(
                 "wawp_gateway_reload_failures_total",
                 "Reloads that changed nothing, because the settings could not be used.",
@@ -203,6 +213,11 @@ impl Metrics {
     /// Client requests without a complete response.
     pub(crate) fn requests_in_flight(&self) -> usize {
         usize::try_from(self.in_flight.get()).unwrap_or(0)
+    }
+
+    /// Client connections that ended because they could not be read.
+    pub(crate) fn unreadable(&self, reason: Unreadable) -> &IntCounter {
+        &self.unreadable[reason as usize]
     }
 
     /// Time from the request head to the end of the response.

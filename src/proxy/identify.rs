@@ -4,6 +4,9 @@
 //! Invariant: a request body is read ahead for a bounded time and size; after that
 //! the request goes on with what is known (rule: identity).
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::EXPECT;
@@ -15,8 +18,8 @@ use super::request_ctx::RequestCtx;
 use crate::body::{self, ClientBody};
 use crate::config;
 use crate::http::forwarded_for::Client;
-use crate::http::path;
 use crate::http::request_head::RequestHead;
+use crate::http::{hop_by_hop, path};
 use crate::identity::scan::{self, Extent};
 use crate::identity::{Findings, Fingerprint, Identity, verification};
 use crate::limit::Lane;
@@ -67,6 +70,10 @@ impl Proxy {
         let extent = match self.scan_limit(ctx, head, &findings) {
             _ if body.is_empty() => Extent::Whole,
             None => Extent::Part,
+            // Nearly every body has arrived with its head.
+            Some(_) if body.is_held() => {
+                scan::scan_pieces(&mut findings, &head.headers, body.held_pieces())
+            }
             Some(limit) => {
                 // Boxed: many requests have no body.
                 let scan = Box::pin(scan::scan_body(&mut findings, &head.headers, body));
@@ -99,7 +106,7 @@ impl Proxy {
         // The head names the identity, and only a contradiction in the body is searched.
         // That must not delay a slow body, nor send `100 Continue` for a body that the
         // upstream may refuse by the head alone.
-        (!head.headers.contains_key(EXPECT)).then_some(CONTRADICTION_SCAN)
+        (!hop_by_hop::has(&head.headers, &EXPECT)).then_some(CONTRADICTION_SCAN)
     }
 
     /// Bounds reading ahead: `None` if it took longer than `limit`. Then the body is
@@ -112,6 +119,11 @@ impl Proxy {
         limit: Duration,
         reading: impl Future<Output = Result<T, body::Error>>,
     ) -> Result<Option<T>, Error> {
+        let mut reading = pin!(reading);
+        // Nearly every body arrived with its head and needs no timer.
+        if let Poll::Ready(read) = poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
+            return Ok(Some(read?));
+        }
         // What was read stays in the body's buffer, so dropping `reading` loses nothing.
         match tokio::time::timeout(limit, reading).await {
             Ok(read) => Ok(Some(read?)),
@@ -130,13 +142,17 @@ impl Proxy {
         head: &Parts,
     ) -> Result<Lane, Denied> {
         // Logged before the rules are applied, so that a refusal shows the instance.
-        let tenant_name = ctx.tenant_name(identity);
-        ctx.log_entry.set_identity(identity, head, || tenant_name);
+        ctx.log_identity(identity, head);
         let tenant = ctx.admit(identity)?;
         let is_receipt = ctx.route == Route::Seen;
         let verifies = verification::is_conclusive(head, is_receipt, identity);
-        let path = path::normalize(head.uri.path());
-        let class = |limit: &config::Limit| limit.class_of(&head.method, &path, is_receipt);
+        let class = |limit: &config::Limit| {
+            if limit.classes.is_empty() {
+                return None;
+            }
+            let path = path::normalize(head.uri.path());
+            limit.class_of(&head.method, &path, is_receipt)
+        };
         let lane = self.shared.limiter.lane(identity, class, verifies);
         Ok(lane.counted_in(tenant))
     }

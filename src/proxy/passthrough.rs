@@ -17,7 +17,7 @@ use crate::http::retry_after;
 use crate::limit::{Acquired, Kind, Lane, Scope};
 use crate::observe::access_log::LogEntry;
 use crate::observe::metrics::{Route, UpstreamFailure};
-use crate::receipt::Receipt;
+use crate::receipt::{NotMerged, Receipt};
 use crate::upstream::UpstreamResponse;
 
 impl Proxy {
@@ -42,11 +42,11 @@ impl Proxy {
             .await;
         let result = match acquired {
             Ok(acquired) => {
-                let request = UpstreamRequest {
-                    head: head.take(),
+                let mut request = UpstreamRequest {
+                    head: std::mem::take(head),
                     body: RequestBody::streamed(body.take()),
                 };
-                self.send(ctx, request, &lane, acquired).await
+                self.send(ctx, &mut request, &lane, acquired).await
             }
             Err(refused) => Err(refused.into()),
         };
@@ -67,6 +67,7 @@ impl Proxy {
         let Shared {
             limiter, batcher, ..
         } = &*self.shared;
+        ctx.log_entry.set_merging(Err(NotMerged::MergingOff));
         batcher.shadow(&receipt, lane);
         let acquired = if limiter.observes() {
             // The shadow of its batch takes the token.
@@ -76,7 +77,8 @@ impl Proxy {
             let kind = Kind::Receipt { opened };
             limiter.acquire(lane, kind, opened, Route::Seen).await?
         };
-        self.send(ctx, receipt.into_request(), lane, acquired).await
+        let mut request = receipt.into_request();
+        self.send(ctx, &mut request, lane, acquired).await
     }
 
     /// Sends a request that has its token, once, and returns the response while its
@@ -84,7 +86,7 @@ impl Proxy {
     async fn send(
         &self,
         ctx: &mut RequestCtx<'_>,
-        mut request: UpstreamRequest,
+        request: &mut UpstreamRequest,
         lane: &Lane,
         acquired: Acquired,
     ) -> Result<Box<ClientResponse>, Error> {
@@ -96,7 +98,7 @@ impl Proxy {
         ctx.log_entry
             .set_queue_wait(acquired.waited.unwrap_or_default());
         let sent_at = acquired.permit.granted;
-        let result = self.upstream.call(&mut request, ctx.route).await;
+        let result = self.upstream.call(request, ctx.route).await;
         ctx.log_entry.upstream_responded(sent_at);
         let UpstreamResponse {
             head,
@@ -110,18 +112,30 @@ impl Proxy {
         }
         let body = body.into_client_body(VecDeque::new());
         let mut response = Box::new(ClientResponse { head, body });
-        self.annotate(&mut response.head, lane, &acquired);
+        // Where merging is only observed, no response changes (rule: observe mode).
+        let merges = !self.shared.batcher.observes();
+        let not_merged = ctx.log_entry.not_merged().filter(|_| merges);
+        self.annotate(&mut response.head, lane, &acquired, not_merged);
         Ok(response)
     }
 
     /// Adds `Server-Timing` and `RateLimit`, if the settings enable them.
-    fn annotate(&self, head: &mut ResponseHead, lane: &Lane, acquired: &Acquired) {
+    fn annotate(
+        &self,
+        head: &mut ResponseHead,
+        lane: &Lane,
+        acquired: &Acquired,
+        not_merged: Option<NotMerged>,
+    ) {
         // A 101 is part of another protocol's handshake: nothing is added to it.
         if head.status() == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
-        if let (Some(queue), true) = (acquired.waited, self.shared.settings.timing_header) {
-            server_timing::of_queued(head, queue, acquired.permit.granted.elapsed());
+        let is_timed = acquired.waited.is_some() || not_merged.is_some();
+        if is_timed && self.shared.settings.timing_header {
+            let queue = acquired.waited.unwrap_or_default();
+            let upstream = acquired.permit.granted.elapsed();
+            server_timing::of_forwarded(head, not_merged, queue, upstream);
         }
         self.add_ratelimit_headers(head, lane, acquired.permit.remaining);
     }

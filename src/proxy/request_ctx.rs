@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::request::Parts;
+
 use crate::http::forwarded_for::Client;
 use crate::identity::{Certainty, Identity};
 use crate::observe::access_log::LogEntry;
@@ -18,6 +20,13 @@ pub(super) struct RequestCtx<'r> {
 }
 
 impl RequestCtx<'_> {
+    /// Notes for the access log which instance and tenant the request is of.
+    pub(super) fn log_identity(&mut self, identity: &Identity, head: &Parts) {
+        let tenants = self.tenants;
+        let tenant_name = || tenants.name_of(identity.instance.as_deref()?);
+        self.log_entry.set_identity(identity, head, tenant_name);
+    }
+
     /// Applies the access rules for the instance, before the request takes a bucket
     /// token or joins a batch. Returns the metrics of the tenant.
     ///
@@ -30,10 +39,5 @@ impl RequestCtx<'_> {
         // Refused requests are not counted for the tenant: any client can name its instances.
         series.requests(self.route).inc();
         Ok(Arc::clone(series))
-    }
-
-    /// The name of the instance's tenant.
-    pub(super) fn tenant_name(&self, identity: &Identity) -> Option<Arc<str>> {
-        self.tenants.name_of(identity.instance.as_deref()?)
     }
 }

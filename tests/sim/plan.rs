@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use wawp_gateway::config::{Class, Config, PathPattern, Quota, Tenant};
+use wawp_gateway::config::{BatchEdge, Class, Config, PathPattern, Quota, Tenant};
 
 use crate::rng::Rng;
 
@@ -159,6 +159,7 @@ fn config(rng: &mut Rng, fault_free: bool) -> Config {
     let mut config = Config::default();
     config.upstream.url = "http://upstream.test".parse().unwrap();
     config.upstream.idle_timeout = rng.pick(&[ms(100), ms(1000), ms(30_000)]);
+    config.upstream.max_age = rng.pick(&[ms(0), ms(200), ms(2000), ms(300_000)]);
     config.limit.max_wait = rng.pick(&[ms(300), ms(1000), ms(4000)]);
     config.batch = batch(rng, config.limit.max_wait);
     config.limit.headers = rng.percent(30);
@@ -186,6 +187,7 @@ fn batch(rng: &mut Rng, max_wait: Duration) -> wawp_gateway::config::Batch {
     batch.window = rng
         .pick(&[ms(0), ms(5), ms(50), ms(50), ms(250)])
         .min(max_wait - ms(1));
+    batch.edge = rng.pick(&[BatchEdge::Trailing, BatchEdge::Leading]);
     batch.max_delay = rng.pick(&[ms(0), ms(300), ms(2000)]);
     batch.max_ids = rng.pick(&[3, 10, 100]);
     batch.max_callers = rng.pick(&[2, 1000]);

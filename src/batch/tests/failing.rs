@@ -117,7 +117,7 @@ async fn whole_chat_receipts_are_neither_split_nor_kept_out_of_batches() {
                     .header("traceparent", trace.to_string())
                     .header("content-length", body.len());
                 let (head, ()) = request.body(()).unwrap().into_parts();
-                world.join_as(Receipt::read(head, Bytes::from(body)).unwrap())
+                world.join_as(Receipt::by_default(head, Bytes::from(body)).unwrap())
             });
             for verdict in verdicts.collect::<Vec<_>>() {
                 let response = verdict.unwrap().await.unwrap().response;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::BatchEdge;
 use crate::tools::sandbox::Fault;
 
 const WINDOW: Duration = ms(50);
@@ -29,6 +30,7 @@ struct Setting {
     max_callers: usize,
     rate: Option<(f64, u32)>,
     latency: u64,
+    edge: BatchEdge,
     /// A message on which every call fails, of each key.
     bad_message: Option<usize>,
 }
@@ -73,14 +75,16 @@ fn setting() -> impl Strategy<Value = Setting> {
             1 => Just(Some((5.0, 1))),
         ],
         prop_oneof![Just(0_u64), 0_u64..120],
+        prop_oneof![Just(BatchEdge::Trailing), Just(BatchEdge::Leading)],
         prop_oneof![2 => Just(None), 1 => (0_usize..12).prop_map(Some)],
     )
         .prop_map(
-            |(max_ids, max_callers, rate, latency, bad_message)| Setting {
+            |(max_ids, max_callers, rate, latency, edge, bad_message)| Setting {
                 max_ids,
                 max_callers,
                 rate,
                 latency,
+                edge,
                 bad_message,
             },
         )
@@ -118,6 +122,7 @@ struct ScenarioResult {
 async fn run(callers: &[Arrival], setting: &Setting) -> ScenarioResult {
     let mut config = Config::default();
     config.batch.window = WINDOW;
+    config.batch.edge = setting.edge;
     config.batch.max_ids = setting.max_ids;
     config.batch.max_callers = setting.max_callers;
     config.batch.quarantine = Duration::ZERO;

@@ -189,3 +189,34 @@ async fn a_pause_refuses_receipts_that_wait_and_those_that_would_join_them() {
     }
     assert!(world.calls().is_empty());
 }
+
+/// A pause that one caller of a batch cannot outlast, and a later one can.
+#[tokio::test(start_paused = true)]
+async fn a_pause_refuses_the_callers_of_a_batch_that_have_no_time_for_it_and_no_others() {
+    let world = World::with(|config| {
+        config.limit.quota = quota(0.5, 1);
+        config.limit.max_wait = ms(4000);
+    });
+    let lane = world.lane();
+    let now = Instant::now();
+    let admitted = world.limiter.admit(&lane, Kind::Request, now);
+    let Ok(crate::limit::Admission::Now(permit)) = admitted else {
+        panic!("a full bucket");
+    };
+    // Due at 2000.
+    let early = world.send(&receipt_of(&["a"]));
+    tokio::time::sleep(ms(1500)).await;
+    let late = world.send(&receipt_of(&["b"]));
+    tokio::time::sleep(ms(100)).await;
+    // Until 4600: `a` can wait until 4000, `b` until 5500.
+    let throttled = http::StatusCode::TOO_MANY_REQUESTS;
+    lane.on_response(&permit, throttled, Some(ms(3000)));
+    let early = early.await;
+    let Err(NoResponse::Refused(refused)) = early.status else {
+        panic!("{early:?}");
+    };
+    assert_eq!((refused.refusal, early.at), (Refusal::Paused, 1600));
+    assert_eq!(late.await.status, Ok(201));
+    assert_eq!(world.sent(), [ids(&["b"])]);
+    assert_eq!(world.times(), [4600]);
+}

@@ -22,9 +22,12 @@ tls.cert = "c\"\\"
 tls.key = "k"
 [upstream]
 url = "http://[::1]:81"
+http = "2"
+proxy = "http://p:15"
 connect_timeout = "1s 500ms"
 response_timeout = "12s"
 idle_timeout = "13s"
+max_age = "14s"
 ca = "ca"
 [batch]
 mode = "observe"

@@ -5,7 +5,7 @@
 //! scripts it shows the same.
 //!
 //! - [`overview`]: what is wrong, the figures and the chart;
-//! - [`tables`]: failures, tenants and instances.
+//! - [`tables`]: failures, tenants, receipts not merged and instances.
 
 mod overview;
 mod tables;
@@ -93,6 +93,7 @@ pub(super) fn render(status: &Status, view: &View) -> String {
                 (tables::failures(status))
                 (tables::tenants(status))
             }
+            (tables::unmerged(status))
             (tables::instances(status, view))
         }
         footer.quiet {

@@ -17,7 +17,7 @@ use super::problems::{Problem, Severity};
 use crate::gateway::Gateway;
 use crate::limit::Budget;
 use crate::observe::metrics::{
-    InstanceSeries, Metrics, OTHER, Reason, Route, TenantSeries, UpstreamFailure,
+    InstanceSeries, Metrics, NotMerged, OTHER, Reason, Route, TenantSeries, UpstreamFailure,
 };
 
 /// Everything that the page for people shows.
@@ -40,6 +40,10 @@ pub(super) struct Status {
     pub(super) receipt_calls: u64,
     /// Upstream calls that merging made unnecessary.
     pub(super) saved: u64,
+    /// Receipts that shared an upstream call.
+    pub(super) merged: u64,
+    /// Receipts that did not, by reason, the most frequent first.
+    pub(super) unmerged: Vec<Unmerged>,
     pub(super) in_flight: i64,
     pub(super) connections: i64,
     pub(super) history: Rates,
@@ -93,6 +97,13 @@ pub(super) struct Tenant {
     pub(super) requests: Requests,
     pub(super) upstream: u64,
     pub(super) saved: u64,
+}
+
+/// Receipts that were not merged for one reason.
+#[derive(Debug, Serialize)]
+pub(super) struct Unmerged {
+    pub(super) reason: &'static str,
+    pub(super) receipts: u64,
 }
 
 /// `/instances`.
@@ -182,6 +193,8 @@ impl Status {
             receipts: totals.receipts,
             receipt_calls: totals.receipt_calls,
             saved: metrics.saved(),
+            merged: metrics.receipts.merged(),
+            unmerged: unmerged(metrics),
             in_flight: metrics.in_flight.get(),
             connections: metrics.connections.get(),
             history: Rates::of(&samples),
@@ -293,6 +306,18 @@ fn failures(metrics: &Metrics) -> Vec<Failed> {
         times: failure.times,
     });
     failed.collect()
+}
+
+/// The reasons for which any receipt was not merged.
+fn unmerged(metrics: &Metrics) -> Vec<Unmerged> {
+    let counted = NotMerged::ALL.into_iter().map(|reason| Unmerged {
+        reason: reason.as_str(),
+        receipts: metrics.receipts.unmerged(reason),
+    });
+    let mut counted: Vec<_> = counted.filter(|of| of.receipts > 0).collect();
+    // Stable: equal counts stay in the order of the reasons.
+    counted.sort_by_key(|of| Reverse(of.receipts));
+    counted
 }
 
 impl Instances {

@@ -10,6 +10,8 @@ pub(super) struct Arrival {
     /// The bucket that it takes a token from.
     pub(super) bucket: BucketKey,
     pub(super) kind: RequestKind,
+    /// How long its upstream call took, in nanoseconds; 0 if the log does not show it.
+    pub(super) took: u64,
 }
 
 /// Whether a request can merge.

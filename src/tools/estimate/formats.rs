@@ -4,6 +4,7 @@
 //! Invariant: the format of each line is recognised separately, because a log may contain several.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -14,6 +15,8 @@ use super::timestamp::{self, LogTime};
 pub(super) struct Parsed<'l> {
     /// When the request arrived.
     pub(super) at: LogTime,
+    /// How long its upstream call took, in nanoseconds; 0 if the log does not show it.
+    pub(super) took: u64,
     pub(super) method: &'l str,
     pub(super) target: &'l str,
     /// Fields of the gateway's own formats.
@@ -25,6 +28,7 @@ pub(super) struct Own<'l> {
     pub(super) instance: Option<&'l str>,
     pub(super) ids: Option<u32>,
     pub(super) merge_key: Option<&'l str>,
+    pub(super) not_merged: Option<&'l str>,
     /// The line represents this many requests.
     pub(super) sampled: u64,
 }
@@ -61,7 +65,10 @@ pub(super) struct Json<'l> {
     ids: Option<u32>,
     #[serde(borrow)]
     merge_key: Option<Cow<'l, str>>,
+    #[serde(borrow)]
+    not_merged: Option<Cow<'l, str>>,
     sampled: Option<u64>,
+    upstream_time: Option<f64>,
     // Caddy.
     #[serde(borrow)]
     ts: Option<&'l RawValue>,
@@ -76,6 +83,9 @@ pub(super) struct Json<'l> {
     request_method: Option<Cow<'l, str>>,
     #[serde(borrow, rename = "RequestPath")]
     request_path: Option<Cow<'l, str>>,
+    /// In nanoseconds.
+    #[serde(rename = "Duration")]
+    traefik_duration: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -104,6 +114,7 @@ impl<'l> Json<'l> {
                 .map_or(Some(0), |duration| timestamp::duration(duration.get()))?;
             return Some(Parsed {
                 at: end.before(spent),
+                took: spent,
                 method: &request.method,
                 target: &request.uri,
                 own: None,
@@ -114,6 +125,7 @@ impl<'l> Json<'l> {
             let start = self.start_utc.as_ref().or(self.start_local.as_ref())?;
             return Some(Parsed {
                 at: LogTime::read(start)?,
+                took: self.traefik_duration.unwrap_or(0),
                 method,
                 target,
                 own: None,
@@ -121,12 +133,14 @@ impl<'l> Json<'l> {
         }
         Some(Parsed {
             at: LogTime::read(unquoted(self.time?))?,
+            took: seconds(self.upstream_time.unwrap_or(0.0)),
             method: self.method.as_deref()?,
             target: self.path.as_deref()?,
             own: Some(Own {
                 instance: self.instance.as_deref(),
                 ids: self.ids,
                 merge_key: self.merge_key.as_deref(),
+                not_merged: self.not_merged.as_deref(),
                 sampled: self.sampled.unwrap_or(1),
             }),
         })
@@ -161,9 +175,11 @@ fn common(line: &str) -> Option<Parsed<'_>> {
     is_status(rest.trim_start().split(' ').next()?).then_some(())?;
     // Only Traefik ends its lines in `123ms`; those of nginx and Apache show no duration.
     let millis = rest.rsplit(' ').next()?.strip_suffix("ms");
-    let spent = millis.and_then(|millis| millis.parse::<u64>().ok());
+    let millis = millis.and_then(|millis| millis.parse::<u64>().ok());
+    let spent = millis.unwrap_or(0).saturating_mul(1_000_000);
     Some(Parsed {
-        at: LogTime::common(time)?.before(spent.unwrap_or(0).saturating_mul(1_000_000)),
+        at: LogTime::common(time)?.before(spent),
+        took: spent,
         method,
         target,
         own: None,
@@ -184,6 +200,7 @@ fn proxy_manager(line: &str) -> Option<Parsed<'_>> {
     (is_request && ["http", "https"].contains(&scheme)).then_some(())?;
     Some(Parsed {
         at: LogTime::common(time)?,
+        took: 0,
         method,
         target,
         own: None,
@@ -214,17 +231,27 @@ fn own(line: &str) -> Option<Parsed<'_>> {
         .flatten();
     Some(Parsed {
         at: LogTime::read(time)?,
+        took: pair("upstream_time")
+            .and_then(|took| took.strip_suffix('s')?.parse().ok())
+            .map_or(0, seconds),
         method,
         target,
         own: Some(Own {
             instance,
             ids: pair("ids").and_then(|ids| ids.parse().ok()),
             merge_key: pair("merge_key"),
+            not_merged: pair("not_merged"),
             sampled: pair("sampled")
                 .and_then(|times| times.parse().ok())
                 .unwrap_or(1),
         }),
     })
+}
+
+/// Seconds of the gateway's own formats in nanoseconds; what is no time becomes 0.
+fn seconds(seconds: f64) -> u64 {
+    let duration = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    u64::try_from(duration.as_nanos()).unwrap_or(0)
 }
 
 fn is_status(text: &str) -> bool {

@@ -1,7 +1,9 @@
 //! One setting tried on the requests of a log, in the time of the log.
 //!
 //! Invariant: batches and buckets are the gateway's own ([`Batch`],
-//! [`OfflineLimiter`]). This file only moves the clock and holds what is open.
+//! [`OfflineLimiter`]). This file only moves the clock and holds what is open. A
+//! call of a batch takes as long as the log shows for its first receipt, or no
+//! time if it shows none.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -15,7 +17,7 @@ use super::offline::{BucketKey, Entry, OfflineLimiter};
 use super::outcome::Outcome;
 use super::replayed::{LoggedReceipt, Verdicts, Waiter};
 use crate::batch::{Batch, Caps};
-use crate::config::Config;
+use crate::config::{BatchEdge, Config};
 use crate::limit::Kind;
 
 /// What happens at a point in time.
@@ -27,6 +29,8 @@ enum Event {
     WindowEnd(u64),
     /// The deadline of a receipt in a batch that waits.
     Deadline(u64),
+    /// A merge key is idle, unless another batch of it has been opened since.
+    Idle(u64, u64),
 }
 
 /// A request or a batch that has not been sent.
@@ -53,8 +57,8 @@ pub(super) struct Replay {
     next_serve: HashMap<BucketKey, Instant>,
     events: BinaryHeap<Reverse<(Instant, Event)>>,
     open: HashMap<u64, Open>,
-    /// For each merge key the batch that receipts can join.
-    joinable: HashMap<u64, u64>,
+    /// For each merge key that is not idle its last batch.
+    last_batch: HashMap<u64, u64>,
     verdicts: Verdicts,
     last_id: u64,
     /// The first arrival, which is `start` in the time of the log.
@@ -71,7 +75,7 @@ impl Replay {
             next_serve: HashMap::new(),
             events: BinaryHeap::new(),
             open: HashMap::new(),
-            joinable: HashMap::new(),
+            last_batch: HashMap::new(),
             verdicts: Rc::default(),
             last_id: 0,
             first: None,
@@ -111,6 +115,7 @@ impl Replay {
                         .collect(),
                     arrived: now,
                     deadline: now + self.config.limit.max_wait,
+                    took: Duration::from_nanos(arrival.took),
                 };
                 let receipt = if is_alone {
                     Some(receipt)
@@ -150,7 +155,7 @@ impl Replay {
     /// is none or it is full.
     fn join(&mut self, receipt: LoggedReceipt, now: Instant) -> Option<LoggedReceipt> {
         let key = receipt.key;
-        let Some(&id) = self.joinable.get(&key) else {
+        let Some(&id) = self.last_batch.get(&key) else {
             return Some(receipt);
         };
         let Some(Open {
@@ -162,13 +167,9 @@ impl Replay {
             return Some(receipt);
         };
         let rest = batch.join(receipt);
-        if !batch.is_open() {
-            // A full batch is sealed. Its window may still be open: then it needs its token now.
-            let is_queued = ticket.is_some();
-            self.joinable.remove(&key);
-            if !is_queued {
-                self.close_window(id, now);
-            }
+        // A full batch is sealed. Its window may still be open: then it needs its token now.
+        if !batch.is_open() && ticket.is_none() {
+            self.close_window(id, now);
         }
         rest
     }
@@ -202,10 +203,13 @@ impl Replay {
             pending: Pending::Batch(batch),
         };
         self.open.insert(id, open);
-        if is_alone || is_full {
+        if is_alone {
+            return self.close_window(id, now);
+        }
+        let was_idle = self.last_batch.insert(key, id).is_none();
+        if is_full || was_idle && self.is_leading() {
             self.close_window(id, now);
         } else {
-            self.joinable.insert(key, id);
             let end = now + self.config.batch.window;
             self.events.push(Reverse((end, Event::WindowEnd(id))));
         }
@@ -259,7 +263,7 @@ impl Replay {
             Err(_) => match pending {
                 Pending::Other(_) => self.refuse(1, now),
                 Pending::Batch(batch) => {
-                    self.close(&batch, id);
+                    self.idle(batch.key, id);
                     // Every caller of the batch is refused.
                     self.refuse(batch.seal().len(), now);
                 }
@@ -295,11 +299,17 @@ impl Replay {
                 self.outcome.record_request(now - arrived, at);
             }
             Pending::Batch(batch) => {
-                self.close(&batch, id);
                 let receipts = batch.seal();
                 // All of its callers have reached their deadlines while it waited.
-                if receipts.is_empty() {
-                    return;
+                let Some(first) = receipts.first() else {
+                    return self.idle(batch.key, id);
+                };
+                if self.is_leading() {
+                    let busy = self.config.batch.window.max(first.took);
+                    let idle = Event::Idle(batch.key, id);
+                    self.events.push(Reverse((now + busy, idle)));
+                } else {
+                    self.idle(batch.key, id);
                 }
                 let waits = receipts.iter().map(|receipt| now - receipt.arrived);
                 let (waits, at) = (waits.collect::<Vec<_>>(), self.log_time(now));
@@ -308,11 +318,14 @@ impl Replay {
         }
     }
 
-    /// No receipt joins this batch any more.
-    fn close(&mut self, batch: &Batch<LoggedReceipt>, id: u64) {
-        // A later batch with the same key may have taken this entry.
-        if self.joinable.get(&batch.key) == Some(&id) {
-            self.joinable.remove(&batch.key);
+    fn is_leading(&self) -> bool {
+        self.config.batch.edge == BatchEdge::Leading
+    }
+
+    /// The key is idle after this batch, unless a later one has been opened.
+    fn idle(&mut self, key: u64, id: u64) {
+        if self.last_batch.get(&key) == Some(&id) {
+            self.last_batch.remove(&key);
         }
     }
 
@@ -323,7 +336,8 @@ impl Replay {
             return;
         };
         if let Pending::Batch(batch) = &open.pending {
-            let (expired, next) = (batch.expire(now).len(), batch.first_deadline());
+            let expired = batch.take_late(|deadline| deadline <= now).len();
+            let next = batch.first_deadline();
             self.refuse(expired, now);
             // Receipts that joined later keep the batch in the queue.
             if let Some(next) = next {
@@ -335,7 +349,7 @@ impl Replay {
             return;
         };
         if let Pending::Batch(batch) = &open.pending {
-            self.close(batch, id);
+            self.idle(batch.key, id);
         }
         if let Some(ticket) = open.ticket {
             self.limiter.leave(open.bucket, ticket);
@@ -356,6 +370,7 @@ impl Replay {
             match event {
                 Event::WindowEnd(id) => self.close_window(id, at),
                 Event::Deadline(id) => self.expire(id, at),
+                Event::Idle(key, id) => self.idle(key, id),
                 Event::Token(bucket) => {
                     // An event is not removed from the heap when its time changes; it is skipped
                     // here.
@@ -382,6 +397,7 @@ mod tests {
             at: 0,
             bucket: (0, 1),
             kind: RequestKind::Receipt { key, ids },
+            took: 0,
         });
         assert!(replay.last_id <= most + 1, "{}", replay.last_id);
         assert_eq!(replay.finish().upstream, 1);

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -19,6 +20,8 @@ pub(super) struct LoggedReceipt {
     pub(super) ids: Vec<u64>,
     pub(super) arrived: Instant,
     pub(super) deadline: Instant,
+    /// How long an upstream call with it takes.
+    pub(super) took: Duration,
 }
 
 impl Mergeable for LoggedReceipt {

@@ -3,6 +3,7 @@
 use std::io::Cursor;
 
 use super::*;
+use crate::config::BatchEdge;
 
 fn of(text: impl Into<String>) -> Result<Report, Error> {
     let input: Box<dyn Read> = Box::new(Cursor::new(text.into().into_bytes()));
@@ -282,4 +283,27 @@ fn the_page_shows_every_trial_and_requests_nothing() {
     for trace in ["://", "<script", "<img", "<link", "url(", "src="] {
         assert!(!page.contains(trace), "{trace} is in {page}");
     }
+}
+
+#[test]
+fn with_the_leading_edge_a_burst_costs_one_more_call_and_a_loop_waits_for_no_window() {
+    let line = |at: u32, took: &str| {
+        receipt(at, 1).replace("\"ids\"", &format!("\"upstream_time\":{took},\"ids\""))
+    };
+    let saved = |edge, log: String| {
+        let mut config = Config::default();
+        config.batch.edge = edge;
+        let input: Box<dyn Read> = Box::new(Cursor::new(log.into_bytes()));
+        estimate(&config, vec![("log".into(), input)])
+            .unwrap()
+            .saved()
+    };
+    let burst = || (0..40).map(|at| line(at, "0.02")).collect::<String>();
+    assert_eq!(saved(BatchEdge::Trailing, burst()), 39);
+    assert_eq!(saved(BatchEdge::Leading, burst()), 38);
+    // The first call takes 300 ms: the receipts at 100 and 140 share a window.
+    let slow = || [0, 100, 140].map(|at| line(at, "0.3")).concat();
+    assert_eq!(saved(BatchEdge::Leading, slow()), 1);
+    let fast = || [0, 100, 140].map(|at| line(at, "0.03")).concat();
+    assert_eq!(saved(BatchEdge::Leading, fast()), 0);
 }

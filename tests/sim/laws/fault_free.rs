@@ -1,8 +1,16 @@
 //! What must hold where nothing fails and nothing is limited.
 
-use super::Case;
+use std::time::Duration;
+
+use wawp_gateway::config::BatchEdge;
+
+use super::{Case, TICK};
 use crate::plan::Manner;
+use crate::upstream::Arrival;
 use crate::wire::{At, Parsed};
+
+/// Longest time for the body of a slow client, and a little more.
+const BODY: Duration = Duration::from_millis(250);
 
 impl Case {
     /// Every request succeeds, and merged calls for one chat are a window apart.
@@ -53,6 +61,7 @@ impl Case {
                 self.breaks("without faults every request arrives", what);
             }
         }
+        self.leading_receipts_do_not_wait();
         let batch = &self.config.batch;
         if self.reloads || self.drains || batch.max_ids < 100 || batch.max_callers < 1000 {
             return;
@@ -77,6 +86,47 @@ impl Case {
                         );
                     }
                 }
+            }
+        }
+    }
+
+    /// With `batch.edge = "leading"` the window delays no receipt of an idle key.
+    fn leading_receipts_do_not_wait(&mut self) {
+        let (window, edge) = (self.config.batch.window, self.config.batch.edge);
+        if edge != BatchEdge::Leading || self.reloads {
+            return;
+        }
+        for outcome in self.seen.outcomes.clone() {
+            let (tag, sent) = (outcome.step.tag, outcome.sent);
+            let parsed = self.parsed[&tag].clone();
+            let is_prompt = outcome.step.manner == Manner::Waits && sent < self.seen.drain;
+            if !is_prompt || !parsed.is_receipt() || !outcome.is_fully_sent() {
+                continue;
+            }
+            let arrivals = self.seen.arrivals.iter().filter(|arrival| {
+                let called = arrival.parsed.as_ref();
+                called.is_some_and(|called| called.may_share(&parsed))
+            });
+            // A body may take this long to arrive.
+            let recent = sent.saturating_sub(window + BODY);
+            let has_company = self.seen.outcomes.iter().any(|other| {
+                other.step.tag != tag
+                    && (recent..=sent).contains(&other.sent)
+                    && self.parsed[&other.step.tag].may_share(&parsed)
+            });
+            let is_busy = |arrival: &Arrival| {
+                let response = arrival.response.as_ref();
+                let ended = response.map_or(At::MAX, |response| response.at + 2 * TICK);
+                arrival.at < sent && ended.max(arrival.at + window + 2 * TICK) >= sent
+            };
+            if has_company || arrivals.clone().any(is_busy) {
+                continue;
+            }
+            let mut since = arrivals.filter(|arrival| arrival.at >= sent);
+            let first = since.next().map(|arrival| arrival.at);
+            if first.is_none_or(|first| first > sent + 2 * TICK) {
+                let what = format!("{tag}, sent at {sent:?}, left at {first:?}");
+                self.breaks("a receipt of an idle key does not wait", what);
             }
         }
     }

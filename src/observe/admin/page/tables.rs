@@ -1,4 +1,4 @@
-//! The tables: failures, tenants, instances.
+//! The tables: failures, receipts not merged, tenants, instances.
 //!
 //! Invariant: at most [`MAX_ROWS`] instances and [`MAX_GROUPS`] kinds of failures are
 //! shown, so the page stays short whatever the number of instances.
@@ -107,6 +107,30 @@ fn failure(group: &Group<'_>) -> Markup {
             (cell("Route", of.route))
             (cell("Instances", named))
             (cell("Count", grouped(group.times)))
+        }
+    }
+}
+
+/// The receipts that were not merged, by reason.
+pub(super) fn unmerged(status: &Status) -> Markup {
+    html! {
+        section #unmerged data-live {
+            @if !status.unmerged.is_empty() {
+                h2 { "Receipts not merged" }
+                (table("Receipts not merged", &["Reason", "Receipts"], &html! {
+                    @for of in status.unmerged.iter().take(MAX_GROUPS) {
+                        tr {
+                            th scope="row" data-label="Reason" {
+                                a href="runbook#merge-factor-collapsed" { (of.reason) }
+                            }
+                            (cell("Receipts", grouped(of.receipts)))
+                        }
+                    }
+                }))
+                @if let Some(more @ 1..) = status.unmerged.len().checked_sub(MAX_GROUPS) {
+                    p.quiet { (more) " more reasons are rarer." }
+                }
+            }
         }
     }
 }
