@@ -14,22 +14,11 @@ use tokio::time::Instant;
 
 use super::arrival::{Arrival, RequestKind};
 use super::offline::{BucketKey, Entry, OfflineLimiter};
+use super::outcome::Outcome;
 use super::replayed::{LoggedReceipt, Verdicts, Waiter};
-use super::waits::Waits;
 use crate::batch::{Batch, Caps};
 use crate::config::{BatchEdge, Config};
 use crate::limit::Kind;
-
-/// What a setting would have done.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Outcome {
-    /// Upstream calls saved by merging.
-    pub(super) saved: u64,
-    pub(super) refused: u64,
-    pub(super) upstream: u64,
-    pub(super) receipts: Waits,
-    pub(super) others: Waits,
-}
 
 /// What happens at a point in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,6 +92,7 @@ impl Replay {
         // Everything due before this arrival happens first, so that it finds buckets and batches as
         // they were.
         self.advance(Some(now));
+        self.outcome.record_arrival(arrival.at);
         match arrival.kind {
             RequestKind::Other => {
                 let id = self.next_id();
@@ -143,6 +133,17 @@ impl Replay {
     pub(super) fn finish(mut self) -> Outcome {
         self.advance(None);
         self.outcome
+    }
+
+    fn refuse(&mut self, count: usize, now: Instant) {
+        let at = self.log_time(now);
+        self.outcome.record_refused(count as u64, at);
+    }
+
+    /// The time in the log, in nanoseconds since 1970.
+    fn log_time(&self, now: Instant) -> u64 {
+        let since = u64::try_from((now - self.start).as_nanos()).unwrap_or(0);
+        self.first.unwrap_or(0) + since
     }
 
     fn next_id(&mut self) -> u64 {
@@ -189,7 +190,7 @@ impl Replay {
             .check(bucket, kind, now, receipt.deadline)
             .is_err()
         {
-            self.outcome.refused += 1;
+            self.refuse(1, now);
             return;
         }
         let key = receipt.key;
@@ -260,11 +261,11 @@ impl Replay {
                 }
             }
             Err(_) => match pending {
-                Pending::Other(_) => self.outcome.refused += 1,
+                Pending::Other(_) => self.refuse(1, now),
                 Pending::Batch(batch) => {
                     self.idle(batch.key, id);
                     // Every caller of the batch is refused.
-                    self.outcome.refused += batch.seal().len() as u64;
+                    self.refuse(batch.seal().len(), now);
                 }
             },
         }
@@ -284,7 +285,7 @@ impl Replay {
         for (id, is_granted) in verdicts {
             match self.open.remove(&id) {
                 Some(open) if is_granted => self.send(id, open.pending, now),
-                Some(_) => self.outcome.refused += 1,
+                Some(_) => self.refuse(1, now),
                 None => {}
             }
         }
@@ -294,8 +295,8 @@ impl Replay {
     fn send(&mut self, id: u64, pending: Pending, now: Instant) {
         match pending {
             Pending::Other(arrived) => {
-                self.outcome.upstream += 1;
-                self.outcome.others.record(now - arrived);
+                let at = self.log_time(now);
+                self.outcome.record_request(now - arrived, at);
             }
             Pending::Batch(batch) => {
                 let receipts = batch.seal();
@@ -310,11 +311,9 @@ impl Replay {
                 } else {
                     self.idle(batch.key, id);
                 }
-                self.outcome.upstream += 1;
-                self.outcome.saved += receipts.len() as u64 - 1;
-                for receipt in receipts {
-                    self.outcome.receipts.record(now - receipt.arrived);
-                }
+                let waits = receipts.iter().map(|receipt| now - receipt.arrived);
+                let (waits, at) = (waits.collect::<Vec<_>>(), self.log_time(now));
+                self.outcome.record_batch(&waits, at);
             }
         }
     }
@@ -337,9 +336,11 @@ impl Replay {
             return;
         };
         if let Pending::Batch(batch) = &open.pending {
-            self.outcome.refused += batch.take_late(|deadline| deadline <= now).len() as u64;
+            let expired = batch.take_late(|deadline| deadline <= now).len();
+            let next = batch.first_deadline();
+            self.refuse(expired, now);
             // Receipts that joined later keep the batch in the queue.
-            if let Some(next) = batch.first_deadline() {
+            if let Some(next) = next {
                 self.events.push(Reverse((next, Event::Deadline(id))));
                 return;
             }
