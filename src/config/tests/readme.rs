@@ -24,7 +24,7 @@ fn every_example_is_a_settings_file() {
         }
         count += 1;
     }
-    assert_eq!(count, 8);
+    assert_eq!(count, 9);
 }
 
 #[test]
