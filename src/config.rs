@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 mod check;
+mod classes;
 mod effective;
 mod files;
 mod kind;
@@ -34,6 +35,7 @@ use self::layers::Layers;
 use self::secret::Sources;
 use self::value::Tree;
 
+pub use self::classes::{Classes, Group, InstanceLimit};
 pub use self::effective::{Effective, InForce};
 pub(crate) use self::kind::read_address;
 pub use self::mistakes::Mistakes;

@@ -169,7 +169,7 @@ impl World {
     }
 
     fn lane_of(&self, receipt: &Receipt) -> Lane {
-        self.limiter.lane(&receipt.identity, |_| None, true)
+        self.limiter.lane(&receipt.identity, |_, _| None, true)
     }
 
     /// Takes every token of the instance that is there.

@@ -186,7 +186,7 @@ impl<'s> Checks<'s> {
     fn list(&mut self, path: &str, row: &Row, kind: &Kind, entry: Entry) -> Option<Checked> {
         let origin = entry.origin.clone();
         let items = self.items(entry, path, A_LIST, Value::excerpt)?;
-        if items.is_empty() && row.required {
+        if items.is_empty() && row.not_empty {
             let empty = Some("[]".to_owned());
             self.mistakes
                 .add(&origin, path, empty, "a list of at least one");

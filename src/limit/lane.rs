@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::account::Account;
 use super::bucket::Bucket;
 use super::egress::{Joined, QueueLimits, Receiver};
+use super::in_flight::Place;
 use super::policy::Policy;
 use super::queue::{Kind, Newcomer, Permit, Refusal, Refused, Scope};
 use super::registry::Registry;
@@ -158,6 +159,12 @@ impl Lane {
             .unwrap_or(Ok(()))
     }
 
+    /// Measures a call that takes no place, where calls in flight are bounded.
+    pub(super) fn measure(&self, now: Instant) -> Option<Place> {
+        let inspect = |bucket: &Bucket<_>| Some(bucket.in_flight()?.measure(now));
+        self.account.inspect(self.credential, inspect).flatten()
+    }
+
     /// The refusal of a request that waited until its deadline came.
     pub(crate) fn too_late(&self) -> Refused {
         let inspect = |bucket: &Bucket<_>| bucket.too_late(Instant::now());
@@ -166,6 +173,7 @@ impl Lane {
             refusal: Refusal::WaitTooLong,
             scope: Scope::Egress,
             quota: None,
+            max_in_flight: None,
             waiting: 0,
             retry_after: Duration::ZERO,
         })

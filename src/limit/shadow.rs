@@ -4,7 +4,8 @@
 //! request goes through the lane that the request would have used and takes the
 //! token that it would have taken, so that the buckets are as full as if they
 //! were enforced. A shadow request waits like any other, so `limit.max_queue`
-//! bounds them too, and a drain ends without them.
+//! bounds them too, and a drain ends without them. A shadow call lasts as long as
+//! recent calls did, which are measured.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +24,13 @@ impl Limiter {
     }
 
     /// Lets a request go for which no token is taken.
-    pub(crate) fn untracked(&self, route: Route) -> Acquired {
+    pub(crate) fn untracked(&self, lane: &Lane, route: Route) -> Acquired {
+        let granted = Instant::now();
         let permit = Permit {
-            granted: Instant::now(),
+            granted,
             remaining: None,
             source: Source::Main,
+            place: lane.measure(granted),
         };
         self.record_wait(permit, None, route)
     }
@@ -35,7 +38,10 @@ impl Limiter {
     /// Sends a shadow request through a lane, and counts what becomes of it.
     pub(super) fn shadow_admit(&self, lane: &Lane, request: TokenRequest, route: Route) {
         let ticket = match lane.admit(request) {
-            Ok(Admission::Now(_)) => {
+            Ok(Admission::Now(permit)) => {
+                if let Some(call) = shadow_call(permit) {
+                    tokio::spawn(call);
+                }
                 return self.metrics.would_delay(route).observe(0.0);
             }
             Ok(Admission::Queued(ticket)) => ticket,
@@ -45,9 +51,12 @@ impl Limiter {
         // Not one of the tasks that a drain waits for.
         tokio::spawn(async move {
             match ticket.await {
-                Ok(_) => {
+                Ok(permit) => {
                     let seconds = request.now.elapsed().as_secs_f64();
                     metrics.would_delay(route).observe(seconds);
+                    if let Some(call) = shadow_call(permit) {
+                        call.await;
+                    }
                 }
                 Err(refused) => would_refuse(&lane, refused, 1),
             }
@@ -59,6 +68,16 @@ impl Limiter {
         let seconds = waited.unwrap_or_default().as_secs_f64();
         self.metrics.would_delay(route).observe(seconds);
     }
+}
+
+/// Holds the place of a call that is not made for as long as it would take; `None`
+/// where calls in flight are unlimited.
+pub(crate) fn shadow_call(mut permit: Permit) -> Option<impl Future<Output = ()> + Send> {
+    let place = permit.take_place()?;
+    Some(async move {
+        tokio::time::sleep(place.usual()).await;
+        drop(place);
+    })
 }
 
 /// Counts requests that would have been refused.

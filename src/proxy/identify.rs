@@ -13,7 +13,7 @@ use super::Proxy;
 use super::error::Error;
 use super::request_ctx::RequestCtx;
 use crate::body::{self, ClientBody};
-use crate::config;
+use crate::config::Classes;
 use crate::http::forwarded_for::Client;
 use crate::http::path;
 use crate::http::request_head::RequestHead;
@@ -136,7 +136,9 @@ impl Proxy {
         let is_receipt = ctx.route == Route::Seen;
         let verifies = verification::is_conclusive(head, is_receipt, identity);
         let path = path::normalize(head.uri.path());
-        let class = |limit: &config::Limit| limit.class_of(&head.method, &path, is_receipt);
+        let class = |classes: &Classes, instance: Option<&str>| {
+            classes.class_of(&head.method, &path, is_receipt, instance)
+        };
         let lane = self.shared.limiter.lane(identity, class, verifies);
         Ok(lane.counted_in(tenant.upstream().clone()))
     }

@@ -7,7 +7,7 @@
 //!
 //! - `log_files`, `formats`, `timestamp`, `line`: from files to requests;
 //! - `arrival`, `arrival_order`: requests in the order of their arrival;
-//! - `replay`, `waits`: one setting tried on them;
+//! - `replay`, `pending`, `waits`: one setting tried on them;
 //! - `report`: the table and the recommended settings.
 
 mod arrival;
@@ -16,6 +16,7 @@ mod formats;
 mod line;
 mod log_files;
 mod offline;
+mod pending;
 mod replay;
 mod replayed;
 mod report;

@@ -45,8 +45,11 @@ headers = true
 name = "a"
 paths = ["/x*"]
 methods = ["GET"]
+instances = ["1"]
+tenants = ["a"]
 rate = 22
 burst = 23
+max_in_flight = 24
 [[limit.class]]
 name = "b"
 paths = ["/y"]

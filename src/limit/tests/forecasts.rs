@@ -139,7 +139,7 @@ impl World {
     fn lane(&self, caller: Caller) -> Lane {
         let identity = who(INSTANCES[caller.instance], &format!("t{}", caller.token));
         let class = caller.class.then_some(0);
-        self.limiter.lane(&identity, |_| class, false)
+        self.limiter.lane(&identity, |_, _| class, false)
     }
 
     /// Applies an event. A request that gets its token has its response at once: a
@@ -165,6 +165,7 @@ impl World {
                     } else {
                         Source::Unverified
                     },
+                    place: None,
                 };
                 return lane.on_response(&permit, StatusCode::TOO_MANY_REQUESTS, Some(ms(pause)));
             }

@@ -239,6 +239,9 @@ fn budget(of: &Budget) -> Markup {
             } @else {
                 "no limit"
             }
+            @if let (Some(calls), Some(most)) = (of.in_flight, of.max_in_flight) {
+                ", " (calls) " of " (most) " in flight"
+            }
             @if let Some(class) = &of.class { " (" (class) ")" }
         }
     }

@@ -175,7 +175,9 @@ impl Buckets {
         const STEP: usize = 7_919;
         // A counter in place of random numbers, whose cost would be measured too.
         self.next = (self.next + STEP) % self.callers.len();
-        let lane = self.limiter.lane(&self.callers[self.next], |_| None, true);
+        let lane = self
+            .limiter
+            .lane(&self.callers[self.next], |_, _| None, true);
         let deadline = Instant::now() + self.limiter.rules().max_wait;
         let admitted = self.limiter.admit(&lane, Kind::Request, deadline);
         matches!(admitted, Ok(Admission::Now(_)))
@@ -282,7 +284,7 @@ impl Joins {
         self.runtime.block_on(async {
             let mut verdicts = Vec::with_capacity(receipts.0.len());
             for receipt in receipts.0 {
-                let lane = self.limiter.lane(&receipt.identity, |_| None, true);
+                let lane = self.limiter.lane(&receipt.identity, |_, _| None, true);
                 let (receipt, now) = (Box::new(receipt), Instant::now());
                 verdicts.extend(self.batcher.join(receipt, now, &lane, &self.upstream));
             }
