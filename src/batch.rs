@@ -32,10 +32,10 @@ mod tokens;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +45,7 @@ use crate::config::{self, BatchEdge, BatchMode};
 use crate::http::path;
 use crate::limit::{Lane, Limiter, Refused};
 use crate::observe::metrics::Metrics;
-use crate::receipt::Receipt;
+use crate::receipt::{NotMerged, Receipt};
 use crate::upstream::Upstream;
 use caller::Caller;
 pub(crate) use caller::{BatchResponse, NoResponse, Timing, Verdict};
@@ -67,10 +67,6 @@ pub(crate) struct Batcher {
     retry_budget: RetryBudget,
     limiter: Arc<Limiter>,
     metrics: Arc<Metrics>,
-    /// Upstream calls that retries and splits took beyond what their batches
-    /// saved. Later savings pay for them first: `saved_total` is a counter and
-    /// must not decrease.
-    overspent: AtomicU64,
     /// Cancelled on drain: all windows end, and no later batch has one.
     flush: CancellationToken,
     /// The tasks of the batches, which outlive their callers.
@@ -119,11 +115,15 @@ impl Batcher {
             retry_budget: RetryBudget::new(),
             limiter,
             metrics,
-            overspent: AtomicU64::new(0),
             flush: CancellationToken::new(),
             tasks,
             kept: AtomicUsize::new(0),
         }
+    }
+
+    /// The settings in force.
+    pub(crate) fn settings(&self) -> Guard<Arc<config::Batch>> {
+        self.settings.load()
     }
 
     /// Replaces the settings (rule: reload). Open batches keep their own.
@@ -172,9 +172,11 @@ impl Batcher {
             lane.check_pause(deadline)?;
         }
         let caps = Caps::of(&settings);
-        let alone = self.goes_alone(&receipt, &settings, arrived);
+        let goes_alone = self.goes_alone(&receipt, &settings, arrived);
+        let alone = goes_alone.is_some();
         let (sender, verdict) = oneshot::channel();
         let caller = Caller {
+            if_alone: goes_alone.unwrap_or_else(|| receipt.reason_if_alone()),
             receipt,
             arrived,
             deadline,
@@ -216,32 +218,24 @@ impl Batcher {
         Ok(verdict)
     }
 
-    /// Whether a receipt stays out of batches.
-    fn goes_alone(&self, receipt: &Receipt, settings: &config::Batch, now: Instant) -> bool {
-        // `batch.window = "0ms"` turns merging off. A list above `max_ids` fits no
-        // batch.
-        if settings.window.is_zero() || receipt.id_count() > settings.max_ids {
-            return true;
+    /// Why a receipt stays out of batches.
+    fn goes_alone(
+        &self,
+        receipt: &Receipt,
+        settings: &config::Batch,
+        now: Instant,
+    ) -> Option<NotMerged> {
+        if settings.window.is_zero() {
+            return Some(NotMerged::MergingOff);
+        }
+        // Such a list fits no batch.
+        if receipt.id_count() > settings.max_ids {
+            return Some(NotMerged::TooManyIds);
         }
         // While all receipts of this key fail, its own failure does not show that
         // its ids are bad. In quarantine, each would cost an upstream call.
-        self.quarantine.holds(receipt, now) && self.common_failures.of(&receipt.key, now).is_none()
-    }
-
-    /// Counts what a batch saved: callers that got a response of the upstream,
-    /// minus its upstream calls.
-    fn count_saved(&self, responses: u64, calls: u64) {
-        // Several batches end at the same time. The closure may run more than
-        // once, and `saved` keeps the value of the run that was stored.
-        let mut saved = 0;
-        let settle = |overspent: u64| {
-            let spent = calls + overspent;
-            saved = responses.saturating_sub(spent);
-            Some(spent.saturating_sub(responses))
-        };
-        self.overspent
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, settle)
-            .expect("a value is always given");
-        self.metrics.saved.inc_by(saved);
+        let is_held = self.quarantine.holds(receipt, now)
+            && self.common_failures.of(&receipt.key, now).is_none();
+        is_held.then_some(NotMerged::Quarantined)
     }
 }

@@ -13,9 +13,12 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use clap_mangen::Man;
 
 use crate::config::{Overrides, Quota, QuotaError, read_address};
+
+pub use self::manual::write_manual;
+
+mod manual;
 
 /// What the program does.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,13 +30,22 @@ pub enum Command {
         /// The settings among the flags.
         overrides: Overrides,
     },
-    /// Check a settings file and print the effective settings.
+    /// Check the settings and print the effective ones.
     Check {
         /// The settings file, if one is named.
         config: Option<PathBuf>,
+        /// The settings among the flags.
+        overrides: Overrides,
     },
     /// Print every setting with its default.
     Defaults,
+    /// Ask a running gateway whether it accepts requests.
+    Health {
+        /// The settings file, if one is named.
+        config: Option<PathBuf>,
+        /// Its admin listener; the settings are not read then.
+        admin: Option<SocketAddr>,
+    },
     /// Run a local stand-in for api.wawp.net.
     Sandbox(SandboxArgs),
     /// Run sandbox, gateway and traffic together.
@@ -92,14 +104,22 @@ struct CommandLine {
 enum TypedCommand {
     /// Run the gateway; so does no command at all
     Serve(ServeArgs),
-    /// Report every mistake in a settings file, or its effect
+    /// Report every mistake in the settings, or their effect
     Check {
-        /// The settings file [default: as for serve]
+        #[command(flatten)]
+        serve: ServeArgs,
+        /// Print every setting with its default and a comment
+        #[arg(long, exclusive = true)]
+        defaults: bool,
+    },
+    /// Ask a running gateway whether it accepts requests: exit 0 or 1
+    Health {
+        /// The settings file of that gateway [default: as for serve]
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Print every setting with its default and a comment
-        #[arg(long, conflicts_with = "config")]
-        defaults: bool,
+        /// Its server.admin; its settings are not read then
+        #[arg(long, value_name = "ADDR", value_parser = read_address, conflicts_with = "config")]
+        admin: Option<SocketAddr>,
     },
     /// Run a local stand-in for api.wawp.net
     Sandbox(SandboxArgs),
@@ -118,13 +138,14 @@ enum TypedCommand {
         #[arg(value_name = "ACCESS_LOG", required = true)]
         logs: Vec<PathBuf>,
     },
-    /// Print completions for a shell; `man` prints the manual page
+    /// Print completions for a shell
+    // Hidden, like `man`: packages call both once, and the help fits one screen.
+    #[command(hide = true)]
     Completions {
         /// The shell
         shell: Shell,
     },
     /// Print the manual page (roff), for man -l -
-    // Listed with the completions, so that the help fits one screen.
     #[command(hide = true)]
     Man,
 }
@@ -191,51 +212,17 @@ pub fn write_completions(shell: Shell, to: &mut impl Write) -> io::Result<()> {
     to.write_all(&text)
 }
 
-/// Writes the manual page, with all commands and their flags.
-///
-/// # Errors
-/// It cannot be written.
-pub fn write_manual(to: &mut impl Write) -> io::Result<()> {
-    let mut definition = definition();
-    // Fills in what clap adds itself, such as `--help`; otherwise the page would lack it.
-    definition.build();
-    let page = Man::new(definition.clone());
-    // `Man::render` would describe each command in a page of its own; this is one page.
-    page.render_title(to)?;
-    page.render_name_section(to)?;
-    page.render_synopsis_section(to)?;
-    page.render_description_section(to)?;
-    page.render_options_section(to)?;
-    for command in definition.get_subcommands() {
-        writeln!(
-            to,
-            ".SH \"WAWP-GATEWAY {}\"",
-            command.get_name().to_uppercase()
-        )?;
-        if let Some(about) = command.get_about() {
-            writeln!(to, "{about}.")?;
-        }
-        let mut options = Vec::new();
-        Man::new(command.clone()).render_options_section(&mut options)?;
-        // The heading of the options would end the section of the command.
-        let options = String::from_utf8_lossy(&options).replace(".SH OPTIONS", ".SS OPTIONS");
-        to.write_all(options.as_bytes())?;
-    }
-    let mut extra = Vec::new();
-    page.render_extra_section(&mut extra)?;
-    // The text after the help is about environment variables.
-    let extra = String::from_utf8_lossy(&extra).replace(".SH EXTRA", ".SH ENVIRONMENT");
-    to.write_all(extra.as_bytes())?;
-    page.render_version_section(to)
-}
-
 impl From<CommandLine> for Command {
     fn from(line: CommandLine) -> Self {
         match line.command {
             None => line.serve.into(),
             Some(TypedCommand::Serve(serve)) => serve.into(),
             Some(TypedCommand::Check { defaults: true, .. }) => Self::Defaults,
-            Some(TypedCommand::Check { config, .. }) => Self::Check { config },
+            Some(TypedCommand::Check { serve, .. }) => Self::Check {
+                config: serve.config,
+                overrides: serve.overrides,
+            },
+            Some(TypedCommand::Health { config, admin }) => Self::Health { config, admin },
             Some(TypedCommand::Sandbox(sandbox)) => Self::Sandbox(sandbox),
             Some(TypedCommand::Demo { access_log }) => Self::Demo { access_log },
             Some(TypedCommand::Completions { shell }) => Self::Completions(shell),

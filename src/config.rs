@@ -12,13 +12,16 @@ use clap::Args;
 
 mod check;
 mod classes;
+mod described;
 mod effective;
 mod files;
+mod ignored;
 mod kind;
 mod layers;
 mod mistakes;
 mod path_pattern;
 pub(crate) mod pem;
+mod proxy_url;
 mod quota;
 mod rules;
 mod secret;
@@ -26,6 +29,7 @@ mod settings;
 mod table;
 mod upstream_url;
 mod value;
+mod warnings;
 
 #[cfg(test)]
 mod tests;
@@ -36,15 +40,17 @@ use self::secret::Sources;
 use self::value::Tree;
 
 pub use self::classes::{Classes, Group, InstanceLimit};
+pub(crate) use self::described::describe;
 pub use self::effective::{Effective, InForce};
 pub(crate) use self::kind::read_address;
 pub use self::mistakes::Mistakes;
 pub use self::path_pattern::{PathPattern, PatternError};
+pub use self::proxy_url::{ProxyUrl, ProxyUrlError};
 pub use self::quota::{Quota, QuotaError};
 pub use self::secret::Secret;
 pub use self::settings::{
-    Access, Batch, BatchEdge, BatchMode, Class, Config, Egress, Instances, Limit, LimitMode, Log,
-    LogAccess, LogFormat, LogLevel, Metrics, Server, Tenant, Tls, Upstream,
+    Access, Batch, BatchEdge, BatchMode, Class, Config, Egress, HttpVersion, Instances, Limit,
+    LimitMode, Log, LogAccess, LogFormat, LogLevel, Metrics, Server, Tenant, Tls, Upstream,
 };
 pub use self::table::FILE_VARIABLE;
 pub use self::upstream_url::{UpstreamUrl, UrlError};
@@ -134,6 +140,7 @@ fn finish(
     let mut layers = Layers::new(DEFAULTS, file);
     layers.add_flags(&flags.by_name());
     layers.add_environment(&variables, &mut mistakes);
+    layers.add_proxy_variable(&variables);
     let sources = Sources::new(&variables);
     let mut checks = Checks::new(&sources, mistakes);
     checks.walk(layers);

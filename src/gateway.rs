@@ -151,6 +151,9 @@ impl Gateway {
         let (idle, active) = self.server.proxy.upstream.connections();
         let metrics = self.metrics();
         metrics.scraped().upstream_connections(idle, active);
+        metrics
+            .scraped()
+            .modes(shared.limiter.observes(), shared.batcher.observes());
         metrics.exposition()
     }
 
@@ -169,6 +172,7 @@ impl Gateway {
         let secrets = Secrets::new(&config.tenants).map(Arc::new);
         shared.metrics.set_secrets(secrets.clone());
         shared.access_log.reconfigure(&config.log, secrets);
+        self.server.proxy.upstream.reload(&config.upstream);
     }
 
     /// As [`reload`](Self::reload), and uses the certificate from the files.

@@ -26,6 +26,12 @@ pub(crate) mod request_head;
 pub(crate) mod response_head;
 pub(crate) mod retry_after;
 
+/// Whether a text contains such a byte. All bytes are read, because without an early exit
+/// the compiler compares sixteen at a time: nearly always there is none.
+pub(crate) fn has_byte(text: &[u8], is_it: impl Fn(u8) -> bool) -> bool {
+    text.iter().fold(false, |found, byte| found | is_it(*byte))
+}
+
 /// The header that names the WhatsApp instance, in lower case.
 pub(crate) const INSTANCE_HEADER: &str = "x-instance-id";
 /// The header that carries an access token, in lower case.

@@ -29,5 +29,4 @@ pub(crate) use crate::http::{INSTANCE_HEADER, TOKEN_HEADER};
 pub(crate) use credential::{CredentialSource, Fingerprint};
 pub(crate) use findings::{Certainty, Findings, Identity};
 pub(crate) use instance::InstanceId;
-pub(crate) use names::{INSTANCE_FIELD, TOKEN_FIELD};
 pub(crate) use query::{decode, pairs};

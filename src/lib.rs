@@ -16,7 +16,7 @@
 //!
 //! # Layers, from the highest to the lowest
 //!
-//! - [`cli`], `tools`: the command line; sandbox, demo, estimate
+//! - [`cli`], `tools`: the command line; sandbox, demo, estimate, health
 //! - [`app`]: start, workers, reload, drain; `observe::admin`: the admin pages
 //! - [`gateway`]: all layers below, wired together
 //! - `server`: listener, TLS, HTTP/1.1 and HTTP/2 with clients
@@ -56,5 +56,5 @@ mod yield_now;
 pub use observe::metrics;
 #[doc(hidden)]
 pub use tools::testing;
-pub use tools::{demo, estimate, sandbox};
+pub use tools::{demo, estimate, health, sandbox};
 pub use upstream::{Dial, Io};

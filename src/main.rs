@@ -4,6 +4,7 @@ mod allocator;
 
 use std::fs::File;
 use std::io::{self, StdoutLock, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use wawp_gateway::app::{self, App, Ended, LoadSettings, StartError};
 use wawp_gateway::cli::{self, Command, SandboxArgs};
 use wawp_gateway::config::{self, Effective, InForce, Mistakes, Overrides};
 use wawp_gateway::demo::{self, Plan, Screen};
-use wawp_gateway::{Dial, sandbox};
+use wawp_gateway::{Dial, health as health_check, sandbox};
 
 /// A setting, a file that the settings name, or an argument is wrong.
 const EXIT_SETTINGS: u8 = 2;
@@ -27,8 +28,9 @@ fn main() -> ExitCode {
     telemetry::install_panic_hook();
     match cli::parse() {
         Command::Serve { config, overrides } => serve(config, overrides),
-        Command::Check { config } => check(config),
+        Command::Check { config, overrides } => check(config, &overrides),
         Command::Defaults => print(|out| out.write_all(config::DEFAULTS.as_bytes())),
+        Command::Health { config, admin } => health(config, admin),
         Command::Sandbox(args) => sandbox(&args),
         Command::Demo { access_log } => demo(access_log.as_deref()),
         Command::Completions(shell) => print(|out| cli::write_completions(shell, out)),
@@ -43,16 +45,23 @@ fn settings_file(named: Option<PathBuf>) -> Option<PathBuf> {
     config::find_file(named, variable, Path::new(config::DEFAULT_FILE))
 }
 
-fn check(named: Option<PathBuf>) -> ExitCode {
-    let Some(file) = settings_file(named) else {
-        let message = format_args!(
-            "there is no settings file to check: name one with --config or {}",
-            config::FILE_VARIABLE
-        );
-        return fail(EXIT_SETTINGS, &message);
-    };
-    match app::check(Some(&file), std::env::vars_os()) {
-        Ok(effective) => print(|out| write!(out, "{effective}")),
+/// Reads the settings as `serve` without flags would.
+fn load(named: Option<PathBuf>) -> Result<Effective, Mistakes> {
+    let file = settings_file(named);
+    config::load(file.as_deref(), std::env::vars_os(), &Overrides::default())
+}
+
+fn check(named: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
+    // Without a file, variables and flags can still be wrong.
+    let file = settings_file(named);
+    match app::check(file.as_deref(), std::env::vars_os(), overrides) {
+        Ok(effective) => {
+            // To stderr: what is printed can be read as a settings file.
+            for warning in effective.warnings() {
+                eprintln!("warning: {warning}");
+            }
+            print(|out| write!(out, "{effective}"))
+        }
         Err(mistakes) => fail(EXIT_SETTINGS, &mistakes),
     }
 }
@@ -95,11 +104,13 @@ fn serve(named: Option<PathBuf>, overrides: Overrides) -> ExitCode {
         // Before the sockets are bound: a SIGTERM that arrives during the start drains, too.
         let mut signals = Signals::listen()?;
         let upstream = config.upstream.url.to_string();
+        // Without its credentials.
+        let proxy = config.upstream.proxy.as_ref().map(ToString::to_string);
         let app = App::bind_or_inherit(config, Dial::Tcp, Sockets::inherited()?)?;
         app.gateway().show_settings(shown);
         app.gateway().log_access_to(Box::new(io::stdout()))?;
         let (address, admin) = (app.address()?, app.admin_address()?);
-        tracing::info!(%address, %admin, %upstream, config = config_file, "serving");
+        tracing::info!(%address, %admin, %upstream, proxy, config = config_file, "serving");
         let gateway = app.gateway().clone();
         Ok((app.run(&mut signals, load_settings).await?, gateway))
     });
@@ -115,6 +126,21 @@ fn serve(named: Option<PathBuf>, overrides: Overrides) -> ExitCode {
     match ended {
         Ended::Drained => ExitCode::SUCCESS,
         Ended::Cut { .. } => ExitCode::from(EXIT_FAILURE),
+    }
+}
+
+fn health(named: Option<PathBuf>, admin: Option<SocketAddr>) -> ExitCode {
+    let admin = match admin {
+        Some(admin) => admin,
+        None => match load(named) {
+            Ok(effective) => effective.config.server.admin,
+            // Health checks know two results: healthy (0) and unhealthy (1).
+            Err(mistakes) => return fail(EXIT_FAILURE, &mistakes),
+        },
+    };
+    match block_on(health_check::check(admin)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(unhealthy) => fail(EXIT_FAILURE, &unhealthy),
     }
 }
 
@@ -164,8 +190,7 @@ fn demo(access_log: Option<&Path>) -> ExitCode {
 }
 
 fn estimate(named: Option<PathBuf>, logs: &[PathBuf]) -> ExitCode {
-    let file = settings_file(named);
-    let config = match config::load(file.as_deref(), std::env::vars_os(), &Overrides::default()) {
+    let config = match load(named) {
         Ok(effective) => effective.config,
         Err(mistakes) => return fail(EXIT_SETTINGS, &mistakes),
     };

@@ -44,10 +44,10 @@ use crate::http::raw_target::RawTarget;
 use crate::http::request_head::RequestHead;
 use crate::http::response_head::has_no_body;
 use crate::observe::metrics::{Failure, Route};
+use crate::receipt::NotMerged;
 use crate::upstream::Upstream;
 use error::Error;
 use preflight::is_preflight;
-use receipts::may_be_receipt;
 use request_ctx::RequestCtx;
 use request_guard::RequestGuard;
 use run_to_end::RunToEnd;
@@ -118,7 +118,7 @@ impl Proxy {
         let facts = HeadFacts {
             version: head.version,
             is_head: head.method == Method::HEAD,
-            origin: head.headers.get(ORIGIN).cloned(),
+            origin: hop_by_hop::first(&head.headers, &ORIGIN).cloned(),
         };
         async move {
             let result = match is_crowded {
@@ -172,6 +172,7 @@ impl Proxy {
         // HTTP/2 has no `Upgrade` (RFC 9113 §8.6).
         let is_upgradable = head.version == Version::HTTP_11 && body.is_empty();
         hop_by_hop::strip(&mut head.headers, is_upgradable);
+        head.set_announces_body(!body.is_empty());
         if head.version == Version::HTTP_2 {
             hop_by_hop::from_http2(head, body.is_empty());
         }
@@ -179,6 +180,7 @@ impl Proxy {
             Box::pin(self.prepare_raw_target(head, body, raw)).await?;
         }
         if is_preflight(head, body) {
+            ctx.log_entry.set_merging(Err(NotMerged::Method));
             // Boxed, here and below: a future is as large as its largest branch.
             return Box::pin(self.forward_preflight(ctx, head, body)).await;
         }
@@ -187,9 +189,15 @@ impl Proxy {
             true => Box::pin(self.substitute_key(head, body, client)).await?,
             false => None,
         };
-        let receipt = match ctx.route == Route::Seen && may_be_receipt(head) {
-            true => self.read_receipt(head, body).await?,
-            false => None,
+        let receipt = match ctx.route {
+            Route::Seen => match self.read_receipt(head, body).await? {
+                Ok(receipt) => Some(receipt),
+                Err(reason) => {
+                    ctx.log_entry.set_merging(Err(reason));
+                    None
+                }
+            },
+            Route::Other => None,
         };
         let mut result = match receipt {
             // Two steps, because the future of the wait must not hold the receipt.
@@ -215,8 +223,14 @@ impl Proxy {
         let shared = &*self.shared;
         let (log_entry, route) = (&mut guard.log_entry, guard.route);
         let error = result.as_ref().err().map(Error::code);
+        let not_merged = log_entry.not_merged();
+        // The next request may begin elsewhere than it seems (RFC 9112 §6.3).
+        let is_malformed = matches!(result, Err(Error::Malformed(_)));
         let mut response = result.unwrap_or_else(|error| {
             let mut response = error.response();
+            if let (Some(reason), true) = (not_merged, shared.settings.timing_header) {
+                server_timing::of_refused(&mut response.head, reason);
+            }
             // Otherwise a browser hides the response from its page (rule: preflights).
             if let Some(origin) = &facts.origin {
                 shared.cors.add(origin, &mut response.head);
@@ -225,7 +239,7 @@ impl Proxy {
         });
         let status = response.status();
         log_entry.set_response(status, error);
-        if error.is_some() || status.is_server_error() {
+        if error.is_some() || status.as_u16() >= 400 {
             shared.metrics.failures.push(|| Failure {
                 time: SystemTime::now(),
                 status,
@@ -236,8 +250,11 @@ impl Proxy {
             });
         }
         shared.metrics.requests[route as usize].code(status).inc();
+        if let Some(merging) = log_entry.merging() {
+            shared.metrics.receipts.count(merging);
+        }
         let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS;
-        let must_close = || guard.conn().decline_body() || shared.drain.has_begun();
+        let must_close = || is_malformed || guard.conn().decline_body() || shared.drain.has_begun();
         // HTTP/2 has GOAWAY instead, which its connection sends.
         if facts.version < Version::HTTP_2 && !is_upgrade && must_close() {
             response.head.close_connection();

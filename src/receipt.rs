@@ -1,27 +1,34 @@
 //! A read receipt that was understood completely (rule: merge equality).
 //!
 //! Owns which receipts may merge and how a merged request is written.
-//! Invariants: a request with a single unknown key is not a receipt; two receipts
-//! with equal [`MergeKey`]s differ in nothing but their message ids; a merged
-//! request is the first caller's, byte for byte, except for the ids.
+//! Invariants: two receipts with equal [`MergeKey`]s differ in nothing but their
+//! message ids; a merged request is the first caller's, byte for byte, except for the
+//! ids; a request that is not understood is not merged, and has a reason.
 //!
-//! - [`parse`]: from a request to its fields;
-//! - [`ids`]: what looks like a message id, and lists of them;
+//! - [`fields`]: what every carrier yields: the flat sequence of a request's fields;
+//!   [`pairs`], [`json`], [`parts`]: the carriers;
+//! - [`message_id`]: what looks like a message id; [`list`]: the ids among the fields,
+//!   and the forms of a list; [`ids`]: the ids of a list, one by one;
+//! - [`parse`]: from a request to its parts, or to the reason why it is not merged;
 //! - [`key`]: what receipts must have in common to be merged;
 //! - [`merged`]: how the merged request is written.
 
+mod fields;
 mod ids;
-mod key;
+mod json;
+pub(crate) mod key;
+mod list;
 mod merged;
+mod message_id;
+mod pairs;
 pub(crate) mod parse;
+mod parts;
 
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
 use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::ops::Range;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -31,8 +38,11 @@ pub(crate) use ids::{IdHash, Ids};
 pub(crate) use key::MergeKey;
 
 use crate::body::{RequestBody, UpstreamRequest};
+use crate::config;
 use crate::http::request_head::RequestHead;
-use crate::identity::{CredentialSource, Findings, Identity};
+use crate::identity::Identity;
+pub(crate) use crate::observe::metrics::NotMerged;
+use list::{List, Site};
 
 /// Hashes keys and ids. Its secret is random, so no client can construct texts
 /// with equal hashes.
@@ -43,23 +53,20 @@ pub(crate) struct Receipt {
     /// The request as received, without hop-by-hop fields.
     head: RequestHead,
     body: Bytes,
-    /// The position of the list of ids; `None` for a whole-chat receipt.
-    ids_at: Option<IdsAt>,
-    /// How many ids the list has, repeated ones included.
-    id_count: usize,
+    /// `None` for a whole-chat receipt.
+    list: Option<List>,
     /// Equal for receipts that may share an upstream call.
     pub(crate) key: MergeKey,
     /// Instance and credential.
     pub(crate) identity: Identity,
 }
 
-/// Where a request carries its list of ids.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum IdsAt {
-    /// A range of the body.
-    Body(Range<usize>),
-    /// A range of the query.
-    Query(Range<usize>),
+/// A request that cannot be merged.
+#[derive(Debug)]
+pub(crate) struct NoReceipt {
+    /// As received. Boxed: it is large, and most requests to this path are receipts.
+    pub(crate) head: Box<RequestHead>,
+    pub(crate) reason: NotMerged,
 }
 
 impl Receipt {
@@ -68,30 +75,27 @@ impl Receipt {
     /// # Errors
     /// It is not one. Its head is returned unchanged, to be forwarded.
     pub(crate) fn read(
+        settings: &config::Batch,
         head: impl Into<RequestHead>,
         body: Bytes,
-    ) -> Result<Self, Box<RequestHead>> {
+    ) -> Result<Self, NoReceipt> {
         let head = head.into();
-        let Some(fields) = parse::understand(&head, &body) else {
-            return Err(Box::new(head));
+        let (key, list, identity) = match parse::parse(settings, &head, &body) {
+            Ok(parsed) => {
+                let key = MergeKey::new(|writer| parsed.key_parts(writer));
+                (key, parsed.list, parsed.identity)
+            }
+            Err(reason) => {
+                let head = Box::new(head);
+                return Err(NoReceipt { head, reason });
+            }
         };
-        // The same search as for every other request, so a receipt and a request of
-        // one instance use the same bucket (rule: identity).
-        let mut findings = Findings::of_head(&head);
-        if let Some(name) = fields.body_instance(&body) {
-            findings.add_instance(&name);
-        }
-        if let Some(token) = fields.body_token(&body) {
-            findings.add_credential(CredentialSource::Body, token.as_bytes());
-        }
-        let key = MergeKey::new(&head, &body, &fields);
         Ok(Self {
-            ids_at: fields.ids_at,
-            id_count: fields.id_count,
-            key,
-            identity: findings.identity(),
             head,
             body,
+            list,
+            key,
+            identity,
         })
     }
 
@@ -102,7 +106,12 @@ impl Receipt {
 
     /// How many ids the list has, repeated ones included; 0 means the whole chat.
     pub(crate) fn id_count(&self) -> usize {
-        self.id_count
+        self.list.as_ref().map_or(0, |list| list.count)
+    }
+
+    /// Why this receipt is not merged if no other one comes that may share its call.
+    pub(crate) fn reason_if_alone(&self) -> NotMerged {
+        list::reason_if_alone(self.list.as_ref())
     }
 
     /// The ids in the caller's order.
@@ -110,19 +119,16 @@ impl Receipt {
     /// They are read from the request each time, so a waiting receipt holds its
     /// request and no second copy of it (rule: bounds).
     pub(crate) fn ids(&self) -> Ids<'_> {
-        Ids::of_json(match &self.ids_at {
-            None => Cow::Borrowed(""),
-            // `parse` has checked that the body is UTF-8.
-            Some(IdsAt::Body(range)) => {
-                let text = std::str::from_utf8(&self.body[range.clone()]);
-                Cow::Borrowed(text.unwrap_or_default())
-            }
-            Some(IdsAt::Query(range)) => {
-                let query = self.head.uri.query().unwrap_or_default();
-                // Copies the list, but only while the ids are read.
-                crate::identity::decode(&query[range.clone()])
-            }
-        })
+        match &self.list {
+            None => Ids::default(),
+            Some(list) => Ids::of(
+                list,
+                match list.site {
+                    Site::Query => self.head.uri.query().unwrap_or_default().as_bytes(),
+                    _ => &self.body,
+                },
+            ),
+        }
     }
 
     /// The caller's own request, unchanged.
@@ -146,7 +152,7 @@ impl fmt::Debug for Receipt {
     /// Without the request: its target, fields and body hold credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Receipt")
-            .field("id_count", &self.id_count)
+            .field("id_count", &self.id_count())
             .finish_non_exhaustive()
     }
 }

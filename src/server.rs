@@ -8,7 +8,8 @@
 //! - `proxy_protocol`: the client's address, if a trusted proxy sends it;
 //! - `connection`: one connection, from its first byte to its end;
 //! - `idle`, `detect`: waiting for a request, and which protocol it speaks;
-//! - `fast`: HTTP/1.1 requests in the usual form; `hyper`: all others.
+//! - `fast`: HTTP/1.1 requests in the usual form; `hyper`: all others;
+//! - `unreadable`: connections that end before there is a request.
 
 mod connection;
 mod detect;
@@ -18,7 +19,9 @@ mod idle;
 mod listener;
 mod proxy_protocol;
 mod tls;
+mod unreadable;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ::hyper::server::conn::{http1, http2};
@@ -29,10 +32,11 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use listener::accept;
 pub use tls::CertificateError;
+use unreadable::UnreadableLog;
 
 use crate::config;
 use crate::conn::drain_signal::Drain;
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Metrics, Unreadable};
 use crate::proxy::Proxy;
 
 /// One worker's server.
@@ -51,6 +55,7 @@ pub(crate) struct ServerShared {
     /// The tasks of all connections.
     pub(crate) connections: TaskTracker,
     drain: Drain,
+    unreadable: UnreadableLog,
     /// `None` without `server.tls`.
     tls: ArcSwapOption<tls::Acceptor>,
     /// hyper's settings, built once for all connections.
@@ -87,6 +92,7 @@ impl ServerShared {
             settings,
             metrics,
             drain,
+            unreadable: UnreadableLog::default(),
         };
         shared.use_certificate(certificate);
         Ok(shared)
@@ -108,6 +114,11 @@ impl ServerShared {
             self.metrics.scraped().certificate_expiry(expiry);
         }
         self.tls.store(Some(acceptor));
+    }
+
+    /// Counts and logs a connection that cannot be read.
+    fn record_unreadable(&self, reason: Unreadable, peer: Option<IpAddr>) {
+        self.unreadable.record(reason, peer, &self.metrics);
     }
 
     /// Whether clients speak TLS.

@@ -3,10 +3,14 @@
 //! - [`sandbox`]: a local stand-in for api.wawp.net;
 //! - [`demo`]: the sandbox, the gateway and apps together;
 //! - [`estimate`]: what the gateway would do with the traffic of an access log;
+//! - [`backends`]: how backends read a request;
+//! - [`health`]: whether a running gateway accepts requests;
 //! - [`testing`]: entry points for benches and fuzz targets.
 
+pub(crate) mod backends;
 pub mod demo;
 pub mod estimate;
+pub mod health;
 pub mod sandbox;
 #[doc(hidden)]
 pub mod testing;

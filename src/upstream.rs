@@ -3,13 +3,15 @@
 //! Owns the upstream connections of one worker. Invariant: a request that the
 //! upstream may have processed is never sent again from here (rule: sent once).
 //!
+//! - [`age`]: when connections take no further request;
 //! - [`pool`]: idle and shared connections;
-//! - [`connect`], [`dial`], [`tls`]: making new ones;
+//! - [`connect`], [`dial`], [`tunnel`], [`tls`]: making new ones;
 //! - [`connection`], [`fast`]: one connection, of hyper or of the fast path;
 //! - [`liveness`]: whether an HTTP/2 connection still responds;
 //! - [`request`], [`response`]: requests sent and responses received;
 //! - [`timeout`], [`error`], [`outage_log`]: timeouts and failures.
 
+mod age;
 mod connect;
 mod connection;
 mod dial;
@@ -22,6 +24,7 @@ mod request;
 mod response;
 mod timeout;
 mod tls;
+mod tunnel;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +33,7 @@ use http::HeaderValue;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use age::Ages;
 use connect::Connector;
 use connection::{Connection, Received};
 pub use dial::{Dial, Io};
@@ -65,6 +69,7 @@ pub(crate) struct Upstream {
     /// Locked while a connection is made that others can share. Holds the time and
     /// error of the last failed attempt.
     connecting: Mutex<Option<(Instant, UpstreamError)>>,
+    ages: Ages,
     metrics: Arc<Metrics>,
 }
 
@@ -81,13 +86,15 @@ impl Upstream {
         let host = HeaderValue::from_str(settings.url.authority.as_str())
             .expect("an authority is a valid header value");
         let pools = Pools::default();
+        let ages = Ages::new(settings.max_age);
         Ok(Self {
-            connector: Arc::new(Connector::new(&settings, dial)?),
-            pool: pools.add(Pool::new(&settings)),
+            connector: Arc::new(Connector::new(&settings, dial, ages.clone())?),
+            pool: pools.add(Pool::new(&settings, ages.clone())),
             pools,
             settings,
             host,
             connecting: Mutex::new(None),
+            ages,
             metrics,
         })
     }
@@ -97,7 +104,7 @@ impl Upstream {
     /// # Errors
     /// As there.
     pub(crate) fn check(settings: &config::Upstream) -> Result<(), TlsError> {
-        Connector::new(settings, Dial::Tcp).map(drop)
+        Connector::new(settings, Dial::Tcp, Ages::new(settings.max_age)).map(drop)
     }
 
     /// The same upstream for another worker, with separate connections.
@@ -106,9 +113,10 @@ impl Upstream {
             connector: Arc::clone(&self.connector),
             settings: self.settings.clone(),
             host: self.host.clone(),
-            pool: self.pools.add(Pool::new(&self.settings)),
+            pool: self.pools.add(Pool::new(&self.settings, self.ages.clone())),
             pools: self.pools.clone(),
             connecting: Mutex::new(None),
+            ages: self.ages.clone(),
             metrics: Arc::clone(&self.metrics),
         }
     }
@@ -156,12 +164,26 @@ impl Upstream {
         self.pools.count()
     }
 
-    /// Closes pooled connections that have ended or have been idle too long. Runs
-    /// until it is dropped.
+    /// Replaces the connections of all workers: each takes no further request, and the
+    /// name is looked up again. Uses the proxy of these settings.
+    pub(crate) fn reload(&self, settings: &config::Upstream) {
+        // The URL needs a restart, and the proxy of another one may be none.
+        if settings.url == self.settings.url {
+            self.connector.set_proxy(settings.proxy.clone());
+        }
+        self.ages.end_all();
+        self.pools.close_idle();
+    }
+
+    /// Closes pooled connections that have ended, are too old, or have been idle too
+    /// long. Runs until it is dropped.
     pub(crate) async fn reap_idle(&self) -> std::convert::Infallible {
+        let times = [self.settings.idle_timeout, self.settings.max_age];
+        let shortest = times.into_iter().filter(|time| !time.is_zero()).min();
+        let interval = (shortest.unwrap_or_default() / 2).max(REAP_INTERVAL);
         loop {
             tokio::select! {
-                () = tokio::time::sleep((self.settings.idle_timeout / 2).max(REAP_INTERVAL)) => {}
+                () = tokio::time::sleep(interval) => {}
                 () = self.pool.idle_ended() => {}
             }
             self.pool.close_idle(Instant::now());
@@ -173,7 +195,7 @@ impl Upstream {
         request: &mut UpstreamRequest,
         started: Instant,
     ) -> Result<(Received, Lease), UpstreamError> {
-        let kind = request::kind(request);
+        let kind = request::kind(request, self.settings.http);
         let mut timeout = ResponseTimeout {
             started,
             limit: self.settings.response_timeout,

@@ -59,6 +59,7 @@ fn every_link_between_documents_leads_to_a_file_and_a_heading() {
     let documents = [
         "",
         ".github",
+        ".packages",
         "benches",
         "grafana",
         "src",

@@ -34,14 +34,15 @@ pub(super) struct Reloads {
 /// Reads the settings, and the files that they name as a start would.
 ///
 /// # Errors
-/// Everything that would fail a start with this file and these variables, except the
+/// Everything that would fail a start with this file, these variables and flags, except the
 /// sockets.
 pub fn check(
     file: Option<&Path>,
     env: impl Iterator<Item = (OsString, OsString)>,
+    flags: &Overrides,
 ) -> Result<Effective, Mistakes> {
     let files = |config: &Config| Files::read(config).err().unwrap_or_default();
-    config::load_with(file, env, &Overrides::default(), files)
+    config::load_with(file, env, flags, files)
 }
 
 impl Reloads {

@@ -22,6 +22,7 @@ use crate::body::{ClientResponse, UpstreamRequest};
 use crate::http::retry_after;
 use crate::limit::{Acquired, Lane};
 use crate::observe::metrics::Route;
+use crate::receipt::NotMerged;
 use crate::upstream::{Collected, Upstream, UpstreamError, UpstreamResponse};
 
 /// Longer responses are not held for sharing. Responses to receipts have a few
@@ -43,6 +44,8 @@ pub(super) struct CallContext<'b> {
     pub(super) opened: Instant,
     /// When its window ended.
     pub(super) due: Instant,
+    /// Callers when it was sealed.
+    pub(super) callers: usize,
     pub(super) tally: Tally,
 }
 
@@ -102,6 +105,8 @@ impl CallContext<'_> {
             let Some(next) = self.retry_at(&last.reply, &mut backoff) else {
                 return last;
             };
+            // The wait for the token begins at `next`; it cannot end before a pause.
+            let earliest = self.lane.paused_until().map_or(next, |end| end.max(next));
             // A 429 pauses the bucket, which then sends one probe (rule: pauses).
             // That bounds these retries already; they need no retry budget.
             let is_bounded = last.reply.is_throttled();
@@ -110,12 +115,12 @@ impl CallContext<'_> {
             let Some(latest) = callers.iter().max_by_key(|caller| caller.deadline) else {
                 return last;
             };
-            if latest.deadline <= next || !is_bounded && !self.may_retry(latest) {
+            if latest.deadline <= earliest || !is_bounded && !self.may_retry(latest) {
                 return last;
             }
             // A caller that has no time for this retry gets its verdict now, because
             // waiting cannot change it.
-            self.settle_late(callers, next, &last);
+            self.settle_late(callers, earliest, &last);
             tokio::time::sleep_until(next).await;
             match self.follow_up(callers, Some(&last)).await {
                 Some(follow_up) => acquired = follow_up,
@@ -131,6 +136,10 @@ impl CallContext<'_> {
 
     /// When a call is to be sent again; `None` if that cannot help.
     fn retry_at(&self, reply: &Reply, backoff: &mut ExponentialBackoff) -> Option<Instant> {
+        if let Reply::Long(_) = reply {
+            // Its caller can only get it now: it is not held for a later verdict.
+            return None;
+        }
         if reply.is_throttled() {
             // At once, because the next token comes only after the pause. Where
             // budgets are only observed nothing would wait: no retry there.
@@ -276,6 +285,11 @@ impl CallContext<'_> {
             upstream: caller.in_calls,
             callers: last.size.callers,
             ids: last.size.ids,
+            not_merged: match (last.size.callers, self.callers) {
+                (1, 1) => Some(caller.if_alone),
+                (1, _) => Some(NotMerged::Split),
+                _ => None,
+            },
         };
         let response = match last.reply {
             Reply::Whole(shared) => Ok(BatchResponse::Shared(shared)),
@@ -312,7 +326,8 @@ fn merge(callers: &[Caller]) -> (UpstreamRequest, usize) {
     }
     // First-seen order (rule: merge equality). A list of one caller may repeat ids:
     // it is sent as it is, and only counted here.
-    let union: IndexSet<Cow<'_, str>> = lists.iter().flat_map(|ids| ids.iter()).collect();
+    let mut union: IndexSet<Cow<'_, str>> = IndexSet::with_capacity(callers.len());
+    union.extend(lists.iter().flat_map(|ids| ids.iter()));
     let request = match callers.len() {
         1 => first.receipt.own_request(),
         _ => first.receipt.merged_request(union.iter().map(|id| &**id)),

@@ -15,7 +15,7 @@ use super::open::Mergeable;
 use crate::body::ClientResponse;
 use crate::http::response_head::ResponseHead;
 use crate::limit::Refused;
-use crate::receipt::{IdHash, MergeKey, Receipt};
+use crate::receipt::{IdHash, MergeKey, NotMerged, Receipt};
 use crate::upstream::UpstreamError;
 
 /// What a caller gets.
@@ -69,12 +69,16 @@ pub(crate) struct Timing {
     pub(crate) callers: usize,
     /// Distinct ids in the call.
     pub(crate) ids: usize,
+    /// Why the call was for this caller alone; `None` for a call that it shared.
+    pub(crate) not_merged: Option<NotMerged>,
 }
 
 /// A caller that waits for its verdict.
 #[derive(Debug)]
 pub(super) struct Caller {
     pub(super) receipt: Box<Receipt>,
+    /// Why it is not merged if it stays alone.
+    pub(super) if_alone: NotMerged,
     /// When the last byte of its request arrived.
     pub(super) arrived: Instant,
     /// The last attempt must begin before this time (rule: settling).
@@ -112,9 +116,8 @@ impl Mergeable for Caller {
     fn each_id(&self, mut each: impl FnMut(IdHash, usize)) {
         // The costs are in the form of this receipt. All receipts of a batch have the
         // same form, because it is part of the key.
-        let form = self.receipt.form();
         for (id, hash) in self.receipt.ids().hashed() {
-            each(hash, form.cost(&id));
+            each(hash, self.receipt.id_cost(&id));
         }
     }
 

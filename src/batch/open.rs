@@ -66,8 +66,8 @@ pub(crate) struct Batch<M: Mergeable> {
 #[derive(Debug)]
 struct State<M> {
     is_open: bool,
-    /// In the order of joining. That is also the order of their deadlines, up
-    /// to the small delay between arrival and joining on different workers.
+    /// In the order of joining. Their deadlines have nearly the same order; a
+    /// reload of `limit.max_wait` can change it.
     callers: VecDeque<M>,
     /// The distinct ids of all callers.
     ids: HashTable<IdHash>,
@@ -94,8 +94,9 @@ impl<M: Mergeable> Batch<M> {
     /// Opens a batch with its first caller.
     pub(crate) fn open(first: M, now: Instant, caps: Caps) -> Self {
         let batch = Self::empty(first.key().clone(), now, caps);
+        let ids = ids_of(&first);
         let mut state = batch.lock();
-        state.add(first);
+        state.add(first, &ids);
         batch.close_if_full(&mut state);
         drop(state);
         batch
@@ -136,17 +137,19 @@ impl<M: Mergeable> Batch<M> {
 
     /// Adds a caller. If it does not fit, closes the batch and returns the caller.
     pub(crate) fn join(&self, caller: M) -> Option<M> {
+        // Hashed once, and before the lock is taken.
+        let ids = ids_of(&caller);
         let mut state = self.lock();
         if !state.is_open {
             return Some(caller);
         }
-        if !state.has_room_for(&caller, self.caps) {
+        if !state.has_room_for(&ids, caller.max_id_bytes(), self.caps) {
             // Closed although smaller receipts might still fit: otherwise this
             // caller's batch would be a second open one of the key.
             self.close(&mut state);
             return Some(caller);
         }
-        state.add(caller);
+        state.add(caller, &ids);
         self.close_if_full(&mut state);
         None
     }
@@ -162,21 +165,24 @@ impl<M: Mergeable> Batch<M> {
 
     /// The earliest deadline of the callers.
     pub(crate) fn first_deadline(&self) -> Option<Instant> {
-        self.lock().callers.front().map(M::deadline)
+        self.lock().callers.iter().map(M::deadline).min()
     }
 
     /// The latest deadline of the callers.
     pub(crate) fn last_deadline(&self) -> Option<Instant> {
-        self.lock().callers.back().map(M::deadline)
+        self.lock().callers.iter().map(M::deadline).max()
     }
 
     /// Removes the callers whose deadline is too early. The batch closes with the
     /// last of them.
     pub(crate) fn take_late(&self, is_too_early: impl Fn(Instant) -> bool) -> Vec<M> {
         let mut state = self.lock();
-        let is_late = |caller: &&M| is_too_early(caller.deadline());
-        let late = state.callers.iter().take_while(is_late).count();
-        let expired: Vec<_> = state.callers.drain(..late).collect();
+        let callers = std::mem::take(&mut state.callers);
+        let (expired, rest): (VecDeque<_>, _) = callers
+            .into_iter()
+            .partition(|caller| is_too_early(caller.deadline()));
+        state.callers = rest;
+        let expired = Vec::from(expired);
         if state.callers.is_empty() {
             self.close(&mut state);
         } else if !expired.is_empty() {
@@ -185,7 +191,10 @@ impl<M: Mergeable> Batch<M> {
             let rest = std::mem::take(&mut state.callers);
             state.ids.clear();
             state.bytes = 0;
-            rest.into_iter().for_each(|caller| state.add(caller));
+            for caller in rest {
+                let ids = ids_of(&caller);
+                state.add(caller, &ids);
+            }
         }
         expired
     }
@@ -209,33 +218,41 @@ impl<M: Mergeable> Batch<M> {
     }
 }
 
+/// The ids of a caller, each with its bytes in the merged request.
+fn ids_of(caller: &impl Mergeable) -> Vec<(IdHash, usize)> {
+    let mut ids = Vec::new();
+    caller.each_id(|id, cost| ids.push((id, cost)));
+    ids
+}
+
 impl<M: Mergeable> State<M> {
-    fn add(&mut self, caller: M) {
-        caller.each_id(|id, cost| {
+    /// Adds a caller with its [`ids_of`].
+    fn add(&mut self, caller: M, ids: &[(IdHash, usize)]) {
+        for &(id, cost) in ids {
             // The ids are hashes already, so the table hashes nothing again.
             let entry = self.ids.entry(id, |it| *it == id, |it| *it);
             if let Entry::Vacant(entry) = entry {
                 entry.insert(id);
                 self.bytes += cost;
             }
-        });
+        }
         // The smallest limit counts: the first caller writes the merged request,
         // and when callers expire, any caller may become the first.
         self.max_id_bytes = self.max_id_bytes.min(caller.max_id_bytes());
         self.callers.push_back(caller);
     }
 
-    /// Whether the caller's ids fit. An id that its list repeats counts twice,
-    /// which only closes the batch early.
-    fn has_room_for(&self, caller: &M, caps: Caps) -> bool {
-        let (mut ids, mut bytes) = (self.ids.len(), self.bytes);
-        caller.each_id(|id, cost| {
-            if self.ids.find(id, |it| *it == id).is_none() {
-                ids += 1;
+    /// Whether ids fit whose caller's merged request may hold `max_bytes` of them. An id
+    /// that its list repeats counts twice, which only closes the batch early.
+    fn has_room_for(&self, ids: &[(IdHash, usize)], max_bytes: usize, caps: Caps) -> bool {
+        let (mut count, mut bytes) = (self.ids.len(), self.bytes);
+        for (id, cost) in ids {
+            if self.ids.find(*id, |it| it == id).is_none() {
+                count += 1;
                 bytes += cost;
             }
-        });
-        ids <= caps.ids && bytes <= self.max_id_bytes.min(caller.max_id_bytes())
+        }
+        count <= caps.ids && bytes <= self.max_id_bytes.min(max_bytes)
     }
 }
 

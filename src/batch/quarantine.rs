@@ -78,7 +78,7 @@ mod tests {
         let body = format!(r#"{{"chatId":"{chat}","messageIds":{ids:?}}}"#);
         let request = Request::post("/v2/send/seen?instance_id=1&access_token=t");
         let (head, ()) = request.body(()).unwrap().into_parts();
-        Receipt::read(head, Bytes::from(body)).unwrap()
+        Receipt::by_default(head, Bytes::from(body)).unwrap()
     }
 
     #[test]

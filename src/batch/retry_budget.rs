@@ -64,7 +64,7 @@ impl RetryBudget {
         }
     }
 
-    /// Whether a retry is allowed. If so, it is counted.
+    /// Whether a retry is allowed; if so, it is counted.
     pub(super) fn withdraw(&self, identity: &Identity) -> bool {
         self.is_unused.store(false, Ordering::Relaxed);
         let mut instances = self.lock();
@@ -81,7 +81,8 @@ impl RetryBudget {
             budget
         });
         // The instance first: what one instance may not spend must not be taken
-        // from the total.
+        // from the total. If the total refuses, the instance has still paid:
+        // a withdrawal cannot be undone, but it expires with its span.
         budget.withdraw() && self.total.withdraw()
     }
 

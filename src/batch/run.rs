@@ -59,7 +59,8 @@ impl Batcher {
             Ok(acquired) => {
                 let waited = batch.opened.elapsed().as_secs_f64();
                 self.metrics.batches.wait.observe(waited);
-                let settlement = Settlement::new(&self, &lane, &upstream, batch.opened, due);
+                let settlement =
+                    Settlement::new(&self, &lane, &upstream, (batch.opened, due), callers.len());
                 settlement.settle(callers, acquired).await;
             }
         }

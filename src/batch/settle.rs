@@ -37,7 +37,7 @@ struct Sent {
     outcome: Outcome,
     /// The callers that have no verdict yet.
     open: Vec<Caller>,
-    /// `None` if the call was not sent, or settled all callers.
+    /// `None` if the call was not sent, or its response was too long to share.
     last: Option<LastCall>,
 }
 
@@ -46,8 +46,8 @@ impl<'b> Settlement<'b> {
         batcher: &'b Batcher,
         lane: &'b Lane,
         upstream: &'b Upstream,
-        opened: Instant,
-        due: Instant,
+        (opened, due): (Instant, Instant),
+        callers: usize,
     ) -> Self {
         let calls = CallContext {
             batcher,
@@ -55,6 +55,7 @@ impl<'b> Settlement<'b> {
             upstream,
             opened,
             due,
+            callers,
             tally: Tally::default(),
         };
         Self { calls }
@@ -87,8 +88,8 @@ impl<'b> Settlement<'b> {
         let Tally { calls, responses } = &self.calls.tally;
         let responses = responses.load(Ordering::Relaxed);
         self.calls
-            .batcher
-            .count_saved(responses, calls.load(Ordering::Relaxed));
+            .lane
+            .record_savings(responses, calls.load(Ordering::Relaxed));
     }
 
     /// Sends one call for all callers, and the calls that follow where it is

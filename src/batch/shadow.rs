@@ -69,16 +69,15 @@ impl Batcher {
         let settings = self.settings.load();
         let rules = self.limiter.rules();
         let takes_token = rules.observes;
-        let alone = self.goes_alone(receipt, &settings, now);
+        let alone = self.goes_alone(receipt, &settings, now).is_some();
         let deadline = now + rules.max_wait;
-        let form = receipt.form();
         let ids = receipt.ids();
         // The list of a receipt that goes alone may have any length and is not
         // needed.
         let ids = ids.hashed().filter(|_| !alone);
         let shadow = Shadow {
             key: receipt.key.clone(),
-            ids: ids.map(|(id, hash)| (hash, form.cost(&id))).collect(),
+            ids: ids.map(|(id, hash)| (hash, receipt.id_cost(&id))).collect(),
             max_id_bytes: receipt.max_id_bytes(),
             deadline,
         };
@@ -128,7 +127,9 @@ impl ShadowBatch {
         let token = if self.takes_token {
             let token = batcher.first_token(batch, lane, refuse).await;
             token.map(|(permit, waited)| {
-                batcher.limiter.record_would_delay(waited, Route::Seen);
+                batcher
+                    .limiter
+                    .record_would_delay(lane, waited, Route::Seen);
                 shadow_call(permit)
             })
         } else {
@@ -149,7 +150,7 @@ impl ShadowBatch {
         if batcher.observes() {
             // Without splits, so one call for all: an upper bound.
             let saved = shadows.len().saturating_sub(1);
-            batcher.metrics.would_save.inc_by(saved as u64);
+            lane.series().would_save.inc_by(saved as u64);
         }
         let keep = async {
             if let Some(until) = busy_until {

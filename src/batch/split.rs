@@ -8,7 +8,7 @@
 //!  Recheck ──fails as before──────────────────────────────► Done (common)
 //!     │ anything else
 //!     ▼
-//!   Whole ──rejected──► Probe ──three different members fail alike──► Done (common)
+//!   Whole ──rejected──► Probe ──three members (or all) fail alike──► Done (common)
 //!                         │ one member succeeds, or fails otherwise
 //!                         ▼
 //!                       Halve ──────────────────────────────────────► Done

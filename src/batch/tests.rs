@@ -238,6 +238,6 @@ impl TestReceipt {
             request = request.header("accept", accept);
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
-        Receipt::read(head, Bytes::from(body)).expect("a receipt")
+        Receipt::by_default(head, Bytes::from(body)).expect("a receipt")
     }
 }

@@ -1,4 +1,4 @@
-//! Bucket tokens for batches: the only file of this module that calls the limiter.
+//! Bucket tokens for batches: the only file of this module that takes them.
 //!
 //! Invariants: each upstream call of a batch spends one token; a batch waits as
 //! one, and accepts callers until its token is granted (rule: batch life cycle).

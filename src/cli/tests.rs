@@ -54,16 +54,37 @@ fn the_other_commands() {
     assert_eq!(
         read("check --config g.toml").unwrap(),
         Command::Check {
-            config: Some("g.toml".into())
+            config: Some("g.toml".into()),
+            overrides: Overrides::default(),
         }
     );
-    assert_eq!(read("check").unwrap(), Command::Check { config: None });
+    let overrides = Overrides {
+        rate: Some("5".to_owned()),
+        ..Overrides::default()
+    };
+    let config = None;
+    let expected = Command::Check { config, overrides };
+    assert_eq!(read("check --rate 5").unwrap(), expected);
     assert_eq!(read("check --defaults").unwrap(), Command::Defaults);
     assert_eq!(read("demo").unwrap(), Command::Demo { access_log: None });
     let access_log = Some(PathBuf::from("demo.jsonl"));
     assert_eq!(
         read("demo --access-log demo.jsonl").unwrap(),
         Command::Demo { access_log }
+    );
+    assert_eq!(
+        read("health").unwrap(),
+        Command::Health {
+            config: None,
+            admin: None
+        }
+    );
+    assert_eq!(
+        read("health --admin 127.0.0.1:9").unwrap(),
+        Command::Health {
+            config: None,
+            admin: Some(SocketAddr::from(([127, 0, 0, 1], 9)))
+        }
     );
     assert_eq!(read("man").unwrap(), Command::Man);
     assert_eq!(
@@ -85,6 +106,11 @@ fn mistakes_are_refused() {
             "check --config g.toml --defaults",
             ErrorKind::ArgumentConflict,
         ),
+        (
+            "health --config g.toml --admin 127.0.0.1:9",
+            ErrorKind::ArgumentConflict,
+        ),
+        ("health --admin 9464", ErrorKind::ValueValidation),
         ("serv", ErrorKind::InvalidSubcommand),
         ("--lisen x", ErrorKind::UnknownArgument),
         ("--listen", ErrorKind::InvalidValue),

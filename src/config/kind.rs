@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::path_pattern::PathPattern;
+use super::proxy_url::{ProxyUrl, ProxyUrlError};
 use super::quota::{Quota, QuotaError};
 use super::secret::Sources;
 use super::upstream_url::{UpstreamUrl, host_and_port};
@@ -27,6 +28,8 @@ pub(super) enum Kind {
     Address,
     /// The base URL of the upstream. A wrong one may contain a password or a token.
     Url,
+    /// A proxy. It may contain a password.
+    Proxy,
     /// A whole number within these bounds, both included.
     Count(i64, i64),
     /// A number per second; 0 is unlimited.
@@ -57,7 +60,7 @@ pub(super) struct Checked {
     pub(super) shown: String,
 }
 
-type Result<T> = std::result::Result<T, String>;
+pub(super) type Result<T> = std::result::Result<T, String>;
 
 impl Checked {
     pub(super) fn new(value: impl Into<toml::Value>, shown: String) -> Self {
@@ -94,6 +97,12 @@ impl Kind {
                 _ => read_address(text).map(|text| Checked::text(&text)),
             },
             Self::Url => parsed::<UpstreamUrl>(text).map(|text| Checked::text(&text)),
+            Self::Proxy => {
+                let fits = |text: &str| parsed::<ProxyUrl>(text).is_ok();
+                let proxy = sources.read(value, fits, &ProxyUrlError.to_string())?;
+                let shown = parsed::<ProxyUrl>(&proxy)?;
+                Ok(Checked::new(proxy, quoted(&shown)))
+            }
             Self::Count(min, max) => count(value, *min, *max),
             Self::Rate => rate(value),
             Self::Duration => {
@@ -125,7 +134,7 @@ impl Kind {
     pub(super) fn excerpt(&self, value: &Value, in_tenant: bool) -> String {
         let text = value.text();
         let is_masked = match self {
-            Self::Key | Self::Token | Self::Tokens => true,
+            Self::Key | Self::Token | Self::Tokens | Self::Proxy => true,
             Self::Url => text.is_some_and(|text| text.contains(['@', '?', '#'])),
             Self::Count(..) | Self::Rate => in_tenant && text.is_some(),
             _ => false,

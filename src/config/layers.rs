@@ -12,7 +12,7 @@ use toml::de::DeTable;
 use super::mistakes::Mistakes;
 use super::table::{FILE_VARIABLE, PREFIX};
 use super::value::{Entry, Origin, Tree, Value, printable, tree};
-use super::{files, table};
+use super::{files, proxy_url, table};
 
 /// A thousand classes fit. A log file that is given by mistake must not fill the memory.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -89,6 +89,37 @@ impl Layers {
         }
     }
 
+    /// Adds the proxy that a variable of all programs names (`HTTPS_PROXY`), if no layer sets
+    /// `upstream.proxy`.
+    pub(super) fn add_proxy_variable(&mut self, variables: &[(OsString, OsString)]) {
+        const PATH: &str = "upstream.proxy";
+        if self.typed.iter().any(|typed| typed.path == PATH) || get(&self.file, PATH).is_some() {
+            return;
+        }
+        // A URL that cannot be read is a mistake already.
+        let Some(Ok(url)) = self.text("upstream.url").map(str::parse) else {
+            return;
+        };
+        if let Some((name, value)) = proxy_url::variable(&url, variables) {
+            self.typed.push(Typed {
+                path: PATH.to_owned(),
+                origin: Origin::Env(name.to_owned()),
+                // A text that is not UTF-8 is no proxy with U+FFFD in it either.
+                text: value.to_string_lossy().into_owned(),
+            });
+        }
+    }
+
+    /// The text of the strongest layer at a path.
+    fn text(&self, path: &str) -> Option<&str> {
+        let typed = self.typed.iter().find(|typed| typed.path == path);
+        let of_tree = |tree| get(tree, path)?.value.text();
+        typed
+            .map(|typed| &*typed.text)
+            .or_else(|| of_tree(&self.file))
+            .or_else(|| of_tree(&self.defaults))
+    }
+
     /// Takes the value of every layer at a path, the strongest first.
     pub(super) fn take(&mut self, path: &str) -> Vec<Entry> {
         // Flags come first in the list, so they are stronger than variables.
@@ -106,6 +137,17 @@ impl Layers {
     /// Returns what is left of flags, variables and file.
     pub(super) fn into_rest(self) -> (Vec<Typed>, Tree) {
         (self.typed, self.file)
+    }
+}
+
+/// Finds the value at a path such as `upstream.url` in a tree.
+fn get<'t>(tree: &'t Tree, path: &str) -> Option<&'t Entry> {
+    match path.split_once('.') {
+        None => tree.get(path),
+        Some((first, rest)) => match &tree.get(first)?.value {
+            Value::Table(inner) => get(inner, rest),
+            _ => None,
+        },
     }
 }
 
@@ -183,8 +225,27 @@ pub(super) fn parse(name: Option<&Arc<str>>, bytes: &[u8], mistakes: &mut Mistak
             .map_or(0, |before| before.chars().count());
         // The parser's `Display` quotes the line, which may contain a secret; its message does not.
         mistakes.syntax(at(line, 0), &at(line, column), error.message());
+        for line in misread_below(text, line) {
+            mistakes.consequence(at(line, 0));
+        }
     }
     tree(table.get_ref(), &|span| at(line_of(span.start), 0))
+}
+
+/// The lines that the parser misreads after a syntax error in this line: if it is a heading, the
+/// keys below it are read as those of another section, and behind `[[` the next section as a list.
+fn misread_below(text: &str, line: usize) -> Vec<usize> {
+    let mut lines = (1..).zip(text.lines().map(str::trim_start)).skip(line - 1);
+    let mut sections = match lines.next() {
+        Some((_, broken)) if broken.starts_with("[[") => 2,
+        Some((_, broken)) if broken.starts_with('[') => 1,
+        _ => 0,
+    };
+    let misread = lines.take_while(|(_, text)| {
+        sections -= i32::from(text.starts_with('['));
+        sections > 0
+    });
+    misread.map(|(line, _)| line).collect()
 }
 
 /// Says whether a variable is one that Kubernetes or Docker sets in every container next to a

@@ -80,6 +80,11 @@ impl Mistakes {
         }
     }
 
+    /// Ignores mistakes in this line from now on: they are consequences of one above.
+    pub(super) fn consequence(&mut self, line: Origin) {
+        self.broken.insert(line);
+    }
+
     /// Adds a key that does not exist in a section of the file, such as `limit` or `tenant[0]`.
     pub(super) fn unknown_key(&mut self, section: &str, key: &str, origin: &Origin) {
         let what = if section.is_empty() {

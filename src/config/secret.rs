@@ -115,7 +115,7 @@ impl<'v> Sources<'v> {
     }
 
     /// Reads a secret from its source and checks it. `allowed` describes the syntax for messages.
-    fn read(
+    pub(super) fn read(
         &self,
         value: &Value,
         fits: impl Fn(&str) -> bool,

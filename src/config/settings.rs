@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
 use super::path_pattern::PathPattern;
+use super::proxy_url::ProxyUrl;
 use super::quota::Quota;
 use super::secret::Secret;
 use super::upstream_url::UpstreamUrl;
@@ -92,14 +93,36 @@ pub struct Tls {
 pub struct Upstream {
     /// The base URL of the API.
     pub url: UpstreamUrl,
+    /// The versions of HTTP that it may speak.
+    pub http: HttpVersion,
+    /// The proxy through which it is reached.
+    pub proxy: Option<ProxyUrl>,
     /// Longest time to connect, TLS handshake included.
     pub connect_timeout: Duration,
     /// Longest time from the end of the request to the head of the response.
     pub response_timeout: Duration,
     /// How long an idle connection is kept for the next request.
     pub idle_timeout: Duration,
+    /// The age at which a connection takes no further request; zero is no bound.
+    pub max_age: Duration,
     /// PEM file of authorities to trust in addition to the built-in ones.
     pub ca: Option<PathBuf>,
+}
+
+/// The versions of HTTP that are spoken with the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+pub enum HttpVersion {
+    /// Over TLS the one that the upstream prefers; in cleartext HTTP/1.1.
+    #[serde(rename = "auto")]
+    Auto,
+    /// HTTP/1.1 alone.
+    #[serde(rename = "1.1")]
+    #[value(name = "1.1")]
+    Http1,
+    /// HTTP/2 alone, in cleartext with prior knowledge (RFC 9113 §3.3).
+    #[serde(rename = "2")]
+    #[value(name = "2")]
+    Http2,
 }
 
 /// `[batch]`: how read receipts are merged.
@@ -121,6 +144,10 @@ pub struct Batch {
     pub max_callers: usize,
     /// How long a caller stays out of batches after its own request failed.
     pub quarantine: Duration,
+    /// Headers in which merged receipts may differ, in lower case.
+    pub ignore_headers: Vec<String>,
+    /// Fields of query and body in which merged receipts may differ.
+    pub ignore_fields: Vec<String>,
 }
 
 /// What happens to receipts that could share an upstream call.
@@ -222,6 +249,9 @@ pub struct Tenant {
     pub networks: Vec<IpNet>,
     /// What its apps send instead of an access token. It is valid for the instances in `tokens`.
     pub key: Option<Secret>,
+    /// Further keys, for rotation.
+    #[serde(default)]
+    pub keys: Vec<Secret>,
     /// The access token that replaces the key, for each of these instances.
     #[serde(default)]
     pub tokens: BTreeMap<String, Secret>,
@@ -304,6 +334,13 @@ pub enum LogLevel {
     Debug,
     /// Everything.
     Trace,
+}
+
+impl Tenant {
+    /// Every key of the tenant.
+    pub fn all_keys(&self) -> impl Iterator<Item = &Secret> {
+        self.key.iter().chain(&self.keys)
+    }
 }
 
 /// A tenant that sets no weight counts like an instance without a tenant.

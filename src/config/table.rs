@@ -6,15 +6,19 @@
 
 use std::sync::LazyLock;
 
+use super::ignored::{ignored_field, ignored_header};
 use super::kind::Kind::{
-    self, Address, Count, Duration, Key, List, Rate, Switch, Text, Timeout, Tokens, Url, Word,
+    self, Address, Count, Duration, Key, List, Proxy, Rate, Switch, Text, Timeout, Tokens, Url,
+    Word,
 };
 use super::kind::{
     batch_path, file, host, instance, method, name, network, parsed, tenant_name, words,
 };
 use super::path_pattern::PathPattern;
 use super::quota::MAX_BURST;
-use super::settings::{BatchEdge, BatchMode, Instances, LimitMode, LogAccess, LogFormat, LogLevel};
+use super::settings::{
+    BatchEdge, BatchMode, HttpVersion, Instances, LimitMode, LogAccess, LogFormat, LogLevel,
+};
 
 /// How every variable of the gateway begins.
 pub(super) const PREFIX: &str = "WAWP_GATEWAY_";
@@ -22,6 +26,8 @@ pub(super) const PREFIX: &str = "WAWP_GATEWAY_";
 pub const FILE_VARIABLE: &str = "WAWP_GATEWAY_CONFIG";
 
 const BURST: Kind = Count(0, MAX_BURST as i64);
+/// For `key` and `keys`, whose values are compared with each other.
+const A_NEW_KEY: &str = "a key that is not listed before, here or in another tenant";
 const NETWORKS: Kind = List(&Text(network));
 
 /// One setting.
@@ -84,9 +90,13 @@ const SERVER: &[Row] = &[
 
 const UPSTREAM: &[Row] = &[
     restart_only("url", Url),
+    restart_only("http", Word(words::<HttpVersion>)),
+    // A password must be reloadable: one that changes is not seen in what is shown.
+    reloadable("proxy", Proxy),
     restart_only("connect_timeout", Timeout),
     restart_only("response_timeout", Timeout),
     restart_only("idle_timeout", Timeout),
+    restart_only("max_age", Duration),
     restart_only("ca", Text(file)),
 ];
 
@@ -99,6 +109,8 @@ const BATCH: &[Row] = &[
     reloadable("max_ids", Count(1, 10_000)),
     reloadable("max_callers", Count(1, 100_000)),
     reloadable("quarantine", Duration),
+    reloadable("ignore_headers", List(&Text(ignored_header))),
+    reloadable("ignore_fields", List(&Text(ignored_field))),
 ];
 
 const LIMIT: &[Row] = &[
@@ -136,7 +148,8 @@ const TENANT: &[Row] = &[
     reloadable("rate", Rate),
     reloadable("burst", BURST),
     reloadable("networks", NETWORKS),
-    reloadable("key", Key).unique("a key that no tenant before has"),
+    reloadable("key", Key).unique(A_NEW_KEY),
+    reloadable("keys", List(&Key)).unique(A_NEW_KEY),
     reloadable("tokens", Tokens),
 ];
 

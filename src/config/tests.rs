@@ -12,6 +12,7 @@ use super::*;
 mod in_force;
 mod mistakes;
 mod printed;
+mod proxy;
 mod readme;
 mod refused;
 mod secrets;
@@ -122,8 +123,15 @@ fn the_defaults_are_the_documented_ones() {
         (seconds(5), seconds(310))
     );
     assert_eq!(
-        (upstream.idle_timeout, batch.paths),
-        (seconds(30), vec!["/v2/send/seen".to_owned()])
+        (upstream.idle_timeout, upstream.max_age, batch.paths),
+        (
+            seconds(30),
+            seconds(300),
+            vec![
+                "/v2/send/seen".to_owned(),
+                "/wp-json/awp/v1/sendSeen".to_owned()
+            ]
+        )
     );
     assert_eq!(
         (batch.window, batch.max_delay),
@@ -470,7 +478,7 @@ fn an_empty_variable_counts_as_unset() {
     ];
     let config = load_text(file, &env, &Overrides::default()).unwrap().config;
     assert_eq!(config.access.networks, ["10.0.0.0/8".parse().unwrap()]);
-    assert_eq!(config.batch.paths, ["/v2/send/seen"]);
+    assert_eq!(config.batch.paths, Config::default().batch.paths);
     assert_eq!(config.limit.quota, quota(3.0, 20));
 }
 

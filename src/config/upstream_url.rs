@@ -28,6 +28,13 @@ pub struct UpstreamUrl {
 #[error("http:// or https://, a host and perhaps a port; no path, user, query or fragment")]
 pub struct UrlError;
 
+impl UpstreamUrl {
+    /// Host and port, an IPv6 address in brackets.
+    pub(crate) fn host_and_port(&self) -> String {
+        format!("{}:{}", self.authority.host(), self.port)
+    }
+}
+
 impl FromStr for UpstreamUrl {
     type Err = UrlError;
 

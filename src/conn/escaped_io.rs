@@ -1,8 +1,9 @@
 //! The stream that hyper reads HTTP/1 requests from.
 //!
 //! hyper parses each target as an `http::Uri`, which ends at a `#` without an
-//! error. So this stream finds the head of each request, percent-encodes an
-//! unusual target, and keeps its bytes for the request.
+//! error, and drops a `Content-Length` beside `Transfer-Encoding`. So this stream
+//! finds the head of each request, percent-encodes an unusual target, and keeps what
+//! hyper does not keep for the request.
 //!
 //! Invariants: the head of every request that hyper reads was searched, also
 //! behind other requests; of everything else, no byte changes.
@@ -17,22 +18,32 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http::h1::{BodyDecoder, Decoded, Malformed, RequestFrame, frame_request};
+use crate::http::h1::{
+    BodyDecoder, Decoded, FramingConflict, Malformed, RequestFrame, frame_request,
+};
 use crate::http::header_case::HeaderCase;
 use crate::http::raw_target::{self, RawTarget};
 
-/// What hyper does not keep of a head with an unusual target.
-type Entry = Option<Box<(RawTarget, HeaderCase)>>;
+/// What hyper does not keep of a head.
+#[derive(Default)]
+pub(crate) struct HeadNotes {
+    /// An unusual target, and the case of the header names.
+    pub(crate) target: Option<(RawTarget, HeaderCase)>,
+    pub(crate) conflict: Option<FramingConflict>,
+}
+
+/// `None` for a usual head.
+type Entry = Option<Box<HeadNotes>>;
 
 /// One entry for each head that hyper was given and whose request has not
 /// started.
 #[derive(Default)]
-pub(crate) struct RawTargets {
+pub(crate) struct NotedHeads {
     entries: Mutex<VecDeque<Entry>>,
     is_upgraded: AtomicBool,
 }
 
-impl RawTargets {
+impl NotedHeads {
     /// The entry of the request that starts now. hyper starts requests in the
     /// order of their heads.
     pub(crate) fn take_next(&self) -> Entry {
@@ -63,7 +74,7 @@ pub(crate) struct EscapedIo<IO> {
     searched: usize,
     /// What begins behind `head`.
     next: Next,
-    targets: Arc<RawTargets>,
+    noted: Arc<NotedHeads>,
     max_fields: usize,
     max_head: usize,
 }
@@ -90,12 +101,7 @@ struct Body {
 impl<IO> EscapedIo<IO> {
     /// Heads longer than `max_head` or with more than `max_fields` headers are
     /// left to hyper, which refuses them.
-    pub(crate) fn new(
-        io: IO,
-        targets: &Arc<RawTargets>,
-        max_fields: usize,
-        max_head: usize,
-    ) -> Self {
+    pub(crate) fn new(io: IO, noted: &Arc<NotedHeads>, max_fields: usize, max_head: usize) -> Self {
         Self {
             io,
             head: Bytes::new(),
@@ -103,7 +109,7 @@ impl<IO> EscapedIo<IO> {
             is_begun: false,
             searched: 0,
             next: Next::Head,
-            targets: Arc::clone(targets),
+            noted: Arc::clone(noted),
             max_fields,
             max_head,
         }
@@ -152,7 +158,12 @@ impl<IO> EscapedIo<IO> {
                 return true;
             }
         };
-        let RequestFrame { length, body, case } = frame;
+        let RequestFrame {
+            length,
+            body,
+            conflict,
+            case,
+        } = frame;
         // The bytes behind the head are the same in both.
         let rest = read.len() - length;
         let original = self.ahead.split_to(self.ahead.len() - rest);
@@ -172,8 +183,10 @@ impl<IO> EscapedIo<IO> {
                 undecoded: BytesMut::new(),
             });
         }
-        let entry = target.map(|target| Box::new((target, case)));
-        self.targets.lock().push_back(entry);
+        let is_usual = target.is_none() && conflict.is_none();
+        let target = target.map(|target| (target, case));
+        let entry = (!is_usual).then(|| Box::new(HeadNotes { target, conflict }));
+        self.noted.lock().push_back(entry);
         true
     }
 }
@@ -184,7 +197,7 @@ impl<IO: AsyncRead + Unpin> EscapedIo<IO> {
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let start = buf.filled().len();
         loop {
-            if self.targets.is_upgraded.load(Relaxed) {
+            if self.noted.is_upgraded.load(Relaxed) {
                 self.stop_searching();
                 break;
             }

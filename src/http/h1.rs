@@ -17,6 +17,7 @@ mod write_buf;
 
 pub(crate) use decode::{BodyDecoder, Decoded};
 pub(crate) use encode::BodyEncoder;
+pub(crate) use framing::FramingConflict;
 pub(crate) use request::{
     FastRequest, RequestFrame, RequestRead, frame_request, read_request, write_request,
 };

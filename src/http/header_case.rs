@@ -89,21 +89,28 @@ pub(super) fn is_same_name(given: &[u8], lower: &[u8]) -> bool {
     if given.len() != lower.len() {
         return false;
     }
-    let (given, given_rest) = given.as_chunks();
-    let (lower, lower_rest) = lower.as_chunks();
+    let (Some(given_end), Some(lower_end)) = (given.last_chunk(), lower.last_chunk()) else {
+        let mut bytes = given.iter().zip(lower);
+        return bytes.all(|(given, lower)| given.to_ascii_lowercase() == *lower);
+    };
+    // The last eight overlap with those before.
+    let (given, lower) = (given.as_chunks().0, lower.as_chunks().0);
     let mut eights = given.iter().zip(lower);
-    let mut rest = given_rest.iter().zip(lower_rest);
-    eights.all(|(given, lower)| {
-        let (given, lower) = (u64::from_ne_bytes(*given), u64::from_ne_bytes(*lower));
-        // No byte is above 0x7f, so no sum carries into the next byte.
-        let from_a = lower + EACH * u64::from(0x80 - b'a');
-        let beyond_z = lower + EACH * u64::from(0x7f - b'z');
-        // 0x80 in each byte that is a letter; shifted, it is the bit in which
-        // upper and lower case differ.
-        let is_letter = from_a & !beyond_z & (EACH * 0x80);
-        let case = is_letter >> 2;
-        (given ^ lower) & !case == 0
-    }) && rest.all(|(given, lower)| given.to_ascii_lowercase() == *lower)
+    are_same_eight(given_end, lower_end)
+        && eights.all(|(given, lower)| are_same_eight(given, lower))
+}
+
+/// [`is_same_name`] for eight bytes.
+fn are_same_eight(given: &[u8; 8], lower: &[u8; 8]) -> bool {
+    let (given, lower) = (u64::from_ne_bytes(*given), u64::from_ne_bytes(*lower));
+    // No byte is above 0x7f, so no sum carries into the next byte.
+    let from_a = lower + EACH * u64::from(0x80 - b'a');
+    let beyond_z = lower + EACH * u64::from(0x7f - b'z');
+    // 0x80 in each byte that is a letter; shifted, it is the bit in which
+    // upper and lower case differ.
+    let is_letter = from_a & !beyond_z & (EACH * 0x80);
+    let case = is_letter >> 2;
+    (given ^ lower) & !case == 0
 }
 
 /// 1 in each of eight bytes; a multiple of it holds one value in each byte.

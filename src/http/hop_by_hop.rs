@@ -18,6 +18,8 @@ use super::{INSTANCE_HEADER, TOKEN_HEADER};
 /// take to reach the upstream.
 const TRANSIT: Duration = Duration::from_secs(1);
 
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
 /// Headers that `Connection` cannot remove. A client that names one of them tries
 /// to make the gateway and the upstream see different requests.
 static PROTECTED: [HeaderName; 8] = [
@@ -97,10 +99,19 @@ fn named(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
     Some(named)
 }
 
-/// Whether there is a header with this name, which is in lower case. With about
-/// ten headers, comparing costs less than hashing.
-pub(crate) fn has(headers: &HeaderMap, name: &str) -> bool {
-    headers.keys().any(|field| field.as_str() == name)
+/// Whether there is a header with this name. With about ten headers, comparing costs less
+/// than hashing, if it is inlined and so compares with a constant.
+#[inline(always)]
+pub(crate) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.keys().any(|field| field == name)
+}
+
+/// The first header with this name; see [`has`].
+#[inline(always)]
+pub(crate) fn first<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+    let mut fields = headers.iter();
+    let field = fields.find(|(field, _)| *field == name);
+    field.map(|(_, value)| value)
 }
 
 /// Whether the client waits for `100 Continue` before it sends the body (RFC 9110
@@ -125,10 +136,10 @@ pub(crate) fn may_persist(head: &Parts) -> bool {
 /// `Keep-Alive: timeout=5` (RFC 2068 §19.7.1.1). Servers close it to the second,
 /// so the time that a request takes to arrive is subtracted.
 pub(crate) fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
-    if !has(headers, "keep-alive") {
+    if !has(headers, &KEEP_ALIVE) {
         return None;
     }
-    let values = headers.get_all("keep-alive").iter();
+    let values = headers.get_all(&KEEP_ALIVE).iter();
     let mut parameters = values.flat_map(|value| value.to_str().unwrap_or("").split(','));
     let seconds = parameters.find_map(|parameter| {
         let (name, seconds) = parameter.split_once('=')?;

@@ -7,6 +7,8 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
+use super::has_byte;
+
 /// The segments of a path. Base URLs with a trailing slash make clients send
 /// doubled slashes, so empty segments do not count.
 pub(crate) fn segments(path: &str) -> impl Iterator<Item = &str> {
@@ -15,10 +17,17 @@ pub(crate) fn segments(path: &str) -> impl Iterator<Item = &str> {
 
 /// Whether two paths have the same segments.
 pub(crate) fn same_segments(one: &str, other: &str) -> bool {
-    // Without empty segments, different bytes mean different segments. This decides
-    // most comparisons.
+    // The last bytes decide most comparisons. Without empty segments, different bytes
+    // mean different segments.
     one == other
-        || (has_empty_segment(one) || has_empty_segment(other)) && segments(one).eq(segments(other))
+        || last_byte(one) == last_byte(other)
+            && (has_empty_segment(one) || has_empty_segment(other))
+            && segments(one).eq(segments(other))
+}
+
+/// The last byte of the last segment.
+fn last_byte(path: &str) -> Option<u8> {
+    path.bytes().rfind(|byte| *byte != b'/')
 }
 
 /// Whether a path has an empty segment after its leading slash.
@@ -39,8 +48,8 @@ fn has_pair(path: &str, is_next: impl Fn(u8) -> bool) -> bool {
 pub(crate) fn normalize(path: &str) -> Cow<'_, str> {
     let is_special = |byte| matches!(byte, b'%' | b';' | b'\\');
     // Nearly every path is normal already and is returned without a copy.
-    let is_plain =
-        !path.bytes().any(is_special) && !has_pair(path, |next| matches!(next, b'/' | b'.'));
+    let is_plain = !has_byte(path.as_bytes(), is_special)
+        && !has_pair(path, |next| matches!(next, b'/' | b'.'));
     if is_plain {
         return Cow::Borrowed(path);
     }
@@ -72,7 +81,7 @@ pub(crate) fn normalize(path: &str) -> Cow<'_, str> {
 /// Whether every backend reads the same resource from a path: it has no dot
 /// segments, plain or encoded.
 pub(crate) fn has_one_reading(path: &str) -> bool {
-    if !path.bytes().any(|byte| matches!(byte, b'.' | b'%')) {
+    if !has_byte(path.as_bytes(), |byte| matches!(byte, b'.' | b'%')) {
         return true;
     }
     // `%25` is an encoded percent sign: a backend that decodes twice could turn

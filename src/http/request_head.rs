@@ -13,6 +13,7 @@ use super::raw_target::RawTarget;
 pub(crate) struct RequestHead {
     parts: Parts,
     case: Option<HeaderCase>,
+    announces_body: bool,
 }
 
 impl RequestHead {
@@ -35,6 +36,17 @@ impl RequestHead {
         self.case = Some(case);
     }
 
+    /// Whether a body was announced by its framing, which is hop-by-hop. The body may
+    /// turn out to be empty.
+    pub(crate) fn announces_body(&self) -> bool {
+        self.announces_body
+    }
+
+    /// Keeps that a body was announced.
+    pub(crate) fn set_announces_body(&mut self, announces_body: bool) {
+        self.announces_body = announces_body;
+    }
+
     /// Takes the head, and leaves its method: the gateway still needs it when
     /// the response comes.
     pub(crate) fn take(&mut self) -> Self {
@@ -44,6 +56,7 @@ impl RequestHead {
         head.parts.headers = std::mem::take(&mut self.parts.headers);
         head.parts.extensions = std::mem::take(&mut self.parts.extensions);
         head.case = self.case.take();
+        head.announces_body = self.announces_body;
         head
     }
 
@@ -56,7 +69,11 @@ impl RequestHead {
 /// A head that hyper read.
 impl From<Parts> for RequestHead {
     fn from(parts: Parts) -> Self {
-        Self { parts, case: None }
+        Self {
+            parts,
+            case: None,
+            announces_body: false,
+        }
     }
 }
 

@@ -166,7 +166,7 @@ impl ResponseHead {
             return raw.content_length();
         }
         let headers = &mut self.parts.headers;
-        if !hop_by_hop::has(headers, "content-length") {
+        if !hop_by_hop::has(headers, &CONTENT_LENGTH) {
             return None;
         }
         let mut values = headers.get_all(CONTENT_LENGTH).iter();

@@ -8,7 +8,7 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
-use super::instance::{InstanceId, trim};
+use super::instance::{InstanceId, is_plain, trim};
 
 /// A keyed hash over all credentials of a request and their sources.
 ///
@@ -108,15 +108,19 @@ impl Fingerprint {
 /// The text after the scheme (`Bearer`) of an `Authorization` field. The case of the
 /// scheme and the number of spaces after it mean nothing (RFC 9110 §11.1).
 fn without_scheme(source: CredentialSource, credential: &[u8]) -> &[u8] {
-    let credential = credential.trim_ascii();
-    match credential.iter().position(u8::is_ascii_whitespace) {
-        Some(at) if source == CredentialSource::Authorization => &credential[at..],
-        _ => credential,
+    if source != CredentialSource::Authorization {
+        return credential;
     }
+    let credential = credential.trim_ascii();
+    let scheme_end = credential.iter().position(u8::is_ascii_whitespace);
+    scheme_end.map_or(credential, |at| &credential[at..])
 }
 
 /// Trimmed as instance ids are, so that one token has one fingerprint.
 fn trim_bytes(credential: &[u8]) -> &[u8] {
+    if is_plain(credential) {
+        return credential;
+    }
     match std::str::from_utf8(credential) {
         Ok(text) => trim(text).as_bytes(),
         Err(_) => credential.trim_ascii(),

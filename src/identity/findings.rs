@@ -8,7 +8,7 @@ use http::request::Parts;
 
 use super::credential::{CredentialSource, Credentials, Fingerprint};
 use super::instance::InstanceId;
-use super::names::{self, Field, FieldName};
+use super::names::{self, Field, FieldName, Named};
 use super::query::pairs;
 use crate::http::raw_target::RawTarget;
 use crate::http::{INSTANCE_HEADER, TOKEN_HEADER};
@@ -128,6 +128,22 @@ impl Findings {
             Field::Token(token) => self.add_credential(CredentialSource::Body, token.as_bytes()),
             Field::Unclear => self.is_ambiguous = true,
         }
+    }
+
+    /// Adds a field of a form, if its name counts.
+    pub(crate) fn add_named(&mut self, name: &[u8], value: &[u8]) {
+        let Some(named) = Named::read(&String::from_utf8_lossy(name)) else {
+            return;
+        };
+        // Some backends use the element of a list, others ignore it.
+        self.is_ambiguous |= named.is_list;
+        let value = String::from_utf8_lossy(value).into_owned();
+        self.body_field(named.name.with(value));
+    }
+
+    /// Notes that the request may name several identities.
+    pub(crate) fn set_ambiguous(&mut self) {
+        self.is_ambiguous = true;
     }
 
     /// Notes that part of the body was not read.

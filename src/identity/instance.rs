@@ -7,6 +7,8 @@
 use std::fmt;
 use std::ops::Deref;
 
+use crate::http::has_byte;
+
 /// The longest id, in bytes. Without a limit a client could choose how much memory an
 /// account takes.
 const MAX_LENGTH: usize = 128;
@@ -59,9 +61,7 @@ impl InstanceId {
 /// percent-encoded, cut at a NUL: a lenient backend reads `123%20` and `123%00x`
 /// as `123`.
 pub(super) fn trim(text: &str) -> &str {
-    // Nearly all values are visible ASCII without escapes. One cheap pass finds out.
-    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b'%';
-    if text.bytes().all(is_plain) {
+    if is_plain(text.as_bytes()) {
         return text;
     }
     let mut text = text;
@@ -76,6 +76,12 @@ pub(super) fn trim(text: &str) -> &str {
         text = &text[..text.len() - length];
     }
     text
+}
+
+/// Whether a text has only visible ASCII and no escapes, so that nothing can be trimmed.
+/// Nearly all values are so, and one cheap pass finds out.
+pub(super) fn is_plain(text: &[u8]) -> bool {
+    !has_byte(text, |byte| !byte.is_ascii_graphic() | (byte == b'%'))
 }
 
 /// The length of one blank at the start or the end of a text, if there is one.

@@ -14,10 +14,8 @@ pub(crate) struct Pair<'q> {
     pub(crate) value: &'q str,
     /// The bytes of the query that hold the value.
     pub(crate) value_at: Range<usize>,
-    /// A key without `=` is a field too.
-    pub(crate) has_value: bool,
     /// Key or value contains `%` or `+`.
-    is_encoded: bool,
+    pub(crate) is_encoded: bool,
 }
 
 impl<'q> Pair<'q> {
@@ -63,7 +61,6 @@ pub(crate) fn pairs(query: &str) -> impl Iterator<Item = Pair<'_>> {
             key: &query[start..key_end],
             value: &query[value_at.clone()],
             value_at,
-            has_value: equals.is_some(),
             is_encoded,
         })
     })

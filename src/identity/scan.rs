@@ -12,7 +12,6 @@ use bytes::Bytes;
 use futures_core::Stream;
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use http::request::Parts;
 
 use super::findings::Findings;
 use super::names::Field;
@@ -115,20 +114,6 @@ pub(crate) fn scan_pieces(
     }
 }
 
-/// Whether a request whose body has arrived names several identities. Not for JSON that
-/// is declared as JSON: the parser of receipts sees each name in it, and in the head.
-pub(crate) fn is_ambiguous(head: &Parts, body: &Bytes) -> bool {
-    let format = Format::of(&head.headers);
-    if let Format::Fields(reader) = &format
-        && reader.declared == Declared::Json
-    {
-        return false;
-    }
-    let mut findings = Findings::of_head(head);
-    scan_pieces(&mut findings, &head.headers, [body.clone()]);
-    findings.is_ambiguous()
-}
-
 /// How a body contains fields.
 enum Format {
     /// A multipart form with this boundary.
@@ -143,15 +128,19 @@ enum Format {
 
 impl Format {
     fn of(headers: &HeaderMap) -> Self {
-        let is_identity =
-            |coding: &http::HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
-        if !headers.get_all(CONTENT_ENCODING).iter().all(is_identity) {
-            return Self::Opaque;
+        let (mut content_type, mut types) = (b"" as &[u8], 0);
+        // One pass over the few headers costs less than two lookups.
+        for (name, value) in headers {
+            if name == CONTENT_TYPE {
+                (content_type, types) = (value.as_bytes(), types + 1);
+            } else if name == CONTENT_ENCODING
+                && !value.as_bytes().eq_ignore_ascii_case(b"identity")
+            {
+                return Self::Opaque;
+            }
         }
-        let mut types = headers.get_all(CONTENT_TYPE).iter();
-        let content_type = types.next().map_or(b"" as &[u8], |value| value.as_bytes());
-        // Two types: a backend may use either.
-        if types.next().is_some() {
+        // A backend may use either.
+        if types > 1 {
             return Self::Unclear;
         }
         // As most clients write it: nothing needs to be parsed.

@@ -193,10 +193,11 @@ impl Account {
     }
 
     /// Updates the pause after any other response to such a request, or none.
-    pub(super) fn on_other_result(&self, permit: &Permit, now: Instant, is_accepted: bool) {
+    pub(super) fn on_other_result(&self, permit: &Permit, is_accepted: bool) {
         let mut state = self.lock();
         let handle = state.handle(permit.source);
         if handle.inspect(|bucket| bucket.is_recovering()) == Some(true) {
+            let now = Instant::now();
             handle.with(|bucket| bucket.on_other_result(now, permit.granted, is_accepted));
         }
     }
@@ -209,7 +210,9 @@ impl Account {
         policy: impl FnOnce() -> Arc<Policy>,
     ) {
         let mut state = self.lock();
+        // Nearly every credential is known already, and needs no clock.
         let has_changed = match is_accepted {
+            true if state.verified.contains(Some(credential)) => false,
             true => state.verified.add(credential, Instant::now()),
             false => state.verified.remove(credential),
         };
@@ -333,9 +336,9 @@ impl Account {
         self.lock().main.inspect(inspect)
     }
 
-    /// Whether dropping the account would lose nothing. One with a verified
-    /// credential is kept for a while unless the table is full (`is_table_full`), else a
-    /// flood of names could make it unverified again.
+    /// Whether the account may be dropped. One with a verified credential is kept
+    /// for an hour, so that a flood of names does not make it unverified again; in
+    /// a full table (`is_table_full`) only debt, a pause and waiters keep it.
     pub(super) fn is_idle(&self, now: Instant, is_table_full: bool) -> bool {
         let state = self.lock();
         let idle = |now| {

@@ -27,7 +27,7 @@ use crate::identity::Fingerprint;
 /// it out woke so much later.
 const TIMER_GRANULARITY: Duration = Duration::from_millis(2);
 
-/// The last ticket of the process: tickets order waiters also across buckets,
+/// The next ticket of the process: tickets order waiters also across buckets,
 /// between which they may move.
 static TICKETS: AtomicU64 = AtomicU64::new(0);
 
@@ -173,8 +173,9 @@ impl<G: Completion> Bucket<G> {
         self.queue.as_ref()?.next(now, slot)
     }
 
-    /// Gives a token that is there to the head of one side; false if it has no
-    /// waiter whose deadline has not passed.
+    /// Gives a token that is there to the head of one side; false if no token
+    /// was taken, because there is no head or its deadline has passed. Then
+    /// another call finds the next head.
     pub(super) fn grant(&mut self, side: Side, now: Instant) -> bool {
         let Some(queue) = &mut self.queue else {
             return false;
@@ -364,6 +365,11 @@ impl<G: Completion> Bucket<G> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Until when a pause certainly lets no request go; it may be over.
+    pub(super) fn paused_until(&self) -> Option<Instant> {
+        self.tokens.refuses_until()
     }
 
     /// The refusal of a request whose deadline came while it waited.

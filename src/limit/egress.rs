@@ -20,7 +20,7 @@ use super::queue::{Newcomer, Permit, Refused, Source};
 use super::shared::{EntryId, SharedQueue};
 use crate::config::Quota;
 
-/// Up to this many flows, idle ones are not searched for.
+/// Idle flows are dropped only where there are more than this many.
 const FLOWS_KEPT: usize = 1024;
 
 /// Sends a waiting request its result.

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use arc_swap::Guard;
 use http::StatusCode;
-use prometheus::IntCounter;
 use tokio::time::Instant;
 
 use super::account::Account;
@@ -25,7 +24,7 @@ use super::queue::{Kind, Newcomer, Permit, Refusal, Refused, Scope};
 use super::registry::Registry;
 use crate::config::Quota;
 use crate::identity::Fingerprint;
-use crate::observe::metrics::{InstanceSeries, Metrics};
+use crate::observe::metrics::{InstanceSeries, Metrics, TenantSeries};
 
 /// What a request for a token gets.
 #[derive(Debug)]
@@ -58,8 +57,8 @@ pub(crate) struct Lane {
     /// That of its class.
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
-    /// Counts the upstream calls made here.
-    sent: Option<IntCounter>,
+    /// Counts the upstream calls made here, and those that merging saved.
+    tenant: Option<Arc<TenantSeries>>,
 }
 
 /// A request for a token, without the credential of the lane.
@@ -87,13 +86,13 @@ impl Lane {
             verifies,
             registry: Arc::clone(registry),
             metrics,
-            sent: None,
+            tenant: None,
         }
     }
 
-    /// Counts the upstream calls made here in this counter.
-    pub(crate) fn counted_in(mut self, sent: IntCounter) -> Self {
-        self.sent = Some(sent);
+    /// Counts the upstream calls made here for this tenant.
+    pub(crate) fn counted_in(mut self, tenant: Arc<TenantSeries>) -> Self {
+        self.tenant = Some(tenant);
         self
     }
 
@@ -165,6 +164,13 @@ impl Lane {
         self.account.inspect(self.credential, inspect).flatten()
     }
 
+    /// Until when a pause certainly lets no request go; it may be over.
+    pub(crate) fn paused_until(&self) -> Option<Instant> {
+        self.account
+            .inspect(self.credential, Bucket::paused_until)
+            .flatten()
+    }
+
     /// The refusal of a request that waited until its deadline came.
     pub(crate) fn too_late(&self) -> Refused {
         let inspect = |bucket: &Bucket<_>| bucket.too_late(Instant::now());
@@ -188,16 +194,15 @@ impl Lane {
         retry_after: Option<Duration>,
     ) {
         self.count_sent();
-        let now = Instant::now();
         if status == StatusCode::TOO_MANY_REQUESTS {
             // It verifies nothing: it may have been sent before the upstream
             // checked the credential.
-            self.account.on_429(permit, now, retry_after);
+            self.account.on_429(permit, Instant::now(), retry_after);
             self.series().throttled.inc();
             return;
         }
         self.account
-            .on_other_result(permit, now, !status.is_server_error());
+            .on_other_result(permit, !status.is_server_error());
         if status.is_success() && self.verifies {
             self.verify();
         } else if status == StatusCode::UNAUTHORIZED {
@@ -208,7 +213,7 @@ impl Lane {
     /// Updates the pause after a request sent with `permit` got no response.
     pub(crate) fn on_no_response(&self, permit: &Permit) {
         self.count_sent();
-        self.account.on_other_result(permit, Instant::now(), false);
+        self.account.on_other_result(permit, false);
     }
 
     /// Records that the upstream accepts the credential for the instance.
@@ -233,8 +238,17 @@ impl Lane {
     }
 
     fn count_sent(&self) {
-        if let Some(sent) = &self.sent {
-            sent.inc();
+        if let Some(tenant) = &self.tenant {
+            tenant.upstream().inc();
+        }
+    }
+
+    /// Counts what a batch saved, for its instance and its tenant: callers that got a
+    /// response of the upstream, and its upstream calls.
+    pub(crate) fn record_savings(&self, responses: u64, calls: u64) {
+        self.series().savings.settle(responses, calls);
+        if let Some(tenant) = &self.tenant {
+            tenant.savings.settle(responses, calls);
         }
     }
 
@@ -247,7 +261,7 @@ impl Lane {
         }
     }
 
-    /// Whether every response carries `RateLimit` fields.
+    /// Whether responses carry `RateLimit` fields.
     pub(crate) fn sends_ratelimit_headers(&self) -> bool {
         self.registry.policy().headers
     }

@@ -1,20 +1,15 @@
 //! The tokens of a bucket, and its pause after an upstream 429 (rule: pauses).
 //!
-//! [`Tokens`] is what the wait queue and the forecast need to know. A bucket of
-//! this process implements it with arithmetic ([`LocalTokens`]). A bucket that
-//! several gateways share can implement it as well: it reserves slots, `due` is
-//! the time of a reserved slot (or a bound for slots not reserved yet), `take`
-//! uses the first of them, and pauses shift the slots that are held. It wakes
-//! the queue when a reservation arrives, and returns slots when the queue
-//! shrinks. The bound on calls in flight is part of `due`: it is the time at
-//! which a call may begin.
+//! [`Tokens`] is what the wait queue and the forecast need to know of a bucket. The
+//! bound on calls in flight is part of `due`: it is the time at which a call may
+//! begin.
 //!
 //! A pause belongs to one bucket: one instance, one class, and either its
 //! verified or its other credentials.
 //!
-//! Invariants: only a response to a request sent after a pause ended can
-//! lengthen or end it; requests that are held back, and responses to requests
-//! sent before, change nothing. After a pause the bucket is empty: one probe
+//! Invariants: only a response to a request sent after a pause ended can begin
+//! another or end the doubling. A 429 to a request sent before can only move the
+//! end of the pause, by a later `Retry-After`. After a pause the bucket is empty: one probe
 //! goes, then the rate applies, without a burst.
 
 use std::sync::Arc;
@@ -36,7 +31,7 @@ const INITIAL_PAUSE: Duration = Duration::from_secs(1);
 /// long, up to this length; otherwise a receipt would be retried in a tight loop.
 const MIN_REPEATED_PAUSE_CAP: Duration = Duration::from_secs(1);
 
-/// A longer `Retry-After` is cut to this length: the upstream has sent six days.
+/// A longer `Retry-After` is cut to this length: the upstream has been seen to send six days.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// If the probe has no response after this time, the next request goes as

@@ -29,7 +29,7 @@ pub(super) struct Policy {
     /// Which group of `classes`.
     pub(super) group: usize,
     pub(super) sharing: Arc<Sharing>,
-    /// Whether every response carries `RateLimit` fields.
+    /// Whether responses carry `RateLimit` fields.
     pub(super) headers: bool,
     /// `batch.max_delay`.
     pub(super) max_delay: Duration,

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::lane::TokenRequest;
 use super::queue::Source;
 use super::{Acquired, Admission, Lane, Limiter, Permit, Refused};
-use crate::observe::metrics::Route;
+use crate::observe::metrics::{Metrics, Route};
 
 impl Limiter {
     /// Whether no request is held or refused.
@@ -42,7 +42,7 @@ impl Limiter {
                 if let Some(call) = shadow_call(permit) {
                     tokio::spawn(call);
                 }
-                return self.metrics.would_delay(route).observe(0.0);
+                return self.record_would_delay(lane, None, route);
             }
             Ok(Admission::Queued(ticket)) => ticket,
             Err(refused) => return would_refuse(lane, refused, 1),
@@ -52,8 +52,7 @@ impl Limiter {
         tokio::spawn(async move {
             match ticket.await {
                 Ok(permit) => {
-                    let seconds = request.now.elapsed().as_secs_f64();
-                    metrics.would_delay(route).observe(seconds);
+                    count_delay(&metrics, &lane, Some(request.now.elapsed()), route);
                     if let Some(call) = shadow_call(permit) {
                         call.await;
                     }
@@ -63,10 +62,17 @@ impl Limiter {
         });
     }
 
-    /// Counts how long a shadow batch waited for its token.
-    pub(crate) fn record_would_delay(&self, waited: Option<Duration>, route: Route) {
-        let seconds = waited.unwrap_or_default().as_secs_f64();
-        self.metrics.would_delay(route).observe(seconds);
+    /// Counts how long a shadow waited for its token; `None` if it did not wait.
+    pub(crate) fn record_would_delay(&self, lane: &Lane, waited: Option<Duration>, route: Route) {
+        count_delay(&self.metrics, lane, waited, route);
+    }
+}
+
+fn count_delay(metrics: &Metrics, lane: &Lane, waited: Option<Duration>, route: Route) {
+    let seconds = waited.unwrap_or_default().as_secs_f64();
+    metrics.would_delay(route).observe(seconds);
+    if waited.is_some() {
+        lane.series().would_delay.inc();
     }
 }
 

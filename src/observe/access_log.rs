@@ -34,7 +34,7 @@ use crate::config::{self, LogAccess, LogFormat};
 use crate::http::forwarded_for::Client;
 use crate::identity::Identity;
 use crate::observe::metrics::{InstanceSeries, Metrics, Route};
-use crate::receipt::Receipt;
+use crate::receipt::{NotMerged, Receipt};
 use crate::redact::Secrets;
 use record::Record;
 pub(crate) use sanitize::WITHHELD;
@@ -63,6 +63,8 @@ pub(crate) struct LogEntry {
     record: Option<Box<Record>>,
     /// The metrics of its instance: the label under which a failure is shown.
     pub(crate) series: Option<Arc<InstanceSeries>>,
+    /// Of a request to a path of receipts: whether it was merged.
+    merging: Option<Result<(), NotMerged>>,
 }
 
 impl AccessLog {
@@ -127,6 +129,8 @@ impl AccessLog {
         LogEntry {
             record,
             series: None,
+            // Until it is known: whatever ends the request now refuses it.
+            merging: (route == Route::Seen).then_some(Err(NotMerged::Refused)),
         }
     }
 
@@ -185,6 +189,23 @@ impl LogEntry {
         }
     }
 
+    /// Records whether a receipt was merged. No other request can be.
+    pub(crate) fn set_merging(&mut self, merging: Result<(), NotMerged>) {
+        if let Some(known) = &mut self.merging {
+            *known = merging;
+        }
+    }
+
+    /// Whether the receipt was merged; `None` if the request is none.
+    pub(crate) fn merging(&self) -> Option<Result<(), NotMerged>> {
+        self.merging
+    }
+
+    /// Why the receipt was not merged; `None` if it was, or if the request is none.
+    pub(crate) fn not_merged(&self) -> Option<NotMerged> {
+        self.merging?.err()
+    }
+
     /// Records how long a request that is passed through waited for its token.
     pub(crate) fn set_queue_wait(&mut self, wait: Duration) {
         if let Some(record) = &mut self.record {
@@ -213,6 +234,7 @@ impl LogEntry {
         if let Some(record) = &mut self.record {
             record.status = Some(status);
             record.error = error;
+            record.not_merged = self.merging.and_then(Result::err);
         }
     }
 

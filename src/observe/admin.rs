@@ -4,9 +4,14 @@
 //! shows a secret (rule: secrets).
 //!
 //! - [`state`]: the state of the gateway, as JSON;
-//! - [`page`]: the page for people.
+//! - [`history`]: its last two minutes; [`judge`], [`problems`]: what is wrong now;
+//! - [`page`]: the page for people; [`runbook`]: what to do about a problem.
 
+mod history;
+mod judge;
 mod page;
+mod problems;
+mod runbook;
 mod state;
 
 use std::convert::Infallible;
@@ -30,6 +35,8 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::gateway::Gateway;
+use history::History;
+use page::View;
 use state::{Instances, Status};
 
 /// Scrapers and probes are few; more connections than this are an error of one of them.
@@ -63,7 +70,14 @@ impl Ready {
 
 /// Serves the admin pages until the process ends.
 pub(crate) async fn serve(listener: TcpListener, gateway: Gateway, ready: Ready) -> Infallible {
-    let began = Instant::now();
+    let admin = Arc::new(Admin {
+        gateway,
+        ready,
+        began: Instant::now(),
+        history: Arc::default(),
+    });
+    let history = Arc::clone(&admin.history);
+    tokio::spawn(history.record(admin.gateway.clone()));
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         // Before `accept`: a connection that is not accepted waits in the backlog and holds no
@@ -77,12 +91,12 @@ pub(crate) async fn serve(listener: TcpListener, gateway: Gateway, ready: Ready)
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let (gateway, ready) = (gateway.clone(), ready.clone());
+        let admin = Arc::clone(&admin);
         tokio::spawn(async move {
             // HTTP/1.1 only, without TLS: every scraper and every probe can do that.
             let service = service_fn(|request| {
                 // Made at once, without a wait: a page must respond however busy the gateway is.
-                let response = respond(&request, &gateway, &ready, began);
+                let response = admin.respond(&request);
                 async move { Ok::<_, Infallible>(response) }
             });
             let served = http1::Builder::new()
@@ -97,54 +111,72 @@ pub(crate) async fn serve(listener: TcpListener, gateway: Gateway, ready: Ready)
     }
 }
 
-/// Responds to one request. Does not wait and does not read a body.
-fn respond(
-    request: &Request<Incoming>,
-    gateway: &Gateway,
-    ready: &Ready,
+/// What the pages show.
+struct Admin {
+    gateway: Gateway,
+    ready: Ready,
     began: Instant,
-) -> Response<Full<Bytes>> {
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut response = text(
-            StatusCode::METHOD_NOT_ALLOWED,
-            PLAIN,
-            "GET and HEAD are allowed\n",
-        );
+    history: Arc<History>,
+}
+
+impl Admin {
+    /// Responds to one request. Does not wait and does not read a body.
+    fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let Self {
+            gateway,
+            ready,
+            began,
+            history,
+        } = self;
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            let mut response = text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                PLAIN,
+                "GET and HEAD are allowed\n",
+            );
+            response
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        // A closure: a probe must not pay for the state that it does not show.
+        let status = || Status::of(gateway, history, ready.get(), began.elapsed());
+        match request.uri().path() {
+            "/metrics" => text(StatusCode::OK, EXPOSITION, gateway.exposition()),
+            // Always: a restart by an orchestrator would only lose the requests in progress.
+            "/livez" => text(StatusCode::OK, PLAIN, "ok\n"),
+            "/readyz" if ready.get() => text(StatusCode::OK, PLAIN, "ok\n"),
+            "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "draining\n"),
+            "/instances" => json(&Instances::of(gateway, history)),
+            "/status" => json(&status()),
+            "/config" => match gateway.shown_settings() {
+                Some(settings) => text(StatusCode::OK, PLAIN, settings.to_string()),
+                None => text(StatusCode::NOT_FOUND, PLAIN, "no settings are shown here\n"),
+            },
+            "/runbook" => html(page::render_runbook()),
+            "/" => {
+                let view = View::of(request.uri().query());
+                html(page::render(&status(), &view))
+            }
+            _ => text(
+                StatusCode::NOT_FOUND,
+                PLAIN,
+                "there are /, /metrics, /livez, /readyz, /instances, /status, /config and /runbook\n",
+            ),
+        }
+    }
+}
+
+/// A page for people. Only these have scripts and styles, and a policy that allows
+/// exactly these.
+fn html(page: String) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::OK, HTML, page);
+    if let Ok(policy) = HeaderValue::from_str(page::policy()) {
         response
             .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
+            .insert(CONTENT_SECURITY_POLICY, policy);
     }
-    // A closure: a probe must not pay for the state that it does not show.
-    let status = || Status::of(gateway, ready.get(), began.elapsed());
-    match request.uri().path() {
-        "/metrics" => text(StatusCode::OK, EXPOSITION, gateway.exposition()),
-        // Always: a restart by an orchestrator would only lose the requests in progress.
-        "/livez" => text(StatusCode::OK, PLAIN, "ok\n"),
-        "/readyz" if ready.get() => text(StatusCode::OK, PLAIN, "ok\n"),
-        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "draining\n"),
-        "/instances" => json(&Instances::of(gateway)),
-        "/status" => json(&status()),
-        "/config" => match gateway.shown_settings() {
-            Some(settings) => text(StatusCode::OK, PLAIN, settings.to_string()),
-            None => text(StatusCode::NOT_FOUND, PLAIN, "no settings are shown here\n"),
-        },
-        "/" => {
-            let mut response = text(StatusCode::OK, HTML, page::render(&status()));
-            // The only page with scripts and styles has a policy that allows exactly these.
-            if let Ok(policy) = HeaderValue::from_str(page::policy()) {
-                response
-                    .headers_mut()
-                    .insert(CONTENT_SECURITY_POLICY, policy);
-            }
-            response
-        }
-        _ => text(
-            StatusCode::NOT_FOUND,
-            PLAIN,
-            "there are /, /metrics, /livez, /readyz, /instances, /status and /config\n",
-        ),
-    }
+    response
 }
 
 fn json(what: &impl serde::Serialize) -> Response<Full<Bytes>> {

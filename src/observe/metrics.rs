@@ -11,9 +11,13 @@ mod batches;
 mod codes;
 mod failures;
 mod instances;
+mod not_merged;
+mod receipts;
 mod registrar;
+mod savings;
 mod scraped;
 mod tenants;
+mod unreadable;
 
 #[cfg(test)]
 mod tests;
@@ -26,14 +30,17 @@ use arc_swap::ArcSwapOption;
 use prometheus::{Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 
 use batches::Batches;
-use codes::Codes;
+pub(crate) use codes::Codes;
 pub(crate) use failures::{Failure, Failures};
-pub(crate) use instances::InstanceSeries;
 use instances::Instances;
+pub(crate) use instances::{InstanceSeries, UpstreamFailure};
+pub(crate) use not_merged::NotMerged;
+use receipts::Receipts;
 use registrar::Registrar;
 pub(crate) use scraped::{BucketStatus, Scraped};
 pub(crate) use tenants::TenantSeries;
 use tenants::Tenants;
+pub(crate) use unreadable::Unreadable;
 
 use crate::redact::Secrets;
 
@@ -87,7 +94,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 3] = [Self::QueueFull, Self::MaxWait, Self::Paused];
+    pub(crate) const ALL: [Self; 3] = [Self::QueueFull, Self::MaxWait, Self::Paused];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -104,6 +111,7 @@ pub struct Metrics {
     /// Responses to client requests, by route and status code.
     pub(crate) requests: [Codes; 2],
     request_seconds: [Histogram; 2],
+    unreadable: [IntCounter; Unreadable::ALL.len()],
     /// Client requests without a complete response.
     pub(crate) in_flight: IntGauge,
     /// Open client connections.
@@ -114,8 +122,7 @@ pub struct Metrics {
     pub(crate) upstream_broken_off: IntCounter,
     upstream_seconds: [Histogram; 2],
     pub(crate) batches: Batches,
-    /// Upstream calls saved by merging.
-    pub(crate) saved: IntCounter,
+    pub(crate) receipts: Receipts,
     /// Reloads that changed nothing, because the settings could not be used.
     pub(crate) reload_failures: IntCounter,
     /// Lines of the access log that could not be written, or not in time.
@@ -124,8 +131,6 @@ pub struct Metrics {
     /// The last failures, for the admin page.
     pub(crate) failures: Failures,
     would_delay: [Histogram; 2],
-    /// Upstream calls that merging would have saved.
-    pub(crate) would_save: IntCounter,
     instances: Instances,
     /// Secrets of the settings, which no label may contain.
     secrets: ArcSwapOption<Secrets>,
@@ -157,6 +162,7 @@ impl Metrics {
                 "Time from the head of a client request to the end of its response.",
                 REQUEST_SECONDS,
             ),
+            unreadable: unreadable::counters(&registrar),
             in_flight: registrar.gauge(
                 "wawp_gateway_in_flight_requests",
                 "Client requests without a complete response.",
@@ -176,10 +182,7 @@ impl Metrics {
                 REQUEST_SECONDS,
             ),
             batches: Batches::new(&registrar),
-            saved: registrar.counter(
-                "wawp_gateway_upstream_requests_saved_total",
-                "Upstream calls saved by merging.",
-            ),
+            receipts: Receipts::new(&registrar),
             reload_failures: registrar.counter(
                 "wawp_gateway_reload_failures_total",
                 "Reloads that changed nothing, because the settings could not be used.",
@@ -199,10 +202,6 @@ impl Metrics {
                 "Time an upstream call would have waited for its bucket token, if limit.mode is \"observe\".",
                 WAIT_SECONDS,
             ),
-            would_save: registrar.counter(
-                "wawp_gateway_would_save_upstream_requests_total",
-                "Upstream calls that merging would have saved, if batch.mode is \"observe\".",
-            ),
             instances: Instances::new(&registrar, max_instances),
             secrets: ArcSwapOption::empty(),
             tenants: Tenants::new(&registrar),
@@ -214,6 +213,11 @@ impl Metrics {
     /// Client requests without a complete response.
     pub(crate) fn requests_in_flight(&self) -> usize {
         usize::try_from(self.in_flight.get()).unwrap_or(0)
+    }
+
+    /// Client connections that ended because they could not be read.
+    pub(crate) fn unreadable(&self, reason: Unreadable) -> &IntCounter {
+        &self.unreadable[reason as usize]
     }
 
     /// Time from the request head to the end of the response.
@@ -270,6 +274,25 @@ impl Metrics {
     /// The instances with a label, sorted by name.
     pub(crate) fn named_instances(&self) -> Vec<Arc<InstanceSeries>> {
         self.instances.all_named()
+    }
+
+    /// The tenants of the settings with their metrics, sorted by name.
+    pub(crate) fn named_tenants(&self) -> Vec<(Box<str>, Arc<TenantSeries>)> {
+        self.tenants.all_named()
+    }
+
+    /// Upstream calls saved by merging, for all instances together.
+    #[cfg(test)]
+    pub(crate) fn saved_by_instances(&self) -> u64 {
+        let named = self.instances.all_named();
+        let rest = [&self.instances.other, &self.instances.none];
+        let all = named.iter().chain(rest);
+        all.map(|series| series.savings.get()).sum()
+    }
+
+    /// Upstream calls saved by merging, for all tenants together.
+    pub(crate) fn saved(&self) -> u64 {
+        self.tenants.saved()
     }
 
     /// The metrics of a tenant of the settings.

@@ -160,6 +160,7 @@ impl Error {
             | Self::ClientGone
             | Self::ClientTooSlow
             | Self::TooManyHeaders(_) => "http_request_error",
+            // The nearest of the registered types: a bound on requests in flight.
             Self::Overloaded(..) => "connection_limit_reached",
             Self::Upstream(failure) => match failure {
                 UpstreamError::Unreachable(unreachable) => match unreachable {
@@ -168,7 +169,8 @@ impl Error {
                     Unreachable::Timeout => "connection_timeout",
                     Unreachable::Tls => "tls_protocol_error",
                     Unreachable::ClosedAtOnce => "connection_terminated",
-                    Unreachable::Network(_) => "destination_unavailable",
+                    Unreachable::NoHttp2 => "http_protocol_error",
+                    Unreachable::Proxy(_) | Unreachable::Network(_) => "destination_unavailable",
                 },
                 UpstreamError::BrokeOff => "connection_terminated",
                 UpstreamError::Malformed
@@ -273,10 +275,12 @@ fn describe(refused: &Refused) -> String {
     };
     match refused.refusal {
         Refusal::QueueFull => {
-            format!("{waiting} requests of this instance wait already (limit.max_queue){limit}")
+            format!(
+                "{waiting} upstream calls of this instance wait already (limit.max_queue){limit}"
+            )
         }
         Refusal::WaitTooLong => {
-            format!("{budget} is used up and {waiting} requests wait (limit.max_wait){limit}")
+            format!("{budget} is used up and {waiting} upstream calls wait (limit.max_wait){limit}")
         }
         Refusal::Paused => "the upstream paused this instance with a 429".to_owned(),
     }

@@ -140,6 +140,6 @@ impl Proxy {
             classes.class_of(&head.method, &path, is_receipt, instance)
         };
         let lane = self.shared.limiter.lane(identity, class, verifies);
-        Ok(lane.counted_in(tenant.upstream().clone()))
+        Ok(lane.counted_in(tenant))
     }
 }

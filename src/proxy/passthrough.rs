@@ -16,8 +16,8 @@ use crate::http::response_head::ResponseHead;
 use crate::http::retry_after;
 use crate::limit::{Acquired, Kind, Lane, Scope};
 use crate::observe::access_log::LogEntry;
-use crate::observe::metrics::Route;
-use crate::receipt::Receipt;
+use crate::observe::metrics::{Route, UpstreamFailure};
+use crate::receipt::{NotMerged, Receipt};
 use crate::upstream::UpstreamResponse;
 
 impl Proxy {
@@ -67,6 +67,7 @@ impl Proxy {
         let Shared {
             limiter, batcher, ..
         } = &*self.shared;
+        ctx.log_entry.set_merging(Err(NotMerged::MergingOff));
         batcher.shadow(&receipt, lane);
         let acquired = if limiter.observes() {
             // The shadow of its batch takes the token.
@@ -113,18 +114,30 @@ impl Proxy {
         let mut body = body.into_client_body(VecDeque::new());
         body.hold(place);
         let mut response = Box::new(ClientResponse { head, body });
-        self.annotate(&mut response.head, lane, &acquired);
+        // Where merging is only observed, no response changes (rule: observe mode).
+        let merges = !self.shared.batcher.observes();
+        let not_merged = ctx.log_entry.not_merged().filter(|_| merges);
+        self.annotate(&mut response.head, lane, &acquired, not_merged);
         Ok(response)
     }
 
     /// Adds `Server-Timing` and `RateLimit`, if the settings enable them.
-    fn annotate(&self, head: &mut ResponseHead, lane: &Lane, acquired: &Acquired) {
+    fn annotate(
+        &self,
+        head: &mut ResponseHead,
+        lane: &Lane,
+        acquired: &Acquired,
+        not_merged: Option<NotMerged>,
+    ) {
         // A 101 is part of another protocol's handshake: nothing is added to it.
         if head.status() == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
-        if let (Some(queue), true) = (acquired.waited, self.shared.settings.timing_header) {
-            server_timing::of_queued(head, queue, acquired.permit.granted.elapsed());
+        let is_timed = acquired.waited.is_some() || not_merged.is_some();
+        if is_timed && self.shared.settings.timing_header {
+            let queue = acquired.waited.unwrap_or_default();
+            let upstream = acquired.permit.granted.elapsed();
+            server_timing::of_forwarded(head, not_merged, queue, upstream);
         }
         self.add_ratelimit_headers(head, lane, acquired.permit.remaining);
     }
@@ -156,9 +169,17 @@ pub(super) fn count(
     if let Err(Error::RateLimited(refused)) = result {
         series.rejected(refused.refusal.reason()).inc();
     }
+    let failure = match result {
+        Ok(response) => UpstreamFailure::of(response.status()),
+        Err(Error::Upstream(_)) => Some(UpstreamFailure::NoResponse),
+        Err(_) => None,
+    };
+    if let Some(failure) = failure {
+        series.errors(failure).inc();
+    }
     // Only for failures: `finish` then names the instance in the list of failures, by a
     // label that the cap on metric labels allows.
-    if !matches!(result, Ok(response) if !response.status().is_server_error()) {
+    if !matches!(result, Ok(response) if response.status().as_u16() < 400) {
         log_entry.series = Some(std::sync::Arc::clone(series));
     }
 }

@@ -48,9 +48,9 @@ impl Proxy {
         ctx.tenants.may_preflight(ctx.client, instance)?;
         if let Some(keyring) = self.shared.keyring.load_full() {
             // The URL is that of the request that follows, and may contain a key, which
-            // the upstream must not learn. A key that opens nothing is ignored here: the
-            // request that follows is refused.
-            keyring.search(head, ctx.client).replace(head, body).ok();
+            // the upstream must not learn. A key that opens nothing here is removed: the
+            // request that follows may name its instance in the body, or is refused.
+            keyring.search(head, ctx.client).replace_or_remove(head);
         }
         let mut request = UpstreamRequest {
             head: head.take(),

@@ -3,7 +3,6 @@
 //! Invariants: a request that turns out not to be a receipt is forwarded unchanged; the
 //! access rules are applied to a receipt before it joins a batch.
 
-use http::Method;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use tokio::sync::oneshot;
@@ -16,10 +15,10 @@ use super::{Proxy, server_timing};
 use crate::batch::{BatchResponse, NoResponse, Verdict};
 use crate::body::{ClientBody, ClientResponse, ResponseBody, SCAN_LIMIT};
 use crate::http::content_length;
+use crate::http::hop_by_hop;
 use crate::http::request_head::RequestHead;
-use crate::identity::{Certainty, scan};
 use crate::limit::{Lane, Refused};
-use crate::receipt::Receipt;
+use crate::receipt::{NotMerged, Receipt, parse};
 use crate::tenant::Denied;
 use crate::upstream::UpstreamError;
 
@@ -43,16 +42,18 @@ enum JoinedRoute {
     Alone(Box<Receipt>),
 }
 
-/// Whether the body must be read to find out if the request is a receipt.
-pub(super) fn may_be_receipt(head: &Parts) -> bool {
+/// Why the body need not be read to find out that the request does not merge.
+fn excluded_by_head(head: &Parts) -> Option<NotMerged> {
     // An announced length saves reading 64 KiB of a body that is too long to merge.
-    let length = head.headers.get(CONTENT_LENGTH);
+    let length = hop_by_hop::first(&head.headers, &CONTENT_LENGTH);
     let length = length.and_then(|length| content_length::parse(length.as_bytes()));
-    head.method == Method::POST && length.is_none_or(|length| length <= SCAN_LIMIT as u64)
+    let is_long = length.is_some_and(|length| length > SCAN_LIMIT as u64);
+    parse::excluded_by_head(head).or(is_long.then_some(NotMerged::TooLarge))
 }
 
 impl Proxy {
-    /// Reads a request as a receipt. If it is none, head and body stay as they are.
+    /// Reads a request as a receipt. If it is none, head and body stay as they are,
+    /// and the result is why it is not merged.
     ///
     /// # Errors
     /// The body broke off.
@@ -60,30 +61,31 @@ impl Proxy {
         &self,
         head: &mut RequestHead,
         body: &mut ClientBody,
-    ) -> Result<Option<Arrived>, Error> {
-        let limit = self.shared.settings.header_timeout;
-        let Some(whole) = self.in_time(limit, body.whole()).await?.flatten() else {
-            return Ok(None);
-        };
-        // The message ids of an ambiguous request may belong to another instance than the
-        // one that counts (rule: ambiguous requests).
-        if scan::is_ambiguous(head, &whole) {
-            return Ok(None);
+    ) -> Result<Result<Arrived, NotMerged>, Error> {
+        if let Some(reason) = excluded_by_head(head) {
+            return Ok(Err(reason));
         }
+        let limit = self.shared.settings.header_timeout;
+        let whole = match self.in_time(limit, body.whole()).await? {
+            Some(Some(whole)) => whole,
+            Some(None) => return Ok(Err(NotMerged::TooLarge)),
+            None => return Ok(Err(NotMerged::Incomplete)),
+        };
         // The window and the deadline of the caller start with the last byte.
         let at = body.arrived_at().unwrap_or_else(Instant::now);
-        match Receipt::read(std::mem::take(head), whole) {
-            // Ambiguous by names that only the JSON parser saw.
-            Ok(receipt) if receipt.identity.certainty == Certainty::Ambiguous => {
-                *head = receipt.into_request().head;
-            }
-            Ok(receipt) => {
-                let receipt = Box::new(receipt);
-                return Ok(Some(Arrived { receipt, at }));
-            }
-            Err(unchanged) => *head = *unchanged,
-        }
-        Ok(None)
+        let settings = self.shared.batcher.settings();
+        Ok(
+            match Receipt::read(&settings, std::mem::take(head), whole) {
+                Ok(receipt) => Ok(Arrived {
+                    receipt: Box::new(receipt),
+                    at,
+                }),
+                Err(none) => {
+                    *head = *none.head;
+                    Err(none.reason)
+                }
+            },
+        )
     }
 
     /// Adds a receipt to a batch.
@@ -121,6 +123,10 @@ impl Proxy {
             JoinedRoute::Batch(Ok(verdict)) => match verdict.await {
                 Ok(verdict) => {
                     ctx.log_entry.set_timing(&verdict.timing);
+                    if !matches!(verdict.response, Err(NoResponse::Refused(_))) {
+                        let not_merged = verdict.timing.not_merged;
+                        ctx.log_entry.set_merging(not_merged.map_or(Ok(()), Err));
+                    }
                     self.verdict_response(verdict, &lane)
                 }
                 // The task of the batch was dropped, because the process ends.

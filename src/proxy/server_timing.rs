@@ -7,9 +7,13 @@ use http::{HeaderName, HeaderValue};
 
 use crate::batch::Timing;
 use crate::http::response_head::ResponseHead;
+use crate::receipt::NotMerged;
 
 /// Capacity for a usual field, in bytes.
 const LENGTH: usize = 128;
+
+/// How a reason begins.
+const NOT_MERGED: &str = "not merged: ";
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -21,25 +25,55 @@ pub(crate) fn of_receipt(head: &mut ResponseHead, timing: &Timing) {
     text.push_str("batch;dur=");
     millis(&mut text, timing.window);
     text.push_str(";desc=\"");
-    text.push_str(itoa::Buffer::new().format(timing.callers));
-    text.push_str(" caller");
-    text.push_str(plural(timing.callers));
-    text.push_str(", ");
-    match timing.ids {
-        0 => text.push_str("whole chat"),
-        ids => {
-            text.push_str(itoa::Buffer::new().format(ids));
-            text.push_str(" id");
-            text.push_str(plural(ids));
+    if let Some(reason) = timing.not_merged {
+        text.push_str(NOT_MERGED);
+        text.push_str(reason.as_str());
+    } else {
+        text.push_str(itoa::Buffer::new().format(timing.callers));
+        text.push_str(" caller");
+        text.push_str(plural(timing.callers));
+        text.push_str(", ");
+        match timing.ids {
+            0 => text.push_str("whole chat"),
+            ids => {
+                text.push_str(itoa::Buffer::new().format(ids));
+                text.push_str(" id");
+                text.push_str(plural(ids));
+            }
         }
     }
     text.push_str("\", ");
     append(head, text, timing.queue, timing.upstream);
 }
 
-/// Adds the times of a request that waited for its bucket token.
-pub(crate) fn of_queued(head: &mut ResponseHead, queue: Duration, upstream: Duration) {
-    append(head, String::new(), queue, upstream);
+/// Adds the times of a request that was forwarded unchanged, and why it was not
+/// merged if it is one that might have been.
+pub(crate) fn of_forwarded(
+    head: &mut ResponseHead,
+    not_merged: Option<NotMerged>,
+    queue: Duration,
+    upstream: Duration,
+) {
+    let mut text = String::with_capacity(LENGTH);
+    if let Some(reason) = not_merged {
+        describe(&mut text, reason);
+        text.push_str(", ");
+    }
+    append(head, text, queue, upstream);
+}
+
+/// Adds why a request was not merged to a response of the gateway itself.
+pub(crate) fn of_refused(head: &mut ResponseHead, reason: NotMerged) {
+    let mut text = String::new();
+    describe(&mut text, reason);
+    put(head, text);
+}
+
+fn describe(text: &mut String, reason: NotMerged) {
+    text.push_str("batch;desc=\"");
+    text.push_str(NOT_MERGED);
+    text.push_str(reason.as_str());
+    text.push('"');
 }
 
 fn append(head: &mut ResponseHead, mut text: String, queue: Duration, upstream: Duration) {
@@ -47,6 +81,10 @@ fn append(head: &mut ResponseHead, mut text: String, queue: Duration, upstream: 
     millis(&mut text, queue);
     text.push_str(", upstream;dur=");
     millis(&mut text, upstream);
+    put(head, text);
+}
+
+fn put(head: &mut ResponseHead, text: String) {
     // Appended: the upstream may have sent the field, too.
     head.append(
         SERVER_TIMING,
@@ -81,6 +119,7 @@ mod tests {
             upstream: Duration::from_millis(112),
             callers: 3,
             ids: 7,
+            not_merged: None,
         };
         of_receipt(&mut head, &timing);
         assert_eq!(
@@ -90,26 +129,29 @@ mod tests {
     }
 
     #[test]
-    fn one_is_singular_and_none_is_the_whole_chat() {
+    fn a_receipt_that_was_not_merged_says_why() {
         let mut head = ResponseHead::new(StatusCode::OK);
         of_receipt(
             &mut head,
             &Timing {
                 callers: 1,
+                not_merged: Some(NotMerged::Alone),
                 ..Timing::default()
             },
         );
-        of_queued(
-            &mut head,
-            Duration::from_millis(5),
-            Duration::from_millis(6),
-        );
+        let reason = Some(NotMerged::IdsShape);
+        let (queue, upstream) = (Duration::from_millis(5), Duration::from_millis(6));
+        of_forwarded(&mut head, reason, queue, upstream);
+        of_forwarded(&mut head, None, queue, upstream);
+        of_refused(&mut head, NotMerged::Refused);
         let values: Vec<_> = head.get_all(&SERVER_TIMING).collect();
         assert_eq!(
             values,
             [
-                &br#"batch;dur=0;desc="1 caller, whole chat", queue;dur=0, upstream;dur=0"#[..],
+                &br#"batch;dur=0;desc="not merged: alone", queue;dur=0, upstream;dur=0"#[..],
+                br#"batch;desc="not merged: ids_shape", queue;dur=5, upstream;dur=6"#,
                 b"queue;dur=5, upstream;dur=6",
+                br#"batch;desc="not merged: refused""#,
             ]
         );
     }

@@ -3,12 +3,14 @@
 //! Invariant: no request is forwarded to a host that the client chose (rule:
 //! pass-through).
 
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{Method, Version};
 
 use super::error::Error;
 use crate::config;
+use crate::http::h1::FramingConflict;
 
 /// The hosts that count as "this host".
 #[derive(Debug)]
@@ -52,22 +54,26 @@ impl ThisHost {
         }
         // What follows prevents request smuggling: the upstream may resolve an ambiguous
         // framing in another way than hyper (RFC 9112 §11.2).
+        if let Some(FramingConflict(reason)) = head.extensions.get() {
+            return Err(Error::Malformed(reason));
+        }
         let (mut hosts, mut lengths) = (0, 0);
         for (name, value) in &head.headers {
-            match name.as_str() {
-                "host" => hosts += 1,
-                "content-length" => lengths += 1,
-                "transfer-encoding" if !value.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+            if name == HOST {
+                hosts += 1;
+            } else if name == CONTENT_LENGTH {
+                lengths += 1;
+            } else if name == TRANSFER_ENCODING {
+                if !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
                     // The field is hop-by-hop: without it the upstream would take a
                     // `gzip` coding for the body itself.
                     return Err(Error::Malformed(
                         "no Transfer-Encoding but chunked is understood",
                     ));
                 }
-                "transfer-encoding" if head.version == Version::HTTP_10 => {
+                if head.version == Version::HTTP_10 {
                     return Err(Error::Malformed("Transfer-Encoding in HTTP/1.0"));
                 }
-                _ => {}
             }
         }
         if hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11) {

@@ -1,45 +1,92 @@
-//! Message ids: what looks like one, and how a list of them is read and written.
+//! The ids of a list, one by one.
 //!
-//! Invariant: an id has neither a quote nor a backslash. So every second piece
-//! of a JSON list, split at its quotes, is an id.
+//! Invariant: they are read from the request each time; only an id with escapes is
+//! copied.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
 use std::hash::BuildHasher as _;
-
-use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use std::iter::{Skip, StepBy};
+use std::slice;
+use std::str::Split;
 
 use super::HASHER;
-
-/// The longest id in bytes. Real ids have at most two JIDs and 32 digits, which is
-/// far below.
-const MAX_ID: usize = 512;
+use super::fields::Span;
+use super::list::{Form, List, Site};
 
 /// Represents an id where only equality matters. A collision of two ids only
 /// closes a batch early or sends a receipt alone.
 pub(crate) type IdHash = u64;
 
-/// The ids of a list that was understood.
+/// The ids of a list that was understood. They are read from the request each time.
 #[derive(Debug)]
-pub(crate) struct Ids<'r>(Cow<'r, str>);
+pub(crate) enum Ids<'r> {
+    /// JSON: a list, a single string, or nothing.
+    Json(Cow<'r, str>),
+    /// Separated by commas.
+    Commas(Cow<'r, str>),
+    /// Each in a field of its own, in this text.
+    Fields(&'r List, &'r [u8]),
+}
+
+/// The ids in their order. Only an id with escapes is copied.
+enum IdsIter<'i> {
+    Json(StepBy<Skip<Split<'i, char>>>),
+    Commas(Split<'i, char>),
+    Fields(&'i List, &'i [u8], slice::Iter<'i, Span>),
+}
+
+impl<'i> Iterator for IdsIter<'i> {
+    type Item = Cow<'i, str>;
+
+    fn next(&mut self) -> Option<Cow<'i, str>> {
+        match self {
+            Self::Json(quoted) => quoted.next().map(|id| match id.contains('\\') {
+                false => Cow::Borrowed(id),
+                // An escaped id equals its plain form: `\u0061` is `a`. Without decoding,
+                // one id would be sent twice.
+                true => Cow::Owned(serde_json::from_str(&format!("\"{id}\"")).unwrap_or_default()),
+            }),
+            Self::Commas(ids) => ids.next().map(Cow::Borrowed),
+            Self::Fields(list, text, values) => {
+                let value = &text[values.next()?.range()];
+                // It was decoded when the receipt was read.
+                Some(list.decoded(value).unwrap_or_default())
+            }
+        }
+    }
+}
+
+impl Default for Ids<'_> {
+    fn default() -> Self {
+        Self::Json(Cow::Borrowed(""))
+    }
+}
 
 impl<'r> Ids<'r> {
-    /// The ids of a JSON list; none of an empty text.
-    pub(super) fn of_json(json: Cow<'r, str>) -> Self {
-        Self(json)
+    /// The ids of a list; `text` is the query or the body that holds it.
+    pub(super) fn of(list: &'r List, text: &'r [u8]) -> Self {
+        let value = || {
+            let value = list.decoded(&text[list.values[0].range()]);
+            value.unwrap_or_default()
+        };
+        match (list.form, list.site) {
+            (Form::Json | Form::JsonText, _) | (_, Site::JsonBody) => Self::Json(value()),
+            (Form::Commas, _) => Self::Commas(value()),
+            _ => Self::Fields(list, text),
+        }
     }
+}
 
-    /// The ids in their order. Only an id with escapes is copied.
+impl Ids<'_> {
+    /// The ids in their order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Cow<'_, str>> {
-        // No JSON parser: the list was checked when the receipt was read, and it is
-        // read several times while a batch is open. Pieces 1, 3, 5… are the ids.
-        let quoted = self.0.split('"').skip(1).step_by(2);
-        quoted.map(|id| match id.contains('\\') {
-            false => Cow::Borrowed(id),
-            // An escaped id equals its plain form: `\u0061` is `a`. Without decoding,
-            // one id would be sent twice.
-            true => Cow::Owned(serde_json::from_str(&format!("\"{id}\"")).unwrap_or_default()),
-        })
+        match self {
+            // No JSON parser: the list was checked when the receipt was read, and it is
+            // read several times while a batch is open. Pieces 1, 3, 5… are the ids.
+            Self::Json(json) => IdsIter::Json(json.split('"').skip(1).step_by(2)),
+            Self::Commas(text) => IdsIter::Commas(text.split(',')),
+            Self::Fields(list, text) => IdsIter::Fields(list, text, list.values.iter()),
+        }
     }
 
     /// The ids in their order, each with its hash.
@@ -56,166 +103,19 @@ impl<'r> Ids<'r> {
     }
 }
 
-/// Whether a text looks like a message id as WAHA writes it:
-/// `{true or false}_{chat}_{id}[_{participant}]`.
-pub(super) fn is_message_id(text: &str) -> bool {
-    let prefixes = ["true_", "false_"];
-    let Some(rest) = prefixes.iter().find_map(|it| text.strip_prefix(it)) else {
-        return false;
-    };
-    // One pass over the bytes: a request may have a hundred ids.
-    let (mut parts, mut is_empty) = (1, true);
-    for byte in rest.bytes() {
-        match byte {
-            b'_' if is_empty => return false,
-            b'_' => (parts, is_empty) = (parts + 1, true),
-            // Both are visible ASCII, but would break the invariant of this file.
-            b'"' | b'\\' => return false,
-            _ if byte.is_ascii_graphic() => is_empty = false,
-            _ => return false,
-        }
-    }
-    text.len() <= MAX_ID && (2..=3).contains(&parts) && !is_empty
-}
-
-/// How many ids a JSON list has. Reading it fails where the text is anything
-/// other than a list of texts that all look like ids.
-#[derive(Debug)]
-pub(super) struct IdCount(pub(super) usize);
-
-impl<'de> Deserialize<'de> for IdCount {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(ListVisitor).map(Self)
-    }
-}
-
-struct ListVisitor;
-
-impl<'de> Visitor<'de> for ListVisitor {
-    type Value = usize;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of message ids")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<usize, A::Error> {
-        let mut count = 0;
-        while list.next_element::<LooksLikeId>()?.is_some() {
-            count += 1;
-        }
-        Ok(count)
-    }
-}
-
-/// A text that looks like an id. It is checked and not kept, so counting a list
-/// allocates nothing.
-struct LooksLikeId;
-
-impl<'de> Deserialize<'de> for LooksLikeId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(LooksLikeId)
-    }
-}
-
-impl Visitor<'_> for LooksLikeId {
-    type Value = Self;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a message id")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self, E> {
-        match is_message_id(text) {
-            true => Ok(self),
-            false => Err(E::custom("not a message id")),
-        }
-    }
-}
-
-/// Writes ids as a JSON list. Ids need no escapes.
-pub(super) fn json_list<'i>(ids: impl Iterator<Item = &'i str>) -> String {
-    let mut list = String::from("[");
-    for id in ids {
-        let comma = if list.len() > 1 { "," } else { "" };
-        list.extend([comma, "\"", id, "\""]);
-    }
-    list.push(']');
-    list
-}
-
-/// Percent-encodes text for a query value: everything except the unreserved
-/// characters of RFC 3986 §2.3.
-pub(super) fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len() * 3 / 2);
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            encoded.push(char::from(byte));
-        } else {
-            // Upper-case digits: the normal form (RFC 3986 §2.1).
-            write!(encoded, "%{byte:02X}").expect("a String takes whatever is written");
-        }
-    }
-    encoded
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_looks_like_an_id() {
-        for good in [
-            "false_447400000000@c.us_AAAA",
-            "true_1@g.us_3EB0_447@lid",
-            "false_a_b",
-        ] {
-            assert!(is_message_id(good), "{good}");
-        }
-        for bad in [
-            "",
-            "false",
-            "false_a",
-            "maybe_a_b",
-            "false_a_b_c_d",
-            "false__b",
-            "false_a_",
-            "false_a_b_",
-            "FALSE_a_b",
-            "false_a b_c",
-            "false_a_b\n",
-            "false_ä_b",
-            "false_a\"_b",
-        ] {
-            assert!(!is_message_id(bad), "{bad}");
-        }
-        let of_length = |length| format!("false_a_{}", "x".repeat(length - "false_a_".len()));
-        assert!(is_message_id(&of_length(MAX_ID)));
-        assert!(!is_message_id(&of_length(MAX_ID + 1)));
-    }
-
-    #[test]
     fn ids_are_read_where_they_stand_and_decoded_where_they_are_escaped() {
-        let ids = Ids::of_json(Cow::Borrowed(
+        let ids = Ids::Json(Cow::Borrowed(
             r#"[ "false_1_A" ,"f\u0061lse_1_B","false_1_A"]"#,
         ));
         let read: Vec<_> = ids.iter().collect();
         assert_eq!(read, ["false_1_A", "false_1_B", "false_1_A"]);
         assert!(matches!(read[0], Cow::Borrowed(_)));
         assert_eq!(ids.hashes().nth(1), Some(HASHER.hash_one("false_1_B")));
-        assert_eq!(Ids::of_json(Cow::Borrowed("")).iter().count(), 0);
-    }
-
-    #[test]
-    fn a_list_is_written_as_json() {
-        assert_eq!(json_list([].into_iter()), "[]");
-        assert_eq!(json_list(["a", "b"].into_iter()), r#"["a","b"]"#);
-    }
-
-    #[test]
-    fn a_list_is_encoded_as_javascript_does() {
-        assert_eq!(
-            encode(r#"["false_1@c.us_A"]"#),
-            "%5B%22false_1%40c.us_A%22%5D"
-        );
+        assert_eq!(Ids::Json(Cow::Borrowed("")).iter().count(), 0);
     }
 }

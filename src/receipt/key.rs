@@ -1,44 +1,60 @@
 //! The key by which receipts merge: everything in them except the ids.
 //!
-//! Invariant: receipts with different credentials never have equal keys, not even
-//! by intent. A short key holds the bytes themselves, a long one their SHA-256
-//! digest, for which no collision is known.
+//! Owns the parts of the key and their names ([`KeyPart`]). Invariant: receipts with
+//! different credentials never have equal keys, not even by intent. A short key holds
+//! the bytes themselves, a long one their SHA-256 digest, for which no collision is
+//! known.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::HeaderName;
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_TYPE, COOKIE, ORIGIN,
-};
-use http::request::Parts;
 use ring::digest;
 
 use super::HASHER;
-use super::parse::Fields;
-use crate::identity::{INSTANCE_HEADER, TOKEN_HEADER};
 
 /// Longer keys are replaced by their digest: a waiting receipt would otherwise
 /// hold a long chat or cookie twice (rule: bounds).
 const MAX_LENGTH: usize = 512;
 
-/// End-to-end fields that can change the response, in the order of the key.
-static FIELDS: [HeaderName; 9] = [
-    AUTHORIZATION,
-    HeaderName::from_static(TOKEN_HEADER),
-    HeaderName::from_static(INSTANCE_HEADER),
-    COOKIE,
-    ACCEPT,
-    ACCEPT_LANGUAGE,
-    ACCEPT_ENCODING,
-    CONTENT_TYPE,
-    ORIGIN,
-];
+/// A part of the key, by its name. Two receipts merge if all their parts are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum KeyPart<'r> {
+    Path,
+    /// How the body carries its fields.
+    Carrier,
+    /// How the ids are written.
+    IdsForm,
+    /// The ids, in a form that is never extended.
+    Ids,
+    /// A field of the query, by the name of its variable.
+    Query(&'r [u8]),
+    /// A field of the body.
+    Body(&'r [u8]),
+    Header(&'r str),
+}
 
-/// The vendor's own fields.
-const VENDOR_PREFIX: &str = "x-wawp-";
+impl fmt::Display for KeyPart<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path => f.write_str("path"),
+            Self::Carrier => f.write_str("body type"),
+            Self::IdsForm => f.write_str("form of the ids"),
+            Self::Ids => f.write_str("ids"),
+            Self::Query(name) => write!(f, "query key {}", String::from_utf8_lossy(name)),
+            Self::Body(name) => write!(f, "body key {}", String::from_utf8_lossy(name)),
+            Self::Header(name) => write!(f, "header {name}"),
+        }
+    }
+}
+
+/// Receives the parts of a key in their order, each with its values.
+pub(crate) trait KeySink {
+    /// The next part begins.
+    fn part(&mut self, part: KeyPart<'_>);
+    /// A value of the current part; `None` for a key without a value.
+    fn value(&mut self, value: Option<&[u8]>);
+}
 
 /// What two receipts must have in common to share an upstream call.
 #[derive(Clone, PartialEq, Eq)]
@@ -49,63 +65,14 @@ pub(crate) struct MergeKey {
 }
 
 impl MergeKey {
-    pub(crate) fn new(head: &Parts, body: &Bytes, fields: &Fields) -> Self {
-        let mut key = KeyWriter {
+    /// A key of the parts that `write` lists.
+    pub(crate) fn new(write: impl FnOnce(&mut KeyWriter)) -> Self {
+        let mut writer = KeyWriter {
             bytes: Vec::with_capacity(256),
             digest: None,
         };
-        // As received, not normalised: the merged request has one caller's path.
-        key.part(head.uri.path().as_bytes());
-        // A whole-chat receipt (no ids, or an empty list) never merges with a list:
-        // neither includes the other.
-        key.part(&[u8::from(fields.ids_at.is_some())]);
-        let query = head.uri.query().unwrap_or_default().as_bytes();
-        // Sorted by name, so the order in the query does not matter. The values are
-        // still encoded: only equal bytes are certain to mean the same to a backend.
-        for (name, range) in &fields.query {
-            key.part(name.as_bytes());
-            key.part(&query[range.clone()]);
-        }
-        key.end();
-        // The raw JSON, so that absent, `null`, `"null"` and `""` differ.
-        for range in &fields.body {
-            key.optional_part(range.as_ref().map(|range| &body[range.clone()]));
-        }
-        if fields.body[2].is_none() {
-            // No chat in the body, so it is in the query. An empty body and `{}` are
-            // different requests then.
-            key.part(body.trim_ascii());
-        }
-        // One pass over the fields instead of one search for each name.
-        let mut standard = Vec::with_capacity(FIELDS.len());
-        let mut vendor = Vec::new();
-        for (name, value) in &head.headers {
-            if let Some(field) = FIELDS.iter().position(|field| field == name) {
-                standard.push((field, value));
-            } else if name.as_str().starts_with(VENDOR_PREFIX) {
-                vendor.push((name.as_str(), value));
-            }
-        }
-        // A stable sort: the order of one name's values matters.
-        standard.sort_by_key(|(field, _)| *field);
-        vendor.sort_by_key(|(name, _)| *name);
-        for values in standard.chunk_by(|one, next| one.0 == next.0) {
-            // The index instead of the name: shorter, and unique.
-            key.part(&[u8::try_from(values[0].0).unwrap_or(u8::MAX)]);
-            for (_, value) in values {
-                key.part(value.as_bytes());
-            }
-            key.end();
-        }
-        key.end();
-        for values in vendor.chunk_by(|one, next| one.0 == next.0) {
-            key.part(values[0].0.as_bytes());
-            for (_, value) in values {
-                key.part(value.as_bytes());
-            }
-            key.end();
-        }
-        let bytes = key.finish();
+        write(&mut writer);
+        let bytes = writer.finish();
         Self {
             hash: HASHER.hash_one(&bytes),
             bytes,
@@ -128,27 +95,49 @@ impl Hash for MergeKey {
 }
 
 /// Writes parts so that no two lists of parts give the same bytes.
-struct KeyWriter {
+pub(crate) struct KeyWriter {
     bytes: Vec<u8>,
     /// The digest of earlier bytes, once the key became too long.
     digest: Option<digest::Context>,
 }
 
+impl KeySink for KeyWriter {
+    fn part(&mut self, part: KeyPart<'_>) {
+        let (kind, name): (u8, &[u8]) = match part {
+            KeyPart::Path => (b'p', b""),
+            KeyPart::Carrier => (b'c', b""),
+            KeyPart::IdsForm => (b'f', b""),
+            KeyPart::Ids => (b'i', b""),
+            KeyPart::Query(name) => (b'q', name),
+            KeyPart::Body(name) => (b'b', name),
+            KeyPart::Header(name) => (b'h', name.as_bytes()),
+        };
+        self.text(kind, name);
+    }
+
+    fn value(&mut self, value: Option<&[u8]>) {
+        match value {
+            Some(value) => self.text(b'+', value),
+            None => self.bytes.push(b'-'),
+        }
+    }
+}
+
 impl KeyWriter {
-    fn part(&mut self, part: &[u8]) {
+    fn text(&mut self, kind: u8, text: &[u8]) {
         // Heads and bodies are bounded, so the length always fits. With the length
-        // in front, the parts `ab`, `c` and `a`, `bc` give different keys.
-        let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
-        self.bytes.push(b'+');
+        // in front, the texts `ab`, `c` and `a`, `bc` give different keys.
+        let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+        self.bytes.push(kind);
         self.bytes.extend_from_slice(&length.to_be_bytes());
-        if self.bytes.len() + part.len() <= MAX_LENGTH {
-            self.bytes.extend_from_slice(part);
+        if self.bytes.len() + text.len() <= MAX_LENGTH {
+            self.bytes.extend_from_slice(text);
         } else {
             let sha256 = || digest::Context::new(&digest::SHA256);
             let digest = self.digest.get_or_insert_with(sha256);
             digest.update(&self.bytes);
-            // The long part is hashed in place: the buffer stays small.
-            digest.update(part);
+            // The long text is hashed in place: the buffer stays small.
+            digest.update(text);
             self.bytes.clear();
         }
     }
@@ -158,19 +147,8 @@ impl KeyWriter {
             return Arc::from(self.bytes);
         };
         digest.update(&self.bytes);
-        // A short key begins with `+`, so it never equals a digest.
+        // A short key begins with the `p` of the path, so it never equals a digest.
         [b"#", digest.finish().as_ref()].concat().into()
-    }
-
-    fn optional_part(&mut self, part: Option<&[u8]>) {
-        match part {
-            Some(part) => self.part(part),
-            None => self.end(),
-        }
-    }
-
-    fn end(&mut self) {
-        self.bytes.push(b'.');
     }
 }
 

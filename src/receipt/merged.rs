@@ -9,82 +9,59 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
 
-use super::{IdsAt, Receipt, ids};
+use super::fields::MAX_FIELDS;
+use super::list::{Form, List, Site};
+use super::{Receipt, message_id};
 use crate::body::{RequestBody, SCAN_LIMIT, UpstreamRequest};
 
 /// The longest target of a merged request, in bytes. Common servers accept 8 KiB
 /// (nginx' default) for the whole request line.
 pub(super) const MAX_TARGET: usize = 8000;
 
-/// How ids are written in a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
-    /// As JSON.
-    Body,
-    /// As JSON, percent-encoded.
-    Query,
-}
-
-impl Form {
-    /// Bytes that an id takes in a merged request, with its quotes and comma.
-    pub(crate) fn cost(self, id: &str) -> usize {
-        match self {
-            Self::Query => ids::encode(id).len() + "%22%22%2C".len(),
-            Self::Body => id.len() + "\"\",".len(),
-        }
-    }
-}
-
 impl Receipt {
+    /// Bytes that an id takes at most in a merged request made from this one, with
+    /// what separates it from others.
+    pub(crate) fn id_cost(&self, id: &str) -> usize {
+        let list = self.list.as_ref();
+        list.map_or(0, |list| list.form.cost(list.site, id))
+    }
+
     /// Bytes that ids may take in a request made from this one. With more, the body
-    /// would be too long for a receipt, or the target too long for servers.
+    /// would be too long for a receipt, the target too long for servers, or there
+    /// would be more fields than backends read.
     pub(crate) fn max_id_bytes(&self) -> usize {
-        match &self.ids_at {
-            None => usize::MAX,
+        let Some(list) = &self.list else {
+            return usize::MAX;
+        };
+        let rest = match list.site {
+            Site::Query => {
+                let target = self.head.uri.path_and_query();
+                let target = target.map_or(0, |target| target.as_str().len());
+                MAX_TARGET.saturating_sub(target - list.own_length())
+            }
             // A merged body is never longer than a caller's own may be, so the API
             // gets no size that it would not get without the gateway.
-            Some(IdsAt::Body(range)) => {
-                SCAN_LIMIT.saturating_sub(self.body.len() - range.len() + "[]".len())
-            }
-            Some(IdsAt::Query(range)) => {
-                let target = self.head.uri.path_and_query();
-                let length = target.map_or(0, |target| target.as_str().len());
-                MAX_TARGET.saturating_sub(length - range.len() + "%5B%5D".len())
-            }
-        }
+            _ => SCAN_LIMIT.saturating_sub(self.body.len() - list.own_length()),
+        };
+        let fields = MAX_FIELDS.saturating_sub(list.other_fields);
+        let least = list.form.least_cost(list.site, fields);
+        least.map_or(rest, |least| rest.min(least))
     }
 
-    /// How a merged request made from this one writes ids.
-    pub(crate) fn form(&self) -> Form {
-        match &self.ids_at {
-            Some(IdsAt::Query(_)) => Form::Query,
-            _ => Form::Body,
-        }
-    }
-
-    /// The caller's request with these ids instead of its own.
+    /// The caller's request with these ids instead of its own. Its own must be the
+    /// first of them.
     pub(crate) fn merged_request<'i>(&self, ids: impl Iterator<Item = &'i str>) -> UpstreamRequest {
-        let Some(at) = &self.ids_at else {
-            // Whole-chat receipts of one key are the same request.
+        let Some(list) = self.list.as_ref().filter(|list| list.is_extensible) else {
+            // Receipts of one key are the same request.
             return self.own_request();
         };
-        let list = ids::json_list(ids);
         let mut head = self.head.clone();
-        let body = match at {
-            IdsAt::Body(range) => {
-                let body = splice(&self.body, range, list.as_bytes());
-                // A chunked body has no length field; the connection frames it.
-                if head.headers.contains_key(http::header::CONTENT_LENGTH) {
-                    let length = HeaderValue::from(body.len());
-                    head.headers.insert(http::header::CONTENT_LENGTH, length);
-                }
-                Bytes::from(body)
-            }
-            IdsAt::Query(range) => {
+        let body = match list.site {
+            Site::Query => {
                 // Rebuilt from bytes, not from parsed pairs: the other fields must keep
                 // their encoding (rule: transparency).
                 let query = head.uri.query().unwrap_or_default();
-                let query = splice(query.as_bytes(), range, ids::encode(&list).as_bytes());
+                let query = list.with_ids(query.as_bytes(), ids);
                 let mut target = head.uri.path().as_bytes().to_vec();
                 target.push(b'?');
                 target.extend_from_slice(&query);
@@ -93,11 +70,53 @@ impl Receipt {
                 head.uri = Uri::from(target);
                 self.body.clone()
             }
+            _ => {
+                let body = list.with_ids(&self.body, ids);
+                // A chunked body has no length field; the connection frames it.
+                if head.headers.contains_key(http::header::CONTENT_LENGTH) {
+                    let length = HeaderValue::from(body.len());
+                    head.headers.insert(http::header::CONTENT_LENGTH, length);
+                }
+                Bytes::from(body)
+            }
         };
         UpstreamRequest {
             head,
             body: RequestBody::whole(body),
         }
+    }
+}
+
+impl List {
+    /// Bytes of the caller's own list, which a merged request has in the ids instead.
+    fn own_length(&self) -> usize {
+        let list = self.values[0].len();
+        match (self.form, self.site) {
+            (Form::Json, _) | (Form::JsonText, Site::PartBody) => list - "[]".len(),
+            (Form::JsonText, _) => list - "%5B%5D".len(),
+            (Form::Commas, _) => list,
+            _ => self.length,
+        }
+    }
+
+    /// The query or body with these ids instead of those of the list.
+    fn with_ids<'i>(&self, text: &[u8], ids: impl Iterator<Item = &'i str>) -> Vec<u8> {
+        if self.is_rewritten() {
+            let list = message_id::json_list(ids);
+            let list = match self.site {
+                Site::Query | Site::FormBody => message_id::encode(&list),
+                Site::JsonBody | Site::PartBody => list,
+            };
+            return splice(text, &self.values[0].range(), list.as_bytes());
+        }
+        // The caller's own list stays as it is, also where other fields lie within.
+        let end = match self.form {
+            Form::Commas => self.values[0].range().end,
+            _ => self.last.range().end,
+        };
+        let mut more = Vec::new();
+        self.write_more(text, ids.skip(self.count), &mut more);
+        splice(text, &(end..end), &more)
     }
 }
 

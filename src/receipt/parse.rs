@@ -1,250 +1,408 @@
 //! Reads a request as a read receipt.
 //!
-//! Owns the two forms of a receipt: in a JSON body, and in the query. Invariant:
-//! a request is understood completely or is no receipt. `serde_json` reads the
-//! body, so the gateway and a JSON upstream cannot understand it differently.
-
-use std::borrow::Cow;
-use std::ops::Range;
+//! Owns what must be equal in two receipts that merge, and in what a request may not
+//! be one. Invariant: a request is understood completely or is not merged, with a
+//! reason.
 
 use bytes::Bytes;
-use http::HeaderName;
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_TYPE, COOKIE, ORIGIN,
+};
 use http::request::Parts;
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use super::IdsAt;
-use super::ids::IdCount;
+use super::fields::{self, Carrier, Field, Place, Value};
+use super::ids::Ids;
+use super::key::{KeyPart, KeySink};
+use super::list::{self, List, Site};
+use super::{NotMerged, json, pairs, parts};
 use crate::body::{SCAN_LIMIT, is_body_digest};
+use crate::config;
+use crate::http::hop_by_hop::expects_continue;
 use crate::http::raw_target::RawTarget;
-use crate::identity::{INSTANCE_FIELD, TOKEN_FIELD, pairs};
+use crate::identity::names::{FieldName, is_header};
+use crate::identity::{
+    Certainty, CredentialSource, Findings, INSTANCE_HEADER, Identity, TOKEN_HEADER,
+};
 
 /// The field with the chat.
-const CHAT_FIELD: &str = "chatId";
-/// The field with the message ids.
-const IDS_FIELD: &str = "messageIds";
-/// The field with a group message's sender.
-const PARTICIPANT_FIELD: &str = "participant";
+const CHAT_FIELD: &[u8] = b"chatId";
 
-/// The positions of the raw values.
-#[derive(Debug, Default)]
-pub(crate) struct Fields {
-    /// Everything in the query except the ids, in alphabetical order of names.
-    pub(super) query: Vec<(&'static str, Range<usize>)>,
-    /// `instance_id`, `access_token`, `chatId`, `participant` in the body.
-    pub(super) body: [Option<Range<usize>>; 4],
-    /// The list of ids; `None` where it is absent or empty.
-    pub(super) ids_at: Option<IdsAt>,
-    pub(super) id_count: usize,
+/// End-to-end fields that can change the response, in the order of the key.
+static HEADERS: [HeaderName; 7] = [
+    AUTHORIZATION,
+    COOKIE,
+    ACCEPT,
+    ACCEPT_LANGUAGE,
+    ACCEPT_ENCODING,
+    CONTENT_TYPE,
+    ORIGIN,
+];
+
+/// The vendor's own fields.
+pub(crate) const VENDOR_PREFIX: &str = "x-wawp-";
+
+/// A request that was understood as a receipt, without a copy of it.
+pub(crate) struct Parsed<'r> {
+    head: &'r Parts,
+    settings: &'r config::Batch,
+    carrier: Carrier,
+    /// Everything except the ids, in the order of the key.
+    fields: Vec<Field<'r>>,
+    /// The query and the body, which the fields are in.
+    texts: [&'r [u8]; 2],
+    /// `None` for a receipt about the whole chat.
+    pub(super) list: Option<List>,
+    pub(crate) identity: Identity,
 }
 
-/// A receipt in the body. serde refuses repeated and unknown keys: backends differ
-/// in which of two values they take.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Object<'a> {
-    #[serde(borrow, default, rename = "instance_id")]
-    instance: Present<&'a RawValue>,
-    #[serde(borrow, default, rename = "access_token")]
-    token: Present<&'a RawValue>,
-    #[serde(borrow)]
-    chat_id: &'a RawValue,
-    #[serde(borrow, default)]
-    message_ids: Present<&'a RawValue>,
-    #[serde(borrow, default)]
-    participant: Present<&'a RawValue>,
-}
-
-/// A field that may be absent. Unlike `Option`, it keeps `null` apart from an
-/// absent field.
-#[derive(Default)]
-enum Present<T> {
-    #[default]
-    No,
-    Yes(T),
-}
-
-impl Present<&RawValue> {
-    /// The outer `None`: the value is not as expected. The inner one: the field is
-    /// absent.
-    fn range_if(
-        &self,
-        expected: impl Fn(&RawValue) -> bool,
-        range: impl Fn(&RawValue) -> Range<usize>,
-    ) -> Option<Option<Range<usize>>> {
-        match self {
-            Self::No => Some(None),
-            Self::Yes(raw) => expected(raw).then(|| Some(range(raw))),
-        }
+/// Reads a request to one of `batch.paths`.
+///
+/// # Errors
+/// The reason for which it is not merged.
+pub(crate) fn parse<'r>(
+    settings: &'r config::Batch,
+    head: &'r Parts,
+    body: &'r Bytes,
+) -> Result<Parsed<'r>, NotMerged> {
+    if let Some(reason) = excluded_by_head(head) {
+        return Err(reason);
     }
+    if body.len() > SCAN_LIMIT {
+        return Err(NotMerged::TooLarge);
+    }
+    let query = head.uri.query().unwrap_or_default().as_bytes();
+    let mut fields = Vec::with_capacity(8);
+    pairs::scan(Place::Query, query, &mut fields)?;
+    let carrier = scan_body(&head.headers, body, &mut fields)?;
+    // The same rules as for every other request, so a receipt and a request of one
+    // instance use the same bucket (rule: identity).
+    let identity = identity(head, &fields);
+    if identity.certainty == Certainty::Ambiguous {
+        return Err(NotMerged::AmbiguousInstance);
+    }
+    let texts = [query, &**body];
+    let site = |place| match (place, carrier) {
+        (Place::Query, _) => Site::Query,
+        (Place::Body, Carrier::Form) => Site::FormBody,
+        (Place::Body, Carrier::Multipart) => Site::PartBody,
+        (Place::Body, _) => Site::JsonBody,
+    };
+    let list = list::take(&mut fields, site, texts)?;
+    fields::sort(&mut fields)?;
+    if !fields.iter().any(names_a_chat) {
+        return Err(NotMerged::NoChat);
+    }
+    Ok(Parsed {
+        head,
+        settings,
+        carrier,
+        fields,
+        texts,
+        list,
+        identity,
+    })
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Present<T> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        T::deserialize(deserializer).map(Self::Yes)
+/// Why a request with this head cannot be a receipt that merges.
+pub(crate) fn excluded_by_head(head: &Parts) -> Option<NotMerged> {
+    if head.method != Method::POST {
+        return Some(NotMerged::Method);
     }
+    // A merged request could not be written with the raw bytes of a target.
+    if RawTarget::of(head).is_some() {
+        return Some(NotMerged::RawTarget);
+    }
+    let mut reasons = head.headers.keys().filter_map(prevents_merging);
+    reasons.find(|reason| {
+        // The gateway itself asks for the body of a receipt.
+        *reason != NotMerged::Protocol
+            || !expects_continue(&head.headers)
+            || has_other_protocol(&head.headers)
+    })
 }
 
-/// Reads a request to one of `batch.paths`; `None` unless all of it is understood.
-pub(crate) fn understand(head: &Parts, body: &Bytes) -> Option<Fields> {
-    if !may_be_receipt(head) || body.len() > SCAN_LIMIT {
-        return None;
-    }
-    let mut fields = query_fields(head.uri.query().unwrap_or_default())?;
-    let in_query = fields.query.iter().any(|(name, _)| *name == CHAT_FIELD);
-    if in_query {
-        // A body beside it could name another chat. `{}` is what some HTTP clients
-        // send for no body.
-        let empty = body.is_empty() || body.trim_ascii() == b"{}";
-        return empty.then_some(fields);
-    }
-    // With the chat in the body, ids or a participant in the query would be a
-    // mixture that backends may read in two ways.
-    let mut query = fields.query.iter();
-    let credentials_only = fields.ids_at.is_none()
-        && query.all(|(name, _)| [INSTANCE_FIELD, TOKEN_FIELD].contains(name));
-    if !credentials_only {
-        return None;
-    }
-    body_fields(&mut fields, body)?;
-    Some(fields)
-}
-
-/// Whether a request with this field cannot be merged: the field is a digest of
+/// Why a request with this field cannot be merged: the field is a digest of
 /// the body, which merging changes, or asks for a response meant for one caller.
-fn prevents_merging(field: &HeaderName) -> bool {
-    const FIELDS: [&str; 11] = [
-        "content-encoding",
-        "expect",
-        "idempotency-key",
-        "if-match",
-        "if-modified-since",
-        "if-none-match",
-        "if-range",
-        "if-unmodified-since",
-        "range",
-        "trailer",
-        "upgrade",
-    ];
-    let field = field.as_str();
-    FIELDS.contains(&field) || is_body_digest(field)
+fn prevents_merging(field: &HeaderName) -> Option<NotMerged> {
+    match field.as_str() {
+        "content-encoding" => Some(NotMerged::UnknownEncoding),
+        "idempotency-key" => Some(NotMerged::Idempotent),
+        "if-match"
+        | "if-modified-since"
+        | "if-none-match"
+        | "if-range"
+        | "if-unmodified-since"
+        | "range" => Some(NotMerged::Conditional),
+        "expect" | "trailer" | "upgrade" => Some(NotMerged::Protocol),
+        other => is_body_digest(other).then_some(NotMerged::Digest),
+    }
 }
 
-/// Whether a request with this head may be a receipt. A merged request could not
-/// be written with the raw bytes of a target.
-pub(crate) fn may_be_receipt(head: &Parts) -> bool {
-    head.method == http::Method::POST
-        && RawTarget::of(head).is_none()
-        && !head.headers.keys().any(prevents_merging)
-}
-
-fn body_fields(fields: &mut Fields, body: &Bytes) -> Option<()> {
-    // Checked for UTF-8 once: with bytes, serde would check each field again.
-    let text = std::str::from_utf8(body).ok()?;
-    // serde would also accept a JSON array of the values in the order of the struct.
-    if !text.trim_ascii_start().starts_with('{') {
-        return None;
-    }
-    let object: Object<'_> = serde_json::from_str(text).ok()?;
-    // `RawValue` borrows from `text`, so the distance of the pointers is the position
-    // in the body.
-    let range = |raw: &RawValue| {
-        let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
-        start..start + raw.get().len()
-    };
-    // serde has checked only the grammar of raw values. Half a surrogate pair
-    // (`"\ud800"`) passes the grammar, but backends read it in different ways.
-    let is_text = |raw: &RawValue| {
-        let text = raw.get();
-        text.starts_with('"')
-            && (!text.contains('\\') || serde_json::from_str::<String>(text).is_ok())
-    };
-    let may_be_null = |raw: &RawValue| raw.get() == "null" || is_text(raw);
-    if !is_text(object.chat_id) {
-        return None;
-    }
-    fields.body = [
-        object.instance.range_if(is_text, range)?,
-        object.token.range_if(is_text, range)?,
-        Some(range(object.chat_id)),
-        object.participant.range_if(may_be_null, range)?,
-    ];
-    if let Present::Yes(raw) = object.message_ids {
-        fields.id_count = count_ids(raw.get())?;
-        fields.ids_at = (fields.id_count > 0).then(|| IdsAt::Body(range(raw)));
-    }
-    Some(())
-}
-
-/// Reads a query that has only the five fields, each at most once.
-fn query_fields(query: &str) -> Option<Fields> {
-    if !is_well_encoded(query) {
-        return None;
-    }
-    let mut fields = Fields::default();
-    let mut ids_seen = false;
-    for pair in pairs(query).filter(|_| !query.is_empty()) {
-        let name = *[
-            INSTANCE_FIELD,
-            TOKEN_FIELD,
-            CHAT_FIELD,
-            PARTICIPANT_FIELD,
-            IDS_FIELD,
-        ]
+fn has_other_protocol(headers: &HeaderMap) -> bool {
+    ["trailer", "upgrade"]
         .iter()
-        // The raw key: an encoded name is not merged but forwarded unchanged.
-        .find(|name| **name == pair.key && pair.has_value)?;
-        if name == IDS_FIELD {
-            if std::mem::replace(&mut ids_seen, true) {
-                return None;
-            }
-            fields.id_count = count_ids(&pair.decoded())?;
-            fields.ids_at = (fields.id_count > 0).then_some(IdsAt::Query(pair.value_at));
-        } else {
-            if fields.query.iter().any(|(seen, _)| *seen == name) {
-                return None;
-            }
-            fields.query.push((name, pair.value_at));
+        .any(|name| headers.contains_key(*name))
+        || headers.get_all("expect").iter().count() > 1
+}
+
+/// Adds the fields of a body, if it is what its type says.
+fn scan_body<'r>(
+    headers: &HeaderMap,
+    body: &'r [u8],
+    fields: &mut Vec<Field<'r>>,
+) -> Result<Carrier, NotMerged> {
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let content_type = types.next();
+    // Of two types a backend may use either.
+    if types.next().is_some() {
+        return Err(NotMerged::ContentType);
+    }
+    if body.is_empty() {
+        return Ok(Carrier::None);
+    }
+    let looks_like_json = matches!(body.trim_ascii_start().first(), Some(b'{' | b'['));
+    match Media::of(content_type)? {
+        // As most clients write it, and clients that send JSON as text.
+        Media::Json | Media::Text if body.trim_ascii_start().starts_with(b"{") => {
+            json::scan(body, fields)?;
+            Ok(Carrier::Json)
+        }
+        Media::Json => Err(NotMerged::Malformed),
+        // JSON that is declared a form: backends differ in which of the two they read.
+        Media::Form if !looks_like_json => {
+            pairs::scan(Place::Body, body, fields)?;
+            Ok(Carrier::Form)
+        }
+        Media::Multipart => {
+            let boundary = parts::boundary(headers).ok_or(NotMerged::Malformed)?;
+            parts::scan(&boundary, body, fields)?;
+            Ok(Carrier::Multipart)
+        }
+        Media::Form | Media::Text | Media::Other => Err(NotMerged::ContentType),
+    }
+}
+
+/// What a `Content-Type` says about a body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Media {
+    Json,
+    Form,
+    Multipart,
+    /// Text, or no type.
+    Text,
+    Other,
+}
+
+impl Media {
+    fn of(content_type: Option<&HeaderValue>) -> Result<Self, NotMerged> {
+        let content_type = content_type.map_or(b"" as &[u8], HeaderValue::as_bytes);
+        if content_type == b"application/json" {
+            return Ok(Self::Json);
+        }
+        let content_type = String::from_utf8_lossy(content_type).to_ascii_lowercase();
+        let mut parameters = content_type.split(';').map(str::trim);
+        let essence = parameters.next().unwrap_or_default();
+        let charset = parameters.find_map(|text| text.strip_prefix("charset="));
+        let is_known =
+            |charset: &str| ["utf-8", "utf8", "us-ascii"].contains(&charset.trim_matches('"'));
+        if !charset.is_none_or(is_known) {
+            return Err(NotMerged::UnknownEncoding);
+        }
+        Ok(match essence {
+            "multipart/form-data" => Self::Multipart,
+            "application/x-www-form-urlencoded" => Self::Form,
+            "" | "text/plain" => Self::Text,
+            _ if essence.contains("json") => Self::Json,
+            _ => Self::Other,
+        })
+    }
+}
+
+/// A `Content-Type` without what does not matter: `charset=utf-8`, which is the
+/// default, and the boundary of a multipart form, which differs in each request.
+fn comparable_type<'v>(value: &'v HeaderValue) -> &'v [u8] {
+    let value = value.as_bytes();
+    let Some(end) = value.iter().position(|byte| *byte == b';') else {
+        return value;
+    };
+    let (essence, rest) = (&value[..end], &value[end + 1..]);
+    let does_not_matter = |parameter: &[u8]| {
+        let parameter = parameter.trim_ascii();
+        let is_default: [&[u8]; 3] = [b"", b"charset=utf-8", b"charset=\"utf-8\""];
+        let is_boundary = || {
+            essence.eq_ignore_ascii_case(b"multipart/form-data")
+                && parameter
+                    .get(..9)
+                    .is_some_and(|name| name.eq_ignore_ascii_case(b"boundary="))
+        };
+        is_default
+            .iter()
+            .any(|text| parameter.eq_ignore_ascii_case(text))
+            || is_boundary()
+    };
+    match rest.split(|byte| *byte == b';').all(does_not_matter) {
+        true => essence.trim_ascii_end(),
+        false => value,
+    }
+}
+
+fn identity(head: &Parts, fields: &[Field<'_>]) -> Identity {
+    let mut findings = Findings::of_head(head);
+    for field in fields {
+        if field.place == Place::Query {
+            // Found in the head.
+            continue;
+        }
+        match &field.value {
+            Value::Json(text) => json_identity(&field.name, text, &mut findings),
+            _ => findings.add_named(&field.name, field.text()),
         }
     }
-    // `messageIds=[]` with the chat in the body mixes the two forms.
-    let ids_without_chat = ids_seen && !fields.query.iter().any(|(name, _)| *name == CHAT_FIELD);
-    fields.query.sort_unstable_by_key(|(name, _)| *name);
-    (!ids_without_chat).then_some(fields)
+    findings.identity()
 }
 
-/// Whether each `%` begins an escape (RFC 3986 §2.1). Backends read a malformed one
-/// in different ways, so a merged request could name another message.
-fn is_well_encoded(query: &str) -> bool {
-    let mut escapes = query.split('%').skip(1).map(str::as_bytes);
-    escapes.all(|text| text.len() >= 2 && text[..2].iter().all(u8::is_ascii_hexdigit))
-}
-
-/// How many ids are in a JSON list of texts that all look like ids.
-fn count_ids(json: &str) -> Option<usize> {
-    let IdCount(count) = serde_json::from_str(json).ok()?;
-    Some(count)
-}
-
-impl Fields {
-    /// The instance that the body names.
-    pub(super) fn body_instance<'b>(&self, body: &'b Bytes) -> Option<Cow<'b, str>> {
-        self.body_text(0, body)
-    }
-
-    /// The access token that the body holds.
-    pub(super) fn body_token<'b>(&self, body: &'b Bytes) -> Option<Cow<'b, str>> {
-        self.body_text(1, body)
-    }
-
-    fn body_text<'b>(&self, field: usize, body: &'b Bytes) -> Option<Cow<'b, str>> {
-        let raw = &body[self.body[field].clone()?];
-        match raw {
-            // Without escapes, the text lies between the quotes as it is.
-            [b'"', text @ .., b'"'] if !text.contains(&b'\\') => {
-                std::str::from_utf8(text).ok().map(Cow::Borrowed)
-            }
-            _ => serde_json::from_slice(raw).ok().map(Cow::Owned),
+/// Adds what a member of a JSON object says about the identity.
+fn json_identity(name: &[u8], value: &str, findings: &mut Findings) {
+    let name = std::str::from_utf8(name).ok().and_then(FieldName::of_json);
+    let Some(name) = name else { return };
+    let text = match value.as_bytes()[0] {
+        b'"' => json::text(value),
+        b'0'..=b'9' | b'-' => Some(value.into()),
+        // `null`, `true` and `false` name nothing.
+        b'n' | b't' | b'f' => return,
+        // Some languages convert a list with one string into that string.
+        _ => None,
+    };
+    match (text, name) {
+        (None, _) => findings.set_ambiguous(),
+        (Some(text), FieldName::Instance) => findings.add_instance(&text),
+        (Some(text), FieldName::Token) => {
+            findings.add_credential(CredentialSource::Body, text.as_bytes());
         }
     }
+}
+
+/// Whether a field is the chat. In JSON only a text is one.
+fn names_a_chat(field: &Field<'_>) -> bool {
+    let is_text = match &field.value {
+        Value::Json(json) => json.starts_with('"'),
+        _ => true,
+    };
+    is_text && field.base() == CHAT_FIELD
+}
+
+impl Parsed<'_> {
+    /// How many ids there are, repeated ones included; 0 means the whole chat.
+    pub(crate) fn id_count(&self) -> usize {
+        self.list.as_ref().map_or(0, |list| list.count)
+    }
+
+    /// Why this receipt is not merged if no other one comes that may share its call.
+    pub(crate) fn reason_if_alone(&self) -> NotMerged {
+        list::reason_if_alone(self.list.as_ref())
+    }
+
+    /// Lists the parts of the merge key, in a fixed order.
+    pub(crate) fn key_parts(&self, sink: &mut impl KeySink) {
+        sink.part(KeyPart::Path);
+        // As received, not normalised: the merged request has one caller's path.
+        sink.value(Some(self.head.uri.path().as_bytes()));
+        sink.part(KeyPart::Carrier);
+        sink.value(Some(&[self.carrier as u8]));
+        // A whole-chat receipt never merges with a list: neither includes the other.
+        sink.part(KeyPart::IdsForm);
+        if let Some(list) = &self.list {
+            sink.value(Some(&[
+                list.form as u8,
+                list.site as u8,
+                u8::from(list.is_extensible),
+            ]));
+            if !list.is_extensible {
+                sink.part(KeyPart::Ids);
+                let text = self.texts[usize::from(list.site != Site::Query)];
+                Ids::of(list, text)
+                    .iter()
+                    .for_each(|id| sink.value(Some(id.as_bytes())));
+            }
+        }
+        self.field_parts(sink);
+        self.header_parts(sink);
+    }
+
+    fn field_parts(&self, sink: &mut impl KeySink) {
+        let mut last = None;
+        for field in &self.fields {
+            let base = field.base();
+            if self.ignores_field(base) {
+                continue;
+            }
+            if last != Some((field.place, base)) {
+                last = Some((field.place, base));
+                sink.part(match field.place {
+                    Place::Query => KeyPart::Query(base),
+                    Place::Body => KeyPart::Body(base),
+                });
+            }
+            // The name itself where it says more than the name of the variable.
+            if field.is_element() || !field.is_plainly_named() {
+                sink.value(Some(&field.name));
+            }
+            match &field.value {
+                Value::None => sink.value(None),
+                Value::Text(text) => sink.value(Some(text)),
+                Value::Json(text) => sink.value(Some(json::canonical(text).as_bytes())),
+                Value::Part(text, others) => {
+                    sink.value(Some(text));
+                    others.iter().for_each(|line| sink.value(Some(line)));
+                }
+            }
+        }
+    }
+
+    fn header_parts(&self, sink: &mut impl KeySink) {
+        // One pass over the fields instead of one search for each name.
+        let mut found = Vec::with_capacity(HEADERS.len());
+        for (name, value) in &self.head.headers {
+            let rank = HEADERS.iter().position(|field| field == name);
+            let rank = rank.or_else(|| is_vendors(name.as_str()).then_some(HEADERS.len()));
+            if let Some(rank) = rank
+                && !self.ignores_header(name)
+            {
+                found.push((rank, name.as_str(), value));
+            }
+        }
+        // A stable sort: the order of one name's values matters.
+        found.sort_by_key(|(rank, name, _)| (*rank, *name));
+        let mut last = "";
+        for (_, name, value) in found {
+            if name != last {
+                last = name;
+                sink.part(KeyPart::Header(name));
+            }
+            match name == CONTENT_TYPE.as_str() {
+                true => sink.value(Some(comparable_type(value))),
+                false => sink.value(Some(value.as_bytes())),
+            }
+        }
+    }
+
+    fn ignores_field(&self, name: &[u8]) -> bool {
+        let mut ignored = self.settings.ignore_fields.iter();
+        ignored.any(|ignored| ignored.as_bytes() == name)
+    }
+
+    fn ignores_header(&self, name: &HeaderName) -> bool {
+        let mut ignored = self.settings.ignore_headers.iter();
+        ignored.any(|ignored| name.as_str() == ignored)
+    }
+}
+
+/// Whether a header holds credential or instance in a spelling that a backend may
+/// accept, or is one of the vendor's own.
+fn is_vendors(name: &str) -> bool {
+    let prefix = name.get(..VENDOR_PREFIX.len());
+    is_header(name, TOKEN_HEADER)
+        || is_header(name, INSTANCE_HEADER)
+        || prefix.is_some_and(|prefix| is_header(prefix, VENDOR_PREFIX))
 }

@@ -19,16 +19,17 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::Server;
+use super::{Server, unreadable};
 use crate::body::{ClientBody, ResponseBody};
 use crate::config;
-use crate::conn::escaped_io::{EscapedIo, RawTargets};
+use crate::conn::escaped_io::{EscapedIo, NotedHeads};
 use crate::conn::lifecycle::{Action, Lifecycle};
 use crate::conn::rewind::Rewind;
 use crate::conn::state::ConnCtx;
 use crate::conn::tracked_body::TrackedBody;
 use crate::conn::tracked_io::TrackedIo;
 use crate::http::request_head::RequestHead;
+use crate::observe::metrics::Unreadable::{self, TooLong};
 
 /// Concurrent streams on one HTTP/2 connection: enough for a busy app that uses
 /// a single connection (RFC 9113 §6.5.2 recommends at least 100).
@@ -90,15 +91,17 @@ impl Server {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let targets = Arc::new(RawTargets::default());
+        let noted = Arc::new(NotedHeads::default());
+        // If hyper cannot read it, its beginning says why.
+        let opening = unreadable::opening(io.prefix());
         let settings = &self.shared.settings;
         // Above hyper's own limit (its buffer and half of it again), so that hyper refuses
         // a long head, as it would without `EscapedIo`.
         let max_head = 2 * settings.max_header_bytes.max(MIN_BUFFER);
         let io = TrackedIo::new(io, &conn.state);
-        let io = EscapedIo::new(io, &targets, settings.max_headers, max_head);
+        let io = EscapedIo::new(io, &noted, settings.max_headers, max_head);
         let io = TokioIo::new(io);
-        let service = self.service(conn, Some(targets), std::convert::identity);
+        let service = self.service(conn, Some(noted), std::convert::identity);
         let connection = self.shared.http1.serve_connection(io, service);
         let mut connection = connection.with_upgrades();
         lifecycle.set_can_park(true);
@@ -111,6 +114,11 @@ impl Server {
         lifecycle.set_can_park(false);
         match end {
             End::Ended => None,
+            End::Unreadable(reason) => {
+                let reason = reason.unwrap_or(opening);
+                self.shared.record_unreadable(reason, conn.peer);
+                None
+            }
             End::Parked => {
                 // Nothing is lost with hyper's state (as of hyper 1.12). Every
                 // response has ended, every body was read to its end, and hyper has
@@ -157,11 +165,11 @@ impl Server {
 
     /// The service that hyper calls for each request of one connection. `wrap`
     /// makes each response body the type that the protocol needs. HTTP/1 has
-    /// `targets`.
+    /// `noted`.
     fn service<B, W>(
         &self,
         conn: &ConnCtx,
-        targets: Option<Arc<RawTargets>>,
+        noted: Option<Arc<NotedHeads>>,
         wrap: W,
     ) -> impl Service<
         Request<Incoming>,
@@ -185,20 +193,22 @@ impl Server {
             let (head, body) = request.into_parts();
             let body = ClientBody::new(body, &head, body_timeout, &conn.state);
             let mut head = Box::new(RequestHead::from(head));
-            if let Some(raw) = targets.as_ref().and_then(|targets| targets.take_next()) {
-                let (target, case) = *raw;
-                head.set_raw_target(target, case);
+            if let Some(notes) = noted.as_ref().and_then(|noted| noted.take_next()) {
+                if let Some((target, case)) = notes.target {
+                    head.set_raw_target(target, case);
+                }
+                if let Some(conflict) = notes.conflict {
+                    head.extensions.insert(conflict);
+                }
             }
             let response = proxy.clone().handle(head, body, conn.clone(), now);
-            let (wrap, targets) = (wrap.clone(), targets.clone());
+            let (wrap, noted) = (wrap.clone(), noted.clone());
             // hyper drops this future if the client disconnects; the work of `handle` goes on
             // (rule: sent once).
             async move {
                 let response = *response.await?;
-                if let (StatusCode::SWITCHING_PROTOCOLS, Some(targets)) =
-                    (response.status(), targets)
-                {
-                    targets.on_upgrade();
+                if let (StatusCode::SWITCHING_PROTOCOLS, Some(noted)) = (response.status(), noted) {
+                    noted.on_upgrade();
                 }
                 let head = response.head.into_parts();
                 Ok(Response::from_parts(head, wrap(response.body)))
@@ -210,6 +220,8 @@ impl Server {
 /// How a connection stopped being served by hyper.
 enum End {
     Ended,
+    /// hyper could not read a request; the reason, if it is not in its beginning.
+    Unreadable(Option<Unreadable>),
     /// The connection must be parked.
     Parked,
 }
@@ -235,7 +247,10 @@ where
                 // The text of a hyper error can quote a request (rule: secrets); its
                 // kind cannot.
                 tracing::debug!(kind = kind(&error), "connection ended with an error");
-                return End::Ended;
+                return match error.is_parse() {
+                    true => End::Unreadable(error.is_parse_too_large().then_some(TooLong)),
+                    false => End::Ended,
+                };
             }
             Err(Action::Park) => return End::Parked,
             // HTTP/1: the response in flight is the last one. HTTP/2: GOAWAY. hyper is

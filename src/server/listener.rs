@@ -16,6 +16,7 @@ use super::Server;
 use super::tls::Acceptor;
 use crate::conn::rewind::Rewind;
 use crate::descriptors;
+use crate::observe::metrics::Unreadable;
 
 /// The pause after an accept error such as "too many open files": the next
 /// accept would fail immediately, too.
@@ -153,7 +154,14 @@ async fn serve_tls(
             let stream = Rewind::new(Box::new(stream));
             server.serve_client(stream, peer, Some(permit)).await;
         }
-        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "TLS handshake failed");
+            // Not a connection that only ends: so do health checks.
+            if error.kind() == io::ErrorKind::InvalidData {
+                let shared = &server.shared;
+                shared.record_unreadable(Unreadable::Handshake, peer);
+            }
+        }
         Err(_) => tracing::debug!("TLS handshake took too long"),
     }
 }

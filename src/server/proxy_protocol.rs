@@ -13,6 +13,7 @@ use super::Server;
 use crate::conn::DRAIN_GRACE;
 use crate::conn::rewind::Rewind;
 use crate::http::proxy_protocol::{self, Begin};
+use crate::observe::metrics::Unreadable;
 
 impl Server {
     /// Returns the stream and the address of its client; `None` if the connection
@@ -68,6 +69,10 @@ impl Server {
             Ok(source) => Some((io, Some(source.unwrap_or(proxy)))),
             Err(error) => {
                 tracing::debug!(%proxy, %error, "a trusted proxy's connection was closed");
+                if error.kind() == io::ErrorKind::InvalidData {
+                    let shared = &self.shared;
+                    shared.record_unreadable(Unreadable::ProxyHeader, Some(proxy));
+                }
                 None
             }
         }

@@ -26,6 +26,7 @@ mod waits;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::num::NonZeroU32;
@@ -36,6 +37,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::config::{Config, Quota};
+use crate::observe::metrics::NotMerged;
 use arrival::{Arrival, RequestKind};
 use arrival_order::ArrivalOrder;
 use line::{Line, LineError, LineReader};
@@ -104,6 +106,8 @@ struct Counts {
     mergeable: u64,
     /// Receipts for which the log shows no chat, so their merge key is unknown.
     keyless: u64,
+    /// Receipts that would merge at no time, or only with equal ones, by reason.
+    unmerged: BTreeMap<NotMerged, u64>,
     /// Requests for which the log shows no instance: their bucket is unknown.
     nameless: u64,
     /// Requests with a time in whole seconds.
@@ -322,8 +326,12 @@ impl Trial {
 
 impl Counts {
     fn add(&mut self, line: &Line) {
-        let is_receipt = line.arrival.kind != RequestKind::Other;
-        let is_mergeable = is_receipt && !line.is_keyless && !line.is_nameless;
+        let is_receipt = line.arrival.kind != RequestKind::Other || line.reason.is_some();
+        let is_clear = !line.is_keyless && !line.is_nameless && line.reason.is_none();
+        let is_mergeable = is_receipt && is_clear;
+        if let Some(reason) = line.reason {
+            *self.unmerged.entry(reason).or_default() += 1;
+        }
         self.requests += 1;
         self.receipts += u64::from(is_receipt);
         self.mergeable += u64::from(is_mergeable);

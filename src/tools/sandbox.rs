@@ -15,7 +15,7 @@
 //! | `conn` | what the requests of one connection share, and how a fault strikes them |
 //! | `call_log`, `recorded_body` | the record of requests |
 //! | `params` | credentials and parameters, wherever a request carries them |
-//! | `endpoints`, `receipts`, `samples` | the paths under `/v2`, read receipts, plausible bodies |
+//! | `paths`, `endpoints`, `receipts`, `samples` | the paths of the API, read receipts, plausible bodies |
 //! | `responses` | the formats of responses and errors |
 //! | `helpers` | the test helpers under `/sandbox/` |
 //! | `faults`, `breakable_io` | failures on demand, and the stream that can be broken |
@@ -30,6 +30,7 @@ mod endpoints;
 mod faults;
 mod helpers;
 mod params;
+mod paths;
 mod quota;
 mod receipts;
 mod recorded_body;

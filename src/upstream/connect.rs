@@ -1,25 +1,31 @@
-//! Makes connections: name lookup, TCP, TLS, HTTP handshake.
+//! Makes connections: name lookup, TCP, proxy, TLS, HTTP handshake.
 //!
 //! Invariants: a connection is made within `upstream.connect_timeout` or not at
 //! all; nothing of a request is written here.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::oneshot;
 
+use super::age::{Age, Ages};
 use super::connection::{Connection, Http1Codec, MAX_STREAMS};
 use super::dial::{AddressRace, Dial, Io};
-use super::error::{Unreachable, UpstreamError};
+use super::error::{ProxyError, Unreachable, UpstreamError};
 use super::fast::FastConnection;
 use super::liveness::{LiveIo, Liveness, PING_INTERVAL, PING_TIMEOUT};
 use super::outage_log::OutageLog;
 use super::pool::Pool;
 use super::request::RequestKind;
-use super::tls::{Tls, TlsError, explain_handshake};
-use crate::config;
+use super::tls::{Tls, TlsError, explain_handshake, is_protocol_refused};
+use super::tunnel;
+use crate::body::RequestBody;
+use crate::config::{self, HttpVersion, ProxyUrl};
 use crate::http::h1::{MAX_RESPONSE_FIELDS, MAX_RESPONSE_HEAD};
 
 /// Bytes of an HTTP/2 response that may wait for a slow client.
@@ -28,13 +34,21 @@ const STREAM_WINDOW: u32 = 128 * 1024;
 /// the others (RFC 9113 §5.2). hyper's adaptive window starts too small for that.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
 
+type Http2 = (http2::SendRequest<RequestBody>, Arc<Liveness>);
+
 /// Makes connections to one upstream.
 pub(super) struct Connector {
     dial: Dial,
     addresses: AddressRace,
     host: String,
     port: u16,
+    /// Both, as `CONNECT` names them.
+    authority: String,
     timeout: Duration,
+    ages: Ages,
+    /// Replaced by a reload.
+    proxy: ArcSwapOption<ProxyUrl>,
+    http: HttpVersion,
     tls: Option<Tls>,
     /// The upstream chose HTTP/1.1 the last time it could choose.
     http1_only: AtomicBool,
@@ -51,10 +65,14 @@ impl fmt::Debug for Connector {
 }
 
 impl Connector {
-    pub(super) fn new(settings: &config::Upstream, dial: Dial) -> Result<Self, TlsError> {
+    pub(super) fn new(
+        settings: &config::Upstream,
+        dial: Dial,
+        ages: Ages,
+    ) -> Result<Self, TlsError> {
         let url = &settings.url;
         let tls = if url.tls {
-            Some(Tls::new(&url.host, settings.ca.as_deref())?)
+            Some(Tls::new(&url.host, settings.ca.as_deref(), settings.http)?)
         } else {
             None
         };
@@ -63,7 +81,11 @@ impl Connector {
             addresses: AddressRace::default(),
             host: url.host.clone(),
             port: url.port,
+            authority: url.host_and_port(),
             timeout: settings.connect_timeout,
+            ages,
+            proxy: ArcSwapOption::from_pointee(settings.proxy.clone()),
+            http: settings.http,
             tls,
             http1_only: AtomicBool::new(false),
             outage_log: OutageLog::default(),
@@ -73,7 +95,16 @@ impl Connector {
     /// Whether the next connection may be HTTP/2 and serve several requests at
     /// once.
     pub(super) fn may_share(&self) -> bool {
-        self.tls.is_some() && !self.http1_only.load(Ordering::Relaxed)
+        match self.http {
+            HttpVersion::Auto => self.tls.is_some() && !self.http1_only.load(Ordering::Relaxed),
+            HttpVersion::Http1 => false,
+            HttpVersion::Http2 => true,
+        }
+    }
+
+    /// Uses this proxy for connections from now on, or none.
+    pub(super) fn set_proxy(&self, proxy: Option<ProxyUrl>) {
+        self.proxy.store(proxy.map(Arc::new));
     }
 
     /// Shared by all workers.
@@ -88,47 +119,103 @@ impl Connector {
         kind: RequestKind,
     ) -> Result<Connection, UpstreamError> {
         // One timeout for all steps: each step alone may take nearly as long.
-        tokio::time::timeout(self.timeout, self.open(pool, kind))
-            .await
-            .unwrap_or(Err(Unreachable::Timeout))
-            .map_err(UpstreamError::from)
+        let mut at_proxy = false;
+        let opened = tokio::time::timeout(self.timeout, self.open(pool, kind, &mut at_proxy)).await;
+        let opened = opened.unwrap_or(match at_proxy {
+            true => Err(ProxyError::Timeout.into()),
+            false => Err(Unreachable::Timeout),
+        });
+        opened.map_err(UpstreamError::from)
     }
 
-    async fn open(&self, pool: &Pool, kind: RequestKind) -> Result<Connection, Unreachable> {
-        let stream = match &self.dial {
-            Dial::Tcp => {
-                let addresses = tokio::net::lookup_host((&*self.host, self.port)).await;
-                let addresses =
-                    addresses.map_err(|error| self.keep_detail(Unreachable::Resolve, error))?;
-                let addresses: Vec<_> = addresses.collect();
-                Box::new(self.addresses.tcp(&addresses).await?) as Box<dyn Io>
+    /// `at_proxy` is true while this waits for the proxy.
+    async fn open(
+        &self,
+        pool: &Pool,
+        kind: RequestKind,
+        at_proxy: &mut bool,
+    ) -> Result<Connection, Unreachable> {
+        let age = self.ages.begin();
+        let stream = match self.proxy.load_full() {
+            Some(proxy) => {
+                *at_proxy = true;
+                let stream = self.tunnel(&proxy).await?;
+                *at_proxy = false;
+                stream
             }
-            Dial::With(dial) => dial().await?,
+            None => self.dial(&self.host, self.port).await?,
         };
         let Some(tls) = &self.tls else {
-            return http1(stream, pool, kind).await;
+            return match self.http {
+                HttpVersion::Http2 => {
+                    let (sender, liveness) = http2_by_prior_knowledge(stream).await?;
+                    Ok(pool.add_http2(sender, age, liveness))
+                }
+                HttpVersion::Auto | HttpVersion::Http1 => http1(stream, pool, age, kind).await,
+            };
         };
         // HTTP/2 has no `Upgrade` header (RFC 9113 §8.2.2).
-        let connector = if kind == RequestKind::Upgrade {
-            &tls.http1
-        } else {
-            &tls.any
+        let connector = match (kind, self.http) {
+            (RequestKind::Upgrade, HttpVersion::Auto) => &tls.http1,
+            _ => &tls.any,
         };
-        let stream = connector
-            .connect(tls.name.clone(), stream)
-            .await
-            .map_err(|error| self.keep_detail(Unreachable::Tls, explain_handshake(&error)))?;
+        let handshake = connector.connect(tls.name.clone(), stream).await;
+        let stream = handshake.map_err(|error| {
+            if self.http == HttpVersion::Http2 && is_protocol_refused(&error) {
+                return Unreachable::NoHttp2;
+            }
+            self.keep_detail(Unreachable::Tls, explain_handshake(&error))
+        })?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if kind != RequestKind::Upgrade {
             // Follows the latest connection: the upstream may change its choice, as after
             // an update.
             self.http1_only.store(!is_http2, Ordering::Relaxed);
         }
-        if is_http2 {
-            http2(stream, pool).await
-        } else {
-            http1(stream, pool, kind).await
+        match (is_http2, self.http) {
+            (true, _) => {
+                let (sender, liveness) = http2(stream, None).await?;
+                Ok(pool.add_http2(sender, age, liveness))
+            }
+            (false, HttpVersion::Http2) => Err(Unreachable::NoHttp2),
+            (false, _) => http1(stream, pool, age, kind).await,
         }
+    }
+
+    /// A stream to this address, or the one of a test.
+    async fn dial(&self, host: &str, port: u16) -> Result<Box<dyn Io>, Unreachable> {
+        match &self.dial {
+            Dial::Tcp => {
+                let addresses = tokio::net::lookup_host((host, port)).await;
+                let addresses =
+                    addresses.map_err(|error| self.keep_detail(Unreachable::Resolve, error))?;
+                let addresses: Vec<_> = addresses.collect();
+                Ok(Box::new(self.addresses.tcp(&addresses).await?))
+            }
+            Dial::With(dial) => Ok(dial().await?),
+        }
+    }
+
+    /// A stream to the upstream through a proxy.
+    async fn tunnel(&self, proxy: &ProxyUrl) -> Result<Box<dyn Io>, Unreachable> {
+        let dialled = self.dial(&proxy.host, proxy.port).await;
+        let mut stream = dialled.map_err(|error| match error {
+            Unreachable::Resolve => ProxyError::Resolve,
+            Unreachable::Refused => ProxyError::Refused,
+            Unreachable::Timeout => ProxyError::Timeout,
+            Unreachable::Network(kind) => ProxyError::Network(kind),
+            // No stream is open yet.
+            Unreachable::Tls
+            | Unreachable::ClosedAtOnce
+            | Unreachable::NoHttp2
+            | Unreachable::Proxy(_) => ProxyError::Closed,
+        })?;
+        let opened = tunnel::open(&mut stream, &self.authority, proxy).await;
+        opened.map_err(|(error, status)| match status {
+            Some(status) => self.keep_detail(error.into(), format_args!("status {status}")),
+            None => Unreachable::from(error),
+        })?;
+        Ok(stream)
     }
 
     /// Keeps the error text for the outage log.
@@ -141,12 +228,13 @@ impl Connector {
 async fn http1(
     stream: impl Io + 'static,
     pool: &Pool,
+    age: Age,
     kind: RequestKind,
 ) -> Result<Connection, Unreachable> {
     if kind == RequestKind::Fast {
         // No handshake and no task: the request's own task reads and writes.
         let connection = FastConnection::new(Box::new(stream));
-        return Ok(pool.add_http1(Http1Codec::Fast(Box::new(connection))));
+        return Ok(pool.add_http1(Http1Codec::Fast(Box::new(connection)), age));
     }
     let (sender, connection) = http1::Builder::new()
         .preserve_header_case(true)
@@ -163,10 +251,27 @@ async fn http1(
         // The error is not lost: the sender reports it to the request.
         drop(connection.with_upgrades().await);
     });
-    Ok(pool.add_http1(Http1Codec::Hyper(sender)))
+    Ok(pool.add_http1(Http1Codec::Hyper(sender), age))
 }
 
-async fn http2(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unreachable> {
+/// HTTP/2 over a stream on which the upstream must speak it without having been asked.
+async fn http2_by_prior_knowledge(stream: Box<dyn Io>) -> Result<Http2, Unreachable> {
+    let (first_byte, arrived) = oneshot::channel();
+    let http2 = http2(stream, Some(first_byte)).await?;
+    // An upstream that speaks HTTP/2 sends its preface unasked, and it begins with the
+    // length of a SETTINGS frame, less than 2^16 (RFC 9113 §3.4). Another one would
+    // only break off, and what has become of the request would be unknown.
+    match arrived.await {
+        Ok(0) => Ok(http2),
+        Ok(_) => Err(Unreachable::NoHttp2),
+        Err(_closed) => Err(Unreachable::ClosedAtOnce),
+    }
+}
+
+async fn http2(
+    stream: impl Io + 'static,
+    first_byte: Option<oneshot::Sender<u8>>,
+) -> Result<Http2, Unreachable> {
     let liveness = Liveness::new();
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -177,12 +282,12 @@ async fn http2(stream: impl Io + 'static, pool: &Pool) -> Result<Connection, Unr
         .initial_connection_window_size(CONNECTION_WINDOW)
         // As over HTTP/1.1; hyper's default is a quarter of it.
         .max_header_list_size(MAX_RESPONSE_HEAD as u32)
-        .handshake(TokioIo::new(LiveIo::new(stream, &liveness)))
+        .handshake(TokioIo::new(LiveIo::new(stream, &liveness, first_byte)))
         .await
         .map_err(|_| Unreachable::ClosedAtOnce)?;
     tokio::spawn(async move {
         // As above: each stream reports the error.
         drop(connection.await);
     });
-    Ok(pool.add_http2(sender, liveness))
+    Ok((sender, liveness))
 }

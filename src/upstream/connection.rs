@@ -16,6 +16,7 @@ use hyper::body::{Body as _, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
 use tokio::time::{Instant, Sleep};
 
+use super::age::Age;
 use super::error::{self, SendError, UpstreamError};
 use super::fast::FastConnection;
 use super::liveness::Liveness;
@@ -40,6 +41,7 @@ pub(super) enum Connection {
 #[derive(Debug)]
 pub(super) struct Http1Connection {
     codec: Http1Codec,
+    pub(super) age: Age,
     /// The response timeout, armed for this request or an earlier one: it never
     /// fires too late (see `timeout.rs`).
     timer: Pin<Box<Sleep>>,
@@ -63,6 +65,7 @@ pub(super) struct Http2Stream {
 #[derive(Debug, Clone)]
 pub(super) struct Http2Connection {
     sender: http2::SendRequest<RequestBody>,
+    pub(super) age: Age,
     liveness: Arc<Liveness>,
     streams: Arc<AtomicUsize>,
     last_used: Arc<Mutex<Instant>>,
@@ -185,10 +188,16 @@ impl Http2Stream {
 impl Http1Connection {
     /// Counts itself in `open`. No response takes longer than `longest` to
     /// begin.
-    pub(super) fn new(codec: Http1Codec, longest: Duration, open: &Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(
+        codec: Http1Codec,
+        age: Age,
+        longest: Duration,
+        open: &Arc<AtomicUsize>,
+    ) -> Self {
         open.fetch_add(1, Ordering::Relaxed);
         Self {
             codec,
+            age,
             timer: Box::pin(tokio::time::sleep(longest)),
             open: Arc::clone(open),
         }
@@ -224,9 +233,14 @@ impl Drop for Http1Connection {
 }
 
 impl Http2Connection {
-    pub(super) fn new(sender: http2::SendRequest<RequestBody>, liveness: Arc<Liveness>) -> Self {
+    pub(super) fn new(
+        sender: http2::SendRequest<RequestBody>,
+        age: Age,
+        liveness: Arc<Liveness>,
+    ) -> Self {
         Self {
             sender,
+            age,
             liveness,
             streams: Arc::new(AtomicUsize::new(0)),
             last_used: Arc::new(Mutex::new(Instant::now())),
@@ -246,6 +260,11 @@ impl Http2Connection {
 
     pub(super) fn streams(&self) -> usize {
         self.streams.load(Ordering::Relaxed)
+    }
+
+    /// The number of its streams, also after the connection itself was dropped.
+    pub(super) fn stream_count(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.streams)
     }
 
     /// When the last request on it ended.

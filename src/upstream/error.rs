@@ -54,8 +54,46 @@ pub(crate) enum Unreachable {
     /// The connection was closed before it took a request.
     #[error("it closed the connection at once")]
     ClosedAtOnce,
+    /// `upstream.http` demands HTTP/2, and the upstream does not speak it.
+    #[error("it does not speak HTTP/2, which upstream.http demands")]
+    NoHttp2,
+    /// The proxy (`upstream.proxy`) made no connection.
+    #[error("the proxy {0}")]
+    Proxy(#[source] ProxyError),
     /// Another error of the network.
     #[error("network error ({0})")]
+    Network(io::ErrorKind),
+}
+
+/// Why the proxy made no connection to the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ProxyError {
+    /// Its name has no address.
+    #[error("cannot be reached: its name could not be resolved")]
+    Resolve,
+    /// No process listens there.
+    #[error("cannot be reached: connection refused")]
+    Refused,
+    /// The proxy had not responded at the end of `upstream.connect_timeout`.
+    #[error("did not respond in time")]
+    Timeout,
+    /// A response with 407.
+    #[error("requires other credentials in upstream.proxy (407)")]
+    Credentials,
+    /// A response with 403.
+    #[error("does not permit a connection to the upstream (403)")]
+    Forbidden,
+    /// A response with another status.
+    #[error("could not connect to the upstream")]
+    Failed,
+    /// The connection was closed without a response.
+    #[error("closed the connection")]
+    Closed,
+    /// The response is not HTTP.
+    #[error("did not respond with HTTP")]
+    Malformed,
+    /// Another error of the network.
+    #[error("cannot be reached: network error ({0})")]
     Network(io::ErrorKind),
 }
 
@@ -76,6 +114,22 @@ impl From<io::Error> for Unreachable {
             io::ErrorKind::TimedOut => Self::Timeout,
             kind => Self::Network(kind),
         }
+    }
+}
+
+impl From<io::Error> for ProxyError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::TimedOut => Self::Timeout,
+            kind => Self::Network(kind),
+        }
+    }
+}
+
+impl From<ProxyError> for Unreachable {
+    fn from(error: ProxyError) -> Self {
+        Self::Proxy(error)
     }
 }
 

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// After this time without a frame from the upstream, hyper sends a PING.
@@ -60,12 +61,21 @@ impl Liveness {
 pub(super) struct LiveIo<IO> {
     io: IO,
     liveness: Arc<Liveness>,
+    /// Takes the first byte that is received.
+    first_byte: Option<oneshot::Sender<u8>>,
 }
 
 impl<IO> LiveIo<IO> {
-    pub(super) fn new(io: IO, liveness: &Arc<Liveness>) -> Self {
-        let liveness = Arc::clone(liveness);
-        Self { io, liveness }
+    pub(super) fn new(
+        io: IO,
+        liveness: &Arc<Liveness>,
+        first_byte: Option<oneshot::Sender<u8>>,
+    ) -> Self {
+        Self {
+            io,
+            liveness: Arc::clone(liveness),
+            first_byte,
+        }
     }
 }
 
@@ -79,8 +89,12 @@ impl<IO: AsyncRead + Unpin> AsyncRead for LiveIo<IO> {
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
         // Any byte counts, not only acknowledgements: hyper sends PINGs only when
         // nothing arrives.
-        if buf.filled().len() > before {
+        if let Some(first) = buf.filled().get(before) {
             self.liveness.record_read();
+            if let Some(first_byte) = self.first_byte.take() {
+                // Nothing waits for it after the connect timeout.
+                first_byte.send(*first).ok();
+            }
         }
         read
     }

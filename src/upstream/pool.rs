@@ -14,6 +14,7 @@ use hyper::client::conn::http2;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::age::{Age, Ages};
 use super::connection::{Connection, Http1Codec, Http1Connection, Http2Connection};
 use super::liveness::Liveness;
 use super::request::RequestKind;
@@ -25,6 +26,7 @@ use crate::config;
 pub(super) struct Pool {
     idle_timeout: Duration,
     response_timeout: Duration,
+    ages: Ages,
     /// Notified when an idle connection has ended.
     ended: Arc<Ended>,
     /// Wakes `ended`.
@@ -42,6 +44,9 @@ struct Connections {
     hyper: Vec<Idle>,
     fast: Vec<Idle>,
     http2: Vec<Http2Connection>,
+    /// The number of streams on each HTTP/2 connection that takes no further ones. It
+    /// closes with the last of them, because only they hold it.
+    closing: Vec<Arc<AtomicUsize>>,
 }
 
 #[derive(Debug)]
@@ -65,11 +70,12 @@ impl Wake for Ended {
 pub(super) struct Pools(Arc<Mutex<Vec<Weak<Pool>>>>);
 
 impl Pool {
-    pub(super) fn new(settings: &config::Upstream) -> Self {
+    pub(super) fn new(settings: &config::Upstream, ages: Ages) -> Self {
         let ended = Arc::new(Ended::default());
         Self {
             idle_timeout: settings.idle_timeout,
             response_timeout: settings.response_timeout,
+            ages,
             waker: Waker::from(Arc::clone(&ended)),
             ended,
             open: Arc::default(),
@@ -83,7 +89,7 @@ impl Pool {
         if kind != RequestKind::Upgrade {
             // One HTTP/2 connection serves all kinds but upgrades (RFC 9113 §8.6), so it
             // is preferred to idle HTTP/1.1 connections.
-            connections.http2.retain(|shared| !shared.has_ended());
+            connections.retire(&self.ages, now);
             let is_free = |shared: &&Http2Connection| shared.is_ready(now);
             if let Some(shared) = connections.http2.iter().find(is_free) {
                 return Some(shared.stream());
@@ -93,7 +99,8 @@ impl Pool {
         // Others that are closing or too old are dropped. From the end: the most
         // recently used one is the least likely to be dead.
         while let Some(Idle { connection, until }) = idle.pop() {
-            if connection.is_ready() && now < until {
+            let is_too_old = self.ages.is_too_old(&connection.age, now);
+            if connection.is_ready() && now < until && !is_too_old {
                 return Some(Connection::Http1(connection));
             }
         }
@@ -101,8 +108,8 @@ impl Pool {
     }
 
     /// Counts a new HTTP/1.1 connection. It enters the pool after its response.
-    pub(super) fn add_http1(&self, codec: Http1Codec) -> Connection {
-        let connection = Http1Connection::new(codec, self.response_timeout, &self.open);
+    pub(super) fn add_http1(&self, codec: Http1Codec, age: Age) -> Connection {
+        let connection = Http1Connection::new(codec, age, self.response_timeout, &self.open);
         Connection::Http1(connection)
     }
 
@@ -110,16 +117,17 @@ impl Pool {
     pub(super) fn add_http2(
         &self,
         sender: http2::SendRequest<RequestBody>,
+        age: Age,
         liveness: Arc<Liveness>,
     ) -> Connection {
-        let shared = Http2Connection::new(sender, liveness);
+        let shared = Http2Connection::new(sender, age, liveness);
         let stream = shared.stream();
         self.lock().http2.push(shared);
         stream
     }
 
-    /// How many connections are open: idle, and in use. First closes those that have
-    /// ended or have been idle too long.
+    /// How many connections are open: idle, and in use. First closes those that
+    /// take no further request.
     pub(super) fn count(&self) -> (usize, usize) {
         self.close_idle(Instant::now());
         let connections = self.lock();
@@ -130,21 +138,27 @@ impl Pool {
         // `open` counts HTTP/1.1 connections only. It is not under the lock and may be
         // older than `idle`, so the difference must not fall below zero.
         let taken = self.open.load(Ordering::Relaxed).saturating_sub(idle);
-        (idle + shared - busy, taken + busy)
+        (
+            idle + shared - busy,
+            taken + busy + connections.closing.len(),
+        )
     }
 
-    /// Drops connections that have ended or have been idle too long.
+    /// Drops connections that have ended, are too old, or have been idle too long.
     pub(super) fn close_idle(&self, now: Instant) {
         let mut connections = self.lock();
         let cx = &mut Context::from_waker(&self.waker);
         for is_fast in [false, true] {
             let idle = connections.idle(is_fast);
-            idle.retain_mut(|idle| now < idle.until && !idle.connection.has_ended(cx));
+            idle.retain_mut(|Idle { connection, until }| {
+                let is_too_old = self.ages.is_too_old(&connection.age, now);
+                now < *until && !is_too_old && !connection.has_ended(cx)
+            });
         }
-        connections.http2.retain(|shared| {
-            let is_used = shared.streams() > 0 || now < shared.last_used() + self.idle_timeout;
-            is_used && !shared.has_ended()
-        });
+        connections.retire(&self.ages, now);
+        connections
+            .http2
+            .retain(|shared| shared.streams() > 0 || now < shared.last_used() + self.idle_timeout);
     }
 
     /// Waits until an idle connection has ended.
@@ -157,12 +171,14 @@ impl Pool {
     fn put_idle(&self, mut connection: Http1Connection, keep_alive: Option<Duration>) {
         // Polling registers the waker, so an idle connection that the upstream
         // closes is noticed and closed at once.
-        if connection.has_ended(&mut Context::from_waker(&self.waker)) {
+        let now = Instant::now();
+        if connection.has_ended(&mut Context::from_waker(&self.waker))
+            || self.ages.is_too_old(&connection.age, now)
+        {
             return;
         }
         let longest = self.idle_timeout;
-        let until =
-            Instant::now() + keep_alive.map_or(longest, |keep_alive| keep_alive.min(longest));
+        let until = now + keep_alive.map_or(longest, |keep_alive| keep_alive.min(longest));
         let mut connections = self.lock();
         // No separate bound. A connection is made only while all others are in use,
         // so there are never more than `server.max_in_flight`, and those of a peak
@@ -180,6 +196,17 @@ impl Pool {
 }
 
 impl Connections {
+    /// Lets go of HTTP/2 connections that take no further request.
+    fn retire(&mut self, ages: &Ages, now: Instant) {
+        let takes_none =
+            |shared: &mut Http2Connection| shared.has_ended() || ages.is_too_old(&shared.age, now);
+        let retired = self.http2.extract_if(.., takes_none);
+        self.closing
+            .extend(retired.map(|shared| shared.stream_count()));
+        let is_open = |streams: &Arc<AtomicUsize>| streams.load(Ordering::Relaxed) > 0;
+        self.closing.retain(is_open);
+    }
+
     fn idle(&mut self, is_fast: bool) -> &mut Vec<Idle> {
         match is_fast {
             true => &mut self.fast,
@@ -205,6 +232,13 @@ impl Pools {
             let more = pool.count();
             (idle + more.0, active + more.1)
         })
+    }
+
+    /// Closes the idle connections that take no further request.
+    pub(super) fn close_idle(&self) {
+        let pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let pools = pools.iter().filter_map(Weak::upgrade);
+        pools.for_each(|pool| pool.close_idle(Instant::now()));
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Parts, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, StatusCode, Uri, Version};
 use tokio::sync::Notify;
 
 use crate::body::{RequestBody, UpstreamRequest};
-use crate::config::UpstreamUrl;
+use crate::config::{HttpVersion, UpstreamUrl};
 use crate::http::hop_by_hop;
 use crate::http::request_head::RequestHead;
 
@@ -23,10 +23,11 @@ pub(super) enum RequestKind {
     Upgrade,
 }
 
-/// What a request requires of its connection.
-pub(super) fn kind(request: &UpstreamRequest) -> RequestKind {
+/// What a request requires of its connection, where these versions of HTTP are spoken.
+pub(super) fn kind(request: &UpstreamRequest, http: HttpVersion) -> RequestKind {
     let is_streamed = matches!(request.body, RequestBody::Streamed(_));
-    if hop_by_hop::has(&request.head.headers, "upgrade") {
+    // HTTP/2 has no upgrade, which any server may ignore (RFC 9110 §7.8).
+    if http != HttpVersion::Http2 && hop_by_hop::has(&request.head.headers, &UPGRADE) {
         RequestKind::Upgrade
     } else if is_streamed || request.head.header_case().is_none() {
         // Without the case here, hyper has read the names and alone knows their case.
@@ -48,6 +49,7 @@ pub(super) fn prepare_http2(head: &mut RequestHead, url: &UpstreamUrl) {
     // Connection-specific (RFC 9113 §8.2.2). `TE: trailers` may stay.
     head.headers.remove(CONNECTION);
     head.headers.remove(TRANSFER_ENCODING);
+    head.headers.remove(UPGRADE);
 }
 
 /// Writes the target and the headers as HTTP/1.1 requires them.
@@ -59,10 +61,18 @@ pub(super) fn prepare_http1(request: &mut UpstreamRequest, host: &HeaderValue) {
     head.version = Version::HTTP_11;
     head.headers.insert(HOST, host.clone());
     let is_streamed = matches!(request.body, RequestBody::Streamed(_));
-    if is_streamed && !head.headers.contains_key(CONTENT_LENGTH) {
+    if head.headers.contains_key(CONTENT_LENGTH) {
+        return;
+    }
+    if is_streamed {
         // hyper sends no body with a GET unless a header announces one.
         let chunked = HeaderValue::from_static("chunked");
         head.headers.insert(TRANSFER_ENCODING, chunked);
+    } else if head.announces_body() && request.body.held().is_none() {
+        // An empty chunked body. Some servers require a length (411), and to others no
+        // body is not an empty one.
+        let zero = HeaderValue::from_static("0");
+        head.headers.insert(CONTENT_LENGTH, zero);
     }
 }
 

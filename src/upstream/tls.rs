@@ -11,7 +11,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
-use crate::config::pem;
+use crate::config::{HttpVersion, pem};
 
 /// Why TLS to the upstream could not be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -37,14 +37,14 @@ impl TlsError {
 /// How TLS connections to the upstream are made.
 pub(super) struct Tls {
     pub(super) name: ServerName<'static>,
-    /// Offers HTTP/2 and HTTP/1.1.
+    /// Offers the versions of `upstream.http`.
     pub(super) any: TlsConnector,
     /// Offers HTTP/1.1 alone: upgrades need it.
     pub(super) http1: TlsConnector,
 }
 
 impl Tls {
-    pub(super) fn new(host: &str, ca: Option<&Path>) -> Result<Self, TlsError> {
+    pub(super) fn new(host: &str, ca: Option<&Path>, http: HttpVersion) -> Result<Self, TlsError> {
         let mut roots = RootCertStore {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
         };
@@ -66,10 +66,25 @@ impl Tls {
         Ok(Self {
             name: ServerName::try_from(host.to_owned())
                 .expect("a URL's host is a name or an address"),
-            any: connector(&[b"h2", b"http/1.1"]),
+            any: connector(match http {
+                HttpVersion::Auto => &[b"h2", b"http/1.1"],
+                HttpVersion::Http1 => &[b"http/1.1"],
+                HttpVersion::Http2 => &[b"h2"],
+            }),
             http1: connector(&[b"http/1.1"]),
         })
     }
+}
+
+/// Whether the upstream speaks none of the protocols that were offered.
+pub(super) fn is_protocol_refused(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(
+        cause,
+        Some(rustls::Error::AlertReceived(
+            rustls::AlertDescription::NoApplicationProtocol
+        ))
+    )
 }
 
 /// Adds to a failed handshake what an operator can do.

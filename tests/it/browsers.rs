@@ -104,6 +104,19 @@ async fn the_upstream_learns_no_key_from_a_preflight() {
     // A key that opens nothing is refused with the request, not before.
     let asked = preflight(&target("2", key));
     assert_eq!(world.call(asked).await.status(), 204);
+    assert_eq!(world.sandbox.calls()[1].target, target("2", ""));
+    // So is one whose instance is in the body of that request.
+    for (keys, removed) in [(1, "access_token=&"), (20, "access_token=&")] {
+        let query = |text: &str| text.repeat(keys);
+        let asked = query(&format!("access_token={key}&"));
+        let asked = preflight(&format!("/v2/chats?{asked}x=1"));
+        let asked = with(&asked, &format!("Authorization: Bearer {key}"));
+        assert_eq!(world.call(asked).await.status(), 204);
+        let calls = world.sandbox.calls();
+        let forwarded = calls.last().unwrap();
+        assert_eq!(forwarded.target, format!("/v2/chats?{}x=1", query(removed)));
+        assert!(!format!("{:?}", forwarded.headers).contains(key));
+    }
 }
 
 /// The fields of a response that let a page read it.

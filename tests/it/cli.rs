@@ -6,7 +6,9 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
-use crate::support::{HeldUpstream, Message, Program, Scratch, call, eventually, get, run};
+use crate::support::{
+    HeldUpstream, Message, Program, Scratch, call, connect, eventually, get, run,
+};
 
 #[test]
 fn check_tells_every_mistake_with_its_line() {
@@ -78,7 +80,7 @@ fn wrong_flags_and_variables_exit_2() {
         &["serve", "--rate", "fast"][..],
         &["serve", "--nonsense"],
         &["frobnicate"],
-        &["check"],
+        &["check", "--rate", "fast"],
         &["serve", "--upstream", "ftp://x"],
     ] {
         let (code, _, stderr) = run(args);
@@ -293,6 +295,51 @@ fn completions_are_shell_that_knows_every_command() {
 }
 
 #[test]
+fn health_is_the_exit_code() {
+    let upstream = HeldUpstream::start();
+    let gateway = Program::serve_with(upstream.address, &[], &[]);
+    let admin = gateway.admin.to_string();
+    let ask = || run(&["health", "--admin", &admin]);
+    assert_eq!(ask(), (0, String::new(), String::new()));
+    // The request that the upstream holds keeps the drain open.
+    let held = connect(gateway.address);
+    (&held)
+        .write_all(get("/v2/chats?instance_id=1").as_bytes())
+        .unwrap();
+    eventually("the request is at the upstream", || {
+        !upstream.requests().is_empty()
+    });
+    gateway.signal("TERM");
+    eventually("it is not healthy during a drain", || ask().0 == 1);
+    let (_, _, stderr) = ask();
+    assert!(stderr.contains("503"), "{stderr}");
+    upstream.responses();
+    assert_eq!(gateway.ends().0, 0);
+    let (code, _, stderr) = ask();
+    assert_eq!(code, 1);
+    assert!(
+        stderr.contains(&admin) && stderr.contains("refused"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn health_asks_where_the_settings_say() {
+    let upstream = HeldUpstream::start();
+    let gateway = Program::serve_with(upstream.address, &[], &[]);
+    let scratch = Scratch::new();
+    let settings =
+        |admin: &str| scratch.file("g.toml", &format!("[server]\nadmin = \"{admin}\"\n"));
+    let file = settings(&gateway.admin.to_string());
+    let ask = || run(&["health", "--config", file.to_str().unwrap()]).0;
+    assert_eq!(ask(), 0);
+    settings(&gateway.address.to_string());
+    assert_eq!(ask(), 1, "another server responds");
+    settings("nowhere");
+    assert_eq!(ask(), 1, "container engines reserve other codes");
+}
+
+#[test]
 fn the_manual_tells_every_command_and_flag() {
     let (code, stdout, stderr) = run(&["man"]);
     assert_eq!((code, &*stderr), (0, ""));
@@ -305,6 +352,16 @@ fn the_manual_tells_every_command_and_flag() {
         "\\-\\-latency",
         "\\-\\-upstream",
         "WAWP_GATEWAY_",
+        "HEALTH",
+        ".SH SYNOPSIS",
+        ".SH SETTINGS",
+        ".SS [[limit.class]]",
+        "\\fBmax_wait\\fR = \"4s\"\n",
+        ".SH FILES",
+        ".SH ENVIRONMENT",
+        ".SH SIGNALS",
+        ".SH \"EXIT STATUS\"",
+        ".SH EXAMPLES",
     ] {
         assert!(stdout.contains(word), "{word} is not in {stdout}");
     }
@@ -379,13 +436,13 @@ fn a_variable_names_the_settings_file_and_a_flag_another() {
         stderr.contains("/nonexistent/gateway.toml: there is no such file"),
         "{stderr}"
     );
-    // An empty variable counts as unset.
-    let (code, _, stderr) = run_under(name, "", &["check"]);
+    // An empty variable counts as unset. Without a file, variables and flags are checked.
+    let (code, stdout, stderr) = run_under(name, "", &["check", "--burst", "7"]);
+    assert_eq!((code, &*stderr), (0, ""));
+    assert!(stdout.contains("burst = 7  # --burst"), "{stdout}");
+    let (code, _, stderr) = run_under("WAWP_GATEWAY_LIMIT__RATE", "fast", &["check"]);
     assert_eq!(code, 2);
-    assert!(
-        stderr.contains("there is no settings file to check"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("WAWP_GATEWAY_LIMIT__RATE"), "{stderr}");
 }
 
 #[test]

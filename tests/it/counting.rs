@@ -93,7 +93,7 @@ async fn counters_add_up_over_a_mix_of_everything() {
                 .entry((route(path), response.status()))
                 .or_default() += 1.0;
             let timing = response.field("server-timing").unwrap_or_default();
-            if route(path) == "seen" && timing.contains("batch;") {
+            if route(path) == "seen" && timing.contains("batch;dur=") {
                 told_by_upstream += 1.0;
             }
         }
@@ -151,6 +151,13 @@ async fn counters_add_up_over_a_mix_of_everything() {
             world.counted("wawp_gateway_tenant_upstream_requests_total", &[]),
             seen.len() as f64
         );
+
+        // Each response on the path of receipts was merged, or not for one reason.
+        let seen_responses = world.counted("wawp_gateway_requests_total", &["route=\"seen\""]);
+        let merged = world.counted("wawp_gateway_receipts_merged_total", &[]);
+        let unmerged = world.counted("wawp_gateway_receipts_unmerged_total", &[]);
+        assert_eq!(merged + unmerged, seen_responses);
+        assert!(merged > 40.0 && unmerged > 40.0, "{merged} and {unmerged}");
 
         // Merging: callers told by the upstream, less the calls that took.
         let receipts: Vec<_> = seen.iter().filter(|call| !call.ids.is_empty()).collect();

@@ -38,8 +38,13 @@ impl Log {
 
     /// The lines on the upstream since the last time.
     pub(crate) fn lines(&self) -> Vec<String> {
+        self.lines_with("the upstream")
+    }
+
+    /// The lines with these words since the last time.
+    pub(crate) fn lines_with(&self, words: &str) -> Vec<String> {
         let said = String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap();
-        let ours = said.lines().filter(|line| line.contains("the upstream"));
+        let ours = said.lines().filter(|line| line.contains(words));
         ours.map(|line| line.trim().to_owned()).collect()
     }
 }

@@ -3,7 +3,9 @@
 
 mod authority;
 mod client_conn;
+mod connect_proxy;
 mod held;
+mod logged;
 mod message;
 mod program;
 mod requests;
@@ -11,7 +13,9 @@ mod world;
 
 pub(crate) use authority::{Authority, trusting};
 pub(crate) use client_conn::ClientConn;
+pub(crate) use connect_proxy::{ConnectProxy, read_head};
 pub(crate) use held::HeldUpstream;
+pub(crate) use logged::Logged;
 pub(crate) use message::{Framing, Message};
 pub(crate) use program::{Program, RunningSandbox, Scratch, call, connect, eventually};
 pub(crate) use requests::{
@@ -21,13 +25,19 @@ pub(crate) use world::{Stage, World, at_rest, counted, stream};
 
 /// Runs a thing of the program's that ends by itself, and returns exit code, stdout and stderr.
 pub(crate) fn run(args: &[&str]) -> (i32, String, String) {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_wawp-gateway"))
-        .args(args)
-        .output()
-        .unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_wawp-gateway"));
+    forget_proxies(&mut command);
+    let output = command.args(args).output().unwrap();
     (
         output.status.code().unwrap_or(-1),
         String::from_utf8(output.stdout).unwrap(),
         String::from_utf8(output.stderr).unwrap(),
     )
+}
+
+/// Removes the proxies of this machine from the environment of a program.
+fn forget_proxies(command: &mut std::process::Command) {
+    for name in ["http_proxy", "https_proxy", "HTTPS_PROXY"] {
+        command.env_remove(name);
+    }
 }

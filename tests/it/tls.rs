@@ -217,6 +217,16 @@ fn before_tls_a_strangers_header_is_no_handshake() {
     let mut heard = Vec::new();
     stream.read_to_end(&mut heard).ok();
     assert!(!heard.starts_with(b"HTTP/"), "{heard:?}");
+    let unreadable = "wawp_gateway_unreadable_total";
+    eventually("it is counted", || {
+        secured.gateway.counted(unreadable, &["handshake"]) > 0.0
+    });
+    eventually("the log says why", || {
+        let said = secured.gateway.said();
+        said.contains("peer=127.0.0.1") && said.contains("access.trusted_proxies")
+    });
+    // A health check that only connects is no failure.
+    drop(connect(secured.gateway.address));
     assert!(secured.call().starts_with("HTTP/1.1 200 "));
 }
 

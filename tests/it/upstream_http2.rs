@@ -13,10 +13,11 @@ use http::{Request, Response};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 use tokio_rustls::server::TlsStream;
+use wawp_gateway::config;
 use wawp_gateway::gateway::Gateway;
 use wawp_gateway::{Dial, Io};
 
-use crate::support::{Authority, ClientConn, Scratch, get, post, receipt, trusting};
+use crate::support::{Authority, ClientConn, Scratch, counted, get, post, receipt, trusting};
 
 /// A gateway before an upstream of HTTP/2 that the test plays.
 struct Stage {
@@ -404,4 +405,35 @@ async fn a_target_that_is_no_uri_is_refused_with_its_byte() {
     assert_eq!(response.json()["code"], "malformed");
     assert!(response.text().contains("%23"), "{response:?}");
     stage.is_left_alone().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_too_old_gets_no_stream_and_cuts_none() {
+    let mut stage = Stage::new();
+    let mut slow = stage.client();
+    slow.says(get("/v2/slow?instance_id=1")).await;
+    let late = stage.asked().await;
+    let is_busy = |stage: &Stage, connections| {
+        let exposition = stage.gateway.exposition();
+        let name = "wawp_gateway_upstream_connections";
+        assert_eq!(counted(&exposition, name, &["active"]), connections);
+    };
+    for ask in [1, 2] {
+        match ask {
+            1 => tokio::time::sleep(Duration::from_secs(300)).await,
+            _ => stage.gateway.reload(&config::Config::default()),
+        }
+        let mut quick = stage.client();
+        for _ in 0..3 {
+            quick.says(get("/v2/quick?instance_id=2")).await;
+            respond(stage.asked().await);
+            assert_eq!(quick.response().await.status(), 200);
+        }
+        assert_eq!(stage.connections(), 1 + ask);
+        is_busy(&stage, 1.0);
+    }
+    respond(late);
+    assert_eq!(slow.response().await.status(), 200);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    is_busy(&stage, 0.0);
 }

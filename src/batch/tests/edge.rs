@@ -1,5 +1,7 @@
 //! `batch.edge = "leading"`: the first receipt of an idle key does not wait.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 use crate::config::BatchEdge;
 use crate::tools::sandbox::Fault;
@@ -46,7 +48,7 @@ async fn a_burst_costs_one_more_call() {
         assert_eq!(world.times(), [0, 51], "{latency} ms");
         assert_eq!(world.sent()[0], ids(&["0"]));
         assert_eq!(world.sent()[1].len(), 29);
-        assert_eq!(world.metrics.saved.get(), 28);
+        assert_eq!(world.metrics.saved_by_instances(), 28);
     }
 }
 

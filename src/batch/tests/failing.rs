@@ -30,7 +30,7 @@ async fn one_bad_id_is_found_and_only_its_caller_gets_the_error() {
         // All; the first alone; four quarters; both halves at each of three levels.
         assert_eq!(world.calls().len(), 12, "{status}");
         assert_eq!(world.metrics.batches.splits.get(), 4);
-        assert_eq!(world.metrics.saved.get(), 32 - 12);
+        assert_eq!(world.metrics.saved_by_instances(), 32 - 12);
         let alone = world
             .calls()
             .into_iter()
@@ -117,7 +117,7 @@ async fn whole_chat_receipts_are_neither_split_nor_kept_out_of_batches() {
                     .header("traceparent", trace.to_string())
                     .header("content-length", body.len());
                 let (head, ()) = request.body(()).unwrap().into_parts();
-                world.join_as(Receipt::read(head, Bytes::from(body)).unwrap())
+                world.join_as(Receipt::by_default(head, Bytes::from(body)).unwrap())
             });
             for verdict in verdicts.collect::<Vec<_>>() {
                 let response = verdict.unwrap().await.unwrap().response;

@@ -165,7 +165,7 @@ async fn run(callers: &[Arrival], setting: &Setting) -> ScenarioResult {
         arrivals,
         settled,
         start: world.start,
-        saved: world.metrics.saved.get(),
+        saved: world.metrics.saved_by_instances(),
     }
 }
 

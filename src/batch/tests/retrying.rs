@@ -44,19 +44,34 @@ async fn a_pause_beyond_the_deadline_returns_the_response_at_once() {
     }
 }
 
-/// Each caller has a separate deadline.
+/// Each caller has a separate deadline. A 429 pauses the bucket: what lies within
+/// the pause is late too.
 #[tokio::test(start_paused = true)]
 async fn only_callers_with_time_left_wait_for_the_retry() {
-    let world = World::with(|config| config.limit.quota = quota(0.5, 1));
-    world.drain_tokens();
-    world.sandbox.script(asking_for(503, "3"));
-    let early = world.send(&receipt_of(&["a"]));
-    tokio::time::sleep(ms(1500)).await;
-    let late = world.send(&receipt_of(&["b"]));
-    let (early, late) = (early.await, late.await);
-    assert_eq!((early.status, early.at), (Ok(503), 2000));
-    assert_eq!((late.status, late.at), (Ok(201), 5000));
-    assert_eq!(world.sent(), [ids(&["a", "b"]), ids(&["b"])]);
+    for status in [503, 429] {
+        let world = World::with(|config| config.limit.quota = quota(0.5, 1));
+        world.drain_tokens();
+        world.sandbox.script(asking_for(status, "3"));
+        let early = world.send(&receipt_of(&["a"]));
+        tokio::time::sleep(ms(1500)).await;
+        let late = world.send(&receipt_of(&["b"]));
+        let (early, late) = (early.await, late.await);
+        assert_eq!((early.status, early.at), (Ok(status), 2000));
+        assert_eq!((late.status, late.at), (Ok(201), 5000), "{status}");
+        assert_eq!(world.sent(), [ids(&["a", "b"]), ids(&["b"])]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_too_long_to_be_held_is_not_retried_but_returned() {
+    for status in [429, 502, 503] {
+        let world = World::with(|_| ());
+        let long = vec![b'x'; 2 * 1024 * 1024];
+        world.sandbox.script(Fault::status(status).body(long));
+        let settled = world.send(&receipt_of(&["a"])).await;
+        assert_eq!((settled.status, settled.at), (Ok(status), 50));
+        assert_eq!(world.times(), [50]);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -69,7 +84,7 @@ async fn a_failing_instance_leaves_retries_to_the_others() {
         let body = format!(r#"{{"chatId":"{n}@c.us"}}"#);
         let request = Request::post("/v2/send/seen?instance_id=2&access_token=t");
         let (head, ()) = request.body(()).unwrap().into_parts();
-        Receipt::read(head, Bytes::from(body)).unwrap()
+        Receipt::by_default(head, Bytes::from(body)).unwrap()
     });
     let mut verdicts = Vec::new();
     for receipt in crowd {

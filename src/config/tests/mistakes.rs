@@ -124,6 +124,40 @@ fn unknown_keys_are_named_with_the_key_that_was_probably_meant() {
 }
 
 #[test]
+fn a_broken_heading_is_one_mistake() {
+    for (text, at, others) in [
+        ("[limit\nrate = 5\n", "1:7", 0),
+        (
+            "[limit]\nrate = 3\n[access\nnetworks = [\"10.0.0.0/8\"]\n",
+            "3:8",
+            0,
+        ),
+        ("[lim it]\n\nrate = 5\n", "1:5", 0),
+        (
+            "[[tenant]\nname = \"a\"\ninstances = [\"1\"]\n[limit]\nrate = 5\n",
+            "1:10",
+            0,
+        ),
+        ("[[limit.class]\nname = \"x\"\n", "1:15", 0),
+        // The mistakes of other sections are real.
+        ("[limit\nrate = 5\n[batch]\nwindo = \"1ms\"\n", "1:7", 1),
+        (
+            "[[tenant]\nname = \"a\"\n[limit]\nrate = 5\n[batch]\nwindo = \"1ms\"\n",
+            "1:10",
+            1,
+        ),
+    ] {
+        let message = bad(text);
+        assert!(
+            message.starts_with(&format!("{at}: this is not TOML")),
+            "{message}"
+        );
+        assert_eq!(message.lines().count(), 2 + others, "{text}\n{message}");
+        assert_eq!(message.contains("batch.windo"), others == 1, "{message}");
+    }
+}
+
+#[test]
 fn syntax_errors_have_line_and_column_and_do_not_hide_the_rest() {
     let message = bad("a = [,,,,\n");
     assert!(

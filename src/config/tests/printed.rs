@@ -22,9 +22,12 @@ tls.cert = "c\"\\"
 tls.key = "k"
 [upstream]
 url = "http://[::1]:81"
+http = "2"
+proxy = "http://p:15"
 connect_timeout = "1s 500ms"
 response_timeout = "12s"
 idle_timeout = "13s"
+max_age = "14s"
 ca = "ca"
 [batch]
 mode = "observe"
@@ -65,6 +68,7 @@ rate = 28
 burst = 29
 networks = ["10.0.0.0/8", "::1"]
 key = "0123456789abcdef"
+keys = ["0123456789abcdeg"]
 tokens = { "1" = "0123456789abcdef", "two \"'\\" = "0123456789abcdef" }
 [access]
 networks = ["192.0.2.7"]
@@ -100,7 +104,8 @@ fn printed_settings_are_equal_when_read_again() {
         let printed = effective.to_string();
         assert_eq!(printed.contains('…'), text == FULL);
         // Except secrets, which are printed as masks.
-        let whole = printed.replace('…', "0123456789abcdef");
+        let whole = printed.replace("keys = [\"…\"]", "keys = [\"0123456789abcdeg\"]");
+        let whole = whole.replace('…', "0123456789abcdef");
         assert_eq!(good(&whole), effective.config);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{EscapedIo, RawTargets};
+use super::{EscapedIo, NotedHeads};
 
 /// A request with a usual target, what hyper gets of it, and its raw target.
 type Case = (Vec<u8>, Vec<u8>, Option<Vec<u8>>);
@@ -44,10 +44,10 @@ async fn read_through(
     bytes: Vec<u8>,
     narrow: usize,
     size: usize,
-    targets: &Arc<RawTargets>,
+    noted: &Arc<NotedHeads>,
 ) -> Vec<u8> {
     let (mut near, far) = tokio::io::duplex(narrow);
-    let mut io = EscapedIo::new(far, targets, 100, 16 * 1024);
+    let mut io = EscapedIo::new(far, noted, 100, 16 * 1024);
     let writes = async move { near.write_all(&bytes).await.unwrap() };
     let reads = async {
         let (mut all, mut piece) = (Vec::new(), vec![0; size]);
@@ -77,12 +77,16 @@ proptest! {
     ) {
         let sent = requests.iter().flat_map(|(raw, ..)| raw.clone()).collect();
         let expected: Vec<u8> = requests.iter().flat_map(|(_, escaped, _)| escaped.clone()).collect();
-        let targets = Arc::new(RawTargets::default());
-        let read = block_on(read_through(sent, narrow, size, &targets));
+        let noted = Arc::new(NotedHeads::default());
+        let read = block_on(read_through(sent, narrow, size, &noted));
         prop_assert_eq!(String::from_utf8_lossy(&read), String::from_utf8_lossy(&expected));
-        for (.., raw) in requests {
-            let entry = targets.take_next();
-            prop_assert_eq!(entry.map(|entry| entry.0.bytes().to_vec()), raw);
+        for (sent, _, raw) in requests {
+            let sent = String::from_utf8_lossy(&sent);
+            let has_conflict = sent.contains("chunked\r\nContent-Length");
+            let notes = noted.take_next().map(|notes| *notes).unwrap_or_default();
+            let target = notes.target.map(|(target, _)| target.bytes().to_vec());
+            prop_assert_eq!(target, raw);
+            prop_assert_eq!(notes.conflict.is_some(), has_conflict);
         }
     }
 
@@ -93,8 +97,8 @@ proptest! {
     ) {
         // No text that looks like a head.
         let bytes: Vec<u8> = bytes.into_iter().filter(|byte| *byte != b'\n').collect();
-        let targets = Arc::new(RawTargets::default());
-        let read = block_on(read_through(bytes.clone(), narrow, 64, &targets));
+        let noted = Arc::new(NotedHeads::default());
+        let read = block_on(read_through(bytes.clone(), narrow, 64, &noted));
         prop_assert_eq!(read, bytes);
     }
 }

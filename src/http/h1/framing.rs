@@ -17,12 +17,19 @@ pub(super) struct Framing {
     is_http11: bool,
     /// Whether `chunked` is the last transfer coding; `None` without any.
     is_chunked: Option<bool>,
+    /// There is more than one `Transfer-Encoding`.
+    has_more_codings: bool,
     length: Option<u64>,
     /// The lengths are no numbers, or contradict each other.
     is_length_wrong: bool,
     has_close: bool,
     has_keep_alive: bool,
 }
+
+/// Why recipients may find the end of a request's body in different places. Such a
+/// request may smuggle another one (RFC 9112 §6.3 and §11.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FramingConflict(pub(crate) &'static str);
 
 /// What kind of header was given to [`Framing::add`].
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,7 +68,7 @@ impl Framing {
             // Lenient parsers skip other bytes and may find `chunked` where this code
             // does not: such a value is no known coding.
             let is_chunked = value.is_ascii() && last.eq_ignore_ascii_case(b"chunked");
-            self.is_chunked = Some(is_chunked);
+            self.has_more_codings = self.is_chunked.replace(is_chunked).is_some();
             HeaderKind::TransferEncoding
         } else if is(b"connection") {
             let mut has_options = false;
@@ -113,6 +120,18 @@ impl Framing {
             Some(_) => Err(Malformed),
             None if self.is_length_wrong => Err(Malformed),
             None => Ok(BodyDecoder::Length(self.length.unwrap_or(0))),
+        }
+    }
+
+    /// Why recipients may find the end of this request's body in different places,
+    /// although [`request_decoder`](Self::request_decoder) finds one.
+    pub(super) fn conflict(&self) -> Option<FramingConflict> {
+        self.is_chunked?;
+        if self.length.is_some() || self.is_length_wrong {
+            Some(FramingConflict("Content-Length beside Transfer-Encoding"))
+        } else {
+            let conflict = FramingConflict("more than one Transfer-Encoding field");
+            self.has_more_codings.then_some(conflict)
         }
     }
 

@@ -8,11 +8,12 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use super::decode::BodyDecoder;
-use super::framing::Framing;
+use super::framing::{Framing, FramingConflict};
 use super::write_buf::{COPIED, WriteBuf};
 use super::{HEAD_END, Malformed};
 use crate::http::content_length;
 use crate::http::header_case::{self, HeaderCase};
+use crate::http::hop_by_hop;
 use crate::http::raw_target::{self, RawTarget};
 use crate::http::request_head::RequestHead;
 
@@ -156,6 +157,7 @@ pub(crate) struct RequestFrame {
     pub(crate) length: usize,
     /// Finds the end of the body.
     pub(crate) body: BodyDecoder,
+    pub(crate) conflict: Option<FramingConflict>,
     /// The case of the header names.
     pub(crate) case: HeaderCase,
 }
@@ -184,6 +186,7 @@ pub(crate) fn frame_request(
     Ok(Some(RequestFrame {
         length,
         body: framing.request_decoder()?,
+        conflict: framing.conflict(),
         case: HeaderCase::of(names),
     }))
 }
@@ -212,7 +215,7 @@ pub(crate) fn write_request(out: &mut WriteBuf, head: &RequestHead, body: Bytes)
     text.extend_from_slice(target);
     text.extend_from_slice(b" HTTP/1.1\r\n");
     header_case::write_headers(text, headers, head.header_case());
-    match headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes) {
+    match hop_by_hop::first(headers, &CONTENT_LENGTH).map(HeaderValue::as_bytes) {
         Some(length) => assert_eq!(
             content_length::parse(length),
             Some(body.len() as u64),

@@ -14,6 +14,7 @@ use super::framing::{Framing, HeaderKind};
 use super::write_buf::COPIED;
 use super::{HEAD_END, Malformed};
 use crate::http::content_length;
+use crate::http::has_byte;
 use crate::http::header_case::{HeaderCase, is_same_name};
 use crate::http::hop_by_hop::HOP_BY_HOP;
 use crate::http::raw_head::RawHeaderLines;
@@ -134,7 +135,7 @@ fn read_raw(
                 continue;
             }
         }
-        if value.contains(&b'\n') {
+        if has_byte(value, |byte| byte == b'\n') {
             // A folded line must be unfolded (RFC 9112 §5.2).
             return None;
         }

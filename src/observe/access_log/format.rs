@@ -16,6 +16,7 @@ use super::WITHHELD;
 use super::record::Record;
 use crate::body::ByteCounter;
 use crate::config::LogFormat;
+use crate::receipt::NotMerged;
 
 /// The JSON format.
 #[derive(Serialize)]
@@ -38,6 +39,8 @@ struct Json<'r> {
     batch_callers: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     batch_ids: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_merged: Option<&'static str>,
     batch_wait: f64,
     queue_wait: f64,
     upstream_time: f64,
@@ -86,6 +89,7 @@ impl Record {
                 .map(|receipt| format!("{:016x}", receipt.merge_key)),
             batch_callers: merged.then_some(self.batch.callers),
             batch_ids: merged.then_some(self.batch.ids),
+            not_merged: self.not_merged.map(NotMerged::as_str),
             batch_wait: seconds(self.batch.window),
             queue_wait: seconds(self.queue_wait),
             upstream_time: seconds(self.upstream_time),
@@ -125,6 +129,7 @@ impl Record {
             line.named("batch_callers", Some(self.batch.callers));
             line.named("batch_ids", Some(self.batch.ids));
         }
+        line.named("not_merged", self.not_merged);
         for (name, wait) in [
             ("batch_wait", self.batch.window),
             ("queue_wait", self.queue_wait),

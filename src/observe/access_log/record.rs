@@ -18,7 +18,7 @@ use crate::batch::Timing;
 use crate::body::ByteCounter;
 use crate::identity::Identity;
 use crate::observe::metrics::Route;
-use crate::receipt::Receipt;
+use crate::receipt::{NotMerged, Receipt};
 
 /// The key of the hash that is written for a merge key. It is random: without it, a merge key, which
 /// contains the credential, could be guessed and confirmed by its hash.
@@ -43,6 +43,7 @@ pub(super) struct Record {
     pub(super) bytes: u64,
     pub(super) is_complete: bool,
     pub(super) receipt: Option<ReceiptFields>,
+    pub(super) not_merged: Option<NotMerged>,
     pub(super) batch: Timing,
     pub(super) queue_wait: Duration,
     pub(super) upstream_time: Duration,
@@ -93,6 +94,7 @@ impl Record {
             bytes: 0,
             is_complete: false,
             receipt: None,
+            not_merged: None,
             batch: Timing::default(),
             queue_wait: Duration::ZERO,
             upstream_time: Duration::ZERO,

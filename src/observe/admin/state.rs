@@ -4,13 +4,21 @@
 //! metrics label are listed, the others are summed; no field holds a secret or a
 //! path.
 
-use std::time::Duration;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use tokio::time::Instant;
 
+use super::history::{History, STEP, Totals};
+use super::judge;
+use super::problems::{Problem, Severity};
 use crate::gateway::Gateway;
 use crate::limit::Budget;
-use crate::observe::metrics::{InstanceSeries, Metrics, Reason, Route};
+use crate::observe::metrics::{
+    InstanceSeries, Metrics, NotMerged, OTHER, Reason, Route, TenantSeries, UpstreamFailure,
+};
 
 /// Everything that the page for people shows.
 #[derive(Debug, Serialize)]
@@ -20,7 +28,10 @@ pub(super) struct Status {
     pub(super) ready: bool,
     /// Seconds since the start.
     pub(super) uptime: f64,
-    /// Client requests with a response since then.
+    /// What is wrong now.
+    pub(super) problems: Vec<Problem>,
+    pub(super) observing: Observing,
+    /// Client requests with a response since the start.
     pub(super) calls: u64,
     /// Upstream calls since then.
     pub(super) upstream: u64,
@@ -29,17 +40,76 @@ pub(super) struct Status {
     pub(super) receipt_calls: u64,
     /// Upstream calls that merging made unnecessary.
     pub(super) saved: u64,
+    /// Receipts that shared an upstream call.
+    pub(super) merged: u64,
+    /// Receipts that did not, by reason, the most frequent first.
+    pub(super) unmerged: Vec<Unmerged>,
     pub(super) in_flight: i64,
     pub(super) connections: i64,
+    pub(super) history: Rates,
+    pub(super) tenants: Vec<Tenant>,
     #[serde(flatten)]
     pub(super) instances: Instances,
     pub(super) failures: Vec<Failed>,
 }
 
+/// Which settings only observe, and what they would have done since the start.
+#[derive(Debug, Serialize)]
+pub(super) struct Observing {
+    pub(super) limit: bool,
+    pub(super) batch: bool,
+    #[serde(flatten)]
+    pub(super) would: Would,
+}
+
+/// What settings that only observe would have done.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Would {
+    /// Upstream calls saved by merging.
+    pub(super) save: u64,
+    /// Upstream calls that wait for a bucket token.
+    pub(super) delay: u64,
+    /// Requests refused.
+    pub(super) reject: u64,
+}
+
+/// Requests and upstream calls per second in the last two minutes, oldest first.
+#[derive(Debug, Serialize)]
+pub(super) struct Rates {
+    /// Seconds between two rates.
+    pub(super) step: f64,
+    pub(super) requests: Vec<f64>,
+    pub(super) upstream: Vec<f64>,
+    /// Receipts per upstream call of receipts in this time.
+    pub(super) factor: Option<f64>,
+}
+
+/// The totals of a tenant.
+#[derive(Debug, Serialize)]
+pub(super) struct Tenant {
+    pub(super) tenant: Box<str>,
+    /// Its instances with a metrics label, and those of them with a problem.
+    pub(super) instances: usize,
+    pub(super) problems: usize,
+    /// Requests per minute in the last two minutes.
+    pub(super) per_minute: f64,
+    /// Requests admitted.
+    pub(super) requests: Requests,
+    pub(super) upstream: u64,
+    pub(super) saved: u64,
+}
+
+/// Receipts that were not merged for one reason.
+#[derive(Debug, Serialize)]
+pub(super) struct Unmerged {
+    pub(super) reason: &'static str,
+    pub(super) receipts: u64,
+}
+
 /// `/instances`.
 #[derive(Debug, Serialize)]
 pub(super) struct Instances {
-    /// Those with a metrics label, sorted by name.
+    /// Those with a metrics label: by their problem, then by traffic.
     pub(super) instances: Vec<Instance>,
     /// The total of all others.
     pub(super) other: Instance,
@@ -52,6 +122,10 @@ pub(super) struct Instances {
 pub(super) struct Instance {
     pub(super) instance: Box<str>,
     pub(super) tenant: Option<Box<str>>,
+    /// The most severe first.
+    pub(super) problems: Vec<Problem>,
+    /// Requests per minute in the last two minutes.
+    pub(super) per_minute: f64,
     pub(super) budgets: Vec<Budget>,
     /// Requests waiting for a bucket token.
     pub(super) queued: i64,
@@ -61,10 +135,15 @@ pub(super) struct Instance {
     pub(super) rejected: Rejected,
     /// Upstream responses with status 429.
     pub(super) throttled: u64,
+    /// Requests that the upstream failed in another way, by status code.
+    pub(super) errors: BTreeMap<&'static str, u64>,
+    /// Upstream calls that merging made unnecessary.
+    pub(super) saved: u64,
+    pub(super) would: Would,
 }
 
 /// Requests by route.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Requests {
     pub(super) seen: u64,
     pub(super) other: u64,
@@ -78,13 +157,12 @@ pub(super) struct Rejected {
     pub(super) paused: u64,
 }
 
-/// One of the last failures.
+/// Failures of one kind: the last one, and how many there were.
 #[derive(Debug, Serialize)]
 pub(super) struct Failed {
-    /// The last time, in RFC 3339, UTC.
     pub(super) time: String,
     pub(super) status: u16,
-    /// The error code of a response that the gateway made; `None` if the upstream made it.
+    /// The code of a response that the gateway made; `None` if the upstream made it.
     pub(super) code: Option<&'static str>,
     pub(super) route: &'static str,
     pub(super) instance: Box<str>,
@@ -93,58 +171,187 @@ pub(super) struct Failed {
 }
 
 impl Status {
-    pub(super) fn of(gateway: &Gateway, ready: bool, uptime: Duration) -> Self {
+    pub(super) fn of(gateway: &Gateway, history: &History, ready: bool, uptime: Duration) -> Self {
         let metrics = gateway.metrics();
-        let [receipts, others] =
-            [Route::Seen, Route::Other].map(|route| metrics.requests[route as usize].total());
+        let now = Instant::now();
         // The counters are read one after another, so under load the figures can differ by a few
         // requests.
-        let [receipt_calls, other_calls] =
-            [Route::Seen, Route::Other].map(|route| metrics.upstream[route as usize].total());
-        let failures = metrics.failures.newest_first();
+        let totals = Totals::read(metrics, now);
+        let instances = Instances::of(gateway, history);
+        let samples = history.totals();
+        let mut problems = judge::gateway(metrics, history, (&samples, &totals), SystemTime::now());
+        let listed = instances.instances.iter();
+        problems.extend(listed.flat_map(|of| of.problems.iter().cloned()));
         Self {
             version: env!("CARGO_PKG_VERSION"),
             ready,
             uptime: uptime.as_secs_f64(),
-            calls: receipts + others,
-            upstream: receipt_calls + other_calls,
-            receipts,
-            receipt_calls,
-            saved: metrics.saved.get(),
+            problems,
+            observing: Observing::of(gateway, &instances),
+            calls: totals.requests,
+            upstream: totals.upstream,
+            receipts: totals.receipts,
+            receipt_calls: totals.receipt_calls,
+            saved: metrics.saved(),
+            merged: metrics.receipts.merged(),
+            unmerged: unmerged(metrics),
             in_flight: metrics.in_flight.get(),
             connections: metrics.connections.get(),
-            instances: Instances::of(gateway),
-            failures: failures
-                .into_iter()
-                .map(|failure| Failed {
-                    // UTC: the gateway knows no time zone of its operators.
-                    time: humantime::format_rfc3339_millis(failure.time).to_string(),
-                    status: failure.status.as_u16(),
-                    code: failure.code,
-                    route: failure.route.as_str(),
-                    instance: failure.instance,
-                    times: failure.times,
-                })
-                .collect(),
+            history: Rates::of(&samples),
+            tenants: tenants(metrics, &instances),
+            instances,
+            failures: failures(metrics),
         }
     }
 }
 
+impl Observing {
+    fn of(gateway: &Gateway, instances: &Instances) -> Self {
+        let shared = &gateway.server().proxy.shared;
+        let all = instances
+            .instances
+            .iter()
+            .chain([&instances.other, &instances.none]);
+        Self {
+            limit: shared.limiter.observes(),
+            batch: shared.batcher.observes(),
+            would: all.fold(Would::default(), |sum, of| Would {
+                save: sum.save + of.would.save,
+                delay: sum.delay + of.would.delay,
+                reject: sum.reject + of.would.reject,
+            }),
+        }
+    }
+
+    /// Whether anything is only observed.
+    pub(super) fn is_on(&self) -> bool {
+        self.limit || self.batch
+    }
+}
+
+impl Rates {
+    fn of(samples: &[Totals]) -> Self {
+        let rates = |count: fn(&Totals) -> u64| {
+            let pairs = samples.windows(2);
+            let rate = pairs.map(|pair| {
+                // Not `STEP`: a sample may be late.
+                let seconds = (pair[1].at - pair[0].at).as_secs_f64().max(0.001);
+                (count(&pair[1]) - count(&pair[0])) as f64 / seconds
+            });
+            // Three digits: more is noise, and would make the page larger.
+            rate.map(|rate| (rate * 1e3).round() / 1e3).collect()
+        };
+        let factor = samples.first().zip(samples.last()).and_then(|(old, new)| {
+            let calls = new.receipt_calls - old.receipt_calls;
+            let receipts = new.receipts - old.receipts;
+            (calls > 0 && receipts > 0).then(|| receipts as f64 / calls as f64)
+        });
+        Self {
+            step: STEP.as_secs_f64(),
+            requests: rates(|totals| totals.requests),
+            upstream: rates(|totals| totals.upstream),
+            factor,
+        }
+    }
+}
+
+/// The tenants of the settings, the one with most requests first, and the sum of all
+/// requests without one; empty without tenants.
+fn tenants(metrics: &Metrics, instances: &Instances) -> Vec<Tenant> {
+    let total = |name: &str, series: &TenantSeries| {
+        let is_of = |instance: &&Instance| instance.tenant.as_deref() == Some(name);
+        let of = || instances.instances.iter().filter(is_of);
+        Tenant {
+            tenant: Box::from(name),
+            instances: of().count(),
+            problems: of().filter(|of| !of.problems.is_empty()).count(),
+            per_minute: of().map(|of| of.per_minute).sum(),
+            requests: Requests {
+                seen: series.requests(Route::Seen).get(),
+                other: series.requests(Route::Other).get(),
+            },
+            upstream: series.upstream().get(),
+            saved: series.savings.get(),
+        }
+    };
+    let named = metrics.named_tenants();
+    if named.is_empty() {
+        return Vec::new();
+    }
+    let mut all: Vec<_> = named
+        .iter()
+        .map(|(name, series)| total(name, series))
+        .collect();
+    all.sort_by_key(|of| Reverse(of.requests.seen + of.requests.other));
+    let mut rest = total(OTHER, &metrics.other_tenants());
+    let without = instances.instances.iter().filter(|of| of.tenant.is_none());
+    rest.instances = without.clone().count();
+    rest.problems = without.clone().filter(|of| !of.problems.is_empty()).count();
+    rest.per_minute = without.map(|of| of.per_minute).sum();
+    all.push(rest);
+    all
+}
+
+fn failures(metrics: &Metrics) -> Vec<Failed> {
+    let failures = metrics.failures.newest_first().into_iter();
+    let failed = failures.map(|failure| Failed {
+        // UTC: the gateway knows no time zone of its operators.
+        time: humantime::format_rfc3339_millis(failure.time).to_string(),
+        status: failure.status.as_u16(),
+        code: failure.code,
+        route: failure.route.as_str(),
+        instance: failure.instance,
+        times: failure.times,
+    });
+    failed.collect()
+}
+
+/// The reasons for which any receipt was not merged.
+fn unmerged(metrics: &Metrics) -> Vec<Unmerged> {
+    let counted = NotMerged::ALL.into_iter().map(|reason| Unmerged {
+        reason: reason.as_str(),
+        receipts: metrics.receipts.unmerged(reason),
+    });
+    let mut counted: Vec<_> = counted.filter(|of| of.receipts > 0).collect();
+    // Stable: equal counts stay in the order of the reasons.
+    counted.sort_by_key(|of| Reverse(of.receipts));
+    counted
+}
+
 impl Instances {
-    pub(super) fn of(gateway: &Gateway) -> Self {
+    pub(super) fn of(gateway: &Gateway, history: &History) -> Self {
         let metrics: &Metrics = gateway.metrics();
         let shared = &gateway.server().proxy.shared;
         let tenants = shared.tenants.load();
+        let now = Instant::now();
+        let max_queue = metrics.scraped().queue_limit();
         // A snapshot of the list: its lock is not held while the buckets are read.
         let named = metrics.named_instances();
         let named = named.iter().map(|series| {
             let mut instance = Instance::counts(series);
             instance.tenant = tenants.name_of(&series.name).as_deref().map(Box::from);
             instance.budgets = shared.limiter.budgets(&series.name);
+            let recent = history.recent(series, now);
+            instance.per_minute = recent.counts.requests as f64 * 60.0 / recent.seconds.max(1.0);
+            let pauses = instance.budgets.iter().map(|of| of.pause);
+            let present = judge::Present {
+                name: &series.name,
+                queued: instance.queued,
+                max_queue,
+                pause: pauses.fold(0.0, f64::max),
+                throttled: instance.throttled,
+            };
+            instance.problems = judge::instance(present, &recent);
             instance
         });
+        let mut instances: Vec<_> = named.collect();
+        // Stable, so that instances without a difference stay sorted by name.
+        instances.sort_by(|one, other| {
+            let severity = other.severity().cmp(&one.severity());
+            severity.then(other.per_minute.total_cmp(&one.per_minute))
+        });
         Self {
-            instances: named.collect(),
+            instances,
             other: Instance::counts(metrics.other_instances()),
             none: Instance::counts(metrics.no_instance()),
         }
@@ -152,11 +359,16 @@ impl Instances {
 }
 
 impl Instance {
-    /// The counters of one series, without tenant and budgets.
+    /// The counters of one series, without tenant, budgets and problems.
     fn counts(series: &InstanceSeries) -> Self {
+        let rejected = |reason| series.rejected(reason).get();
+        let would = Reason::ALL.map(|reason| series.would_reject(reason).get());
+        let errors = UpstreamFailure::ALL.map(|of| (of.as_str(), series.errors(of).get()));
         Self {
             instance: series.name.clone(),
             tenant: None,
+            problems: Vec::new(),
+            per_minute: 0.0,
             budgets: Vec::new(),
             queued: series.queued.get(),
             requests: Requests {
@@ -164,11 +376,23 @@ impl Instance {
                 other: series.requests(Route::Other).get(),
             },
             rejected: Rejected {
-                queue_full: series.rejected(Reason::QueueFull).get(),
-                max_wait: series.rejected(Reason::MaxWait).get(),
-                paused: series.rejected(Reason::Paused).get(),
+                queue_full: rejected(Reason::QueueFull),
+                max_wait: rejected(Reason::MaxWait),
+                paused: rejected(Reason::Paused),
             },
             throttled: series.throttled.get(),
+            errors: errors.into(),
+            saved: series.savings.get(),
+            would: Would {
+                save: series.would_save.get(),
+                delay: series.would_delay.get(),
+                reject: would.iter().sum(),
+            },
         }
+    }
+
+    /// The severity of its worst problem.
+    pub(super) fn severity(&self) -> Option<Severity> {
+        self.problems.first().map(|problem| problem.severity)
     }
 }

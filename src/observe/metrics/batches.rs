@@ -18,11 +18,11 @@ pub(crate) struct Batches {
     pub(crate) ids: Histogram,
     /// Time from a batch's first caller to its sealing.
     pub(crate) wait: Histogram,
-    /// Batches split because the upstream refused them as a whole.
+    /// Upstream calls whose callers had to be sent again separately.
     pub(crate) splits: IntCounter,
     /// Upstream calls of receipts that were sent again.
     pub(crate) retries: IntCounter,
-    /// Batches that callers can join now.
+    /// Batches that have not been sent.
     pub(crate) open: IntGauge,
 }
 
@@ -46,7 +46,7 @@ impl Batches {
             ),
             splits: registrar.counter(
                 "wawp_gateway_batch_splits_total",
-                "Batches split after the upstream refused them as a whole.",
+                "Upstream calls for several receipts that were rejected, so that their receipts were sent again separately.",
             ),
             retries: registrar.counter(
                 "wawp_gateway_batch_retries_total",
@@ -54,7 +54,7 @@ impl Batches {
             ),
             open: registrar.gauge(
                 "wawp_gateway_batches_open",
-                "Batches that callers can join now.",
+                "Batches that have not been sent.",
             ),
         }
     }

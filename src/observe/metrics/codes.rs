@@ -63,6 +63,13 @@ impl Codes {
         counters.map(IntCounter::get).sum::<u64>() + self.error.get()
     }
 
+    /// The total of the codes from 500 to 599.
+    pub(crate) fn server_errors(&self) -> u64 {
+        let range = usize::from(500 - FIRST)..usize::from(600 - FIRST);
+        let counters = self.by_code[range].iter().filter_map(OnceLock::get);
+        counters.map(IntCounter::get).sum()
+    }
+
     /// The counter of calls without a response.
     pub(crate) fn error(&self) -> &IntCounter {
         &self.error

@@ -12,10 +12,10 @@ use http::StatusCode;
 
 use super::Route;
 
-/// Enough for a person to read.
-const MAX: usize = 20;
+/// Enough to find one failing instance among many; the page groups them.
+const MAX: usize = 64;
 
-/// A request that failed: with an error of the gateway or a 5xx of the upstream.
+/// A request that failed: with an error of the gateway or a 4xx or 5xx of the upstream.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) time: SystemTime,

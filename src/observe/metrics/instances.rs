@@ -6,9 +6,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use http::StatusCode;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::registrar::Registrar;
+use super::savings::Savings;
 use super::{NONE, OTHER, Reason, Route};
 
 /// A longer name gets no label; the upstream's names have 12 characters.
@@ -23,9 +25,64 @@ pub(crate) struct InstanceSeries {
     pub(crate) queued: IntGauge,
     /// Upstream responses with status 429.
     pub(crate) throttled: IntCounter,
+    /// Upstream calls saved by merging.
+    pub(crate) savings: Savings,
+    /// Upstream calls that merging would have saved.
+    pub(crate) would_save: IntCounter,
+    /// Upstream calls that would have waited for a bucket token.
+    pub(crate) would_delay: IntCounter,
     rejected: [IntCounter; 3],
     would_reject: [IntCounter; 3],
     requests: [IntCounter; 2],
+    errors: [IntCounter; 5],
+}
+
+/// How the upstream failed a request, other than by a 429.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UpstreamFailure {
+    /// 401: the token is wrong, or the phone is not linked.
+    Unauthorized,
+    /// 404: nothing has this name, or the phone is not linked.
+    NotFound,
+    /// Another 4xx.
+    Client,
+    /// A 5xx.
+    Server,
+    /// No complete response.
+    NoResponse,
+}
+
+impl UpstreamFailure {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Unauthorized,
+        Self::NotFound,
+        Self::Client,
+        Self::Server,
+        Self::NoResponse,
+    ];
+
+    /// The failure that a response of the upstream is; `None` for a success, and for a
+    /// 429, which has a counter of its own.
+    pub(crate) fn of(status: StatusCode) -> Option<Self> {
+        match status {
+            StatusCode::TOO_MANY_REQUESTS => None,
+            StatusCode::UNAUTHORIZED => Some(Self::Unauthorized),
+            StatusCode::NOT_FOUND => Some(Self::NotFound),
+            _ if status.is_client_error() => Some(Self::Client),
+            _ if status.is_server_error() => Some(Self::Server),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Unauthorized => "401",
+            Self::NotFound => "404",
+            Self::Client => "4xx",
+            Self::Server => "5xx",
+            Self::NoResponse => "error",
+        }
+    }
 }
 
 impl InstanceSeries {
@@ -37,6 +94,11 @@ impl InstanceSeries {
     /// Requests that would have been refused for this reason, if limits were enforced.
     pub(crate) fn would_reject(&self, reason: Reason) -> &IntCounter {
         &self.would_reject[reason as usize]
+    }
+
+    /// Requests that the upstream failed in this way.
+    pub(crate) fn errors(&self, failure: UpstreamFailure) -> &IntCounter {
+        &self.errors[failure as usize]
     }
 
     /// Responses to client requests.
@@ -63,6 +125,10 @@ struct Families {
     rejected: IntCounterVec,
     would_reject: IntCounterVec,
     requests: IntCounterVec,
+    errors: IntCounterVec,
+    saved: IntCounterVec,
+    would_save: IntCounterVec,
+    would_delay: IntCounterVec,
 }
 
 impl Instances {
@@ -92,6 +158,26 @@ impl Instances {
                 "wawp_gateway_instance_requests_total",
                 "Responses to client requests, by instance and route.",
                 &["instance", "route"],
+            ),
+            errors: registrar.counters(
+                "wawp_gateway_instance_upstream_errors_total",
+                "Client requests that the upstream failed, by instance and status code; \"4xx\" without 401, 404 and 429.",
+                &["instance", "code"],
+            ),
+            saved: registrar.counters(
+                "wawp_gateway_instance_upstream_requests_saved_total",
+                "Upstream calls saved by merging, by instance.",
+                &["instance"],
+            ),
+            would_save: registrar.counters(
+                "wawp_gateway_would_save_upstream_requests_total",
+                "Upstream calls that merging would have saved, if batch.mode is \"observe\", by instance.",
+                &["instance"],
+            ),
+            would_delay: registrar.counters(
+                "wawp_gateway_would_delay_total",
+                "Upstream calls that would have waited for a bucket token, if limit.mode is \"observe\", by instance.",
+                &["instance"],
             ),
         };
         Self {
@@ -147,10 +233,15 @@ impl Families {
             name: Box::from(name),
             queued: self.queued.with_label_values(&[name]),
             throttled: self.throttled.with_label_values(&[name]),
+            savings: Savings::new(self.saved.with_label_values(&[name])),
+            would_save: self.would_save.with_label_values(&[name]),
+            would_delay: self.would_delay.with_label_values(&[name]),
             rejected: by_reason(&self.rejected),
             would_reject: by_reason(&self.would_reject),
             requests: Route::ALL
                 .map(|route| self.requests.with_label_values(&[name, route.as_str()])),
+            errors: UpstreamFailure::ALL
+                .map(|failure| self.errors.with_label_values(&[name, failure.as_str()])),
         }
     }
 }

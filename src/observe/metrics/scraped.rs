@@ -7,6 +7,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use prometheus::core::Collector;
 use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec};
 
 use super::Metrics;
@@ -27,6 +28,8 @@ pub(crate) struct Scraped {
     tokens: GaugeVec,
     paused: GaugeVec,
     max_queue: IntGauge,
+    limit_observed: IntGauge,
+    batch_observed: IntGauge,
     idle: IntGauge,
     active: IntGauge,
     draining: IntGauge,
@@ -58,7 +61,14 @@ impl Scraped {
             "Open connections to the upstream, by state.",
             &["state"],
         );
+        let mode = registrar.gauges(
+            "wawp_gateway_mode",
+            "1 if batch.mode or limit.mode is \"observe\", 0 if it is in force.",
+            &["what"],
+        );
         Self {
+            limit_observed: mode.with_label_values(&["limit"]),
+            batch_observed: mode.with_label_values(&["batch"]),
             tokens: registrar.float_gauges(
                 "wawp_gateway_limit_tokens",
                 "Tokens left in the bucket of an instance with the fewest.",
@@ -88,8 +98,33 @@ impl Scraped {
         }
     }
 
+    /// `limit.max_queue`.
+    pub(crate) fn queue_limit(&self) -> i64 {
+        self.max_queue.get()
+    }
+
+    /// Seconds until the certificate in use expires.
+    pub(crate) fn certificate_seconds(&self, now: SystemTime) -> Option<i64> {
+        let expiry = self.certificate_expiry.collect();
+        let sample = expiry.first()?.get_metric().first()?;
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Some(sample.get_gauge().get_value() as i64 - now.as_secs() as i64)
+    }
+
+    /// Seconds left of a drain.
+    pub(crate) fn drain_seconds(&self, now: SystemTime) -> Option<f64> {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        (self.draining.get() == 1).then(|| self.drain_deadline.get() - now.as_secs_f64())
+    }
+
     pub(crate) fn max_queue(&self, calls: usize) {
         self.max_queue.set(whole(calls));
+    }
+
+    /// Whether limits and merging are only observed.
+    pub(crate) fn modes(&self, limit_observed: bool, batch_observed: bool) {
+        self.limit_observed.set(limit_observed.into());
+        self.batch_observed.set(batch_observed.into());
     }
 
     pub(crate) fn upstream_connections(&self, idle: usize, active: usize) {

@@ -7,15 +7,18 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use prometheus::core::Collector;
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};
 
 use super::registrar::Registrar;
+use super::savings::Savings;
 use super::{OTHER, Route};
 
 /// The metrics of all tenants.
 pub(super) struct Tenants {
     requests: IntCounterVec,
     upstream: IntCounterVec,
+    saved: IntCounterVec,
     weight: IntGaugeVec,
     current: Mutex<HashMap<Box<str>, Arc<TenantSeries>>>,
     other: Arc<TenantSeries>,
@@ -26,6 +29,8 @@ pub(super) struct Tenants {
 pub(crate) struct TenantSeries {
     requests: [IntCounter; 2],
     upstream: IntCounter,
+    /// Upstream calls saved by merging.
+    pub(crate) savings: Savings,
 }
 
 impl Tenants {
@@ -40,6 +45,11 @@ impl Tenants {
             "Upstream calls, by tenant; \"other\" for instances of no tenant.",
             &["tenant"],
         );
+        let saved = registrar.counters(
+            "wawp_gateway_upstream_requests_saved_total",
+            "Upstream calls saved by merging, by tenant; \"other\" for instances of no tenant.",
+            &["tenant"],
+        );
         let weight = registrar.gauges(
             "wawp_gateway_tenant_weight",
             "A tenant's weight in sharing the egress limit.",
@@ -47,9 +57,10 @@ impl Tenants {
         );
         Self {
             // The settings refuse a tenant with this name.
-            other: Arc::new(TenantSeries::new(&requests, &upstream, OTHER)),
+            other: Arc::new(TenantSeries::new(&requests, &upstream, &saved, OTHER)),
             requests,
             upstream,
+            saved,
             weight,
             current: Mutex::default(),
         }
@@ -66,7 +77,12 @@ impl Tenants {
             let gauge = self.weight.with_label_values(&[name]);
             gauge.set(i64::from(weight.get()));
             let series = gone.remove(name).unwrap_or_else(|| {
-                Arc::new(TenantSeries::new(&self.requests, &self.upstream, name))
+                Arc::new(TenantSeries::new(
+                    &self.requests,
+                    &self.upstream,
+                    &self.saved,
+                    name,
+                ))
             });
             current.insert(Box::from(name), series);
         }
@@ -81,6 +97,28 @@ impl Tenants {
         Arc::clone(self.lock().get(name).unwrap_or(&self.other))
     }
 
+    /// The tenants of the settings with their metrics, sorted by name.
+    pub(super) fn all_named(&self) -> Vec<(Box<str>, Arc<TenantSeries>)> {
+        let current = self.lock();
+        let named = current.iter();
+        let mut all: Vec<_> = named
+            .map(|(name, series)| (name.clone(), Arc::clone(series)))
+            .collect();
+        drop(current);
+        all.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        all
+    }
+
+    /// Upstream calls saved by merging, also for tenants that were removed.
+    pub(super) fn saved(&self) -> u64 {
+        let families = self.saved.collect();
+        let samples = families.iter().flat_map(|family| family.get_metric());
+        // Counters are whole numbers far below 2^53, so the conversion is exact.
+        samples
+            .map(|sample| sample.get_counter().get_value())
+            .sum::<f64>() as u64
+    }
+
     /// The metrics of requests without a tenant.
     pub(super) fn other(&self) -> Arc<TenantSeries> {
         Arc::clone(&self.other)
@@ -92,10 +130,16 @@ impl Tenants {
 }
 
 impl TenantSeries {
-    fn new(requests: &IntCounterVec, upstream: &IntCounterVec, name: &str) -> Self {
+    fn new(
+        requests: &IntCounterVec,
+        upstream: &IntCounterVec,
+        saved: &IntCounterVec,
+        name: &str,
+    ) -> Self {
         Self {
             requests: Route::ALL.map(|route| requests.with_label_values(&[name, route.as_str()])),
             upstream: upstream.with_label_values(&[name]),
+            savings: Savings::new(saved.with_label_values(&[name])),
         }
     }
 

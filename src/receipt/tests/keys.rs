@@ -7,6 +7,75 @@ fn with(headers: &[(&str, &str)]) -> MergeKey {
     read(PATH, headers, br#"{"chatId":"1"}"#).unwrap().key
 }
 
+#[test]
+fn the_default_charset_and_the_boundary_are_no_part_of_a_type() {
+    let of = |value: &str| with(&[("content-type", value)]);
+    let json = of("application/json");
+    for same in [
+        "application/json; charset=utf-8",
+        "application/json;charset=UTF-8",
+        "application/json; charset=\"utf-8\"",
+        "application/json;",
+    ] {
+        assert!(json == of(same), "{same}");
+    }
+    for other in [
+        "application/json; charset=us-ascii",
+        "application/json; v=1",
+        "application/vnd.api+json",
+        "text/plain",
+        "text/plain; charset=utf-8; format=flowed",
+    ] {
+        assert!(json != of(other), "{other}");
+    }
+    assert!(json != with(&[]), "without a type");
+    let part = |boundary: &str| {
+        let content_type = format!("multipart/form-data; boundary={boundary}");
+        let body = format!(
+            "--{boundary}\r\nContent-Disposition: form-data; name=\"chatId\"\r\n\r\n1\r\n--{boundary}--"
+        );
+        let headers = [("content-type", &*content_type)];
+        read(PATH, &headers, body.as_bytes()).unwrap().key
+    };
+    assert!(part("a") == part("bb"));
+}
+
+#[test]
+fn the_carrier_is_part_of_the_key() {
+    let form = of_form("chatId=1").unwrap().key;
+    let keys = [
+        ("json".to_owned(), body(r#"{"chatId":"1"}"#)),
+        ("query".to_owned(), query("chatId=1")),
+        ("form".to_owned(), form),
+    ];
+    all_differ(&keys);
+}
+
+#[test]
+fn what_the_settings_ignore_is_no_part_of_the_key() {
+    let settings = config::Batch {
+        ignore_headers: vec!["accept-language".to_owned()],
+        ignore_fields: vec!["_".to_owned(), "session".to_owned()],
+        ..SETTINGS.clone()
+    };
+    let key = |query: &str, language: &str, session: &str| {
+        let head = head(
+            "POST",
+            &format!("{PATH}?{query}"),
+            &[("accept-language", language)],
+        );
+        let body = format!(r#"{{"chatId":"1","session":{session}}}"#);
+        Receipt::read(&settings, head, Bytes::from(body))
+            .unwrap()
+            .key
+    };
+    let one = key("_=1&a=1", "en", "1");
+    assert!(one == key("_=2&a=1", "de", "[2]"));
+    assert!(one == key("a=1", "en", "1"));
+    assert!(one != key("_=1&a=2", "en", "1"));
+    assert!(one != key("_=1&a=1&__=1", "en", "1"));
+}
+
 fn body(body: &str) -> MergeKey {
     of_body(body).unwrap_or_else(|| panic!("{body}")).key
 }
@@ -30,8 +99,14 @@ fn bodies_with_different_keys() {
         r#"{"chatId":"1"}"#,
         r#"{"chatId":"2"}"#,
         r#"{"chatId":""}"#,
-        // The same text to a JSON reader, but not the same bytes.
-        r#"{"chatId":"\u0031"}"#,
+        // Keys that nobody knows.
+        r#"{"chatId":"1","reply_to":null}"#,
+        r#"{"chatId":"1","reply_to":"null"}"#,
+        r#"{"chatId":"1","reply_to":1}"#,
+        r#"{"chatId":"1","reply_to":{"a":[1,{}]}}"#,
+        r#"{"chatId":"1","reply_to":{"a":[1,[]]}}"#,
+        r#"{"chatId":"1","Reply_to":null}"#,
+        r#"{"chatId":"1","session":"s","reply_to":null}"#,
         r#"{"chatId":"1","participant":null}"#,
         r#"{"chatId":"1","participant":"null"}"#,
         r#"{"chatId":"1","participant":""}"#,
@@ -56,7 +131,7 @@ fn the_source_of_a_credential_is_part_of_the_key() {
         &'static [(&'static str, &'static str)],
         &'static str,
     );
-    let sources: [Source; 9] = [
+    let sources: [Source; 10] = [
         (PATH, &[], body),
         ("/v2/send/seen?access_token=t", &[], body),
         ("/v2/send/seen?instance_id=t", &[], body),
@@ -65,7 +140,9 @@ fn the_source_of_a_credential_is_part_of_the_key() {
         (PATH, &[("cookie", "t")], body),
         (PATH, &[("x-instance-id", "t")], body),
         (PATH, &[], r#"{"chatId":"1","access_token":"t"}"#),
-        ("/v2/send/seen?access_token=%74", &[], body),
+        // A header that CGI reads as the same one.
+        (PATH, &[("access_token", "t")], body),
+        (PATH, &[("x_instance_id", "t")], body),
     ];
     let keys = sources.map(|(target, headers, body)| {
         let key = read(target, headers, body.as_bytes()).unwrap().key;
@@ -85,7 +162,6 @@ fn each_field_that_can_change_the_response_is_part_of_the_key() {
         "accept",
         "accept-language",
         "accept-encoding",
-        "content-type",
         "origin",
         "x-wawp-a",
         "x-wawp-",
@@ -94,8 +170,13 @@ fn each_field_that_can_change_the_response_is_part_of_the_key() {
         for value in ["", "a", "A", "b"] {
             keys.push((format!("{name}: {value}"), with(&[(name, value)])));
         }
-        keys.push((format!("{name} twice"), with(&[(name, "a"), (name, "b")])));
-        keys.push((format!("{name} turned"), with(&[(name, "b"), (name, "a")])));
+        for (order, pair) in [("twice", ["a", "b"]), ("turned", ["b", "a"])] {
+            let pair = pair.map(|value| (name, value));
+            // Two credentials or instances are ambiguous, and do not merge at all.
+            if let Some(receipt) = read(PATH, &pair, br#"{"chatId":"1"}"#) {
+                keys.push((format!("{name} {order}"), receipt.key));
+            }
+        }
         // Texts that would pass for two values if they were concatenated.
         keys.push((format!("{name} strung"), with(&[(name, "a+b")])));
         keys.push((format!("{name} joined"), with(&[(name, "a, b")])));
@@ -108,7 +189,19 @@ fn queries_with_different_keys() {
     let queries = [
         "chatId=1",
         "chatId=2",
-        "chatId=%31",
+        "chatId=%FF",
+        "chatId=%FE",
+        "chatId=1&chat%49d2=1",
+        "chatId=1&flag",
+        "chatId=1&flag=",
+        "chatId=1&a[]=1&a[]=2",
+        "chatId=1&a[]=2&a[]=1",
+        "chatId=1&a[0]=1&a[1]=2",
+        "chatId=1&a[]&a[b]=a[c]",
+        "chatId=1&a[]=a[b]&a[c]",
+        "chatId=1&a.b",
+        "chatId=1&a_b=a.b",
+        "chatId[0]=1",
         "chatId=1&participant=null",
         "chatId=1&participant=",
         "chatId=1&participant=3",
@@ -144,7 +237,11 @@ fn differences_that_are_no_part_of_the_key() {
         ),
         (
             r#"{"chatId":"1"}"#.to_owned(),
-            r#"{"ch\u0061tId":"1"}"#.to_owned(),
+            r#"{"ch\u0061tId":"\u0031"}"#.to_owned(),
+        ),
+        (
+            r#"{"chatId":"1","x":{"a":[1,2],"b":null}}"#.to_owned(),
+            r#"{"x":{"b": null, "a":[ 1, 2 ] },"chatId":"1"}"#.to_owned(),
         ),
         // The ids themselves.
         (
@@ -161,6 +258,11 @@ fn differences_that_are_no_part_of_the_key() {
         ("chatId=1&instance_id=2", "instance_id=2&chatId=1"),
         ("chatId=1&messageIds=[]", "chatId=1"),
         ("messageIds=[]&chatId=1", "chatId=1"),
+        ("chatId=1", "ch%61tId=%31"),
+        ("chatId=a+b%2c", "chatId=a%20b%2C"),
+        ("chatId=1", "chatId=1&"),
+        ("chatId=1", "&&chatId=1"),
+        ("chatId=1&a[]=1", "a%5B%5d=1&chatId=1"),
         (
             "chatId=1&messageIds=[%22false_1_A%22]",
             "messageIds=%5B%22false_1_B%22%5D&chatId=1",

@@ -107,7 +107,7 @@ fn the_room_for_ids_is_exact_to_the_byte() {
         let (mut taken, mut list) = (0, Vec::new());
         for n in 0.. {
             let id = format!("false_1@c.us_{n:x}");
-            taken += receipt.form().cost(&id);
+            taken += receipt.id_cost(&id);
             if taken > receipt.max_id_bytes() {
                 break;
             }

@@ -28,6 +28,13 @@ use crate::identity::{Findings, TOKEN_HEADER, query};
 /// their credential at most three times.
 const MAX_OCCURRENCES: usize = 16;
 
+/// What a head becomes: not applied before all keys can be replaced.
+struct HeadEdits {
+    /// The fields that hold a key, in their order.
+    fields: Vec<HeaderValue>,
+    target: Option<(Uri, Option<RawTarget>)>,
+}
+
 /// The keys found in one request.
 pub(crate) struct Search<'k> {
     keyring: &'k Keyring,
@@ -41,8 +48,8 @@ pub(crate) struct Search<'k> {
     in_parts: Vec<String>,
     /// All keys found, those in headers included.
     occurrences: usize,
-    /// The index of the key in the keyring.
-    owner: Option<usize>,
+    /// The index in the keyring of the key that was found last.
+    key: Option<usize>,
     /// There are keys of several tenants.
     is_mixed: bool,
 }
@@ -58,7 +65,7 @@ impl Keyring {
             in_body: Vec::new(),
             in_parts: Vec::new(),
             occurrences: 0,
-            owner: None,
+            key: None,
             is_mixed: false,
         };
         for (at, text) in query::tokens(head.uri.query().unwrap_or_default()) {
@@ -79,7 +86,7 @@ impl Keyring {
     /// The bytes of a header field that are a key.
     fn find_in_field(&self, value: &HeaderValue, client: Client) -> Option<Range<usize>> {
         let value = value.as_bytes();
-        candidates(value).find(|at| self.owner(&value[at.clone()], client).is_some())
+        candidates(value).find(|at| self.find(&value[at.clone()], client).is_some())
     }
 }
 
@@ -96,52 +103,59 @@ impl Search<'_> {
         scan::scan_body(self, headers, body).await.map(drop)
     }
 
-    /// Replaces all keys found by the token; `None` if there are none and nothing
-    /// changed.
+    /// Replaces all keys found by the token; `None` if there are none.
     ///
     /// # Errors
-    /// The key does not open the instance, or cannot be replaced. Some keys may have been
-    /// replaced already.
+    /// The key does not open the instance, or cannot be replaced. Nothing has changed.
     pub(crate) fn replace(
         self,
         head: &mut Parts,
         body: &mut ClientBody,
     ) -> Result<Option<Substitution>, Refusal> {
-        let Some(owner) = self.owner else {
+        let Some(key) = self.key else {
             return Ok(None);
         };
-        let token = self.token(owner)?;
-        if self.occurrences > MAX_OCCURRENCES {
-            return Err(Refusal::TooMany(MAX_OCCURRENCES));
-        }
-        let key = &self.keyring.keys[owner].text;
+        let token = self.token(key)?;
+        let key = &self.keyring.keys[key].text;
+        let edits = self.edit_head(head, token.expose())?;
         self.replace_in_body(head, body, token.expose())?;
-        self.replace_in_query(head, token.expose())?;
-        for (name, value) in &mut head.headers {
-            if !is_credential(name) {
-                continue;
-            }
-            if let Some(at) = self.keyring.find_in_field(value, self.client) {
-                let replaced = replaced_in_field(value, at, token.expose());
-                *value = replaced.ok_or(Refusal::NotReplaceable("in this header"))?;
-            }
-        }
+        self.apply(edits, head);
         Ok(Some(Substitution::new(key.clone(), token.clone())))
+    }
+
+    /// Replaces all keys found in the head of a preflight, by nothing if they do not
+    /// open the instance or cannot be replaced.
+    pub(crate) fn replace_or_remove(self, head: &mut Parts) {
+        let Some(key) = self.key else {
+            return;
+        };
+        let token = self.token(key).map_or("", Secret::expose);
+        let edits = self.edit_head(head, token);
+        // Without the keys a head is shorter, so that it can hold the rest.
+        if let Ok(edits) = edits.or_else(|_| self.edit_head(head, "")) {
+            self.apply(edits, head);
+        }
     }
 
     /// Records a credential if it is a key; returns whether it is one.
     fn record(&mut self, credential: &[u8]) -> bool {
-        let Some(owner) = self.keyring.owner(credential, self.client) else {
+        let Some(key) = self.keyring.find(credential, self.client) else {
             return false;
         };
         // A backend may use either key, and only one of them can be checked.
-        self.is_mixed |= self.owner.is_some_and(|first| first != owner);
-        self.owner = Some(owner);
+        let tenant_of = |key: usize| self.keyring.keys[key].tenant;
+        self.is_mixed |= self
+            .key
+            .is_some_and(|first| tenant_of(first) != tenant_of(key));
+        self.key = Some(key);
         self.occurrences += 1;
         true
     }
 
-    fn token(&self, owner: usize) -> Result<&Secret, Refusal> {
+    fn token(&self, key: usize) -> Result<&Secret, Refusal> {
+        if self.occurrences > MAX_OCCURRENCES {
+            return Err(Refusal::TooMany(MAX_OCCURRENCES));
+        }
         if self.is_mixed {
             return Err(Refusal::OtherTenant);
         }
@@ -150,15 +164,33 @@ impl Search<'_> {
         }
         let instance = self.findings.found_instance();
         self.keyring
-            .token(owner, instance.ok_or(Refusal::NoInstance)?)
+            .token(key, instance.ok_or(Refusal::NoInstance)?)
     }
 
-    fn replace_in_query(&self, head: &mut Parts, token: &str) -> Result<(), Refusal> {
+    /// The head with a token in place of the keys.
+    fn edit_head(&self, head: &Parts, token: &str) -> Result<HeadEdits, Refusal> {
+        let fields = head.headers.iter().filter(|(name, _)| is_credential(name));
+        let replaced = fields.filter_map(|(_, value)| {
+            let at = self.keyring.find_in_field(value, self.client)?;
+            let replaced = replaced_in_field(value, at, token);
+            Some(replaced.ok_or(Refusal::NotReplaceable("in this header")))
+        });
+        Ok(HeadEdits {
+            fields: replaced.collect::<Result<_, _>>()?,
+            target: self.edit_query(head, token)?,
+        })
+    }
+
+    fn edit_query(
+        &self,
+        head: &Parts,
+        token: &str,
+    ) -> Result<Option<(Uri, Option<RawTarget>)>, Refusal> {
         if self.in_query.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let Some(target) = head.uri.path_and_query() else {
-            return Ok(());
+            return Ok(None);
         };
         let mut target = target.as_str().as_bytes().to_vec();
         let query = target.len() - head.uri.query().map_or(0, str::len);
@@ -173,12 +205,27 @@ impl Search<'_> {
             target = replaced(&target, at, token.as_bytes());
         }
         // The `http` crate limits a target to 64 KiB.
-        head.uri =
-            with_target(&head.uri, target).ok_or(Refusal::NotReplaceable("in so long a query"))?;
-        if let Some(raw) = raw {
-            head.extensions.insert(raw);
+        let uri = with_target(&head.uri, target);
+        let uri = uri.ok_or(Refusal::NotReplaceable("in so long a query"))?;
+        Ok(Some((uri, raw)))
+    }
+
+    fn apply(&self, edits: HeadEdits, head: &mut Parts) {
+        let mut fields = edits.fields.into_iter();
+        for (name, value) in &mut head.headers {
+            if is_credential(name)
+                && self.keyring.find_in_field(value, self.client).is_some()
+                && let Some(replaced) = fields.next()
+            {
+                *value = replaced;
+            }
         }
-        Ok(())
+        if let Some((uri, raw)) = edits.target {
+            head.uri = uri;
+            if let Some(raw) = raw {
+                head.extensions.insert(raw);
+            }
+        }
     }
 
     fn replace_in_body(

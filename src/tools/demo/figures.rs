@@ -100,7 +100,7 @@ mod tests {
         metrics.requests[Route::Other as usize].code(ok).inc_by(2);
         metrics.upstream[Route::Seen as usize].code(ok).inc();
         metrics.upstream[Route::Other as usize].error().inc_by(2);
-        metrics.saved.inc_by(4);
+        metrics.other_tenants().savings.settle(5, 1);
         metrics.in_flight.set(3);
         let instance = metrics.other_instances();
         instance.rejected(Reason::MaxWait).inc();

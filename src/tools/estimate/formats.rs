@@ -28,6 +28,7 @@ pub(super) struct Own<'l> {
     pub(super) instance: Option<&'l str>,
     pub(super) ids: Option<u32>,
     pub(super) merge_key: Option<&'l str>,
+    pub(super) not_merged: Option<&'l str>,
     /// The line represents this many requests.
     pub(super) sampled: u64,
 }
@@ -64,6 +65,8 @@ pub(super) struct Json<'l> {
     ids: Option<u32>,
     #[serde(borrow)]
     merge_key: Option<Cow<'l, str>>,
+    #[serde(borrow)]
+    not_merged: Option<Cow<'l, str>>,
     sampled: Option<u64>,
     upstream_time: Option<f64>,
     // Caddy.
@@ -137,6 +140,7 @@ impl<'l> Json<'l> {
                 instance: self.instance.as_deref(),
                 ids: self.ids,
                 merge_key: self.merge_key.as_deref(),
+                not_merged: self.not_merged.as_deref(),
                 sampled: self.sampled.unwrap_or(1),
             }),
         })
@@ -236,6 +240,7 @@ fn own(line: &str) -> Option<Parsed<'_>> {
             instance,
             ids: pair("ids").and_then(|ids| ids.parse().ok()),
             merge_key: pair("merge_key"),
+            not_merged: pair("not_merged"),
             sampled: pair("sampled")
                 .and_then(|times| times.parse().ok())
                 .unwrap_or(1),

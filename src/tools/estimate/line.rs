@@ -4,16 +4,19 @@
 //! log can get into a message.
 
 use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 
-use http::Method;
+use bytes::Bytes;
+use http::{Method, Request};
 
 use super::arrival::{Arrival, RequestKind};
-use super::formats::{self, Json, Parsed};
+use super::formats::{self, Json, Own, Parsed};
 use super::offline::class_of;
 use crate::config::{Classes, Config};
 use crate::http::path::same_segments;
 use crate::observe::access_log::WITHHELD;
+use crate::receipt::parse::parse;
+use crate::receipt::{MergeKey, NotMerged};
 
 /// A line that was understood.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub(super) struct Line {
     pub(super) is_keyless: bool,
     /// The log shows no instance, so its bucket is unknown.
     pub(super) is_nameless: bool,
+    /// Why it would merge at no time, or only with equal receipts.
+    pub(super) reason: Option<NotMerged>,
 }
 
 /// Why a line cannot be used.
@@ -76,43 +81,14 @@ impl<'c> LineReader<'c> {
         let (path, query) = parsed.target.split_once('?').unwrap_or((parsed.target, ""));
         let method = Method::from_bytes(parsed.method.as_bytes()).unwrap_or(Method::GET);
         let mut instance = parsed.own.as_ref().and_then(|own| own.instance);
-        // Receipts may merge if everything except their ids is equal (rule: merge equality).
-        let mut key = self.hasher.build_hasher();
-        path.hash(&mut key);
-        let (mut ids, mut has_chat) = (1, false);
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            match name {
-                "messageIds" => {
-                    // Counted, not decoded: only their number matters, and no id contains a comma.
-                    ids = 1 + value.matches(',').count() + value.matches("%2C").count();
-                    continue;
-                }
-                // The first counts (rule: identity).
-                "instance_id" => instance = instance.or(Some(value)),
-                "chatId" => has_chat = true,
-                _ => {}
-            }
-            // In the order of the query, unlike in the gateway: one client always writes one order.
-            pair.hash(&mut key);
-        }
+        // The first counts (rule: identity).
+        instance = instance.or_else(|| value_of(query, "instance_id"));
         let mut paths = self.config.batch.paths.iter();
         let is_receipt = method == Method::POST && paths.any(|known| same_segments(known, path));
-        let own = parsed.own.as_ref().map(|own| (own.ids, own.merge_key));
-        let kind = match own {
-            // The gateway's own log names the merge key; other logs show only what the query
-            // contains.
-            _ if !is_receipt => RequestKind::Other,
-            Some((Some(ids), Some(text))) => RequestKind::Receipt {
-                key: Some(self.hasher.hash_one(text)),
-                ids,
-            },
-            // The gateway that wrote the log did not understand it.
-            Some(_) => RequestKind::Other,
-            None => RequestKind::Receipt {
-                key: has_chat.then(|| key.finish()),
-                ids: u32::try_from(ids).unwrap_or(u32::MAX),
-            },
+        let (kind, reason) = match &parsed.own {
+            _ if !is_receipt => (RequestKind::Other, None),
+            Some(own) => self.logged_by_the_gateway(own),
+            None => self.logged_by_others(parsed.target),
         };
         // A withheld name may be any instance.
         let instance = instance.filter(|name| !name.is_empty() && *name != WITHHELD);
@@ -126,10 +102,57 @@ impl<'c> LineReader<'c> {
                 took: parsed.took,
             },
             is_coarse: parsed.at.is_coarse,
-            is_keyless: matches!(kind, RequestKind::Receipt { key: None, .. }),
+            is_keyless: reason.is_none() && matches!(kind, RequestKind::Receipt { key: None, .. }),
+            reason,
             is_nameless: instance.is_none(),
         }
     }
+
+    /// The gateway's own log names the merge key, or why the request has none.
+    fn logged_by_the_gateway(&self, own: &Own<'_>) -> (RequestKind, Option<NotMerged>) {
+        let reason = own.not_merged.and_then(NotMerged::named);
+        let kind = match (own.ids, own.merge_key) {
+            (Some(ids), Some(text)) => RequestKind::Receipt {
+                key: Some(self.hasher.hash_one(text)),
+                ids,
+            },
+            // The gateway that wrote the log did not understand it.
+            _ => RequestKind::Other,
+        };
+        (kind, reason.filter(|reason| reason.is_of_the_request()))
+    }
+
+    /// Other logs show only what the target contains. It is read as the gateway would.
+    fn logged_by_others(&self, target: &str) -> (RequestKind, Option<NotMerged>) {
+        let keyless = RequestKind::Receipt { key: None, ids: 1 };
+        let Ok(request) = Request::post(target).body(()) else {
+            return (keyless, Some(NotMerged::RawTarget));
+        };
+        let (head, body) = (request.into_parts().0, Bytes::new());
+        match parse(&self.config.batch, &head, &body) {
+            Ok(parsed) => {
+                let ids = parsed.id_count().max(1);
+                let key = MergeKey::new(|writer| parsed.key_parts(writer));
+                let kind = RequestKind::Receipt {
+                    key: Some(self.hasher.hash_one(&key)),
+                    ids: u32::try_from(ids).unwrap_or(u32::MAX),
+                };
+                let reason = Some(parsed.reason_if_alone());
+                (kind, reason.filter(|reason| reason.is_of_the_request()))
+            }
+            // It may be in the body.
+            Err(NotMerged::NoChat) => (keyless, None),
+            Err(reason) => (keyless, Some(reason)),
+        }
+    }
+}
+
+/// The value of a key in a query, as it is written.
+fn value_of<'q>(query: &'q str, key: &str) -> Option<&'q str> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs
+        .into_iter()
+        .find_map(|(name, value)| (name == key).then_some(value))
 }
 
 #[cfg(test)]
@@ -238,15 +261,46 @@ mod tests {
             );
             reader.read(&line).unwrap().arrival.kind
         };
-        let one = kind("instance_id=1&chatId=2&messageIds=%5B%22a%22%5D");
+        let one = kind("instance_id=1&chatId=2&messageIds=%5B%22true_1_A%22%5D");
         let RequestKind::Receipt { key: same, ids: 1 } = one else {
             panic!("{one:?}")
         };
-        let two = kind("instance_id=1&chatId=2&messageIds=%5B%22a%22%2C%22b%22%5D");
+        let two = kind("chatId=2&messageIds=%5B%22true_1_A%22%2C%22true_1_B%22%5D&instance_id=1");
         assert_eq!(two, RequestKind::Receipt { key: same, ids: 2 });
         assert_ne!(kind("instance_id=1&chatId=3&messageIds=x"), one);
         let keyless = kind("instance_id=1&access_token=t");
         assert_eq!(keyless, RequestKind::Receipt { key: None, ids: 1 });
+    }
+
+    #[test]
+    fn receipts_that_would_not_merge_have_a_reason() {
+        let reason = |line: &str| read(line).unwrap().reason;
+        let line = |query: &str| {
+            format!(
+                r#"h - - [25/Nov/2026:06:45:01 +0000] "POST /v2/send/seen?instance_id=1&{query} HTTP/1.1" 201 1"#
+            )
+        };
+        for (query, expected) in [
+            ("chatId=2", None),
+            ("chatId=2&messageIds[]=true_1_A", None),
+            ("x=1", None),
+            ("chatId=2&messageIds=x", Some(NotMerged::IdsShape)),
+            ("chatId=2&messageIds=true_1_A", Some(NotMerged::ListForm)),
+            ("chatId=2&chatId=3", Some(NotMerged::AmbiguousKey)),
+            ("chatId=2&instance_id=3", Some(NotMerged::AmbiguousInstance)),
+        ] {
+            assert_eq!(reason(&line(query)), expected, "{query}");
+        }
+        for (name, expected) in [
+            ("multipart_file", Some(NotMerged::MultipartFile)),
+            ("alone", None),
+            ("something", None),
+        ] {
+            let text = format!("{OWN_TEXT} not_merged={name}");
+            assert_eq!(reason(&text), expected, "{name}");
+            let json = OWN_JSON.replacen('{', &format!(r#"{{"not_merged":"{name}","#), 1);
+            assert_eq!(reason(&json), expected, "{name}");
+        }
     }
 
     #[test]

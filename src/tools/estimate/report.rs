@@ -150,6 +150,13 @@ impl Report {
                 writeln!(f, "{count} {text}")?;
             }
         }
+        // The names are those of `not_merged` in the gateway's access log.
+        for (reason, count) in &counts.unmerged {
+            writeln!(
+                f,
+                "{count} receipts would not merge as they are written: {reason}"
+            )?;
+        }
         Ok(())
     }
 

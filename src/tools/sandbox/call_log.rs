@@ -11,7 +11,11 @@ use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{HeaderMap, Method, Version};
 use percent_encoding::percent_decode_str;
+use serde_json::Value;
 use tokio::time::Instant;
+
+use super::paths;
+use crate::tools::backends;
 
 /// Maximum of recorded requests.
 const MAX_CALLS: usize = 10_000;
@@ -103,6 +107,25 @@ impl Call {
         self.target
             .split_once('?')
             .map_or(&self.target, |(path, _)| path)
+    }
+
+    /// Whether it is a read receipt.
+    pub(super) fn is_receipt(&self) -> bool {
+        self.method == Method::POST && paths::is_receipt(self.path())
+    }
+
+    /// Returns chat and message ids as a backend in PHP reads them.
+    pub fn as_php(&self) -> Value {
+        backends::as_php(self.query(), &self.headers, &self.body).of_receipt()
+    }
+
+    /// Returns chat and message ids as a backend in Node reads them, with Express and its parser `qs`.
+    pub fn as_node(&self) -> Value {
+        backends::as_node(self.query(), &self.headers, &self.body).of_receipt()
+    }
+
+    fn query(&self) -> &str {
+        self.target.split_once('?').map_or("", |(_, query)| query)
     }
 
     /// Returns the query as it came, but with the values of credentials masked.
@@ -239,14 +262,17 @@ impl CallLog {
         ring.calls.iter().map(with_body).collect()
     }
 
-    /// Converts every record, oldest first, without copying bodies: [`Call::body`] is empty here.
-    pub(super) fn map<T>(&self, make: impl FnMut(&Call) -> T) -> Vec<T> {
-        self.lock()
-            .calls
-            .iter()
-            .map(|entry| &entry.call)
-            .map(make)
-            .collect()
+    /// Converts every record, oldest first. The bodies are copied one by one, and only those of receipts.
+    pub(super) fn map<T>(&self, mut make: impl FnMut(&Call) -> T) -> Vec<T> {
+        let ring = self.lock();
+        let convert = |entry: &Entry| match entry.call.is_receipt() {
+            true => make(&Call {
+                body: Bytes::copy_from_slice(&entry.body),
+                ..entry.call.clone()
+            }),
+            false => make(&entry.call),
+        };
+        ring.calls.iter().map(convert).collect()
     }
 
     pub(super) fn received(&self) -> u64 {

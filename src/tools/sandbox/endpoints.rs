@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, header};
-use percent_encoding::percent_decode_str;
 
 use super::params::Params;
+use super::paths;
 use super::receipts;
 use super::responses::{self, Body, Failure, Shape};
 use super::samples::{self, About};
@@ -263,16 +263,9 @@ fn check_instance<'p>(state: &State, params: &'p Params) -> Result<&'p str, Fail
     Ok(instance)
 }
 
-/// Finds an endpoint. A double slash counts as one: a base URL with a trailing slash produces it.
+/// Finds an endpoint.
 fn find(path: &str) -> Option<&'static Row> {
-    let mut segments = path.split('/').filter(|segment| !segment.is_empty());
-    if segments.next() != Some("v2") {
-        return None;
-    }
-    // Decoded after the split, so that an encoded slash stays inside its segment.
-    let segments: Vec<_> = segments
-        .map(|segment| percent_decode_str(segment).decode_utf8_lossy())
-        .collect();
+    let segments = paths::segments(path)?;
     TABLE.iter().find(|(path, ..)| {
         let mut given = segments.iter();
         path.split('/').all(|wanted| {

@@ -67,7 +67,7 @@ pub(super) fn calls(state: &State, method: &Method) -> Response<Body> {
     }
     // No headers and no body: both can contain the token.
     let line = |call: &Call| {
-        json!({
+        let mut line = json!({
             "method": call.method.as_str(),
             "path": call.path(),
             "query": call.masked_query(),
@@ -76,7 +76,13 @@ pub(super) fn calls(state: &State, method: &Method) -> Response<Body> {
             "body_bytes": call.body_bytes,
             "status": call.status,
             "ms": u64::try_from(call.at.duration_since(state.began).as_millis()).unwrap_or(u64::MAX),
-        })
+        });
+        // Backends differ in how they read a list.
+        if call.is_receipt() {
+            line["php"] = call.as_php();
+            line["node"] = call.as_node();
+        }
+        line
     };
     responses::json(StatusCode::OK, &state.log.map(line).into())
 }

@@ -224,6 +224,8 @@ fn put_text(fields: &mut Fields, name: &str, text: String) {
         // `messageIds=["a","b"]`: JSON text in the query or in a form.
         Ok(Value::Array(ids)) if !indexed => ids,
         _ if text.is_empty() => Vec::new(),
+        // `messageIds=a,b`, which `URLSearchParams` makes of an array.
+        _ if !indexed && text.contains(',') => text.split(',').map(Value::from).collect(),
         _ => vec![Value::String(text)],
     };
     if let Value::Array(ids) = fields

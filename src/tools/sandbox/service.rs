@@ -14,7 +14,7 @@ use super::faults::FaultTarget;
 use super::params::{BodyError, Ids, Params};
 use super::recorded_body::RecordedBody;
 use super::responses::{self, Body, Failure, Shape};
-use super::{cors, endpoints, helpers};
+use super::{cors, endpoints, helpers, paths};
 
 /// Responds to one request.
 pub(super) async fn respond(
@@ -114,5 +114,5 @@ async fn v2(
 }
 
 fn is_v2(path: &str) -> bool {
-    path.split('/').find(|segment| !segment.is_empty()) == Some("v2")
+    paths::segments(path).is_some()
 }

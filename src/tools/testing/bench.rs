@@ -10,7 +10,7 @@ use std::fmt;
 use std::hash::BuildHasher as _;
 use std::io;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,13 +27,13 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::batch::{BatchResponse, Batcher};
-use crate::config::{Config, Quota};
+use crate::config::{self, Config, Quota};
 use crate::gateway::Gateway;
 use crate::http::hop_by_hop;
 use crate::identity::{Findings, Identity, json};
 use crate::limit::{Admission, Kind, Limiter};
 use crate::observe::metrics::{Metrics, Route};
-use crate::receipt::parse::{Fields, understand};
+use crate::receipt::parse::{Parsed, parse};
 use crate::receipt::{MergeKey, Receipt};
 use crate::upstream::{Dial, Io, Upstream};
 
@@ -43,6 +43,9 @@ pub fn strip(mut headers: HeaderMap) -> usize {
     hop_by_hop::strip(&mut headers, false);
     headers.len()
 }
+
+/// The settings of merging, which are read once.
+static SETTINGS: LazyLock<config::Batch> = LazyLock::new(|| Config::default().batch);
 
 /// A quota that no bench can exhaust: a token every nanosecond, more than the settings
 /// allow.
@@ -77,7 +80,7 @@ pub fn scan_json(pieces: &[Bytes]) -> usize {
 /// Parses a receipt with its key and identity; returns the number of its ids.
 #[must_use]
 pub fn read_receipt(head: Parts, body: Bytes) -> usize {
-    Receipt::read(head, body).map_or(0, |receipt| receipt.id_count())
+    Receipt::read(&SETTINGS, head, body).map_or(0, |receipt| receipt.id_count())
 }
 
 /// Receipts of one chat, ready to be merged.
@@ -91,7 +94,7 @@ impl Receipts {
     /// If one is not understood.
     #[must_use]
     pub fn read(requests: Vec<(Parts, Bytes)>) -> Self {
-        let read = |(head, body)| Receipt::read(head, body).expect("a receipt");
+        let read = |(head, body)| Receipt::read(&SETTINGS, head, body).expect("a receipt");
         Self(requests.into_iter().map(read).collect())
     }
 
@@ -109,12 +112,15 @@ impl Receipts {
 }
 
 /// A parsed receipt without its merge key.
-#[derive(Debug)]
 pub struct Keyless {
-    head: Parts,
-    body: Bytes,
-    fields: Fields,
+    parsed: Parsed<'static>,
     hasher: RandomState,
+}
+
+impl fmt::Debug for Keyless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyless").finish_non_exhaustive()
+    }
 }
 
 impl Keyless {
@@ -124,11 +130,10 @@ impl Keyless {
     /// If it is no receipt.
     #[must_use]
     pub fn read(head: Parts, body: Bytes) -> Self {
-        let fields = understand(&head, &body).expect("a receipt");
+        // Leaked: what is parsed borrows from the request, and a bench ends soon.
+        let (head, body) = (Box::leak(Box::new(head)), Box::leak(Box::new(body)));
         Self {
-            head,
-            body,
-            fields,
+            parsed: parse(&SETTINGS, head, body).expect("a receipt"),
             hasher: RandomState::new(),
         }
     }
@@ -136,7 +141,7 @@ impl Keyless {
     /// Makes the merge key and hashes it, as the table of batches does.
     #[must_use]
     pub fn key(&self) -> u64 {
-        let key = MergeKey::new(&self.head, &self.body, &self.fields);
+        let key = MergeKey::new(|writer| self.parsed.key_parts(writer));
         self.hasher.hash_one(key)
     }
 }

@@ -124,6 +124,7 @@ impl Program {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        super::forget_proxies(&mut command);
         for (key, value) in settings {
             command.env(format!("WAWP_GATEWAY_{key}"), value);
         }

@@ -136,7 +136,7 @@ async fn play(plan: &Plan) -> (Vec<Logged>, u64) {
         });
     }
     scenes.join_all().await;
-    let saved = gateway.metrics().saved.get();
+    let saved = gateway.metrics().saved();
     let log = std::mem::take(&mut *log.lock().unwrap());
     (log, saved)
 }

@@ -227,6 +227,8 @@ async fn the_list_of_requests_shows_no_secrets() {
     let expected = serde_json::json!({
         "method": "POST", "path": "/v2/send/seen", "query": "instance_id=123&access_token=***&x=1",
         "instance": "123", "ids": [id], "body_bytes": body.len(), "status": 201, "ms": 1_500,
+        "php": { "chatId": "1@c.us", "messageIds": [id] },
+        "node": { "chatId": "1@c.us", "messageIds": [id] },
     });
     assert_eq!(page.json()[0], expected);
     assert_eq!(

@@ -1,29 +1,22 @@
 //! Simple readers that the laws are checked against.
 //!
-//! Invariant: they share no code with the gateway; JSON is read by `serde_json`, forms
-//! by `form_urlencoded`.
+//! Invariant: they share no code with the gateway; JSON is read by `serde_json`, queries
+//! and forms as PHP and Node read them.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 
 use http::request::Parts;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// The fields of a receipt, by their names on the wire.
-const FIELDS: [&str; 5] = [
-    "instance_id",
-    "access_token",
-    "chatId",
-    "messageIds",
-    "participant",
-];
+use crate::tools::backends::{self, without_ids};
+
 /// The largest body that is merged.
 const MAX_BODY: usize = 64 * 1024;
 /// Headers that are part of what must be equal, besides `x-wawp-*`.
-const HEADERS: [&str; 8] = [
+const HEADERS: [&str; 9] = [
     "authorization",
     "access-token",
     "x-instance-id",
@@ -32,6 +25,25 @@ const HEADERS: [&str; 8] = [
     "accept-language",
     "accept-encoding",
     "content-type",
+    "origin",
+];
+/// Headers with which nothing is merged.
+const EXCLUDING: [&str; 15] = [
+    "content-encoding",
+    "trailer",
+    "upgrade",
+    "expect",
+    "idempotency-key",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "range",
+    "content-digest",
+    "repr-digest",
+    "digest",
+    "content-md5",
 ];
 
 /// The members of a JSON object in their order, with duplicates.
@@ -68,149 +80,172 @@ pub(super) fn members(json: &[u8]) -> Option<Members<'_>> {
     serde_json::from_slice(json).ok()
 }
 
-/// A receipt as the simple reader sees it; equal ones may share a call.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Receipt {
-    /// What must be equal: its location, its name, its bytes.
-    pub(super) same: BTreeMap<(&'static str, String), Vec<Vec<u8>>>,
-    /// The message ids in their order.
-    pub(super) ids: Vec<String>,
-    /// Where their text is; `None` for the whole-chat form.
-    pub(super) ids_at: Option<IdsAt>,
+/// What the simple reader expects of a request.
+#[derive(Debug)]
+pub(super) enum Expected {
+    /// A receipt with these ids.
+    Receipt(Vec<String>),
+    /// No receipt.
+    None,
+    /// The simple reader reads only JSON beside simple queries.
+    Unknown,
 }
 
-/// Where the text of the ids is.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum IdsAt {
-    Body(Range<usize>),
-    Query(Range<usize>),
-}
-
-/// Reads a request to the path of receipts; `None` if it must not be merged.
-pub(super) fn receipt(head: &Parts, body: &[u8]) -> Option<Receipt> {
-    let special = ["content-encoding", "trailer", "upgrade"];
-    if head.method != "POST"
-        || special.iter().any(|name| head.headers.contains_key(*name))
-        || body.len() > MAX_BODY
-    {
-        return None;
-    }
-    let mut reader = Reader::default();
-    let query = head.uri.query().unwrap_or_default();
-    reader.query(query)?;
-    if query.split('&').any(|pair| pair.starts_with("chatId=")) {
-        if !body.is_empty() && body.trim_ascii() != b"{}" {
-            return None;
-        }
-        // An absent body and `{}` are different requests, so they do not merge.
-        reader.same("body", "", body.trim_ascii());
-    } else {
-        let others = ["participant=", "messageIds="];
-        let is_other = |pair: &str| others.iter().any(|other| pair.starts_with(other));
-        if query.split('&').any(is_other) {
-            return None;
-        }
-        reader.body(body)?;
-    }
-    reader.same("path", "", head.uri.path().as_bytes());
-    for (name, value) in &head.headers {
-        if HEADERS.contains(&name.as_str()) || name.as_str().starts_with("x-wawp-") {
-            reader.same("header", name.as_str(), value.as_bytes());
-        }
-    }
-    reader.finish()
-}
-
-/// What was read of a request so far.
-#[derive(Default)]
-struct Reader {
-    same: BTreeMap<(&'static str, String), Vec<Vec<u8>>>,
-    ids: Option<(Value, IdsAt)>,
-}
-
-impl Reader {
-    /// Adds a value that must be equal in merged receipts. False for a repeated name:
-    /// which of its values counts depends on the backend.
-    fn same(&mut self, location: &'static str, name: &str, value: &[u8]) -> bool {
-        let values = self.same.entry((location, name.to_owned())).or_default();
-        values.push(value.to_vec());
-        values.len() == 1
-    }
-
-    fn query(&mut self, query: &str) -> Option<()> {
-        if !is_well_encoded(query) {
-            return None;
-        }
-        let mut start = 0;
-        for pair in query.split('&') {
-            let at = start;
-            start += pair.len() + 1;
-            // `split` of an empty text gives one empty piece, which is no field.
-            if query.is_empty() {
-                break;
-            }
-            let (name, value) = pair.split_once('=')?;
-            if name == "messageIds" && self.ids.is_none() {
-                let range = at + name.len() + 1..at + pair.len();
-                let ids = serde_json::from_str(&decoded(value)).ok()?;
-                self.ids = Some((ids, IdsAt::Query(range)));
-            } else if name == "messageIds"
-                || !FIELDS.contains(&name)
-                || !self.same("query", name, value.as_bytes())
-            {
-                return None;
-            }
-        }
-        Some(())
-    }
-
-    fn body(&mut self, body: &[u8]) -> Option<()> {
-        let members = members(body)?.0;
-        if !members.iter().any(|(name, _)| name == "chatId") {
-            return None;
-        }
-        for (name, raw) in members {
-            let value: Value = serde_json::from_str(raw.get()).ok()?;
-            let fits = match name.as_str() {
-                "messageIds" => value.is_array() && self.ids.is_none(),
-                // Absent, `null` and `""` may mean different things to the API, so they are
-                // different values.
-                "participant" => value.is_string() || value.is_null(),
-                other => value.is_string() && FIELDS.contains(&other),
-            };
-            if !fits {
-                return None;
-            }
-            if name == "messageIds" {
-                // `raw` borrows from `body`, so the difference of the addresses is the offset.
-                let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
-                self.ids = Some((value, IdsAt::Body(start..start + raw.get().len())));
-            } else if !self.same("body", &name, raw.get().as_bytes()) {
-                return None;
-            }
-        }
-        Some(())
-    }
-
-    fn finish(self) -> Option<Receipt> {
-        let mut receipt = Receipt {
-            same: self.same,
-            ids: Vec::new(),
-            ids_at: None,
+/// Reads a request to the path of receipts.
+pub(super) fn receipt(head: &Parts, body: &[u8]) -> Expected {
+    let excludes = |name: &&str| head.headers.contains_key(*name);
+    if head.method != "POST" || EXCLUDING.iter().any(|name| excludes(&name)) {
+        return match head.headers.contains_key("expect") {
+            true => Expected::Unknown,
+            false => Expected::None,
         };
-        if let Some((value, at)) = self.ids {
-            for id in value.as_array()? {
-                let id = id.as_str().filter(|id| is_id(id))?;
-                receipt.ids.push(id.to_owned());
-            }
-            if !receipt.ids.is_empty() {
-                receipt.ids_at = Some(at);
-                // A list and a whole-chat receipt never merge (rule: merge equality).
-                receipt.same.insert(("list", String::new()), Vec::new());
+    }
+    if body.len() > MAX_BODY {
+        return Expected::None;
+    }
+    let types: Vec<_> = head.headers.get_all("content-type").iter().collect();
+    let is_json = types.is_empty() || types == ["application/json"];
+    let query = head.uri.query().unwrap_or_default();
+    let is_simple = |byte: u8| byte.is_ascii_alphanumeric() || b"_=&-@".contains(&byte);
+    // Identities in several places may contradict each other.
+    let mut identities = head.headers.keys().filter(|name| {
+        let name = name.as_str();
+        name.contains("instance") || name.contains("token") || name == "authorization"
+    });
+    if !is_json || !query.bytes().all(is_simple) || identities.next().is_some() {
+        return Expected::Unknown;
+    }
+    let mut names: Vec<String> = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        names.push(pair.split('=').next().unwrap_or_default().to_owned());
+    }
+    let has_chat = names.iter().any(|name| name == "chatId");
+    if names.iter().any(|name| name.starts_with("messageId")) {
+        return Expected::Unknown;
+    }
+    let Some(members) = members(body) else {
+        // `serde_json` itself reads fewer texts than a backend: numbers beyond `f64`, deep
+        // nesting, half a surrogate pair in a field that does not matter.
+        return match serde_json::from_slice::<&RawValue>(body) {
+            Ok(_) => Expected::Unknown,
+            Err(_) if body.is_empty() => Expected::Unknown,
+            Err(_) => Expected::None,
+        };
+    };
+    let (mut ids, mut has_ids, mut is_chat) = (Vec::new(), false, has_chat);
+    let mut seen: Vec<&str> = names.iter().map(String::as_str).collect();
+    let in_query = seen.len();
+    for (name, raw) in &members.0 {
+        let value: Value = serde_json::from_str(raw.get()).unwrap_or_default();
+        if ["instance_id", "access_token"].contains(&name.as_str())
+            && (!value.is_string() || seen[..in_query].contains(&name.as_str()))
+        {
+            return Expected::Unknown;
+        }
+        if seen[in_query..].contains(&name.as_str()) {
+            return Expected::None;
+        }
+        seen.push(name);
+        is_chat |= name == "chatId" && value.is_string();
+        if name != "messageIds" && name != "messageId" {
+            continue;
+        }
+        let listed = match value {
+            Value::Array(list) if name == "messageIds" => list,
+            text @ Value::String(_) => vec![text],
+            _ => return Expected::None,
+        };
+        let is_single = raw.get().starts_with('"');
+        if std::mem::replace(&mut has_ids, true) {
+            return Expected::None;
+        }
+        for id in listed {
+            match id.as_str() {
+                Some(id) if is_id(id) && !(is_single && id.contains(',')) => {
+                    ids.push(id.to_owned());
+                }
+                _ => return Expected::None,
             }
         }
-        Some(receipt)
     }
+    let mut sorted = names.clone();
+    sorted.sort();
+    sorted.dedup();
+    match is_chat && sorted.len() == names.len() {
+        true => Expected::Receipt(ids),
+        false => Expected::None,
+    }
+}
+
+/// What backends read of a request.
+#[derive(Debug, PartialEq)]
+pub(super) struct Reading {
+    /// Everything but the ids: what must be equal in receipts that merge.
+    pub(super) rest: Rest,
+    php: Vec<String>,
+    node: Vec<String>,
+}
+
+/// Path, headers, and the fields as PHP and as Node read them.
+#[derive(Debug, PartialEq)]
+pub(super) struct Rest {
+    path: String,
+    headers: BTreeMap<String, Vec<Vec<u8>>>,
+    fields: [Value; 4],
+}
+
+impl Reading {
+    pub(super) fn of(head: &Parts, body: &[u8]) -> Self {
+        let mut headers = BTreeMap::<String, Vec<Vec<u8>>>::new();
+        for (name, value) in &head.headers {
+            let name = name.as_str();
+            if HEADERS.contains(&name) || name.starts_with("x-wawp-") {
+                let value = match name {
+                    // Without the boundary and the default charset.
+                    "content-type" => value.as_bytes().split(|byte| *byte == b';').next(),
+                    _ => Some(value.as_bytes()),
+                };
+                let values = headers.entry(name.to_owned()).or_default();
+                values.push(value.unwrap_or_default().trim_ascii().to_vec());
+            }
+        }
+        let query = head.uri.query().unwrap_or_default();
+        let php = backends::as_php(query, &head.headers, body);
+        let node = backends::as_node(query, &head.headers, body);
+        let [(php_query, ids), (php_body, more)] = [php.query, php.body].map(without_ids);
+        let php_ids = [ids, more].concat();
+        let [(node_query, ids), (node_body, more)] = [node.query, node.body].map(without_ids);
+        Self {
+            rest: Rest {
+                path: head.uri.path().to_owned(),
+                headers,
+                fields: [php_query, php_body, node_query, node_body],
+            },
+            php: php_ids,
+            node: [ids, more].concat(),
+        }
+    }
+}
+
+/// Backends read these ids in a request.
+///
+/// # Panics
+/// When they do not.
+pub(super) fn same_ids(head: &Parts, body: &[u8], ids: &[String]) {
+    let looks_like_json = body.trim_ascii_start().starts_with(b"{");
+    if looks_like_json && serde_json::from_slice::<Value>(body).is_err() {
+        // Not readable here: a number beyond `f64`, or half a surrogate pair.
+        return;
+    }
+    let reading = Reading::of(head, body);
+    assert_eq!(reading.node, ids, "as Node reads them");
+    // Of a key that is simply repeated PHP reads the last value.
+    let is_last = ids.len() > 1 && reading.php == ids[ids.len() - 1..];
+    assert!(
+        reading.php == ids || is_last,
+        "as PHP reads them: {:?}",
+        reading.php
+    );
 }
 
 /// `{true or false}_{chat}_{id}[_{participant}]`, in visible ASCII that JSON
@@ -224,20 +259,4 @@ fn is_id(text: &str) -> bool {
         && text
             .chars()
             .all(|letter| ('!'..='~').contains(&letter) && !['"', '\\'].contains(&letter))
-}
-
-/// Whether two hexadecimal digits follow each `%`.
-fn is_well_encoded(query: &str) -> bool {
-    let bytes = query.as_bytes();
-    let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_hexdigit);
-    (0..bytes.len()).all(|at| bytes[at] != b'%' || is_digit(at + 1) && is_digit(at + 2))
-}
-
-/// One value of a query, decoded.
-fn decoded(value: &str) -> String {
-    let pair = format!("v={value}");
-    let mut pairs = form_urlencoded::parse(pair.as_bytes());
-    pairs
-        .next()
-        .map_or_else(String::new, |(_, value)| value.into_owned())
 }

@@ -1,6 +1,7 @@
 //! The laws of receipts and of what they are merged into.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -8,11 +9,14 @@ use indexmap::IndexSet;
 
 use super::{model, wire};
 use crate::body::{RequestBody, SCAN_LIMIT, UpstreamRequest};
+use crate::config::{self, Config};
 use crate::http::request_head::RequestHead;
 use crate::receipt::Receipt;
 
-/// A request is a receipt exactly where the slow reader says so, with the ids
-/// that `serde_json` finds; anything else comes back untouched.
+static SETTINGS: LazyLock<config::Batch> = LazyLock::new(|| Config::default().batch);
+
+/// A JSON request is a receipt exactly where the slow reader says so; a receipt in any
+/// carrier has the ids that backends read in it. Anything else comes back untouched.
 ///
 /// # Panics
 /// When it is not.
@@ -21,16 +25,24 @@ pub fn receipt(input: &[u8]) {
         return;
     };
     let expected = model::receipt(&head, &body);
-    match Receipt::read(head.clone(), body.clone()) {
-        Err(back) => {
+    match Receipt::read(&SETTINGS, head.clone(), body.clone()) {
+        Err(none) => {
             // It is forwarded, so it must be unchanged.
-            same_head(&back, &head);
-            assert!(expected.is_none(), "not understood: {expected:?}");
+            same_head(&none.head, &head);
+            let reason = none.reason;
+            assert!(
+                !matches!(expected, model::Expected::Receipt(_)),
+                "not understood ({reason}): {expected:?}"
+            );
         }
         Ok(receipt) => {
-            let expected = expected.expect("understood, but the simple reader refuses");
-            assert_eq!(texts(&receipt), expected.ids);
-            assert_eq!(receipt.id_count(), expected.ids.len());
+            match expected {
+                model::Expected::Receipt(ids) => assert_eq!(texts(&receipt), ids),
+                model::Expected::None => panic!("understood, but the simple reader refuses"),
+                model::Expected::Unknown => {}
+            }
+            assert_eq!(receipt.id_count(), texts(&receipt).len());
+            model::same_ids(&head, &body, &texts(&receipt));
             let (own_head, own_body) = parts(receipt.own_request());
             same_head(&own_head, &head);
             assert_eq!(own_body, body, "a lone caller's own body");
@@ -38,37 +50,37 @@ pub fn receipt(input: &[u8]) {
     }
 }
 
-/// Receipts share a call exactly where they differ in nothing but their ids;
-/// the merged request is the first caller's with the ids of all.
+/// Receipts that share a call differ in nothing that a backend reads but their ids; the
+/// merged request is the first caller's with the ids of all.
 ///
 /// # Panics
-/// When they do not, or it is not.
+/// When they do, or it is not.
 pub fn merged(input: &[u8]) {
     let mut receipts = Vec::new();
     for text in wire::parts(input) {
         let Some((head, body)) = wire::request(text) else {
             return;
         };
-        let Some(model) = model::receipt(&head, &body) else {
+        let Ok(receipt) = Receipt::read(&SETTINGS, head.clone(), body.clone()) else {
             return;
         };
-        let Ok(receipt) = Receipt::read(head, body.clone()) else {
-            return;
-        };
-        receipts.push((receipt, model, body));
+        receipts.push((receipt, head, body));
     }
-    let (first, model, body) = &receipts[0];
+    let (first, first_head, first_body) = &receipts[0];
     let mut ids: IndexSet<String> = texts(first).into_iter().collect();
-    let length = |ids: &IndexSet<String>| ids.iter().map(|id| first.form().cost(id)).sum::<usize>();
+    let length = |ids: &IndexSet<String>| ids.iter().map(|id| first.id_cost(id)).sum::<usize>();
     if length(&ids) > first.max_id_bytes() {
         return;
     }
-    for (other, other_model, _) in &receipts[1..] {
+    let reading = model::Reading::of(first_head, first_body);
+    for (other, head, body) in &receipts[1..] {
+        let other_reading = model::Reading::of(head, body);
         let equal = first.key == other.key;
-        assert_eq!(
-            equal,
-            model.same == other_model.same,
-            "which receipts may share a call"
+        assert!(
+            !equal || reading.rest == other_reading.rest,
+            "receipts that merge differ: {:?} {:?}",
+            reading.rest,
+            other_reading.rest
         );
         let all: IndexSet<_> = ids.iter().cloned().chain(texts(other)).collect();
         // A receipt that does not fit opens the next batch, which this law does not follow.
@@ -77,48 +89,24 @@ pub fn merged(input: &[u8]) {
         }
     }
     let (head, sent) = parts(first.merged_request(ids.iter().map(String::as_str)));
-    let expected = serde_json::to_string(&ids.iter().collect::<Vec<_>>()).expect("texts are JSON");
-    let query = first.head().uri.query();
-    match &model.ids_at {
-        None => {
-            same_head(&head, first.head());
-            assert_eq!(&sent, body, "the whole-chat form is sent unchanged");
-        }
-        Some(model::IdsAt::Body(range)) => {
-            // Built independently: everything outside the list of ids must stay byte for byte.
-            let whole = [
-                &body[..range.start],
-                expected.as_bytes(),
-                &body[range.end..],
-            ]
-            .concat();
-            assert_eq!(sent, whole, "the merged body");
-            assert_eq!(head.uri, first.head().uri);
-        }
-        Some(model::IdsAt::Query(range)) => {
-            let (query, now) = (
-                query.unwrap_or_default(),
-                head.uri.query().unwrap_or_default(),
-            );
-            assert!(now.starts_with(&query[..range.start]), "before the ids");
-            assert!(now.ends_with(&query[range.end..]), "after the ids");
-            assert_eq!(head.uri.path(), first.head().uri.path());
-            assert_eq!(&sent, body);
-        }
-    }
     same_fields(&head, first.head(), sent.len());
+    assert_eq!(head.uri.path(), first.head().uri.path());
     assert!(
         sent.len() <= SCAN_LIMIT,
         "the merged body is too long to be read again"
     );
+    // A backend reads all of the first caller's request, and the ids of all.
+    let merged = model::Reading::of(&head, &sent);
+    assert_eq!(merged.rest, reading.rest);
+    model::same_ids(&head, &sent, &ids.iter().cloned().collect::<Vec<_>>());
     // Merging must be stable: another gateway in front of the upstream would read the merged
     // request again.
-    let Ok(again) = Receipt::read(head, sent) else {
+    let Ok(again) = Receipt::read(&SETTINGS, head, sent) else {
         panic!("the merged request is no receipt");
     };
     assert!(again.key == first.key, "the merged request has another key");
-    let ids = ids.into_iter().filter(|_| model.ids_at.is_some());
-    assert_eq!(texts(&again), ids.collect::<Vec<_>>());
+    let again: IndexSet<_> = texts(&again).into_iter().collect();
+    assert!(again.iter().eq(&ids), "{again:?} {ids:?}");
 }
 
 fn texts(receipt: &Receipt) -> Vec<String> {

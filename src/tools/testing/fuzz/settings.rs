@@ -65,10 +65,14 @@ pub fn settings(input: &[u8]) {
             bounded(&effective.config);
             let printed = effective.to_string();
             assert_plain(&printed);
-            let tenants = &effective.config.tenants;
-            if tenants
-                .iter()
-                .any(|tenant| tenant.key.is_some() || !tenant.tokens.is_empty())
+            let Config {
+                tenants, upstream, ..
+            } = &effective.config;
+            let proxy = upstream.proxy.as_ref();
+            if proxy.is_some_and(|proxy| proxy.credentials.is_some())
+                || tenants
+                    .iter()
+                    .any(|tenant| tenant.key.is_some() || !tenant.tokens.is_empty())
             {
                 // Secrets are printed as a mask.
                 return;
@@ -122,6 +126,7 @@ fn bounded(config: &Config) {
         assert!(!above_zero.is_zero() && above_zero <= day, "{above_zero:?}");
     }
     for time in [
+        upstream.max_age,
         batch.window,
         batch.max_delay,
         batch.quarantine,

@@ -1,0 +1,455 @@
+//! The list of message ids among the fields of a receipt.
+//!
+//! Owns the forms in which clients write a list, and which of them may be extended
+//! (rule: merge equality). Invariant: only a form that already is a list is extended;
+//! a single value never becomes one.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use super::NotMerged;
+use super::fields::{Field, Place, Span, Value};
+use super::message_id::{self, is_message_id};
+use super::{json, pairs, parts};
+
+/// The field with the message ids.
+const IDS: &[u8] = b"messageIds";
+/// The older field with a single id.
+const ID: &[u8] = b"messageId";
+
+/// How a request writes its ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// `"messageIds":["a","b"]` in a JSON body.
+    Json,
+    /// `messageIds=["a","b"]`, a field whose text is JSON.
+    JsonText,
+    /// `messageIds=a,b`
+    Commas,
+    /// `messageIds=a&messageIds=b`
+    Repeated,
+    /// `messageIds[]=a&messageIds[]=b`
+    Brackets,
+    /// `messageIds[0]=a&messageIds[1]=b`
+    Indices,
+    /// `messageIds[][0]=a&messageIds[][1]=b`
+    BracketsAndIndices,
+    /// `messageIds=a`
+    Single,
+    /// `messageId=a`
+    OldSingle,
+}
+
+/// In what text the ids are, and how that text is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Site {
+    Query,
+    JsonBody,
+    FormBody,
+    PartBody,
+}
+
+/// A list of ids that was understood.
+#[derive(Clone, Debug)]
+pub(crate) struct List {
+    pub(super) form: Form,
+    pub(super) site: Site,
+    /// Whether ids may be added.
+    pub(super) is_extensible: bool,
+    /// How many ids it has, repeated ones included.
+    pub(super) count: usize,
+    /// The values that hold the ids: one with all of them, or one for each.
+    pub(super) values: Box<[Span]>,
+    /// The last field of the list, behind which ids are added.
+    pub(super) last: Span,
+    /// Bytes that its fields take, each with its separator.
+    pub(super) length: usize,
+    /// Fields of the request that are not in the list.
+    pub(super) other_fields: usize,
+}
+
+impl Form {
+    /// The form of a field with this name, and its index if it has one; `None` for a
+    /// name that is not one of the ids.
+    fn of_name(name: &[u8]) -> Option<Result<(Self, usize), NotMerged>> {
+        let Some(rest) = name.strip_prefix(IDS) else {
+            return (name == ID).then_some(Ok((Self::OldSingle, 0)));
+        };
+        let index = |text: &[u8]| {
+            let digits = text.strip_suffix(b"]")?;
+            let number = std::str::from_utf8(digits).ok()?.parse::<usize>().ok()?;
+            // `01` and `+1` are other keys.
+            (number.to_string().as_bytes() == digits).then_some(number)
+        };
+        Some(match rest {
+            b"" => Ok((Self::Single, 0)),
+            b"[]" => Ok((Self::Brackets, 0)),
+            [b'[', b']', b'[', rest @ ..] => {
+                let form = index(rest).map(|index| (Self::BracketsAndIndices, index));
+                form.ok_or(NotMerged::IdsShape)
+            }
+            [b'[', rest @ ..] => {
+                let form = index(rest).map(|index| (Self::Indices, index));
+                form.ok_or(NotMerged::IdsShape)
+            }
+            // `messageIdsX` is another key.
+            _ => return None,
+        })
+    }
+
+    /// The name of the element behind the one with this number, with its brackets
+    /// spelt as in `last`; `None` where they cannot be found in it.
+    fn next_name(self, last: &[u8], number: usize) -> Option<Vec<u8>> {
+        if !matches!(self, Self::Indices | Self::BracketsAndIndices) {
+            return Some(last.to_vec());
+        }
+        let close: [&[u8]; 3] = [b"]", b"%5D", b"%5d"];
+        let close = close.into_iter().find(|close| last.ends_with(close))?;
+        let number = number.to_string();
+        let open = last[..last.len() - close.len()].strip_suffix(number.as_bytes())?;
+        Some(
+            [
+                open,
+                (number.parse::<usize>().ok()? + 1).to_string().as_bytes(),
+                close,
+            ]
+            .concat(),
+        )
+    }
+
+    /// Whether a list is several fields of this form.
+    fn is_repeatable(self) -> bool {
+        !matches!(
+            self,
+            Self::Json | Self::JsonText | Self::Commas | Self::OldSingle
+        )
+    }
+
+    /// The most bytes that an id takes in a merged request, in addition to its own.
+    fn overhead(self, site: Site) -> usize {
+        // Brackets are at most percent-encoded, an index has at most five digits.
+        let name = IDS.len()
+            + match self {
+                Self::Json | Self::JsonText | Self::Commas => return "%22%22%2C".len(),
+                Self::Brackets => "%5B%5D".len(),
+                Self::Indices => "%5B12345%5D".len(),
+                Self::BracketsAndIndices => "%5B%5D%5B12345%5D".len(),
+                Self::Repeated | Self::Single | Self::OldSingle => 0,
+            };
+        match site {
+            Site::PartBody => parts::MAX_OVERHEAD,
+            _ => "&=".len() + name,
+        }
+    }
+
+    /// Bytes that an id takes at most in a merged request.
+    pub(super) fn cost(self, site: Site, id: &str) -> usize {
+        match (self, site) {
+            (Self::Json, _) => id.len() + "\"\",".len(),
+            (_, Site::Query | Site::FormBody) => message_id::encode(id).len() + self.overhead(site),
+            _ => id.len() + self.overhead(site),
+        }
+    }
+
+    /// Bytes that this many fields of a list take at least, as [`cost`](Self::cost)
+    /// counts; `None` where a list is one field.
+    pub(super) fn least_cost(self, site: Site, fields: usize) -> Option<usize> {
+        const SHORTEST_ID: usize = "true_1_A".len();
+        let one_field = matches!(self, Self::Json | Self::JsonText | Self::Commas);
+        (!one_field).then(|| fields * (SHORTEST_ID + self.overhead(site)))
+    }
+}
+
+/// Takes the fields of the ids out of a request; `None` for a receipt without ids,
+/// which is about the whole chat.
+///
+/// # Errors
+/// They are not understood, or backends may read them in different ways.
+pub(super) fn take(
+    fields: &mut Vec<Field<'_>>,
+    site: impl Fn(Place) -> Site,
+    texts: [&[u8]; 2],
+) -> Result<Option<List>, NotMerged> {
+    let total = fields.len();
+    let mut found = None;
+    // Most receipts have one such field.
+    let mut more = Vec::new();
+    let mut error = None;
+    fields.retain_mut(|field| {
+        let form = match (&field.value, &*field.name) {
+            (Value::Json(_), IDS) => Some(Ok((Form::Json, 0))),
+            (Value::Json(_), ID) => Some(Ok((Form::OldSingle, 0))),
+            // A JSON key is only itself, for every backend.
+            (Value::Json(_), _) => return true,
+            (_, name) if field.is_plainly_named() => Form::of_name(name),
+            _ => None,
+        };
+        match form {
+            Some(Ok((form, index))) => {
+                let ids = IdsField::new(field, form, index);
+                match found {
+                    None => found = Some(ids),
+                    Some(_) => more.push(ids),
+                }
+                false
+            }
+            Some(Err(why)) => {
+                error = Some(why);
+                false
+            }
+            // ` messageIds`, which PHP reads as `messageIds`, or an element of `messageId`.
+            None if [IDS, ID].contains(&field.base()) => {
+                error = Some(NotMerged::AmbiguousKey);
+                false
+            }
+            None => true,
+        }
+    });
+    match (error, found) {
+        (Some(why), _) => Err(why),
+        (None, None) => Ok(None),
+        (None, Some(first)) => {
+            more.insert(0, first);
+            let other_fields = total - more.len();
+            let place = more[0].place;
+            List::read(more, site(place), texts[place as usize], other_fields)
+        }
+    }
+}
+
+/// Why a receipt with this list is not merged if no other one comes that may share its
+/// call.
+pub(super) fn reason_if_alone(list: Option<&List>) -> NotMerged {
+    match list {
+        Some(list) if !list.is_extensible => NotMerged::ListForm,
+        _ => NotMerged::Alone,
+    }
+}
+
+/// A field with ids.
+struct IdsField {
+    place: Place,
+    form: Form,
+    index: usize,
+    at: Span,
+    value_at: Span,
+    /// How many ids its value has; 0 for none.
+    read: Result<(Form, usize), NotMerged>,
+}
+
+impl IdsField {
+    fn new(field: &Field<'_>, form: Form, index: usize) -> Self {
+        let read = match &field.value {
+            Value::None => Err(NotMerged::IdsShape),
+            Value::Json(json) => read_json(json, form),
+            _ => read_text(field.text(), form),
+        };
+        Self {
+            place: field.place,
+            form,
+            index,
+            at: field.at,
+            value_at: field.value_at,
+            read,
+        }
+    }
+}
+
+/// Reads a JSON value; returns its form and how many ids it has.
+fn read_json(json: &str, form: Form) -> Result<(Form, usize), NotMerged> {
+    if form == Form::Json && json.starts_with('[') {
+        return Ok((form, message_id::count(json)?));
+    }
+    let id = json::text(json).ok_or(NotMerged::IdsShape)?;
+    let single = if form == Form::Json {
+        Form::Single
+    } else {
+        form
+    };
+    match is_message_id(&id) && !id.contains(',') {
+        true => Ok((single, 1)),
+        false => Err(NotMerged::IdsShape),
+    }
+}
+
+/// Reads the text of a field.
+fn read_text(text: &[u8], form: Form) -> Result<(Form, usize), NotMerged> {
+    let text = std::str::from_utf8(text).map_err(|_| NotMerged::UnknownEncoding)?;
+    let is_list = form == Form::Single;
+    if is_list && text.trim_ascii_start().starts_with('[') {
+        return Ok((Form::JsonText, message_id::count(text)?));
+    }
+    if is_list && text.contains(',') {
+        let all = text.split(',').all(is_message_id);
+        let count = text.split(',').count();
+        return all
+            .then_some((Form::Commas, count))
+            .ok_or(NotMerged::IdsShape);
+    }
+    // A backend that splits at commas must not find two ids in one.
+    match is_message_id(text) && !text.contains(',') {
+        true => Ok((form, 1)),
+        false => Err(NotMerged::IdsShape),
+    }
+}
+
+impl List {
+    fn read(
+        fields: Vec<IdsField>,
+        site: Site,
+        text: &[u8],
+        other_fields: usize,
+    ) -> Result<Option<Self>, NotMerged> {
+        let (place, name_form) = (fields[0].place, fields[0].form);
+        let (mut form, mut count) = fields[0].read?;
+        for (number, field) in fields.iter().enumerate() {
+            // Ids in query and body, under two names, or in two forms.
+            if field.place != place || field.form != name_form {
+                return Err(NotMerged::AmbiguousKey);
+            }
+            if number > 0 {
+                // Several values under one name: each must be one id.
+                match field.read? {
+                    // In JSON a repeated key is never a list.
+                    (one, 1) if one == form && form.is_repeatable() && site != Site::JsonBody => {
+                        count += 1;
+                    }
+                    _ => return Err(NotMerged::AmbiguousKey),
+                }
+            }
+            let has_index = matches!(form, Form::Indices | Form::BracketsAndIndices);
+            if has_index && field.index != number {
+                return Err(NotMerged::IdsShape);
+            }
+        }
+        if form == Form::Single && fields.len() > 1 {
+            form = Form::Repeated;
+        }
+        // An empty list is the whole chat.
+        if count == 0 {
+            return Ok(None);
+        }
+        let last = &fields[fields.len() - 1];
+        let mut list = Self {
+            form,
+            site,
+            is_extensible: !matches!(form, Form::Single | Form::OldSingle),
+            count,
+            values: fields.iter().map(|field| field.value_at).collect(),
+            last: last.at,
+            length: fields.iter().map(|field| field.at.len() + 1).sum(),
+            other_fields,
+        };
+        list.is_extensible &= list.can_be_written(text);
+        Ok(Some(list))
+    }
+
+    /// Whether ids can be added in the spelling that the list has: its name in plain
+    /// letters, no id twice where the list is not rewritten, no length stated for its
+    /// value.
+    fn can_be_written(&self, text: &[u8]) -> bool {
+        if self.is_rewritten() {
+            return self.site != Site::PartBody || !parts::has_length(&text[self.last.range()]);
+        }
+        let is_spelt = match (self.form, self.site) {
+            (Form::Commas, Site::PartBody) => !parts::has_length(&text[self.last.range()]),
+            (Form::Commas, _) | (_, Site::PartBody) => true,
+            _ => {
+                let name = self.name(text);
+                name.starts_with(IDS) && self.form.next_name(name, self.count - 1).is_some()
+            }
+        };
+        let all = self.values.iter().map(|at| self.decoded(&text[at.range()]));
+        let all: Vec<_> = all.flatten().collect();
+        // One value of a list with commas, otherwise one for each id.
+        let distinct: HashSet<_> = all.iter().flat_map(|ids| ids.split(',')).collect();
+        is_spelt && distinct.len() == self.count
+    }
+
+    /// Whether a merged list is written anew, in the place of the first caller's.
+    pub(super) fn is_rewritten(&self) -> bool {
+        matches!(self.form, Form::Json | Form::JsonText)
+    }
+
+    /// The name of the last field, as it is spelt in a query or a form.
+    fn name<'t>(&self, text: &'t [u8]) -> &'t [u8] {
+        let field = &text[self.last.range()];
+        // Between name and value lies the `=`.
+        &field[..field
+            .len()
+            .saturating_sub(self.values[self.values.len() - 1].len() + 1)]
+    }
+
+    /// A value of the list, decoded.
+    pub(super) fn decoded<'t>(&self, value: &'t [u8]) -> Option<Cow<'t, str>> {
+        let bytes = match self.site {
+            Site::Query | Site::FormBody => pairs::decode(value).ok()?,
+            Site::JsonBody | Site::PartBody => Cow::Borrowed(value),
+        };
+        match bytes {
+            Cow::Borrowed(bytes) => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
+            Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
+        }
+    }
+
+    /// Writes the fields of more ids, each behind the last.
+    pub(super) fn write_more<'i>(
+        &self,
+        text: &[u8],
+        more: impl Iterator<Item = &'i str>,
+        to: &mut Vec<u8>,
+    ) {
+        let last = &text[self.last.range()];
+        if self.form == Form::Commas {
+            let value = &text[self.values[0].range()];
+            // The comma as the client spells it.
+            let encoded = value
+                .windows(3)
+                .find(|text| text.eq_ignore_ascii_case(b"%2C"));
+            let comma = match value.contains(&b',') {
+                true => b",",
+                false => encoded.unwrap_or(b","),
+            };
+            for id in more {
+                to.extend_from_slice(comma);
+                self.write_id(id, to);
+            }
+            return;
+        }
+        if self.site == Site::PartBody {
+            let old = self.part_name(self.count - 1);
+            for (number, id) in (self.count..).zip(more) {
+                parts::write_like(last, &old, &self.part_name(number), id, to);
+            }
+            return;
+        }
+        let mut name = self.name(text).to_vec();
+        for (number, id) in (self.count..).zip(more) {
+            if let Some(next) = self.form.next_name(&name, number - 1) {
+                name = next;
+            }
+            to.push(b'&');
+            to.extend_from_slice(&name);
+            to.push(b'=');
+            self.write_id(id, to);
+        }
+    }
+
+    /// The name of a part. Unlike in a query it has one spelling.
+    fn part_name(&self, number: usize) -> Vec<u8> {
+        let end = match self.form {
+            Form::Brackets => "[]".to_owned(),
+            Form::Indices => format!("[{number}]"),
+            Form::BracketsAndIndices => format!("[][{number}]"),
+            _ => String::new(),
+        };
+        [IDS, end.as_bytes()].concat()
+    }
+
+    fn write_id(&self, id: &str, to: &mut Vec<u8>) {
+        match self.site {
+            Site::Query | Site::FormBody => to.extend_from_slice(message_id::encode(id).as_bytes()),
+            Site::JsonBody | Site::PartBody => to.extend_from_slice(id.as_bytes()),
+        }
+    }
+}

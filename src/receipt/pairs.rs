@@ -1,0 +1,116 @@
+//! The fields of a query or an urlencoded form.
+//!
+//! Invariant: names and values are decoded to bytes, not to text: two values that
+//! are no UTF-8 stay different.
+
+use std::borrow::Cow;
+
+use super::NotMerged;
+use super::fields::{Field, MAX_FIELDS, Place, Value};
+
+/// Adds the fields of a text, in their order. Empty pairs (`a=1&&b=2`) are no fields.
+///
+/// # Errors
+/// An escape is malformed, or there are too many fields.
+pub(super) fn scan<'r>(
+    place: Place,
+    text: &'r [u8],
+    fields: &mut Vec<Field<'r>>,
+) -> Result<(), NotMerged> {
+    let mut start = 0;
+    while start < text.len() {
+        let (mut equals, mut end, mut is_encoded) = (None, text.len(), false);
+        for (at, byte) in (start..).zip(&text[start..]) {
+            match byte {
+                b'&' => {
+                    end = at;
+                    break;
+                }
+                b'=' if equals.is_none() => equals = Some(at),
+                _ => is_encoded |= matches!(byte, b'%' | b'+'),
+            }
+        }
+        if start < end {
+            if fields.len() == MAX_FIELDS {
+                return Err(NotMerged::TooLarge);
+            }
+            let decoded = |range: std::ops::Range<usize>| match is_encoded {
+                true => decode(&text[range]),
+                false => Ok(Cow::Borrowed(&text[range])),
+            };
+            let name = decoded(start..equals.unwrap_or(end))?;
+            let value_at = equals.map_or(end, |at| at + 1)..end;
+            let value = match equals {
+                Some(_) => Value::Text(decoded(value_at.clone())?),
+                None => Value::None,
+            };
+            fields.push(Field::named(place, name, value, (start..end, value_at)));
+        }
+        start = end + 1;
+    }
+    Ok(())
+}
+
+/// Decodes a name or a value (`application/x-www-form-urlencoded`, WHATWG URL §5.1).
+///
+/// # Errors
+/// An escape is malformed: backends read it in different ways, so a merged request
+/// could name another message.
+pub(super) fn decode(text: &[u8]) -> Result<Cow<'_, [u8]>, NotMerged> {
+    if !text.iter().any(|byte| matches!(byte, b'%' | b'+')) {
+        return Ok(Cow::Borrowed(text));
+    }
+    let digit = |byte: Option<&u8>| byte.and_then(|&byte| char::from(byte).to_digit(16));
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut bytes = text.iter();
+    while let Some(&byte) = bytes.next() {
+        decoded.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let (high, low) = (digit(bytes.next()), digit(bytes.next()));
+                let (high, low) = high.zip(low).ok_or(NotMerged::UnknownEncoding)?;
+                (high * 16 + low) as u8
+            }
+            other => other,
+        });
+    }
+    Ok(Cow::Owned(decoded))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_read_as_forms_are() {
+        let text = b"a=1&&b%5B%5D=x+y%2B&c&=d&e==&%ff=%FE&";
+        let mut fields = Vec::new();
+        scan(Place::Query, text, &mut fields).unwrap();
+        let read: Vec<_> = fields
+            .iter()
+            .map(|field| (&*field.name, field.text(), &text[field.at.range()]))
+            .collect();
+        let expected: [(&[u8], &[u8], &[u8]); 6] = [
+            (b"a", b"1", b"a=1"),
+            (b"b[]", b"x y+", b"b%5B%5D=x+y%2B"),
+            (b"c", b"", b"c"),
+            (b"", b"d", b"=d"),
+            (b"e", b"=", b"e=="),
+            (b"\xff", b"\xfe", b"%ff=%FE"),
+        ];
+        assert_eq!(read, expected);
+        assert_eq!(&text[fields[1].value_at.range()], b"x+y%2B");
+        assert!(matches!(fields[2].value, Value::None));
+    }
+
+    #[test]
+    fn malformed_escapes_and_floods_are_refused() {
+        for text in ["a=%", "a=%4", "a=%zz", "%=1", "a=%+1", "a=%1+"] {
+            let read = scan(Place::Query, text.as_bytes(), &mut Vec::new());
+            assert_eq!(read, Err(NotMerged::UnknownEncoding), "{text}");
+        }
+        let flood = "a&".repeat(MAX_FIELDS + 1);
+        let read = scan(Place::Query, flood.as_bytes(), &mut Vec::new());
+        assert_eq!(read, Err(NotMerged::TooLarge));
+    }
+}
