@@ -34,11 +34,18 @@ const RENEW: &str = "cargo bench --bench instructions -- --renew";
 const SLACK: f64 = 0.03;
 /// Callers who mark messages of one chat at one moment.
 const CALLERS: usize = 8;
+/// The chat that they read.
+const CHAT: &str = "201000000001@c.us";
 /// Bytes on their way in one direction of a connection.
 const PIPE: usize = 64 * 1024;
 
 /// What is called, and how often.
-const KINDS: [(&str, usize); 2] = [("pass-through", 2000), ("receipt", 1600)];
+const KINDS: [(&str, usize); 4] = [
+    ("pass-through", 2000),
+    ("receipt", 1600),
+    ("receipt in a form", 1600),
+    ("receipt in the query", 1600),
+];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -114,7 +121,9 @@ fn run(kind: &str, count: usize) -> Result<()> {
         let gateway = gateway()?;
         match kind {
             "pass-through" => pass_through(&gateway, count).await,
-            "receipt" => receipts(&gateway, count / CALLERS).await,
+            "receipt" => receipts(&gateway, count / CALLERS, json).await,
+            "receipt in a form" => receipts(&gateway, count / CALLERS, form).await,
+            "receipt in the query" => receipts(&gateway, count / CALLERS, query).await,
             _ => Err("no such kind of call".into()),
         }
     })
@@ -167,15 +176,32 @@ async fn pass_through(gateway: &Gateway, calls: usize) -> Result<()> {
     Ok(())
 }
 
-async fn receipts(gateway: &Gateway, batches: usize) -> Result<()> {
-    let requests: Vec<_> = (0..CALLERS)
-        .map(|caller| {
-            let chat = "201000000001@c.us";
-            let body =
-                format!(r#"{{"chatId":"{chat}","messageIds":["false_{chat}_{caller:020X}"]}}"#);
-            post("/v2/send/seen", 0, &body)
-        })
-        .collect();
+/// A receipt of a caller, as most clients write it.
+fn json(caller: usize) -> String {
+    let body = format!(r#"{{"chatId":"{CHAT}","messageIds":["false_{CHAT}_{caller:020X}"]}}"#);
+    post("/v2/send/seen", 0, &body)
+}
+
+/// As PHP writes it.
+fn form(caller: usize) -> String {
+    let chat = CHAT.replace('@', "%40");
+    let body = format!("chatId={chat}&messageIds%5B0%5D=false_{chat}_{caller:020X}");
+    let request = post("/v2/send/seen", 0, &body);
+    request.replace(
+        "application/json\r\nContent-L",
+        "application/x-www-form-urlencoded\r\nContent-L",
+    )
+}
+
+/// As axios writes it.
+fn query(caller: usize) -> String {
+    let request = post("/v2/send/seen", 0, "");
+    let list = format!("&chatId={CHAT}&messageIds[]=false_{CHAT}_{caller:020X} HTTP");
+    request.replacen(" HTTP", &list, 1)
+}
+
+async fn receipts(gateway: &Gateway, batches: usize, receipt: fn(usize) -> String) -> Result<()> {
+    let requests: Vec<_> = (0..CALLERS).map(receipt).collect();
     let mut clients: Vec<_> = (0..CALLERS).map(|_| client(gateway)).collect();
     for _ in 0..batches {
         for (client, request) in clients.iter_mut().zip(&requests) {

@@ -27,7 +27,7 @@
 //! - `receipt`: what may merge; `identity`: which instance and credential a request names
 //! - `body`: request and response bodies; `conn`: the state of one client connection
 //! - [`metrics`], `http`: fields and codecs, `redact`: secrets in text
-//! - [`config`], `descriptors`, `yield_now`, `sharded`: what all others use
+//! - [`config`], `descriptors`, `grouped`, `sharded`, `yield_now`: what all others use
 //!
 //! `tests/layers.rs` fails on an import to the same or a higher layer.
 
@@ -39,6 +39,7 @@ pub mod config;
 mod conn;
 mod descriptors;
 pub mod gateway;
+mod grouped;
 mod http;
 mod identity;
 mod limit;

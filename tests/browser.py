@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""The page for people in a real browser (headless Chromium), before a gateway under load.
+"""The page for people in a real browser (headless Chromium), before a gateway with 30 instances and 5 tenants under load.
 
     tests/browser.py [PATH OF wawp-gateway] [--pictures DIRECTORY]
 
 Needs Chromium and chromedriver (Debian: apt-get install chromium chromium-driver) and a built program. Says what holds; exits 1 where something does
-not. Everything runs on 127.0.0.1, for some 30 seconds. With --pictures it leaves a screenshot of each look.
+not. Everything runs on 127.0.0.1, for about a minute. With --pictures it leaves the pictures that grafana/README.md shows.
 """
 
 import argparse
@@ -13,8 +13,10 @@ import http.client
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +27,11 @@ import urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOKEN = "browser-test-token"
+TENANTS = ["acme", "bazaar", "clinic", "delta", "ecole"]
+INSTANCES = [str(4001 + number) for number in range(30)]
+# It sends more than its limit allows, its phone is not linked any more, and something else uses its number.
+FLOODED, UNLINKED, PAUSED = "4017", "4022", "4009"
+DESKTOP, PHONE = (1280, 800), (390, 844)
 # Long enough for two polls of the page (every 2 s) after it was loaded.
 LOOK_S = 6
 TIMEOUT_S = 120
@@ -55,44 +62,82 @@ def main():
 
 def look(programs, browser, pictures):
     page = f"http://{programs.admin}/"
-    load = Load(programs.gateway)
+    load = Load(programs)
     load.start()
+
+    def picture(name):
+        if pictures:
+            pictures.mkdir(parents=True, exist_ok=True)
+            browser.picture(pictures / f"page-{name}.png")
+
     try:
-        time.sleep(1)
+        time.sleep(25)
         dom, console, urls = browser.look(page)
         figures = figures_of(dom)
         check("the page says that the gateway serves", figures["state"] == "serving", figures)
-        check("its script has taken over", "per second" in text_of(dom, "calls-label"), figures)
-        check("requests from apps move", number(figures["calls"]) > 0, figures)
-        check("upstream calls move", number(figures["upstream"]) > 0, figures)
-        check("merging shows", number(figures["factor"]) > 1, figures)
-        check("an instance is named with its bucket", re.search(r'<th[^>]*>123</th>.*?<meter', dom, re.S), dom)
-        check("a failure is named", "gateway: rate_limited" in dom, dom)
+        check("all is well, and the page says so", "All is well." in dom and "30 instances" in dom, dom)
+        check("requests from apps move", number(figures["calls"]) > 10, figures)
+        check("merging shows", number(figures["factor"]) > 1 and number(figures["saved"]) > 10, figures)
         check("the console is silent", not console, console)
         host = urllib.parse.urlsplit(page).netloc
         foreign = [url for url in urls if urllib.parse.urlsplit(url).netloc != host]
         check("no other host was contacted", urls and not foreign, foreign or "no request at all")
-        check("the figures are fetched again and again", sum(url.endswith("/status") for url in urls) >= 2, urls)
+        check("the page is fetched again and again", len(urls) >= 3, urls)
         check("no secret on it", TOKEN not in dom, dom)
+        check("every tenant has its totals", all(f"?find={name}#" in dom for name in TENANTS), dom)
+        check("at most twenty instances are listed, and two sums", browser.count("#rows tbody tr") == 22, dom)
+        check("it is short on a desktop", browser.height() < 1600, browser.height())
+        picture("calm")
+        drawn = browser.count_points("polyline.in")
+        browser.look(page, wait=0.5)
+        check("a reload keeps the chart", browser.count_points("polyline.in") >= drawn > 10, drawn)
 
-        dom, console, urls = browser.look(page, scripts=False)
-        figures = figures_of(dom)
-        check("without scripts: the state is shown", figures["state"] == "serving", figures)
-        check("without scripts: totals since the start", number(figures["calls"]) > 10, figures)
-        check("without scripts: the bucket", re.search(r'<th[^>]*>123</th>.*?\d+ of 20', dom, re.S), dom)
-        check("without scripts: no figures are fetched", not any(url.endswith("/status") for url in urls), urls)
-        for name, size, dark, scripts in [
-            ("light", (1280, 1000), False, True),
-            ("dark", (1280, 1000), True, True),
-            ("phone", (390, 844), False, True),
-            ("phone-dark", (390, 844), True, True),
-            ("no-scripts", (1280, 1000), False, False),
-        ] if pictures else [("phone", (390, 844), False, True)]:
-            browser.look(page, scripts, dark, size)
+        load.trouble()
+        # Long enough for a sample of each instance, and for the API to refuse some.
+        time.sleep(14)
+        for name, size in [("desktop", DESKTOP), ("phone", PHONE)]:
+            dom, console, _ = browser.look(page, size=size)
+            check(f"{name}: the console is silent", not console, console)
+            for instance, text in [(FLOODED, "Refusing requests"), (UNLINKED, "may not be linked"), (PAUSED, "by the API")]:
+                line = browser.find(f"#problems li", [text, instance])
+                check(f"{name}: {instance} and its problem are on the first screen", line and line["bottom"] < size[1], [line, dom])
             check(f"{name}: nothing is wider than the screen", browser.width() <= size[0], browser.width())
-            if pictures:
-                pictures.mkdir(parents=True, exist_ok=True)
-                browser.picture(pictures / f"{name}.png")
+        check("phone: it is short", browser.height() < 4500, browser.height())
+        picture("phone")
+        dom, _, _ = browser.look(page)
+        rows = browser.texts("#rows tbody th")
+        check("instances with a problem come first, the worst at the top", rows[0] == UNLINKED and {FLOODED, PAUSED} <= set(rows[1:3]), rows)
+        failures = " ".join(browser.texts("#failures tbody tr"))
+        check("the latest failures name a 401 of the API and the gateway's own 429",
+              "401" in failures and UNLINKED in failures and "gateway: rate_limited" in failures, failures)
+        above = browser.find("#failures h2", ["Latest failures"])["bottom"] < browser.find("h2", ["Instances"])["bottom"]
+        check("failures are above the instances", above, dom)
+        picture("problem")
+        for name, dark in [("light", False), ("dark", True)]:
+            browser.look(page, dark=dark)
+            faint = browser.faint_texts()
+            check(f"{name}: every text has a contrast of 4.5 or more", not faint, faint)
+        picture("dark")
+        browser.search("4029")
+        check("the search box finds an instance", browser.texts("#rows tbody th") == ["4029"], browser.texts("#rows tbody th"))
+        browser.search("")
+        check("an empty search shows all again", browser.count("#rows tbody tr") == 22, "")
+
+        dom, _, urls = browser.look(page + "?find=acme", scripts=False)
+        check("without scripts: a search by tenant", dom.count('scope="row" data-label="Instance"') == 6, dom)
+        check("without scripts: the chart", re.search(r'<polyline class="in" points="[^"]{100,}"', dom), dom)
+        check("without scripts: no figures are fetched", len(urls) == 1, urls)
+        dom, _, _ = browser.look(page + "runbook", wait=0.5)
+        check("the runbook has the sections", 'id="refusing-requests"' in dom and 'id="instance-unlinked"' in dom, dom)
+
+        programs.observe()
+        time.sleep(12)
+        dom, _, _ = browser.look(page)
+        banner = browser.texts("#observing")[0]
+        would = [number(text) for text in browser.texts("#observing b")]
+        check("observe mode: a banner says what enforcing would have done", "Observing only" in banner and len(would) == 3 and min(would) > 0, banner)
+        check("observe mode: by instance", any("save" in text and "refuse" in text for text in browser.texts("#rows tbody tr")), dom)
+        picture("observe")
     finally:
         load.end()
 
@@ -152,7 +197,7 @@ class Browser:
         """A command of the DevTools protocol."""
         return self.ask("/goog/cdp/execute", {"cmd": command, "params": parameters})
 
-    def look(self, page, scripts=True, dark=False, size=(1280, 1000)):
+    def look(self, page, scripts=True, dark=False, size=DESKTOP, wait=LOOK_S):
         """Loads the page and looks again some seconds later: the document, the console, every URL that was asked for."""
         self.tell("Emulation.setScriptExecutionDisabled", value=not scripts)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -161,7 +206,7 @@ class Browser:
                   width=size[0], height=size[1], deviceScaleFactor=1, mobile=size[0] < 600)
         self.logged("performance"), self.logged("browser")
         self.ask("/url", {"url": page})
-        time.sleep(LOOK_S)
+        time.sleep(wait)
         console = [entry["message"] for entry in self.logged("browser")]
         events = [json.loads(entry["message"])["message"] for entry in self.logged("performance")]
         urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
@@ -179,6 +224,57 @@ class Browser:
         """How wide the page has become."""
         return self.tell("Page.getLayoutMetrics")["cssContentSize"]["width"]
 
+    def height(self):
+        return self.tell("Page.getLayoutMetrics")["cssContentSize"]["height"]
+
+    def run(self, script, *arguments):
+        return self.ask("/execute/sync", {"script": script, "args": list(arguments)})
+
+    def texts(self, selector):
+        """The texts of all elements, as they are shown."""
+        return self.run("return [...document.querySelectorAll(arguments[0])].map(it => it.innerText)", selector)
+
+    def count(self, selector):
+        return self.run("return document.querySelectorAll(arguments[0]).length", selector)
+
+    def count_points(self, selector):
+        return self.run("return document.querySelector(arguments[0]).points.numberOfItems", selector)
+
+    def find(self, selector, texts):
+        """The place on the page of the first element with all these texts."""
+        return self.run(
+            "const found = [...document.querySelectorAll(arguments[0])].find(it => arguments[1].every(text => it.innerText.includes(text)));"
+            "return found && found.getBoundingClientRect().toJSON()", selector, texts)
+
+    def search(self, text):
+        self.run("const box = document.getElementById('find'); box.value = arguments[0]; box.dispatchEvent(new Event('input'))", text)
+        time.sleep(1)
+
+    def faint_texts(self):
+        """Texts whose contrast with what is behind them is below 4.5 (WCAG 2.2, 1.4.3)."""
+        return self.run("""
+            const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+            const light = (colour) => {
+              const [r, g, b] = colour.slice(0, 3).map(it => (it /= 255) <= 0.04045 ? it / 12.92 : ((it + 0.055) / 1.055) ** 2.4);
+              return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+            };
+            const behind = (it) => {
+              for (; it; it = it.parentElement) {
+                const colour = parse(getComputedStyle(it).backgroundColor);
+                if (colour.length < 4 || colour[3] === 1) return colour;
+              }
+              return [255, 255, 255];
+            };
+            const faint = [];
+            for (const it of document.body.querySelectorAll("*")) {
+              if (![...it.childNodes].some(node => node.nodeType === 3 && node.data.trim()) || !it.offsetParent) continue;
+              const [one, other] = [light(parse(getComputedStyle(it).color)), light(behind(it))].sort((a, b) => b - a);
+              const contrast = (one + 0.05) / (other + 0.05);
+              if (contrast < 4.5) faint.push([it.tagName, it.className, it.textContent.slice(0, 30), contrast]);
+            }
+            return faint;
+        """)
+
     def end(self):
         if self.session:
             self.ask("", method="DELETE")
@@ -187,16 +283,19 @@ class Browser:
 
 
 class Programs:
-    """The stand-in for the API, and a gateway before it."""
+    """The stand-in for the API, and a gateway before it with five tenants of six instances."""
 
     def __init__(self, program, scratch):
         self.running = []
-        api = f"127.0.0.1:{free_port()}"
-        self.begin(program, scratch / "sandbox.log", ["sandbox", "--listen", api, "--latency", "20ms"])
-        wait_for(api)
+        self.api = f"127.0.0.1:{free_port()}"
+        # More than the gateway lets through, so that only a number that something else uses is throttled.
+        self.begin(program, scratch / "sandbox.log", ["sandbox", "--listen", self.api, "--latency", "20ms", "--rate", "15", "--burst", "40"])
+        wait_for(self.api)
+        self.settings = scratch / "gateway.toml"
+        self.write_settings("")
         log = scratch / "gateway.log"
         self.begin(program, log, [
-            "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--upstream", f"http://{api}",
+            "serve", "--config", str(self.settings), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--upstream", f"http://{self.api}",
         ])
         deadline = time.monotonic() + TIMEOUT_S
         while not (found := re.search(r"serving address=(\S+) admin=(\S+)", re.sub(r"\x1b\[[0-9;]*m", "", log.read_text()))):
@@ -204,6 +303,16 @@ class Programs:
                 sys.exit(f"the gateway does not serve:\n{log.read_text()}")
             time.sleep(0.05)
         self.gateway, self.admin = found.groups()
+
+    def write_settings(self, modes):
+        tenants = [f'[[tenant]]\nname = "{name}"\ninstances = {json.dumps(INSTANCES[6 * index:6 * index + 6])}\n'
+                   for index, name in enumerate(TENANTS)]
+        self.settings.write_text(modes + "\n" + "\n".join(tenants))
+
+    def observe(self):
+        """From now on the gateway only observes."""
+        self.write_settings('limit.mode = "observe"\nbatch.mode = "observe"\n')
+        self.running[-1].send_signal(signal.SIGHUP)
 
     def begin(self, program, log, arguments):
         environment = {**os.environ, "NO_COLOR": "1"}
@@ -222,37 +331,76 @@ class Programs:
 
 
 class Load:
-    """About a hundred requests per second: receipts that merge, and requests that are sometimes rejected."""
+    """About a hundred requests per second: receipts of three agents each that merge, and other requests."""
 
-    def __init__(self, gateway):
-        self.gateway, self.is_over = gateway, threading.Event()
-        self.threads = [threading.Thread(target=self.work, args=(index,)) for index in range(8)]
+    def __init__(self, programs):
+        self.gateway, self.api, self.is_over = programs.gateway, programs.api, threading.Event()
+        self.is_trouble = threading.Event()
+        self.threads = [threading.Thread(target=self.agent, args=(agent, group)) for group in range(4) for agent in range(3)]
+        self.threads += [threading.Thread(target=self.poll, args=(share,)) for share in range(3)]
+        self.threads += [threading.Thread(target=work) for work in (self.flood, self.unlink, self.use_elsewhere)]
 
     def start(self):
         for thread in self.threads:
             thread.start()
 
-    def work(self, index):
+    def trouble(self):
+        self.is_trouble.set()
+
+    def agent(self, agent, group):
+        """The agents of a group open the same chats, one after another."""
         line = http.client.HTTPConnection(self.gateway, timeout=30)
-        turn = 0
-        while not self.is_over.wait(0.05):
+        choice, turn = random.Random(group), 0
+        while not self.is_over.wait(0.06):
             turn += 1
-            if index == 7:
-                # Sixty requests per second for an instance that may have ten: some wait, some are rejected.
-                for _ in range(3):
-                    threading.Thread(target=self.once).start()
+            # The first ones have most traffic.
+            instance = INSTANCES[min(int(choice.expovariate(0.15)), len(INSTANCES) - 1)]
+            if instance == UNLINKED:
                 continue
-            body = json.dumps({"instance_id": "123", "access_token": TOKEN, "chatId": "1@c.us",
-                               "messageIds": [f"false_1@c.us_{index}{turn}"]})
+            chat = f"{group}{turn % 7}@c.us"
+            body = json.dumps({"instance_id": instance, "access_token": TOKEN, "chatId": chat,
+                               "messageIds": [f"false_{chat}_{agent}{turn}"]})
             line.request("POST", "/v2/send/seen", body, {"Content-Type": "application/json"})
             line.getresponse().read()
 
-    def once(self):
+    def poll(self, share):
+        """A dashboard asks for every instance in turn."""
         line = http.client.HTTPConnection(self.gateway, timeout=30)
-        query = urllib.parse.urlencode({"instance_id": "flood", "access_token": TOKEN})
+        turn = share
+        while not self.is_over.wait(0.1):
+            instance = INSTANCES[turn % len(INSTANCES)]
+            turn += 3
+            self.ask(line, instance, "revoked" if instance == UNLINKED else TOKEN)
+
+    def ask(self, line, instance, token):
+        # The stand-in takes every token but those that begin with this.
+        token = f"invalid-{token}" if token == "revoked" and self.is_trouble.is_set() else TOKEN
+        query = urllib.parse.urlencode({"instance_id": instance, "access_token": token})
+        line.request("GET", f"/v2/session/info?{query}")
+        line.getresponse().read()
+
+    def flood(self):
+        """Sixty requests per second for an instance that may have ten: some wait, some are refused."""
+        while not self.is_over.wait(0.05):
+            if self.is_trouble.is_set():
+                for _ in range(3):
+                    threading.Thread(target=self.once, args=(FLOODED, TOKEN)).start()
+
+    def unlink(self):
+        while not self.is_over.wait(0.5):
+            if self.is_trouble.is_set():
+                self.once(UNLINKED, "revoked")
+
+    def use_elsewhere(self):
+        """Another program uses a number past the gateway, so that the API throttles it."""
+        while not self.is_over.wait(0.02):
+            if self.is_trouble.is_set():
+                self.once(PAUSED, TOKEN, self.api)
+
+    def once(self, instance, token, address=None):
+        line = http.client.HTTPConnection(address or self.gateway, timeout=30)
         try:
-            line.request("GET", f"/v2/session/info?{query}")
-            line.getresponse().read()
+            self.ask(line, instance, token)
         except OSError:
             pass
         finally:

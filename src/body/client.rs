@@ -145,6 +145,16 @@ impl ClientBody {
         self.incoming.has_ended()
     }
 
+    /// Whether the body has arrived, and has at most [`SCAN_LIMIT`] bytes.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_complete() && self.held_bytes <= SCAN_LIMIT
+    }
+
+    /// The pieces that are held.
+    pub(crate) fn held_pieces(&self) -> impl Iterator<Item = &Bytes> {
+        self.held.iter().map_while(Frame::data_ref)
+    }
+
     /// The piece with this index (from 0), read now if it is not held yet;
     /// `None` at the end, or where [`SCAN_LIMIT`] bytes are held.
     pub(crate) async fn piece(&mut self, index: usize) -> Result<Option<Bytes>, Error> {
@@ -188,7 +198,7 @@ impl ClientBody {
         }
         // Trailers could not be merged with those of other requests.
         let data_only = self.held.iter().all(Frame::is_data);
-        if !self.is_complete() || self.held_bytes > SCAN_LIMIT || !data_only {
+        if !self.is_held() || !data_only {
             return Ok(None);
         }
         let mut data = self.held.iter().filter_map(Frame::data_ref);

@@ -86,6 +86,11 @@ impl Classes {
         }
     }
 
+    /// Whether the base limit is all there is.
+    pub fn is_empty(&self) -> bool {
+        self.classes.is_empty()
+    }
+
     /// Finds the first class that a request belongs to, as an index into `limit.classes`; `None` is
     /// the base limit. `path` is normalised, so that no form of a path bypasses its class.
     ///

@@ -47,19 +47,6 @@ impl RequestHead {
         self.announces_body = announces_body;
     }
 
-    /// Takes the head, and leaves its method: the gateway still needs it when
-    /// the response comes.
-    pub(crate) fn take(&mut self) -> Self {
-        let mut head = Self::default();
-        head.parts.method.clone_from(&self.parts.method);
-        head.parts.uri = std::mem::take(&mut self.parts.uri);
-        head.parts.headers = std::mem::take(&mut self.parts.headers);
-        head.parts.extensions = std::mem::take(&mut self.parts.extensions);
-        head.case = self.case.take();
-        head.announces_body = self.announces_body;
-        head
-    }
-
     /// Takes the parts, and leaves the case of the header names.
     pub(crate) fn take_parts(&mut self) -> Parts {
         std::mem::replace(&mut self.parts, Request::new(()).into_parts().0)

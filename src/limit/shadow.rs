@@ -18,11 +18,6 @@ use super::{Acquired, Admission, Lane, Limiter, Permit, Refused};
 use crate::observe::metrics::{Metrics, Route};
 
 impl Limiter {
-    /// Whether no request is held or refused.
-    pub(crate) fn observes(&self) -> bool {
-        self.rules.load().observes
-    }
-
     /// Lets a request go for which no token is taken.
     pub(crate) fn untracked(&self, lane: &Lane, route: Route) -> Acquired {
         let granted = Instant::now();
@@ -88,6 +83,6 @@ pub(crate) fn shadow_call(mut permit: Permit) -> Option<impl Future<Output = ()>
 
 /// Counts requests that would have been refused.
 pub(crate) fn would_refuse(lane: &Lane, refused: Refused, requests: usize) {
-    let reason = refused.refusal.reason();
+    let reason = refused.reason();
     lane.series().would_reject(reason).inc_by(requests as u64);
 }

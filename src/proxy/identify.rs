@@ -4,6 +4,9 @@
 //! Invariant: a request body is read ahead for a bounded time and size; after that
 //! the request goes on with what is known (rule: identity).
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::EXPECT;
@@ -14,9 +17,8 @@ use super::error::Error;
 use super::request_ctx::RequestCtx;
 use crate::body::{self, ClientBody};
 use crate::config::Classes;
-use crate::http::forwarded_for::Client;
-use crate::http::path;
 use crate::http::request_head::RequestHead;
+use crate::http::{hop_by_hop, path};
 use crate::identity::scan::{self, Extent};
 use crate::identity::{Findings, Fingerprint, Identity, verification};
 use crate::limit::Lane;
@@ -35,22 +37,26 @@ impl Proxy {
     /// The key does not open this instance, or cannot be replaced.
     pub(super) async fn substitute_key(
         &self,
+        ctx: &mut RequestCtx<'_>,
         head: &mut RequestHead,
         body: &mut ClientBody,
-        client: Client,
     ) -> Result<Option<Substitution>, Error> {
-        let Some(keyring) = self.shared.keyring.load_full() else {
+        let Some(keyring) = &ctx.settings.keyring else {
             return Ok(None);
         };
-        // The access rules are applied later. `client` matters here, because a key from
+        // The access rules are applied later. The client matters here, because a key from
         // outside its tenant's networks must have no effect (rule: tenant keys).
-        let mut search = keyring.search(head, client);
+        let mut search = keyring.search(head, ctx.client);
         if !body.is_empty() {
             let scan = Box::pin(search.scan_body(&head.headers, body));
             self.in_time(self.shared.settings.header_timeout, scan)
                 .await?;
         }
-        Ok(search.replace(head, body)?)
+        let replaced = search.replace(head, body);
+        Ok(replaced.inspect_err(|_| {
+            let identity = Findings::of_head(head).identity();
+            ctx.name_refused(&identity, &self.shared.metrics);
+        })?)
     }
 
     /// Finds instance and credential in the head and the beginning of the body.
@@ -67,6 +73,10 @@ impl Proxy {
         let extent = match self.scan_limit(ctx, head, &findings) {
             _ if body.is_empty() => Extent::Whole,
             None => Extent::Part,
+            // Nearly every body has arrived with its head.
+            Some(_) if body.is_held() => {
+                scan::scan_pieces(&mut findings, &head.headers, body.held_pieces())
+            }
             Some(limit) => {
                 // Boxed: many requests have no body.
                 let scan = Box::pin(scan::scan_body(&mut findings, &head.headers, body));
@@ -93,13 +103,13 @@ impl Proxy {
         head: &Parts,
         findings: &Findings,
     ) -> Option<Duration> {
-        if ctx.tenants.depends_on_instance() || !findings.is_complete() {
+        if ctx.settings.tenants.depends_on_instance() || !findings.is_complete() {
             return Some(self.shared.settings.header_timeout);
         }
         // The head names the identity, and only a contradiction in the body is searched.
         // That must not delay a slow body, nor send `100 Continue` for a body that the
         // upstream may refuse by the head alone.
-        (!head.headers.contains_key(EXPECT)).then_some(CONTRADICTION_SCAN)
+        (!hop_by_hop::has(&head.headers, &EXPECT)).then_some(CONTRADICTION_SCAN)
     }
 
     /// Bounds reading ahead: `None` if it took longer than `limit`. Then the body is
@@ -112,6 +122,11 @@ impl Proxy {
         limit: Duration,
         reading: impl Future<Output = Result<T, body::Error>>,
     ) -> Result<Option<T>, Error> {
+        let mut reading = pin!(reading);
+        // Nearly every body arrived with its head and needs no timer.
+        if let Poll::Ready(read) = poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
+            return Ok(Some(read?));
+        }
         // What was read stays in the body's buffer, so dropping `reading` loses nothing.
         match tokio::time::timeout(limit, reading).await {
             Ok(read) => Ok(Some(read?)),
@@ -130,16 +145,20 @@ impl Proxy {
         head: &Parts,
     ) -> Result<Lane, Denied> {
         // Logged before the rules are applied, so that a refusal shows the instance.
-        let tenant_name = ctx.tenant_name(identity);
-        ctx.log_entry.set_identity(identity, head, || tenant_name);
-        let tenant = ctx.admit(identity)?;
+        ctx.log_identity(identity, head);
+        let tenant = ctx.admit(identity);
+        let tenant = tenant.inspect_err(|_| ctx.name_refused(identity, &self.shared.metrics))?;
         let is_receipt = ctx.route == Route::Seen;
         let verifies = verification::is_conclusive(head, is_receipt, identity);
-        let path = path::normalize(head.uri.path());
         let class = |classes: &Classes, instance: Option<&str>| {
+            if classes.is_empty() {
+                return None;
+            }
+            let path = path::normalize(head.uri.path());
             classes.class_of(&head.method, &path, is_receipt, instance)
         };
-        let lane = self.shared.limiter.lane(identity, class, verifies);
+        let limits = &ctx.settings.limits;
+        let lane = self.shared.limiter.lane(limits, identity, class, verifies);
         Ok(lane.counted_in(tenant))
     }
 }

@@ -42,11 +42,11 @@ impl Proxy {
             .await;
         let result = match acquired {
             Ok(acquired) => {
-                let request = UpstreamRequest {
-                    head: head.take(),
+                let mut request = UpstreamRequest {
+                    head: std::mem::take(head),
                     body: RequestBody::streamed(body.take()),
                 };
-                self.send(ctx, request, &lane, acquired).await
+                self.send(ctx, &mut request, &lane, acquired).await
             }
             Err(refused) => Err(refused.into()),
         };
@@ -68,8 +68,8 @@ impl Proxy {
             limiter, batcher, ..
         } = &*self.shared;
         ctx.log_entry.set_merging(Err(NotMerged::MergingOff));
-        batcher.shadow(&receipt, lane);
-        let acquired = if limiter.observes() {
+        batcher.shadow(&ctx.settings.batch, &receipt, lane);
+        let acquired = if lane.rules().observes {
             // The shadow of its batch takes the token.
             limiter.untracked(lane, Route::Seen)
         } else {
@@ -77,7 +77,8 @@ impl Proxy {
             let kind = Kind::Receipt { opened };
             limiter.acquire(lane, kind, opened, Route::Seen).await?
         };
-        self.send(ctx, receipt.into_request(), lane, acquired).await
+        let mut request = receipt.into_request();
+        self.send(ctx, &mut request, lane, acquired).await
     }
 
     /// Sends a request that has its token, once, and returns the response while its
@@ -85,7 +86,7 @@ impl Proxy {
     async fn send(
         &self,
         ctx: &mut RequestCtx<'_>,
-        mut request: UpstreamRequest,
+        request: &mut UpstreamRequest,
         lane: &Lane,
         mut acquired: Acquired,
     ) -> Result<Box<ClientResponse>, Error> {
@@ -99,7 +100,7 @@ impl Proxy {
         let sent_at = acquired.permit.granted;
         // Dropped on a failure, else with the body of the response.
         let place = acquired.permit.send();
-        let result = self.upstream.call(&mut request, ctx.route).await;
+        let result = self.upstream.call(request, ctx.route).await;
         ctx.log_entry.upstream_responded(sent_at);
         let UpstreamResponse {
             head,
@@ -115,7 +116,7 @@ impl Proxy {
         body.hold(place);
         let mut response = Box::new(ClientResponse { head, body });
         // Where merging is only observed, no response changes (rule: observe mode).
-        let merges = !self.shared.batcher.observes();
+        let merges = !ctx.settings.batch_observes();
         let not_merged = ctx.log_entry.not_merged().filter(|_| merges);
         self.annotate(&mut response.head, lane, &acquired, not_merged);
         Ok(response)
@@ -167,7 +168,7 @@ pub(super) fn count(
     let series = lane.series();
     series.requests(route).inc();
     if let Err(Error::RateLimited(refused)) = result {
-        series.rejected(refused.refusal.reason()).inc();
+        series.rejected(refused.reason()).inc();
     }
     let failure = match result {
         Ok(response) => UpstreamFailure::of(response.status()),
@@ -180,6 +181,6 @@ pub(super) fn count(
     // Only for failures: `finish` then names the instance in the list of failures, by a
     // label that the cap on metric labels allows.
     if !matches!(result, Ok(response) if response.status().as_u16() < 400) {
-        log_entry.series = Some(std::sync::Arc::clone(series));
+        log_entry.name_instance(&series.name);
     }
 }

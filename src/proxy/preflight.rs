@@ -42,18 +42,18 @@ impl Proxy {
         body: &mut ClientBody,
     ) -> Result<Box<ClientResponse>, Error> {
         let identity = Findings::of_head(head).identity();
-        let tenant_name = ctx.tenant_name(&identity);
-        ctx.log_entry.set_identity(&identity, head, || tenant_name);
+        ctx.log_identity(&identity, head);
         let instance = identity.instance.as_deref();
-        ctx.tenants.may_preflight(ctx.client, instance)?;
-        if let Some(keyring) = self.shared.keyring.load_full() {
+        let allowed = ctx.settings.tenants.may_preflight(ctx.client, instance);
+        allowed.inspect_err(|_| ctx.name_refused(&identity, &self.shared.metrics))?;
+        if let Some(keyring) = &ctx.settings.keyring {
             // The URL is that of the request that follows, and may contain a key, which
             // the upstream must not learn. A key that opens nothing here is removed: the
             // request that follows may name its instance in the body, or is refused.
             keyring.search(head, ctx.client).replace_or_remove(head);
         }
         let mut request = UpstreamRequest {
-            head: head.take(),
+            head: std::mem::take(head),
             body: RequestBody::streamed(body.take()),
         };
         let sent_at = Instant::now();

@@ -95,8 +95,8 @@ fn put(head: &mut ResponseHead, text: String) {
 /// Writes milliseconds with one decimal, the unit of `dur` (W3C Server Timing §3).
 fn millis(text: &mut String, duration: Duration) {
     // Rounded to the nearest tenth.
-    let tenths = (duration.as_nanos() + 50_000) / 100_000;
-    let tenths = u64::try_from(tenths).unwrap_or(u64::MAX);
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let tenths = micros.saturating_add(50) / 100;
     text.push_str(itoa::Buffer::new().format(tenths / 10));
     if tenths % 10 != 0 {
         text.push('.');

@@ -1,5 +1,6 @@
 //! What is a receipt, which ones share a call, and how that call is written.
 
+mod carriers;
 mod forms;
 mod keys;
 mod laws;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::{ClientConn, Stage, get};
+use crate::support::{ClientConn, Stage, World, get, head_and_body, ids, receipt};
 
 const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
 const PLAIN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -130,4 +130,26 @@ async fn where_the_body_must_be_looked_into_the_gateway_says_it_itself() {
     line.hears(body).await;
     line.says(PLAIN).await;
     client.hears(PLAIN).await;
+}
+
+/// Java and .NET can be told to wait; of receipts the gateway must read the body anyway.
+#[tokio::test(start_paused = true)]
+async fn receipts_that_expect_to_be_asked_for_are_merged() {
+    let world = World::new("");
+    let began = Instant::now();
+    let mut clients = [world.client(), world.client()];
+    for (number, client) in clients.iter_mut().enumerate() {
+        let request = receipt([number]);
+        let (head, body) = head_and_body(&request);
+        let head = head.replacen("\r\n", "\r\nExpect: 100-continue\r\n", 1);
+        client.says(head).await;
+        client.hears(CONTINUE).await;
+        client.says(body).await;
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().await.status(), 201);
+    }
+    assert_eq!(began.elapsed(), Duration::from_millis(50));
+    let calls = world.sandbox.calls();
+    assert_eq!((calls.len(), &calls[0].ids[..]), (1, &ids(0..2)[..]));
 }

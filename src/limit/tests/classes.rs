@@ -24,7 +24,7 @@ fn lane_at(limiter: &Limiter, instance: &str, path: &str) -> Lane {
     let class = |classes: &Classes, instance: Option<&str>| {
         classes.class_of(&Method::POST, path, is_receipt, instance)
     };
-    limiter.lane(&who(instance, "t"), class, true)
+    limiter.lane(&limiter.rules(), &who(instance, "t"), class, true)
 }
 
 /// A class for these instances: of these paths, or the base limit.

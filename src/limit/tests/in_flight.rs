@@ -19,7 +19,7 @@ fn class(cap: u32, quota: Option<Quota>) -> Class {
 }
 
 fn lane(limiter: &Limiter) -> Lane {
-    limiter.lane(&who("1", "t"), |_, _| Some(0), true)
+    limiter.lane(&limiter.rules(), &who("1", "t"), |_, _| Some(0), true)
 }
 
 /// Ends a call after so long, which is measured.
@@ -50,7 +50,7 @@ async fn no_more_calls_are_in_flight_than_the_class_allows() {
     let fourth = fourth.await;
     assert_eq!(begun.elapsed(), ms(700));
     // Another instance has places of its own.
-    let other = limiter.lane(&who("2", "t"), |_, _| Some(0), true);
+    let other = limiter.lane(&limiter.rules(), &who("2", "t"), |_, _| Some(0), true);
     drop((now(&limiter, &other), fourth));
     // A permit that is dropped unused gives its place back at once.
     now(&limiter, &lane);
@@ -135,7 +135,7 @@ async fn the_forecast_is_exact_where_calls_last_as_predicted() {
         let mut calls = tokio::task::JoinSet::new();
         for index in 0..20 {
             let far = later(3_600_000);
-            let promised = lane.forecast(limiter.rules().token_request(
+            let promised = lane.forecast(lane.rules().token_request(
                 Kind::Request,
                 Instant::now(),
                 far,
@@ -214,7 +214,7 @@ async fn a_reload_changes_the_bound_and_counts_what_is_in_flight() {
 async fn the_bucket_of_other_credentials_has_places_of_its_own_and_keeps_them() {
     let limiter = capped(1, None, |_| {});
     let owner = lane(&limiter);
-    let other = limiter.lane(&who("1", "made-up"), |_, _| Some(0), true);
+    let other = limiter.lane(&limiter.rules(), &who("1", "made-up"), |_, _| Some(0), true);
     owner.verify();
     let (owned, made_up) = (now(&limiter, &owner), now(&limiter, &other));
     assert!(refusal(&limiter, &owner, 0).is_some());

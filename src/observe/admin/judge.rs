@@ -12,6 +12,7 @@ use super::problems::{
     CERTIFICATE_DAYS, DRAIN_SECONDS, ERROR_RATIO, Kind, MIN_RATE, Problem, QUEUE_RATIO,
     UNLINKED_COUNT, UNLINKED_RATIO, UPSTREAM_ERROR_RATIO,
 };
+use crate::grouped::grouped;
 use crate::observe::metrics::Metrics;
 
 /// The problems of the gateway as a whole. `samples` are those of the last two minutes,
@@ -31,7 +32,10 @@ pub(super) fn gateway(
                 && all as f64 > seconds * MIN_RATE
             {
                 let percent = share * 100.0;
-                add(kind, format!("{percent:.0} % of {all} in two minutes"));
+                add(
+                    kind,
+                    format!("{percent:.0} % of {} in two minutes", grouped(all)),
+                );
             }
         };
         let requests = new.requests - old.requests;
@@ -109,7 +113,10 @@ pub(super) fn instance(of: Present<'_>, recent: &Recent) -> Vec<Problem> {
     }
     if counts.rejected > 0 {
         let refused = counts.rejected;
-        add(Kind::RefusingRequests, format!("{refused} in two minutes"));
+        add(
+            Kind::RefusingRequests,
+            format!("{} in two minutes", grouped(refused)),
+        );
     }
     if let Some(share) = share(of.queued.max(0) as u64, of.max_queue.max(0) as u64)
         && share > QUEUE_RATIO
@@ -120,7 +127,10 @@ pub(super) fn instance(of: Present<'_>, recent: &Recent) -> Vec<Problem> {
     if of.pause > 0.0 {
         add(Kind::Paused, format!("{:.0} s left", of.pause.ceil()));
     } else if recent.is_throttled {
-        add(Kind::InstanceThrottled, format!("{} so far", of.throttled));
+        add(
+            Kind::InstanceThrottled,
+            format!("{} since the start", grouped(of.throttled)),
+        );
     }
     problems.sort_by_key(|problem| (Reverse(problem.severity), problem.kind));
     problems

@@ -19,6 +19,7 @@ use ring::digest::{SHA256, digest};
 
 use super::runbook::RUNBOOK;
 use super::state::Status;
+use crate::grouped::grouped;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -88,8 +89,10 @@ pub(super) fn render(status: &Status, view: &View) -> String {
             (overview::problems(status))
             (overview::figures(status))
             (overview::chart(status))
-            (tables::failures(status))
-            (tables::tenants(status))
+            div.pair {
+                (tables::failures(status))
+                (tables::tenants(status))
+            }
             (tables::unmerged(status))
             (tables::instances(status, view))
         }
@@ -134,26 +137,14 @@ fn frame(title: &str, head: &Markup, body: &Markup) -> String {
     page.into_string()
 }
 
-/// A number with a comma after every third digit.
-fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// A rate, with a digit after the point only where it matters.
 fn rate(number: f64) -> String {
     if number < 10.0 {
-        format!("{number:.1}")
+        // An empty sum is -0.0.
+        format!("{:.1}", number.abs())
     } else {
         // A rate is far below 2^53.
-        count(number.round() as u64)
+        grouped(number.round() as u64)
     }
 }
 
@@ -194,11 +185,10 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short_and_grouped() {
+    fn rates_are_short_and_grouped() {
         assert_eq!(
-            [0, 999, 1000, 1_234_567].map(count),
-            ["0", "999", "1,000", "1,234,567"]
+            [-0.0, 0.04, 9.94, 1234.5].map(rate),
+            ["0.0", "0.0", "9.9", "1,235"]
         );
-        assert_eq!([0.04, 9.94, 1234.5].map(rate), ["0.0", "9.9", "1,235"]);
     }
 }

@@ -99,10 +99,8 @@ fn a_json_body_that_is_not_understood_is_not_merged() {
             r#"{"chatId":"1","messageIds":["false_1_A"],"messageId":"false_1_B"}"#,
         ),
         (AmbiguousInstance, r#"{"chatId":"1","instance_id":["1"]}"#),
-        (
-            AmbiguousInstance,
-            r#"{"chatId":"1","access_token":"\ud800"}"#,
-        ),
+        (Malformed, r#"{"chatId":"1","access_token":"\ud800"}"#),
+        (Malformed, r#"{"chatId":"1","x":[{"y":"\uD800\u0041"}]}"#),
         (
             AmbiguousInstance,
             r#"{"chatId":"1","instance_id":"1","instance_id":"2"}"#,
@@ -135,7 +133,7 @@ fn a_json_body_that_is_not_understood_is_not_merged() {
             r#"{"chatId":"1","messageIds":["false_1_\u0000"]}"#,
         ),
         (
-            IdsShape,
+            Malformed,
             r#"{"chatId":"1","messageIds":["false_1_\ud800"]}"#,
         ),
     ] {
@@ -163,6 +161,10 @@ fn pairs_that_are_not_understood_are_not_merged() {
         // One variable of PHP.
         (AmbiguousKey, "chatId=1&x_y=1&x.y=2"),
         (AmbiguousKey, "chatId=1&x=1&x[]=2"),
+        // An element to Node, another name to PHP; and the other way round.
+        (AmbiguousKey, "chatId=1&messageIds[x=false_1_A"),
+        (AmbiguousKey, "chatId=1&x[y=1"),
+        (AmbiguousKey, "chatId=1&[messageIds][]=false_1_A"),
         (AmbiguousKey, "chatId=1&+messageIds[]=false_1_A"),
         (AmbiguousKey, "chatId=1&messageIds%00=false_1_A"),
         (AmbiguousKey, "chatId=1&messageId[]=false_1_A"),

@@ -14,23 +14,12 @@ use tokio::time::Instant;
 
 use super::arrival::{Arrival, RequestKind};
 use super::offline::{BucketKey, Entry, OfflineLimiter};
+use super::outcome::Outcome;
 use super::pending::{Open, Pending};
 use super::replayed::{LoggedReceipt, Verdicts, Waiter};
-use super::waits::Waits;
 use crate::batch::{Batch, Caps};
 use crate::config::{BatchEdge, Config};
 use crate::limit::{Kind, Permit, Place};
-
-/// What a setting would have done.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Outcome {
-    /// Upstream calls saved by merging.
-    pub(super) saved: u64,
-    pub(super) refused: u64,
-    pub(super) upstream: u64,
-    pub(super) receipts: Waits,
-    pub(super) others: Waits,
-}
 
 /// What happens at a point in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,6 +83,7 @@ impl Replay {
         // Everything due before this arrival happens first, so that it finds buckets and batches as
         // they were.
         self.advance(Some(now));
+        self.outcome.record_arrival(arrival.at);
         match arrival.kind {
             RequestKind::Other => {
                 let id = self.next_id();
@@ -135,6 +125,17 @@ impl Replay {
     pub(super) fn finish(mut self) -> Outcome {
         self.advance(None);
         self.outcome
+    }
+
+    fn refuse(&mut self, count: usize, now: Instant) {
+        let at = self.log_time(now);
+        self.outcome.record_refused(count as u64, at);
+    }
+
+    /// The time in the log, in nanoseconds since 1970.
+    fn log_time(&self, now: Instant) -> u64 {
+        let since = u64::try_from((now - self.start).as_nanos()).unwrap_or(0);
+        self.first.unwrap_or(0) + since
     }
 
     fn next_id(&mut self) -> u64 {
@@ -181,7 +182,7 @@ impl Replay {
             .check(bucket, kind, now, receipt.deadline)
             .is_err()
         {
-            self.outcome.refused += 1;
+            self.refuse(1, now);
             return;
         }
         let key = receipt.key;
@@ -240,11 +241,11 @@ impl Replay {
                 }
             }
             Err(_) => match pending {
-                Pending::Other(..) => self.outcome.refused += 1,
+                Pending::Other(..) => self.refuse(1, now),
                 Pending::Batch(batch) => {
                     self.idle(batch.key, id);
                     // Every caller of the batch is refused.
-                    self.outcome.refused += batch.seal().len() as u64;
+                    self.refuse(batch.seal().len(), now);
                 }
             },
         }
@@ -264,7 +265,7 @@ impl Replay {
         for (id, permit) in verdicts {
             match (self.open.remove(&id), permit) {
                 (Some(open), Some(permit)) => self.send((id, bucket), open.pending, permit, now),
-                (Some(_), None) => self.outcome.refused += 1,
+                (Some(_), None) => self.refuse(1, now),
                 (None, _) => {}
             }
         }
@@ -280,8 +281,8 @@ impl Replay {
     ) {
         let took = match pending {
             Pending::Other(arrived, took) => {
-                self.outcome.upstream += 1;
-                self.outcome.others.record(now - arrived);
+                let at = self.log_time(now);
+                self.outcome.record_request(now - arrived, at);
                 took
             }
             Pending::Batch(batch) => {
@@ -298,11 +299,9 @@ impl Replay {
                 } else {
                     self.idle(batch.key, id);
                 }
-                self.outcome.upstream += 1;
-                self.outcome.saved += receipts.len() as u64 - 1;
-                for receipt in receipts {
-                    self.outcome.receipts.record(now - receipt.arrived);
-                }
+                let waits = receipts.iter().map(|receipt| now - receipt.arrived);
+                let (waits, at) = (waits.collect::<Vec<_>>(), self.log_time(now));
+                self.outcome.record_batch(&waits, at);
                 took
             }
         };
@@ -341,9 +340,11 @@ impl Replay {
             return;
         };
         if let Pending::Batch(batch) = &open.pending {
-            self.outcome.refused += batch.take_late(|deadline| deadline <= now).len() as u64;
+            let expired = batch.take_late(|deadline| deadline <= now).len();
+            let next = batch.first_deadline();
+            self.refuse(expired, now);
             // Receipts that joined later keep the batch in the queue.
-            if let Some(next) = batch.first_deadline() {
+            if let Some(next) = next {
                 self.events.push(Reverse((next, Event::Deadline(id))));
                 return;
             }

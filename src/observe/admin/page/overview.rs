@@ -8,7 +8,8 @@ use maud::{Markup, html};
 use super::super::history::STEPS;
 use super::super::problems::{self, Severity};
 use super::super::state::Status;
-use super::{count, rate, visible};
+use super::{rate, visible};
+use crate::grouped::grouped;
 
 /// So many of the last rates make the figure that is shown, about ten seconds: a single
 /// one jumps.
@@ -50,10 +51,10 @@ pub(super) fn observing(status: &Status) -> Markup {
                     }
                     p {
                         "Enforcing would have"
-                        @if observing.batch { " saved " b { (count(would.save)) } " upstream calls" }
+                        @if observing.batch { " saved " b { (grouped(would.save)) } " upstream calls" }
                         @if observing.batch && observing.limit { "," }
                         @if observing.limit {
-                            " delayed " b { (count(would.delay)) } " and refused " b { (count(would.reject)) } " requests"
+                            " delayed " b { (grouped(would.delay)) } " and refused " b { (grouped(would.reject)) } " requests"
                         }
                         " since the start."
                     }
@@ -80,7 +81,7 @@ pub(super) fn problems(status: &Status) -> Markup {
                 @for line in &lines {
                     li {
                         strong class=(class(line.kind.severity())) { (line.kind.title()) }
-                        ": " (visible(&line.text)) " "
+                        " " (visible(&line.text)) " "
                         a href={ "runbook#" (line.kind.runbook()) } { "what to do" }
                     }
                 }
@@ -111,11 +112,11 @@ pub(super) fn figures(status: &Status) -> Markup {
     html! {
         dl.figures #figures data-live {
             div { dt { "Requests per second" } dd #calls { (rate(latest(&history.requests))) } }
-            div { dt { "Upstream calls per second" } dd #upstream { (rate(latest(&history.upstream))) } }
-            div { dt { "Receipts per upstream call" } dd #factor { (factor) } }
+            div { dt { "Upstream per second" } dd #upstream { (rate(latest(&history.upstream))) } }
+            div { dt { "Receipts per call" } dd #factor { (factor) } }
             div {
-                dt { "Calls saved since the start" }
-                dd { span #saved { (count(status.saved)) } " " small.quiet { (format!("{share:.0} % of receipts")) } }
+                dt { "Calls saved" }
+                dd { span #saved { (grouped(status.saved)) } " " small.quiet { (format!("{share:.0} % of receipts")) } }
             }
             div { dt { "Requests in flight" } dd #in_flight { (status.in_flight) } }
             div { dt { "Connections" } dd #connections { (status.connections) } }

@@ -7,9 +7,10 @@ use std::fmt::Display;
 
 use maud::{Markup, html};
 
-use super::super::state::{Failed, Instance, Status, Tenant};
+use super::super::state::{Failed, Instance, Rejected, Status, Tenant, Would};
 use super::overview::class;
-use super::{View, count, rate, visible};
+use super::{View, rate, visible};
+use crate::grouped::grouped;
 use crate::limit::Budget;
 
 /// The others are found with the search box.
@@ -54,7 +55,7 @@ pub(super) fn failures(status: &Status) -> Markup {
 fn groups(failures: &[Failed]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     for failed in failures {
-        let kind = |of: &Failed| (of.status, of.code, of.route);
+        let kind = |of: &Failed| (of.status, of.code, of.budget, of.route);
         let known = groups
             .iter_mut()
             .find(|group| kind(group.newest) == kind(failed));
@@ -99,13 +100,14 @@ fn failure(group: &Group<'_>) -> Markup {
                     None => (of.status),
                 }
             }
-            @match of.code {
-                Some(code) => (cell("Made by", format_args!("gateway: {code}"))),
-                None => (cell("Made by", "the API")),
+            @match (of.code, of.budget) {
+                (Some(code), Some(budget)) => (cell("Made by", format_args!("gateway: {code} ({budget})"))),
+                (Some(code), None) => (cell("Made by", format_args!("gateway: {code}"))),
+                (None, _) => (cell("Made by", "the API")),
             }
             (cell("Route", of.route))
             (cell("Instances", named))
-            (cell("Count", count(group.times)))
+            (cell("Count", grouped(group.times)))
         }
     }
 }
@@ -122,7 +124,7 @@ pub(super) fn unmerged(status: &Status) -> Markup {
                             th scope="row" data-label="Reason" {
                                 a href="runbook#merge-factor-collapsed" { (of.reason) }
                             }
-                            (cell("Receipts", count(of.receipts)))
+                            (cell("Receipts", grouped(of.receipts)))
                         }
                     }
                 }))
@@ -162,9 +164,9 @@ fn tenant(of: &Tenant) -> Markup {
                 @if of.problems > 0 { " " span.warning { (of.problems) " with a problem" } }
             }
             (cell("Per minute", rate(of.per_minute)))
-            (cell("Requests", count(requests)))
-            (cell("Upstream calls", count(of.upstream)))
-            td data-label="Saved" { (count(of.saved)) " " small.quiet { (format!("{share:.0} %")) } }
+            (cell("Requests", grouped(requests)))
+            (cell("Upstream calls", grouped(of.upstream)))
+            td data-label="Saved" { (grouped(of.saved)) " " small.quiet { (format!("{share:.0} %")) } }
         }
     }
 }
@@ -223,14 +225,13 @@ pub(super) fn instances(status: &Status, view: &View) -> Markup {
 }
 
 fn instance(of: &Instance, is_observing: bool) -> Markup {
-    let rejected = of.rejected.queue_full + of.rejected.max_wait + of.rejected.paused;
     let requests = of.requests.seen + of.requests.other;
     let is_sum = of.tenant.is_none() && of.budgets.is_empty();
     html! {
         tr {
             th scope="row" data-label="Instance" { (visible(&of.instance)) }
             (cell("Tenant", of.tenant.as_deref().map_or_else(|| NONE.to_owned(), visible)))
-            td data-label="State" {
+            td data-label="State" class=[is_sum.then_some("empty")] {
                 @if of.problems.is_empty() { span.quiet { @if is_sum { (NONE) } @else { "ok" } } }
                 @for problem in &of.problems {
                     div {
@@ -240,22 +241,52 @@ fn instance(of: &Instance, is_observing: bool) -> Markup {
                 }
             }
             (cell("Per minute", if is_sum { NONE.to_owned() } else { rate(of.per_minute) }))
-            (cell("Requests", count(requests)))
-            td data-label="Tokens left" {
+            (cell("Requests", grouped(requests)))
+            td data-label="Tokens left" class=(if of.budgets.is_empty() { "empty" } else { "tokens" }) {
                 @if of.budgets.is_empty() { (NONE) }
                 @for budget in scarcest(&of.budgets) { (tokens(budget)) }
             }
             (cell("Waiting", of.queued))
-            (cell("Saved", count(of.saved)))
-            (cell("Refused", count(rejected)))
+            (cell("Saved", grouped(of.saved)))
+            (cell("Refused", refused(&of.rejected)))
             (cell("API errors", errors(of)))
             @if is_observing {
-                (cell("Enforcing would", format_args!(
-                    "save {}, delay {}, refuse {}",
-                    count(of.would.save), count(of.would.delay), count(of.would.reject)
-                )))
+                (cell("Enforcing would", would(of.would)))
             }
         }
+    }
+}
+
+/// In total, and by the shared budgets, if they refused any.
+fn refused(of: &Rejected) -> String {
+    let shared = [("tenant", of.tenant_budget), ("egress", of.egress_budget)];
+    let shared = shared.into_iter().filter(|(_, requests)| *requests > 0);
+    let by: Vec<String> = shared
+        .map(|(budget, requests)| format!("{budget} {}", grouped(requests)))
+        .collect();
+    let own = of.queue_full + of.max_wait + of.paused;
+    let total = grouped(own + of.tenant_budget + of.egress_budget);
+    match by.is_empty() {
+        true => total,
+        false => format!("{total} ({})", by.join(", ")),
+    }
+}
+
+/// What enforcing would have done, without what it would not: `save 5, refuse 2`.
+fn would(of: Would) -> String {
+    let parts = [
+        ("save", of.save),
+        ("delay", of.delay),
+        ("refuse", of.reject),
+    ];
+    let parts = parts.iter().filter(|(_, times)| *times > 0);
+    let parts: Vec<_> = parts
+        .map(|(what, times)| format!("{what} {}", grouped(*times)))
+        .collect();
+    if parts.is_empty() {
+        NONE.to_owned()
+    } else {
+        parts.join(", ")
     }
 }
 
@@ -305,7 +336,7 @@ fn errors(of: &Instance) -> String {
     let all = of.errors.iter().map(|(code, times)| (*code, *times));
     let all = all.chain(throttled).filter(|(_, times)| *times > 0);
     let text: Vec<_> = all
-        .map(|(code, times)| format!("{} × {code}", count(times)))
+        .map(|(code, times)| format!("{} × {code}", grouped(times)))
         .collect();
     if text.is_empty() {
         "0".to_owned()
@@ -351,6 +382,7 @@ mod tests {
             time: String::new(),
             status,
             code,
+            budget: None,
             route: "other",
             instance: Box::from(instance),
             times,
