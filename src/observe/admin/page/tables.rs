@@ -290,12 +290,20 @@ fn would(of: Would) -> String {
     }
 }
 
-/// The two buckets with the fewest tokens for their size: an instance may have one for
+/// The two buckets with the fewest tokens or places for their size: an instance may have one for
 /// each class.
 fn scarcest(budgets: &[Budget]) -> Vec<&Budget> {
-    let filled = |of: &Budget| match (of.tokens, of.burst) {
-        (Some(tokens), Some(burst)) => tokens / f64::from(burst),
-        _ => f64::INFINITY,
+    let filled = |of: &Budget| {
+        let tokens = match (of.tokens, of.burst) {
+            (Some(tokens), Some(burst)) => tokens / f64::from(burst),
+            _ => f64::INFINITY,
+        };
+        let places = match (of.in_flight, of.max_in_flight) {
+            // Both are far below 2^53.
+            (Some(calls), Some(most)) => 1.0 - calls as f64 / f64::from(most),
+            _ => f64::INFINITY,
+        };
+        tokens.min(places)
     };
     let mut budgets: Vec<_> = budgets.iter().collect();
     budgets.sort_by(|one, other| filled(one).total_cmp(&filled(other)));
@@ -313,6 +321,9 @@ fn tokens(of: &Budget) -> Markup {
                 " " (tokens.floor()) " of " (burst)
             } @else {
                 "no limit"
+            }
+            @if let (Some(calls), Some(most)) = (of.in_flight, of.max_in_flight) {
+                ", " (calls) " of " (most) " in flight"
             }
             @if let Some(class) = &of.class { " (" (class) ")" }
         }
