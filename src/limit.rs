@@ -38,14 +38,14 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::time::Instant;
 
 pub(crate) use bucket::{Bucket, next_ticket};
 use egress::{Egress, QueueLimits};
 pub(crate) use forecast::admit as admit_at;
-use lane::TokenRequest;
+use lane::WaitRules;
 pub(crate) use lane::{Admission, Lane};
 use policy::{Policy, Sharing};
 pub(crate) use queue::{Completion, Kind, Newcomer, Permit, Refusal, Refused, Scope};
@@ -71,10 +71,7 @@ pub(crate) struct Limiter {
 #[derive(Debug)]
 pub(crate) struct Rules {
     limit: config::Limit,
-    pub(crate) max_wait: Duration,
-    limits: QueueLimits,
-    /// No request is held or refused: shadow requests draw on the buckets.
-    pub(crate) observes: bool,
+    wait: WaitRules,
     /// The base limit, then one registry per class in the order of the settings.
     registries: Vec<Arc<Registry>>,
 }
@@ -114,13 +111,26 @@ pub(crate) struct Waiting {
     pub(crate) receipts: usize,
 }
 
-impl Refusal {
+impl Refused {
     /// The metric label for this refusal.
-    pub(crate) fn reason(self) -> Reason {
+    pub(crate) fn reason(&self) -> Reason {
+        match (self.refusal, self.scope) {
+            (Refusal::QueueFull, _) => Reason::QueueFull,
+            (Refusal::Paused, _) => Reason::Paused,
+            (Refusal::WaitTooLong, Scope::Instance) => Reason::MaxWait,
+            (Refusal::WaitTooLong, Scope::Tenant) => Reason::TenantBudget,
+            (Refusal::WaitTooLong, Scope::Egress) => Reason::EgressBudget,
+        }
+    }
+}
+
+impl Scope {
+    /// As responses, the access log and the admin pages name it.
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::QueueFull => Reason::QueueFull,
-            Self::WaitTooLong => Reason::MaxWait,
-            Self::Paused => Reason::Paused,
+            Self::Instance => "instance",
+            Self::Tenant => "tenant",
+            Self::Egress => "egress",
         }
     }
 }
@@ -147,21 +157,22 @@ impl Limiter {
         self.rules.store(Arc::new(rules));
     }
 
-    /// Finds the lane of a request. `class` names its class by the settings;
-    /// `verifies` says whether a 2xx to it shows that the upstream accepts the
-    /// credential for the instance.
+    /// Finds the lane of a request that began under `rules`. `class` names its class
+    /// by the settings; `verifies` says whether a 2xx to it shows that the upstream
+    /// accepts the credential for the instance.
     pub(crate) fn lane(
         &self,
+        rules: &Rules,
         identity: &Identity,
         class: impl FnOnce(&config::Limit) -> Option<usize>,
         verifies: bool,
     ) -> Lane {
-        let rules = self.rules.load();
         let class = class(&rules.limit).map_or(0, |class| class + 1);
         let registry = &rules.registries[class];
         let account = registry.account(identity);
         let metrics = Arc::clone(&self.metrics);
-        Lane::new(account, identity.credential, verifies, registry, metrics)
+        let credential = identity.credential;
+        Lane::new(account, credential, verifies, registry, rules.wait, metrics)
     }
 
     /// Sets the gauges of tokens and pauses of each instance with a label.
@@ -200,9 +211,9 @@ impl Limiter {
         known.collect()
     }
 
-    /// The present limits, to be read and not kept.
-    pub(crate) fn rules(&self) -> Guard<Arc<Rules>> {
-        self.rules.load()
+    /// The present limits.
+    pub(crate) fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
     }
 
     /// Takes a token for a request of this lane, waiting in the queue for it.
@@ -219,16 +230,13 @@ impl Limiter {
         arrived: Instant,
         route: Route,
     ) -> Result<Acquired, Refused> {
-        let admission = {
-            let rules = self.rules.load();
-            let request = rules.token_request(kind, arrived, arrived + rules.max_wait);
-            if rules.observes {
-                self.shadow_admit(lane, request, route);
-                return Ok(self.untracked(route));
-            }
-            lane.admit(request)?
-        };
-        let ticket = match admission {
+        let rules = lane.rules();
+        let request = rules.token_request(kind, arrived, arrived + rules.max_wait);
+        if rules.observes {
+            self.shadow_admit(lane, request, route);
+            return Ok(self.untracked(route));
+        }
+        let ticket = match lane.admit(request)? {
             Admission::Now(permit) => return Ok(self.record_wait(permit, None, route)),
             Admission::Queued(ticket) => ticket,
         };
@@ -249,8 +257,7 @@ impl Limiter {
         kind: Kind,
         deadline: Instant,
     ) -> Result<Admission, Refused> {
-        let rules = self.rules.load();
-        lane.admit(rules.token_request(kind, Instant::now(), deadline))
+        lane.admit(lane.rules().token_request(kind, Instant::now(), deadline))
     }
 
     /// Whether a request could be admitted now; takes nothing.
@@ -258,8 +265,7 @@ impl Limiter {
     /// # Errors
     /// As [`admit`](Self::admit).
     pub(crate) fn check(&self, lane: &Lane, kind: Kind, deadline: Instant) -> Result<(), Refused> {
-        let rules = self.rules.load();
-        lane.check(rules.token_request(kind, Instant::now(), deadline))
+        lane.check(lane.rules().token_request(kind, Instant::now(), deadline))
     }
 
     /// Records the wait in the metrics.
@@ -281,6 +287,11 @@ impl Limiter {
 }
 
 impl Rules {
+    /// Whether no request is held or refused.
+    pub(crate) fn observes(&self) -> bool {
+        self.wait.observes
+    }
+
     fn new(config: &Config, egress: &Arc<Egress>, old: Option<&Self>) -> Self {
         let Config { limit, batch, .. } = config;
         let is_limited = config.egress.quota.is_some();
@@ -311,22 +322,14 @@ impl Rules {
         Self {
             registries,
             limit: limit.clone(),
-            max_wait: limit.max_wait,
-            limits: QueueLimits {
-                max_delay: batch.max_delay,
-                max_queue: limit.max_queue,
+            wait: WaitRules {
+                max_wait: limit.max_wait,
+                limits: QueueLimits {
+                    max_delay: batch.max_delay,
+                    max_queue: limit.max_queue,
+                },
+                observes: limit.mode == LimitMode::Observe,
             },
-            observes: limit.mode == LimitMode::Observe,
-        }
-    }
-
-    fn token_request(&self, kind: Kind, now: Instant, deadline: Instant) -> TokenRequest {
-        TokenRequest {
-            kind,
-            now,
-            deadline,
-            limits: self.limits,
-            is_shadow: self.observes,
         }
     }
 }

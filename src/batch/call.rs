@@ -44,6 +44,8 @@ pub(super) struct CallContext<'b> {
     pub(super) opened: Instant,
     /// When its window ended.
     pub(super) due: Instant,
+    /// How long a caller that failed alone stays out of batches.
+    pub(super) quarantine_time: Duration,
     /// Callers when it was sealed.
     pub(super) callers: usize,
     pub(super) tally: Tally,
@@ -143,7 +145,7 @@ impl CallContext<'_> {
         if reply.is_throttled() {
             // At once, because the next token comes only after the pause. Where
             // budgets are only observed nothing would wait: no retry there.
-            return (!self.batcher.limiter.observes()).then(Instant::now);
+            return (!self.lane.rules().observes).then(Instant::now);
         }
         let backoff = reply.is_worth_a_retry().then(|| backoff.next_backoff())?;
         let retry_after = reply.retry_after().unwrap_or_default();

@@ -35,7 +35,7 @@ impl Batcher {
         // The batch is due, not sealed: while it waits for its token it still
         // accepts receipts, so under pressure it grows instead of the queue.
         let due = Instant::now();
-        let token = if self.limiter.observes() {
+        let token = if lane.rules().observes {
             Ok(self.limiter.untracked(Route::Seen))
         } else {
             let token = self.first_token(&batch, &lane, refuse).await;
@@ -59,8 +59,14 @@ impl Batcher {
             Ok(acquired) => {
                 let waited = batch.opened.elapsed().as_secs_f64();
                 self.metrics.batches.wait.observe(waited);
-                let settlement =
-                    Settlement::new(&self, &lane, &upstream, (batch.opened, due), callers.len());
+                let settlement = Settlement::new(
+                    &self,
+                    &lane,
+                    &upstream,
+                    (batch.opened, due),
+                    callers.len(),
+                    windows.quarantine,
+                );
                 settlement.settle(callers, acquired).await;
             }
         }

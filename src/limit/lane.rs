@@ -45,10 +45,21 @@ pub(crate) struct Ticket {
     verdict: Option<Receiver>,
 }
 
+/// What the settings say about the wait of a request. A request keeps those with
+/// which it began (rule: reload).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WaitRules {
+    pub(crate) max_wait: Duration,
+    pub(super) limits: QueueLimits,
+    /// No request is held or refused: shadow requests draw on the buckets.
+    pub(crate) observes: bool,
+}
+
 /// One caller's access to an account.
 #[derive(Clone, Debug)]
 pub(crate) struct Lane {
     account: Arc<Account>,
+    rules: WaitRules,
     credential: Option<Fingerprint>,
     /// Whether a 2xx says that the upstream accepts the credential for the
     /// instance.
@@ -71,22 +82,46 @@ pub(super) struct TokenRequest {
     pub(super) is_shadow: bool,
 }
 
+impl WaitRules {
+    pub(super) fn token_request(
+        &self,
+        kind: Kind,
+        now: Instant,
+        deadline: Instant,
+    ) -> TokenRequest {
+        TokenRequest {
+            kind,
+            now,
+            deadline,
+            limits: self.limits,
+            is_shadow: self.observes,
+        }
+    }
+}
+
 impl Lane {
     pub(super) fn new(
         account: Arc<Account>,
         credential: Option<Fingerprint>,
         verifies: bool,
         registry: &Arc<Registry>,
+        rules: WaitRules,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             account,
+            rules,
             credential,
             verifies,
             registry: Arc::clone(registry),
             metrics,
             tenant: None,
         }
+    }
+
+    /// What holds for the wait of its requests.
+    pub(crate) fn rules(&self) -> &WaitRules {
+        &self.rules
     }
 
     /// Counts the upstream calls made here for this tenant.

@@ -17,11 +17,6 @@ use super::{Acquired, Admission, Lane, Limiter, Permit, Refused};
 use crate::observe::metrics::{Metrics, Route};
 
 impl Limiter {
-    /// Whether no request is held or refused.
-    pub(crate) fn observes(&self) -> bool {
-        self.rules.load().observes
-    }
-
     /// Lets a request go for which no token is taken.
     pub(crate) fn untracked(&self, route: Route) -> Acquired {
         let permit = Permit {
@@ -67,6 +62,6 @@ fn count_delay(metrics: &Metrics, lane: &Lane, waited: Option<Duration>, route: 
 
 /// Counts requests that would have been refused.
 pub(crate) fn would_refuse(lane: &Lane, refused: Refused, requests: usize) {
-    let reason = refused.refusal.reason();
+    let reason = refused.reason();
     lane.series().would_reject(reason).inc_by(requests as u64);
 }

@@ -54,7 +54,7 @@ fn who(instance: &str, token: &str) -> Identity {
 }
 
 fn lane_of(limiter: &Limiter, instance: &str, token: &str) -> Lane {
-    limiter.lane(&who(instance, token), |_| None, true)
+    limiter.lane(&limiter.rules(), &who(instance, token), |_| None, true)
 }
 
 fn later(wait: u64) -> Instant {

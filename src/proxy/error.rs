@@ -147,6 +147,14 @@ impl Error {
         }
     }
 
+    /// The budget that refused the request.
+    pub(crate) fn budget(&self) -> Option<&'static str> {
+        match self {
+            Self::RateLimited(refused) => Some(refused.scope.as_str()),
+            _ => None,
+        }
+    }
+
     /// The error type of RFC 9209 §2.3.
     fn proxy_error(&self) -> &'static str {
         match self {

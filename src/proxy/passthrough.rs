@@ -68,8 +68,8 @@ impl Proxy {
             limiter, batcher, ..
         } = &*self.shared;
         ctx.log_entry.set_merging(Err(NotMerged::MergingOff));
-        batcher.shadow(&receipt, lane);
-        let acquired = if limiter.observes() {
+        batcher.shadow(&ctx.settings.batch, &receipt, lane);
+        let acquired = if lane.rules().observes {
             // The shadow of its batch takes the token.
             limiter.untracked(Route::Seen)
         } else {
@@ -113,7 +113,7 @@ impl Proxy {
         let body = body.into_client_body(VecDeque::new());
         let mut response = Box::new(ClientResponse { head, body });
         // Where merging is only observed, no response changes (rule: observe mode).
-        let merges = !self.shared.batcher.observes();
+        let merges = !ctx.settings.batch_observes();
         let not_merged = ctx.log_entry.not_merged().filter(|_| merges);
         self.annotate(&mut response.head, lane, &acquired, not_merged);
         Ok(response)
@@ -165,7 +165,7 @@ pub(super) fn count(
     let series = lane.series();
     series.requests(route).inc();
     if let Err(Error::RateLimited(refused)) = result {
-        series.rejected(refused.refusal.reason()).inc();
+        series.rejected(refused.reason()).inc();
     }
     let failure = match result {
         Ok(response) => UpstreamFailure::of(response.status()),
@@ -178,6 +178,6 @@ pub(super) fn count(
     // Only for failures: `finish` then names the instance in the list of failures, by a
     // label that the cap on metric labels allows.
     if !matches!(result, Ok(response) if response.status().as_u16() < 400) {
-        log_entry.series = Some(std::sync::Arc::clone(series));
+        log_entry.name_instance(&series.name);
     }
 }

@@ -281,3 +281,56 @@ fn a_search_lists_only_what_it_finds_and_stays_text() {
     );
     assert!(!page.text().contains("<script>alert"));
 }
+
+#[test]
+fn a_refusal_names_its_instance_and_the_budget_that_refused_it() {
+    let upstream = HeldUpstream::start();
+    upstream.responses();
+    let tenants = "[{name = \"acme\", instances = [\"1\"], rate = 0.01, burst = 1}, \
+                   {name = \"far\", instances = [\"2\"], networks = [\"192.0.2.0/24\"]}]";
+    let settings = [
+        ("TENANT", tenants),
+        ("LIMIT__MAX_WAIT", "0s"),
+        ("BATCH__WINDOW", "0ms"),
+        ("LOG__FORMAT", "json"),
+    ];
+    let gateway = Program::serve(upstream.address, &settings);
+    let ask = |instance: &str| {
+        answered(
+            &gateway,
+            &format!("/v2/chats?instance_id={instance}&access_token=t"),
+        )
+    };
+    // An instance of the settings is named; a text that only a client knows is not.
+    let of = |instance| (ask(instance), ask(instance), ask(instance));
+    assert_eq!(of("1"), (200, 200, 429));
+    assert_eq!(ask("2"), 403);
+    let failures = gateway.page("/status").json()["failures"].clone();
+    let shown = |index: usize| {
+        let failure = &failures[index];
+        let of = |name: &str| failure[name].as_str().unwrap_or("-").to_owned();
+        (of("code"), of("instance"), of("budget"))
+    };
+    let refused = |code: &str, instance: &str, budget: &str| {
+        (code.to_owned(), instance.to_owned(), budget.to_owned())
+    };
+    assert_eq!(shown(0), refused("refused", "2", "-"));
+    assert_eq!(shown(1), refused("rate_limited", "1", "tenant"));
+    let one = gateway.page("/instances").json()["instances"][0].clone();
+    assert_eq!(one["rejected"]["tenant_budget"], 1, "{one}");
+    assert_eq!(one["rejected"]["max_wait"], 0, "{one}");
+    let page = gateway.page("/");
+    assert!(page.text().contains("1 (tenant 1)"), "{}", page.text());
+    assert!(page.text().contains("gateway: rate_limited (tenant)"));
+    let reason = "reason=\"tenant_budget\"";
+    assert_eq!(
+        gateway.counted("wawp_gateway_limit_rejected_total", &[reason]),
+        1.0
+    );
+    gateway.signal("TERM");
+    let (_, log, _) = gateway.ends();
+    let budgets = log
+        .lines()
+        .filter(|line| line.contains("\"budget\":\"tenant\""));
+    assert_eq!(budgets.count(), 1, "{log}");
+}

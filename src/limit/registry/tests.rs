@@ -8,13 +8,22 @@ use super::*;
 use crate::config::{Config, Quota};
 use crate::identity::Findings;
 use crate::limit::egress::{Egress, QueueLimits};
-use crate::limit::lane::TokenRequest;
+use crate::limit::lane::{TokenRequest, WaitRules};
 use crate::limit::policy::Sharing;
 use crate::limit::{Admission, Kind, Lane};
 use crate::observe::metrics::Metrics;
 use crate::sharded::SHARDS;
 
 const CAPACITY: usize = 8;
+
+const RULES: WaitRules = WaitRules {
+    max_wait: Duration::from_secs(4),
+    limits: QueueLimits {
+        max_delay: Duration::from_secs(2),
+        max_queue: 1000,
+    },
+    observes: false,
+};
 
 fn world(rate: f64, burst: u32) -> World {
     let quota = Quota::new(rate, NonZeroU32::new(burst).unwrap()).unwrap();
@@ -44,16 +53,7 @@ fn policy(quota: Quota) -> Policy {
 
 fn token_request(wait: Duration) -> TokenRequest {
     let now = Instant::now();
-    TokenRequest {
-        kind: Kind::Request,
-        now,
-        deadline: now + wait,
-        limits: QueueLimits {
-            max_delay: Duration::from_secs(2),
-            max_queue: 1000,
-        },
-        is_shadow: false,
-    }
+    RULES.token_request(Kind::Request, now, now + wait)
 }
 
 fn named(instance: &str) -> Identity {
@@ -73,6 +73,7 @@ impl World {
             identity.credential,
             true,
             &self.registry,
+            RULES,
             Arc::clone(&self.metrics),
         );
         let admitted = lane.admit(token_request(Duration::ZERO));
@@ -155,6 +156,7 @@ async fn a_verified_account_outlives_its_calls_by_an_hour_unless_room_is_short()
         identity.credential,
         true,
         &Arc::new(Registry::new("t", policy(quota))),
+        RULES,
         Arc::new(Metrics::new(1)),
     );
     let Ok(Admission::Now(permit)) = lane.admit(token_request(Duration::ZERO)) else {
@@ -186,6 +188,7 @@ async fn an_account_with_a_waiting_request_is_not_idle() {
         None,
         true,
         &Arc::new(Registry::new("t", policy(quota))),
+        RULES,
         Arc::new(Metrics::new(1)),
     );
     let ask = || lane.admit(token_request(Duration::from_secs(60)));

@@ -15,7 +15,7 @@ pub(super) fn class(name: &str, path: &str, quota: Option<Quota>) -> Class {
 fn lane(limiter: &Limiter, path: &str) -> Lane {
     let is_receipt = path == "/v2/send/seen";
     let class = |limit: &config::Limit| limit.class_of(&Method::POST, path, is_receipt);
-    limiter.lane(&who("1", "t"), class, true)
+    limiter.lane(&limiter.rules(), &who("1", "t"), class, true)
 }
 
 #[tokio::test(start_paused = true)]

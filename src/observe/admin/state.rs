@@ -155,6 +155,8 @@ pub(super) struct Rejected {
     pub(super) queue_full: u64,
     pub(super) max_wait: u64,
     pub(super) paused: u64,
+    pub(super) tenant_budget: u64,
+    pub(super) egress_budget: u64,
 }
 
 /// Failures of one kind: the last one, and how many there were.
@@ -164,6 +166,8 @@ pub(super) struct Failed {
     pub(super) status: u16,
     /// The code of a response that the gateway made; `None` if the upstream made it.
     pub(super) code: Option<&'static str>,
+    /// The budget that refused the request: "instance", "tenant" or "egress".
+    pub(super) budget: Option<&'static str>,
     pub(super) route: &'static str,
     pub(super) instance: Box<str>,
     /// How often it has occurred since it was first listed.
@@ -207,14 +211,14 @@ impl Status {
 
 impl Observing {
     fn of(gateway: &Gateway, instances: &Instances) -> Self {
-        let shared = &gateway.server().proxy.shared;
+        let settings = gateway.server().proxy.shared.reloadable.load();
         let all = instances
             .instances
             .iter()
             .chain([&instances.other, &instances.none]);
         Self {
-            limit: shared.limiter.observes(),
-            batch: shared.batcher.observes(),
+            limit: settings.limit_observes(),
+            batch: settings.batch_observes(),
             would: all.fold(Would::default(), |sum, of| Would {
                 save: sum.save + of.would.save,
                 delay: sum.delay + of.would.delay,
@@ -301,6 +305,7 @@ fn failures(metrics: &Metrics) -> Vec<Failed> {
         time: humantime::format_rfc3339_millis(failure.time).to_string(),
         status: failure.status.as_u16(),
         code: failure.code,
+        budget: failure.budget,
         route: failure.route.as_str(),
         instance: failure.instance,
         times: failure.times,
@@ -324,7 +329,8 @@ impl Instances {
     pub(super) fn of(gateway: &Gateway, history: &History) -> Self {
         let metrics: &Metrics = gateway.metrics();
         let shared = &gateway.server().proxy.shared;
-        let tenants = shared.tenants.load();
+        let reloadable = shared.reloadable.load();
+        let tenants = &reloadable.tenants;
         let now = Instant::now();
         let max_queue = metrics.scraped().queue_limit();
         // A snapshot of the list: its lock is not held while the buckets are read.
@@ -381,6 +387,8 @@ impl Instance {
                 queue_full: rejected(Reason::QueueFull),
                 max_wait: rejected(Reason::MaxWait),
                 paused: rejected(Reason::Paused),
+                tenant_budget: rejected(Reason::TenantBudget),
+                egress_budget: rejected(Reason::EgressBudget),
             },
             throttled: series.throttled.get(),
             errors: errors.into(),

@@ -7,7 +7,7 @@ use std::fmt::Display;
 
 use maud::{Markup, html};
 
-use super::super::state::{Failed, Instance, Status, Tenant, Would};
+use super::super::state::{Failed, Instance, Rejected, Status, Tenant, Would};
 use super::overview::class;
 use super::{View, rate, visible};
 use crate::grouped::grouped;
@@ -55,7 +55,7 @@ pub(super) fn failures(status: &Status) -> Markup {
 fn groups(failures: &[Failed]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     for failed in failures {
-        let kind = |of: &Failed| (of.status, of.code, of.route);
+        let kind = |of: &Failed| (of.status, of.code, of.budget, of.route);
         let known = groups
             .iter_mut()
             .find(|group| kind(group.newest) == kind(failed));
@@ -100,9 +100,10 @@ fn failure(group: &Group<'_>) -> Markup {
                     None => (of.status),
                 }
             }
-            @match of.code {
-                Some(code) => (cell("Made by", format_args!("gateway: {code}"))),
-                None => (cell("Made by", "the API")),
+            @match (of.code, of.budget) {
+                (Some(code), Some(budget)) => (cell("Made by", format_args!("gateway: {code} ({budget})"))),
+                (Some(code), None) => (cell("Made by", format_args!("gateway: {code}"))),
+                (None, _) => (cell("Made by", "the API")),
             }
             (cell("Route", of.route))
             (cell("Instances", named))
@@ -224,7 +225,6 @@ pub(super) fn instances(status: &Status, view: &View) -> Markup {
 }
 
 fn instance(of: &Instance, is_observing: bool) -> Markup {
-    let rejected = of.rejected.queue_full + of.rejected.max_wait + of.rejected.paused;
     let requests = of.requests.seen + of.requests.other;
     let is_sum = of.tenant.is_none() && of.budgets.is_empty();
     html! {
@@ -248,12 +248,27 @@ fn instance(of: &Instance, is_observing: bool) -> Markup {
             }
             (cell("Waiting", of.queued))
             (cell("Saved", grouped(of.saved)))
-            (cell("Refused", grouped(rejected)))
+            (cell("Refused", refused(&of.rejected)))
             (cell("API errors", errors(of)))
             @if is_observing {
                 (cell("Enforcing would", would(of.would)))
             }
         }
+    }
+}
+
+/// In total, and by the shared budgets, if they refused any.
+fn refused(of: &Rejected) -> String {
+    let shared = [("tenant", of.tenant_budget), ("egress", of.egress_budget)];
+    let shared = shared.into_iter().filter(|(_, requests)| *requests > 0);
+    let by: Vec<String> = shared
+        .map(|(budget, requests)| format!("{budget} {}", grouped(requests)))
+        .collect();
+    let own = of.queue_full + of.max_wait + of.paused;
+    let total = grouped(own + of.tenant_budget + of.egress_budget);
+    match by.is_empty() {
+        true => total,
+        false => format!("{total} ({})", by.join(", ")),
     }
 }
 
@@ -356,6 +371,7 @@ mod tests {
             time: String::new(),
             status,
             code,
+            budget: None,
             route: "other",
             instance: Box::from(instance),
             times,
