@@ -7,7 +7,8 @@ use std::fmt::Display;
 
 use maud::{Markup, html};
 
-use super::super::state::{Failed, Instance, Rejected, Status, Tenant, Would};
+use super::super::instances::{Instance, Rejected, Would};
+use super::super::state::{Failed, Status, Tenant};
 use super::overview::class;
 use super::{View, rate, visible};
 use crate::grouped::grouped;
