@@ -21,6 +21,7 @@ pub(crate) mod names;
 pub(crate) mod query;
 pub(crate) mod scan;
 pub(crate) mod verification;
+mod verified;
 
 #[cfg(test)]
 mod tests;
@@ -30,3 +31,4 @@ pub(crate) use credential::{CredentialSource, Fingerprint};
 pub(crate) use findings::{Certainty, Findings, Identity};
 pub(crate) use instance::InstanceId;
 pub(crate) use query::{decode, pairs};
+pub(crate) use verified::Verified;

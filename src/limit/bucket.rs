@@ -148,7 +148,7 @@ impl<G: Completion> Bucket<G> {
     /// The same, for a caller that needs no wake-up.
     pub(super) fn tick(&mut self, now: Instant) -> Option<Instant> {
         let next = self.serve(now)?;
-        let expiry = self.expire(now);
+        let expiry = self.expire(now, |bucket| bucket.too_late(now));
         Some(expiry.map_or(next, |expiry| expiry.min(next)))
     }
 
@@ -230,7 +230,11 @@ impl<G: Completion> Bucket<G> {
     /// Refuses the requests whose deadline has passed; returns when the next
     /// one will have to be refused. To be called after the tokens that are
     /// there have been handed out.
-    pub(super) fn expire(&mut self, now: Instant) -> Option<Instant> {
+    pub(super) fn expire(
+        &mut self,
+        now: Instant,
+        refused: impl FnOnce(&Self) -> Refused,
+    ) -> Option<Instant> {
         let queue = self.queue.as_mut()?;
         let expired = now.checked_sub(TIMER_GRANULARITY);
         let expired = expired.map(|until| queue.take_expired(until));
@@ -238,7 +242,7 @@ impl<G: Completion> Bucket<G> {
         if let Some(expired) = expired
             && !expired.is_empty()
         {
-            let refused = self.too_late(now);
+            let refused = refused(self);
             for waiter in expired {
                 waiter.completion.settle(Err(refused));
             }

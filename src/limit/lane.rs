@@ -20,7 +20,7 @@ use super::bucket::Bucket;
 use super::egress::{Joined, QueueLimits, Receiver};
 use super::in_flight::Place;
 use super::policy::Policy;
-use super::queue::{Kind, Newcomer, Permit, Refusal, Refused, Scope};
+use super::queue::{Kind, Newcomer, Permit, Refusal, Refused, Scope, Source};
 use super::registry::Registry;
 use crate::config::Quota;
 use crate::identity::Fingerprint;
@@ -62,11 +62,13 @@ pub(crate) struct Lane {
     account: Arc<Account>,
     rules: WaitRules,
     credential: Option<Fingerprint>,
-    /// Whether a 2xx says that the upstream accepts the credential for the
+    /// Whether a 2xx or a 401 says if the upstream accepts the credential for the
     /// instance.
     verifies: bool,
     /// That of its class.
-    registry: Arc<Registry>,
+    class: usize,
+    /// Of all classes.
+    registries: Arc<[Arc<Registry>]>,
     metrics: Arc<Metrics>,
     /// Counts the upstream calls made here, and those that merging saved.
     tenant: Option<Arc<TenantSeries>>,
@@ -105,7 +107,7 @@ impl Lane {
         account: Arc<Account>,
         credential: Option<Fingerprint>,
         verifies: bool,
-        registry: &Arc<Registry>,
+        (registries, class): (&Arc<[Arc<Registry>]>, usize),
         rules: WaitRules,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -114,7 +116,8 @@ impl Lane {
             rules,
             credential,
             verifies,
-            registry: Arc::clone(registry),
+            class,
+            registries: Arc::clone(registries),
             metrics,
             tenant: None,
         }
@@ -177,7 +180,7 @@ impl Lane {
     }
 
     fn policy(&self) -> Arc<Policy> {
-        Guard::into_inner(self.registry.policy())
+        Guard::into_inner(self.registries[self.class].policy())
     }
 
     /// Refuses a deadline that lies within a pause of the upstream: for a
@@ -191,6 +194,11 @@ impl Lane {
         self.account
             .inspect(self.credential, inspect)
             .unwrap_or(Ok(()))
+    }
+
+    /// Which bucket a call without a token is counted at.
+    pub(super) fn source(&self) -> Source {
+        self.account.source_of(self.credential)
     }
 
     /// Measures a call that takes no place, where calls in flight are bounded.
@@ -208,8 +216,7 @@ impl Lane {
 
     /// The refusal of a request that waited until its deadline came.
     pub(crate) fn too_late(&self) -> Refused {
-        let inspect = |bucket: &Bucket<_>| bucket.too_late(Instant::now());
-        let refused = self.account.inspect(self.credential, inspect);
+        let refused = self.account.too_late(self.credential);
         refused.unwrap_or(Refused {
             refusal: Refusal::WaitTooLong,
             scope: Scope::Egress,
@@ -240,7 +247,7 @@ impl Lane {
             .on_other_result(permit, !status.is_server_error());
         if status.is_success() && self.verifies {
             self.verify();
-        } else if status == StatusCode::UNAUTHORIZED {
+        } else if status == StatusCode::UNAUTHORIZED && self.verifies {
             self.revoke();
         }
     }
@@ -253,9 +260,7 @@ impl Lane {
 
     /// Records that the upstream accepts the credential for the instance.
     pub(crate) fn verify(&self) {
-        if let Some(credential) = self.credential {
-            self.account.verify(credential, true, || self.policy());
-        }
+        self.set_verified(true);
         if let (Some(instance), None) = (&self.account.instance, self.account.series.get())
             && !self.credential.is_some_and(|it| it.is_of(instance))
         {
@@ -267,8 +272,22 @@ impl Lane {
 
     /// Records that the upstream does not accept the credential any more.
     pub(crate) fn revoke(&self) {
-        if let Some(credential) = self.credential {
-            self.account.verify(credential, false, || self.policy());
+        self.set_verified(false);
+    }
+
+    fn set_verified(&self, is_accepted: bool) {
+        let Some(credential) = self.credential else {
+            return;
+        };
+        let has_changed = (self.account).verify(credential, is_accepted, || self.policy());
+        if let (true, Some(instance)) = (has_changed, &self.account.instance) {
+            // For the instance: the accounts of its other classes follow.
+            for other in self.registries.iter() {
+                if let Some(account) = other.known(instance) {
+                    let policy = || Guard::into_inner(other.policy());
+                    account.verify(credential, is_accepted, policy);
+                }
+            }
         }
     }
 
@@ -298,7 +317,7 @@ impl Lane {
 
     /// Whether responses carry `RateLimit` fields.
     pub(crate) fn sends_ratelimit_headers(&self) -> bool {
-        self.registry.policy().headers
+        self.registries[self.class].policy().headers
     }
 
     /// The present quota of its bucket.

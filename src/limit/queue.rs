@@ -386,6 +386,14 @@ fn extract<G>(
 }
 
 impl Newcomer {
+    /// Its side.
+    pub(super) fn side(&self) -> Side {
+        match self.kind {
+            Kind::Request => Side::Requests,
+            Kind::Receipt { .. } | Kind::FollowUp { .. } => Side::Receipts,
+        }
+    }
+
     /// Its side, and for receipts the key that orders them.
     pub(super) fn queue_key(&self, max_delay: Duration) -> (Side, Instant) {
         match self.kind {
