@@ -7,7 +7,8 @@ use std::fmt::Display;
 
 use maud::{Markup, html};
 
-use super::super::state::{Failed, Instance, Rejected, Status, Tenant, Would};
+use super::super::instances::{Instance, Rejected, Would};
+use super::super::state::{Failed, Status, Tenant};
 use super::overview::class;
 use super::{View, rate, visible};
 use crate::grouped::grouped;
@@ -142,7 +143,7 @@ pub(super) fn tenants(status: &Status) -> Markup {
         section #tenants data-live {
             @if !status.tenants.is_empty() {
                 h2 { "Tenants" }
-                (table("Tenants", &["Tenant", "Instances", "Per minute", "Requests", "Upstream calls", "Saved"], &html! {
+                (table("Tenants", &["Tenant", "Instances", "Per minute", "Requests", "Upstream", "Saved"], &html! {
                     @for of in &status.tenants { (tenant(of)) }
                 }))
             }
@@ -161,11 +162,11 @@ fn tenant(of: &Tenant) -> Markup {
             th scope="row" data-label="Tenant" { a href={ "?" (find) "#instances" } { (visible(&of.tenant)) } }
             td data-label="Instances" {
                 (of.instances)
-                @if of.problems > 0 { " " span.warning { (of.problems) " with a problem" } }
+                @if of.problems > 0 { " " span.warning { (of.problems) " problem" @if of.problems != 1 { "s" } } }
             }
             (cell("Per minute", rate(of.per_minute)))
             (cell("Requests", grouped(requests)))
-            (cell("Upstream calls", grouped(of.upstream)))
+            (cell("Upstream", grouped(of.upstream)))
             td data-label="Saved" { (grouped(of.saved)) " " small.quiet { (format!("{share:.0} %")) } }
         }
     }
