@@ -64,7 +64,13 @@ fn check(named: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
     // Without a file, variables and flags can still be wrong.
     let file = settings_file(named);
     match app::check(file.as_deref(), std::env::vars_os(), overrides) {
-        Ok(effective) => print(|out| write!(out, "{effective}")),
+        Ok(effective) => {
+            // To stderr: what is printed can be read as a settings file.
+            for warning in effective.warnings() {
+                eprintln!("warning: {warning}");
+            }
+            print(|out| write!(out, "{effective}"))
+        }
         Err(mistakes) => fail(EXIT_SETTINGS, &mistakes),
     }
 }

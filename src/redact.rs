@@ -25,7 +25,7 @@ impl Secrets {
     /// Collects them from the settings; `None` if there are none.
     pub(crate) fn new(tenants: &[Tenant]) -> Option<Self> {
         let tokens = tenants.iter().flat_map(|tenant| tenant.tokens.values());
-        let keys = tenants.iter().filter_map(|tenant| tenant.key.as_ref());
+        let keys = tenants.iter().flat_map(|tenant| tenant.all_keys());
         let texts: Vec<String> = keys
             .chain(tokens)
             .flat_map(|secret| forms(secret.expose()))
@@ -82,6 +82,7 @@ mod tests {
             quota: None,
             networks: Vec::new(),
             key: Some(Secret::new("q83v+7/EjRkl0aWb==")),
+            keys: Vec::new(),
             tokens: [("1".to_owned(), Secret::new("tok/en"))].into(),
         };
         let secrets = Secrets::new(&[tenant]).unwrap();

@@ -172,14 +172,14 @@ impl Tenants {
     pub(crate) fn may_use(
         &self,
         client: Client,
-        instance: Option<impl AsRef<[u8]>>,
+        instance: Option<impl AsRef<[u8]> + Copy>,
         is_ambiguous: bool,
     ) -> Result<&Arc<TenantSeries>, Denied> {
         // First, because otherwise the allowed instance would hide the other one.
         if is_ambiguous && self.depends_on_instance {
             return Err(Denied::Ambiguous);
         }
-        match instance.as_ref().and_then(|instance| self.of(instance)) {
+        match instance.and_then(|instance| self.of(instance)) {
             Some(tenant) if client.is_within(&tenant.networks) => Ok(&tenant.series),
             Some(_) => Err(Denied::TenantNetworks),
             None if !self.only_listed => Ok(&self.other),

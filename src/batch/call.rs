@@ -221,9 +221,11 @@ impl CallContext<'_> {
     async fn exchange(
         &self,
         request: &mut UpstreamRequest,
-        acquired: Acquired,
+        mut acquired: Acquired,
         size: CallSize,
     ) -> Reply {
+        // Dropped when the response has ended.
+        let place = acquired.permit.send();
         let response = match self.upstream.call(request, Route::Seen).await {
             Ok(response) => response,
             Err(failure) => {
@@ -246,7 +248,8 @@ impl CallContext<'_> {
             // Only one caller: what was read so far is passed on with the rest, so the
             // gateway never holds more than the limit.
             Ok(Collected::Longer(held, rest)) if size.callers == 1 => {
-                let body = rest.into_client_body(held);
+                let mut body = rest.into_client_body(held);
+                body.hold(place);
                 Reply::Long(Box::new(ClientResponse { head, body }))
             }
             // Dropping the rest closes the connection. Each caller then gets a call of

@@ -36,7 +36,7 @@ impl Batcher {
         // accepts receipts, so under pressure it grows instead of the queue.
         let due = Instant::now();
         let token = if lane.rules().observes {
-            Ok(self.limiter.untracked(Route::Seen))
+            Ok(self.limiter.untracked(&lane, Route::Seen))
         } else {
             let token = self.first_token(&batch, &lane, refuse).await;
             token.map(|(permit, waited)| self.limiter.record_wait(permit, waited, Route::Seen))

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::open::{Batch, Caps, Joined, Mergeable};
 use super::{Batcher, Windows};
 use crate::config::{self, BatchMode};
-use crate::limit::{Lane, Refused, would_refuse};
+use crate::limit::{Lane, Refused, shadow_call, would_refuse};
 use crate::observe::metrics::Route;
 use crate::receipt::{IdHash, MergeKey, Receipt};
 
@@ -134,13 +134,14 @@ impl ShadowBatch {
         let refuse = |shadows: Vec<_>, refused: Refused| would_refuse(lane, refused, shadows.len());
         let token = if self.takes_token {
             let token = batcher.first_token(batch, lane, refuse).await;
-            token.map(|(_, waited)| {
+            token.map(|(permit, waited)| {
                 batcher
                     .limiter
-                    .record_would_delay(lane, waited, Route::Seen)
+                    .record_would_delay(lane, waited, Route::Seen);
+                shadow_call(permit)
             })
         } else {
-            Ok(())
+            Ok(None)
         };
         let shadows = batch.seal();
         // A shadow call takes no time: its key is busy for a window only.
@@ -149,18 +150,26 @@ impl ShadowBatch {
         if busy_until.is_none() {
             batcher.open_shadows.remove(batch);
         }
-        match token {
-            Err(refused) => refuse(shadows, refused),
-            // In `merge` mode the real batch counts in `saved_total`.
-            Ok(()) if self.observes => {
-                // Without splits, so one call for all: an upper bound.
-                let saved = shadows.len().saturating_sub(1);
-                lane.series().would_save.inc_by(saved as u64);
+        let call = match token {
+            Err(refused) => return refuse(shadows, refused),
+            Ok(call) => call,
+        };
+        // In `merge` mode the real batch counts in `saved_total`.
+        if self.observes {
+            // Without splits, so one call for all: an upper bound.
+            let saved = shadows.len().saturating_sub(1);
+            lane.series().would_save.inc_by(saved as u64);
+        }
+        let keep = async {
+            if let Some(until) = busy_until {
+                batcher.keep(&batcher.open_shadows, batch, until).await;
             }
-            Ok(()) => {}
-        }
-        if let Some(until) = busy_until {
-            batcher.keep(&batcher.open_shadows, batch, until).await;
-        }
+        };
+        let call = async {
+            if let Some(call) = call {
+                call.await;
+            }
+        };
+        tokio::join!(keep, call);
     }
 }

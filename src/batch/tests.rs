@@ -172,7 +172,7 @@ impl World {
 
     fn lane_of(&self, receipt: &Receipt) -> Lane {
         self.limiter
-            .lane(&self.limiter.rules(), &receipt.identity, |_| None, true)
+            .lane(&self.limiter.rules(), &receipt.identity, |_, _| None, true)
     }
 
     /// Takes every token of the instance that is there.

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::account::Account;
 use super::bucket::Bucket;
 use super::egress::{Joined, QueueLimits, Receiver};
+use super::in_flight::Place;
 use super::policy::Policy;
 use super::queue::{Kind, Newcomer, Permit, Refusal, Refused, Scope};
 use super::registry::Registry;
@@ -192,6 +193,12 @@ impl Lane {
             .unwrap_or(Ok(()))
     }
 
+    /// Measures a call that takes no place, where calls in flight are bounded.
+    pub(super) fn measure(&self, now: Instant) -> Option<Place> {
+        let inspect = |bucket: &Bucket<_>| Some(bucket.in_flight()?.measure(now));
+        self.account.inspect(self.credential, inspect).flatten()
+    }
+
     /// Until when a pause certainly lets no request go; it may be over.
     pub(crate) fn paused_until(&self) -> Option<Instant> {
         self.account
@@ -207,6 +214,7 @@ impl Lane {
             refusal: Refusal::WaitTooLong,
             scope: Scope::Egress,
             quota: None,
+            max_in_flight: None,
             waiting: 0,
             retry_after: Duration::ZERO,
         })

@@ -16,7 +16,7 @@ use super::Proxy;
 use super::error::Error;
 use super::request_ctx::RequestCtx;
 use crate::body::{self, ClientBody};
-use crate::config;
+use crate::config::Classes;
 use crate::http::request_head::RequestHead;
 use crate::http::{hop_by_hop, path};
 use crate::identity::scan::{self, Extent};
@@ -150,12 +150,12 @@ impl Proxy {
         let tenant = tenant.inspect_err(|_| ctx.name_refused(identity, &self.shared.metrics))?;
         let is_receipt = ctx.route == Route::Seen;
         let verifies = verification::is_conclusive(head, is_receipt, identity);
-        let class = |limit: &config::Limit| {
-            if limit.classes.is_empty() {
+        let class = |classes: &Classes, instance: Option<&str>| {
+            if classes.is_empty() {
                 return None;
             }
             let path = path::normalize(head.uri.path());
-            limit.class_of(&head.method, &path, is_receipt)
+            classes.class_of(&head.method, &path, is_receipt, instance)
         };
         let limits = &ctx.settings.limits;
         let lane = self.shared.limiter.lane(limits, identity, class, verifies);

@@ -71,7 +71,7 @@ impl Proxy {
         batcher.shadow(&ctx.settings.batch, &receipt, lane);
         let acquired = if lane.rules().observes {
             // The shadow of its batch takes the token.
-            limiter.untracked(Route::Seen)
+            limiter.untracked(lane, Route::Seen)
         } else {
             let opened = Instant::now();
             let kind = Kind::Receipt { opened };
@@ -88,7 +88,7 @@ impl Proxy {
         ctx: &mut RequestCtx<'_>,
         request: &mut UpstreamRequest,
         lane: &Lane,
-        acquired: Acquired,
+        mut acquired: Acquired,
     ) -> Result<Box<ClientResponse>, Error> {
         // Taken out now, because the upstream call consumes the head.
         let client_upgrade = request
@@ -98,6 +98,8 @@ impl Proxy {
         ctx.log_entry
             .set_queue_wait(acquired.waited.unwrap_or_default());
         let sent_at = acquired.permit.granted;
+        // Dropped on a failure, else with the body of the response.
+        let place = acquired.permit.send();
         let result = self.upstream.call(request, ctx.route).await;
         ctx.log_entry.upstream_responded(sent_at);
         let UpstreamResponse {
@@ -110,7 +112,8 @@ impl Proxy {
         if let (Some(upstream), Some(client)) = (upgrade, client_upgrade) {
             upgrade::bridge(client, upstream, &self.shared.tasks, &self.shared.drain);
         }
-        let body = body.into_client_body(VecDeque::new());
+        let mut body = body.into_client_body(VecDeque::new());
+        body.hold(place);
         let mut response = Box::new(ClientResponse { head, body });
         // Where merging is only observed, no response changes (rule: observe mode).
         let merges = !ctx.settings.batch_observes();

@@ -12,7 +12,8 @@ use memchr::{Memchr, memchr, memchr_iter};
 
 use super::HASHER;
 use super::fields::Span;
-use super::list::{Form, List, Site};
+use super::form::{Form, Site};
+use super::list::List;
 
 /// Represents an id where only equality matters. A collision of two ids only
 /// closes a batch early or sends a receipt alone.

@@ -7,7 +7,7 @@
 //!
 //! - `log_files`, `formats`, `timestamp`, `line`: from files to requests;
 //! - `arrival`, `arrival_order`: requests in the order of their arrival;
-//! - `replay`, `waits`: one setting tried on them;
+//! - `replay`, `pending`, `waits`: one setting tried on them;
 //! - `outcome`, `timeline`: what a setting would have done, and how busy the log is;
 //! - `report`: three rows and the recommended settings; `report_page`: all of it with charts.
 
@@ -18,6 +18,7 @@ mod line;
 mod log_files;
 mod offline;
 mod outcome;
+mod pending;
 mod replay;
 mod replayed;
 mod report;

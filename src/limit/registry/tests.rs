@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use http::{Request, StatusCode};
 
 use super::*;
-use crate::config::{Config, Quota};
+use crate::config::{Classes, Config, Quota};
 use crate::identity::Findings;
 use crate::limit::egress::{Egress, QueueLimits};
 use crate::limit::lane::{TokenRequest, WaitRules};
@@ -28,7 +28,7 @@ const RULES: WaitRules = WaitRules {
 fn world(rate: f64, burst: u32) -> World {
     let quota = Quota::new(rate, NonZeroU32::new(burst).unwrap()).unwrap();
     World {
-        registry: Arc::new(Registry::with_capacity("t", policy(quota), CAPACITY)),
+        registry: Arc::new(Registry::with_capacity(policy(quota), CAPACITY)),
         metrics: Arc::new(Metrics::new(1)),
     }
 }
@@ -40,11 +40,13 @@ struct World {
 }
 
 fn policy(quota: Quota) -> Policy {
-    let config = Config::default();
+    let mut config = Config::default();
+    config.limit.quota = Some(quota);
     let egress = Arc::new(Egress::new(None, config.limit.max_wait));
     let sharing = Sharing::new(&config.tenants, &egress, false);
     Policy {
-        quota: Some(quota),
+        classes: Arc::new(Classes::new(&config)),
+        group: 0,
         sharing: Arc::new(sharing),
         headers: false,
         max_delay: config.batch.max_delay,
@@ -155,7 +157,7 @@ async fn a_verified_account_outlives_its_calls_by_an_hour_unless_room_is_short()
         Arc::clone(&account),
         identity.credential,
         true,
-        &Arc::new(Registry::new("t", policy(quota))),
+        &Arc::new(Registry::new(policy(quota))),
         RULES,
         Arc::new(Metrics::new(1)),
     );
@@ -187,7 +189,7 @@ async fn an_account_with_a_waiting_request_is_not_idle() {
         Arc::clone(&account),
         None,
         true,
-        &Arc::new(Registry::new("t", policy(quota))),
+        &Arc::new(Registry::new(policy(quota))),
         RULES,
         Arc::new(Metrics::new(1)),
     );

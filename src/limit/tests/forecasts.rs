@@ -140,7 +140,7 @@ impl World {
         let identity = who(INSTANCES[caller.instance], &format!("t{}", caller.token));
         let class = caller.class.then_some(0);
         self.limiter
-            .lane(&self.limiter.rules(), &identity, |_| class, false)
+            .lane(&self.limiter.rules(), &identity, |_, _| class, false)
     }
 
     /// Applies an event. A request that gets its token has its response at once: a
@@ -166,6 +166,7 @@ impl World {
                     } else {
                         Source::Unverified
                     },
+                    place: None,
                 };
                 return lane.on_response(&permit, StatusCode::TOO_MANY_REQUESTS, Some(ms(pause)));
             }

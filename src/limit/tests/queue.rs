@@ -252,7 +252,7 @@ async fn requests_without_instance_are_distinguished_by_credential() {
         limiter.lane(
             &limiter.rules(),
             &Findings::of_head(&head).identity(),
-            |_| None,
+            |_, _| None,
             true,
         )
     };

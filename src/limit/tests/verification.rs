@@ -97,7 +97,7 @@ async fn a_request_without_credential_is_unverified() {
     let anonymous = limiter.lane(
         &limiter.rules(),
         &Findings::of_head(&head).identity(),
-        |_| None,
+        |_, _| None,
         true,
     );
     let permit = now(&limiter, &anonymous);

@@ -307,3 +307,28 @@ fn with_the_leading_edge_a_burst_costs_one_more_call_and_a_loop_waits_for_no_win
     let fast = || [0, 100, 140].map(|at| line(at, "0.03")).concat();
     assert_eq!(saved(BatchEdge::Leading, fast()), 0);
 }
+
+#[test]
+fn calls_of_a_class_wait_for_a_place_as_long_as_the_log_shows() {
+    let line = |at: u32| {
+        format!(
+            "{{\"time\":\"2026-11-25T06:45:00.{at:03}Z\",\"method\":\"POST\",\"path\":\"/v2/send/text\",\"instance\":\"1\",\"upstream_time\":1.5}}\n"
+        )
+    };
+    let refused = |instances: &str| {
+        let file = format!(
+            "[limit.class]\nname = \"sends\"\npaths = [\"/v2/send/*\"]\n{instances}rate = 0\nmax_in_flight = 1\n"
+        );
+        let file = file.replace("[limit.class]", "[[limit.class]]");
+        let overrides = crate::config::Overrides::default();
+        let config = crate::config::load_text(file.as_bytes(), std::iter::empty(), &overrides);
+        let log: String = (0..6).map(line).collect();
+        let input: Box<dyn Read> = Box::new(Cursor::new(log.into_bytes()));
+        estimate(&config.unwrap().config, vec![("log".into(), input)])
+            .unwrap()
+            .refused()
+    };
+    // One goes at once, and within four seconds one after 1.5 s and one after 3 s.
+    assert_eq!(refused(""), 3);
+    assert_eq!(refused("instances = [\"2\"]\n"), 0);
+}

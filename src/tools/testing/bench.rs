@@ -183,7 +183,7 @@ impl Buckets {
         let lane = self.limiter.lane(
             &self.limiter.rules(),
             &self.callers[self.next],
-            |_| None,
+            |_, _| None,
             true,
         );
         let deadline = Instant::now() + lane.rules().max_wait;
@@ -295,7 +295,7 @@ impl Joins {
             for receipt in receipts.0 {
                 let lane =
                     self.limiter
-                        .lane(&self.limiter.rules(), &receipt.identity, |_| None, true);
+                        .lane(&self.limiter.rules(), &receipt.identity, |_, _| None, true);
                 let (receipt, now) = (Box::new(receipt), Instant::now());
                 verdicts.extend(self.batcher.join(
                     &self.settings,

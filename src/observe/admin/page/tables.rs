@@ -7,7 +7,8 @@ use std::fmt::Display;
 
 use maud::{Markup, html};
 
-use super::super::state::{Failed, Instance, Rejected, Status, Tenant, Would};
+use super::super::instances::{Instance, Rejected, Would};
+use super::super::state::{Failed, Status, Tenant};
 use super::overview::class;
 use super::{View, rate, visible};
 use crate::grouped::grouped;
@@ -142,7 +143,7 @@ pub(super) fn tenants(status: &Status) -> Markup {
         section #tenants data-live {
             @if !status.tenants.is_empty() {
                 h2 { "Tenants" }
-                (table("Tenants", &["Tenant", "Instances", "Per minute", "Requests", "Upstream calls", "Saved"], &html! {
+                (table("Tenants", &["Tenant", "Instances", "Per minute", "Requests", "Upstream", "Saved"], &html! {
                     @for of in &status.tenants { (tenant(of)) }
                 }))
             }
@@ -161,11 +162,11 @@ fn tenant(of: &Tenant) -> Markup {
             th scope="row" data-label="Tenant" { a href={ "?" (find) "#instances" } { (visible(&of.tenant)) } }
             td data-label="Instances" {
                 (of.instances)
-                @if of.problems > 0 { " " span.warning { (of.problems) " with a problem" } }
+                @if of.problems > 0 { " " span.warning { (of.problems) " problem" @if of.problems != 1 { "s" } } }
             }
             (cell("Per minute", rate(of.per_minute)))
             (cell("Requests", grouped(requests)))
-            (cell("Upstream calls", grouped(of.upstream)))
+            (cell("Upstream", grouped(of.upstream)))
             td data-label="Saved" { (grouped(of.saved)) " " small.quiet { (format!("{share:.0} %")) } }
         }
     }
@@ -290,12 +291,20 @@ fn would(of: Would) -> String {
     }
 }
 
-/// The two buckets with the fewest tokens for their size: an instance may have one for
+/// The two buckets with the fewest tokens or places for their size: an instance may have one for
 /// each class.
 fn scarcest(budgets: &[Budget]) -> Vec<&Budget> {
-    let filled = |of: &Budget| match (of.tokens, of.burst) {
-        (Some(tokens), Some(burst)) => tokens / f64::from(burst),
-        _ => f64::INFINITY,
+    let filled = |of: &Budget| {
+        let tokens = match (of.tokens, of.burst) {
+            (Some(tokens), Some(burst)) => tokens / f64::from(burst),
+            _ => f64::INFINITY,
+        };
+        let places = match (of.in_flight, of.max_in_flight) {
+            // Both are far below 2^53.
+            (Some(calls), Some(most)) => 1.0 - calls as f64 / f64::from(most),
+            _ => f64::INFINITY,
+        };
+        tokens.min(places)
     };
     let mut budgets: Vec<_> = budgets.iter().collect();
     budgets.sort_by(|one, other| filled(one).total_cmp(&filled(other)));
@@ -313,6 +322,9 @@ fn tokens(of: &Budget) -> Markup {
                 " " (tokens.floor()) " of " (burst)
             } @else {
                 "no limit"
+            }
+            @if let (Some(calls), Some(most)) = (of.in_flight, of.max_in_flight) {
+                ", " (calls) " of " (most) " in flight"
             }
             @if let Some(class) = &of.class { " (" (class) ")" }
         }
