@@ -64,6 +64,13 @@ pub enum Command {
         /// The logs; `-` is the standard input.
         logs: Vec<PathBuf>,
     },
+    /// Explain what the gateway would do with requests, and whether they merge.
+    Explain {
+        /// The settings file, if one is named.
+        config: Option<PathBuf>,
+        /// The requests; `-` is the standard input, and so is none.
+        requests: Vec<PathBuf>,
+    },
 }
 
 /// The settings of the local stand-in.
@@ -137,6 +144,16 @@ enum TypedCommand {
         /// Logs of nginx, Apache, Caddy, Traefik or the gateway; - is stdin
         #[arg(value_name = "ACCESS_LOG", required = true)]
         logs: Vec<PathBuf>,
+    },
+    /// Explain how requests are read, and why they merge or not
+    Explain {
+        /// The settings file [default: as for serve]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Files with raw HTTP/1.1 requests, one or several each (head, empty
+        /// line, body); - or none is stdin
+        #[arg(value_name = "REQUEST")]
+        requests: Vec<PathBuf>,
     },
     /// Print completions for a shell
     // Hidden, like `man`: packages call both once, and the help fits one screen.
@@ -228,6 +245,7 @@ impl From<CommandLine> for Command {
             Some(TypedCommand::Completions { shell }) => Self::Completions(shell),
             Some(TypedCommand::Man) => Self::Man,
             Some(TypedCommand::Estimate { config, logs }) => Self::Estimate { config, logs },
+            Some(TypedCommand::Explain { config, requests }) => Self::Explain { config, requests },
         }
     }
 }

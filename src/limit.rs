@@ -46,7 +46,7 @@ pub(crate) use bucket::{Bucket, next_ticket};
 use egress::{Egress, QueueLimits};
 pub(crate) use forecast::admit as admit_at;
 use lane::TokenRequest;
-pub(crate) use lane::{Admission, Lane};
+pub(crate) use lane::{Admission, Lane, SharedBudget};
 use policy::{Policy, Sharing};
 pub(crate) use queue::{Completion, Kind, Newcomer, Permit, Refusal, Refused, Scope};
 use registry::Registry;

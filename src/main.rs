@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Command::Completions(shell) => print(|out| cli::write_completions(shell, out)),
         Command::Man => print(|out| cli::write_manual(out)),
         Command::Estimate { config, logs } => estimate(config, &logs),
+        Command::Explain { config, requests } => explain(config, &requests),
     }
 }
 
@@ -189,6 +190,17 @@ fn estimate(named: Option<PathBuf>, logs: &[PathBuf]) -> ExitCode {
         Err(mistakes) => return fail(EXIT_SETTINGS, &mistakes),
     };
     match wawp_gateway::estimate::run(&config, logs) {
+        Ok(report) => print(|out| write!(out, "{report}")),
+        Err(error) => fail(EXIT_SETTINGS, &error),
+    }
+}
+
+fn explain(named: Option<PathBuf>, requests: &[PathBuf]) -> ExitCode {
+    let config = match load(named) {
+        Ok(effective) => effective.config,
+        Err(mistakes) => return fail(EXIT_SETTINGS, &mistakes),
+    };
+    match block_on(wawp_gateway::explain::run(&config, requests)) {
         Ok(report) => print(|out| write!(out, "{report}")),
         Err(error) => fail(EXIT_SETTINGS, &error),
     }

@@ -11,7 +11,8 @@
 //!   and the forms of a list; [`ids`]: the ids of a list, one by one;
 //! - [`parse`]: from a request to its parts, or to the reason why it is not merged;
 //! - [`key`]: what receipts must have in common to be merged;
-//! - [`merged`]: how the merged request is written.
+//! - [`merged`]: how the merged request is written;
+//! - [`shown`]: a receipt as people see it.
 
 mod fields;
 mod ids;
@@ -23,6 +24,7 @@ mod message_id;
 mod pairs;
 pub(crate) mod parse;
 mod parts;
+pub(crate) mod shown;
 
 #[cfg(test)]
 mod tests;

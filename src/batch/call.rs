@@ -22,7 +22,7 @@ use crate::body::{ClientResponse, UpstreamRequest};
 use crate::http::retry_after;
 use crate::limit::{Acquired, Lane};
 use crate::observe::metrics::Route;
-use crate::receipt::NotMerged;
+use crate::receipt::{NotMerged, Receipt};
 use crate::upstream::{Collected, Upstream, UpstreamError, UpstreamResponse};
 
 /// Longer responses are not held for sharing. Responses to receipts have a few
@@ -312,22 +312,30 @@ fn take_late(callers: &mut Vec<Caller>, then: Instant) -> Vec<Caller> {
     callers.extract_if(.., is_late).collect()
 }
 
-/// The one request for these callers, with the union of their ids in the order
-/// in which they were first seen, and how many distinct ids it has.
+/// The one request for these callers, and how many distinct ids it has.
 fn merge(callers: &[Caller]) -> (UpstreamRequest, usize) {
-    let first = callers.first().expect("a call has callers");
-    let lists: Vec<_> = callers.iter().map(|caller| caller.receipt.ids()).collect();
+    merge_receipts(callers.iter().map(|caller| &*caller.receipt))
+}
+
+/// The one request for these receipts, with the union of their ids in the order
+/// in which they were first seen, and how many distinct ids it has.
+pub(crate) fn merge_receipts<'r>(
+    receipts: impl ExactSizeIterator<Item = &'r Receipt> + Clone,
+) -> (UpstreamRequest, usize) {
+    let count = receipts.len();
+    let first = receipts.clone().next().expect("a call has callers");
     // The usual case needs no set: one id cannot be repeated.
-    if callers.len() == 1 && first.receipt.id_count() < 2 {
-        return (first.receipt.own_request(), first.receipt.id_count());
+    if count == 1 && first.id_count() < 2 {
+        return (first.own_request(), first.id_count());
     }
+    let lists: Vec<_> = receipts.map(Receipt::ids).collect();
     // First-seen order (rule: merge equality). A list of one caller may repeat ids:
     // it is sent as it is, and only counted here.
-    let mut union: IndexSet<Cow<'_, str>> = IndexSet::with_capacity(callers.len());
+    let mut union: IndexSet<Cow<'_, str>> = IndexSet::with_capacity(count);
     union.extend(lists.iter().flat_map(|ids| ids.iter()));
-    let request = match callers.len() {
-        1 => first.receipt.own_request(),
-        _ => first.receipt.merged_request(union.iter().map(|id| &**id)),
+    let request = match count {
+        1 => first.own_request(),
+        _ => first.merged_request(union.iter().map(|id| &**id)),
     };
     (request, union.len())
 }

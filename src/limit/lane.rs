@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -58,6 +59,14 @@ pub(crate) struct Lane {
     metrics: Arc<Metrics>,
     /// Counts the upstream calls made here, and those that merging saved.
     tenant: Option<Arc<TenantSeries>>,
+}
+
+/// A share of the egress, and the budget of its tenant.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct SharedBudget {
+    pub(crate) weight: NonZeroU32,
+    /// The tenant's, or for unverified credentials a second one of the same size.
+    pub(crate) quota: Option<Quota>,
 }
 
 /// A request for a token, without the credential of the lane.
@@ -251,6 +260,33 @@ impl Lane {
             (Some(_), None) => self.metrics.other_instances(),
             (None, None) => self.metrics.no_instance(),
         }
+    }
+
+    /// The name of its class; empty for the base limit.
+    pub(crate) fn class(&self) -> &str {
+        &self.registry.name
+    }
+
+    /// Whether a 2xx verifies the credential.
+    pub(crate) fn verifies(&self) -> bool {
+        self.verifies
+    }
+
+    /// The shared budgets on which verified and other credentials draw.
+    pub(crate) fn shared_budgets(&self) -> [Option<SharedBudget>; 2] {
+        let sharing = Arc::clone(&self.registry.policy().sharing);
+        let instance = self.account.instance.as_deref();
+        let shares = [
+            sharing.of_verified(instance),
+            sharing.of_unverified(instance),
+        ];
+        shares.map(|share| {
+            let flow = share?;
+            Some(SharedBudget {
+                weight: flow.flow.weight,
+                quota: flow.flow.quota,
+            })
+        })
     }
 
     /// Whether responses carry `RateLimit` fields.

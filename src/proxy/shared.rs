@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use http::request::Parts;
 use tokio_util::task::TaskTracker;
 
 use super::cors::Cors;
@@ -12,7 +13,7 @@ use crate::config::{self, Config, InForce};
 use crate::conn::drain_signal::Drain;
 use crate::limit::Limiter;
 use crate::observe::access_log::AccessLog;
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Metrics, Route};
 use crate::redact::Secrets;
 use crate::tenant::Tenants;
 use crate::tenant::key::Keyring;
@@ -66,6 +67,14 @@ impl Shared {
             shown: ArcSwapOption::empty(),
             tasks,
             drain: Drain::default(),
+        }
+    }
+
+    /// Whether a request is on a path of receipts.
+    pub(super) fn route(&self, head: &Parts) -> Route {
+        match self.batcher.is_receipt_path(head.uri.path()) {
+            true => Route::Seen,
+            false => Route::Other,
         }
     }
 }

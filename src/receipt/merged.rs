@@ -11,7 +11,7 @@ use http::{HeaderValue, Uri};
 
 use super::fields::MAX_FIELDS;
 use super::list::{Form, List, Site};
-use super::{Receipt, message_id};
+use super::{IdHash, Receipt, message_id};
 use crate::body::{RequestBody, SCAN_LIMIT, UpstreamRequest};
 
 /// The longest target of a merged request, in bytes. Common servers accept 8 KiB
@@ -24,6 +24,15 @@ impl Receipt {
     pub(crate) fn id_cost(&self, id: &str) -> usize {
         let list = self.list.as_ref();
         list.map_or(0, |list| list.form.cost(list.site, id))
+    }
+
+    /// Calls `each` with each id, and with the bytes that it takes in a merged request.
+    pub(crate) fn each_id(&self, mut each: impl FnMut(IdHash, usize)) {
+        // The costs are in the form of this receipt. All receipts of a batch have the
+        // same form, because it is part of the key.
+        for (id, hash) in self.ids().hashed() {
+            each(hash, self.id_cost(&id));
+        }
     }
 
     /// Bytes that ids may take in a request made from this one. With more, the body

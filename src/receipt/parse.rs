@@ -48,7 +48,7 @@ pub(crate) struct Parsed<'r> {
     settings: &'r config::Batch,
     carrier: Carrier,
     /// Everything except the ids, in the order of the key.
-    fields: Vec<Field<'r>>,
+    pub(super) fields: Vec<Field<'r>>,
     /// The query and the body, which the fields are in.
     texts: [&'r [u8]; 2],
     /// `None` for a receipt about the whole chat.

@@ -1,0 +1,495 @@
+//! The report: each request by itself, then what they become together.
+//!
+//! Invariant: everything is written through the [`Mask`].
+
+use http::StatusCode;
+
+use super::difference::{self, Difference, Part};
+use super::mask::{Mask, printable};
+use super::page::Page;
+use super::reasons::meaning;
+use super::{Explained, Outcome, merging};
+use crate::batch::merge_receipts;
+use crate::body::{RequestBody, UpstreamRequest};
+use crate::config::{Config, LimitMode, Quota};
+use crate::identity::{Certainty, CredentialSource, InstanceSource, Places};
+use crate::limit::{Lane, SharedBudget};
+use crate::observe::access_log::WITHHELD;
+use crate::observe::metrics::Unreadable;
+use crate::proxy::inspect::{Inspected, Inspection};
+use crate::receipt::shown::{in_words, masked_body};
+use crate::receipt::{NotMerged, Receipt};
+use crate::upstream::Upstream;
+
+/// Column of the texts about a request, and of those about its key.
+const COLUMN: usize = 16;
+const KEY_COLUMN: usize = 32;
+
+/// Lines of a body that are shown.
+const MAX_LINES: usize = 40;
+/// Letters of a body or a value that are shown.
+const MAX_LETTERS: usize = 2000;
+
+/// Writes the report.
+pub(super) fn write(config: &Config, upstream: &Upstream, explained: &[Explained]) -> String {
+    let inspected = || explained.iter().filter_map(Explained::inspected);
+    let mask = Mask::new(
+        config,
+        inspected().map(|it| &it.places),
+        inspected().map(|it| match &it.request {
+            Inspection::Receipt(receipt) => &receipt.head().headers,
+            Inspection::Other { request, .. } => &request.head.headers,
+        }),
+        inspected().any(|it| it.identity.shows_its_credential()),
+    );
+    let mut report = Writer {
+        config,
+        upstream,
+        mask: &mask,
+        page: Page::default(),
+    };
+    for (index, request) in explained.iter().enumerate() {
+        report.request(index, request);
+    }
+    if explained.len() > 1 {
+        report.together(explained);
+    }
+    mask.all(report.page.0)
+}
+
+struct Writer<'r> {
+    config: &'r Config,
+    upstream: &'r Upstream,
+    mask: &'r Mask,
+    page: Page,
+}
+
+impl Writer<'_> {
+    fn request(&mut self, index: usize, explained: &Explained) {
+        let origin = printable(&explained.origin);
+        self.page.heading(&format!("Request {} ({origin})", index + 1));
+        match &explained.outcome {
+            Outcome::Inspected(inspected) => self.inspected(inspected),
+            Outcome::Refused(error) => {
+                let text = refusal(error.status(), &error.to_string());
+                self.entry("result", &text);
+            }
+            Outcome::Unreadable(unreadable) => {
+                let text = match unreadable {
+                    Unreadable::TooLong => {
+                        "refused with 431 or 414: its head is too long, or has too many fields \
+                         (server.max_headers, server.max_header_bytes)"
+                    }
+                    _ => "refused with 400: it is no request of HTTP/1.1",
+                };
+                self.entry("result", text);
+            }
+        }
+    }
+
+    fn inspected(&mut self, inspected: &Inspected) {
+        let result = self.result(inspected);
+        self.entry("result", &result);
+        self.places(inspected);
+        let tenant = inspected.tenant.as_deref().unwrap_or("none");
+        self.entry("tenant", tenant);
+        if let Ok(Some(lane)) = &inspected.lane {
+            self.lane(inspected, lane);
+        }
+        if inspected.lane.is_err() {
+            return;
+        }
+        match &inspected.request {
+            Inspection::Receipt(receipt) => {
+                self.key(receipt);
+                let (mut request, _) = merge_receipts([&**receipt].into_iter());
+                self.page.heading("  Sent to the API, if it stays alone");
+                self.upstream.prepare(&mut request);
+                self.sent(&request, true);
+            }
+            Inspection::Other { request, .. } => {
+                self.page.heading("  Sent to the API");
+                self.sent(request, false);
+            }
+        }
+    }
+
+    /// What becomes of a request.
+    fn result(&self, inspected: &Inspected) -> String {
+        if let Err(denied) = &inspected.lane {
+            return refusal(StatusCode::FORBIDDEN, &denied.to_string());
+        }
+        match &inspected.request {
+            Inspection::Receipt(receipt) => {
+                let what = match receipt.id_count() {
+                    0 => "a receipt for the whole chat".to_owned(),
+                    1 => "a receipt of 1 id".to_owned(),
+                    count => format!("a receipt of {count} ids"),
+                };
+                match merging::excluded(receipt, &self.config.batch) {
+                    Some(reason) => format!("{what}; {}", not_merged(reason)),
+                    None => format!("{what}; {}", may_merge(receipt.reason_if_alone())),
+                }
+            }
+            Inspection::Other {
+                is_preflight: true, ..
+            } => "a preflight: forwarded at once, without a bucket token".to_owned(),
+            Inspection::Other {
+                not_merged: Some(reason),
+                ..
+            } => format!("forwarded alone; {}", not_merged(*reason)),
+            Inspection::Other { .. } => {
+                "no receipt: it is not a path of batch.paths; forwarded".to_owned()
+            }
+        }
+    }
+
+    fn places(&mut self, inspected: &Inspected) {
+        let text = self.instances(&inspected.places);
+        self.entry("instance", &text);
+        let Places {
+            credentials,
+            has_list,
+            ..
+        } = &inspected.places;
+        let mut sources: Vec<_> = credentials.iter().map(|(source, _)| *source).collect();
+        sources.dedup();
+        let sources: Vec<_> = sources.into_iter().map(credential_source).collect();
+        let mut text = match sources.is_empty() {
+            true => "none found".to_owned(),
+            false => sources.join(" and "),
+        };
+        if inspected.key_was_replaced {
+            text.push_str("; a tenant key, replaced by the access token");
+        }
+        self.entry("credential", &text);
+        if *has_list {
+            let text = "instance_id or access_token is a list or an object, or the body is of \
+                        two types: backends read that in different ways";
+            self.entry("ambiguous", text);
+        }
+        match inspected.identity.certainty {
+            Certainty::Ambiguous if !has_list => {
+                let text = "it names several instances or credentials, and a backend may use any";
+                self.entry("ambiguous", text);
+            }
+            Certainty::Partial => {
+                let text = "part of the body cannot be searched, and may name another instance";
+                self.entry("uncertain", text);
+            }
+            _ => {}
+        }
+    }
+
+    fn instances(&self, places: &Places) -> String {
+        let found = &places.instances;
+        let Some((_, first)) = found.first() else {
+            return "none found".to_owned();
+        };
+        let shown = |name: &str| match self.mask.shows_instances() {
+            true => cut(&printable(name)),
+            false => WITHHELD.to_owned(),
+        };
+        let is_same = found.iter().all(|(_, name)| name == first);
+        let sources = found.iter().map(|(source, _)| instance_source(*source));
+        match (found.len(), is_same) {
+            (1, _) => format!("{}, {}", shown(first), instance_source(found[0].0)),
+            (_, true) => {
+                let sources: Vec<_> = sources.collect();
+                let named = match found.len() {
+                    2 => "twice".to_owned(),
+                    times => format!("{times} times"),
+                };
+                format!("{}, named {named}: {}", shown(first), sources.join(" and "))
+            }
+            (_, false) => {
+                let named = found.iter().zip(sources);
+                let named: Vec<_> = named
+                    .map(|((_, name), source)| format!("{} {source}", shown(name)))
+                    .collect();
+                named.join(", but ")
+            }
+        }
+    }
+
+    fn lane(&mut self, inspected: &Inspected, lane: &Lane) {
+        let class = match lane.class() {
+            "" => "none: the limit of [limit]".to_owned(),
+            class => format!("{class} ([[limit.class]])"),
+        };
+        self.entry("class", &class);
+        let identity = &inspected.identity;
+        let owner = match (&identity.instance, inspected.places.credentials.is_empty()) {
+            (Some(_), _) => "of the instance",
+            (None, false) => "of the credential, as no instance is named",
+            (None, true) if identity.credential.is_some() => {
+                "of the client's address, as the body may hide an instance"
+            }
+            (None, true) => "of all requests that name neither instance nor credential",
+        };
+        let observed = match self.config.limit.mode {
+            LimitMode::Observe => " (only observed: limit.mode)",
+            LimitMode::Enforce => "",
+        };
+        let bucket = format!("{owner}: {}{observed}", quota(lane.quota()));
+        self.entry("bucket", &bucket);
+        let [verified, unverified] = lane.shared_budgets();
+        let verified = format!("the main bucket{}", self.shared(verified, ""));
+        self.entry("  verified", &verified);
+        let second = self.shared(unverified, "a second ");
+        let unverified = format!(
+            "the main bucket while no credential is verified, then a second one of the same \
+             size{second}"
+        );
+        self.entry("  unverified", &unverified);
+        let verifies = match lane.verifies() {
+            true => "a 2xx to this request verifies its credential",
+            false => "the response to this request verifies nothing",
+        };
+        self.entry("", verifies);
+    }
+
+    /// The budgets that are shared with other buckets.
+    fn shared(&self, shared: Option<SharedBudget>, which: &str) -> String {
+        let Some(SharedBudget {
+            weight,
+            quota: of_tenant,
+        }) = shared
+        else {
+            return String::new();
+        };
+        let mut text = String::new();
+        if let Some(of_tenant) = of_tenant {
+            text.push_str(&format!(
+                "; {which}budget of the tenant: {}",
+                quota(Some(of_tenant))
+            ));
+        }
+        if let Some(egress) = self.config.egress.quota {
+            text.push_str(&format!(
+                "; egress of all: {}, with weight {weight}",
+                quota(Some(egress))
+            ));
+        }
+        text
+    }
+
+    fn key(&mut self, receipt: &Receipt) {
+        self.page
+            .heading("  Merge key: receipts merge if all of this is equal");
+        for part in difference::parts(receipt, &self.config.batch) {
+            let text = self.values(&part);
+            self.page
+                .entry(4, KEY_COLUMN, &label(&part), &cut(&text));
+        }
+    }
+
+    /// The values of a part, masked where they are not shown.
+    fn values(&self, part: &Part) -> String {
+        use crate::receipt::key::KeyPart;
+
+        let key = part.part();
+        let is_shown = match key {
+            KeyPart::Query(name) | KeyPart::Body(name) => self.mask.shows_field(name),
+            KeyPart::Header(name) => self.mask.shows_header(name),
+            KeyPart::Path | KeyPart::Carrier | KeyPart::IdsForm | KeyPart::Ids => true,
+        };
+        let values = part.values.iter().map(|value| match value {
+            None => "(no value)".to_owned(),
+            Some(_) if !is_shown => WITHHELD.to_owned(),
+            Some(value) => in_words(key, value)
+                .unwrap_or_else(|| printable(&String::from_utf8_lossy(value)).into_owned()),
+        });
+        values.collect::<Vec<_>>().join(", ")
+    }
+
+    /// A request as it is sent.
+    fn sent(&mut self, request: &UpstreamRequest, is_receipt: bool) {
+        let body = match &request.body {
+            RequestBody::Whole(None) => None,
+            RequestBody::Whole(Some(body)) if is_receipt => {
+                let shows = |name: &[u8]| self.mask.shows_field(name);
+                let batch = &self.config.batch;
+                let masked = masked_body(batch, &request.head, body, shows, WITHHELD);
+                masked.map(|body| String::from_utf8_lossy(&body).into_owned())
+            }
+            _ => Some("(the body, unchanged; not shown)".to_owned()),
+        };
+        for line in self.mask.head(request, is_receipt) {
+            self.page.block("    ", "      ", &line);
+        }
+        let Some(body) = body else { return };
+        self.page.block("", "", "");
+        let lines: Vec<_> = body.lines().collect();
+        for line in lines.iter().take(MAX_LINES) {
+            self.page.block("    ", "    ", &cut(&printable(line)));
+        }
+        if lines.len() > MAX_LINES {
+            let more = format!("… and {} lines more", lines.len() - MAX_LINES);
+            self.page.block("    ", "    ", &more);
+        }
+    }
+
+    fn together(&mut self, explained: &[Explained]) {
+        let calls = merging::calls(explained, &self.config.batch);
+        for (index, request) in explained.iter().enumerate() {
+            if request.receipt().is_none() {
+                let text = format!("Request {} merges with no other: see its result.", index + 1);
+                self.page.heading(&text);
+            }
+        }
+        for (number, call) in calls.iter().enumerate() {
+            if let [_, _, ..] = call[..] {
+                self.merged(call, explained);
+            }
+            let first = &calls[0];
+            if number > 0 {
+                self.apart(first[0], call[0], explained);
+            }
+        }
+    }
+
+    fn merged(&mut self, call: &[usize], explained: &[Explained]) {
+        let receipts: Vec<_> = call
+            .iter()
+            .filter_map(|index| explained[*index].receipt())
+            .collect();
+        let (mut request, ids) = merge_receipts(receipts.into_iter());
+        let numbers: Vec<_> = call.iter().map(|index| (index + 1).to_string()).collect();
+        let (last, others) = numbers.split_last().expect("a call has callers");
+        let unit = if ids == 1 { "id" } else { "ids" };
+        let ids = match ids {
+            0 => "for the whole chat".to_owned(),
+            ids => format!("with {ids} {unit}"),
+        };
+        self.page.heading(&format!(
+            "Requests {} and {last} merge into one call {ids}, if they arrive within \
+             batch.window and none of the ids is in quarantine:",
+            others.join(", ")
+        ));
+        self.page.block("", "", "");
+        self.upstream.prepare(&mut request);
+        self.sent(&request, true);
+    }
+
+    /// Why two requests are in different calls.
+    fn apart(&mut self, one: usize, other: usize, explained: &[Explained]) {
+        let numbers = format!("Requests {} and {}", one + 1, other + 1);
+        let both = explained[one].receipt().zip(explained[other].receipt());
+        let Some((first, second)) = both else { return };
+        let batch = &self.config.batch;
+        let (first_key, second_key) = (
+            difference::parts(first, batch),
+            difference::parts(second, batch),
+        );
+        let differences = difference::differences(&first_key, &second_key);
+        let excluded = [(one, first), (other, second)]
+            .into_iter()
+            .find_map(|(index, receipt)| Some((index, merging::excluded(receipt, batch)?)));
+        if let Some((index, reason)) = excluded {
+            let text = format!(
+                "{numbers} do not merge. Request {}: {}",
+                index + 1,
+                not_merged(reason)
+            );
+            self.page.heading(&text);
+        } else if differences.is_empty() {
+            self.page.heading(&format!(
+                "{numbers} are equal but for their ids, and do not fit into one call \
+                 (batch.max_ids, batch.max_callers; 64 KiB of body, 8,000 bytes of target)."
+            ));
+        }
+        if differences.is_empty() {
+            return;
+        }
+        if excluded.is_none() {
+            self.page.heading(&format!("{numbers} do not merge. They differ in:"));
+        } else {
+            self.page.block("", "", "They also differ in:");
+        }
+        for difference in differences {
+            self.difference((one + 1, other + 1), difference);
+        }
+    }
+
+    fn difference(&mut self, (one, other): (usize, usize), difference: Difference<'_>) {
+        let (part, text) = match difference {
+            (Some(first), Some(second)) => {
+                let (one, other) = (self.values(first), self.values(second));
+                let text = match one == other {
+                    // Masked, or equal as far as it can be printed.
+                    true => "different values".to_owned(),
+                    false => format!("{one} | {other}"),
+                };
+                (first, text)
+            }
+            (Some(part), None) => (part, format!("only in request {one}")),
+            (None, Some(part)) => (part, format!("only in request {other}")),
+            (None, None) => return,
+        };
+        self.page
+            .entry(2, KEY_COLUMN, &label(part), &cut(&text));
+    }
+
+    fn entry(&mut self, label: &str, text: &str) {
+        self.page.entry(2, COLUMN, label, text);
+    }
+}
+
+fn label(part: &Part) -> String {
+    printable(&part.part().to_string()).into_owned()
+}
+
+/// The beginning of a text.
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(MAX_LETTERS) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
+    }
+}
+
+fn refusal(status: StatusCode, why: &str) -> String {
+    format!("refused by the gateway with {}: {why}", status.as_u16())
+}
+
+fn not_merged(reason: NotMerged) -> String {
+    format!("not merged: {reason} ({})", meaning(reason))
+}
+
+/// What a receipt that was understood merges with.
+fn may_merge(if_alone: NotMerged) -> String {
+    match if_alone {
+        NotMerged::ListForm => format!(
+            "{if_alone}: {}. Whether one comes depends on what else arrives",
+            meaning(if_alone)
+        ),
+        _ => "it may merge. Whether it does depends on what else arrives: without another \
+              receipt of its key within batch.window it is sent alone (alone), and so it is \
+              while one of its ids is in quarantine (quarantined)"
+            .to_owned(),
+    }
+}
+
+fn quota(quota: Option<Quota>) -> String {
+    match quota {
+        None => "no limit".to_owned(),
+        Some(quota) => format!("{} per second, {} at once", quota.rate, quota.burst),
+    }
+}
+
+fn instance_source(source: InstanceSource) -> &'static str {
+    match source {
+        InstanceSource::Query => "in the query",
+        InstanceSource::Header => "in the header X-Instance-ID",
+        InstanceSource::Body => "in the body",
+    }
+}
+
+fn credential_source(source: CredentialSource) -> &'static str {
+    match source {
+        CredentialSource::Query => "in the query",
+        CredentialSource::Authorization => "in the header Authorization",
+        CredentialSource::Header => "in the header access-token",
+        CredentialSource::Body => "in the body",
+    }
+}
