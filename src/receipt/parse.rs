@@ -29,7 +29,7 @@ use crate::identity::{
 const CHAT_FIELD: &[u8] = b"chatId";
 
 /// End-to-end fields that can change the response, in the order of the key.
-static HEADERS: [HeaderName; 7] = [
+pub(crate) static HEADERS: [HeaderName; 7] = [
     AUTHORIZATION,
     COOKIE,
     ACCEPT,

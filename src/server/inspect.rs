@@ -22,7 +22,7 @@ use super::{Server, hyper as by_hyper};
 use crate::body::ClientBody;
 use crate::conn::escaped_io::NotedHeads;
 use crate::conn::state::{ConnCtx, ConnState};
-use crate::http::h1::{FastRequest, RequestRead, read_request};
+use crate::http::h1::{FastRequest, RequestRead, frame_request, read_request};
 use crate::observe::metrics::Unreadable;
 use crate::proxy::error::Error;
 use crate::proxy::inspect::Inspected;
@@ -53,13 +53,19 @@ impl Server {
         let state = Arc::new(ConnState::new(settings));
         let conn = ConnCtx { peer: None, state };
         let noted = Arc::new(NotedHeads::default());
+        // hyper would send the names in their case, which it keeps to itself.
+        let frame = frame_request(&bytes, settings.max_headers).ok().flatten();
+        let case = frame.map(|frame| frame.case);
         let io = tokio::io::join(Cursor::new(bytes), tokio::io::sink());
         let io = TokioIo::new(by_hyper::noting(io, &noted, settings));
         let inspected = Arc::new(Mutex::new(None));
         let result = Arc::clone(&inspected);
         let (proxy, body_timeout) = (self.proxy.clone(), settings.body_timeout);
         let service = service_fn(move |request: Request<Incoming>| {
-            let (head, body) = by_hyper::read(request, Some(&noted), &conn, body_timeout);
+            let (mut head, body) = by_hyper::read(request, Some(&noted), &conn, body_timeout);
+            if let Some(case) = &case {
+                head.set_header_case(case.clone());
+            }
             let (proxy, result) = (proxy.clone(), Arc::clone(&result));
             async move {
                 let inspected = proxy.inspect(head, body).await;
@@ -68,7 +74,12 @@ impl Server {
             }
         });
         let mut connection = pin!(self.shared.http1.serve_connection(io, service));
-        let taken = || inspected.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = || {
+            inspected
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()
+        };
         poll_fn(|cx| {
             let ended = connection.as_mut().poll(cx);
             match (taken(), ended) {

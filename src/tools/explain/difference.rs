@@ -63,10 +63,17 @@ pub(super) fn differences<'p>(one: &'p [Part], other: &'p [Part]) -> Vec<Differe
     };
     let changed = one.iter().map(|part| (Some(part), find(other, part)));
     let added = other.iter().filter(|part| find(one, part).is_none());
-    changed
+    let mut differences: Vec<Difference<'p>> = changed
         .chain(added.map(|part| (None, Some(part))))
         .filter(|(one, other)| one != other)
-        .collect()
+        .collect();
+    // Only a form that is never extended has its ids in the key: that follows from the form.
+    let is_of =
+        |kind, (one, other): &Difference<'_>| one.or(*other).is_some_and(|part| part.kind == kind);
+    if differences.iter().any(|it| is_of(Kind::IdsForm, it)) {
+        differences.retain(|it| !is_of(Kind::Ids, it));
+    }
+    differences
 }
 
 struct Parts(Vec<Part>);

@@ -133,11 +133,19 @@ pub(super) fn split(text: &[u8]) -> Result<Vec<Bytes>, (usize, Problem)> {
     let mut requests = Vec::new();
     let mut at = text.strip_prefix("\u{feff}".as_bytes()).map_or(0, |_| 3);
     loop {
-        at += text[at..].iter().take_while(|byte| is_line_end(byte)).count();
+        at += text[at..]
+            .iter()
+            .take_while(|byte| is_line_end(byte))
+            .count();
         if at == text.len() {
             break;
         }
-        let line = |within: usize| 1 + text[..at + within].iter().filter(|it| **it == b'\n').count();
+        let line = |within: usize| {
+            1 + text[..at + within]
+                .iter()
+                .filter(|it| **it == b'\n')
+                .count()
+        };
         if !begins_request(&text[at..]) {
             return Err(match requests.is_empty() {
                 true => (line(0), Problem::RequestLine),

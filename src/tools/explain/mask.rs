@@ -76,9 +76,7 @@ impl Mask {
             .map(|text| text.split_once(' ').map_or(text, |(_, text)| text))
             .chain(cookies.map(|pair| pair.split_once('=').map_or(pair, |(_, value)| value)));
         let values = values.map(str::trim);
-        let searched: Vec<_> = values
-            .filter(|text| text.len() >= MIN_CREDENTIAL)
-            .collect();
+        let searched: Vec<_> = values.filter(|text| text.len() >= MIN_CREDENTIAL).collect();
         Self {
             secrets: Secrets::with(&config.tenants, searched),
             hides_instances,

@@ -32,10 +32,26 @@ impl Page {
         }
     }
 
+    /// A line of HTTP, broken anywhere: it has to be read letter by letter.
+    pub(super) fn http(&mut self, text: &str) {
+        let letters: Vec<char> = text.chars().collect();
+        let mut indent = "    ";
+        for piece in letters.chunks(WIDTH - 2 - indent.len()) {
+            let piece: String = piece.iter().collect();
+            self.lines(indent, indent, [piece]);
+            indent = "      ";
+        }
+    }
+
     /// A text that begins with `first`, and its further lines with `next`.
     pub(super) fn block(&mut self, first: &str, next: &str, text: &str) {
+        let width = WIDTH - first.chars().count().max(next.chars().count());
+        self.lines(first, next, wrapped(text, width));
+    }
+
+    fn lines(&mut self, first: &str, next: &str, lines: impl IntoIterator<Item = String>) {
         let mut start = first;
-        for line in wrapped(text, WIDTH - first.chars().count().max(next.chars().count())) {
+        for line in lines {
             let line = format!("{start}{line}");
             // Writing to a String cannot fail.
             let _ = writeln!(self.0, "{}", line.trim_end());
@@ -80,9 +96,14 @@ mod tests {
             let mut page = Page::default();
             page.entry(2, 16, "label", &text);
             page.entry(4, 32, &"l".repeat(60), &text);
-            assert!(page.0.lines().all(|line| line.chars().count() <= WIDTH), "{}", page.0);
+            page.http(&text);
+            assert!(
+                page.0.lines().all(|line| line.chars().count() <= WIDTH),
+                "{}",
+                page.0
+            );
             let letters = |text: &str| text.chars().filter(|it| !it.is_whitespace()).count();
-            assert_eq!(letters(&page.0), 2 * letters(&text) + 65, "{}", page.0);
+            assert_eq!(letters(&page.0), 3 * letters(&text) + 65, "{}", page.0);
         }
     }
 }

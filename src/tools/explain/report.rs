@@ -67,7 +67,8 @@ struct Writer<'r> {
 impl Writer<'_> {
     fn request(&mut self, index: usize, explained: &Explained) {
         let origin = printable(&explained.origin);
-        self.page.heading(&format!("Request {} ({origin})", index + 1));
+        self.page
+            .heading(&format!("Request {} ({origin})", index + 1));
         match &explained.outcome {
             Outcome::Inspected(inspected) => self.inspected(inspected),
             Outcome::Refused(error) => {
@@ -279,8 +280,7 @@ impl Writer<'_> {
             .heading("  Merge key: receipts merge if all of this is equal");
         for part in difference::parts(receipt, &self.config.batch) {
             let text = self.values(&part);
-            self.page
-                .entry(4, KEY_COLUMN, &label(&part), &cut(&text));
+            self.page.entry(4, KEY_COLUMN, &label(&part), &cut(&text));
         }
     }
 
@@ -316,13 +316,13 @@ impl Writer<'_> {
             _ => Some("(the body, unchanged; not shown)".to_owned()),
         };
         for line in self.mask.head(request, is_receipt) {
-            self.page.block("    ", "      ", &line);
+            self.page.http(&line);
         }
         let Some(body) = body else { return };
         self.page.block("", "", "");
         let lines: Vec<_> = body.lines().collect();
         for line in lines.iter().take(MAX_LINES) {
-            self.page.block("    ", "    ", &cut(&printable(line)));
+            self.page.http(&cut(&printable(line)));
         }
         if lines.len() > MAX_LINES {
             let more = format!("… and {} lines more", lines.len() - MAX_LINES);
@@ -334,7 +334,10 @@ impl Writer<'_> {
         let calls = merging::calls(explained, &self.config.batch);
         for (index, request) in explained.iter().enumerate() {
             if request.receipt().is_none() {
-                let text = format!("Request {} merges with no other: see its result.", index + 1);
+                let text = format!(
+                    "Request {} merges with no other: see its result.",
+                    index + 1
+                );
                 self.page.heading(&text);
             }
         }
@@ -403,7 +406,8 @@ impl Writer<'_> {
             return;
         }
         if excluded.is_none() {
-            self.page.heading(&format!("{numbers} do not merge. They differ in:"));
+            self.page
+                .heading(&format!("{numbers} do not merge. They differ in:"));
         } else {
             self.page.block("", "", "They also differ in:");
         }
@@ -427,8 +431,7 @@ impl Writer<'_> {
             (None, Some(part)) => (part, format!("only in request {other}")),
             (None, None) => return,
         };
-        self.page
-            .entry(2, KEY_COLUMN, &label(part), &cut(&text));
+        self.page.entry(2, KEY_COLUMN, &label(part), &cut(&text));
     }
 
     fn entry(&mut self, label: &str, text: &str) {
@@ -463,9 +466,9 @@ fn may_merge(if_alone: NotMerged) -> String {
             "{if_alone}: {}. Whether one comes depends on what else arrives",
             meaning(if_alone)
         ),
-        _ => "it may merge. Whether it does depends on what else arrives: without another \
-              receipt of its key within batch.window it is sent alone (alone), and so it is \
-              while one of its ids is in quarantine (quarantined)"
+        _ => "it may merge. Whether it does depends on what else arrives: it is sent alone \
+              without another receipt of its key within batch.window, and while one of its ids \
+              is in quarantine"
             .to_owned(),
     }
 }
