@@ -1,7 +1,5 @@
 //! Plain text of at most 80 columns.
 
-use std::fmt::Write as _;
-
 /// Columns of a line.
 const WIDTH: usize = 80;
 
@@ -53,8 +51,9 @@ impl Page {
         let mut start = first;
         for line in lines {
             let line = format!("{start}{line}");
-            // Writing to a String cannot fail.
-            let _ = writeln!(self.0, "{}", line.trim_end());
+            self.0.push_str(line.trim_end());
+            self.0.push('
+');
             start = next;
         }
     }
