@@ -35,14 +35,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, Guard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{self, BatchEdge, BatchMode};
-use crate::http::path;
+use crate::config::{self, BatchEdge};
 use crate::limit::{Lane, Limiter, Refused};
 use crate::observe::metrics::Metrics;
 use crate::receipt::{NotMerged, Receipt};
@@ -60,7 +58,6 @@ use shadow::Shadow;
 /// All batches of the gateway.
 #[derive(Debug)]
 pub(crate) struct Batcher {
-    settings: ArcSwap<config::Batch>,
     open: OpenBatches<Caller>,
     open_shadows: OpenBatches<Shadow>,
     quarantine: Quarantine,
@@ -76,7 +73,7 @@ pub(crate) struct Batcher {
     kept: AtomicUsize,
 }
 
-/// The two waits of a batch.
+/// The times of a batch, by the settings under which it was opened.
 #[derive(Clone, Copy, Debug)]
 struct Windows {
     /// From its first caller until it is due.
@@ -84,6 +81,8 @@ struct Windows {
     /// From its sealing until its key is idle, if its call ends sooner. `None`: the
     /// key is idle from the sealing on.
     busy: Option<Duration>,
+    /// How long a caller that failed alone stays out of batches.
+    quarantine: Duration,
 }
 
 impl Windows {
@@ -96,19 +95,14 @@ impl Windows {
                 false => settings.window,
             },
             busy: is_leading.then_some(settings.window),
+            quarantine: settings.quarantine,
         }
     }
 }
 
 impl Batcher {
-    pub(crate) fn new(
-        settings: config::Batch,
-        limiter: Arc<Limiter>,
-        metrics: Arc<Metrics>,
-        tasks: TaskTracker,
-    ) -> Self {
+    pub(crate) fn new(limiter: Arc<Limiter>, metrics: Arc<Metrics>, tasks: TaskTracker) -> Self {
         Self {
-            settings: ArcSwap::from_pointee(settings),
             open: OpenBatches::new(),
             open_shadows: OpenBatches::new(),
             quarantine: Quarantine::new(),
@@ -122,58 +116,37 @@ impl Batcher {
         }
     }
 
-    /// The settings in force.
-    pub(crate) fn settings(&self) -> Guard<Arc<config::Batch>> {
-        self.settings.load()
-    }
-
-    /// Replaces the settings (rule: reload). Open batches keep their own.
-    pub(crate) fn reconfigure(&self, settings: config::Batch) {
-        self.settings.store(Arc::new(settings));
-    }
-
-    /// Whether receipts are only observed, not merged.
-    pub(crate) fn observes(&self) -> bool {
-        self.settings.load().mode == BatchMode::Observe
-    }
-
-    /// Whether receipts to this path are merged.
-    pub(crate) fn is_receipt_path(&self, path: &str) -> bool {
-        let settings = self.settings.load();
-        let mut paths = settings.paths.iter();
-        paths.any(|receipt| path::same_segments(receipt, path))
-    }
-
     /// Ends every window now and from now on.
     pub(crate) fn flush(&self) {
         self.flush.cancel();
     }
 
-    /// Adds a receipt to the open batch of its key, or opens one. The receiver
-    /// delivers the verdict; dropping it has no effect on the batch.
+    /// Adds a receipt to the open batch of its key, or opens one under these
+    /// settings, which it keeps. The receiver delivers the verdict; dropping it has
+    /// no effect on the batch.
     ///
     /// # Errors
     /// A new batch would be needed and could not get a token in time.
     pub(crate) fn join(
         self: &Arc<Self>,
+        settings: &config::Batch,
         receipt: Box<Receipt>,
         arrived: Instant,
         lane: &Lane,
         upstream: &Arc<Upstream>,
     ) -> Result<oneshot::Receiver<Verdict>, Refused> {
-        let settings = self.settings.load();
-        let rules = self.limiter.rules();
+        let rules = lane.rules();
         let deadline = arrived + rules.max_wait;
         if rules.observes {
             // The receipt is merged for real but takes no token: only its shadow
             // shows what the budgets would have done (rule: observe mode).
-            self.shadow(&receipt, lane);
+            self.shadow(settings, &receipt, lane);
         } else {
             // A receipt that would join a waiting batch is refused too (rule: pauses).
             lane.check_pause(deadline)?;
         }
-        let caps = Caps::of(&settings);
-        let goes_alone = self.goes_alone(&receipt, &settings, arrived);
+        let caps = Caps::of(settings);
+        let goes_alone = self.goes_alone(&receipt, settings, arrived);
         let alone = goes_alone.is_some();
         let (sender, verdict) = oneshot::channel();
         let caller = Caller {
@@ -209,7 +182,7 @@ impl Batcher {
             key_was_idle,
         } = joined
         {
-            let windows = Windows::of(&settings, alone, key_was_idle);
+            let windows = Windows::of(settings, alone, key_was_idle);
             // A task, not the caller's future: the batch is sent even if the
             // caller disconnects, and a drain waits for it.
             let (lane, upstream) = (lane.clone(), Arc::clone(upstream));

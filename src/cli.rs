@@ -52,6 +52,10 @@ pub enum Command {
     Demo {
         /// Where the gateway's access log goes, as JSON.
         access_log: Option<PathBuf>,
+        /// How long the apps send requests.
+        length: Option<Duration>,
+        /// Serve after that until a signal.
+        keep: bool,
     },
     /// Print the completions of a shell.
     Completions(Shell),
@@ -63,6 +67,8 @@ pub enum Command {
         config: Option<PathBuf>,
         /// The logs; `-` is the standard input.
         logs: Vec<PathBuf>,
+        /// Where the page with charts goes.
+        report: Option<PathBuf>,
     },
     /// Explain what the gateway would do with requests, and whether they merge.
     Explain {
@@ -98,6 +104,8 @@ pub struct SandboxArgs {
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     override_usage = "wawp-gateway [COMMAND] [OPTIONS]",
+    // clap's own without an empty line, so that the help fits one screen.
+    help_template = "{about-with-newline}{usage-heading} {usage}\n\n{all-args}{after-help}",
     after_help = "Every setting also as WAWP_GATEWAY_<SECTION>__<KEY>: WAWP_GATEWAY_LIMIT__RATE=5"
 )]
 struct CommandLine {
@@ -135,12 +143,21 @@ enum TypedCommand {
         /// Keep the gateway's access log, as JSON: what estimate reads
         #[arg(long, value_name = "FILE")]
         access_log: Option<PathBuf>,
+        /// How long the apps send requests, 2s to 5m [default: 9s]
+        #[arg(long = "for", value_name = "DUR", value_parser = demo_length)]
+        length: Option<Duration>,
+        /// Keep gateway and stand-in running after that, until Ctrl-C
+        #[arg(long)]
+        keep: bool,
     },
     /// Estimate from access logs what merging and pacing would do
     Estimate {
         /// The settings file; none is needed
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// Also write a page with charts, to show to others
+        #[arg(long, value_name = "FILE.html")]
+        report: Option<PathBuf>,
         /// Logs of nginx, Apache, Caddy, Traefik or the gateway; - is stdin
         #[arg(value_name = "ACCESS_LOG", required = true)]
         logs: Vec<PathBuf>,
@@ -241,10 +258,26 @@ impl From<CommandLine> for Command {
             },
             Some(TypedCommand::Health { config, admin }) => Self::Health { config, admin },
             Some(TypedCommand::Sandbox(sandbox)) => Self::Sandbox(sandbox),
-            Some(TypedCommand::Demo { access_log }) => Self::Demo { access_log },
+            Some(TypedCommand::Demo {
+                access_log,
+                length,
+                keep,
+            }) => Self::Demo {
+                access_log,
+                length,
+                keep,
+            },
             Some(TypedCommand::Completions { shell }) => Self::Completions(shell),
             Some(TypedCommand::Man) => Self::Man,
-            Some(TypedCommand::Estimate { config, logs }) => Self::Estimate { config, logs },
+            Some(TypedCommand::Estimate {
+                config,
+                logs,
+                report,
+            }) => Self::Estimate {
+                config,
+                logs,
+                report,
+            },
             Some(TypedCommand::Explain { config, requests }) => Self::Explain { config, requests },
         }
     }
@@ -262,6 +295,16 @@ fn latency(text: &str) -> Result<Duration, String> {
         .ok()
         .filter(|time| *time <= Duration::from_secs(60));
     read.ok_or_else(|| "a time with its unit, such as 80ms, at most 60s".to_owned())
+}
+
+/// Reads the length of a demo. Its checks need the whole record of the sandbox, which is
+/// bounded.
+fn demo_length(text: &str) -> Result<Duration, String> {
+    let allowed = Duration::from_secs(2)..=Duration::from_secs(300);
+    let read = humantime::parse_duration(text)
+        .ok()
+        .filter(|time| allowed.contains(time));
+    read.ok_or_else(|| "a time with its unit from 2s to 5m, such as 90s".to_owned())
 }
 
 /// Reads the rate of the sandbox, with the bounds of `limit.rate`.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 mod check;
+mod classes;
 mod described;
 mod effective;
 mod files;
@@ -28,6 +29,7 @@ mod settings;
 mod table;
 mod upstream_url;
 mod value;
+mod warnings;
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +39,7 @@ use self::layers::Layers;
 use self::secret::Sources;
 use self::value::Tree;
 
+pub use self::classes::{Classes, Group, InstanceLimit};
 pub(crate) use self::described::describe;
 pub use self::effective::{Effective, InForce};
 pub(crate) use self::kind::read_address;

@@ -18,11 +18,8 @@ pub(crate) use self::files::Files;
 use crate::config::{Config, InForce};
 use crate::observe::metrics::Metrics;
 use crate::proxy::{Proxy, Shared};
-use crate::redact::Secrets;
 pub use crate::server::CertificateError;
 use crate::server::{Server, ServerShared};
-use crate::tenant::Tenants;
-use crate::tenant::key::Keyring;
 pub use crate::upstream::TlsError;
 use crate::upstream::{Dial, Upstream};
 
@@ -149,29 +146,19 @@ impl Gateway {
         // Gauges are set when they are scraped: to keep them current would cost each request.
         shared.limiter.report();
         let (idle, active) = self.server.proxy.upstream.connections();
+        let settings = shared.reloadable.load();
         let metrics = self.metrics();
         metrics.scraped().upstream_connections(idle, active);
         metrics
             .scraped()
-            .modes(shared.limiter.observes(), shared.batcher.observes());
+            .modes(settings.limit_observes(), settings.batch_observes());
         metrics.exposition()
     }
 
     /// Applies the settings that a reload may change, except the files that they name.
-    /// Requests in flight keep the access rules with which they began.
+    /// Requests in flight keep those with which they began.
     pub fn reload(&self, config: &Config) {
-        let shared = &self.server.proxy.shared;
-        let tenants = Tenants::new(&config.tenants, &config.access, &shared.metrics);
-        let keyring = Keyring::new(&config.tenants).map(Arc::new);
-        // Each of these is replaced atomically, but not all at once: a request that begins
-        // in between sees new rules with old keys or limits.
-        shared.tenants.store(Arc::new(tenants));
-        shared.keyring.store(keyring);
-        shared.limiter.reconfigure(config);
-        shared.batcher.reconfigure(config.batch.clone());
-        let secrets = Secrets::new(&config.tenants).map(Arc::new);
-        shared.metrics.set_secrets(secrets.clone());
-        shared.access_log.reconfigure(&config.log, secrets);
+        self.server.proxy.shared.reload(config);
         self.server.proxy.upstream.reload(&config.upstream);
     }
 

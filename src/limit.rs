@@ -6,10 +6,11 @@
 //! token: the [`Limiter`] finds the account, the account chooses the bucket,
 //! and the bucket takes the token or keeps the request in its queue.
 //!
-//! - [`registry`]: the accounts of a class, bounded; [`lane`]: access to one;
+//! - [`registry`]: the accounts of a group of classes, bounded; [`lane`]: access to one;
 //! - [`account`]: which of its two buckets a credential draws on, by the
 //!   [`verified`] credentials;
 //! - [`bucket`]: tokens and wait queue; [`gcra`] and [`mod@pause`]: the tokens;
+//!   [`in_flight`]: the bound on concurrent calls;
 //!   [`queue`]: what is next at a bucket;
 //! - [`shared`]: what is next where buckets share a budget, by the [`flow`] of
 //!   their tenant; [`egress`]: the task that serves it; [`policy`]: the share of
@@ -23,6 +24,7 @@ mod egress;
 mod flow;
 mod forecast;
 mod gcra;
+mod in_flight;
 mod lane;
 mod pause;
 mod policy;
@@ -38,26 +40,24 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::time::Instant;
 
 pub(crate) use bucket::{Bucket, next_ticket};
 use egress::{Egress, QueueLimits};
 pub(crate) use forecast::admit as admit_at;
-use lane::TokenRequest;
+pub(crate) use in_flight::Place;
+use lane::WaitRules;
 pub(crate) use lane::{Admission, Lane, SharedBudget};
 use policy::{Policy, Sharing};
 pub(crate) use queue::{Completion, Kind, Newcomer, Permit, Refusal, Refused, Scope};
 use registry::Registry;
-pub(crate) use shadow::would_refuse;
+pub(crate) use shadow::{shadow_call, would_refuse};
 
-use crate::config::{self, Config, LimitMode};
+use crate::config::{Classes, Config, LimitMode};
 use crate::identity::Identity;
 use crate::observe::metrics::{BucketStatus, Metrics, Reason, Route};
-
-/// The name of the base limit: no class can have it.
-const BASE: &str = "";
 
 /// All budgets of the gateway.
 #[derive(Debug)]
@@ -70,17 +70,14 @@ pub(crate) struct Limiter {
 /// The present limits; replaced whole on reload.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    limit: config::Limit,
-    pub(crate) max_wait: Duration,
-    limits: QueueLimits,
-    /// No request is held or refused: shadow requests draw on the buckets.
-    pub(crate) observes: bool,
-    /// The base limit, then one registry per class in the order of the settings.
+    classes: Arc<Classes>,
+    wait: WaitRules,
+    /// One for each group of `classes`; the first is that of the base limit.
     registries: Vec<Arc<Registry>>,
 }
 
 /// A token, and how long a request waited for it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Acquired {
     /// The token.
     pub(crate) permit: Permit,
@@ -99,6 +96,10 @@ pub(crate) struct Budget {
     pub(crate) burst: Option<u32>,
     /// Tokens per second.
     pub(crate) rate: Option<f64>,
+    /// Calls in flight, where their number is bounded.
+    pub(crate) in_flight: Option<usize>,
+    /// That bound.
+    pub(crate) max_in_flight: Option<u32>,
     /// What waits there.
     pub(crate) waiting: Waiting,
     /// Seconds left of a pause.
@@ -114,13 +115,26 @@ pub(crate) struct Waiting {
     pub(crate) receipts: usize,
 }
 
-impl Refusal {
+impl Refused {
     /// The metric label for this refusal.
-    pub(crate) fn reason(self) -> Reason {
+    pub(crate) fn reason(&self) -> Reason {
+        match (self.refusal, self.scope) {
+            (Refusal::QueueFull, _) => Reason::QueueFull,
+            (Refusal::Paused, _) => Reason::Paused,
+            (Refusal::WaitTooLong, Scope::Instance) => Reason::MaxWait,
+            (Refusal::WaitTooLong, Scope::Tenant) => Reason::TenantBudget,
+            (Refusal::WaitTooLong, Scope::Egress) => Reason::EgressBudget,
+        }
+    }
+}
+
+impl Scope {
+    /// As responses, the access log and the admin pages name it.
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::QueueFull => Reason::QueueFull,
-            Self::WaitTooLong => Reason::MaxWait,
-            Self::Paused => Reason::Paused,
+            Self::Instance => "instance",
+            Self::Tenant => "tenant",
+            Self::Egress => "egress",
         }
     }
 }
@@ -138,8 +152,9 @@ impl Limiter {
         }
     }
 
-    /// Applies other settings. Classes that keep their name keep their buckets,
-    /// and buckets keep their debt.
+    /// Applies other settings. Groups of classes that keep their paths and methods,
+    /// or the name of a class, keep their buckets, and buckets keep their debt and
+    /// what waits (rule: reload).
     pub(crate) fn reconfigure(&self, config: &Config) {
         self.metrics.scraped().max_queue(config.limit.max_queue);
         let old = self.rules.load();
@@ -147,21 +162,22 @@ impl Limiter {
         self.rules.store(Arc::new(rules));
     }
 
-    /// Finds the lane of a request. `class` names its class by the settings;
-    /// `verifies` says whether a 2xx to it shows that the upstream accepts the
-    /// credential for the instance.
+    /// Finds the lane of a request that began under `rules`. `class` names its class
+    /// by its instance; `verifies` says whether a 2xx to it shows that the upstream
+    /// accepts the credential for the instance.
     pub(crate) fn lane(
         &self,
+        rules: &Rules,
         identity: &Identity,
-        class: impl FnOnce(&config::Limit) -> Option<usize>,
+        class: impl FnOnce(&Classes, Option<&str>) -> Option<usize>,
         verifies: bool,
     ) -> Lane {
-        let rules = self.rules.load();
-        let class = class(&rules.limit).map_or(0, |class| class + 1);
-        let registry = &rules.registries[class];
+        let class = class(&rules.classes, identity.instance.as_deref());
+        let registry = &rules.registries[rules.classes.group_of(class)];
         let account = registry.account(identity);
         let metrics = Arc::clone(&self.metrics);
-        Lane::new(account, identity.credential, verifies, registry, metrics)
+        let credential = identity.credential;
+        Lane::new(account, credential, verifies, registry, rules.wait, metrics)
     }
 
     /// Sets the gauges of tokens and pauses of each instance with a label.
@@ -181,7 +197,7 @@ impl Limiter {
         let now = Instant::now();
         let rules = self.rules.load();
         let known = rules.registries.iter().filter_map(|registry| {
-            let class = (!registry.name.is_empty()).then(|| registry.name.clone());
+            let class = registry.policy().limit_of(Some(instance)).class.clone();
             let account = registry.known(instance)?;
             account.with_main(|bucket| {
                 let (tokens, paused) = bucket.status(now);
@@ -192,6 +208,8 @@ impl Limiter {
                     tokens,
                     burst: bucket.quota().map(|quota| quota.burst.get()),
                     rate: bucket.quota().map(|quota| quota.rate),
+                    in_flight: bucket.calls_in_flight(),
+                    max_in_flight: bucket.in_flight().and_then(|it| Some(it.cap()?.get())),
                     waiting: Waiting { calls, receipts },
                     pause: paused.as_secs_f64(),
                 }
@@ -200,9 +218,9 @@ impl Limiter {
         known.collect()
     }
 
-    /// The present limits, to be read and not kept.
-    pub(crate) fn rules(&self) -> Guard<Arc<Rules>> {
-        self.rules.load()
+    /// The present limits.
+    pub(crate) fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
     }
 
     /// Takes a token for a request of this lane, waiting in the queue for it.
@@ -219,16 +237,13 @@ impl Limiter {
         arrived: Instant,
         route: Route,
     ) -> Result<Acquired, Refused> {
-        let admission = {
-            let rules = self.rules.load();
-            let request = rules.token_request(kind, arrived, arrived + rules.max_wait);
-            if rules.observes {
-                self.shadow_admit(lane, request, route);
-                return Ok(self.untracked(route));
-            }
-            lane.admit(request)?
-        };
-        let ticket = match admission {
+        let rules = lane.rules();
+        let request = rules.token_request(kind, arrived, arrived + rules.max_wait);
+        if rules.observes {
+            self.shadow_admit(lane, request, route);
+            return Ok(self.untracked(lane, route));
+        }
+        let ticket = match lane.admit(request)? {
             Admission::Now(permit) => return Ok(self.record_wait(permit, None, route)),
             Admission::Queued(ticket) => ticket,
         };
@@ -249,8 +264,7 @@ impl Limiter {
         kind: Kind,
         deadline: Instant,
     ) -> Result<Admission, Refused> {
-        let rules = self.rules.load();
-        lane.admit(rules.token_request(kind, Instant::now(), deadline))
+        lane.admit(lane.rules().token_request(kind, Instant::now(), deadline))
     }
 
     /// Whether a request could be admitted now; takes nothing.
@@ -258,8 +272,7 @@ impl Limiter {
     /// # Errors
     /// As [`admit`](Self::admit).
     pub(crate) fn check(&self, lane: &Lane, kind: Kind, deadline: Instant) -> Result<(), Refused> {
-        let rules = self.rules.load();
-        lane.check(rules.token_request(kind, Instant::now(), deadline))
+        lane.check(lane.rules().token_request(kind, Instant::now(), deadline))
     }
 
     /// Records the wait in the metrics.
@@ -281,52 +294,65 @@ impl Limiter {
 }
 
 impl Rules {
+    /// Whether no request is held or refused.
+    pub(crate) fn observes(&self) -> bool {
+        self.wait.observes
+    }
+
     fn new(config: &Config, egress: &Arc<Egress>, old: Option<&Self>) -> Self {
         let Config { limit, batch, .. } = config;
         let is_limited = config.egress.quota.is_some();
         let sharing = Arc::new(Sharing::new(&config.tenants, egress, is_limited));
-        let known = old.and_then(|old| old.registries.split_first());
-        let registry = |name: &str, quota| {
+        let classes = Arc::new(Classes::new(config));
+        let registries = (0..classes.groups().len()).map(|group| {
             let policy = Policy {
-                quota,
+                classes: Arc::clone(&classes),
+                group,
                 sharing: Arc::clone(&sharing),
                 headers: limit.headers,
                 max_delay: batch.max_delay,
             };
-            let known = known.and_then(|(base, classes)| match name {
-                BASE => Some(base),
-                name => classes.iter().find(|class| *class.name == *name),
-            });
-            let Some(registry) = known else {
-                return Arc::new(Registry::new(name, policy));
+            let Some(known) = old.and_then(|old| old.registry_of(&classes, group)) else {
+                return Arc::new(Registry::new(policy));
             };
-            registry.reconfigure(policy);
-            Arc::clone(registry)
-        };
-        let base = std::iter::once(registry(BASE, limit.quota));
-        let classes = limit.classes.iter();
-        let classes = classes.map(|class| registry(&class.name, class.quota));
-        let registries = base.chain(classes).collect();
+            known.reconfigure(policy);
+            Arc::clone(known)
+        });
+        let registries = registries.collect();
         egress.reconfigure(config.egress.quota, limit.max_wait, sharing.flows());
         Self {
             registries,
-            limit: limit.clone(),
-            max_wait: limit.max_wait,
-            limits: QueueLimits {
-                max_delay: batch.max_delay,
-                max_queue: limit.max_queue,
+            classes,
+            wait: WaitRules {
+                max_wait: limit.max_wait,
+                limits: QueueLimits {
+                    max_delay: batch.max_delay,
+                    max_queue: limit.max_queue,
+                },
+                observes: limit.mode == LimitMode::Observe,
             },
-            observes: limit.mode == LimitMode::Observe,
         }
     }
 
-    fn token_request(&self, kind: Kind, now: Instant, deadline: Instant) -> TokenRequest {
-        TokenRequest {
-            kind,
-            now,
-            deadline,
-            limits: self.limits,
-            is_shadow: self.observes,
-        }
+    /// The buckets that a group of later settings goes on with: those of the same
+    /// requests, else those of a class of the same name whose requests no group has
+    /// any more.
+    fn registry_of(&self, later: &Classes, group: usize) -> Option<&Arc<Registry>> {
+        let (requests, own) = (&later.groups()[group], self.classes.groups());
+        let is_free = |index: &usize| *index > 0 && !later.groups().contains(&own[*index]);
+        let same = own.iter().position(|known| known == requests);
+        let same = same.or_else(|| {
+            let mut free = (0..own.len()).filter(is_free);
+            free.find(|index| {
+                // Of two groups that could go on with it, the first does.
+                let mut names = self.classes.names_of(*index);
+                names.any(|name| later.names_of(group).any(|later| later == name))
+                    && !(0..group).any(|earlier| {
+                        let mut names = self.classes.names_of(*index);
+                        names.any(|name| later.names_of(earlier).any(|later| later == name))
+                    })
+            })
+        });
+        same.map(|index| &self.registries[index])
     }
 }

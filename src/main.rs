@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use wawp_gateway::app::signals::Signals;
 use wawp_gateway::app::systemd::Sockets;
@@ -32,10 +33,18 @@ fn main() -> ExitCode {
         Command::Defaults => print(|out| out.write_all(config::DEFAULTS.as_bytes())),
         Command::Health { config, admin } => health(config, admin),
         Command::Sandbox(args) => sandbox(&args),
-        Command::Demo { access_log } => demo(access_log.as_deref()),
+        Command::Demo {
+            access_log,
+            length,
+            keep,
+        } => demo(access_log.as_deref(), length, keep),
         Command::Completions(shell) => print(|out| cli::write_completions(shell, out)),
         Command::Man => print(|out| cli::write_manual(out)),
-        Command::Estimate { config, logs } => estimate(config, &logs),
+        Command::Estimate {
+            config,
+            logs,
+            report,
+        } => estimate(config, &logs, report.as_deref()),
         Command::Explain { config, requests } => explain(config, &requests),
     }
 }
@@ -56,7 +65,13 @@ fn check(named: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
     // Without a file, variables and flags can still be wrong.
     let file = settings_file(named);
     match app::check(file.as_deref(), std::env::vars_os(), overrides) {
-        Ok(effective) => print(|out| write!(out, "{effective}")),
+        Ok(effective) => {
+            // To stderr: what is printed can be read as a settings file.
+            for warning in effective.warnings() {
+                eprintln!("warning: {warning}");
+            }
+            print(|out| write!(out, "{effective}"))
+        }
         Err(mistakes) => fail(EXIT_SETTINGS, &mistakes),
     }
 }
@@ -160,7 +175,7 @@ fn sandbox(args: &SandboxArgs) -> ExitCode {
     }
 }
 
-fn demo(access_log: Option<&Path>) -> ExitCode {
+fn demo(access_log: Option<&Path>, length: Option<Duration>, keep: bool) -> ExitCode {
     let access_log = match access_log.map(|path| (path, File::create(path))) {
         Some((path, Err(error))) => {
             let path = path.display();
@@ -170,12 +185,17 @@ fn demo(access_log: Option<&Path>) -> ExitCode {
         None => None,
     };
     telemetry::init(&demo::log());
+    let plan = Plan::default();
+    let plan = Plan {
+        length: length.unwrap_or(plan.length),
+        ..plan
+    };
     let ended = block_on(async {
         let mut signals = Signals::listen()?;
         let stop = async {
             signals.next().await;
         };
-        demo::run(&Plan::default(), Screen::stdout(), access_log, stop).await
+        demo::run(&plan, Screen::stdout(), access_log, keep, stop).await
     });
     match ended {
         Ok(report) if report.is_good() => ExitCode::SUCCESS,
@@ -184,13 +204,21 @@ fn demo(access_log: Option<&Path>) -> ExitCode {
     }
 }
 
-fn estimate(named: Option<PathBuf>, logs: &[PathBuf]) -> ExitCode {
+fn estimate(named: Option<PathBuf>, logs: &[PathBuf], page: Option<&Path>) -> ExitCode {
     let config = match load(named) {
         Ok(effective) => effective.config,
         Err(mistakes) => return fail(EXIT_SETTINGS, &mistakes),
     };
     match wawp_gateway::estimate::run(&config, logs) {
-        Ok(report) => print(|out| write!(out, "{report}")),
+        Ok(report) => {
+            if let Some(path) = page
+                && let Err(error) = std::fs::write(path, report.page())
+            {
+                let path = path.display();
+                return fail(EXIT_FAILURE, &format_args!("--report: {path}: {error}"));
+            }
+            print(|out| write!(out, "{report}"))
+        }
         Err(error) => fail(EXIT_SETTINGS, &error),
     }
 }

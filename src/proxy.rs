@@ -52,6 +52,7 @@ use prepare::{Kind, Prepared};
 use request_ctx::RequestCtx;
 use request_guard::RequestGuard;
 use run_to_end::RunToEnd;
+use shared::Reloadable;
 pub(crate) use shared::Shared;
 
 /// The most unfinished requests of one connection. HTTP/2 bounds only the open streams:
@@ -104,7 +105,8 @@ impl Proxy {
     ) -> impl Future<Output = Result<Box<ClientResponse>, Infallible>> + Send {
         let ConnCtx { peer, state } = conn;
         let shared = &*self.shared;
-        let route = shared.route(&head);
+        let settings = shared.reloadable.load_full();
+        let route = settings.route(head.uri.path());
         let is_crowded = state.requests_in_flight() > MAX_PER_CONNECTION;
         // Before the steps: a request that they refuse is logged and counted, too.
         let mut log_entry = shared.access_log.begin(&head, route);
@@ -116,7 +118,7 @@ impl Proxy {
         let facts = HeadFacts {
             version: head.version,
             is_head: head.method == Method::HEAD,
-            origin: hop_by_hop::first(&head.headers, &ORIGIN).cloned(),
+            origin: hop_by_hop::has(&head.headers, &ORIGIN).then(|| head.headers[ORIGIN].clone()),
         };
         async move {
             let result = match is_crowded {
@@ -124,7 +126,10 @@ impl Proxy {
                     "requests on one connection",
                     MAX_PER_CONNECTION,
                 )),
-                false => self.forward(&mut head, &mut body, peer, &mut guard).await,
+                false => {
+                    self.forward(&settings, &mut head, &mut body, peer, &mut guard)
+                        .await
+                }
             };
             // `Ok` is a response of the upstream; those of the gateway are errors here.
             if let (Some(origin), Ok(response)) = (&facts.origin, &result) {
@@ -140,6 +145,7 @@ impl Proxy {
     /// The steps of a request, in their order.
     async fn forward(
         &self,
+        reloadable: &Reloadable,
         head: &mut RequestHead,
         body: &mut ClientBody,
         peer: Option<IpAddr>,
@@ -151,11 +157,11 @@ impl Proxy {
             let limit = settings.max_in_flight;
             return Err(Error::Overloaded("server.max_in_flight", limit));
         }
-        let tenants = self.shared.tenants.load_full();
+        let tenants = &reloadable.tenants;
         let client = tenants.client(peer, &head.headers);
         let ctx = &mut RequestCtx {
             client,
-            tenants: &tenants,
+            settings: reloadable,
             route: guard.route,
             log_entry: &mut guard.log_entry,
         };
@@ -187,6 +193,7 @@ impl Proxy {
         let shared = &*self.shared;
         let (log_entry, route) = (&mut guard.log_entry, guard.route);
         let error = result.as_ref().err().map(Error::code);
+        let budget = result.as_ref().err().and_then(Error::budget);
         let not_merged = log_entry.not_merged();
         // The next request may begin elsewhere than it seems (RFC 9112 §6.3).
         let is_malformed = matches!(result, Err(Error::Malformed(_)));
@@ -202,12 +209,13 @@ impl Proxy {
             response
         });
         let status = response.status();
-        log_entry.set_response(status, error);
+        log_entry.set_response(status, error, budget);
         if error.is_some() || status.as_u16() >= 400 {
             shared.metrics.failures.push(|| Failure {
                 time: SystemTime::now(),
                 status,
                 code: error,
+                budget,
                 route,
                 instance: log_entry.instance_label(),
                 times: 1,

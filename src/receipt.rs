@@ -7,18 +7,21 @@
 //!
 //! - [`fields`]: what every carrier yields: the flat sequence of a request's fields;
 //!   [`pairs`], [`json`], [`parts`]: the carriers;
-//! - [`message_id`]: what looks like a message id; [`list`]: the ids among the fields,
-//!   and the forms of a list; [`ids`]: the ids of a list, one by one;
+//! - [`message_id`]: what looks like a message id; [`form`]: the forms of a list;
+//!   [`list`]: the ids among the fields; [`ids`]: the ids of a list, one by one;
+//! - [`media`]: what the type of a body says;
 //! - [`parse`]: from a request to its parts, or to the reason why it is not merged;
 //! - [`key`]: what receipts must have in common to be merged;
 //! - [`merged`]: how the merged request is written;
 //! - [`shown`]: a receipt as people see it.
 
 mod fields;
+mod form;
 mod ids;
 mod json;
 pub(crate) mod key;
 mod list;
+mod media;
 mod merged;
 mod message_id;
 mod pairs;
@@ -44,7 +47,8 @@ use crate::config;
 use crate::http::request_head::RequestHead;
 use crate::identity::Identity;
 pub(crate) use crate::observe::metrics::NotMerged;
-use list::{List, Site};
+use form::Site;
+use list::List;
 
 /// Hashes keys and ids. Its secret is random, so no client can construct texts
 /// with equal hashes.

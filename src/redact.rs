@@ -33,7 +33,7 @@ impl Secrets {
         more: impl IntoIterator<Item = &'t str>,
     ) -> Option<Self> {
         let tokens = tenants.iter().flat_map(|tenant| tenant.tokens.values());
-        let keys = tenants.iter().filter_map(|tenant| tenant.key.as_ref());
+        let keys = tenants.iter().flat_map(|tenant| tenant.all_keys());
         let texts: Vec<String> = keys
             .chain(tokens)
             .map(Secret::expose)
@@ -101,6 +101,7 @@ mod tests {
             quota: None,
             networks: Vec::new(),
             key: Some(Secret::new("q83v+7/EjRkl0aWb==")),
+            keys: Vec::new(),
             tokens: [("1".to_owned(), Secret::new("tok/en"))].into(),
         };
         let secrets = Secrets::new(&[tenant]).unwrap();

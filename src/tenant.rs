@@ -24,7 +24,7 @@ use crate::observe::metrics::{Metrics, TenantSeries};
 /// All tenants and the access rules; replaced as a whole on reload.
 #[derive(Debug)]
 pub(crate) struct Tenants {
-    by_instance: HashMap<Box<str>, Arc<Tenant>>,
+    by_instance: HashMap<Box<[u8]>, Arc<Tenant>>,
     /// The clients that may use the gateway; empty means all.
     networks: Vec<IpNet>,
     /// The proxies that may state another address for the client.
@@ -92,7 +92,7 @@ impl Tenants {
                 series: metrics.tenant(&settings.name),
             });
             for instance in &settings.instances {
-                by_instance.insert(Box::from(instance.as_str()), Arc::clone(&tenant));
+                by_instance.insert(Box::from(instance.as_bytes()), Arc::clone(&tenant));
             }
         }
         let only_listed = access.instances == Instances::Listed;
@@ -108,8 +108,8 @@ impl Tenants {
     }
 
     /// The tenant an instance belongs to.
-    fn of(&self, instance: &str) -> Option<&Arc<Tenant>> {
-        self.by_instance.get(instance)
+    fn of(&self, instance: impl AsRef<[u8]>) -> Option<&Arc<Tenant>> {
+        self.by_instance.get(instance.as_ref())
     }
 
     /// The name of the tenant that an instance belongs to.
@@ -172,7 +172,7 @@ impl Tenants {
     pub(crate) fn may_use(
         &self,
         client: Client,
-        instance: Option<&str>,
+        instance: Option<impl AsRef<[u8]> + Copy>,
         is_ambiguous: bool,
     ) -> Result<&Arc<TenantSeries>, Denied> {
         // First, because otherwise the allowed instance would hide the other one.

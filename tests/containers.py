@@ -217,6 +217,8 @@ def kubernetes(image):
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     listeners = [int(image.variables[f"WAWP_GATEWAY_SERVER__{name}"].split(":")[1]) for name in ("LISTEN", "ADMIN")]
     check("the ports are those of the image", [ports["http"], ports["admin"]] == listeners, ports)
+    version = re.search('(?m)^version = "(.*)"', (ROOT / "Cargo.toml").read_text()).group(1)
+    check("the image has the version of the program", container["image"].endswith(f":{version}"), container["image"])
     check("the user is that of the image", str(pod["spec"]["securityContext"]["runAsUser"]) == image.user)
     for name in ("wawp-gateway", "wawp-gateway-admin"):
         service = found["Service", name]["spec"]

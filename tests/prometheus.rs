@@ -35,6 +35,8 @@ const DRAIN: Duration = Duration::from_secs(12);
 const FIRING: &[&str] = &["WawpGatewayInstanceThrottled", "WawpGatewayDrainAboutToCut"];
 /// What names it brings data in a drain only.
 const DRAINING: &str = "wawp_gateway_draining";
+/// What names it brings data only while the gateway observes.
+const OBSERVING: &str = "wawp_gateway_would_";
 /// Exposed only by a gateway with TLS, which this one is not.
 const WITH_TLS: &str = "wawp_gateway_certificate_expiry_timestamp_seconds";
 
@@ -309,6 +311,7 @@ async fn every_expression_of_dashboard_and_rules_brings_data() {
     tokio::spawn(sandbox.clone().serve(listener, std::future::pending()));
     let app = App::bind(settings(directory.path(), upstream), Dial::Tcp).unwrap();
     let (gateway, admin) = (app.address().unwrap(), app.admin_address().unwrap());
+    let observer = app.gateway().clone();
     let stop = CancellationToken::new();
     let served = tokio::spawn(
         app.single_worker()
@@ -361,7 +364,16 @@ async fn every_expression_of_dashboard_and_rules_brings_data() {
             wanted.push(Wanted::new("recorded", &rule.name, &["job"]));
         }
     }
+    let (observing, wanted): (Vec<_>, Vec<_>) = wanted
+        .into_iter()
+        .partition(|wanted| wanted.expr.contains(OBSERVING));
     prometheus.brings(&wanted, PATIENCE).await;
+    let mut observed = settings(directory.path(), upstream);
+    observed.limit.mode = config::LimitMode::Observe;
+    observed.batch.mode = config::BatchMode::Observe;
+    observer.reload(&observed);
+    assert!(observing.len() > 10, "{}", observing.len());
+    prometheus.brings(&observing, PATIENCE).await;
 
     // Ours is the instance of WhatsApp, and the replica the address.
     let ours = r#"wawp_gateway_instance_requests_total{instance="123", route="seen"}"#;

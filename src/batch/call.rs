@@ -44,6 +44,8 @@ pub(super) struct CallContext<'b> {
     pub(super) opened: Instant,
     /// When its window ended.
     pub(super) due: Instant,
+    /// How long a caller that failed alone stays out of batches.
+    pub(super) quarantine_time: Duration,
     /// Callers when it was sealed.
     pub(super) callers: usize,
     pub(super) tally: Tally,
@@ -143,7 +145,7 @@ impl CallContext<'_> {
         if reply.is_throttled() {
             // At once, because the next token comes only after the pause. Where
             // budgets are only observed nothing would wait: no retry there.
-            return (!self.batcher.limiter.observes()).then(Instant::now);
+            return (!self.lane.rules().observes).then(Instant::now);
         }
         let backoff = reply.is_worth_a_retry().then(|| backoff.next_backoff())?;
         let retry_after = reply.retry_after().unwrap_or_default();
@@ -219,9 +221,11 @@ impl CallContext<'_> {
     async fn exchange(
         &self,
         request: &mut UpstreamRequest,
-        acquired: Acquired,
+        mut acquired: Acquired,
         size: CallSize,
     ) -> Reply {
+        // Dropped when the response has ended.
+        let place = acquired.permit.send();
         let response = match self.upstream.call(request, Route::Seen).await {
             Ok(response) => response,
             Err(failure) => {
@@ -244,7 +248,8 @@ impl CallContext<'_> {
             // Only one caller: what was read so far is passed on with the rest, so the
             // gateway never holds more than the limit.
             Ok(Collected::Longer(held, rest)) if size.callers == 1 => {
-                let body = rest.into_client_body(held);
+                let mut body = rest.into_client_body(held);
+                body.hold(place);
                 Reply::Long(Box::new(ClientResponse { head, body }))
             }
             // Dropping the rest closes the connection. Each caller then gets a call of

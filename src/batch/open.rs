@@ -220,7 +220,8 @@ impl<M: Mergeable> Batch<M> {
 
 /// The ids of a caller, each with its bytes in the merged request.
 fn ids_of(caller: &impl Mergeable) -> Vec<(IdHash, usize)> {
-    let mut ids = Vec::new();
+    // Most callers have one.
+    let mut ids = Vec::with_capacity(1);
     caller.each_id(|id, cost| ids.push((id, cost)));
     ids
 }

@@ -35,8 +35,8 @@ impl Batcher {
         // The batch is due, not sealed: while it waits for its token it still
         // accepts receipts, so under pressure it grows instead of the queue.
         let due = Instant::now();
-        let token = if self.limiter.observes() {
-            Ok(self.limiter.untracked(Route::Seen))
+        let token = if lane.rules().observes {
+            Ok(self.limiter.untracked(&lane, Route::Seen))
         } else {
             let token = self.first_token(&batch, &lane, refuse).await;
             token.map(|(permit, waited)| self.limiter.record_wait(permit, waited, Route::Seen))
@@ -59,8 +59,14 @@ impl Batcher {
             Ok(acquired) => {
                 let waited = batch.opened.elapsed().as_secs_f64();
                 self.metrics.batches.wait.observe(waited);
-                let settlement =
-                    Settlement::new(&self, &lane, &upstream, (batch.opened, due), callers.len());
+                let settlement = Settlement::new(
+                    &self,
+                    &lane,
+                    &upstream,
+                    (batch.opened, due),
+                    callers.len(),
+                    windows.quarantine,
+                );
                 settlement.settle(callers, acquired).await;
             }
         }

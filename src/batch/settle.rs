@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -48,6 +49,7 @@ impl<'b> Settlement<'b> {
         upstream: &'b Upstream,
         (opened, due): (Instant, Instant),
         callers: usize,
+        quarantine_time: Duration,
     ) -> Self {
         let calls = CallContext {
             batcher,
@@ -55,6 +57,7 @@ impl<'b> Settlement<'b> {
             upstream,
             opened,
             due,
+            quarantine_time,
             callers,
             tally: Tally::default(),
         };
@@ -253,7 +256,7 @@ impl<'b> Settlement<'b> {
                 let owner = split.owner(&call);
                 own.extend(open.extract_if(.., |caller| Some(caller.member) == owner));
                 if let Some(caller) = own.first() {
-                    let length = self.calls.batcher.settings.load().quarantine;
+                    let length = self.calls.quarantine_time;
                     let quarantine = &self.calls.batcher.quarantine;
                     quarantine.add(&caller.receipt, Instant::now(), length);
                 }

@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 use super::open::{Batch, Caps, Joined, Mergeable};
 use super::{Batcher, Windows};
-use crate::limit::{Lane, Refused, would_refuse};
+use crate::config::{self, BatchMode};
+use crate::limit::{Lane, Refused, shadow_call, would_refuse};
 use crate::observe::metrics::Route;
 use crate::receipt::{IdHash, MergeKey, Receipt};
 
@@ -59,17 +60,23 @@ struct ShadowBatch {
     windows: Windows,
     /// Budgets are only observed: this batch takes the token.
     takes_token: bool,
+    /// Merging is only observed.
+    observes: bool,
 }
 
 impl Batcher {
     /// Adds a shadow of a receipt to the shadow batch of its key, and counts its
     /// result in the `would_*` metrics.
-    pub(crate) fn shadow(self: &Arc<Self>, receipt: &Receipt, lane: &Lane) {
+    pub(crate) fn shadow(
+        self: &Arc<Self>,
+        settings: &config::Batch,
+        receipt: &Receipt,
+        lane: &Lane,
+    ) {
         let now = Instant::now();
-        let settings = self.settings.load();
-        let rules = self.limiter.rules();
+        let rules = lane.rules();
         let takes_token = rules.observes;
-        let alone = self.goes_alone(receipt, &settings, now).is_some();
+        let alone = self.goes_alone(receipt, settings, now).is_some();
         let deadline = now + rules.max_wait;
         let ids = receipt.ids();
         // The list of a receipt that goes alone may have any length and is not
@@ -81,7 +88,7 @@ impl Batcher {
             max_id_bytes: receipt.max_id_bytes(),
             deadline,
         };
-        let caps = Caps::of(&settings);
+        let caps = Caps::of(settings);
         // With enforced budgets the receipt itself is refused, if at all.
         let check = || match takes_token {
             true => self.check(lane, now, deadline),
@@ -108,8 +115,9 @@ impl Batcher {
                 let shadow_batch = ShadowBatch {
                     batch,
                     lane: lane.clone(),
-                    windows: Windows::of(&settings, alone, key_was_idle),
+                    windows: Windows::of(settings, alone, key_was_idle),
                     takes_token,
+                    observes: settings.mode == BatchMode::Observe,
                 };
                 // Not in `tasks`: a drain must not wait for a batch that sends nothing.
                 tokio::spawn(shadow_batch.run(Arc::clone(self)));
@@ -126,13 +134,14 @@ impl ShadowBatch {
         let refuse = |shadows: Vec<_>, refused: Refused| would_refuse(lane, refused, shadows.len());
         let token = if self.takes_token {
             let token = batcher.first_token(batch, lane, refuse).await;
-            token.map(|(_, waited)| {
+            token.map(|(permit, waited)| {
                 batcher
                     .limiter
-                    .record_would_delay(lane, waited, Route::Seen)
+                    .record_would_delay(lane, waited, Route::Seen);
+                shadow_call(permit)
             })
         } else {
-            Ok(())
+            Ok(None)
         };
         let shadows = batch.seal();
         // A shadow call takes no time: its key is busy for a window only.
@@ -141,18 +150,26 @@ impl ShadowBatch {
         if busy_until.is_none() {
             batcher.open_shadows.remove(batch);
         }
-        match token {
-            Err(refused) => refuse(shadows, refused),
-            // In `merge` mode the real batch counts in `saved_total`.
-            Ok(()) if batcher.observes() => {
-                // Without splits, so one call for all: an upper bound.
-                let saved = shadows.len().saturating_sub(1);
-                lane.series().would_save.inc_by(saved as u64);
+        let call = match token {
+            Err(refused) => return refuse(shadows, refused),
+            Ok(call) => call,
+        };
+        // In `merge` mode the real batch counts in `saved_total`.
+        if self.observes {
+            // Without splits, so one call for all: an upper bound.
+            let saved = shadows.len().saturating_sub(1);
+            lane.series().would_save.inc_by(saved as u64);
+        }
+        let keep = async {
+            if let Some(until) = busy_until {
+                batcher.keep(&batcher.open_shadows, batch, until).await;
             }
-            Ok(()) => {}
-        }
-        if let Some(until) = busy_until {
-            batcher.keep(&batcher.open_shadows, batch, until).await;
-        }
+        };
+        let call = async {
+            if let Some(call) = call {
+                call.await;
+            }
+        };
+        tokio::join!(keep, call);
     }
 }

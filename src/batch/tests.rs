@@ -15,7 +15,7 @@ use http::Request;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::config::{Config, Quota};
+use crate::config::{self, Config, Quota};
 use crate::limit::Kind;
 use crate::tools::sandbox::{self, Call, Sandbox};
 use crate::upstream::{Dial, Io};
@@ -26,6 +26,7 @@ const fn ms(ms: u64) -> Duration {
 
 /// A batcher with everything below it, down to the sandbox.
 struct World {
+    settings: config::Batch,
     batcher: Arc<Batcher>,
     limiter: Arc<Limiter>,
     metrics: Arc<Metrics>,
@@ -79,8 +80,8 @@ impl World {
         upstream.url = "http://sandbox".parse().unwrap();
         let tasks = TaskTracker::new();
         Self {
+            settings: config.batch.clone(),
             batcher: Arc::new(Batcher::new(
-                config.batch.clone(),
                 Arc::clone(&limiter),
                 Arc::clone(&metrics),
                 tasks.clone(),
@@ -108,8 +109,9 @@ impl World {
 
     fn join_as(&self, receipt: Receipt) -> Result<oneshot::Receiver<Verdict>, Refused> {
         let lane = self.lane_of(&receipt);
+        let (receipt, now) = (Box::new(receipt), Instant::now());
         self.batcher
-            .join(Box::new(receipt), Instant::now(), &lane, &self.upstream)
+            .join(&self.settings, receipt, now, &lane, &self.upstream)
     }
 
     /// Sends a receipt, and waits for the verdict from now on.
@@ -169,7 +171,8 @@ impl World {
     }
 
     fn lane_of(&self, receipt: &Receipt) -> Lane {
-        self.limiter.lane(&receipt.identity, |_| None, true)
+        self.limiter
+            .lane(&self.limiter.rules(), &receipt.identity, |_, _| None, true)
     }
 
     /// Takes every token of the instance that is there.

@@ -100,9 +100,9 @@ impl Batcher {
         opened: Instant,
         deadline: Instant,
     ) -> Result<Acquired, Refused> {
-        if self.limiter.observes() {
+        if lane.rules().observes {
             // Budgets are only observed: no call waits, and no token is taken.
-            return Ok(self.limiter.untracked(Route::Seen));
+            return Ok(self.limiter.untracked(lane, Route::Seen));
         }
         let queued_at = Instant::now();
         let kind = Kind::FollowUp { opened };

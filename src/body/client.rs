@@ -151,8 +151,8 @@ impl ClientBody {
     }
 
     /// The pieces that are held.
-    pub(crate) fn held_pieces(&self) -> impl Iterator<Item = Bytes> {
-        self.held.iter().map_while(Frame::data_ref).cloned()
+    pub(crate) fn held_pieces(&self) -> impl Iterator<Item = &Bytes> {
+        self.held.iter().map_while(Frame::data_ref)
     }
 
     /// The piece with this index (from 0), read now if it is not held yet;

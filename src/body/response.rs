@@ -33,7 +33,14 @@ impl ClientResponse {
 pub(crate) struct ResponseBody {
     kind: Kind,
     observer: Option<Box<dyn BodyObserver>>,
+    /// Dropped when the body has ended.
+    held: Option<Box<dyn Held>>,
 }
+
+/// What is held until a body has ended.
+pub(crate) trait Held: std::fmt::Debug + Send + Sync {}
+
+impl<T: std::fmt::Debug + Send + Sync> Held for T {}
 
 enum Kind {
     Whole {
@@ -64,6 +71,7 @@ impl ResponseBody {
         Self {
             kind: Kind::Whole { bytes, trailers },
             observer: None,
+            held: None,
         }
     }
 
@@ -73,6 +81,14 @@ impl ResponseBody {
         Self {
             kind: Kind::Streamed { held, rest },
             observer: None,
+            held: None,
+        }
+    }
+
+    /// Holds something until the body has ended or is dropped.
+    pub(crate) fn hold(&mut self, held: Option<impl Held + 'static>) {
+        if !self.is_end_stream() {
+            self.held = held.map(|held| Box::new(held) as Box<dyn Held>);
         }
     }
 
@@ -118,6 +134,9 @@ impl Body for ResponseBody {
         // Checked after the frame was taken: at the end of a body, hyper may not poll
         // again.
         let is_end = this.is_end_stream();
+        if is_end || !matches!(&frame, Some(Ok(_))) {
+            this.held = None;
+        }
         if let Some(observer) = &mut this.observer {
             match &frame {
                 Some(Ok(frame)) => observer.sent(frame.data_ref().map_or(0, Bytes::len), is_end),

@@ -66,12 +66,25 @@ fn the_other_commands() {
     let expected = Command::Check { config, overrides };
     assert_eq!(read("check --rate 5").unwrap(), expected);
     assert_eq!(read("check --defaults").unwrap(), Command::Defaults);
-    assert_eq!(read("demo").unwrap(), Command::Demo { access_log: None });
-    let access_log = Some(PathBuf::from("demo.jsonl"));
     assert_eq!(
-        read("demo --access-log demo.jsonl").unwrap(),
-        Command::Demo { access_log }
+        read("demo").unwrap(),
+        Command::Demo {
+            access_log: None,
+            length: None,
+            keep: false
+        }
     );
+    assert_eq!(
+        read("demo --access-log demo.jsonl --for 5m --keep").unwrap(),
+        Command::Demo {
+            access_log: Some(PathBuf::from("demo.jsonl")),
+            length: Some(Duration::from_secs(300)),
+            keep: true
+        }
+    );
+    for length in ["1s", "301s", "5", "-3s"] {
+        assert!(read(&format!("demo --for {length}")).is_err(), "{length}");
+    }
     assert_eq!(
         read("health").unwrap(),
         Command::Health {

@@ -185,8 +185,12 @@ impl<'s> Checks<'s> {
     /// Checks a list, each item by itself; items that are wrong are left out.
     fn list(&mut self, path: &str, row: &Row, kind: &Kind, entry: Entry) -> Option<Checked> {
         let origin = entry.origin.clone();
-        let items = self.items(entry, path, A_LIST, Value::excerpt)?;
-        if items.is_empty() && row.required {
+        let excerpt = match kind {
+            Kind::Key => Value::masked,
+            _ => Value::excerpt,
+        };
+        let items = self.items(entry, path, A_LIST, excerpt)?;
+        if items.is_empty() && row.not_empty {
             let empty = Some("[]".to_owned());
             self.mistakes
                 .add(&origin, path, empty, "a list of at least one");

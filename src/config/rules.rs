@@ -45,6 +45,7 @@ pub(super) fn check(config: &Config, shown: &[Setting], mistakes: &mut Mistakes)
         let paths = ["server.drain_delay", "server.drain_timeout"];
         forbid(&paths, rule, shown, mistakes);
     }
+    check_classes(config, shown, mistakes);
     // A window of zero turns merging off.
     let window = config.batch.window;
     if !window.is_zero() && window >= config.limit.max_wait {
@@ -52,6 +53,46 @@ pub(super) fn check(config: &Config, shown: &[Setting], mistakes: &mut Mistakes)
             "batch.window must be shorter than limit.max_wait, or no receipt could be served";
         forbid(&["limit.max_wait", "batch.window"], rule, shown, mistakes);
     }
+}
+
+/// Each class says what it holds for, and only tenants that exist.
+fn check_classes(config: &Config, shown: &[Setting], mistakes: &mut Mistakes) {
+    // Classes with a mistake of their own are left out of the list, so its indices would be wrong.
+    let names = shown
+        .iter()
+        .filter(|it| it.section.starts_with("limit.class[") && it.key == "name");
+    for name in names {
+        let class = &name.section;
+        let is_set = |key: &str| {
+            let path = format!("{class}.{key}");
+            mistakes.is_wrong(&path) || shown.iter().any(|it| it.path() == path)
+        };
+        if !["paths", "instances", "tenants"].into_iter().any(is_set) {
+            let rule =
+                "a class needs paths, instances or tenants, or it would hold for every request";
+            forbid(&[&name.path()], rule, shown, mistakes);
+        }
+        let tenants = shown
+            .iter()
+            .find(|it| it.section == *class && it.key == "tenants");
+        if let Some(tenants) = tenants
+            && let Some(unknown) = unknown_tenant(&tenants.toml, config)
+            // A tenant with a mistake of its own is left out of the settings.
+            && !shown.iter().any(|it| it.section.starts_with("tenant[") && it.toml == unknown)
+        {
+            let rule = format!("there is no tenant {unknown}");
+            forbid(&[&tenants.path()], &rule, shown, mistakes);
+        }
+    }
+}
+
+/// The first name of this list that no tenant has, in quotes.
+fn unknown_tenant(list: &str, config: &Config) -> Option<String> {
+    let list: toml::Table = toml::from_str(&format!("names = {list}")).ok()?;
+    let names = list.get("names")?.as_array()?.iter();
+    let is_known = |name: &str| config.tenants.iter().any(|tenant| tenant.name == name);
+    let mut unknown = names.filter(|name| !name.as_str().is_some_and(is_known));
+    Some(unknown.next()?.to_string())
 }
 
 /// Says whether two listeners cannot both be bound: a listener on all addresses takes the port of

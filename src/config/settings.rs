@@ -204,13 +204,22 @@ pub enum LimitMode {
 pub struct Class {
     /// Its name in messages and on the admin page.
     pub name: String,
-    /// One of them must match the path.
+    /// One of them must match the path; empty means every path.
+    #[serde(default)]
     pub paths: Vec<PathPattern>,
     /// One of them must match the method; empty means every method.
     #[serde(default, deserialize_with = "methods")]
     pub methods: Vec<http::Method>,
+    /// The instances that it holds for, with those of `tenants`; both empty means all.
+    #[serde(default)]
+    pub instances: Vec<String>,
+    /// The tenants whose instances it holds for.
+    #[serde(default)]
+    pub tenants: Vec<String>,
     /// The budget; `None` is unlimited.
     pub quota: Option<Quota>,
+    /// Upstream calls of one instance in flight at once; `None` is unlimited.
+    pub max_in_flight: Option<NonZeroU32>,
 }
 
 /// `[egress]`: one budget for all upstream calls together.
@@ -240,6 +249,9 @@ pub struct Tenant {
     pub networks: Vec<IpNet>,
     /// What its apps send instead of an access token. It is valid for the instances in `tokens`.
     pub key: Option<Secret>,
+    /// Further keys, for rotation.
+    #[serde(default)]
+    pub keys: Vec<Secret>,
     /// The access token that replaces the key, for each of these instances.
     #[serde(default)]
     pub tokens: BTreeMap<String, Secret>,
@@ -324,33 +336,10 @@ pub enum LogLevel {
     Trace,
 }
 
-impl Limit {
-    /// Finds the first class that a request belongs to, as an index into `classes`; `None` is the
-    /// limit of `[limit]` itself. `path` is normalised, so that no form of a path bypasses its
-    /// class.
-    ///
-    /// `is_batch_path` is true for a path of `batch.paths`. Wildcards never match those, so that a
-    /// class for sends (`/v2/send/*`) does not include the read receipts.
-    pub fn class_of(
-        &self,
-        method: &http::Method,
-        path: &str,
-        is_batch_path: bool,
-    ) -> Option<usize> {
-        if self.classes.is_empty() {
-            return None;
-        }
-        // Many servers ignore a trailing slash.
-        let bare = path.strip_suffix('/').unwrap_or(path);
-        self.classes.iter().position(|class| {
-            (class.methods.is_empty() || class.methods.contains(method))
-                && class.paths.iter().any(|pattern| {
-                    // A wildcard does not match receipts: pacing them as sends would delay every
-                    // read mark.
-                    (pattern.is_literal() || !is_batch_path)
-                        && (pattern.matches(path) || pattern.matches(bare))
-                })
-        })
+impl Tenant {
+    /// Every key of the tenant.
+    pub fn all_keys(&self) -> impl Iterator<Item = &Secret> {
+        self.key.iter().chain(&self.keys)
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) const PREFIX: &str = "WAWP_GATEWAY_";
 pub const FILE_VARIABLE: &str = "WAWP_GATEWAY_CONFIG";
 
 const BURST: Kind = Count(0, MAX_BURST as i64);
+/// For `key` and `keys`, whose values are compared with each other.
+const A_NEW_KEY: &str = "a key that is not listed before, here or in another tenant";
 const NETWORKS: Kind = List(&Text(network));
 
 /// One setting.
@@ -38,6 +40,8 @@ pub(super) struct Row {
     pub(super) needs_restart: bool,
     /// It has no default, and an item of its list must set it.
     pub(super) required: bool,
+    /// An empty list is a mistake: it could mean all or none.
+    pub(super) not_empty: bool,
     /// Its value must not occur twice in all items of the list; this says what is allowed.
     pub(super) unique: Option<&'static str>,
 }
@@ -122,10 +126,13 @@ const CLASS: &[Row] = &[
     reloadable("name", Text(name))
         .required()
         .unique("a name that no class before has"),
-    reloadable("paths", List(&Text(parsed::<PathPattern>))).required(),
+    reloadable("paths", List(&Text(parsed::<PathPattern>))).not_empty(),
     reloadable("methods", List(&Text(method))),
+    reloadable("instances", List(&Text(instance))).not_empty(),
+    reloadable("tenants", List(&Text(tenant_name))).not_empty(),
     reloadable("rate", Rate).required(),
     reloadable("burst", BURST),
+    reloadable("max_in_flight", Count(1, 100_000)),
 ];
 
 const TENANT: &[Row] = &[
@@ -134,13 +141,15 @@ const TENANT: &[Row] = &[
         .unique("a name that no tenant before has"),
     reloadable("instances", List(&Text(instance)))
         .required()
+        .not_empty()
         .unique("an instance that is not listed before, here or in another tenant"),
     // Shares that differ by a factor of a thousand are far enough apart, and sums stay small.
     reloadable("weight", Count(1, 1000)),
     reloadable("rate", Rate),
     reloadable("burst", BURST),
     reloadable("networks", NETWORKS),
-    reloadable("key", Key).unique("a key that no tenant before has"),
+    reloadable("key", Key).unique(A_NEW_KEY),
+    reloadable("keys", List(&Key)).unique(A_NEW_KEY),
     reloadable("tokens", Tokens),
 ];
 
@@ -164,6 +173,7 @@ const fn reloadable(key: &'static str, kind: Kind) -> Row {
         kind,
         needs_restart: false,
         required: false,
+        not_empty: false,
         unique: None,
     }
 }
@@ -180,6 +190,13 @@ impl Row {
     const fn required(self) -> Self {
         Self {
             required: true,
+            ..self
+        }
+    }
+
+    const fn not_empty(self) -> Self {
+        Self {
+            not_empty: true,
             ..self
         }
     }

@@ -373,12 +373,12 @@ fn classes_keep_their_order_and_inherit_the_burst() {
 
 #[test]
 fn the_first_class_that_matches_wins() {
-    let limit = good(
+    let config = good(
         "[[limit.class]]\nname = \"gets\"\npaths = [\"/v2/*\"]\nmethods = [\"GET\"]\nrate = 1\n\
          [[limit.class]]\nname = \"sends\"\npaths = [\"/v2/send/*\", \"/other\"]\nrate = 1\n\
          [[limit.class]]\nname = \"seen\"\npaths = [\"/v2/send/seen\"]\nrate = 1",
-    )
-    .limit;
+    );
+    let classes = Classes::new(&config);
     let (get, post) = (Method::GET, Method::POST);
     for (method, path, is_batch_path, class) in [
         (&get, "/v2/send/text", false, Some(0)),
@@ -396,11 +396,43 @@ fn the_first_class_that_matches_wins() {
         (&post, "/v2/send/seen/", true, Some(2)),
     ] {
         assert_eq!(
-            limit.class_of(method, path, is_batch_path),
+            classes.class_of(method, path, is_batch_path, None),
             class,
             "{method} {path} {is_batch_path}"
         );
     }
+}
+
+#[test]
+fn a_class_holds_for_its_instances_and_those_of_its_tenants() {
+    let config = good(
+        "[[limit.class]]\nname = \"new-sends\"\npaths = [\"/v2/send/*\"]\ninstances = [\"1\"]\nrate = 1\nmax_in_flight = 2\n\
+         [[limit.class]]\nname = \"sends\"\npaths = [\"/v2/send/*\"]\nrate = 2\n\
+         [[limit.class]]\nname = \"cold\"\ninstances = [\"2\"]\ntenants = [\"acme\"]\nrate = 3\n\
+         [[tenant]]\nname = \"acme\"\ninstances = [\"3\", \"1\"]\n",
+    );
+    let classes = Classes::new(&config);
+    for (instance, path, is_batch_path, class) in [
+        (Some("1"), "/v2/send/text", false, Some(0)),
+        (Some("2"), "/v2/send/text", false, Some(1)),
+        (None, "/v2/send/text", false, Some(1)),
+        (Some("1"), "/v2/chats", false, Some(2)),
+        (Some("2"), "/v2/chats", false, Some(2)),
+        (Some("3"), "/v2/send/seen", true, Some(2)),
+        (Some("4"), "/v2/chats", false, None),
+        (None, "/v2/chats", false, None),
+    ] {
+        let found = classes.class_of(&Method::POST, path, is_batch_path, instance);
+        assert_eq!(found, class, "{instance:?} {path}");
+        let limit = classes.limit_of(classes.group_of(found), instance);
+        let own = class.map(|class| config.limit.classes[class].quota);
+        assert_eq!(limit.quota, own.unwrap_or(config.limit.quota));
+        let cap = limit.max_in_flight.map(NonZeroU32::get);
+        assert_eq!(cap, (class == Some(0)).then_some(2));
+    }
+    // Classes of the same requests share their buckets over a reload.
+    assert_eq!(classes.groups().len(), 2);
+    assert_eq!(classes.group_of(Some(2)), 0);
 }
 
 #[test]

@@ -109,9 +109,13 @@ pub(crate) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
 /// The first header with this name; see [`has`].
 #[inline(always)]
 pub(crate) fn first<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
-    let mut fields = headers.iter();
-    let field = fields.find(|(field, _)| *field == name);
-    field.map(|(_, value)| value)
+    // Not `find`, which is not inlined.
+    for (field, value) in headers {
+        if field == name {
+            return Some(value);
+        }
+    }
+    None
 }
 
 /// Whether the client waits for `100 Continue` before it sends the body (RFC 9110

@@ -3,6 +3,7 @@
 //! Invariants: at most [`SCAN_LIMIT`] bytes are held, in the buffers in which they arrived;
 //! the body is forwarded byte for byte.
 
+use std::borrow::Borrow;
 use std::future::poll_fn;
 use std::ops::Range;
 use std::pin::{Pin, pin};
@@ -86,7 +87,7 @@ pub(crate) async fn scan_body(
 pub(crate) fn scan_pieces(
     sink: &mut (impl FieldSink + Send),
     headers: &HeaderMap,
-    pieces: impl IntoIterator<Item = Bytes, IntoIter: Send + Unpin>,
+    pieces: impl IntoIterator<Item: Borrow<Bytes>, IntoIter: Send + Unpin>,
 ) -> Extent {
     let mut pieces = pieces.into_iter();
     match Format::of(headers) {
@@ -100,7 +101,7 @@ pub(crate) fn scan_pieces(
             }
         }
         Format::Fields(mut reader) => {
-            let is_read = pieces.all(|piece| reader.push(&piece, sink));
+            let is_read = pieces.all(|piece| reader.push(piece.borrow(), sink));
             if is_read {
                 reader.end(sink);
             }
@@ -354,11 +355,11 @@ impl Stream for PieceStream<'_> {
 /// Pieces that have all arrived, as a stream.
 struct ReadyPieces<I>(I);
 
-impl<I: Iterator<Item = Bytes> + Unpin> Stream for ReadyPieces<I> {
+impl<I: Iterator<Item: Borrow<Bytes>> + Unpin> Stream for ReadyPieces<I> {
     type Item = Result<Bytes, multer::Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Poll::Ready(self.0.next().map(Ok))
+        Poll::Ready(self.0.next().map(|piece| Ok(piece.borrow().clone())))
     }
 }
 

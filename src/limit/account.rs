@@ -52,11 +52,13 @@ struct State {
 impl Account {
     pub(super) fn new(instance: Option<InstanceId>, policy: &Policy) -> Self {
         let share = policy.sharing.of_unverified(instance.as_deref());
+        let limit = policy.limit_of(instance.as_deref());
+        let main = BucketHandle::new(limit, share, Source::Main);
         Self {
             instance,
             state: Mutex::new(State {
                 verified: Verified::default(),
-                main: BucketHandle::new(policy.quota, share, Source::Main),
+                main,
                 unverified: None,
             }),
             series: OnceLock::new(),
@@ -128,8 +130,9 @@ impl Account {
     }
 
     fn open_unverified(&self, policy: &Policy) -> BucketHandle {
-        let share = policy.sharing.of_unverified(self.instance.as_deref());
-        BucketHandle::new(policy.quota, share, Source::Unverified)
+        let instance = self.instance.as_deref();
+        let share = policy.sharing.of_unverified(instance);
+        BucketHandle::new(policy.limit_of(instance), share, Source::Unverified)
     }
 
     /// Puts an admitted newcomer into the queue.
@@ -164,7 +167,7 @@ impl Account {
     fn register_if_shared(self: &Arc<Self>, handle: &mut BucketHandle, source: Source) {
         let Some(share) = &handle.share else { return };
         if let BucketLocation::InAccount(bucket) = &mut handle.location {
-            let nothing = Bucket::new(None, source, Instant::now());
+            let nothing = Bucket::unlimited(source, Instant::now());
             let bucket = std::mem::replace(bucket, nothing);
             let owner = Arc::clone(self) as Arc<dyn Owner>;
             let id = share.egress.register(&share.flow, bucket, (owner, source));
@@ -232,6 +235,9 @@ impl Account {
                 let waiters = other.with(|bucket| bucket.take_of(|_| true));
                 self.insert(main, Source::Main, waiters, max_delay);
                 other.unregister();
+                // Kept while it counts calls in flight, whose places are there.
+                let has_calls = |bucket: &Bucket<_>| bucket.calls_in_flight() > Some(0);
+                *unverified = Some(other).filter(|it| it.inspect(has_calls) == Some(true));
             }
             return;
         }
@@ -268,10 +274,10 @@ impl Account {
     pub(super) fn reconfigure(self: &Arc<Self>, policy: &Policy) {
         let now = Instant::now();
         let mut state = self.lock();
-        let quota = policy.quota;
-        state.main.with(|bucket| bucket.set_quota(quota, now));
+        let limit = policy.limit_of(self.instance.as_deref());
+        state.main.with(|bucket| bucket.set_limit(limit, now));
         if let Some(other) = &mut state.unverified {
-            other.with(|bucket| bucket.set_quota(quota, now));
+            other.with(|bucket| bucket.set_limit(limit, now));
         }
         self.reshare(&mut state, policy);
     }

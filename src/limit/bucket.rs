@@ -14,11 +14,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::in_flight::InFlight;
 use super::pause::{LocalTokens, Tokens};
 use super::queue::{
     Completion, Newcomer, Permit, Refusal, Refused, Scope, Side, Source, WaitQueue, Waiter,
 };
-use crate::config::Quota;
+use crate::config::{InstanceLimit, Quota};
 use crate::identity::Fingerprint;
 
 /// How late a timer may fire: tokio's timer wheel advances once a millisecond. A
@@ -51,25 +52,38 @@ pub(crate) struct Bucket<G> {
 
 impl<G: Completion> Bucket<G> {
     /// A full bucket.
-    pub(super) fn new(quota: Option<Quota>, source: Source, now: Instant) -> Self {
+    pub(super) fn new(limit: &InstanceLimit, source: Source, now: Instant) -> Self {
         Self {
-            tokens: LocalTokens::new(quota, now),
+            tokens: LocalTokens::new(limit, now),
+            queue: None,
+            source,
+        }
+    }
+
+    /// A bucket without a limit, in the place of one that is moved.
+    pub(super) fn unlimited(source: Source, now: Instant) -> Self {
+        Self {
+            tokens: LocalTokens::unlimited(now),
             queue: None,
             source,
         }
     }
 
     /// A full bucket for every credential.
-    pub(crate) fn new_main(quota: Option<Quota>, now: Instant) -> Self {
-        Self::new(quota, Source::Main, now)
+    pub(crate) fn new_main(limit: &InstanceLimit, now: Instant) -> Self {
+        Self::new(limit, Source::Main, now)
     }
 
     /// A copy for a forecast, in which each waiter has another way to learn its
     /// verdict.
-    pub(super) fn copy<H: Completion>(&self, completion: impl Fn(&Waiter<G>) -> H) -> Bucket<H> {
+    pub(super) fn copy<H: Completion>(
+        &self,
+        now: Instant,
+        completion: impl Fn(&Waiter<G>) -> H,
+    ) -> Bucket<H> {
         let queue = self.queue.as_ref();
         Bucket {
-            tokens: self.tokens.simulated(),
+            tokens: self.tokens.simulated(now),
             queue: queue.map(|queue| Box::new(queue.copy(completion))),
             source: self.source,
         }
@@ -80,7 +94,8 @@ impl<G: Completion> Bucket<G> {
         if self.queue.is_some() {
             return None;
         }
-        self.take(now).ok()
+        let remaining = self.tokens.take(now).ok()?;
+        Some(self.permit(now, remaining))
     }
 
     /// Adds a waiter; true if this makes a queue, which has to be served.
@@ -114,8 +129,12 @@ impl<G: Completion> Bucket<G> {
     }
 
     fn queue(&mut self, max_delay: Duration) -> &mut WaitQueue<G> {
-        self.queue
-            .get_or_insert_with(|| Box::new(WaitQueue::new(max_delay)))
+        let in_flight = self.tokens.in_flight();
+        self.queue.get_or_insert_with(|| {
+            // The end of a call wakes the task too.
+            let changed = in_flight.map(|it| Arc::clone(&it.changed));
+            Box::new(WaitQueue::new(max_delay, changed.unwrap_or_default()))
+        })
     }
 
     /// Hands out every token that is there and refuses the requests whose
@@ -169,12 +188,14 @@ impl<G: Completion> Bucket<G> {
             waiter.completion.settle(Err(refused));
             return false;
         }
-        let Ok(permit) = self.take(now) else {
+        let Ok(remaining) = self.tokens.take(now) else {
             return false;
         };
         let mut waiter = Some(waiter);
-        // If the request has just left, the next one gets its token.
+        // If the request has just left, the next one gets its token. The place of the
+        // call was given back with the permit.
         while let Some(next) = waiter {
+            let permit = self.permit(now, remaining);
             if next.completion.settle(Ok(permit)) {
                 break;
             }
@@ -186,13 +207,24 @@ impl<G: Completion> Bucket<G> {
         true
     }
 
-    fn take(&mut self, now: Instant) -> Result<Permit, Instant> {
-        let remaining = self.tokens.take(now)?;
-        Ok(Permit {
+    /// The permit for a token that was taken.
+    fn permit(&mut self, now: Instant, remaining: Option<u32>) -> Permit {
+        Permit {
             granted: now,
             remaining,
             source: self.source,
-        })
+            place: self.tokens.enter(now),
+        }
+    }
+
+    /// The calls in flight, where their number is bounded.
+    pub(super) fn in_flight(&self) -> Option<&Arc<InFlight>> {
+        self.tokens.in_flight()
+    }
+
+    /// How many calls are in flight, where their number is bounded.
+    pub(super) fn calls_in_flight(&self) -> Option<usize> {
+        self.in_flight().map(|in_flight| in_flight.count())
     }
 
     /// Refuses the requests whose deadline has passed; returns when the next
@@ -252,9 +284,14 @@ impl<G: Completion> Bucket<G> {
         }
     }
 
-    /// Sets another quota; debt is kept.
-    pub(super) fn set_quota(&mut self, quota: Option<Quota>, now: Instant) {
-        self.tokens.set_quota(quota, now);
+    /// Sets another limit; debt is kept, and so are calls in flight.
+    pub(super) fn set_limit(&mut self, limit: &InstanceLimit, now: Instant) {
+        self.tokens.set_limit(limit, now);
+        if let (Some(queue), Some(in_flight)) = (&mut self.queue, self.tokens.in_flight()) {
+            // Wakes the task, which from now on waits for the other one.
+            let changed = Arc::clone(&in_flight.changed);
+            std::mem::replace(&mut queue.changed, changed).notify_one();
+        }
         self.wake();
     }
 
@@ -355,6 +392,7 @@ impl<G: Completion> Bucket<G> {
             refusal,
             scope: Scope::Instance,
             quota: self.quota(),
+            max_in_flight: self.in_flight().and_then(|it| it.cap()),
             waiting: self.len(),
             retry_after: at.saturating_duration_since(now),
         }

@@ -166,6 +166,7 @@ impl Egress {
     ) -> EntryId {
         let mut state = self.lock();
         let flow = state.flow(flow, Instant::now());
+        self.serve_calls_of(&bucket);
         let id = state.queue.register(bucket, flow);
         state.owners.insert(id, owner);
         if !std::mem::replace(&mut state.is_served, true) {
@@ -198,9 +199,18 @@ impl Egress {
         act: impl FnOnce(&mut Bucket<Sender>) -> R,
     ) -> Option<R> {
         let mut state = self.lock();
-        let done = act(state.queue.bucket(id)?);
+        let bucket = state.queue.bucket(id)?;
+        let done = act(bucket);
+        self.serve_calls_of(bucket);
         self.wake(&mut state);
         Some(done)
+    }
+
+    /// Has the task woken when a call of a bucket ends that is held here.
+    fn serve_calls_of(&self, bucket: &Bucket<Sender>) {
+        if let Some(in_flight) = bucket.in_flight() {
+            in_flight.set_egress(Some(Arc::clone(&self.changed)));
+        }
     }
 
     /// Reads a bucket that is held here.
@@ -217,6 +227,9 @@ impl Egress {
         let mut state = self.lock();
         state.owners.remove(&id);
         let bucket = state.queue.unregister(id);
+        if let Some(in_flight) = bucket.as_ref().and_then(Bucket::in_flight) {
+            in_flight.set_egress(None);
+        }
         self.wake(&mut state);
         bucket
     }

@@ -158,10 +158,13 @@ fn decide<G: Completion>(
 ) -> Result<(), Refused> {
     let Newcomer { now, deadline, .. } = *newcomer;
     let refuse = |refusal, at: Instant| {
+        let of_bucket = bucket.refused(refusal, at, now);
+        let is_own = forecast.scope == Scope::Instance;
         Err(Refused {
             scope: forecast.scope,
             quota: forecast.quota,
-            ..bucket.refused(refusal, at, now)
+            max_in_flight: of_bucket.max_in_flight.filter(|_| is_own),
+            ..of_bucket
         })
     };
     if forecast.at > now && bucket.len() >= max_queue {
@@ -213,7 +216,7 @@ pub(super) fn of_bucket<G: Completion>(
         _ => {}
     }
     let simulate = |log: &Log, newcomer: &Newcomer, joins: bool| {
-        let mut copy = bucket.copy(|waiter| log.watched(waiter));
+        let mut copy = bucket.copy(now, |waiter| log.watched(waiter));
         if joins {
             copy.push(newcomer, max_delay, NEWCOMER, log.newcomer());
         }
@@ -360,7 +363,9 @@ pub(super) fn in_shared<G: Completion>(
         let mut copy = shared.copy(flow, now, |_| log.unwatched());
         let id = match bucket_ref {
             BucketRef::Registered(id) => id,
-            BucketRef::Outside(bucket) => copy.register(bucket.copy(|_| log.unwatched()), flow),
+            BucketRef::Outside(bucket) => {
+                copy.register(bucket.copy(now, |_| log.unwatched()), flow)
+            }
         };
         if let (Some(bucket), true) = (copy.bucket(id), joins) {
             bucket.push(newcomer, max_delay, NEWCOMER, log.newcomer());

@@ -19,10 +19,11 @@ use tokio::time::Instant;
 use super::account::Account;
 use super::bucket::Bucket;
 use super::egress::{Joined, QueueLimits, Receiver};
+use super::in_flight::Place;
 use super::policy::Policy;
 use super::queue::{Kind, Newcomer, Permit, Refusal, Refused, Scope};
 use super::registry::Registry;
-use crate::config::Quota;
+use crate::config::{InstanceLimit, Quota};
 use crate::identity::Fingerprint;
 use crate::observe::metrics::{InstanceSeries, Metrics, TenantSeries};
 
@@ -46,10 +47,21 @@ pub(crate) struct Ticket {
     verdict: Option<Receiver>,
 }
 
+/// What the settings say about the wait of a request. A request keeps those with
+/// which it began (rule: reload).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WaitRules {
+    pub(crate) max_wait: Duration,
+    pub(super) limits: QueueLimits,
+    /// No request is held or refused: shadow requests draw on the buckets.
+    pub(crate) observes: bool,
+}
+
 /// One caller's access to an account.
 #[derive(Clone, Debug)]
 pub(crate) struct Lane {
     account: Arc<Account>,
+    rules: WaitRules,
     credential: Option<Fingerprint>,
     /// Whether a 2xx says that the upstream accepts the credential for the
     /// instance.
@@ -80,22 +92,46 @@ pub(super) struct TokenRequest {
     pub(super) is_shadow: bool,
 }
 
+impl WaitRules {
+    pub(super) fn token_request(
+        &self,
+        kind: Kind,
+        now: Instant,
+        deadline: Instant,
+    ) -> TokenRequest {
+        TokenRequest {
+            kind,
+            now,
+            deadline,
+            limits: self.limits,
+            is_shadow: self.observes,
+        }
+    }
+}
+
 impl Lane {
     pub(super) fn new(
         account: Arc<Account>,
         credential: Option<Fingerprint>,
         verifies: bool,
         registry: &Arc<Registry>,
+        rules: WaitRules,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             account,
+            rules,
             credential,
             verifies,
             registry: Arc::clone(registry),
             metrics,
             tenant: None,
         }
+    }
+
+    /// What holds for the wait of its requests.
+    pub(crate) fn rules(&self) -> &WaitRules {
+        &self.rules
     }
 
     /// Counts the upstream calls made here for this tenant.
@@ -166,6 +202,12 @@ impl Lane {
             .unwrap_or(Ok(()))
     }
 
+    /// Measures a call that takes no place, where calls in flight are bounded.
+    pub(super) fn measure(&self, now: Instant) -> Option<Place> {
+        let inspect = |bucket: &Bucket<_>| Some(bucket.in_flight()?.measure(now));
+        self.account.inspect(self.credential, inspect).flatten()
+    }
+
     /// Until when a pause certainly lets no request go; it may be over.
     pub(crate) fn paused_until(&self) -> Option<Instant> {
         self.account
@@ -181,6 +223,7 @@ impl Lane {
             refusal: Refusal::WaitTooLong,
             scope: Scope::Egress,
             quota: None,
+            max_in_flight: None,
             waiting: 0,
             retry_after: Duration::ZERO,
         })
@@ -262,9 +305,10 @@ impl Lane {
         }
     }
 
-    /// The name of its class; empty for the base limit.
-    pub(crate) fn class(&self) -> &str {
-        &self.registry.name
+    /// The limit of its class for its instance.
+    pub(crate) fn limit(&self) -> InstanceLimit {
+        let instance = self.account.instance.as_deref();
+        self.registry.policy().limit_of(instance).clone()
     }
 
     /// Whether a 2xx verifies the credential.

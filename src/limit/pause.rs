@@ -1,6 +1,8 @@
 //! The tokens of a bucket, and its pause after an upstream 429 (rule: pauses).
 //!
-//! [`Tokens`] is what the wait queue and the forecast need to know of a bucket.
+//! [`Tokens`] is what the wait queue and the forecast need to know of a bucket. The
+//! bound on calls in flight is part of `due`: it is the time at which a call may
+//! begin.
 //!
 //! A pause belongs to one bucket: one instance, one class, and either its
 //! verified or its other credentials.
@@ -10,6 +12,7 @@
 //! end of the pause, by a later `Retry-After`. After a pause the bucket is empty: one probe
 //! goes, then the rate applies, without a burst.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -18,7 +21,8 @@ use tokio::time::Instant;
 mod tests;
 
 use super::gcra::Gcra;
-use crate::config::Quota;
+use super::in_flight::{InFlight, Place, Prediction};
+use crate::config::{InstanceLimit, Quota};
 
 /// The first pause where the upstream names none; it doubles with each 429.
 const INITIAL_PAUSE: Duration = Duration::from_secs(1);
@@ -158,6 +162,10 @@ pub(super) trait Tokens {
     /// No token is there; the error is the time of the next one.
     fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant>;
 
+    /// Takes the place of a call in flight for a token that was taken; `None` where
+    /// calls in flight are unlimited.
+    fn enter(&mut self, now: Instant) -> Option<Place>;
+
     /// Updates the pause after an upstream 429 to a request sent at `sent`.
     fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>);
 
@@ -171,8 +179,9 @@ pub(super) trait Tokens {
     /// Until when requests are held back by a pause or its probe.
     fn held_until(&self, now: Instant) -> Option<Instant>;
 
-    /// A copy for a forecast. In the copy a probe counts as successful at once.
-    fn simulated(&self) -> Self;
+    /// A copy for a forecast. In the copy a probe counts as successful at once, and
+    /// calls last as long as recent ones.
+    fn simulated(&self, now: Instant) -> Self;
 }
 
 /// The tokens of a bucket that only this process uses.
@@ -181,23 +190,60 @@ pub(super) struct LocalTokens {
     gcra: Gcra,
     /// There only after an upstream 429, so that most buckets stay small.
     pause: Option<Box<Pause>>,
-    /// Belongs to a forecast.
-    is_copy: bool,
+    places: Places,
+}
+
+/// The calls in flight.
+#[derive(Debug)]
+enum Places {
+    Unlimited,
+    Limited(Arc<InFlight>),
+    /// In a forecast. `None`: unlimited.
+    Simulated(Option<Box<Prediction>>),
 }
 
 impl LocalTokens {
     /// A full bucket.
-    pub(super) fn new(quota: Option<Quota>, now: Instant) -> Self {
+    pub(super) fn new(limit: &InstanceLimit, now: Instant) -> Self {
+        let in_flight = limit.max_in_flight.map(InFlight::new);
         Self {
-            gcra: Gcra::new(quota, now),
+            gcra: Gcra::new(limit.quota, now),
             pause: None,
-            is_copy: false,
+            places: match in_flight {
+                Some(in_flight) => Places::Limited(Arc::new(in_flight)),
+                None => Places::Unlimited,
+            },
         }
     }
 
-    /// Sets another quota; debt is kept.
-    pub(super) fn set_quota(&mut self, quota: Option<Quota>, now: Instant) {
-        self.gcra.set_quota(quota, now);
+    pub(super) fn unlimited(now: Instant) -> Self {
+        Self {
+            gcra: Gcra::new(None, now),
+            pause: None,
+            places: Places::Unlimited,
+        }
+    }
+
+    /// Sets another limit; debt and calls in flight are kept. Calls that were sent
+    /// without a bound are not known, and not counted.
+    pub(super) fn set_limit(&mut self, limit: &InstanceLimit, now: Instant) {
+        self.gcra.set_quota(limit.quota, now);
+        match (&self.places, limit.max_in_flight) {
+            (Places::Limited(in_flight), None) if in_flight.count() == 0 => {
+                self.places = Places::Unlimited;
+            }
+            (Places::Limited(in_flight), cap) => in_flight.set_cap(cap),
+            (_, None) => {}
+            (_, Some(cap)) => self.places = Places::Limited(Arc::new(InFlight::new(cap))),
+        }
+    }
+
+    /// The calls in flight, where their number is bounded.
+    pub(super) fn in_flight(&self) -> Option<&Arc<InFlight>> {
+        match &self.places {
+            Places::Limited(in_flight) => Some(in_flight),
+            Places::Unlimited | Places::Simulated(_) => None,
+        }
     }
 
     /// The present quota; `None`: unlimited.
@@ -212,7 +258,9 @@ impl LocalTokens {
 
     /// Whether nothing would be lost if the bucket were made anew.
     pub(super) fn is_full(&self, now: Instant) -> bool {
-        self.gcra.is_full(now) && self.pause.as_ref().is_none_or(|pause| pause.is_over(now))
+        self.gcra.is_full(now)
+            && self.pause.as_ref().is_none_or(|pause| pause.is_over(now))
+            && self.in_flight().is_none_or(|it| it.count() == 0)
     }
 
     /// Whether a 429 has not yet been followed by a success.
@@ -233,8 +281,9 @@ impl LocalTokens {
     }
 }
 
-impl Tokens for LocalTokens {
-    fn due(&self, now: Instant, before: u32) -> Instant {
+impl LocalTokens {
+    /// When the token after `before` others is there, whatever is in flight.
+    fn paced(&self, now: Instant, before: u32) -> Instant {
         let Some(pause) = &self.pause else {
             return self.gcra.due(now, before);
         };
@@ -242,23 +291,44 @@ impl Tokens for LocalTokens {
         let first = pause.holds(now).map_or(first, |until| until.max(first));
         first + self.interval().saturating_mul(before)
     }
+}
+
+impl Tokens for LocalTokens {
+    fn due(&self, now: Instant, before: u32) -> Instant {
+        let paced = |before| self.paced(now, before);
+        match &self.places {
+            Places::Unlimited | Places::Simulated(None) => paced(before),
+            Places::Limited(in_flight) => in_flight.due(now, before, paced),
+            Places::Simulated(Some(prediction)) => prediction.due(now, before, paced),
+        }
+    }
 
     fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
-        if self.pause.is_none() {
+        if self.pause.is_none() && matches!(self.places, Places::Unlimited) {
             return self.gcra.take(now);
         }
         match self.due(now, 0) {
             due if due > now => return Err(due),
+            _ if self.pause.is_none() => return self.gcra.take(now),
             _ => {}
         }
         let remaining = self.gcra.take(now)?.map(|_| 0);
         self.gcra.empty_until(now + self.interval());
-        if self.is_copy {
+        if matches!(self.places, Places::Simulated(_)) {
             self.pause = None;
         } else if let Some(pause) = &mut self.pause {
             pause.probe(now);
         }
         Ok(remaining)
+    }
+
+    fn enter(&mut self, now: Instant) -> Option<Place> {
+        match &mut self.places {
+            Places::Limited(in_flight) => return Some(in_flight.enter(now)),
+            Places::Simulated(Some(prediction)) => prediction.enter(now),
+            Places::Unlimited | Places::Simulated(None) => {}
+        }
+        None
     }
 
     fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
@@ -296,11 +366,16 @@ impl Tokens for LocalTokens {
         self.pause.as_ref()?.holds(now)
     }
 
-    fn simulated(&self) -> Self {
+    fn simulated(&self, now: Instant) -> Self {
+        let prediction = match &self.places {
+            Places::Unlimited => None,
+            Places::Limited(in_flight) => Some(Box::new(in_flight.prediction(now))),
+            Places::Simulated(prediction) => prediction.clone(),
+        };
         Self {
             gcra: self.gcra,
             pause: self.pause.clone(),
-            is_copy: true,
+            places: Places::Simulated(prediction),
         }
     }
 }

@@ -17,20 +17,29 @@ use super::egress::{Egress, FlowSpec, QueueLimits, Sender, Share};
 use super::forecast;
 use super::queue::{Newcomer, Permit, Refused, Source};
 use super::shared::EntryId;
-use crate::config::{self, Quota};
+use crate::config::{self, Classes, InstanceLimit};
 
 /// The flow of all unverified credentials together: settings cannot name it.
 const UNVERIFIED: &str = "?";
 
-/// The settings of one class of requests; replaced whole on reload.
+/// The settings of one group of classes; replaced whole on reload.
 #[derive(Debug)]
 pub(super) struct Policy {
-    pub(super) quota: Option<Quota>,
+    pub(super) classes: Arc<Classes>,
+    /// Which group of `classes`.
+    pub(super) group: usize,
     pub(super) sharing: Arc<Sharing>,
     /// Whether responses carry `RateLimit` fields.
     pub(super) headers: bool,
     /// `batch.max_delay`.
     pub(super) max_delay: Duration,
+}
+
+impl Policy {
+    /// The limit of an instance in this group.
+    pub(super) fn limit_of(&self, instance: Option<&str>) -> &InstanceLimit {
+        self.classes.limit_of(self.group, instance)
+    }
 }
 
 /// The present shares; replaced whole on reload.
@@ -154,9 +163,9 @@ pub(super) enum BucketLocation {
 }
 
 impl BucketHandle {
-    pub(super) fn new(quota: Option<Quota>, share: Option<Arc<Share>>, source: Source) -> Self {
+    pub(super) fn new(limit: &InstanceLimit, share: Option<Arc<Share>>, source: Source) -> Self {
         Self {
-            location: BucketLocation::InAccount(Bucket::new(quota, source, Instant::now())),
+            location: BucketLocation::InAccount(Bucket::new(limit, source, Instant::now())),
             share,
         }
     }

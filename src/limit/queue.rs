@@ -6,12 +6,14 @@
 //! request late (rule: yielding). Pure bookkeeping: no clock, no tokens.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::in_flight::Place;
 use crate::config::Quota;
 use crate::identity::Fingerprint;
 
@@ -37,7 +39,7 @@ pub(crate) enum Kind {
 }
 
 /// A token that was taken, or none where budgets are only observed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Permit {
     /// When the token was taken.
     pub(crate) granted: Instant,
@@ -45,6 +47,20 @@ pub(crate) struct Permit {
     pub(crate) remaining: Option<u32>,
     /// The bucket that the token came from.
     pub(super) source: Source,
+    /// Its place among the calls in flight, where their number is bounded.
+    pub(super) place: Option<Place>,
+}
+
+impl Permit {
+    /// The call is sent now. What is returned is to be dropped when it has ended.
+    pub(crate) fn send(&mut self) -> Option<Place> {
+        self.place.take().map(Place::sent)
+    }
+
+    /// The place of a call that is not sent.
+    pub(crate) fn take_place(&mut self) -> Option<Place> {
+        self.place.take()
+    }
 }
 
 /// Which of the two buckets of an account.
@@ -63,9 +79,11 @@ pub(crate) struct Refused {
     pub(crate) refusal: Refusal,
     /// The budget that was used up.
     pub(crate) scope: Scope,
-    /// The quota of that budget; `None` where it is unlimited and only a pause
-    /// was in the way.
+    /// The quota of that budget; `None` where it is unlimited and only calls in
+    /// flight or a pause were in the way.
     pub(crate) quota: Option<Quota>,
+    /// How many of its calls may be in flight; `None` where any number may.
+    pub(crate) max_in_flight: Option<NonZeroU32>,
     /// Requests that waited at the bucket at that time.
     pub(crate) waiting: usize,
     /// After this time a token would be free for the request.
@@ -172,13 +190,13 @@ pub(super) struct WaitQueue<G> {
 }
 
 impl<G> WaitQueue<G> {
-    pub(super) fn new(max_delay: Duration) -> Self {
+    pub(super) fn new(max_delay: Duration, changed: Arc<Notify>) -> Self {
         Self {
             requests: VecDeque::new(),
             receipts: VecDeque::new(),
             alternator: Alternator::default(),
             max_delay,
-            changed: Arc::new(Notify::new()),
+            changed,
         }
     }
 

@@ -1,4 +1,4 @@
-//! The accounts of one class of requests, by instance or credential.
+//! The accounts of one group of classes, by instance or credential.
 //!
 //! Invariant: the registry is bounded, and an account that has debt or
 //! waiting requests is never dropped. When it is full all new names share one
@@ -30,11 +30,9 @@ const SHARD_CAPACITY: usize = 4096;
 /// with every made-up id.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
-/// The accounts of one class of requests.
+/// The accounts of one group of classes, which differ by instance only.
 #[derive(Debug)]
 pub(super) struct Registry {
-    /// The name of the class, as the settings and the admin page show it.
-    pub(super) name: Box<str>,
     policy: ArcSwap<Policy>,
     instances: Sharded<Shard<Arc<Account>>>,
     credentials: Sharded<Shard<Unnamed>>,
@@ -71,13 +69,12 @@ struct Shard<E> {
 }
 
 impl Registry {
-    pub(super) fn new(name: &str, policy: Policy) -> Self {
-        Self::with_capacity(name, policy, SHARD_CAPACITY)
+    pub(super) fn new(policy: Policy) -> Self {
+        Self::with_capacity(policy, SHARD_CAPACITY)
     }
 
-    fn with_capacity(name: &str, policy: Policy, shard_capacity: usize) -> Self {
+    fn with_capacity(policy: Policy, shard_capacity: usize) -> Self {
         Self {
-            name: Box::from(name),
             instances: Sharded::new(|| Shard::new(shard_capacity)),
             credentials: Sharded::new(|| Shard::new(shard_capacity)),
             anonymous: Arc::new(Account::new(None, &policy)),
@@ -139,7 +136,8 @@ impl Registry {
         let account = self.known(instance);
         let status = account.and_then(|account| account.with_main(|bucket| bucket.status(now)));
         let (tokens, paused) = status.unwrap_or_else(|| {
-            let quota = self.policy.load().quota;
+            let policy = self.policy.load();
+            let quota = policy.limit_of(Some(instance)).quota;
             let full = quota.map(|quota| f64::from(quota.burst.get()));
             (full, Duration::ZERO)
         });

@@ -4,7 +4,8 @@
 //! request goes through the lane that the request would have used and takes the
 //! token that it would have taken, so that the buckets are as full as if they
 //! were enforced. A shadow request waits like any other, so `limit.max_queue`
-//! bounds them too, and a drain ends without them.
+//! bounds them too, and a drain ends without them. A shadow call lasts as long as
+//! recent calls did, which are measured.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,17 +18,14 @@ use super::{Acquired, Admission, Lane, Limiter, Permit, Refused};
 use crate::observe::metrics::{Metrics, Route};
 
 impl Limiter {
-    /// Whether no request is held or refused.
-    pub(crate) fn observes(&self) -> bool {
-        self.rules.load().observes
-    }
-
     /// Lets a request go for which no token is taken.
-    pub(crate) fn untracked(&self, route: Route) -> Acquired {
+    pub(crate) fn untracked(&self, lane: &Lane, route: Route) -> Acquired {
+        let granted = Instant::now();
         let permit = Permit {
-            granted: Instant::now(),
+            granted,
             remaining: None,
             source: Source::Main,
+            place: lane.measure(granted),
         };
         self.record_wait(permit, None, route)
     }
@@ -35,7 +33,10 @@ impl Limiter {
     /// Sends a shadow request through a lane, and counts what becomes of it.
     pub(super) fn shadow_admit(&self, lane: &Lane, request: TokenRequest, route: Route) {
         let ticket = match lane.admit(request) {
-            Ok(Admission::Now(_)) => {
+            Ok(Admission::Now(permit)) => {
+                if let Some(call) = shadow_call(permit) {
+                    tokio::spawn(call);
+                }
                 return self.record_would_delay(lane, None, route);
             }
             Ok(Admission::Queued(ticket)) => ticket,
@@ -45,7 +46,12 @@ impl Limiter {
         // Not one of the tasks that a drain waits for.
         tokio::spawn(async move {
             match ticket.await {
-                Ok(_) => count_delay(&metrics, &lane, Some(request.now.elapsed()), route),
+                Ok(permit) => {
+                    count_delay(&metrics, &lane, Some(request.now.elapsed()), route);
+                    if let Some(call) = shadow_call(permit) {
+                        call.await;
+                    }
+                }
                 Err(refused) => would_refuse(&lane, refused, 1),
             }
         });
@@ -65,8 +71,18 @@ fn count_delay(metrics: &Metrics, lane: &Lane, waited: Option<Duration>, route: 
     }
 }
 
+/// Holds the place of a call that is not made for as long as it would take; `None`
+/// where calls in flight are unlimited.
+pub(crate) fn shadow_call(mut permit: Permit) -> Option<impl Future<Output = ()> + Send> {
+    let place = permit.take_place()?;
+    Some(async move {
+        tokio::time::sleep(place.usual()).await;
+        drop(place);
+    })
+}
+
 /// Counts requests that would have been refused.
 pub(crate) fn would_refuse(lane: &Lane, refused: Refused, requests: usize) {
-    let reason = refused.refusal.reason();
+    let reason = refused.reason();
     lane.series().would_reject(reason).inc_by(requests as u64);
 }

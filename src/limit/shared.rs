@@ -82,7 +82,7 @@ impl<G: Completion> SharedQueue<G> {
         let waiting = entries.filter(|(_, entry)| entry.bucket.waiting().is_some());
         let copies = waiting.map(|(id, entry)| {
             let entry = Entry {
-                bucket: entry.bucket.copy(&completion),
+                bucket: entry.bucket.copy(now, &completion),
                 flow: entry.flow,
                 served: entry.served,
             };

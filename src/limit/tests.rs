@@ -2,6 +2,7 @@
 
 mod classes;
 mod forecasts;
+mod in_flight;
 mod laws;
 mod overload;
 mod pauses;
@@ -54,7 +55,7 @@ fn who(instance: &str, token: &str) -> Identity {
 }
 
 fn lane_of(limiter: &Limiter, instance: &str, token: &str) -> Lane {
-    limiter.lane(&who(instance, token), |_| None, true)
+    limiter.lane(&limiter.rules(), &who(instance, token), |_, _| None, true)
 }
 
 fn later(wait: u64) -> Instant {

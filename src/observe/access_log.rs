@@ -33,7 +33,7 @@ use crate::body::ByteCounter;
 use crate::config::{self, LogAccess, LogFormat};
 use crate::http::forwarded_for::Client;
 use crate::identity::Identity;
-use crate::observe::metrics::{InstanceSeries, Metrics, Route};
+use crate::observe::metrics::{Metrics, Route};
 use crate::receipt::{NotMerged, Receipt};
 use crate::redact::Secrets;
 use record::Record;
@@ -61,8 +61,8 @@ pub(crate) struct AccessLog {
 pub(crate) struct LogEntry {
     /// `None` while the access log is off.
     record: Option<Box<Record>>,
-    /// The metrics of its instance: the label under which a failure is shown.
-    pub(crate) series: Option<Arc<InstanceSeries>>,
+    /// The instance under which a failure is shown.
+    instance_label: Option<Box<str>>,
     /// Of a request to a path of receipts: whether it was merged.
     merging: Option<Result<(), NotMerged>>,
 }
@@ -128,7 +128,7 @@ impl AccessLog {
             .then(|| Box::new(Record::new(Arc::clone(self), head, route)));
         LogEntry {
             record,
-            series: None,
+            instance_label: None,
             // Until it is known: whatever ends the request now refuses it.
             merging: (route == Route::Seen).then_some(Err(NotMerged::Refused)),
         }
@@ -220,20 +220,29 @@ impl LogEntry {
         }
     }
 
-    /// The label of the instance in metrics.
+    /// Keeps the instance's label, for the list of failures.
+    pub(crate) fn name_instance(&mut self, label: &str) {
+        self.instance_label = Some(Box::from(label));
+    }
+
+    /// The label that was kept.
     pub(crate) fn instance_label(&self) -> Box<str> {
         let none = || Box::from(crate::observe::metrics::NONE);
-        self.series
-            .as_ref()
-            .map_or_else(none, |series| series.name.clone())
+        self.instance_label.clone().unwrap_or_else(none)
     }
 
     /// Records the response; `error` is the code of a response that the gateway
-    /// itself made.
-    pub(crate) fn set_response(&mut self, status: StatusCode, error: Option<&'static str>) {
+    /// itself made, `budget` the one that refused the request.
+    pub(crate) fn set_response(
+        &mut self,
+        status: StatusCode,
+        error: Option<&'static str>,
+        budget: Option<&'static str>,
+    ) {
         if let Some(record) = &mut self.record {
             record.status = Some(status);
             record.error = error;
+            record.budget = budget;
             record.not_merged = self.merging.and_then(Result::err);
         }
     }

@@ -3,11 +3,12 @@
 //! Invariants: it responds however busy the gateway is, and none of its pages
 //! shows a secret (rule: secrets).
 //!
-//! - [`state`]: the state of the gateway, as JSON;
+//! - [`state`], [`instances`]: the state of the gateway, as JSON;
 //! - [`history`]: its last two minutes; [`judge`], [`problems`]: what is wrong now;
 //! - [`page`]: the page for people; [`runbook`]: what to do about a problem.
 
 mod history;
+mod instances;
 mod judge;
 mod page;
 mod problems;
@@ -36,8 +37,9 @@ use tokio::time::Instant;
 
 use crate::gateway::Gateway;
 use history::History;
+use instances::Instances;
 use page::View;
-use state::{Instances, Status};
+use state::Status;
 
 /// Scrapers and probes are few; more connections than this are an error of one of them.
 const MAX_CONNECTIONS: usize = 128;

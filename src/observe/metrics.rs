@@ -91,16 +91,28 @@ pub(crate) enum Reason {
     MaxWait,
     /// The upstream had asked for a pause that is longer than the wait.
     Paused,
+    /// As `MaxWait`, because of the budget of the tenant.
+    TenantBudget,
+    /// As `MaxWait`, because of the budget of all upstream calls.
+    EgressBudget,
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 3] = [Self::QueueFull, Self::MaxWait, Self::Paused];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::QueueFull,
+        Self::MaxWait,
+        Self::Paused,
+        Self::TenantBudget,
+        Self::EgressBudget,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
             Self::MaxWait => "max_wait",
             Self::Paused => "paused",
+            Self::TenantBudget => "tenant_budget",
+            Self::EgressBudget => "egress_budget",
         }
     }
 }
@@ -248,6 +260,15 @@ impl Metrics {
             return Arc::clone(&self.instances.other);
         }
         self.instances.named(name)
+    }
+
+    /// The label of an instance that may never have been accepted: its name only if it
+    /// has a label already.
+    pub(crate) fn label_of<'n>(&self, name: &'n str) -> &'n str {
+        match self.instances.has_label(name) {
+            true => name,
+            false => OTHER,
+        }
     }
 
     /// Replaces the secrets. From now on, an instance gets no label if its name contains one of them.

@@ -147,6 +147,14 @@ impl Error {
         }
     }
 
+    /// The budget that refused the request.
+    pub(crate) fn budget(&self) -> Option<&'static str> {
+        match self {
+            Self::RateLimited(refused) => Some(refused.scope.as_str()),
+            _ => None,
+        }
+    }
+
     /// The error type of RFC 9209 §2.3.
     fn proxy_error(&self) -> &'static str {
         match self {
@@ -256,13 +264,17 @@ impl Error {
 
 /// Names the limit that refused the request.
 fn describe(refused: &Refused) -> String {
-    // No quota: only a pause of the upstream was in the way.
+    // No quota: only calls in flight or a pause of the upstream were in the way.
     let limit = refused.quota.map_or_else(String::new, |quota| {
         format!(
             ": the limit is {} requests per second, burst {}",
             quota.rate, quota.burst
         )
     });
+    let cap = refused.max_in_flight.map_or_else(String::new, |cap| {
+        format!("; at most {cap} of its calls are in flight at once (max_in_flight)")
+    });
+    let limit = limit + &cap;
     let waiting = refused.waiting;
     let budget = match refused.scope {
         Scope::Instance => "this instance's budget",

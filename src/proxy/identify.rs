@@ -16,8 +16,7 @@ use super::Proxy;
 use super::error::Error;
 use super::request_ctx::RequestCtx;
 use crate::body::{self, ClientBody};
-use crate::config;
-use crate::http::forwarded_for::Client;
+use crate::config::Classes;
 use crate::http::request_head::RequestHead;
 use crate::http::{hop_by_hop, path};
 use crate::identity::scan::{self, Extent};
@@ -38,22 +37,26 @@ impl Proxy {
     /// The key does not open this instance, or cannot be replaced.
     pub(super) async fn substitute_key(
         &self,
+        ctx: &mut RequestCtx<'_>,
         head: &mut RequestHead,
         body: &mut ClientBody,
-        client: Client,
     ) -> Result<Option<Substitution>, Error> {
-        let Some(keyring) = self.shared.keyring.load_full() else {
+        let Some(keyring) = &ctx.settings.keyring else {
             return Ok(None);
         };
-        // The access rules are applied later. `client` matters here, because a key from
+        // The access rules are applied later. The client matters here, because a key from
         // outside its tenant's networks must have no effect (rule: tenant keys).
-        let mut search = keyring.search(head, client);
+        let mut search = keyring.search(head, ctx.client);
         if !body.is_empty() {
             let scan = Box::pin(search.scan_body(&head.headers, body));
             self.in_time(self.shared.settings.header_timeout, scan)
                 .await?;
         }
-        Ok(search.replace(head, body)?)
+        let replaced = search.replace(head, body);
+        Ok(replaced.inspect_err(|_| {
+            let identity = Findings::of_head(head).identity();
+            ctx.name_refused(&identity, &self.shared.metrics);
+        })?)
     }
 
     /// Finds instance and credential in the head and the beginning of the body.
@@ -100,7 +103,7 @@ impl Proxy {
         head: &Parts,
         findings: &Findings,
     ) -> Option<Duration> {
-        if ctx.tenants.depends_on_instance() || !findings.is_complete() {
+        if ctx.settings.tenants.depends_on_instance() || !findings.is_complete() {
             return Some(self.shared.settings.header_timeout);
         }
         // The head names the identity, and only a contradiction in the body is searched.
@@ -143,17 +146,19 @@ impl Proxy {
     ) -> Result<Lane, Denied> {
         // Logged before the rules are applied, so that a refusal shows the instance.
         ctx.log_identity(identity, head);
-        let tenant = ctx.admit(identity)?;
+        let tenant = ctx.admit(identity);
+        let tenant = tenant.inspect_err(|_| ctx.name_refused(identity, &self.shared.metrics))?;
         let is_receipt = ctx.route == Route::Seen;
         let verifies = verification::is_conclusive(head, is_receipt, identity);
-        let class = |limit: &config::Limit| {
-            if limit.classes.is_empty() {
+        let class = |classes: &Classes, instance: Option<&str>| {
+            if classes.is_empty() {
                 return None;
             }
             let path = path::normalize(head.uri.path());
-            limit.class_of(&head.method, &path, is_receipt)
+            classes.class_of(&head.method, &path, is_receipt, instance)
         };
-        let lane = self.shared.limiter.lane(identity, class, verifies);
+        let limits = &ctx.settings.limits;
+        let lane = self.shared.limiter.lane(limits, identity, class, verifies);
         Ok(lane.counted_in(tenant))
     }
 }

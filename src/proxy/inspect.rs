@@ -58,12 +58,12 @@ impl Proxy {
         mut head: Box<RequestHead>,
         mut body: ClientBody,
     ) -> Result<Inspected, Error> {
-        let route = self.shared.route(&head);
-        let tenants = self.shared.tenants.load_full();
+        let settings = self.shared.reloadable.load_full();
+        let route = settings.route(head.uri.path());
         let mut log_entry = self.shared.access_log.begin(&head, route);
         let ctx = &mut RequestCtx {
             client: Client::Local,
-            tenants: &tenants,
+            settings: &settings,
             route,
             log_entry: &mut log_entry,
         };
@@ -84,7 +84,7 @@ impl Proxy {
             }
         };
         let instance = identity.instance.as_deref();
-        let tenant = instance.and_then(|instance| tenants.name_of(instance));
+        let tenant = instance.and_then(|instance| settings.tenants.name_of(instance));
         let (places, request) = match kind {
             Kind::Receipt(Arrived { receipt, .. }) => {
                 let own = receipt.own_request();

@@ -68,10 +68,10 @@ impl Proxy {
             limiter, batcher, ..
         } = &*self.shared;
         ctx.log_entry.set_merging(Err(NotMerged::MergingOff));
-        batcher.shadow(&receipt, lane);
-        let acquired = if limiter.observes() {
+        batcher.shadow(&ctx.settings.batch, &receipt, lane);
+        let acquired = if lane.rules().observes {
             // The shadow of its batch takes the token.
-            limiter.untracked(Route::Seen)
+            limiter.untracked(lane, Route::Seen)
         } else {
             let opened = Instant::now();
             let kind = Kind::Receipt { opened };
@@ -88,7 +88,7 @@ impl Proxy {
         ctx: &mut RequestCtx<'_>,
         request: &mut UpstreamRequest,
         lane: &Lane,
-        acquired: Acquired,
+        mut acquired: Acquired,
     ) -> Result<Box<ClientResponse>, Error> {
         // Taken out now, because the upstream call consumes the head.
         let client_upgrade = request
@@ -98,6 +98,8 @@ impl Proxy {
         ctx.log_entry
             .set_queue_wait(acquired.waited.unwrap_or_default());
         let sent_at = acquired.permit.granted;
+        // Dropped on a failure, else with the body of the response.
+        let place = acquired.permit.send();
         let result = self.upstream.call(request, ctx.route).await;
         ctx.log_entry.upstream_responded(sent_at);
         let UpstreamResponse {
@@ -110,10 +112,11 @@ impl Proxy {
         if let (Some(upstream), Some(client)) = (upgrade, client_upgrade) {
             upgrade::bridge(client, upstream, &self.shared.tasks, &self.shared.drain);
         }
-        let body = body.into_client_body(VecDeque::new());
+        let mut body = body.into_client_body(VecDeque::new());
+        body.hold(place);
         let mut response = Box::new(ClientResponse { head, body });
         // Where merging is only observed, no response changes (rule: observe mode).
-        let merges = !self.shared.batcher.observes();
+        let merges = !ctx.settings.batch_observes();
         let not_merged = ctx.log_entry.not_merged().filter(|_| merges);
         self.annotate(&mut response.head, lane, &acquired, not_merged);
         Ok(response)
@@ -165,7 +168,7 @@ pub(super) fn count(
     let series = lane.series();
     series.requests(route).inc();
     if let Err(Error::RateLimited(refused)) = result {
-        series.rejected(refused.refusal.reason()).inc();
+        series.rejected(refused.reason()).inc();
     }
     let failure = match result {
         Ok(response) => UpstreamFailure::of(response.status()),
@@ -178,6 +181,6 @@ pub(super) fn count(
     // Only for failures: `finish` then names the instance in the list of failures, by a
     // label that the cap on metric labels allows.
     if !matches!(result, Ok(response) if response.status().as_u16() < 400) {
-        log_entry.series = Some(std::sync::Arc::clone(series));
+        log_entry.name_instance(&series.name);
     }
 }

@@ -41,10 +41,11 @@ impl Proxy {
         let identity = Findings::of_head(head).identity();
         ctx.log_identity(&identity, head);
         let instance = identity.instance.as_deref();
-        if let Err(denied) = ctx.tenants.may_preflight(ctx.client, instance) {
+        if let Err(denied) = ctx.settings.tenants.may_preflight(ctx.client, instance) {
+            ctx.name_refused(&identity, &self.shared.metrics);
             return (identity, Err(denied));
         }
-        if let Some(keyring) = self.shared.keyring.load_full() {
+        if let Some(keyring) = &ctx.settings.keyring {
             // The URL is that of the request that follows, and may contain a key, which
             // the upstream must not learn. A key that opens nothing here is removed: the
             // request that follows may name its instance in the body, or is refused.

@@ -45,7 +45,7 @@ impl Proxy {
         body: &mut ClientBody,
     ) -> Result<Prepared, Error> {
         let settings = &self.shared.settings;
-        ctx.tenants.may_connect(ctx.client)?;
+        ctx.settings.tenants.may_connect(ctx.client)?;
         // hyper checks HTTP/1 itself, but has no such limit for HTTP/2.
         if head.headers.len() > settings.max_headers {
             return Err(Error::TooManyHeaders(settings.max_headers));
@@ -68,12 +68,12 @@ impl Proxy {
             return Ok(Prepared { kind, substitution });
         }
         // Before the credentials are read: buckets and merge keys use the real token.
-        let substitution = match self.shared.keyring.load().is_some() {
-            true => Box::pin(self.substitute_key(head, body, ctx.client)).await?,
-            false => None,
+        let substitution = match ctx.settings.keyring {
+            Some(_) => Box::pin(self.substitute_key(ctx, head, body)).await?,
+            None => None,
         };
         let kind = match ctx.route {
-            Route::Seen => match self.read_receipt(head, body).await? {
+            Route::Seen => match self.read_receipt(&ctx.settings.batch, head, body).await? {
                 Ok(receipt) => Kind::Receipt(receipt),
                 Err(reason) => {
                     ctx.log_entry.set_merging(Err(reason));

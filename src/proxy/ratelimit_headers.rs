@@ -26,11 +26,7 @@ pub(crate) fn describe(
     next: Duration,
 ) {
     let Some(quota) = quota else { return };
-    let name = match scope {
-        Scope::Instance => "instance",
-        Scope::Tenant => "tenant",
-        Scope::Egress => "egress",
-    };
+    let name = scope.as_str();
     // A bucket has no window. The time in which an empty one fills up is the same promise:
     // `burst` requests in `w` seconds.
     let window = retry_after::seconds(quota.interval() * quota.burst.get());

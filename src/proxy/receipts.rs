@@ -14,6 +14,7 @@ use super::request_ctx::RequestCtx;
 use super::{Proxy, server_timing};
 use crate::batch::{BatchResponse, NoResponse, Verdict};
 use crate::body::{ClientBody, ClientResponse, ResponseBody, SCAN_LIMIT};
+use crate::config::{self, BatchMode};
 use crate::http::content_length;
 use crate::http::hop_by_hop;
 use crate::http::request_head::RequestHead;
@@ -59,6 +60,7 @@ impl Proxy {
     /// The body broke off.
     pub(super) async fn read_receipt(
         &self,
+        settings: &config::Batch,
         head: &mut RequestHead,
         body: &mut ClientBody,
     ) -> Result<Result<Arrived, NotMerged>, Error> {
@@ -73,19 +75,16 @@ impl Proxy {
         };
         // The window and the deadline of the caller start with the last byte.
         let at = body.arrived_at().unwrap_or_else(Instant::now);
-        let settings = self.shared.batcher.settings();
-        Ok(
-            match Receipt::read(&settings, std::mem::take(head), whole) {
-                Ok(receipt) => Ok(Arrived {
-                    receipt: Box::new(receipt),
-                    at,
-                }),
-                Err(none) => {
-                    *head = *none.head;
-                    Err(none.reason)
-                }
-            },
-        )
+        Ok(match Receipt::read(settings, std::mem::take(head), whole) {
+            Ok(receipt) => Ok(Arrived {
+                receipt: Box::new(receipt),
+                at,
+            }),
+            Err(none) => {
+                *head = *none.head;
+                Err(none.reason)
+            }
+        })
     }
 
     /// Adds a receipt to a batch.
@@ -99,11 +98,12 @@ impl Proxy {
     ) -> Result<Joined, Denied> {
         ctx.log_entry.set_receipt(&receipt);
         let lane = self.lane(ctx, &receipt.identity, receipt.head())?;
-        let batcher = &self.shared.batcher;
-        let route = if batcher.observes() {
+        let settings = &ctx.settings.batch;
+        let route = if settings.mode == BatchMode::Observe {
             JoinedRoute::Alone(receipt)
         } else {
-            JoinedRoute::Batch(batcher.join(receipt, at, &lane, &self.upstream))
+            let batcher = &self.shared.batcher;
+            JoinedRoute::Batch(batcher.join(settings, receipt, at, &lane, &self.upstream))
         };
         Ok(Joined { lane, route })
     }

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use http::request::Parts;
 use tokio_util::task::TaskTracker;
 
 use super::cors::Cors;
 use super::target::ThisHost;
 use crate::batch::Batcher;
-use crate::config::{self, Config, InForce};
+use crate::config::{self, BatchMode, Config, InForce};
 use crate::conn::drain_signal::Drain;
-use crate::limit::Limiter;
+use crate::http::path;
+use crate::limit::{Limiter, Rules};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::{Metrics, Route};
 use crate::redact::Secrets;
@@ -23,14 +23,12 @@ use crate::tenant::key::Keyring;
 pub(crate) struct Shared {
     pub(super) settings: config::Server,
     pub(super) this_host: ThisHost,
-    /// Tenants and access rules; replaced as a whole by a reload.
-    pub(crate) tenants: ArcSwap<Tenants>,
+    /// Replaced as a whole by a reload.
+    pub(crate) reloadable: ArcSwap<Reloadable>,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) batcher: Arc<Batcher>,
     /// The CORS fields that the upstream returned recently.
     pub(super) cors: Cors,
-    /// The tenants' keys; `None` if no tenant has one.
-    pub(crate) keyring: ArcSwapOption<Keyring>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Arc<AccessLog>,
     /// The settings that the admin pages show.
@@ -41,6 +39,47 @@ pub(crate) struct Shared {
     pub(crate) drain: Drain,
 }
 
+/// The settings that a reload replaces. A request keeps those with which it began, so
+/// that it never sees new access rules with old keys or limits (rule: reload).
+#[derive(Debug)]
+pub(crate) struct Reloadable {
+    pub(crate) tenants: Tenants,
+    /// The tenants' keys; `None` if no tenant has one.
+    pub(super) keyring: Option<Keyring>,
+    pub(super) limits: Arc<Rules>,
+    pub(super) batch: config::Batch,
+}
+
+impl Reloadable {
+    fn new(config: &Config, limiter: &Limiter, metrics: &Metrics) -> Self {
+        Self {
+            tenants: Tenants::new(&config.tenants, &config.access, metrics),
+            keyring: Keyring::new(&config.tenants),
+            limits: limiter.rules(),
+            batch: config.batch.clone(),
+        }
+    }
+
+    /// Whether no request is held or refused.
+    pub(crate) fn limit_observes(&self) -> bool {
+        self.limits.observes()
+    }
+
+    /// Whether receipts are only observed, not merged.
+    pub(crate) fn batch_observes(&self) -> bool {
+        self.batch.mode == BatchMode::Observe
+    }
+
+    /// Whether a request is on a path of receipts.
+    pub(super) fn route(&self, path: &str) -> Route {
+        let mut paths = self.batch.paths.iter();
+        match paths.any(|receipt| path::same_segments(receipt, path)) {
+            true => Route::Seen,
+            false => Route::Other,
+        }
+    }
+}
+
 impl Shared {
     pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
         let tasks = TaskTracker::new();
@@ -48,8 +87,8 @@ impl Shared {
         let secrets = Secrets::new(&config.tenants).map(Arc::new);
         metrics.set_secrets(secrets.clone());
         let limiter = Arc::new(Limiter::new(config, Arc::clone(&metrics)));
+        let reloadable = Reloadable::new(config, &limiter, &metrics);
         let batcher = Arc::new(Batcher::new(
-            config.batch.clone(),
             Arc::clone(&limiter),
             Arc::clone(&metrics),
             tasks.clone(),
@@ -57,11 +96,10 @@ impl Shared {
         Self {
             settings: config.server.clone(),
             this_host: ThisHost::new(&config.server, &config.upstream.url),
-            tenants: ArcSwap::from_pointee(Tenants::new(&config.tenants, &config.access, &metrics)),
+            reloadable: ArcSwap::from_pointee(reloadable),
             limiter,
             batcher,
             cors: Cors::default(),
-            keyring: ArcSwapOption::from_pointee(Keyring::new(&config.tenants)),
             metrics,
             access_log: Arc::new(AccessLog::new(&config.log, secrets)),
             shown: ArcSwapOption::empty(),
@@ -70,11 +108,15 @@ impl Shared {
         }
     }
 
-    /// Whether a request is on a path of receipts.
-    pub(super) fn route(&self, head: &Parts) -> Route {
-        match self.batcher.is_receipt_path(head.uri.path()) {
-            true => Route::Seen,
-            false => Route::Other,
-        }
+    /// Applies the settings that a reload may change.
+    pub(crate) fn reload(&self, config: &Config) {
+        // First the secrets, so that a request under the new settings is filtered by them.
+        let secrets = Secrets::new(&config.tenants).map(Arc::new);
+        self.metrics.set_secrets(secrets.clone());
+        self.access_log.reconfigure(&config.log, secrets);
+        // Buckets are live: a new rate holds at once for all requests that wait there.
+        self.limiter.reconfigure(config);
+        let reloadable = Reloadable::new(config, &self.limiter, &self.metrics);
+        self.reloadable.store(Arc::new(reloadable));
     }
 }

@@ -148,6 +148,13 @@ impl<'r> Field<'r> {
         self.base < self.name.len()
     }
 
+    /// Whether its brackets are read alike by all backends. A bracket that is never
+    /// closed is `_` to PHP and an element to qs; `[a]` is `a` to qs alone.
+    fn has_clear_brackets(&self) -> bool {
+        let is_json = matches!(self.value, Value::Json(_));
+        is_json || !self.is_element() || self.base > 0 && self.name[self.base..].contains(&b']')
+    }
+
     /// The text of the value; empty without one.
     pub(super) fn text(&self) -> &[u8] {
         match &self.value {
@@ -161,21 +168,18 @@ impl<'r> Field<'r> {
 
 /// The length of a name up to its first bracket, and PHP's name of the variable if it
 /// is another one: PHP drops leading spaces, ends a name at NUL, and writes `_` for
-/// `.`, space and a bracket that is never closed.
+/// `.` and space.
 fn fold(name: &[u8]) -> (usize, Option<Vec<u8>>) {
     let is_odd = |byte: &u8| matches!(byte, b'.' | b' ' | 0);
     let bracket = name.iter().position(|byte| *byte == b'[');
-    let base = match bracket {
-        Some(at) if name[at..].contains(&b']') => at,
-        _ => name.len(),
-    };
-    if bracket.is_none_or(|at| at == base) && !name[..base].iter().any(is_odd) {
+    let base = bracket.unwrap_or(name.len());
+    if !name[..base].iter().any(is_odd) {
         return (base, None);
     }
     let cut = name[..base].split(|byte| *byte == 0).next();
     let folded = cut.unwrap_or_default().trim_ascii_start().iter();
     let folded = folded.map(|byte| match byte {
-        b'.' | b' ' | b'[' => b'_',
+        b'.' | b' ' => b'_',
         other => *other,
     });
     (base, Some(folded.collect()))
@@ -186,6 +190,9 @@ fn fold(name: &[u8]) -> (usize, Option<Vec<u8>>) {
 /// # Errors
 /// Backends differ in what they read.
 pub(super) fn sort(fields: &mut [Field<'_>]) -> Result<(), NotMerged> {
+    if !fields.iter().all(Field::has_clear_brackets) {
+        return Err(NotMerged::AmbiguousKey);
+    }
     // Stable: within a variable the order of its elements matters.
     fields.sort_by(|one, other| (one.place, one.base()).cmp(&(other.place, other.base())));
     let same =
@@ -214,11 +221,9 @@ mod tests {
             ("a.b", "a_b"),
             ("a b", "a_b"),
             ("  a", "a"),
-            ("a[b", "a_b"),
             ("a.b[c]", "a_b"),
             ("a\0b", "a"),
             ("a]", "a]"),
-            ("[]", ""),
         ] {
             let field = Field::named(
                 Place::Query,

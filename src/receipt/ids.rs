@@ -5,13 +5,15 @@
 
 use std::borrow::Cow;
 use std::hash::BuildHasher as _;
-use std::iter::{Skip, StepBy};
 use std::slice;
 use std::str::Split;
 
+use memchr::{Memchr, memchr, memchr_iter};
+
 use super::HASHER;
 use super::fields::Span;
-use super::list::{Form, List, Site};
+use super::form::{Form, Site};
+use super::list::List;
 
 /// Represents an id where only equality matters. A collision of two ids only
 /// closes a batch early or sends a receipt alone.
@@ -30,7 +32,8 @@ pub(crate) enum Ids<'r> {
 
 /// The ids in their order. Only an id with escapes is copied.
 enum IdsIter<'i> {
-    Json(StepBy<Skip<Split<'i, char>>>),
+    /// A list, and the quotes in it.
+    Json(&'i str, Memchr<'i>),
     Commas(Split<'i, char>),
     Fields(&'i List, &'i [u8], slice::Iter<'i, Span>),
 }
@@ -40,12 +43,18 @@ impl<'i> Iterator for IdsIter<'i> {
 
     fn next(&mut self) -> Option<Cow<'i, str>> {
         match self {
-            Self::Json(quoted) => quoted.next().map(|id| match id.contains('\\') {
-                false => Cow::Borrowed(id),
-                // An escaped id equals its plain form: `\u0061` is `a`. Without decoding,
-                // one id would be sent twice.
-                true => Cow::Owned(serde_json::from_str(&format!("\"{id}\"")).unwrap_or_default()),
-            }),
+            Self::Json(list, quotes) => {
+                let (open, close) = (quotes.next()?, quotes.next()?);
+                let id = &list[open + 1..close];
+                Some(match memchr(b'\\', id.as_bytes()) {
+                    None => Cow::Borrowed(id),
+                    // An escaped id equals its plain form: `\u0061` is `a`. Without decoding,
+                    // one id would be sent twice.
+                    Some(_) => {
+                        Cow::Owned(serde_json::from_str(&format!("\"{id}\"")).unwrap_or_default())
+                    }
+                })
+            }
             Self::Commas(ids) => ids.next().map(Cow::Borrowed),
             Self::Fields(list, text, values) => {
                 let value = &text[values.next()?.range()];
@@ -82,8 +91,8 @@ impl Ids<'_> {
     pub(crate) fn iter(&self) -> impl Iterator<Item = Cow<'_, str>> {
         match self {
             // No JSON parser: the list was checked when the receipt was read, and it is
-            // read several times while a batch is open. Pieces 1, 3, 5… are the ids.
-            Self::Json(json) => IdsIter::Json(json.split('"').skip(1).step_by(2)),
+            // read several times while a batch is open.
+            Self::Json(json) => IdsIter::Json(json, memchr_iter(b'"', json.as_bytes())),
             Self::Commas(text) => IdsIter::Commas(text.split(',')),
             Self::Fields(list, text) => IdsIter::Fields(list, text, list.values.iter()),
         }

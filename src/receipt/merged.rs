@@ -10,7 +10,8 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
 
 use super::fields::MAX_FIELDS;
-use super::list::{Form, List, Site};
+use super::form::{Form, Site};
+use super::list::List;
 use super::{IdHash, Receipt, message_id};
 use crate::body::{RequestBody, SCAN_LIMIT, UpstreamRequest};
 

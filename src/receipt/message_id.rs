@@ -1,13 +1,14 @@
 //! What looks like a message id, and how a list of them is written.
 //!
-//! Invariant: an id has neither a quote nor a backslash. So every second piece
-//! of a JSON list, split at its quotes, is an id.
+//! Invariant: an id has neither a quote nor a backslash. So the text between each two
+//! quotes of a JSON list is an id.
 
 use std::fmt::{self, Write as _};
 
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
 use super::NotMerged;
+use crate::http::has_byte;
 
 /// The longest id in bytes. Real ids have at most two JIDs and 32 digits, which is
 /// far below.
@@ -23,19 +24,16 @@ pub(super) fn is_message_id(text: &str) -> bool {
     let Some(rest) = prefixes.iter().find_map(|it| text.strip_prefix(it)) else {
         return false;
     };
-    // One pass over the bytes: a request may have a hundred ids.
-    let (mut parts, mut is_empty) = (1, true);
-    for byte in rest.bytes() {
-        match byte {
-            b'_' if is_empty => return false,
-            b'_' => (parts, is_empty) = (parts + 1, true),
-            // Both are visible ASCII, but would break the invariant of this file.
-            b'"' | b'\\' => return false,
-            _ if byte.is_ascii_graphic() => is_empty = false,
-            _ => return false,
-        }
+    // Quote and backslash are visible ASCII, but would break the invariant of this file.
+    let is_foreign = |byte: u8| !byte.is_ascii_graphic() | (byte == b'"') | (byte == b'\\');
+    if text.len() > MAX_ID || has_byte(rest.as_bytes(), is_foreign) {
+        return false;
     }
-    text.len() <= MAX_ID && (2..=3).contains(&parts) && !is_empty
+    let (mut parts, mut has_empty) = (0, false);
+    for part in rest.as_bytes().split(|byte| *byte == b'_') {
+        (parts, has_empty) = (parts + 1, has_empty || part.is_empty());
+    }
+    (2..=3).contains(&parts) && !has_empty
 }
 
 /// How many ids a JSON list has.

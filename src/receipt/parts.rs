@@ -150,9 +150,10 @@ fn name_of(disposition: &[u8]) -> Result<&[u8], NotMerged> {
         return Err(NotMerged::MultipartFile);
     }
     let value = name.strip_prefix(b"name=").ok_or(NotMerged::Malformed)?;
-    let text = match value {
-        [b'"', text @ .., b'"'] => text,
-        text => text,
+    let quoted = value.strip_prefix(b"\"");
+    let text = match quoted.and_then(|text| text.strip_suffix(b"\"")) {
+        Some(text) => text,
+        None => value,
     };
     // Parsers differ in quotes, escapes and percent-encoding within a name.
     let is_plain = |byte: &u8| byte.is_ascii_graphic() && !br#""'\%,=()<>@:?/"#.contains(byte);

@@ -7,8 +7,9 @@ use http::request::Parts;
 
 use super::Receipt;
 use super::fields::{Carrier, Place, Value};
+use super::form::{Form, Site};
 use super::key::{KeyPart, KeySink};
-use super::list::{Form, Site};
+
 use super::parse::parse;
 use crate::config;
 

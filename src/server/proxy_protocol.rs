@@ -28,7 +28,7 @@ impl Server {
     {
         let io = Rewind::new(io);
         let peer = peer.map(|peer| peer.ip());
-        let is_trusted = |peer| self.proxy.shared.tenants.load().trusts(peer);
+        let is_trusted = |peer| self.proxy.shared.reloadable.load().tenants.trusts(peer);
         match peer.filter(|&peer| is_trusted(peer)) {
             // Boxed: otherwise the future of every connection has room for it.
             Some(proxy) => Box::pin(self.forwarded_address(io, proxy)).await,

@@ -34,18 +34,20 @@ pub(crate) struct Keyring {
     instances: HashMap<String, Instance>,
 }
 
-/// The key of one tenant.
+/// A key of a tenant.
 struct Key {
     digest: [u64; 2],
     text: Secret,
+    /// The index of its tenant.
+    tenant: usize,
     /// The clients that may use the tenant's instances; empty means all.
     networks: Vec<IpNet>,
 }
 
 /// One instance that a key opens.
 struct Instance {
-    /// The index of its tenant's key.
-    owner: usize,
+    /// The index of its tenant.
+    tenant: usize,
     /// The access token that replaces the key.
     token: Option<Secret>,
 }
@@ -82,52 +84,51 @@ impl Keyring {
             keys: Vec::new(),
             instances: HashMap::new(),
         };
-        for tenant in tenants {
-            let Some(text) = tenant.key.clone() else {
-                continue;
-            };
-            let owner = keyring.keys.len();
-            let digest = keyring.digest(text.expose().as_bytes());
-            let networks = tenant.networks.clone();
-            keyring.keys.push(Key {
-                digest,
-                text,
-                networks,
-            });
+        let with_key = |tenant: &&config::Tenant| tenant.all_keys().next().is_some();
+        for (index, tenant) in tenants.iter().filter(with_key).enumerate() {
+            for text in tenant.all_keys() {
+                let digest = keyring.digest(text.expose().as_bytes());
+                keyring.keys.push(Key {
+                    digest,
+                    text: text.clone(),
+                    tenant: index,
+                    networks: tenant.networks.clone(),
+                });
+            }
             for instance in &tenant.instances {
                 let token = tenant.tokens.get(instance).cloned();
-                let instance = instance.clone();
+                let tenant = index;
                 keyring
                     .instances
-                    .insert(instance, Instance { owner, token });
+                    .insert(instance.clone(), Instance { tenant, token });
             }
         }
         (!keyring.keys.is_empty()).then_some(keyring)
     }
 
     /// The index of the key that this text is, in any encoding.
-    fn owner(&self, text: &[u8], client: Client) -> Option<usize> {
+    fn find(&self, text: &[u8], client: Client) -> Option<usize> {
         // All readings are tried, so that the time depends on the text alone.
-        readings(text).fold(None, |owner, reading| {
-            owner.or(self.owner_of(&reading, client))
+        readings(text).fold(None, |found, reading| {
+            found.or(self.find_exactly(&reading, client))
         })
     }
 
     /// The index of the key that is exactly this text. From outside its tenant's
     /// networks there is none: otherwise a client there could test keys.
-    fn owner_of(&self, text: &[u8], client: Client) -> Option<usize> {
+    fn find_exactly(&self, text: &[u8], client: Client) -> Option<usize> {
         // All digests are compared, each to its end. How far two digests agree depends on
         // the hashers' random keys, so their comparison reveals nothing about a key. The
         // texts are compared only if the digests are equal.
         let digest = self.digest(text);
-        let mut owner = None;
+        let mut found = None;
         for (index, key) in self.keys.iter().enumerate() {
             if bool::from(key.digest.ct_eq(&digest)) {
-                owner = Some(index);
+                found = Some(index);
             }
         }
-        owner.filter(|&owner| {
-            let key = &self.keys[owner];
+        found.filter(|&found| {
+            let key = &self.keys[found];
             // The digest could be a collision.
             let is_same = bool::from(key.text.expose().as_bytes().ct_eq(text));
             is_same && client.is_within(&key.networks)
@@ -141,10 +142,11 @@ impl Keyring {
         ]
     }
 
-    /// The token of an instance, if the key `owner` opens it.
-    fn token(&self, owner: usize, instance: &str) -> Result<&Secret, Refusal> {
+    /// The token of an instance, if the key with this index opens it.
+    fn token(&self, key: usize, instance: &str) -> Result<&Secret, Refusal> {
+        let tenant = self.keys[key].tenant;
         let instance = self.instances.get(instance);
-        let instance = instance.filter(|instance| instance.owner == owner);
+        let instance = instance.filter(|instance| instance.tenant == tenant);
         let instance = instance.ok_or(Refusal::OtherTenant)?;
         instance.token.as_ref().ok_or(Refusal::NoToken)
     }

@@ -18,6 +18,7 @@ fn tenants(access: &config::Access, zoo: &[&str]) -> (Tenants, Metrics) {
         quota: None,
         networks: nets(networks),
         key: None,
+        keys: vec![],
         tokens: BTreeMap::new(),
     };
     let all = [tenant("acme", &["1", "2"], &[]), tenant("zoo", &["3"], zoo)];

@@ -24,6 +24,10 @@ pub(crate) struct Reading {
 
 /// A decoded name and value.
 type Pair = (Vec<u8>, Vec<u8>);
+/// Splits and decodes a query or a form.
+type PairsReader = fn(&[u8]) -> Vec<Pair>;
+/// Makes variables of the pairs.
+type TreeReader = fn(Vec<Pair>) -> Value;
 
 /// As PHP reads it.
 pub(crate) fn as_php(query: &str, headers: &HeaderMap, body: &[u8]) -> Reading {
@@ -39,7 +43,7 @@ fn read(
     query: &str,
     headers: &HeaderMap,
     body: &[u8],
-    (pairs, tree): (fn(&[u8]) -> Vec<Pair>, fn(Vec<Pair>) -> Value),
+    (pairs, tree): (PairsReader, TreeReader),
 ) -> Reading {
     let body = match essence(headers).as_str() {
         "application/x-www-form-urlencoded" => tree(pairs(body)),

@@ -10,7 +10,7 @@
 //! | `apps` | the clients that send it |
 //! | `figures` | the gateway's metrics, read as numbers |
 //! | `audit` | the checks that compare apps, gateway and sandbox |
-//! | `screen`, `report` | the live line and the table |
+//! | `screen`, `report` | the live display and the tables |
 
 mod apps;
 mod audit;
@@ -40,6 +40,8 @@ use crate::upstream::Dial;
 use apps::Apps;
 use audit::Accounts;
 use figures::Figures;
+use report::Coloured;
+use screen::{Colours, Frame};
 
 pub use plan::Plan;
 pub use report::Report;
@@ -52,6 +54,11 @@ const FREE_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOC
 /// `limit.max_wait` (4 s).
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// Batches whose callers have disconnected may still be open when the apps have ended; their
+/// window and wait end within `limit.max_wait` (4 s).
+const SETTLE_PAUSE: Duration = Duration::from_millis(250);
+const SETTLE_ROUNDS: u32 = 40;
+
 /// Why a demo failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -63,7 +70,7 @@ pub enum Error {
     Io(#[from] io::Error),
 }
 
-/// The log settings of a demo: more than warnings would break up the live line.
+/// The log settings of a demo: more than warnings would break up the live display.
 #[must_use]
 pub fn log() -> Log {
     Log {
@@ -78,7 +85,7 @@ pub fn log() -> Log {
 ///
 /// The gateway's access log goes to `access_log`, as JSON. `stop` ends the demo
 /// early: no request starts after it, requests in flight get their responses, and
-/// the table covers what was sent.
+/// the table covers what was sent. With `keep`, gateway and sandbox serve until then.
 ///
 /// # Errors
 /// [`Error`] says why.
@@ -86,6 +93,7 @@ pub async fn run<W: Write>(
     plan: &Plan,
     mut screen: Screen<W>,
     access_log: Option<Box<dyn Write + Send>>,
+    keep: bool,
     stop: impl Future<Output = ()>,
 ) -> Result<Report, Error> {
     let upstream = Upstream::start(plan).await?;
@@ -95,11 +103,9 @@ pub async fn run<W: Write>(
         app.gateway().log_access_to(sink)?;
     }
     let (address, admin) = (app.address()?, app.admin_address()?);
-    screen.write(&introduction(
-        plan,
-        &config,
-        [upstream.address, address, admin],
-    ))?;
+    let addresses = [upstream.address, address, admin];
+    let introduction = introduction(plan, &config, addresses, screen.colours());
+    screen.write(&introduction)?;
 
     // `run_until` consumes the app; the metrics are read after it has ended.
     let gateway = app.gateway().clone();
@@ -111,41 +117,76 @@ pub async fn run<W: Write>(
     // A panic of the apps becomes an error of the demo.
     let played = async { played.await.map_err(io::Error::other) };
     let watch = async {
-        let shown = show(&mut screen, &gateway, began, played).await;
+        let shown = show(&mut screen, &gateway, (began, plan.length, admin), played).await;
         // If the output fails, the rest need not be sent.
         apps.stop.cancel();
         shown
     };
-    let stop = async {
-        stop.await;
-        apps.stop.cancel();
-        // `watch` must end the `select`: it waits for the requests in flight.
-        std::future::pending().await
+    let mut stop = pin!(stop);
+    let was_stopped = {
+        let mut watch = pin!(watch);
+        tokio::select! {
+            shown = &mut watch => { shown?; false }
+            () = &mut stop => {
+                apps.stop.cancel();
+                // It waits for the requests in flight.
+                watch.await?;
+                true
+            }
+        }
     };
-    tokio::select! {
-        shown = watch => shown?,
-        () = stop => {}
-    }
+    let records = |figures: Figures, sandbox: &Sandbox, ended| {
+        let calls = sandbox.calls();
+        let accounts = Accounts {
+            apps: &apps.observed(),
+            gateway: &figures,
+            sandbox: &calls,
+            received: sandbox.received(),
+            ended,
+        };
+        Report::new(&accounts, accounts.growth(began), plan.latency)
+    };
+    let report = if keep && !was_stopped {
+        let figures = settled(&gateway).await;
+        // Now, because the reader may send requests of their own from here on.
+        let report = records(figures, &upstream.sandbox, Ended::Drained);
+        let text = Coloured(&report, screen.colours()).to_string();
+        screen.write(&format!(
+            "{text}\nStill serving; Ctrl-C ends it. http://{admin}/\n"
+        ))?;
+        stop.await;
+        Some(report)
+    } else {
+        None
+    };
 
     // The gateway drains first, and the sandbox stops after it, so that no response is lost.
     end.cancel();
     let ended: Ended = served.await.map_err(io::Error::other)??;
+    let sandbox = upstream.end().await?;
+    if let Some(report) = report {
+        return Ok(report);
+    }
     // After the drain: only now are all counters final.
     let figures = Figures::read(&gateway.metrics().exposition());
-    screen.show(began.elapsed(), &figures)?;
-    screen.end()?;
-    let sandbox = upstream.end().await?;
-    let calls = sandbox.calls();
-    let accounts = Accounts {
-        apps: &apps.observed(),
-        gateway: &figures,
-        sandbox: &calls,
-        received: sandbox.received(),
-        ended,
-    };
-    let report = Report::new(&accounts, accounts.growth(began), plan.latency);
-    screen.write(&report.to_string())?;
+    let report = records(figures, &sandbox, ended);
+    let text = Coloured(&report, screen.colours()).to_string();
+    screen.write(&text)?;
     Ok(report)
+}
+
+/// The figures once no request is in flight and no batch is open, or after some seconds.
+async fn settled(gateway: &Gateway) -> Figures {
+    let mut last = Figures::read(&gateway.metrics().exposition());
+    for _ in 0..SETTLE_ROUNDS {
+        tokio::time::sleep(SETTLE_PAUSE).await;
+        let figures = Figures::read(&gateway.metrics().exposition());
+        if figures == last && figures.in_flight == 0 {
+            break;
+        }
+        last = figures;
+    }
+    last
 }
 
 /// The stand-in for api.wawp.net, serving.
@@ -199,22 +240,30 @@ fn config(upstream: SocketAddr, logs: bool) -> Config {
     config
 }
 
-/// The text above the live line.
-fn introduction(plan: &Plan, config: &Config, addresses: [SocketAddr; 3]) -> String {
+/// The text above the live display.
+fn introduction(
+    plan: &Plan,
+    config: &Config,
+    addresses: [SocketAddr; 3],
+    colours: &Colours,
+) -> String {
     let [upstream, gateway, admin] = addresses;
     let limit = config.limit.quota.map_or_else(
         || "no limit".to_owned(),
-        |quota| format!("{} requests/s per instance", quota.rate),
+        |quota| format!("{}/s a number", quota.rate),
     );
+    let page = format!("http://{admin}/");
     format!(
-        "A local stand-in for api.wawp.net, the gateway, and apps that use it for {:.0} s.\n\
-         Agents open chats, a bot replies, a campaign sends, a dashboard polls.\n\n\
-         \x20 sandbox  http://{upstream}   responds after {} ms\n\
-         \x20 gateway  http://{gateway}   window {} ms, {limit}\n\
-         \x20 metrics  http://{admin}/metrics\n\n",
+        "A stand-in for api.wawp.net, the gateway, and apps that use\n\
+         it for {:.0} s: agents open chats, a bot replies, a campaign\n\
+         sends, a dashboard polls.\n\n \
+         admin page  {}\n \
+         gateway     http://{gateway}  {} ms, {limit}\n \
+         stand-in    http://{upstream}  responds after {} ms\n\n",
         plan.length.as_secs_f64(),
-        plan.latency.as_millis(),
+        colours.title.apply_to(page),
         config.batch.window.as_millis(),
+        plan.latency.as_millis(),
     )
 }
 
@@ -222,11 +271,12 @@ fn introduction(plan: &Plan, config: &Config, addresses: [SocketAddr; 3]) -> Str
 async fn show<W: Write>(
     screen: &mut Screen<W>,
     gateway: &Gateway,
-    began: Instant,
+    (began, length, admin): (Instant, Duration, SocketAddr),
     played: impl Future<Output = io::Result<()>>,
 ) -> io::Result<()> {
     let mut played = pin!(played);
-    let mut ticks = tokio::time::interval_at(began + screen.interval(), screen.interval());
+    let interval = screen.interval(length);
+    let mut ticks = tokio::time::interval_at(began + interval, interval);
     // On a slow terminal, late frames are left out instead of written in a burst.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
@@ -236,7 +286,12 @@ async fn show<W: Write>(
             ended = &mut played => return ended,
             _ = ticks.tick() => {
                 let figures = Figures::read(&gateway.metrics().exposition());
-                screen.show(began.elapsed(), &figures)?;
+                screen.show(Frame {
+                    elapsed: began.elapsed(),
+                    length,
+                    admin,
+                    figures: &figures,
+                })?;
             }
         }
     }

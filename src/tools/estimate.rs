@@ -7,8 +7,9 @@
 //!
 //! - `log_files`, `formats`, `timestamp`, `line`: from files to requests;
 //! - `arrival`, `arrival_order`: requests in the order of their arrival;
-//! - `replay`, `waits`: one setting tried on them;
-//! - `report`: the table and the recommended settings.
+//! - `replay`, `pending`, `waits`: one setting tried on them;
+//! - `outcome`, `timeline`: what a setting would have done, and how busy the log is;
+//! - `report`: three rows and the recommended settings; `report_page`: all of it with charts.
 
 mod arrival;
 mod arrival_order;
@@ -16,9 +17,13 @@ mod formats;
 mod line;
 mod log_files;
 mod offline;
+mod outcome;
+mod pending;
 mod replay;
 mod replayed;
 mod report;
+mod report_page;
+mod timeline;
 mod timestamp;
 mod waits;
 
@@ -35,13 +40,17 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressStyle};
+
 use crate::config::{Config, Quota};
 use crate::observe::metrics::NotMerged;
 use arrival::{Arrival, RequestKind};
 use arrival_order::ArrivalOrder;
 use line::{Line, LineError, LineReader};
 use log_files::LogFiles;
-use replay::{Outcome, Replay};
+use outcome::Outcome;
+use replay::Replay;
+use timeline::Timeline;
 
 pub use log_files::LogPosition;
 pub use report::Report;
@@ -118,6 +127,7 @@ struct Counts {
     first_late: Option<Late>,
     /// The first and the last arrival, in nanoseconds since 1970.
     span: Option<(u64, u64)>,
+    timeline: Timeline,
 }
 
 /// A request that is out of order.
@@ -137,11 +147,40 @@ struct Trial {
 }
 
 /// Estimates what these settings, and similar ones, would do with the requests of
-/// these logs; `-` is the standard input.
+/// these logs; `-` is the standard input. Shows on stderr how far it has come, if that is
+/// a terminal.
 ///
 /// # Errors
 /// [`Error`] says why.
 pub fn run(config: &Config, logs: &[PathBuf]) -> Result<Report, Error> {
+    let progress = progress(logs);
+    let report = run_with(config, logs, &progress);
+    // Also after an error, whose message must not follow the bar.
+    progress.finish_and_clear();
+    report
+}
+
+/// A bar over the bytes of all logs. It draws nothing if stderr is no terminal.
+fn progress(logs: &[PathBuf]) -> ProgressBar {
+    let sizes = logs.iter().map(|path| {
+        let file = std::fs::metadata(path)
+            .ok()
+            .filter(std::fs::Metadata::is_file);
+        file.map(|file| file.len())
+    });
+    // The length of a pipe is unknown, and so is the total.
+    let (bar, template) = match sizes.sum::<Option<u64>>() {
+        Some(total) => (
+            ProgressBar::new(total),
+            "reading logs {wide_bar} {bytes} of {total_bytes}, {eta} left",
+        ),
+        None => (ProgressBar::no_length(), "reading logs {spinner} {bytes}"),
+    };
+    let style = ProgressStyle::with_template(template);
+    bar.with_style(style.expect("the templates above are valid"))
+}
+
+fn run_with(config: &Config, logs: &[PathBuf], progress: &ProgressBar) -> Result<Report, Error> {
     let mut stdin = Some(io::stdin());
     let opened = logs.iter().map(|path| {
         let input: Box<dyn Read> = if path == Path::new("-") {
@@ -157,6 +196,7 @@ pub fn run(config: &Config, logs: &[PathBuf]) -> Result<Report, Error> {
                 error,
             })?)
         };
+        let input: Box<dyn Read> = Box::new(progress.wrap_read(input));
         Ok((path.clone(), input))
     });
     estimate(config, opened.collect::<Result<_, _>>()?)
@@ -341,6 +381,7 @@ impl Counts {
         let at = line.arrival.at;
         let (first, last) = self.span.unwrap_or((at, at));
         self.span = Some((first.min(at), last.max(at)));
+        self.timeline.add(at, is_receipt);
     }
 
     /// Requests that were replayed.

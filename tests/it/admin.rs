@@ -205,3 +205,132 @@ fn config_is_what_check_prints_and_follows_a_reload() {
     });
     assert!(shown().contains("rate = 4.5"));
 }
+
+#[test]
+fn an_instance_that_the_api_refuses_is_a_problem_that_leads_to_its_runbook() {
+    let sandbox = RunningSandbox::start(wawp_gateway::sandbox::Settings::default());
+    let gateway = Program::serve(sandbox.address, &[]);
+    assert_eq!(
+        answered(&gateway, "/v2/session/info?instance_id=well&access_token=t"),
+        200
+    );
+    assert_eq!(
+        answered(&gateway, "/v2/session/info?instance_id=dead&access_token=t"),
+        200
+    );
+    assert!(gateway.page("/").text().contains("All is well."));
+    for _ in 0..4 {
+        assert_eq!(
+            answered(
+                &gateway,
+                "/v2/session/info?instance_id=dead&access_token=invalid"
+            ),
+            401
+        );
+    }
+    let status = gateway.page("/status").json();
+    let problems = status["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 1, "{status}");
+    assert_eq!(
+        (
+            &problems[0]["instance"],
+            &problems[0]["severity"],
+            &problems[0]["alert"]
+        ),
+        (
+            &"dead".into(),
+            &"critical".into(),
+            &"WawpGatewayInstanceUnlinked".into()
+        )
+    );
+    assert_eq!(status["instances"][0]["instance"], "dead", "problems first");
+    assert_eq!(status["failures"][0]["status"], 401);
+    let page = gateway.page("/").text().to_owned();
+    assert!(page.contains("runbook#instance-unlinked") && !page.contains("All is well."));
+    let runbook = gateway.page("/runbook");
+    assert!(runbook.text().contains("id=\"instance-unlinked\""));
+    let policy = runbook.field("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none'"), "{policy}");
+}
+
+#[test]
+fn a_search_lists_only_what_it_finds_and_stays_text() {
+    let upstream = HeldUpstream::start();
+    upstream.responses();
+    let gateway = Program::serve(upstream.address, &[]);
+    for n in 0..25 {
+        answered(
+            &gateway,
+            &format!("/v2/chats?instance_id=no{n}&access_token=t"),
+        );
+    }
+    let rows = |query: &str| {
+        let page = gateway.page(&format!("/{query}")).text().to_owned();
+        page.matches("data-label=\"Instance\"").count()
+    };
+    // Twenty, and the two sums.
+    assert_eq!(
+        (rows(""), rows("?find=NO2"), rows("?find=nothing")),
+        (22, 6, 0)
+    );
+    let page = gateway.page("/?find=%22%3E%3Cscript%3Ealert(1)%3C/script%3E");
+    assert!(
+        page.text().contains("value=\"&quot;&gt;&lt;script&gt;"),
+        "{}",
+        page.text()
+    );
+    assert!(!page.text().contains("<script>alert"));
+}
+
+#[test]
+fn a_refusal_names_its_instance_and_the_budget_that_refused_it() {
+    let upstream = HeldUpstream::start();
+    upstream.responses();
+    let tenants = "[{name = \"acme\", instances = [\"1\"], rate = 0.01, burst = 1}, \
+                   {name = \"far\", instances = [\"2\"], networks = [\"192.0.2.0/24\"]}]";
+    let settings = [
+        ("TENANT", tenants),
+        ("LIMIT__MAX_WAIT", "0s"),
+        ("BATCH__WINDOW", "0ms"),
+        ("LOG__FORMAT", "json"),
+    ];
+    let gateway = Program::serve(upstream.address, &settings);
+    let ask = |instance: &str| {
+        answered(
+            &gateway,
+            &format!("/v2/chats?instance_id={instance}&access_token=t"),
+        )
+    };
+    // An instance of the settings is named; a text that only a client knows is not.
+    let of = |instance| (ask(instance), ask(instance), ask(instance));
+    assert_eq!(of("1"), (200, 200, 429));
+    assert_eq!(ask("2"), 403);
+    let failures = gateway.page("/status").json()["failures"].clone();
+    let shown = |index: usize| {
+        let failure = &failures[index];
+        let of = |name: &str| failure[name].as_str().unwrap_or("-").to_owned();
+        (of("code"), of("instance"), of("budget"))
+    };
+    let refused = |code: &str, instance: &str, budget: &str| {
+        (code.to_owned(), instance.to_owned(), budget.to_owned())
+    };
+    assert_eq!(shown(0), refused("refused", "2", "-"));
+    assert_eq!(shown(1), refused("rate_limited", "1", "tenant"));
+    let one = gateway.page("/instances").json()["instances"][0].clone();
+    assert_eq!(one["rejected"]["tenant_budget"], 1, "{one}");
+    assert_eq!(one["rejected"]["max_wait"], 0, "{one}");
+    let page = gateway.page("/");
+    assert!(page.text().contains("1 (tenant 1)"), "{}", page.text());
+    assert!(page.text().contains("gateway: rate_limited (tenant)"));
+    let reason = "reason=\"tenant_budget\"";
+    assert_eq!(
+        gateway.counted("wawp_gateway_limit_rejected_total", &[reason]),
+        1.0
+    );
+    gateway.signal("TERM");
+    let (_, log, _) = gateway.ends();
+    let budgets = log
+        .lines()
+        .filter(|line| line.contains("\"budget\":\"tenant\""));
+    assert_eq!(budgets.count(), 1, "{log}");
+}

@@ -252,3 +252,64 @@ async fn a_response_that_breaks_off_is_one_call_and_has_a_counter_of_its_own() {
     let broken_off = "wawp_gateway_upstream_broken_off_total";
     assert_eq!(world.counted(broken_off, &[]), 1.0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn savings_are_counted_for_the_tenant_and_the_instance_that_they_belong_to() {
+    let world = World::new(
+        "[[tenant]]\nname = \"acme\"\ninstances = [\"1\", \"2\"]\n[[tenant]]\nname = \"zoo\"\ninstances = [\"3\"]\n",
+    );
+    for (instance, callers) in [("1", 5), ("2", 3), ("3", 2), ("4", 4)] {
+        // The first response verifies the instance, which then has a label.
+        for callers in [1, callers] {
+            let receipts = (0..callers).map(|n| receipt_of(instance, "t", "1@c.us", &ids([n])));
+            world.together(receipts).await;
+        }
+    }
+    at_rest().await;
+    let saved = |metric: &str, label: &str| {
+        world.counted(
+            &format!("wawp_gateway_{metric}_saved_total"),
+            &[&format!("{label}\"")],
+        )
+    };
+    for (tenant, calls) in [("acme", 6.0), ("zoo", 1.0), ("other", 3.0)] {
+        let label = format!("tenant=\"{tenant}");
+        assert_eq!(saved("upstream_requests", &label), calls, "{tenant}");
+    }
+    for (instance, calls) in [("1", 4.0), ("2", 2.0), ("3", 1.0), ("4", 3.0)] {
+        let label = format!("instance=\"{instance}");
+        assert_eq!(
+            saved("instance_upstream_requests", &label),
+            calls,
+            "{instance}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_of_the_api_are_counted_by_instance_and_status() {
+    let world = World::new("");
+    let fault = |status| Fault::status(status).path("/v2/send/text");
+    for status in [401, 404, 403, 429, 500, 201] {
+        world.sandbox.script(fault(status));
+    }
+    world
+        .sandbox
+        .script(Fault::new(FaultKind::ResetBeforeHead).path("/v2/send/text"));
+    world.together([receipt([0])]).await;
+    for n in 0..7 {
+        world.together([text(&n.to_string())]).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    for (code, times) in [
+        ("401", 1.0),
+        ("404", 1.0),
+        ("4xx", 1.0),
+        ("5xx", 1.0),
+        ("error", 1.0),
+    ] {
+        let labels = [&*format!("code=\"{code}\""), "instance=\"123\""];
+        let counted = world.counted("wawp_gateway_instance_upstream_errors_total", &labels);
+        assert_eq!(counted, times, "{code}");
+    }
+}

@@ -20,6 +20,7 @@ mod early;
 mod expect;
 mod exposition;
 mod identity;
+mod in_flight;
 mod keys;
 mod limits_on_clients;
 mod memory;

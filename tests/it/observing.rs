@@ -347,3 +347,22 @@ async fn nothing_is_repeated_or_split_for_an_observed_receipt() {
     assert_eq!(world.sandbox.received(), 2);
     assert_eq!(world.sandbox.calls()[1].ids, ids([2]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_would_wait_is_counted_by_instance_and_the_mode_is_exposed() {
+    let world = World::new("limit.mode = \"observe\"\nlimit.rate = 1\nlimit.burst = 1\n");
+    for n in 0..3 {
+        assert_eq!(
+            world.client().asks(text(&n.to_string())).await.status(),
+            201
+        );
+    }
+    tokio::time::sleep(END).await;
+    // The first takes the token, the others would wait for one and two seconds.
+    let delayed = world.counted("wawp_gateway_would_delay_total", &["instance=\"123\""]);
+    assert_eq!(delayed, 2.0);
+    let mode = |what: &str| world.counted("wawp_gateway_mode", &[what]);
+    assert_eq!((mode("what=\"limit\""), mode("what=\"batch\"")), (1.0, 0.0));
+    world.reload("batch.mode = \"observe\"\n");
+    assert_eq!((mode("what=\"limit\""), mode("what=\"batch\"")), (0.0, 1.0));
+}

@@ -5,8 +5,11 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use crate::support::{HeldUpstream, Message, Program, Scratch, call, eventually, get, run};
+use crate::support::{
+    HeldUpstream, Message, Program, Scratch, World, call, eventually, get, run, text,
+};
 
 /// Opening does not wait for the other end (Linux' `O_NONBLOCK`): a test that fails must end.
 const DO_NOT_WAIT: i32 = 0o4000;
@@ -174,4 +177,26 @@ fn files_with_which_no_start_could_be_made_are_told_at_once() {
         stderr.contains("this is a named pipe, not a file"),
         "{stderr}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_keeps_the_settings_with_which_it_began() {
+    let strict = "limit.rate = 1\nlimit.burst = 1\nlimit.max_wait = \"0s\"\nbatch.window = \"0ms\"";
+    let observing = format!("{strict}\nlimit.mode = \"observe\"");
+    // Its instance is in its body, which is complete only after the reload.
+    let request = text("hello");
+    let (head, body) = request.split_at(request.len() - 10);
+    for (before, after, status) in [(strict, &*observing, 429), (&*observing, strict, 201)] {
+        let world = World::new(before);
+        assert_eq!(world.call(&request).await.status(), 201);
+        let mut client = world.client();
+        client.says(head).await;
+        // Until then the rest of a short request is awaited before it begins.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        world.reload(after);
+        client.says(body).await;
+        assert_eq!(client.response().await.status(), status);
+        let other = if status == 429 { 201 } else { 429 };
+        assert_eq!(world.call(&request).await.status(), other);
+    }
 }

@@ -7,7 +7,7 @@ mod pace;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use wawp_gateway::config::Config;
+use wawp_gateway::config::{Classes, Config};
 
 use crate::client::{Ending, Outcome, ReceivedResponse};
 use crate::plan::{Manner, Plan};
@@ -20,6 +20,7 @@ const TICK: Duration = Duration::from_millis(1);
 
 /// A run that is checked.
 pub(crate) struct Case {
+    classes: Classes,
     config: Config,
     fault_free: bool,
     reloads: bool,
@@ -43,6 +44,7 @@ pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
         .map(|outcome| (outcome.step.tag, wire::planned(&outcome.step)));
     let mut case = Case {
         parsed: parsed.collect(),
+        classes: Classes::new(&facts.config),
         config: facts.config,
         fault_free: facts.fault_free,
         reloads: facts.reloads,
@@ -58,6 +60,7 @@ pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
     case.nothing_is_sent_twice_or_in_part();
     case.merged_calls_hold_only_requested_ids();
     case.buckets();
+    case.calls_in_flight();
     case.pauses();
     case.pauses_hold_one_bucket_only();
     case.order();

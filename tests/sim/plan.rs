@@ -171,13 +171,26 @@ fn config(rng: &mut Rng, fault_free: bool) -> Config {
     config.limit.quota = quota(rng);
     config.limit.max_queue = rng.pick(&[1, 3, 1000]);
     config.server.max_in_flight = rng.pick(&[3, 10_000, 10_000, 10_000]);
-    if rng.percent(50) {
-        config.limit.classes.push(Class {
-            name: "sends".to_owned(),
-            paths: vec![PathPattern::parse("/v2/send/*").unwrap()],
-            methods: Vec::new(),
-            quota: quota(rng),
-        });
+    for (name, path, instance) in [
+        ("new-sends", Some("/v2/send/*"), Some("i0")),
+        ("sends", Some("/v2/send/*"), None),
+        ("new", None, Some("i1")),
+        ("seen", Some("/v2/send/seen"), None),
+    ] {
+        if rng.percent(30) {
+            config.limit.classes.push(Class {
+                name: name.to_owned(),
+                paths: path
+                    .map(|it| PathPattern::parse(it).unwrap())
+                    .into_iter()
+                    .collect(),
+                methods: Vec::new(),
+                instances: instance.map(str::to_owned).into_iter().collect(),
+                tenants: Vec::new(),
+                quota: quota(rng),
+                max_in_flight: NonZeroU32::new(rng.pick(&[0, 0, 1, 2])),
+            });
+        }
     }
     config
 }
@@ -214,6 +227,7 @@ fn sharing(rng: &mut Rng) -> (Option<Quota>, Vec<Tenant>) {
                 quota: quota(rng),
                 networks: Vec::new(),
                 key: None,
+                keys: Vec::new(),
                 tokens: BTreeMap::new(),
             });
         }

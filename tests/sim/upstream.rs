@@ -36,6 +36,8 @@ pub(crate) struct Arrival {
     /// `None` if its body was not complete.
     pub(crate) parsed: Option<Parsed>,
     pub(crate) response: Option<SentResponse>,
+    /// When the response began, or the connection was gone.
+    pub(crate) ended: Option<At>,
 }
 
 /// The response to it.
@@ -191,9 +193,12 @@ impl Upstream {
                 tag,
                 parsed: None,
                 response: None,
+                ended: None,
             });
             state.arrivals.len() - 1
         };
+        // Dropped after the lock on the state is given back, however this ends.
+        let _ended = Ended(self, number);
         let Ok(body) = body.collect().await else {
             return Err(io::ErrorKind::UnexpectedEof.into());
         };
@@ -309,6 +314,16 @@ struct Open<'u>(&'u Upstream);
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Records the end of a call.
+struct Ended<'u>(&'u Upstream, usize);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        let now = self.0.began.elapsed();
+        self.0.state.lock().unwrap().arrivals[self.1].ended = Some(now);
     }
 }
 

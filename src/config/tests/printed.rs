@@ -48,8 +48,11 @@ headers = true
 name = "a"
 paths = ["/x*"]
 methods = ["GET"]
+instances = ["1"]
+tenants = ["a"]
 rate = 22
 burst = 23
+max_in_flight = 24
 [[limit.class]]
 name = "b"
 paths = ["/y"]
@@ -65,6 +68,7 @@ rate = 28
 burst = 29
 networks = ["10.0.0.0/8", "::1"]
 key = "0123456789abcdef"
+keys = ["0123456789abcdeg"]
 tokens = { "1" = "0123456789abcdef", "two \"'\\" = "0123456789abcdef" }
 [access]
 networks = ["192.0.2.7"]
@@ -100,7 +104,8 @@ fn printed_settings_are_equal_when_read_again() {
         let printed = effective.to_string();
         assert_eq!(printed.contains('…'), text == FULL);
         // Except secrets, which are printed as masks.
-        let whole = printed.replace('…', "0123456789abcdef");
+        let whole = printed.replace("keys = [\"…\"]", "keys = [\"0123456789abcdeg\"]");
+        let whole = whole.replace('…', "0123456789abcdef");
         assert_eq!(good(&whole), effective.config);
     }
 }

@@ -13,18 +13,20 @@ fn examples() -> impl Iterator<Item = &'static str> {
 #[test]
 fn every_example_is_a_settings_file() {
     let directory = tempfile::tempdir().unwrap();
-    let secret = directory.path().join("acme-123");
-    std::fs::write(&secret, "token").unwrap();
+    std::fs::write(directory.path().join("acme-123"), "token").unwrap();
     let env = [("ACME_KEY", "0123456789abcdef"), ("ACME_456", "token")];
     let mut count = 0;
+    for key in ["acme-key", "acme-key-old"] {
+        std::fs::write(directory.path().join(key), format!("{key:=>16}")).unwrap();
+    }
     for block in examples() {
-        let text = block.replace("/run/secrets/acme-123", secret.to_str().unwrap());
+        let text = block.replace("/run/secrets", directory.path().to_str().unwrap());
         if let Err(mistakes) = load_text(&text, &env, &Overrides::default()) {
             panic!("{block}\n{mistakes}");
         }
         count += 1;
     }
-    assert_eq!(count, 9);
+    assert_eq!(count, 10);
 }
 
 #[test]

@@ -261,8 +261,8 @@ fn each_class_is_checked() {
         ),
         (
             class.replace("paths = [\"/a\"]\n", ""),
-            1,
-            "limit.class[0].paths: must be there",
+            2,
+            "limit.class[0].name = \"a\": a class needs paths, instances or tenants",
         ),
         (
             class.replace("[\"/a\"]", "[]"),
@@ -303,6 +303,28 @@ fn each_class_is_checked() {
             format!("{class}methods = [\"A B\"]"),
             5,
             "a method in upper case",
+        ),
+        (
+            format!("{class}instances = []"),
+            5,
+            "limit.class[0].instances = []: a list of at least one",
+        ),
+        (
+            format!("{class}instances = [5]"),
+            5,
+            "an instance's id as a text",
+        ),
+        (
+            format!(
+                "{class}tenants = [\"a\", \"acme\"]\n[[tenant]]\nname = \"acme\"\ninstances = [\"1\"]"
+            ),
+            5,
+            "limit.class[0].tenants = [\"a\", \"acme\"]: there is no tenant \"a\"",
+        ),
+        (
+            format!("{class}max_in_flight = 0"),
+            5,
+            "limit.class[0].max_in_flight = 0: a whole number from 1 to 100000",
         ),
         (
             format!("{class}brust = 1"),

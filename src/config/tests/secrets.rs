@@ -224,7 +224,7 @@ fn no_two_tenants_have_the_same_key() {
     let message = bad_layers(&text, &[("A", HUSH)], &Overrides::default());
     assert_eq!(
         message,
-        "8: tenant[1].key = \"…\": a key that no tenant before has\n1 mistake in the settings"
+        "8: tenant[1].key = \"…\": a key that is not listed before, here or in another tenant\n1 mistake in the settings"
     );
 }
 
@@ -264,7 +264,13 @@ fn no_output_repeats_a_secret_however_it_is_mistyped() {
         ("key = \"HUSH HUSH\"", 4, "tenant[0].key = \"…\": "),
         ("key = HUSH", 4, "this is not TOML"),
         ("key = \"HUSH", 4, "this is not TOML"),
-        ("keys = \"HUSH\"", 4, "did you mean tenant[0].key?"),
+        ("keys = \"HUSH\"", 4, "tenant[0].keys = \"…\": a list"),
+        (
+            "keys = [\"HUSH HUSH\"]",
+            4,
+            "tenant[0].keys = \"…\": a key of",
+        ),
+        ("kez = \"HUSH\"", 4, "did you mean tenant[0].key?"),
         (
             "password = \"HUSH\"",
             4,
@@ -418,4 +424,62 @@ proptest! {
         };
         prop_assert!(!message.contains("hush9"), "{}\n{}", text, message);
     }
+}
+
+#[test]
+fn a_tenant_may_have_several_keys_and_none_twice() {
+    let keys = |first: &str, second: &str| {
+        format!("{TENANT}key = \"{HUSH}\"\nkeys = [\"{first}\", \"{second}\"]")
+    };
+    let tenant = good(&keys("another-key-of-16", "a-third-key-of-16"));
+    let all = tenant.tenants[0].all_keys().map(Secret::expose);
+    assert!(all.eq([HUSH, "another-key-of-16", "a-third-key-of-16"]));
+    for (first, second) in [
+        (HUSH, "another-key-of-16"),
+        ("twice-twice-twice", "twice-twice-twice"),
+    ] {
+        let message = bad(&keys(first, second));
+        assert!(
+            message.starts_with("5: tenant[0].keys = \"…\": a key that is not listed before"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn what_is_probably_not_meant_is_a_warning() {
+    let second = TENANT
+        .replace("\"a\"", "\"b\"")
+        .replace("[\"1\", \"2\"]", "[\"3\", \"4\"]");
+    let text = format!(
+        "{TENANT}keys = [\"{HUSH}\"]\ntokens = {{ 1 = \"{HUSH}-token\" }}\n\
+         {second}tokens = {{ 3 = \"{HUSH}-token\", 4 = \"other\" }}\n"
+    );
+    let effective = load_text(&text, &[], &Overrides::default()).unwrap();
+    let warnings = effective.warnings().join("\n");
+    assert!(!warnings.contains(HUSH), "{warnings}");
+    let mut lines = warnings
+        .lines()
+        .map(|line| &line[line.find("3: ").unwrap_or(0)..]);
+    assert_eq!(
+        lines.next(),
+        Some(
+            "3: tenant[0].instances: \"2\" has no access token in tenant.tokens, so a key does not open it"
+        )
+    );
+    let last = lines.next().unwrap();
+    assert!(
+        last.ends_with(
+            "tenant[1].tokens: \"3\" has the same access token as \"1\" of tenant \"a\""
+        ),
+        "{warnings}"
+    );
+    assert_eq!(lines.next(), None);
+    // Without a key no instance needs a token.
+    assert!(
+        load_text(TENANT, &[], &Overrides::default())
+            .unwrap()
+            .warnings()
+            .is_empty()
+    );
 }

@@ -23,6 +23,7 @@ fn a_tenant_has_weight_one_and_no_budget_by_default() {
             quota: None,
             networks: vec![],
             key: None,
+            keys: vec![],
             tokens: Default::default(),
         }]
     );

@@ -5,10 +5,10 @@ use std::num::NonZeroU32;
 use http::{Request, StatusCode};
 
 use super::*;
-use crate::config::{Config, Quota};
+use crate::config::{Classes, Config, Quota};
 use crate::identity::Findings;
 use crate::limit::egress::{Egress, QueueLimits};
-use crate::limit::lane::TokenRequest;
+use crate::limit::lane::{TokenRequest, WaitRules};
 use crate::limit::policy::Sharing;
 use crate::limit::{Admission, Kind, Lane};
 use crate::observe::metrics::Metrics;
@@ -16,10 +16,19 @@ use crate::sharded::SHARDS;
 
 const CAPACITY: usize = 8;
 
+const RULES: WaitRules = WaitRules {
+    max_wait: Duration::from_secs(4),
+    limits: QueueLimits {
+        max_delay: Duration::from_secs(2),
+        max_queue: 1000,
+    },
+    observes: false,
+};
+
 fn world(rate: f64, burst: u32) -> World {
     let quota = Quota::new(rate, NonZeroU32::new(burst).unwrap()).unwrap();
     World {
-        registry: Arc::new(Registry::with_capacity("t", policy(quota), CAPACITY)),
+        registry: Arc::new(Registry::with_capacity(policy(quota), CAPACITY)),
         metrics: Arc::new(Metrics::new(1)),
     }
 }
@@ -31,11 +40,13 @@ struct World {
 }
 
 fn policy(quota: Quota) -> Policy {
-    let config = Config::default();
+    let mut config = Config::default();
+    config.limit.quota = Some(quota);
     let egress = Arc::new(Egress::new(None, config.limit.max_wait));
     let sharing = Sharing::new(&config.tenants, &egress, false);
     Policy {
-        quota: Some(quota),
+        classes: Arc::new(Classes::new(&config)),
+        group: 0,
         sharing: Arc::new(sharing),
         headers: false,
         max_delay: config.batch.max_delay,
@@ -44,16 +55,7 @@ fn policy(quota: Quota) -> Policy {
 
 fn token_request(wait: Duration) -> TokenRequest {
     let now = Instant::now();
-    TokenRequest {
-        kind: Kind::Request,
-        now,
-        deadline: now + wait,
-        limits: QueueLimits {
-            max_delay: Duration::from_secs(2),
-            max_queue: 1000,
-        },
-        is_shadow: false,
-    }
+    RULES.token_request(Kind::Request, now, now + wait)
 }
 
 fn named(instance: &str) -> Identity {
@@ -73,6 +75,7 @@ impl World {
             identity.credential,
             true,
             &self.registry,
+            RULES,
             Arc::clone(&self.metrics),
         );
         let admitted = lane.admit(token_request(Duration::ZERO));
@@ -154,7 +157,8 @@ async fn a_verified_account_outlives_its_calls_by_an_hour_unless_room_is_short()
         Arc::clone(&account),
         identity.credential,
         true,
-        &Arc::new(Registry::new("t", policy(quota))),
+        &Arc::new(Registry::new(policy(quota))),
+        RULES,
         Arc::new(Metrics::new(1)),
     );
     let Ok(Admission::Now(permit)) = lane.admit(token_request(Duration::ZERO)) else {
@@ -185,7 +189,8 @@ async fn an_account_with_a_waiting_request_is_not_idle() {
         Arc::clone(&account),
         None,
         true,
-        &Arc::new(Registry::new("t", policy(quota))),
+        &Arc::new(Registry::new(policy(quota))),
+        RULES,
         Arc::new(Metrics::new(1)),
     );
     let ask = || lane.admit(token_request(Duration::from_secs(60)));

@@ -139,7 +139,8 @@ impl World {
     fn lane(&self, caller: Caller) -> Lane {
         let identity = who(INSTANCES[caller.instance], &format!("t{}", caller.token));
         let class = caller.class.then_some(0);
-        self.limiter.lane(&identity, |_| class, false)
+        self.limiter
+            .lane(&self.limiter.rules(), &identity, |_, _| class, false)
     }
 
     /// Applies an event. A request that gets its token has its response at once: a
@@ -165,6 +166,7 @@ impl World {
                     } else {
                         Source::Unverified
                     },
+                    place: None,
                 };
                 return lane.on_response(&permit, StatusCode::TOO_MANY_REQUESTS, Some(ms(pause)));
             }
@@ -175,7 +177,7 @@ impl World {
                 return;
             }
         };
-        let deadline = Instant::now() + self.limiter.rules().max_wait;
+        let deadline = Instant::now() + lane.rules().max_wait;
         match self.limiter.admit(&lane, kind, deadline) {
             Ok(Admission::Now(permit)) => lane.on_response(&permit, StatusCode::OK, None),
             Ok(Admission::Queued(ticket)) => self.waiting.push(tokio::spawn(async move {
@@ -215,7 +217,7 @@ async fn compare(mut budgets: Budgets, events: Vec<Event>, last: Event) -> TestC
         _ => Kind::Request,
     };
     let lane = world.lane(last.caller);
-    let rules = world.limiter.rules();
+    let rules = lane.rules();
     let now = Instant::now();
     let request = rules.token_request(kind, now, now + rules.max_wait);
     let forecast = lane.forecast(request);

@@ -122,7 +122,11 @@ async fn ask(limiter: &Limiter, source: Sender, is_receipt: bool, tally: &Tally)
 }
 
 /// A shared egress of so many calls a second, and waits of four seconds.
-async fn shared(rate: f64, tenants: Vec<config::Tenant>, instances: &[&str]) -> Arc<Limiter> {
+async fn shared(
+    rate: f64,
+    tenants: Vec<crate::config::Tenant>,
+    instances: &[&str],
+) -> Arc<Limiter> {
     let mut config = settings(None);
     config.egress.quota = quota(rate, 1);
     config.tenants = tenants;

@@ -249,7 +249,12 @@ async fn requests_without_instance_are_distinguished_by_credential() {
     let limiter = of(1.0, 2);
     let lane = |target: &str| {
         let (head, ()) = Request::get(target).body(()).unwrap().into_parts();
-        limiter.lane(&Findings::of_head(&head).identity(), |_| None, true)
+        limiter.lane(
+            &limiter.rules(),
+            &Findings::of_head(&head).identity(),
+            |_, _| None,
+            true,
+        )
     };
     assert_eq!(drain(&limiter, &lane("/?access_token=a")), 2);
     assert_eq!(drain(&limiter, &lane("/?access_token=a")), 0);

@@ -15,6 +15,7 @@ pub(super) fn tenant(name: &str, weight: u32, own: Option<Quota>, instances: &[&
         quota: own,
         networks: Vec::new(),
         key: None,
+        keys: vec![],
         tokens: std::collections::BTreeMap::new(),
     }
 }

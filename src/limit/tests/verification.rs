@@ -94,7 +94,12 @@ async fn a_request_without_credential_is_unverified() {
         .body(())
         .unwrap()
         .into_parts();
-    let anonymous = limiter.lane(&Findings::of_head(&head).identity(), |_| None, true);
+    let anonymous = limiter.lane(
+        &limiter.rules(),
+        &Findings::of_head(&head).identity(),
+        |_, _| None,
+        true,
+    );
     let permit = now(&limiter, &anonymous);
     anonymous.on_response(&permit, StatusCode::OK, None);
     assert_eq!(drain(&limiter, &anonymous), 4);

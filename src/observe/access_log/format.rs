@@ -49,6 +49,8 @@ struct Json<'r> {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     aborted: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sampled: Option<u32>,
@@ -96,6 +98,7 @@ impl Record {
             request_id: &self.request_id,
             client: self.client,
             error: self.error,
+            budget: self.budget,
             // Absent in the usual case, which keeps lines short.
             aborted: (!self.is_complete).then_some(true),
             sampled: (self.sampled > 1).then_some(self.sampled),
@@ -141,6 +144,7 @@ impl Record {
         line.named("request_id", Some(quoted(&self.request_id)));
         line.named("client", self.client);
         line.named("error", self.error);
+        line.named("budget", self.budget);
         line.named("aborted", (!self.is_complete).then_some(true));
         line.named("sampled", (self.sampled > 1).then_some(self.sampled));
         text

@@ -131,7 +131,7 @@ async fn no_request_waits_for_a_reader_that_is_stuck() {
     let total = 20_000;
     for _ in 0..total {
         let mut log_entry = log.begin(&head, Route::Other);
-        log_entry.set_response(StatusCode::OK, None);
+        log_entry.set_response(StatusCode::OK, None, None);
         log_entry.finish(1, true, Duration::from_millis(1));
     }
     // The end of the program has a time limit too.

@@ -90,10 +90,12 @@ pub(super) fn render(status: &Status, view: &View) -> String {
             (overview::figures(status))
             (overview::chart(status))
             div.pair {
-                (tables::failures(status))
+                div {
+                    (tables::failures(status))
+                    (tables::unmerged(status))
+                }
                 (tables::tenants(status))
             }
-            (tables::unmerged(status))
             (tables::instances(status, view))
         }
         footer.quiet {

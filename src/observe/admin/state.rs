@@ -1,24 +1,20 @@
-//! The state of the gateway, as `/status` and `/instances` show it.
+//! The state of the gateway, as `/status` shows it.
 //!
-//! The names of the fields are an interface. Invariants: only instances with a
-//! metrics label are listed, the others are summed; no field holds a secret or a
-//! path.
+//! The names of the fields are an interface. Invariant: no field holds a secret or
+//! a path.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::history::{History, STEP, Totals};
+use super::instances::{Instance, Instances, Requests, Would};
 use super::judge;
-use super::problems::{Problem, Severity};
+use super::problems::Problem;
 use crate::gateway::Gateway;
-use crate::limit::Budget;
-use crate::observe::metrics::{
-    InstanceSeries, Metrics, NotMerged, OTHER, Reason, Route, TenantSeries, UpstreamFailure,
-};
+use crate::observe::metrics::{Metrics, NotMerged, OTHER, Route, TenantSeries};
 
 /// Everything that the page for people shows.
 #[derive(Debug, Serialize)]
@@ -62,17 +58,6 @@ pub(super) struct Observing {
     pub(super) would: Would,
 }
 
-/// What settings that only observe would have done.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(super) struct Would {
-    /// Upstream calls saved by merging.
-    pub(super) save: u64,
-    /// Upstream calls that wait for a bucket token.
-    pub(super) delay: u64,
-    /// Requests refused.
-    pub(super) reject: u64,
-}
-
 /// Requests and upstream calls per second in the last two minutes, oldest first.
 #[derive(Debug, Serialize)]
 pub(super) struct Rates {
@@ -106,57 +91,6 @@ pub(super) struct Unmerged {
     pub(super) receipts: u64,
 }
 
-/// `/instances`.
-#[derive(Debug, Serialize)]
-pub(super) struct Instances {
-    /// Those with a metrics label: by their problem, then by traffic.
-    pub(super) instances: Vec<Instance>,
-    /// The total of all others.
-    pub(super) other: Instance,
-    /// Requests that name no instance.
-    pub(super) none: Instance,
-}
-
-/// One instance, or the total of several: a total has no budgets.
-#[derive(Debug, Serialize)]
-pub(super) struct Instance {
-    pub(super) instance: Box<str>,
-    pub(super) tenant: Option<Box<str>>,
-    /// The most severe first.
-    pub(super) problems: Vec<Problem>,
-    /// Requests per minute in the last two minutes.
-    pub(super) per_minute: f64,
-    pub(super) budgets: Vec<Budget>,
-    /// Requests waiting for a bucket token.
-    pub(super) queued: i64,
-    /// Requests with a response.
-    pub(super) requests: Requests,
-    /// Requests rejected by the gateway's limits.
-    pub(super) rejected: Rejected,
-    /// Upstream responses with status 429.
-    pub(super) throttled: u64,
-    /// Requests that the upstream failed in another way, by status code.
-    pub(super) errors: BTreeMap<&'static str, u64>,
-    /// Upstream calls that merging made unnecessary.
-    pub(super) saved: u64,
-    pub(super) would: Would,
-}
-
-/// Requests by route.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Requests {
-    pub(super) seen: u64,
-    pub(super) other: u64,
-}
-
-/// Requests by the reason for which they were rejected.
-#[derive(Debug, Serialize)]
-pub(super) struct Rejected {
-    pub(super) queue_full: u64,
-    pub(super) max_wait: u64,
-    pub(super) paused: u64,
-}
-
 /// Failures of one kind: the last one, and how many there were.
 #[derive(Debug, Serialize)]
 pub(super) struct Failed {
@@ -164,6 +98,8 @@ pub(super) struct Failed {
     pub(super) status: u16,
     /// The code of a response that the gateway made; `None` if the upstream made it.
     pub(super) code: Option<&'static str>,
+    /// The budget that refused the request: "instance", "tenant" or "egress".
+    pub(super) budget: Option<&'static str>,
     pub(super) route: &'static str,
     pub(super) instance: Box<str>,
     /// How often it has occurred since it was first listed.
@@ -207,14 +143,14 @@ impl Status {
 
 impl Observing {
     fn of(gateway: &Gateway, instances: &Instances) -> Self {
-        let shared = &gateway.server().proxy.shared;
+        let settings = gateway.server().proxy.shared.reloadable.load();
         let all = instances
             .instances
             .iter()
             .chain([&instances.other, &instances.none]);
         Self {
-            limit: shared.limiter.observes(),
-            batch: shared.batcher.observes(),
+            limit: settings.limit_observes(),
+            batch: settings.batch_observes(),
             would: all.fold(Would::default(), |sum, of| Would {
                 save: sum.save + of.would.save,
                 delay: sum.delay + of.would.delay,
@@ -301,6 +237,7 @@ fn failures(metrics: &Metrics) -> Vec<Failed> {
         time: humantime::format_rfc3339_millis(failure.time).to_string(),
         status: failure.status.as_u16(),
         code: failure.code,
+        budget: failure.budget,
         route: failure.route.as_str(),
         instance: failure.instance,
         times: failure.times,
@@ -318,83 +255,4 @@ fn unmerged(metrics: &Metrics) -> Vec<Unmerged> {
     // Stable: equal counts stay in the order of the reasons.
     counted.sort_by_key(|of| Reverse(of.receipts));
     counted
-}
-
-impl Instances {
-    pub(super) fn of(gateway: &Gateway, history: &History) -> Self {
-        let metrics: &Metrics = gateway.metrics();
-        let shared = &gateway.server().proxy.shared;
-        let tenants = shared.tenants.load();
-        let now = Instant::now();
-        let max_queue = metrics.scraped().queue_limit();
-        // A snapshot of the list: its lock is not held while the buckets are read.
-        let named = metrics.named_instances();
-        let named = named.iter().map(|series| {
-            let mut instance = Instance::counts(series);
-            instance.tenant = tenants.name_of(&series.name).as_deref().map(Box::from);
-            instance.budgets = shared.limiter.budgets(&series.name);
-            let recent = history.recent(series, now);
-            instance.per_minute = recent.counts.requests as f64 * 60.0 / recent.seconds.max(1.0);
-            let pauses = instance.budgets.iter().map(|of| of.pause);
-            let present = judge::Present {
-                name: &series.name,
-                queued: instance.queued,
-                max_queue,
-                pause: pauses.fold(0.0, f64::max),
-                throttled: instance.throttled,
-            };
-            instance.problems = judge::instance(present, &recent);
-            instance
-        });
-        let mut instances: Vec<_> = named.collect();
-        // Stable, so that instances without a difference stay sorted by name.
-        instances.sort_by(|one, other| {
-            let severity = other.severity().cmp(&one.severity());
-            severity.then(other.per_minute.total_cmp(&one.per_minute))
-        });
-        Self {
-            instances,
-            other: Instance::counts(metrics.other_instances()),
-            none: Instance::counts(metrics.no_instance()),
-        }
-    }
-}
-
-impl Instance {
-    /// The counters of one series, without tenant, budgets and problems.
-    fn counts(series: &InstanceSeries) -> Self {
-        let rejected = |reason| series.rejected(reason).get();
-        let would = Reason::ALL.map(|reason| series.would_reject(reason).get());
-        let errors = UpstreamFailure::ALL.map(|of| (of.as_str(), series.errors(of).get()));
-        Self {
-            instance: series.name.clone(),
-            tenant: None,
-            problems: Vec::new(),
-            per_minute: 0.0,
-            budgets: Vec::new(),
-            queued: series.queued.get(),
-            requests: Requests {
-                seen: series.requests(Route::Seen).get(),
-                other: series.requests(Route::Other).get(),
-            },
-            rejected: Rejected {
-                queue_full: rejected(Reason::QueueFull),
-                max_wait: rejected(Reason::MaxWait),
-                paused: rejected(Reason::Paused),
-            },
-            throttled: series.throttled.get(),
-            errors: errors.into(),
-            saved: series.savings.get(),
-            would: Would {
-                save: series.would_save.get(),
-                delay: series.would_delay.get(),
-                reject: would.iter().sum(),
-            },
-        }
-    }
-
-    /// The severity of its worst problem.
-    pub(super) fn severity(&self) -> Option<Severity> {
-        self.problems.first().map(|problem| problem.severity)
-    }
 }

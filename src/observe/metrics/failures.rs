@@ -22,6 +22,8 @@ pub(crate) struct Failure {
     pub(crate) status: StatusCode,
     /// The error code, if the gateway made the response.
     pub(crate) code: Option<&'static str>,
+    /// The budget that refused the request, if one did.
+    pub(crate) budget: Option<&'static str>,
     pub(crate) route: Route,
     pub(crate) instance: Box<str>,
     /// How often it has occurred since it was first listed.
@@ -31,7 +33,7 @@ pub(crate) struct Failure {
 impl Failure {
     /// Whether two failures are one entry of the list.
     fn is_like(&self, other: &Self) -> bool {
-        let kind = |it: &Self| (it.status, it.code, it.route);
+        let kind = |it: &Self| (it.status, it.code, it.budget, it.route);
         kind(self) == kind(other) && self.instance == other.instance
     }
 }

@@ -31,8 +31,8 @@ pub(crate) struct InstanceSeries {
     pub(crate) would_save: IntCounter,
     /// Upstream calls that would have waited for a bucket token.
     pub(crate) would_delay: IntCounter,
-    rejected: [IntCounter; 3],
-    would_reject: [IntCounter; 3],
+    rejected: [IntCounter; Reason::ALL.len()],
+    would_reject: [IntCounter; Reason::ALL.len()],
     requests: [IntCounter; 2],
     errors: [IntCounter; 5],
 }
@@ -197,6 +197,12 @@ impl Instances {
         drop(named);
         all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         all
+    }
+
+    /// Whether an instance has a label.
+    pub(super) fn has_label(&self, name: &str) -> bool {
+        let named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        named.contains_key(name)
     }
 
     /// The metrics of an accepted instance; beyond the maximum those of "other".

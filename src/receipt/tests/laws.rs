@@ -76,11 +76,15 @@ fn meaning(keys: &[String], text: &str) -> Option<Vec<String>> {
         return None;
     }
     let mut ids = Vec::new();
+    // A list in place of an identity: some backends read its element.
+    for name in ["instance_id", "access_token"] {
+        if matches!(object.get(name), Some(Value::Array(_) | Value::Object(_))) {
+            return None;
+        }
+    }
     let is_single = |value: &Value| value.as_str().is_some_and(|id| !id.contains(','));
     for (key, value) in &object {
         match (&**key, value) {
-            // A list in place of an identity: some backends read its element.
-            ("instance_id" | "access_token", Value::Array(_) | Value::Object(_)) => return None,
             ("messageIds", Value::Array(list)) => {
                 for id in list {
                     ids.push(id.as_str()?.to_owned());

@@ -161,6 +161,10 @@ fn pairs_that_are_not_understood_are_not_merged() {
         // One variable of PHP.
         (AmbiguousKey, "chatId=1&x_y=1&x.y=2"),
         (AmbiguousKey, "chatId=1&x=1&x[]=2"),
+        // An element to Node, another name to PHP; and the other way round.
+        (AmbiguousKey, "chatId=1&messageIds[x=false_1_A"),
+        (AmbiguousKey, "chatId=1&x[y=1"),
+        (AmbiguousKey, "chatId=1&[messageIds][]=false_1_A"),
         (AmbiguousKey, "chatId=1&+messageIds[]=false_1_A"),
         (AmbiguousKey, "chatId=1&messageIds%00=false_1_A"),
         (AmbiguousKey, "chatId=1&messageId[]=false_1_A"),

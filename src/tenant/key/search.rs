@@ -48,8 +48,8 @@ pub(crate) struct Search<'k> {
     in_parts: Vec<String>,
     /// All keys found, those in headers included.
     occurrences: usize,
-    /// The index of the key in the keyring.
-    owner: Option<usize>,
+    /// The index in the keyring of the key that was found last.
+    key: Option<usize>,
     /// There are keys of several tenants.
     is_mixed: bool,
 }
@@ -65,7 +65,7 @@ impl Keyring {
             in_body: Vec::new(),
             in_parts: Vec::new(),
             occurrences: 0,
-            owner: None,
+            key: None,
             is_mixed: false,
         };
         for (at, text) in query::tokens(head.uri.query().unwrap_or_default()) {
@@ -86,7 +86,7 @@ impl Keyring {
     /// The bytes of a header field that are a key.
     fn find_in_field(&self, value: &HeaderValue, client: Client) -> Option<Range<usize>> {
         let value = value.as_bytes();
-        candidates(value).find(|at| self.owner(&value[at.clone()], client).is_some())
+        candidates(value).find(|at| self.find(&value[at.clone()], client).is_some())
     }
 }
 
@@ -112,11 +112,11 @@ impl Search<'_> {
         head: &mut Parts,
         body: &mut ClientBody,
     ) -> Result<Option<Substitution>, Refusal> {
-        let Some(owner) = self.owner else {
+        let Some(key) = self.key else {
             return Ok(None);
         };
-        let token = self.token(owner)?;
-        let key = &self.keyring.keys[owner].text;
+        let token = self.token(key)?;
+        let key = &self.keyring.keys[key].text;
         let edits = self.edit_head(head, token.expose())?;
         self.replace_in_body(head, body, token.expose())?;
         self.apply(edits, head);
@@ -126,10 +126,10 @@ impl Search<'_> {
     /// Replaces all keys found in the head of a preflight, by nothing if they do not
     /// open the instance or cannot be replaced.
     pub(crate) fn replace_or_remove(self, head: &mut Parts) {
-        let Some(owner) = self.owner else {
+        let Some(key) = self.key else {
             return;
         };
-        let token = self.token(owner).map_or("", Secret::expose);
+        let token = self.token(key).map_or("", Secret::expose);
         let edits = self.edit_head(head, token);
         // Without the keys a head is shorter, so that it can hold the rest.
         if let Ok(edits) = edits.or_else(|_| self.edit_head(head, "")) {
@@ -139,17 +139,20 @@ impl Search<'_> {
 
     /// Records a credential if it is a key; returns whether it is one.
     fn record(&mut self, credential: &[u8]) -> bool {
-        let Some(owner) = self.keyring.owner(credential, self.client) else {
+        let Some(key) = self.keyring.find(credential, self.client) else {
             return false;
         };
         // A backend may use either key, and only one of them can be checked.
-        self.is_mixed |= self.owner.is_some_and(|first| first != owner);
-        self.owner = Some(owner);
+        let tenant_of = |key: usize| self.keyring.keys[key].tenant;
+        self.is_mixed |= self
+            .key
+            .is_some_and(|first| tenant_of(first) != tenant_of(key));
+        self.key = Some(key);
         self.occurrences += 1;
         true
     }
 
-    fn token(&self, owner: usize) -> Result<&Secret, Refusal> {
+    fn token(&self, key: usize) -> Result<&Secret, Refusal> {
         if self.occurrences > MAX_OCCURRENCES {
             return Err(Refusal::TooMany(MAX_OCCURRENCES));
         }
@@ -161,7 +164,7 @@ impl Search<'_> {
         }
         let instance = self.findings.found_instance();
         self.keyring
-            .token(owner, instance.ok_or(Refusal::NoInstance)?)
+            .token(key, instance.ok_or(Refusal::NoInstance)?)
     }
 
     /// The head with a token in place of the keys.

@@ -19,6 +19,7 @@ fn tenant(name: &str, instances: &[&str], key: Option<&str>, tokens: &[&str]) ->
         quota: None,
         networks: vec![],
         key: key.map(Secret::new),
+        keys: vec![],
         tokens: tokens
             .iter()
             .map(|&name| (name.to_owned(), Secret::new(format!("token-of-{name}"))))
@@ -42,10 +43,34 @@ fn without_a_key_there_is_no_ring() {
 }
 
 #[test]
+fn each_of_a_tenants_keys_opens_its_instances() {
+    let later = "acme-later-0123456789";
+    let acme = config::Tenant {
+        keys: vec![Secret::new(later)],
+        ..tenant("acme", &["1"], Some(ACME), &["1"])
+    };
+    let only_later = config::Tenant {
+        keys: vec![Secret::new("beta-later-0123456789")],
+        ..tenant("beta", &["2"], None, &["2"])
+    };
+    let ring = Keyring::new(&[acme, only_later]).unwrap();
+    for (key, instance, opens) in [
+        (ACME, "1", true),
+        (later, "1", true),
+        (later, "2", false),
+        ("beta-later-0123456789", "2", true),
+        ("beta-later-0123456789", "1", false),
+    ] {
+        let key = ring.find(key.as_bytes(), Client::Local).unwrap();
+        assert_eq!(ring.token(key, instance).is_ok(), opens);
+    }
+}
+
+#[test]
 fn a_key_opens_its_tenants_instances_and_no_others() {
     let ring = ring();
     let opens = |key: &str, instance| {
-        let owner = ring.owner(key.as_bytes(), Client::Local).unwrap();
+        let owner = ring.find(key.as_bytes(), Client::Local).unwrap();
         ring.token(owner, instance).map(Secret::expose)
     };
     assert_eq!(opens(ACME, "1"), Ok("token-of-1"));
@@ -65,7 +90,7 @@ fn a_key_opens_its_tenants_instances_and_no_others() {
 fn a_base64_key_is_known_in_every_encoding() {
     const KEY: &str = "q83v+7/EjRkl0aWb+A==";
     let ring = Keyring::new(&[tenant("acme", &["1"], Some(KEY), &["1"])]).unwrap();
-    let owner = |shown: &str| ring.owner(shown.as_bytes(), Client::Local);
+    let owner = |shown: &str| ring.find(shown.as_bytes(), Client::Local);
     for shown in [
         KEY,
         // A `+` that was not encoded is a space in a form.
@@ -141,7 +166,7 @@ fn outside_its_tenants_networks_a_key_is_none() {
     let mut acme = tenant("acme", &["1"], Some(ACME), &["1"]);
     acme.networks = vec!["10.0.0.0/8".parse().unwrap()];
     let ring = Keyring::new(&[acme, tenant("beta", &["3"], Some(BETA), &["3"])]).unwrap();
-    let owner = |key: &str, client| ring.owner(key.as_bytes(), client);
+    let owner = |key: &str, client| ring.find(key.as_bytes(), client);
     let at = |address: &str| Client::At(address.parse().unwrap());
     for (client, inside) in [
         (Client::Local, true),
@@ -165,7 +190,7 @@ proptest! {
     #[test]
     fn no_other_text_is_a_key(at in 0..ACME.len(), byte in any::<u8>(), cut in 0..ACME.len(), more in ".{1,9}") {
         let ring = ring();
-        let owner = |text: &[u8]| ring.owner(text, Client::Local);
+        let owner = |text: &[u8]| ring.find(text, Client::Local);
         let mut changed = ACME.as_bytes().to_vec();
         changed[at] = byte;
         prop_assert_eq!(owner(&changed).is_some(), changed == ACME.as_bytes());

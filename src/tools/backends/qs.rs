@@ -1,6 +1,8 @@
 //! `qs.parse` with its defaults, which Express uses for queries and forms.
 //!
-//! Invariant: equal keys are collected first, then each key is read into the tree.
+//! Invariant: equal keys are collected first, then each key is read into the tree. A key that
+//! is a value and a list at once (`a=1&a[x]=2`) is read approximately: versions of qs differ,
+//! and such a request is never merged.
 
 use indexmap::IndexMap;
 use serde_json::Value;

@@ -1,14 +1,17 @@
 //! The result of a demo, as text.
 //!
-//! Invariant: no line is longer than 80 characters.
+//! Invariant: no line is longer than 60 characters.
 
 use std::fmt;
 use std::time::Duration;
+
+use console::Style;
 
 use super::apps::Observed;
 use super::audit::{Accounts, Check};
 use super::figures::{Figures, Pair};
 use super::plan::{CAMPAIGN, Operation};
+use super::screen::{Colours, wrapped};
 use crate::config::Config;
 use crate::grouped::grouped;
 
@@ -86,62 +89,98 @@ impl Observed {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write_figures(f)?;
-        self.write_waits(f)?;
-        self.write_growth(f)?;
-        writeln!(f, "\n  checked against what the sandbox received")?;
-        for check in &self.checks {
-            let mark = if check.passed { "ok    " } else { "BROKEN" };
-            writeln!(f, "    {mark}  {}", check.text)?;
-        }
-        // The address of a real gateway, not the free port of the demo.
-        let default = Config::default();
-        writeln!(
-            f,
-            "\nTo point an app at it: run `wawp-gateway serve`, then change the app's\n\
-             base URL from {} to http://{}.",
-            default.upstream.url, default.server.listen
-        )
+        self.write(f, &Colours::new(false))
+    }
+}
+
+/// A report with colours.
+#[derive(Debug)]
+pub(super) struct Coloured<'r>(pub(super) &'r Report, pub(super) &'r Colours);
+
+impl fmt::Display for Coloured<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write(f, self.1)
     }
 }
 
 impl Report {
+    /// Everything; the main table last, so that it stays on the screen.
+    fn write(&self, f: &mut fmt::Formatter<'_>, colours: &Colours) -> fmt::Result {
+        self.write_growth(f)?;
+        let title = |text: &'static str| colours.title.apply_to(text);
+        writeln!(
+            f,
+            "{}",
+            title(" checked against what the stand-in received")
+        )?;
+        for check in &self.checks {
+            let (mark, style) = match check.passed {
+                true => ("ok", &colours.good),
+                false => ("BROKEN", &colours.bad),
+            };
+            let text = wrapped(&format!(" {mark:<6} {}", check.text), 8);
+            // After the wrapping, which counts characters.
+            let text = text.replacen(mark, &style.apply_to(mark).to_string(), 1);
+            writeln!(f, "{text}")?;
+        }
+        self.write_waits(f, colours)?;
+        // The address of a real gateway, not the free port of the demo.
+        let default = Config::default();
+        writeln!(
+            f,
+            "\nTo point an app at it: run `wawp-gateway`, then change\n\
+             the app's base URL from {}\nto http://{}.\n",
+            default.upstream.url, default.server.listen
+        )?;
+        self.write_figures(f, colours)
+    }
+
     /// Requests and upstream calls by kind.
-    fn write_figures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_figures(&self, f: &mut fmt::Formatter<'_>, colours: &Colours) -> fmt::Result {
         let (receipts, others) = (self.figures.receipts, self.figures.others);
         let pairs = [receipts, others, self.figures.all()];
-        let row = |f: &mut fmt::Formatter<'_>, name, [receipts, others, all]: [String; 3]| {
-            writeln!(f, "  {name:<30}{receipts:>14}{others:>14}{all:>14}")
+        let mut row = |style: &Style, name, [receipts, others, all]: [String; 3]| {
+            let row = format!(" {name:<26}{receipts:>11}{others:>11}{all:>11}");
+            writeln!(f, "{}", style.apply_to(row))
         };
+        let plain = Style::new();
         let counts = |count: fn(Pair) -> u64| pairs.map(|pair| grouped(count(pair)));
         let [saved, refused] = [self.figures.saved, self.figures.refused].map(grouped);
-        writeln!(f)?;
-        row(f, "", ["receipts", "others", "all"].map(str::to_owned))?;
-        row(f, "requests of the apps", counts(|pair| pair.by_apps))?;
-        row(f, "upstream calls", counts(|pair| pair.upstream))?;
+        let columns = ["receipts", "others", "all"].map(str::to_owned);
+        row(&colours.title, "", columns)?;
         row(
-            f,
-            "saved by merging",
-            [saved.clone(), "0".to_owned(), saved],
+            &colours.apps,
+            "requests of the apps",
+            counts(|pair| pair.by_apps),
         )?;
-        row(f, "requests : upstream calls", pairs.map(factor))?;
+        row(
+            &colours.upstream,
+            "upstream calls",
+            counts(|pair| pair.upstream),
+        )?;
+        let saved = [saved.clone(), "0".to_owned(), saved];
+        row(&colours.good, "saved by merging", saved)?;
+        row(&plain, "requests : upstream calls", pairs.map(factor))?;
         // Refusals are counted by instance, not by kind of request.
         let none = String::new;
-        row(f, "refused by a bucket (429)", [none(), none(), refused])
+        row(
+            &plain,
+            "refused by a bucket (429)",
+            [none(), none(), refused],
+        )
     }
 
     /// Percentiles of the added waits.
-    fn write_waits(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\n  {:<44}{:>14}{:>14}", "added wait", "p50", "p99")?;
+    fn write_waits(&self, f: &mut fmt::Formatter<'_>, colours: &Colours) -> fmt::Result {
+        let latency = self.latency.as_millis();
+        let title = format!("\n {:<39}{:>10}{:>10}", "added wait", "p50", "p99");
+        writeln!(f, "{}", colours.title.apply_to(title))?;
         for waits in &self.waits {
             let (p50, p99) = (waits.percentile(50), waits.percentile(99));
-            writeln!(f, "  {:<44}{p50:>14}{p99:>14}", waits.of)?;
+            writeln!(f, " {:<39}{p50:>10}{p99:>10}", waits.of)?;
         }
-        let latency = self.latency.as_millis();
-        writeln!(
-            f,
-            "  (measured by the apps: time to the full response, less the sandbox's {latency} ms)"
-        )
+        let note = format!(" (by the apps, to the full response, without the API's {latency} ms)");
+        writeln!(f, "{}", colours.quiet.apply_to(wrapped(&note, 2)))
     }
 
     /// How merging grows while an instance has no bucket tokens.
@@ -152,17 +191,17 @@ impl Report {
         }
         writeln!(
             f,
-            "\n  '{CAMPAIGN}' sends up to its limit, so its receipts wait and merge."
+            " '{CAMPAIGN}' sends up to its limit, so its receipts wait\n \
+             and merge. Receipts per upstream call in each second:"
         )?;
-        write!(f, "  Receipts per upstream call, second by second: ")?;
-        // Ten columns fit into a line.
+        // Ten columns fit into a line; a longer demo changes little after that.
         for average in self.growth.iter().take(10) {
             match average {
-                Some(average) => write!(f, "{average:>3}")?,
-                None => write!(f, "  -")?,
+                Some(average) => write!(f, "{average:>4}")?,
+                None => write!(f, "   -")?,
             }
         }
-        writeln!(f)
+        writeln!(f, "\n")
     }
 }
 

@@ -18,12 +18,12 @@ fn short() -> Plan {
 #[tokio::test]
 async fn a_demo_passes_its_checks_and_saves_calls() {
     let mut text = Vec::new();
-    let screen = Screen::new(&mut text, false);
-    let report = run(&short(), screen, None, pending()).await.unwrap();
+    let screen = Screen::new(&mut text, false, false);
+    let report = run(&short(), screen, None, false, pending()).await.unwrap();
     let text = String::from_utf8(text).unwrap();
     assert!(report.is_good(), "{text}");
     assert!(
-        text.lines().all(|line| line.chars().count() <= 80),
+        text.lines().all(|line| line.chars().count() <= 60),
         "{text}"
     );
 
@@ -46,12 +46,32 @@ async fn a_demo_passes_its_checks_and_saves_calls() {
 #[tokio::test]
 async fn a_demo_that_is_stopped_reports_what_it_sent() {
     let mut text = Vec::new();
-    let screen = Screen::new(&mut text, true);
+    let screen = Screen::new(&mut text, true, true);
     let stop = tokio::time::sleep(Duration::from_millis(400));
     let began = Instant::now();
-    let report = run(&Plan::default(), screen, None, stop).await.unwrap();
+    let report = run(&Plan::default(), screen, None, false, stop)
+        .await
+        .unwrap();
     let text = String::from_utf8(text).unwrap();
     assert!(began.elapsed() < Duration::from_secs(6), "{text}");
     assert!(report.is_good(), "{text}");
     assert!(report.figures.all().by_apps > 0, "{text}");
+}
+
+#[tokio::test]
+async fn a_demo_that_is_kept_serves_after_its_report() {
+    let mut text = Vec::new();
+    let screen = Screen::new(&mut text, false, false);
+    let plan = short();
+    let stop = tokio::time::sleep(plan.length + Duration::from_secs(4));
+    let began = Instant::now();
+    let report = run(&plan, screen, None, true, stop).await.unwrap();
+    assert!(began.elapsed() >= plan.length + Duration::from_secs(4));
+    let text = String::from_utf8(text).unwrap();
+    assert!(report.is_good(), "{text}");
+    let last = text.lines().next_back().unwrap();
+    assert!(
+        last.starts_with("Still serving; Ctrl-C ends it. http://127.0.0.1:"),
+        "{text}"
+    );
 }

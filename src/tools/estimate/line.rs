@@ -12,7 +12,7 @@ use http::{Method, Request};
 use super::arrival::{Arrival, RequestKind};
 use super::formats::{self, Json, Own, Parsed};
 use super::offline::class_of;
-use crate::config::Config;
+use crate::config::{Classes, Config};
 use crate::http::path::same_segments;
 use crate::observe::access_log::WITHHELD;
 use crate::receipt::parse::parse;
@@ -44,6 +44,7 @@ pub(super) enum LineError {
 /// Reads lines under the settings, which define what is a receipt.
 pub(super) struct LineReader<'c> {
     config: &'c Config,
+    classes: Classes,
     hasher: RandomState,
 }
 
@@ -51,6 +52,7 @@ impl<'c> LineReader<'c> {
     pub(super) fn new(config: &'c Config) -> Self {
         Self {
             config,
+            classes: Classes::new(config),
             hasher: RandomState::new(),
         }
     }
@@ -88,9 +90,9 @@ impl<'c> LineReader<'c> {
             Some(own) => self.logged_by_the_gateway(own),
             None => self.logged_by_others(parsed.target),
         };
-        let class = class_of(self.config, &method, path);
         // A withheld name may be any instance.
         let instance = instance.filter(|name| !name.is_empty() && *name != WITHHELD);
+        let class = class_of((self.config, &self.classes), &method, path, instance);
         let bucket = instance.map_or(0, |instance| self.hasher.hash_one(instance));
         Line {
             arrival: Arrival {

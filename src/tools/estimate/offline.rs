@@ -10,9 +10,9 @@ use std::collections::HashMap;
 use http::Method;
 use tokio::time::Instant;
 
-use crate::config::{Config, Quota};
+use crate::config::{Classes, Config, InstanceLimit};
 use crate::http::path;
-use crate::limit::{Bucket, Completion, Kind, Newcomer, Refused, admit_at, next_ticket};
+use crate::limit::{Bucket, Completion, Kind, Newcomer, Permit, Refused, admit_at, next_ticket};
 
 /// Arrivals between two searches for idle buckets.
 const SWEEP_EVERY: usize = 65_536;
@@ -23,16 +23,16 @@ pub(super) type BucketKey = (usize, u64);
 /// The buckets of one estimate.
 pub(super) struct OfflineLimiter<G> {
     config: Config,
-    quotas: Vec<Option<Quota>>,
+    limits: Vec<InstanceLimit>,
     buckets: HashMap<BucketKey, Bucket<G>>,
     arrivals: usize,
 }
 
 /// What a request for a token gets.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Entry {
     /// The token was there.
-    Now,
+    Now(Permit),
     /// A position in the queue.
     Queued {
         ticket: u64,
@@ -44,10 +44,16 @@ pub(super) enum Entry {
 impl<G: Completion> OfflineLimiter<G> {
     /// Opens full buckets under these settings.
     pub(super) fn new(config: &Config) -> Self {
-        let base = std::iter::once(config.limit.quota);
-        let classes = config.limit.classes.iter().map(|class| class.quota);
+        let limit = |quota, max_in_flight| InstanceLimit {
+            class: None,
+            quota,
+            max_in_flight,
+        };
+        let base = std::iter::once(limit(config.limit.quota, None));
+        let classes = config.limit.classes.iter();
+        let classes = classes.map(|class| limit(class.quota, class.max_in_flight));
         Self {
-            quotas: base.chain(classes).collect(),
+            limits: base.chain(classes).collect(),
             config: config.clone(),
             buckets: HashMap::new(),
             arrivals: 0,
@@ -70,11 +76,11 @@ impl<G: Completion> OfflineLimiter<G> {
         if self.arrivals.is_multiple_of(SWEEP_EVERY) {
             self.buckets.retain(|_, bucket| !bucket.is_idle(now));
         }
-        let quota = self.quotas.get(key.0).copied().flatten();
+        let limit = &self.limits[key.0];
         let bucket = self.buckets.entry(key);
-        let bucket = bucket.or_insert_with(|| Bucket::new_main(quota, now));
-        if bucket.try_acquire(now).is_some() {
-            return Ok(Entry::Now);
+        let bucket = bucket.or_insert_with(|| Bucket::new_main(limit, now));
+        if let Some(permit) = bucket.try_acquire(now) {
+            return Ok(Entry::Now(permit));
         }
         let newcomer = newcomer(kind, now, deadline);
         let max_delay = self.config.batch.max_delay;
@@ -127,10 +133,15 @@ fn newcomer(kind: Kind, now: Instant, deadline: Instant) -> Newcomer {
 }
 
 /// The class of a request: 0 is the base limit.
-pub(super) fn class_of(config: &Config, method: &Method, path: &str) -> usize {
+pub(super) fn class_of(
+    (config, classes): (&Config, &Classes),
+    method: &Method,
+    path: &str,
+    instance: Option<&str>,
+) -> usize {
     let path = path::normalize(path);
     let mut receipts = config.batch.paths.iter();
     let is_receipt = receipts.any(|receipt| path::same_segments(receipt, &path));
-    let class = config.limit.class_of(method, &path, is_receipt);
+    let class = classes.class_of(method, &path, is_receipt, instance);
     class.map_or(0, |class| class + 1)
 }

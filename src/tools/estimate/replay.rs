@@ -14,22 +14,12 @@ use tokio::time::Instant;
 
 use super::arrival::{Arrival, RequestKind};
 use super::offline::{BucketKey, Entry, OfflineLimiter};
+use super::outcome::Outcome;
+use super::pending::{Open, Pending};
 use super::replayed::{LoggedReceipt, Verdicts, Waiter};
-use super::waits::Waits;
 use crate::batch::{Batch, Caps};
 use crate::config::{BatchEdge, Config};
-use crate::limit::Kind;
-
-/// What a setting would have done.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Outcome {
-    /// Upstream calls saved by merging.
-    pub(super) saved: u64,
-    pub(super) refused: u64,
-    pub(super) upstream: u64,
-    pub(super) receipts: Waits,
-    pub(super) others: Waits,
-}
+use crate::limit::{Kind, Permit, Place};
 
 /// What happens at a point in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,21 +32,8 @@ enum Event {
     Deadline(u64),
     /// A merge key is idle, unless another batch of it has been opened since.
     Idle(u64, u64),
-}
-
-/// A request or a batch that has not been sent.
-struct Open {
-    bucket: BucketKey,
-    /// Its ticket in the queue of the bucket.
-    ticket: Option<u64>,
-    pending: Pending,
-}
-
-/// What waits for a bucket token.
-enum Pending {
-    /// A request that is passed through, and its arrival.
-    Other(Instant),
-    Batch(Batch<LoggedReceipt>),
+    /// A call ends that holds a place.
+    CallEnd(u64, BucketKey),
 }
 
 /// One setting, and what is open under it.
@@ -70,6 +47,8 @@ pub(super) struct Replay {
     open: HashMap<u64, Open>,
     /// For each merge key that is not idle its last batch.
     last_batch: HashMap<u64, u64>,
+    /// The places of calls, where calls in flight are bounded.
+    in_flight: HashMap<u64, Place>,
     verdicts: Verdicts,
     last_id: u64,
     /// The first arrival, which is `start` in the time of the log.
@@ -87,6 +66,7 @@ impl Replay {
             events: BinaryHeap::new(),
             open: HashMap::new(),
             last_batch: HashMap::new(),
+            in_flight: HashMap::new(),
             verdicts: Rc::default(),
             last_id: 0,
             first: None,
@@ -103,10 +83,12 @@ impl Replay {
         // Everything due before this arrival happens first, so that it finds buckets and batches as
         // they were.
         self.advance(Some(now));
+        self.outcome.record_arrival(arrival.at);
         match arrival.kind {
             RequestKind::Other => {
                 let id = self.next_id();
-                self.acquire(id, arrival.bucket, Pending::Other(now), now);
+                let took = Duration::from_nanos(arrival.took);
+                self.acquire(id, arrival.bucket, Pending::Other(now, took), now);
             }
             RequestKind::Receipt { key, ids } => {
                 // Merging is off, the log does not show the chat, or the receipt alone exceeds the
@@ -143,6 +125,17 @@ impl Replay {
     pub(super) fn finish(mut self) -> Outcome {
         self.advance(None);
         self.outcome
+    }
+
+    fn refuse(&mut self, count: usize, now: Instant) {
+        let at = self.log_time(now);
+        self.outcome.record_refused(count as u64, at);
+    }
+
+    /// The time in the log, in nanoseconds since 1970.
+    fn log_time(&self, now: Instant) -> u64 {
+        let since = u64::try_from((now - self.start).as_nanos()).unwrap_or(0);
+        self.first.unwrap_or(0) + since
     }
 
     fn next_id(&mut self) -> u64 {
@@ -189,7 +182,7 @@ impl Replay {
             .check(bucket, kind, now, receipt.deadline)
             .is_err()
         {
-            self.outcome.refused += 1;
+            self.refuse(1, now);
             return;
         }
         let key = receipt.key;
@@ -226,24 +219,12 @@ impl Replay {
 
     /// Takes a token and sends, or enters the queue, or is refused.
     fn acquire(&mut self, id: u64, bucket: BucketKey, pending: Pending, now: Instant) {
-        let (kind, deadline, first_deadline) = match &pending {
-            Pending::Other(arrived) => {
-                let deadline = *arrived + self.config.limit.max_wait;
-                (Kind::Request, deadline, None)
-            }
-            Pending::Batch(batch) => {
-                // The batch is worth sending as long as one caller waits for it.
-                let deadline = batch.last_deadline().unwrap_or(now);
-                let kind = Kind::Receipt {
-                    opened: batch.opened,
-                };
-                (kind, deadline, batch.first_deadline())
-            }
-        };
+        let (kind, deadline) = pending.request(self.config.limit.max_wait, now);
+        let first_deadline = pending.first_deadline();
         let verdicts = Rc::clone(&self.verdicts);
         let waiter = || Waiter { id, verdicts };
         match self.limiter.admit(bucket, kind, (now, deadline), waiter) {
-            Ok(Entry::Now) => self.send(id, pending, now),
+            Ok(Entry::Now(permit)) => self.send((id, bucket), pending, permit, now),
             Ok(Entry::Queued { ticket, first }) => {
                 let open = Open {
                     bucket,
@@ -260,11 +241,11 @@ impl Replay {
                 }
             }
             Err(_) => match pending {
-                Pending::Other(_) => self.outcome.refused += 1,
+                Pending::Other(..) => self.refuse(1, now),
                 Pending::Batch(batch) => {
                     self.idle(batch.key, id);
                     // Every caller of the batch is refused.
-                    self.outcome.refused += batch.seal().len() as u64;
+                    self.refuse(batch.seal().len(), now);
                 }
             },
         }
@@ -281,21 +262,28 @@ impl Replay {
         }
         // Serving may completion several tokens at once, for example after an idle time.
         let verdicts = self.verdicts.take();
-        for (id, is_granted) in verdicts {
-            match self.open.remove(&id) {
-                Some(open) if is_granted => self.send(id, open.pending, now),
-                Some(_) => self.outcome.refused += 1,
-                None => {}
+        for (id, permit) in verdicts {
+            match (self.open.remove(&id), permit) {
+                (Some(open), Some(permit)) => self.send((id, bucket), open.pending, permit, now),
+                (Some(_), None) => self.refuse(1, now),
+                (None, _) => {}
             }
         }
     }
 
     /// Counts an upstream call, and the waits of its callers.
-    fn send(&mut self, id: u64, pending: Pending, now: Instant) {
-        match pending {
-            Pending::Other(arrived) => {
-                self.outcome.upstream += 1;
-                self.outcome.others.record(now - arrived);
+    fn send(
+        &mut self,
+        (id, bucket): (u64, BucketKey),
+        pending: Pending,
+        mut permit: Permit,
+        now: Instant,
+    ) {
+        let took = match pending {
+            Pending::Other(arrived, took) => {
+                let at = self.log_time(now);
+                self.outcome.record_request(now - arrived, at);
+                took
             }
             Pending::Batch(batch) => {
                 let receipts = batch.seal();
@@ -303,19 +291,34 @@ impl Replay {
                 let Some(first) = receipts.first() else {
                     return self.idle(batch.key, id);
                 };
+                let took = first.took;
                 if self.is_leading() {
-                    let busy = self.config.batch.window.max(first.took);
+                    let busy = self.config.batch.window.max(took);
                     let idle = Event::Idle(batch.key, id);
                     self.events.push(Reverse((now + busy, idle)));
                 } else {
                     self.idle(batch.key, id);
                 }
-                self.outcome.upstream += 1;
-                self.outcome.saved += receipts.len() as u64 - 1;
-                for receipt in receipts {
-                    self.outcome.receipts.record(now - receipt.arrived);
-                }
+                let waits = receipts.iter().map(|receipt| now - receipt.arrived);
+                let (waits, at) = (waits.collect::<Vec<_>>(), self.log_time(now));
+                self.outcome.record_batch(&waits, at);
+                took
             }
+        };
+        if let Some(place) = permit.take_place() {
+            self.in_flight.insert(id, place);
+            let end = Event::CallEnd(id, bucket);
+            self.events.push(Reverse((now + took, end)));
+        }
+    }
+
+    /// A call has ended: its place is free.
+    fn end_call(&mut self, id: u64, bucket: BucketKey, now: Instant) {
+        if let Some(place) = self.in_flight.remove(&id) {
+            place.end(now);
+        }
+        if self.next_serve.contains_key(&bucket) {
+            self.serve(bucket, now);
         }
     }
 
@@ -337,9 +340,11 @@ impl Replay {
             return;
         };
         if let Pending::Batch(batch) = &open.pending {
-            self.outcome.refused += batch.take_late(|deadline| deadline <= now).len() as u64;
+            let expired = batch.take_late(|deadline| deadline <= now).len();
+            let next = batch.first_deadline();
+            self.refuse(expired, now);
             // Receipts that joined later keep the batch in the queue.
-            if let Some(next) = batch.first_deadline() {
+            if let Some(next) = next {
                 self.events.push(Reverse((next, Event::Deadline(id))));
                 return;
             }
@@ -370,6 +375,7 @@ impl Replay {
                 Event::WindowEnd(id) => self.close_window(id, at),
                 Event::Deadline(id) => self.expire(id, at),
                 Event::Idle(key, id) => self.idle(key, id),
+                Event::CallEnd(id, bucket) => self.end_call(id, bucket, at),
                 Event::Token(bucket) => {
                     // An event is not removed from the heap when its time changes; it is skipped
                     // here.

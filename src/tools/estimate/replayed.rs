@@ -51,13 +51,13 @@ pub(super) struct Waiter {
     pub(super) verdicts: Verdicts,
 }
 
-/// Waiters that have a verdict, and whether each got its token.
-pub(super) type Verdicts = Rc<RefCell<Vec<(u64, bool)>>>;
+/// Waiters that have a verdict; `None` is a refusal.
+pub(super) type Verdicts = Rc<RefCell<Vec<(u64, Option<Permit>)>>>;
 
 impl Completion for Waiter {
     fn settle(self, verdict: Result<Permit, Refused>) -> bool {
         // Only noted: the limiter is borrowed now, and sending can change the replay's tables.
-        self.verdicts.borrow_mut().push((self.id, verdict.is_ok()));
+        self.verdicts.borrow_mut().push((self.id, verdict.ok()));
         // A waiter of a replay never disconnects, so the token is used.
         true
     }

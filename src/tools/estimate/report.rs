@@ -1,7 +1,8 @@
 //! The result of an estimate, as text.
 //!
-//! Invariants: no line of text is longer than 100 characters; of the log it shows
-//! only counts and line numbers; nothing is recommended without evidence.
+//! Invariants: no line of text is longer than 80 characters, apart from the names of
+//! logs; of the log it shows only counts and line numbers; nothing is recommended
+//! without evidence.
 
 use std::fmt;
 use std::time::Duration;
@@ -20,18 +21,18 @@ const ENOUGH_REQUESTS: u64 = 100;
 /// The result of an estimate; displays as a table and recommended settings.
 #[derive(Clone, Debug)]
 pub struct Report {
-    counts: Counts,
-    trials: Vec<Trial>,
+    pub(super) counts: Counts,
+    pub(super) trials: Vec<Trial>,
     window: Duration,
     quota: Option<Quota>,
 }
 
 /// The settings to recommend.
 #[derive(Clone, Copy, Debug)]
-struct Choice<'r> {
-    trial: &'r Trial,
+pub(super) struct Choice<'r> {
+    pub(super) trial: &'r Trial,
     /// Upstream calls that the best window saves at the same rate.
-    most_saved: u64,
+    pub(super) most_saved: u64,
 }
 
 impl Report {
@@ -61,12 +62,12 @@ impl Report {
         self.in_force().map_or(0, |trial| trial.outcome.refused)
     }
 
-    fn in_force(&self) -> Option<&Trial> {
+    pub(super) fn in_force(&self) -> Option<&Trial> {
         let mut trials = self.trials.iter();
         trials.find(|trial| self.is_in_force(trial))
     }
 
-    fn is_in_force(&self, trial: &Trial) -> bool {
+    pub(super) fn is_in_force(&self, trial: &Trial) -> bool {
         trial.window == self.window && trial.quota == self.quota
     }
 
@@ -115,9 +116,10 @@ impl Report {
     fn write_counts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = &self.counts;
         let span = counts.span.map_or(0, |(first, last)| last - first) / 1_000_000_000;
+        let span = humantime::format_duration(Duration::from_secs(span));
         writeln!(
             f,
-            "{} requests in {span} s, {} of them read receipts",
+            "{} requests in {span}, {} of them read receipts",
             counts.requests, counts.receipts
         )?;
         if let Some(position) = &counts.first_unknown {
@@ -128,8 +130,9 @@ impl Report {
             let (late, seconds) = (counts.late, by.as_secs_f64());
             writeln!(
                 f,
-                "{late} requests are left out, because they took more than a minute or the log is not in\n  \
-                 order; the first is {position}, after a request that arrived {seconds:.0} s later"
+                "{late} requests are left out, because they took more than a minute or the log\n  \
+                 is not in order; the first is {position},\n  \
+                 after a request that arrived {seconds:.0} s later"
             )?;
         }
         for (count, text) in [
@@ -139,11 +142,11 @@ impl Report {
             ),
             (
                 counts.keyless,
-                "receipts are counted as not merged, because the log does not show their chat",
+                "receipts count as not merged: the log does not show their chat",
             ),
             (
                 counts.coarse,
-                "requests have a time in whole seconds; they are spread evenly, a rough guess",
+                "requests have a time in whole seconds; they are spread evenly",
             ),
         ] {
             if count > 0 {
@@ -160,27 +163,18 @@ impl Report {
         Ok(())
     }
 
-    /// One line for each trial.
+    /// Without merging, with the settings in force, and with the recommended ones.
     fn write_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let columns = ("receipts p50/p99", "others p50/p99");
         writeln!(
             f,
-            "\n{:>7} {:>8} {:>10} {:>10} {:>9}   {:>17}   {:>17}",
-            "rate/s", "window", "upstream", "saved", "refused", columns.0, columns.1
+            "\n{:<28}{:>8}{:>8}{:>8}{:>13}{:>13}",
+            "", "upstream", "saved", "refused", "receipt wait", "other wait"
         )?;
-        for trial in &self.trials {
+        for (name, trial) in self.rows() {
             let outcome = &trial.outcome;
-            // So that a user can compare the trials with the settings they have.
-            let mark = if self.is_in_force(trial) {
-                "  < in force"
-            } else {
-                ""
-            };
             writeln!(
                 f,
-                "{:>7} {:>8} {:>10} {:>10} {:>9}   {:>17}   {:>17}{mark}",
-                rate(trial.quota),
-                millis(Some(trial.window)),
+                "{name:<28}{:>8}{:>8}{:>8}{:>13}{:>13}",
                 outcome.upstream,
                 outcome.saved,
                 outcome.refused,
@@ -190,32 +184,60 @@ impl Report {
         }
         writeln!(
             f,
-            "\nOne bucket per instance and class; retries, splits, pauses, tenants and [egress] are not simulated."
+            "\nWaits: median/99 of 100, for the window and a bucket token. One bucket per\n\
+             instance and class; retries, splits, pauses, tenants and [egress] are not\n\
+             simulated. --report FILE.html shows every window and rate that was tried."
         )
+    }
+
+    /// The trials that matter most, each with its name.
+    pub(super) fn rows(&self) -> Vec<(String, &Trial)> {
+        let of = |window: Duration, quota| {
+            let mut trials = self.trials.iter();
+            trials.find(move |trial| trial.window == window && trial.quota == quota)
+        };
+        let named = |name: &str, trial: &Trial| {
+            let window = millis(Some(trial.window)).replace(' ', "");
+            let rate = match trial.quota {
+                Some(_) => format!("{}/s", rate(trial.quota)),
+                None => "no limit".to_owned(),
+            };
+            format!("{name} {window}, {rate}")
+        };
+        // Without advice for the window, the one in force is the best that is known.
+        let advised = match self.advice() {
+            (_, Ok(choice)) => Some(choice.trial),
+            (Ok(choice), Err(_)) => of(self.window, choice.trial.quota),
+            (Err(_), Err(_)) => None,
+        };
+        let is_advised = advised.is_some_and(|trial| self.is_in_force(trial));
+        let in_force = if is_advised {
+            "in force, advised"
+        } else {
+            "in force"
+        };
+        let unmerged =
+            of(Duration::ZERO, self.quota).map(|trial| (named("unmerged", trial), trial));
+        let mut rows: Vec<_> = unmerged.into_iter().collect();
+        rows.extend(self.in_force().map(|trial| (named(in_force, trial), trial)));
+        rows.extend(
+            advised
+                .filter(|_| !is_advised)
+                .map(|trial| (named("advised", trial), trial)),
+        );
+        rows
     }
 
     /// The recommended settings, each with its reason, or why there is none.
     fn write_advice(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A wrong recommendation costs more than none: evidence is required for each setting.
-        let advice = match self.missing_evidence() {
-            Some(why) => Err(why),
-            None => self.choice().ok_or("nothing was replayed"),
-        };
-        let window = advice.and_then(|choice| match () {
-            // The rate needs only the instance of a request; the window also needs the chats.
-            () if self.counts.mergeable < ENOUGH_REQUESTS => {
-                Err("the log shows the chats of too few receipts")
-            }
-            () if choice.most_saved == 0 => Err("no receipts of this log could have been merged"),
-            () => Ok(choice),
-        });
+        let (advice, window) = self.advice();
         match window {
             Ok(choice) => {
                 let window = millis(Some(choice.trial.window)).replace(' ', "");
                 writeln!(f, "\nbatch.window = \"{window}\"")?;
                 writeln!(
                     f,
-                    "  the shortest that saves {:.0} % or more of what the longest does ({} of {} calls)",
+                    "  the shortest that saves {:.0} % of what the best does: {} of {} calls",
                     ENOUGH_SAVED * 100.0,
                     choice.trial.outcome.saved,
                     choice.most_saved
@@ -225,8 +247,8 @@ impl Report {
                 writeln!(f, "\nbatch.window: no recommendation, because {why}.")?;
                 writeln!(
                     f,
-                    "  Measure it instead: run the gateway with batch.mode = \"observe\", which changes no\n  \
-                     request, and read wawp_gateway_would_save_upstream_requests_total."
+                    "  Measure it instead: run the gateway with batch.mode = \"observe\", which changes\n  \
+                     no request; the status page then says what merging would save."
                 )?;
             }
         }
@@ -238,7 +260,7 @@ impl Report {
                     0 => writeln!(f, "  the lowest rate tried at which no request is refused"),
                     refused => writeln!(
                         f,
-                        "  the lowest rate tried with the fewest refusals ({refused}); even the highest is too low"
+                        "  the lowest rate tried with the fewest refusals ({refused}); all are too low"
                     ),
                 }
             }
@@ -246,11 +268,35 @@ impl Report {
                 writeln!(f, "limit.rate: no recommendation, because {why}.")?;
                 writeln!(
                     f,
-                    "  Measure it instead: run the gateway with limit.mode = \"observe\", and read\n  \
-                     wawp_gateway_would_delay_seconds and wawp_gateway_would_reject_total."
+                    "  Measure it instead: run the gateway with limit.mode = \"observe\"; the status\n  \
+                     page then says what the limit would delay and refuse."
                 )
             }
         }
+    }
+
+    /// The trial to recommend for the rate, and for the window, or why there is none.
+    #[allow(clippy::type_complexity)] // two results of one kind, used by their names
+    pub(super) fn advice(
+        &self,
+    ) -> (
+        Result<Choice<'_>, &'static str>,
+        Result<Choice<'_>, &'static str>,
+    ) {
+        // A wrong recommendation costs more than none: evidence is required for each setting.
+        let advice = match self.missing_evidence() {
+            Some(why) => Err(why),
+            None => self.choice().ok_or("nothing was replayed"),
+        };
+        let window = advice.and_then(|choice| match () {
+            // The rate needs only the instance of a request; the window also needs the chats.
+            () if self.counts.mergeable < ENOUGH_REQUESTS => {
+                Err("too few receipts show their chat")
+            }
+            () if choice.most_saved == 0 => Err("no receipts could have been merged"),
+            () => Ok(choice),
+        });
+        (advice, window)
     }
 
     /// Why the logs are no basis for any recommendation.
@@ -258,24 +304,24 @@ impl Report {
         let counts = &self.counts;
         // In a file of another kind, a few lines may look like requests by chance.
         if counts.unknown_lines > counts.lines / 2 {
-            return Some("most lines were not understood: is this an access log?");
+            return Some("most lines are no access log");
         }
         let too_few = counts.replayed() < ENOUGH_REQUESTS;
-        too_few.then_some("the log shows too few requests with their instance")
+        too_few.then_some("too few requests show their instance")
     }
 }
 
-fn rate(quota: Option<Quota>) -> String {
+pub(super) fn rate(quota: Option<Quota>) -> String {
     quota.map_or_else(|| "none".to_owned(), |quota| quota.rate.to_string())
 }
 
 /// The median and the 99th percentile.
-fn both(waits: &Waits) -> String {
+pub(super) fn both(waits: &Waits) -> String {
     let text = |percent| millis(waits.percentile(percent));
-    format!("{}/{}", text(50), text(99))
+    format!("{}/{}", text(50).trim_end_matches(" ms"), text(99))
 }
 
-fn millis(time: Option<Duration>) -> String {
+pub(super) fn millis(time: Option<Duration>) -> String {
     time.map_or_else(
         || "-".to_owned(),
         |time| format!("{:.0} ms", time.as_secs_f64() * 1000.0),

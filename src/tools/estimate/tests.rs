@@ -47,8 +47,7 @@ fn lines_in_no_known_format_are_counted_and_never_shown() {
     );
     assert!(!text.contains("SECRET"), "{text}");
     assert!(
-        text.lines()
-            .all(|line| line.chars().count() <= 100 || line.contains("in force")),
+        text.lines().all(|line| line.chars().count() <= 80),
         "{text}"
     );
 }
@@ -134,7 +133,7 @@ fn requests_far_out_of_order_are_left_out_and_reported() {
     let text = report.to_string();
     assert!(
         text.contains("300 requests are left out, because they took more than a minute")
-            && text.contains("log:301, after a request that arrived 2299 s later"),
+            && text.contains("log:301,\n  after a request that arrived 2299 s later"),
         "{text}"
     );
     assert_eq!((report.saved(), report.refused()), (0, 0));
@@ -205,8 +204,7 @@ fn settings_are_recommended_with_enough_evidence_only() {
         let hint = text.contains("batch.mode = \"observe\"");
         assert_eq!(hint, window.starts_with(':'), "{text}");
         assert!(
-            text.lines()
-                .all(|line| line.chars().count() <= 100 || line.contains("in force")),
+            text.lines().all(|line| line.chars().count() <= 80),
             "{text}"
         );
     };
@@ -250,6 +248,44 @@ fn compressed_logs_are_read() {
 }
 
 #[test]
+fn three_rows_are_shown_unmerged_in_force_and_advised() {
+    let log: String = (0..60).map(|n| at(n, 0, n) + &at(n, 9, n)).collect();
+    let text = of(log).unwrap().to_string();
+    let rows = |name: &str| text.lines().filter(|line| line.starts_with(name)).count();
+    assert_eq!(
+        (
+            rows("unmerged 0ms, 10/s "),
+            rows("in force 50ms, 10/s "),
+            rows("advised 20ms, 5/s ")
+        ),
+        (1, 1, 1),
+        "{text}"
+    );
+    let table = text.lines().filter(|line| line.ends_with(" -/-"));
+    assert_eq!(table.count(), 3, "{text}");
+}
+
+#[test]
+fn the_page_shows_every_trial_and_requests_nothing() {
+    let log: String = (0..60).map(|n| at(n, 0, n) + &at(n, 9, n)).collect();
+    let report = of(log + "SECRET-TOKEN is no line\n").unwrap();
+    let page = report.page();
+    for text in [
+        "<b>120</b>",
+        "60 <small>50 %",
+        "Calls saved by window and rate",
+        "2026-11-25 06:",
+    ] {
+        assert!(page.contains(text), "{text} is not in {page}");
+    }
+    assert_eq!(page.matches("<rect").count(), report.trials.len());
+    assert!(!page.contains("SECRET"), "{page}");
+    for trace in ["://", "<script", "<img", "<link", "url(", "src="] {
+        assert!(!page.contains(trace), "{trace} is in {page}");
+    }
+}
+
+#[test]
 fn with_the_leading_edge_a_burst_costs_one_more_call_and_a_loop_waits_for_no_window() {
     let line = |at: u32, took: &str| {
         receipt(at, 1).replace("\"ids\"", &format!("\"upstream_time\":{took},\"ids\""))
@@ -270,4 +306,29 @@ fn with_the_leading_edge_a_burst_costs_one_more_call_and_a_loop_waits_for_no_win
     assert_eq!(saved(BatchEdge::Leading, slow()), 1);
     let fast = || [0, 100, 140].map(|at| line(at, "0.03")).concat();
     assert_eq!(saved(BatchEdge::Leading, fast()), 0);
+}
+
+#[test]
+fn calls_of_a_class_wait_for_a_place_as_long_as_the_log_shows() {
+    let line = |at: u32| {
+        format!(
+            "{{\"time\":\"2026-11-25T06:45:00.{at:03}Z\",\"method\":\"POST\",\"path\":\"/v2/send/text\",\"instance\":\"1\",\"upstream_time\":1.5}}\n"
+        )
+    };
+    let refused = |instances: &str| {
+        let file = format!(
+            "[limit.class]\nname = \"sends\"\npaths = [\"/v2/send/*\"]\n{instances}rate = 0\nmax_in_flight = 1\n"
+        );
+        let file = file.replace("[limit.class]", "[[limit.class]]");
+        let overrides = crate::config::Overrides::default();
+        let config = crate::config::load_text(file.as_bytes(), std::iter::empty(), &overrides);
+        let log: String = (0..6).map(line).collect();
+        let input: Box<dyn Read> = Box::new(Cursor::new(log.into_bytes()));
+        estimate(&config.unwrap().config, vec![("log".into(), input)])
+            .unwrap()
+            .refused()
+    };
+    // One goes at once, and within four seconds one after 1.5 s and one after 3 s.
+    assert_eq!(refused(""), 3);
+    assert_eq!(refused("instances = [\"2\"]\n"), 0);
 }

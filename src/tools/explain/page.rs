@@ -52,8 +52,7 @@ impl Page {
         for line in lines {
             let line = format!("{start}{line}");
             self.0.push_str(line.trim_end());
-            self.0.push('
-');
+            self.0.push('\n');
             start = next;
         }
     }

@@ -214,9 +214,10 @@ impl Writer<'_> {
     }
 
     fn lane(&mut self, inspected: &Inspected, lane: &Lane) {
-        let class = match lane.class() {
-            "" => "none: the limit of [limit]".to_owned(),
-            class => format!("{class} ([[limit.class]])"),
+        let limit = lane.limit();
+        let class = match &limit.class {
+            None => "none: the limit of [limit]".to_owned(),
+            Some(class) => format!("{class} ([[limit.class]])"),
         };
         self.entry("class", &class);
         let identity = &inspected.identity;
@@ -232,7 +233,9 @@ impl Writer<'_> {
             LimitMode::Observe => " (only observed: limit.mode)",
             LimitMode::Enforce => "",
         };
-        let bucket = format!("{owner}: {}{observed}", quota(lane.quota()));
+        let in_flight = limit.max_in_flight.map(|max| format!(", {max} in flight"));
+        let in_flight = in_flight.unwrap_or_default();
+        let bucket = format!("{owner}: {}{in_flight}{observed}", quota(limit.quota));
         self.entry("bucket", &bucket);
         let [verified, unverified] = lane.shared_budgets();
         let verified = format!("the main bucket{}", self.shared(verified, ""));

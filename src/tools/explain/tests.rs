@@ -285,6 +285,7 @@ fn tenant() -> Tenant {
         quota: quota(5.0, 6),
         networks: Vec::new(),
         key: Some(Secret::new("key-of-acme-0123456789")),
+        keys: Vec::new(),
         tokens: [("123".to_owned(), Secret::new("real/token+of acme"))].into(),
     }
 }
@@ -302,13 +303,16 @@ async fn class_and_budgets_are_those_of_the_settings() {
         name: "reads".to_owned(),
         paths: vec![PathPattern::parse("/v2/send/seen").unwrap()],
         methods: Vec::new(),
+        instances: Vec::new(),
+        tenants: Vec::new(),
         quota: quota(3.0, 4),
+        max_in_flight: 7.try_into().ok(),
     });
     let report = report_of(&config, &[RECEIPT]).await;
     let flat = report.split_whitespace().collect::<Vec<_>>().join(" ");
     for text in [
         "tenant acme class reads ([[limit.class]])",
-        "bucket of the instance: 3 per second, 4 at once",
+        "bucket of the instance: 3 per second, 4 at once, 7 in flight",
         "verified the main bucket; budget of the tenant: 5 per second, 6 at once; egress of \
          all: 50 per second, 60 at once, with weight 2",
         "a second budget of the tenant: 5 per second, 6 at once",

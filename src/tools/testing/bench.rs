@@ -180,8 +180,13 @@ impl Buckets {
         const STEP: usize = 7_919;
         // A counter in place of random numbers, whose cost would be measured too.
         self.next = (self.next + STEP) % self.callers.len();
-        let lane = self.limiter.lane(&self.callers[self.next], |_| None, true);
-        let deadline = Instant::now() + self.limiter.rules().max_wait;
+        let lane = self.limiter.lane(
+            &self.limiter.rules(),
+            &self.callers[self.next],
+            |_, _| None,
+            true,
+        );
+        let deadline = Instant::now() + lane.rules().max_wait;
         let admitted = self.limiter.admit(&lane, Kind::Request, deadline);
         matches!(admitted, Ok(Admission::Now(_)))
     }
@@ -233,6 +238,7 @@ pub struct Joins {
     batcher: Arc<Batcher>,
     limiter: Arc<Limiter>,
     upstream: Arc<Upstream>,
+    settings: config::Batch,
 }
 
 impl fmt::Debug for Joins {
@@ -262,7 +268,6 @@ impl Joins {
         let limiter = Limiter::new(&config, Arc::clone(&metrics));
         let limiter = Arc::new(limiter);
         let batcher = Batcher::new(
-            config.batch,
             Arc::clone(&limiter),
             Arc::clone(&metrics),
             TaskTracker::new(),
@@ -277,6 +282,7 @@ impl Joins {
             batcher: Arc::new(batcher),
             limiter,
             upstream: Arc::new(upstream),
+            settings: config.batch,
         }
     }
 
@@ -287,9 +293,17 @@ impl Joins {
         self.runtime.block_on(async {
             let mut verdicts = Vec::with_capacity(receipts.0.len());
             for receipt in receipts.0 {
-                let lane = self.limiter.lane(&receipt.identity, |_| None, true);
+                let lane =
+                    self.limiter
+                        .lane(&self.limiter.rules(), &receipt.identity, |_, _| None, true);
                 let (receipt, now) = (Box::new(receipt), Instant::now());
-                verdicts.extend(self.batcher.join(receipt, now, &lane, &self.upstream));
+                verdicts.extend(self.batcher.join(
+                    &self.settings,
+                    receipt,
+                    now,
+                    &lane,
+                    &self.upstream,
+                ));
             }
             let mut responses = 0;
             for verdict in verdicts {

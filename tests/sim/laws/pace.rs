@@ -11,14 +11,21 @@ use crate::wire::{At, Parsed, SEEN};
 impl Case {
     /// The class of a call, the instance, and the budget of the two.
     pub(super) fn budget(&self, parsed: &Parsed) -> (usize, String, Option<Quota>) {
+        let class = self.class_of(parsed);
         let limit = &self.config.limit;
-        let class = limit.class_of(&parsed.method, &parsed.path, parsed.path == SEEN);
         let quota = class.map_or(limit.quota, |class| limit.classes[class].quota);
         (
             class.map_or(0, |class| class + 1),
             parsed.instance.clone(),
             quota,
         )
+    }
+
+    fn class_of(&self, parsed: &Parsed) -> Option<usize> {
+        let instance = Some(parsed.instance.as_str());
+        let is_receipt = parsed.path == SEEN;
+        self.classes
+            .class_of(&parsed.method, &parsed.path, is_receipt, instance)
     }
 
     /// The credentials used for an instance in a class.
@@ -57,6 +64,44 @@ impl Case {
             if let Some(excess) = self.excess(&times, quota, buckets) {
                 let what = format!("{excess} of {instance}, {bucket:?}");
                 self.breaks("no bucket gives more than it has", what);
+            }
+        }
+    }
+
+    /// No more calls are in flight at the upstream than the class allows for each
+    /// instance, verified and other credentials apart.
+    pub(super) fn calls_in_flight(&mut self) {
+        let mut calls: BTreeMap<_, (Vec<(At, At)>, u32)> = BTreeMap::new();
+        for arrival in &self.seen.arrivals {
+            let Some(parsed) = self.parsed.get(&arrival.tag) else {
+                continue;
+            };
+            let Some(class) = self.class_of(parsed) else {
+                continue;
+            };
+            let Some(cap) = self.config.limit.classes[class].max_in_flight else {
+                continue;
+            };
+            let mut add = |bucket| {
+                let key = (class + 1, parsed.instance.clone(), bucket);
+                let (spans, _) = calls.entry(key).or_insert((Vec::new(), cap.get()));
+                spans.push((arrival.at, arrival.ended.unwrap_or(At::MAX)));
+            };
+            add(None);
+            if let Some(bucket) = self.bucket(arrival.tag, arrival.at) {
+                add(Some(bucket));
+            }
+        }
+        for ((class, instance, bucket), (spans, cap)) in calls {
+            let several = bucket.is_none() && self.credentials(class, &instance).len() > 1;
+            let most = cap * if several { 2 } else { 1 };
+            for (at, _) in &spans {
+                let count = spans.iter().filter(|(from, to)| from <= at && at < to);
+                let count = count.count();
+                if count > most as usize {
+                    let what = format!("{count} calls of {instance}, {bucket:?} at {at:?}");
+                    self.breaks("no more calls are in flight than the class allows", what);
+                }
             }
         }
     }
@@ -155,7 +200,11 @@ impl Case {
             let parsed = &self.parsed[&outcome.step.tag];
             let (tag, sent) = (outcome.step.tag, outcome.sent);
             let plain = outcome.step.manner == Manner::Waits && !parsed.is_receipt();
-            if !plain || self.budget(parsed).2.is_some() {
+            let class = self
+                .class_of(parsed)
+                .map(|class| &self.config.limit.classes[class]);
+            let is_capped = class.is_some_and(|class| class.max_in_flight.is_some());
+            if !plain || is_capped || self.budget(parsed).2.is_some() {
                 continue;
             }
             let mut arrivals = self.seen.arrivals.iter();

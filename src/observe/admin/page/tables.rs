@@ -7,7 +7,8 @@ use std::fmt::Display;
 
 use maud::{Markup, html};
 
-use super::super::state::{Failed, Instance, Status, Tenant, Would};
+use super::super::instances::{Instance, Rejected, Would};
+use super::super::state::{Failed, Status, Tenant};
 use super::overview::class;
 use super::{View, rate, visible};
 use crate::grouped::grouped;
@@ -55,7 +56,7 @@ pub(super) fn failures(status: &Status) -> Markup {
 fn groups(failures: &[Failed]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     for failed in failures {
-        let kind = |of: &Failed| (of.status, of.code, of.route);
+        let kind = |of: &Failed| (of.status, of.code, of.budget, of.route);
         let known = groups
             .iter_mut()
             .find(|group| kind(group.newest) == kind(failed));
@@ -100,9 +101,10 @@ fn failure(group: &Group<'_>) -> Markup {
                     None => (of.status),
                 }
             }
-            @match of.code {
-                Some(code) => (cell("Made by", format_args!("gateway: {code}"))),
-                None => (cell("Made by", "the API")),
+            @match (of.code, of.budget) {
+                (Some(code), Some(budget)) => (cell("Made by", format_args!("gateway: {code} ({budget})"))),
+                (Some(code), None) => (cell("Made by", format_args!("gateway: {code}"))),
+                (None, _) => (cell("Made by", "the API")),
             }
             (cell("Route", of.route))
             (cell("Instances", named))
@@ -141,7 +143,7 @@ pub(super) fn tenants(status: &Status) -> Markup {
         section #tenants data-live {
             @if !status.tenants.is_empty() {
                 h2 { "Tenants" }
-                (table("Tenants", &["Tenant", "Instances", "Per minute", "Requests", "Upstream calls", "Saved"], &html! {
+                (table("Tenants", &["Tenant", "Instances", "Per minute", "Requests", "Upstream", "Saved"], &html! {
                     @for of in &status.tenants { (tenant(of)) }
                 }))
             }
@@ -160,11 +162,11 @@ fn tenant(of: &Tenant) -> Markup {
             th scope="row" data-label="Tenant" { a href={ "?" (find) "#instances" } { (visible(&of.tenant)) } }
             td data-label="Instances" {
                 (of.instances)
-                @if of.problems > 0 { " " span.warning { (of.problems) " with a problem" } }
+                @if of.problems > 0 { " " span.warning { (of.problems) " problem" @if of.problems != 1 { "s" } } }
             }
             (cell("Per minute", rate(of.per_minute)))
             (cell("Requests", grouped(requests)))
-            (cell("Upstream calls", grouped(of.upstream)))
+            (cell("Upstream", grouped(of.upstream)))
             td data-label="Saved" { (grouped(of.saved)) " " small.quiet { (format!("{share:.0} %")) } }
         }
     }
@@ -224,7 +226,6 @@ pub(super) fn instances(status: &Status, view: &View) -> Markup {
 }
 
 fn instance(of: &Instance, is_observing: bool) -> Markup {
-    let rejected = of.rejected.queue_full + of.rejected.max_wait + of.rejected.paused;
     let requests = of.requests.seen + of.requests.other;
     let is_sum = of.tenant.is_none() && of.budgets.is_empty();
     html! {
@@ -248,12 +249,27 @@ fn instance(of: &Instance, is_observing: bool) -> Markup {
             }
             (cell("Waiting", of.queued))
             (cell("Saved", grouped(of.saved)))
-            (cell("Refused", grouped(rejected)))
+            (cell("Refused", refused(&of.rejected)))
             (cell("API errors", errors(of)))
             @if is_observing {
                 (cell("Enforcing would", would(of.would)))
             }
         }
+    }
+}
+
+/// In total, and by the shared budgets, if they refused any.
+fn refused(of: &Rejected) -> String {
+    let shared = [("tenant", of.tenant_budget), ("egress", of.egress_budget)];
+    let shared = shared.into_iter().filter(|(_, requests)| *requests > 0);
+    let by: Vec<String> = shared
+        .map(|(budget, requests)| format!("{budget} {}", grouped(requests)))
+        .collect();
+    let own = of.queue_full + of.max_wait + of.paused;
+    let total = grouped(own + of.tenant_budget + of.egress_budget);
+    match by.is_empty() {
+        true => total,
+        false => format!("{total} ({})", by.join(", ")),
     }
 }
 
@@ -275,12 +291,20 @@ fn would(of: Would) -> String {
     }
 }
 
-/// The two buckets with the fewest tokens for their size: an instance may have one for
+/// The two buckets with the fewest tokens or places for their size: an instance may have one for
 /// each class.
 fn scarcest(budgets: &[Budget]) -> Vec<&Budget> {
-    let filled = |of: &Budget| match (of.tokens, of.burst) {
-        (Some(tokens), Some(burst)) => tokens / f64::from(burst),
-        _ => f64::INFINITY,
+    let filled = |of: &Budget| {
+        let tokens = match (of.tokens, of.burst) {
+            (Some(tokens), Some(burst)) => tokens / f64::from(burst),
+            _ => f64::INFINITY,
+        };
+        let places = match (of.in_flight, of.max_in_flight) {
+            // Both are far below 2^53.
+            (Some(calls), Some(most)) => 1.0 - calls as f64 / f64::from(most),
+            _ => f64::INFINITY,
+        };
+        tokens.min(places)
     };
     let mut budgets: Vec<_> = budgets.iter().collect();
     budgets.sort_by(|one, other| filled(one).total_cmp(&filled(other)));
@@ -298,6 +322,9 @@ fn tokens(of: &Budget) -> Markup {
                 " " (tokens.floor()) " of " (burst)
             } @else {
                 "no limit"
+            }
+            @if let (Some(calls), Some(most)) = (of.in_flight, of.max_in_flight) {
+                ", " (calls) " of " (most) " in flight"
             }
             @if let Some(class) = &of.class { " (" (class) ")" }
         }
@@ -356,6 +383,7 @@ mod tests {
             time: String::new(),
             status,
             code,
+            budget: None,
             route: "other",
             instance: Box::from(instance),
             times,

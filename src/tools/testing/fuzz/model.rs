@@ -94,7 +94,7 @@ pub(super) enum Expected {
 /// Reads a request to the path of receipts.
 pub(super) fn receipt(head: &Parts, body: &[u8]) -> Expected {
     let excludes = |name: &&str| head.headers.contains_key(*name);
-    if head.method != "POST" || EXCLUDING.iter().any(|name| excludes(&name)) {
+    if head.method != "POST" || EXCLUDING.iter().any(excludes) {
         return match head.headers.contains_key("expect") {
             true => Expected::Unknown,
             false => Expected::None,

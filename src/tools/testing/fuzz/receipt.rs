@@ -61,6 +61,11 @@ pub fn merged(input: &[u8]) {
         let Some((head, body)) = wire::request(text) else {
             return;
         };
+        // A server reads as many bytes as the head says.
+        let length = head.headers.get("content-length");
+        if length.is_some_and(|length| *length != body.len().to_string()) {
+            return;
+        }
         let Ok(receipt) = Receipt::read(&SETTINGS, head.clone(), body.clone()) else {
             return;
         };

@@ -174,7 +174,12 @@ fn bounded(config: &Config) {
 
 fn classes_bounded(classes: &[Class]) {
     for (index, class) in classes.iter().enumerate() {
-        assert!(!class.paths.is_empty() && class.paths.len() <= 1000);
+        let kinds = [
+            class.paths.len(),
+            class.instances.len(),
+            class.tenants.len(),
+        ];
+        assert!(kinds.iter().any(|len| *len > 0) && kinds.iter().all(|len| *len <= 1000));
         assert!((1..=64).contains(&class.name.len()));
         assert!(
             classes[..index]
