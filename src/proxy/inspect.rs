@@ -40,7 +40,7 @@ pub(crate) enum Inspection {
     Receipt(Box<Receipt>),
     /// Any other request, as it would be forwarded.
     Other {
-        request: UpstreamRequest,
+        request: Box<UpstreamRequest>,
         /// Why it is not merged, if it is on a path of receipts.
         not_merged: Option<NotMerged>,
         is_preflight: bool,
@@ -95,10 +95,10 @@ impl Proxy {
                 let mut held = body.held();
                 held.truncate(SCAN_LIMIT);
                 let places = Places::of(&head, Bytes::from(held));
-                let request = UpstreamRequest {
+                let request = Box::new(UpstreamRequest {
                     head: *head,
                     body: RequestBody::streamed(body),
-                };
+                });
                 let other = Inspection::Other {
                     request,
                     not_merged: ctx.log_entry.not_merged(),
