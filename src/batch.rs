@@ -45,7 +45,6 @@ use crate::limit::{Lane, Limiter, Refused};
 use crate::observe::metrics::Metrics;
 use crate::receipt::{NotMerged, Receipt};
 use crate::upstream::Upstream;
-pub(crate) use call::merge_receipts;
 use caller::Caller;
 pub(crate) use caller::{BatchResponse, NoResponse, Timing, Verdict};
 pub(crate) use open::{Batch, Caps, Mergeable};

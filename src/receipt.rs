@@ -41,6 +41,7 @@ use http::request::Parts;
 
 pub(crate) use ids::{IdHash, Ids};
 pub(crate) use key::MergeKey;
+pub(crate) use merged::merge;
 
 use crate::body::{RequestBody, UpstreamRequest};
 use crate::config;

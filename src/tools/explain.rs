@@ -5,7 +5,8 @@
 //!
 //! - `input`: raw requests out of files;
 //! - `merging`: which of them share a call; `difference`: in what their keys differ;
-//! - `mask`: what is shown; `page`, `report`: how; `reasons`: what a reason means.
+//! - `single`, `together`: what is said about each request, and about several; `report`: both;
+//! - `mask`: what is shown; `writer`, `page`: how; `reasons`: what a reason means.
 
 mod difference;
 mod input;
@@ -14,6 +15,9 @@ mod merging;
 mod page;
 mod reasons;
 mod report;
+mod single;
+mod together;
+mod writer;
 
 #[cfg(test)]
 mod tests;

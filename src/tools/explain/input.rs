@@ -102,7 +102,7 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Vec<RawRequest>, Error> {
             Some(left) if left > 0 => left,
             _ => return Err(Error::TooLong(MAX_INPUT >> 20)),
         };
-        let found = split(&text).map_err(|(line, problem)| Error::Request {
+        let found = split(&Bytes::from(text)).map_err(|(line, problem)| Error::Request {
             name: name.clone(),
             line,
             problem: problem.to_string(),
@@ -129,7 +129,7 @@ fn read_bounded(input: impl Read, left: u64) -> io::Result<Vec<u8>> {
 }
 
 /// The requests of a text, or the line of a problem.
-pub(super) fn split(text: &[u8]) -> Result<Vec<Bytes>, (usize, Problem)> {
+pub(super) fn split(text: &Bytes) -> Result<Vec<Bytes>, (usize, Problem)> {
     let mut requests = Vec::new();
     let mut at = text.strip_prefix("\u{feff}".as_bytes()).map_or(0, |_| 3);
     loop {
@@ -137,7 +137,8 @@ pub(super) fn split(text: &[u8]) -> Result<Vec<Bytes>, (usize, Problem)> {
             .iter()
             .take_while(|byte| is_line_end(byte))
             .count();
-        if at == text.len() {
+        // One too many is refused by the caller.
+        if at == text.len() || requests.len() > MAX_REQUESTS {
             break;
         }
         let line = |within: usize| {
@@ -152,29 +153,33 @@ pub(super) fn split(text: &[u8]) -> Result<Vec<Bytes>, (usize, Problem)> {
                 false => (line(0), Problem::RequestLineBehindBody),
             });
         }
-        let rest = &text[at..];
-        let frame = match frame_request(rest, MAX_FIELDS) {
+        let rest = text.slice(at..);
+        let frame = match frame_request(&rest, MAX_FIELDS) {
             Ok(Some(frame)) => frame,
             Ok(None) => return Err((line(rest.len()), Problem::NoEndOfHead)),
-            Err(_) => return Err((line(malformed_line(rest)), Problem::Header)),
+            Err(_) => return Err((line(malformed_line(&rest)), Problem::Header)),
         };
-        let (head, body) = rest.split_at(frame.length);
+        let (head, body) = (&rest[..frame.length], rest.slice(frame.length..));
         let problem = |problem| (line(frame.length), problem);
         let (taken, body, length) = match is_framed(head) {
             true => {
-                let length = length_of(frame.body, body).map_err(problem)?;
-                (length, &body[..length], None)
+                let length = length_of(frame.body, body.clone()).map_err(problem)?;
+                (length, body.slice(..length), None)
             }
             // No body, as HTTP has it, if another request follows.
-            false if begins_request(trim_start(body)) => (0, &body[..0], None),
+            false if begins_request(trim_start(&body)) => (0, Bytes::new(), None),
             false => {
-                let whole = body;
-                let body = body.strip_suffix(b"\n").unwrap_or(body);
-                let body = body.strip_suffix(b"\r").unwrap_or(body);
-                (whole.len(), body, Some(body.len()))
+                let whole = body.len();
+                let bare = body.strip_suffix(b"\n").unwrap_or(&body);
+                let bare = bare.strip_suffix(b"\r").unwrap_or(bare).len();
+                (whole, body.slice(..bare), Some(bare))
             }
         };
-        requests.push(on_the_wire(head, body, length.filter(|length| *length > 0)));
+        requests.push(on_the_wire(
+            head,
+            &body,
+            length.filter(|length| *length > 0),
+        ));
         at += frame.length + taken;
     }
     match requests.is_empty() {
@@ -184,12 +189,12 @@ pub(super) fn split(text: &[u8]) -> Result<Vec<Bytes>, (usize, Problem)> {
 }
 
 /// How many bytes a body takes whose head frames it.
-fn length_of(mut decoder: BodyDecoder, body: &[u8]) -> Result<usize, Problem> {
+fn length_of(mut decoder: BodyDecoder, body: Bytes) -> Result<usize, Problem> {
     let announced = match decoder {
         BodyDecoder::Length(length) => Some(length),
         _ => None,
     };
-    let mut rest = Bytes::copy_from_slice(body);
+    let mut rest = body.clone();
     loop {
         match decoder.decode(&mut rest) {
             Ok(Decoded::Data(_) | Decoded::Trailers(_)) => {}

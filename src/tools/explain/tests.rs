@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
+
 use super::input::{Problem, split};
 use super::*;
 use crate::config::{Class, PathPattern, Quota, Secret, Tenant};
@@ -45,7 +47,7 @@ const FORM: &str = "POST /v2/send/seen?instance_id=123 HTTP/1.1\n\
 
 async fn report_of(config: &Config, requests: &[&str]) -> String {
     let requests = requests.iter().map(|text| {
-        let [bytes] = &split(text.as_bytes()).unwrap()[..] else {
+        let [bytes] = &split(&Bytes::from(text.as_bytes().to_vec())).unwrap()[..] else {
             panic!("one request: {text}")
         };
         RawRequest {
@@ -430,7 +432,7 @@ fn requests_are_separated_as_on_a_connection() {
             &["2\r\n{}\r\n0\r\n\r\n", ""],
         ),
     ] {
-        let requests = split(text.as_bytes()).unwrap();
+        let requests = split(&Bytes::from(text.as_bytes().to_vec())).unwrap();
         let found: Vec<_> = requests
             .iter()
             .map(|request| {
@@ -470,6 +472,10 @@ fn bad_input_is_reported_with_its_line() {
             Problem::Chunks,
         ),
     ] {
-        assert_eq!(split(text.as_bytes()), Err((line, problem)), "{text:?}");
+        assert_eq!(
+            split(&Bytes::from(text.as_bytes().to_vec())),
+            Err((line, problem)),
+            "{text:?}"
+        );
     }
 }
