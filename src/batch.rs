@@ -198,12 +198,8 @@ impl Batcher {
         settings: &config::Batch,
         now: Instant,
     ) -> Option<NotMerged> {
-        if settings.window.is_zero() {
-            return Some(NotMerged::MergingOff);
-        }
-        // Such a list fits no batch.
-        if receipt.id_count() > settings.max_ids {
-            return Some(NotMerged::TooManyIds);
+        if let Some(reason) = fits_no_batch(receipt, settings) {
+            return Some(reason);
         }
         // While all receipts of this key fail, its own failure does not show that
         // its ids are bad. In quarantine, each would cost an upstream call.
@@ -211,4 +207,13 @@ impl Batcher {
             && self.common_failures.of(&receipt.key, now).is_none();
         is_held.then_some(NotMerged::Quarantined)
     }
+}
+
+/// Why these settings keep a receipt out of batches at any time.
+pub(crate) fn fits_no_batch(receipt: &Receipt, settings: &config::Batch) -> Option<NotMerged> {
+    if settings.window.is_zero() {
+        return Some(NotMerged::MergingOff);
+    }
+    // Such a list fits no batch.
+    (receipt.id_count() > settings.max_ids).then_some(NotMerged::TooManyIds)
 }

@@ -70,6 +70,13 @@ pub enum Command {
         /// Where the page with charts goes.
         report: Option<PathBuf>,
     },
+    /// Explain what the gateway would do with requests, and whether they merge.
+    Explain {
+        /// The settings file, if one is named.
+        config: Option<PathBuf>,
+        /// The requests; `-` is the standard input, and so is none.
+        requests: Vec<PathBuf>,
+    },
 }
 
 /// The settings of the local stand-in.
@@ -97,6 +104,8 @@ pub struct SandboxArgs {
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     override_usage = "wawp-gateway [COMMAND] [OPTIONS]",
+    // clap's own without an empty line, so that the help fits one screen.
+    help_template = "{about-with-newline}{usage-heading} {usage}\n\n{all-args}{after-help}",
     after_help = "Every setting also as WAWP_GATEWAY_<SECTION>__<KEY>: WAWP_GATEWAY_LIMIT__RATE=5"
 )]
 struct CommandLine {
@@ -152,6 +161,16 @@ enum TypedCommand {
         /// Logs of nginx, Apache, Caddy, Traefik or the gateway; - is stdin
         #[arg(value_name = "ACCESS_LOG", required = true)]
         logs: Vec<PathBuf>,
+    },
+    /// Explain how requests are read, and why they merge or not
+    Explain {
+        /// The settings file [default: as for serve]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Files with raw HTTP/1.1 requests, one or several each (head, empty
+        /// line, body); - or none is stdin
+        #[arg(value_name = "REQUEST")]
+        requests: Vec<PathBuf>,
     },
     /// Print completions for a shell
     // Hidden, like `man`: packages call both once, and the help fits one screen.
@@ -259,6 +278,7 @@ impl From<CommandLine> for Command {
                 logs,
                 report,
             },
+            Some(TypedCommand::Explain { config, requests }) => Self::Explain { config, requests },
         }
     }
 }

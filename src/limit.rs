@@ -48,7 +48,7 @@ use egress::{Egress, QueueLimits};
 pub(crate) use forecast::admit as admit_at;
 pub(crate) use in_flight::Place;
 use lane::WaitRules;
-pub(crate) use lane::{Admission, Lane};
+pub(crate) use lane::{Admission, Lane, SharedBudget};
 use policy::{Policy, Sharing};
 pub(crate) use queue::{Completion, Kind, Newcomer, Permit, Refusal, Refused, Scope};
 use registry::Registry;

@@ -45,6 +45,7 @@ fn main() -> ExitCode {
             logs,
             report,
         } => estimate(config, &logs, report.as_deref()),
+        Command::Explain { config, requests } => explain(config, &requests),
     }
 }
 
@@ -218,6 +219,17 @@ fn estimate(named: Option<PathBuf>, logs: &[PathBuf], page: Option<&Path>) -> Ex
             }
             print(|out| write!(out, "{report}"))
         }
+        Err(error) => fail(EXIT_SETTINGS, &error),
+    }
+}
+
+fn explain(named: Option<PathBuf>, requests: &[PathBuf]) -> ExitCode {
+    let config = match load(named) {
+        Ok(effective) => effective.config,
+        Err(mistakes) => return fail(EXIT_SETTINGS, &mistakes),
+    };
+    match block_on(wawp_gateway::explain::run(&config, requests)) {
+        Ok(report) => print(|out| write!(out, "{report}")),
         Err(error) => fail(EXIT_SETTINGS, &error),
     }
 }

@@ -4,6 +4,7 @@
 //! upstream, response. Invariant: each request gets one response and is counted once.
 //!
 //! - [`shared`]: what all requests share; [`request_ctx`]: what the steps of one request share;
+//! - [`prepare`]: the steps before a request may wait; [`inspect`]: these steps alone;
 //! - [`target`]: requests for another host; [`raw_target`]: targets that are no URI;
 //!   [`preflight`], [`cors`]: browsers;
 //! - [`identify`]: instance, credential, keys, and the lane at the limiter;
@@ -15,8 +16,10 @@
 mod cors;
 pub(crate) mod error;
 mod identify;
+pub(crate) mod inspect;
 mod passthrough;
 mod preflight;
+mod prepare;
 pub(crate) mod ratelimit_headers;
 mod raw_target;
 mod receipts;
@@ -40,14 +43,12 @@ use tokio::time::Instant;
 use crate::body::{ClientBody, ClientResponse};
 use crate::conn::state::ConnCtx;
 use crate::http::hop_by_hop;
-use crate::http::raw_target::RawTarget;
 use crate::http::request_head::RequestHead;
 use crate::http::response_head::has_no_body;
-use crate::observe::metrics::{Failure, Route};
-use crate::receipt::NotMerged;
+use crate::observe::metrics::Failure;
 use crate::upstream::Upstream;
 use error::Error;
-use preflight::is_preflight;
+use prepare::{Kind, Prepared};
 use request_ctx::RequestCtx;
 use request_guard::RequestGuard;
 use run_to_end::RunToEnd;
@@ -105,10 +106,7 @@ impl Proxy {
         let ConnCtx { peer, state } = conn;
         let shared = &*self.shared;
         let settings = shared.reloadable.load_full();
-        let route = match settings.is_receipt_path(head.uri.path()) {
-            true => Route::Seen,
-            false => Route::Other,
-        };
+        let route = settings.route(head.uri.path());
         let is_crowded = state.requests_in_flight() > MAX_PER_CONNECTION;
         // Before the steps: a request that they refuse is logged and counted, too.
         let mut log_entry = shared.access_log.begin(&head, route);
@@ -168,50 +166,16 @@ impl Proxy {
             log_entry: &mut guard.log_entry,
         };
         ctx.log_entry.set_client(client);
-        tenants.may_connect(client)?;
-        // hyper checks HTTP/1 itself, but has no such limit for HTTP/2.
-        if head.headers.len() > settings.max_headers {
-            return Err(Error::TooManyHeaders(settings.max_headers));
-        }
-        // Before `strip`, which removes the headers that this checks.
-        self.shared.this_host.check(head)?;
-        // HTTP/2 has no `Upgrade` (RFC 9113 §8.6).
-        let is_upgradable = head.version == Version::HTTP_11 && body.is_empty();
-        hop_by_hop::strip(&mut head.headers, is_upgradable);
-        head.set_announces_body(!body.is_empty());
-        if head.version == Version::HTTP_2 {
-            hop_by_hop::from_http2(head, body.is_empty());
-        }
-        if let Some(raw) = RawTarget::of(head) {
-            Box::pin(self.prepare_raw_target(head, body, raw)).await?;
-        }
-        if is_preflight(head, body) {
-            ctx.log_entry.set_merging(Err(NotMerged::Method));
+        let Prepared { kind, substitution } = self.prepare(ctx, head, body).await?;
+        let mut result = match kind {
             // Boxed, here and below: a future is as large as its largest branch.
-            return Box::pin(self.forward_preflight(ctx, head, body)).await;
-        }
-        // Before the credentials are read: buckets and merge keys use the real token.
-        let substitution = match reloadable.keyring {
-            Some(_) => Box::pin(self.substitute_key(ctx, head, body)).await?,
-            None => None,
-        };
-        let receipt = match ctx.route {
-            Route::Seen => match self.read_receipt(&reloadable.batch, head, body).await? {
-                Ok(receipt) => Some(receipt),
-                Err(reason) => {
-                    ctx.log_entry.set_merging(Err(reason));
-                    None
-                }
-            },
-            Route::Other => None,
-        };
-        let mut result = match receipt {
+            Kind::Preflight => return Box::pin(self.forward_preflight(ctx, head, body)).await,
             // Two steps, because the future of the wait must not hold the receipt.
-            Some(receipt) => match self.join(ctx, receipt) {
+            Kind::Receipt(receipt) => match self.join(ctx, receipt) {
                 Ok(joined) => self.await_verdict(ctx, joined).await,
                 Err(denied) => Err(denied.into()),
             },
-            None => Box::pin(self.pass_through(ctx, head, body)).await,
+            Kind::Other => Box::pin(self.pass_through(ctx, head, body)).await,
         };
         if let (Some(substitution), Ok(response)) = (substitution, &mut result) {
             substitution.hide_token(response.head.headers_mut());

@@ -12,7 +12,8 @@
 //! - [`media`]: what the type of a body says;
 //! - [`parse`]: from a request to its parts, or to the reason why it is not merged;
 //! - [`key`]: what receipts must have in common to be merged;
-//! - [`merged`]: how the merged request is written.
+//! - [`merged`]: how the merged request is written;
+//! - [`shown`]: a receipt as people see it.
 
 mod fields;
 mod form;
@@ -26,6 +27,7 @@ mod message_id;
 mod pairs;
 pub(crate) mod parse;
 mod parts;
+pub(crate) mod shown;
 
 #[cfg(test)]
 mod tests;
@@ -39,6 +41,7 @@ use http::request::Parts;
 
 pub(crate) use ids::{IdHash, Ids};
 pub(crate) use key::MergeKey;
+pub(crate) use merged::merge;
 
 use crate::body::{RequestBody, UpstreamRequest};
 use crate::config;

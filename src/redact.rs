@@ -7,7 +7,7 @@ use std::fmt;
 use aho_corasick::{AhoCorasick, AhoCorasickBuilder};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::config::Tenant;
+use crate::config::{Secret, Tenant};
 
 /// All but the unreserved characters of RFC 3986 §2.3.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
@@ -24,11 +24,21 @@ pub(crate) struct Secrets(AhoCorasick);
 impl Secrets {
     /// Collects them from the settings; `None` if there are none.
     pub(crate) fn new(tenants: &[Tenant]) -> Option<Self> {
+        Self::with(tenants, [])
+    }
+
+    /// As [`new`](Self::new), and these texts as well.
+    pub(crate) fn with<'t>(
+        tenants: &'t [Tenant],
+        more: impl IntoIterator<Item = &'t str>,
+    ) -> Option<Self> {
         let tokens = tenants.iter().flat_map(|tenant| tenant.tokens.values());
         let keys = tenants.iter().flat_map(|tenant| tenant.all_keys());
         let texts: Vec<String> = keys
             .chain(tokens)
-            .flat_map(|secret| forms(secret.expose()))
+            .map(Secret::expose)
+            .chain(more)
+            .flat_map(forms)
             .collect();
         if texts.is_empty() {
             return None;
@@ -38,6 +48,16 @@ impl Secrets {
         let automaton = builder.ascii_case_insensitive(true).build(texts);
         // It fails only for more patterns than a settings file can hold.
         automaton.ok().map(Self)
+    }
+
+    /// The text with a mask in place of each of them.
+    pub(crate) fn masked(&self, text: &str, mask: &str) -> String {
+        let mut masked = String::with_capacity(text.len());
+        self.0.replace_all_with(text, &mut masked, |_, _, to| {
+            to.push_str(mask);
+            true
+        });
+        masked
     }
 
     /// Whether a text contains one of them.
@@ -71,7 +91,6 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::config::Secret;
 
     #[test]
     fn a_secret_is_found_in_every_form() {
@@ -96,6 +115,8 @@ mod tests {
             "/tok%2Fen/",
         ] {
             assert!(secrets.are_in(text), "{text}");
+            assert!(secrets.masked(text, "…").contains('…'), "{text}");
+            assert!(!secrets.are_in(&secrets.masked(text, "…")), "{text}");
         }
         assert!(!secrets.are_in("q83v+7/EjRkl0aWb"));
     }

@@ -9,6 +9,7 @@
 //! - `connection`: one connection, from its first byte to its end;
 //! - `idle`, `detect`: waiting for a request, and which protocol it speaks;
 //! - `fast`: HTTP/1.1 requests in the usual form; `hyper`: all others;
+//! - `inspect`: one request, read and not served;
 //! - `unreadable`: connections that end before there is a request.
 
 mod connection;
@@ -16,6 +17,7 @@ mod detect;
 mod fast;
 mod hyper;
 mod idle;
+mod inspect;
 mod listener;
 mod proxy_protocol;
 mod tls;

@@ -3,6 +3,7 @@
 //! - [`sandbox`]: a local stand-in for api.wawp.net;
 //! - [`demo`]: the sandbox, the gateway and apps together;
 //! - [`estimate`]: what the gateway would do with the traffic of an access log;
+//! - [`explain`]: what the gateway would do with a request, and which ones merge;
 //! - [`backends`]: how backends read a request;
 //! - [`health`]: whether a running gateway accepts requests;
 //! - [`testing`]: entry points for benches and fuzz targets.
@@ -10,6 +11,7 @@
 pub(crate) mod backends;
 pub mod demo;
 pub mod estimate;
+pub mod explain;
 pub mod health;
 pub mod sandbox;
 #[doc(hidden)]

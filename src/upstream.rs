@@ -159,6 +159,11 @@ impl Upstream {
         }
     }
 
+    /// Writes target and headers as they are sent over HTTP/1.1.
+    pub(crate) fn prepare(&self, request: &mut UpstreamRequest) {
+        request::prepare_http1(request, &self.host);
+    }
+
     /// How many connections all workers have open: idle, and in use.
     pub(crate) fn connections(&self) -> (usize, usize) {
         self.pools.count()
@@ -229,7 +234,7 @@ impl Upstream {
             if connection.is_http2() {
                 request::prepare_http2(&mut request.head, &self.settings.url);
             } else {
-                request::prepare_http1(request, &self.host);
+                self.prepare(request);
             }
             let sent = connection.send(request, &timeout).await;
             // Only a new connection shows that an outage is over: a pooled one may be

@@ -4,13 +4,11 @@
 //! retried, within the callers' deadlines and the retry budget (rule: retries).
 //! A caller whose deadline passes gets the result of the last call with its ids.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
-use indexmap::IndexSet;
 use tokio::time::Instant;
 use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff};
 use tower::util::rng::HasherRng;
@@ -22,7 +20,7 @@ use crate::body::{ClientResponse, UpstreamRequest};
 use crate::http::retry_after;
 use crate::limit::{Acquired, Lane};
 use crate::observe::metrics::Route;
-use crate::receipt::NotMerged;
+use crate::receipt::{NotMerged, merge};
 use crate::upstream::{Collected, Upstream, UpstreamError, UpstreamResponse};
 
 /// Longer responses are not held for sharing. Responses to receipts have a few
@@ -199,7 +197,7 @@ impl CallContext<'_> {
 
     /// One attempt. A single caller's own request is sent, unchanged.
     async fn attempt(&self, callers: &mut [Caller], acquired: Acquired) -> LastCall {
-        let (mut request, ids) = merge(callers);
+        let (mut request, ids) = merge(callers.iter().map(|caller| &*caller.receipt));
         let size = CallSize {
             callers: callers.len(),
             ids,
@@ -315,26 +313,6 @@ impl CallContext<'_> {
 fn take_late(callers: &mut Vec<Caller>, then: Instant) -> Vec<Caller> {
     let is_late = |caller: &mut Caller| caller.deadline <= then;
     callers.extract_if(.., is_late).collect()
-}
-
-/// The one request for these callers, with the union of their ids in the order
-/// in which they were first seen, and how many distinct ids it has.
-fn merge(callers: &[Caller]) -> (UpstreamRequest, usize) {
-    let first = callers.first().expect("a call has callers");
-    let lists: Vec<_> = callers.iter().map(|caller| caller.receipt.ids()).collect();
-    // The usual case needs no set: one id cannot be repeated.
-    if callers.len() == 1 && first.receipt.id_count() < 2 {
-        return (first.receipt.own_request(), first.receipt.id_count());
-    }
-    // First-seen order (rule: merge equality). A list of one caller may repeat ids:
-    // it is sent as it is, and only counted here.
-    let mut union: IndexSet<Cow<'_, str>> = IndexSet::with_capacity(callers.len());
-    union.extend(lists.iter().flat_map(|ids| ids.iter()));
-    let request = match callers.len() {
-        1 => first.receipt.own_request(),
-        _ => first.receipt.merged_request(union.iter().map(|id| &**id)),
-    };
-    (request, union.len())
 }
 
 impl LastCall {

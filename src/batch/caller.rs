@@ -113,12 +113,8 @@ impl Mergeable for Caller {
         &self.receipt.key
     }
 
-    fn each_id(&self, mut each: impl FnMut(IdHash, usize)) {
-        // The costs are in the form of this receipt. All receipts of a batch have the
-        // same form, because it is part of the key.
-        for (id, hash) in self.receipt.ids().hashed() {
-            each(hash, self.receipt.id_cost(&id));
-        }
+    fn each_id(&self, each: impl FnMut(IdHash, usize)) {
+        self.receipt.each_id(each);
     }
 
     fn max_id_bytes(&self) -> usize {

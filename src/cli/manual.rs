@@ -75,7 +75,7 @@ const SECTIONS: [(&str, &[(&str, &str)]); 4] = [
 ];
 
 /// What to type, and what it does.
-const EXAMPLES: [(&str, &str); 4] = [
+const EXAMPLES: [(&str, &str); 5] = [
     (
         "wawp-gateway check --config gateway.toml",
         "Check a settings file before it is used.",
@@ -91,6 +91,10 @@ const EXAMPLES: [(&str, &str); 4] = [
     (
         "wawp-gateway sandbox & wawp-gateway --upstream http://127.0.0.1:8081",
         "Try it without an account.",
+    ),
+    (
+        "wawp-gateway explain one.http other.http",
+        "Find out why two receipts do not merge.",
     ),
 ];
 

@@ -101,6 +101,20 @@ fn the_other_commands() {
     );
     assert_eq!(read("man").unwrap(), Command::Man);
     assert_eq!(
+        read("explain").unwrap(),
+        Command::Explain {
+            config: None,
+            requests: Vec::new()
+        }
+    );
+    assert_eq!(
+        read("explain --config g.toml a.http -").unwrap(),
+        Command::Explain {
+            config: Some("g.toml".into()),
+            requests: vec!["a.http".into(), "-".into()],
+        }
+    );
+    assert_eq!(
         read("completions zsh").unwrap(),
         Command::Completions(Shell::Zsh)
     );

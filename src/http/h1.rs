@@ -20,6 +20,7 @@ pub(crate) use encode::BodyEncoder;
 pub(crate) use framing::FramingConflict;
 pub(crate) use request::{
     FastRequest, RequestFrame, RequestRead, frame_request, read_request, write_request,
+    write_request_head,
 };
 pub(crate) use response::{
     FinalResponse, MAX_RESPONSE_FIELDS, MAX_RESPONSE_HEAD, ResponseRead, read_response,

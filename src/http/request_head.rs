@@ -24,8 +24,8 @@ impl RequestHead {
         self.case.as_ref()
     }
 
-    /// Only for a request that was read on the fast path.
-    pub(super) fn set_header_case(&mut self, case: HeaderCase) {
+    /// Only for a request that was read on the fast path, or is not sent.
+    pub(crate) fn set_header_case(&mut self, case: HeaderCase) {
         self.case = Some(case);
     }
 

@@ -7,14 +7,9 @@
 use http::request::Parts;
 
 use super::credential::{CredentialSource, Credentials, Fingerprint};
+use super::head::{self, HeadSink, InstanceSource};
 use super::instance::InstanceId;
-use super::names::{self, Field, FieldName, Named};
-use super::query::pairs;
-use crate::http::raw_target::RawTarget;
-use crate::http::{INSTANCE_HEADER, TOKEN_HEADER};
-
-/// HTTP's own header for credentials (RFC 9110 §11.6.2), in lower case.
-const AUTHORIZATION_HEADER: &str = "authorization";
+use super::names::{Field, Named};
 
 /// The caller of a request, as far as the request states it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,39 +65,8 @@ impl Findings {
             is_ambiguous: false,
             is_partial: false,
         };
-        findings.query(head.uri.query().unwrap_or_default());
-        // Backends differ in whether a query ends at `#`: both readings must name
-        // the same (rule: ambiguous requests).
-        if let Some(raw) = RawTarget::of(head) {
-            findings.query(raw.query_before_fragment(head).unwrap_or_default());
-        }
-        // One pass over the headers costs less than one lookup for each name, and finds
-        // other spellings, too.
-        for (name, value) in &head.headers {
-            let (name, value) = (name.as_str(), value.as_bytes());
-            if name == AUTHORIZATION_HEADER {
-                findings.add_credential(CredentialSource::Authorization, value);
-            } else if names::is_header(name, INSTANCE_HEADER) {
-                findings.add_instance(&String::from_utf8_lossy(value));
-            } else if names::is_header(name, TOKEN_HEADER) {
-                findings.add_credential(CredentialSource::Header, value);
-            }
-        }
+        head::read(head, &mut findings);
         findings
-    }
-
-    fn query(&mut self, query: &str) {
-        for pair in pairs(query) {
-            let Some(named) = pair.named() else { continue };
-            // Some backends use the element of a list, others ignore it.
-            self.is_ambiguous |= named.is_list;
-            match named.name {
-                FieldName::Instance => self.add_instance(&pair.decoded()),
-                FieldName::Token => {
-                    self.add_credential(CredentialSource::Query, pair.decoded().as_bytes());
-                }
-            }
-        }
     }
 
     /// Adds an instance; the first one counts.
@@ -182,5 +146,19 @@ impl Findings {
             credential: credential.filter(|_| certainty != Certainty::Ambiguous),
             certainty,
         }
+    }
+}
+
+impl HeadSink for Findings {
+    fn instance(&mut self, _: InstanceSource, name: &str) {
+        self.add_instance(name);
+    }
+
+    fn credential(&mut self, source: CredentialSource, credential: &[u8]) {
+        self.add_credential(source, credential);
+    }
+
+    fn list_element(&mut self) {
+        self.set_ambiguous();
     }
 }

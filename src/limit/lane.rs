@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -22,7 +23,7 @@ use super::in_flight::Place;
 use super::policy::Policy;
 use super::queue::{Kind, Newcomer, Permit, Refusal, Refused, Scope, Source};
 use super::registry::Registry;
-use crate::config::Quota;
+use crate::config::{InstanceLimit, Quota};
 use crate::identity::Fingerprint;
 use crate::observe::metrics::{InstanceSeries, Metrics, TenantSeries};
 
@@ -72,6 +73,14 @@ pub(crate) struct Lane {
     metrics: Arc<Metrics>,
     /// Counts the upstream calls made here, and those that merging saved.
     tenant: Option<Arc<TenantSeries>>,
+}
+
+/// A share of the egress, and the budget of its tenant.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct SharedBudget {
+    pub(crate) weight: NonZeroU32,
+    /// The tenant's, or for unverified credentials a second one of the same size.
+    pub(crate) quota: Option<Quota>,
 }
 
 /// A request for a token, without the credential of the lane.
@@ -313,6 +322,34 @@ impl Lane {
             (Some(_), None) => self.metrics.other_instances(),
             (None, None) => self.metrics.no_instance(),
         }
+    }
+
+    /// The limit of its class for its instance.
+    pub(crate) fn limit(&self) -> InstanceLimit {
+        let instance = self.account.instance.as_deref();
+        self.registry.policy().limit_of(instance).clone()
+    }
+
+    /// Whether a 2xx verifies the credential.
+    pub(crate) fn verifies(&self) -> bool {
+        self.verifies
+    }
+
+    /// The shared budgets on which verified and other credentials draw.
+    pub(crate) fn shared_budgets(&self) -> [Option<SharedBudget>; 2] {
+        let sharing = Arc::clone(&self.registry.policy().sharing);
+        let instance = self.account.instance.as_deref();
+        let shares = [
+            sharing.of_verified(instance),
+            sharing.of_unverified(instance),
+        ];
+        shares.map(|share| {
+            let flow = share?;
+            Some(SharedBudget {
+                weight: flow.flow.weight,
+                quota: flow.flow.quota,
+            })
+        })
     }
 
     /// Whether responses carry `RateLimit` fields.

@@ -37,7 +37,7 @@ use crate::observe::metrics::{Metrics, Route};
 use crate::receipt::{NotMerged, Receipt};
 use crate::redact::Secrets;
 use record::Record;
-pub(crate) use sanitize::WITHHELD;
+pub(crate) use sanitize::{WITHHELD, path};
 use writer::Writer;
 
 /// The access log of one gateway.

@@ -17,7 +17,8 @@ use super::request_ctx::RequestCtx;
 use crate::body::{ClientBody, ClientResponse, RequestBody, UpstreamRequest};
 use crate::http::method;
 use crate::http::request_head::RequestHead;
-use crate::identity::Findings;
+use crate::identity::{Findings, Identity};
+use crate::tenant::Denied;
 use crate::upstream::UpstreamResponse;
 
 /// Whether a request is a preflight and nothing else.
@@ -31,6 +32,28 @@ pub(super) fn is_preflight(head: &Parts, body: &ClientBody) -> bool {
 }
 
 impl Proxy {
+    /// Identifies a preflight, applies the access rules, and removes tenant keys.
+    pub(super) fn prepare_preflight(
+        &self,
+        ctx: &mut RequestCtx<'_>,
+        head: &mut RequestHead,
+    ) -> (Identity, Result<(), Denied>) {
+        let identity = Findings::of_head(head).identity();
+        ctx.log_identity(&identity, head);
+        let instance = identity.instance.as_deref();
+        if let Err(denied) = ctx.settings.tenants.may_preflight(ctx.client, instance) {
+            ctx.name_refused(&identity, &self.shared.metrics);
+            return (identity, Err(denied));
+        }
+        if let Some(keyring) = &ctx.settings.keyring {
+            // The URL is that of the request that follows, and may contain a key, which
+            // the upstream must not learn. A key that opens nothing here is removed: the
+            // request that follows may name its instance in the body, or is refused.
+            keyring.search(head, ctx.client).replace_or_remove(head);
+        }
+        (identity, Ok(()))
+    }
+
     /// Forwards a preflight. It takes no bucket token.
     ///
     /// # Errors
@@ -41,17 +64,7 @@ impl Proxy {
         head: &mut RequestHead,
         body: &mut ClientBody,
     ) -> Result<Box<ClientResponse>, Error> {
-        let identity = Findings::of_head(head).identity();
-        ctx.log_identity(&identity, head);
-        let instance = identity.instance.as_deref();
-        let allowed = ctx.settings.tenants.may_preflight(ctx.client, instance);
-        allowed.inspect_err(|_| ctx.name_refused(&identity, &self.shared.metrics))?;
-        if let Some(keyring) = &ctx.settings.keyring {
-            // The URL is that of the request that follows, and may contain a key, which
-            // the upstream must not learn. A key that opens nothing here is removed: the
-            // request that follows may name its instance in the body, or is refused.
-            keyring.search(head, ctx.client).replace_or_remove(head);
-        }
+        self.prepare_preflight(ctx, head).1?;
         let mut request = UpstreamRequest {
             head: std::mem::take(head),
             body: RequestBody::streamed(body.take()),

@@ -25,7 +25,7 @@ use crate::upstream::UpstreamError;
 
 /// A receipt, and when its last byte arrived.
 pub(super) struct Arrived {
-    receipt: Box<Receipt>,
+    pub(super) receipt: Box<Receipt>,
     at: Instant,
 }
 

@@ -13,7 +13,7 @@ use crate::conn::drain_signal::Drain;
 use crate::http::path;
 use crate::limit::{Limiter, Rules};
 use crate::observe::access_log::AccessLog;
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Metrics, Route};
 use crate::redact::Secrets;
 use crate::tenant::Tenants;
 use crate::tenant::key::Keyring;
@@ -70,10 +70,13 @@ impl Reloadable {
         self.batch.mode == BatchMode::Observe
     }
 
-    /// Whether receipts to this path are merged.
-    pub(super) fn is_receipt_path(&self, path: &str) -> bool {
+    /// Whether a request is on a path of receipts.
+    pub(super) fn route(&self, path: &str) -> Route {
         let mut paths = self.batch.paths.iter();
-        paths.any(|receipt| path::same_segments(receipt, path))
+        match paths.any(|receipt| path::same_segments(receipt, path)) {
+            true => Route::Seen,
+            false => Route::Other,
+        }
     }
 }
 

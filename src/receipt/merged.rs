@@ -3,16 +3,18 @@
 //! Invariant: it is the first caller's request, byte for byte, except for the
 //! list of ids and the content length.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
+use indexmap::IndexSet;
 
 use super::fields::MAX_FIELDS;
 use super::form::{Form, Site};
 use super::list::List;
-use super::{Receipt, message_id};
+use super::{IdHash, Receipt, message_id};
 use crate::body::{RequestBody, SCAN_LIMIT, UpstreamRequest};
 
 /// The longest target of a merged request, in bytes. Common servers accept 8 KiB
@@ -25,6 +27,15 @@ impl Receipt {
     pub(crate) fn id_cost(&self, id: &str) -> usize {
         let list = self.list.as_ref();
         list.map_or(0, |list| list.form.cost(list.site, id))
+    }
+
+    /// Calls `each` with each id, and with the bytes that it takes in a merged request.
+    pub(crate) fn each_id(&self, mut each: impl FnMut(IdHash, usize)) {
+        // The costs are in the form of this receipt. All receipts of a batch have the
+        // same form, because it is part of the key.
+        for (id, hash) in self.ids().hashed() {
+            each(hash, self.id_cost(&id));
+        }
     }
 
     /// Bytes that ids may take in a request made from this one. With more, the body
@@ -119,6 +130,32 @@ impl List {
         self.write_more(text, ids.skip(self.count), &mut more);
         splice(text, &(end..end), &more)
     }
+}
+
+/// The one request for these receipts of one key, with the union of their ids in the
+/// order in which they were first seen, and how many distinct ids it has.
+///
+/// # Panics
+/// There are no receipts.
+pub(crate) fn merge<'r>(
+    receipts: impl ExactSizeIterator<Item = &'r Receipt> + Clone,
+) -> (UpstreamRequest, usize) {
+    let count = receipts.len();
+    let first = receipts.clone().next().expect("a call has callers");
+    // The usual case needs no set: one id cannot be repeated.
+    if count == 1 && first.id_count() < 2 {
+        return (first.own_request(), first.id_count());
+    }
+    let lists: Vec<_> = receipts.map(Receipt::ids).collect();
+    // First-seen order (rule: merge equality). A list of one caller may repeat ids:
+    // it is sent as it is, and only counted here.
+    let mut union: IndexSet<Cow<'_, str>> = IndexSet::with_capacity(count);
+    union.extend(lists.iter().flat_map(|ids| ids.iter()));
+    let request = match count {
+        1 => first.own_request(),
+        _ => first.merged_request(union.iter().map(|id| &**id)),
+    };
+    (request, union.len())
 }
 
 fn splice(text: &[u8], range: &Range<usize>, middle: &[u8]) -> Vec<u8> {

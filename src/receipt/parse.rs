@@ -31,7 +31,7 @@ use crate::identity::{
 const CHAT_FIELD: &[u8] = b"chatId";
 
 /// End-to-end fields that can change the response, in the order of the key.
-static HEADERS: [HeaderName; 7] = [
+pub(crate) static HEADERS: [HeaderName; 7] = [
     AUTHORIZATION,
     COOKIE,
     ACCEPT,
@@ -50,7 +50,7 @@ pub(crate) struct Parsed<'r> {
     settings: &'r config::Batch,
     carrier: Carrier,
     /// Everything except the ids, in the order of the key.
-    fields: Vec<Field<'r>>,
+    pub(super) fields: Vec<Field<'r>>,
     /// The query and the body, which the fields are in.
     texts: [&'r [u8]; 2],
     /// `None` for a receipt about the whole chat.

@@ -95,11 +95,7 @@ impl Server {
         // If hyper cannot read it, its beginning says why.
         let opening = unreadable::opening(io.prefix());
         let settings = &self.shared.settings;
-        // Above hyper's own limit (its buffer and half of it again), so that hyper refuses
-        // a long head, as it would without `EscapedIo`.
-        let max_head = 2 * settings.max_header_bytes.max(MIN_BUFFER);
-        let io = TrackedIo::new(io, &conn.state);
-        let io = EscapedIo::new(io, &noted, settings.max_headers, max_head);
+        let io = noting(TrackedIo::new(io, &conn.state), &noted, settings);
         let io = TokioIo::new(io);
         let service = self.service(conn, Some(noted), std::convert::identity);
         let connection = self.shared.http1.serve_connection(io, service);
@@ -190,17 +186,7 @@ impl Server {
         service_fn(move |request: Request<Incoming>| {
             let now = Instant::now();
             conn.state.on_request_started(now);
-            let (head, body) = request.into_parts();
-            let body = ClientBody::new(body, &head, body_timeout, &conn.state);
-            let mut head = Box::new(RequestHead::from(head));
-            if let Some(notes) = noted.as_ref().and_then(|noted| noted.take_next()) {
-                if let Some((target, case)) = notes.target {
-                    head.set_raw_target(target, case);
-                }
-                if let Some(conflict) = notes.conflict {
-                    head.extensions.insert(conflict);
-                }
-            }
+            let (head, body) = read(request, noted.as_deref(), &conn, body_timeout);
             let response = proxy.clone().handle(head, body, conn.clone(), now);
             let (wrap, noted) = (wrap.clone(), noted.clone());
             // hyper drops this future if the client disconnects; the work of `handle` goes on
@@ -215,6 +201,39 @@ impl Server {
             }
         })
     }
+}
+
+/// The head and the body of a request, with what hyper does not keep of the head.
+pub(super) fn read(
+    request: Request<Incoming>,
+    noted: Option<&NotedHeads>,
+    conn: &ConnCtx,
+    body_timeout: Duration,
+) -> (Box<RequestHead>, ClientBody) {
+    let (head, body) = request.into_parts();
+    let body = ClientBody::new(body, &head, body_timeout, &conn.state);
+    let mut head = Box::new(RequestHead::from(head));
+    if let Some(notes) = noted.and_then(NotedHeads::take_next) {
+        if let Some((target, case)) = notes.target {
+            head.set_raw_target(target, case);
+        }
+        if let Some(conflict) = notes.conflict {
+            head.extensions.insert(conflict);
+        }
+    }
+    (head, body)
+}
+
+/// A stream for hyper that also notes what hyper does not keep of a head.
+pub(super) fn noting<IO>(
+    io: IO,
+    noted: &Arc<NotedHeads>,
+    settings: &config::Server,
+) -> EscapedIo<IO> {
+    // Above hyper's own limit (its buffer and half of it again), so that hyper refuses
+    // a long head, as it would without `EscapedIo`.
+    let max_head = 2 * settings.max_header_bytes.max(MIN_BUFFER);
+    EscapedIo::new(io, noted, settings.max_headers, max_head)
 }
 
 /// How a connection stopped being served by hyper.

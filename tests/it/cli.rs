@@ -108,6 +108,65 @@ fn run_into(args: &[&str], stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -
     (output.status.code().unwrap_or(-1), stderr)
 }
 
+const RECEIPT: &str = "POST /v2/send/seen?instance_id=123&access_token=token-1 HTTP/1.1\nHost: gateway.test\n\
+    Accept-Language: de\n\n{\"chatId\":\"1@c.us\",\"messageIds\":[\"false_1@c.us_A\"]}\n";
+
+#[test]
+fn explain_names_what_keeps_two_receipts_apart() {
+    let scratch = Scratch::new();
+    let one = scratch.file("one.http", RECEIPT);
+    let other = scratch.file("other.http", &RECEIPT.replace(": de", ": en"));
+    let settings = scratch.file(
+        "ignore.toml",
+        "[batch]\nignore_headers = [\"accept-language\"]\n",
+    );
+    let (one, other, settings) = (
+        one.to_str().unwrap(),
+        other.to_str().unwrap(),
+        settings.to_str().unwrap(),
+    );
+    let (code, stdout, stderr) = run(&["explain", one, other]);
+    assert_eq!((code, &*stderr), (0, ""));
+    let apart = "They differ in:\n  header accept-language        de | en\n";
+    assert!(stdout.ends_with(apart), "{stdout}");
+    assert!(!stdout.contains("token-1"), "{stdout}");
+    let (code, stdout, stderr) = run(&["explain", "--config", settings, one, other]);
+    assert_eq!((code, &*stderr), (0, ""));
+    assert!(stdout.contains("Requests 1 and 2 merge"), "{stdout}");
+}
+
+#[test]
+fn explain_reads_the_standard_input() {
+    let explain = |args: &[&str], input: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_wawp-gateway"))
+            .arg("explain")
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(input.as_bytes()).unwrap();
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let code = output.status.code();
+        (code, text(output.stdout), text(output.stderr))
+    };
+    for args in [&[][..], &["-"]] {
+        let (code, stdout, stderr) = explain(args, RECEIPT);
+        assert_eq!((code, &*stderr), (Some(0), ""));
+        let read = "Request 1 (standard input)\n  result        a receipt of 1 id;";
+        assert!(stdout.starts_with(read), "{stdout}");
+    }
+    let (code, stdout, stderr) = explain(&[], &RECEIPT.replace("Accept-Language", "Bad Name"));
+    assert_eq!((code, &*stdout), (Some(2), ""));
+    let told = "standard input, line 3: no header: a name, a colon and a value";
+    assert!(stderr.contains(told), "{stderr}");
+    assert!(!stderr.contains("token-1"), "{stderr}");
+}
+
 /// A pipe whose reader has gone.
 fn unread() -> PipeWriter {
     pipe().unwrap().1
@@ -125,9 +184,11 @@ fn a_stdout_that_is_closed_or_full_stops_no_command() {
         "log",
         "h - - [25/Nov/2026:06:45:01 +0000] \"POST /v2/send/text?instance_id=1 HTTP/1.1\" 201 1\n",
     );
+    let request = scratch.file("one.http", RECEIPT);
     for args in [
         &["check", "--config", settings.to_str().unwrap()][..],
         &["estimate", log.to_str().unwrap()],
+        &["explain", request.to_str().unwrap()],
         &["man"],
         &["completions", "bash"],
     ] {
@@ -149,6 +210,7 @@ fn a_stderr_that_is_closed_or_full_stops_no_command() {
     for (args, code) in [
         (&["check", "--config", "/nonexistent/gateway.toml"][..], 2),
         (&["estimate", "/nonexistent/log"], 2),
+        (&["explain", "/nonexistent/one.http"], 2),
         (&["frobnicate"], 2),
         (&["sandbox", "--listen", &address], 1),
     ] {

@@ -197,6 +197,23 @@ pub(crate) fn frame_request(
 /// The head announces another length than the body has. The upstream would
 /// then read the next request as part of this one, or wait for ever.
 pub(crate) fn write_request(out: &mut WriteBuf, head: &RequestHead, body: Bytes) {
+    // One allocation for the whole message in the usual case.
+    let room = HEAD_END + body.len().min(COPIED);
+    write_request_head(out.text(), head, Some(body.len()), room);
+    out.push(body);
+}
+
+/// Writes the head of a request whose body has this length; `None` if the headers
+/// themselves frame the body. `room` is for what follows.
+///
+/// # Panics
+/// As [`write_request`].
+pub(crate) fn write_request_head(
+    text: &mut Vec<u8>,
+    head: &RequestHead,
+    length: Option<usize>,
+    room: usize,
+) {
     let (method, headers) = (head.method.as_str(), &head.headers);
     let target = match RawTarget::of(head) {
         Some(raw) => raw.bytes(),
@@ -206,24 +223,23 @@ pub(crate) fn write_request(out: &mut WriteBuf, head: &RequestHead, body: Bytes)
             .map_or("/", PathAndQuery::as_str)
             .as_bytes(),
     };
-    let text = out.text();
     let first = method.len() + target.len() + "  HTTP/1.1\r\n".len();
-    // One allocation for the whole message in the usual case.
-    text.reserve(first + header_case::encoded_length(headers) + HEAD_END + body.len().min(COPIED));
+    text.reserve(first + header_case::encoded_length(headers) + room);
     text.extend_from_slice(method.as_bytes());
     text.push(b' ');
     text.extend_from_slice(target);
     text.extend_from_slice(b" HTTP/1.1\r\n");
     header_case::write_headers(text, headers, head.header_case());
-    match hop_by_hop::first(headers, &CONTENT_LENGTH).map(HeaderValue::as_bytes) {
-        Some(length) => assert_eq!(
-            content_length::parse(length),
-            Some(body.len() as u64),
-            "a body's length"
-        ),
-        None if body.is_empty() => {}
-        None => content_length::write(text, body.len() as u64),
+    if let Some(length) = length {
+        match hop_by_hop::first(headers, &CONTENT_LENGTH).map(HeaderValue::as_bytes) {
+            Some(announced) => assert_eq!(
+                content_length::parse(announced),
+                Some(length as u64),
+                "a body's length"
+            ),
+            None if length == 0 => {}
+            None => content_length::write(text, length as u64),
+        }
     }
     text.extend_from_slice(b"\r\n");
-    out.push(body);
 }

@@ -102,7 +102,7 @@ pub(super) fn method(method: &Method) -> &'static str {
 }
 
 /// A path in which every segment that is not a word is withheld.
-pub(super) fn path(path: &str) -> String {
+pub(crate) fn path(path: &str) -> String {
     let mut shown = String::with_capacity(path.len().min(MAX_PATH));
     for (index, segment) in path.split('/').enumerate() {
         // The API puts phone numbers and chat ids into paths.
