@@ -188,8 +188,12 @@ impl Lane {
         }
     }
 
+    fn registry(&self) -> &Registry {
+        &self.registries[self.class]
+    }
+
     fn policy(&self) -> Arc<Policy> {
-        Guard::into_inner(self.registries[self.class].policy())
+        Guard::into_inner(self.registry().policy())
     }
 
     /// Refuses a deadline that lies within a pause of the upstream: for a
@@ -327,7 +331,7 @@ impl Lane {
     /// The limit of its class for its instance.
     pub(crate) fn limit(&self) -> InstanceLimit {
         let instance = self.account.instance.as_deref();
-        self.registry.policy().limit_of(instance).clone()
+        self.registry().policy().limit_of(instance).clone()
     }
 
     /// Whether a 2xx verifies the credential.
@@ -337,7 +341,7 @@ impl Lane {
 
     /// The shared budgets on which verified and other credentials draw.
     pub(crate) fn shared_budgets(&self) -> [Option<SharedBudget>; 2] {
-        let sharing = Arc::clone(&self.registry.policy().sharing);
+        let sharing = Arc::clone(&self.registry().policy().sharing);
         let instance = self.account.instance.as_deref();
         let shares = [
             sharing.of_verified(instance),
@@ -354,7 +358,7 @@ impl Lane {
 
     /// Whether responses carry `RateLimit` fields.
     pub(crate) fn sends_ratelimit_headers(&self) -> bool {
-        self.registries[self.class].policy().headers
+        self.registry().policy().headers
     }
 
     /// The present quota of its bucket.
