@@ -22,9 +22,8 @@ use super::queue::{
 use crate::config::{InstanceLimit, Quota};
 use crate::identity::Fingerprint;
 
-/// How late a timer may fire: tokio's timer wheel advances once a millisecond. A
-/// waiter gets a token that was due by its deadline although the task that hands
-/// it out woke so much later.
+/// How late a timer may fire: tokio's timer wheel advances once a millisecond. A token
+/// that was due by the deadline counts, although the serving task woke so much later.
 const TIMER_GRANULARITY: Duration = Duration::from_millis(2);
 
 /// The next ticket of the process: tickets order waiters also across buckets,
@@ -268,11 +267,9 @@ impl<G: Completion> Bucket<G> {
             return;
         };
         let late = queue.take_late(until);
-        if !late.is_empty() {
-            let refused = self.refused(Refusal::Paused, until, now);
-            for waiter in late {
-                waiter.completion.settle(Err(refused));
-            }
+        let refused = self.refused(Refusal::Paused, until, now);
+        for waiter in late {
+            waiter.completion.settle(Err(refused));
         }
     }
 
@@ -363,12 +360,11 @@ impl<G: Completion> Bucket<G> {
     /// # Errors
     /// It does.
     pub(super) fn check_pause(&self, now: Instant, deadline: Instant) -> Result<(), Refused> {
-        match self.tokens.refuses_until() {
-            Some(until) if deadline < until && now < until => {
-                Err(self.refused(Refusal::Paused, until, now))
-            }
-            _ => Ok(()),
-        }
+        let until = self.tokens.refuses_until();
+        let until = until.filter(|until| deadline < *until && now < *until);
+        until.map_or(Ok(()), |until| {
+            Err(self.refused(Refusal::Paused, until, now))
+        })
     }
 
     /// Until when a pause certainly lets no request go; it may be over.

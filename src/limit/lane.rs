@@ -1,15 +1,12 @@
 //! One caller's access to an account.
 //!
 //! Invariants: which bucket pays is decided when a token is requested, not
-//! when the lane is made. A ticket that is dropped before its verdict leaves nothing
-//! in the queue, and the gauge of waiting requests is kept by tickets alone.
+//! when the lane is made.
 
-use std::fmt;
-use std::future::Future;
+mod ticket;
+
 use std::num::NonZeroU32;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arc_swap::Guard;
@@ -18,11 +15,13 @@ use tokio::time::Instant;
 
 use super::account::Account;
 use super::bucket::Bucket;
-use super::egress::{Joined, QueueLimits, Receiver};
+use super::egress::{Joined, QueueLimits};
 use super::in_flight::Place;
 use super::policy::Policy;
 use super::queue::{Kind, Newcomer, Permit, Refusal, Refused, Scope, Source};
 use super::registry::Registry;
+use ticket::Ticket;
+
 use crate::config::{InstanceLimit, Quota};
 use crate::identity::Fingerprint;
 use crate::observe::metrics::{InstanceSeries, Metrics, TenantSeries};
@@ -34,17 +33,6 @@ pub(crate) enum Admission {
     Now(Permit),
     /// A queue position.
     Queued(Ticket),
-}
-
-/// A queue position. Resolves to the token, or to the refusal of a request
-/// whose token cannot come in time any more. Dropping it gives the position up.
-pub(crate) struct Ticket {
-    account: Arc<Account>,
-    /// `None` for a shadow request, which no gauge counts.
-    series: Option<Arc<InstanceSeries>>,
-    ticket: u64,
-    /// `None` once it has resolved.
-    verdict: Option<Receiver>,
 }
 
 /// What the settings say about the wait of a request. A request keeps those with
@@ -376,38 +364,5 @@ impl Lane {
         let max_delay = request.limits.max_delay;
         self.account
             .forecast(&self.newcomer(&request), || self.policy(), max_delay)
-    }
-}
-
-impl Future for Ticket {
-    type Output = Result<Permit, Refused>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(verdict) = &mut self.verdict else {
-            return Poll::Pending;
-        };
-        let verdict = ready!(Pin::new(verdict).poll(cx));
-        // If the serving task was cut off with its runtime, no verdict will
-        // come: the request ends with that runtime too.
-        self.verdict = None;
-        verdict.map_or(Poll::Pending, Poll::Ready)
-    }
-}
-
-impl fmt::Debug for Ticket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Ticket").field(&self.ticket).finish()
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if let Some(series) = &self.series {
-            series.queued.dec();
-        }
-        // One that has resolved waits in no queue any more.
-        if self.verdict.take().is_some() {
-            self.account.leave(self.ticket);
-        }
     }
 }
