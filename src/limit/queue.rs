@@ -358,8 +358,8 @@ impl<G> WaitQueue<G> {
         belongs: impl Fn(Option<Fingerprint>) -> bool,
     ) -> Vec<(Side, Waiter<G>)> {
         let belongs = |waiter: &Waiter<G>| belongs(waiter.credential);
-        let requests = extract(&mut self.requests, &belongs);
-        let receipts = extract(&mut self.receipts, &belongs);
+        let requests = extract(&mut self.requests, belongs);
+        let receipts = extract(&mut self.receipts, belongs);
         let requests = requests.into_iter().map(|it| (Side::Requests, it));
         let receipts = receipts.into_iter().map(|it| (Side::Receipts, it));
         requests.chain(receipts).collect()
