@@ -73,7 +73,7 @@ impl Case {
                 let parsed = self.parsed.get(&arrival.tag)?;
                 let response = arrival.response.as_ref()?;
                 let verifies =
-                    (200..300).contains(&response.status) && self.shares_account(parsed, of);
+                    (200..300).contains(&response.status) && self.is_same_instance(parsed, of);
                 verifies.then(|| Verification {
                     at: response.at,
                     credential: &parsed.credential,
@@ -96,6 +96,11 @@ impl Case {
         })
     }
 
+    /// Same instance: what one class has verified holds in all.
+    fn is_same_instance(&self, one: &Parsed, other: &Parsed) -> bool {
+        self.budget(one).1 == self.budget(other).1
+    }
+
     /// Same instance, same class.
     pub(super) fn shares_account(&self, one: &Parsed, other: &Parsed) -> bool {
         let (class, instance, _) = self.budget(one);
@@ -105,6 +110,6 @@ impl Case {
 
     fn has_one_credential(&self, of: &Parsed) -> bool {
         let mut all = self.parsed.values();
-        all.all(|parsed| parsed.credential == of.credential || !self.shares_account(parsed, of))
+        all.all(|parsed| parsed.credential == of.credential || !self.is_same_instance(parsed, of))
     }
 }
