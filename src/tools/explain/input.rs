@@ -163,7 +163,7 @@ pub(super) fn split(text: &Bytes) -> Result<Vec<Bytes>, (usize, Problem)> {
         let problem = |problem| (line(frame.length), problem);
         let (taken, body, length) = match is_framed(head) {
             true => {
-                let length = length_of(frame.body, body.clone()).map_err(problem)?;
+                let length = length_of(frame.body, &body).map_err(problem)?;
                 (length, body.slice(..length), None)
             }
             // No body, as HTTP has it, if another request follows.
@@ -189,7 +189,7 @@ pub(super) fn split(text: &Bytes) -> Result<Vec<Bytes>, (usize, Problem)> {
 }
 
 /// How many bytes a body takes whose head frames it.
-fn length_of(mut decoder: BodyDecoder, body: Bytes) -> Result<usize, Problem> {
+fn length_of(mut decoder: BodyDecoder, body: &Bytes) -> Result<usize, Problem> {
     let announced = match decoder {
         BodyDecoder::Length(length) => Some(length),
         _ => None,
