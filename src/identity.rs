@@ -24,6 +24,7 @@ mod places;
 pub(crate) mod query;
 pub(crate) mod scan;
 pub(crate) mod verification;
+mod verified;
 
 #[cfg(test)]
 mod tests;
@@ -35,3 +36,4 @@ pub(crate) use head::InstanceSource;
 pub(crate) use instance::InstanceId;
 pub(crate) use places::Places;
 pub(crate) use query::{decode, pairs};
+pub(crate) use verified::Verified;

@@ -8,7 +8,7 @@
 //!
 //! - [`registry`]: the accounts of a group of classes, bounded; [`lane`]: access to one;
 //! - [`account`]: which of its two buckets a credential draws on, by the
-//!   [`verified`] credentials;
+//!   verified credentials ([`Verified`](crate::identity::Verified));
 //! - [`bucket`]: tokens and wait queue; [`gcra`] and [`mod@pause`]: the tokens;
 //!   [`in_flight`]: the bound on concurrent calls;
 //!   [`queue`]: what is next at a bucket;
@@ -32,7 +32,6 @@ mod queue;
 mod registry;
 mod shadow;
 mod shared;
-mod verified;
 
 #[cfg(test)]
 mod tests;
@@ -73,7 +72,7 @@ pub(crate) struct Rules {
     classes: Arc<Classes>,
     wait: WaitRules,
     /// One for each group of `classes`; the first is that of the base limit.
-    registries: Vec<Arc<Registry>>,
+    registries: Arc<[Arc<Registry>]>,
 }
 
 /// A token, and how long a request waited for it.
@@ -173,11 +172,18 @@ impl Limiter {
         verifies: bool,
     ) -> Lane {
         let class = class(&rules.classes, identity.instance.as_deref());
-        let registry = &rules.registries[rules.classes.group_of(class)];
-        let account = registry.account(identity);
+        let class = rules.classes.group_of(class);
+        let account = rules.registries[class].account(identity, &rules.registries);
         let metrics = Arc::clone(&self.metrics);
         let credential = identity.credential;
-        Lane::new(account, credential, verifies, registry, rules.wait, metrics)
+        Lane::new(
+            account,
+            credential,
+            verifies,
+            (&rules.registries, class),
+            rules.wait,
+            metrics,
+        )
     }
 
     /// Sets the gauges of tokens and pauses of each instance with a label.

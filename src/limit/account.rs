@@ -6,9 +6,13 @@
 //! that changes, waiting requests move to the bucket that is now theirs and
 //! keep the order in which they joined.
 //!
+//! - [`reroute`]: what changes when a credential is verified or refused.
+//!
 //! Invariant: one lock covers the verified credentials and both buckets, so
 //! that no request can be queued at a bucket that is not its own any more. A
 //! bucket that waits for shared budgets is held by the egress.
+
+mod reroute;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -19,10 +23,9 @@ use tokio::time::Instant;
 use super::bucket::{Bucket, next_ticket};
 use super::egress::{Joined, Owner, QueueLimits, Sender, Share};
 use super::policy::{BucketHandle, BucketLocation, Policy};
-use super::queue::{Newcomer, Permit, Refused, Side, Source, Waiter};
+use super::queue::{Newcomer, Permit, Refused, Source};
 use super::shared::EntryId;
-use super::verified::Verified;
-use crate::identity::{Fingerprint, InstanceId};
+use crate::identity::{Fingerprint, InstanceId, Verified};
 use crate::observe::metrics::InstanceSeries;
 
 /// An account with a verified credential is remembered this long without a
@@ -78,7 +81,7 @@ impl Account {
         let mut state = self.lock();
         let source = self.source(&mut state, newcomer, policy);
         let handle = state.handle(source);
-        if let Some(permit) = handle.try_acquire(newcomer.now) {
+        if let Some(permit) = handle.try_acquire(newcomer) {
             return Ok(Joined::Now(permit));
         }
         handle.check(newcomer, limits)?;
@@ -106,10 +109,24 @@ impl Account {
         credential: Option<Fingerprint>,
         inspect: impl FnOnce(&Bucket<Sender>) -> R,
     ) -> Option<R> {
+        self.lock().known(credential).inspect(inspect)
+    }
+
+    /// The refusal of a request of this credential whose deadline came while it
+    /// waited.
+    pub(super) fn too_late(&self, credential: Option<Fingerprint>) -> Option<Refused> {
+        let state = self.lock();
+        state.known(credential).too_late(Instant::now())
+    }
+
+    /// Which bucket a request without a token is counted at.
+    pub(super) fn source_of(&self, credential: Option<Fingerprint>) -> Source {
         let state = self.lock();
         let is_main = state.verified.is_empty() || state.verified.contains(credential);
-        let other = state.unverified.as_deref().filter(|_| !is_main);
-        other.unwrap_or(&state.main).inspect(inspect)
+        match &state.unverified {
+            Some(_) if !is_main => Source::Unverified,
+            _ => Source::Main,
+        }
     }
 
     /// Which bucket a credential draws on; opens that bucket if it is missing.
@@ -199,74 +216,6 @@ impl Account {
         if handle.inspect(|bucket| bucket.is_recovering()) == Some(true) {
             let now = Instant::now();
             handle.with(|bucket| bucket.on_other_result(now, permit.granted, is_accepted));
-        }
-    }
-
-    /// Records whether the upstream accepts a credential for the instance.
-    pub(super) fn verify(
-        self: &Arc<Self>,
-        credential: Fingerprint,
-        is_accepted: bool,
-        policy: impl FnOnce() -> Arc<Policy>,
-    ) {
-        let mut state = self.lock();
-        // Nearly every credential is known already, and needs no clock.
-        let has_changed = match is_accepted {
-            true if state.verified.contains(Some(credential)) => false,
-            true => state.verified.add(credential, Instant::now()),
-            false => state.verified.remove(credential),
-        };
-        if has_changed {
-            self.reroute(&mut state, &policy());
-        }
-    }
-
-    /// Moves shares and waiters to the buckets that are theirs now.
-    fn reroute(self: &Arc<Self>, state: &mut State, policy: &Policy) {
-        let max_delay = policy.max_delay;
-        self.reshare(state, policy);
-        let State {
-            verified,
-            main,
-            unverified,
-        } = state;
-        if verified.is_empty() {
-            if let Some(mut other) = unverified.take() {
-                let waiters = other.with(|bucket| bucket.take_of(|_| true));
-                self.insert(main, Source::Main, waiters, max_delay);
-                other.unregister();
-                // Kept while it counts calls in flight, whose places are there.
-                let has_calls = |bucket: &Bucket<_>| bucket.calls_in_flight() > Some(0);
-                *unverified = Some(other).filter(|it| it.inspect(has_calls) == Some(true));
-            }
-            return;
-        }
-        let rest = main.with(|bucket| bucket.take_of(|it| !verified.contains(it)));
-        if !rest.is_empty() {
-            let other = unverified.get_or_insert_with(|| Box::new(self.open_unverified(policy)));
-            self.insert(other, Source::Unverified, rest, max_delay);
-        }
-        if let Some(other) = unverified {
-            let accepted = other.with(|bucket| bucket.take_of(|it| verified.contains(it)));
-            self.insert(main, Source::Main, accepted, max_delay);
-        }
-    }
-
-    /// Adds waiters that come from another bucket.
-    fn insert(
-        self: &Arc<Self>,
-        handle: &mut BucketHandle,
-        source: Source,
-        waiters: Vec<(Side, Waiter<Sender>)>,
-        max_delay: Duration,
-    ) {
-        if waiters.is_empty() {
-            return;
-        }
-        let first = handle.with(|bucket| bucket.insert(waiters, max_delay, Instant::now()));
-        self.register_if_shared(handle, source);
-        if first && matches!(handle.location, BucketLocation::InAccount(_)) {
-            tokio::spawn(serve(Arc::clone(self), source));
         }
     }
 
@@ -370,6 +319,13 @@ impl Owner for Account {
 }
 
 impl State {
+    /// The bucket that a credential draws on, as far as it is there.
+    fn known(&self, credential: Option<Fingerprint>) -> &BucketHandle {
+        let is_main = self.verified.is_empty() || self.verified.contains(credential);
+        let other = self.unverified.as_deref().filter(|_| !is_main);
+        other.unwrap_or(&self.main)
+    }
+
     fn handle(&mut self, source: Source) -> &mut BucketHandle {
         match (source, &mut self.unverified) {
             (Source::Unverified, Some(unverified)) => unverified,

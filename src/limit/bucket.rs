@@ -22,9 +22,8 @@ use super::queue::{
 use crate::config::{InstanceLimit, Quota};
 use crate::identity::Fingerprint;
 
-/// How late a timer may fire: tokio's timer wheel advances once a millisecond. A
-/// waiter gets a token that was due by its deadline although the task that hands
-/// it out woke so much later.
+/// How late a timer may fire: tokio's timer wheel advances once a millisecond. A token
+/// that was due by the deadline counts, although the serving task woke so much later.
 const TIMER_GRANULARITY: Duration = Duration::from_millis(2);
 
 /// The next ticket of the process: tickets order waiters also across buckets,
@@ -148,7 +147,7 @@ impl<G: Completion> Bucket<G> {
     /// The same, for a caller that needs no wake-up.
     pub(super) fn tick(&mut self, now: Instant) -> Option<Instant> {
         let next = self.serve(now)?;
-        let expiry = self.expire(now);
+        let expiry = self.expire(now, |bucket| bucket.too_late(now));
         Some(expiry.map_or(next, |expiry| expiry.min(next)))
     }
 
@@ -230,7 +229,11 @@ impl<G: Completion> Bucket<G> {
     /// Refuses the requests whose deadline has passed; returns when the next
     /// one will have to be refused. To be called after the tokens that are
     /// there have been handed out.
-    pub(super) fn expire(&mut self, now: Instant) -> Option<Instant> {
+    pub(super) fn expire(
+        &mut self,
+        now: Instant,
+        refused: impl FnOnce(&Self) -> Refused,
+    ) -> Option<Instant> {
         let queue = self.queue.as_mut()?;
         let expired = now.checked_sub(TIMER_GRANULARITY);
         let expired = expired.map(|until| queue.take_expired(until));
@@ -238,7 +241,7 @@ impl<G: Completion> Bucket<G> {
         if let Some(expired) = expired
             && !expired.is_empty()
         {
-            let refused = self.too_late(now);
+            let refused = refused(self);
             for waiter in expired {
                 waiter.completion.settle(Err(refused));
             }
@@ -264,11 +267,9 @@ impl<G: Completion> Bucket<G> {
             return;
         };
         let late = queue.take_late(until);
-        if !late.is_empty() {
-            let refused = self.refused(Refusal::Paused, until, now);
-            for waiter in late {
-                waiter.completion.settle(Err(refused));
-            }
+        let refused = self.refused(Refusal::Paused, until, now);
+        for waiter in late {
+            waiter.completion.settle(Err(refused));
         }
     }
 
@@ -359,12 +360,11 @@ impl<G: Completion> Bucket<G> {
     /// # Errors
     /// It does.
     pub(super) fn check_pause(&self, now: Instant, deadline: Instant) -> Result<(), Refused> {
-        match self.tokens.refuses_until() {
-            Some(until) if deadline < until && now < until => {
-                Err(self.refused(Refusal::Paused, until, now))
-            }
-            _ => Ok(()),
-        }
+        let until = self.tokens.refuses_until();
+        let until = until.filter(|until| deadline < *until && now < *until);
+        until.map_or(Ok(()), |until| {
+            Err(self.refused(Refusal::Paused, until, now))
+        })
     }
 
     /// Until when a pause certainly lets no request go; it may be over.

@@ -128,15 +128,16 @@ impl Egress {
         &self,
         flow: &FlowSpec,
         bucket: &mut Bucket<Sender>,
-        now: Instant,
+        newcomer: &Newcomer,
     ) -> Option<Permit> {
+        let now = newcomer.now;
         if bucket.due(now, 0) > now {
             return None;
         }
         let mut state = self.lock();
         self.catch_up(&mut state, now);
         let flow = state.flow(flow, now);
-        state.queue.try_acquire(flow, bucket, now)
+        state.queue.try_acquire(flow, bucket, newcomer.side(), now)
     }
 
     /// Whether a request could be admitted now; takes nothing.
@@ -220,6 +221,11 @@ impl Egress {
         inspect: impl FnOnce(&Bucket<Sender>) -> R,
     ) -> Option<R> {
         self.lock().queue.bucket_of(id).map(inspect)
+    }
+
+    /// The refusal of a request whose deadline came while it waited here.
+    pub(super) fn too_late(&self, id: EntryId, now: Instant) -> Option<Refused> {
+        self.lock().queue.too_late(id, now)
     }
 
     /// Removes a bucket and returns it.

@@ -16,8 +16,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How long calls are taken to last before one has ended.
-const FIRST_GUESS: Duration = Duration::from_secs(1);
+/// How long calls are taken to last before one has ended. Rather short: a request
+/// that was admitted in vain waits for its deadline, but one that is refused in
+/// vain fails.
+const FIRST_GUESS: Duration = Duration::from_millis(250);
 
 /// The least that a call is taken to last: a simulation must make progress.
 const SHORTEST: Duration = Duration::from_millis(1);

@@ -1,15 +1,12 @@
 //! One caller's access to an account.
 //!
 //! Invariants: which bucket pays is decided when a token is requested, not
-//! when the lane is made. A ticket that is dropped before its verdict leaves nothing
-//! in the queue, and the gauge of waiting requests is kept by tickets alone.
+//! when the lane is made.
 
-use std::fmt;
-use std::future::Future;
+mod ticket;
+
 use std::num::NonZeroU32;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arc_swap::Guard;
@@ -18,11 +15,13 @@ use tokio::time::Instant;
 
 use super::account::Account;
 use super::bucket::Bucket;
-use super::egress::{Joined, QueueLimits, Receiver};
+use super::egress::{Joined, QueueLimits};
 use super::in_flight::Place;
 use super::policy::Policy;
-use super::queue::{Kind, Newcomer, Permit, Refusal, Refused, Scope};
+use super::queue::{Kind, Newcomer, Permit, Refusal, Refused, Scope, Source};
 use super::registry::Registry;
+use ticket::Ticket;
+
 use crate::config::{InstanceLimit, Quota};
 use crate::identity::Fingerprint;
 use crate::observe::metrics::{InstanceSeries, Metrics, TenantSeries};
@@ -34,17 +33,6 @@ pub(crate) enum Admission {
     Now(Permit),
     /// A queue position.
     Queued(Ticket),
-}
-
-/// A queue position. Resolves to the token, or to the refusal of a request
-/// whose token cannot come in time any more. Dropping it gives the position up.
-pub(crate) struct Ticket {
-    account: Arc<Account>,
-    /// `None` for a shadow request, which no gauge counts.
-    series: Option<Arc<InstanceSeries>>,
-    ticket: u64,
-    /// `None` once it has resolved.
-    verdict: Option<Receiver>,
 }
 
 /// What the settings say about the wait of a request. A request keeps those with
@@ -63,11 +51,13 @@ pub(crate) struct Lane {
     account: Arc<Account>,
     rules: WaitRules,
     credential: Option<Fingerprint>,
-    /// Whether a 2xx says that the upstream accepts the credential for the
+    /// Whether a 2xx or a 401 says if the upstream accepts the credential for the
     /// instance.
     verifies: bool,
     /// That of its class.
-    registry: Arc<Registry>,
+    class: usize,
+    /// Of all classes.
+    registries: Arc<[Arc<Registry>]>,
     metrics: Arc<Metrics>,
     /// Counts the upstream calls made here, and those that merging saved.
     tenant: Option<Arc<TenantSeries>>,
@@ -114,7 +104,7 @@ impl Lane {
         account: Arc<Account>,
         credential: Option<Fingerprint>,
         verifies: bool,
-        registry: &Arc<Registry>,
+        (registries, class): (&Arc<[Arc<Registry>]>, usize),
         rules: WaitRules,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -123,7 +113,8 @@ impl Lane {
             rules,
             credential,
             verifies,
-            registry: Arc::clone(registry),
+            class,
+            registries: Arc::clone(registries),
             metrics,
             tenant: None,
         }
@@ -185,8 +176,12 @@ impl Lane {
         }
     }
 
+    fn registry(&self) -> &Registry {
+        &self.registries[self.class]
+    }
+
     fn policy(&self) -> Arc<Policy> {
-        Guard::into_inner(self.registry.policy())
+        Guard::into_inner(self.registry().policy())
     }
 
     /// Refuses a deadline that lies within a pause of the upstream: for a
@@ -200,6 +195,11 @@ impl Lane {
         self.account
             .inspect(self.credential, inspect)
             .unwrap_or(Ok(()))
+    }
+
+    /// Which bucket a call without a token is counted at.
+    pub(super) fn source(&self) -> Source {
+        self.account.source_of(self.credential)
     }
 
     /// Measures a call that takes no place, where calls in flight are bounded.
@@ -217,8 +217,7 @@ impl Lane {
 
     /// The refusal of a request that waited until its deadline came.
     pub(crate) fn too_late(&self) -> Refused {
-        let inspect = |bucket: &Bucket<_>| bucket.too_late(Instant::now());
-        let refused = self.account.inspect(self.credential, inspect);
+        let refused = self.account.too_late(self.credential);
         refused.unwrap_or(Refused {
             refusal: Refusal::WaitTooLong,
             scope: Scope::Egress,
@@ -249,7 +248,7 @@ impl Lane {
             .on_other_result(permit, !status.is_server_error());
         if status.is_success() && self.verifies {
             self.verify();
-        } else if status == StatusCode::UNAUTHORIZED {
+        } else if status == StatusCode::UNAUTHORIZED && self.verifies {
             self.revoke();
         }
     }
@@ -262,9 +261,7 @@ impl Lane {
 
     /// Records that the upstream accepts the credential for the instance.
     pub(crate) fn verify(&self) {
-        if let Some(credential) = self.credential {
-            self.account.verify(credential, true, || self.policy());
-        }
+        self.set_verified(true);
         if let (Some(instance), None) = (&self.account.instance, self.account.series.get())
             && !self.credential.is_some_and(|it| it.is_of(instance))
         {
@@ -276,8 +273,22 @@ impl Lane {
 
     /// Records that the upstream does not accept the credential any more.
     pub(crate) fn revoke(&self) {
-        if let Some(credential) = self.credential {
-            self.account.verify(credential, false, || self.policy());
+        self.set_verified(false);
+    }
+
+    fn set_verified(&self, is_accepted: bool) {
+        let Some(credential) = self.credential else {
+            return;
+        };
+        let has_changed = (self.account).verify(credential, is_accepted, || self.policy());
+        if let (true, Some(instance)) = (has_changed, &self.account.instance) {
+            // For the instance: the accounts of its other classes follow.
+            for other in self.registries.iter() {
+                if let Some(account) = other.known(instance) {
+                    let policy = || Guard::into_inner(other.policy());
+                    account.verify(credential, is_accepted, policy);
+                }
+            }
         }
     }
 
@@ -308,7 +319,7 @@ impl Lane {
     /// The limit of its class for its instance.
     pub(crate) fn limit(&self) -> InstanceLimit {
         let instance = self.account.instance.as_deref();
-        self.registry.policy().limit_of(instance).clone()
+        self.registry().policy().limit_of(instance).clone()
     }
 
     /// Whether a 2xx verifies the credential.
@@ -318,7 +329,7 @@ impl Lane {
 
     /// The shared budgets on which verified and other credentials draw.
     pub(crate) fn shared_budgets(&self) -> [Option<SharedBudget>; 2] {
-        let sharing = Arc::clone(&self.registry.policy().sharing);
+        let sharing = Arc::clone(&self.registry().policy().sharing);
         let instance = self.account.instance.as_deref();
         let shares = [
             sharing.of_verified(instance),
@@ -335,7 +346,7 @@ impl Lane {
 
     /// Whether responses carry `RateLimit` fields.
     pub(crate) fn sends_ratelimit_headers(&self) -> bool {
-        self.registry.policy().headers
+        self.registry().policy().headers
     }
 
     /// The present quota of its bucket.
@@ -353,38 +364,5 @@ impl Lane {
         let max_delay = request.limits.max_delay;
         self.account
             .forecast(&self.newcomer(&request), || self.policy(), max_delay)
-    }
-}
-
-impl Future for Ticket {
-    type Output = Result<Permit, Refused>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(verdict) = &mut self.verdict else {
-            return Poll::Pending;
-        };
-        let verdict = ready!(Pin::new(verdict).poll(cx));
-        // If the serving task was cut off with its runtime, no verdict will
-        // come: the request ends with that runtime too.
-        self.verdict = None;
-        verdict.map_or(Poll::Pending, Poll::Ready)
-    }
-}
-
-impl fmt::Debug for Ticket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Ticket").field(&self.ticket).finish()
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if let Some(series) = &self.series {
-            series.queued.dec();
-        }
-        // One that has resolved waits in no queue any more.
-        if self.verdict.take().is_some() {
-            self.account.leave(self.ticket);
-        }
     }
 }

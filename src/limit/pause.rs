@@ -81,8 +81,9 @@ impl Pause {
         probing.map_or(self.until, |sent| self.until.max(sent + PROBE_TIMEOUT))
     }
 
-    pub(super) fn is_over(&self, now: Instant) -> bool {
-        self.holds(now).is_none()
+    /// Whether it ended so long ago that its doubling no longer counts.
+    pub(super) fn is_forgotten(&self, now: Instant) -> bool {
+        self.holds(now).is_none() && now >= self.until + MAX_PAUSE
     }
 
     /// Records that a request is sent now: it is the probe.
@@ -259,7 +260,10 @@ impl LocalTokens {
     /// Whether nothing would be lost if the bucket were made anew.
     pub(super) fn is_full(&self, now: Instant) -> bool {
         self.gcra.is_full(now)
-            && self.pause.as_ref().is_none_or(|pause| pause.is_over(now))
+            && self
+                .pause
+                .as_ref()
+                .is_none_or(|pause| pause.is_forgotten(now))
             && self.in_flight().is_none_or(|it| it.count() == 0)
     }
 

@@ -171,11 +171,11 @@ impl BucketHandle {
     }
 
     /// Takes the tokens for a request that need not wait.
-    pub(super) fn try_acquire(&mut self, now: Instant) -> Option<Permit> {
+    pub(super) fn try_acquire(&mut self, newcomer: &Newcomer) -> Option<Permit> {
         match (&mut self.location, &self.share) {
-            (BucketLocation::InAccount(bucket), None) => bucket.try_acquire(now),
+            (BucketLocation::InAccount(bucket), None) => bucket.try_acquire(newcomer.now),
             (BucketLocation::InAccount(bucket), Some(share)) => {
-                share.egress.try_acquire(&share.flow, bucket, now)
+                share.egress.try_acquire(&share.flow, bucket, newcomer)
             }
             (BucketLocation::Registered(..), _) => None,
         }
@@ -212,6 +212,14 @@ impl BucketHandle {
         match &self.location {
             BucketLocation::InAccount(bucket) => Some(inspect(bucket)),
             BucketLocation::Registered(egress, id) => egress.inspect(*id, inspect),
+        }
+    }
+
+    /// The refusal of a request whose deadline came while it waited.
+    pub(super) fn too_late(&self, now: Instant) -> Option<Refused> {
+        match &self.location {
+            BucketLocation::InAccount(bucket) => Some(bucket.too_late(now)),
+            BucketLocation::Registered(egress, id) => egress.too_late(*id, now),
         }
     }
 

@@ -335,13 +335,13 @@ impl<G> WaitQueue<G> {
     /// Takes out the requests with a deadline up to this time. Batches watch
     /// the deadlines of their callers themselves.
     pub(super) fn take_expired(&mut self, until: Instant) -> Vec<Waiter<G>> {
-        let expired = |request: &mut Waiter<G>| request.deadline <= until;
+        let expired = |request: &Waiter<G>| request.deadline <= until;
         extract(&mut self.requests, expired)
     }
 
     /// Takes out everything that has a deadline before this time.
     pub(super) fn take_late(&mut self, before: Instant) -> Vec<Waiter<G>> {
-        let is_late = |waiter: &mut Waiter<G>| waiter.deadline < before;
+        let is_late = |waiter: &Waiter<G>| waiter.deadline < before;
         let mut late = extract(&mut self.requests, is_late);
         late.append(&mut extract(&mut self.receipts, is_late));
         late
@@ -357,9 +357,9 @@ impl<G> WaitQueue<G> {
         &mut self,
         belongs: impl Fn(Option<Fingerprint>) -> bool,
     ) -> Vec<(Side, Waiter<G>)> {
-        let belongs = |waiter: &mut Waiter<G>| belongs(waiter.credential);
-        let requests = extract(&mut self.requests, &belongs);
-        let receipts = extract(&mut self.receipts, &belongs);
+        let belongs = |waiter: &Waiter<G>| belongs(waiter.credential);
+        let requests = extract(&mut self.requests, belongs);
+        let receipts = extract(&mut self.receipts, belongs);
         let requests = requests.into_iter().map(|it| (Side::Requests, it));
         let receipts = receipts.into_iter().map(|it| (Side::Receipts, it));
         requests.chain(receipts).collect()
@@ -369,23 +369,23 @@ impl<G> WaitQueue<G> {
 /// Takes out the waiters that meet the condition; usually there is none.
 fn extract<G>(
     waiters: &mut VecDeque<Waiter<G>>,
-    mut condition: impl FnMut(&mut Waiter<G>) -> bool,
+    condition: impl Fn(&Waiter<G>) -> bool,
 ) -> Vec<Waiter<G>> {
-    if !waiters.iter_mut().any(&mut condition) {
+    if !waiters.iter().any(&condition) {
         return Vec::new();
     }
-    let mut extracted = Vec::new();
-    for mut waiter in std::mem::take(waiters) {
-        if condition(&mut waiter) {
-            extracted.push(waiter);
-        } else {
-            waiters.push_back(waiter);
-        }
-    }
-    extracted
+    let all = std::mem::take(waiters).into_iter();
+    let (extracted, rest): (VecDeque<_>, _) = all.partition(condition);
+    *waiters = rest;
+    Vec::from(extracted)
 }
 
 impl Newcomer {
+    /// Its side.
+    pub(super) fn side(&self) -> Side {
+        self.queue_key(Duration::ZERO).0
+    }
+
     /// Its side, and for receipts the key that orders them.
     pub(super) fn queue_key(&self, max_delay: Duration) -> (Side, Instant) {
         match self.kind {

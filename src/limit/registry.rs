@@ -83,8 +83,21 @@ impl Registry {
         }
     }
 
-    /// Finds or opens the account that a request draws on.
-    pub(super) fn account(&self, identity: &Identity) -> Arc<Account> {
+    /// Finds or opens the account that a request draws on. What is verified for the
+    /// instance in another class (`all`) is verified in a new account too.
+    pub(super) fn account(&self, identity: &Identity, all: &[Arc<Self>]) -> Arc<Account> {
+        let (account, is_new) = self.find_or_open(identity);
+        if is_new && let Some(instance) = &identity.instance {
+            for known in all.iter().filter_map(|other| other.known(instance)) {
+                if !Arc::ptr_eq(&known, &account) {
+                    account.adopt(&known.verified(), &self.policy.load());
+                }
+            }
+        }
+        account
+    }
+
+    fn find_or_open(&self, identity: &Identity) -> (Arc<Account>, bool) {
         match (&identity.instance, identity.credential) {
             (Some(instance), _) => {
                 self.find(&self.instances, instance.as_bytes(), Some(instance), |it| {
@@ -97,7 +110,7 @@ impl Registry {
                     account,
                 })
             }
-            (None, None) => Arc::clone(&self.anonymous),
+            (None, None) => (Arc::clone(&self.anonymous), false),
         }
     }
 
@@ -114,20 +127,20 @@ impl Registry {
         key: &E::Key,
         instance: Option<&InstanceId>,
         entry: impl FnOnce(Arc<Account>) -> E,
-    ) -> Arc<Account> {
+    ) -> (Arc<Account>, bool) {
         let hasher = |entry: &E| shards.hash(entry.key());
         let hash = shards.hash(key);
         let mut shard = shards.shard(hash);
         if let Some(account) = shard.get(hash, key) {
-            return account;
+            return (account, false);
         }
         if !shard.has_room(hasher) {
-            return Arc::clone(&self.overflow);
+            return (Arc::clone(&self.overflow), false);
         }
         let account = Arc::new(Account::new(instance.cloned(), &self.policy.load()));
         let entry = entry(Arc::clone(&account));
         shard.accounts.insert_unique(hash, entry, hasher);
-        account
+        (account, true)
     }
 
     /// Tokens and pause of an instance in this class. One without an account has

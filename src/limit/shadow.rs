@@ -13,7 +13,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::lane::TokenRequest;
-use super::queue::Source;
 use super::{Acquired, Admission, Lane, Limiter, Permit, Refused};
 use crate::observe::metrics::{Metrics, Route};
 
@@ -24,7 +23,7 @@ impl Limiter {
         let permit = Permit {
             granted,
             remaining: None,
-            source: Source::Main,
+            source: lane.source(),
             place: lane.measure(granted),
         };
         self.record_wait(permit, None, route)

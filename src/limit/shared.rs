@@ -9,14 +9,18 @@
 //! tokens of the bucket, the tenant and the egress are taken together, at the
 //! time at which a request goes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod agenda;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
 
 use super::bucket::{Bucket, expiry};
 use super::flow::{FlowId, FlowLoad, Flows};
-use super::queue::{Completion, Permit, Scope, Side, WaitQueue, Waiter};
+use super::queue::{Completion, Permit, Refused, Scope, Side, WaitQueue, Waiter};
 use crate::config::Quota;
+pub(super) use agenda::Agenda;
+use agenda::{Due, Heads};
 
 /// Identifies a bucket that waits for a shared budget.
 pub(super) type EntryId = u64;
@@ -35,33 +39,6 @@ struct Entry<G> {
     flow: FlowId,
     /// The round-robin sequence number of its last call: the smallest is next.
     served: u64,
-}
-
-/// What is ready at one simulated time, and what will be.
-#[derive(Debug, Default)]
-pub(super) struct Agenda {
-    /// Flows with a token of their own and a bucket that is ready, by start tag.
-    ready: BTreeSet<(u128, u64, FlowId)>,
-    heads: HashMap<FlowId, Heads>,
-    /// When a bucket or a flow will have a token.
-    later: BTreeSet<(Instant, Due)>,
-    /// When the first request of a bucket will have to be refused.
-    expiries: BTreeSet<(Instant, EntryId)>,
-}
-
-/// The waiters of a flow that are next in their buckets, which have a token.
-#[derive(Debug, Default)]
-struct Heads {
-    /// By round-robin sequence number.
-    requests: BTreeSet<(u64, EntryId)>,
-    /// By the time at which they stop yielding.
-    receipts: BTreeSet<(Instant, EntryId)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Due {
-    Entry(EntryId),
-    Flow(FlowId),
 }
 
 impl<G: Completion> SharedQueue<G> {
@@ -146,6 +123,7 @@ impl<G: Completion> SharedQueue<G> {
         &mut self,
         flow: FlowId,
         bucket: &mut Bucket<G>,
+        side: Side,
         now: Instant,
     ) -> Option<Permit> {
         let flows = &mut self.flows;
@@ -155,7 +133,7 @@ impl<G: Completion> SharedQueue<G> {
         }
         let permit = bucket.try_acquire(now)?;
         let tag = flows.start_tag(flow);
-        flows.spend(flow, tag, Side::Requests, now);
+        flows.spend(flow, tag, side, now);
         flows.end_busy_period();
         Some(permit)
     }
@@ -225,11 +203,30 @@ impl<G: Completion> SharedQueue<G> {
 
     /// Refuses the requests of an entry whose deadline has passed.
     fn expire(&mut self, agenda: &mut Agenda, id: EntryId, now: Instant) {
-        if let Some(entry) = self.entries.get_mut(&id) {
+        let refused = self.too_late(id, now);
+        if let (Some(entry), Some(refused)) = (self.entries.get_mut(&id), refused) {
             agenda.remove(entry.flow, id, entry);
-            entry.bucket.expire(now);
+            entry.bucket.expire(now, |_| refused);
         }
         self.list(agenda, id, now);
+    }
+
+    /// The refusal of a request whose deadline came while it waited here. It names
+    /// the budget that had no token.
+    pub(super) fn too_late(&mut self, id: EntryId, now: Instant) -> Option<Refused> {
+        let entry = self.entries.get(&id)?;
+        let (own, flow) = (entry.bucket.too_late(now), entry.flow);
+        if entry.bucket.due(now, 0) > now {
+            return Some(own);
+        }
+        let (at, scope, quota) = self.guaranteed(flow, Some(id), Side::Requests, now);
+        Some(Refused {
+            scope,
+            quota,
+            max_in_flight: None,
+            retry_after: at.saturating_duration_since(now),
+            ..own
+        })
     }
 
     fn grant(&mut self, id: EntryId, side: Side, now: Instant) -> bool {
@@ -363,38 +360,5 @@ impl<G: Completion> SharedQueue<G> {
         let waiting = self.entries.values();
         let waiting = waiting.filter(|entry| entry.bucket.waiting().is_some());
         waiting.map(|entry| (entry.flow, entry.bucket.quota()))
-    }
-}
-
-impl Agenda {
-    /// Takes an entry off whose waiters are about to change.
-    fn remove<G: Completion>(&mut self, flow: FlowId, id: EntryId, entry: &Entry<G>) {
-        let Some(queue) = entry.bucket.waiting() else {
-            return;
-        };
-        let heads = self.heads.entry(flow).or_default();
-        if let Some(request) = queue.head(Side::Requests) {
-            self.expiries.remove(&(expiry(request), id));
-            heads.requests.remove(&(entry.served, id));
-        }
-        if let Some(receipt) = queue.head(Side::Receipts) {
-            heads.receipts.remove(&(receipt.overdue, id));
-        }
-    }
-
-    /// When something can be done next, if the egress has a token at `due`.
-    fn next(&self, due: Instant) -> Option<Instant> {
-        let served = match self.ready.is_empty() {
-            true => self.later.first().map(|(at, _)| *at),
-            false => Some(due),
-        };
-        let expired = self.expiries.first().map(|(at, _)| *at);
-        [served, expired].into_iter().flatten().min()
-    }
-}
-
-impl Heads {
-    fn is_empty(&self) -> bool {
-        self.requests.is_empty() && self.receipts.is_empty()
     }
 }

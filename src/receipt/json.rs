@@ -28,8 +28,9 @@ pub(super) fn scan<'r>(body: &'r [u8], fields: &mut Vec<Field<'r>>) -> Result<()
     let Members(members) = serde_json::from_str(text).map_err(|_| NotMerged::Malformed)?;
     // serde has checked only the grammar of raw values. Half a surrogate pair
     // (`"\ud800"`) passes the grammar, but backends read it in different ways.
-    let has_surrogates = text.contains("\\ud") || text.contains("\\uD");
-    if has_surrogates && serde_json::from_str::<Value>(text).is_err() {
+    let has_escapes = memchr::memchr(b'\\', body).is_some();
+    let has_surrogates = || text.contains("\\ud") || text.contains("\\uD");
+    if has_escapes && has_surrogates() && serde_json::from_str::<Value>(text).is_err() {
         return Err(NotMerged::Malformed);
     }
     if fields.len() + members.len() > MAX_FIELDS {

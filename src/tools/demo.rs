@@ -135,21 +135,15 @@ pub async fn run<W: Write>(
             }
         }
     };
-    let records = |figures: Figures, sandbox: &Sandbox, ended| {
-        let calls = sandbox.calls();
-        let accounts = Accounts {
-            apps: &apps.observed(),
-            gateway: &figures,
-            sandbox: &calls,
-            received: sandbox.received(),
-            ended,
-        };
-        Report::new(&accounts, accounts.growth(began), plan.latency)
+    let record = Record {
+        apps: &apps,
+        began,
+        latency: plan.latency,
     };
     let report = if keep && !was_stopped {
         let figures = settled(&gateway).await;
         // Now, because the reader may send requests of their own from here on.
-        let report = records(figures, &upstream.sandbox, Ended::Drained);
+        let report = record.report(&figures, &upstream.sandbox, Ended::Drained);
         let text = Coloured(&report, screen.colours()).to_string();
         screen.write(&format!(
             "{text}\nStill serving; Ctrl-C ends it. http://{admin}/\n"
@@ -169,10 +163,32 @@ pub async fn run<W: Write>(
     }
     // After the drain: only now are all counters final.
     let figures = Figures::read(&gateway.metrics().exposition());
-    let report = records(figures, &sandbox, ended);
+    let report = record.report(&figures, &sandbox, ended);
     let text = Coloured(&report, screen.colours()).to_string();
     screen.write(&text)?;
     Ok(report)
+}
+
+/// What the apps of a demo did.
+struct Record<'a> {
+    apps: &'a Apps,
+    began: Instant,
+    latency: Duration,
+}
+
+impl Record<'_> {
+    /// Compares it with the figures of the gateway and the record of the sandbox.
+    fn report(&self, figures: &Figures, sandbox: &Sandbox, ended: Ended) -> Report {
+        let calls = sandbox.calls();
+        let accounts = Accounts {
+            apps: &self.apps.observed(),
+            gateway: figures,
+            sandbox: &calls,
+            received: sandbox.received(),
+            ended,
+        };
+        Report::new(&accounts, accounts.growth(self.began), self.latency)
+    }
 }
 
 /// The figures once no request is in flight and no batch is open, or after some seconds.

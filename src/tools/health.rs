@@ -1,6 +1,6 @@
 //! Asks a running gateway whether it accepts requests, for health checks of containers and scripts.
 //!
-//! Invariant: the check ends within [`TIMEOUT`], whatever responds at the address.
+//! Invariant: the check ends within three seconds, whatever responds at the address.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

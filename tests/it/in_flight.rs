@@ -188,7 +188,7 @@ async fn a_reload_moves_a_number_to_another_class_with_what_waits() {
 #[tokio::test(start_paused = true)]
 async fn in_observe_mode_no_call_waits_for_a_place_and_the_wait_is_counted() {
     let world = slow(&format!("limit.mode = \"observe\"\n{ONE_SEND}"), 200);
-    // Before a call has ended, a call is taken to last a second.
+    // Before a call has ended, a call is taken to last 250 ms.
     world.call(send("new", 0)).await;
     tokio::time::sleep(ms(2000)).await;
     let began = Instant::now();

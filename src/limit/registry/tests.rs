@@ -69,12 +69,12 @@ fn named(instance: &str) -> Identity {
 impl World {
     /// Asks for a token; tells whether there was one.
     fn call(&self, identity: &Identity) -> bool {
-        let account = self.registry.account(identity);
+        let account = self.registry.account(identity, &[]);
         let lane = Lane::new(
             account,
             identity.credential,
             true,
-            &self.registry,
+            (&Arc::from([Arc::clone(&self.registry)]), 0),
             RULES,
             Arc::clone(&self.metrics),
         );
@@ -105,7 +105,7 @@ async fn a_flood_of_names_is_bounded_and_forgives_no_debt() {
     let mut name = named("x");
     for n in 0..1_000_000 {
         name.instance = InstanceId::new(&format!("made-up-{n}"));
-        drop(world.registry.account(&name));
+        drop(world.registry.account(&name, &[]));
         if n % 100_000 == 0 {
             tokio::time::advance(Duration::from_secs(1)).await;
         }
@@ -157,7 +157,7 @@ async fn a_verified_account_outlives_its_calls_by_an_hour_unless_room_is_short()
         Arc::clone(&account),
         identity.credential,
         true,
-        &Arc::new(Registry::new(policy(quota))),
+        (&Arc::from([Arc::new(Registry::new(policy(quota)))]), 0),
         RULES,
         Arc::new(Metrics::new(1)),
     );
@@ -189,7 +189,7 @@ async fn an_account_with_a_waiting_request_is_not_idle() {
         Arc::clone(&account),
         None,
         true,
-        &Arc::new(Registry::new(policy(quota))),
+        (&Arc::from([Arc::new(Registry::new(policy(quota)))]), 0),
         RULES,
         Arc::new(Metrics::new(1)),
     );

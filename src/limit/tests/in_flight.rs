@@ -79,14 +79,14 @@ async fn a_waiter_that_leaves_with_its_permit_on_the_way_gives_its_place_to_the_
 async fn a_forecast_takes_calls_to_last_as_long_as_recent_ones() {
     let limiter = capped(2, None, |_| {});
     let lane = lane(&limiter);
-    // Before a call has ended, a call is taken to last a second.
+    // Before a call has ended, a call is taken to last 250 ms.
     let (first, second) = (now(&limiter, &lane), now(&limiter, &lane));
-    let refused = refusal(&limiter, &lane, 999).unwrap();
+    let refused = refusal(&limiter, &lane, 249).unwrap();
     assert_eq!(
         (refused.refusal, refused.retry_after),
-        (Refusal::WaitTooLong, ms(1000))
+        (Refusal::WaitTooLong, ms(250))
     );
-    assert!(refusal(&limiter, &lane, 1000).is_none());
+    assert!(refusal(&limiter, &lane, 250).is_none());
     tokio::join!(call(first, 400), call(second, 400));
     // From now on 400 ms: two begin now, two in 400 ms, two in 800 ms.
     let _held = (now(&limiter, &lane), now(&limiter, &lane));
@@ -242,7 +242,7 @@ async fn shadow_calls_last_as_long_as_measured_ones() {
         call(acquired.await.unwrap().permit, 200).await;
     };
     let delays = || limiter.metrics.would_delay(Route::Other).get_sample_sum();
-    // Taken to last a second, and then 200 ms.
+    // Taken to last 250 ms, and then 200 ms.
     send().await;
     tokio::time::sleep(ms(1000)).await;
     assert!(delays() < 0.001);

@@ -162,7 +162,7 @@ fn pairs_that_are_not_understood_are_not_merged() {
         (AmbiguousKey, "chatId=1&x_y=1&x.y=2"),
         (AmbiguousKey, "chatId=1&x=1&x[]=2"),
         // An element to Node, another name to PHP; and the other way round.
-        (AmbiguousKey, "chatId=1&messageIds[x=false_1_A"),
+        (IdsShape, "chatId=1&messageIds[x=false_1_A"),
         (AmbiguousKey, "chatId=1&x[y=1"),
         (AmbiguousKey, "chatId=1&[messageIds][]=false_1_A"),
         (AmbiguousKey, "chatId=1&+messageIds[]=false_1_A"),

@@ -54,6 +54,14 @@ impl Pair {
     }
 }
 
+/// Requests per upstream call, as text.
+pub(super) fn factor(pair: Pair) -> String {
+    match pair.merge_factor() {
+        Some(factor) => format!("{factor:.1} : 1"),
+        None => "-".to_owned(),
+    }
+}
+
 /// Sums the samples of a metric with this label.
 fn sum(exposition: &str, metric: &str, label: &str) -> u64 {
     let samples = exposition.lines().filter_map(|line| {

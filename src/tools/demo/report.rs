@@ -9,7 +9,7 @@ use console::Style;
 
 use super::apps::Observed;
 use super::audit::{Accounts, Check};
-use super::figures::{Figures, Pair};
+use super::figures::{Figures, Pair, factor};
 use super::plan::{CAMPAIGN, Operation};
 use super::screen::{Colours, wrapped};
 use crate::config::Config;
@@ -214,14 +214,6 @@ impl AddedWaits {
             Some(time) => format!("{:.0} ms", time.as_secs_f64() * 1000.0),
             None => "-".to_owned(),
         }
-    }
-}
-
-/// Requests per upstream call, as text.
-pub(super) fn factor(pair: Pair) -> String {
-    match pair.merge_factor() {
-        Some(factor) => format!("{factor:.1} : 1"),
-        None => "-".to_owned(),
     }
 }
 

@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use console::{Style, Term};
 
-use super::figures::Figures;
-use super::report::factor;
+use super::figures::{Figures, factor};
 use crate::grouped::grouped;
 
 /// The width of everything that stays on the screen: a narrow terminal shows it too.

@@ -105,24 +105,18 @@ pub(super) fn receipt(head: &Parts, body: &[u8]) -> Expected {
     }
     let types: Vec<_> = head.headers.get_all("content-type").iter().collect();
     let is_json = types.is_empty() || types == ["application/json"];
-    let query = head.uri.query().unwrap_or_default();
-    let is_simple = |byte: u8| byte.is_ascii_alphanumeric() || b"_=&-@".contains(&byte);
     // Identities in several places may contradict each other.
     let mut identities = head.headers.keys().filter(|name| {
         let name = name.as_str();
         name.contains("instance") || name.contains("token") || name == "authorization"
     });
-    if !is_json || !query.bytes().all(is_simple) || identities.next().is_some() {
+    let Some(names) = simple_names(head.uri.query().unwrap_or_default()) else {
         return Expected::Unknown;
-    }
-    let mut names: Vec<String> = Vec::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        names.push(pair.split('=').next().unwrap_or_default().to_owned());
+    };
+    if !is_json || identities.next().is_some() {
+        return Expected::Unknown;
     }
     let has_chat = names.iter().any(|name| name == "chatId");
-    if names.iter().any(|name| name.starts_with("messageId")) {
-        return Expected::Unknown;
-    }
     let Some(members) = members(body) else {
         // `serde_json` itself reads fewer texts than a backend: numbers beyond `f64`, deep
         // nesting, half a surrogate pair in a field that does not matter.
@@ -175,6 +169,16 @@ pub(super) fn receipt(head: &Parts, body: &[u8]) -> Expected {
         true => Expected::Receipt(ids),
         false => Expected::None,
     }
+}
+
+/// The names in a query that has no ids and that every backend reads alike.
+fn simple_names(query: &str) -> Option<Vec<String>> {
+    let is_simple = |byte: u8| byte.is_ascii_alphanumeric() || b"_=&-@".contains(&byte);
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    let names = pairs.map(|pair| pair.split('=').next().unwrap_or_default().to_owned());
+    let names: Vec<String> = names.collect();
+    let has_ids = names.iter().any(|name| name.starts_with("messageId"));
+    (query.bytes().all(is_simple) && !has_ids).then_some(names)
 }
 
 /// What backends read of a request.

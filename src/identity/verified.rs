@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::identity::Fingerprint;
+use super::Fingerprint;
 
 /// Credentials remembered for one account. An app has one token, and may spell
 /// it in a few places.
@@ -19,8 +19,8 @@ const IN_USE: Duration = Duration::from_secs(3600);
 
 /// The verified credentials of one account. Most accounts have one, which takes
 /// no memory of its own.
-#[derive(Debug, Default)]
-pub(super) enum Verified {
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Verified {
     #[default]
     None,
     One(Fingerprint),
@@ -29,11 +29,11 @@ pub(super) enum Verified {
 }
 
 impl Verified {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         matches!(self, Self::None)
     }
 
-    pub(super) fn contains(&self, credential: Option<Fingerprint>) -> bool {
+    pub(crate) fn contains(&self, credential: Option<Fingerprint>) -> bool {
         match (self, credential) {
             (Self::None, _) | (_, None) => false,
             (Self::One(one), Some(credential)) => *one == credential,
@@ -41,8 +41,18 @@ impl Verified {
         }
     }
 
+    /// All of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Fingerprint> {
+        let (one, more) = match self {
+            Self::None => (None, &[][..]),
+            Self::One(one) => (Some(*one), &[][..]),
+            Self::More(all) => (None, &**all),
+        };
+        one.into_iter().chain(more.iter().map(|(it, _)| *it))
+    }
+
     /// Whether a credential is verified; if so, it is in use.
-    pub(super) fn uses(&mut self, credential: Option<Fingerprint>, now: Instant) -> bool {
+    pub(crate) fn uses(&mut self, credential: Option<Fingerprint>, now: Instant) -> bool {
         if let (Self::More(all), Some(credential)) = (&mut *self, credential) {
             let known = all.iter_mut().find(|(it, _)| *it == credential);
             return known.map(|(_, used)| *used = now).is_some();
@@ -52,7 +62,7 @@ impl Verified {
 
     /// Adds a credential; false if nothing has changed, because it is known or
     /// because as many others are in use as there is room for.
-    pub(super) fn add(&mut self, credential: Fingerprint, now: Instant) -> bool {
+    pub(crate) fn add(&mut self, credential: Fingerprint, now: Instant) -> bool {
         if self.contains(Some(credential)) {
             return false;
         }
@@ -81,7 +91,7 @@ impl Verified {
     }
 
     /// Removes a credential; false if it was not there.
-    pub(super) fn remove(&mut self, credential: Fingerprint) -> bool {
+    pub(crate) fn remove(&mut self, credential: Fingerprint) -> bool {
         if !self.contains(Some(credential)) {
             return false;
         }

@@ -1,0 +1,73 @@
+//! What can be served at one time of a run over the shared queue, and when more can.
+//!
+//! Invariant: it holds no state of its own. It is built from the buckets, and an
+//! entry is taken off before its waiters change.
+
+use std::collections::{BTreeSet, HashMap};
+
+use tokio::time::Instant;
+
+use super::{Entry, EntryId};
+use crate::limit::bucket::expiry;
+use crate::limit::flow::FlowId;
+use crate::limit::queue::{Completion, Side};
+
+/// What is ready at one simulated time, and what will be.
+#[derive(Debug, Default)]
+pub(in crate::limit) struct Agenda {
+    /// Flows with a token of their own and a bucket that is ready, by start tag.
+    pub(super) ready: BTreeSet<(u128, u64, FlowId)>,
+    pub(super) heads: HashMap<FlowId, Heads>,
+    /// When a bucket or a flow will have a token.
+    pub(super) later: BTreeSet<(Instant, Due)>,
+    /// When the first request of a bucket will have to be refused.
+    pub(super) expiries: BTreeSet<(Instant, EntryId)>,
+}
+
+/// The waiters of a flow that are next in their buckets, which have a token.
+#[derive(Debug, Default)]
+pub(super) struct Heads {
+    /// By round-robin sequence number.
+    pub(super) requests: BTreeSet<(u64, EntryId)>,
+    /// By the time at which they stop yielding.
+    pub(super) receipts: BTreeSet<(Instant, EntryId)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Due {
+    Entry(EntryId),
+    Flow(FlowId),
+}
+
+impl Agenda {
+    /// Takes an entry off whose waiters are about to change.
+    pub(super) fn remove<G: Completion>(&mut self, flow: FlowId, id: EntryId, entry: &Entry<G>) {
+        let Some(queue) = entry.bucket.waiting() else {
+            return;
+        };
+        let heads = self.heads.entry(flow).or_default();
+        if let Some(request) = queue.head(Side::Requests) {
+            self.expiries.remove(&(expiry(request), id));
+            heads.requests.remove(&(entry.served, id));
+        }
+        if let Some(receipt) = queue.head(Side::Receipts) {
+            heads.receipts.remove(&(receipt.overdue, id));
+        }
+    }
+
+    /// When something can be done next, if the egress has a token at `due`.
+    pub(super) fn next(&self, due: Instant) -> Option<Instant> {
+        let served = match self.ready.is_empty() {
+            true => self.later.first().map(|(at, _)| *at),
+            false => Some(due),
+        };
+        let expired = self.expiries.first().map(|(at, _)| *at);
+        [served, expired].into_iter().flatten().min()
+    }
+}
+
+impl Heads {
+    pub(super) fn is_empty(&self) -> bool {
+        self.requests.is_empty() && self.receipts.is_empty()
+    }
+}
