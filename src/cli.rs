@@ -167,8 +167,7 @@ enum TypedCommand {
         /// The settings file [default: as for serve]
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Files with raw HTTP/1.1 requests, one or several each (head, empty
-        /// line, body); - or none is stdin
+        /// Raw HTTP/1.1 requests, one or several in a file; - is stdin
         #[arg(value_name = "REQUEST")]
         requests: Vec<PathBuf>,
     },
