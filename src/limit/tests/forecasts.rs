@@ -198,9 +198,10 @@ async fn compare(mut budgets: Budgets, events: Vec<Event>, last: Event) -> TestC
     {
         // The response to a probe ends a pause. Here it comes at the same time, but after
         // other buckets have taken the tokens of that time: one, so that it makes no difference.
-        for shared in [&mut budgets.egress, &mut budgets.tenant] {
-            *shared = shared.map(|(interval, _)| (interval, 1));
-        }
+        budgets.tenant = budgets.tenant.map(|(interval, _)| (interval, 1));
+        // At the egress it does: the probe may have ended a busy period, after which tenants
+        // take turns in another order than if the bucket had been ready throughout.
+        budgets.egress = None;
     }
     tokio::time::advance(ms(10_000)).await;
     let mut world = World::new(&budgets);
