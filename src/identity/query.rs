@@ -6,7 +6,10 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use memchr::memchr;
+
 use super::names::{FieldName, Named};
+use crate::http::has_byte;
 
 /// A field of a query, undecoded.
 pub(crate) struct Pair<'q> {
@@ -40,20 +43,14 @@ impl<'q> Pair<'q> {
 pub(crate) fn pairs(query: &str) -> impl Iterator<Item = Pair<'_>> {
     let mut next = Some(0);
     std::iter::from_fn(move || {
-        // One pass by hand: the search functions of `str` pay off only for longer texts,
-        // and this runs for each request.
         let start = next?;
-        let (mut equals, mut end, mut is_encoded) = (None, query.len(), false);
-        for (at, byte) in (start..).zip(&query.as_bytes()[start..]) {
-            match byte {
-                b'&' => {
-                    end = at;
-                    break;
-                }
-                b'=' if equals.is_none() => equals = Some(at),
-                _ => is_encoded |= is_escape(*byte),
-            }
-        }
+        let rest = &query.as_bytes()[start..];
+        let end = memchr(b'&', rest).map_or(query.len(), |at| start + at);
+        let pair = &rest[..end - start];
+        // Keys are short: for them a search costs more to begin than to do by hand.
+        let equals = pair.iter().position(|byte| *byte == b'=');
+        let equals = equals.map(|at| start + at);
+        let is_encoded = has_byte(pair, is_escape);
         next = (end < query.len()).then_some(end + 1);
         let key_end = equals.unwrap_or(end);
         let value_at = equals.map_or(end, |at| at + 1)..end;
@@ -93,5 +90,5 @@ pub(crate) fn decode(text: &str) -> Cow<'_, str> {
 
 /// Whether a byte of a form encodes another character.
 fn is_escape(byte: u8) -> bool {
-    matches!(byte, b'%' | b'+')
+    (byte == b'%') | (byte == b'+')
 }

@@ -170,10 +170,14 @@ impl<'r> Field<'r> {
 /// is another one: PHP drops leading spaces, ends a name at NUL, and writes `_` for
 /// `.` and space.
 fn fold(name: &[u8]) -> (usize, Option<Vec<u8>>) {
-    let is_odd = |byte: &u8| matches!(byte, b'.' | b' ' | 0);
-    let bracket = name.iter().position(|byte| *byte == b'[');
-    let base = bracket.unwrap_or(name.len());
-    if !name[..base].iter().any(is_odd) {
+    // Most names have none of these, and one pass finds out.
+    let is_odd_or_bracket = |byte: &u8| matches!(byte, b'[' | b'.' | b' ' | 0);
+    let Some(first) = name.iter().position(is_odd_or_bracket) else {
+        return (name.len(), None);
+    };
+    let bracket = name[first..].iter().position(|byte| *byte == b'[');
+    let base = bracket.map_or(name.len(), |at| first + at);
+    if base == first {
         return (base, None);
     }
     let cut = name[..base].split(|byte| *byte == 0).next();

@@ -120,7 +120,9 @@ impl Form {
     pub(super) fn cost(self, site: Site, id: &str) -> usize {
         match (self, site) {
             (Self::Json, _) => id.len() + "\"\",".len(),
-            (_, Site::Query | Site::FormBody) => message_id::encode(id).len() + self.overhead(site),
+            (_, Site::Query | Site::FormBody) => {
+                message_id::encode(id).map(str::len).sum::<usize>() + self.overhead(site)
+            }
             _ => id.len() + self.overhead(site),
         }
     }

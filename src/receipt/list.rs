@@ -320,7 +320,9 @@ impl List {
 
     fn write_id(&self, id: &str, to: &mut Vec<u8>) {
         match self.site {
-            Site::Query | Site::FormBody => to.extend_from_slice(message_id::encode(id).as_bytes()),
+            Site::Query | Site::FormBody => {
+                message_id::encode(id).for_each(|piece| to.extend_from_slice(piece.as_bytes()));
+            }
             Site::JsonBody | Site::PartBody => to.extend_from_slice(id.as_bytes()),
         }
     }

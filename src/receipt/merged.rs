@@ -116,7 +116,7 @@ impl List {
         if self.is_rewritten() {
             let list = message_id::json_list(ids);
             let list = match self.site {
-                Site::Query | Site::FormBody => message_id::encode(&list),
+                Site::Query | Site::FormBody => message_id::encode(&list).to_string(),
                 Site::JsonBody | Site::PartBody => list,
             };
             return splice(text, &self.values[0].range(), list.as_bytes());

@@ -3,8 +3,10 @@
 //! Invariant: an id has neither a quote nor a backslash. So the text between each two
 //! quotes of a JSON list is an id.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
+use memchr::memchr_iter;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
 use super::NotMerged;
@@ -17,6 +19,13 @@ const MAX_ID: usize = 512;
 /// Bytes of a usual id with quotes and comma, to estimate the size of a list.
 const USUAL_ID: usize = 64;
 
+/// All characters except the unreserved ones of RFC 3986 §2.3.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
 /// Whether a text looks like a message id as WAHA writes it:
 /// `{true or false}_{chat}_{id}[_{participant}]`.
 pub(super) fn is_message_id(text: &str) -> bool {
@@ -24,16 +33,20 @@ pub(super) fn is_message_id(text: &str) -> bool {
     let Some(rest) = prefixes.iter().find_map(|it| text.strip_prefix(it)) else {
         return false;
     };
+    let rest = rest.as_bytes();
     // Quote and backslash are visible ASCII, but would break the invariant of this file.
     let is_foreign = |byte: u8| !byte.is_ascii_graphic() | (byte == b'"') | (byte == b'\\');
-    if text.len() > MAX_ID || has_byte(rest.as_bytes(), is_foreign) {
+    if text.len() > MAX_ID || has_byte(rest, is_foreign) {
         return false;
     }
-    let (mut parts, mut has_empty) = (0, false);
-    for part in rest.as_bytes().split(|byte| *byte == b'_') {
-        (parts, has_empty) = (parts + 1, has_empty || part.is_empty());
+    let (mut parts, mut start) = (1, 0);
+    for end in memchr_iter(b'_', rest) {
+        if start == end {
+            return false;
+        }
+        (parts, start) = (parts + 1, end + 1);
     }
-    (2..=3).contains(&parts) && !has_empty
+    (2..=3).contains(&parts) && start < rest.len()
 }
 
 /// How many ids a JSON list has.
@@ -110,19 +123,9 @@ pub(super) fn json_list<'i>(ids: impl Iterator<Item = &'i str>) -> String {
     list
 }
 
-/// Percent-encodes text for a query value: everything except the unreserved
-/// characters of RFC 3986 §2.3.
-pub(super) fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len() * 3 / 2);
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            encoded.push(char::from(byte));
-        } else {
-            // Upper-case digits: the normal form (RFC 3986 §2.1).
-            write!(encoded, "%{byte:02X}").expect("a String takes whatever is written");
-        }
-    }
-    encoded
+/// Percent-encodes text for a query value, piece by piece.
+pub(super) fn encode(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, RESERVED)
 }
 
 #[cfg(test)]
@@ -169,7 +172,7 @@ mod tests {
     #[test]
     fn a_list_is_encoded_as_javascript_does() {
         assert_eq!(
-            encode(r#"["false_1@c.us_A"]"#),
+            encode(r#"["false_1@c.us_A"]"#).to_string(),
             "%5B%22false_1%40c.us_A%22%5D"
         );
     }

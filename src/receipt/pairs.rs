@@ -5,8 +5,11 @@
 
 use std::borrow::Cow;
 
+use memchr::{memchr, memchr2};
+
 use super::NotMerged;
 use super::fields::{Field, MAX_FIELDS, Place, Value};
+use crate::http::has_byte;
 
 /// Adds the fields of a text, in their order. Empty pairs (`a=1&&b=2`) are no fields.
 ///
@@ -19,18 +22,13 @@ pub(super) fn scan<'r>(
 ) -> Result<(), NotMerged> {
     let mut start = 0;
     while start < text.len() {
-        let (mut equals, mut end, mut is_encoded) = (None, text.len(), false);
-        for (at, byte) in (start..).zip(&text[start..]) {
-            match byte {
-                b'&' => {
-                    end = at;
-                    break;
-                }
-                b'=' if equals.is_none() => equals = Some(at),
-                _ => is_encoded |= matches!(byte, b'%' | b'+'),
-            }
-        }
+        let end = memchr(b'&', &text[start..]).map_or(text.len(), |at| start + at);
         if start < end {
+            let pair = &text[start..end];
+            // Names are short: for them a search costs more to begin than to do by hand.
+            let equals = pair.iter().position(|byte| *byte == b'=');
+            let equals = equals.map(|at| start + at);
+            let is_encoded = has_byte(pair, |byte| (byte == b'%') | (byte == b'+'));
             if fields.len() == MAX_FIELDS {
                 return Err(NotMerged::TooLarge);
             }
@@ -57,23 +55,30 @@ pub(super) fn scan<'r>(
 /// An escape is malformed: backends read it in different ways, so a merged request
 /// could name another message.
 pub(super) fn decode(text: &[u8]) -> Result<Cow<'_, [u8]>, NotMerged> {
-    if !text.iter().any(|byte| matches!(byte, b'%' | b'+')) {
+    let Some(first) = memchr2(b'%', b'+', text) else {
         return Ok(Cow::Borrowed(text));
-    }
-    let digit = |byte: Option<&u8>| byte.and_then(|&byte| char::from(byte).to_digit(16));
+    };
+    let digit = |byte: u8| char::from(byte).to_digit(16);
     let mut decoded = Vec::with_capacity(text.len());
-    let mut bytes = text.iter();
-    while let Some(&byte) = bytes.next() {
-        decoded.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let (high, low) = (digit(bytes.next()), digit(bytes.next()));
-                let (high, low) = high.zip(low).ok_or(NotMerged::UnknownEncoding)?;
-                (high * 16 + low) as u8
+    let (mut rest, mut next) = (text, Some(first));
+    while let Some(at) = next {
+        decoded.extend_from_slice(&rest[..at]);
+        rest = match &rest[at..] {
+            [b'%', high, low, rest @ ..] => {
+                let digits = digit(*high).zip(digit(*low));
+                let (high, low) = digits.ok_or(NotMerged::UnknownEncoding)?;
+                decoded.push((high * 16 + low) as u8);
+                rest
             }
-            other => other,
-        });
+            [b'+', rest @ ..] => {
+                decoded.push(b' ');
+                rest
+            }
+            _ => return Err(NotMerged::UnknownEncoding),
+        };
+        next = memchr2(b'%', b'+', rest);
     }
+    decoded.extend_from_slice(rest);
     Ok(Cow::Owned(decoded))
 }
 
