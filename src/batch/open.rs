@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -219,9 +220,9 @@ impl<M: Mergeable> Batch<M> {
 }
 
 /// The ids of a caller, each with its bytes in the merged request.
-fn ids_of(caller: &impl Mergeable) -> Vec<(IdHash, usize)> {
+fn ids_of(caller: &impl Mergeable) -> SmallVec<[(IdHash, usize); 1]> {
     // Most callers have one.
-    let mut ids = Vec::with_capacity(1);
+    let mut ids = SmallVec::new();
     caller.each_id(|id, cost| ids.push((id, cost)));
     ids
 }

@@ -4,12 +4,13 @@
 //! counts. Invariant: a request that names two instances, or two credentials in one
 //! source, is ambiguous in any spelling (rule: ambiguous requests).
 
+use http::HeaderMap;
 use http::request::Parts;
 
 use super::credential::{CredentialSource, Credentials, Fingerprint};
 use super::head::{self, HeadSink, InstanceSource};
 use super::instance::InstanceId;
-use super::names::{Field, Named};
+use super::names::{Field, FieldName, Named};
 
 /// The caller of a request, as far as the request states it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +49,7 @@ impl Identity {
 }
 
 /// What was found in a request so far.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Findings {
     instance: Option<InstanceId>,
     credentials: Credentials,
@@ -59,14 +60,14 @@ pub(crate) struct Findings {
 impl Findings {
     /// Reads the query and the headers.
     pub(crate) fn of_head(head: &Parts) -> Self {
-        let mut findings = Self {
-            instance: None,
-            credentials: Credentials::default(),
-            is_ambiguous: false,
-            is_partial: false,
-        };
+        let mut findings = Self::default();
         head::read(head, &mut findings);
         findings
+    }
+
+    /// Adds the headers.
+    pub(crate) fn add_headers(&mut self, headers: &HeaderMap) {
+        head::read_headers(headers, self);
     }
 
     /// Adds an instance; the first one counts.
@@ -94,15 +95,18 @@ impl Findings {
         }
     }
 
-    /// Adds a field of a form, if its name counts.
-    pub(crate) fn add_named(&mut self, name: &[u8], value: &[u8]) {
-        let Some(named) = Named::read(&String::from_utf8_lossy(name)) else {
+    /// Adds a field of a query or a form, if its name counts. In `source` are credentials.
+    pub(crate) fn add_named(&mut self, source: CredentialSource, name: &[u8], value: &[u8]) {
+        let Some(named) = Named::read(name) else {
             return;
         };
         // Some backends use the element of a list, others ignore it.
         self.is_ambiguous |= named.is_list;
-        let value = String::from_utf8_lossy(value).into_owned();
-        self.body_field(named.name.with(value));
+        let value = String::from_utf8_lossy(value);
+        match named.name {
+            FieldName::Instance => self.add_instance(&value),
+            FieldName::Token => self.add_credential(source, value.as_bytes()),
+        }
     }
 
     /// Notes that the request may name several identities.

@@ -54,7 +54,7 @@ impl Scanner {
         let key_text = String::from_utf8_lossy(key);
         let name = decode(&key_text);
         let value_at = self.start + key.len() + 1..self.start + pair.len();
-        let named = Named::read(&name);
+        let named = Named::read(&*name);
         if is_overlong {
             // PHP ignores spaces before a name. If the part that was held is mostly
             // spaces, the rest may have completed a name that counts.

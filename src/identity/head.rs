@@ -2,6 +2,7 @@
 //!
 //! Invariant: only this file decides which fields of a head count.
 
+use http::HeaderMap;
 use http::request::Parts;
 
 use super::credential::CredentialSource;
@@ -42,9 +43,14 @@ pub(super) fn read(head: &Parts, sink: &mut impl HeadSink) {
     if let Some(raw) = RawTarget::of(head) {
         read_query(raw.query_before_fragment(head).unwrap_or_default(), sink);
     }
+    read_headers(&head.headers, sink);
+}
+
+/// Reads the headers.
+pub(super) fn read_headers(headers: &HeaderMap, sink: &mut impl HeadSink) {
     // One pass over the headers costs less than one lookup for each name, and finds
     // other spellings, too.
-    for (name, value) in &head.headers {
+    for (name, value) in headers {
         let (name, value) = (name.as_str(), value.as_bytes());
         if name == AUTHORIZATION_HEADER {
             sink.credential(CredentialSource::Authorization, value);

@@ -49,11 +49,12 @@ impl FieldName {
     }
 
     /// Reads a name in a JSON object, where only the exact name counts.
-    pub(crate) fn of_json(name: &str) -> Option<Self> {
-        match name {
-            INSTANCE_FIELD => Some(Self::Instance),
-            TOKEN_FIELD => Some(Self::Token),
-            _ => None,
+    pub(crate) fn of_json(name: impl AsRef<[u8]>) -> Option<Self> {
+        let name = name.as_ref();
+        match () {
+            () if name == INSTANCE_FIELD.as_bytes() => Some(Self::Instance),
+            () if name == TOKEN_FIELD.as_bytes() => Some(Self::Token),
+            () => None,
         }
     }
 }
@@ -63,7 +64,8 @@ impl Named {
     ///
     /// PHP drops leading spaces, cuts the name at a NUL, and replaces `.`, spaces
     /// and an unclosed `[` by `_`.
-    pub(crate) fn read(name: &str) -> Option<Self> {
+    pub(crate) fn read(name: impl AsRef<[u8]>) -> Option<Self> {
+        let name = name.as_ref();
         // Both names are at least as long, and folding only shortens a name. Most fields
         // end here: this runs for each field of each request.
         let shortest = INSTANCE_FIELD.len().min(TOKEN_FIELD.len());
@@ -75,10 +77,9 @@ impl Named {
             return Some(Self { name, is_list });
         }
         // In PHP's order, compared in place.
-        let name = name.split('\0').next().unwrap_or_default();
-        let name = name
-            .trim_start_matches(|letter: char| letter <= ' ')
-            .as_bytes();
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        let start = name.iter().position(|byte| *byte > b' ');
+        let name = &name[start.unwrap_or(name.len())..];
         let folded = [
             (INSTANCE_FIELD, FieldName::Instance),
             (TOKEN_FIELD, FieldName::Token),

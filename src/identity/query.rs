@@ -25,7 +25,7 @@ impl<'q> Pair<'q> {
     /// Whether the most lenient backend reads this as a field that counts.
     pub(crate) fn named(&self) -> Option<Named> {
         match self.is_encoded {
-            true => Named::read(&decode(self.key)),
+            true => Named::read(&*decode(self.key)),
             false => Named::read(self.key),
         }
     }

@@ -25,7 +25,13 @@ const MAX_DEPTH: usize = 8;
 pub(super) fn scan<'r>(body: &'r [u8], fields: &mut Vec<Field<'r>>) -> Result<(), NotMerged> {
     // Checked for UTF-8 once: with bytes, serde would check each field again.
     let text = std::str::from_utf8(body).map_err(|_| NotMerged::UnknownEncoding)?;
-    let Members(members) = serde_json::from_str(text).map_err(|_| NotMerged::Malformed)?;
+    // One more than allowed is enough to know.
+    let add = |name: Cow<'r, str>, raw: &'r RawValue| {
+        if fields.len() <= MAX_FIELDS {
+            fields.push(Field::of_json(name, raw.get(), range_in(body, raw)));
+        }
+    };
+    each_member(text, add).map_err(|_| NotMerged::Malformed)?;
     // serde has checked only the grammar of raw values. Half a surrogate pair
     // (`"\ud800"`) passes the grammar, but backends read it in different ways.
     let has_escapes = memchr::memchr(b'\\', body).is_some();
@@ -33,13 +39,10 @@ pub(super) fn scan<'r>(body: &'r [u8], fields: &mut Vec<Field<'r>>) -> Result<()
     if has_escapes && has_surrogates() && serde_json::from_str::<Value>(text).is_err() {
         return Err(NotMerged::Malformed);
     }
-    if fields.len() + members.len() > MAX_FIELDS {
-        return Err(NotMerged::TooLarge);
+    match fields.len() > MAX_FIELDS {
+        true => Err(NotMerged::TooLarge),
+        false => Ok(()),
     }
-    for (name, raw) in members {
-        fields.push(Field::of_json(name, raw.get(), range_in(body, raw)));
-    }
-    Ok(())
 }
 
 /// The position of a value. It borrows from the body, so the distance of the pointers
@@ -88,7 +91,8 @@ fn write(json: &str, depth: usize, written: &mut String) {
     let read = |depth: usize| depth.checked_sub(1);
     match (json.as_bytes().first(), read(depth)) {
         (Some(b'{'), Some(depth)) => {
-            if let Ok(Members(mut members)) = serde_json::from_str(json) {
+            let mut members = Vec::new();
+            if each_member(json, |name, value| members.push((name, value))).is_ok() {
                 // Stable: of a repeated key backends read the first or the last value.
                 members.sort_by(|(one, _), (other, _)| one.cmp(other));
                 written.push('{');
@@ -133,30 +137,34 @@ fn without_white_space(json: &str, written: &mut String) {
     }
 }
 
-/// The members of an object in their order, repeated ones included.
-struct Members<'j>(Vec<(Cow<'j, str>, &'j RawValue)>);
+/// Calls `each` with the members of an object in their order, repeated ones included.
+///
+/// # Errors
+/// The text is no object.
+fn each_member<'j>(
+    json: &'j str,
+    each: impl FnMut(Cow<'j, str>, &'j RawValue),
+) -> serde_json::Result<()> {
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    deserializer.deserialize_map(Members(each))?;
+    deserializer.end()
+}
 
-impl<'de: 'j, 'j> Deserialize<'de> for Members<'j> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MembersVisitor;
+/// Receives the members of an object.
+struct Members<F>(F);
 
-        impl<'de> Visitor<'de> for MembersVisitor {
-            type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+impl<'de, F: FnMut(Cow<'de, str>, &'de RawValue)> Visitor<'de> for Members<F> {
+    type Value = ();
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::with_capacity(4);
-                while let Some(Name(name)) = map.next_key()? {
-                    members.push((name, map.next_value()?));
-                }
-                Ok(members)
-            }
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(Name(name)) = map.next_key()? {
+            (self.0)(name, map.next_value()?);
         }
-
-        deserializer.deserialize_map(MembersVisitor).map(Self)
+        Ok(())
     }
 }
 

@@ -128,18 +128,25 @@ impl KeyWriter {
         // Heads and bodies are bounded, so the length always fits. With the length
         // in front, the texts `ab`, `c` and `a`, `bc` give different keys.
         let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-        self.bytes.push(kind);
-        self.bytes.extend_from_slice(&length.to_be_bytes());
+        let [a, b, c, d] = length.to_be_bytes();
+        self.bytes.extend_from_slice(&[kind, a, b, c, d]);
         if self.bytes.len() + text.len() <= MAX_LENGTH {
             self.bytes.extend_from_slice(text);
         } else {
-            let sha256 = || digest::Context::new(&digest::SHA256);
-            let digest = self.digest.get_or_insert_with(sha256);
-            digest.update(&self.bytes);
-            // The long text is hashed in place: the buffer stays small.
-            digest.update(text);
-            self.bytes.clear();
+            self.digest(text);
         }
+    }
+
+    /// Replaces the bytes so far and a text by their digest. Not inlined: most keys are
+    /// short, and a digest needs a large stack frame.
+    #[cold]
+    fn digest(&mut self, text: &[u8]) {
+        let sha256 = || digest::Context::new(&digest::SHA256);
+        let digest = self.digest.get_or_insert_with(sha256);
+        digest.update(&self.bytes);
+        // The long text is hashed in place: the buffer stays small.
+        digest.update(text);
+        self.bytes.clear();
     }
 
     fn finish(self) -> Arc<[u8]> {

@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use smallvec::SmallVec;
+
 use super::NotMerged;
 use super::fields::{Field, Place, Span, Value};
 use super::form::{Form, ID, IDS, Site};
@@ -23,7 +25,7 @@ pub(crate) struct List {
     /// How many ids it has, repeated ones included.
     pub(super) count: usize,
     /// The values that hold the ids: one with all of them, or one for each.
-    pub(super) values: Box<[Span]>,
+    pub(super) values: SmallVec<[Span; 1]>,
     /// The last field of the list, behind which ids are added.
     pub(super) last: Span,
     /// Bytes that its fields take, each with its separator.
@@ -43,9 +45,8 @@ pub(super) fn take(
     texts: [&[u8]; 2],
 ) -> Result<Option<List>, NotMerged> {
     let total = fields.len();
-    let mut found = None;
     // Most receipts have one such field.
-    let mut more = Vec::new();
+    let mut found = SmallVec::<[_; 1]>::new();
     let mut error = None;
     fields.retain_mut(|field| {
         let form = match (&field.value, &*field.name) {
@@ -58,11 +59,7 @@ pub(super) fn take(
         };
         match form {
             Some(Ok((form, index))) => {
-                let ids = IdsField::new(field, form, index);
-                match found {
-                    None => found = Some(ids),
-                    Some(_) => more.push(ids),
-                }
+                found.push(IdsField::new(field, form, index));
                 false
             }
             Some(Err(why)) => {
@@ -77,14 +74,12 @@ pub(super) fn take(
             None => true,
         }
     });
-    match (error, found) {
+    match (error, found.first()) {
         (Some(why), _) => Err(why),
         (None, None) => Ok(None),
         (None, Some(first)) => {
-            more.insert(0, first);
-            let other_fields = total - more.len();
-            let place = more[0].place;
-            List::read(&more, site(place), texts[place as usize], other_fields)
+            let (site, text) = (site(first.place), texts[first.place as usize]);
+            List::read(&found, site, text, total - found.len())
         }
     }
 }
@@ -231,11 +226,16 @@ impl List {
                 name.starts_with(IDS) && self.form.next_name(name, self.count - 1).is_some()
             }
         };
+        is_spelt && (self.count == 1 || self.has_distinct_ids(text))
+    }
+
+    /// Whether no id is in the list twice.
+    fn has_distinct_ids(&self, text: &[u8]) -> bool {
         let all = self.values.iter().map(|at| self.decoded(&text[at.range()]));
         let all: Vec<_> = all.flatten().collect();
         // One value of a list with commas, otherwise one for each id.
         let distinct: HashSet<_> = all.iter().flat_map(|ids| ids.split(',')).collect();
-        is_spelt && distinct.len() == self.count
+        distinct.len() == self.count
     }
 
     /// Whether a merged list is written anew, in the place of the first caller's.

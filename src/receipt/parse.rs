@@ -10,6 +10,7 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method};
+use smallvec::SmallVec;
 
 use super::fields::{self, Carrier, Field, Place, Value};
 use super::form::Site;
@@ -154,8 +155,8 @@ fn scan_body<'r>(
     body: &'r [u8],
     fields: &mut Vec<Field<'r>>,
 ) -> Result<Carrier, NotMerged> {
-    let mut types = headers.get_all(CONTENT_TYPE).iter();
-    let content_type = types.next();
+    let mut types = headers.iter().filter(|(name, _)| *name == CONTENT_TYPE);
+    let content_type = types.next().map(|(_, value)| value);
     // Of two types a backend may use either.
     if types.next().is_some() {
         return Err(NotMerged::ContentType);
@@ -186,15 +187,19 @@ fn scan_body<'r>(
 }
 
 fn identity(head: &Parts, fields: &[Field<'_>]) -> Identity {
-    let mut findings = Findings::of_head(head);
+    let mut findings = Findings::default();
+    // In any order: of two different instances none counts, because such a request is
+    // no receipt.
+    findings.add_headers(&head.headers);
     for field in fields {
-        if field.place == Place::Query {
-            // Found in the head.
-            continue;
-        }
-        match &field.value {
-            Value::Json(text) => json_identity(&field.name, text, &mut findings),
-            _ => findings.add_named(&field.name, field.text()),
+        match (&field.value, field.place) {
+            (Value::Json(text), _) => json_identity(&field.name, text, &mut findings),
+            (_, Place::Query) => {
+                findings.add_named(CredentialSource::Query, &field.name, field.text());
+            }
+            (_, Place::Body) => {
+                findings.add_named(CredentialSource::Body, &field.name, field.text());
+            }
         }
     }
     findings.identity()
@@ -202,8 +207,9 @@ fn identity(head: &Parts, fields: &[Field<'_>]) -> Identity {
 
 /// Adds what a member of a JSON object says about the identity.
 fn json_identity(name: &[u8], value: &str, findings: &mut Findings) {
-    let name = std::str::from_utf8(name).ok().and_then(FieldName::of_json);
-    let Some(name) = name else { return };
+    let Some(name) = FieldName::of_json(name) else {
+        return;
+    };
     let text = match value.as_bytes()[0] {
         b'"' => json::text(value),
         b'0'..=b'9' | b'-' => Some(value.into()),
@@ -300,7 +306,7 @@ impl Parsed<'_> {
 
     fn header_parts(&self, sink: &mut impl KeySink) {
         // One pass over the fields instead of one search for each name.
-        let mut found = Vec::with_capacity(HEADERS.len());
+        let mut found = SmallVec::<[_; HEADERS.len()]>::new();
         for (name, value) in &self.head.headers {
             let rank = HEADERS.iter().position(|field| field == name);
             let rank = rank.or_else(|| is_vendors(name.as_str()).then_some(HEADERS.len()));

@@ -61,7 +61,7 @@ pub(super) fn prepare_http1(request: &mut UpstreamRequest, host: &HeaderValue) {
     head.version = Version::HTTP_11;
     head.headers.insert(HOST, host.clone());
     let is_streamed = matches!(request.body, RequestBody::Streamed(_));
-    if head.headers.contains_key(CONTENT_LENGTH) {
+    if hop_by_hop::has(&head.headers, &CONTENT_LENGTH) {
         return;
     }
     if is_streamed {

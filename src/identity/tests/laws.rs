@@ -245,7 +245,7 @@ proptest! {
     #[test]
     fn a_query_is_read_as_a_parser_does(query in "[a-z_=&%+0-9;/?:@]{0,30}(&?instance_id=[a-z%+0-9]{0,8})?[&=a]{0,3}") {
         let expected = form_urlencoded::parse(query.as_bytes())
-            .filter_map(|(key, value)| Some((Named::read(&key)?, value)));
+            .filter_map(|(key, value)| Some((Named::read(&*key)?, value)));
         let found = pairs(&query).filter_map(|pair| Some((pair.named()?, pair.decoded())));
         prop_assert!(found.eq(expected));
     }

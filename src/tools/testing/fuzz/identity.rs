@@ -23,7 +23,7 @@ pub fn identity(input: &[u8]) {
     let query = head.uri.query().unwrap_or_default();
     let found = pairs(query).filter_map(|pair| Some((pair.named()?, pair.decoded())));
     let expected = form_urlencoded::parse(query.as_bytes())
-        .filter_map(|(key, value)| Some((Named::read(&key)?, value)));
+        .filter_map(|(key, value)| Some((Named::read(&*key)?, value)));
     assert!(found.eq(expected), "the fields of the query");
     let whole = scan(&head, &[&body]);
     // A scanner that keeps a wrong state between two pieces fails here first.
@@ -96,7 +96,7 @@ fn expected_of(head: &Parts, body: &[u8]) -> Option<Identity> {
     }
     for (name, value) in form_urlencoded::parse(form) {
         // A key without `=` has no value in a body.
-        let Some(named) = Named::read(&name) else {
+        let Some(named) = Named::read(&*name) else {
             continue;
         };
         if named.is_list {
