@@ -55,7 +55,7 @@ use registry::Registry;
 pub(crate) use shadow::{shadow_call, would_refuse};
 
 use crate::config::{Classes, Config, LimitMode};
-use crate::identity::Identity;
+use crate::identity::{Identity, InstanceId};
 use crate::observe::metrics::{BucketStatus, Metrics, Reason, Route};
 
 /// All budgets of the gateway.
@@ -168,10 +168,10 @@ impl Limiter {
         &self,
         rules: &Rules,
         identity: &Identity,
-        class: impl FnOnce(&Classes, Option<&str>) -> Option<usize>,
+        class: impl FnOnce(&Classes, Option<&InstanceId>) -> Option<usize>,
         verifies: bool,
     ) -> Lane {
-        let class = class(&rules.classes, identity.instance.as_deref());
+        let class = class(&rules.classes, identity.instance.as_ref());
         let class = rules.classes.group_of(class);
         let account = rules.registries[class].account(identity, &rules.registries);
         let metrics = Arc::clone(&self.metrics);

@@ -4,6 +4,8 @@
 //! counts. Invariant: a request that names two instances, or two credentials in one
 //! source, is ambiguous in any spelling (rule: ambiguous requests).
 
+use std::borrow::Cow;
+
 use http::HeaderMap;
 use http::request::Parts;
 
@@ -102,7 +104,9 @@ impl Findings {
         };
         // Some backends use the element of a list, others ignore it.
         self.is_ambiguous |= named.is_list;
-        let value = String::from_utf8_lossy(value);
+        // Not `from_utf8_lossy` at once, which reads byte by byte.
+        let value = std::str::from_utf8(value)
+            .map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed);
         match named.name {
             FieldName::Instance => self.add_instance(&value),
             FieldName::Token => self.add_credential(source, value.as_bytes()),

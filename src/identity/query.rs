@@ -6,10 +6,9 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
 use super::names::{FieldName, Named};
-use crate::http::has_byte;
 
 /// A field of a query, undecoded.
 pub(crate) struct Pair<'q> {
@@ -17,7 +16,7 @@ pub(crate) struct Pair<'q> {
     pub(crate) value: &'q str,
     /// The bytes of the query that hold the value.
     pub(crate) value_at: Range<usize>,
-    /// Key or value contains `%` or `+`.
+    /// The query contains `%` or `+`.
     pub(crate) is_encoded: bool,
 }
 
@@ -42,6 +41,8 @@ impl<'q> Pair<'q> {
 /// The fields of a query, in order.
 pub(crate) fn pairs(query: &str) -> impl Iterator<Item = Pair<'_>> {
     let mut next = Some(0);
+    // Once for all fields: most queries have no escape.
+    let is_encoded = memchr2(b'%', b'+', query.as_bytes()).is_some();
     std::iter::from_fn(move || {
         let start = next?;
         let rest = &query.as_bytes()[start..];
@@ -50,7 +51,6 @@ pub(crate) fn pairs(query: &str) -> impl Iterator<Item = Pair<'_>> {
         // Keys are short: for them a search costs more to begin than to do by hand.
         let equals = pair.iter().position(|byte| *byte == b'=');
         let equals = equals.map(|at| start + at);
-        let is_encoded = has_byte(pair, is_escape);
         next = (end < query.len()).then_some(end + 1);
         let key_end = equals.unwrap_or(end);
         let value_at = equals.map_or(end, |at| at + 1)..end;
@@ -77,7 +77,7 @@ pub(crate) fn tokens(query: &str) -> impl Iterator<Item = (Range<usize>, Cow<'_,
 
 /// Decodes one key or value of a form.
 pub(crate) fn decode(text: &str) -> Cow<'_, str> {
-    if !text.bytes().any(is_escape) {
+    if memchr2(b'%', b'+', text.as_bytes()).is_none() {
         return Cow::Borrowed(text);
     }
     // `parse` splits at `&` and `=`; neither may split this one piece.
@@ -86,9 +86,4 @@ pub(crate) fn decode(text: &str) -> Cow<'_, str> {
         .next()
         .map(|(key, _)| key.into_owned());
     Cow::Owned(decoded.unwrap_or_default())
-}
-
-/// Whether a byte of a form encodes another character.
-fn is_escape(byte: u8) -> bool {
-    (byte == b'%') | (byte == b'+')
 }

@@ -5,6 +5,7 @@
 //! the request goes on with what is known (rule: identity).
 
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::config::Classes;
 use crate::http::request_head::RequestHead;
 use crate::http::{hop_by_hop, path};
 use crate::identity::scan::{self, Extent};
-use crate::identity::{Findings, Fingerprint, Identity, verification};
+use crate::identity::{Findings, Fingerprint, Identity, InstanceId, verification};
 use crate::limit::Lane;
 use crate::observe::metrics::Route;
 use crate::tenant::Denied;
@@ -150,12 +151,12 @@ impl Proxy {
         let tenant = tenant.inspect_err(|_| ctx.name_refused(identity, &self.shared.metrics))?;
         let is_receipt = ctx.route == Route::Seen;
         let verifies = verification::is_conclusive(head, is_receipt, identity);
-        let class = |classes: &Classes, instance: Option<&str>| {
+        let class = |classes: &Classes, instance: Option<&InstanceId>| {
             if classes.is_empty() {
                 return None;
             }
             let path = path::normalize(head.uri.path());
-            classes.class_of(&head.method, &path, is_receipt, instance)
+            classes.class_of(&head.method, &path, is_receipt, instance.map(Deref::deref))
         };
         let limits = &ctx.settings.limits;
         let lane = self.shared.limiter.lane(limits, identity, class, verifies);

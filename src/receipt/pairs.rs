@@ -9,7 +9,6 @@ use memchr::{memchr, memchr2};
 
 use super::NotMerged;
 use super::fields::{Field, MAX_FIELDS, Place, Value};
-use crate::http::has_byte;
 
 /// Adds the fields of a text, in their order. Empty pairs (`a=1&&b=2`) are no fields.
 ///
@@ -20,6 +19,8 @@ pub(super) fn scan<'r>(
     text: &'r [u8],
     fields: &mut Vec<Field<'r>>,
 ) -> Result<(), NotMerged> {
+    // Once for all fields: most queries have no escape.
+    let is_encoded = memchr2(b'%', b'+', text).is_some();
     let mut start = 0;
     while start < text.len() {
         let end = memchr(b'&', &text[start..]).map_or(text.len(), |at| start + at);
@@ -28,7 +29,6 @@ pub(super) fn scan<'r>(
             // Names are short: for them a search costs more to begin than to do by hand.
             let equals = pair.iter().position(|byte| *byte == b'=');
             let equals = equals.map(|at| start + at);
-            let is_encoded = has_byte(pair, |byte| (byte == b'%') | (byte == b'+'));
             if fields.len() == MAX_FIELDS {
                 return Err(NotMerged::TooLarge);
             }

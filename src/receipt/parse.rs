@@ -75,7 +75,8 @@ pub(crate) fn parse<'r>(
         return Err(NotMerged::TooLarge);
     }
     let query = head.uri.query().unwrap_or_default().as_bytes();
-    let mut fields = Vec::with_capacity(8);
+    // Most receipts have four.
+    let mut fields = Vec::with_capacity(4);
     pairs::scan(Place::Query, query, &mut fields)?;
     let carrier = scan_body(&head.headers, body, &mut fields)?;
     // The same rules as for every other request, so a receipt and a request of one

@@ -21,8 +21,8 @@ fn lane(limiter: &Limiter, path: &str) -> Lane {
 
 fn lane_at(limiter: &Limiter, instance: &str, path: &str) -> Lane {
     let is_receipt = path == "/v2/send/seen";
-    let class = |classes: &Classes, instance: Option<&str>| {
-        classes.class_of(&Method::POST, path, is_receipt, instance)
+    let class = |classes: &Classes, instance: Option<&InstanceId>| {
+        classes.class_of(&Method::POST, path, is_receipt, instance.map(|it| &**it))
     };
     limiter.lane(&limiter.rules(), &who(instance, "t"), class, true)
 }
