@@ -1,6 +1,7 @@
 //! Reads the query and the headers of a request.
 //!
-//! Invariant: only this file decides which fields of a head count.
+//! Invariant: only this file decides which headers count. A field of a query counts by its
+//! name alone ([`Named`](names::Named)), also where a receipt has read it already.
 
 use http::HeaderMap;
 use http::request::Parts;

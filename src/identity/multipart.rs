@@ -29,7 +29,7 @@ pub(super) async fn scan<'p>(
             .iter()
             .flat_map(|value| names(value.as_bytes()))
             .collect();
-        let mut named = names.iter().filter_map(|name| Named::read(name));
+        let mut named = names.iter().filter_map(Named::read);
         let Some(first) = named.next() else { continue };
         let is_clear = names.len() == 1 && !first.is_list;
         let Ok(text) = part.text().await else {
