@@ -99,7 +99,7 @@ fn bodies_with_different_keys() {
         r#"{"chatId":"1"}"#,
         r#"{"chatId":"2"}"#,
         r#"{"chatId":""}"#,
-        // Keys that nobody knows.
+        // Keys that the gateway does not know.
         r#"{"chatId":"1","reply_to":null}"#,
         r#"{"chatId":"1","reply_to":"null"}"#,
         r#"{"chatId":"1","reply_to":1}"#,
