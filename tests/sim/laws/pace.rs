@@ -28,14 +28,12 @@ impl Case {
             .class_of(&parsed.method, &parsed.path, is_receipt, instance)
     }
 
-    /// The credentials used for an instance in a class.
-    fn credentials(&self, class: usize, instance: &str) -> HashSet<&str> {
-        self.parsed
-            .values()
-            .filter(|parsed| {
-                let budget = self.budget(parsed);
-                budget.0 == class && budget.1 == instance
-            })
+    /// The credentials used for an instance, in any class: what one class has verified
+    /// holds in all.
+    fn credentials(&self, instance: &str) -> HashSet<&str> {
+        let all = self.parsed.values();
+        let of_instance = all.filter(|parsed| self.budget(parsed).1 == instance);
+        of_instance
             .map(|parsed| parsed.credential.as_str())
             .collect()
     }
@@ -58,8 +56,8 @@ impl Case {
                 }
             }
         }
-        for ((class, instance, bucket), (times, quota)) in spent {
-            let several = bucket.is_none() && self.credentials(class, &instance).len() > 1;
+        for ((_, instance, bucket), (times, quota)) in spent {
+            let several = bucket.is_none() && self.credentials(&instance).len() > 1;
             let buckets = if several { 2.0 } else { 1.0 };
             if let Some(excess) = self.excess(&times, quota, buckets) {
                 let what = format!("{excess} of {instance}, {bucket:?}");
@@ -92,8 +90,8 @@ impl Case {
                 add(Some(bucket));
             }
         }
-        for ((class, instance, bucket), (spans, cap)) in calls {
-            let several = bucket.is_none() && self.credentials(class, &instance).len() > 1;
+        for ((_, instance, bucket), (spans, cap)) in calls {
+            let several = bucket.is_none() && self.credentials(&instance).len() > 1;
             let most = cap * if several { 2 } else { 1 };
             for (at, _) in &spans {
                 let count = spans.iter().filter(|(from, to)| from <= at && at < to);
