@@ -20,13 +20,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.error
 import urllib.request
 
 import compose_spec
 import kubernetes_validate
 import yaml
+
+from claims import check, eventually
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TIMEOUT_S = 30
@@ -135,7 +136,7 @@ def serve(image, compose, running):
     running.enter_context(DnsServer("by-dns.test"))
     for name in ("localhost", "by-hosts.test", "by-dns.test"):
         gateway = image.start(WAWP_GATEWAY_UPSTREAM__URL=f"http://{name}:{api}")
-        eventually(f"healthy before {name}", lambda: image.run(*image.health).returncode == 0)
+        eventually(f"healthy before {name}", lambda: image.run(*image.health).returncode == 0, TIMEOUT_S)
         # Only a listener on every address is there for other hosts, too.
         status = request("127.0.0.2")
         check(f"the first request, to an API found by {name}", status == 200, status)
@@ -175,7 +176,7 @@ def scrape(image, compose, running):
             found = json.load(urllib.request.urlopen(query, timeout=5))["data"]["result"]
             return found and float(found[0]["value"][1]) >= 1 and found[0]["metric"]["replica"] == "gateway:9464"
 
-    eventually("Prometheus of the Compose file scrapes it", is_scraped)
+    eventually("Prometheus of the Compose file scrapes it", is_scraped, TIMEOUT_S)
     with urllib.request.urlopen("http://127.0.0.1:9090/api/v1/rules", timeout=5) as response:
         check("and has the rules", json.load(response)["data"]["groups"])
     end(prometheus)
@@ -302,21 +303,6 @@ def end(child):
     except subprocess.TimeoutExpired:
         child.kill()
         return child.wait()
-
-
-def eventually(what, is_so):
-    deadline = time.monotonic() + TIMEOUT_S
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"NOT SO: {what}")
-        time.sleep(0.1)
-    check(what, True)
-
-
-def check(what, holds, found=None):
-    if not holds:
-        raise SystemExit(f"NOT SO: {what}: {found!r}")
-    print(f"  {what}", flush=True)
 
 
 if __name__ == "__main__":

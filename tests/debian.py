@@ -20,6 +20,8 @@ import sys
 import tempfile
 import time
 
+from claims import check, eventually
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SUITE, INCLUDE = "trixie", "systemd,systemd-sysv,dbus,curl"
 TIMEOUT_S = 60
@@ -134,7 +136,7 @@ def settings(system):
     system.run("sed", "-i", 's|^#url = .*|url = "http://127.0.0.1:8081"|', SETTINGS)
     system.run("wawp-gateway", "check")
     system.run("systemctl", "restart", "wawp-gateway")
-    eventually("the first request gets its response", lambda: " 200 " in system.request())
+    eventually("the first request gets its response", lambda: " 200 " in system.request(), TIMEOUT_S)
     pid = system.property("MainPID")
     system.run("sed", "-i", "s|^#headers = false|headers = true|", SETTINGS)
     system.run("systemctl", "reload", "wawp-gateway")
@@ -167,7 +169,7 @@ def scrape(system, scratch):
         found = json.loads(answer.stdout)["data"]["result"] if answer.returncode == 0 else []
         return found and float(found[0]["value"][1]) >= 1
 
-    eventually("Prometheus scrapes it", is_scraped)
+    eventually("Prometheus scrapes it", is_scraped, TIMEOUT_S)
     prometheus.terminate()
     prometheus.wait(TIMEOUT_S)
 
@@ -233,7 +235,7 @@ class System:
             self.pid = children[0] if children else None
             return self.pid and self.succeeds("systemctl", "is-active", "--quiet", "multi-user.target")
 
-        eventually("a fresh Debian with systemd is up", is_up)
+        eventually("a fresh Debian with systemd is up", is_up, TIMEOUT_S)
         subprocess.run([*self.enter(True), "ip", "link", "set", "lo", "up"], check=True)
         return self
 
@@ -323,21 +325,6 @@ def files_of_debian():
                        check=True, stdout=subprocess.DEVNULL)
         part.rename(kept)
     return kept
-
-
-def eventually(what, is_so):
-    deadline = time.monotonic() + TIMEOUT_S
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"NOT SO: {what}")
-        time.sleep(0.1)
-    check(what, True)
-
-
-def check(what, holds, found=None):
-    if not holds:
-        raise SystemExit(f"NOT SO: {what}: {found!r}")
-    print(f"  {what}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-//! What lies in `grafana/` fits the gateway: no metric that does not exist, none that nobody looks at, and nothing
+//! What lies in `grafana/` fits the gateway: no metric that does not exist, none that no panel or rule uses, and nothing
 //! shown without a word on what to do about it. Whether Prometheus agrees is for `prometheus.rs`.
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests

@@ -28,7 +28,7 @@ use wawp_gateway::config::{self, Config, Overrides};
 use wawp_gateway::sandbox::{Fault, FaultKind, Sandbox, Settings};
 
 /// Until every expression must have brought data; and those of the drain, which is cut after that.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(12);
 
 /// Alerts that this traffic sets off.
@@ -367,13 +367,13 @@ async fn every_expression_of_dashboard_and_rules_brings_data() {
     let (observing, wanted): (Vec<_>, Vec<_>) = wanted
         .into_iter()
         .partition(|wanted| wanted.expr.contains(OBSERVING));
-    prometheus.brings(&wanted, PATIENCE).await;
+    prometheus.brings(&wanted, TIMEOUT).await;
     let mut observed = settings(directory.path(), upstream);
     observed.limit.mode = config::LimitMode::Observe;
     observed.batch.mode = config::BatchMode::Observe;
     observer.reload(&observed);
     assert!(observing.len() > 10, "{}", observing.len());
-    prometheus.brings(&observing, PATIENCE).await;
+    prometheus.brings(&observing, TIMEOUT).await;
 
     // Ours is the instance of WhatsApp, and the replica the address.
     let ours = r#"wawp_gateway_instance_requests_total{instance="123", route="seen"}"#;

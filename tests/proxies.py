@@ -22,6 +22,8 @@ import tempfile
 import threading
 import time
 
+from claims import check
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / ".packages/proxies"
 NAME = "wawp.example.com"
@@ -373,12 +375,6 @@ def free_port():
 
 def which(name):
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
-
-
-def check(what, holds, found=None):
-    if not holds:
-        raise SystemExit(f"NOT SO: {what}: {found!r}")
-    print(f"  {what}")
 
 
 if __name__ == "__main__":

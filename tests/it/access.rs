@@ -35,7 +35,7 @@ fn refused(response: &Message, rule: &str) {
         response.field("proxy-status").unwrap(),
         format!("wawp-gateway; error=http_request_denied; details=\"{message}\"")
     );
-    // What the rule holds is nobody's business.
+    // The networks of the rule are not disclosed.
     assert!(!message.contains(|c: char| c.is_ascii_digit()), "{message}");
 }
 

@@ -200,7 +200,7 @@ fn config_is_what_check_prints_and_follows_a_reload() {
     assert!(shown().contains(waits), "{}", shown());
     scratch.file("gateway.toml", "[limit]\nrate = \"fast\"\n");
     gateway.signal("HUP");
-    eventually("the mistake is told", || {
+    eventually("the mistake is logged", || {
         gateway.said().contains("not reloaded")
     });
     assert!(shown().contains("rate = 4.5"));

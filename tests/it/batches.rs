@@ -1,4 +1,4 @@
-//! Merging: who shares a call, and that nobody notices.
+//! Merging: which receipts share a call, and that no caller notices.
 
 use std::time::Duration;
 

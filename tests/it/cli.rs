@@ -1,4 +1,4 @@
-//! The command line: mistakes are told where they are, and exit codes mean something.
+//! The command line: a mistake is reported with its place, and each exit code has one meaning.
 
 use std::fs::File;
 use std::io::{PipeWriter, Write as _, pipe};
@@ -32,10 +32,10 @@ fn check_tells_every_mistake_with_its_line() {
         (16, "limit.class"),
     ] {
         let place = format!("wrong.toml:{line}");
-        let told = stderr
+        let is_named = stderr
             .lines()
-            .any(|told| told.contains(&place) && told.contains(key));
-        assert!(told, "line {line}: {key} is not in\n{stderr}");
+            .any(|line| line.contains(&place) && line.contains(key));
+        assert!(is_named, "line {line}: {key} is not in\n{stderr}");
     }
 }
 
@@ -162,8 +162,8 @@ fn explain_reads_the_standard_input() {
     }
     let (code, stdout, stderr) = explain(&[], &RECEIPT.replace("Accept-Language", "Bad Name"));
     assert_eq!((code, &*stdout), (Some(2), ""));
-    let told = "standard input, line 3: no header: a name, a colon and a value";
-    assert!(stderr.contains(told), "{stderr}");
+    let message = "standard input, line 3: no header: a name, a colon and a value";
+    assert!(stderr.contains(message), "{stderr}");
     assert!(!stderr.contains("token-1"), "{stderr}");
 }
 
@@ -449,7 +449,7 @@ fn settings_are_read_again_on_sighup() {
     });
     scratch.file("gateway.toml", "[limit]\nheader = false\n");
     gateway.signal("HUP");
-    eventually("the mistake is told", || {
+    eventually("the mistake is logged", || {
         gateway.said().contains("limit.header")
     });
     assert!(ask("Connection: close").field("ratelimit").is_some());

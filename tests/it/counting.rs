@@ -99,7 +99,7 @@ async fn counters_add_up_over_a_mix_of_everything() {
         }
         at_rest().await;
 
-        // Clients: every response is counted once, and none that nobody got.
+        // Clients: every response that a client got is counted once, and no other.
         let mut total = 0.0;
         for ((route, status), count) in &answered {
             let labels = [
@@ -159,7 +159,7 @@ async fn counters_add_up_over_a_mix_of_everything() {
         assert_eq!(merged + unmerged, seen_responses);
         assert!(merged > 40.0 && unmerged > 40.0, "{merged} and {unmerged}");
 
-        // Merging: callers told by the upstream, less the calls that took.
+        // Merging: callers that got a response of the upstream, less the calls.
         let receipts: Vec<_> = seen.iter().filter(|call| !call.ids.is_empty()).collect();
         let saved = world.counted("wawp_gateway_upstream_requests_saved_total", &[]);
         // The calm end alone saves 39, less what splits before it took too much.

@@ -94,7 +94,7 @@ fn new_connections_are_served_during_the_drain_delay() {
     ];
     let gateway = Program::serve(upstream.address, &delay);
     gateway.signal("TERM");
-    eventually("load balancers are told", || {
+    eventually("/readyz responds 503", || {
         gateway.page("/readyz").status() == 503
     });
     let mut client = asking(&gateway, &get("/v2/chats"));

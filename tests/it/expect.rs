@@ -1,4 +1,4 @@
-//! `Expect: 100-continue`: the client is told to go on when the upstream says so, and not before.
+//! `Expect: 100-continue`: the client gets `100 Continue` when the upstream sends it, and not before.
 
 use std::time::Duration;
 
@@ -132,7 +132,7 @@ async fn where_the_body_must_be_looked_into_the_gateway_says_it_itself() {
     client.hears(PLAIN).await;
 }
 
-/// Java and .NET can be told to wait; of receipts the gateway must read the body anyway.
+/// Java and .NET can wait for `100 Continue`. The gateway sends it for a receipt, because it needs the body to merge.
 #[tokio::test(start_paused = true)]
 async fn receipts_that_expect_to_be_asked_for_are_merged() {
     let world = World::new("");

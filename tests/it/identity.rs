@@ -261,7 +261,7 @@ async fn requests_whose_identity_is_out_of_reach_have_a_bucket_of_their_client()
         uploads.push(world.client_from("192.0.2.1").asks(&upload).await.status());
     }
     assert!(uploads[1] != 429 && uploads[2] == 429, "{uploads:?}");
-    // Another client, and requests that name nobody, do not pay for it.
+    // Another client, and requests without an instance, do not pay for it.
     assert_ne!(
         world.client_from("192.0.2.2").asks(&upload).await.status(),
         429

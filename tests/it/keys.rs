@@ -238,7 +238,7 @@ fn no_key_and_no_token_in_log_output_or_pages() {
                         .replacen("Host: h\r\n", "Host: h\r\nConnection: close\r\n", 1);
                 let response = call(gateway.address, &request);
                 own.push_str(&String::from_utf8_lossy(&response));
-                // And once more by somebody who leaves in the middle.
+                // And once more by a client that disconnects in the middle.
                 let mut stream = crate::support::connect(gateway.address);
                 std::io::Write::write_all(&mut stream, &request.as_bytes()[..request.len() / 2])
                     .ok();

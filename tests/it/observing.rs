@@ -299,7 +299,7 @@ async fn a_pause_is_learnt_and_kept_by_ghosts_alone() {
         |what: &str| world.counted(&format!("wawp_gateway_would_delay_seconds_{what}"), &[]);
     assert_eq!((would("count"), would("sum")), (2.0, 2.0));
 
-    // Receipts are told the upstream's 429 at once: without a line a repeat would be a flood.
+    // A 429 of the upstream reaches receipts at once: without a queue, retries would be a flood.
     world.sandbox.script(busy);
     let before = world.sandbox.received();
     assert_eq!(world.call(receipt([1])).await.status(), 429);

@@ -1,4 +1,4 @@
-//! Pace: no instance is driven faster than its budget, and nobody overtakes whom they should not.
+//! Pace: no instance is driven faster than its budget, and no request overtakes one that must go first.
 
 use std::time::Duration;
 

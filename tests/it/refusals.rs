@@ -106,7 +106,7 @@ async fn a_wait_beyond_max_wait_refuses_at_once_and_later_serves() {
 async fn a_refusal_names_the_budget_that_is_used_up() {
     let egress = "[egress]\nrate = 0.1\nburst = 1";
     let tenant = "[[tenant]]\nname = \"t\"\ninstances = [\"123\"]\nrate = 0.1\nburst = 1";
-    for (budget, name, told) in [
+    for (budget, name, expected) in [
         (egress, "egress", "all instances together (egress.rate)"),
         (tenant, "tenant", "this instance's tenant (tenant.rate)"),
     ] {
@@ -122,7 +122,7 @@ async fn a_refusal_names_the_budget_that_is_used_up() {
                 assert_eq!(began.elapsed(), Duration::ZERO);
                 let message = response.json()["message"].clone();
                 let message = message.as_str().unwrap();
-                assert!(message.contains(told), "{message}");
+                assert!(message.contains(expected), "{message}");
                 let ends = "the limit is 0.1 requests per second, burst 1; retry in 10 s";
                 assert!(message.ends_with(ends), "{message}");
                 let state = format!("\"{name}\";r=0;t=10");

@@ -26,7 +26,7 @@ impl Pipe {
         Self(path)
     }
 
-    /// Our end, as soon as somebody reads at the other: that one then waits for what we write.
+    /// Our end, as soon as a process reads at the other end: it then waits for what we write.
     fn once_it_is_read(&self) -> File {
         let mut end = None;
         eventually("the pipe is read", || {
@@ -160,7 +160,7 @@ fn files_with_which_no_start_could_be_made_are_told_at_once() {
     assert!(stderr.contains("server.tls.key = "), "{stderr}");
     assert!(stderr.contains("3 mistakes"), "{stderr}");
 
-    // Without TLS to the upstream nobody reads its authorities.
+    // Without TLS to the upstream its authorities are not read.
     scratch.file(
         "gateway.toml",
         "[upstream]\nurl = \"http://h\"\nca = \"/nowhere\"\n",

@@ -187,7 +187,7 @@ fn no_token_in_log_output_or_metrics() {
                             !own || !TRACES.iter().any(|trace| text.contains(trace)),
                             "{text}"
                         );
-                        // And once more by somebody who leaves in the middle.
+                        // And once more by a client that disconnects in the middle.
                         let mut stream = connect(address);
                         let half = &request.as_bytes()[..request.len() / 2];
                         stream.write_all(half).ok();
@@ -202,7 +202,7 @@ fn no_token_in_log_output_or_metrics() {
         for caller in callers {
             caller.join().unwrap();
         }
-        // An upstream that nobody can reach, named in no log with a token either.
+        // An upstream that cannot be reached, named in no log with a token either.
         let mut pages = String::new();
         for page in [
             "/metrics",
@@ -246,8 +246,8 @@ fn no_token_in_log_output_or_metrics() {
 #[test]
 fn no_token_where_the_upstream_cannot_be_reached() {
     // No test binds this address, so that no other one's port can be met there.
-    let nobody = "127.0.0.9:1".parse().unwrap();
-    let gateway = Program::serve(nobody, &[("LOG__LEVEL", "trace")]);
+    let unreachable = "127.0.0.9:1".parse().unwrap();
+    let gateway = Program::serve(unreachable, &[("LOG__LEVEL", "trace")]);
     for request in requests().iter().take(24) {
         let response = String::from_utf8(call(gateway.address, request)).unwrap();
         assert!(

@@ -1,4 +1,4 @@
-//! Verdicts of merged calls that went wrong: nobody pays for somebody else.
+//! Verdicts of merged calls that failed: no caller pays for another.
 
 use std::time::Duration;
 

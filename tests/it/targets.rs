@@ -1,4 +1,4 @@
-//! For whom a request is: this upstream, and nobody the client chooses.
+//! The target of a request: this upstream, and no host that the client chooses.
 
 use crate::support::{Stage, World, get};
 

@@ -90,7 +90,7 @@ impl Stage {
     async fn is_left_alone(&mut self) {
         let long = Duration::from_secs(600);
         let asked = tokio::time::timeout(long, self.asked.recv()).await;
-        assert!(asked.is_err(), "a call that nobody expects");
+        assert!(asked.is_err(), "an unexpected call");
     }
 }
 
@@ -108,7 +108,7 @@ async fn serve(io: TlsStream<DuplexStream>, asking: Asking, mut requests: usize)
     }
 }
 
-/// Takes two requests, responses the first, and says that it never saw the other.
+/// Takes two requests, responds to the first, and says that it never saw the other.
 async fn goes_away_behind_the_first(mut io: TlsStream<DuplexStream>) {
     let (mut head, mut streams) = ([0; 9], 0);
     io.read_exact(&mut [0; 24]).await.unwrap();
@@ -147,7 +147,7 @@ fn respond(mut response: SendResponse<Bytes>) {
     response.send_response(head, true).unwrap();
 }
 
-/// Begins an response: its head and the first half of its body.
+/// Begins a response: its head and the first half of its body.
 fn begins(mut response: SendResponse<Bytes>, length: Option<usize>) -> SendStream<Bytes> {
     let mut head = Response::builder().status(201);
     if let Some(length) = length {
@@ -338,7 +338,7 @@ async fn no_request_fails_where_connections_end_after_some_requests() {
     assert!(stage.connections() >= 15, "{}", stage.connections());
 }
 
-/// Takes requests and pings, and responses none of them after the first request.
+/// Takes requests and pings, and responds to none of them after the first request.
 async fn falls_silent(io: TlsStream<DuplexStream>, asking: Asking) {
     let mut connection = h2::server::handshake(io).await.unwrap();
     asking

@@ -9,7 +9,7 @@ use crate::support::{Message, World, post};
 const INSIDE: &str = "10.1.2.3";
 const OUTSIDE: &str = "192.0.2.1";
 
-/// `acme` and its key are for 10/8 only; instance 300 is for nobody who asks here.
+/// `acme` and its key are for 10/8 only; instance 300 is for no client of these tests.
 fn world() -> World {
     let networks = "networks = [\"10.0.0.0/8\"]\nkey =";
     let text = settings().replacen("key =", networks, 1) + "networks = [\"203.0.113.0/24\"]\n";
@@ -21,7 +21,7 @@ fn world() -> World {
 }
 
 /// A response but for what differs from call to call.
-fn told(response: &Message) -> (&str, Vec<&(String, String)>, &str) {
+fn comparable(response: &Message) -> (&str, Vec<&(String, String)>, &str) {
     let differs = ["date", "server-timing"];
     let fields = response.fields.iter();
     let fields = fields.filter(|(name, _)| !differs.contains(&&*name.to_ascii_lowercase()));
@@ -51,8 +51,16 @@ async fn outside_its_tenants_networks_a_right_key_is_answered_like_a_wrong_one()
                     heard.push(response);
                 }
             }
-            assert_eq!(told(&heard[0]), told(&heard[2]), "{instance}: {spelling:?}");
-            assert_eq!(told(&heard[1]), told(&heard[3]), "{instance}: {spelling:?}");
+            assert_eq!(
+                comparable(&heard[0]),
+                comparable(&heard[2]),
+                "{instance}: {spelling:?}"
+            );
+            assert_eq!(
+                comparable(&heard[1]),
+                comparable(&heard[3]),
+                "{instance}: {spelling:?}"
+            );
         }
     }
 }

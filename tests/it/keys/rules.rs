@@ -149,7 +149,7 @@ async fn what_cannot_be_rewritten_is_refused() {
     };
     let multipart = "Content-Type: multipart/form-data; boundary=b\r\n";
     let target = format!("{TEXT}?instance_id=123");
-    // A text that cannot be told from the key's part, and a part in another alphabet.
+    // A text that cannot be distinguished from the key's part, and a part in another alphabet.
     let decoy = format!(
         "{}{}--b--\r\n",
         part("message", &format!("x\r\n\r\n{ACME}")),
@@ -302,7 +302,7 @@ async fn a_redirect_gives_no_token_away() {
     let cases = shown
         .iter()
         .flat_map(|shown| ["301 x", "200 OK"].map(|status| (shown, status)));
-    for ((shown, told), status) in cases {
+    for ((shown, sent), status) in cases {
         let mut client = stage.client();
         client
             .says(format!(
@@ -323,7 +323,7 @@ async fn a_redirect_gives_no_token_away() {
         line.says(format!("HTTP/1.1 {status}\r\nConnection: close\r\nLocation: http://u{target}#a\r\nContent-Length: 0\r\n\r\n"))
             .await;
         let response = client.response().await;
-        let location = format!("http://u/v2/x?instance_id=123&access_token={told}#a");
+        let location = format!("http://u/v2/x?instance_id=123&access_token={sent}#a");
         assert_eq!(response.field("location"), Some(&*location));
     }
 }

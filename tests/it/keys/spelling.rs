@@ -102,9 +102,9 @@ impl Written {
             let values: Vec<_> = call.headers.get_all(*name).iter().collect();
             assert_eq!(values, [value.as_str()], "{name}");
         }
-        let told = call.headers.get("content-length");
-        let told = told.map(|length| length.to_str().unwrap().parse().unwrap());
-        assert_eq!(told, length);
+        let length_field = call.headers.get("content-length");
+        let length_field = length_field.map(|length| length.to_str().unwrap().parse().unwrap());
+        assert_eq!(length_field, length);
         let framing =
             usize::from(length.is_some() || call.headers.contains_key("transfer-encoding"));
         assert_eq!(call.headers.len(), self.fields.len() + framing + 1);

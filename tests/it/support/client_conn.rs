@@ -38,7 +38,7 @@ impl ClientConn {
             .expect("the other end listens");
     }
 
-    /// Writes, to somebody who may have hung up.
+    /// Writes to a peer that may have closed the connection.
     pub(crate) async fn tries_to_say(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         timeout(LONG, self.io.write_all(bytes.as_ref()))
             .await

@@ -1,4 +1,4 @@
-//! An upstream that responses when the test says so, not before.
+//! An upstream that responds when the test says so, not before.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use super::message::{Kind, Message};
 
-/// An upstream that holds every request until it is told to response.
+/// An upstream that holds every request until the test releases it.
 pub(crate) struct HeldUpstream {
     pub(crate) address: SocketAddr,
     state: Arc<(Mutex<State>, Condvar)>,

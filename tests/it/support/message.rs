@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-/// How the end of a body is told.
+/// How the end of a body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
     None,

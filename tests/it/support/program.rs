@@ -17,13 +17,13 @@ use wawp_gateway::sandbox::{Sandbox, Settings};
 use super::message::Message;
 
 /// A step after which a test is given up.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const STEP: Duration = Duration::from_millis(10);
 
 /// Waits until something is true.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut is: impl FnMut() -> bool) {
-    for _ in 0..PATIENCE.as_millis() / STEP.as_millis() {
+    for _ in 0..TIMEOUT.as_millis() / STEP.as_millis() {
         if is() {
             return;
         }
@@ -35,7 +35,7 @@ pub(crate) fn eventually(what: &str, mut is: impl FnMut() -> bool) {
 /// Connects, with a limit on how long a response may take.
 pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.set_nodelay(true).unwrap();
     stream
 }

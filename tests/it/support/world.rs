@@ -184,7 +184,7 @@ impl Stage {
             let (near, far) = tokio::io::duplex(BUFFER);
             let sent = arrivals.send(far);
             Box::pin(async move {
-                // The test has dropped its end: nobody is there any more.
+                // The test has dropped its end: nothing reads there any more.
                 sent.map_err(|_| io::ErrorKind::ConnectionRefused)?;
                 Ok(Box::new(near) as Box<dyn Io>)
             })
@@ -230,9 +230,9 @@ impl UpstreamEnd {
         )
     }
 
-    /// Finds that nobody else has come, now and in the next hour.
+    /// Finds no further connection, now and in the next hour.
     pub(crate) async fn is_left_alone(&mut self) {
         let arrived = tokio::time::timeout(Duration::from_secs(3600), self.0.recv());
-        assert!(arrived.await.is_err(), "a connection that nobody expects");
+        assert!(arrived.await.is_err(), "an unexpected connection");
     }
 }

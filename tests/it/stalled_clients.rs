@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::support::{ClientConn, Stage, World, at_rest, counted, get, stream};
 use wawp_gateway::gateway::Gateway;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A client of HTTP/2 that grants so much of a window to each response before it reads.
 async fn client(gateway: &Gateway, window: u32) -> SendRequest<Bytes> {
@@ -68,7 +68,7 @@ async fn answers_for_which_no_window_is_granted_hold_up_nobody_for_long() {
             tokio::time::sleep(Duration::from_millis(100)).await;
             assert!(began.elapsed() < Duration::from_secs(36));
         }
-        assert!(began.elapsed() >= PATIENCE, "{:?}", began.elapsed());
+        assert!(began.elapsed() >= BODY_TIMEOUT, "{:?}", began.elapsed());
         assert_eq!(world.call(get("/sandbox/echo")).await.status(), 200);
     }
 }
@@ -109,7 +109,7 @@ async fn calls_beside_one_that_is_left_lying_have_a_while_to_end() {
     );
     line.says(long).await;
     let _left = left.await.unwrap().unwrap();
-    tokio::time::sleep(PATIENCE - Duration::from_secs(1)).await;
+    tokio::time::sleep(BODY_TIMEOUT - Duration::from_secs(1)).await;
     let beside = tokio::spawn(asks(&mut client, "/beside").await);
     line.request().await;
     tokio::time::sleep(Duration::from_secs(5)).await;

@@ -1,6 +1,6 @@
-//! Connections at rest: an idle client costs next to nothing, and notices nothing.
+//! Idle client connections hold no HTTP state, and the client does not notice.
 //!
-//! Whether a connection rests is seen from its stream: at rest it is read with little room, and by HTTP with much.
+//! Whether a connection holds HTTP state is seen from its stream: without it, reads have a small buffer.
 
 use std::io;
 use std::pin::Pin;
@@ -109,8 +109,8 @@ fn client_through(gateway: &Gateway, narrow: usize) -> (ClientConn, Held) {
     (ClientConn::new(near), serve(gateway, io, true))
 }
 
-/// The same request, but one that hyper is to response. A plain one leaves nothing behind that could rest.
-fn unplain(request: &str) -> String {
+/// The same request, but one that hyper must serve: the fast path keeps no HTTP state between requests.
+fn for_hyper(request: &str) -> String {
     request.replacen("\r\n", "\r\nTE: trailers\r\n", 1)
 }
 
@@ -124,7 +124,7 @@ async fn a_connection_rests_before_its_first_byte_and_when_it_lies_idle() {
     let (mut client, held) = client(&world.gateway);
     assert!(held.rests().await, "nothing was said yet");
     for request in [get("/sandbox/echo"), text("a"), receipt([1])] {
-        assert!(client.asks(unplain(&request)).await.status() < 300);
+        assert!(client.asks(for_hyper(&request)).await.status() < 300);
         tokio::time::sleep(Duration::from_millis(900)).await;
         assert!(!held.rests().await, "the next call may come at once");
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -143,7 +143,7 @@ async fn a_plain_call_leaves_its_connection_at_rest() {
     let world = World::new("");
     let (mut client, held) = client(&world.gateway);
     for request in [get("/sandbox/echo"), text("a"), receipt([1])] {
-        assert!(client.asks(unplain(&request)).await.status() < 300);
+        assert!(client.asks(for_hyper(&request)).await.status() < 300);
         a_while().await;
         assert!(client.asks(request).await.status() < 300);
         assert!(held.rests().await);
@@ -155,7 +155,7 @@ async fn a_busy_connection_never_rests() {
     let world = World::new("");
     let (mut client, held) = client(&world.gateway);
     for _ in 0..20 {
-        let request = unplain(&get("/sandbox/echo"));
+        let request = for_hyper(&get("/sandbox/echo"));
         assert_eq!(client.asks(request).await.status(), 200);
         for _ in 0..3 {
             tokio::time::sleep(Duration::from_millis(250)).await;
@@ -168,12 +168,12 @@ async fn a_busy_connection_never_rests() {
 async fn a_slow_call_is_no_rest() {
     let mut stage = Stage::new("");
     let (mut client, held) = client(&stage.gateway);
-    client.says(unplain(&get("/quick"))).await;
+    client.says(for_hyper(&get("/quick"))).await;
     let mut line = stage.upstream.accepts().await;
     line.request().await;
     line.says(PLAIN).await;
     assert_eq!(client.response().await.text(), "ok");
-    client.says(unplain(&get("/slow"))).await;
+    client.says(for_hyper(&get("/slow"))).await;
     line.request().await;
     a_while().await;
     assert!(!held.rests().await);

@@ -1,4 +1,4 @@
-//! Which version a client begins to speak is told at rest, however its first bytes are cut.
+//! The version of HTTP is detected on an idle connection, however its first bytes are cut.
 
 use std::time::Duration;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{HIDDEN, PLAIN, a_while, client, client_of, serve, unplain};
+use super::{HIDDEN, PLAIN, a_while, client, client_of, for_hyper, serve};
 use crate::support::{ClientConn, Stage, World, get};
 
 fn announced(target: &str, length: usize) -> String {
@@ -102,9 +102,9 @@ async fn an_answer_that_is_not_taken_is_no_rest() {
         ("/sandbox/bytes/50000", 50_000),
         ("/sandbox/bytes/3000", 3000),
     ] {
-        let first = unplain(&get("/sandbox/echo"));
+        let first = for_hyper(&get("/sandbox/echo"));
         assert_eq!(client.asks(first).await.status(), 200);
-        client.says(unplain(&get(target))).await;
+        client.says(for_hyper(&get(target))).await;
         tokio::time::sleep(Duration::from_secs(20)).await;
         assert!(!held.rests().await, "{target}");
         assert_eq!(client.response().await.body.len(), length);

@@ -1,5 +1,5 @@
-//! Plain calls (a whole request of known length), which the gateway reads, sends and responses without hyper: nobody can
-//! tell. Most other tests make plain calls, too; here stands what only these could get wrong.
+//! The fast path (a whole request of known length, served without hyper) cannot be told apart from hyper. Most other
+//! tests use it too; these test what only the fast path could get wrong.
 
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ proptest! {
             prop_assert_eq!(plain.0.end_to_end(), hypers.0.end_to_end(), "the request");
             prop_assert_eq!(plain.1.framing, hypers.1.framing);
             prop_assert_eq!(plain.1.end_to_end(), hypers.1.end_to_end(), "the response");
-            // hyper leaves trailers that nobody wants unread, and so the connection.
+            // hyper does not read trailers that were not asked for, and so cannot reuse the connection.
             if !end.contains("X-End") {
                 prop_assert_eq!(plain.2, hypers.2, "the connection upstream");
             }
