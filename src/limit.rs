@@ -347,16 +347,15 @@ impl Rules {
         let (requests, own) = (&later.groups()[group], self.classes.groups());
         let is_free = |index: &usize| *index > 0 && !later.groups().contains(&own[*index]);
         let same = own.iter().position(|known| known == requests);
+        let shares_name = |index: usize, group: usize| {
+            let mut names = self.classes.names_of(index);
+            names.any(|name| later.names_of(group).any(|later| later == name))
+        };
         let same = same.or_else(|| {
             let mut free = (0..own.len()).filter(is_free);
-            free.find(|index| {
-                // Of two groups that could go on with it, the first does.
-                let mut names = self.classes.names_of(*index);
-                names.any(|name| later.names_of(group).any(|later| later == name))
-                    && !(0..group).any(|earlier| {
-                        let mut names = self.classes.names_of(*index);
-                        names.any(|name| later.names_of(earlier).any(|later| later == name))
-                    })
+            // Of two groups that could go on with it, the first does.
+            free.find(|&index| {
+                shares_name(index, group) && !(0..group).any(|earlier| shares_name(index, earlier))
             })
         });
         same.map(|index| &self.registries[index])

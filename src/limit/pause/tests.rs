@@ -74,3 +74,33 @@ async fn one_probe_goes_first_and_the_others_do_not_wait_for_ever() {
     assert_eq!(pause.holds(end), Some(end + PROBE_TIMEOUT));
     assert_eq!(pause.holds(end + PROBE_TIMEOUT), None);
 }
+
+/// Its doubling counts for a minute after it ended.
+#[tokio::test(start_paused = true)]
+async fn a_pause_without_a_success_is_kept_for_a_minute() {
+    let limit = InstanceLimit {
+        quota: None,
+        max_in_flight: None,
+        class: None,
+    };
+    let now = Instant::now();
+    let mut tokens = LocalTokens::new(&limit, now);
+    tokens.on_429(now, now, Some(secs(5)));
+    for (after, is_full) in [(0, false), (5, false), (64, false), (65, true)] {
+        assert_eq!(tokens.is_full(now + secs(after)), is_full, "{after} s");
+    }
+}
+
+/// It belongs to a request that was sent before the pause began.
+#[tokio::test(start_paused = true)]
+async fn a_late_429_can_only_move_the_end_of_a_pause() {
+    let now = Instant::now();
+    let mut pause = Pause::new(now, Some(secs(5)));
+    pause.on_429(now, now - secs(1), Some(secs(3)));
+    assert_eq!(pause.refuses_until(), now + secs(5));
+    pause.on_429(now, now - secs(1), Some(secs(8)));
+    assert_eq!(pause.refuses_until(), now + secs(8));
+    // The next pause is the first of its kind: nothing has doubled.
+    pause.on_429(now + secs(8), now + secs(8), None);
+    assert_eq!(pause.refuses_until(), now + secs(9));
+}

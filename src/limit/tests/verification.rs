@@ -273,3 +273,67 @@ fn a_hundred_thousand_accounts_are_small() {
 fn lane_answer(lane: &Lane, permit: &Permit, status: u16) {
     lane.on_response(permit, StatusCode::from_u16(status).unwrap(), None);
 }
+
+/// A limiter with a class that permits one token, and the lanes of both limits.
+fn with_class() -> (Limiter, impl Fn(&Limiter, &str, Option<usize>) -> Lane) {
+    let mut config = settings(quota(1.0, 5));
+    config.limit.classes = vec![classes::class("strict", "*", quota(1.0, 1))];
+    let lane = |limiter: &Limiter, token: &str, class| {
+        limiter.lane(&limiter.rules(), &who("1", token), |_, _| class, true)
+    };
+    (limiter(&config), lane)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_class_has_verified_holds_in_all() {
+    // The account of the other class is opened after the verification, and before it.
+    for opened_before in [false, true] {
+        let (limiter, lane) = with_class();
+        if opened_before {
+            lane(&limiter, "guess", Some(0));
+        }
+        lane(&limiter, "owner", None).verify();
+        assert_eq!(drain(&limiter, &lane(&limiter, "guess", Some(0))), 1);
+        let owner = lane(&limiter, "owner", Some(0));
+        assert_eq!(drain(&limiter, &owner), 1, "its own token, {opened_before}");
+        lane(&limiter, "owner", None).revoke();
+        tokio::time::advance(ms(1000)).await;
+        assert_eq!(drain(&limiter, &lane(&limiter, "guess", Some(0))), 1);
+        assert_eq!(drain(&limiter, &owner), 0, "one bucket again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_401_to_a_request_that_could_verify_removes_a_verification() {
+    for (verifies, of_others) in [(true, 0), (false, 5)] {
+        let limiter = of(1.0, 5);
+        verified(&limiter, "1", "owner");
+        let page = limiter.lane(&limiter.rules(), &who("1", "owner"), |_, _| None, verifies);
+        let permit = now(&limiter, &page);
+        page.on_response(&permit, StatusCode::UNAUTHORIZED, None);
+        drain(&limiter, &page);
+        // A second bucket for others is there only while the owner is verified.
+        let others = drain(&limiter, &lane_of(&limiter, "1", "guess"));
+        assert_eq!(others, of_others, "could verify: {verifies}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_limits_are_observed_a_429_pauses_the_bucket_of_its_own_credential() {
+    let mut config = settings(quota(1.0, 5));
+    config.limit.mode = LimitMode::Observe;
+    let limiter = limiter(&config);
+    lane_of(&limiter, "1", "owner").verify();
+    let guess = lane_of(&limiter, "1", "guess");
+    // Its shadow opens the second bucket.
+    let request = (Kind::Request, Instant::now(), Route::Other);
+    let acquired = limiter.acquire(&guess, request.0, request.1, request.2);
+    let acquired = acquired.await.unwrap();
+    guess.on_response(
+        &acquired.permit,
+        StatusCode::TOO_MANY_REQUESTS,
+        Some(ms(60_000)),
+    );
+    let paused = |token| lane_of(&limiter, "1", token).paused_until().is_some();
+    assert_eq!((paused("owner"), paused("guess")), (false, true));
+}

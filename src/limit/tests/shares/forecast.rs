@@ -174,3 +174,37 @@ async fn waiting_requests_are_still_counted_after_a_reload() {
         .unwrap_err();
     assert_eq!(refused.retry_after, ms(6_000));
 }
+
+/// Receipts that found a token at once are no requests, which later ones would have to
+/// let pass.
+#[tokio::test(start_paused = true)]
+async fn receipts_alone_may_use_all_that_their_tenant_has() {
+    let mut config = settings(None);
+    config.limit.max_wait = ms(4000);
+    config.tenants = vec![tenant("t", 1, quota(5.0, 20), &["1"])];
+    let limiter = Arc::new(limiter(&config));
+    lane_of(&limiter, "1", "t").verify();
+    let lane = lane_of(&limiter, "1", "t");
+    let opened = Instant::now();
+    let admit = || limiter.admit(&lane, Kind::Receipt { opened }, later(4000));
+    for n in 0..20 {
+        assert!(matches!(admit(), Ok(Admission::Now(_))), "{n}");
+    }
+    assert!(matches!(admit(), Ok(Admission::Queued(_))), "due in 0.2 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_refusal_after_a_wait_names_the_budget_without_a_token() {
+    let mut config = settings(None);
+    config.tenants = vec![tenant("t", 1, quota(1.0, 1), &["1"])];
+    let limiter = Arc::new(limiter(&config));
+    lane_of(&limiter, "1", "t").verify();
+    let lane = lane_of(&limiter, "1", "t");
+    now(&limiter, &lane);
+    let _waits = queued(&limiter, &lane, Kind::Request);
+    let refused = lane.too_late();
+    assert_eq!(
+        (refused.scope, refused.quota),
+        (Scope::Tenant, quota(1.0, 1))
+    );
+}
