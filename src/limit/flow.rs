@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::gcra::{Gcra, Usage};
+use super::tokens::gcra::{Gcra, Usage};
 use super::queue::{Alternator, Scope, Side};
 use crate::config::Quota;
 
