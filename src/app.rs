@@ -19,6 +19,7 @@ mod worker;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
@@ -206,6 +207,10 @@ impl App {
         // are there during a drain.
         let admin = TcpListener::from_std(self.admin.try_clone()?)?;
         tokio::spawn(admin::serve(admin, self.gateway.clone(), ready.clone()));
+        if let Some(cluster) = self.gateway.cluster() {
+            // Also on that runtime: the gateway deregisters at the end of the drain.
+            tokio::spawn(Arc::clone(cluster).run());
+        }
         let workers = Workers::start(
             self.workers,
             &self.gateway,
@@ -227,6 +232,10 @@ impl App {
         drop(self);
         let Running { ready, workers } = running;
         let ended = drain::drain(&gateway, &ready, &workers, &settings, abort).await;
+        if let Some(cluster) = gateway.cluster() {
+            // Only now: until its last request has ended, it takes part in the budget.
+            cluster.leave().await;
+        }
         workers.stop();
         ended
     }

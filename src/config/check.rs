@@ -70,6 +70,7 @@ impl<'s> Checks<'s> {
         }
         self.rest("", file);
         self.require_whole_tls();
+        self.require_server_of_cluster();
     }
 
     /// Checks the settings of one section, or of one item of `[[section]]`, taken by `entries`.
@@ -154,6 +155,7 @@ impl<'s> Checks<'s> {
                     section,
                     key,
                     toml: checked.shown,
+                    hidden: checked.hidden,
                     origin,
                 });
                 found = Some(checked.value);
@@ -335,6 +337,21 @@ impl<'s> Checks<'s> {
             && !server.get_mut("tls").is_some_and(is_whole)
         {
             server.remove("tls");
+        }
+    }
+
+    /// If any layer sets a key of `[cluster]`, its `url` is required. Without `url` there is no
+    /// cluster, and its other defaults are not shown: read again, they would require a `url`.
+    fn require_server_of_cluster(&mut self) {
+        let is_set =
+            |setting: &&Setting| setting.section == "cluster" && setting.origin != Origin::Default;
+        if let Some(origin) = self.shown.iter().find(is_set).map(|set| set.origin.clone()) {
+            self.require("cluster", &["url".to_owned()], &origin);
+        }
+        let cluster = self.values.get("cluster");
+        if !cluster.is_some_and(|cluster| cluster.get("url").is_some()) {
+            self.values.remove("cluster");
+            self.shown.retain(|setting| setting.section != "cluster");
         }
     }
 
