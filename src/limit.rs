@@ -174,6 +174,13 @@ impl Limiter {
         self.rules.store(Arc::new(rules));
     }
 
+    /// Keeps up with the other gateways, until the process ends.
+    pub(crate) async fn follow_cluster(&self) {
+        if let Some(shared) = &self.shared {
+            shared.follow().await;
+        }
+    }
+
     /// Finds the lane of a request that began under `rules`. `class` names its class
     /// by its instance; `verifies` says whether a 2xx to it shows that the upstream
     /// accepts the credential for the instance.

@@ -28,8 +28,8 @@ pub(crate) struct Call {
 pub(crate) type Reply = Vec<i64>;
 
 impl Script {
-    /// The scripts that change one bucket.
-    pub(crate) const OF_A_BUCKET: [Self; 4] = [Self::Reserve, Self::Throttled, Self::Probe, Self::Settled];
+    /// All scripts.
+    pub(crate) const ALL: [Self; 4] = [Self::Reserve, Self::Throttled, Self::Probe, Self::Settled];
 
     /// The text in Lua 5.1: what all scripts on a bucket have in common, and what it does.
     pub(crate) fn text(self) -> &'static str {

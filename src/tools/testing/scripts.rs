@@ -47,7 +47,7 @@ struct Bucket {
 /// The scripts of a bucket: their names and their texts in Lua.
 #[must_use]
 pub fn texts() -> Vec<(&'static str, &'static str)> {
-    let all = Script::OF_A_BUCKET.iter();
+    let all = Script::ALL.iter();
     all.map(|script| (script.name(), script.text())).collect()
 }
 
@@ -57,7 +57,7 @@ impl DataSet {
     /// # Panics
     /// There is no script of this name, or it has other arguments.
     pub fn run_named(&mut self, name: &str, arguments: &[i64], now: i64) -> Outcome {
-        let mut all = Script::OF_A_BUCKET.into_iter();
+        let mut all = Script::ALL.into_iter();
         let call = Call {
             script: all.find(|script| script.name() == name).expect("a script"),
             keys: vec![b"bucket".to_vec()],

@@ -55,7 +55,7 @@ impl SharedBuckets {
     }
 
     /// Passes on what the server announces, until the gateway ends.
-    pub(in crate::limit) async fn follow(self: Arc<Self>) {
+    pub(in crate::limit) async fn follow(&self) {
         let mut events = self.cluster.subscribe();
         loop {
             match events.recv().await {
@@ -112,10 +112,10 @@ impl Slots {
         }
         let buckets = &self.name.buckets;
         let digest = buckets.cluster.digest(&[&self.name.bytes])?;
-        let key = |kind: &str, name: &[u8]| buckets.cluster.key(kind, name);
-        let bucket = key("bucket", digest.as_ref());
+        let cluster = &buckets.cluster;
+        let bucket = cluster.key(&["bucket", &digest]);
         buckets.insert(bucket.clone(), self);
-        let keys = vec![bucket, key("born", b""), key("announced", b"")];
+        let keys = vec![bucket, cluster.birth(), cluster.channel()];
         Some(self.keys.get_or_init(|| keys).clone())
     }
 }
