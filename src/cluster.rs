@@ -14,6 +14,8 @@
 //! - [`failure`]: why the server cannot be used.
 
 mod failure;
+#[cfg(test)]
+pub(crate) mod fake;
 mod health;
 mod members;
 mod network;

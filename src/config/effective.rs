@@ -23,6 +23,8 @@ pub(super) struct Setting {
     /// What the mask of a URL hides.
     pub(super) hidden: Option<Secret>,
     pub(super) origin: Origin,
+    /// It differs from the default.
+    pub(super) is_changed: bool,
 }
 
 /// The settings after all layers; displays as TOML, with the origin of each value that is not a

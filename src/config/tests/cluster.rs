@@ -12,7 +12,7 @@ fn read_with(file: &str, env: &[(&str, &str)]) -> Result<Effective, Mistakes> {
 
 #[test]
 fn without_a_url_there_is_no_cluster_and_nothing_of_it_is_shown() {
-    for file in ["", "[cluster]\n"] {
+    for file in ["", "[cluster]\n", "[cluster]\nname = \"wawp\"\n"] {
         let effective = read(&format!("# defaults\n{file}"));
         assert_eq!(effective.config.cluster, None);
         assert!(!effective.to_string().contains("cluster"), "{effective}");
