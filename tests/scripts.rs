@@ -65,6 +65,7 @@ struct Step {
 #[derive(Clone, Debug)]
 enum What {
     Reserve {
+        knows_birth: bool,
         known_tat: i64,
         known_pause: i64,
         back: i64,
@@ -85,10 +86,10 @@ enum What {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let some = |most: i64| prop_oneof![3 => Just(0), 1 => 1..most];
     let deadlines = prop::collection::vec(prop_oneof![Just(0), 0..8_000_000_i64], 0..6);
-    let reserve = (some(9_000_000), some(3_000_000), 0..4_i64, prop::bool::weighted(0.2), deadlines);
+    let reserve = (any::<bool>(), some(9_000_000), some(3_000_000), 0..4_i64, prop::bool::weighted(0.2), deadlines);
     let what = prop_oneof![
-        5 => reserve.prop_map(|(known_tat, known_pause, back, yields, deadlines)| What::Reserve {
-            known_tat, known_pause, back, yields, deadlines,
+        5 => reserve.prop_map(|(knows_birth, known_tat, known_pause, back, yields, deadlines)| What::Reserve {
+            knows_birth, known_tat, known_pause, back, yields, deadlines,
         }),
         2 => (any::<bool>(), some(90_000_000)).prop_map(|(is_stale, named)| What::Throttled { is_stale, named }),
         2 => Just(What::Probe),
@@ -103,15 +104,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 impl Step {
     /// The script and its arguments, after the last reply of `reserve` and the last epoch.
-    fn call(&self, tat: i64, epoch: i64) -> (&'static str, Vec<i64>) {
+    fn call(&self, (birth, tat): (i64, i64), epoch: i64) -> (&'static str, Vec<i64>) {
         let mut arguments = match self.is_strict {
             true => vec![1_000_000, 0],
             false => vec![333_334, 3 * 333_334],
         };
         let of = |is_stale| if is_stale { -1 } else { epoch };
         let (name, own) = match &self.what {
-            What::Reserve { known_tat, known_pause, back, yields, deadlines } => {
-                let mut own = vec![*known_tat, *known_pause, *back, tat, i64::from(*yields)];
+            What::Reserve { knows_birth, known_tat, known_pause, back, yields, deadlines } => {
+                let birth = if *knows_birth { birth } else { 0 };
+                let mut own = vec![birth, *known_tat, *known_pause, *back, tat, i64::from(*yields)];
                 own.extend(deadlines);
                 ("reserve", own)
             }
@@ -146,13 +148,13 @@ fn the_scripts_do_what_their_model_does() {
             let connection = &mut *connection.borrow_mut();
             let _: () = redis::cmd("FLUSHALL").query(connection).unwrap();
             let mut model = DataSet::default();
-            let (mut now, mut tat, mut epoch) = (BEGINNING, 0, 0);
+            let (mut now, mut last, mut epoch) = (BEGINNING, (0, 0), 0);
             for step in steps {
                 now += step.after;
                 if model.kept(now).is_none() {
                     let _: () = redis::cmd("DEL").arg("bucket").query(connection).unwrap();
                 }
-                let (name, arguments) = step.call(tat, epoch);
+                let (name, arguments) = step.call(last, epoch);
                 let expected = model.run_named(name, &arguments, now);
                 let script = &scripts.iter().find(|(it, _)| *it == name).unwrap().1;
                 let mut call = script.prepare_invoke();
@@ -166,7 +168,7 @@ fn the_scripts_do_what_their_model_does() {
                 let kept = model.kept(now).map_or(-2, |kept| kept / 1000);
                 prop_assert!((kept - 5_000..=kept).contains(&left), "kept for {left} ms instead of {kept}");
                 if name == "reserve" {
-                    tat = reply[2];
+                    last = (reply[3], reply[2]);
                 }
                 epoch = reply[reply.len() - 7];
             }

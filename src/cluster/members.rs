@@ -18,8 +18,8 @@ const SHARE_WINDOW: Duration = Duration::from_secs(10 * 60);
 /// What a gateway reports of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Beat {
-    /// The hash of all gateways, and the key with which values are hashed.
-    pub(crate) keys: [Vec<u8>; 2],
+    /// The hash of all gateways, the key with which values are hashed, and the birth of the data set.
+    pub(crate) keys: [Vec<u8>; 3],
     /// Random for each process. No space, as in all texts here.
     pub(crate) id: String,
     pub(crate) version: String,

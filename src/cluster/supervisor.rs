@@ -237,7 +237,11 @@ impl Cluster {
     async fn beat(&self, link: &Link) -> Result<(), Failure> {
         let own_key = self.hash_key.load_full();
         let beat = Beat {
-            keys: [self.key(&["gateways"]), self.key(&["hash_key"])],
+            keys: [
+                self.key(&["gateways"]),
+                self.key(&["hash_key"]),
+                self.birth(),
+            ],
             id: self.id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             settings: self.settings.load().as_ref().clone(),

@@ -484,7 +484,7 @@ async fn a_gateway_reports_itself_every_two_seconds_until_it_leaves() {
     assert_eq!(beats.len(), 6);
     let last = &beats[5];
     assert_eq!((&*last.settings, last.leaves), ("x", false));
-    assert_eq!(last.keys, [&b"{wawp}:gateways"[..], b"{wawp}:hash_key"]);
+    assert_eq!(last.keys, [&b"{wawp}:gateways"[..], b"{wawp}:hash_key", b"{wawp}:birth"]);
     assert!(
         beats
             .iter()

@@ -2,6 +2,7 @@
 --
 -- KEYS[1]  the gateways, a hash by their ids
 -- KEYS[2]  the key with which gateways hash what they write; one of the two keys that never expire
+-- KEYS[3]  the birth of the data set, the other one
 -- ARGV[1]  the id of the gateway, ARGV[2] its version, ARGV[3] a hash of its settings: without spaces
 -- ARGV[4]  the key, if there is none
 -- ARGV[5]  1: the gateway ends
@@ -16,6 +17,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
 redis.call('SET', KEYS[2], ARGV[4], 'NX')
+redis.call('SET', KEYS[3], string.format('%.0f', now), 'NX')
 if ARGV[5] == '1' then
     redis.call('HDEL', KEYS[1], ARGV[1])
 else

@@ -193,7 +193,7 @@ async fn requests_leave_in_the_order_of_their_arrival_on_any_gateway() {
 
 #[tokio::test(start_paused = true)]
 async fn while_the_queue_is_known_to_be_full_refusals_cost_no_script() {
-    let all = Members::start(2, ms(1), of_rate(1.0, 1, 2_000)).await;
+    let all = Members::start(2, ms(1), of_rate(1.0, 1, 2_500)).await;
     for _ in 0..4 {
         all[0].send("123");
     }

@@ -20,7 +20,7 @@ mod table;
 mod tests;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -58,8 +58,6 @@ pub(super) struct SharedTokens {
 /// A bucket that gateways share, as one of them knows it.
 pub(super) struct Slots {
     name: BucketName,
-    /// The keys of the scripts; made when the cluster's key for hashes is known.
-    keys: OnceLock<Vec<Vec<u8>>>,
     state: Mutex<State>,
     /// Wakes the task that serves the bucket's queue.
     changed: Arc<Notify>,
@@ -70,7 +68,6 @@ impl SharedTokens {
         Self {
             slots: Arc::new(Slots {
                 name,
-                keys: OnceLock::new(),
                 state: Mutex::new(State::new(quota, now)),
                 changed: Arc::default(),
             }),
@@ -160,7 +157,7 @@ impl Slots {
     }
 
     async fn tell(self: &Arc<Self>, report: Report) {
-        let arguments = self.lock().report_arguments(&report);
+        let arguments = self.lock().report_arguments(&report, self.cluster());
         let reply = self.call(report.script(), arguments).await;
         let mut state = self.lock();
         state.reports -= 1;

@@ -83,7 +83,7 @@ impl DataSet {
         bucket.limit(arguments[0], arguments[1], now);
         bucket.tat = bucket.tat.max(born + bucket.interval + bucket.spare);
         let (mut reply, changes, announces) = match call.script {
-            Script::Reserve => (bucket.reserve(&arguments[2..], now), true, false),
+            Script::Reserve => (bucket.reserve(&arguments[2..], born, now), true, false),
             Script::Throttled => {
                 bucket.throttled(arguments[2], arguments[3], now);
                 (Vec::new(), true, true)
@@ -114,6 +114,11 @@ impl DataSet {
         }
     }
 
+    /// The data set exists from now on.
+    pub fn birth(&mut self, now: i64) {
+        self.born.get_or_insert(now);
+    }
+
     /// Forgets everything, as a server without persistence does that is restarted.
     pub fn clear(&mut self) {
         *self = Self::default();
@@ -141,11 +146,14 @@ impl Bucket {
         }
     }
 
-    fn reserve(&mut self, arguments: &[i64], now: i64) -> Vec<i64> {
-        let &[known_tat, known_pause, back, tat, yields, ref deadlines @ ..] = arguments else {
+    fn reserve(&mut self, arguments: &[i64], born: i64, now: i64) -> Vec<i64> {
+        let &[known_birth, known_tat, known_pause, back, tat, yields, ref deadlines @ ..] = arguments
+        else {
             return Vec::new();
         };
-        self.tat = self.tat.max(now + known_tat);
+        if known_birth != born {
+            self.tat = self.tat.max(now + known_tat);
+        }
         if known_pause > 0 && now + known_pause > self.paused {
             let from = self.paused.max(now);
             self.paused = now + known_pause;
@@ -168,7 +176,7 @@ impl Bucket {
             }
         }
         self.tat += reserved * self.interval;
-        vec![reserved, first, self.tat]
+        vec![reserved, first, self.tat, born]
     }
 
     fn throttled(&mut self, epoch: i64, named: i64, now: i64) {

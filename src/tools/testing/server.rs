@@ -68,7 +68,8 @@ impl ModelServer {
     /// Loses all data, as a restart without persistence does.
     pub fn clear(&self) {
         let mut state = self.lock();
-        (state.data, state.hash_key) = (DataSet::default(), None);
+        state.data.clear();
+        state.hash_key = None;
     }
 
     /// Remembers the data for [`restore`](Self::restore).
@@ -113,7 +114,9 @@ impl ModelServer {
     }
 
     fn beat(&self, beat: &Beat) -> Beaten {
+        let now = self.now();
         let mut state = self.lock();
+        state.data.birth(now);
         if beat.leaves {
             state.gateways.remove(&beat.id);
         } else {

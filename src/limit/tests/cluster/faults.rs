@@ -33,7 +33,8 @@ async fn without_a_server_requests_continue_within_a_second_and_the_budget_is_ke
             tokio::time::sleep(ms(3_000)).await;
             assert!(all.members.iter().all(|it| it.cluster.is_shared()));
         });
-        assert_conform(&sent, 30.0, 5, 0.0);
+        // Gateways notice the end of an outage at different times.
+        assert_conform(&sent, 30.0, 5, 15.0);
         let between = |from, to| {
             let (from, to) = (began + ms(from), began + ms(to));
             sent.iter().filter(|at| (from..to).contains(at)).count()

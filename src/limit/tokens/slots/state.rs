@@ -56,7 +56,7 @@ pub(super) enum Question {
         /// Slots that go back, and the tat that shows whether they can.
         back: usize,
         yields: bool,
-        /// `[interval, spare, known tat, known pause, back, tat, yields, deadlines…]`
+        /// Those of `reserve.lua`.
         arguments: Vec<i64>,
     },
     /// The right to send a probe.
@@ -73,6 +73,8 @@ pub(super) enum Report {
 #[derive(Debug)]
 pub(super) struct State {
     quota: Quota,
+    /// Its key on the server, as of the last call.
+    pub(super) key: Option<Box<[u8]>>,
     /// What waits at the bucket, as of the last time that it was served.
     pub(super) demand: Demand,
     /// The task of the egress that serves the bucket, if one does.
@@ -90,8 +92,9 @@ pub(super) struct State {
     known: Gcra,
     /// The last reservation: the tat after it, and how many of its slots are here.
     last: (i64, usize),
-    /// The connection of the last reply.
+    /// The connection and the data set of the last reply.
     generation: u64,
+    birth: i64,
     /// No question before this time.
     ask_at: Option<Instant>,
 
@@ -110,6 +113,7 @@ impl State {
     pub(super) fn new(quota: Quota, now: Instant) -> Self {
         Self {
             quota,
+            key: None,
             demand: Demand::default(),
             egress: None,
             is_asking: false,
@@ -119,6 +123,7 @@ impl State {
             known: Gcra::new(Some(quota), now),
             last: (0, 0),
             generation: 0,
+            birth: 0,
             ask_at: None,
             pause: None,
             epoch: 0,
@@ -248,7 +253,7 @@ impl State {
             && until <= now
             && matches!(probe, Probe::AskAt(at) if at <= now)
         {
-            let mut arguments = self.limit();
+            let mut arguments = self.limit(cluster);
             arguments.push(micros(PROBE_TIMEOUT));
             return Some(Question::Probe { arguments });
         }
@@ -265,13 +270,11 @@ impl State {
         if missing.is_empty() && back == 0 && yielding.is_none() && !(is_new && has_more) {
             return None;
         }
-        let known_tat = match is_new {
-            true => micros(self.known.full().saturating_duration_since(now)),
-            false => 0,
-        };
+        let birth = if is_new { 0 } else { self.birth };
+        let known_tat = self.known.full().saturating_duration_since(now);
         let known_pause = self.pause.map_or(Duration::ZERO, |pause| pause.until.saturating_duration_since(now));
-        let mut arguments = self.limit();
-        arguments.extend([known_tat, micros(known_pause), back as i64, self.last.0]);
+        let mut arguments = self.limit(cluster);
+        arguments.extend([birth, micros(known_tat), micros(known_pause), back as i64, self.last.0]);
         arguments.push(i64::from(yielding.is_some()));
         arguments.extend(missing.iter().chain(yielding.as_ref()).map(left));
         Some(Question::Reserve {
@@ -281,11 +284,14 @@ impl State {
         })
     }
 
-    /// `[interval, spare]`: of a full bucket.
-    fn limit(&self) -> Vec<i64> {
+    /// `[interval, spare]`: the time between two tokens, and that of a full bucket beyond one.
+    fn limit(&self, cluster: &Cluster) -> Vec<i64> {
         let interval = self.quota.interval().as_nanos().div_ceil(1000).max(1);
         let interval = i64::try_from(interval).unwrap_or(i64::MAX);
-        vec![interval, interval * i64::from(self.quota.burst.get() - 1)]
+        let spare = interval * i64::from(self.quota.burst.get() - 1);
+        // Those that have vanished may go on without the server, with their share.
+        let (live, known) = (i64::from(cluster.live().get()), i64::from(cluster.known().get()));
+        vec![interval * known / live, spare]
     }
 
     pub(super) fn on_reply(
@@ -308,10 +314,10 @@ impl State {
                 }
             }
             Question::Reserve { back, yields, .. } => {
-                let &[count, first, tat, ref state @ ..] = reply else { return };
+                let &[count, first, tat, birth, ref state @ ..] = reply else { return };
                 let kept = self.reserved.len() - back.min(self.reserved.len());
                 self.reserved.truncate(kept);
-                self.generation = generation;
+                (self.generation, self.birth) = (generation, birth);
                 // A pause may have been announced while the reply was under way.
                 let missed = self.learn(state, now);
                 let interval = state.get(5).copied().unwrap_or(1);
@@ -375,7 +381,7 @@ impl State {
 
     /// The limit that applies: the strictest that a gateway uses.
     fn applied(&self, interval: i64, spare: i64) -> Quota {
-        if self.limit() == [interval, spare] || interval <= 0 {
+        if interval <= 0 {
             return self.quota;
         }
         let burst = u32::try_from(spare / interval + 1).ok().and_then(NonZeroU32::new);
@@ -435,8 +441,8 @@ impl State {
         }
     }
 
-    pub(super) fn report_arguments(&self, report: &Report) -> Vec<i64> {
-        let mut arguments = self.limit();
+    pub(super) fn report_arguments(&self, report: &Report, cluster: &Cluster) -> Vec<i64> {
+        let mut arguments = self.limit(cluster);
         arguments.extend(match *report {
             Report::Throttled { epoch, named } => [epoch, micros(named)],
             Report::Settled { epoch, is_accepted } => [epoch, i64::from(is_accepted)],

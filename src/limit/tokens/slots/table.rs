@@ -107,16 +107,17 @@ impl SharedBuckets {
 impl Slots {
     /// The keys of the scripts; `None` before the first connection.
     pub(super) fn keys(self: &Arc<Self>) -> Option<Vec<Vec<u8>>> {
-        if let Some(keys) = self.keys.get() {
-            return Some(keys.clone());
-        }
         let buckets = &self.name.buckets;
         let digest = buckets.cluster.digest(&[&self.name.bytes])?;
         let cluster = &buckets.cluster;
-        let bucket = cluster.key(&["bucket", &digest]);
-        buckets.insert(bucket.clone(), self);
-        let keys = vec![bucket, cluster.birth(), cluster.channel()];
-        Some(self.keys.get_or_init(|| keys).clone())
+        let key = cluster.key(&["bucket", &digest]);
+        let is_known = self.lock().key.as_deref() == Some(&*key);
+        if !is_known {
+            // The first time, or a server with another key for hashes.
+            self.lock().key = Some(Box::from(&*key));
+            buckets.insert(key.clone(), self);
+        }
+        Some(vec![key, cluster.birth(), cluster.channel()])
     }
 }
 
