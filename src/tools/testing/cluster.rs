@@ -6,7 +6,7 @@ use tokio::sync::broadcast;
 
 use crate::cluster::{Call, Cluster, Event, Script};
 use crate::config::Config;
-use crate::metrics::Metrics;
+use crate::observe::metrics::Metrics;
 
 /// One gateway's connection to the server. It is kept until the runtime ends.
 #[derive(Debug)]
