@@ -10,15 +10,18 @@
 //! - [`script`]: the scripts, and how they are called;
 //! - `supervisor`: keeps the connection and decides with [`health`] whether the server is used;
 //! - [`members`]: the gateways of the cluster;
-//! - [`transport`]: what is needed of a connection; `network`: a real one, `sentinel`: to which server;
+//! - [`transport`]: what is needed of a connection; `network`: a real one, by `dial` and `resp` (the
+//!   client library); `sentinel`: to which server;
 //! - [`failure`]: why the server cannot be used.
 
+mod dial;
 mod failure;
 #[cfg(test)]
 pub(crate) mod fake;
 mod health;
 mod members;
 mod network;
+mod resp;
 mod script;
 mod sentinel;
 mod supervisor;

@@ -2,8 +2,6 @@
 //!
 //! Invariant: a connection that is returned is logged in, and its server was a primary.
 
-use std::io;
-use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -12,29 +10,21 @@ use futures_util::future::BoxFuture;
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{AsyncConnectionConfig, Cmd, RedisConnectionInfo, RedisError, Value, cmd};
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use super::CaError;
+use super::dial::{Io, tcp, unix};
 use super::failure::Failure;
 use super::members::{Beat, Beaten, Seen};
+use super::resp::{bytes, failure, login};
 use super::script::{Call, Reply, Script};
 use super::sentinel;
 use super::transport::{Connect, Connection};
-use crate::config::{self, ClusterCredentials, ClusterServer, ClusterUrl, pem};
+use crate::config::{self, ClusterServer, ClusterUrl, pem};
 
-/// How long the operating system waits for the acknowledgement of data. Longer than operations may
-/// take, and than service waits for the server.
-const USER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Probes on the connection that only listens, so that its loss is noticed.
-const KEEPALIVE: Duration = Duration::from_secs(5);
-/// How long one address of a name is tried.
-const ADDRESS_TIMEOUT: Duration = Duration::from_millis(300);
 /// Announcements that wait for their reader.
 const ANNOUNCED: usize = 1024;
 const BEAT: &str = include_str!("scripts/beat.lua");
@@ -48,11 +38,6 @@ static HASHES: LazyLock<[String; Script::ALL.len() + 1]> = LazyLock::new(|| {
         redis::Script::new(text).get_hash().to_owned()
     })
 });
-
-/// A stream of bytes to a server.
-pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// The server of `cluster.url`.
 pub(super) struct Network {
@@ -240,6 +225,7 @@ impl Connection for Multiplexed {
                     command.arg(text);
                 }
                 command.arg(i64::from(beat.leaves));
+                command.arg(i64::from(beat.shares));
             };
             let values = self.run(script, &beat.keys, arguments).await?;
             read_beaten(&values).ok_or(Failure::WrongReply)
@@ -254,11 +240,12 @@ impl Connection for Multiplexed {
 fn read_beaten(values: &[Value]) -> Option<Beaten> {
     let text = |value| String::from_utf8(bytes(value)?.to_vec()).ok();
     let (hash_key, gateways) = values.split_first()?;
-    let seen = gateways.chunks(4).map(|seen| match seen {
-        [id, version, settings, Value::Int(ago)] => Some(Seen {
+    let seen = gateways.chunks(5).map(|seen| match seen {
+        [id, version, settings, Value::Int(shares), Value::Int(ago)] => Some(Seen {
             id: text(id)?,
             version: text(version)?,
             settings: text(settings)?,
+            shares: *shares == 1,
             ago: Duration::from_micros(u64::try_from(*ago).ok()?),
         }),
         _ => None,
@@ -267,120 +254,6 @@ fn read_beaten(values: &[Value]) -> Option<Beaten> {
         hash_key: text(hash_key)?,
         gateways: seen.collect::<Option<_>>()?,
     })
-}
-
-pub(super) fn bytes(value: &Value) -> Option<&[u8]> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes),
-        _ => None,
-    }
-}
-
-pub(super) fn login(credentials: Option<&ClusterCredentials>) -> RedisConnectionInfo {
-    let login = RedisConnectionInfo::default().set_skip_set_lib_name();
-    let Some(credentials) = credentials else {
-        return login;
-    };
-    let login = match &credentials.user {
-        Some(user) => login.set_username(user.expose()),
-        None => login,
-    };
-    login.set_password(credentials.password.expose())
-}
-
-/// Connects to one address of a host, one after another.
-pub(super) async fn tcp(host: &str, port: u16) -> Result<TcpStream, Failure> {
-    let addresses = lookup_host((host, port)).await;
-    let mut last = Failure::Resolve;
-    for address in addresses.map_err(|_| last)? {
-        match timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return configured(stream).map_err(|error| io_failure(&error)),
-            Ok(Err(error)) => last = io_failure(&error),
-            Err(_) => last = Failure::Timeout,
-        }
-    }
-    Err(last)
-}
-
-fn configured(stream: TcpStream) -> io::Result<TcpStream> {
-    stream.set_nodelay(true)?;
-    let socket = socket2::SockRef::from(&stream);
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE);
-    socket.set_tcp_keepalive(&keepalive)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    Ok(stream)
-}
-
-async fn unix(path: &Path) -> Result<Box<dyn Io>, Failure> {
-    let stream = UnixStream::connect(path).await;
-    Ok(Box::new(stream.map_err(|error| io_failure(&error))?))
-}
-
-fn io_failure(error: &io::Error) -> Failure {
-    match error.kind() {
-        // A socket that does not exist: no server has made it.
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Failure::Refused,
-        io::ErrorKind::TimedOut => Failure::Timeout,
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Failure::Reset,
-        _ => Failure::Unreachable,
-    }
-}
-
-/// What an error of the client library means. Its text is not kept.
-pub(super) fn failure(error: &RedisError) -> Failure {
-    use redis::{ErrorKind, ServerErrorKind as Kind};
-    if error.is_io_error() {
-        return match error.is_timeout() {
-            true => Failure::Timeout,
-            false => Failure::Reset,
-        };
-    }
-    match error.kind() {
-        ErrorKind::AuthenticationFailed => Failure::Auth,
-        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => Failure::WrongReply,
-        ErrorKind::Server(Kind::NoPerm) => Failure::Permission,
-        ErrorKind::Server(kind) if kind != Kind::ResponseError => {
-            by_code(error.code().unwrap_or_default())
-        }
-        _ => match (error.code(), error.detail().unwrap_or_default()) {
-            (Some(code), detail) if code == "ERR" => response_error(detail),
-            (Some(code), _) => by_code(code),
-            (None, _) => Failure::Server,
-        },
-    }
-}
-
-/// An error without a code of its own.
-fn response_error(detail: &str) -> Failure {
-    // Before Redis 7, the error of a command in a script is inside the text of another.
-    let inner = detail
-        .split_once("@user_script")
-        .and_then(|(_, rest)| rest.split_once(" -"))
-        .map(|(_, rest)| rest.split(' ').next().unwrap_or_default());
-    match inner {
-        Some(code) => by_code(code),
-        None if detail.starts_with("unknown command") => Failure::NoScripts,
-        None => Failure::Server,
-    }
-}
-
-fn by_code(code: &str) -> Failure {
-    match code {
-        "NOAUTH" | "WRONGPASS" => Failure::Auth,
-        "NOPERM" => Failure::Permission,
-        "READONLY" => Failure::ReadOnly,
-        "MASTERDOWN" => Failure::Demoted,
-        "LOADING" => Failure::Loading,
-        "BUSY" => Failure::Busy,
-        "NOSCRIPT" => Failure::NoScript,
-        "OOM" => Failure::OutOfMemory,
-        "MISCONF" | "NOREPLICAS" => Failure::NotSaved,
-        "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN" | "TRYAGAIN" => Failure::Sharded,
-        _ => Failure::Server,
-    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Value, cmd};
 use tokio::time::timeout;
 
+use super::dial::tcp;
 use super::failure::Failure;
-use super::network::{bytes, failure, login, tcp};
+use super::resp::{bytes, failure, login};
 use crate::config::ClusterCredentials;
 
 /// How long a sentinel may take. All are asked at the same time, and all are waited for.

@@ -305,7 +305,8 @@ impl<G: Completion> Bucket<G> {
     }
 
     fn refuse_held(&mut self, now: Instant) {
-        let (Some(until), Some(queue)) = (self.tokens.source().refuses_until(), &mut self.queue) else {
+        let (Some(until), Some(queue)) = (self.tokens.source().refuses_until(), &mut self.queue)
+        else {
             return;
         };
         let late = queue.take_late(until);

@@ -365,7 +365,10 @@ impl<G> WaitQueue<G> {
 
     /// What needs a token: all requests and overdue receipts, else the first receipt.
     pub(super) fn demand(&self, now: Instant) -> Demand {
-        let overdue = self.receipts.iter().filter(|receipt| receipt.overdue <= now);
+        let overdue = self
+            .receipts
+            .iter()
+            .filter(|receipt| receipt.overdue <= now);
         let all = self.requests.iter().chain(overdue);
         let deadlines: Vec<_> = all.map(|waiter| waiter.deadline).collect();
         let yielding = self.receipts.front().filter(|_| deadlines.is_empty());

@@ -127,7 +127,9 @@ impl<G: Completion> SharedQueue<G> {
         now: Instant,
     ) -> Option<Permit> {
         let flows = &mut self.flows;
-        if bucket.ready_at(now) > now || flows.due(flow, now) > now || flows.budget.due(now, 0) > now
+        if bucket.ready_at(now) > now
+            || flows.due(flow, now) > now
+            || flows.budget.due(now, 0) > now
         {
             return None;
         }

@@ -159,6 +159,7 @@ async fn the_gateways_are_read_from_the_reply_to_a_beat() {
         text("id"),
         text("0.1.0"),
         text("s"),
+        Value::Int(1),
         Value::Int(1_500_000),
     ];
     let beaten = read_beaten(&reply).unwrap();
@@ -167,19 +168,4 @@ async fn the_gateways_are_read_from_the_reply_to_a_beat() {
     for wrong in [&reply[..4], &[], &[Value::Nil]] {
         assert_eq!(read_beaten(wrong), None);
     }
-}
-
-#[tokio::test]
-async fn a_socket_or_port_without_a_server_refuses() {
-    let directory = tempfile::tempdir().unwrap();
-    let missing = directory.path().join("socket");
-    assert_eq!(unix(&missing).await.err(), Some(Failure::Refused));
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let stream = tcp("127.0.0.1", port).await.unwrap();
-    assert!(stream.nodelay().unwrap());
-    drop(listener);
-    assert_eq!(tcp("127.0.0.1", port).await.err(), Some(Failure::Refused));
-    // Longer than a label of a name can be, so no server of names is asked.
-    assert_eq!(tcp(&"x".repeat(64), 1).await.err(), Some(Failure::Resolve));
 }

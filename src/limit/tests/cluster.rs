@@ -90,16 +90,27 @@ impl Member {
 
     /// A request of an instance, with the time at which it is sent or refused.
     fn send(&self, instance: &str) -> JoinHandle<(Result<Acquired, Refused>, Instant)> {
-        let (limiter, lane) = (Arc::clone(&self.limiter), lane_of(&self.limiter, instance, "t"));
+        let (limiter, lane) = (
+            Arc::clone(&self.limiter),
+            lane_of(&self.limiter, instance, "t"),
+        );
         tokio::spawn(async move {
             let now = Instant::now();
-            let acquired = limiter.acquire(&lane, Kind::Request, now, Route::Other).await;
+            let acquired = limiter
+                .acquire(&lane, Kind::Request, now, Route::Other)
+                .await;
             (acquired, Instant::now())
         })
     }
 
     /// The upstream's response to a request of an instance.
-    fn respond(&self, instance: &str, acquired: &Acquired, status: u16, retry_after: Option<Duration>) {
+    fn respond(
+        &self,
+        instance: &str,
+        acquired: &Acquired,
+        status: u16,
+        retry_after: Option<Duration>,
+    ) {
         let status = StatusCode::from_u16(status).unwrap();
         lane_of(&self.limiter, instance, "t").on_response(&acquired.permit, status, retry_after);
     }

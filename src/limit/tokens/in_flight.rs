@@ -128,7 +128,12 @@ impl InFlight {
 
     /// When the call after `before` others can begin, if `paced(n)` is the time of
     /// the n-th token.
-    pub(in crate::limit) fn due(&self, now: Instant, before: u32, paced: impl Fn(u32) -> Instant) -> Instant {
+    pub(in crate::limit) fn due(
+        &self,
+        now: Instant,
+        before: u32,
+        paced: impl Fn(u32) -> Instant,
+    ) -> Instant {
         let state = self.lock();
         let Some(cap) = state.cap else {
             return paced(before);
@@ -231,7 +236,12 @@ impl State {
 
 impl Prediction {
     /// As [`InFlight::due`].
-    pub(in crate::limit) fn due(&self, now: Instant, before: u32, paced: impl Fn(u32) -> Instant) -> Instant {
+    pub(in crate::limit) fn due(
+        &self,
+        now: Instant,
+        before: u32,
+        paced: impl Fn(u32) -> Instant,
+    ) -> Instant {
         let Some(cap) = self.cap else {
             return paced(before);
         };

@@ -157,7 +157,7 @@ impl Slots {
     }
 
     async fn tell(self: &Arc<Self>, report: Report) {
-        let arguments = self.lock().report_arguments(&report, self.cluster());
+        let arguments = self.lock().report_arguments(&report);
         let reply = self.call(report.script(), arguments).await;
         let mut state = self.lock();
         state.reports -= 1;

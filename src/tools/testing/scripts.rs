@@ -90,7 +90,11 @@ impl DataSet {
             }
             Script::Probe => {
                 let wait = bucket.probe(arguments[2], now);
-                (vec![i64::from(wait == 0), wait], bucket.recovers && wait == 0, false)
+                (
+                    vec![i64::from(wait == 0), wait],
+                    bucket.recovers && wait == 0,
+                    false,
+                )
             }
             Script::Settled => {
                 let changes = bucket.settled(arguments[2], arguments[3] == 1, now);
@@ -147,7 +151,16 @@ impl Bucket {
     }
 
     fn reserve(&mut self, arguments: &[i64], born: i64, now: i64) -> Vec<i64> {
-        let &[known_birth, known_tat, known_pause, back, tat, yields, ref deadlines @ ..] = arguments
+        let &[
+            known_birth,
+            known_tat,
+            known_pause,
+            back,
+            tat,
+            yields,
+            share,
+            ref deadlines @ ..,
+        ] = arguments
         else {
             return Vec::new();
         };
@@ -164,19 +177,20 @@ impl Bucket {
             self.shift_to(from, self.paused);
         }
         if back > 0 && self.tat == tat {
-            self.tat -= back * self.interval;
+            self.tat -= back;
         }
+        let step = self.interval * share / 1000;
         self.tat = self.tat.max(now);
         let first = self.tat - self.spare - now;
         let mut reserved = 0;
         for deadline in deadlines {
-            let due = (first + reserved * self.interval).max(0);
+            let due = (first + reserved * step).max(0);
             if due <= *deadline && (yields == 0 || due == 0) {
                 reserved += 1;
             }
         }
-        self.tat += reserved * self.interval;
-        vec![reserved, first, self.tat, born]
+        self.tat += reserved * step;
+        vec![reserved, first, self.tat, born, step]
     }
 
     fn throttled(&mut self, epoch: i64, named: i64, now: i64) {

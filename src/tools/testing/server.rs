@@ -30,7 +30,7 @@ struct State {
     data: DataSet,
     saved: Option<DataSet>,
     hash_key: Option<String>,
-    gateways: BTreeMap<String, (String, String, Instant)>,
+    gateways: BTreeMap<String, (String, String, bool, Instant)>,
     listeners: Vec<mpsc::Sender<Vec<u8>>>,
     calls: usize,
 }
@@ -120,17 +120,25 @@ impl ModelServer {
         if beat.leaves {
             state.gateways.remove(&beat.id);
         } else {
-            let seen = (beat.version.clone(), beat.settings.clone(), Instant::now());
+            let seen = (
+                beat.version.clone(),
+                beat.settings.clone(),
+                beat.shares,
+                Instant::now(),
+            );
             state.gateways.insert(beat.id.clone(), seen);
         }
         let gateways = state.gateways.iter();
-        let gateways = gateways.map(|(id, (version, settings, at))| Seen {
+        let gateways = gateways.map(|(id, (version, settings, shares, at))| Seen {
             id: id.clone(),
             version: version.clone(),
             settings: settings.clone(),
+            shares: *shares,
             ago: at.elapsed(),
         });
-        let gateways = gateways.filter(|it| it.ago < Duration::from_secs(38)).collect();
+        let gateways = gateways
+            .filter(|it| it.ago < Duration::from_secs(38))
+            .collect();
         let hash_key = state.hash_key.get_or_insert_with(|| beat.hash_key.clone());
         Beaten {
             hash_key: hash_key.clone(),

@@ -29,7 +29,9 @@ async fn without_a_server_requests_continue_within_a_second_and_the_budget_is_ke
             all.members.iter().for_each(|it| it.link.set(path));
             tokio::time::sleep(ms(8_000)).await;
             assert!(all.members.iter().all(|it| !it.cluster.is_shared()));
-            all.members.iter().for_each(|it| it.link.set(Path::Open(ms(1))));
+            all.members
+                .iter()
+                .for_each(|it| it.link.set(Path::Open(ms(1))));
             tokio::time::sleep(ms(3_000)).await;
             assert!(all.members.iter().all(|it| it.cluster.is_shared()));
         });
@@ -44,7 +46,7 @@ async fn without_a_server_requests_continue_within_a_second_and_the_budget_is_ke
         let alone = between(10_000, 13_000);
         assert!((80..=90).contains(&alone), "{path:?}: {alone}");
         let shared = between(17_000, 20_000);
-        assert!((80..=93).contains(&shared), "{path:?}: {shared}");
+        assert!((70..=93).contains(&shared), "{path:?}: {shared}");
     }
 }
 

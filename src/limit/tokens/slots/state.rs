@@ -33,6 +33,17 @@ struct Slot {
     from: Instant,
 }
 
+/// The last reservation, whose slots can go back.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reservation {
+    /// The tat after it, in the server's time.
+    tat: i64,
+    /// The time between two of its slots.
+    step: i64,
+    /// How many of its slots are here.
+    count: usize,
+}
+
 /// A pause, until a request has succeeded after it.
 #[derive(Clone, Copy, Debug)]
 struct Held {
@@ -90,8 +101,7 @@ pub(super) struct State {
     reserved: VecDeque<Slot>,
     /// The bucket as of the last reply. Others may have reserved since.
     known: Gcra,
-    /// The last reservation: the tat after it, and how many of its slots are here.
-    last: (i64, usize),
+    last: Reservation,
     /// The connection and the data set of the last reply.
     generation: u64,
     birth: i64,
@@ -121,7 +131,7 @@ impl State {
             has_news: false,
             reserved: VecDeque::new(),
             known: Gcra::new(Some(quota), now),
-            last: (0, 0),
+            last: Reservation::default(),
             generation: 0,
             birth: 0,
             ask_at: None,
@@ -169,7 +179,7 @@ impl State {
                     self.pause = Some(Held { until, probe });
                 }
                 self.fallback = None;
-                (self.last, self.has_news) = ((0, 0), true);
+                (self.last, self.has_news) = (Reservation::default(), true);
             }
             _ => {}
         }
@@ -198,7 +208,9 @@ impl State {
             if let Some(fallback) = &self.fallback {
                 return fallback.due(now, 0);
             }
-            let ask_at = self.ask_at.filter(|at| *at > now && !self.demand.is_empty());
+            let ask_at = self
+                .ask_at
+                .filter(|at| *at > now && !self.demand.is_empty());
             return ask_at.unwrap_or(now + UNKNOWN);
         };
         match self.pause {
@@ -216,10 +228,14 @@ impl State {
     /// Drops slots that are too old. During a pause none is: they move when it ends.
     fn drop_unusable(&mut self, now: Instant) {
         if self.pause.is_none() {
-            while self.reserved.front().is_some_and(|slot| slot.from + USABLE < now) {
+            while self
+                .reserved
+                .front()
+                .is_some_and(|slot| slot.from + USABLE < now)
+            {
                 self.reserved.pop_front();
             }
-            self.last.1 = self.last.1.min(self.reserved.len());
+            self.last.count = self.last.count.min(self.reserved.len());
         }
     }
 
@@ -232,7 +248,7 @@ impl State {
             let fallback = self.fallback.as_mut();
             return fallback.map_or(Err(now + UNKNOWN), |fallback| fallback.take(now));
         }
-        self.last.1 = self.last.1.min(self.reserved.len());
+        self.last.count = self.last.count.min(self.reserved.len());
         if let Some(pause) = &mut self.pause {
             pause.probe = Probe::AskAt(now + PROBE_TIMEOUT);
             return Ok(Some(0));
@@ -253,18 +269,32 @@ impl State {
             && until <= now
             && matches!(probe, Probe::AskAt(at) if at <= now)
         {
-            let mut arguments = self.limit(cluster);
+            let mut arguments = self.limit();
             arguments.push(micros(PROBE_TIMEOUT));
             return Some(Question::Probe { arguments });
         }
         let (wanted, reserved) = (self.demand.deadlines.len(), self.reserved.len());
         // As far as is known, the others are late whatever the server says.
         let in_time = |(before, at): &(u32, Instant)| self.due(now, *before) <= *at;
-        let missing = (0..).zip(self.demand.deadlines.iter().copied()).skip(reserved);
-        let missing: Vec<_> = missing.filter(in_time).take(MAX_SLOTS).map(|it| it.1).collect();
+        let missing = (0..)
+            .zip(self.demand.deadlines.iter().copied())
+            .skip(reserved);
+        let (live, known) = (
+            i64::from(cluster.live().get()),
+            i64::from(cluster.known().get()),
+        );
+        // The part of the rate is soon another, and so are the slots that it allows.
+        let most = match live == known {
+            true => MAX_SLOTS,
+            false => usize::from(reserved == 0),
+        };
+        let missing: Vec<_> = missing.filter(in_time).take(most).map(|it| it.1).collect();
         let left = |at: &Instant| micros(at.saturating_duration_since(now));
-        let back = reserved.saturating_sub(wanted).min(self.last.1);
-        let yielding = self.demand.yielding.filter(|_| wanted == 0 && reserved == 0);
+        let back = reserved.saturating_sub(wanted).min(self.last.count);
+        let yielding = self
+            .demand
+            .yielding
+            .filter(|_| wanted == 0 && reserved == 0);
         let is_new = self.generation != cluster.generation();
         let has_more = !self.known.is_full(now) || self.pause.is_some();
         if missing.is_empty() && back == 0 && yielding.is_none() && !(is_new && has_more) {
@@ -272,10 +302,14 @@ impl State {
         }
         let birth = if is_new { 0 } else { self.birth };
         let known_tat = self.known.full().saturating_duration_since(now);
-        let known_pause = self.pause.map_or(Duration::ZERO, |pause| pause.until.saturating_duration_since(now));
-        let mut arguments = self.limit(cluster);
-        arguments.extend([birth, micros(known_tat), micros(known_pause), back as i64, self.last.0]);
-        arguments.push(i64::from(yielding.is_some()));
+        let known_pause = self.pause.map_or(Duration::ZERO, |pause| {
+            pause.until.saturating_duration_since(now)
+        });
+        let mut arguments = self.limit();
+        arguments.extend([birth, micros(known_tat), micros(known_pause)]);
+        arguments.extend([back as i64 * self.last.step, self.last.tat]);
+        // Gateways that have vanished may go on without the server, with their share.
+        arguments.extend([i64::from(yielding.is_some()), 1000 * known / live]);
         arguments.extend(missing.iter().chain(yielding.as_ref()).map(left));
         Some(Question::Reserve {
             back,
@@ -285,13 +319,11 @@ impl State {
     }
 
     /// `[interval, spare]`: the time between two tokens, and that of a full bucket beyond one.
-    fn limit(&self, cluster: &Cluster) -> Vec<i64> {
+    fn limit(&self) -> Vec<i64> {
         let interval = self.quota.interval().as_nanos().div_ceil(1000).max(1);
         let interval = i64::try_from(interval).unwrap_or(i64::MAX);
         let spare = interval * i64::from(self.quota.burst.get() - 1);
-        // Those that have vanished may go on without the server, with their share.
-        let (live, known) = (i64::from(cluster.live().get()), i64::from(cluster.known().get()));
-        vec![interval * known / live, spare]
+        vec![interval, spare]
     }
 
     pub(super) fn on_reply(
@@ -304,7 +336,9 @@ impl State {
         self.ask_at = None;
         match *question {
             Question::Probe { .. } => {
-                let &[is_mine, wait, ref state @ ..] = reply else { return };
+                let &[is_mine, wait, ref state @ ..] = reply else {
+                    return;
+                };
                 self.learn(state, now);
                 if let Some(pause) = &mut self.pause {
                     pause.probe = match is_mine {
@@ -314,19 +348,25 @@ impl State {
                 }
             }
             Question::Reserve { back, yields, .. } => {
-                let &[count, first, tat, birth, ref state @ ..] = reply else { return };
+                let &[count, first, tat, birth, step, ref state @ ..] = reply else {
+                    return;
+                };
                 let kept = self.reserved.len() - back.min(self.reserved.len());
                 self.reserved.truncate(kept);
                 (self.generation, self.birth) = (generation, birth);
                 // A pause may have been announced while the reply was under way.
                 let missed = self.learn(state, now);
-                let interval = state.get(5).copied().unwrap_or(1);
                 for index in 0..count {
-                    let due = offset(now, first + index * interval + missed);
+                    let due = offset(now, first + index * step + missed);
                     let from = due.max(now);
                     self.reserved.push_back(Slot { due, from });
                 }
-                self.last = (tat, usize::try_from(count).unwrap_or(0));
+                let count_here = usize::try_from(count).unwrap_or(0);
+                self.last = Reservation {
+                    tat,
+                    step,
+                    count: count_here,
+                };
                 if yields && count == 0 {
                     self.ask_at = Some(now + length(first).max(Duration::from_millis(1)));
                 }
@@ -339,7 +379,7 @@ impl State {
             // They may have gone back, so they cannot be used.
             let kept = self.reserved.len() - (*back).min(self.reserved.len());
             self.reserved.truncate(kept);
-            self.last = (0, 0);
+            self.last = Reservation::default();
         }
         self.ask_at = Some(now + RETRY);
     }
@@ -347,7 +387,9 @@ impl State {
     /// Takes over what the server says of the bucket. Returns by how much slots have been
     /// moved that the reply does not know of, because another overtook it.
     pub(super) fn learn(&mut self, state: &[i64], now: Instant) -> i64 {
-        let &[epoch, paused, recovers, shift, tat, interval, spare] = state else { return 0 };
+        let &[epoch, paused, recovers, shift, tat, interval, spare] = state else {
+            return 0;
+        };
         self.has_news = true;
         let missed = self.shift - shift;
         if missed > 0 && self.shifted.is_some_and(|at| now < at + OVERTAKEN) {
@@ -384,7 +426,9 @@ impl State {
         if interval <= 0 {
             return self.quota;
         }
-        let burst = u32::try_from(spare / interval + 1).ok().and_then(NonZeroU32::new);
+        let burst = u32::try_from(spare / interval + 1)
+            .ok()
+            .and_then(NonZeroU32::new);
         Quota {
             rate: 1e6 / interval as f64,
             burst: burst.unwrap_or(NonZeroU32::MIN),
@@ -409,7 +453,10 @@ impl State {
             let until = now + assumed_pause(retry_after);
             let known = self.pause.map_or(until, |pause| pause.until.max(until));
             let probe = Probe::AskAt(known);
-            self.pause = Some(Held { until: known, probe });
+            self.pause = Some(Held {
+                until: known,
+                probe,
+            });
         }
         self.reports += 1;
         Some(Report::Throttled { epoch, named })
@@ -441,8 +488,8 @@ impl State {
         }
     }
 
-    pub(super) fn report_arguments(&self, report: &Report, cluster: &Cluster) -> Vec<i64> {
-        let mut arguments = self.limit(cluster);
+    pub(super) fn report_arguments(&self, report: &Report) -> Vec<i64> {
+        let mut arguments = self.limit();
         arguments.extend(match *report {
             Report::Throttled { epoch, named } => [epoch, micros(named)],
             Report::Settled { epoch, is_accepted } => [epoch, i64::from(is_accepted)],
@@ -460,9 +507,13 @@ impl State {
     pub(super) fn held_until(&self, now: Instant) -> Option<Instant> {
         match (&self.fallback, self.pause) {
             (Some(fallback), _) => fallback.held_until(now),
-            (None, Some(Held { until, probe: Probe::AskAt(at) })) => {
-                Some(until.max(at)).filter(|until| *until > now)
-            }
+            (
+                None,
+                Some(Held {
+                    until,
+                    probe: Probe::AskAt(at),
+                }),
+            ) => Some(until.max(at)).filter(|until| *until > now),
             (None, pause) => pause.map(|it| it.until).filter(|until| *until > now),
         }
     }

@@ -44,10 +44,16 @@ impl SharedBuckets {
     /// The name of a bucket that consists of these parts.
     pub(in crate::limit) fn name(self: &Arc<Self>, parts: &[&[u8]]) -> BucketName {
         // Each part with its length, so that no two names are the same bytes.
-        let joined: Vec<u8> = parts.iter().flat_map(|part| {
-            let length = part.len().to_be_bytes();
-            length.into_iter().chain(part.iter().copied()).collect::<Vec<u8>>()
-        }).collect();
+        let joined: Vec<u8> = parts
+            .iter()
+            .flat_map(|part| {
+                let length = part.len().to_be_bytes();
+                length
+                    .into_iter()
+                    .chain(part.iter().copied())
+                    .collect::<Vec<u8>>()
+            })
+            .collect();
         BucketName {
             buckets: Arc::clone(self),
             bytes: Arc::from(joined),
