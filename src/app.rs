@@ -23,7 +23,7 @@ use std::num::NonZeroUsize;
 use tokio::net::TcpListener;
 
 use self::reload::Reloads;
-pub use self::reload::{LoadSettings, check};
+pub use self::reload::{LoadSettings, check, check_cluster};
 use self::signals::{Event, Signals};
 use self::systemd::Sockets;
 use self::worker::Workers;

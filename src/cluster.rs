@@ -12,7 +12,7 @@
 //! - [`members`]: the gateways of the cluster;
 //! - [`transport`]: what is needed of a connection; `network`: a real one, by `dial` and `resp` (the
 //!   client library); `sentinel`: to which server;
-//! - [`failure`]: why the server cannot be used.
+//! - [`failure`]: why the server cannot be used; `probe`: what `check` says of it.
 
 mod dial;
 mod failure;
@@ -21,6 +21,7 @@ pub(crate) mod fake;
 mod health;
 mod members;
 mod network;
+mod probe;
 mod resp;
 mod script;
 mod sentinel;
@@ -45,8 +46,9 @@ pub(crate) use self::failure::Failure;
 use self::health::Health;
 pub(crate) use self::health::Phase;
 use self::members::Members;
-pub(crate) use self::members::{Beat, Beaten, Seen};
+pub(crate) use self::members::Seen;
 use self::network::Network;
+pub(crate) use self::probe::probe;
 pub(crate) use self::script::{Call, Reply, Script};
 pub(crate) use self::transport::{Connect, Connection};
 use crate::config;

@@ -70,6 +70,11 @@ fn check(named: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
             for warning in effective.warnings() {
                 eprintln!("warning: {warning}");
             }
+            let found =
+                block_on::<_, io::Error>(async { Ok(app::check_cluster(&effective.config).await) });
+            for line in found.unwrap_or_default() {
+                eprintln!("{line}");
+            }
             print(|out| write!(out, "{effective}"))
         }
         Err(mistakes) => fail(EXIT_SETTINGS, &mistakes),

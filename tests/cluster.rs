@@ -4,7 +4,8 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
 
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -172,6 +173,97 @@ async fn until_shared(peer: &Peer) {
 async fn returns(peer: &Peer) {
     until_shared(peer).await;
     assert!(peer.reserve("1").await);
+}
+
+/// The program with this settings file.
+fn program(file: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wawp-gateway"));
+    command.args(arguments).arg("--config").arg(file);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+fn page(admin: u16, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", admin))?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    Ok(response)
+}
+
+#[tokio::test]
+async fn check_says_what_it_found_and_never_fails_because_of_the_server() {
+    let mut server = Server::start(&["--requirepass", "s3cret"]).await;
+    let file = server.directory.path().join("gateway.toml");
+    let url = format!("unix://:s3cret@{}", server.socket().display());
+    std::fs::write(&file, format!("[cluster]\nurl = {url:?}\n")).unwrap();
+    let check = || {
+        let output = program(&file, &["check"]).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let found = check();
+    assert!(
+        found.contains("is a primary and permits scripts; round trip"),
+        "{found}"
+    );
+    assert_eq!(found.lines().count(), 1);
+    for words in [["maxmemory", "100mb"], ["maxmemory-policy", "allkeys-lru"]] {
+        let words = ["CONFIG", "SET", words[0], words[1]];
+        server.ask_as("s3cret", &words).unwrap();
+    }
+    assert!(check().contains("maxmemory-policy allkeys-lru"));
+    let keys = server.ask_as("s3cret", &["DBSIZE"]);
+    assert_eq!(keys, Ok(Value::Int(0)), "something was written");
+    server.kill();
+    let found = check();
+    assert!(
+        found.contains("(refused)") && !found.contains("s3cret"),
+        "{found}"
+    );
+}
+
+#[tokio::test]
+async fn a_gateway_is_ready_without_the_server_shows_the_cluster_and_deregisters_at_its_end() {
+    let mut server = Server::start(&[]).await;
+    server.kill();
+    let file = server.directory.path().join("gateway.toml");
+    let admin = free_port();
+    let text = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:{admin}\"\n[cluster]\nurl = {:?}\nreplicas = 4\n",
+        server.url()
+    );
+    std::fs::write(&file, text).unwrap();
+    let mut gateway = Running(program(&file, &["serve"]).spawn().unwrap());
+    let shows = |path: &str, text: &str| page(admin, path).is_ok_and(|page| page.contains(text));
+    until("it is ready", || shows("/readyz", "200 OK")).await;
+    until("the page says why", || {
+        shows("/", "this gateway takes 1/4 of every rate (refused)")
+    })
+    .await;
+    assert!(shows("/status", "\"alert\":\"WawpGatewayClusterFallback\""));
+    server.start_again().await;
+    until("the server is used", || {
+        shows("/metrics", "wawp_gateway_cluster_state{state=\"shared\"} 1")
+    })
+    .await;
+    assert!(shows("/", "(this one)") && shows("/livez", "200 OK"));
+    let registered = || server.ask(&["HLEN", "{wawp}:gateways"]);
+    assert_eq!(registered(), Ok(Value::Int(1)));
+    kill_process(Pid::from_child(&gateway.0), Signal::TERM).unwrap();
+    assert!(gateway.0.wait().unwrap().success());
+    assert_eq!(registered(), Ok(Value::Int(0)));
+}
+
+/// A program that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ pub(super) struct Network {
 }
 
 /// One connection, and the task that moves its bytes.
-struct Multiplexed {
+pub(super) struct Multiplexed {
     connection: MultiplexedConnection,
     driver: AbortHandle,
     closed: CancellationToken,
@@ -92,6 +92,14 @@ impl Network {
         Ok(Box::new(stream.map_err(|_| Failure::Tls)?))
     }
 
+    /// Makes a connection to a server that is a primary.
+    pub(super) async fn open(&self) -> Result<Multiplexed, Failure> {
+        let stream = self.dial().await?;
+        let connection = Multiplexed::new(&self.login(), stream).await?;
+        connection.require_primary().await?;
+        Ok(connection)
+    }
+
     fn login(&self) -> RedisConnectionInfo {
         let login = login(self.url.credentials.as_ref());
         login.set_db(self.url.database.into())
@@ -101,9 +109,7 @@ impl Network {
 impl Connect for Network {
     fn connect(&self) -> BoxFuture<'_, Result<Box<dyn Connection>, Failure>> {
         Box::pin(async {
-            let stream = self.dial().await?;
-            let connection = Multiplexed::new(&self.login(), stream).await?;
-            connection.require_primary().await?;
+            let connection = self.open().await?;
             Ok(Box::new(connection) as Box<dyn Connection>)
         })
     }
@@ -158,7 +164,7 @@ impl Multiplexed {
         })
     }
 
-    async fn query(&self, command: &Cmd) -> Result<Value, Failure> {
+    pub(super) async fn query(&self, command: &Cmd) -> Result<Value, Failure> {
         let mut connection = self.connection.clone();
         let reply = command.query_async(&mut connection).await;
         reply.map_err(|error: RedisError| failure(&error))
