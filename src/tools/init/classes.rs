@@ -3,7 +3,7 @@
 //! Invariant: classes stand in the order in which they must match.
 
 use super::pace::{self, Pace};
-use super::policy::Policy;
+use super::policy::{Limits, Policy};
 use super::wrap;
 
 /// Typing indicators: below `/v2/send/`, but no messages.
@@ -117,42 +117,14 @@ pub(super) fn of_policy(policy: &Policy) -> (Vec<Class>, Vec<String>) {
         is_example: false,
     };
     let (mut classes, mut unused) = (Vec::new(), Vec::new());
-    let per_minute = |name: &str| limits.get(name);
-    let gap = limits
-        .get("account_protection_seconds")
-        .filter(|gap| *gap > 0);
-    let sends = per_minute("send_message_per_minute");
-    let concurrent = limits.get("concurrent_limit");
-    if sends.or(gap).or(concurrent).is_some() {
-        let pace = match (sends, gap) {
-            (Some(sends), gap) => Pace::per_minute(sends, gap.unwrap_or(0)),
-            (None, gap) => pace::base().with_gap(gap.unwrap_or(0)),
-        };
-        let mut reason = reason_for(
-            "Messages",
-            &limits.shown(&[
-                "send_message_per_minute",
-                "account_protection_seconds",
-                "concurrent_limit",
-            ]),
-        );
-        if sends.or(gap).is_none() {
-            reason.push_str(" The policy has no usable rate, so it is that of [limit].");
+    match messages(limits) {
+        Some((reason, pace)) => {
+            let max_in_flight = limits.get("concurrent_limit");
+            classes.push(typing(&suffix, policy.instance.clone()));
+            classes.push(class("messages", MESSAGES, reason, pace, max_in_flight));
         }
-        if concurrent.is_some() {
-            reason.push_str(
-                " Which requests concurrent_limit counts is not documented; here it is messages.",
-            );
-        }
-        reason.push_str(&daily(
-            limits.get("send_message_daily_cap"),
-            "send_message_daily_cap",
-            pace,
-        ));
-        classes.push(typing(&suffix, policy.instance.clone()));
-        classes.push(class("messages", MESSAGES, reason, pace, concurrent));
-    } else {
-        unused.push("messages have no class: the policy has no usable limit for them".to_owned());
+        None => unused
+            .push("messages have no class: the policy has no usable limit for them".to_owned()),
     }
     for (name, title, paths, rate, cap) in [
         (
@@ -170,27 +142,53 @@ pub(super) fn of_policy(policy: &Policy) -> (Vec<Class>, Vec<String>) {
             "check_daily_cap",
         ),
     ] {
-        let Some(calls) = per_minute(rate) else {
+        let Some(calls) = limits.get(rate) else {
             unused.push(format!(
                 "{name} have no class: the policy has no usable {rate}"
             ));
             continue;
         };
         let pace = Pace::per_minute(calls, 0);
-        let mut reason = reason_for(title, &limits.shown(&[rate]));
-        reason.push_str(&daily(limits.get(cap), cap, pace));
+        let (known, daily) = (limits.shown(&[rate]), daily(limits, cap, pace));
+        let reason = format!("{title}: {known}.{daily}");
         classes.push(class(name, paths, reason, pace, None));
     }
     (classes, unused)
 }
 
-fn reason_for(title: &str, limits: &str) -> String {
-    format!("{title}: {limits}.")
+/// The reason for the class of messages, and its pace; `None` if the policy limits no messages.
+fn messages(limits: &Limits) -> Option<(String, Pace)> {
+    let sends = limits.get("send_message_per_minute");
+    let gap = limits
+        .get("account_protection_seconds")
+        .filter(|gap| *gap > 0);
+    let concurrent = limits.get("concurrent_limit");
+    sends.or(gap).or(concurrent)?;
+    let pace = match sends {
+        Some(sends) => Pace::per_minute(sends, gap.unwrap_or(0)),
+        None => pace::base().with_gap(gap.unwrap_or(0)),
+    };
+    let known = limits.shown(&[
+        "send_message_per_minute",
+        "account_protection_seconds",
+        "concurrent_limit",
+    ]);
+    let mut reason = format!("Messages: {known}.");
+    if sends.or(gap).is_none() {
+        reason.push_str(" The policy has no usable rate, so it is that of [limit].");
+    }
+    if concurrent.is_some() {
+        let doubt =
+            " Which requests concurrent_limit counts is not documented; here it is messages.";
+        reason.push_str(doubt);
+    }
+    reason.push_str(&daily(limits, "send_message_daily_cap", pace));
+    Some((reason, pace))
 }
 
 /// What becomes of a limit per day.
-fn daily(cap: Option<u64>, name: &str, pace: Pace) -> String {
-    let Some(cap) = cap else {
+fn daily(limits: &Limits, name: &str, pace: Pace) -> String {
+    let Some(cap) = limits.get(name) else {
         return String::new();
     };
     match pace.minutes_for(cap) {

@@ -208,11 +208,10 @@ impl Reader {
             }
         };
         match policy.get("available") {
-            None | Some(Value::Null | Value::Bool(true)) => {}
             Some(Value::Bool(false)) if chosen.is_some() => {
                 self.note(format!("{slug} is not available for this number now"));
             }
-            Some(Value::Bool(false)) => {}
+            None | Some(Value::Null | Value::Bool(_)) => {}
             Some(other) => {
                 let kind = kind(other);
                 self.mistakes.push(format!(
