@@ -72,7 +72,7 @@ impl Case {
                 let (cap, since) = match limits.part(at.saturating_sub(self.dial), *at) {
                     Part::Before => (before, At::ZERO),
                     // Calls that were sent without a bound are not counted later.
-                    Part::After if before.is_none() => (after, limits.reloaded()),
+                    Part::After if before.is_none() => (after, limits.reloaded() + self.dial),
                     Part::After => (after, At::ZERO),
                     Part::Both => (None, At::ZERO),
                 };
