@@ -23,6 +23,7 @@ mod fast_path;
 mod identity;
 mod idle;
 mod in_flight;
+mod init;
 mod keys;
 mod limits_on_clients;
 mod memory;

@@ -26,7 +26,7 @@ fn every_example_is_a_settings_file() {
         }
         count += 1;
     }
-    assert_eq!(count, 11);
+    assert_eq!(count, 12);
 }
 
 #[test]
