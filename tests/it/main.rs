@@ -31,6 +31,7 @@ mod once;
 mod open_files;
 mod pacing;
 mod passing;
+mod pool;
 mod protocols;
 mod proxies;
 mod raw_targets;
