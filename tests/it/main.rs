@@ -32,6 +32,7 @@ mod once;
 mod open_files;
 mod pacing;
 mod passing;
+mod pool;
 mod protocols;
 mod proxies;
 mod raw_targets;

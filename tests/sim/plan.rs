@@ -223,6 +223,7 @@ fn config(rng: &mut Rng, fault_free: bool) -> Config {
     let mut config = Config::default();
     config.upstream.url = "http://upstream.test".parse().unwrap();
     config.upstream.idle_timeout = rng.pick(&[ms(100), ms(1000), ms(30_000)]);
+    config.upstream.max_idle = rng.pick(&[0, 1, 3, 10_000]);
     config.upstream.max_age = rng.pick(&[ms(0), ms(200), ms(2000), ms(300_000)]);
     config.limit.max_wait = rng.pick(&[ms(300), ms(1000), ms(4000)]);
     config.batch = batch(rng, config.limit.max_wait);
