@@ -19,7 +19,6 @@ mod worker;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
@@ -207,10 +206,8 @@ impl App {
         // are there during a drain.
         let admin = TcpListener::from_std(self.admin.try_clone()?)?;
         tokio::spawn(admin::serve(admin, self.gateway.clone(), ready.clone()));
-        if let Some(cluster) = self.gateway.cluster() {
-            // Also on that runtime: the gateway deregisters at the end of the drain.
-            tokio::spawn(Arc::clone(cluster).run());
-        }
+        // Also on that runtime: the gateway deregisters at the end of the drain.
+        tokio::spawn(self.gateway.clone().follow_cluster());
         let workers = Workers::start(
             self.workers,
             &self.gateway,

@@ -222,6 +222,15 @@ impl Gateway {
         )
     }
 
+    /// Keeps up with the other gateways, until the process ends.
+    pub(crate) async fn follow_cluster(self) {
+        let shared = &self.server.proxy.shared;
+        if let Some(cluster) = &shared.cluster {
+            let cluster = Arc::clone(cluster).run();
+            futures_util::future::join(cluster, shared.limiter.follow_cluster()).await;
+        }
+    }
+
     /// What gateways share; `None` without `[cluster]`.
     pub(crate) fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.server.proxy.shared.cluster.as_ref()

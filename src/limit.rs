@@ -9,8 +9,7 @@
 //! - [`registry`]: the accounts of a group of classes, bounded; [`lane`]: access to one;
 //! - [`account`]: which of its two buckets a credential draws on, by the
 //!   verified credentials ([`Verified`](crate::identity::Verified));
-//! - [`bucket`]: tokens and wait queue; [`gcra`] and [`mod@pause`]: the tokens;
-//!   [`in_flight`]: the bound on concurrent calls;
+//! - [`bucket`]: tokens and wait queue; [`tokens`]: where its tokens come from;
 //!   [`queue`]: what is next at a bucket;
 //! - [`shared`]: what is next where buckets share a budget, by the [`flow`] of
 //!   their tenant; [`egress`]: the task that serves it; [`policy`]: the share of
@@ -23,15 +22,13 @@ mod bucket;
 mod egress;
 mod flow;
 mod forecast;
-mod gcra;
-mod in_flight;
 mod lane;
-mod pause;
 mod policy;
 mod queue;
 mod registry;
 mod shadow;
 mod shared;
+mod tokens;
 
 #[cfg(test)]
 mod tests;
@@ -46,14 +43,16 @@ use tokio::time::Instant;
 pub(crate) use bucket::{Bucket, next_ticket};
 use egress::{Egress, QueueLimits};
 pub(crate) use forecast::admit as admit_at;
-pub(crate) use in_flight::Place;
 use lane::WaitRules;
 pub(crate) use lane::{Admission, Lane, SharedBudget};
 use policy::{Policy, Sharing};
 pub(crate) use queue::{Completion, Kind, Newcomer, Permit, Refusal, Refused, Scope};
 use registry::Registry;
 pub(crate) use shadow::{shadow_call, would_refuse};
+use tokens::SharedBuckets;
+pub(crate) use tokens::in_flight::Place;
 
+use crate::cluster::Cluster;
 use crate::config::{Classes, Config, LimitMode};
 use crate::identity::{Identity, InstanceId};
 use crate::observe::metrics::{BucketStatus, Metrics, Reason, Route};
@@ -63,6 +62,8 @@ use crate::observe::metrics::{BucketStatus, Metrics, Reason, Route};
 pub(crate) struct Limiter {
     rules: ArcSwap<Rules>,
     egress: Arc<Egress>,
+    /// The buckets that several gateways share, if they do.
+    shared: Option<Arc<SharedBuckets>>,
     metrics: Arc<Metrics>,
 }
 
@@ -141,12 +142,24 @@ impl Scope {
 impl Limiter {
     /// Opens full buckets under these settings.
     pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
+        Self::in_cluster(config, None, metrics)
+    }
+
+    /// As [`new`](Self::new), with buckets that several gateways share.
+    pub(crate) fn in_cluster(
+        config: &Config,
+        cluster: Option<&Arc<Cluster>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         metrics.scraped().max_queue(config.limit.max_queue);
         let egress = Egress::new(config.egress.quota, config.limit.max_wait);
         let egress = Arc::new(egress);
+        let shared = cluster.map(|cluster| SharedBuckets::new(Arc::clone(cluster)));
+        let rules = Rules::new(config, &egress, shared.as_ref(), None);
         Self {
-            rules: ArcSwap::from_pointee(Rules::new(config, &egress, None)),
+            rules: ArcSwap::from_pointee(rules),
             egress,
+            shared,
             metrics,
         }
     }
@@ -157,8 +170,15 @@ impl Limiter {
     pub(crate) fn reconfigure(&self, config: &Config) {
         self.metrics.scraped().max_queue(config.limit.max_queue);
         let old = self.rules.load();
-        let rules = Rules::new(config, &self.egress, Some(&old));
+        let rules = Rules::new(config, &self.egress, self.shared.as_ref(), Some(&old));
         self.rules.store(Arc::new(rules));
+    }
+
+    /// Keeps up with the other gateways, until the process ends.
+    pub(crate) async fn follow_cluster(&self) {
+        if let Some(shared) = &self.shared {
+            shared.follow().await;
+        }
     }
 
     /// Finds the lane of a request that began under `rules`. `class` names its class
@@ -305,7 +325,12 @@ impl Rules {
         self.wait.observes
     }
 
-    fn new(config: &Config, egress: &Arc<Egress>, old: Option<&Self>) -> Self {
+    fn new(
+        config: &Config,
+        egress: &Arc<Egress>,
+        shared: Option<&Arc<SharedBuckets>>,
+        old: Option<&Self>,
+    ) -> Self {
         let Config { limit, batch, .. } = config;
         let is_limited = config.egress.quota.is_some();
         let sharing = Arc::new(Sharing::new(&config.tenants, egress, is_limited));
@@ -315,6 +340,7 @@ impl Rules {
                 classes: Arc::clone(&classes),
                 group,
                 sharing: Arc::clone(&sharing),
+                shared: shared.cloned(),
                 headers: limit.headers,
                 max_delay: batch.max_delay,
             };

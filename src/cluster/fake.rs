@@ -158,6 +158,7 @@ impl Connection for FakeConnection {
                 id: beat.id.clone(),
                 version: beat.version.clone(),
                 settings: beat.settings.clone(),
+                shares: beat.shares,
                 ago: Duration::ZERO,
             });
             let hash_key = state.hash_key.get_or_insert_with(|| beat.hash_key.clone());

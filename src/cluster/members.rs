@@ -18,8 +18,8 @@ const SHARE_WINDOW: Duration = Duration::from_secs(10 * 60);
 /// What a gateway reports of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Beat {
-    /// The hash of all gateways, and the key with which values are hashed.
-    pub(crate) keys: [Vec<u8>; 2],
+    /// The hash of all gateways, the key with which values are hashed, and the birth of the data set.
+    pub(crate) keys: [Vec<u8>; 3],
     /// Random for each process. No space, as in all texts here.
     pub(crate) id: String,
     pub(crate) version: String,
@@ -27,6 +27,8 @@ pub(crate) struct Beat {
     pub(crate) settings: String,
     /// The key for hashes, if the server has none.
     pub(crate) hash_key: String,
+    /// It uses the server; false while it goes on without it.
+    pub(crate) shares: bool,
     /// The gateway ends and is no longer counted.
     pub(crate) leaves: bool,
 }
@@ -45,6 +47,8 @@ pub(crate) struct Seen {
     pub(crate) id: String,
     pub(crate) version: String,
     pub(crate) settings: String,
+    /// It uses the server.
+    pub(crate) shares: bool,
     /// How long ago it has reported itself.
     pub(crate) ago: Duration,
 }
@@ -64,12 +68,15 @@ pub(super) struct Members {
 /// How many gateways there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Counts {
-    /// Seen lately.
+    /// Seen lately, and using the server.
     pub(super) live: NonZeroU32,
-    /// Those, and the ones that have vanished lately without deregistering.
+    /// Those, the ones that go on without the server, and the ones that have vanished lately without
+    /// deregistering.
     pub(super) known: NonZeroU32,
     /// The divisor of a rate while the server cannot be used.
     pub(super) share: NonZeroU32,
+    /// All that were seen lately use the server.
+    pub(super) all_share: bool,
 }
 
 impl Members {
@@ -87,20 +94,29 @@ impl Members {
     pub(super) fn update(&mut self, gateways: Vec<Seen>, now: Instant) -> Counts {
         self.gateways = gateways;
         self.read_at = now;
-        let others = |longest: Duration| {
-            let is_other = |seen: &&Seen| seen.id != self.own_id && seen.ago <= longest;
-            let count = self.gateways.iter().filter(is_other).count();
+        let others = |is_counted: &dyn Fn(&Seen) -> bool| {
+            let others = self.gateways.iter().filter(|seen| seen.id != self.own_id);
+            let count = others.filter(|seen| is_counted(seen)).count();
             NonZeroU32::MIN.saturating_add(u32::try_from(count).unwrap_or(u32::MAX))
         };
-        let live = others(LIVE_FOR);
-        let known = others(LIVE_FOR + KNOWN_FOR);
+        let live = others(&|seen| seen.shares && seen.ago <= LIVE_FOR);
+        let seen_lately = others(&|seen| seen.ago <= LIVE_FOR);
+        let known = others(&|seen| seen.ago <= LIVE_FOR + KNOWN_FOR);
         // Only here: an outage does not make the gateways forget each other.
         self.highest
-            .retain(|(at, count)| *count > live.get() && now - *at <= SHARE_WINDOW);
-        self.highest.push_back((now, live.get()));
-        let highest = self.highest.front().map_or(live.get(), |(_, count)| *count);
+            .retain(|(at, count)| *count > seen_lately.get() && now - *at <= SHARE_WINDOW);
+        self.highest.push_back((now, seen_lately.get()));
+        let highest = self
+            .highest
+            .front()
+            .map_or(seen_lately.get(), |(_, count)| *count);
         let share = NonZeroU32::new(highest).map_or(self.replicas, |it| it.max(self.replicas));
-        Counts { live, known, share }
+        Counts {
+            live,
+            known,
+            share,
+            all_share: live == seen_lately,
+        }
     }
 
     /// The gateways that are live or known, this one first.

@@ -231,6 +231,7 @@ impl Connection for Multiplexed {
                     command.arg(text);
                 }
                 command.arg(i64::from(beat.leaves));
+                command.arg(i64::from(beat.shares));
             };
             let values = self.run(script, &beat.keys, arguments).await?;
             read_beaten(&values).ok_or(Failure::WrongReply)
@@ -245,11 +246,12 @@ impl Connection for Multiplexed {
 fn read_beaten(values: &[Value]) -> Option<Beaten> {
     let text = |value| String::from_utf8(bytes(value)?.to_vec()).ok();
     let (hash_key, gateways) = values.split_first()?;
-    let seen = gateways.chunks(4).map(|seen| match seen {
-        [id, version, settings, Value::Int(ago)] => Some(Seen {
+    let seen = gateways.chunks(5).map(|seen| match seen {
+        [id, version, settings, Value::Int(shares), Value::Int(ago)] => Some(Seen {
             id: text(id)?,
             version: text(version)?,
             settings: text(settings)?,
+            shares: *shares == 1,
             ago: Duration::from_micros(u64::try_from(*ago).ok()?),
         }),
         _ => None,

@@ -207,10 +207,16 @@ impl Cluster {
     /// Reports this gateway from time to time, until the connection cannot be used any more.
     async fn serve(&self, link: &Link) {
         let mut closed = link.connection.closed();
+        // Others take a part of the budget in account while this gateway goes on without the
+        // server, and so they have to know soon when it does not any more.
+        let mut is_settled = false;
         loop {
             let last = Instant::now();
             let phase = self.health().phase();
-            let next = if phase == Phase::Shared { BEAT } else { TRIAL };
+            let next = match phase {
+                Phase::Shared if is_settled => BEAT,
+                _ => TRIAL,
+            };
             tokio::select! {
                 () = &mut closed => return self.record_failure(Failure::Reset, false),
                 () = sleep_until(last + next) => {}
@@ -221,7 +227,10 @@ impl Cluster {
                 } => {}
             }
             match self.beat(link).await {
-                Ok(()) => self.record_success(),
+                Ok(has_settled) => {
+                    self.record_success();
+                    is_settled = has_settled;
+                }
                 Err(failure) => {
                     self.record_failure(failure, false);
                     let is_over = self.health().last_success().elapsed() >= PATIENCE;
@@ -234,10 +243,16 @@ impl Cluster {
     }
 
     /// Reports this gateway, and takes over what the server knows of the others.
-    async fn beat(&self, link: &Link) -> Result<(), Failure> {
+    /// True if all gateways are known to use the server.
+    async fn beat(&self, link: &Link) -> Result<bool, Failure> {
         let own_key = self.hash_key.load_full();
+        let shares = self.is_shared();
         let beat = Beat {
-            keys: [self.key(&["gateways"]), self.key(&["hash_key"])],
+            keys: [
+                self.key(&["gateways"]),
+                self.key(&["hash_key"]),
+                self.birth(),
+            ],
             id: self.id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             settings: self.settings.load().as_ref().clone(),
@@ -245,6 +260,7 @@ impl Cluster {
             hash_key: own_key
                 .as_ref()
                 .map_or_else(random::<32>, |own| own.text.clone()),
+            shares,
             leaves: self.has_left.load(Ordering::Relaxed),
         };
         let begun = Instant::now();
@@ -271,7 +287,7 @@ impl Cluster {
         if is_changed {
             self.events.send(Event::Live).ok();
         }
-        Ok(())
+        Ok(shares && counts.all_share)
     }
 
     /// Passes on what scripts announce. Its connection is its own, and its loss costs hints only.

@@ -438,6 +438,7 @@ fn seen(id: &str, seconds: u64) -> Seen {
         id: id.to_owned(),
         version: "1".to_owned(),
         settings: "-".to_owned(),
+        shares: true,
         ago: Duration::from_secs(seconds),
     }
 }
@@ -484,7 +485,10 @@ async fn a_gateway_reports_itself_every_two_seconds_until_it_leaves() {
     assert_eq!(beats.len(), 6);
     let last = &beats[5];
     assert_eq!((&*last.settings, last.leaves), ("x", false));
-    assert_eq!(last.keys, [&b"{wawp}:gateways"[..], b"{wawp}:hash_key"]);
+    assert_eq!(
+        last.keys,
+        [&b"{wawp}:gateways"[..], b"{wawp}:hash_key", b"{wawp}:birth"]
+    );
     assert!(
         beats
             .iter()

@@ -14,11 +14,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::in_flight::InFlight;
-use super::pause::{LocalTokens, Tokens};
 use super::queue::{
     Completion, Newcomer, Permit, Refusal, Refused, Scope, Side, Source, WaitQueue, Waiter,
 };
+use super::tokens::in_flight::InFlight;
+use super::tokens::{BucketName, BucketTokens, Demand};
 use crate::config::{InstanceLimit, Quota};
 use crate::identity::Fingerprint;
 
@@ -43,17 +43,22 @@ pub(super) fn expiry<G>(request: &Waiter<G>) -> Instant {
 /// A token bucket (GCRA) and its wait queue.
 #[derive(Debug)]
 pub(crate) struct Bucket<G> {
-    tokens: LocalTokens,
+    tokens: BucketTokens,
     /// There only while something waits, so that an idle bucket stays small.
     queue: Option<Box<WaitQueue<G>>>,
     source: Source,
 }
 
 impl<G: Completion> Bucket<G> {
-    /// A full bucket.
-    pub(super) fn new(limit: &InstanceLimit, source: Source, now: Instant) -> Self {
+    /// A full bucket; with a name, one that gateways share.
+    pub(super) fn new(
+        limit: &InstanceLimit,
+        name: Option<BucketName>,
+        source: Source,
+        now: Instant,
+    ) -> Self {
         Self {
-            tokens: LocalTokens::new(limit, now),
+            tokens: BucketTokens::new(limit, name, now),
             queue: None,
             source,
         }
@@ -62,7 +67,7 @@ impl<G: Completion> Bucket<G> {
     /// A bucket without a limit, in the place of one that is moved.
     pub(super) fn unlimited(source: Source, now: Instant) -> Self {
         Self {
-            tokens: LocalTokens::unlimited(now),
+            tokens: BucketTokens::unlimited(now),
             queue: None,
             source,
         }
@@ -70,7 +75,7 @@ impl<G: Completion> Bucket<G> {
 
     /// A full bucket for every credential.
     pub(crate) fn new_main(limit: &InstanceLimit, now: Instant) -> Self {
-        Self::new(limit, Source::Main, now)
+        Self::new(limit, None, Source::Main, now)
     }
 
     /// A copy for a forecast, in which each waiter has another way to learn its
@@ -128,11 +133,11 @@ impl<G: Completion> Bucket<G> {
     }
 
     fn queue(&mut self, max_delay: Duration) -> &mut WaitQueue<G> {
-        let in_flight = self.tokens.in_flight();
+        let tokens = &self.tokens;
         self.queue.get_or_insert_with(|| {
-            // The end of a call wakes the task too.
-            let changed = in_flight.map(|it| Arc::clone(&it.changed));
-            Box::new(WaitQueue::new(max_delay, changed.unwrap_or_default()))
+            // The end of a call and the reply of a server wake the task too.
+            let changed = tokens.changed().unwrap_or_default();
+            Box::new(WaitQueue::new(max_delay, changed))
         })
     }
 
@@ -147,6 +152,7 @@ impl<G: Completion> Bucket<G> {
     /// The same, for a caller that needs no wake-up.
     pub(super) fn tick(&mut self, now: Instant) -> Option<Instant> {
         let next = self.serve(now)?;
+        self.refuse_unreachable(now);
         let expiry = self.expire(now, |bucket| bucket.too_late(now));
         Some(expiry.map_or(next, |expiry| expiry.min(next)))
     }
@@ -157,13 +163,40 @@ impl<G: Completion> Bucket<G> {
         loop {
             let Some(side) = self.next(now, |n| self.tokens.due(now, n)) else {
                 self.queue = None;
+                self.reserve(now);
                 return None;
             };
-            let due = self.tokens.due(now, 0);
-            if due > now {
-                return Some(due);
+            if self.ready_at(now) > now {
+                self.reserve(now);
+                return Some(self.ready_at(now));
             }
             self.grant(side, now);
+        }
+    }
+
+    /// Has tokens reserved for what waits, where they have to be.
+    pub(super) fn reserve(&self, now: Instant) {
+        self.tokens.reserve(now, || {
+            let queue = self.queue.as_ref();
+            queue.map_or_else(Demand::default, |queue| queue.demand(now))
+        });
+    }
+
+    /// When to try to take the next token: `now` if one can be taken.
+    pub(super) fn ready_at(&self, now: Instant) -> Instant {
+        self.tokens.ready_at(now)
+    }
+
+    /// Refuses what cannot be served in time any more, since the token times have changed.
+    pub(super) fn refuse_unreachable(&mut self, now: Instant) {
+        let Some(queue) = &mut self.queue else { return };
+        if self.tokens.has_news() {
+            let tokens = &self.tokens;
+            let late = queue.take_unreachable(|before| tokens.due(now, before));
+            let refused = self.too_late(now);
+            for waiter in late {
+                waiter.completion.settle(Err(refused));
+            }
         }
     }
 
@@ -179,6 +212,10 @@ impl<G: Completion> Bucket<G> {
         let Some(queue) = &mut self.queue else {
             return false;
         };
+        // A slot can have become too old while a shared budget had no token.
+        if self.tokens.ready_at(now) > now {
+            return false;
+        }
         let Some(waiter) = queue.pop(side) else {
             return false;
         };
@@ -214,6 +251,11 @@ impl<G: Completion> Bucket<G> {
             source: self.source,
             place: self.tokens.enter(now),
         }
+    }
+
+    /// The task of the egress that serves the bucket, if one does.
+    pub(super) fn set_egress(&self, egress: Option<&Arc<Notify>>) {
+        self.tokens.set_egress(egress);
     }
 
     /// The calls in flight, where their number is bounded.
@@ -257,13 +299,14 @@ impl<G: Completion> Bucket<G> {
     /// Updates the pause after an upstream 429 to a request sent at `sent`, and
     /// refuses everything whose deadline lies within the pause.
     pub(super) fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
-        self.tokens.on_429(now, sent, retry_after);
+        self.tokens.source_mut().on_429(now, sent, retry_after);
         self.refuse_held(now);
         self.wake();
     }
 
     fn refuse_held(&mut self, now: Instant) {
-        let (Some(until), Some(queue)) = (self.tokens.refuses_until(), &mut self.queue) else {
+        let (Some(until), Some(queue)) = (self.tokens.source().refuses_until(), &mut self.queue)
+        else {
             return;
         };
         let late = queue.take_late(until);
@@ -275,22 +318,27 @@ impl<G: Completion> Bucket<G> {
 
     /// Whether a 429 has not yet been followed by a success.
     pub(super) fn is_recovering(&self) -> bool {
-        self.tokens.is_recovering()
+        self.tokens.source().is_recovering()
     }
 
     /// Updates the pause after any other response, or none.
     pub(super) fn on_other_result(&mut self, now: Instant, sent: Instant, is_accepted: bool) {
-        if self.tokens.on_other_result(now, sent, is_accepted) {
+        let tokens = self.tokens.source_mut();
+        if tokens.on_other_result(now, sent, is_accepted) {
             self.wake();
         }
     }
 
     /// Sets another limit; debt is kept, and so are calls in flight.
-    pub(super) fn set_limit(&mut self, limit: &InstanceLimit, now: Instant) {
-        self.tokens.set_limit(limit, now);
-        if let (Some(queue), Some(in_flight)) = (&mut self.queue, self.tokens.in_flight()) {
+    pub(super) fn set_limit(
+        &mut self,
+        limit: &InstanceLimit,
+        name: Option<BucketName>,
+        now: Instant,
+    ) {
+        self.tokens.set_limit(limit, name, now);
+        if let (Some(queue), Some(changed)) = (&mut self.queue, self.tokens.changed()) {
             // Wakes the task, which from now on waits for the other one.
-            let changed = Arc::clone(&in_flight.changed);
             std::mem::replace(&mut queue.changed, changed).notify_one();
         }
         self.wake();
@@ -339,14 +387,14 @@ impl<G: Completion> Bucket<G> {
 
     /// The present quota.
     pub(super) fn quota(&self) -> Option<Quota> {
-        self.tokens.quota()
+        self.tokens.source().quota()
     }
 
     /// Tokens left, and what is left of a pause.
     pub(super) fn status(&self, now: Instant) -> (Option<f64>, Duration) {
-        let held = self.tokens.held_until(now);
+        let held = self.tokens.source().held_until(now);
         let paused = held.map_or(Duration::ZERO, |until| until - now);
-        (self.tokens.tokens(now), paused)
+        (self.tokens.source().tokens(now), paused)
     }
 
     /// Whether dropping the bucket would lose nothing: nothing waits, there is
@@ -360,7 +408,7 @@ impl<G: Completion> Bucket<G> {
     /// # Errors
     /// It does.
     pub(super) fn check_pause(&self, now: Instant, deadline: Instant) -> Result<(), Refused> {
-        let until = self.tokens.refuses_until();
+        let until = self.tokens.source().refuses_until();
         let until = until.filter(|until| deadline < *until && now < *until);
         until.map_or(Ok(()), |until| {
             Err(self.refused(Refusal::Paused, until, now))
@@ -369,7 +417,7 @@ impl<G: Completion> Bucket<G> {
 
     /// Until when a pause certainly lets no request go; it may be over.
     pub(super) fn paused_until(&self) -> Option<Instant> {
-        self.tokens.refuses_until()
+        self.tokens.source().refuses_until()
     }
 
     /// The refusal of a request whose deadline came while it waited.
@@ -380,7 +428,7 @@ impl<G: Completion> Bucket<G> {
 
     /// Why a request would wait so long for this bucket.
     pub(super) fn why_late(&self, now: Instant) -> Refusal {
-        match self.tokens.held_until(now) {
+        match self.tokens.source().held_until(now) {
             Some(_) => Refusal::Paused,
             None => Refusal::WaitTooLong,
         }

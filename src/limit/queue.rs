@@ -13,7 +13,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::in_flight::Place;
+use super::tokens::Demand;
+use super::tokens::in_flight::Place;
 use crate::config::Quota;
 use crate::identity::Fingerprint;
 
@@ -345,6 +346,36 @@ impl<G> WaitQueue<G> {
         let mut late = extract(&mut self.requests, is_late);
         late.append(&mut extract(&mut self.receipts, is_late));
         late
+    }
+
+    /// Takes out the requests that miss their deadline with the token times `slot`.
+    pub(super) fn take_unreachable(&mut self, slot: impl Fn(u32) -> Instant) -> Vec<Waiter<G>> {
+        let mut late = Vec::new();
+        let mut before = 0;
+        for request in std::mem::take(&mut self.requests) {
+            if slot(before) > request.deadline {
+                late.push(request);
+            } else {
+                before += 1;
+                self.requests.push_back(request);
+            }
+        }
+        late
+    }
+
+    /// What needs a token: all requests and overdue receipts, else the first receipt.
+    pub(super) fn demand(&self, now: Instant) -> Demand {
+        let overdue = self
+            .receipts
+            .iter()
+            .filter(|receipt| receipt.overdue <= now);
+        let all = self.requests.iter().chain(overdue);
+        let deadlines: Vec<_> = all.map(|waiter| waiter.deadline).collect();
+        let yielding = self.receipts.front().filter(|_| deadlines.is_empty());
+        Demand {
+            yielding: yielding.map(|receipt| receipt.deadline),
+            deadlines,
+        }
     }
 
     /// The earliest deadline of the waiting requests.

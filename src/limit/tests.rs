@@ -1,6 +1,7 @@
 //! The rules of buckets, queues, pauses and shares, in simulated time.
 
 mod classes;
+mod cluster;
 mod forecasts;
 mod in_flight;
 mod laws;

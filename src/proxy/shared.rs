@@ -99,7 +99,11 @@ impl Shared {
         // Before anything is counted: labels and log entries must not contain them.
         let secrets = Secrets::new(&config.tenants).map(Arc::new);
         metrics.set_secrets(secrets.clone());
-        let limiter = Arc::new(Limiter::new(config, Arc::clone(&metrics)));
+        let limiter = Arc::new(Limiter::in_cluster(
+            config,
+            cluster.as_ref(),
+            Arc::clone(&metrics),
+        ));
         let reloadable = Reloadable::new(config, &limiter, &metrics);
         let batcher = Arc::new(Batcher::new(
             Arc::clone(&limiter),

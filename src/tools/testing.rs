@@ -4,3 +4,5 @@
 pub mod bench;
 pub mod cluster;
 pub mod fuzz;
+pub mod scripts;
+pub mod server;

@@ -159,6 +159,7 @@ async fn the_gateways_are_read_from_the_reply_to_a_beat() {
         text("id"),
         text("0.1.0"),
         text("s"),
+        Value::Int(1),
         Value::Int(1_500_000),
     ];
     let beaten = read_beaten(&reply).unwrap();

@@ -53,9 +53,10 @@ bucket.tat = math.max(bucket.tat, born + interval + spare)
 
 -- Moves what is reserved, and the tokens that are not, to after this time.
 local function shift_to(from, to)
-    local by = math.max(0, to - from)
-    bucket.shift = bucket.shift + by
-    bucket.tat = math.max(bucket.tat + by, to + spare)
+    if to > from then
+        bucket.shift = bucket.shift + to - from
+        bucket.tat = math.max(bucket.tat + to - from, to + spare)
+    end
 end
 
 -- Writes the bucket, which expires when a new one would be the same.
@@ -76,5 +77,6 @@ local function state()
 end
 
 local function announce()
-    redis.call('PUBLISH', KEYS[3], table.concat({ KEYS[1], state() }, ' '))
+    -- `..` would round a number to 14 digits.
+    redis.call('PUBLISH', KEYS[3], string.format('%s %d %d %d %d %d %d %d', KEYS[1], state()))
 end

@@ -1,19 +1,25 @@
 
 -- Reserves the next slots.
 --
--- ARGV[3]  how much later than now the gateway knows the tat to be; 0: not at all. After a
---          failover the server may have lost what it had granted.
--- ARGV[4]  the end of a pause that the gateway knows of, from now; 0: none
--- ARGV[5]  how many of the last slots the gateway gives back
--- ARGV[6]  the tat after the last of them was reserved, as the reply gave it: they go back
+-- ARGV[3]  the birth of the data set that the gateway knows; 0 on a new connection: the server may
+--          have lost what it had granted
+-- ARGV[4]  how much later than now the gateway knows the tat to be
+-- ARGV[5]  the end of a pause that the gateway knows of, from now; 0: none
+-- ARGV[6]  by how much the tat goes back for the last slots that the gateway gives back
+-- ARGV[7]  the tat after the last of them was reserved, as the reply gave it: they go back
 --          only if it has not moved since
--- ARGV[7]  1: take a slot only if it is due now (a batch of receipts that yields)
--- ARGV[8…] for each request that needs a slot, the time that is left until its deadline
+-- ARGV[8]  1: take a slot only if it is due now (a batch of receipts that yields)
+-- ARGV[9]  by how much a slot moves the tat, in thousandths of the interval: more than 1000 while
+--          some gateways may go on without the server
+-- ARGV[10…] for each request that needs a slot, the time that is left until its deadline
 --
--- Returns: how many slots are reserved; when the first would be due; the tat; the state.
+-- Returns: how many slots are reserved; when the first would be due; the tat; the birth of the
+-- data set; the time between two slots; the state.
 
-bucket.tat = math.max(bucket.tat, now + tonumber(ARGV[3]))
-local known_pause = tonumber(ARGV[4])
+if tonumber(ARGV[3]) ~= born then
+    bucket.tat = math.max(bucket.tat, now + tonumber(ARGV[4]))
+end
+local known_pause = tonumber(ARGV[5])
 if known_pause > 0 and now + known_pause > bucket.paused then
     local from = math.max(bucket.paused, now)
     bucket.paused = now + known_pause
@@ -24,20 +30,21 @@ if known_pause > 0 and now + known_pause > bucket.paused then
     shift_to(from, bucket.paused)
 end
 
-local back = tonumber(ARGV[5])
-if back > 0 and bucket.tat == tonumber(ARGV[6]) then
-    bucket.tat = bucket.tat - back * interval
+local back = tonumber(ARGV[6])
+if back > 0 and bucket.tat == tonumber(ARGV[7]) then
+    bucket.tat = bucket.tat - back
 end
 
+local step = math.floor(interval * ARGV[9] / 1000)
 bucket.tat = math.max(bucket.tat, now)
 local first = bucket.tat - spare - now
 local reserved = 0
-for index = 8, #ARGV do
-    local due = math.max(0, first + reserved * interval)
-    if due <= tonumber(ARGV[index]) and (ARGV[7] == '0' or due == 0) then
+for index = 10, #ARGV do
+    local due = math.max(0, first + reserved * step)
+    if due <= tonumber(ARGV[index]) and (ARGV[8] == '0' or due == 0) then
         reserved = reserved + 1
     end
 end
-bucket.tat = bucket.tat + reserved * interval
+bucket.tat = bucket.tat + reserved * step
 save()
-return { reserved, first, bucket.tat, state() }
+return { reserved, first, bucket.tat, born, step, state() }

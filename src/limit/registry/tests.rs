@@ -45,6 +45,7 @@ fn policy(quota: Quota) -> Policy {
     let egress = Arc::new(Egress::new(None, config.limit.max_wait));
     let sharing = Sharing::new(&config.tenants, &egress, false);
     Policy {
+        shared: None,
         classes: Arc::new(Classes::new(&config)),
         group: 0,
         sharing: Arc::new(sharing),
