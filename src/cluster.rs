@@ -46,7 +46,7 @@ pub(crate) use self::failure::Failure;
 use self::health::Health;
 pub(crate) use self::health::Phase;
 use self::members::Members;
-pub(crate) use self::members::Seen;
+pub(crate) use self::members::{Beat, Beaten, Seen};
 use self::network::Network;
 pub(crate) use self::probe::probe;
 pub(crate) use self::script::{Call, Reply, Script};
