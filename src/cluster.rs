@@ -36,7 +36,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use prometheus::Histogram;
+use prometheus::{Histogram, IntGauge};
 use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::{Notify, broadcast};
@@ -312,9 +312,9 @@ impl Cluster {
         self.settings.store(Arc::new(hash));
     }
 
-    /// The metrics of the cluster.
-    pub(crate) fn series(&self) -> &ClusterSeries {
-        &self.series
+    /// The gauge of slots that are reserved on the server and not used.
+    pub(crate) fn slots_held(&self) -> &IntGauge {
+        &self.series.slots_held
     }
 
     /// The state for the admin page.

@@ -25,6 +25,9 @@ pub(crate) enum Manner {
 #[derive(Clone)]
 pub(crate) struct Fake(Arc<Mutex<State>>);
 
+/// What a script returns.
+type Run = dyn FnMut(&Call) -> Result<Reply, Failure> + Send;
+
 /// What a test sets and sees.
 pub(crate) struct State {
     /// Of attempts to connect.
@@ -32,7 +35,7 @@ pub(crate) struct State {
     /// Of scripts and beats, also on connections that exist.
     pub(crate) operate: Manner,
     /// What scripts return.
-    pub(crate) script: Box<dyn FnMut(&Call) -> Result<Reply, Failure> + Send>,
+    pub(crate) script: Box<Run>,
     /// Other gateways.
     pub(crate) others: Vec<Seen>,
     pub(crate) hash_key: Option<String>,

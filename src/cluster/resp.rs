@@ -45,7 +45,7 @@ pub(super) fn failure(error: &RedisError) -> Failure {
             by_code(error.code().unwrap_or_default())
         }
         _ => match (error.code(), error.detail().unwrap_or_default()) {
-            (Some(code), detail) if code == "ERR" => response_error(detail),
+            (Some("ERR"), detail) => response_error(detail),
             (Some(code), _) => by_code(code),
             (None, _) => Failure::Server,
         },

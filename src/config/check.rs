@@ -354,7 +354,7 @@ impl<'s> Checks<'s> {
             self.require("cluster", &["url".to_owned()], &origin);
         }
         let cluster = self.values.get("cluster");
-        if !cluster.is_some_and(|cluster| cluster.get("url").is_some()) {
+        if cluster.is_none_or(|cluster| cluster.get("url").is_none()) {
             self.values.remove("cluster");
             self.shown.retain(|setting| setting.section != "cluster");
         }
