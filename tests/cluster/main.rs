@@ -1,8 +1,20 @@
-//! The connection of a cluster with a real server, which stops, hangs, refuses and fails over.
+//! A cluster with a real server, which stops, hangs, refuses and fails over: the connection of one
+//! gateway (here), and three gateways behind HAProxy.
 //!
-//! Needs `redis-server` (Debian: `apt-get install redis-server`), and only 127.0.0.1.
+//! Needs `redis-server` and `haproxy` (Debian: `apt-get install redis-server haproxy`), and only
+//! 127.0.0.1.
+//!
+//! - [`acceptance`]: what three gateways guarantee, whatever fails;
+//! - [`gateways`], [`load`], [`recorder`]: the gateways, their callers and their upstream;
+//! - [`laws`]: how the upstream's record is judged.
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
+
+mod acceptance;
+mod gateways;
+mod laws;
+mod load;
+mod recorder;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
