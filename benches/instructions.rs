@@ -4,13 +4,16 @@
 //! written by hand, over connections in memory and in simulated time. Valgrind
 //! counts what `count` calls and twice as many take; the difference is the
 //! calls' own, without start and end. Both ends' few hundred instructions and
-//! tokio's in-memory pipes are in it; the kernel's work is not.
+//! tokio's in-memory pipes are in it; the kernel's work is not. Over TLS both ends'
+//! records are in it, too, but no cipher: that is the processor's and ring's.
 //!
 //! `--check` fails where a figure is more than 3 % above `instructions.txt`,
 //! `--renew` writes that file.
 
 #[path = "compare/head.rs"]
 mod head;
+#[path = "compare/tls.rs"]
+mod tls;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -19,12 +22,15 @@ use std::io;
 use std::process::Command;
 use std::sync::Arc;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex,
+};
 use wawp_gateway::config::{self, Overrides};
 use wawp_gateway::gateway::Gateway;
 use wawp_gateway::{Dial, Io};
 
 use head::Head;
+use tls::Tls;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -34,15 +40,26 @@ const RENEW: &str = "cargo bench --bench instructions -- --renew";
 const SLACK: f64 = 0.03;
 /// Callers who mark messages of one chat at one moment.
 const CALLERS: usize = 8;
+/// As many as a merged request can carry.
+const MANY_CALLERS: usize = 64;
+/// Bytes of a response's body.
+const SMALL: usize = 200;
+/// As the samples that the vendor shows.
+const SAMPLE: usize = 3050;
+/// The ciphers of ring, and all that a handshake computes.
+const CIPHERS: &str = "ring_core_*";
 /// The chat that they read.
 const CHAT: &str = "201000000001@c.us";
 /// Bytes on their way in one direction of a connection.
 const PIPE: usize = 64 * 1024;
 
 /// What is called, and how often.
-const KINDS: [(&str, usize); 4] = [
+const KINDS: [(&str, usize); 7] = [
     ("pass-through", 2000),
+    ("response of 3 KB", 2000),
+    ("pass-through over TLS without ciphers", 2000),
     ("receipt", 1600),
+    ("receipt among 64", 6400),
     ("receipt in a form", 1600),
     ("receipt in the query", 1600),
 ];
@@ -97,6 +114,9 @@ fn main() -> Result<()> {
 fn counted(kind: &str, count: usize) -> Result<f64> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        // Counting stops where such a function is entered, and goes on where it is left.
+        .arg(format!("--toggle-collect={CIPHERS}"))
+        .arg("--collect-atstart=yes")
         .arg(std::env::current_exe()?)
         .args(["run", kind, &count.to_string()])
         .output()
@@ -118,48 +138,87 @@ fn run(kind: &str, count: usize) -> Result<()> {
         .start_paused(true)
         .build()?;
     runtime.block_on(async {
-        let gateway = gateway()?;
         match kind {
-            "pass-through" => pass_through(&gateway, count).await,
-            "receipt" => receipts(&gateway, count / CALLERS, json).await,
-            "receipt in a form" => receipts(&gateway, count / CALLERS, form).await,
-            "receipt in the query" => receipts(&gateway, count / CALLERS, query).await,
+            "pass-through" => pass_through(&gateway(SMALL)?, count).await,
+            "response of 3 KB" => pass_through(&gateway(SAMPLE)?, count).await,
+            "pass-through over TLS without ciphers" => {
+                pass_through(&gateway_over_tls()?, count).await
+            }
+            "receipt" => receipts(CALLERS, count, json).await,
+            "receipt among 64" => receipts(MANY_CALLERS, count, json).await,
+            "receipt in a form" => receipts(CALLERS, count, form).await,
+            "receipt in the query" => receipts(CALLERS, count, query).await,
             _ => Err("no such kind of call".into()),
         }
     })
 }
 
-fn gateway() -> Result<Gateway> {
+/// A gateway whose upstream sends bodies of this length.
+fn gateway(length: usize) -> Result<Gateway> {
+    let dial = dial(move |far| async move { drop(upstream(far, length).await) });
+    gateway_before("http://upstream.test", &[], dial)
+}
+
+/// A gateway with TLS to its upstream, over HTTP/1.1.
+fn gateway_over_tls() -> Result<Gateway> {
+    let tls = Tls::new()?;
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), &tls.pem)?;
+    let dial = dial(move |far| {
+        let acceptor = tls.acceptor.clone();
+        async move {
+            if let Ok(stream) = acceptor.accept(far).await {
+                drop(upstream(stream, SMALL).await);
+            }
+        }
+    });
+    let ca = file.path().to_str().ok_or("a path that is not text")?;
+    let settings = [
+        ("WAWP_GATEWAY_UPSTREAM__CA", ca),
+        ("WAWP_GATEWAY_UPSTREAM__HTTP", "1.1"),
+    ];
+    gateway_before("https://localhost", &settings, dial)
+}
+
+/// Makes connections in memory, whose other end `serve` has.
+fn dial<F>(serve: impl Fn(DuplexStream) -> F + Send + Sync + 'static) -> Dial
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    Dial::With(Arc::new(move || {
+        let (near, far) = duplex(PIPE);
+        tokio::spawn(serve(far));
+        Box::pin(async { Ok::<Box<dyn Io>, io::Error>(Box::new(near)) })
+    }))
+}
+
+fn gateway_before(url: &str, settings: &[(&str, &str)], dial: Dial) -> Result<Gateway> {
     let flags = Overrides {
-        upstream: Some("http://upstream.test".to_owned()),
+        upstream: Some(url.to_owned()),
         // Buckets are asked for every call, and never empty.
         rate: Some("1000000".to_owned()),
         burst: Some("100000".to_owned()),
         ..Overrides::default()
     };
-    let config =
-        config::load(None, std::iter::empty(), &flags).map_err(|error| error.to_string())?;
-    let dial = Dial::With(Arc::new(|| {
-        Box::pin(async {
-            let (near, far) = duplex(PIPE);
-            tokio::spawn(async move { drop(upstream(far).await) });
-            Ok::<Box<dyn Io>, io::Error>(Box::new(near))
-        })
-    }));
+    let settings = settings
+        .iter()
+        .map(|(key, value)| (key.into(), value.into()));
+    let config = config::load(None, settings, &flags).map_err(|error| error.to_string())?;
     Ok(Gateway::new(&config.config, dial)?)
 }
 
 /// Answers everything at once, until the gateway hangs up.
-async fn upstream(stream: DuplexStream) -> Result<()> {
+async fn upstream<S: AsyncRead + AsyncWrite + Unpin>(stream: S, length: usize) -> Result<()> {
     let response = format!(
-        "HTTP/1.1 201 Created\r\ncontent-type: application/json\r\ncontent-length: 200\r\n\
+        "HTTP/1.1 201 Created\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\
          date: Sun, 22 Nov 2026 10:00:00 GMT\r\nserver: stand-in\r\n\r\n{}",
-        "a".repeat(200)
+        "a".repeat(length)
     );
     let mut end = End::new(stream);
     loop {
         end.message().await?;
         end.stream.write_all(response.as_bytes()).await?;
+        end.stream.flush().await?;
     }
 }
 
@@ -200,9 +259,11 @@ fn query(caller: usize) -> String {
     request.replacen(" HTTP", &list, 1)
 }
 
-async fn receipts(gateway: &Gateway, batches: usize, receipt: fn(usize) -> String) -> Result<()> {
-    let requests: Vec<_> = (0..CALLERS).map(receipt).collect();
-    let mut clients: Vec<_> = (0..CALLERS).map(|_| client(gateway)).collect();
+async fn receipts(callers: usize, count: usize, receipt: fn(usize) -> String) -> Result<()> {
+    let gateway = gateway(SMALL)?;
+    let batches = count / callers;
+    let requests: Vec<_> = (0..callers).map(receipt).collect();
+    let mut clients: Vec<_> = (0..callers).map(|_| client(&gateway)).collect();
     for _ in 0..batches {
         for (client, request) in clients.iter_mut().zip(&requests) {
             client.stream.write_all(request.as_bytes()).await?;
@@ -219,7 +280,7 @@ async fn receipts(gateway: &Gateway, batches: usize, receipt: fn(usize) -> Strin
     Ok(())
 }
 
-fn client(gateway: &Gateway) -> End {
+fn client(gateway: &Gateway) -> End<DuplexStream> {
     let (near, far) = duplex(PIPE);
     let gateway = gateway.clone();
     tokio::spawn(async move { gateway.serve(far).await });
@@ -237,13 +298,13 @@ fn post(path: &str, instance: usize, body: &str) -> String {
 
 /// One end of a connection, on which one message at a time arrives.
 #[derive(Debug)]
-struct End {
-    stream: DuplexStream,
+struct End<S> {
+    stream: S,
     buffer: Box<[u8]>,
 }
 
-impl End {
-    fn new(stream: DuplexStream) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> End<S> {
+    fn new(stream: S) -> Self {
         Self {
             stream,
             buffer: vec![0; 8192].into(),

@@ -39,6 +39,13 @@ pub enum Command {
     },
     /// Print every setting with its default.
     Defaults,
+    /// Print a settings file to begin with.
+    Init {
+        /// A response with a policy of the API; `-` is the standard input.
+        from_policy: Option<PathBuf>,
+        /// The slug of one of its policies.
+        policy: Option<String>,
+    },
     /// Ask a running gateway whether it accepts requests.
     Health {
         /// The settings file, if one is named.
@@ -127,7 +134,18 @@ enum TypedCommand {
         #[arg(long, exclusive = true)]
         defaults: bool,
     },
+    /// Print a settings file with careful limits, or with those of a policy
+    Init {
+        /// A response of GET /v2/session/rate-limit, for its limits; - is stdin
+        #[arg(long, value_name = "FILE")]
+        from_policy: Option<PathBuf>,
+        /// The slug of one of its policies [default: the policy in force]
+        #[arg(long, value_name = "SLUG", requires = "from_policy")]
+        policy: Option<String>,
+    },
     /// Ask a running gateway whether it accepts requests: exit 0 or 1
+    // Hidden, like those below: scripts call it, and the help fits one screen.
+    #[command(hide = true)]
     Health {
         /// The settings file of that gateway [default: as for serve]
         #[arg(long, value_name = "FILE")]
@@ -172,7 +190,6 @@ enum TypedCommand {
         requests: Vec<PathBuf>,
     },
     /// Print completions for a shell
-    // Hidden, like `man`: packages call both once, and the help fits one screen.
     #[command(hide = true)]
     Completions {
         /// The shell
@@ -254,6 +271,13 @@ impl From<CommandLine> for Command {
             Some(TypedCommand::Check { serve, .. }) => Self::Check {
                 config: serve.config,
                 overrides: serve.overrides,
+            },
+            Some(TypedCommand::Init {
+                from_policy,
+                policy,
+            }) => Self::Init {
+                from_policy,
+                policy,
             },
             Some(TypedCommand::Health { config, admin }) => Self::Health { config, admin },
             Some(TypedCommand::Sandbox(sandbox)) => Self::Sandbox(sandbox),

@@ -262,6 +262,11 @@ impl Cluster {
         at_least_one(&self.known)
     }
 
+    /// The round trip of the last report to the server.
+    pub(crate) fn round_trip(&self) -> Duration {
+        Duration::from_micros(self.round_trip.load(Ordering::Relaxed))
+    }
+
     /// A key of this cluster: its name in braces, so that all keys are in one hash slot, and the parts,
     /// separated by colons. Parts that clients choose have to be hashed before
     /// ([`digest`](Self::digest)).
@@ -323,7 +328,7 @@ impl Cluster {
             phase,
             fallback,
             last_failure,
-            round_trip: Duration::from_micros(self.round_trip.load(Ordering::Relaxed)),
+            round_trip: self.round_trip(),
             id: self.id.clone(),
             gateways: lock(&self.members).all(now),
         }

@@ -16,7 +16,7 @@
 //!
 //! # Layers, from the highest to the lowest
 //!
-//! - [`cli`], `tools`: the command line; sandbox, demo, estimate, explain, health
+//! - [`cli`], `tools`: the command line; sandbox, demo, estimate, explain, init, health
 //! - [`app`]: start, workers, reload, drain; `observe::admin`: the admin pages
 //! - [`gateway`]: all layers below, wired together
 //! - `server`: listener, TLS, HTTP/1.1 and HTTP/2 with clients
@@ -59,5 +59,5 @@ mod yield_now;
 pub use observe::metrics;
 #[doc(hidden)]
 pub use tools::testing;
-pub use tools::{demo, estimate, explain, health, sandbox};
+pub use tools::{demo, estimate, explain, health, init, sandbox};
 pub use upstream::{Dial, Io};

@@ -17,7 +17,7 @@ use wawp_gateway::app::{self, App, Ended, LoadSettings, StartError};
 use wawp_gateway::cli::{self, Command, SandboxArgs};
 use wawp_gateway::config::{self, Effective, InForce, Mistakes, Overrides};
 use wawp_gateway::demo::{self, Plan, Screen};
-use wawp_gateway::{Dial, health as health_check, sandbox};
+use wawp_gateway::{Dial, health as health_check, init, sandbox};
 
 /// A setting, a file that the settings name, or an argument is wrong.
 const EXIT_SETTINGS: u8 = 2;
@@ -31,6 +31,10 @@ fn main() -> ExitCode {
         Command::Serve { config, overrides } => serve(config, overrides),
         Command::Check { config, overrides } => check(config, &overrides),
         Command::Defaults => print(|out| out.write_all(config::DEFAULTS.as_bytes())),
+        Command::Init {
+            from_policy,
+            policy,
+        } => init(from_policy.as_deref(), policy.as_deref()),
         Command::Health { config, admin } => health(config, admin),
         Command::Sandbox(args) => sandbox(&args),
         Command::Demo {
@@ -66,10 +70,7 @@ fn check(named: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
     let file = settings_file(named);
     match app::check(file.as_deref(), std::env::vars_os(), overrides) {
         Ok(effective) => {
-            // To stderr: what is printed can be read as a settings file.
-            for warning in effective.warnings() {
-                eprintln!("warning: {warning}");
-            }
+            warn(effective.warnings());
             let found =
                 block_on::<_, io::Error>(async { Ok(app::check_cluster(&effective.config).await) });
             for line in found.unwrap_or_default() {
@@ -78,6 +79,27 @@ fn check(named: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
             print(|out| write!(out, "{effective}"))
         }
         Err(mistakes) => fail(EXIT_SETTINGS, &mistakes),
+    }
+}
+
+fn init(from_policy: Option<&Path>, policy: Option<&str>) -> ExitCode {
+    let starter = match from_policy {
+        Some(source) => init::from_policy(source, policy),
+        None => Ok(init::recommended()),
+    };
+    match starter {
+        Ok(starter) => {
+            warn(starter.warnings());
+            print(|out| write!(out, "{starter}"))
+        }
+        Err(error) => fail(EXIT_SETTINGS, &error),
+    }
+}
+
+/// To stderr: what is printed on stdout can be read as a settings file.
+fn warn(warnings: impl IntoIterator<Item = impl std::fmt::Display>) {
+    for warning in warnings {
+        telemetry::write_stderr(&format_args!("warning: {warning}"));
     }
 }
 

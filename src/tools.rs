@@ -5,6 +5,7 @@
 //! - [`estimate`]: what the gateway would do with the traffic of an access log;
 //! - [`explain`]: what the gateway would do with a request, and which ones merge;
 //! - [`backends`]: how backends read a request;
+//! - [`init`]: a settings file to begin with;
 //! - [`health`]: whether a running gateway accepts requests;
 //! - [`testing`]: entry points for benches and fuzz targets.
 
@@ -13,6 +14,7 @@ pub mod demo;
 pub mod estimate;
 pub mod explain;
 pub mod health;
+pub mod init;
 pub mod sandbox;
 #[doc(hidden)]
 pub mod testing;

@@ -4,7 +4,7 @@
 //! upstream may have processed is never sent again from here (rule: sent once).
 //!
 //! - [`age`]: when connections take no further request;
-//! - [`pool`]: idle and shared connections;
+//! - [`pool`], [`idle`]: idle and shared connections;
 //! - [`connect`], [`dial`], [`tunnel`], [`tls`]: making new ones;
 //! - [`connection`], [`fast`]: one connection, of hyper or of the fast path;
 //! - [`liveness`]: whether an HTTP/2 connection still responds;
@@ -17,6 +17,7 @@ mod connection;
 mod dial;
 mod error;
 mod fast;
+mod idle;
 mod liveness;
 mod outage_log;
 mod pool;
@@ -89,7 +90,7 @@ impl Upstream {
         let ages = Ages::new(settings.max_age);
         Ok(Self {
             connector: Arc::new(Connector::new(&settings, dial, ages.clone())?),
-            pool: pools.add(Pool::new(&settings, ages.clone())),
+            pool: pools.add(&settings, ages.clone()),
             pools,
             settings,
             host,
@@ -113,7 +114,7 @@ impl Upstream {
             connector: Arc::clone(&self.connector),
             settings: self.settings.clone(),
             host: self.host.clone(),
-            pool: self.pools.add(Pool::new(&self.settings, self.ages.clone())),
+            pool: self.pools.add(&self.settings, self.ages.clone()),
             pools: self.pools.clone(),
             connecting: Mutex::new(None),
             ages: self.ages.clone(),

@@ -101,6 +101,13 @@ def install(system):
     system.run("sh", "-c", "echo '# defaults' > /root/empty.toml")
     defaults = system.says("wawp-gateway", "check", "--config", "/root/empty.toml").splitlines()
     check("the installed settings are the defaults", effective == defaults, effective)
+    # As the first lines of the settings say.
+    append = re.search(r"sudo sh -c '(.*)'", system.says("cat", SETTINGS))
+    check("the settings say how limits are appended", append and append[1].endswith(f" >> {SETTINGS}"), append)
+    system.run("cp", SETTINGS, "/root/limits.toml")
+    system.run("sh", "-c", append[1].replace(SETTINGS, "/root/limits.toml"))
+    limits = system.says("wawp-gateway", "check", "--config", "/root/limits.toml")
+    check("and that works", 'name = "messages"' in limits, limits)
 
 
 def units(system):

@@ -41,15 +41,16 @@ impl Requests {
 
     /// Messages of 200 bytes to be sent, by this many instances in turn.
     pub(crate) fn messages(instances: usize) -> Self {
+        Self::messages_to("/v2/send/text", instances)
+    }
+
+    /// The same to another path.
+    pub(crate) fn messages_to(path: &str, instances: usize) -> Self {
         // An order that jumps about: no cache is favoured by neighbours.
         const STEP: usize = 7_919;
         Self::new((0..instances).map(|number| {
             let instance = number * STEP % instances;
-            post(
-                "/v2/send/text",
-                instance,
-                &format!("\"{}\"", "x".repeat(198)),
-            )
+            post(path, instance, &format!("\"{}\"", "x".repeat(198)))
         }))
     }
 
@@ -61,6 +62,13 @@ impl Requests {
                 format!(r#"{{"chatId":"{chat}","messageIds":["false_{chat}_{call:020X}"]}}"#);
             post(SEEN, call / callers % instances, &body)
         }))
+    }
+
+    /// One of them alone.
+    pub(crate) fn only(&self, number: usize) -> Self {
+        let bytes = vec![self.0.bytes[number].clone()];
+        let next = AtomicUsize::new(0);
+        Self(Arc::new(List { bytes, next }))
     }
 
     /// How many there are.
@@ -117,18 +125,18 @@ impl Connections {
         self.gather(tasks, TIMEOUT + most).await
     }
 
-    /// Every connection sends its next request as soon as it has the response to the
-    /// last one; returns the number of responses.
+    /// Every connection sends the next of its requests as soon as it has the response to
+    /// the last one; returns the number of responses.
     pub(crate) async fn closed_loop(
         &mut self,
-        requests: &Requests,
+        requests: impl Fn(usize) -> Requests,
         length: Duration,
     ) -> Result<usize> {
         let made = Arc::new(AtomicUsize::new(0));
         let end = Instant::now() + length;
         let mut tasks = JoinSet::new();
-        for mut connection in self.connections.drain(..) {
-            let (requests, made) = (requests.clone(), Arc::clone(&made));
+        for (number, mut connection) in self.connections.drain(..).enumerate() {
+            let (requests, made) = (requests(number), Arc::clone(&made));
             tasks.spawn(async move {
                 while Instant::now() < end {
                     connection.call(requests.next()).await?;

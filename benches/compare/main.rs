@@ -5,7 +5,7 @@
 //! other load on the machine affects all of them. A proxy has one core to
 //! itself; load generator and upstream share another.
 //!
-//! It does not measure the cost of a network or of TLS, and compares no features:
+//! It does not measure the cost of a network, and compares no features:
 //! see `benches/README.md`.
 
 mod head;
@@ -16,6 +16,7 @@ mod process;
 mod scenarios;
 mod settings;
 mod table;
+mod tls;
 mod upstream;
 mod wire;
 
@@ -60,9 +61,10 @@ fn main() -> Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
+        let directory = tempfile::tempdir()?;
         let bed = TestBed {
-            directory: tempfile::tempdir()?,
-            upstream: Upstream::start().await?,
+            upstream: Upstream::start(directory.path()).await?,
+            directory,
             proxy_core,
             load_core,
             gateway: settings.gateway.clone(),

@@ -41,14 +41,30 @@ pub(crate) struct TestBed {
 pub(crate) struct Tuning {
     /// Workers, each with a core of its own: one, or two.
     pub(crate) workers: usize,
+    /// How the upstream is reached.
+    pub(crate) protocol: Protocol,
+    /// Idle upstream connections that nginx keeps.
+    pub(crate) keepalive: usize,
     /// The gateway's further settings.
     pub(crate) gateway: Vec<(&'static str, String)>,
+}
+
+/// How the upstream is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Cleartext,
+    /// HTTP/1.1 over TLS.
+    Tls,
+    /// HTTP/2 over TLS, of the proxies that know it; nginx does not.
+    TlsHttp2,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
         Self {
             workers: 1,
+            protocol: Protocol::Cleartext,
+            keepalive: 256,
             gateway: Vec::new(),
         }
     }
@@ -69,7 +85,10 @@ impl Peer {
     /// Starts it.
     pub(crate) async fn start(self, bed: &TestBed, tuning: &Tuning) -> Result<Process> {
         let address = free_address()?;
-        let upstream = bed.upstream.address;
+        let (scheme, upstream, ca) = match tuning.protocol {
+            Protocol::Cleartext => ("http", bed.upstream.address, None),
+            _ => ("https", bed.upstream.tls_address, Some(&*bed.upstream.ca)),
+        };
         let directory = bed.directory.path();
         let log = directory.join(format!("{}-{}.log", self.name(), address.port()));
         let own = |suffix: &str| directory.join(format!("{}{suffix}", address.port()));
@@ -81,10 +100,7 @@ impl Peer {
                 let prefix = own(".nginx");
                 fs::create_dir(&prefix)?;
                 let config = own(".nginx.conf");
-                fs::write(
-                    &config,
-                    nginx(tuning.workers, address.port(), upstream.port()),
-                )?;
+                fs::write(&config, nginx(tuning, address.port(), upstream.port(), ca))?;
                 word(&program("nginx")?);
                 for argument in [Path::new("-p"), &prefix, Path::new("-c"), &config] {
                     word(&argument);
@@ -92,10 +108,8 @@ impl Peer {
             }
             Self::Haproxy => {
                 let config = own(".haproxy.cfg");
-                fs::write(
-                    &config,
-                    haproxy(tuning.workers, address.port(), upstream.port()),
-                )?;
+                let text = haproxy(tuning, address.port(), upstream.port(), ca);
+                fs::write(&config, text)?;
                 word(&program("haproxy")?);
                 for argument in [Path::new("-db"), Path::new("-f"), &config] {
                     word(&argument);
@@ -109,7 +123,7 @@ impl Peer {
             }
             Self::Gateway => {
                 word(&bed.gateway);
-                let upstream = format!("http://{upstream}");
+                let upstream = format!("{scheme}://{upstream}");
                 let listen = address.to_string();
                 let flags = [
                     "--listen",
@@ -132,6 +146,16 @@ impl Peer {
                 ];
                 for (key, value) in settings.into_iter().chain(tuning.gateway.clone()) {
                     environment.push((format!("WAWP_GATEWAY_{key}"), value));
+                }
+                if let Some(ca) = ca {
+                    let version = match tuning.protocol {
+                        Protocol::TlsHttp2 => "2",
+                        _ => "1.1",
+                    };
+                    let ca = ca.display().to_string();
+                    environment.push(("WAWP_GATEWAY_UPSTREAM__CA".to_owned(), ca));
+                    environment
+                        .push(("WAWP_GATEWAY_UPSTREAM__HTTP".to_owned(), version.to_owned()));
                 }
             }
         }
@@ -178,13 +202,24 @@ fn program(name: &str) -> Result<PathBuf> {
         .ok_or_else(|| format!("{name} is not installed").into())
 }
 
-fn nginx(workers: usize, port: u16, upstream: u16) -> String {
+fn nginx(tuning: &Tuning, port: u16, upstream: u16, ca: Option<&Path>) -> String {
+    let (workers, keepalive) = (tuning.workers, tuning.keepalive);
     // Without it the worker could not enter its own temporary directories.
     let root = fs::metadata("/proc/self").is_ok_and(|own| {
         use std::os::unix::fs::MetadataExt as _;
         own.uid() == 0
     });
     let user = if root { "user root;" } else { "" };
+    let scheme = if ca.is_some() { "https" } else { "http" };
+    let verify = ca.map_or_else(String::new, |ca| {
+        format!(
+            "proxy_ssl_verify on;
+            proxy_ssl_trusted_certificate {};
+            proxy_ssl_name localhost;
+            proxy_ssl_protocols TLSv1.3;",
+            ca.display()
+        )
+    });
     format!(
         "{user}
 daemon off;
@@ -207,14 +242,15 @@ http {{
     limit_req_zone $arg_instance_id zone=instances:64m rate=1000000r/s;
     upstream api {{
         server 127.0.0.1:{upstream};
-        keepalive 256;
+        keepalive {keepalive};
         keepalive_requests 1000000000;
     }}
     server {{
         listen 127.0.0.1:{port} backlog=4096;
         location / {{
             limit_req zone=instances burst=100000 nodelay;
-            proxy_pass http://api;
+            proxy_pass {scheme}://api;
+            {verify}
             proxy_http_version 1.1;
             proxy_set_header Connection \"\";
             proxy_request_buffering off;
@@ -226,7 +262,16 @@ http {{
     )
 }
 
-fn haproxy(threads: usize, port: u16, upstream: u16) -> String {
+fn haproxy(tuning: &Tuning, port: u16, upstream: u16, ca: Option<&Path>) -> String {
+    let threads = tuning.workers;
+    let tls = ca.map_or_else(String::new, |ca| {
+        let version = match tuning.protocol {
+            Protocol::TlsHttp2 => "h2",
+            _ => "http/1.1",
+        };
+        let ca = ca.display();
+        format!("ssl verify required ca-file {ca} verifyhost localhost alpn {version}")
+    });
     format!(
         "global
     nbthread {threads}
@@ -247,7 +292,7 @@ frontend calls
     http-request deny deny_status 429 if {{ sc_http_req_rate(0) gt 1000000 }}
     default_backend api
 backend api
-    server api 127.0.0.1:{upstream}
+    server api 127.0.0.1:{upstream} {tls}
 "
     )
 }

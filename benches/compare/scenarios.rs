@@ -4,11 +4,13 @@
 //! time; a scenario leaves no program running.
 
 mod bodies;
+mod in_flight;
 mod lone;
 mod memory;
 mod pass;
 mod population;
 mod receipts;
+mod tls;
 
 use std::time::Duration;
 
@@ -26,22 +28,30 @@ const INSTANCES: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scenario {
     Pass,
+    Responses,
+    Tls,
+    InFlight,
     Latency,
     Memory,
     Bodies,
     Receipts,
+    Merged,
     Lone,
     Cores,
     Population,
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Pass,
+        Self::Responses,
+        Self::Tls,
+        Self::InFlight,
         Self::Latency,
         Self::Memory,
         Self::Bodies,
         Self::Receipts,
+        Self::Merged,
         Self::Lone,
         Self::Cores,
         Self::Population,
@@ -65,10 +75,14 @@ pub(crate) async fn all(bed: &TestBed, settings: &Settings) -> Result<()> {
     for scenario in &settings.scenarios {
         let table = match scenario {
             Scenario::Pass => pass::capacity(bed, settings).await?,
+            Scenario::Responses => pass::responses(bed, settings).await?,
+            Scenario::Tls => tls::measure(bed, settings).await?,
+            Scenario::InFlight => in_flight::measure(bed, settings).await?,
             Scenario::Latency => pass::latency(bed, settings).await?,
             Scenario::Memory => memory::measure(bed, settings).await?,
             Scenario::Bodies => bodies::measure(bed, settings).await?,
             Scenario::Receipts => receipts::measure(bed, settings).await?,
+            Scenario::Merged => receipts::merged(bed, settings).await?,
             Scenario::Lone => lone::measure(bed, settings).await?,
             Scenario::Cores => pass::scaling(bed, settings).await?,
             Scenario::Population => population::measure(bed, settings).await?,

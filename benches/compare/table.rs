@@ -66,8 +66,8 @@ impl fmt::Display for Table {
                     continue;
                 }
                 write!(f, " {}", short(median(values.clone())))?;
-                // Where the first column has no figure there is nothing to hold it against.
-                if !first.is_empty() {
+                // Where the first column has no figure, or 0, there is no ratio.
+                if first.iter().any(|value| *value != 0.0) {
                     let ratios = values.iter().zip(first).map(|(own, first)| own / first);
                     write!(f, " ({:.2})", median(ratios.collect()))?;
                 }

@@ -75,7 +75,16 @@ const SECTIONS: [(&str, &[(&str, &str)]); 4] = [
 ];
 
 /// What to type, and what it does.
-const EXAMPLES: [(&str, &str); 5] = [
+const EXAMPLES: [(&str, &str); 7] = [
+    (
+        "wawp-gateway init > gateway.toml",
+        "Begin with careful limits for messages, group calls and number checks.",
+    ),
+    (
+        "curl -s 'http://127.0.0.1:8080/v2/session/rate-limit?instance_id=ID&access_token=TOKEN' | \
+         wawp-gateway init --from-policy -",
+        "The limits of the policy that a number has at the API.",
+    ),
     (
         "wawp-gateway check --config gateway.toml",
         "Check a settings file before it is used.",

@@ -67,6 +67,20 @@ fn the_other_commands() {
     assert_eq!(read("check --rate 5").unwrap(), expected);
     assert_eq!(read("check --defaults").unwrap(), Command::Defaults);
     assert_eq!(
+        read("init").unwrap(),
+        Command::Init {
+            from_policy: None,
+            policy: None
+        }
+    );
+    assert_eq!(
+        read("init --from-policy - --policy strict").unwrap(),
+        Command::Init {
+            from_policy: Some(PathBuf::from("-")),
+            policy: Some("strict".to_owned())
+        }
+    );
+    assert_eq!(
         read("demo").unwrap(),
         Command::Demo {
             access_log: None,
@@ -137,6 +151,7 @@ fn mistakes_are_refused() {
             "health --config g.toml --admin 127.0.0.1:9",
             ErrorKind::ArgumentConflict,
         ),
+        ("init --policy strict", ErrorKind::MissingRequiredArgument),
         ("health --admin 9464", ErrorKind::ValueValidation),
         ("serv", ErrorKind::InvalidSubcommand),
         ("--lisen x", ErrorKind::UnknownArgument),

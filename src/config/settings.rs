@@ -106,6 +106,8 @@ pub struct Upstream {
     pub response_timeout: Duration,
     /// How long an idle connection is kept for the next request.
     pub idle_timeout: Duration,
+    /// Idle HTTP/1.1 connections of all workers; further ones replace the oldest.
+    pub max_idle: usize,
     /// The age at which a connection takes no further request; zero is no bound.
     pub max_age: Duration,
     /// PEM file of authorities to trust in addition to the built-in ones.

@@ -97,6 +97,7 @@ const UPSTREAM: &[Row] = &[
     restart_only("connect_timeout", Timeout),
     restart_only("response_timeout", Timeout),
     restart_only("idle_timeout", Timeout),
+    restart_only("max_idle", Count(0, 1_000_000)),
     restart_only("max_age", Duration),
     restart_only("ca", Text(file)),
 ];

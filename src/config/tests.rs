@@ -126,16 +126,10 @@ fn the_defaults_are_the_documented_ones() {
         (seconds(5), seconds(310))
     );
     assert_eq!(
-        (upstream.idle_timeout, upstream.max_age, batch.paths),
-        (
-            seconds(30),
-            seconds(300),
-            vec![
-                "/v2/send/seen".to_owned(),
-                "/wp-json/awp/v1/sendSeen".to_owned()
-            ]
-        )
+        (upstream.idle_timeout, upstream.max_idle, upstream.max_age),
+        (seconds(30), 10_000, seconds(300))
     );
+    assert_eq!(batch.paths, ["/v2/send/seen", "/wp-json/awp/v1/sendSeen"]);
     assert_eq!(
         (batch.window, batch.max_delay),
         (Duration::from_millis(50), seconds(2))

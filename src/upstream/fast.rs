@@ -24,9 +24,10 @@ use crate::http::h1::{
     read_response, write_request,
 };
 
-/// The size of the read buffer for heads and short bodies. It lies on the stack,
-/// so that a request that waits for its response holds no buffer.
-const SHORT_READ: usize = 2048;
+/// The size of the read buffer for heads and short bodies: a head with the fields that
+/// a CDN adds and a body of some KB arrive in one read. It lies on the stack, so that a
+/// request that waits for its response holds no buffer.
+const SHORT_READ: usize = 8192;
 
 /// The size of the read buffer for long bodies: at first, and at most. A client
 /// that does not read its response makes the gateway hold no more than this.

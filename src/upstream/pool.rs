@@ -3,7 +3,8 @@
 //! Owns idle HTTP/1.1 connections, of hyper and of the fast path, and shared
 //! HTTP/2 connections. Invariants: an HTTP/1.1 connection carries one request at a
 //! time, returns to the pool only after a complete response, and is used again
-//! only if it has not ended.
+//! only if it has not ended. All workers together keep at most `upstream.max_idle`
+//! idle HTTP/1.1 connections.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 use super::age::{Age, Ages};
 use super::connection::{Connection, Http1Codec, Http1Connection, Http2Connection};
+use super::idle::{Idle, IdleConnections, IdleCount};
 use super::liveness::Liveness;
 use super::request::RequestKind;
 use crate::body::{RequestBody, ResponsePending};
@@ -25,6 +27,8 @@ use crate::config;
 #[derive(Debug)]
 pub(super) struct Pool {
     idle_timeout: Duration,
+    /// The bound on the idle connections of all workers.
+    max_idle: usize,
     response_timeout: Duration,
     ages: Ages,
     /// Notified when an idle connection has ended.
@@ -33,27 +37,20 @@ pub(super) struct Pool {
     waker: Waker,
     /// Open HTTP/1.1 connections, the idle ones included.
     open: Arc<AtomicUsize>,
+    /// This pool and those of the other workers.
+    all: Pools,
     /// Used by one worker and by metric scrapes, so the lock is nearly always free.
     connections: Mutex<Connections>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Connections {
-    /// The most recently used one is last and is taken first, so that surplus
-    /// connections reach their idle timeout.
-    hyper: Vec<Idle>,
-    fast: Vec<Idle>,
+    hyper: IdleConnections,
+    fast: IdleConnections,
     http2: Vec<Http2Connection>,
     /// The number of streams on each HTTP/2 connection that takes no further ones. It
     /// closes with the last of them, because only they hold it.
     closing: Vec<Arc<AtomicUsize>>,
-}
-
-#[derive(Debug)]
-struct Idle {
-    connection: Http1Connection,
-    /// Closed at this time.
-    until: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -65,21 +62,31 @@ impl Wake for Ended {
     }
 }
 
-/// The pools of all workers, to count their connections.
+/// The pools of all workers.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pools(Arc<Mutex<Vec<Weak<Pool>>>>);
+pub(super) struct Pools {
+    pools: Arc<Mutex<Vec<Weak<Pool>>>>,
+    idle: IdleCount,
+}
 
 impl Pool {
-    pub(super) fn new(settings: &config::Upstream, ages: Ages) -> Self {
+    fn new(settings: &config::Upstream, ages: Ages, all: &Pools) -> Self {
         let ended = Arc::new(Ended::default());
         Self {
             idle_timeout: settings.idle_timeout,
+            max_idle: settings.max_idle,
             response_timeout: settings.response_timeout,
             ages,
             waker: Waker::from(Arc::clone(&ended)),
             ended,
             open: Arc::default(),
-            connections: Mutex::default(),
+            all: all.clone(),
+            connections: Mutex::new(Connections {
+                hyper: IdleConnections::new(&all.idle),
+                fast: IdleConnections::new(&all.idle),
+                http2: Vec::new(),
+                closing: Vec::new(),
+            }),
         }
     }
 
@@ -96,9 +103,11 @@ impl Pool {
             }
         }
         let idle = connections.idle(kind == RequestKind::Fast);
-        // Others that are closing or too old are dropped. From the end: the most
-        // recently used one is the least likely to be dead.
-        while let Some(Idle { connection, until }) = idle.pop() {
+        // Others that are closing or too old are dropped.
+        while let Some(idle) = idle.pop_newest() {
+            let Idle {
+                connection, until, ..
+            } = idle;
             let is_too_old = self.ages.is_too_old(&connection.age, now);
             if connection.is_ready() && now < until && !is_too_old {
                 return Some(Connection::Http1(connection));
@@ -150,7 +159,10 @@ impl Pool {
         let cx = &mut Context::from_waker(&self.waker);
         for is_fast in [false, true] {
             let idle = connections.idle(is_fast);
-            idle.retain_mut(|Idle { connection, until }| {
+            idle.retain(|idle| {
+                let Idle {
+                    connection, until, ..
+                } = idle;
                 let is_too_old = self.ages.is_too_old(&connection.age, now);
                 now < *until && !is_too_old && !connection.has_ended(cx)
             });
@@ -179,13 +191,15 @@ impl Pool {
         }
         let longest = self.idle_timeout;
         let until = now + keep_alive.map_or(longest, |keep_alive| keep_alive.min(longest));
-        let mut connections = self.lock();
-        // No separate bound. A connection is made only while all others are in use,
-        // so there are never more than `server.max_in_flight`, and those of a peak
-        // reach their idle timeout. A lower bound would close and open connections
-        // all the time under constant load.
-        let idle = connections.idle(connection.is_fast());
-        idle.push(Idle { connection, until });
+        let is_fast = connection.is_fast();
+        self.lock().idle(is_fast).push(Idle {
+            connection,
+            since: now,
+            until,
+        });
+        if self.all.idle.load(Ordering::Relaxed) > self.max_idle {
+            self.all.close_oldest();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Connections> {
@@ -207,26 +221,33 @@ impl Connections {
         self.closing.retain(is_open);
     }
 
-    fn idle(&mut self, is_fast: bool) -> &mut Vec<Idle> {
+    fn idle(&mut self, is_fast: bool) -> &mut IdleConnections {
         match is_fast {
             true => &mut self.fast,
             false => &mut self.hyper,
         }
     }
+
+    /// Those whose oldest connection has been idle longest, and since when.
+    fn oldest(&mut self) -> Option<(Instant, &mut IdleConnections)> {
+        [&mut self.hyper, &mut self.fast]
+            .into_iter()
+            .filter_map(|idle| Some((idle.oldest()?, idle)))
+            .min_by_key(|(since, _)| *since)
+    }
 }
 
 impl Pools {
-    /// Counts the connections of this pool for as long as it exists.
-    pub(super) fn add(&self, pool: Pool) -> Arc<Pool> {
-        let pool = Arc::new(pool);
-        let mut pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.push(Arc::downgrade(&pool));
+    /// Adds the pool of another worker.
+    pub(super) fn add(&self, settings: &config::Upstream, ages: Ages) -> Arc<Pool> {
+        let pool = Arc::new(Pool::new(settings, ages, self));
+        self.lock().push(Arc::downgrade(&pool));
         pool
     }
 
     /// How many connections are open in all: idle, and in use.
     pub(super) fn count(&self) -> (usize, usize) {
-        let pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let pools = self.lock();
         let pools = pools.iter().filter_map(Weak::upgrade);
         pools.fold((0, 0), |(idle, active), pool| {
             let more = pool.count();
@@ -236,9 +257,27 @@ impl Pools {
 
     /// Closes the idle connections that take no further request.
     pub(super) fn close_idle(&self) {
-        let pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let pools = self.lock();
         let pools = pools.iter().filter_map(Weak::upgrade);
         pools.for_each(|pool| pool.close_idle(Instant::now()));
+    }
+
+    /// Closes the connection that has been idle longest, of whichever worker.
+    fn close_oldest(&self) {
+        let pools = self.lock();
+        let pools = pools.iter().filter_map(Weak::upgrade);
+        let oldest = pools
+            .filter_map(|pool| {
+                let (since, _) = pool.lock().oldest()?;
+                Some((since, pool))
+            })
+            .min_by_key(|(since, _)| *since);
+        let closed = oldest.and_then(|(_, pool)| pool.lock().oldest()?.1.pop_oldest());
+        drop(closed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Pool>>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

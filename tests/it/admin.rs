@@ -322,6 +322,11 @@ fn a_refusal_names_its_instance_and_the_budget_that_refused_it() {
     let page = gateway.page("/");
     assert!(page.text().contains("1 (tenant 1)"), "{}", page.text());
     assert!(page.text().contains("gateway: rate_limited (tenant)"));
+    // The totals say from when they are.
+    assert!(
+        page.text()
+            .contains("Since the start, but for the requests per minute.")
+    );
     let reason = "reason=\"tenant_budget\"";
     assert_eq!(
         gateway.counted("wawp_gateway_limit_rejected_total", &[reason]),

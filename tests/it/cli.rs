@@ -190,6 +190,7 @@ fn a_stdout_that_is_closed_or_full_stops_no_command() {
         &["estimate", log.to_str().unwrap()],
         &["explain", request.to_str().unwrap()],
         &["man"],
+        &["init"],
         &["completions", "bash"],
     ] {
         let closed = run_into(args, unread(), Stdio::piped());

@@ -2,28 +2,31 @@
 
 mod buckets;
 mod fault_free;
+mod limits;
 mod pace;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use wawp_gateway::config::{Classes, Config};
+use wawp_gateway::config::Config;
 
+use self::limits::Rules;
 use crate::client::{Ending, Outcome, ReceivedResponse};
 use crate::plan::{Manner, Plan};
 use crate::run::Seen;
 use crate::upstream::{Arrival, STORM};
-use crate::wire::{self, Parsed, SEEN};
+use crate::wire::{self, At, Parsed, SEEN};
 
 /// The timer's grain.
 const TICK: Duration = Duration::from_millis(1);
 
 /// A run that is checked.
 pub(crate) struct Case {
-    classes: Classes,
     config: Config,
+    rules: Rules,
+    /// The settings after a reload, and when it begins.
+    reload: Option<(At, Rules)>,
     fault_free: bool,
-    reloads: bool,
     drains: bool,
     /// The upstream is never away.
     stays: bool,
@@ -44,10 +47,10 @@ pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
         .map(|outcome| (outcome.step.tag, wire::planned(&outcome.step)));
     let mut case = Case {
         parsed: parsed.collect(),
-        classes: Classes::new(&facts.config),
+        rules: Rules::new(facts.config.clone()),
+        reload: facts.reload.map(|(at, config)| (at, Rules::new(config))),
         config: facts.config,
         fault_free: facts.fault_free,
-        reloads: facts.reloads,
         drains: facts.drains,
         stays: facts.stays,
         dial: facts.dial,
@@ -74,8 +77,8 @@ pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
 /// The parts of a plan that the laws need; the run consumes the plan.
 pub(crate) struct Facts {
     config: Config,
+    reload: Option<(At, Config)>,
     fault_free: bool,
-    reloads: bool,
     drains: bool,
     stays: bool,
     dial: Duration,
@@ -86,7 +89,7 @@ impl Facts {
         Self {
             config: plan.config.clone(),
             fault_free: plan.fault_free,
-            reloads: plan.reload.is_some(),
+            reload: plan.reload.clone(),
             drains: plan.drain.is_some(),
             stays: plan.behaviour.restarts.is_empty(),
             dial: 3 * Duration::from_millis(plan.behaviour.dial as u64),
@@ -462,7 +465,7 @@ impl Case {
             if called.ids == own {
                 continue;
             }
-            if called.ids.len() > self.config.batch.max_ids && !self.reloads {
+            if called.ids.len() > self.config.batch.max_ids && self.reload.is_none() {
                 self.breaks(LAW, format!("call {number} holds {} ids", called.ids.len()));
             }
             let distinct: HashSet<_> = called.ids.iter().collect();

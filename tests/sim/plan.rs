@@ -140,6 +140,12 @@ impl Plan {
                 (config.egress.quota, config.tenants) = sharing.clone();
             }
         }
+        if !fault_free && rng.percent(25) {
+            let (at, other) = reload.get_or_insert_with(|| (rng.millis(3000), config.clone()));
+            // Before the last client in most runs, so that requests wait.
+            *at = (*at).min(rng.millis(3000));
+            moves(&mut rng, &mut config, other);
+        }
         Self {
             config,
             reload,
@@ -151,6 +157,64 @@ impl Plan {
     }
 }
 
+/// Makes a reload move instances between classes of the same requests, with other limits, and no
+/// request to classes of others.
+fn moves(rng: &mut Rng, config: &mut Config, other: &mut Config) {
+    let seen = config.limit.classes.iter().position(|it| it.name == "seen");
+    let seen = seen.map(|at| config.limit.classes.remove(at));
+    config.limit.classes.clear();
+    // In front of the class without paths, which would otherwise take receipts of some instances.
+    config.limit.classes.extend(seen);
+    for (name, path, is_single) in [
+        ("new-sends", Some("/v2/send/*"), true),
+        ("sends", Some("/v2/send/*"), false),
+        ("new", None, true),
+    ] {
+        let mut class = class(rng, name, path, None);
+        if is_single {
+            class.instances = some_instances(rng);
+        }
+        config.limit.classes.push(class);
+    }
+    other.limit.classes.clone_from(&config.limit.classes);
+    for class in &mut other.limit.classes {
+        if !class.instances.is_empty() {
+            class.instances = some_instances(rng);
+        }
+        if rng.percent(30) {
+            class.quota = quota(rng);
+        }
+        if rng.percent(20) {
+            class.max_in_flight = max_in_flight(rng);
+        }
+    }
+}
+
+/// Half of the instances; never none, which would be all.
+fn some_instances(rng: &mut Rng) -> Vec<String> {
+    let all = ["i0", "i1", "i2"].into_iter();
+    let mut some: Vec<_> = all.filter(|_| rng.percent(50)).collect();
+    some.push("another");
+    some.into_iter().map(str::to_owned).collect()
+}
+
+fn class(rng: &mut Rng, name: &str, path: Option<&str>, instance: Option<&str>) -> Class {
+    let paths = path.map(|it| PathPattern::parse(it).unwrap());
+    Class {
+        name: name.to_owned(),
+        paths: paths.into_iter().collect(),
+        methods: Vec::new(),
+        instances: instance.map(str::to_owned).into_iter().collect(),
+        tenants: Vec::new(),
+        quota: quota(rng),
+        max_in_flight: max_in_flight(rng),
+    }
+}
+
+fn max_in_flight(rng: &mut Rng) -> Option<NonZeroU32> {
+    NonZeroU32::new(rng.pick(&[0, 0, 1, 2]))
+}
+
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
@@ -159,6 +223,7 @@ fn config(rng: &mut Rng, fault_free: bool) -> Config {
     let mut config = Config::default();
     config.upstream.url = "http://upstream.test".parse().unwrap();
     config.upstream.idle_timeout = rng.pick(&[ms(100), ms(1000), ms(30_000)]);
+    config.upstream.max_idle = rng.pick(&[0, 1, 3, 10_000]);
     config.upstream.max_age = rng.pick(&[ms(0), ms(200), ms(2000), ms(300_000)]);
     config.limit.max_wait = rng.pick(&[ms(300), ms(1000), ms(4000)]);
     config.batch = batch(rng, config.limit.max_wait);
@@ -178,18 +243,8 @@ fn config(rng: &mut Rng, fault_free: bool) -> Config {
         ("seen", Some("/v2/send/seen"), None),
     ] {
         if rng.percent(30) {
-            config.limit.classes.push(Class {
-                name: name.to_owned(),
-                paths: path
-                    .map(|it| PathPattern::parse(it).unwrap())
-                    .into_iter()
-                    .collect(),
-                methods: Vec::new(),
-                instances: instance.map(str::to_owned).into_iter().collect(),
-                tenants: Vec::new(),
-                quota: quota(rng),
-                max_in_flight: NonZeroU32::new(rng.pick(&[0, 0, 1, 2])),
-            });
+            let class = class(rng, name, path, instance);
+            config.limit.classes.push(class);
         }
     }
     config

@@ -11,6 +11,7 @@ use crate::peers::{Peer, TestBed, Tuning};
 use crate::process::Process;
 use crate::settings::Settings;
 use crate::table::Table;
+use crate::upstream::SAMPLE;
 
 /// Calls a second: little to do, and a good part of what one core can do.
 const RATES: [usize; 2] = [2_000, 10_000];
@@ -22,11 +23,41 @@ pub(super) async fn capacity(bed: &TestBed, settings: &Settings) -> Result<Table
     let title = format!("pass-through, 200 B each way, {CONNECTIONS} connections, cores: 1");
     let mut table = Table::new(title, names(&Peer::ALL));
     let field = Field::start(bed, &Peer::ALL, &Tuning::default()).await?;
-    let requests = Requests::messages(INSTANCES);
+    fill(
+        &mut table,
+        "",
+        &field,
+        settings,
+        &Requests::messages(INSTANCES),
+    )
+    .await?;
+    Ok(table)
+}
+
+/// The same with responses of 3 KB, the size of the samples that the vendor shows.
+pub(super) async fn responses(bed: &TestBed, settings: &Settings) -> Result<Table> {
+    let title = format!("responses of 3 KB, {CONNECTIONS} connections");
+    let mut table = Table::new(title, names(&Peer::ALL));
+    let field = Field::start(bed, &Peer::ALL, &Tuning::default()).await?;
+    let requests = Requests::messages_to(SAMPLE, INSTANCES);
+    fill(&mut table, "", &field, settings, &requests).await?;
+    Ok(table)
+}
+
+/// Adds the rows of a closed loop, whose names begin with `prefix`.
+pub(super) async fn fill(
+    table: &mut Table,
+    prefix: &str,
+    field: &Field,
+    settings: &Settings,
+    requests: &Requests,
+) -> Result<()> {
     for round in 0..settings.rounds {
         for (peer, process) in field.in_turn(round) {
-            let turn = full_tilt(process, &requests, settings.turn).await?;
-            let mut add = |name: &str, value| table.add(name, peer.name(), value);
+            let turn = full_tilt(process, requests, settings.turn).await?;
+            let mut add = |name: &str, value| {
+                table.add(&format!("{prefix}{name}"), peer.name(), value);
+            };
             add("processor time per call, µs", turn.per_call());
             add("calls/s", turn.calls / turn.elapsed.as_secs_f64());
             // Below 100 the load generator was the bottleneck, not the proxy.
@@ -34,7 +65,7 @@ pub(super) async fn capacity(bed: &TestBed, settings: &Settings) -> Result<Table
             add("its core busy meanwhile, %", busy * 100.0);
         }
     }
-    Ok(table)
+    Ok(())
 }
 
 /// Whether a call's price stays the same when a second core is put to work.
@@ -89,7 +120,9 @@ async fn full_tilt(process: &Process, requests: &Requests, length: Duration) -> 
     let mut connections = Connections::open(process.address, CONNECTIONS).await?;
     connections.each(requests, 20).await?;
     let (began, before) = (Instant::now(), process.processor_time()?);
-    let calls = connections.closed_loop(requests, length).await? as f64;
+    let calls = connections
+        .closed_loop(|_| requests.clone(), length)
+        .await? as f64;
     Ok(Turn {
         calls,
         spent: process.processor_time()? - before,

@@ -104,6 +104,6 @@ async fn per_call(
     turn: Duration,
 ) -> Result<f64> {
     let before = process.processor_time()?;
-    let calls = connections.closed_loop(requests, turn).await? as f64;
+    let calls = connections.closed_loop(|_| requests.clone(), turn).await? as f64;
     Ok(microseconds(process.processor_time()? - before) / calls)
 }

@@ -18,16 +18,14 @@
 
 if tonumber(ARGV[3]) ~= born then
     bucket.tat = math.max(bucket.tat, now + tonumber(ARGV[4]))
-end
-local known_pause = tonumber(ARGV[5])
-if known_pause > 0 and now + known_pause > bucket.paused then
-    local from = math.max(bucket.paused, now)
-    bucket.paused = now + known_pause
-    bucket.recovers = 1
-    if bucket.epoch == 0 then
-        bucket.epoch = now
+    local paused = now + tonumber(ARGV[5])
+    if paused > math.max(bucket.paused, now) then
+        shift_to(math.max(bucket.paused, now), paused)
+        bucket.paused, bucket.recovers = paused, 1
+        if bucket.epoch == 0 then
+            bucket.epoch = now
+        end
     end
-    shift_to(from, bucket.paused)
 end
 
 local back = tonumber(ARGV[6])

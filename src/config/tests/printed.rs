@@ -27,6 +27,7 @@ proxy = "http://p:15"
 connect_timeout = "1s 500ms"
 response_timeout = "12s"
 idle_timeout = "13s"
+max_idle = 13
 max_age = "14s"
 ca = "ca"
 [batch]

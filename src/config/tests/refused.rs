@@ -129,6 +129,11 @@ fn each_key_refuses_what_it_does_not_allow() {
         ("upstream", "url = \"https://a:0\"", "perhaps a port"),
         ("upstream", "response_timeout = \"0s\"", "a time above 0"),
         ("upstream", "idle_timeout = \"0s\"", "a time above 0"),
+        (
+            "upstream",
+            "max_idle = -1",
+            "upstream.max_idle = -1: a whole number from 0 to 1000000",
+        ),
         ("upstream", "ca = 5", "the name of a PEM file"),
         (
             "batch",

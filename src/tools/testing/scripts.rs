@@ -166,15 +166,14 @@ impl Bucket {
         };
         if known_birth != born {
             self.tat = self.tat.max(now + known_tat);
-        }
-        if known_pause > 0 && now + known_pause > self.paused {
-            let from = self.paused.max(now);
-            self.paused = now + known_pause;
-            self.recovers = true;
-            if self.epoch == 0 {
-                self.epoch = now;
+            let paused = now + known_pause;
+            if paused > self.paused.max(now) {
+                self.shift_to(self.paused.max(now), paused);
+                (self.paused, self.recovers) = (paused, true);
+                if self.epoch == 0 {
+                    self.epoch = now;
+                }
             }
-            self.shift_to(from, self.paused);
         }
         if back > 0 && self.tat == tat {
             self.tat -= back;

@@ -124,6 +124,26 @@ async fn on_a_dead_connection_nothing_is_written() {
 }
 
 #[tokio::test]
+async fn a_response_of_a_few_kilobytes_is_read_at_once() {
+    let (mut connection, mut far) = connection(1 << 20);
+    let fields = format!("X-Fields: {}\r\n", "x".repeat(1000));
+    let head = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 5000\r\n\r\n");
+    let says = async {
+        far.read_u8().await.unwrap();
+        far.write_all((head + &"x".repeat(5000)).as_bytes())
+            .await
+            .unwrap();
+    };
+    let request = request("");
+    let (response, ()) = tokio::join!(connection.send(&request), says);
+    let mut decoder = response.unwrap().decoder;
+    let first = poll_fn(|cx| connection.poll_body(&mut decoder, cx)).await;
+    let first = first.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(first.len(), 5000);
+    assert!(decoder.has_ended());
+}
+
+#[tokio::test]
 async fn long_bodies_are_read_in_larger_pieces() {
     let (mut connection, mut far) = connection(1 << 20);
     let length = 900_000;

@@ -73,7 +73,7 @@ impl Case {
                 let parsed = self.parsed.get(&arrival.tag)?;
                 let response = arrival.response.as_ref()?;
                 let verifies =
-                    (200..300).contains(&response.status) && self.is_same_instance(parsed, of);
+                    (200..300).contains(&response.status) && Self::is_same_instance(parsed, of);
                 verifies.then(|| Verification {
                     at: response.at,
                     credential: &parsed.credential,
@@ -97,19 +97,17 @@ impl Case {
     }
 
     /// Same instance: what one class has verified holds in all.
-    fn is_same_instance(&self, one: &Parsed, other: &Parsed) -> bool {
-        self.budget(one).1 == self.budget(other).1
+    fn is_same_instance(one: &Parsed, other: &Parsed) -> bool {
+        one.instance == other.instance
     }
 
     /// Same instance, same class.
     pub(super) fn shares_account(&self, one: &Parsed, other: &Parsed) -> bool {
-        let (class, instance, _) = self.budget(one);
-        let budget = self.budget(other);
-        class == budget.0 && instance == budget.1
+        self.account(one) == self.account(other)
     }
 
     fn has_one_credential(&self, of: &Parsed) -> bool {
         let mut all = self.parsed.values();
-        all.all(|parsed| parsed.credential == of.credential || !self.is_same_instance(parsed, of))
+        all.all(|parsed| parsed.credential == of.credential || !Self::is_same_instance(parsed, of))
     }
 }

@@ -63,7 +63,7 @@ impl Case {
         }
         self.leading_receipts_do_not_wait();
         let batch = &self.config.batch;
-        if self.reloads || self.drains || batch.max_ids < 100 || batch.max_callers < 1000 {
+        if self.reload.is_some() || self.drains || batch.max_ids < 100 || batch.max_callers < 1000 {
             return;
         }
         let window = batch.window;
@@ -93,7 +93,7 @@ impl Case {
     /// With `batch.edge = "leading"` the window delays no receipt of an idle key.
     fn leading_receipts_do_not_wait(&mut self) {
         let (window, edge) = (self.config.batch.window, self.config.batch.edge);
-        if edge != BatchEdge::Leading || self.reloads {
+        if edge != BatchEdge::Leading || self.reload.is_some() {
             return;
         }
         for outcome in self.seen.outcomes.clone() {

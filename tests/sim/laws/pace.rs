@@ -2,51 +2,30 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use wawp_gateway::config::Quota;
-
+use super::limits::{Limits, Part};
 use super::{Case, TICK};
 use crate::plan::Manner;
-use crate::wire::{At, Parsed, SEEN};
+use crate::wire::At;
 
 impl Case {
-    /// The class of a call, the instance, and the budget of the two.
-    pub(super) fn budget(&self, parsed: &Parsed) -> (usize, String, Option<Quota>) {
-        let class = self.class_of(parsed);
-        let limit = &self.config.limit;
-        let quota = class.map_or(limit.quota, |class| limit.classes[class].quota);
-        (
-            class.map_or(0, |class| class + 1),
-            parsed.instance.clone(),
-            quota,
-        )
-    }
-
-    fn class_of(&self, parsed: &Parsed) -> Option<usize> {
-        let instance = Some(parsed.instance.as_str());
-        let is_receipt = parsed.path == SEEN;
-        self.classes
-            .class_of(&parsed.method, &parsed.path, is_receipt, instance)
-    }
-
     /// The credentials used for an instance, in any class: what one class has verified
     /// holds in all.
     fn credentials(&self, instance: &str) -> HashSet<&str> {
         let all = self.parsed.values();
-        let of_instance = all.filter(|parsed| self.budget(parsed).1 == instance);
+        let of_instance = all.filter(|parsed| parsed.instance == instance);
         of_instance
             .map(|parsed| parsed.credential.as_str())
             .collect()
     }
 
     pub(super) fn buckets(&mut self) {
-        let mut spent: BTreeMap<_, (Vec<At>, Quota)> = BTreeMap::new();
+        let mut spent: BTreeMap<_, (Vec<At>, Limits)> = BTreeMap::new();
         for arrival in &self.seen.arrivals {
-            if let Some(parsed) = self.parsed.get(&arrival.tag)
-                && let (class, instance, Some(quota)) = self.budget(parsed)
-            {
+            if let Some(parsed) = self.parsed.get(&arrival.tag) {
                 let mut spend = |bucket| {
-                    let key = (class, instance.clone(), bucket);
-                    let (times, _) = spent.entry(key).or_insert((Vec::new(), quota));
+                    let key = (self.account(parsed), bucket);
+                    let limits = || (Vec::new(), self.limits(parsed));
+                    let (times, _) = spent.entry(key).or_insert_with(limits);
                     times.push(arrival.at);
                 };
                 // Both buckets together, and each as far as it is known.
@@ -56,10 +35,10 @@ impl Case {
                 }
             }
         }
-        for ((_, instance, bucket), (times, quota)) in spent {
+        for (((_, instance), bucket), (times, limits)) in spent {
             let several = bucket.is_none() && self.credentials(&instance).len() > 1;
             let buckets = if several { 2.0 } else { 1.0 };
-            if let Some(excess) = self.excess(&times, quota, buckets) {
+            if let Some(excess) = self.excess(&times, limits, buckets) {
                 let what = format!("{excess} of {instance}, {bucket:?}");
                 self.breaks("no bucket gives more than it has", what);
             }
@@ -69,20 +48,15 @@ impl Case {
     /// No more calls are in flight at the upstream than the class allows for each
     /// instance, verified and other credentials apart.
     pub(super) fn calls_in_flight(&mut self) {
-        let mut calls: BTreeMap<_, (Vec<(At, At)>, u32)> = BTreeMap::new();
+        let mut calls: BTreeMap<_, (Vec<(At, At)>, Limits)> = BTreeMap::new();
         for arrival in &self.seen.arrivals {
             let Some(parsed) = self.parsed.get(&arrival.tag) else {
                 continue;
             };
-            let Some(class) = self.class_of(parsed) else {
-                continue;
-            };
-            let Some(cap) = self.config.limit.classes[class].max_in_flight else {
-                continue;
-            };
             let mut add = |bucket| {
-                let key = (class + 1, parsed.instance.clone(), bucket);
-                let (spans, _) = calls.entry(key).or_insert((Vec::new(), cap.get()));
+                let key = (self.account(parsed), bucket);
+                let limits = || (Vec::new(), self.limits(parsed));
+                let (spans, _) = calls.entry(key).or_insert_with(limits);
                 spans.push((arrival.at, arrival.ended.unwrap_or(At::MAX)));
             };
             add(None);
@@ -90,12 +64,22 @@ impl Case {
                 add(Some(bucket));
             }
         }
-        for ((_, instance, bucket), (spans, cap)) in calls {
+        for (((_, instance), bucket), (spans, limits)) in calls {
             let several = bucket.is_none() && self.credentials(&instance).len() > 1;
-            let most = cap * if several { 2 } else { 1 };
+            let [before, after] = limits.both().map(|limit| limit.max_in_flight);
             for (at, _) in &spans {
-                let count = spans.iter().filter(|(from, to)| from <= at && at < to);
-                let count = count.count();
+                // The token was taken before the connection stood.
+                let (cap, since) = match limits.part(at.saturating_sub(self.dial), *at) {
+                    Part::Before => (before, At::ZERO),
+                    // Calls that were sent without a bound are not counted later.
+                    Part::After if before.is_none() => (after, limits.reloaded() + self.dial),
+                    Part::After => (after, At::ZERO),
+                    Part::Both => (None, At::ZERO),
+                };
+                let Some(cap) = cap else { continue };
+                let most = cap.get() * if several { 2 } else { 1 };
+                let counted = spans.iter().filter(|(from, _)| *from >= since);
+                let count = counted.filter(|(from, to)| from <= at && at < to).count();
                 if count > most as usize {
                     let what = format!("{count} calls of {instance}, {bucket:?} at {at:?}");
                     self.breaks("no more calls are in flight than the class allows", what);
@@ -109,7 +93,7 @@ impl Case {
     pub(super) fn shares(&mut self) {
         if let Some(quota) = self.config.egress.quota {
             let times: Vec<_> = self.seen.arrivals.iter().map(|it| it.at).collect();
-            if let Some(excess) = self.excess(&times, quota, 1.0) {
+            if let Some(excess) = self.excess(&times, Limits::of(quota), 1.0) {
                 self.breaks("the egress gives no more than it has", excess);
             }
         }
@@ -126,7 +110,7 @@ impl Case {
                     })
                     .map(|arrival| arrival.at)
                     .collect();
-                if let Some(excess) = self.excess(&times, quota, 1.0) {
+                if let Some(excess) = self.excess(&times, Limits::of(quota), 1.0) {
                     let what = format!("{excess} of tenant {}, {verified}", tenant.name);
                     self.breaks("no tenant gets more than its budget has", what);
                 }
@@ -135,16 +119,14 @@ impl Case {
     }
 
     /// An interval in which more requests left than this many buckets allow.
-    fn excess(&self, times: &[At], quota: Quota, budgets: f64) -> Option<String> {
+    fn excess(&self, times: &[At], limits: Limits, buckets: f64) -> Option<String> {
         for (first, from) in times.iter().enumerate() {
+            let paid = from.saturating_sub(self.dial);
             for (last, to) in times.iter().enumerate().skip(first) {
-                let length = (*to - *from + self.dial).as_secs_f64();
-                let most = f64::from(quota.burst.get()) + quota.rate * length;
                 let count = last - first + 1;
-                if count as f64 > budgets * most + 1e-6 {
-                    return Some(format!(
-                        "{count} calls in {length} s from {from:?}, {quota:?}"
-                    ));
+                let most = limits.most(paid, *to);
+                if most.is_some_and(|most| count as f64 > buckets * most + 1e-6) {
+                    return Some(format!("{count} calls from {from:?} to {to:?}, {limits:?}"));
                 }
             }
         }
@@ -198,11 +180,10 @@ impl Case {
             let parsed = &self.parsed[&outcome.step.tag];
             let (tag, sent) = (outcome.step.tag, outcome.sent);
             let plain = outcome.step.manner == Manner::Waits && !parsed.is_receipt();
-            let class = self
-                .class_of(parsed)
-                .map(|class| &self.config.limit.classes[class]);
-            let is_capped = class.is_some_and(|class| class.max_in_flight.is_some());
-            if !plain || is_capped || self.budget(parsed).2.is_some() {
+            let limits = self.limits(parsed).both();
+            let is_limited =
+                limits.map(|limit| limit.quota.is_some() || limit.max_in_flight.is_some());
+            if !plain || is_limited.contains(&true) {
                 continue;
             }
             let mut arrivals = self.seen.arrivals.iter();
@@ -236,7 +217,8 @@ impl Case {
         }
     }
 
-    /// Requests of one credential in one class leave in the order of arrival.
+    /// Requests of one credential in one class leave in the order of arrival, also while a
+    /// reload moves their instance between classes of the same requests.
     pub(super) fn order(&mut self) {
         if !self.dial.is_zero() {
             return;
@@ -254,9 +236,8 @@ impl Case {
             if let (false, true, Some(at)) =
                 (parsed.is_receipt(), prompt, arrived.get(&outcome.step.tag))
             {
-                let (class, instance, _) = self.budget(parsed);
                 let queue = queues
-                    .entry((class, instance, parsed.credential.clone()))
+                    .entry((self.account(parsed), parsed.credential.clone()))
                     .or_default();
                 queue.push((outcome.sent, *at, outcome.step.tag));
             }

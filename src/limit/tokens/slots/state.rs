@@ -218,7 +218,7 @@ impl State {
             Some(pause) => match pause.probe {
                 Probe::Mine => slot.from.max(now),
                 // At that time the right is asked for; the reply wakes.
-                Probe::AskAt(at) if at > now => at,
+                Probe::AskAt(at) if at.max(slot.from) > now => at.max(slot.from),
                 Probe::AskAt(_) => now + UNKNOWN,
             },
             None => slot.from.max(now),
@@ -264,9 +264,9 @@ impl State {
         }
         self.drop_unusable(now);
         if let Some(Held { until, probe }) = self.pause
-            && !self.reserved.is_empty()
-            && !self.demand.is_empty()
             && until <= now
+            && !self.demand.is_empty()
+            && self.reserved.front().is_some_and(|slot| slot.from <= now)
             && matches!(probe, Probe::AskAt(at) if at <= now)
         {
             let mut arguments = self.limit();
@@ -289,7 +289,9 @@ impl State {
             false => usize::from(reserved == 0),
         };
         let missing: Vec<_> = missing.filter(in_time).take(most).map(|it| it.1).collect();
-        let left = |at: &Instant| micros(at.saturating_duration_since(now));
+        // A slot is due here as much later as the reply takes.
+        let now_there = now + cluster.round_trip();
+        let left = |at: &Instant| micros(at.saturating_duration_since(now_there));
         let back = reserved.saturating_sub(wanted).min(self.last.count);
         let yielding = self
             .demand

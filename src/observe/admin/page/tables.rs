@@ -146,6 +146,10 @@ pub(super) fn tenants(status: &Status) -> Markup {
                 (table("Tenants", &["Tenant", "Instances", "Per minute", "Requests", "Upstream", "Saved"], &html! {
                     @for of in &status.tenants { (tenant(of)) }
                 }))
+                p.quiet {
+                    "Since the start, but for the requests per minute. For one day: the dashboard, with a tenant and "
+                    "the range “Today”."
+                }
             }
         }
     }

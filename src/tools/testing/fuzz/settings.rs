@@ -143,6 +143,7 @@ fn bounded(config: &Config) {
         (server.max_in_flight, 1, 1_000_000),
         (server.max_headers, 1, 1000),
         (server.max_header_bytes, 8192, 1_048_576),
+        (upstream.max_idle, 0, 1_000_000),
         (batch.max_ids, 1, 10_000),
         (batch.max_callers, 1, 100_000),
         (limit.max_queue, 1, 1_000_000),
