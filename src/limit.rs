@@ -15,10 +15,12 @@
 //!   their tenant; [`egress`]: the task that serves it; [`policy`]: the share of
 //!   an instance;
 //! - [`forecast`]: when a newcomer would be served, and whether it is admitted;
+//! - [`division`]: the part of one of several gateways in the other budgets;
 //! - [`shadow`]: what enforcing would have done, where it is not enforced.
 
 mod account;
 mod bucket;
+mod division;
 mod egress;
 mod flow;
 mod forecast;
@@ -33,11 +35,13 @@ mod tokens;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
 pub(crate) use bucket::{Bucket, next_ticket};
@@ -52,7 +56,7 @@ pub(crate) use shadow::{shadow_call, would_refuse};
 use tokens::SharedBuckets;
 pub(crate) use tokens::in_flight::Place;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Event};
 use crate::config::{Classes, Config, LimitMode};
 use crate::identity::{Identity, InstanceId};
 use crate::observe::metrics::{BucketStatus, Metrics, Reason, Route};
@@ -62,9 +66,18 @@ use crate::observe::metrics::{BucketStatus, Metrics, Reason, Route};
 pub(crate) struct Limiter {
     rules: ArcSwap<Rules>,
     egress: Arc<Egress>,
-    /// The buckets that several gateways share, if they do.
-    shared: Option<Arc<SharedBuckets>>,
+    /// What several gateways share, if there are several.
+    sharing: Option<ClusterSharing>,
     metrics: Arc<Metrics>,
+}
+
+/// What the limiter needs to be one of several.
+#[derive(Debug)]
+struct ClusterSharing {
+    cluster: Arc<Cluster>,
+    buckets: Arc<SharedBuckets>,
+    /// The settings before they are divided.
+    whole: Mutex<Config>,
 }
 
 /// The present limits; replaced whole on reload.
@@ -154,12 +167,16 @@ impl Limiter {
         metrics.scraped().max_queue(config.limit.max_queue);
         let egress = Egress::new(config.egress.quota, config.limit.max_wait);
         let egress = Arc::new(egress);
-        let shared = cluster.map(|cluster| SharedBuckets::new(Arc::clone(cluster)));
-        let rules = Rules::new(config, &egress, shared.as_ref(), None);
+        let sharing = cluster.map(|cluster| ClusterSharing {
+            cluster: Arc::clone(cluster),
+            buckets: SharedBuckets::new(Arc::clone(cluster)),
+            whole: Mutex::new(config.clone()),
+        });
+        let rules = Rules::new(config, &egress, sharing.as_ref(), None);
         Self {
             rules: ArcSwap::from_pointee(rules),
             egress,
-            shared,
+            sharing,
             metrics,
         }
     }
@@ -169,15 +186,38 @@ impl Limiter {
     /// what waits (rule: reload).
     pub(crate) fn reconfigure(&self, config: &Config) {
         self.metrics.scraped().max_queue(config.limit.max_queue);
+        let sharing = self.sharing.as_ref();
+        if let Some(sharing) = sharing {
+            sharing.whole().clone_from(config);
+        }
         let old = self.rules.load();
-        let rules = Rules::new(config, &self.egress, self.shared.as_ref(), Some(&old));
+        let rules = Rules::new(config, &self.egress, sharing, Some(&old));
         self.rules.store(Arc::new(rules));
     }
 
     /// Keeps up with the other gateways, until the process ends.
     pub(crate) async fn follow_cluster(&self) {
-        if let Some(shared) = &self.shared {
-            shared.follow().await;
+        if let Some(sharing) = &self.sharing {
+            tokio::join!(sharing.buckets.follow(), self.divide(sharing));
+        }
+    }
+
+    /// Divides the budgets anew when gateways come and go.
+    async fn divide(&self, sharing: &ClusterSharing) {
+        let mut events = sharing.cluster.subscribe();
+        let mut parts = division::parts(&sharing.cluster);
+        loop {
+            match events.recv().await {
+                Err(RecvError::Closed) => return,
+                // What was missed may have been one of them.
+                Err(RecvError::Lagged(_)) | Ok(Event::Live | Event::Shared | Event::Fallback) => {}
+                Ok(_) => continue,
+            }
+            let now = division::parts(&sharing.cluster);
+            if std::mem::replace(&mut parts, now) != now {
+                let whole = sharing.whole().clone();
+                self.reconfigure(&whole);
+            }
         }
     }
 
@@ -319,6 +359,13 @@ impl Limiter {
     }
 }
 
+impl ClusterSharing {
+    fn whole(&self) -> MutexGuard<'_, Config> {
+        // No change under this lock panics halfway.
+        self.whole.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Rules {
     /// Whether no request is held or refused.
     pub(crate) fn observes(&self) -> bool {
@@ -328,19 +375,31 @@ impl Rules {
     fn new(
         config: &Config,
         egress: &Arc<Egress>,
-        shared: Option<&Arc<SharedBuckets>>,
+        cluster: Option<&ClusterSharing>,
         old: Option<&Self>,
     ) -> Self {
+        let parts = cluster.map_or(NonZeroU32::MIN, |it| division::parts(&it.cluster));
+        let (own, unnamed) = match parts.get() {
+            1 => (None, None),
+            _ => (
+                Some(division::divided(config, parts)),
+                Some(division::of_unnamed(config, parts)),
+            ),
+        };
+        let config = own.as_ref().unwrap_or(config);
         let Config { limit, batch, .. } = config;
         let is_limited = config.egress.quota.is_some();
         let sharing = Arc::new(Sharing::new(&config.tenants, egress, is_limited));
         let classes = Arc::new(Classes::new(config));
+        let unnamed =
+            unnamed.map_or_else(|| Arc::clone(&classes), |it| Arc::new(Classes::new(&it)));
         let registries = (0..classes.groups().len()).map(|group| {
             let policy = Policy {
                 classes: Arc::clone(&classes),
+                of_unnamed: Arc::clone(&unnamed),
                 group,
                 sharing: Arc::clone(&sharing),
-                shared: shared.cloned(),
+                shared: cluster.map(|it| Arc::clone(&it.buckets)),
                 headers: limit.headers,
                 max_delay: batch.max_delay,
             };

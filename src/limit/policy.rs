@@ -27,6 +27,8 @@ const UNVERIFIED: &str = "?";
 #[derive(Debug)]
 pub(super) struct Policy {
     pub(super) classes: Arc<Classes>,
+    /// The same for requests that name no instance.
+    pub(super) of_unnamed: Arc<Classes>,
     /// Which group of `classes`.
     pub(super) group: usize,
     pub(super) sharing: Arc<Sharing>,
@@ -41,7 +43,11 @@ pub(super) struct Policy {
 impl Policy {
     /// The limit of an instance in this group.
     pub(super) fn limit_of(&self, instance: Option<&str>) -> &InstanceLimit {
-        self.classes.limit_of(self.group, instance)
+        let classes = match instance {
+            Some(_) => &self.classes,
+            None => &self.of_unnamed,
+        };
+        classes.limit_of(self.group, instance)
     }
 
     /// What a bucket of an instance is called among several gateways; `None` where it belongs to

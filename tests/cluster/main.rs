@@ -247,7 +247,10 @@ async fn a_gateway_is_ready_without_the_server_shows_the_cluster_and_deregisters
         server.url()
     );
     std::fs::write(&file, text).unwrap();
-    let mut gateway = Running(program(&file, &["serve"]).spawn().unwrap());
+    let log = server.directory.path().join("log");
+    let mut serve = program(&file, &["serve"]);
+    serve.stderr(std::fs::File::create(&log).unwrap());
+    let mut gateway = Running(serve.spawn().unwrap());
     let shows = |path: &str, text: &str| page(admin, path).is_ok_and(|page| page.contains(text));
     until("it is ready", || shows("/readyz", "200 OK")).await;
     until("the page says why", || {
@@ -266,6 +269,17 @@ async fn a_gateway_is_ready_without_the_server_shows_the_cluster_and_deregisters
     kill_process(Pid::from_child(&gateway.0), Signal::TERM).unwrap();
     assert!(gateway.0.wait().unwrap().success());
     assert_eq!(registered(), Ok(Value::Int(0)));
+    // One line at the start of the outage, and one at its end.
+    let log = std::fs::read_to_string(log).unwrap();
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("the cluster's server"));
+    let lines: Vec<_> = lines.collect();
+    assert!(
+        lines.len() == 2 && lines[0].contains("reason=\"refused\""),
+        "{log}"
+    );
+    assert!(lines[1].contains("is used again"), "{log}");
 }
 
 /// A program that ends with the test.

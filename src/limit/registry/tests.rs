@@ -47,6 +47,7 @@ fn policy(quota: Quota) -> Policy {
     Policy {
         shared: None,
         classes: Arc::new(Classes::new(&config)),
+        of_unnamed: Arc::new(Classes::new(&config)),
         group: 0,
         sharing: Arc::new(sharing),
         headers: false,

@@ -266,3 +266,46 @@ async fn a_429_pauses_all_gateways_and_one_request_of_the_cluster_ends_it() {
     // No burst after it.
     assert_conform(&sent[1..], 10.0, 1, 0.0);
 }
+
+/// How many requests leave at once, one after the other.
+async fn burst(member: &Member, target: &str, most: u64) -> usize {
+    let mut sent = 0;
+    for _ in 0..most {
+        let lane = member.limiter.lane(
+            &member.limiter.rules(),
+            &identity(target),
+            |_, _| None,
+            true,
+        );
+        let now = Instant::now();
+        sent += usize::from(
+            member
+                .limiter
+                .acquire(&lane, Kind::Request, now, Route::Other)
+                .await
+                .is_ok(),
+        );
+    }
+    sent
+}
+
+fn identity(target: &str) -> Identity {
+    let (head, ()) = Request::get(target).body(()).unwrap().into_parts();
+    Findings::of_head(&head).identity()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_egress_and_buckets_without_an_instance_are_divided_among_the_gateways_that_are_there()
+{
+    let mut config = of_rate(0.001, 12, 1);
+    config.egress.quota = quota(0.001, 24);
+    let mut all = Members::start(2, ms(1), config).await;
+    assert_eq!(burst(&all[0], "/?access_token=t", 20).await, 6);
+    assert_eq!(burst(&all[0], "/?access_token=other", 20).await, 6);
+    // Its part of the egress is used up.
+    assert_eq!(burst(&all[0], "/?access_token=third", 20).await, 0);
+    all.join(ms(1));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(all[1].cluster.live().get(), 3);
+    assert_eq!(burst(&all[1], "/?access_token=t", 20).await, 4);
+}

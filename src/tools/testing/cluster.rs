@@ -38,7 +38,7 @@ impl Peer {
         let call = Call {
             script: Script::Reserve,
             keys: vec![bucket, self.cluster.birth(), self.cluster.channel()],
-            arguments: vec![1_000_000, 0, 0, 0, 0, 0, 0, 60_000_000],
+            arguments: vec![1_000_000, 0, 0, 0, 0, 0, 0, 0, 1000, 60_000_000],
         };
         self.cluster.call(call).await.is_ok()
     }
