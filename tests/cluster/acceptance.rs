@@ -26,6 +26,14 @@ fn judge(what: &str, gateways: &Gateways, outcomes: &[Outcome]) -> Vec<Arrival> 
     arrivals
 }
 
+/// One line at the start of an outage, and one at its end.
+fn one_outage_is_logged(gateways: &Gateways) {
+    for gateway in &gateways.gateways {
+        assert_eq!(gateway.logged("the cluster's server cannot be used"), 1);
+        assert_eq!(gateway.logged("the cluster's server is used again"), 1);
+    }
+}
+
 /// At least half of the rate was used, in this interval.
 fn is_served(arrivals: &[Arrival], from: Instant, to: Instant) {
     let count = laws::between(arrivals, from, to).len() as f64;
@@ -63,6 +71,7 @@ async fn a_server_that_hangs_leaves_each_gateway_its_share() {
     println!("shared again after {:?}", all.until_shared().await);
     assert!(back.elapsed() < seconds(3) + laws::CALLER_SLACK);
     let outcomes = [shared.await.unwrap(), alone.await.unwrap()].concat();
+    one_outage_is_logged(&all);
     let arrivals = judge("hang", &all, &outcomes);
     let alone = laws::of(&arrivals, "2");
     BUDGET.holds("hang, one gateway", &alone);
@@ -93,6 +102,7 @@ async fn a_server_that_returns_without_its_data_grants_nothing_twice() {
     println!("shared again after {:?}", all.until_shared().await);
     assert!(back.elapsed() < seconds(3) + laws::CALLER_SLACK);
     let outcomes = load.await.unwrap();
+    one_outage_is_logged(&all);
     let arrivals = judge("kill", &all, &outcomes);
     let gap = laws::longest_gap(&arrivals, stopped, back);
     println!("longest gap {gap:?}");

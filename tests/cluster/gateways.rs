@@ -1,9 +1,11 @@
 //! Three gateways behind HAProxy, with one server and one upstream.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -40,27 +42,33 @@ pub(super) struct Gateway {
     pub(super) port: u16,
     admin: u16,
     settings: PathBuf,
+    log: PathBuf,
     upstream: u16,
 }
 
 impl Gateways {
     /// Waits until all three share the budget. `weights`: how HAProxy spreads the requests.
     pub(super) async fn start(weights: [u32; COUNT]) -> Self {
+        Self::start_with(weights, "").await
+    }
+
+    /// With further lines of settings.
+    pub(super) async fn start_with(weights: [u32; COUNT], further: &str) -> Self {
         let running = RUNNING.lock().await;
         let server = Server::start(&[]).await;
         let upstream = Recorder::start();
         let directory = server.directory.path();
         let settings = directory.join("gateway.toml");
         let text = format!(
-            "[server]\ndrain_delay = \"1s\"\n[limit]\nrate = {}\nburst = {}\nmax_wait = {:?}\n\
-             [cluster]\nurl = {:?}\nreplicas = {COUNT}\n[log]\naccess = \"off\"\n",
+            "[server]\ndrain_delay = \"1s\"\nmax_connections = 1000\n[limit]\nrate = {}\nburst = {}\nmax_wait = {:?}\n\
+             [cluster]\nurl = {:?}\nreplicas = {COUNT}\n[log]\naccess = \"off\"\n{further}",
             BUDGET.rate,
             BUDGET.burst,
             format!("{}ms", MAX_WAIT.as_millis()),
             server.url(),
         );
         std::fs::write(&settings, text).unwrap();
-        let gateways = (0..COUNT).map(|_| Gateway::start(&settings, upstream.port));
+        let gateways = (0..COUNT).map(|index| Gateway::start(&settings, index, upstream.port));
         let gateways: Vec<_> = gateways.collect();
         let port = free_port();
         let balancer = balance(directory, port, &gateways, weights);
@@ -100,10 +108,12 @@ impl Drop for Gateways {
 }
 
 impl Gateway {
-    fn start(settings: &Path, upstream: u16) -> Self {
+    fn start(settings: &Path, index: usize, upstream: u16) -> Self {
         let (port, admin) = (free_port(), free_port());
+        let log = settings.with_file_name(format!("gateway{index}.log"));
         Self {
-            child: serve(settings, port, admin, upstream),
+            child: serve(settings, &log, port, admin, upstream),
+            log,
             port,
             admin,
             settings: settings.to_owned(),
@@ -113,7 +123,13 @@ impl Gateway {
 
     /// Starts again on the same ports.
     pub(super) async fn start_again(&mut self) {
-        self.child = serve(&self.settings, self.port, self.admin, self.upstream);
+        self.child = serve(
+            &self.settings,
+            &self.log,
+            self.port,
+            self.admin,
+            self.upstream,
+        );
         until("the gateway is ready", || self.is_ready()).await;
     }
 
@@ -140,6 +156,12 @@ impl Gateway {
         page(self.admin, "/readyz").is_ok_and(|page| page.contains("200 OK"))
     }
 
+    /// The lines of its log that contain this text.
+    pub(super) fn logged(&self, text: &str) -> usize {
+        let log = std::fs::read_to_string(&self.log).unwrap();
+        log.lines().filter(|line| line.contains(text)).count()
+    }
+
     /// Whether a metric has a value: `name value`, with the end of the line.
     pub(super) fn shows(&self, metric: &str) -> bool {
         let metric = format!("wawp_gateway_{metric}");
@@ -149,16 +171,20 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", std::fs::read_to_string(&self.log).unwrap_or_default());
+        }
         self.kill();
     }
 }
 
-fn serve(settings: &Path, port: u16, admin: u16, upstream: u16) -> Child {
+fn serve(settings: &Path, log: &Path, port: u16, admin: u16, upstream: u16) -> Child {
+    let log = File::options().create(true).append(true).open(log).unwrap();
     let mut command = program(settings, &["serve"]);
     command.args(["--listen", &format!("127.0.0.1:{port}")]);
     command.args(["--admin", &format!("127.0.0.1:{admin}")]);
     command.args(["--upstream", &format!("http://127.0.0.1:{upstream}")]);
-    command.spawn().unwrap()
+    command.stderr(log).spawn().unwrap()
 }
 
 fn balance(directory: &Path, port: u16, gateways: &[Gateway], weights: [u32; COUNT]) -> Child {

@@ -60,12 +60,18 @@ pub(super) async fn call(port: u16, instance: String) -> Outcome {
 }
 
 async fn exchange(port: u16, instance: &str, id: &str) -> std::io::Result<String> {
+    let token = token(instance);
+    let target = format!("/v2/send/text?instance_id={instance}&access_token={token}&id={id}");
+    send_raw(
+        port,
+        &format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
+    )
+    .await
+}
+
+/// Sends a request that closes its connection, and returns the response.
+pub(super) async fn send_raw(port: u16, request: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    let request = format!(
-        "GET /v2/send/text?instance_id={instance}&access_token={} HTTP/1.1\r\n\
-         Host: a\r\nConnection: close\r\n\r\n",
-        format_args!("{}&id={id}", token(instance)),
-    );
     stream.write_all(request.as_bytes()).await?;
     let mut response = String::new();
     stream.read_to_string(&mut response).await?;

@@ -5,12 +5,14 @@
 //! 127.0.0.1.
 //!
 //! - [`acceptance`]: what three gateways guarantee, whatever fails;
+//! - [`data_set`]: what they keep on the server;
 //! - [`gateways`], [`load`], [`recorder`]: the gateways, their callers and their upstream;
 //! - [`laws`]: how the upstream's record is judged.
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
 
 mod acceptance;
+mod data_set;
 mod gateways;
 mod laws;
 mod load;

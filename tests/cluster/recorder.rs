@@ -62,16 +62,20 @@ impl Recorder {
         let mut part = [0; 4096];
         while let Ok(length @ 1..) = stream.read(&mut part) {
             received.extend_from_slice(&part[..length]);
-            if !received.ends_with(b"\r\n\r\n") {
+            let request = String::from_utf8(received.clone()).unwrap();
+            let Some((head, body)) = request.split_once("\r\n\r\n") else {
+                continue;
+            };
+            if body.len() < content_length(head) {
                 continue;
             }
-            let head = String::from_utf8(std::mem::take(&mut received)).unwrap();
+            received.clear();
             let retry_after = self.refuse_next.swap(0, Ordering::SeqCst);
             let status = if retry_after == 0 { 200 } else { 429 };
             self.arrivals.lock().unwrap().push(Arrival {
                 at: Instant::now(),
-                instance: parameter(&head, "instance_id"),
-                id: parameter(&head, "id"),
+                instance: parameter(head, "instance_id"),
+                id: parameter(head, "id"),
                 status,
             });
             thread::sleep(CALL);
@@ -87,6 +91,12 @@ impl Recorder {
             }
         }
     }
+}
+
+fn content_length(head: &str) -> usize {
+    let mut fields = head.lines().filter_map(|line| line.split_once(": "));
+    let length = fields.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    length.map_or(0, |(_, length)| length.parse().unwrap())
 }
 
 /// A parameter of the query.
