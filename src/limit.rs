@@ -10,7 +10,7 @@
 //! - [`account`]: which of its two buckets a credential draws on, by the
 //!   verified credentials ([`Verified`](crate::identity::Verified));
 //! - [`bucket`]: tokens and wait queue; [`tokens`]: where its tokens come from;
-//!   [`queue`]: what is next at a bucket;
+//!   [`queue`]: what is next at a bucket; [`request`]: what waits there, and what it gets;
 //! - [`shared`]: what is next where buckets share a budget, by the [`flow`] of
 //!   their tenant; [`egress`]: the task that serves it; [`policy`]: the share of
 //!   an instance;
@@ -28,6 +28,7 @@ mod lane;
 mod policy;
 mod queue;
 mod registry;
+mod request;
 mod shadow;
 mod shared;
 mod tokens;
@@ -35,31 +36,29 @@ mod tokens;
 #[cfg(test)]
 mod tests;
 
-use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
 pub(crate) use bucket::{Bucket, next_ticket};
+use division::ClusterSharing;
 use egress::{Egress, QueueLimits};
 pub(crate) use forecast::admit as admit_at;
 use lane::WaitRules;
 pub(crate) use lane::{Admission, Lane, SharedBudget};
 use policy::{Policy, Sharing};
-pub(crate) use queue::{Completion, Kind, Newcomer, Permit, Refusal, Refused, Scope};
 use registry::Registry;
+pub(crate) use request::{Completion, Kind, Newcomer, Permit, Refusal, Refused, Scope};
 pub(crate) use shadow::{shadow_call, would_refuse};
-use tokens::SharedBuckets;
 pub(crate) use tokens::in_flight::Place;
 
-use crate::cluster::{Cluster, Event};
+use crate::cluster::Cluster;
 use crate::config::{Classes, Config, LimitMode};
 use crate::identity::{Identity, InstanceId};
-use crate::observe::metrics::{BucketStatus, Metrics, Reason, Route};
+use crate::observe::metrics::{BucketStatus, Metrics, Route};
 
 /// All budgets of the gateway.
 #[derive(Debug)]
@@ -69,15 +68,6 @@ pub(crate) struct Limiter {
     /// What several gateways share, if there are several.
     sharing: Option<ClusterSharing>,
     metrics: Arc<Metrics>,
-}
-
-/// What the limiter needs to be one of several.
-#[derive(Debug)]
-struct ClusterSharing {
-    cluster: Arc<Cluster>,
-    buckets: Arc<SharedBuckets>,
-    /// The settings before they are divided.
-    whole: Mutex<Config>,
 }
 
 /// The present limits; replaced whole on reload.
@@ -128,30 +118,6 @@ pub(crate) struct Waiting {
     pub(crate) receipts: usize,
 }
 
-impl Refused {
-    /// The metric label for this refusal.
-    pub(crate) fn reason(&self) -> Reason {
-        match (self.refusal, self.scope) {
-            (Refusal::QueueFull, _) => Reason::QueueFull,
-            (Refusal::Paused, _) => Reason::Paused,
-            (Refusal::WaitTooLong, Scope::Instance) => Reason::MaxWait,
-            (Refusal::WaitTooLong, Scope::Tenant) => Reason::TenantBudget,
-            (Refusal::WaitTooLong, Scope::Egress) => Reason::EgressBudget,
-        }
-    }
-}
-
-impl Scope {
-    /// As responses, the access log and the admin pages name it.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Instance => "instance",
-            Self::Tenant => "tenant",
-            Self::Egress => "egress",
-        }
-    }
-}
-
 impl Limiter {
     /// Opens full buckets under these settings.
     pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
@@ -167,11 +133,7 @@ impl Limiter {
         metrics.scraped().max_queue(config.limit.max_queue);
         let egress = Egress::new(config.egress.quota, config.limit.max_wait);
         let egress = Arc::new(egress);
-        let sharing = cluster.map(|cluster| ClusterSharing {
-            cluster: Arc::clone(cluster),
-            buckets: SharedBuckets::new(Arc::clone(cluster)),
-            whole: Mutex::new(config.clone()),
-        });
+        let sharing = cluster.map(|cluster| ClusterSharing::new(cluster, config));
         let rules = Rules::new(config, &egress, sharing.as_ref(), None);
         Self {
             rules: ArcSwap::from_pointee(rules),
@@ -188,7 +150,7 @@ impl Limiter {
         self.metrics.scraped().max_queue(config.limit.max_queue);
         let sharing = self.sharing.as_ref();
         if let Some(sharing) = sharing {
-            sharing.whole().clone_from(config);
+            sharing.set_whole(config);
         }
         let old = self.rules.load();
         let rules = Rules::new(config, &self.egress, sharing, Some(&old));
@@ -198,26 +160,8 @@ impl Limiter {
     /// Keeps up with the other gateways, until the process ends.
     pub(crate) async fn follow_cluster(&self) {
         if let Some(sharing) = &self.sharing {
-            tokio::join!(sharing.buckets.follow(), self.divide(sharing));
-        }
-    }
-
-    /// Divides the budgets anew when gateways come and go.
-    async fn divide(&self, sharing: &ClusterSharing) {
-        let mut events = sharing.cluster.subscribe();
-        let mut parts = division::parts(&sharing.cluster);
-        loop {
-            match events.recv().await {
-                Err(RecvError::Closed) => return,
-                // What was missed may have been one of them.
-                Err(RecvError::Lagged(_)) | Ok(Event::Live | Event::Shared | Event::Fallback) => {}
-                Ok(_) => continue,
-            }
-            let now = division::parts(&sharing.cluster);
-            if std::mem::replace(&mut parts, now) != now {
-                let whole = sharing.whole().clone();
-                self.reconfigure(&whole);
-            }
+            let divide = sharing.on_division(|whole| self.reconfigure(whole));
+            tokio::join!(sharing.buckets.follow(), divide);
         }
     }
 
@@ -246,8 +190,11 @@ impl Limiter {
         )
     }
 
-    /// Sets the gauges of tokens and pauses of each instance with a label.
+    /// Sets the gauges of tokens and pauses of each instance with a label, and of held slots.
     pub(crate) fn report(&self) {
+        if let Some(sharing) = &self.sharing {
+            sharing.buckets.report();
+        }
         let (rules, now) = (self.rules.load(), Instant::now());
         self.metrics.set_bucket_gauges(|instance| {
             let registries = rules.registries.iter();
@@ -359,13 +306,6 @@ impl Limiter {
     }
 }
 
-impl ClusterSharing {
-    fn whole(&self) -> MutexGuard<'_, Config> {
-        // No change under this lock panics halfway.
-        self.whole.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Rules {
     /// Whether no request is held or refused.
     pub(crate) fn observes(&self) -> bool {
@@ -378,28 +318,22 @@ impl Rules {
         cluster: Option<&ClusterSharing>,
         old: Option<&Self>,
     ) -> Self {
-        let parts = cluster.map_or(NonZeroU32::MIN, |it| division::parts(&it.cluster));
-        let (own, unnamed) = match parts.get() {
-            1 => (None, None),
-            _ => (
-                Some(division::divided(config, parts)),
-                Some(division::of_unnamed(config, parts)),
-            ),
-        };
-        let config = own.as_ref().unwrap_or(config);
+        let parts = cluster.map(|cluster| cluster.parts_of(config));
+        let config = parts.as_ref().map_or(config, |parts| &parts.own);
         let Config { limit, batch, .. } = config;
         let is_limited = config.egress.quota.is_some();
         let sharing = Arc::new(Sharing::new(&config.tenants, egress, is_limited));
         let classes = Arc::new(Classes::new(config));
-        let unnamed =
-            unnamed.map_or_else(|| Arc::clone(&classes), |it| Arc::new(Classes::new(&it)));
+        let unnamed = parts
+            .as_ref()
+            .map(|parts| Arc::new(Classes::new(&parts.of_unnamed)));
         let registries = (0..classes.groups().len()).map(|group| {
             let policy = Policy {
                 classes: Arc::clone(&classes),
-                of_unnamed: Arc::clone(&unnamed),
+                of_unnamed: Arc::clone(unnamed.as_ref().unwrap_or(&classes)),
                 group,
                 sharing: Arc::clone(&sharing),
-                shared: cluster.map(|it| Arc::clone(&it.buckets)),
+                shared: cluster.map(ClusterSharing::buckets),
                 headers: limit.headers,
                 max_delay: batch.max_delay,
             };

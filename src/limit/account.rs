@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::bucket::{Bucket, next_ticket};
 use super::egress::{Joined, Owner, QueueLimits, Sender, Share};
 use super::policy::{BucketHandle, BucketLocation, Policy};
-use super::queue::{Newcomer, Permit, Refused, Source};
+use super::request::{Newcomer, Permit, Refused, Source};
 use super::shared::EntryId;
 use crate::identity::{Fingerprint, InstanceId, Verified};
 use crate::observe::metrics::InstanceSeries;

@@ -6,6 +6,10 @@
 //! There is a queue if and only if a task serves it: [`push`](Bucket::push)
 //! returns true when it makes one, and [`advance`](Bucket::advance) returns
 //! `None` when it removes it.
+//!
+//! - [`refusals`]: what is refused, when, and with what reason.
+
+mod refusals;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,17 +18,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::queue::{
-    Completion, Newcomer, Permit, Refusal, Refused, Scope, Side, Source, WaitQueue, Waiter,
-};
+use super::queue::{Side, WaitQueue, Waiter};
+use super::request::{Completion, Newcomer, Permit, Source};
 use super::tokens::in_flight::InFlight;
 use super::tokens::{BucketName, BucketTokens, Demand};
 use crate::config::{InstanceLimit, Quota};
 use crate::identity::Fingerprint;
-
-/// How late a timer may fire: tokio's timer wheel advances once a millisecond. A token
-/// that was due by the deadline counts, although the serving task woke so much later.
-const TIMER_GRANULARITY: Duration = Duration::from_millis(2);
+pub(super) use refusals::expiry;
 
 /// The next ticket of the process: tickets order waiters also across buckets,
 /// between which they may move.
@@ -33,11 +33,6 @@ static TICKETS: AtomicU64 = AtomicU64::new(0);
 /// The number of a waiter that joins now.
 pub(crate) fn next_ticket() -> u64 {
     TICKETS.fetch_add(1, Ordering::Relaxed)
-}
-
-/// When a request that still waits has to be refused.
-pub(super) fn expiry<G>(request: &Waiter<G>) -> Instant {
-    request.deadline + TIMER_GRANULARITY
 }
 
 /// A token bucket (GCRA) and its wait queue.
@@ -187,19 +182,6 @@ impl<G: Completion> Bucket<G> {
         self.tokens.ready_at(now)
     }
 
-    /// Refuses what cannot be served in time any more, since the token times have changed.
-    pub(super) fn refuse_unreachable(&mut self, now: Instant) {
-        let Some(queue) = &mut self.queue else { return };
-        if self.tokens.has_news() {
-            let tokens = &self.tokens;
-            let late = queue.take_unreachable(|before| tokens.due(now, before));
-            let refused = self.too_late(now);
-            for waiter in late {
-                waiter.completion.settle(Err(refused));
-            }
-        }
-    }
-
     /// Which side has the next token; `slot(n)` is the time of the n-th token.
     pub(super) fn next(&self, now: Instant, slot: impl Fn(u32) -> Instant) -> Option<Side> {
         self.queue.as_ref()?.next(now, slot)
@@ -268,29 +250,6 @@ impl<G: Completion> Bucket<G> {
         self.in_flight().map(|in_flight| in_flight.count())
     }
 
-    /// Refuses the requests whose deadline has passed; returns when the next
-    /// one will have to be refused. To be called after the tokens that are
-    /// there have been handed out.
-    pub(super) fn expire(
-        &mut self,
-        now: Instant,
-        refused: impl FnOnce(&Self) -> Refused,
-    ) -> Option<Instant> {
-        let queue = self.queue.as_mut()?;
-        let expired = now.checked_sub(TIMER_GRANULARITY);
-        let expired = expired.map(|until| queue.take_expired(until));
-        let next = queue.first_deadline();
-        if let Some(expired) = expired
-            && !expired.is_empty()
-        {
-            let refused = refused(self);
-            for waiter in expired {
-                waiter.completion.settle(Err(refused));
-            }
-        }
-        next.map(|deadline| deadline + TIMER_GRANULARITY)
-    }
-
     /// Removes a queue in which nothing waits.
     pub(super) fn drop_empty_queue(&mut self) {
         self.queue.take_if(|queue| queue.is_empty());
@@ -302,18 +261,6 @@ impl<G: Completion> Bucket<G> {
         self.tokens.source_mut().on_429(now, sent, retry_after);
         self.refuse_held(now);
         self.wake();
-    }
-
-    fn refuse_held(&mut self, now: Instant) {
-        let (Some(until), Some(queue)) = (self.tokens.source().refuses_until(), &mut self.queue)
-        else {
-            return;
-        };
-        let late = queue.take_late(until);
-        let refused = self.refused(Refusal::Paused, until, now);
-        for waiter in late {
-            waiter.completion.settle(Err(refused));
-        }
     }
 
     /// Whether a 429 has not yet been followed by a success.
@@ -403,46 +350,8 @@ impl<G: Completion> Bucket<G> {
         self.queue.is_none() && self.tokens.is_full(now)
     }
 
-    /// Refuses a deadline that lies within a pause, as the waiters were.
-    ///
-    /// # Errors
-    /// It does.
-    pub(super) fn check_pause(&self, now: Instant, deadline: Instant) -> Result<(), Refused> {
-        let until = self.tokens.source().refuses_until();
-        let until = until.filter(|until| deadline < *until && now < *until);
-        until.map_or(Ok(()), |until| {
-            Err(self.refused(Refusal::Paused, until, now))
-        })
-    }
-
     /// Until when a pause certainly lets no request go; it may be over.
     pub(super) fn paused_until(&self) -> Option<Instant> {
         self.tokens.source().refuses_until()
-    }
-
-    /// The refusal of a request whose deadline came while it waited.
-    pub(super) fn too_late(&self, now: Instant) -> Refused {
-        let at = self.due(now, self.len());
-        self.refused(self.why_late(now), at, now)
-    }
-
-    /// Why a request would wait so long for this bucket.
-    pub(super) fn why_late(&self, now: Instant) -> Refusal {
-        match self.tokens.source().held_until(now) {
-            Some(_) => Refusal::Paused,
-            None => Refusal::WaitTooLong,
-        }
-    }
-
-    /// A refusal by this bucket's own budget.
-    pub(super) fn refused(&self, refusal: Refusal, at: Instant, now: Instant) -> Refused {
-        Refused {
-            refusal,
-            scope: Scope::Instance,
-            quota: self.quota(),
-            max_in_flight: self.in_flight().and_then(|it| it.cap()),
-            waiting: self.len(),
-            retry_after: at.saturating_duration_since(now),
-        }
     }
 }

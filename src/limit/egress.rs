@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::bucket::{Bucket, next_ticket};
 use super::flow::{FlowId, Flows};
 use super::forecast::{self, BucketRef};
-use super::queue::{Newcomer, Permit, Refused, Source};
+use super::request::{Newcomer, Permit, Refused, Source};
 use super::shared::{EntryId, SharedQueue};
 use crate::config::Quota;
 

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::queue::{Alternator, Scope, Side};
+use super::queue::{Alternator, Side};
+use super::request::Scope;
 use super::tokens::gcra::{Gcra, Usage};
 use crate::config::Quota;
 

@@ -17,8 +17,8 @@ use super::account::Account;
 use super::bucket::Bucket;
 use super::egress::{Joined, QueueLimits};
 use super::policy::Policy;
-use super::queue::{Kind, Newcomer, Permit, Refusal, Refused, Scope, Source};
 use super::registry::Registry;
+use super::request::{Kind, Newcomer, Permit, Refusal, Refused, Scope, Source};
 use super::tokens::in_flight::Place;
 use ticket::Ticket;
 

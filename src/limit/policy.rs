@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::bucket::Bucket;
 use super::egress::{Egress, FlowSpec, QueueLimits, Sender, Share};
 use super::forecast;
-use super::queue::{Newcomer, Permit, Refused, Source};
+use super::request::{Newcomer, Permit, Refused, Source};
 use super::shared::EntryId;
 use super::tokens::{BucketName, SharedBuckets};
 use crate::config::{self, Classes, InstanceLimit};

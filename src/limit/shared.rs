@@ -17,7 +17,8 @@ use tokio::time::Instant;
 
 use super::bucket::{Bucket, expiry};
 use super::flow::{FlowId, FlowLoad, Flows};
-use super::queue::{Completion, Permit, Refused, Scope, Side, WaitQueue, Waiter};
+use super::queue::{Side, WaitQueue, Waiter};
+use super::request::{Completion, Permit, Refused, Scope};
 use crate::config::Quota;
 pub(super) use agenda::Agenda;
 use agenda::{Due, Heads};

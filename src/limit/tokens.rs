@@ -90,7 +90,8 @@ pub(super) struct SimulatedTokens {
 #[derive(Debug)]
 pub(super) struct BucketTokens {
     source: TokenSource,
-    places: Places,
+    /// `None`: calls in flight are unlimited. Boxed, so that most buckets stay small.
+    places: Option<Box<Places>>,
 }
 
 #[derive(Debug)]
@@ -100,13 +101,12 @@ enum TokenSource {
     Simulated(Box<SimulatedTokens>),
 }
 
-/// The calls in flight.
+/// The calls in flight, where their number is bounded.
 #[derive(Debug)]
 enum Places {
-    Unlimited,
     Limited(Arc<InFlight>),
-    /// In a forecast. `None`: unlimited.
-    Simulated(Option<Box<Prediction>>),
+    /// In a forecast.
+    Simulated(Prediction),
 }
 
 impl Demand {
@@ -124,7 +124,7 @@ impl BucketTokens {
         };
         let mut tokens = Self {
             source,
-            places: Places::Unlimited,
+            places: None,
         };
         tokens.bound_calls(limit);
         tokens
@@ -133,7 +133,7 @@ impl BucketTokens {
     pub(super) fn unlimited(now: Instant) -> Self {
         Self {
             source: TokenSource::Local(LocalTokens::new(None, now)),
-            places: Places::Unlimited,
+            places: None,
         }
     }
 
@@ -159,25 +159,23 @@ impl BucketTokens {
     }
 
     fn bound_calls(&mut self, limit: &InstanceLimit) {
-        match (&self.places, limit.max_in_flight) {
-            (Places::Limited(in_flight), None) if in_flight.count() == 0 => {
-                self.places = Places::Unlimited;
-            }
-            (Places::Limited(in_flight), cap) => in_flight.set_cap(cap),
-            (_, None) => {}
-            (_, Some(cap)) => {
+        match (self.in_flight(), limit.max_in_flight) {
+            (Some(in_flight), None) if in_flight.count() == 0 => self.places = None,
+            (Some(in_flight), cap) => in_flight.set_cap(cap),
+            (None, None) => {}
+            (None, Some(cap)) => {
                 let changed = self.changed().unwrap_or_default();
-                self.places = Places::Limited(Arc::new(InFlight::new(cap, changed)));
+                let in_flight = Arc::new(InFlight::new(cap, changed));
+                self.places = Some(Box::new(Places::Limited(in_flight)));
             }
         }
     }
 
     /// What wakes the task that serves the bucket, where something else than its queue does.
     pub(super) fn changed(&self) -> Option<Arc<Notify>> {
-        match (&self.source, &self.places) {
+        match (&self.source, self.in_flight()) {
             (TokenSource::Shared(shared), _) => Some(shared.changed()),
-            (_, Places::Limited(in_flight)) => Some(Arc::clone(&in_flight.changed)),
-            _ => None,
+            (_, in_flight) => in_flight.map(|it| Arc::clone(&it.changed)),
         }
     }
 
@@ -206,21 +204,22 @@ impl BucketTokens {
 
     /// The calls in flight, where their number is bounded.
     pub(super) fn in_flight(&self) -> Option<&Arc<InFlight>> {
-        match &self.places {
+        match self.places.as_deref()? {
             Places::Limited(in_flight) => Some(in_flight),
-            Places::Unlimited | Places::Simulated(_) => None,
+            Places::Simulated(_) => None,
         }
     }
 
     /// Takes the place of a call in flight for a token that was taken; `None` where
     /// calls in flight are unlimited.
     pub(super) fn enter(&mut self, now: Instant) -> Option<Place> {
-        match &mut self.places {
-            Places::Limited(in_flight) => return Some(in_flight.enter(now)),
-            Places::Simulated(Some(prediction)) => prediction.enter(now),
-            Places::Unlimited | Places::Simulated(None) => {}
+        match self.places.as_deref_mut()? {
+            Places::Limited(in_flight) => Some(in_flight.enter(now)),
+            Places::Simulated(prediction) => {
+                prediction.enter(now);
+                None
+            }
         }
-        None
     }
 
     /// As [`Tokens::due`]: the time at which the call may begin.
@@ -234,16 +233,16 @@ impl BucketTokens {
     }
 
     fn placed(&self, now: Instant, before: u32, paced: impl Fn(u32) -> Instant) -> Instant {
-        match &self.places {
-            Places::Unlimited | Places::Simulated(None) => paced(before),
-            Places::Limited(in_flight) => in_flight.due(now, before, paced),
-            Places::Simulated(Some(prediction)) => prediction.due(now, before, paced),
+        match self.places.as_deref() {
+            None => paced(before),
+            Some(Places::Limited(in_flight)) => in_flight.due(now, before, paced),
+            Some(Places::Simulated(prediction)) => prediction.due(now, before, paced),
         }
     }
 
     /// As [`Tokens::take`].
     pub(super) fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
-        if !matches!(self.places, Places::Unlimited) {
+        if self.places.is_some() {
             let ready = self.ready_at(now);
             if ready > now {
                 return Err(ready);
@@ -281,14 +280,13 @@ impl BucketTokens {
 
     /// A copy for a forecast. In the copy calls last as long as recent ones.
     pub(super) fn simulated(&self, now: Instant) -> Self {
-        let prediction = match &self.places {
-            Places::Unlimited => None,
-            Places::Limited(in_flight) => Some(Box::new(in_flight.prediction(now))),
+        let places = self.places.as_deref().map(|places| match places {
+            Places::Limited(in_flight) => in_flight.prediction(now),
             Places::Simulated(prediction) => prediction.clone(),
-        };
+        });
         Self {
             source: TokenSource::Simulated(Box::new(self.source().simulated(now))),
-            places: Places::Simulated(prediction),
+            places: places.map(|prediction| Box::new(Places::Simulated(prediction))),
         }
     }
 }

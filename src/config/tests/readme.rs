@@ -27,7 +27,7 @@ fn every_example_is_a_settings_file() {
         }
         count += 1;
     }
-    assert_eq!(count, 12);
+    assert_eq!(count, 13);
 }
 
 #[test]

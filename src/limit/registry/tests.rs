@@ -205,3 +205,9 @@ async fn an_account_with_a_waiting_request_is_not_idle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert!(account.is_idle(far, true));
 }
+
+/// With its place in the table and its name it takes at most 200 bytes.
+#[test]
+fn an_account_is_small() {
+    assert!(size_of::<Account>() <= 144, "{}", size_of::<Account>());
+}

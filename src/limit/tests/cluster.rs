@@ -12,6 +12,9 @@ use crate::tools::testing::server::{Link, ModelServer, Path};
 /// How long after its end an interval still counts: slots may be used so late.
 const SLACK: Duration = ms(100);
 
+/// A request, and when it is sent or refused.
+type Sending = JoinHandle<(Result<Acquired, Refused>, Instant)>;
+
 /// One gateway, as far as it shares buckets.
 struct Member {
     limiter: Arc<Limiter>,
@@ -89,7 +92,7 @@ impl Member {
     }
 
     /// A request of an instance, with the time at which it is sent or refused.
-    fn send(&self, instance: &str) -> JoinHandle<(Result<Acquired, Refused>, Instant)> {
+    fn send(&self, instance: &str) -> Sending {
         let (limiter, lane) = (
             Arc::clone(&self.limiter),
             lane_of(&self.limiter, instance, "t"),

@@ -133,7 +133,7 @@ async fn run(plan: &Plan, random: &Random) -> Vec<Done> {
 async fn finish(
     all: Arc<Members>,
     gateway: usize,
-    (mut request, arrived): (JoinHandle<(Result<Acquired, Refused>, Instant)>, Instant),
+    (mut request, arrived): (Sending, Instant),
     end: (Option<Duration>, Option<Duration>, Duration),
 ) -> Done {
     let (leaves, pause, takes) = end;
@@ -186,7 +186,9 @@ fn assert_order(done: &[Done], round_trip: Duration) {
             let slack = 2 * round_trip + ms(5);
             assert!(
                 later.arrived + slack >= first.arrived,
-                "{first:?} left before {later:?}"
+                "of gateways {} and {}: {first:?} left before {later:?}",
+                first.gateway,
+                later.gateway
             );
         }
     }

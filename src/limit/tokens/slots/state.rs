@@ -2,6 +2,12 @@
 //!
 //! Invariants: no clock, no task, no server. What the server says last is true; between two
 //! replies the bucket is only known not to have a slot earlier than the last reply said.
+//!
+//! - [`pauses`]: a pause of all gateways, as one of them knows it;
+//! - [`questions`]: what the server is asked, and what it is told.
+
+mod pauses;
+mod questions;
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -12,14 +18,12 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{RETRY, UNKNOWN, USABLE};
-use crate::cluster::{Cluster, Script};
 use crate::config::Quota;
 use crate::limit::tokens::gcra::Gcra;
-use crate::limit::tokens::pause::{LocalTokens, PROBE_TIMEOUT, assumed_pause};
+use crate::limit::tokens::pause::{LocalTokens, PROBE_TIMEOUT};
 use crate::limit::tokens::{Demand, SimulatedTokens, Tokens};
-
-/// Slots in one reservation.
-const MAX_SLOTS: usize = 256;
+use pauses::{Held, Probe};
+pub(super) use questions::{Question, Report};
 
 /// A reply that is older than one which came before it is not older than this.
 const OVERTAKEN: Duration = Duration::from_secs(1);
@@ -42,43 +46,6 @@ struct Reservation {
     step: i64,
     /// How many of its slots are here.
     count: usize,
-}
-
-/// A pause, until a request has succeeded after it.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    until: Instant,
-    probe: Probe,
-}
-
-/// The right to send the request that ends a pause.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Probe {
-    /// To be asked for at this time.
-    AskAt(Instant),
-    /// It is here, and the next slot may be used.
-    Mine,
-}
-
-/// What the server is asked.
-#[derive(Debug)]
-pub(super) enum Question {
-    Reserve {
-        /// Slots that go back, and the tat that shows whether they can.
-        back: usize,
-        yields: bool,
-        /// Those of `reserve.lua`.
-        arguments: Vec<i64>,
-    },
-    /// The right to send a probe.
-    Probe { arguments: Vec<i64> },
-}
-
-/// What the server is told of a response.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Report {
-    Throttled { epoch: i64, named: Duration },
-    Settled { epoch: i64, is_accepted: bool },
 }
 
 #[derive(Debug)]
@@ -142,6 +109,11 @@ impl State {
             shifted: None,
             fallback: None,
         }
+    }
+
+    /// How many slots are reserved and not used yet.
+    pub(super) fn count(&self) -> usize {
+        self.reserved.len()
     }
 
     pub(super) fn quota(&self) -> Quota {
@@ -257,77 +229,6 @@ impl State {
         Ok(Some(left as u32))
     }
 
-    /// What to ask now, if anything.
-    pub(super) fn question(&mut self, now: Instant, cluster: &Cluster) -> Option<Question> {
-        if self.fallback.is_some() || self.ask_at.is_some_and(|at| at > now) {
-            return None;
-        }
-        self.drop_unusable(now);
-        if let Some(Held { until, probe }) = self.pause
-            && until <= now
-            && !self.demand.is_empty()
-            && self.reserved.front().is_some_and(|slot| slot.from <= now)
-            && matches!(probe, Probe::AskAt(at) if at <= now)
-        {
-            let mut arguments = self.limit();
-            arguments.push(micros(PROBE_TIMEOUT));
-            return Some(Question::Probe { arguments });
-        }
-        let (wanted, reserved) = (self.demand.deadlines.len(), self.reserved.len());
-        // As far as is known, the others are late whatever the server says.
-        let in_time = |(before, at): &(u32, Instant)| self.due(now, *before) <= *at;
-        let missing = (0..)
-            .zip(self.demand.deadlines.iter().copied())
-            .skip(reserved);
-        let (live, known) = (
-            i64::from(cluster.live().get()),
-            i64::from(cluster.known().get()),
-        );
-        // The part of the rate is soon another, and so are the slots that it allows.
-        let most = match live == known {
-            true => MAX_SLOTS,
-            false => usize::from(reserved == 0),
-        };
-        let missing: Vec<_> = missing.filter(in_time).take(most).map(|it| it.1).collect();
-        // A slot is due here as much later as the reply takes.
-        let now_there = now + cluster.round_trip();
-        let left = |at: &Instant| micros(at.saturating_duration_since(now_there));
-        let back = reserved.saturating_sub(wanted).min(self.last.count);
-        let yielding = self
-            .demand
-            .yielding
-            .filter(|_| wanted == 0 && reserved == 0);
-        let is_new = self.generation != cluster.generation();
-        let has_more = !self.known.is_full(now) || self.pause.is_some();
-        if missing.is_empty() && back == 0 && yielding.is_none() && !(is_new && has_more) {
-            return None;
-        }
-        let birth = if is_new { 0 } else { self.birth };
-        let known_tat = self.known.full().saturating_duration_since(now);
-        let known_pause = self.pause.map_or(Duration::ZERO, |pause| {
-            pause.until.saturating_duration_since(now)
-        });
-        let mut arguments = self.limit();
-        arguments.extend([birth, micros(known_tat), micros(known_pause)]);
-        arguments.extend([back as i64 * self.last.step, self.last.tat]);
-        // Gateways that have vanished may go on without the server, with their share.
-        arguments.extend([i64::from(yielding.is_some()), 1000 * known / live]);
-        arguments.extend(missing.iter().chain(yielding.as_ref()).map(left));
-        Some(Question::Reserve {
-            back,
-            yields: yielding.is_some(),
-            arguments,
-        })
-    }
-
-    /// `[interval, spare]`: the time between two tokens, and that of a full bucket beyond one.
-    fn limit(&self) -> Vec<i64> {
-        let interval = self.quota.interval().as_nanos().div_ceil(1000).max(1);
-        let interval = i64::try_from(interval).unwrap_or(i64::MAX);
-        let spare = interval * i64::from(self.quota.burst.get() - 1);
-        vec![interval, spare]
-    }
-
     pub(super) fn on_reply(
         &mut self,
         question: &Question,
@@ -437,96 +338,6 @@ impl State {
         }
     }
 
-    /// The report of a 429, if the server is to learn of it.
-    pub(super) fn on_429(
-        &mut self,
-        now: Instant,
-        sent: Instant,
-        retry_after: Option<Duration>,
-    ) -> Option<Report> {
-        if let Some(fallback) = &mut self.fallback {
-            fallback.on_429(now, sent, retry_after);
-            return None;
-        }
-        let named = retry_after.unwrap_or_default();
-        let epoch = self.epoch_of(sent);
-        // Until the server replies.
-        if epoch == self.epoch || !named.is_zero() {
-            let until = now + assumed_pause(retry_after);
-            let known = self.pause.map_or(until, |pause| pause.until.max(until));
-            let probe = Probe::AskAt(known);
-            self.pause = Some(Held {
-                until: known,
-                probe,
-            });
-        }
-        self.reports += 1;
-        Some(Report::Throttled { epoch, named })
-    }
-
-    /// The report of another result, or whether waiting requests go sooner.
-    pub(super) fn on_other_result(
-        &mut self,
-        now: Instant,
-        sent: Instant,
-        is_accepted: bool,
-    ) -> Result<bool, Report> {
-        if let Some(fallback) = &mut self.fallback {
-            return Ok(fallback.on_other_result(now, sent, is_accepted));
-        }
-        let epoch = self.epoch_of(sent);
-        if self.pause.is_none() || epoch != self.epoch {
-            return Ok(false);
-        }
-        self.reports += 1;
-        Err(Report::Settled { epoch, is_accepted })
-    }
-
-    /// The epoch in which a request was sent; −1 for one that has passed.
-    fn epoch_of(&self, sent: Instant) -> i64 {
-        match self.epoch_since {
-            Some(since) if sent < since => -1,
-            _ => self.epoch,
-        }
-    }
-
-    pub(super) fn report_arguments(&self, report: &Report) -> Vec<i64> {
-        let mut arguments = self.limit();
-        arguments.extend(match *report {
-            Report::Throttled { epoch, named } => [epoch, micros(named)],
-            Report::Settled { epoch, is_accepted } => [epoch, i64::from(is_accepted)],
-        });
-        arguments
-    }
-
-    pub(super) fn refuses_until(&self) -> Option<Instant> {
-        match &self.fallback {
-            Some(fallback) => fallback.refuses_until(),
-            None => self.pause.map(|pause| pause.until),
-        }
-    }
-
-    pub(super) fn held_until(&self, now: Instant) -> Option<Instant> {
-        match (&self.fallback, self.pause) {
-            (Some(fallback), _) => fallback.held_until(now),
-            (
-                None,
-                Some(Held {
-                    until,
-                    probe: Probe::AskAt(at),
-                }),
-            ) => Some(until.max(at)).filter(|until| *until > now),
-            (None, pause) => pause.map(|it| it.until).filter(|until| *until > now),
-        }
-    }
-
-    pub(super) fn is_recovering(&self) -> bool {
-        match &self.fallback {
-            Some(fallback) => fallback.is_recovering(),
-            None => self.pause.is_some(),
-        }
-    }
-
     pub(super) fn tokens(&self, now: Instant) -> Option<f64> {
         match &self.fallback {
             Some(fallback) => fallback.tokens(now),
@@ -557,35 +368,6 @@ impl State {
             bucket,
         }
     }
-}
-
-impl Question {
-    pub(super) fn script(&self) -> Script {
-        match self {
-            Self::Reserve { .. } => Script::Reserve,
-            Self::Probe { .. } => Script::Probe,
-        }
-    }
-
-    pub(super) fn arguments(&self) -> Vec<i64> {
-        match self {
-            Self::Reserve { arguments, .. } | Self::Probe { arguments } => arguments.clone(),
-        }
-    }
-}
-
-impl Report {
-    pub(super) fn script(&self) -> Script {
-        match self {
-            Self::Throttled { .. } => Script::Throttled,
-            Self::Settled { .. } => Script::Settled,
-        }
-    }
-}
-
-/// Whole microseconds, rounded up: a Lua number holds them exactly.
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(i64::MAX)
 }
 
 fn length(micros: i64) -> Duration {

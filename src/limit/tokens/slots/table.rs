@@ -67,12 +67,23 @@ impl SharedBuckets {
             match events.recv().await {
                 Ok(Event::Announced(line)) => self.announced(&line),
                 Ok(Event::Connected) => self.all().iter().for_each(Slots::reassert),
-                Ok(_) => {}
-                // Announcements are only hints.
-                Err(RecvError::Lagged(_)) => {}
+                // Announcements are only hints, so one that was missed does no harm.
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             }
         }
+    }
+
+    /// Sets the gauge of slots that are held.
+    pub(in crate::limit) fn report(&self) {
+        let held = self
+            .all()
+            .iter()
+            .map(|slots| slots.lock().count())
+            .sum::<usize>();
+        self.cluster
+            .slots_held()
+            .set(held.try_into().unwrap_or(i64::MAX));
     }
 
     /// `<key> <state…>`, separated by blanks.
