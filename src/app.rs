@@ -23,7 +23,7 @@ use std::num::NonZeroUsize;
 use tokio::net::TcpListener;
 
 use self::reload::Reloads;
-pub use self::reload::{LoadSettings, check};
+pub use self::reload::{LoadSettings, check, check_cluster};
 use self::signals::{Event, Signals};
 use self::systemd::Sockets;
 use self::worker::Workers;
@@ -206,6 +206,8 @@ impl App {
         // are there during a drain.
         let admin = TcpListener::from_std(self.admin.try_clone()?)?;
         tokio::spawn(admin::serve(admin, self.gateway.clone(), ready.clone()));
+        // Also on that runtime: the gateway deregisters at the end of the drain.
+        tokio::spawn(self.gateway.clone().follow_cluster());
         let workers = Workers::start(
             self.workers,
             &self.gateway,
@@ -227,6 +229,10 @@ impl App {
         drop(self);
         let Running { ready, workers } = running;
         let ended = drain::drain(&gateway, &ready, &workers, &settings, abort).await;
+        if let Some(cluster) = gateway.cluster() {
+            // Only now: until its last request has ended, it takes part in the budget.
+            cluster.leave().await;
+        }
         workers.stop();
         ended
     }

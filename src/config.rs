@@ -12,6 +12,7 @@ use clap::Args;
 
 mod check;
 mod classes;
+mod cluster_url;
 mod described;
 mod effective;
 mod files;
@@ -40,6 +41,7 @@ use self::secret::Sources;
 use self::value::Tree;
 
 pub use self::classes::{Classes, Group, InstanceLimit};
+pub use self::cluster_url::{ClusterCredentials, ClusterServer, ClusterUrl, ClusterUrlError};
 pub(crate) use self::described::describe;
 pub use self::effective::{Effective, InForce};
 pub(crate) use self::kind::read_address;
@@ -49,8 +51,8 @@ pub use self::proxy_url::{ProxyUrl, ProxyUrlError};
 pub use self::quota::{Quota, QuotaError};
 pub use self::secret::Secret;
 pub use self::settings::{
-    Access, Batch, BatchEdge, BatchMode, Class, Config, Egress, HttpVersion, Instances, Limit,
-    LimitMode, Log, LogAccess, LogFormat, LogLevel, Metrics, Server, Tenant, Tls, Upstream,
+    Access, Batch, BatchEdge, BatchMode, Class, Cluster, Config, Egress, HttpVersion, Instances,
+    Limit, LimitMode, Log, LogAccess, LogFormat, LogLevel, Metrics, Server, Tenant, Tls, Upstream,
 };
 pub use self::table::FILE_VARIABLE;
 pub use self::upstream_url::{UpstreamUrl, UrlError};

@@ -15,6 +15,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(crate) use self::files::Files;
+pub use crate::cluster::CaError;
+use crate::cluster::Cluster;
 use crate::config::{Config, InForce};
 use crate::observe::metrics::Metrics;
 use crate::proxy::{Proxy, Shared};
@@ -42,6 +44,9 @@ pub enum BuildError {
     /// TLS to clients.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// TLS to the server of the cluster.
+    #[error(transparent)]
+    Cluster(#[from] CaError),
 }
 
 impl Gateway {
@@ -51,7 +56,13 @@ impl Gateway {
     /// A file that the settings name cannot be used.
     pub fn new(config: &Config, dial: Dial) -> Result<Self, BuildError> {
         let metrics = Arc::new(Metrics::new(config.metrics.max_instances));
-        let shared = Arc::new(Shared::new(config, Arc::clone(&metrics)));
+        let cluster = config.cluster.as_ref();
+        let cluster = cluster.map(|settings| Cluster::new(settings, &metrics));
+        let shared = Arc::new(Shared::new(
+            config,
+            Arc::clone(&metrics),
+            cluster.transpose()?,
+        ));
         // One drain: connections close for it, and responses get `Connection: close`.
         let drain = shared.drain.clone();
         let server_shared = ServerShared::new(config.server.clone(), Arc::clone(&metrics), drain)?;
@@ -145,6 +156,9 @@ impl Gateway {
         let shared = &self.server.proxy.shared;
         // Gauges are set when they are scraped: to keep them current would cost each request.
         shared.limiter.report();
+        if let Some(cluster) = &shared.cluster {
+            cluster.report();
+        }
         let (idle, active) = self.server.proxy.upstream.connections();
         let settings = shared.reloadable.load();
         let metrics = self.metrics();
@@ -206,6 +220,20 @@ impl Gateway {
             self.metrics().requests_in_flight().max(shared.tasks.len()),
             self.server.shared.connections.len() + shared.drain.cut_count(),
         )
+    }
+
+    /// Keeps up with the other gateways, until the process ends.
+    pub(crate) async fn follow_cluster(self) {
+        let shared = &self.server.proxy.shared;
+        if let Some(cluster) = &shared.cluster {
+            let cluster = Arc::clone(cluster).run();
+            futures_util::future::join(cluster, shared.limiter.follow_cluster()).await;
+        }
+    }
+
+    /// What gateways share; `None` without `[cluster]`.
+    pub(crate) fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.server.proxy.shared.cluster.as_ref()
     }
 
     pub(crate) fn server(&self) -> &Server {

@@ -26,6 +26,7 @@
 //! - `limit`: buckets and queues; `tenant`: access and keys; `upstream`: connections to the upstream
 //! - `receipt`: what may merge; `identity`: which instance and credential a request names
 //! - `body`: request and response bodies; `conn`: the state of one client connection
+//! - `cluster`: what several gateways share through a server
 //! - [`metrics`], `http`: fields and codecs, `redact`: secrets in text
 //! - [`config`], `descriptors`, `grouped`, `sharded`, `yield_now`: what all others use
 //!
@@ -35,6 +36,7 @@ pub mod app;
 mod batch;
 mod body;
 pub mod cli;
+mod cluster;
 pub mod config;
 mod conn;
 mod descriptors;

@@ -9,29 +9,29 @@
 //! - [`registry`]: the accounts of a group of classes, bounded; [`lane`]: access to one;
 //! - [`account`]: which of its two buckets a credential draws on, by the
 //!   verified credentials ([`Verified`](crate::identity::Verified));
-//! - [`bucket`]: tokens and wait queue; [`gcra`] and [`mod@pause`]: the tokens;
-//!   [`in_flight`]: the bound on concurrent calls;
-//!   [`queue`]: what is next at a bucket;
+//! - [`bucket`]: tokens and wait queue; [`tokens`]: where its tokens come from;
+//!   [`queue`]: what is next at a bucket; [`request`]: what waits there, and what it gets;
 //! - [`shared`]: what is next where buckets share a budget, by the [`flow`] of
 //!   their tenant; [`egress`]: the task that serves it; [`policy`]: the share of
 //!   an instance;
 //! - [`forecast`]: when a newcomer would be served, and whether it is admitted;
+//! - [`division`]: the part of one of several gateways in the other budgets;
 //! - [`shadow`]: what enforcing would have done, where it is not enforced.
 
 mod account;
 mod bucket;
+mod division;
 mod egress;
 mod flow;
 mod forecast;
-mod gcra;
-mod in_flight;
 mod lane;
-mod pause;
 mod policy;
 mod queue;
 mod registry;
+mod request;
 mod shadow;
 mod shared;
+mod tokens;
 
 #[cfg(test)]
 mod tests;
@@ -44,25 +44,29 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 pub(crate) use bucket::{Bucket, next_ticket};
+use division::ClusterSharing;
 use egress::{Egress, QueueLimits};
 pub(crate) use forecast::admit as admit_at;
-pub(crate) use in_flight::Place;
 use lane::WaitRules;
 pub(crate) use lane::{Admission, Lane, SharedBudget};
 use policy::{Policy, Sharing};
-pub(crate) use queue::{Completion, Kind, Newcomer, Permit, Refusal, Refused, Scope};
 use registry::Registry;
+pub(crate) use request::{Completion, Kind, Newcomer, Permit, Refusal, Refused, Scope};
 pub(crate) use shadow::{shadow_call, would_refuse};
+pub(crate) use tokens::in_flight::Place;
 
+use crate::cluster::Cluster;
 use crate::config::{Classes, Config, LimitMode};
 use crate::identity::{Identity, InstanceId};
-use crate::observe::metrics::{BucketStatus, Metrics, Reason, Route};
+use crate::observe::metrics::{BucketStatus, Metrics, Route};
 
 /// All budgets of the gateway.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     rules: ArcSwap<Rules>,
     egress: Arc<Egress>,
+    /// What several gateways share, if there are several.
+    sharing: Option<ClusterSharing>,
     metrics: Arc<Metrics>,
 }
 
@@ -114,39 +118,27 @@ pub(crate) struct Waiting {
     pub(crate) receipts: usize,
 }
 
-impl Refused {
-    /// The metric label for this refusal.
-    pub(crate) fn reason(&self) -> Reason {
-        match (self.refusal, self.scope) {
-            (Refusal::QueueFull, _) => Reason::QueueFull,
-            (Refusal::Paused, _) => Reason::Paused,
-            (Refusal::WaitTooLong, Scope::Instance) => Reason::MaxWait,
-            (Refusal::WaitTooLong, Scope::Tenant) => Reason::TenantBudget,
-            (Refusal::WaitTooLong, Scope::Egress) => Reason::EgressBudget,
-        }
-    }
-}
-
-impl Scope {
-    /// As responses, the access log and the admin pages name it.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Instance => "instance",
-            Self::Tenant => "tenant",
-            Self::Egress => "egress",
-        }
-    }
-}
-
 impl Limiter {
     /// Opens full buckets under these settings.
     pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
+        Self::in_cluster(config, None, metrics)
+    }
+
+    /// As [`new`](Self::new), with buckets that several gateways share.
+    pub(crate) fn in_cluster(
+        config: &Config,
+        cluster: Option<&Arc<Cluster>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         metrics.scraped().max_queue(config.limit.max_queue);
         let egress = Egress::new(config.egress.quota, config.limit.max_wait);
         let egress = Arc::new(egress);
+        let sharing = cluster.map(|cluster| ClusterSharing::new(cluster, config));
+        let rules = Rules::new(config, &egress, sharing.as_ref(), None);
         Self {
-            rules: ArcSwap::from_pointee(Rules::new(config, &egress, None)),
+            rules: ArcSwap::from_pointee(rules),
             egress,
+            sharing,
             metrics,
         }
     }
@@ -156,9 +148,21 @@ impl Limiter {
     /// what waits (rule: reload).
     pub(crate) fn reconfigure(&self, config: &Config) {
         self.metrics.scraped().max_queue(config.limit.max_queue);
+        let sharing = self.sharing.as_ref();
+        if let Some(sharing) = sharing {
+            sharing.set_whole(config);
+        }
         let old = self.rules.load();
-        let rules = Rules::new(config, &self.egress, Some(&old));
+        let rules = Rules::new(config, &self.egress, sharing, Some(&old));
         self.rules.store(Arc::new(rules));
+    }
+
+    /// Keeps up with the other gateways, until the process ends.
+    pub(crate) async fn follow_cluster(&self) {
+        if let Some(sharing) = &self.sharing {
+            let divide = sharing.on_division(|whole| self.reconfigure(whole));
+            tokio::join!(sharing.buckets.follow(), divide);
+        }
     }
 
     /// Finds the lane of a request that began under `rules`. `class` names its class
@@ -186,8 +190,11 @@ impl Limiter {
         )
     }
 
-    /// Sets the gauges of tokens and pauses of each instance with a label.
+    /// Sets the gauges of tokens and pauses of each instance with a label, and of held slots.
     pub(crate) fn report(&self) {
+        if let Some(sharing) = &self.sharing {
+            sharing.buckets.report();
+        }
         let (rules, now) = (self.rules.load(), Instant::now());
         self.metrics.set_bucket_gauges(|instance| {
             let registries = rules.registries.iter();
@@ -305,16 +312,28 @@ impl Rules {
         self.wait.observes
     }
 
-    fn new(config: &Config, egress: &Arc<Egress>, old: Option<&Self>) -> Self {
+    fn new(
+        config: &Config,
+        egress: &Arc<Egress>,
+        cluster: Option<&ClusterSharing>,
+        old: Option<&Self>,
+    ) -> Self {
+        let parts = cluster.map(|cluster| cluster.parts_of(config));
+        let config = parts.as_ref().map_or(config, |parts| &parts.own);
         let Config { limit, batch, .. } = config;
         let is_limited = config.egress.quota.is_some();
         let sharing = Arc::new(Sharing::new(&config.tenants, egress, is_limited));
         let classes = Arc::new(Classes::new(config));
+        let unnamed = parts
+            .as_ref()
+            .map(|parts| Arc::new(Classes::new(&parts.of_unnamed)));
         let registries = (0..classes.groups().len()).map(|group| {
             let policy = Policy {
                 classes: Arc::clone(&classes),
+                of_unnamed: Arc::clone(unnamed.as_ref().unwrap_or(&classes)),
                 group,
                 sharing: Arc::clone(&sharing),
+                shared: cluster.map(ClusterSharing::buckets),
                 headers: limit.headers,
                 max_delay: batch.max_delay,
             };

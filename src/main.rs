@@ -71,6 +71,11 @@ fn check(named: Option<PathBuf>, overrides: &Overrides) -> ExitCode {
     match app::check(file.as_deref(), std::env::vars_os(), overrides) {
         Ok(effective) => {
             warn(effective.warnings());
+            let found =
+                block_on::<_, io::Error>(async { Ok(app::check_cluster(&effective.config).await) });
+            for line in found.unwrap_or_default() {
+                eprintln!("{line}");
+            }
             print(|out| write!(out, "{effective}"))
         }
         Err(mistakes) => fail(EXIT_SETTINGS, &mistakes),

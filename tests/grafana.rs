@@ -49,6 +49,7 @@ async fn exposed() -> BTreeMap<String, Exposed> {
     let mut config = Config::default();
     config.upstream.url = "http://upstream.test".parse().unwrap();
     config.tenants = vec![tenant("acme", "123")];
+    config.cluster = read_settings("cluster.url = \"redis://127.0.0.1\"").cluster;
     let files = tempfile::tempdir().unwrap();
     let (cert, key) = (files.path().join("cert.pem"), files.path().join("key.pem"));
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -68,15 +69,19 @@ async fn exposed() -> BTreeMap<String, Exposed> {
 }
 
 fn tenant(name: &str, instance: &str) -> Tenant {
-    let file = tempfile::NamedTempFile::new().unwrap();
     let settings = format!("[[tenant]]\nname = \"{name}\"\ninstances = [\"{instance}\"]\n");
+    read_settings(&settings).tenants.remove(0)
+}
+
+fn read_settings(settings: &str) -> Config {
+    let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), settings).unwrap();
     let read = wawp_gateway::config::load(
         Some(file.path()),
         std::iter::empty(),
         &wawp_gateway::config::Overrides::default(),
     );
-    read.unwrap().config.tenants.remove(0)
+    read.unwrap().config
 }
 
 fn read(exposition: &str) -> BTreeMap<String, Exposed> {
@@ -272,6 +277,7 @@ fn every_panel_says_what_is_normal_and_has_a_place_of_its_own() {
             "What enforcing would do",
             "Tenants",
             "Upstream",
+            "Cluster",
             "Process"
         ]
     );

@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["config", "descriptors", "grouped", "sharded", "yield_now"],
     &["http", "redact"],
     &["observe::metrics"],
+    &["cluster"],
     &["conn"],
     &["body"],
     &["identity"],

@@ -1,7 +1,7 @@
 //! A real Prometheus, with the shipped files, before a gateway under traffic: every expression of the dashboard and of
 //! the rules brings data. So no metric or label can be renamed without a panel that shows it going blank here first.
 //!
-//! Needs `prometheus` and `promtool` (Debian: `apt-get install prometheus`), and only 127.0.0.1.
+//! Needs `prometheus` and `promtool`, `redis-server` (Debian: `apt-get install prometheus redis-server`), and only 127.0.0.1.
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
 
@@ -58,6 +58,45 @@ weight = 4
 name = "zoo"
 instances = ["456"]
 "#;
+
+/// The server of a cluster of one gateway. Ends with the test.
+struct Redis(Child);
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+impl Redis {
+    /// Starts one behind `socket` in this directory.
+    fn start(directory: &Path) -> Self {
+        let options = "--port 0 --unixsocket socket --appendonly no --save";
+        let child = Command::new("redis-server")
+            .args(options.split(' '))
+            .arg("")
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed (Debian: apt-get install redis-server)");
+        Self(child)
+    }
+
+    /// Cuts all connections now and then, so that operations fail.
+    async fn interrupt(url: String) {
+        loop {
+            sleep(Duration::from_secs(2)).await;
+            let client = redis::Client::open(&*url).unwrap();
+            let mut kill = redis::cmd("CLIENT");
+            kill.arg("KILL").arg("TYPE").arg("normal");
+            if let Ok(mut connection) = client.get_connection() {
+                kill.exec(&mut connection).ok();
+            }
+        }
+    }
+}
 
 /// Ends with the test, however that ends.
 struct Prometheus {
@@ -264,9 +303,15 @@ async fn traffic(gateway: SocketAddr, sandbox: Sandbox) {
     }
 }
 
+/// The URL of the cluster's server.
+fn socket(directory: &Path) -> String {
+    format!("unix://{}", directory.join("socket").display())
+}
+
 fn settings(directory: &Path, upstream: SocketAddr) -> Config {
     let file = directory.join("gateway.toml");
-    std::fs::write(&file, SETTINGS).unwrap();
+    let settings = format!("{SETTINGS}[cluster]\nurl = {:?}\n", socket(directory));
+    std::fs::write(&file, settings).unwrap();
     let some = |text: &str| Some(text.to_owned());
     let flags = Overrides {
         listen: some("127.0.0.1:0"),
@@ -309,6 +354,8 @@ async fn every_expression_of_dashboard_and_rules_brings_data() {
         ..Settings::default()
     });
     tokio::spawn(sandbox.clone().serve(listener, std::future::pending()));
+    let _redis = Redis::start(directory.path());
+    tokio::spawn(Redis::interrupt(socket(directory.path())));
     let app = App::bind(settings(directory.path(), upstream), Dial::Tcp).unwrap();
     let (gateway, admin) = (app.address().unwrap(), app.admin_address().unwrap());
     let observer = app.gateway().clone();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 use super::systemd;
+use crate::cluster;
 use crate::config::{self, Config, Effective, Mistakes, Overrides};
 use crate::gateway::{Files, Gateway};
 
@@ -43,6 +44,15 @@ pub fn check(
 ) -> Result<Effective, Mistakes> {
     let files = |config: &Config| Files::read(config).err().unwrap_or_default();
     config::load_with(file, env, flags, files)
+}
+
+/// Asks the server of the cluster, and returns lines for an operator; none without `[cluster]`. The
+/// server is no reason to fail: a gateway serves without it.
+pub async fn check_cluster(config: &Config) -> Vec<String> {
+    match &config.cluster {
+        Some(settings) => cluster::probe(settings).await,
+        None => Vec::new(),
+    }
 }
 
 impl Reloads {

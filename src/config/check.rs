@@ -70,6 +70,7 @@ impl<'s> Checks<'s> {
         }
         self.rest("", file);
         self.require_whole_tls();
+        self.require_server_of_cluster();
     }
 
     /// Checks the settings of one section, or of one item of `[[section]]`, taken by `entries`.
@@ -148,15 +149,22 @@ impl<'s> Checks<'s> {
                 Kind::Tokens => self.tokens(section, &path, entry, read),
                 ref kind => self.value(&path, row, kind, &entry),
             };
-            if let (Some(checked), None) = (checked, &found) {
+            let Some(checked) = checked else {
+                continue;
+            };
+            if found.is_none() {
                 let (section, key) = (section.to_owned(), row.key);
                 self.shown.push(Setting {
                     section,
                     key,
                     toml: checked.shown,
+                    hidden: checked.hidden,
+                    is_changed: origin != Origin::Default,
                     origin,
                 });
                 found = Some(checked.value);
+            } else if let (Origin::Default, Some(last)) = (origin, self.shown.last_mut()) {
+                last.is_changed = last.toml != checked.shown;
             }
         }
         found
@@ -335,6 +343,20 @@ impl<'s> Checks<'s> {
             && !server.get_mut("tls").is_some_and(is_whole)
         {
             server.remove("tls");
+        }
+    }
+
+    /// If a setting of `[cluster]` differs from its default, `url` is required. Without `url` there is
+    /// no cluster, and nothing of it is shown.
+    fn require_server_of_cluster(&mut self) {
+        let is_set = |setting: &&Setting| setting.section == "cluster" && setting.is_changed;
+        if let Some(origin) = self.shown.iter().find(is_set).map(|set| set.origin.clone()) {
+            self.require("cluster", &["url".to_owned()], &origin);
+        }
+        let cluster = self.values.get("cluster");
+        if cluster.is_none_or(|cluster| cluster.get("url").is_none()) {
+            self.values.remove("cluster");
+            self.shown.retain(|setting| setting.section != "cluster");
         }
     }
 

@@ -119,6 +119,13 @@ impl Classes {
         &self.groups
     }
 
+    /// The paths and methods of a group, as a text that is the same in all gateways with these
+    /// settings.
+    pub fn requests_of(&self, group: usize) -> String {
+        let Group { paths, methods } = &self.groups[group];
+        format!("{paths:?} {methods:?}")
+    }
+
     /// The names of the classes of a group.
     pub fn names_of(&self, group: usize) -> impl Iterator<Item = &str> {
         let classes = self.classes.iter().filter(move |it| it.group == group);

@@ -1,12 +1,12 @@
 //! The settings as they are shown: as TOML, each value with its origin.
 //!
 //! Invariant: every value here is safe to print, because secrets are already masked. Two values are
-//! equal if they are shown equally. So a secret must not be a setting that needs a restart: a change
-//! of it would not be noticed.
+//! equal if they are shown equally and what a mask in them hides is equal.
 
 use std::fmt;
 
 use super::mistakes::Mistakes;
+use super::secret::Secret;
 use super::settings::Config;
 use super::table::{self, join};
 use super::value::Origin;
@@ -20,7 +20,11 @@ pub(super) struct Setting {
     pub(super) key: &'static str,
     /// The value as TOML; a secret is a mask.
     pub(super) toml: String,
+    /// What the mask of a URL hides.
+    pub(super) hidden: Option<Secret>,
     pub(super) origin: Origin,
+    /// It differs from the default.
+    pub(super) is_changed: bool,
 }
 
 /// The settings after all layers; displays as TOML, with the origin of each value that is not a
@@ -61,6 +65,10 @@ impl Setting {
 
     fn is_same_key(&self, other: &Self) -> bool {
         self.section == other.section && self.key == other.key
+    }
+
+    fn is_same_value(&self, other: &Self) -> bool {
+        self.toml == other.toml && self.hidden == other.hidden
     }
 }
 
@@ -128,7 +136,7 @@ impl InForce {
         for new in &read.shown {
             match self.current(new) {
                 // The old value stays in force. An earlier reload may have announced another one.
-                Some(old) if needs_restart(new) && old.toml != new.toml => {
+                Some(old) if needs_restart(new) && !old.is_same_value(new) => {
                     add(old, State::InForce);
                     add(new, State::AfterRestart);
                 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 use clap::ValueEnum;
 use ipnet::{IpNet, Ipv4Net};
 
+use super::cluster_url::{ClusterUrl, ClusterUrlError};
 use super::path_pattern::PathPattern;
 use super::proxy_url::{ProxyUrl, ProxyUrlError};
 use super::quota::{Quota, QuotaError};
-use super::secret::Sources;
+use super::secret::{Secret, Sources};
 use super::upstream_url::{UpstreamUrl, host_and_port};
 use super::value::{MASK, Value, quoted};
 
@@ -30,6 +31,8 @@ pub(super) enum Kind {
     Url,
     /// A proxy. It may contain a password.
     Proxy,
+    /// The server of a cluster. It may contain a password.
+    ClusterServer,
     /// A whole number within these bounds, both included.
     Count(i64, i64),
     /// A number per second; 0 is unlimited.
@@ -58,6 +61,8 @@ pub(super) struct Checked {
     pub(super) value: toml::Value,
     /// As TOML that is safe to print: a secret is a mask.
     pub(super) shown: String,
+    /// What the mask of a URL hides: two URLs that differ in it are shown equally.
+    pub(super) hidden: Option<Secret>,
 }
 
 pub(super) type Result<T> = std::result::Result<T, String>;
@@ -65,7 +70,12 @@ pub(super) type Result<T> = std::result::Result<T, String>;
 impl Checked {
     pub(super) fn new(value: impl Into<toml::Value>, shown: String) -> Self {
         let value = value.into();
-        Self { value, shown }
+        let hidden = None;
+        Self {
+            value,
+            shown,
+            hidden,
+        }
     }
 
     /// A value whose TOML form is its text.
@@ -97,12 +107,8 @@ impl Kind {
                 _ => read_address(text).map(|text| Checked::text(&text)),
             },
             Self::Url => parsed::<UpstreamUrl>(text).map(|text| Checked::text(&text)),
-            Self::Proxy => {
-                let fits = |text: &str| parsed::<ProxyUrl>(text).is_ok();
-                let proxy = sources.read(value, fits, &ProxyUrlError.to_string())?;
-                let shown = parsed::<ProxyUrl>(&proxy)?;
-                Ok(Checked::new(proxy, quoted(&shown)))
-            }
+            Self::Proxy => secret_url::<ProxyUrl>(value, sources, &ProxyUrlError),
+            Self::ClusterServer => secret_url::<ClusterUrl>(value, sources, &ClusterUrlError),
             Self::Count(min, max) => count(value, *min, *max),
             Self::Rate => rate(value),
             Self::Duration => {
@@ -134,7 +140,7 @@ impl Kind {
     pub(super) fn excerpt(&self, value: &Value, in_tenant: bool) -> String {
         let text = value.text();
         let is_masked = match self {
-            Self::Key | Self::Token | Self::Tokens | Self::Proxy => true,
+            Self::Key | Self::Token | Self::Tokens | Self::Proxy | Self::ClusterServer => true,
             Self::Url => text.is_some_and(|text| text.contains(['@', '?', '#'])),
             Self::Count(..) | Self::Rate => in_tenant && text.is_some(),
             _ => false,
@@ -185,6 +191,22 @@ pub(super) fn parsed<T: TryFrom<String, Error: ToString> + ToString>(text: &str)
     let read = T::try_from(text.to_owned());
     read.map(|value| value.to_string())
         .map_err(|error| error.to_string())
+}
+
+/// Checks a URL that may contain a password, which its type displays as a mask.
+fn secret_url<T: TryFrom<String, Error: ToString> + ToString>(
+    value: &Value,
+    sources: &Sources<'_>,
+    allowed: &dyn ToString,
+) -> Result<Checked> {
+    let fits = |text: &str| parsed::<T>(text).is_ok();
+    let url = sources.read(value, fits, &allowed.to_string())?;
+    let shown = parsed::<T>(&url)?;
+    let hidden = Some(Secret::new(&*url));
+    Ok(Checked {
+        hidden,
+        ..Checked::new(url, quoted(&shown))
+    })
 }
 
 /// The name of a PEM file, which is not opened here.

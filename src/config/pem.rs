@@ -4,7 +4,9 @@
 //! repeats the content of a file.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::{Error, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -32,6 +34,27 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
         ));
     }
     Ok(certificates)
+}
+
+/// TLS as a client: certificates are verified against the public roots and those of a file. Blocks.
+///
+/// # Errors
+/// What is wrong with the file, and what to do.
+pub(crate) fn client(ca: Option<&Path>) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
+    for certificate in ca.map_or(Ok(Vec::new()), certificates)? {
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    // Named explicitly: rustls panics if it finds two providers in the build.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring supports TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
 }
 
 /// Reads the private key of a file. Blocks.

@@ -14,6 +14,7 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
+use super::cluster_url::ClusterUrl;
 use super::path_pattern::PathPattern;
 use super::proxy_url::ProxyUrl;
 use super::quota::Quota;
@@ -37,6 +38,8 @@ pub struct Config {
     // Singular in TOML, where each item is one table: `[[tenant]]`.
     #[serde(default, rename = "tenant")]
     pub tenants: Vec<Tenant>,
+    /// What gateways share; `None` is a gateway that shares nothing.
+    pub cluster: Option<Cluster>,
     /// Which requests are accepted at all.
     pub access: Access,
     /// What is counted.
@@ -257,6 +260,21 @@ pub struct Tenant {
     /// The access token that replaces the key, for each of these instances.
     #[serde(default)]
     pub tokens: BTreeMap<String, Secret>,
+}
+
+/// `[cluster]`: several gateways that share one budget.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Cluster {
+    /// The server through which they share it.
+    pub url: ClusterUrl,
+    /// PEM file of authorities to trust in addition to the built-in ones.
+    pub ca: Option<PathBuf>,
+    /// Gateways with the same name form one cluster; prefix of every key on the server.
+    pub name: String,
+    /// The minimum number of gateways; without the server each takes its share of the rate.
+    pub replicas: NonZeroU32,
+    /// Longest time that one operation on the server may take.
+    pub timeout: Duration,
 }
 
 /// `[access]`: which requests are accepted.

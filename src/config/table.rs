@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 
 use super::ignored::{ignored_field, ignored_header};
 use super::kind::Kind::{
-    self, Address, Count, Duration, Key, List, Proxy, Rate, Switch, Text, Timeout, Tokens, Url,
-    Word,
+    self, Address, ClusterServer, Count, Duration, Key, List, Proxy, Rate, Switch, Text, Timeout,
+    Tokens, Url, Word,
 };
 use super::kind::{
     batch_path, file, host, instance, method, name, network, parsed, tenant_name, words,
@@ -47,7 +47,7 @@ pub(super) struct Row {
 }
 
 /// Every section and its settings.
-pub(super) static SECTIONS: [(&str, &[Row]); 10] = [
+pub(super) static SECTIONS: [(&str, &[Row]); 11] = [
     ("server", SERVER),
     ("upstream", UPSTREAM),
     ("batch", BATCH),
@@ -58,6 +58,7 @@ pub(super) static SECTIONS: [(&str, &[Row]); 10] = [
         &[reloadable("rate", Rate), reloadable("burst", BURST)],
     ),
     ("tenant", TENANT),
+    ("cluster", CLUSTER),
     ("access", ACCESS),
     // Each named instance has about a dozen series, and every scrape transfers all of them.
     (
@@ -152,6 +153,14 @@ const TENANT: &[Row] = &[
     reloadable("key", Key).unique(A_NEW_KEY),
     reloadable("keys", List(&Key)).unique(A_NEW_KEY),
     reloadable("tokens", Tokens),
+];
+
+const CLUSTER: &[Row] = &[
+    restart_only("url", ClusterServer),
+    restart_only("ca", Text(file)),
+    restart_only("name", Text(name)),
+    restart_only("replicas", Count(1, 1000)),
+    restart_only("timeout", Timeout),
 ];
 
 const ACCESS: &[Row] = &[

@@ -9,6 +9,7 @@ use http::Method;
 
 use super::*;
 
+mod cluster;
 mod in_force;
 mod mistakes;
 mod printed;
@@ -84,7 +85,9 @@ fn the_defaults_are_the_documented_ones() {
         access,
         metrics,
         log,
+        cluster,
     } = Config::default();
+    assert_eq!(cluster, None);
     assert_eq!(
         (server.listen.to_string(), server.admin.to_string()),
         ("127.0.0.1:8080".into(), "127.0.0.1:9464".into())

@@ -3,7 +3,7 @@
 //! Invariant: if they can be read here, a start with the same settings can use them,
 //! because it reads them with the same functions.
 
-use crate::config::{Config, pem};
+use crate::config::{ClusterServer, Config, pem};
 use crate::server::{Certificate, CertificateError};
 use crate::upstream::{TlsError, Upstream};
 
@@ -54,10 +54,16 @@ fn unreadable(config: &Config) -> Problems {
         .as_ref()
         .filter(|_| config.upstream.url.tls);
     let ca = ca.and_then(|ca| pem::certificates(ca).err());
+    // Nor `cluster.ca` without TLS to the server.
+    let cluster = config.cluster.as_ref().and_then(|cluster| {
+        let uses_tls = matches!(cluster.url.server, ClusterServer::Tcp { tls: true, .. });
+        pem::certificates(cluster.ca.as_ref().filter(|_| uses_tls)?).err()
+    });
     let problems = [
         ("server.tls.cert", cert),
         ("server.tls.key", key),
         ("upstream.ca", ca),
+        ("cluster.ca", cluster),
     ];
     problems
         .into_iter()

@@ -24,8 +24,9 @@ pub(crate) enum Verified {
     #[default]
     None,
     One(Fingerprint),
-    /// With the time of the last request.
-    More(Box<[(Fingerprint, Instant)]>),
+    /// With the time of the last request. Most accounts have one credential, so this variant must not make them larger.
+    #[expect(clippy::box_collection)]
+    More(Box<Vec<(Fingerprint, Instant)>>),
 }
 
 impl Verified {
@@ -46,7 +47,7 @@ impl Verified {
         let (one, more) = match self {
             Self::None => (None, &[][..]),
             Self::One(one) => (Some(*one), &[][..]),
-            Self::More(all) => (None, &**all),
+            Self::More(all) => (None, all.as_slice()),
         };
         one.into_iter().chain(more.iter().map(|(it, _)| *it))
     }
@@ -72,7 +73,7 @@ impl Verified {
                 return true;
             }
             Self::One(one) => vec![(one, now)],
-            Self::More(all) => all.into_vec(),
+            Self::More(all) => *all,
         };
         let unused = |(_, used): &(_, Instant)| now.saturating_duration_since(*used) >= IN_USE;
         if all.len() >= MAX_CREDENTIALS {
@@ -80,13 +81,13 @@ impl Verified {
             let longest = longest.map(|(index, _)| index);
             let evicted = longest.filter(|index| unused(&all[*index]));
             let Some(evicted) = evicted else {
-                *self = Self::More(all.into_boxed_slice());
+                *self = Self::More(Box::new(all));
                 return false;
             };
             all.swap_remove(evicted);
         }
         all.push((credential, now));
-        *self = Self::More(all.into_boxed_slice());
+        *self = Self::More(Box::new(all));
         true
     }
 
@@ -98,12 +99,12 @@ impl Verified {
         *self = match std::mem::take(self) {
             Self::None | Self::One(_) => Self::None,
             Self::More(all) => {
-                let mut left = all.into_vec();
+                let mut left = *all;
                 left.retain(|(it, _)| *it != credential);
-                match *left {
+                match left[..] {
                     [] => Self::None,
                     [(one, _)] => Self::One(one),
-                    _ => Self::More(left.into_boxed_slice()),
+                    _ => Self::More(Box::new(left)),
                 }
             }
         };

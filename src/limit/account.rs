@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::bucket::{Bucket, next_ticket};
 use super::egress::{Joined, Owner, QueueLimits, Sender, Share};
 use super::policy::{BucketHandle, BucketLocation, Policy};
-use super::queue::{Newcomer, Permit, Refused, Source};
+use super::request::{Newcomer, Permit, Refused, Source};
 use super::shared::EntryId;
 use crate::identity::{Fingerprint, InstanceId, Verified};
 use crate::observe::metrics::InstanceSeries;
@@ -55,8 +55,7 @@ struct State {
 impl Account {
     pub(super) fn new(instance: Option<InstanceId>, policy: &Policy) -> Self {
         let share = policy.sharing.of_unverified(instance.as_deref());
-        let limit = policy.limit_of(instance.as_deref());
-        let main = BucketHandle::new(limit, share, Source::Main);
+        let main = BucketHandle::new(policy, instance.as_deref(), share, Source::Main);
         Self {
             instance,
             state: Mutex::new(State {
@@ -149,7 +148,7 @@ impl Account {
     fn open_unverified(&self, policy: &Policy) -> BucketHandle {
         let instance = self.instance.as_deref();
         let share = policy.sharing.of_unverified(instance);
-        BucketHandle::new(policy.limit_of(instance), share, Source::Unverified)
+        BucketHandle::new(policy, instance, share, Source::Unverified)
     }
 
     /// Puts an admitted newcomer into the queue.
@@ -223,10 +222,15 @@ impl Account {
     pub(super) fn reconfigure(self: &Arc<Self>, policy: &Policy) {
         let now = Instant::now();
         let mut state = self.lock();
-        let limit = policy.limit_of(self.instance.as_deref());
-        state.main.with(|bucket| bucket.set_limit(limit, now));
+        let instance = self.instance.as_deref();
+        let limit = policy.limit_of(instance);
+        let set_limit = |handle: &mut BucketHandle, source| {
+            let name = policy.name_of(instance, source);
+            handle.with(|bucket| bucket.set_limit(limit, name, now));
+        };
+        set_limit(&mut state.main, Source::Main);
         if let Some(other) = &mut state.unverified {
-            other.with(|bucket| bucket.set_limit(limit, now));
+            set_limit(other, Source::Unverified);
         }
         self.reshare(&mut state, policy);
     }

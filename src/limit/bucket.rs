@@ -6,6 +6,10 @@
 //! There is a queue if and only if a task serves it: [`push`](Bucket::push)
 //! returns true when it makes one, and [`advance`](Bucket::advance) returns
 //! `None` when it removes it.
+//!
+//! - [`refusals`]: what is refused, when, and with what reason.
+
+mod refusals;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,17 +18,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::in_flight::InFlight;
-use super::pause::{LocalTokens, Tokens};
-use super::queue::{
-    Completion, Newcomer, Permit, Refusal, Refused, Scope, Side, Source, WaitQueue, Waiter,
-};
+use super::queue::{Side, WaitQueue, Waiter};
+use super::request::{Completion, Newcomer, Permit, Source};
+use super::tokens::in_flight::InFlight;
+use super::tokens::{BucketName, BucketTokens, Demand};
 use crate::config::{InstanceLimit, Quota};
 use crate::identity::Fingerprint;
-
-/// How late a timer may fire: tokio's timer wheel advances once a millisecond. A token
-/// that was due by the deadline counts, although the serving task woke so much later.
-const TIMER_GRANULARITY: Duration = Duration::from_millis(2);
+pub(super) use refusals::expiry;
 
 /// The next ticket of the process: tickets order waiters also across buckets,
 /// between which they may move.
@@ -35,25 +35,25 @@ pub(crate) fn next_ticket() -> u64 {
     TICKETS.fetch_add(1, Ordering::Relaxed)
 }
 
-/// When a request that still waits has to be refused.
-pub(super) fn expiry<G>(request: &Waiter<G>) -> Instant {
-    request.deadline + TIMER_GRANULARITY
-}
-
 /// A token bucket (GCRA) and its wait queue.
 #[derive(Debug)]
 pub(crate) struct Bucket<G> {
-    tokens: LocalTokens,
+    tokens: BucketTokens,
     /// There only while something waits, so that an idle bucket stays small.
     queue: Option<Box<WaitQueue<G>>>,
     source: Source,
 }
 
 impl<G: Completion> Bucket<G> {
-    /// A full bucket.
-    pub(super) fn new(limit: &InstanceLimit, source: Source, now: Instant) -> Self {
+    /// A full bucket; with a name, one that gateways share.
+    pub(super) fn new(
+        limit: &InstanceLimit,
+        name: Option<BucketName>,
+        source: Source,
+        now: Instant,
+    ) -> Self {
         Self {
-            tokens: LocalTokens::new(limit, now),
+            tokens: BucketTokens::new(limit, name, now),
             queue: None,
             source,
         }
@@ -62,7 +62,7 @@ impl<G: Completion> Bucket<G> {
     /// A bucket without a limit, in the place of one that is moved.
     pub(super) fn unlimited(source: Source, now: Instant) -> Self {
         Self {
-            tokens: LocalTokens::unlimited(now),
+            tokens: BucketTokens::unlimited(now),
             queue: None,
             source,
         }
@@ -70,7 +70,7 @@ impl<G: Completion> Bucket<G> {
 
     /// A full bucket for every credential.
     pub(crate) fn new_main(limit: &InstanceLimit, now: Instant) -> Self {
-        Self::new(limit, Source::Main, now)
+        Self::new(limit, None, Source::Main, now)
     }
 
     /// A copy for a forecast, in which each waiter has another way to learn its
@@ -128,11 +128,11 @@ impl<G: Completion> Bucket<G> {
     }
 
     fn queue(&mut self, max_delay: Duration) -> &mut WaitQueue<G> {
-        let in_flight = self.tokens.in_flight();
+        let tokens = &self.tokens;
         self.queue.get_or_insert_with(|| {
-            // The end of a call wakes the task too.
-            let changed = in_flight.map(|it| Arc::clone(&it.changed));
-            Box::new(WaitQueue::new(max_delay, changed.unwrap_or_default()))
+            // The end of a call and the reply of a server wake the task too.
+            let changed = tokens.changed().unwrap_or_default();
+            Box::new(WaitQueue::new(max_delay, changed))
         })
     }
 
@@ -147,6 +147,7 @@ impl<G: Completion> Bucket<G> {
     /// The same, for a caller that needs no wake-up.
     pub(super) fn tick(&mut self, now: Instant) -> Option<Instant> {
         let next = self.serve(now)?;
+        self.refuse_unreachable(now);
         let expiry = self.expire(now, |bucket| bucket.too_late(now));
         Some(expiry.map_or(next, |expiry| expiry.min(next)))
     }
@@ -157,14 +158,28 @@ impl<G: Completion> Bucket<G> {
         loop {
             let Some(side) = self.next(now, |n| self.tokens.due(now, n)) else {
                 self.queue = None;
+                self.reserve(now);
                 return None;
             };
-            let due = self.tokens.due(now, 0);
-            if due > now {
-                return Some(due);
+            if self.ready_at(now) > now {
+                self.reserve(now);
+                return Some(self.ready_at(now));
             }
             self.grant(side, now);
         }
+    }
+
+    /// Has tokens reserved for what waits, where they have to be.
+    pub(super) fn reserve(&self, now: Instant) {
+        self.tokens.reserve(now, || {
+            let queue = self.queue.as_ref();
+            queue.map_or_else(Demand::default, |queue| queue.demand(now))
+        });
+    }
+
+    /// When to try to take the next token: `now` if one can be taken.
+    pub(super) fn ready_at(&self, now: Instant) -> Instant {
+        self.tokens.ready_at(now)
     }
 
     /// Which side has the next token; `slot(n)` is the time of the n-th token.
@@ -179,6 +194,10 @@ impl<G: Completion> Bucket<G> {
         let Some(queue) = &mut self.queue else {
             return false;
         };
+        // A slot can have become too old while a shared budget had no token.
+        if self.tokens.ready_at(now) > now {
+            return false;
+        }
         let Some(waiter) = queue.pop(side) else {
             return false;
         };
@@ -216,6 +235,11 @@ impl<G: Completion> Bucket<G> {
         }
     }
 
+    /// The task of the egress that serves the bucket, if one does.
+    pub(super) fn set_egress(&self, egress: Option<&Arc<Notify>>) {
+        self.tokens.set_egress(egress);
+    }
+
     /// The calls in flight, where their number is bounded.
     pub(super) fn in_flight(&self) -> Option<&Arc<InFlight>> {
         self.tokens.in_flight()
@@ -226,29 +250,6 @@ impl<G: Completion> Bucket<G> {
         self.in_flight().map(|in_flight| in_flight.count())
     }
 
-    /// Refuses the requests whose deadline has passed; returns when the next
-    /// one will have to be refused. To be called after the tokens that are
-    /// there have been handed out.
-    pub(super) fn expire(
-        &mut self,
-        now: Instant,
-        refused: impl FnOnce(&Self) -> Refused,
-    ) -> Option<Instant> {
-        let queue = self.queue.as_mut()?;
-        let expired = now.checked_sub(TIMER_GRANULARITY);
-        let expired = expired.map(|until| queue.take_expired(until));
-        let next = queue.first_deadline();
-        if let Some(expired) = expired
-            && !expired.is_empty()
-        {
-            let refused = refused(self);
-            for waiter in expired {
-                waiter.completion.settle(Err(refused));
-            }
-        }
-        next.map(|deadline| deadline + TIMER_GRANULARITY)
-    }
-
     /// Removes a queue in which nothing waits.
     pub(super) fn drop_empty_queue(&mut self) {
         self.queue.take_if(|queue| queue.is_empty());
@@ -257,40 +258,34 @@ impl<G: Completion> Bucket<G> {
     /// Updates the pause after an upstream 429 to a request sent at `sent`, and
     /// refuses everything whose deadline lies within the pause.
     pub(super) fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
-        self.tokens.on_429(now, sent, retry_after);
+        self.tokens.source_mut().on_429(now, sent, retry_after);
         self.refuse_held(now);
         self.wake();
     }
 
-    fn refuse_held(&mut self, now: Instant) {
-        let (Some(until), Some(queue)) = (self.tokens.refuses_until(), &mut self.queue) else {
-            return;
-        };
-        let late = queue.take_late(until);
-        let refused = self.refused(Refusal::Paused, until, now);
-        for waiter in late {
-            waiter.completion.settle(Err(refused));
-        }
-    }
-
     /// Whether a 429 has not yet been followed by a success.
     pub(super) fn is_recovering(&self) -> bool {
-        self.tokens.is_recovering()
+        self.tokens.source().is_recovering()
     }
 
     /// Updates the pause after any other response, or none.
     pub(super) fn on_other_result(&mut self, now: Instant, sent: Instant, is_accepted: bool) {
-        if self.tokens.on_other_result(now, sent, is_accepted) {
+        let tokens = self.tokens.source_mut();
+        if tokens.on_other_result(now, sent, is_accepted) {
             self.wake();
         }
     }
 
     /// Sets another limit; debt is kept, and so are calls in flight.
-    pub(super) fn set_limit(&mut self, limit: &InstanceLimit, now: Instant) {
-        self.tokens.set_limit(limit, now);
-        if let (Some(queue), Some(in_flight)) = (&mut self.queue, self.tokens.in_flight()) {
+    pub(super) fn set_limit(
+        &mut self,
+        limit: &InstanceLimit,
+        name: Option<BucketName>,
+        now: Instant,
+    ) {
+        self.tokens.set_limit(limit, name, now);
+        if let (Some(queue), Some(changed)) = (&mut self.queue, self.tokens.changed()) {
             // Wakes the task, which from now on waits for the other one.
-            let changed = Arc::clone(&in_flight.changed);
             std::mem::replace(&mut queue.changed, changed).notify_one();
         }
         self.wake();
@@ -339,14 +334,14 @@ impl<G: Completion> Bucket<G> {
 
     /// The present quota.
     pub(super) fn quota(&self) -> Option<Quota> {
-        self.tokens.quota()
+        self.tokens.source().quota()
     }
 
     /// Tokens left, and what is left of a pause.
     pub(super) fn status(&self, now: Instant) -> (Option<f64>, Duration) {
-        let held = self.tokens.held_until(now);
+        let held = self.tokens.source().held_until(now);
         let paused = held.map_or(Duration::ZERO, |until| until - now);
-        (self.tokens.tokens(now), paused)
+        (self.tokens.source().tokens(now), paused)
     }
 
     /// Whether dropping the bucket would lose nothing: nothing waits, there is
@@ -355,46 +350,8 @@ impl<G: Completion> Bucket<G> {
         self.queue.is_none() && self.tokens.is_full(now)
     }
 
-    /// Refuses a deadline that lies within a pause, as the waiters were.
-    ///
-    /// # Errors
-    /// It does.
-    pub(super) fn check_pause(&self, now: Instant, deadline: Instant) -> Result<(), Refused> {
-        let until = self.tokens.refuses_until();
-        let until = until.filter(|until| deadline < *until && now < *until);
-        until.map_or(Ok(()), |until| {
-            Err(self.refused(Refusal::Paused, until, now))
-        })
-    }
-
     /// Until when a pause certainly lets no request go; it may be over.
     pub(super) fn paused_until(&self) -> Option<Instant> {
-        self.tokens.refuses_until()
-    }
-
-    /// The refusal of a request whose deadline came while it waited.
-    pub(super) fn too_late(&self, now: Instant) -> Refused {
-        let at = self.due(now, self.len());
-        self.refused(self.why_late(now), at, now)
-    }
-
-    /// Why a request would wait so long for this bucket.
-    pub(super) fn why_late(&self, now: Instant) -> Refusal {
-        match self.tokens.held_until(now) {
-            Some(_) => Refusal::Paused,
-            None => Refusal::WaitTooLong,
-        }
-    }
-
-    /// A refusal by this bucket's own budget.
-    pub(super) fn refused(&self, refusal: Refusal, at: Instant, now: Instant) -> Refused {
-        Refused {
-            refusal,
-            scope: Scope::Instance,
-            quota: self.quota(),
-            max_in_flight: self.in_flight().and_then(|it| it.cap()),
-            waiting: self.len(),
-            retry_after: at.saturating_duration_since(now),
-        }
+        self.tokens.source().refuses_until()
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::bucket::{Bucket, next_ticket};
 use super::flow::{FlowId, Flows};
 use super::forecast::{self, BucketRef};
-use super::queue::{Newcomer, Permit, Refused, Source};
+use super::request::{Newcomer, Permit, Refused, Source};
 use super::shared::{EntryId, SharedQueue};
 use crate::config::Quota;
 
@@ -131,7 +131,7 @@ impl Egress {
         newcomer: &Newcomer,
     ) -> Option<Permit> {
         let now = newcomer.now;
-        if bucket.due(now, 0) > now {
+        if bucket.ready_at(now) > now {
             return None;
         }
         let mut state = self.lock();
@@ -167,7 +167,7 @@ impl Egress {
     ) -> EntryId {
         let mut state = self.lock();
         let flow = state.flow(flow, Instant::now());
-        self.serve_calls_of(&bucket);
+        bucket.set_egress(Some(&self.changed));
         let id = state.queue.register(bucket, flow);
         state.owners.insert(id, owner);
         if !std::mem::replace(&mut state.is_served, true) {
@@ -202,16 +202,9 @@ impl Egress {
         let mut state = self.lock();
         let bucket = state.queue.bucket(id)?;
         let done = act(bucket);
-        self.serve_calls_of(bucket);
+        bucket.set_egress(Some(&self.changed));
         self.wake(&mut state);
         Some(done)
-    }
-
-    /// Has the task woken when a call of a bucket ends that is held here.
-    fn serve_calls_of(&self, bucket: &Bucket<Sender>) {
-        if let Some(in_flight) = bucket.in_flight() {
-            in_flight.set_egress(Some(Arc::clone(&self.changed)));
-        }
     }
 
     /// Reads a bucket that is held here.
@@ -233,8 +226,8 @@ impl Egress {
         let mut state = self.lock();
         state.owners.remove(&id);
         let bucket = state.queue.unregister(id);
-        if let Some(in_flight) = bucket.as_ref().and_then(Bucket::in_flight) {
-            in_flight.set_egress(None);
+        if let Some(bucket) = &bucket {
+            bucket.set_egress(None);
         }
         self.wake(&mut state);
         bucket

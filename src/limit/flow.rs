@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::gcra::{Gcra, Usage};
-use super::queue::{Alternator, Scope, Side};
+use super::queue::{Alternator, Side};
+use super::request::Scope;
+use super::tokens::gcra::{Gcra, Usage};
 use crate::config::Quota;
 
 /// The virtual length of a call of weight 1: weights divide it with little

@@ -30,9 +30,10 @@ use tokio::time::Instant;
 
 use super::bucket::Bucket;
 use super::flow::FlowId;
-use super::gcra::Gcra;
-use super::queue::{Completion, Kind, Newcomer, Permit, Refusal, Refused, Scope, Side, Waiter};
+use super::queue::{Side, Waiter};
+use super::request::{Completion, Kind, Newcomer, Permit, Refusal, Refused, Scope};
 use super::shared::{EntryId, SharedQueue};
+use super::tokens::gcra::Gcra;
 use crate::config::Quota;
 
 /// The newcomer's ticket number in a simulation: the last.

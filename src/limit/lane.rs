@@ -16,10 +16,10 @@ use tokio::time::Instant;
 use super::account::Account;
 use super::bucket::Bucket;
 use super::egress::{Joined, QueueLimits};
-use super::in_flight::Place;
 use super::policy::Policy;
-use super::queue::{Kind, Newcomer, Permit, Refusal, Refused, Scope, Source};
 use super::registry::Registry;
+use super::request::{Kind, Newcomer, Permit, Refusal, Refused, Scope, Source};
+use super::tokens::in_flight::Place;
 use ticket::Ticket;
 
 use crate::config::{InstanceLimit, Quota};

@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use super::bucket::Bucket;
 use super::egress::{Egress, FlowSpec, QueueLimits, Sender, Share};
 use super::forecast;
-use super::queue::{Newcomer, Permit, Refused, Source};
+use super::request::{Newcomer, Permit, Refused, Source};
 use super::shared::EntryId;
+use super::tokens::{BucketName, SharedBuckets};
 use crate::config::{self, Classes, InstanceLimit};
 
 /// The flow of all unverified credentials together: settings cannot name it.
@@ -26,9 +27,13 @@ const UNVERIFIED: &str = "?";
 #[derive(Debug)]
 pub(super) struct Policy {
     pub(super) classes: Arc<Classes>,
+    /// The same for requests that name no instance.
+    pub(super) of_unnamed: Arc<Classes>,
     /// Which group of `classes`.
     pub(super) group: usize,
     pub(super) sharing: Arc<Sharing>,
+    /// The buckets that several gateways share, if they do.
+    pub(super) shared: Option<Arc<SharedBuckets>>,
     /// Whether responses carry `RateLimit` fields.
     pub(super) headers: bool,
     /// `batch.max_delay`.
@@ -38,7 +43,23 @@ pub(super) struct Policy {
 impl Policy {
     /// The limit of an instance in this group.
     pub(super) fn limit_of(&self, instance: Option<&str>) -> &InstanceLimit {
-        self.classes.limit_of(self.group, instance)
+        let classes = match instance {
+            Some(_) => &self.classes,
+            None => &self.of_unnamed,
+        };
+        classes.limit_of(self.group, instance)
+    }
+
+    /// What a bucket of an instance is called among several gateways; `None` where it belongs to
+    /// this one alone.
+    pub(super) fn name_of(&self, instance: Option<&str>, source: Source) -> Option<BucketName> {
+        let requests = self.classes.requests_of(self.group);
+        let source: &[u8] = match source {
+            Source::Main => b"main",
+            Source::Unverified => b"unverified",
+        };
+        let buckets = self.shared.as_ref()?;
+        Some(buckets.name(&[requests.as_bytes(), instance?.as_bytes(), source]))
     }
 }
 
@@ -163,9 +184,16 @@ pub(super) enum BucketLocation {
 }
 
 impl BucketHandle {
-    pub(super) fn new(limit: &InstanceLimit, share: Option<Arc<Share>>, source: Source) -> Self {
+    pub(super) fn new(
+        policy: &Policy,
+        instance: Option<&str>,
+        share: Option<Arc<Share>>,
+        source: Source,
+    ) -> Self {
+        let (limit, name) = (policy.limit_of(instance), policy.name_of(instance, source));
+        let bucket = Bucket::new(limit, name, source, Instant::now());
         Self {
-            location: BucketLocation::InAccount(Bucket::new(limit, source, Instant::now())),
+            location: BucketLocation::InAccount(bucket),
             share,
         }
     }

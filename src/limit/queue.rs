@@ -6,136 +6,15 @@
 //! request late (rule: yielding). Pure bookkeeping: no clock, no tokens.
 
 use std::collections::VecDeque;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::in_flight::Place;
-use crate::config::Quota;
+use super::request::{Kind, Newcomer};
+use super::tokens::Demand;
 use crate::identity::Fingerprint;
-
-/// What needs a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// A request that is passed through.
-    Request,
-    /// A batch of read receipts: yields to requests until it is
-    /// `batch.max_delay` old.
-    Receipt {
-        /// When the batch was opened.
-        opened: Instant,
-    },
-    /// A further upstream call of an admitted batch (a retry or a part of a
-    /// split). It is ordered by when its batch was opened, as a receipt that is
-    /// overdue at once: it does not wait for `batch.max_delay`, but still
-    /// alternates with requests. `limit.max_queue` does not apply.
-    FollowUp {
-        /// When the batch was opened.
-        opened: Instant,
-    },
-}
-
-/// A token that was taken, or none where budgets are only observed.
-#[derive(Debug)]
-pub(crate) struct Permit {
-    /// When the token was taken.
-    pub(crate) granted: Instant,
-    /// Tokens left at that time; `None` where the bucket is unlimited.
-    pub(crate) remaining: Option<u32>,
-    /// The bucket that the token came from.
-    pub(super) source: Source,
-    /// Its place among the calls in flight, where their number is bounded.
-    pub(super) place: Option<Place>,
-}
-
-impl Permit {
-    /// The call is sent now. What is returned is to be dropped when it has ended.
-    pub(crate) fn send(&mut self) -> Option<Place> {
-        self.place.take().map(Place::sent)
-    }
-
-    /// The place of a call that is not sent.
-    pub(crate) fn take_place(&mut self) -> Option<Place> {
-        self.place.take()
-    }
-}
-
-/// Which of the two buckets of an account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
-    /// The bucket of verified credentials, or of all while none is verified.
-    Main,
-    /// The bucket of the other credentials.
-    Unverified,
-}
-
-/// A request that was not admitted, or whose wait has ended without a token.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Refused {
-    /// Why.
-    pub(crate) refusal: Refusal,
-    /// The budget that was used up.
-    pub(crate) scope: Scope,
-    /// The quota of that budget; `None` where it is unlimited and only calls in
-    /// flight or a pause were in the way.
-    pub(crate) quota: Option<Quota>,
-    /// How many of its calls may be in flight; `None` where any number may.
-    pub(crate) max_in_flight: Option<NonZeroU32>,
-    /// Requests that waited at the bucket at that time.
-    pub(crate) waiting: usize,
-    /// After this time a token would be free for the request.
-    pub(crate) retry_after: Duration,
-}
-
-/// A budget that a request draws on; it draws on all three at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scope {
-    /// The budget of the instance for the class of the request.
-    Instance,
-    /// The budget of the instance's tenant.
-    Tenant,
-    /// The one budget for all upstream calls.
-    Egress,
-}
-
-/// Why a request was not admitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// `limit.max_queue` requests wait already.
-    QueueFull,
-    /// The token would come after the deadline.
-    WaitTooLong,
-    /// The upstream named a pause that ends after the deadline.
-    Paused,
-}
-
-/// Ends the wait of one request, with a token or a refusal.
-pub(crate) trait Completion {
-    /// Ends the wait; false if the request has gone.
-    fn settle(self, verdict: Result<Permit, Refused>) -> bool;
-}
-
-impl Completion for oneshot::Sender<Result<Permit, Refused>> {
-    fn settle(self, verdict: Result<Permit, Refused>) -> bool {
-        self.send(verdict).is_ok()
-    }
-}
-
-/// A request or a batch of receipts that needs a token.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Newcomer {
-    /// What it is.
-    pub(crate) kind: Kind,
-    /// When it arrived at the limiter.
-    pub(crate) now: Instant,
-    /// A token after this time is of no use.
-    pub(crate) deadline: Instant,
-    /// Its credential: requests of one credential never overtake each other.
-    pub(crate) credential: Option<Fingerprint>,
-}
 
 /// A request or a batch of receipts that waits.
 #[derive(Debug)]
@@ -345,6 +224,36 @@ impl<G> WaitQueue<G> {
         let mut late = extract(&mut self.requests, is_late);
         late.append(&mut extract(&mut self.receipts, is_late));
         late
+    }
+
+    /// Takes out the requests that miss their deadline with the token times `slot`.
+    pub(super) fn take_unreachable(&mut self, slot: impl Fn(u32) -> Instant) -> Vec<Waiter<G>> {
+        let mut late = Vec::new();
+        let mut before = 0;
+        for request in std::mem::take(&mut self.requests) {
+            if slot(before) > request.deadline {
+                late.push(request);
+            } else {
+                before += 1;
+                self.requests.push_back(request);
+            }
+        }
+        late
+    }
+
+    /// What needs a token: all requests and overdue receipts, else the first receipt.
+    pub(super) fn demand(&self, now: Instant) -> Demand {
+        let overdue = self
+            .receipts
+            .iter()
+            .filter(|receipt| receipt.overdue <= now);
+        let all = self.requests.iter().chain(overdue);
+        let deadlines: Vec<_> = all.map(|waiter| waiter.deadline).collect();
+        let yielding = self.receipts.front().filter(|_| deadlines.is_empty());
+        Demand {
+            yielding: yielding.map(|receipt| receipt.deadline),
+            deadlines,
+        }
     }
 
     /// The earliest deadline of the waiting requests.

@@ -17,7 +17,8 @@ use tokio::time::Instant;
 
 use super::bucket::{Bucket, expiry};
 use super::flow::{FlowId, FlowLoad, Flows};
-use super::queue::{Completion, Permit, Refused, Scope, Side, WaitQueue, Waiter};
+use super::queue::{Side, WaitQueue, Waiter};
+use super::request::{Completion, Permit, Refused, Scope};
 use crate::config::Quota;
 pub(super) use agenda::Agenda;
 use agenda::{Due, Heads};
@@ -127,7 +128,9 @@ impl<G: Completion> SharedQueue<G> {
         now: Instant,
     ) -> Option<Permit> {
         let flows = &mut self.flows;
-        if bucket.due(now, 0) > now || flows.due(flow, now) > now || flows.budget.due(now, 0) > now
+        if bucket.ready_at(now) > now
+            || flows.due(flow, now) > now
+            || flows.budget.due(now, 0) > now
         {
             return None;
         }
@@ -216,7 +219,7 @@ impl<G: Completion> SharedQueue<G> {
     pub(super) fn too_late(&mut self, id: EntryId, now: Instant) -> Option<Refused> {
         let entry = self.entries.get(&id)?;
         let (own, flow) = (entry.bucket.too_late(now), entry.flow);
-        if entry.bucket.due(now, 0) > now {
+        if entry.bucket.ready_at(now) > now {
             return Some(own);
         }
         let (at, scope, quota) = self.guaranteed(flow, Some(id), Side::Requests, now);
@@ -240,14 +243,16 @@ impl<G: Completion> SharedQueue<G> {
             return;
         };
         let Some(queue) = entry.bucket.waiting() else {
+            entry.bucket.reserve(now);
             return;
         };
         if let Some(request) = queue.head(Side::Requests) {
             agenda.expiries.insert((expiry(request), id));
         }
-        let due = entry.bucket.due(now, 0);
-        if due > now {
-            agenda.later.insert((due, Due::Entry(id)));
+        if entry.bucket.ready_at(now) > now {
+            entry.bucket.reserve(now);
+            let ready = entry.bucket.ready_at(now);
+            agenda.later.insert((ready, Due::Entry(id)));
             return;
         }
         let heads = agenda.heads.entry(entry.flow).or_default();

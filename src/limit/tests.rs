@@ -1,6 +1,7 @@
 //! The rules of buckets, queues, pauses and shares, in simulated time.
 
 mod classes;
+mod cluster;
 mod forecasts;
 mod in_flight;
 mod laws;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use http::{Method, Request, StatusCode};
 use tokio::time::Instant;
 
-use super::queue::Source;
+use super::request::Source;
 use super::*;
 use crate::config::{Config, Quota};
 use crate::identity::Findings;

@@ -8,6 +8,7 @@
 //! registers it, and a panel or a rule in `grafana/` (see `src/README.md`).
 
 mod batches;
+mod cluster;
 mod codes;
 mod failures;
 mod instances;
@@ -24,12 +25,13 @@ mod tests;
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use prometheus::{Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 
 use batches::Batches;
+pub(crate) use cluster::ClusterSeries;
 pub(crate) use codes::Codes;
 pub(crate) use failures::{Failure, Failures};
 use instances::Instances;
@@ -147,6 +149,7 @@ pub struct Metrics {
     /// Secrets of the settings, which no label may contain.
     secrets: ArcSwapOption<Secrets>,
     tenants: Tenants,
+    cluster: OnceLock<Arc<ClusterSeries>>,
     scraped: Scraped,
 }
 
@@ -217,6 +220,7 @@ impl Metrics {
             instances: Instances::new(&registrar, max_instances),
             secrets: ArcSwapOption::empty(),
             tenants: Tenants::new(&registrar),
+            cluster: OnceLock::new(),
             scraped: Scraped::new(&registrar),
             registry,
         }
@@ -324,6 +328,13 @@ impl Metrics {
     /// The metrics of requests without a tenant.
     pub(crate) fn other_tenants(&self) -> Arc<TenantSeries> {
         self.tenants.other()
+    }
+
+    /// The metrics of the cluster. They are registered when they are first asked for, so that a gateway
+    /// without a cluster does not expose them.
+    pub(crate) fn cluster(&self) -> &Arc<ClusterSeries> {
+        let register = || Arc::new(ClusterSeries::new(&Registrar(&self.registry)));
+        self.cluster.get_or_init(register)
     }
 
     /// The exposition in Prometheus' text format 0.0.4.

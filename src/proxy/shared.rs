@@ -3,11 +3,15 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use ring::digest::{SHA256, digest};
 use tokio_util::task::TaskTracker;
 
 use super::cors::Cors;
 use super::target::ThisHost;
 use crate::batch::Batcher;
+use crate::cluster::Cluster;
 use crate::config::{self, BatchMode, Config, InForce};
 use crate::conn::drain_signal::Drain;
 use crate::http::path;
@@ -25,6 +29,8 @@ pub(crate) struct Shared {
     pub(super) this_host: ThisHost,
     /// Replaced as a whole by a reload.
     pub(crate) reloadable: ArcSwap<Reloadable>,
+    /// What gateways share; `None` without `[cluster]`.
+    pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) batcher: Arc<Batcher>,
     /// The CORS fields that the upstream returned recently.
@@ -81,12 +87,23 @@ impl Reloadable {
 }
 
 impl Shared {
-    pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        metrics: Arc<Metrics>,
+        cluster: Option<Arc<Cluster>>,
+    ) -> Self {
+        if let Some(cluster) = &cluster {
+            cluster.show_settings(common_settings(config));
+        }
         let tasks = TaskTracker::new();
         // Before anything is counted: labels and log entries must not contain them.
         let secrets = Secrets::new(&config.tenants).map(Arc::new);
         metrics.set_secrets(secrets.clone());
-        let limiter = Arc::new(Limiter::new(config, Arc::clone(&metrics)));
+        let limiter = Arc::new(Limiter::in_cluster(
+            config,
+            cluster.as_ref(),
+            Arc::clone(&metrics),
+        ));
         let reloadable = Reloadable::new(config, &limiter, &metrics);
         let batcher = Arc::new(Batcher::new(
             Arc::clone(&limiter),
@@ -97,6 +114,7 @@ impl Shared {
             settings: config.server.clone(),
             this_host: ThisHost::new(&config.server, &config.upstream.url),
             reloadable: ArcSwap::from_pointee(reloadable),
+            cluster,
             limiter,
             batcher,
             cors: Cors::default(),
@@ -114,9 +132,27 @@ impl Shared {
         let secrets = Secrets::new(&config.tenants).map(Arc::new);
         self.metrics.set_secrets(secrets.clone());
         self.access_log.reconfigure(&config.log, secrets);
+        if let Some(cluster) = &self.cluster {
+            cluster.show_settings(common_settings(config));
+        }
         // Buckets are live: a new rate holds at once for all requests that wait there.
         self.limiter.reconfigure(config);
         let reloadable = Reloadable::new(config, &self.limiter, &self.metrics);
         self.reloadable.store(Arc::new(reloadable));
     }
+}
+
+/// A hash of the settings that gateways of one cluster should have in common. Secrets are not part
+/// of it: `Debug` does not print them.
+fn common_settings(config: &Config) -> String {
+    let Config {
+        limit,
+        batch,
+        egress,
+        tenants,
+        ..
+    } = config;
+    let text = format!("{limit:?} {batch:?} {egress:?} {tenants:?}");
+    let hash = digest(&SHA256, text.as_bytes());
+    BASE64_URL_SAFE_NO_PAD.encode(&hash.as_ref()[..12])
 }

@@ -7,7 +7,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
@@ -45,20 +44,12 @@ pub(super) struct Tls {
 
 impl Tls {
     pub(super) fn new(host: &str, ca: Option<&Path>, http: HttpVersion) -> Result<Self, TlsError> {
-        let mut roots = RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
-        if let Some(path) = ca {
-            add_roots(&mut roots, path)?;
-        }
+        let client = pem::client(ca).map_err(|reason| TlsError::Ca {
+            path: ca.unwrap_or(Path::new("")).to_owned(),
+            reason,
+        })?;
         let connector = |protocols: &[&[u8]]| {
-            // Named explicitly: rustls panics if it finds two providers in the build.
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let mut config = ClientConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .expect("ring supports TLS 1.2 and 1.3")
-                .with_root_certificates(roots.clone())
-                .with_no_client_auth();
+            let mut config = client.clone();
             // The order is the preference: HTTP/2 first.
             config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
             TlsConnector::from(Arc::new(config))
@@ -107,17 +98,4 @@ pub(super) fn explain_handshake(error: &io::Error) -> String {
         _ => "",
     };
     format!("{error}{hint}")
-}
-
-fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
-    let wrong = |reason: String| TlsError::Ca {
-        path: path.to_owned(),
-        reason,
-    };
-    for certificate in pem::certificates(path).map_err(wrong)? {
-        roots
-            .add(certificate)
-            .map_err(|error| wrong(error.to_string()))?;
-    }
-    Ok(())
 }

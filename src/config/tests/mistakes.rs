@@ -50,7 +50,7 @@ const TEN: [(usize, &str, &str); 10] = [
     (
         14,
         "[redis]",
-        "redis: unknown section; known here: server, upstream, batch, limit, egress, tenant, access, metrics, log",
+        "redis: unknown section; known here: server, upstream, batch, limit, egress, tenant, cluster, access, metrics, log",
     ),
 ];
 

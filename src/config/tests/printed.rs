@@ -71,6 +71,12 @@ networks = ["10.0.0.0/8", "::1"]
 key = "0123456789abcdef"
 keys = ["0123456789abcdeg"]
 tokens = { "1" = "0123456789abcdef", "two \"'\\" = "0123456789abcdef" }
+[cluster]
+url = "redis+sentinel://a,b:7/main/3"
+ca = "c.pem"
+name = "blue"
+replicas = 30
+timeout = "31ms"
 [access]
 networks = ["192.0.2.7"]
 instances = "listed"

@@ -14,7 +14,8 @@ use crate::identity::{Fingerprint, Verified};
 use crate::limit::bucket::Bucket;
 use crate::limit::egress::Sender;
 use crate::limit::policy::{BucketHandle, BucketLocation, Policy};
-use crate::limit::queue::{Side, Source, Waiter};
+use crate::limit::queue::{Side, Waiter};
+use crate::limit::request::Source;
 
 impl Account {
     /// Records whether the upstream accepts a credential for the instance; true if

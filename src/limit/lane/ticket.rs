@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use crate::limit::account::Account;
 use crate::limit::egress::Receiver;
-use crate::limit::queue::{Permit, Refused};
+use crate::limit::request::{Permit, Refused};
 use crate::observe::metrics::InstanceSeries;
 
 /// A queue position. Resolves to the token, or to the refusal of a request

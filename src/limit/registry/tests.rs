@@ -45,7 +45,9 @@ fn policy(quota: Quota) -> Policy {
     let egress = Arc::new(Egress::new(None, config.limit.max_wait));
     let sharing = Sharing::new(&config.tenants, &egress, false);
     Policy {
+        shared: None,
         classes: Arc::new(Classes::new(&config)),
+        of_unnamed: Arc::new(Classes::new(&config)),
         group: 0,
         sharing: Arc::new(sharing),
         headers: false,
@@ -202,4 +204,10 @@ async fn an_account_with_a_waiting_request_is_not_idle() {
     drop(waiting);
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert!(account.is_idle(far, true));
+}
+
+/// With its place in the table and its name it takes at most 200 bytes.
+#[test]
+fn an_account_is_small() {
+    assert!(size_of::<Account>() <= 144, "{}", size_of::<Account>());
 }

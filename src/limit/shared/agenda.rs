@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use super::{Entry, EntryId};
 use crate::limit::bucket::expiry;
 use crate::limit::flow::FlowId;
-use crate::limit::queue::{Completion, Side};
+use crate::limit::queue::Side;
+use crate::limit::request::Completion;
 
 /// What is ready at one simulated time, and what will be.
 #[derive(Debug, Default)]

@@ -5,8 +5,10 @@
 //! scripts it shows the same.
 //!
 //! - [`overview`]: what is wrong, the figures and the chart;
+//! - [`cluster`]: the gateways of the cluster;
 //! - [`tables`]: failures, tenants, receipts not merged and instances.
 
+mod cluster;
 mod overview;
 mod tables;
 
@@ -96,6 +98,7 @@ pub(super) fn render(status: &Status, view: &View) -> String {
                 }
                 (tables::tenants(status))
             }
+            (cluster::cluster(status))
             (tables::instances(status, view))
         }
         footer.quiet {
@@ -169,6 +172,7 @@ mod tests {
         }
         for source in [
             include_str!("page.rs").split("mod tests").next().unwrap(),
+            include_str!("page/cluster.rs"),
             include_str!("page/overview.rs"),
             include_str!("page/tables.rs"),
         ] {

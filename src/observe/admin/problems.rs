@@ -31,6 +31,7 @@ pub(super) enum Kind {
     QueueNearFull,
     Paused,
     InstanceThrottled,
+    ClusterFallback,
     ReloadFailed,
     CertificateExpires,
 }
@@ -66,6 +67,7 @@ impl Kind {
             Self::RefusingRequests => "WawpGatewayRefusingCalls",
             Self::QueueNearFull => "WawpGatewayQueueNearFull",
             Self::Paused | Self::InstanceThrottled => "WawpGatewayInstanceThrottled",
+            Self::ClusterFallback => "WawpGatewayClusterFallback",
             Self::ReloadFailed => "WawpGatewayReloadFailed",
             Self::CertificateExpires => "WawpGatewayCertificateExpires",
         }
@@ -90,6 +92,7 @@ impl Kind {
             Self::RefusingRequests => "refusing-requests",
             Self::QueueNearFull => "queue-near-full",
             Self::Paused | Self::InstanceThrottled => "instance-throttled",
+            Self::ClusterFallback => "cluster-fallback",
             Self::ReloadFailed => "reload-failed",
             Self::CertificateExpires => "certificate-expires",
         }
@@ -106,6 +109,7 @@ impl Kind {
             Self::QueueNearFull => "queue nearly full",
             Self::Paused => "paused",
             Self::InstanceThrottled => "throttled",
+            Self::ClusterFallback => "without cluster",
             Self::ReloadFailed => "reload failed",
             Self::CertificateExpires => "certificate",
         }
@@ -123,6 +127,7 @@ impl Kind {
             Self::QueueNearFull => "The queue is nearly full",
             Self::Paused => "Paused by the API (429)",
             Self::InstanceThrottled => "Throttled by the API again and again (429)",
+            Self::ClusterFallback => "The server of the cluster cannot be used",
             Self::ReloadFailed => "The last reload failed",
             Self::CertificateExpires => "The certificate expires soon",
         }
@@ -190,7 +195,7 @@ pub(super) fn lines(problems: &[Problem]) -> Vec<Line> {
 }
 
 #[cfg(test)]
-pub(super) const ALL: [Kind; 11] = [
+pub(super) const ALL: [Kind; 12] = [
     Kind::DrainAboutToCut,
     Kind::ErrorRatioHigh,
     Kind::InstanceUnlinked,
@@ -200,6 +205,7 @@ pub(super) const ALL: [Kind; 11] = [
     Kind::QueueNearFull,
     Kind::Paused,
     Kind::InstanceThrottled,
+    Kind::ClusterFallback,
     Kind::ReloadFailed,
     Kind::CertificateExpires,
 ];
@@ -267,6 +273,10 @@ mod tests {
                 vec![format!("< {CERTIFICATE_DAYS} * 24 * 3600")],
             ),
             (Kind::DrainAboutToCut, vec![format!("< {DRAIN_SECONDS}")]),
+            (
+                Kind::ClusterFallback,
+                vec!["{state=\"fallback\"} == 1\n".to_owned()],
+            ),
         ] {
             let alert = alert(kind.alert());
             for part in parts {

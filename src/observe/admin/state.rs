@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use super::history::{History, STEP, Totals};
 use super::instances::{Instance, Instances, Requests, Would};
 use super::judge;
-use super::problems::Problem;
+use super::problems::{Kind, Problem};
+use crate::cluster::{Cluster, Failure, Seen};
 use crate::gateway::Gateway;
 use crate::observe::metrics::{Metrics, NotMerged, OTHER, Route, TenantSeries};
 
@@ -27,6 +28,8 @@ pub(super) struct Status {
     /// What is wrong now.
     pub(super) problems: Vec<Problem>,
     pub(super) observing: Observing,
+    /// `None` without `[cluster]`.
+    pub(super) cluster: Option<ClusterStatus>,
     /// Client requests with a response since the start.
     pub(super) calls: u64,
     /// Upstream calls since then.
@@ -56,6 +59,36 @@ pub(super) struct Observing {
     pub(super) batch: bool,
     #[serde(flatten)]
     pub(super) would: Would,
+}
+
+/// What this gateway knows of its cluster.
+#[derive(Debug, Serialize)]
+pub(super) struct ClusterStatus {
+    /// `shared`, `suspect`, `fallback` or `recovering`.
+    pub(super) state: &'static str,
+    /// Seconds since service goes on without the server; `None` while it is used.
+    pub(super) fallback: Option<f64>,
+    /// Why it goes on without the server.
+    pub(super) reason: Option<&'static str>,
+    /// The divisor of every rate without the server.
+    pub(super) share: u32,
+    /// Seconds of the last round trip to the server.
+    pub(super) round_trip: f64,
+    /// This gateway first.
+    pub(super) gateways: Vec<Member>,
+}
+
+/// A gateway of the cluster.
+#[derive(Debug, Serialize)]
+pub(super) struct Member {
+    pub(super) id: String,
+    pub(super) version: String,
+    /// It is this gateway.
+    pub(super) is_this: bool,
+    /// Seconds since it has reported itself.
+    pub(super) seen: f64,
+    /// Its settings differ from those of this gateway.
+    pub(super) differs: bool,
 }
 
 /// Requests and upstream calls per second in the last two minutes, oldest first.
@@ -118,12 +151,15 @@ impl Status {
         let mut problems = judge::gateway(metrics, history, (&samples, &totals), SystemTime::now());
         let listed = instances.instances.iter();
         problems.extend(listed.flat_map(|of| of.problems.iter().cloned()));
+        let cluster = gateway.cluster().map(|cluster| ClusterStatus::of(cluster));
+        problems.extend(cluster.as_ref().and_then(ClusterStatus::problem));
         Self {
             version: env!("CARGO_PKG_VERSION"),
             ready,
             uptime: uptime.as_secs_f64(),
             problems,
             observing: Observing::of(gateway, &instances),
+            cluster,
             calls: totals.requests,
             upstream: totals.upstream,
             receipts: totals.receipts,
@@ -162,6 +198,40 @@ impl Observing {
     /// Whether anything is only observed.
     pub(super) fn is_on(&self) -> bool {
         self.limit || self.batch
+    }
+}
+
+impl ClusterStatus {
+    fn of(cluster: &Cluster) -> Self {
+        let snapshot = cluster.snapshot();
+        let gateways = snapshot.gateways;
+        let own = gateways.iter().find(|seen| seen.id == snapshot.id);
+        let own = own.map(|own| own.settings.clone());
+        let member = |seen: Seen| Member {
+            differs: own.as_ref().is_some_and(|own| *own != seen.settings),
+            is_this: seen.id == snapshot.id,
+            seen: seen.ago.as_secs_f64(),
+            id: seen.id,
+            version: seen.version,
+        };
+        Self {
+            state: snapshot.phase.name(),
+            fallback: snapshot.fallback.map(|since| since.as_secs_f64()),
+            reason: snapshot
+                .last_failure
+                .filter(|_| snapshot.fallback.is_some())
+                .map(Failure::name),
+            share: cluster.share().get(),
+            round_trip: snapshot.round_trip.as_secs_f64(),
+            gateways: gateways.into_iter().map(member).collect(),
+        }
+    }
+
+    /// That service goes on without the server, at the threshold of the alert.
+    fn problem(&self) -> Option<Problem> {
+        let reason = self.reason.filter(|_| self.state == "fallback")?;
+        let detail = format!("{reason}; 1/{} of every rate", self.share);
+        Some(Problem::new(Kind::ClusterFallback, None, detail))
     }
 }
 

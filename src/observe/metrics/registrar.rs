@@ -5,8 +5,8 @@
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry,
+    Counter, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use super::Route;
@@ -45,6 +45,10 @@ impl Registrar<'_> {
         self.register(IntCounter::new(name, help))
     }
 
+    pub(super) fn float_counter(&self, name: &str, help: &str) -> Counter {
+        self.register(Counter::new(name, help))
+    }
+
     pub(super) fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.register(IntCounterVec::new(Opts::new(name, help), labels))
     }
@@ -76,10 +80,20 @@ impl Registrar<'_> {
         self.register(Histogram::with_opts(options))
     }
 
+    pub(super) fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+        labels: &[&str],
+    ) -> HistogramVec {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.register(HistogramVec::new(options, labels))
+    }
+
     /// Histograms by route.
     pub(super) fn by_route(&self, name: &str, help: &str, buckets: &[f64]) -> [Histogram; 2] {
-        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        let vec = self.register(HistogramVec::new(options, &["route"]));
+        let vec = self.histograms(name, help, buckets, &["route"]);
         Route::ALL.map(|route| vec.with_label_values(&[route.as_str()]))
     }
 }

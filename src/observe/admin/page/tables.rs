@@ -351,7 +351,7 @@ fn errors(of: &Instance) -> String {
 }
 
 /// A table that scrolls by itself where it is too wide.
-fn table(label: &str, columns: &[&str], rows: &Markup) -> Markup {
+pub(super) fn table(label: &str, columns: &[&str], rows: &Markup) -> Markup {
     html! {
         div.card role="region" aria-label=(label) tabindex="0" {
             table {
@@ -364,7 +364,7 @@ fn table(label: &str, columns: &[&str], rows: &Markup) -> Markup {
 
 /// A cell; narrow screens show the label of its column beside it, unless there is
 /// nothing to show.
-fn cell(label: &str, value: impl Display) -> Markup {
+pub(super) fn cell(label: &str, value: impl Display) -> Markup {
     let value = value.to_string();
     let is_empty = value == "0" || value == NONE;
     html! { td data-label=(label) class=[is_empty.then_some("empty")] { (value) } }

@@ -108,6 +108,7 @@ fn bounded(config: &Config) {
         limit,
         egress,
         tenants,
+        cluster,
         access: _,
         metrics,
         log: _,
@@ -168,6 +169,10 @@ fn bounded(config: &Config) {
             (0.0001..=1e6).contains(&rate) && burst.get() <= 100_000,
             "{rate} {burst}"
         );
+    }
+    if let Some(cluster) = cluster {
+        assert!((1..=64).contains(&cluster.name.len()) && cluster.replicas.get() <= 1000);
+        assert!(!cluster.timeout.is_zero() && cluster.timeout <= day);
     }
     classes_bounded(&limit.classes);
     tenants_bounded(tenants);

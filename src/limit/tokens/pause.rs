@@ -1,9 +1,5 @@
 //! The tokens of a bucket, and its pause after an upstream 429 (rule: pauses).
 //!
-//! [`Tokens`] is what the wait queue and the forecast need to know of a bucket. The
-//! bound on calls in flight is part of `due`: it is the time at which a call may
-//! begin.
-//!
 //! A pause belongs to one bucket: one instance, one class, and either its
 //! verified or its other credentials.
 //!
@@ -12,7 +8,7 @@
 //! end of the pause, by a later `Retry-After`. After a pause the bucket is empty: one probe
 //! goes, then the rate applies, without a burst.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,8 +17,8 @@ use tokio::time::Instant;
 mod tests;
 
 use super::gcra::Gcra;
-use super::in_flight::{InFlight, Place, Prediction};
-use crate::config::{InstanceLimit, Quota};
+use super::{SimulatedTokens, Tokens};
+use crate::config::Quota;
 
 /// The first pause where the upstream names none; it doubles with each 429.
 const INITIAL_PAUSE: Duration = Duration::from_secs(1);
@@ -36,7 +32,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// If the probe has no response after this time, the next request goes as
 /// another probe: a probe may be a video that uploads for minutes.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A pause after an upstream 429.
 #[derive(Clone, Debug)]
@@ -152,124 +148,42 @@ fn clamped(retry_after: Option<Duration>) -> Option<Duration> {
         .map(|wait| wait.min(MAX_PAUSE))
 }
 
-/// The tokens of one bucket, with its pause.
-pub(super) trait Tokens {
-    /// When the token after `before` others can be taken, from `now` on.
-    fn due(&self, now: Instant, before: u32) -> Instant;
-
-    /// Takes a token; returns how many are left (`None`: unlimited).
-    ///
-    /// # Errors
-    /// No token is there; the error is the time of the next one.
-    fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant>;
-
-    /// Takes the place of a call in flight for a token that was taken; `None` where
-    /// calls in flight are unlimited.
-    fn enter(&mut self, now: Instant) -> Option<Place>;
-
-    /// Updates the pause after an upstream 429 to a request sent at `sent`.
-    fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>);
-
-    /// Updates the pause after any other response, or none, to a request sent at
-    /// `sent`; true if that lets waiting requests go sooner.
-    fn on_other_result(&mut self, now: Instant, sent: Instant, is_accepted: bool) -> bool;
-
-    /// Until when no waiting request can get a token, where that is certain.
-    fn refuses_until(&self) -> Option<Instant>;
-
-    /// Until when requests are held back by a pause or its probe.
-    fn held_until(&self, now: Instant) -> Option<Instant>;
-
-    /// A copy for a forecast. In the copy a probe counts as successful at once, and
-    /// calls last as long as recent ones.
-    fn simulated(&self, now: Instant) -> Self;
+/// How long a pause is taken to last, at least, before it is known.
+pub(super) fn assumed_pause(retry_after: Option<Duration>) -> Duration {
+    clamped(retry_after).unwrap_or(INITIAL_PAUSE)
 }
 
 /// The tokens of a bucket that only this process uses.
-#[derive(Debug)]
-pub(super) struct LocalTokens {
+#[derive(Clone, Debug)]
+pub(in crate::limit) struct LocalTokens {
     gcra: Gcra,
     /// There only after an upstream 429, so that most buckets stay small.
     pause: Option<Box<Pause>>,
-    places: Places,
-}
-
-/// The calls in flight.
-#[derive(Debug)]
-enum Places {
-    Unlimited,
-    Limited(Arc<InFlight>),
-    /// In a forecast. `None`: unlimited.
-    Simulated(Option<Box<Prediction>>),
 }
 
 impl LocalTokens {
-    /// A full bucket.
-    pub(super) fn new(limit: &InstanceLimit, now: Instant) -> Self {
-        let in_flight = limit.max_in_flight.map(InFlight::new);
-        Self {
-            gcra: Gcra::new(limit.quota, now),
-            pause: None,
-            places: match in_flight {
-                Some(in_flight) => Places::Limited(Arc::new(in_flight)),
-                None => Places::Unlimited,
-            },
-        }
+    /// A full bucket; `None` is unlimited.
+    pub(super) fn new(quota: Option<Quota>, now: Instant) -> Self {
+        Self::of(Gcra::new(quota, now))
     }
 
-    pub(super) fn unlimited(now: Instant) -> Self {
-        Self {
-            gcra: Gcra::new(None, now),
-            pause: None,
-            places: Places::Unlimited,
-        }
+    pub(super) fn of(gcra: Gcra) -> Self {
+        Self { gcra, pause: None }
     }
 
-    /// Sets another limit; debt and calls in flight are kept. Calls that were sent
-    /// without a bound are not known, and not counted.
-    pub(super) fn set_limit(&mut self, limit: &InstanceLimit, now: Instant) {
-        self.gcra.set_quota(limit.quota, now);
-        match (&self.places, limit.max_in_flight) {
-            (Places::Limited(in_flight), None) if in_flight.count() == 0 => {
-                self.places = Places::Unlimited;
-            }
-            (Places::Limited(in_flight), cap) => in_flight.set_cap(cap),
-            (_, None) => {}
-            (_, Some(cap)) => self.places = Places::Limited(Arc::new(InFlight::new(cap))),
-        }
+    /// Sets another quota; debt is kept.
+    pub(super) fn set_quota(&mut self, quota: Option<Quota>, now: Instant) {
+        self.gcra.set_quota(quota, now);
     }
 
-    /// The calls in flight, where their number is bounded.
-    pub(super) fn in_flight(&self) -> Option<&Arc<InFlight>> {
-        match &self.places {
-            Places::Limited(in_flight) => Some(in_flight),
-            Places::Unlimited | Places::Simulated(_) => None,
-        }
+    /// Empties the bucket, so that the next token is due at `next`.
+    pub(super) fn empty_until(&mut self, next: Instant) {
+        self.gcra.empty_until(next);
     }
 
-    /// The present quota; `None`: unlimited.
-    pub(super) fn quota(&self) -> Option<Quota> {
-        self.gcra.quota()
-    }
-
-    /// Tokens in the bucket; `None` where they are unlimited.
-    pub(super) fn tokens(&self, now: Instant) -> Option<f64> {
-        self.gcra.tokens(now)
-    }
-
-    /// Whether nothing would be lost if the bucket were made anew.
-    pub(super) fn is_full(&self, now: Instant) -> bool {
-        self.gcra.is_full(now)
-            && self
-                .pause
-                .as_ref()
-                .is_none_or(|pause| pause.is_forgotten(now))
-            && self.in_flight().is_none_or(|it| it.count() == 0)
-    }
-
-    /// Whether a 429 has not yet been followed by a success.
-    pub(super) fn is_recovering(&self) -> bool {
-        self.pause.is_some()
+    /// Forgets the pause, as after a successful probe.
+    pub(super) fn end_pause(&mut self) {
+        self.pause = None;
     }
 
     fn interval(&self) -> Duration {
@@ -285,9 +199,8 @@ impl LocalTokens {
     }
 }
 
-impl LocalTokens {
-    /// When the token after `before` others is there, whatever is in flight.
-    fn paced(&self, now: Instant, before: u32) -> Instant {
+impl Tokens for LocalTokens {
+    fn due(&self, now: Instant, before: u32) -> Instant {
         let Some(pause) = &self.pause else {
             return self.gcra.due(now, before);
         };
@@ -295,44 +208,21 @@ impl LocalTokens {
         let first = pause.holds(now).map_or(first, |until| until.max(first));
         first + self.interval().saturating_mul(before)
     }
-}
-
-impl Tokens for LocalTokens {
-    fn due(&self, now: Instant, before: u32) -> Instant {
-        let paced = |before| self.paced(now, before);
-        match &self.places {
-            Places::Unlimited | Places::Simulated(None) => paced(before),
-            Places::Limited(in_flight) => in_flight.due(now, before, paced),
-            Places::Simulated(Some(prediction)) => prediction.due(now, before, paced),
-        }
-    }
 
     fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
-        if self.pause.is_none() && matches!(self.places, Places::Unlimited) {
+        if self.pause.is_none() {
             return self.gcra.take(now);
         }
-        match self.due(now, 0) {
-            due if due > now => return Err(due),
-            _ if self.pause.is_none() => return self.gcra.take(now),
-            _ => {}
+        let due = self.due(now, 0);
+        if due > now {
+            return Err(due);
         }
         let remaining = self.gcra.take(now)?.map(|_| 0);
         self.gcra.empty_until(now + self.interval());
-        if matches!(self.places, Places::Simulated(_)) {
-            self.pause = None;
-        } else if let Some(pause) = &mut self.pause {
+        if let Some(pause) = &mut self.pause {
             pause.probe(now);
         }
         Ok(remaining)
-    }
-
-    fn enter(&mut self, now: Instant) -> Option<Place> {
-        match &mut self.places {
-            Places::Limited(in_flight) => return Some(in_flight.enter(now)),
-            Places::Simulated(Some(prediction)) => prediction.enter(now),
-            Places::Unlimited | Places::Simulated(None) => {}
-        }
-        None
     }
 
     fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
@@ -370,16 +260,27 @@ impl Tokens for LocalTokens {
         self.pause.as_ref()?.holds(now)
     }
 
-    fn simulated(&self, now: Instant) -> Self {
-        let prediction = match &self.places {
-            Places::Unlimited => None,
-            Places::Limited(in_flight) => Some(Box::new(in_flight.prediction(now))),
-            Places::Simulated(prediction) => prediction.clone(),
-        };
-        Self {
-            gcra: self.gcra,
-            pause: self.pause.clone(),
-            places: Places::Simulated(prediction),
+    fn is_recovering(&self) -> bool {
+        self.pause.is_some()
+    }
+
+    fn quota(&self) -> Option<Quota> {
+        self.gcra.quota()
+    }
+
+    fn tokens(&self, now: Instant) -> Option<f64> {
+        self.gcra.tokens(now)
+    }
+
+    fn is_full(&self, now: Instant) -> bool {
+        let pause = self.pause.as_ref();
+        self.gcra.is_full(now) && pause.is_none_or(|pause| pause.is_forgotten(now))
+    }
+
+    fn simulated(&self, _: Instant) -> SimulatedTokens {
+        SimulatedTokens {
+            reserved: VecDeque::new(),
+            bucket: self.clone(),
         }
     }
 }

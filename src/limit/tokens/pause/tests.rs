@@ -78,13 +78,8 @@ async fn one_probe_goes_first_and_the_others_do_not_wait_for_ever() {
 /// Its doubling counts for a minute after it ended.
 #[tokio::test(start_paused = true)]
 async fn a_pause_without_a_success_is_kept_for_a_minute() {
-    let limit = InstanceLimit {
-        quota: None,
-        max_in_flight: None,
-        class: None,
-    };
     let now = Instant::now();
-    let mut tokens = LocalTokens::new(&limit, now);
+    let mut tokens = LocalTokens::new(None, now);
     tokens.on_429(now, now, Some(secs(5)));
     for (after, is_full) in [(0, false), (5, false), (64, false), (65, true)] {
         assert_eq!(tokens.is_full(now + secs(after)), is_full, "{after} s");

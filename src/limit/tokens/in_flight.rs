@@ -32,10 +32,10 @@ const WEIGHT: u32 = 8;
 
 /// The places of one bucket.
 #[derive(Debug)]
-pub(super) struct InFlight {
+pub(in crate::limit) struct InFlight {
     state: Mutex<State>,
     /// Wakes the task that serves the bucket's queue.
-    pub(super) changed: Arc<Notify>,
+    pub(in crate::limit) changed: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -63,7 +63,7 @@ pub(crate) struct Place {
 
 /// The calls in flight in a forecast.
 #[derive(Clone, Debug)]
-pub(super) struct Prediction {
+pub(in crate::limit) struct Prediction {
     cap: Option<NonZeroU32>,
     usual: Duration,
     /// When each call ends, in order.
@@ -71,7 +71,8 @@ pub(super) struct Prediction {
 }
 
 impl InFlight {
-    pub(super) fn new(cap: NonZeroU32) -> Self {
+    /// `changed` wakes the task that serves the bucket's queue.
+    pub(in crate::limit) fn new(cap: NonZeroU32, changed: Arc<Notify>) -> Self {
         Self {
             state: Mutex::new(State {
                 cap: Some(cap),
@@ -79,30 +80,30 @@ impl InFlight {
                 usual: None,
                 egress: None,
             }),
-            changed: Arc::default(),
+            changed,
         }
     }
 
-    pub(super) fn set_cap(&self, cap: Option<NonZeroU32>) {
+    pub(in crate::limit) fn set_cap(&self, cap: Option<NonZeroU32>) {
         self.lock().cap = cap;
     }
 
     /// The task of the egress that serves the bucket, if one does.
-    pub(super) fn set_egress(&self, egress: Option<Arc<Notify>>) {
+    pub(in crate::limit) fn set_egress(&self, egress: Option<Arc<Notify>>) {
         self.lock().egress = egress;
     }
 
-    pub(super) fn cap(&self) -> Option<NonZeroU32> {
+    pub(in crate::limit) fn cap(&self) -> Option<NonZeroU32> {
         self.lock().cap
     }
 
     /// Calls in flight.
-    pub(super) fn count(&self) -> usize {
+    pub(in crate::limit) fn count(&self) -> usize {
         self.lock().began.len()
     }
 
     /// Takes a place, which must be there.
-    pub(super) fn enter(self: &Arc<Self>, now: Instant) -> Place {
+    pub(in crate::limit) fn enter(self: &Arc<Self>, now: Instant) -> Place {
         let mut state = self.lock();
         // A later time may come first: `now` is read before the lock is taken.
         let index = state.began.partition_point(|began| *began <= now);
@@ -112,7 +113,7 @@ impl InFlight {
     }
 
     /// Measures a call that takes up no place.
-    pub(super) fn measure(self: &Arc<Self>, now: Instant) -> Place {
+    pub(in crate::limit) fn measure(self: &Arc<Self>, now: Instant) -> Place {
         self.place(now, true)
     }
 
@@ -127,7 +128,12 @@ impl InFlight {
 
     /// When the call after `before` others can begin, if `paced(n)` is the time of
     /// the n-th token.
-    pub(super) fn due(&self, now: Instant, before: u32, paced: impl Fn(u32) -> Instant) -> Instant {
+    pub(in crate::limit) fn due(
+        &self,
+        now: Instant,
+        before: u32,
+        paced: impl Fn(u32) -> Instant,
+    ) -> Instant {
         let state = self.lock();
         let Some(cap) = state.cap else {
             return paced(before);
@@ -139,7 +145,7 @@ impl InFlight {
     }
 
     /// What a forecast made now assumes.
-    pub(super) fn prediction(&self, now: Instant) -> Prediction {
+    pub(in crate::limit) fn prediction(&self, now: Instant) -> Prediction {
         let state = self.lock();
         let late = state.late(now);
         let ends = 0..state.began.len();
@@ -230,7 +236,12 @@ impl State {
 
 impl Prediction {
     /// As [`InFlight::due`].
-    pub(super) fn due(&self, now: Instant, before: u32, paced: impl Fn(u32) -> Instant) -> Instant {
+    pub(in crate::limit) fn due(
+        &self,
+        now: Instant,
+        before: u32,
+        paced: impl Fn(u32) -> Instant,
+    ) -> Instant {
         let Some(cap) = self.cap else {
             return paced(before);
         };
@@ -240,7 +251,7 @@ impl Prediction {
     }
 
     /// A simulated call begins.
-    pub(super) fn enter(&mut self, now: Instant) {
+    pub(in crate::limit) fn enter(&mut self, now: Instant) {
         while self.ends.front().is_some_and(|end| *end <= now) {
             self.ends.pop_front();
         }

@@ -1,0 +1,266 @@
+//! Connections over TCP, TLS or a socket of this machine.
+//!
+//! Invariant: a connection that is returned is logged in, and its server was a primary.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use redis::aio::{MultiplexedConnection, PubSub};
+use redis::{AsyncConnectionConfig, Cmd, RedisConnectionInfo, RedisError, Value, cmd};
+use rustls_pki_types::ServerName;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+
+use super::CaError;
+use super::dial::{Io, tcp, unix};
+use super::failure::Failure;
+use super::members::{Beat, Beaten, Seen};
+use super::resp::{bytes, failure, login};
+use super::script::{Call, Reply, Script};
+use super::sentinel;
+use super::transport::{Connect, Connection};
+use crate::config::{self, ClusterServer, ClusterUrl, pem};
+
+/// Announcements that wait for their reader.
+const ANNOUNCED: usize = 1024;
+const BEAT: &str = include_str!("scripts/beat.lua");
+
+/// The hashes by which a server knows the scripts, in the order of [`Script::ALL`], and that of the
+/// beat.
+static HASHES: LazyLock<[String; Script::ALL.len() + 1]> = LazyLock::new(|| {
+    let mut texts = Script::ALL.iter().map(|script| script.text());
+    std::array::from_fn(|_| {
+        let text = texts.next().unwrap_or(BEAT);
+        redis::Script::new(text).get_hash().to_owned()
+    })
+});
+
+/// The server of `cluster.url`.
+pub(super) struct Network {
+    url: ClusterUrl,
+    tls: Option<TlsConnector>,
+}
+
+/// One connection, and the task that moves its bytes.
+pub(super) struct Multiplexed {
+    connection: MultiplexedConnection,
+    driver: AbortHandle,
+    closed: CancellationToken,
+}
+
+impl Network {
+    /// # Errors
+    /// The file `cluster.ca` cannot be used.
+    pub(super) fn new(settings: &config::Cluster) -> Result<Self, CaError> {
+        let uses_tls = matches!(settings.url.server, ClusterServer::Tcp { tls: true, .. });
+        let tls = match uses_tls {
+            true => {
+                let client = pem::client(settings.ca.as_deref());
+                let client = client.map_err(|reason| CaError {
+                    path: settings.ca.clone().unwrap_or_default(),
+                    reason,
+                })?;
+                Some(TlsConnector::from(Arc::new(client)))
+            }
+            false => None,
+        };
+        Ok(Self {
+            url: settings.url.clone(),
+            tls,
+        })
+    }
+
+    /// Connects to the server, which the sentinels are asked for each time.
+    async fn dial(&self) -> Result<Box<dyn Io>, Failure> {
+        let (host, port) = match &self.url.server {
+            ClusterServer::Unix(path) => return unix(path).await,
+            ClusterServer::Tcp { host, port, .. } => (host.clone(), *port),
+            ClusterServer::Sentinel { sentinels, name } => {
+                sentinel::primary(sentinels, name, self.url.credentials.as_ref()).await?
+            }
+        };
+        let stream = tcp(&host, port).await?;
+        let Some(tls) = &self.tls else {
+            return Ok(Box::new(stream));
+        };
+        let name = ServerName::try_from(host).map_err(|_| Failure::Tls)?;
+        let stream = tls.connect(name, stream).await;
+        Ok(Box::new(stream.map_err(|_| Failure::Tls)?))
+    }
+
+    /// Makes a connection to a server that is a primary.
+    pub(super) async fn open(&self) -> Result<Multiplexed, Failure> {
+        let stream = self.dial().await?;
+        let connection = Multiplexed::new(&self.login(), stream).await?;
+        connection.require_primary().await?;
+        Ok(connection)
+    }
+
+    fn login(&self) -> RedisConnectionInfo {
+        let login = login(self.url.credentials.as_ref());
+        login.set_db(self.url.database.into())
+    }
+}
+
+impl Connect for Network {
+    fn connect(&self) -> BoxFuture<'_, Result<Box<dyn Connection>, Failure>> {
+        Box::pin(async {
+            let connection = self.open().await?;
+            Ok(Box::new(connection) as Box<dyn Connection>)
+        })
+    }
+
+    fn listen<'a>(
+        &'a self,
+        channel: &'a [u8],
+    ) -> BoxFuture<'a, Result<mpsc::Receiver<Vec<u8>>, Failure>> {
+        Box::pin(async move {
+            let stream = self.dial().await?;
+            let listening = PubSub::new(&self.login(), stream).await;
+            let mut listening = listening.map_err(|error| failure(&error))?;
+            let subscribed = listening.subscribe(channel).await;
+            subscribed.map_err(|error| failure(&error))?;
+            let (sender, receiver) = mpsc::channel(ANNOUNCED);
+            tokio::spawn(async move {
+                let mut lines = listening.into_on_message();
+                loop {
+                    tokio::select! {
+                        line = lines.next() => match line {
+                            Some(line) => {
+                                // They are hints: a reader that is too slow misses some.
+                                sender.try_send(line.get_payload_bytes().to_vec()).ok();
+                            }
+                            None => return,
+                        },
+                        () = sender.closed() => return,
+                    }
+                }
+            });
+            Ok(receiver)
+        })
+    }
+}
+
+impl Multiplexed {
+    async fn new(login: &RedisConnectionInfo, stream: impl Io + 'static) -> Result<Self, Failure> {
+        // The caller bounds each operation.
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let made = MultiplexedConnection::new_with_config(login, stream, config).await;
+        let (connection, driver) = made.map_err(|error| failure(&error))?;
+        let closed = CancellationToken::new();
+        let ended = closed.clone().drop_guard();
+        let driver = tokio::spawn(async move {
+            let _ended = ended;
+            driver.await;
+        });
+        Ok(Self {
+            connection,
+            driver: driver.abort_handle(),
+            closed,
+        })
+    }
+
+    pub(super) async fn query(&self, command: &Cmd) -> Result<Value, Failure> {
+        let mut connection = self.connection.clone();
+        let reply = command.query_async(&mut connection).await;
+        reply.map_err(|error: RedisError| failure(&error))
+    }
+
+    async fn require_primary(&self) -> Result<(), Failure> {
+        match self.query(&cmd("ROLE")).await? {
+            Value::Array(role) if role.first().and_then(bytes) == Some(b"master") => Ok(()),
+            _ => Err(Failure::Demoted),
+        }
+    }
+
+    /// Runs a script by its hash, or by its text if the server does not know it yet.
+    async fn run(
+        &self,
+        (hash, text): (&str, &str),
+        keys: &[Vec<u8>],
+        arguments: impl Fn(&mut Cmd),
+    ) -> Result<Vec<Value>, Failure> {
+        let command = |name: &str, script: &str| {
+            let mut command = cmd(name);
+            command.arg(script).arg(keys.len()).arg(keys);
+            arguments(&mut command);
+            command
+        };
+        let reply = match self.query(&command("EVALSHA", hash)).await {
+            Err(Failure::NoScript) => self.query(&command("EVAL", text)).await?,
+            reply => reply?,
+        };
+        match reply {
+            Value::Array(values) => Ok(values),
+            _ => Err(Failure::WrongReply),
+        }
+    }
+}
+
+impl Drop for Multiplexed {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Connection for Multiplexed {
+    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Result<Reply, Failure>> {
+        Box::pin(async move {
+            let script = (&*HASHES[call.script as usize], call.script.text());
+            let arguments = |command: &mut Cmd| {
+                command.arg(&call.arguments);
+            };
+            let values = self.run(script, &call.keys, arguments).await?;
+            let numbers = values.iter().map(|value| match value {
+                Value::Int(number) => Ok(*number),
+                _ => Err(Failure::WrongReply),
+            });
+            numbers.collect()
+        })
+    }
+
+    fn beat<'a>(&'a self, beat: &'a Beat) -> BoxFuture<'a, Result<Beaten, Failure>> {
+        Box::pin(async move {
+            let script = (&*HASHES[Script::ALL.len()], BEAT);
+            let arguments = |command: &mut Cmd| {
+                for text in [&beat.id, &beat.version, &beat.settings, &beat.hash_key] {
+                    command.arg(text);
+                }
+                command.arg(i64::from(beat.leaves));
+                command.arg(i64::from(beat.shares));
+            };
+            let values = self.run(script, &beat.keys, arguments).await?;
+            read_beaten(&values).ok_or(Failure::WrongReply)
+        })
+    }
+
+    fn closed(&self) -> BoxFuture<'static, ()> {
+        Box::pin(self.closed.clone().cancelled_owned())
+    }
+}
+
+fn read_beaten(values: &[Value]) -> Option<Beaten> {
+    let text = |value| String::from_utf8(bytes(value)?.to_vec()).ok();
+    let (hash_key, gateways) = values.split_first()?;
+    let seen = gateways.chunks(5).map(|seen| match seen {
+        [id, version, settings, Value::Int(shares), Value::Int(ago)] => Some(Seen {
+            id: text(id)?,
+            version: text(version)?,
+            settings: text(settings)?,
+            shares: *shares == 1,
+            ago: Duration::from_micros(u64::try_from(*ago).ok()?),
+        }),
+        _ => None,
+    });
+    Some(Beaten {
+        hash_key: text(hash_key)?,
+        gateways: seen.collect::<Option<_>>()?,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+-- What every script on a bucket has in common.
+--
+-- KEYS[1] is the bucket, a hash; KEYS[2] is the birth of the data set; KEYS[3] is the channel that
+-- announces pauses. ARGV[1] is the time between two tokens and ARGV[2] the time that a full
+-- bucket holds beyond its first token: interval * (burst - 1). Times are whole microseconds: a Lua
+-- number holds them exactly. Arguments and replies are lengths of time, so that the clock of the
+-- server is the only one that counts.
+--
+-- tat       theoretical arrival time (GCRA): a token is due at tat - spare
+-- interval, spare, strict: the strictest limit that a gateway used, and until when it applies
+-- paused    the end of the pause, also after it has passed
+-- epoch     when the pause began; 0 before the first. It names the pause.
+-- recovers  1 from the beginning of a pause until a request has succeeded
+-- probe     when the request was sent that may end the pause; 0 if none is out
+-- step      the length of the next pause, if the next 429 names none
+-- named     the smallest length of the next pause, if the next 429 names one
+-- shift     by how much pauses have moved reserved slots, in sum
+
+-- How long the strictest limit applies after a gateway has last used it.
+local STRICT_FOR = 10000000
+-- How long the length of a pause is remembered after its end.
+local MAX_PAUSE = 60000000
+
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+
+-- In a data set that has lost its keys, buckets are empty and not full.
+local born = tonumber(redis.call('GET', KEYS[2]))
+if not born then
+    born = now
+    redis.call('SET', KEYS[2], born)
+end
+
+local fields = { 'tat', 'interval', 'spare', 'strict', 'paused', 'epoch', 'recovers', 'probe', 'step', 'named', 'shift' }
+local bucket = {}
+for index, value in ipairs(redis.call('HMGET', KEYS[1], unpack(fields))) do
+    bucket[fields[index]] = tonumber(value) or 0
+end
+
+local interval, spare = tonumber(ARGV[1]), tonumber(ARGV[2])
+if bucket.strict > now and (bucket.interval > interval or bucket.spare < spare) then
+    if interval == bucket.interval or spare == bucket.spare then
+        bucket.strict = now + STRICT_FOR
+    end
+    interval = math.max(interval, bucket.interval)
+    spare = math.min(spare, bucket.spare)
+else
+    bucket.strict = now + STRICT_FOR
+end
+bucket.interval, bucket.spare = interval, spare
+
+bucket.tat = math.max(bucket.tat, born + interval + spare)
+
+-- Moves what is reserved, and the tokens that are not, to after this time.
+local function shift_to(from, to)
+    if to > from then
+        bucket.shift = bucket.shift + to - from
+        bucket.tat = math.max(bucket.tat + to - from, to + spare)
+    end
+end
+
+-- Writes the bucket, which expires when a new one would be the same.
+local function save()
+    local values = {}
+    for _, field in ipairs(fields) do
+        values[#values + 1] = field
+        values[#values + 1] = bucket[field]
+    end
+    redis.call('HSET', KEYS[1], unpack(values))
+    local until_same = math.max(bucket.tat, bucket.strict, bucket.paused + MAX_PAUSE) - now
+    redis.call('PEXPIRE', KEYS[1], math.floor(until_same / 1000) + 1000)
+end
+
+-- What a gateway has to know of the bucket.
+local function state()
+    return bucket.epoch, bucket.paused - now, bucket.recovers, bucket.shift, bucket.tat - now, interval, spare
+end
+
+local function announce()
+    -- `..` would round a number to 14 digits.
+    redis.call('PUBLISH', KEYS[3], string.format('%s %d %d %d %d %d %d %d', KEYS[1], state()))
+end

@@ -1,0 +1,17 @@
+
+-- Asks for the right to send the request that ends a pause: one in the cluster has it.
+--
+-- ARGV[3]  after this time without a response another request may be sent
+--
+-- Returns: 1 if the request may be sent, else 0; after what time to ask again; the state.
+
+local wait = 0
+if bucket.recovers == 1 then
+    wait = math.max(bucket.paused, bucket.probe + tonumber(ARGV[3])) - now
+    if wait <= 0 then
+        wait = 0
+        bucket.probe = now
+        save()
+    end
+end
+return { wait == 0 and 1 or 0, wait, state() }

@@ -1,0 +1,309 @@
+//! Keeps the connection, and decides when service goes on without the server.
+//!
+//! Invariants: an outage has one line at its start and one at its end in the log; a connection is
+//! used by requests only after this gateway has reported itself on it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use prometheus::Histogram;
+use ring::hmac;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tower::util::rng::{HasherRng, Rng as _};
+
+use super::failure::Failure;
+use super::health::{Health, PATIENCE, Phase};
+use super::members::Beat;
+use super::{Cluster, Event, HashKey, Link, lock, random};
+
+/// How often a gateway reports itself.
+const BEAT: Duration = Duration::from_secs(2);
+/// How often while it is not known whether the server can be used.
+const TRIAL: Duration = Duration::from_millis(100);
+/// Longest time to connect: name, TCP, TLS, login and role.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two attempts to connect, at most; half of it at least.
+const RECONNECT: Duration = Duration::from_millis(500);
+/// The longest addition to the time of recovery.
+const JITTER: Duration = Duration::from_millis(500);
+
+impl Cluster {
+    /// Keeps the connection until the process ends. To be run once.
+    pub(crate) async fn run(self: Arc<Self>) {
+        tokio::join!(self.supervise(), self.watch_deadline(), self.listen());
+    }
+
+    /// Deregisters this gateway, for at most `cluster.timeout`. It can go on, but others do not count it.
+    pub(crate) async fn leave(&self) {
+        self.has_left.store(true, Ordering::Relaxed);
+        if let Some(link) = self.link.load_full() {
+            // A failure is logged and counted as any other; the others notice after some seconds.
+            self.beat(&link).await.ok();
+        }
+    }
+
+    /// Sets the gauges, before metrics are scraped.
+    pub(crate) fn report(&self) {
+        self.count_fallback(Instant::now());
+        let phase = self.health().phase();
+        let names = Phase::ALL.into_iter().map(Phase::name);
+        self.series.set_state(phase.name(), names);
+        self.series.set_replicas(self.live().get());
+    }
+
+    /// Bounds the time of an operation, and counts it.
+    pub(super) async fn bounded<T>(
+        &self,
+        seconds: &Histogram,
+        operation: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let begun = Instant::now();
+        let result = timeout(self.timeout, operation).await;
+        seconds.observe(begun.elapsed().as_secs_f64());
+        result.unwrap_or(Err(Failure::Timeout))
+    }
+
+    pub(super) fn record_success(&self) {
+        let jitter = JITTER.mul_f64(HasherRng::default().next_f64());
+        self.change(|health, now| health.record_success(now, jitter));
+    }
+
+    pub(super) fn record_failure(&self, failure: Failure, is_needed: bool) {
+        self.series.errors(failure.name()).inc();
+        self.change(|health, now| health.record_failure(failure, is_needed, now));
+        if is_needed {
+            self.deadline_changed.notify_one();
+        }
+    }
+
+    /// A request needed the server, and there is no connection.
+    pub(super) fn note_need(&self) {
+        let had_deadline = self.health().deadline().is_some();
+        self.change(|health, now| health.record_need(now));
+        if !had_deadline {
+            self.deadline_changed.notify_one();
+        }
+    }
+
+    /// Changes the state, and reports what follows.
+    fn change(&self, change: impl FnOnce(&mut Health, Instant)) {
+        let now = Instant::now();
+        let mut health = self.health();
+        let before = health.phase();
+        let fallback_since = health.fallback_since();
+        change(&mut health, now);
+        let (phase, failure) = (health.phase(), health.last_failure());
+        if before.is_shared() == phase.is_shared() {
+            return;
+        }
+        // Under the lock, so that two changes are reported in their order. Nothing here waits.
+        self.is_shared.store(phase.is_shared(), Ordering::Release);
+        if phase.is_shared() {
+            self.count_fallback_until(fallback_since, now);
+            let gateways = self.live().get();
+            match fallback_since.filter(|_| failure.is_some()) {
+                Some(since) => tracing::info!(
+                    gateways,
+                    outage_s = (now - since).as_secs_f64(),
+                    "the cluster's server is used again"
+                ),
+                None => tracing::info!(gateways, "the cluster's server is used"),
+            }
+        } else if let Some(failure) = failure {
+            *lock(&self.fallback_counted) = Some(now);
+            self.log_outage(failure);
+        }
+        let event = if phase.is_shared() {
+            Event::Shared
+        } else {
+            Event::Fallback
+        };
+        self.events.send(event).ok();
+    }
+
+    fn log_outage(&self, failure: Failure) {
+        tracing::warn!(
+            reason = failure.name(),
+            detail = %failure,
+            gateways = self.share().get(),
+            "the cluster's server cannot be used: this gateway takes its share of every rate"
+        );
+    }
+
+    /// Counts the time without the server up to now.
+    fn count_fallback(&self, now: Instant) {
+        let since = self.health().fallback_since();
+        self.count_fallback_until(since, now);
+    }
+
+    fn count_fallback_until(&self, fallback_since: Option<Instant>, now: Instant) {
+        let Some(since) = fallback_since else {
+            return;
+        };
+        let counted = lock(&self.fallback_counted).replace(now);
+        let from = counted.map_or(since, |counted| counted.max(since));
+        self.series
+            .add_fallback(now.saturating_duration_since(from));
+    }
+
+    /// Ends the use of the server in time, also while a connection is being made.
+    async fn watch_deadline(&self) {
+        loop {
+            let deadline = self.health().deadline();
+            let ends = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = ends => self.change(Health::check),
+                () = self.deadline_changed.notified() => {}
+            }
+        }
+    }
+
+    async fn supervise(&self) {
+        let mut is_logged = false;
+        loop {
+            match self.connect().await {
+                Ok(link) => {
+                    let begun = Instant::now();
+                    self.serve(&link).await;
+                    self.link.store(None);
+                    if begun.elapsed() >= RECONNECT {
+                        continue;
+                    }
+                }
+                Err(failure) => {
+                    self.record_failure(failure, false);
+                    // An outage that begins before the first connection has no other line.
+                    if !is_logged && self.generation() == 0 {
+                        self.log_outage(failure);
+                    }
+                    is_logged = true;
+                }
+            }
+            // Not all gateways at the same time.
+            sleep(RECONNECT.mul_f64(0.5 + HasherRng::default().next_f64() / 2.0)).await;
+        }
+    }
+
+    /// Makes a connection, and reports this gateway on it.
+    async fn connect(&self) -> Result<Arc<Link>, Failure> {
+        let connection = timeout(CONNECT_TIMEOUT, self.transport.connect()).await;
+        let link = Arc::new(Link {
+            connection: connection.unwrap_or(Err(Failure::Timeout))?,
+        });
+        self.beat(&link).await?;
+        self.link.store(Some(Arc::clone(&link)));
+        self.generation.fetch_add(1, Ordering::Release);
+        self.events.send(Event::Connected).ok();
+        self.record_success();
+        Ok(link)
+    }
+
+    /// Reports this gateway from time to time, until the connection cannot be used any more.
+    async fn serve(&self, link: &Link) {
+        let mut closed = link.connection.closed();
+        // Others take a part of the budget in account while this gateway goes on without the
+        // server, and so they have to know soon when it does not any more.
+        let mut is_settled = false;
+        loop {
+            let last = Instant::now();
+            let phase = self.health().phase();
+            let next = match phase {
+                Phase::Shared if is_settled => BEAT,
+                _ => TRIAL,
+            };
+            tokio::select! {
+                () = &mut closed => return self.record_failure(Failure::Reset, false),
+                () = sleep_until(last + next) => {}
+                () = async {
+                    self.suspected.notified().await;
+                    // Many operations may fail at once, and one trial is enough.
+                    sleep_until(last + TRIAL).await;
+                } => {}
+            }
+            match self.beat(link).await {
+                Ok(has_settled) => {
+                    self.record_success();
+                    is_settled = has_settled;
+                }
+                Err(failure) => {
+                    self.record_failure(failure, false);
+                    let is_over = self.health().last_success().elapsed() >= PATIENCE;
+                    if failure.ends_connection() || is_over {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reports this gateway, and takes over what the server knows of the others.
+    /// True if all gateways are known to use the server.
+    async fn beat(&self, link: &Link) -> Result<bool, Failure> {
+        let own_key = self.hash_key.load_full();
+        let shares = self.is_shared();
+        let beat = Beat {
+            keys: [
+                self.key(&["gateways"]),
+                self.key(&["hash_key"]),
+                self.birth(),
+            ],
+            id: self.id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            settings: self.settings.load().as_ref().clone(),
+            // A data set that was emptied gets the key back with which hashes were made.
+            hash_key: own_key
+                .as_ref()
+                .map_or_else(random::<32>, |own| own.text.clone()),
+            shares,
+            leaves: self.has_left.load(Ordering::Relaxed),
+        };
+        let begun = Instant::now();
+        let beaten = self
+            .bounded(&self.beat_seconds, link.connection.beat(&beat))
+            .await?;
+        let round_trip = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.round_trip.store(round_trip, Ordering::Relaxed);
+        if own_key.is_none_or(|own| own.text != beaten.hash_key) {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, beaten.hash_key.as_bytes());
+            let text = beaten.hash_key;
+            self.hash_key.store(Some(Arc::new(HashKey { text, key })));
+        }
+        let counts = lock(&self.members).update(beaten.gateways, Instant::now());
+        let counters = [
+            (&self.live, counts.live),
+            (&self.known, counts.known),
+            (&self.share, counts.share),
+        ];
+        let mut is_changed = false;
+        for (counter, count) in counters {
+            is_changed |= counter.swap(count.get(), Ordering::Relaxed) != count.get();
+        }
+        if is_changed {
+            self.events.send(Event::Live).ok();
+        }
+        Ok(shares && counts.all_share)
+    }
+
+    /// Passes on what scripts announce. Its connection is its own, and its loss costs hints only.
+    async fn listen(&self) {
+        let channel = self.channel();
+        loop {
+            // Without the other connection there is none for this one either.
+            if self.link.load().is_some() {
+                let listening = timeout(CONNECT_TIMEOUT, self.transport.listen(&channel));
+                if let Ok(Ok(mut lines)) = listening.await {
+                    while let Some(line) = lines.recv().await {
+                        self.events.send(Event::Announced(line.into())).ok();
+                    }
+                }
+            }
+            sleep(RECONNECT).await;
+        }
+    }
+}

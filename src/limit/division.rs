@@ -1,0 +1,129 @@
+//! The part of one gateway in budgets that the server of a cluster does not hand out.
+//!
+//! Invariant: the parts of all gateways together are at most the whole, except that no part is
+//! smaller than one call in flight or a burst of one.
+//!
+//! Buckets of instances are shared exactly ([`tokens`](super::tokens)). The egress, the rates of
+//! tenants, calls in flight, and buckets of requests without an instance are divided evenly.
+
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::broadcast::error::RecvError;
+
+use super::tokens::SharedBuckets;
+use crate::cluster::{Cluster, Event};
+use crate::config::{Config, Quota};
+
+/// What the limiter needs to be one of several.
+#[derive(Debug)]
+pub(super) struct ClusterSharing {
+    cluster: Arc<Cluster>,
+    pub(super) buckets: Arc<SharedBuckets>,
+    /// The settings before they are divided.
+    whole: Mutex<Config>,
+}
+
+/// The settings of one of several gateways.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) own: Config,
+    /// For requests that name no instance.
+    pub(super) of_unnamed: Config,
+}
+
+impl ClusterSharing {
+    pub(super) fn new(cluster: &Arc<Cluster>, whole: &Config) -> Self {
+        Self {
+            cluster: Arc::clone(cluster),
+            buckets: SharedBuckets::new(Arc::clone(cluster)),
+            whole: Mutex::new(whole.clone()),
+        }
+    }
+
+    pub(super) fn buckets(&self) -> Arc<SharedBuckets> {
+        Arc::clone(&self.buckets)
+    }
+
+    /// Divides other settings from now on.
+    pub(super) fn set_whole(&self, whole: &Config) {
+        self.whole().clone_from(whole);
+    }
+
+    /// This gateway's part of the settings.
+    pub(super) fn parts_of(&self, whole: &Config) -> Parts {
+        let parts = self.parts();
+        Parts {
+            own: divided(whole, parts),
+            of_unnamed: of_unnamed(whole, parts),
+        }
+    }
+
+    /// Passes on the settings when they have to be divided among another number of gateways.
+    pub(super) async fn on_division(&self, divide: impl Fn(&Config)) {
+        let mut events = self.cluster.subscribe();
+        let mut parts = self.parts();
+        loop {
+            match events.recv().await {
+                Err(RecvError::Closed) => return,
+                // What was missed may have been one of them.
+                Err(RecvError::Lagged(_)) | Ok(Event::Live | Event::Shared | Event::Fallback) => {}
+                Ok(_) => continue,
+            }
+            let now = self.parts();
+            if std::mem::replace(&mut parts, now) != now {
+                let whole = self.whole().clone();
+                divide(&whole);
+            }
+        }
+    }
+
+    /// Among how many gateways budgets are divided now.
+    fn parts(&self) -> NonZeroU32 {
+        match self.cluster.is_shared() {
+            true => self.cluster.known(),
+            false => self.cluster.share(),
+        }
+    }
+
+    fn whole(&self) -> MutexGuard<'_, Config> {
+        // No change under this lock panics halfway.
+        self.whole.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The settings with one of so many parts of each budget that is for all instances, and of the
+/// calls in flight.
+fn divided(config: &Config, parts: NonZeroU32) -> Config {
+    let mut config = config.clone();
+    config.egress.quota = config.egress.quota.map(|whole| part(whole, parts));
+    for tenant in &mut config.tenants {
+        tenant.quota = tenant.quota.map(|whole| part(whole, parts));
+    }
+    for class in &mut config.limit.classes {
+        let cap = class
+            .max_in_flight
+            .map(|cap| cap.get().div_ceil(parts.get()));
+        class.max_in_flight = cap.and_then(NonZeroU32::new);
+    }
+    config
+}
+
+/// The same for the buckets of requests that name no instance: their credentials are hashed with
+/// another key in each process, so they have no common name.
+fn of_unnamed(config: &Config, parts: NonZeroU32) -> Config {
+    let mut config = divided(config, parts);
+    config.limit.quota = config.limit.quota.map(|whole| part(whole, parts));
+    for class in &mut config.limit.classes {
+        class.quota = class.quota.map(|whole| part(whole, parts));
+    }
+    config
+}
+
+fn part(whole: Quota, parts: NonZeroU32) -> Quota {
+    let burst = NonZeroU32::new(whole.burst.get() / parts);
+    Quota {
+        rate: whole.rate / f64::from(parts.get()),
+        burst: burst.unwrap_or(NonZeroU32::MIN),
+    }
+}

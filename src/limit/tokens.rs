@@ -1,0 +1,353 @@
+//! The tokens of one bucket: from where they come, and what bounds their calls.
+//!
+//! Invariant: serving, forecasts and pages ask here and nowhere else, so that none of them knows
+//! whether a bucket belongs to this process or to several gateways.
+//!
+//! - [`gcra`]: a token bucket in this process; [`pause`]: the same with its pause;
+//! - [`slots`]: tokens that several gateways reserve from one bucket on a server;
+//! - [`in_flight`]: the bound on concurrent calls.
+
+pub(super) mod gcra;
+pub(super) mod in_flight;
+pub(super) mod pause;
+pub(super) mod slots;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::config::{InstanceLimit, Quota};
+use in_flight::{InFlight, Place, Prediction};
+use pause::LocalTokens;
+use slots::SharedTokens;
+pub(super) use slots::{BucketName, SharedBuckets};
+
+/// What the wait queue and the forecast need to know of tokens.
+pub(super) trait Tokens {
+    /// When the token after `before` others can be taken, from `now` on, as far as that is known.
+    fn due(&self, now: Instant, before: u32) -> Instant;
+
+    /// When to try to take the next token: `now` if one can be taken.
+    fn ready_at(&self, now: Instant) -> Instant {
+        self.due(now, 0)
+    }
+
+    /// Takes a token; returns how many are left (`None`: unlimited).
+    ///
+    /// # Errors
+    /// No token is there; the error is the time at which to try again.
+    fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant>;
+
+    /// Updates the pause after an upstream 429 to a request sent at `sent`.
+    fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>);
+
+    /// Updates the pause after any other response, or none, to a request sent at
+    /// `sent`; true if that lets waiting requests go sooner.
+    fn on_other_result(&mut self, now: Instant, sent: Instant, is_accepted: bool) -> bool;
+
+    /// Until when no waiting request can get a token, where that is certain.
+    fn refuses_until(&self) -> Option<Instant>;
+
+    /// Until when requests are held back by a pause or its probe.
+    fn held_until(&self, now: Instant) -> Option<Instant>;
+
+    /// Whether a 429 has not yet been followed by a success.
+    fn is_recovering(&self) -> bool;
+
+    /// The present quota; `None`: unlimited.
+    fn quota(&self) -> Option<Quota>;
+
+    /// Tokens in the bucket; `None` where they are unlimited.
+    fn tokens(&self, now: Instant) -> Option<f64>;
+
+    /// Whether nothing would be lost if the bucket were made anew.
+    fn is_full(&self, now: Instant) -> bool;
+
+    /// A copy for a forecast. In the copy a probe counts as successful at once.
+    fn simulated(&self, now: Instant) -> SimulatedTokens;
+}
+
+/// The requests that need a token, for tokens that have to be reserved.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Demand {
+    /// The deadlines of those that do not yield, the next to go first.
+    pub(super) deadlines: Vec<Instant>,
+    /// The deadline of a batch of receipts that yields.
+    pub(super) yielding: Option<Instant>,
+}
+
+/// The tokens of a forecast: those that are reserved, then those of a bucket.
+#[derive(Clone, Debug)]
+pub(super) struct SimulatedTokens {
+    pub(super) reserved: VecDeque<Instant>,
+    pub(super) bucket: LocalTokens,
+}
+
+/// The tokens of one bucket, and the places of its calls.
+#[derive(Debug)]
+pub(super) struct BucketTokens {
+    source: TokenSource,
+    /// `None`: calls in flight are unlimited. Boxed, so that most buckets stay small.
+    places: Option<Box<Places>>,
+}
+
+#[derive(Debug)]
+enum TokenSource {
+    Local(LocalTokens),
+    Shared(SharedTokens),
+    Simulated(Box<SimulatedTokens>),
+}
+
+/// The calls in flight, where their number is bounded.
+#[derive(Debug)]
+enum Places {
+    Limited(Arc<InFlight>),
+    /// In a forecast.
+    Simulated(Prediction),
+}
+
+impl Demand {
+    pub(super) fn is_empty(&self) -> bool {
+        self.deadlines.is_empty() && self.yielding.is_none()
+    }
+}
+
+impl BucketTokens {
+    /// A full bucket; with a name, one that gateways share.
+    pub(super) fn new(limit: &InstanceLimit, name: Option<BucketName>, now: Instant) -> Self {
+        let source = match (name, limit.quota) {
+            (Some(name), Some(quota)) => TokenSource::Shared(SharedTokens::new(name, quota, now)),
+            _ => TokenSource::Local(LocalTokens::new(limit.quota, now)),
+        };
+        let mut tokens = Self {
+            source,
+            places: None,
+        };
+        tokens.bound_calls(limit);
+        tokens
+    }
+
+    pub(super) fn unlimited(now: Instant) -> Self {
+        Self {
+            source: TokenSource::Local(LocalTokens::new(None, now)),
+            places: None,
+        }
+    }
+
+    /// Sets another limit; debt and calls in flight are kept. Calls that were sent
+    /// without a bound are not known, and not counted.
+    pub(super) fn set_limit(
+        &mut self,
+        limit: &InstanceLimit,
+        name: Option<BucketName>,
+        now: Instant,
+    ) {
+        match (&mut self.source, name, limit.quota) {
+            (TokenSource::Shared(shared), Some(_), Some(quota)) => shared.set_quota(quota),
+            (TokenSource::Local(local), None, quota) => local.set_quota(quota, now),
+            (TokenSource::Local(local), _, None) => local.set_quota(None, now),
+            // An unlimited bucket is never shared.
+            (source, Some(name), Some(quota)) => {
+                *source = TokenSource::Shared(SharedTokens::new(name, quota, now));
+            }
+            (source, ..) => *source = TokenSource::Local(LocalTokens::new(limit.quota, now)),
+        }
+        self.bound_calls(limit);
+    }
+
+    fn bound_calls(&mut self, limit: &InstanceLimit) {
+        match (self.in_flight(), limit.max_in_flight) {
+            (Some(in_flight), None) if in_flight.count() == 0 => self.places = None,
+            (Some(in_flight), cap) => in_flight.set_cap(cap),
+            (None, None) => {}
+            (None, Some(cap)) => {
+                let changed = self.changed().unwrap_or_default();
+                let in_flight = Arc::new(InFlight::new(cap, changed));
+                self.places = Some(Box::new(Places::Limited(in_flight)));
+            }
+        }
+    }
+
+    /// What wakes the task that serves the bucket, where something else than its queue does.
+    pub(super) fn changed(&self) -> Option<Arc<Notify>> {
+        match (&self.source, self.in_flight()) {
+            (TokenSource::Shared(shared), _) => Some(shared.changed()),
+            (_, in_flight) => in_flight.map(|it| Arc::clone(&it.changed)),
+        }
+    }
+
+    /// The task of the egress that serves the bucket, if one does.
+    pub(super) fn set_egress(&self, egress: Option<&Arc<Notify>>) {
+        if let TokenSource::Shared(shared) = &self.source {
+            shared.set_egress(egress.cloned());
+        }
+        if let Some(in_flight) = self.in_flight() {
+            in_flight.set_egress(egress.cloned());
+        }
+    }
+
+    /// Has tokens reserved for what waits, where they have to be.
+    pub(super) fn reserve(&self, now: Instant, demand: impl FnOnce() -> Demand) {
+        if let TokenSource::Shared(shared) = &self.source {
+            shared.reserve(now, demand());
+        }
+    }
+
+    /// Whether the token times have changed by more than the passing of time, since this was
+    /// last asked: what was admitted may be late now.
+    pub(super) fn has_news(&self) -> bool {
+        matches!(&self.source, TokenSource::Shared(shared) if shared.take_news())
+    }
+
+    /// The calls in flight, where their number is bounded.
+    pub(super) fn in_flight(&self) -> Option<&Arc<InFlight>> {
+        match self.places.as_deref()? {
+            Places::Limited(in_flight) => Some(in_flight),
+            Places::Simulated(_) => None,
+        }
+    }
+
+    /// Takes the place of a call in flight for a token that was taken; `None` where
+    /// calls in flight are unlimited.
+    pub(super) fn enter(&mut self, now: Instant) -> Option<Place> {
+        match self.places.as_deref_mut()? {
+            Places::Limited(in_flight) => Some(in_flight.enter(now)),
+            Places::Simulated(prediction) => {
+                prediction.enter(now);
+                None
+            }
+        }
+    }
+
+    /// As [`Tokens::due`]: the time at which the call may begin.
+    pub(super) fn due(&self, now: Instant, before: u32) -> Instant {
+        self.placed(now, before, |before| self.source().due(now, before))
+    }
+
+    /// As [`Tokens::ready_at`].
+    pub(super) fn ready_at(&self, now: Instant) -> Instant {
+        self.placed(now, 0, |_| self.source().ready_at(now))
+    }
+
+    fn placed(&self, now: Instant, before: u32, paced: impl Fn(u32) -> Instant) -> Instant {
+        match self.places.as_deref() {
+            None => paced(before),
+            Some(Places::Limited(in_flight)) => in_flight.due(now, before, paced),
+            Some(Places::Simulated(prediction)) => prediction.due(now, before, paced),
+        }
+    }
+
+    /// As [`Tokens::take`].
+    pub(super) fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
+        if self.places.is_some() {
+            let ready = self.ready_at(now);
+            if ready > now {
+                return Err(ready);
+            }
+        }
+        match &mut self.source {
+            TokenSource::Local(local) => local.take(now),
+            TokenSource::Shared(shared) => shared.take(now),
+            TokenSource::Simulated(simulated) => simulated.take(now),
+        }
+    }
+
+    /// Where the tokens come from, to be read.
+    pub(super) fn source(&self) -> &dyn Tokens {
+        match &self.source {
+            TokenSource::Local(local) => local,
+            TokenSource::Shared(shared) => shared,
+            TokenSource::Simulated(simulated) => &**simulated,
+        }
+    }
+
+    /// Where the tokens come from, to be told of a response.
+    pub(super) fn source_mut(&mut self) -> &mut dyn Tokens {
+        match &mut self.source {
+            TokenSource::Local(local) => local,
+            TokenSource::Shared(shared) => shared,
+            TokenSource::Simulated(simulated) => &mut **simulated,
+        }
+    }
+
+    /// Whether nothing would be lost if the bucket were made anew.
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        self.source().is_full(now) && self.in_flight().is_none_or(|it| it.count() == 0)
+    }
+
+    /// A copy for a forecast. In the copy calls last as long as recent ones.
+    pub(super) fn simulated(&self, now: Instant) -> Self {
+        let places = self.places.as_deref().map(|places| match places {
+            Places::Limited(in_flight) => in_flight.prediction(now),
+            Places::Simulated(prediction) => prediction.clone(),
+        });
+        Self {
+            source: TokenSource::Simulated(Box::new(self.source().simulated(now))),
+            places: places.map(|prediction| Box::new(Places::Simulated(prediction))),
+        }
+    }
+}
+
+impl Tokens for SimulatedTokens {
+    fn due(&self, now: Instant, before: u32) -> Instant {
+        match self.reserved.get(before as usize) {
+            Some(slot) => (*slot).max(now),
+            None => {
+                let reserved = u32::try_from(self.reserved.len()).unwrap_or(u32::MAX);
+                self.bucket.due(now, before.saturating_sub(reserved))
+            }
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
+        match self.reserved.front() {
+            Some(slot) if *slot > now => Err(*slot),
+            Some(_) => {
+                self.reserved.pop_front();
+                Ok(Some(0))
+            }
+            None => {
+                let taken = self.bucket.take(now);
+                self.bucket.end_pause();
+                taken
+            }
+        }
+    }
+
+    fn on_429(&mut self, _: Instant, _: Instant, _: Option<Duration>) {}
+
+    fn on_other_result(&mut self, _: Instant, _: Instant, _: bool) -> bool {
+        false
+    }
+
+    fn refuses_until(&self) -> Option<Instant> {
+        self.bucket.refuses_until()
+    }
+
+    fn held_until(&self, now: Instant) -> Option<Instant> {
+        self.bucket.held_until(now)
+    }
+
+    fn is_recovering(&self) -> bool {
+        self.bucket.is_recovering()
+    }
+
+    fn quota(&self) -> Option<Quota> {
+        self.bucket.quota()
+    }
+
+    fn tokens(&self, now: Instant) -> Option<f64> {
+        self.bucket.tokens(now)
+    }
+
+    fn is_full(&self, now: Instant) -> bool {
+        self.reserved.is_empty() && self.bucket.is_full(now)
+    }
+
+    fn simulated(&self, _: Instant) -> Self {
+        self.clone()
+    }
+}

@@ -1,0 +1,277 @@
+//! Tokens that several gateways reserve from one bucket on a server (rule: cluster).
+//!
+//! A slot is the right to send one request, from a time on. The bucket reserves slots for what
+//! waits there and hands them out in their order; the waiting itself is on the clock of this
+//! process. While there is no server, a bucket of this process takes the place of the slots, with
+//! this gateway's share of the rate.
+//!
+//! Invariants: at most one question about a bucket is under way. No slot is used before it is due,
+//! and none more than [`USABLE`] later, so that in no interval more requests leave than the bucket
+//! and its rate allow for an interval longer by that. A slot that nothing needs goes back. The
+//! lock here is taken last, and never held while the server is asked.
+//!
+//! - [`state`]: what a gateway knows of a bucket, without a clock or a task;
+//! - [`table`]: the buckets by their keys, for what the server announces.
+
+mod state;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{Demand, SimulatedTokens, Tokens};
+use crate::cluster::{Call, Cluster, Script};
+use crate::config::Quota;
+use state::{Report, State};
+pub(in crate::limit) use table::SharedBuckets;
+
+/// How long after it is due a slot may be used.
+const USABLE: Duration = Duration::from_millis(100);
+
+/// After a question without a reply the next follows not before this time.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// Longer than any wait: something else wakes the task.
+const UNKNOWN: Duration = Duration::from_secs(3600);
+
+/// What a bucket is called in the whole cluster.
+#[derive(Clone)]
+pub(in crate::limit) struct BucketName {
+    pub(super) buckets: Arc<SharedBuckets>,
+    /// The server sees a keyed hash of it.
+    pub(super) bytes: Arc<[u8]>,
+}
+
+/// The tokens of a bucket that gateways share.
+#[derive(Debug)]
+pub(super) struct SharedTokens {
+    slots: Arc<Slots>,
+}
+
+/// A bucket that gateways share, as one of them knows it.
+pub(super) struct Slots {
+    name: BucketName,
+    state: Mutex<State>,
+    /// Wakes the task that serves the bucket's queue.
+    changed: Arc<Notify>,
+}
+
+impl SharedTokens {
+    pub(super) fn new(name: BucketName, quota: Quota, now: Instant) -> Self {
+        Self {
+            slots: Arc::new(Slots {
+                name,
+                state: Mutex::new(State::new(quota, now)),
+                changed: Arc::default(),
+            }),
+        }
+    }
+
+    pub(super) fn set_quota(&self, quota: Quota) {
+        self.slots.lock().set_quota(quota);
+    }
+
+    pub(super) fn changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.slots.changed)
+    }
+
+    pub(super) fn set_egress(&self, egress: Option<Arc<Notify>>) {
+        self.slots.lock().egress = egress;
+    }
+
+    /// Asks the server for the slots that are missing, or gives back what is left over.
+    pub(super) fn reserve(&self, now: Instant, demand: Demand) {
+        let mut state = self.slots.current(now);
+        state.demand = demand;
+        if !state.is_asking && state.question(now, self.slots.cluster()).is_some() {
+            state.is_asking = true;
+            tokio::spawn(Slots::ask(Arc::clone(&self.slots)));
+        }
+    }
+
+    /// Whether the server has replied since this was last asked.
+    pub(super) fn take_news(&self) -> bool {
+        std::mem::take(&mut self.slots.lock().has_news)
+    }
+
+    /// Tells the server of a response.
+    fn report(&self, report: Report) {
+        let slots = Arc::clone(&self.slots);
+        tokio::spawn(async move { slots.tell(report).await });
+    }
+}
+
+impl Slots {
+    fn cluster(&self) -> &Cluster {
+        self.name.buckets.cluster()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No change under this lock panics halfway.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, after what has changed with the connection.
+    fn current(&self, now: Instant) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        let share = (!self.cluster().is_shared()).then(|| self.cluster().share());
+        state.follow(share, now);
+        state
+    }
+
+    /// Asks until nothing is to be asked. What waits is not known here: the serving task
+    /// plans anew after each reply, except where nothing waits any more.
+    async fn ask(self: Arc<Self>) {
+        loop {
+            let now = Instant::now();
+            let question = {
+                let mut state = self.current(now);
+                let question = state.question(now, self.cluster());
+                state.is_asking = question.is_some();
+                question
+            };
+            let Some(question) = question else { return };
+            let generation = self.cluster().generation();
+            let reply = self.call(question.script(), question.arguments()).await;
+            let now = Instant::now();
+            let mut state = self.lock();
+            match reply {
+                Some(reply) => state.on_reply(&question, &reply, generation, now),
+                None => state.on_no_reply(&question, now),
+            }
+            let goes_on = state.demand.is_empty();
+            state.is_asking = goes_on;
+            drop(state);
+            self.wake();
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    async fn tell(self: &Arc<Self>, report: Report) {
+        let arguments = self.lock().report_arguments(&report);
+        let reply = self.call(report.script(), arguments).await;
+        let mut state = self.lock();
+        state.reports -= 1;
+        if let Some(reply) = reply {
+            state.learn(&reply, Instant::now());
+        }
+        drop(state);
+        self.wake();
+    }
+
+    async fn call(self: &Arc<Self>, script: Script, arguments: Vec<i64>) -> Option<Vec<i64>> {
+        let keys = self.keys()?;
+        let call = Call {
+            script,
+            keys,
+            arguments,
+        };
+        self.cluster().call(call).await.ok()
+    }
+
+    /// What the server announced of this bucket.
+    pub(super) fn announced(&self, reply: &[i64]) {
+        self.lock().learn(reply, Instant::now());
+        self.wake();
+    }
+
+    /// Asserts after a new connection what is known here.
+    pub(super) fn reassert(self: &Arc<Self>) {
+        let now = Instant::now();
+        let mut state = self.current(now);
+        if !state.is_asking && state.question(now, self.cluster()).is_some() {
+            state.is_asking = true;
+            tokio::spawn(Self::ask(Arc::clone(self)));
+        }
+    }
+
+    fn wake(&self) {
+        let egress = self.lock().egress.clone();
+        self.changed.notify_one();
+        if let Some(egress) = egress {
+            egress.notify_one();
+        }
+    }
+}
+
+impl Tokens for SharedTokens {
+    fn due(&self, now: Instant, before: u32) -> Instant {
+        self.slots.current(now).due(now, before)
+    }
+
+    fn ready_at(&self, now: Instant) -> Instant {
+        self.slots.current(now).ready_at(now)
+    }
+
+    fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
+        self.slots.current(now).take(now)
+    }
+
+    fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
+        let report = self.slots.current(now).on_429(now, sent, retry_after);
+        if let Some(report) = report {
+            self.report(report);
+        }
+    }
+
+    fn on_other_result(&mut self, now: Instant, sent: Instant, is_accepted: bool) -> bool {
+        let mut state = self.slots.current(now);
+        match state.on_other_result(now, sent, is_accepted) {
+            Ok(goes_sooner) => goes_sooner,
+            Err(report) => {
+                drop(state);
+                self.report(report);
+                false
+            }
+        }
+    }
+
+    fn refuses_until(&self) -> Option<Instant> {
+        self.slots.lock().refuses_until()
+    }
+
+    fn held_until(&self, now: Instant) -> Option<Instant> {
+        self.slots.current(now).held_until(now)
+    }
+
+    fn is_recovering(&self) -> bool {
+        self.slots.lock().is_recovering()
+    }
+
+    fn quota(&self) -> Option<Quota> {
+        Some(self.slots.lock().quota())
+    }
+
+    fn tokens(&self, now: Instant) -> Option<f64> {
+        self.slots.current(now).tokens(now)
+    }
+
+    fn is_full(&self, now: Instant) -> bool {
+        self.slots.lock().is_full(now)
+    }
+
+    fn simulated(&self, now: Instant) -> SimulatedTokens {
+        self.slots.current(now).simulated(now)
+    }
+}
+
+impl fmt::Debug for Slots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slots").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for BucketName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BucketName").finish_non_exhaustive()
+    }
+}

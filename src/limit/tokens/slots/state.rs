@@ -1,0 +1,383 @@
+//! What a gateway knows of a bucket that it shares.
+//!
+//! Invariants: no clock, no task, no server. What the server says last is true; between two
+//! replies the bucket is only known not to have a slot earlier than the last reply said.
+//!
+//! - [`pauses`]: a pause of all gateways, as one of them knows it;
+//! - [`questions`]: what the server is asked, and what it is told.
+
+mod pauses;
+mod questions;
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{RETRY, UNKNOWN, USABLE};
+use crate::config::Quota;
+use crate::limit::tokens::gcra::Gcra;
+use crate::limit::tokens::pause::{LocalTokens, PROBE_TIMEOUT};
+use crate::limit::tokens::{Demand, SimulatedTokens, Tokens};
+use pauses::{Held, Probe};
+pub(super) use questions::{Question, Report};
+
+/// A reply that is older than one which came before it is not older than this.
+const OVERTAKEN: Duration = Duration::from_secs(1);
+
+/// A slot that is reserved.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    /// When it was due at the server, which may be before it was reserved.
+    due: Instant,
+    /// From when on it may be used.
+    from: Instant,
+}
+
+/// The last reservation, whose slots can go back.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reservation {
+    /// The tat after it, in the server's time.
+    tat: i64,
+    /// The time between two of its slots.
+    step: i64,
+    /// How many of its slots are here.
+    count: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    quota: Quota,
+    /// Its key on the server, as of the last call.
+    pub(super) key: Option<Box<[u8]>>,
+    /// What waits at the bucket, as of the last time that it was served.
+    pub(super) demand: Demand,
+    /// The task of the egress that serves the bucket, if one does.
+    pub(super) egress: Option<Arc<Notify>>,
+    /// A question is under way.
+    pub(super) is_asking: bool,
+    /// Reports that are under way.
+    pub(super) reports: u32,
+    /// The server has replied since the bucket was last served.
+    pub(super) has_news: bool,
+
+    /// In the order in which they are due.
+    reserved: VecDeque<Slot>,
+    /// The bucket as of the last reply. Others may have reserved since.
+    known: Gcra,
+    last: Reservation,
+    /// The connection and the data set of the last reply.
+    generation: u64,
+    birth: i64,
+    /// No question before this time.
+    ask_at: Option<Instant>,
+
+    pause: Option<Held>,
+    epoch: i64,
+    /// When the epoch was learned: what was sent before belongs to an earlier one.
+    epoch_since: Option<Instant>,
+    shift: i64,
+    shifted: Option<Instant>,
+
+    /// In the place of the server while there is none.
+    fallback: Option<Box<LocalTokens>>,
+}
+
+impl State {
+    pub(super) fn new(quota: Quota, now: Instant) -> Self {
+        Self {
+            quota,
+            key: None,
+            demand: Demand::default(),
+            egress: None,
+            is_asking: false,
+            reports: 0,
+            has_news: false,
+            reserved: VecDeque::new(),
+            known: Gcra::new(Some(quota), now),
+            last: Reservation::default(),
+            generation: 0,
+            birth: 0,
+            ask_at: None,
+            pause: None,
+            epoch: 0,
+            epoch_since: None,
+            shift: 0,
+            shifted: None,
+            fallback: None,
+        }
+    }
+
+    /// How many slots are reserved and not used yet.
+    pub(super) fn count(&self) -> usize {
+        self.reserved.len()
+    }
+
+    pub(super) fn quota(&self) -> Quota {
+        self.quota
+    }
+
+    pub(super) fn set_quota(&mut self, quota: Quota) {
+        self.quota = quota;
+    }
+
+    /// Begins or ends the time without a server. `share`: among how many gateways the rate is
+    /// divided while there is none.
+    pub(super) fn follow(&mut self, share: Option<NonZeroU32>, now: Instant) {
+        match (share, &self.fallback) {
+            (Some(share), None) => {
+                let share = share.get();
+                let burst = NonZeroU32::new(self.quota.burst.get() / share);
+                let quota = Quota {
+                    rate: self.quota.rate / f64::from(share),
+                    burst: burst.unwrap_or(NonZeroU32::MIN),
+                };
+                let mut fallback = LocalTokens::new(Some(quota), now);
+                // Empty: what the server granted last is on its way.
+                let held = self.pause.map_or(now, |pause| pause.until);
+                let known = self.known.due(now, 0).max(held);
+                fallback.empty_until(known + quota.interval());
+                self.fallback = Some(Box::new(fallback));
+                (self.pause, self.ask_at, self.has_news) = (None, None, true);
+            }
+            (None, Some(fallback)) => {
+                // Asserted with the next question, as the connection is another.
+                self.known.empty_until(fallback.due(now, 0));
+                if let Some(until) = fallback.held_until(now) {
+                    let probe = Probe::AskAt(until);
+                    self.pause = Some(Held { until, probe });
+                }
+                self.fallback = None;
+                (self.last, self.has_news) = (Reservation::default(), true);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn due(&self, now: Instant, before: u32) -> Instant {
+        let index = before as usize;
+        if let Some(slot) = self.reserved.get(index) {
+            return slot.from.max(self.held(now)).max(now);
+        }
+        let beyond = before.saturating_sub(self.reserved.len().try_into().unwrap_or(u32::MAX));
+        match &self.fallback {
+            Some(fallback) => fallback.due(now, beyond),
+            None => self.known.due(now, beyond).max(self.held(now)),
+        }
+    }
+
+    fn held(&self, now: Instant) -> Instant {
+        self.pause.map_or(now, |pause| pause.until)
+    }
+
+    /// When a token can be taken, or when to look again.
+    pub(super) fn ready_at(&mut self, now: Instant) -> Instant {
+        self.drop_unusable(now);
+        let Some(slot) = self.reserved.front() else {
+            if let Some(fallback) = &self.fallback {
+                return fallback.due(now, 0);
+            }
+            let ask_at = self
+                .ask_at
+                .filter(|at| *at > now && !self.demand.is_empty());
+            return ask_at.unwrap_or(now + UNKNOWN);
+        };
+        match self.pause {
+            Some(pause) if pause.until > now => pause.until,
+            Some(pause) => match pause.probe {
+                Probe::Mine => slot.from.max(now),
+                // At that time the right is asked for; the reply wakes.
+                Probe::AskAt(at) if at.max(slot.from) > now => at.max(slot.from),
+                Probe::AskAt(_) => now + UNKNOWN,
+            },
+            None => slot.from.max(now),
+        }
+    }
+
+    /// Drops slots that are too old. During a pause none is: they move when it ends.
+    fn drop_unusable(&mut self, now: Instant) {
+        if self.pause.is_none() {
+            while self
+                .reserved
+                .front()
+                .is_some_and(|slot| slot.from + USABLE < now)
+            {
+                self.reserved.pop_front();
+            }
+            self.last.count = self.last.count.min(self.reserved.len());
+        }
+    }
+
+    pub(super) fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
+        let ready = self.ready_at(now);
+        if ready > now {
+            return Err(ready);
+        }
+        if self.reserved.pop_front().is_none() {
+            let fallback = self.fallback.as_mut();
+            return fallback.map_or(Err(now + UNKNOWN), |fallback| fallback.take(now));
+        }
+        self.last.count = self.last.count.min(self.reserved.len());
+        if let Some(pause) = &mut self.pause {
+            pause.probe = Probe::AskAt(now + PROBE_TIMEOUT);
+            return Ok(Some(0));
+        }
+        let left = self.known.tokens(now).unwrap_or_default();
+        Ok(Some(left as u32))
+    }
+
+    pub(super) fn on_reply(
+        &mut self,
+        question: &Question,
+        reply: &[i64],
+        generation: u64,
+        now: Instant,
+    ) {
+        self.ask_at = None;
+        match *question {
+            Question::Probe { .. } => {
+                let &[is_mine, wait, ref state @ ..] = reply else {
+                    return;
+                };
+                self.learn(state, now);
+                if let Some(pause) = &mut self.pause {
+                    pause.probe = match is_mine {
+                        1 => Probe::Mine,
+                        _ => Probe::AskAt(now + length(wait).max(Duration::from_millis(1))),
+                    };
+                }
+            }
+            Question::Reserve { back, yields, .. } => {
+                let &[count, first, tat, birth, step, ref state @ ..] = reply else {
+                    return;
+                };
+                let kept = self.reserved.len() - back.min(self.reserved.len());
+                self.reserved.truncate(kept);
+                (self.generation, self.birth) = (generation, birth);
+                // A pause may have been announced while the reply was under way.
+                let missed = self.learn(state, now);
+                for index in 0..count {
+                    let due = offset(now, first + index * step + missed);
+                    let from = due.max(now);
+                    self.reserved.push_back(Slot { due, from });
+                }
+                let count_here = usize::try_from(count).unwrap_or(0);
+                self.last = Reservation {
+                    tat,
+                    step,
+                    count: count_here,
+                };
+                if yields && count == 0 {
+                    self.ask_at = Some(now + length(first).max(Duration::from_millis(1)));
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_no_reply(&mut self, question: &Question, now: Instant) {
+        if let Question::Reserve { back, .. } = question {
+            // They may have gone back, so they cannot be used.
+            let kept = self.reserved.len() - (*back).min(self.reserved.len());
+            self.reserved.truncate(kept);
+            self.last = Reservation::default();
+        }
+        self.ask_at = Some(now + RETRY);
+    }
+
+    /// Takes over what the server says of the bucket. Returns by how much slots have been
+    /// moved that the reply does not know of, because another overtook it.
+    pub(super) fn learn(&mut self, state: &[i64], now: Instant) -> i64 {
+        let &[epoch, paused, recovers, shift, tat, interval, spare] = state else {
+            return 0;
+        };
+        self.has_news = true;
+        let missed = self.shift - shift;
+        if missed > 0 && self.shifted.is_some_and(|at| now < at + OVERTAKEN) {
+            return missed;
+        }
+        if missed < 0 {
+            for slot in &mut self.reserved {
+                slot.due = offset(slot.due, -missed);
+                slot.from = slot.from.max(slot.due);
+            }
+            self.shifted = Some(now);
+        }
+        self.shift = shift;
+        if epoch != self.epoch {
+            (self.epoch, self.epoch_since) = (epoch, Some(now));
+        }
+        self.known = Gcra::new(Some(self.applied(interval, spare)), offset(now, tat.max(0)));
+        let until = offset(now, paused);
+        match (recovers, &mut self.pause) {
+            (1, Some(pause)) if until <= pause.until.max(now) => pause.until = until,
+            (1, pause) => {
+                let probe = Probe::AskAt(until);
+                *pause = Some(Held { until, probe });
+            }
+            // A 429 is not known there yet.
+            _ if self.reports > 0 => {}
+            (_, pause) => *pause = None,
+        }
+        0
+    }
+
+    /// The limit that applies: the strictest that a gateway uses.
+    fn applied(&self, interval: i64, spare: i64) -> Quota {
+        if interval <= 0 {
+            return self.quota;
+        }
+        let burst = u32::try_from(spare / interval + 1)
+            .ok()
+            .and_then(NonZeroU32::new);
+        Quota {
+            rate: 1e6 / interval as f64,
+            burst: burst.unwrap_or(NonZeroU32::MIN),
+        }
+    }
+
+    pub(super) fn tokens(&self, now: Instant) -> Option<f64> {
+        match &self.fallback {
+            Some(fallback) => fallback.tokens(now),
+            None => self.known.tokens(now),
+        }
+    }
+
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        let fallback = self.fallback.as_ref();
+        let is_used = !self.reserved.is_empty() || self.is_asking || self.reports > 0;
+        !is_used
+            && self.pause.is_none()
+            && self.known.is_full(now)
+            && fallback.is_none_or(|fallback| fallback.is_full(now))
+    }
+
+    pub(super) fn simulated(&self, now: Instant) -> SimulatedTokens {
+        let reserved = (0..self.reserved.len()).map(|index| self.due(now, index as u32));
+        let mut bucket = match &self.fallback {
+            Some(fallback) => (**fallback).clone(),
+            None => LocalTokens::of(self.known),
+        };
+        if let Some(pause) = self.pause {
+            bucket.empty_until(bucket.due(now, 0).max(pause.until));
+        }
+        SimulatedTokens {
+            reserved: reserved.collect(),
+            bucket,
+        }
+    }
+}
+
+fn length(micros: i64) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+fn offset(from: Instant, micros: i64) -> Instant {
+    match micros {
+        0.. => from + length(micros),
+        // Before this process began, a slot is due at once in any case.
+        _ => from.checked_sub(length(-micros)).unwrap_or(from),
+    }
+}

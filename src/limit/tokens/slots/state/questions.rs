@@ -1,0 +1,150 @@
+//! What the server is asked about a bucket, and what it is told.
+//!
+//! The arguments are those of `src/cluster/scripts/*.lua`, which explain them.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Held, Probe, State};
+use crate::cluster::{Cluster, Script};
+use crate::limit::tokens::pause::PROBE_TIMEOUT;
+
+/// Slots in one reservation.
+const MAX_SLOTS: usize = 256;
+
+/// What the server is asked.
+#[derive(Debug)]
+pub(in crate::limit::tokens::slots) enum Question {
+    Reserve {
+        /// Slots that go back, and the tat that shows whether they can.
+        back: usize,
+        yields: bool,
+        /// Those of `reserve.lua`.
+        arguments: Vec<i64>,
+    },
+    /// The right to send a probe.
+    Probe { arguments: Vec<i64> },
+}
+
+/// What the server is told of a response.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::limit::tokens::slots) enum Report {
+    Throttled { epoch: i64, named: Duration },
+    Settled { epoch: i64, is_accepted: bool },
+}
+
+impl State {
+    /// What to ask now, if anything.
+    pub(in crate::limit::tokens::slots) fn question(
+        &mut self,
+        now: Instant,
+        cluster: &Cluster,
+    ) -> Option<Question> {
+        if self.fallback.is_some() || self.ask_at.is_some_and(|at| at > now) {
+            return None;
+        }
+        self.drop_unusable(now);
+        if let Some(Held { until, probe }) = self.pause
+            && until <= now
+            && !self.demand.is_empty()
+            && self.reserved.front().is_some_and(|slot| slot.from <= now)
+            && matches!(probe, Probe::AskAt(at) if at <= now)
+        {
+            let mut arguments = self.limit();
+            arguments.push(micros(PROBE_TIMEOUT));
+            return Some(Question::Probe { arguments });
+        }
+        let (wanted, reserved) = (self.demand.deadlines.len(), self.reserved.len());
+        // As far as is known, the others are late whatever the server says.
+        let in_time = |(before, at): &(u32, Instant)| self.due(now, *before) <= *at;
+        let missing = (0..)
+            .zip(self.demand.deadlines.iter().copied())
+            .skip(reserved);
+        let (live, known) = (
+            i64::from(cluster.live().get()),
+            i64::from(cluster.known().get()),
+        );
+        // The part of the rate is soon another, and so are the slots that it allows.
+        let most = match live == known {
+            true => MAX_SLOTS,
+            false => usize::from(reserved == 0),
+        };
+        let missing: Vec<_> = missing.filter(in_time).take(most).map(|it| it.1).collect();
+        // A slot is due here as much later as the reply takes.
+        let now_there = now + cluster.round_trip();
+        let left = |at: &Instant| micros(at.saturating_duration_since(now_there));
+        let back = reserved.saturating_sub(wanted).min(self.last.count);
+        let yielding = self
+            .demand
+            .yielding
+            .filter(|_| wanted == 0 && reserved == 0);
+        let is_new = self.generation != cluster.generation();
+        let has_more = !self.known.is_full(now) || self.pause.is_some();
+        if missing.is_empty() && back == 0 && yielding.is_none() && !(is_new && has_more) {
+            return None;
+        }
+        let birth = if is_new { 0 } else { self.birth };
+        let known_tat = self.known.full().saturating_duration_since(now);
+        let known_pause = self.pause.map_or(Duration::ZERO, |pause| {
+            pause.until.saturating_duration_since(now)
+        });
+        let mut arguments = self.limit();
+        arguments.extend([birth, micros(known_tat), micros(known_pause)]);
+        arguments.extend([back as i64 * self.last.step, self.last.tat]);
+        // Gateways that have vanished may go on without the server, with their share.
+        arguments.extend([i64::from(yielding.is_some()), 1000 * known / live]);
+        arguments.extend(missing.iter().chain(yielding.as_ref()).map(left));
+        Some(Question::Reserve {
+            back,
+            yields: yielding.is_some(),
+            arguments,
+        })
+    }
+
+    /// `[interval, spare]`: the time between two tokens, and that of a full bucket beyond one.
+    fn limit(&self) -> Vec<i64> {
+        let interval = self.quota.interval().as_nanos().div_ceil(1000).max(1);
+        let interval = i64::try_from(interval).unwrap_or(i64::MAX);
+        let spare = interval * i64::from(self.quota.burst.get() - 1);
+        vec![interval, spare]
+    }
+
+    pub(in crate::limit::tokens::slots) fn report_arguments(&self, report: &Report) -> Vec<i64> {
+        let mut arguments = self.limit();
+        arguments.extend(match *report {
+            Report::Throttled { epoch, named } => [epoch, micros(named)],
+            Report::Settled { epoch, is_accepted } => [epoch, i64::from(is_accepted)],
+        });
+        arguments
+    }
+}
+
+impl Question {
+    pub(in crate::limit::tokens::slots) fn script(&self) -> Script {
+        match self {
+            Self::Reserve { .. } => Script::Reserve,
+            Self::Probe { .. } => Script::Probe,
+        }
+    }
+
+    pub(in crate::limit::tokens::slots) fn arguments(&self) -> Vec<i64> {
+        match self {
+            Self::Reserve { arguments, .. } | Self::Probe { arguments } => arguments.clone(),
+        }
+    }
+}
+
+impl Report {
+    pub(in crate::limit::tokens::slots) fn script(&self) -> Script {
+        match self {
+            Self::Throttled { .. } => Script::Throttled,
+            Self::Settled { .. } => Script::Settled,
+        }
+    }
+}
+
+/// Whole microseconds, rounded up: a Lua number holds them exactly.
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(i64::MAX)
+}

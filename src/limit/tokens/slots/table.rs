@@ -1,0 +1,145 @@
+//! The buckets that gateways share, by their keys.
+//!
+//! Invariant: the table keeps no bucket alive, and entries of dropped ones are removed when the
+//! table has doubled.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{BucketName, Slots};
+use crate::cluster::{Cluster, Event};
+
+/// The table is searched for dropped buckets when it has grown to this size.
+const FIRST_SWEEP: usize = 1024;
+
+/// The buckets that gateways share.
+pub(in crate::limit) struct SharedBuckets {
+    cluster: Arc<Cluster>,
+    table: Mutex<Table>,
+}
+
+struct Table {
+    by_key: HashMap<Vec<u8>, Weak<Slots>>,
+    sweep_at: usize,
+}
+
+impl SharedBuckets {
+    pub(in crate::limit) fn new(cluster: Arc<Cluster>) -> Arc<Self> {
+        Arc::new(Self {
+            cluster,
+            table: Mutex::new(Table {
+                by_key: HashMap::new(),
+                sweep_at: FIRST_SWEEP,
+            }),
+        })
+    }
+
+    pub(super) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The name of a bucket that consists of these parts.
+    pub(in crate::limit) fn name(self: &Arc<Self>, parts: &[&[u8]]) -> BucketName {
+        // Each part with its length, so that no two names are the same bytes.
+        let joined: Vec<u8> = parts
+            .iter()
+            .flat_map(|part| {
+                let length = part.len().to_be_bytes();
+                length
+                    .into_iter()
+                    .chain(part.iter().copied())
+                    .collect::<Vec<u8>>()
+            })
+            .collect();
+        BucketName {
+            buckets: Arc::clone(self),
+            bytes: Arc::from(joined),
+        }
+    }
+
+    /// Passes on what the server announces, until the gateway ends.
+    pub(in crate::limit) async fn follow(&self) {
+        let mut events = self.cluster.subscribe();
+        loop {
+            match events.recv().await {
+                Ok(Event::Announced(line)) => self.announced(&line),
+                Ok(Event::Connected) => self.all().iter().for_each(Slots::reassert),
+                // Announcements are only hints, so one that was missed does no harm.
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// Sets the gauge of slots that are held.
+    pub(in crate::limit) fn report(&self) {
+        let held = self
+            .all()
+            .iter()
+            .map(|slots| slots.lock().count())
+            .sum::<usize>();
+        self.cluster
+            .slots_held()
+            .set(held.try_into().unwrap_or(i64::MAX));
+    }
+
+    /// `<key> <state…>`, separated by blanks.
+    fn announced(&self, line: &[u8]) {
+        let mut words = line.split(|byte| *byte == b' ');
+        let Some(key) = words.next() else { return };
+        let number = |word| std::str::from_utf8(word).ok()?.parse().ok();
+        let state: Option<Vec<i64>> = words.map(number).collect();
+        if let (Some(slots), Some(state)) = (self.get(key), state) {
+            slots.announced(&state);
+        }
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Arc<Slots>> {
+        self.lock().by_key.get(key)?.upgrade()
+    }
+
+    fn all(&self) -> Vec<Arc<Slots>> {
+        let table = self.lock();
+        table.by_key.values().filter_map(Weak::upgrade).collect()
+    }
+
+    fn insert(&self, key: Vec<u8>, slots: &Arc<Slots>) {
+        let mut table = self.lock();
+        if table.by_key.len() >= table.sweep_at {
+            table.by_key.retain(|_, slots| slots.strong_count() > 0);
+            table.sweep_at = (2 * table.by_key.len()).max(FIRST_SWEEP);
+        }
+        table.by_key.insert(key, Arc::downgrade(slots));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
+        // No change under this lock panics halfway.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slots {
+    /// The keys of the scripts; `None` before the first connection.
+    pub(super) fn keys(self: &Arc<Self>) -> Option<Vec<Vec<u8>>> {
+        let buckets = &self.name.buckets;
+        let digest = buckets.cluster.digest(&[&self.name.bytes])?;
+        let cluster = &buckets.cluster;
+        let key = cluster.key(&["bucket", &digest]);
+        let is_known = self.lock().key.as_deref() == Some(&*key);
+        if !is_known {
+            // The first time, or a server with another key for hashes.
+            self.lock().key = Some(Box::from(&*key));
+            buckets.insert(key.clone(), self);
+        }
+        Some(vec![key, cluster.birth(), cluster.channel()])
+    }
+}
+
+impl fmt::Debug for SharedBuckets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedBuckets").finish_non_exhaustive()
+    }
+}

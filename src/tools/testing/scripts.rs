@@ -1,0 +1,256 @@
+//! The scripts of a bucket in Rust, for tests in simulated time.
+//!
+//! Invariant: line by line the same as `src/cluster/scripts/*.lua`. `tests/cluster.rs` runs random
+//! histories through both.
+
+use std::collections::HashMap;
+
+use crate::cluster::{Call, Script};
+
+const STRICT_FOR: i64 = 10_000_000;
+const MAX_PAUSE: i64 = 60_000_000;
+const FIRST_PAUSE: i64 = 1_000_000;
+const MAX_REPEATED: i64 = 1_000_000;
+
+/// The data set of a server, as far as scripts on buckets change it.
+#[derive(Clone, Debug, Default)]
+pub struct DataSet {
+    born: Option<i64>,
+    buckets: HashMap<Vec<u8>, Bucket>,
+}
+
+/// The result of a script.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What it returns.
+    pub reply: Vec<i64>,
+    /// What it announces.
+    pub announced: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Bucket {
+    tat: i64,
+    interval: i64,
+    spare: i64,
+    strict: i64,
+    paused: i64,
+    epoch: i64,
+    recovers: bool,
+    probe: i64,
+    step: i64,
+    named: i64,
+    shift: i64,
+    expires: i64,
+}
+
+/// The scripts of a bucket: their names and their texts in Lua.
+#[must_use]
+pub fn texts() -> Vec<(&'static str, &'static str)> {
+    let all = Script::ALL.iter();
+    all.map(|script| (script.name(), script.text())).collect()
+}
+
+impl DataSet {
+    /// Runs a script by its name on one bucket.
+    ///
+    /// # Panics
+    /// There is no script of this name, or it has other arguments.
+    pub fn run_named(&mut self, name: &str, arguments: &[i64], now: i64) -> Outcome {
+        let mut all = Script::ALL.into_iter();
+        let call = Call {
+            script: all.find(|script| script.name() == name).expect("a script"),
+            keys: vec![b"bucket".to_vec()],
+            arguments: arguments.to_vec(),
+        };
+        self.run(&call, now)
+    }
+
+    /// For how long the bucket is kept, in microseconds; `None` where there is none.
+    #[must_use]
+    pub fn kept(&self, now: i64) -> Option<i64> {
+        let bucket = self.buckets.get(&b"bucket"[..])?;
+        Some(bucket.expires - now).filter(|left| *left > 0)
+    }
+
+    /// Runs a script at this time, in microseconds.
+    pub(crate) fn run(&mut self, call: &Call, now: i64) -> Outcome {
+        let born = *self.born.get_or_insert(now);
+        let key = &call.keys[0];
+        let known = self.buckets.get(key).filter(|known| known.expires > now);
+        let mut bucket = known.copied().unwrap_or_default();
+        let arguments = &*call.arguments;
+        bucket.limit(arguments[0], arguments[1], now);
+        bucket.tat = bucket.tat.max(born + bucket.interval + bucket.spare);
+        let (mut reply, changes, announces) = match call.script {
+            Script::Reserve => (bucket.reserve(&arguments[2..], born, now), true, false),
+            Script::Throttled => {
+                bucket.throttled(arguments[2], arguments[3], now);
+                (Vec::new(), true, true)
+            }
+            Script::Probe => {
+                let wait = bucket.probe(arguments[2], now);
+                (
+                    vec![i64::from(wait == 0), wait],
+                    bucket.recovers && wait == 0,
+                    false,
+                )
+            }
+            Script::Settled => {
+                let changes = bucket.settled(arguments[2], arguments[3] == 1, now);
+                (Vec::new(), changes, changes)
+            }
+        };
+        if changes {
+            let until_same = bucket.tat.max(bucket.strict).max(bucket.paused + MAX_PAUSE) - now;
+            // The server counts in milliseconds.
+            bucket.expires = now + (until_same / 1000 + 1000) * 1000;
+            self.buckets.insert(key.clone(), bucket);
+        }
+        let state = bucket.state(now);
+        reply.extend(state);
+        Outcome {
+            reply,
+            announced: announces.then(|| {
+                let state = state.map(|it| it.to_string()).join(" ");
+                format!("{} {state}", String::from_utf8_lossy(key))
+            }),
+        }
+    }
+
+    /// The data set exists from now on.
+    pub fn birth(&mut self, now: i64) {
+        self.born.get_or_insert(now);
+    }
+
+    /// Forgets everything, as a server without persistence does that is restarted.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Bucket {
+    fn limit(&mut self, interval: i64, spare: i64, now: i64) {
+        if self.strict > now && (self.interval > interval || self.spare < spare) {
+            if interval == self.interval || spare == self.spare {
+                self.strict = now + STRICT_FOR;
+            }
+            self.interval = self.interval.max(interval);
+            self.spare = self.spare.min(spare);
+        } else {
+            self.strict = now + STRICT_FOR;
+            (self.interval, self.spare) = (interval, spare);
+        }
+    }
+
+    fn shift_to(&mut self, from: i64, to: i64) {
+        if to > from {
+            self.shift += to - from;
+            self.tat = (self.tat + to - from).max(to + self.spare);
+        }
+    }
+
+    fn reserve(&mut self, arguments: &[i64], born: i64, now: i64) -> Vec<i64> {
+        let &[
+            known_birth,
+            known_tat,
+            known_pause,
+            back,
+            tat,
+            yields,
+            share,
+            ref deadlines @ ..,
+        ] = arguments
+        else {
+            return Vec::new();
+        };
+        if known_birth != born {
+            self.tat = self.tat.max(now + known_tat);
+            let paused = now + known_pause;
+            if paused > self.paused.max(now) {
+                self.shift_to(self.paused.max(now), paused);
+                (self.paused, self.recovers) = (paused, true);
+                if self.epoch == 0 {
+                    self.epoch = now;
+                }
+            }
+        }
+        if back > 0 && self.tat == tat {
+            self.tat -= back;
+        }
+        let step = self.interval * share / 1000;
+        self.tat = self.tat.max(now);
+        let first = self.tat - self.spare - now;
+        let mut reserved = 0;
+        for deadline in deadlines {
+            let due = (first + reserved * step).max(0);
+            if due <= *deadline && (yields == 0 || due == 0) {
+                reserved += 1;
+            }
+        }
+        self.tat += reserved * step;
+        vec![reserved, first, self.tat, born, step]
+    }
+
+    fn throttled(&mut self, epoch: i64, named: i64, now: i64) {
+        let named = named.min(MAX_PAUSE);
+        let from = if self.recovers { self.paused } else { now };
+        if !self.recovers && self.paused + MAX_PAUSE <= now {
+            (self.step, self.named) = (0, 0);
+        }
+        if epoch == self.epoch {
+            let length = if named > 0 {
+                named.max(self.named)
+            } else {
+                let length = self.step.max(FIRST_PAUSE);
+                self.step = (length * 2).min(MAX_PAUSE);
+                length
+            };
+            self.named = (length * 2).min(MAX_REPEATED);
+            self.epoch = now.max(self.epoch + 1);
+            self.paused = now + length;
+            (self.recovers, self.probe) = (true, 0);
+        } else if named > 0 {
+            self.paused = self.paused.max(now + named);
+            self.recovers = true;
+        }
+        self.shift_to(from, self.paused);
+    }
+
+    fn probe(&mut self, timeout: i64, now: i64) -> i64 {
+        if !self.recovers {
+            return 0;
+        }
+        let wait = self.paused.max(self.probe + timeout) - now;
+        if wait > 0 {
+            return wait;
+        }
+        self.probe = now;
+        0
+    }
+
+    fn settled(&mut self, epoch: i64, is_accepted: bool, now: i64) -> bool {
+        if !self.recovers || epoch != self.epoch || now < self.paused {
+            return false;
+        }
+        self.probe = 0;
+        if is_accepted {
+            self.recovers = false;
+            (self.step, self.named) = (0, 0);
+            self.shift_to(self.paused + self.interval, now);
+        }
+        true
+    }
+
+    fn state(&self, now: i64) -> [i64; 7] {
+        [
+            self.epoch,
+            self.paused - now,
+            i64::from(self.recovers),
+            self.shift,
+            self.tat - now,
+            self.interval,
+            self.spare,
+        ]
+    }
+}

@@ -1,0 +1,225 @@
+//! A server for several gateways in simulated time, over the model of its scripts.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{self, BoxFuture};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+use super::scripts::DataSet;
+use crate::cluster::{Beat, Beaten, Call, Connect, Connection, Failure, Reply, Seen};
+
+/// The server's clock at the beginning, in microseconds.
+const BEGINNING: i64 = 1_796_000_000_000_000;
+
+/// Lines that a listener may be behind.
+const LINES: usize = 1024;
+
+/// A server, shared by the links of all gateways.
+#[derive(Debug)]
+pub struct ModelServer {
+    began: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    data: DataSet,
+    saved: Option<DataSet>,
+    hash_key: Option<String>,
+    gateways: BTreeMap<String, (String, String, bool, Instant)>,
+    listeners: Vec<mpsc::Sender<Vec<u8>>>,
+    calls: usize,
+}
+
+/// What becomes of the operations of one gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// They arrive after half of this round trip.
+    Open(Duration),
+    /// They are lost on the way there.
+    Lost,
+    /// They are executed, and the replies are lost.
+    RepliesLost,
+    /// Connections are refused.
+    Refused,
+}
+
+/// The way of one gateway to the server.
+#[derive(Clone, Debug)]
+pub struct Link {
+    server: Arc<ModelServer>,
+    path: Arc<Mutex<Path>>,
+}
+
+impl ModelServer {
+    /// An empty server; its clock begins now.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            began: Instant::now(),
+            state: Mutex::default(),
+        })
+    }
+
+    /// Loses all data, as a restart without persistence does.
+    pub fn clear(&self) {
+        let mut state = self.lock();
+        state.data.clear();
+        state.hash_key = None;
+    }
+
+    /// Remembers the data for [`restore`](Self::restore).
+    pub fn save(&self) {
+        let mut state = self.lock();
+        state.saved = Some(state.data.clone());
+    }
+
+    /// Loses what was written since [`save`](Self::save), as a failover does.
+    pub fn restore(&self) {
+        let mut state = self.lock();
+        if let Some(saved) = state.saved.take() {
+            state.data = saved;
+        }
+    }
+
+    /// Scripts that were run, without reports of gateways.
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        self.lock().calls
+    }
+
+    fn now(&self) -> i64 {
+        let micros = self.began.elapsed().as_micros();
+        BEGINNING + i64::try_from(micros).unwrap_or(i64::MAX / 2)
+    }
+
+    fn run(&self, call: &Call) -> Reply {
+        let now = self.now();
+        let mut state = self.lock();
+        state.calls += 1;
+        let outcome = state.data.run(call, now);
+        if let Some(line) = outcome.announced {
+            let line = line.into_bytes();
+            let is_open = |listener: &mpsc::Sender<Vec<u8>>| !listener.is_closed();
+            state.listeners.retain(is_open);
+            for listener in &state.listeners {
+                listener.try_send(line.clone()).ok();
+            }
+        }
+        outcome.reply
+    }
+
+    fn beat(&self, beat: &Beat) -> Beaten {
+        let now = self.now();
+        let mut state = self.lock();
+        state.data.birth(now);
+        if beat.leaves {
+            state.gateways.remove(&beat.id);
+        } else {
+            let seen = (
+                beat.version.clone(),
+                beat.settings.clone(),
+                beat.shares,
+                Instant::now(),
+            );
+            state.gateways.insert(beat.id.clone(), seen);
+        }
+        let gateways = state.gateways.iter();
+        let gateways = gateways.map(|(id, (version, settings, shares, at))| Seen {
+            id: id.clone(),
+            version: version.clone(),
+            settings: settings.clone(),
+            shares: *shares,
+            ago: at.elapsed(),
+        });
+        let gateways = gateways
+            .filter(|it| it.ago < Duration::from_secs(38))
+            .collect();
+        let hash_key = state.hash_key.get_or_insert_with(|| beat.hash_key.clone());
+        Beaten {
+            hash_key: hash_key.clone(),
+            gateways,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Link {
+    /// A way with this round trip.
+    #[must_use]
+    pub fn new(server: &Arc<ModelServer>, round_trip: Duration) -> Self {
+        Self {
+            server: Arc::clone(server),
+            path: Arc::new(Mutex::new(Path::Open(round_trip))),
+        }
+    }
+
+    /// Changes what becomes of operations from now on.
+    pub fn set(&self, path: Path) {
+        *self.path.lock().unwrap_or_else(PoisonError::into_inner) = path;
+    }
+
+    fn path(&self) -> Path {
+        *self.path.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn exchange<R>(&self, act: impl FnOnce(&ModelServer) -> R) -> Result<R, Failure> {
+        match self.path() {
+            Path::Open(round_trip) => {
+                sleep(round_trip / 2).await;
+                let result = act(&self.server);
+                sleep(round_trip / 2).await;
+                if self.path() == Path::RepliesLost {
+                    future::pending::<()>().await;
+                }
+                Ok(result)
+            }
+            Path::Lost => future::pending().await,
+            Path::RepliesLost => {
+                act(&self.server);
+                future::pending().await
+            }
+            Path::Refused => Err(Failure::Refused),
+        }
+    }
+}
+
+impl Connect for Link {
+    fn connect(&self) -> BoxFuture<'_, Result<Box<dyn Connection>, Failure>> {
+        let connection = Box::new(self.clone()) as Box<dyn Connection>;
+        self.exchange(|_| connection).boxed()
+    }
+
+    fn listen<'a>(
+        &'a self,
+        _: &'a [u8],
+    ) -> BoxFuture<'a, Result<mpsc::Receiver<Vec<u8>>, Failure>> {
+        let listen = |server: &ModelServer| {
+            let (sender, receiver) = mpsc::channel(LINES);
+            server.lock().listeners.push(sender);
+            receiver
+        };
+        self.exchange(listen).boxed()
+    }
+}
+
+impl Connection for Link {
+    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Result<Reply, Failure>> {
+        self.exchange(|server| server.run(call)).boxed()
+    }
+
+    fn beat<'a>(&'a self, beat: &'a Beat) -> BoxFuture<'a, Result<Beaten, Failure>> {
+        self.exchange(|server| server.beat(beat)).boxed()
+    }
+
+    fn closed(&self) -> BoxFuture<'static, ()> {
+        future::pending().boxed()
+    }
+}
