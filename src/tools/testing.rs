@@ -3,3 +3,5 @@
 
 pub mod bench;
 pub mod fuzz;
+
+pub use super::backends;

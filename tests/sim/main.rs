@@ -23,6 +23,7 @@ mod rng;
 mod run;
 mod upstream;
 mod wire;
+mod writing;
 
 use std::sync::mpsc;
 use std::time::Duration;
