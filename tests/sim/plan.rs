@@ -302,10 +302,17 @@ impl World {
                 identities.push((format!("i{instance}"), token, source));
             }
         }
-        let writings = (0..1 + rng.below(3)).map(|_| Writing::drawn(rng));
+        let mut writings = vec![Writing::drawn(rng)];
+        for _ in 0..rng.below(3) {
+            // Often only the form differs.
+            writings.push(match rng.percent(50) {
+                true => writings[0].in_another_form(rng),
+                false => Writing::drawn(rng),
+            });
+        }
         Self {
             identities,
-            writings: writings.collect(),
+            writings,
             chats: 1 + rng.below(3),
             ids: rng.pick(&[4, 30, 500]),
             poison: if fault_free {
@@ -338,10 +345,14 @@ fn client(rng: &mut Rng, world: &World, tags: &mut usize) -> Client {
     let writing = world.writings[rng.below(world.writings.len())];
     let steps = (0..1 + rng.below(12))
         .map(|_| {
-            // Most apps have one identity.
+            // Most apps have one identity, and write all receipts alike.
             let identity = match rng.percent(90) {
                 true => &world.identities[identity],
                 false => &world.identities[rng.below(world.identities.len())],
+            };
+            let writing = match rng.percent(80) {
+                true => writing,
+                false => world.writings[rng.below(world.writings.len())],
             };
             *tags += 1;
             step(rng, world, identity, writing, *tags)

@@ -74,7 +74,6 @@ impl Writing {
     };
 
     pub(crate) fn drawn(rng: &mut Rng) -> Self {
-        use ListForm::*;
         if rng.percent(30) {
             return Self::JSON;
         }
@@ -86,7 +85,19 @@ impl Writing {
         ]);
         let mut in_query = || body == BodyKind::None || rng.percent(30);
         let (chat_in_query, ids_in_query) = (in_query(), in_query());
-        let form = match body == BodyKind::Json && !ids_in_query {
+        let writing = Self {
+            body,
+            chat_in_query,
+            ids_in_query,
+            form: ListForm::Json,
+        };
+        writing.in_another_form(rng)
+    }
+
+    /// The same fields in the same places, with a list in any form.
+    pub(crate) fn in_another_form(self, rng: &mut Rng) -> Self {
+        use ListForm::*;
+        let form = match self.body == BodyKind::Json && !self.ids_in_query {
             true => rng.pick(&[Json, Json, Json, Single, OldSingle]),
             false => rng.pick(&[
                 JsonText,
@@ -99,12 +110,7 @@ impl Writing {
                 OldSingle,
             ]),
         };
-        Self {
-            body,
-            chat_in_query,
-            ids_in_query,
-            form,
-        }
+        Self { form, ..self }
     }
 
     /// The fields of the ids, in their order.
