@@ -59,7 +59,7 @@ pub(crate) trait KeySink {
 /// What two receipts must have in common to share an upstream call.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct MergeKey {
-    /// The hash of `bytes`, computed once and used by several tables.
+    /// The hash of `bytes`, computed once and used by several tables. Its secret is random.
     hash: u64,
     bytes: Arc<[u8]>,
 }
@@ -77,6 +77,11 @@ impl MergeKey {
             hash: HASHER.hash_one(&bytes),
             bytes,
         }
+    }
+
+    /// A hash for tables.
+    pub(crate) fn hashed(&self) -> u64 {
+        self.hash
     }
 }
 
