@@ -34,6 +34,7 @@ mod tests;
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -55,6 +56,14 @@ use parse::Parsed;
 /// Hashes keys and ids. Its secret is random, so no client can construct texts
 /// with equal hashes.
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// The hash of a key or an id. `hash_one` would hash their length, too, which the tables do
+/// not need.
+fn hash_of(bytes: &[u8]) -> u64 {
+    let mut hasher = HASHER.build_hasher();
+    hasher.write(bytes);
+    hasher.finish()
+}
 
 /// One caller's read receipt.
 pub(crate) struct Receipt {
