@@ -34,6 +34,7 @@ mod tests;
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -50,10 +51,19 @@ use crate::identity::Identity;
 pub(crate) use crate::observe::metrics::NotMerged;
 use form::Site;
 use list::List;
+use parse::Parsed;
 
 /// Hashes keys and ids. Its secret is random, so no client can construct texts
 /// with equal hashes.
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// The hash of a key or an id. `hash_one` would hash their length, too, which the tables do
+/// not need.
+fn hash_of(bytes: &[u8]) -> u64 {
+    let mut hasher = HASHER.build_hasher();
+    hasher.write(bytes);
+    hasher.finish()
+}
 
 /// One caller's read receipt.
 pub(crate) struct Receipt {
@@ -68,42 +78,28 @@ pub(crate) struct Receipt {
     pub(crate) identity: Identity,
 }
 
-/// A request that cannot be merged.
-#[derive(Debug)]
-pub(crate) struct NoReceipt {
-    /// As received. Boxed: it is large, and most requests to this path are receipts.
-    pub(crate) head: Box<RequestHead>,
-    pub(crate) reason: NotMerged,
-}
-
 impl Receipt {
-    /// Reads a request as a receipt.
+    /// Reads a request as a receipt, and takes its head, which is not
+    /// [`excluded_by_head`](parse::excluded_by_head). It is boxed, because it is large and
+    /// moved often.
     ///
     /// # Errors
-    /// It is not one. Its head is returned unchanged, to be forwarded.
+    /// The reason why it is not one. Its head stays as it is, to be forwarded.
     pub(crate) fn read(
         settings: &config::Batch,
-        head: impl Into<RequestHead>,
+        head: &mut RequestHead,
         body: Bytes,
-    ) -> Result<Self, NoReceipt> {
-        let head = head.into();
-        let (key, list, identity) = match parse::parse(settings, &head, &body) {
-            Ok(parsed) => {
-                let key = MergeKey::new(|writer| parsed.key_parts(writer));
-                (key, parsed.list, parsed.identity)
-            }
-            Err(reason) => {
-                let head = Box::new(head);
-                return Err(NoReceipt { head, reason });
-            }
-        };
-        Ok(Self {
-            head,
+    ) -> Result<Box<Self>, NotMerged> {
+        let parsed = parse::parse(settings, head, &body)?;
+        let key = MergeKey::new(|writer| parsed.key_parts(writer));
+        let Parsed { list, identity, .. } = parsed;
+        Ok(Box::new(Self {
+            head: std::mem::take(head),
             body,
             list,
             key,
             identity,
-        })
+        }))
     }
 
     /// The method, target and fields of the request.

@@ -9,7 +9,8 @@
 //! - [`health`]: whether a running gateway accepts requests;
 //! - [`testing`]: entry points for benches and fuzz targets.
 
-pub(crate) mod backends;
+#[doc(hidden)]
+pub mod backends;
 pub mod demo;
 pub mod estimate;
 pub mod explain;

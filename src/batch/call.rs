@@ -266,19 +266,19 @@ impl CallContext<'_> {
         }
         // `share` cannot copy a streamed response, so the last caller gets the
         // original. A streamed response has only that caller.
-        let only = callers.pop();
+        let (only, now) = (callers.pop(), Instant::now());
         for caller in callers {
-            self.settle_one(caller, last.share());
+            self.settle_one(caller, last.share(), now);
         }
         if let Some(caller) = only {
-            self.settle_one(caller, last);
+            self.settle_one(caller, last, now);
         }
     }
 
-    fn settle_one(&self, caller: Caller, last: LastCall) {
+    fn settle_one(&self, caller: Caller, last: LastCall, now: Instant) {
         // A caller may join after the window, while the batch waits for its token:
         // it has spent no time in the window.
-        let since_due = self.due.max(caller.arrived).elapsed();
+        let since_due = now.saturating_duration_since(self.due.max(caller.arrived));
         let timing = Timing {
             window: self.due.saturating_duration_since(caller.arrived),
             queue: since_due.saturating_sub(caller.in_calls),

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::config;
-use crate::receipt::IdHash;
+use crate::receipt::{IdHash, MergeKey};
 use crate::sharded::Sharded;
 
 /// What a batch is made of: a caller, its shadow where merging is only
@@ -263,7 +263,7 @@ impl<M: Mergeable> State<M> {
 #[derive(Debug)]
 pub(super) struct OpenBatches<M: Mergeable>(Sharded<HashTable<Arc<Batch<M>>>>);
 
-impl<M: Mergeable> OpenBatches<M> {
+impl<M: Mergeable<Key = MergeKey>> OpenBatches<M> {
     pub(super) fn new() -> Self {
         Self(Sharded::new(HashTable::new))
     }
@@ -277,10 +277,10 @@ impl<M: Mergeable> OpenBatches<M> {
         caller: M,
         open: impl FnOnce(M) -> Result<Arc<Batch<M>>, E>,
     ) -> Result<Joined<M>, E> {
-        let hash = self.0.hash(caller.key());
+        let hash = caller.key().hashed();
         let mut shard = self.0.shard(hash);
         let is_of_key = |batch: &Arc<Batch<M>>| batch.key == *caller.key();
-        let hasher = |batch: &Arc<Batch<M>>| self.0.hash(&batch.key);
+        let hasher = |batch: &Arc<Batch<M>>| batch.key.hashed();
         // The lock of the shard is held while `open` runs, so two receipts of one
         // key cannot open two batches.
         match shard.entry(hash, is_of_key, hasher) {
@@ -309,7 +309,7 @@ impl<M: Mergeable> OpenBatches<M> {
 
     /// Removes a batch, unless a newer one of its key has replaced it.
     pub(super) fn remove(&self, batch: &Arc<Batch<M>>) {
-        let hash = self.0.hash(&batch.key);
+        let hash = batch.key.hashed();
         let mut shard = self.0.shard(hash);
         // By pointer, not by key: a batch that closed early was replaced by a newer
         // one, which must stay.

@@ -15,6 +15,7 @@ use super::settle::Settlement;
 use super::{Batcher, Windows};
 use crate::limit::Lane;
 use crate::observe::metrics::Route;
+use crate::receipt::MergeKey;
 use crate::upstream::Upstream;
 
 /// Settled batches that are kept in a table until their key is idle. Each takes
@@ -95,7 +96,7 @@ impl Batcher {
     }
 
     /// Keeps a sealed batch in its table until its key is idle.
-    pub(super) async fn keep<M: Mergeable>(
+    pub(super) async fn keep<M: Mergeable<Key = MergeKey>>(
         &self,
         table: &OpenBatches<M>,
         batch: &Arc<Batch<M>>,

@@ -75,16 +75,8 @@ impl Proxy {
         };
         // The window and the deadline of the caller start with the last byte.
         let at = body.arrived_at().unwrap_or_else(Instant::now);
-        Ok(match Receipt::read(settings, std::mem::take(head), whole) {
-            Ok(receipt) => Ok(Arrived {
-                receipt: Box::new(receipt),
-                at,
-            }),
-            Err(none) => {
-                *head = *none.head;
-                Err(none.reason)
-            }
-        })
+        let receipt = Receipt::read(settings, head, whole);
+        Ok(receipt.map(|receipt| Arrived { receipt, at }))
     }
 
     /// Adds a receipt to a batch.

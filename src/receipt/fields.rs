@@ -100,15 +100,7 @@ impl<'r> Field<'r> {
             Cow::Borrowed(name) => Cow::Borrowed(name.as_bytes()),
             Cow::Owned(name) => Cow::Owned(name.into_bytes()),
         };
-        Self {
-            place: Place::Body,
-            base: name.len(),
-            name,
-            folded: None,
-            value: Value::Json(json),
-            at: at.clone().into(),
-            value_at: at.into(),
-        }
+        Self::plain(Place::Body, name, Value::Json(json), (at.clone(), at))
     }
 
     /// A field of a query or a form.
@@ -116,14 +108,28 @@ impl<'r> Field<'r> {
         place: Place,
         name: Cow<'r, [u8]>,
         value: Value<'r>,
-        (at, value_at): (Range<usize>, Range<usize>),
+        spans: (Range<usize>, Range<usize>),
     ) -> Self {
         let (base, folded) = fold(&name);
         Self {
-            place,
-            name,
-            folded,
             base,
+            folded,
+            ..Self::plain(place, name, value, spans)
+        }
+    }
+
+    /// A field whose name has no [`is_odd`] byte: it is the name of the variable.
+    pub(super) fn plain(
+        place: Place,
+        name: Cow<'r, [u8]>,
+        value: Value<'r>,
+        (at, value_at): (Range<usize>, Range<usize>),
+    ) -> Self {
+        Self {
+            place,
+            base: name.len(),
+            name,
+            folded: None,
             value,
             at: at.into(),
             value_at: value_at.into(),
@@ -166,13 +172,16 @@ impl<'r> Field<'r> {
     }
 }
 
+/// Whether a name with this byte may be another variable to PHP, or an element of one.
+pub(super) fn is_odd(byte: u8) -> bool {
+    (byte == b'[') | (byte == b'.') | (byte == b' ') | (byte == 0)
+}
+
 /// The length of a name up to its first bracket, and PHP's name of the variable if it
 /// is another one: PHP drops leading spaces, ends a name at NUL, and writes `_` for
 /// `.` and space.
 fn fold(name: &[u8]) -> (usize, Option<Vec<u8>>) {
-    // Most names have none of these, and one pass finds out.
-    let is_odd_or_bracket = |byte: &u8| matches!(byte, b'[' | b'.' | b' ' | 0);
-    let Some(first) = name.iter().position(is_odd_or_bracket) else {
+    let Some(first) = name.iter().position(|byte| is_odd(*byte)) else {
         return (name.len(), None);
     };
     let bracket = name[first..].iter().position(|byte| *byte == b'[');
@@ -198,7 +207,10 @@ pub(super) fn sort(fields: &mut [Field<'_>]) -> Result<(), NotMerged> {
         return Err(NotMerged::AmbiguousKey);
     }
     // Stable: within a variable the order of its elements matters.
-    fields.sort_by(|one, other| (one.place, one.base()).cmp(&(other.place, other.base())));
+    fields.sort_by(|one, other| {
+        let places = one.place.cmp(&other.place);
+        places.then_with(|| one.base().cmp(other.base()))
+    });
     let same =
         |one: &Field<'_>, other: &Field<'_>| one.place == other.place && one.base() == other.base();
     // Of a repeated key PHP reads the last value, Python the first, and Node a list.

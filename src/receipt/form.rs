@@ -117,7 +117,7 @@ impl Form {
     }
 
     /// Bytes that an id takes at most in a merged request.
-    pub(super) fn cost(self, site: Site, id: &str) -> usize {
+    pub(super) fn cost(self, site: Site, id: &[u8]) -> usize {
         match (self, site) {
             (Self::Json, _) => id.len() + "\"\",".len(),
             (_, Site::Query | Site::FormBody) => {

@@ -4,15 +4,13 @@
 //! copied.
 
 use std::borrow::Cow;
-use std::hash::BuildHasher as _;
-use std::slice;
-use std::str::Split;
+use std::slice::{Iter, Split};
 
-use memchr::{Memchr, memchr, memchr_iter};
+use memchr::{Memchr2, memchr2_iter};
 
-use super::HASHER;
 use super::fields::Span;
 use super::form::{Form, Site};
+use super::hash_of;
 use super::list::List;
 
 /// Represents an id where only equality matters. A collision of two ids only
@@ -22,38 +20,39 @@ pub(crate) type IdHash = u64;
 /// The ids of a list that was understood. They are read from the request each time.
 #[derive(Debug)]
 pub(crate) enum Ids<'r> {
-    /// JSON: a list, a single string, or nothing.
-    Json(Cow<'r, str>),
+    /// JSON: a list, a single string, or nothing; and how many ids it has.
+    Json(Cow<'r, [u8]>, usize),
     /// Separated by commas.
-    Commas(Cow<'r, str>),
+    Commas(Cow<'r, [u8]>),
     /// Each in a field of its own, in this text.
     Fields(&'r List, &'r [u8]),
 }
 
 /// The ids in their order. Only an id with escapes is copied.
 enum IdsIter<'i> {
-    /// A list, and the quotes in it.
-    Json(&'i str, Memchr<'i>),
-    Commas(Split<'i, char>),
-    Fields(&'i List, &'i [u8], slice::Iter<'i, Span>),
+    /// A list, the quotes and backslashes in it, and how many ids follow.
+    Json(&'i [u8], Memchr2<'i>, usize),
+    Commas(Split<'i, u8, fn(&u8) -> bool>),
+    Fields(&'i List, &'i [u8], Iter<'i, Span>),
 }
 
 impl<'i> Iterator for IdsIter<'i> {
-    type Item = Cow<'i, str>;
+    type Item = Cow<'i, [u8]>;
 
-    fn next(&mut self) -> Option<Cow<'i, str>> {
+    fn next(&mut self) -> Option<Cow<'i, [u8]>> {
         match self {
-            Self::Json(list, quotes) => {
-                let (open, close) = (quotes.next()?, quotes.next()?);
-                let id = &list[open + 1..close];
-                Some(match memchr(b'\\', id.as_bytes()) {
-                    None => Cow::Borrowed(id),
-                    // An escaped id equals its plain form: `\u0061` is `a`. Without decoding,
-                    // one id would be sent twice.
-                    Some(_) => {
-                        Cow::Owned(serde_json::from_str(&format!("\"{id}\"")).unwrap_or_default())
-                    }
-                })
+            Self::Json(list, marks, rest) => {
+                // Without a search for the end of the list.
+                *rest = rest.checked_sub(1)?;
+                let (open, first) = (marks.next()?, marks.next()?);
+                if list[first] == b'"' {
+                    return Some(Cow::Borrowed(&list[open + 1..first]));
+                }
+                // An escaped id equals its plain form: `\u0061` is `a`. Without decoding, one
+                // id would be sent twice.
+                let close = marks.find(|at| list[*at] == b'"')?;
+                let id: String = serde_json::from_slice(&list[open..=close]).unwrap_or_default();
+                Some(Cow::Owned(id.into_bytes()))
             }
             Self::Commas(ids) => ids.next().map(Cow::Borrowed),
             Self::Fields(list, text, values) => {
@@ -67,7 +66,7 @@ impl<'i> Iterator for IdsIter<'i> {
 
 impl Default for Ids<'_> {
     fn default() -> Self {
-        Self::Json(Cow::Borrowed(""))
+        Self::Json(Cow::Borrowed(b""), 0)
     }
 }
 
@@ -79,7 +78,9 @@ impl<'r> Ids<'r> {
             value.unwrap_or_default()
         };
         match (list.form, list.site) {
-            (Form::Json | Form::JsonText, _) | (_, Site::JsonBody) => Self::Json(value()),
+            (Form::Json | Form::JsonText, _) | (_, Site::JsonBody) => {
+                Self::Json(value(), list.count)
+            }
             (Form::Commas, _) => Self::Commas(value()),
             _ => Self::Fields(list, text),
         }
@@ -88,20 +89,20 @@ impl<'r> Ids<'r> {
 
 impl Ids<'_> {
     /// The ids in their order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Cow<'_, str>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Cow<'_, [u8]>> {
         match self {
             // No JSON parser: the list was checked when the receipt was read, and it is
             // read several times while a batch is open.
-            Self::Json(json) => IdsIter::Json(json, memchr_iter(b'"', json.as_bytes())),
-            Self::Commas(text) => IdsIter::Commas(text.split(',')),
+            Self::Json(json, count) => IdsIter::Json(json, memchr2_iter(b'"', b'\\', json), *count),
+            Self::Commas(text) => IdsIter::Commas(text.split(|byte| *byte == b',')),
             Self::Fields(list, text) => IdsIter::Fields(list, text, list.values.iter()),
         }
     }
 
     /// The ids in their order, each with its hash.
-    pub(crate) fn hashed(&self) -> impl Iterator<Item = (Cow<'_, str>, IdHash)> {
+    pub(crate) fn hashed(&self) -> impl Iterator<Item = (Cow<'_, [u8]>, IdHash)> {
         self.iter().map(|id| {
-            let hash = HASHER.hash_one(&*id);
+            let hash = hash_of(&id);
             (id, hash)
         })
     }
@@ -118,13 +119,12 @@ mod tests {
 
     #[test]
     fn ids_are_read_where_they_stand_and_decoded_where_they_are_escaped() {
-        let ids = Ids::Json(Cow::Borrowed(
-            r#"[ "false_1_A" ,"f\u0061lse_1_B","false_1_A"]"#,
-        ));
+        let list = br#"[ "false_1_A" ,"f\u0061lse_1_B","false_1_A"]"#;
+        let ids = Ids::Json(Cow::Borrowed(list), 3);
         let read: Vec<_> = ids.iter().collect();
-        assert_eq!(read, ["false_1_A", "false_1_B", "false_1_A"]);
+        assert_eq!(read, [&b"false_1_A"[..], b"false_1_B", b"false_1_A"]);
         assert!(matches!(read[0], Cow::Borrowed(_)));
-        assert_eq!(ids.hashes().nth(1), Some(HASHER.hash_one("false_1_B")));
-        assert_eq!(Ids::Json(Cow::Borrowed("")).iter().count(), 0);
+        assert_eq!(ids.hashes().nth(1), Some(hash_of(b"false_1_B")));
+        assert_eq!(Ids::default().iter().count(), 0);
     }
 }

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
+use memchr::memchr;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -34,7 +35,7 @@ pub(super) fn scan<'r>(body: &'r [u8], fields: &mut Vec<Field<'r>>) -> Result<()
     each_member(text, add).map_err(|_| NotMerged::Malformed)?;
     // serde has checked only the grammar of raw values. Half a surrogate pair
     // (`"\ud800"`) passes the grammar, but backends read it in different ways.
-    let has_escapes = memchr::memchr(b'\\', body).is_some();
+    let has_escapes = memchr(b'\\', body).is_some();
     let has_surrogates = || text.contains("\\ud") || text.contains("\\uD");
     if has_escapes && has_surrogates() && serde_json::from_str::<Value>(text).is_err() {
         return Err(NotMerged::Malformed);
@@ -55,9 +56,9 @@ fn range_in(body: &[u8], raw: &RawValue) -> Range<usize> {
 /// The text of a JSON string; `None` for other values.
 pub(super) fn text(json: &str) -> Option<Cow<'_, str>> {
     let inside = json.strip_prefix('"')?.strip_suffix('"')?;
-    match inside.contains('\\') {
-        false => Some(Cow::Borrowed(inside)),
-        true => serde_json::from_str(json).ok().map(Cow::Owned),
+    match memchr(b'\\', inside.as_bytes()) {
+        None => Some(Cow::Borrowed(inside)),
+        Some(_) => serde_json::from_str(json).ok().map(Cow::Owned),
     }
 }
 

@@ -6,12 +6,12 @@
 //! known.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use ring::digest;
 
-use super::HASHER;
+use super::hash_of;
 
 /// Longer keys are replaced by their digest: a waiting receipt would otherwise
 /// hold a long chat or cookie twice (rule: bounds).
@@ -59,7 +59,7 @@ pub(crate) trait KeySink {
 /// What two receipts must have in common to share an upstream call.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct MergeKey {
-    /// The hash of `bytes`, computed once and used by several tables.
+    /// The hash of `bytes`, computed once and used by several tables. Its secret is random.
     hash: u64,
     bytes: Arc<[u8]>,
 }
@@ -74,9 +74,14 @@ impl MergeKey {
         write(&mut writer);
         let bytes = writer.finish();
         Self {
-            hash: HASHER.hash_one(&bytes),
+            hash: hash_of(&bytes),
             bytes,
         }
+    }
+
+    /// A hash for tables.
+    pub(crate) fn hashed(&self) -> u64 {
+        self.hash
     }
 }
 
@@ -128,8 +133,11 @@ impl KeyWriter {
         // Heads and bodies are bounded, so the length always fits. With the length
         // in front, the texts `ab`, `c` and `a`, `bc` give different keys.
         let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-        let [a, b, c, d] = length.to_be_bytes();
-        self.bytes.extend_from_slice(&[kind, a, b, c, d]);
+        match (u8::try_from(length), length.to_be_bytes()) {
+            // Most texts are short, and each byte of the key is hashed.
+            (Ok(length @ 0..=254), _) => self.bytes.extend_from_slice(&[kind, length]),
+            (_, [a, b, c, d]) => self.bytes.extend_from_slice(&[kind, u8::MAX, a, b, c, d]),
+        }
         if self.bytes.len() + text.len() <= MAX_LENGTH {
             self.bytes.extend_from_slice(text);
         } else {

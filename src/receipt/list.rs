@@ -234,7 +234,8 @@ impl List {
         let all = self.values.iter().map(|at| self.decoded(&text[at.range()]));
         let all: Vec<_> = all.flatten().collect();
         // One value of a list with commas, otherwise one for each id.
-        let distinct: HashSet<_> = all.iter().flat_map(|ids| ids.split(',')).collect();
+        let ids = all.iter().flat_map(|ids| ids.split(|byte| *byte == b','));
+        let distinct: HashSet<_> = ids.collect();
         distinct.len() == self.count
     }
 
@@ -253,14 +254,10 @@ impl List {
     }
 
     /// A value of the list, decoded.
-    pub(super) fn decoded<'t>(&self, value: &'t [u8]) -> Option<Cow<'t, str>> {
-        let bytes = match self.site {
-            Site::Query | Site::FormBody => pairs::decode(value).ok()?,
-            Site::JsonBody | Site::PartBody => Cow::Borrowed(value),
-        };
-        match bytes {
-            Cow::Borrowed(bytes) => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
-            Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
+    pub(super) fn decoded<'t>(&self, value: &'t [u8]) -> Option<Cow<'t, [u8]>> {
+        match self.site {
+            Site::Query | Site::FormBody => pairs::decode(value).ok(),
+            Site::JsonBody | Site::PartBody => Some(Cow::Borrowed(value)),
         }
     }
 
@@ -268,7 +265,7 @@ impl List {
     pub(super) fn write_more<'i>(
         &self,
         text: &[u8],
-        more: impl Iterator<Item = &'i str>,
+        more: impl Iterator<Item = &'i [u8]>,
         to: &mut Vec<u8>,
     ) {
         let last = &text[self.last.range()];
@@ -318,12 +315,12 @@ impl List {
         [IDS, end.as_bytes()].concat()
     }
 
-    fn write_id(&self, id: &str, to: &mut Vec<u8>) {
+    fn write_id(&self, id: &[u8], to: &mut Vec<u8>) {
         match self.site {
             Site::Query | Site::FormBody => {
                 message_id::encode(id).for_each(|piece| to.extend_from_slice(piece.as_bytes()));
             }
-            Site::JsonBody | Site::PartBody => to.extend_from_slice(id.as_bytes()),
+            Site::JsonBody | Site::PartBody => to.extend_from_slice(id),
         }
     }
 }

@@ -24,9 +24,9 @@ pub(super) const MAX_TARGET: usize = 8000;
 impl Receipt {
     /// Bytes that an id takes at most in a merged request made from this one, with
     /// what separates it from others.
-    pub(crate) fn id_cost(&self, id: &str) -> usize {
+    pub(crate) fn id_cost(&self, id: impl AsRef<[u8]>) -> usize {
         let list = self.list.as_ref();
-        list.map_or(0, |list| list.form.cost(list.site, id))
+        list.map_or(0, |list| list.form.cost(list.site, id.as_ref()))
     }
 
     /// Calls `each` with each id, and with the bytes that it takes in a merged request.
@@ -62,7 +62,10 @@ impl Receipt {
 
     /// The caller's request with these ids instead of its own. Its own must be the
     /// first of them.
-    pub(crate) fn merged_request<'i>(&self, ids: impl Iterator<Item = &'i str>) -> UpstreamRequest {
+    pub(crate) fn merged_request<'i>(
+        &self,
+        ids: impl Iterator<Item = &'i [u8]>,
+    ) -> UpstreamRequest {
         let Some(list) = self.list.as_ref().filter(|list| list.is_extensible) else {
             // Receipts of one key are the same request.
             return self.own_request();
@@ -112,14 +115,14 @@ impl List {
     }
 
     /// The query or body with these ids instead of those of the list.
-    fn with_ids<'i>(&self, text: &[u8], ids: impl Iterator<Item = &'i str>) -> Vec<u8> {
+    fn with_ids<'i>(&self, text: &[u8], ids: impl Iterator<Item = &'i [u8]>) -> Vec<u8> {
         if self.is_rewritten() {
             let list = message_id::json_list(ids);
             let list = match self.site {
-                Site::Query | Site::FormBody => message_id::encode(&list).to_string(),
+                Site::Query | Site::FormBody => message_id::encode(&list).to_string().into_bytes(),
                 Site::JsonBody | Site::PartBody => list,
             };
-            return splice(text, &self.values[0].range(), list.as_bytes());
+            return splice(text, &self.values[0].range(), &list);
         }
         // The caller's own list stays as it is, also where other fields lie within.
         let end = match self.form {
@@ -149,7 +152,7 @@ pub(crate) fn merge<'r>(
     let lists: Vec<_> = receipts.map(Receipt::ids).collect();
     // First-seen order (rule: merge equality). A list of one caller may repeat ids:
     // it is sent as it is, and only counted here.
-    let mut union: IndexSet<Cow<'_, str>> = IndexSet::with_capacity(count);
+    let mut union: IndexSet<Cow<'_, [u8]>> = IndexSet::with_capacity(count);
     union.extend(lists.iter().flat_map(|ids| ids.iter()));
     let request = match count {
         1 => first.own_request(),

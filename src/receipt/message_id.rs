@@ -3,13 +3,10 @@
 //! Invariant: an id has neither a quote nor a backslash. So the text between each two
 //! quotes of a JSON list is an id.
 
-use std::fmt;
-
 use memchr::memchr_iter;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
-use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_encode};
 
-use super::NotMerged;
+use super::{NotMerged, json};
 use crate::http::has_byte;
 
 /// The longest id in bytes. Real ids have at most two JIDs and 32 digits, which is
@@ -49,83 +46,58 @@ pub(super) fn is_message_id(text: &str) -> bool {
     (2..=3).contains(&parts) && start < rest.len()
 }
 
+/// Removes what is white space in JSON, which is less than what is white space elsewhere.
+fn trim(json: &str) -> &str {
+    json.trim_matches([' ', '\t', '\n', '\r'])
+}
+
 /// How many ids a JSON list has.
 ///
 /// # Errors
 /// The text is anything other than a list of texts that all look like ids.
 pub(super) fn count(json: &str) -> Result<usize, NotMerged> {
-    let IdCount(count) = serde_json::from_str(json).map_err(|_| NotMerged::IdsShape)?;
-    Ok(count)
-}
-
-/// The length of a JSON list of texts that all look like ids.
-#[derive(Debug)]
-struct IdCount(usize);
-
-impl<'de> Deserialize<'de> for IdCount {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(ListVisitor).map(Self)
-    }
-}
-
-struct ListVisitor;
-
-impl<'de> Visitor<'de> for ListVisitor {
-    type Value = usize;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of message ids")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<usize, A::Error> {
-        let mut count = 0;
-        while list.next_element::<LooksLikeId>()?.is_some() {
-            count += 1;
+    let inside = trim(json)
+        .strip_prefix('[')
+        .and_then(|it| it.strip_suffix(']'));
+    let inside = inside.ok_or(NotMerged::IdsShape)?;
+    let mut quotes = memchr_iter(b'"', inside.as_bytes());
+    let (mut count, mut end) = (0, 0);
+    while let Some(open) = quotes.next() {
+        let close = quotes.next().ok_or(NotMerged::IdsShape)?;
+        let comma = if count > 0 { "," } else { "" };
+        // What looks like an id as it stands has no escapes.
+        let is_id = is_message_id(&inside[open + 1..close])
+            || json::text(&inside[open..=close]).is_some_and(|id| is_message_id(&id));
+        if trim(&inside[end..open]) != comma || !is_id {
+            return Err(NotMerged::IdsShape);
         }
-        Ok(count)
+        (count, end) = (count + 1, close + 1);
     }
-}
-
-/// A text that looks like an id. It is checked and not kept, so counting a list
-/// allocates nothing.
-struct LooksLikeId;
-
-impl<'de> Deserialize<'de> for LooksLikeId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(LooksLikeId)
-    }
-}
-
-impl Visitor<'_> for LooksLikeId {
-    type Value = Self;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a message id")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self, E> {
-        match is_message_id(text) {
-            true => Ok(self),
-            false => Err(E::custom("not a message id")),
-        }
+    match trim(&inside[end..]) {
+        "" => Ok(count),
+        _ => Err(NotMerged::IdsShape),
     }
 }
 
 /// Writes ids as a JSON list. Ids need no escapes.
-pub(super) fn json_list<'i>(ids: impl Iterator<Item = &'i str>) -> String {
-    let mut list = String::with_capacity(2 + ids.size_hint().0 * USUAL_ID);
-    list.push('[');
+pub(super) fn json_list<'i>(ids: impl Iterator<Item = &'i [u8]>) -> Vec<u8> {
+    let mut list = Vec::with_capacity(2 + ids.size_hint().0 * USUAL_ID);
+    list.push(b'[');
     for id in ids {
-        let comma = if list.len() > 1 { "," } else { "" };
-        list.extend([comma, "\"", id, "\""]);
+        if list.len() > 1 {
+            list.push(b',');
+        }
+        list.push(b'"');
+        list.extend_from_slice(id);
+        list.push(b'"');
     }
-    list.push(']');
+    list.push(b']');
     list
 }
 
 /// Percent-encodes text for a query value, piece by piece.
-pub(super) fn encode(text: &str) -> PercentEncode<'_> {
-    utf8_percent_encode(text, RESERVED)
+pub(super) fn encode(text: &[u8]) -> PercentEncode<'_> {
+    percent_encode(text, RESERVED)
 }
 
 #[cfg(test)]
@@ -164,15 +136,46 @@ mod tests {
     }
 
     #[test]
+    fn a_list_has_ids_and_nothing_else() {
+        for (list, expected) in [
+            ("[]", Some(0)),
+            (" [ \r\n] ", Some(0)),
+            (r#"["false_1_A"]"#, Some(1)),
+            ("\t[ \"false_1_A\" ,\n\"f\\u0061lse_1_B\" ] ", Some(2)),
+            ("", None),
+            ("[", None),
+            ("[,]", None),
+            (r#""false_1_A""#, None),
+            (r#"["false_1_A"#, None),
+            (r#"["false_1_A",]"#, None),
+            (r#"[,"false_1_A"]"#, None),
+            (r#"["false_1_A" "false_1_B"]"#, None),
+            (r#"["false_1_A",,"false_1_B"]"#, None),
+            (r#"["false_1_A",1]"#, None),
+            (r#"["false_1_A"]]"#, None),
+            (r#"[["false_1_A"]]"#, None),
+            (r#"["false_1_A",["false_1_B"]]"#, None),
+            (r#"["false_1_A","x"]"#, None),
+            (r#"["false_1_\"","false_1_B"]"#, None),
+            (r#"["false_1_\"]"#, None),
+            (r#"["false_1_\ud800"]"#, None),
+            ("[\u{c}\"false_1_A\"]", None),
+            ("[\u{a0}\"false_1_A\"]", None),
+        ] {
+            assert_eq!(count(list).ok(), expected, "{list}");
+        }
+    }
+
+    #[test]
     fn a_list_is_written_as_json() {
-        assert_eq!(json_list([].into_iter()), "[]");
-        assert_eq!(json_list(["a", "b"].into_iter()), r#"["a","b"]"#);
+        assert_eq!(json_list([].into_iter()), b"[]");
+        assert_eq!(json_list([&b"a"[..], b"b"].into_iter()), br#"["a","b"]"#);
     }
 
     #[test]
     fn a_list_is_encoded_as_javascript_does() {
         assert_eq!(
-            encode(r#"["false_1@c.us_A"]"#).to_string(),
+            encode(br#"["false_1@c.us_A"]"#).to_string(),
             "%5B%22false_1%40c.us_A%22%5D"
         );
     }

@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use memchr::{memchr, memchr2};
 
 use super::NotMerged;
-use super::fields::{Field, MAX_FIELDS, Place, Value};
+use super::fields::{Field, MAX_FIELDS, Place, Value, is_odd};
+use crate::http::has_byte;
 
 /// Adds the fields of a text, in their order. Empty pairs (`a=1&&b=2`) are no fields.
 ///
@@ -19,8 +20,9 @@ pub(super) fn scan<'r>(
     text: &'r [u8],
     fields: &mut Vec<Field<'r>>,
 ) -> Result<(), NotMerged> {
-    // Once for all fields: most queries have no escape.
+    // Once for all fields: many queries have no escape and only plain names.
     let is_encoded = memchr2(b'%', b'+', text).is_some();
+    let is_plain = !is_encoded && !has_byte(text, is_odd);
     let mut start = 0;
     while start < text.len() {
         let end = memchr(b'&', &text[start..]).map_or(text.len(), |at| start + at);
@@ -42,7 +44,11 @@ pub(super) fn scan<'r>(
                 Some(_) => Value::Text(decoded(value_at.clone())?),
                 None => Value::None,
             };
-            fields.push(Field::named(place, name, value, (start..end, value_at)));
+            let spans = (start..end, value_at);
+            fields.push(match is_plain {
+                true => Field::plain(place, name, value, spans),
+                false => Field::named(place, name, value, spans),
+            });
         }
         start = end + 1;
     }

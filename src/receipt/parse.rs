@@ -59,7 +59,7 @@ pub(crate) struct Parsed<'r> {
     pub(crate) identity: Identity,
 }
 
-/// Reads a request to one of `batch.paths`.
+/// Reads a request to one of `batch.paths`, whose head is not [`excluded_by_head`].
 ///
 /// # Errors
 /// The reason for which it is not merged.
@@ -68,9 +68,11 @@ pub(crate) fn parse<'r>(
     head: &'r Parts,
     body: &'r Bytes,
 ) -> Result<Parsed<'r>, NotMerged> {
-    if let Some(reason) = excluded_by_head(head) {
-        return Err(reason);
-    }
+    debug_assert_eq!(
+        excluded_by_head(head),
+        None,
+        "checked before the body is read"
+    );
     if body.len() > SCAN_LIMIT {
         return Err(NotMerged::TooLarge);
     }
@@ -108,7 +110,7 @@ pub(crate) fn parse<'r>(
     })
 }
 
-/// Why a request with this head cannot be a receipt that merges.
+/// Why a request with this head cannot be a receipt that merges, whatever its body is.
 pub(crate) fn excluded_by_head(head: &Parts) -> Option<NotMerged> {
     if head.method != Method::POST {
         return Some(NotMerged::Method);
@@ -268,7 +270,7 @@ impl Parsed<'_> {
                 let text = self.texts[usize::from(list.site != Site::Query)];
                 Ids::of(list, text)
                     .iter()
-                    .for_each(|id| sink.value(Some(id.as_bytes())));
+                    .for_each(|id| sink.value(Some(&id)));
             }
         }
         self.field_parts(sink);

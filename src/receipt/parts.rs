@@ -166,7 +166,7 @@ fn name_of(disposition: &[u8]) -> Result<&[u8], NotMerged> {
 
 /// Writes a part with this name and value, in all else like `model`, a part from its
 /// delimiter to the line end behind its value.
-pub(super) fn write_like(model: &[u8], old: &[u8], name: &[u8], value: &str, to: &mut Vec<u8>) {
+pub(super) fn write_like(model: &[u8], old: &[u8], name: &[u8], value: &[u8], to: &mut Vec<u8>) {
     let head = find(model, b"\r\n\r\n").unwrap_or(model.len());
     for line in lines(&model[..head]) {
         match header(line) {
@@ -185,7 +185,7 @@ pub(super) fn write_like(model: &[u8], old: &[u8], name: &[u8], value: &str, to:
         to.extend_from_slice(b"\r\n");
     }
     to.extend_from_slice(b"\r\n");
-    to.extend_from_slice(value.as_bytes());
+    to.extend_from_slice(value);
     to.extend_from_slice(b"\r\n");
 }
 
@@ -286,7 +286,7 @@ mod tests {
     fn a_part_is_written_like_another() {
         let model = b"--x\r\nContent-Length: 4\r\nContent-Disposition: form-data; name=\"name[0]\"\r\n\r\nwhat\r\n";
         let mut written = Vec::new();
-        write_like(model, b"name[0]", b"name[1]", "v", &mut written);
+        write_like(model, b"name[0]", b"name[1]", b"v", &mut written);
         let expected = "--x\r\nContent-Disposition: form-data; name=\"name[1]\"\r\n\r\nv\r\n";
         assert_eq!(String::from_utf8(written).unwrap(), expected);
     }

@@ -10,7 +10,7 @@ use super::fields::{Carrier, Place, Value};
 use super::form::{Form, Site};
 use super::key::{KeyPart, KeySink};
 
-use super::parse::parse;
+use super::parse::{excluded_by_head, parse};
 use crate::config;
 
 const CARRIERS: [(Carrier, &str); 4] = [
@@ -85,6 +85,9 @@ pub(crate) fn masked_body(
     is_shown: impl Fn(&[u8]) -> bool,
     mask: &str,
 ) -> Option<Vec<u8>> {
+    if excluded_by_head(head).is_some() {
+        return None;
+    }
     let parsed = parse(settings, head, body).ok()?;
     let mut hidden: Vec<_> = parsed
         .fields

@@ -31,15 +31,22 @@ fn head(method: &str, target: &str, headers: &[(&str, &str)]) -> Parts {
 
 impl Receipt {
     /// Reads a request under the default settings.
-    pub(crate) fn by_default(head: Parts, body: Bytes) -> Result<Self, NoReceipt> {
-        Self::read(&SETTINGS, head, body)
+    pub(crate) fn by_default(head: Parts, body: Bytes) -> Result<Self, NotMerged> {
+        match parse::excluded_by_head(&head) {
+            Some(reason) => Err(reason),
+            None => Self::read(&SETTINGS, &mut head.into(), body).map(|receipt| *receipt),
+        }
+    }
+
+    /// The merged request, with ids as text.
+    fn merged_with<'i>(&self, ids: impl Iterator<Item = &'i str>) -> UpstreamRequest {
+        self.merged_request(ids.map(str::as_bytes))
     }
 }
 
 fn try_read(target: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Receipt, NotMerged> {
     let body = Bytes::copy_from_slice(body);
-    let read = Receipt::read(&SETTINGS, head("POST", target, headers), body);
-    read.map_err(|none| none.reason)
+    Receipt::by_default(head("POST", target, headers), body)
 }
 
 fn read(target: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<Receipt> {
@@ -63,7 +70,8 @@ fn of_query(query: &str) -> Option<Receipt> {
 }
 
 fn texts(receipt: &Receipt) -> Vec<String> {
-    receipt.ids().iter().map(Cow::into_owned).collect()
+    let text = |id: Cow<'_, [u8]>| String::from_utf8(id.into_owned()).unwrap();
+    receipt.ids().iter().map(text).collect()
 }
 
 /// The bytes of a request that is held whole.

@@ -16,10 +16,11 @@ use serde_json::{Map, Value};
 
 /// What a backend reads of a request.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Reading {
-    pub(crate) query: Value,
+pub struct Reading {
+    /// The fields of the query.
+    pub query: Value,
     /// `Null` for a body that it does not read.
-    pub(crate) body: Value,
+    pub body: Value,
 }
 
 /// A decoded name and value.
@@ -30,12 +31,12 @@ type PairsReader = fn(&[u8]) -> Vec<Pair>;
 type TreeReader = fn(Vec<Pair>) -> Value;
 
 /// As PHP reads it.
-pub(crate) fn as_php(query: &str, headers: &HeaderMap, body: &[u8]) -> Reading {
+pub fn as_php(query: &str, headers: &HeaderMap, body: &[u8]) -> Reading {
     read(query, headers, body, (php::pairs, php::read))
 }
 
 /// As Express reads it.
-pub(crate) fn as_node(query: &str, headers: &HeaderMap, body: &[u8]) -> Reading {
+pub fn as_node(query: &str, headers: &HeaderMap, body: &[u8]) -> Reading {
     read(query, headers, body, (qs::pairs, qs::read))
 }
 
@@ -100,7 +101,7 @@ impl Reading {
 }
 
 /// The value without the message ids, and the ids in their order.
-pub(crate) fn without_ids(mut value: Value) -> (Value, Vec<String>) {
+pub fn without_ids(mut value: Value) -> (Value, Vec<String>) {
     let mut ids = Vec::new();
     if let Value::Object(fields) = &mut value {
         for name in ["messageIds", "messageId"] {

@@ -6,3 +6,5 @@ pub mod cluster;
 pub mod fuzz;
 pub mod scripts;
 pub mod server;
+
+pub use super::backends;

@@ -20,7 +20,8 @@ use tokio::time::{Instant, Sleep};
 use wawp_gateway::gateway::Gateway;
 
 use crate::plan::{Client, Manner, Step};
-use crate::wire::{self, At, RESPONSE};
+use crate::wire::{At, RESPONSE};
+use crate::writing;
 
 /// Longer than any response may take: a request without one by then is lost.
 const TIMEOUT: Duration = Duration::from_secs(1000);
@@ -242,7 +243,7 @@ async fn read(response: impl Future<Output = hyper::Result<Response<Incoming>>>)
 }
 
 fn request(step: &Step) -> Request<Pieces> {
-    let (mut head, body) = wire::request(step);
+    let (mut head, body) = writing::request(step);
     if !body.is_empty() && !step.tag.is_multiple_of(4) {
         head.headers_mut()
             .insert("content-length", body.len().into());

@@ -3,9 +3,10 @@
 mod buckets;
 mod fault_free;
 mod limits;
+mod merging;
 mod pace;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use wawp_gateway::config::Config;
@@ -61,7 +62,7 @@ pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
     case.every_caller_gets_one_outcome();
     case.responses_belong_to_their_callers();
     case.nothing_is_sent_twice_or_in_part();
-    case.merged_calls_hold_only_requested_ids();
+    case.merging();
     case.buckets();
     case.calls_in_flight();
     case.pauses();
@@ -447,46 +448,6 @@ impl Case {
         }
         if let Some(tag) = arrivals.keys().next() {
             self.breaks("nothing comes from nowhere", format!("{tag}"));
-        }
-    }
-
-    /// Each id in a merged call was requested before by a caller that may share it.
-    fn merged_calls_hold_only_requested_ids(&mut self) {
-        const LAW: &str = "a merged call holds only requested ids";
-        for (number, arrival) in self.seen.arrivals.clone().into_iter().enumerate() {
-            let Some(called) = arrival.parsed.filter(Parsed::is_receipt) else {
-                continue;
-            };
-            let own = self
-                .parsed
-                .get(&arrival.tag)
-                .map(|parsed| parsed.ids.clone())
-                .unwrap_or_default();
-            if called.ids == own {
-                continue;
-            }
-            if called.ids.len() > self.config.batch.max_ids && self.reload.is_none() {
-                self.breaks(LAW, format!("call {number} holds {} ids", called.ids.len()));
-            }
-            let distinct: HashSet<_> = called.ids.iter().collect();
-            if distinct.len() < called.ids.len() {
-                self.breaks(LAW, format!("call {number} holds an id twice"));
-            }
-            let asked: HashSet<&String> = self
-                .seen
-                .outcomes
-                .iter()
-                .filter(|outcome| outcome.sent <= arrival.at)
-                .map(|outcome| &self.parsed[&outcome.step.tag])
-                .filter(|parsed| parsed.may_share(&called))
-                .flat_map(|parsed| &parsed.ids)
-                .collect();
-            if let Some(id) = called.ids.iter().find(|id| !asked.contains(id)) {
-                let what = format!(
-                    "call {number}, {called:?}: no caller that may share it asked for {id}"
-                );
-                self.breaks(LAW, what);
-            }
         }
     }
 }

@@ -23,6 +23,7 @@ mod rng;
 mod run;
 mod upstream;
 mod wire;
+mod writing;
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -33,7 +34,7 @@ use plan::Plan;
 /// which virtual time stands still, which would otherwise never be reported.
 const LONGEST_RUN: Duration = Duration::from_secs(60);
 
-/// The default number of runs: about twenty seconds of an unoptimised build.
+/// The default number of runs: about half a minute of an unoptimised build.
 const RUNS: u64 = 400;
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use wawp_gateway::config::{BatchEdge, Class, Config, PathPattern, Quota, Tenant};
 
 use crate::rng::Rng;
+use crate::writing::{BodyKind, Writing};
 
 /// Everything that one run does.
 #[derive(Debug)]
@@ -83,7 +84,7 @@ pub(crate) enum RequestKind {
         /// None is the whole chat.
         ids: Vec<String>,
         participant: Option<&'static str>,
-        in_query: bool,
+        writing: Writing,
     },
     /// A `POST` that sends a message, with so many bytes of text.
     Send(usize),
@@ -321,6 +322,8 @@ fn behaviour(rng: &mut Rng) -> UpstreamBehaviour {
 struct World {
     /// Instance, token, source.
     identities: Vec<(String, String, CredentialSource)>,
+    /// How the apps write receipts.
+    writings: Vec<Writing>,
     chats: usize,
     /// How many ids there are, and how many per cent are poisoned.
     ids: usize,
@@ -354,8 +357,17 @@ impl World {
                 identities.push((format!("i{instance}"), token, source));
             }
         }
+        let mut writings = vec![Writing::drawn(rng)];
+        for _ in 0..rng.below(3) {
+            // Often only the form differs.
+            writings.push(match rng.percent(50) {
+                true => writings[0].in_another_form(rng),
+                false => Writing::drawn(rng),
+            });
+        }
         Self {
             identities,
+            writings,
             chats: 1 + rng.below(3),
             ids: rng.pick(&[4, 30, 500]),
             poison: if fault_free {
@@ -385,15 +397,20 @@ impl World {
 
 fn client(rng: &mut Rng, world: &World, tags: &mut usize) -> Client {
     let identity = rng.below(world.identities.len());
+    let writing = world.writings[rng.below(world.writings.len())];
     let steps = (0..1 + rng.below(12))
         .map(|_| {
-            // Most apps have one identity.
+            // Most apps have one identity, and write all receipts alike.
             let identity = match rng.percent(90) {
                 true => &world.identities[identity],
                 false => &world.identities[rng.below(world.identities.len())],
             };
+            let writing = match rng.percent(80) {
+                true => writing,
+                false => world.writings[rng.below(world.writings.len())],
+            };
             *tags += 1;
-            step(rng, world, identity, *tags)
+            step(rng, world, identity, writing, *tags)
         })
         .collect();
     Client {
@@ -407,11 +424,12 @@ fn step(
     rng: &mut Rng,
     world: &World,
     identity: &(String, String, CredentialSource),
+    writing: Writing,
     tag: usize,
 ) -> Step {
     let (instance, token, source) = identity.clone();
     let kind = match rng.below(10) {
-        n if n < world.receipts => receipt(rng, world, source),
+        n if n < world.receipts => receipt(rng, world, writing),
         n => match n % 4 {
             0 => RequestKind::Send(rng.pick(&[10, 3000, 100_000])),
             1 => RequestKind::SendByGet,
@@ -419,10 +437,11 @@ fn step(
             _ => RequestKind::Chats,
         },
     };
-    let has_body = !matches!(
-        kind,
-        RequestKind::SendByGet | RequestKind::Chats | RequestKind::Receipt { in_query: true, .. }
-    );
+    let has_body = match kind {
+        RequestKind::SendByGet | RequestKind::Chats => false,
+        RequestKind::Receipt { .. } => writing.body != BodyKind::None,
+        RequestKind::Send(_) | RequestKind::Typing => true,
+    };
     let manner = match rng.below(20) {
         _ if world.polite => Manner::Waits,
         0..=2 => Manner::HangsUp(rng.pick(&[ms(0), ms(1), ms(10), ms(250), ms(2000)])),
@@ -441,9 +460,12 @@ fn step(
     }
 }
 
-fn receipt(rng: &mut Rng, world: &World, source: CredentialSource) -> RequestKind {
+fn receipt(rng: &mut Rng, world: &World, writing: Writing) -> RequestKind {
     let chat = format!("{}@c.us", rng.below(world.chats));
-    let count = rng.pick(&[0, 1, 1, 1, 2, 5]);
+    let count = match writing.form.is_single() {
+        true => rng.pick(&[0, 1, 1, 1]),
+        false => rng.pick(&[0, 1, 1, 1, 2, 5]),
+    };
     let ids = (0..count)
         .map(|_| {
             let id = rng.below(world.ids);
@@ -461,6 +483,6 @@ fn receipt(rng: &mut Rng, world: &World, source: CredentialSource) -> RequestKin
         chat,
         ids,
         participant: rng.pick(&[None, None, None, Some("null"), Some("\"null\"")]),
-        in_query: source != CredentialSource::Body && rng.percent(30),
+        writing,
     }
 }

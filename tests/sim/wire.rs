@@ -1,13 +1,17 @@
 //! The meaning of a request, read from the plan and from what arrived; the two are
 //! equal if the gateway changed nothing that matters.
+//!
+//! Invariant: it is read as backends in PHP and Node read it, without code of the gateway.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Uri};
-use serde_json::{Map, Value, json};
+use http::{HeaderMap, Method, Uri};
+use serde_json::Value;
+use wawp_gateway::testing::backends::{Reading, as_node, as_php, without_ids};
 
-use crate::plan::{CredentialSource, RequestKind, Step};
+use crate::plan::Step;
+use crate::writing::{self, ListForm};
 
 /// Identifies requests.
 pub(crate) const TAG: &str = "x-sim-tag";
@@ -24,21 +28,50 @@ pub(crate) struct Parsed {
     pub(crate) instance: String,
     /// CredentialSource and text.
     pub(crate) credential: String,
-    /// Everything else but the ids, sorted.
-    pub(crate) rest: String,
-    /// The ids of a receipt.
+    /// The type of the body, without its parameters.
+    carrier: String,
+    /// Everything but the ids, as PHP and as Node read it.
+    rest: [String; 2],
+    /// Whether the ids are in the query, and their form; `None` is the whole chat.
+    list: Option<(bool, ListForm)>,
+    /// The ids of a receipt as Node reads them.
     pub(crate) ids: Vec<String>,
+    /// The ids as PHP reads them.
+    php_ids: Vec<String>,
 }
 
 impl Parsed {
     /// Whether two receipts may share a call.
     pub(crate) fn may_share(&self, other: &Self) -> bool {
-        let lists = (self.ids.is_empty(), other.ids.is_empty());
         let bare = |parsed: &Self| Self {
             ids: Vec::new(),
+            php_ids: Vec::new(),
             ..parsed.clone()
         };
-        lists.0 == lists.1 && bare(self) == bare(other)
+        let may_differ = || self.is_extensible() && other.is_extensible();
+        bare(self) == bare(other) && (self.ids == other.ids || may_differ())
+    }
+
+    /// Whether ids may be added: only to what is a list already, and where no id is
+    /// repeated, because only JSON is written anew.
+    fn is_extensible(&self) -> bool {
+        use ListForm::*;
+        let is_distinct = || self.ids.len() == self.ids.iter().collect::<HashSet<_>>().len();
+        self.list.is_some_and(|(_, form)| match form {
+            Json | JsonText => true,
+            Brackets | Indices | BracketsAndIndices => is_distinct(),
+            Repeated | Commas => is_distinct() && self.ids.len() > 1,
+            Single | OldSingle => false,
+        })
+    }
+
+    /// Whether PHP reads the same ids as Node: of a repeated key only the last.
+    pub(crate) fn is_read_alike(&self) -> bool {
+        let last = self.ids.len().saturating_sub(1);
+        match self.list {
+            Some((_, ListForm::Repeated)) => self.php_ids == self.ids[last..],
+            _ => self.php_ids == self.ids,
+        }
     }
 
     pub(crate) fn is_receipt(&self) -> bool {
@@ -46,180 +79,98 @@ impl Parsed {
     }
 }
 
-/// The head and the body of a planned request.
-pub(crate) fn request(step: &Step) -> (Request<()>, Bytes) {
-    let (method, path, fields) = match &step.kind {
-        RequestKind::Receipt {
-            chat,
-            ids,
-            participant,
-            ..
-        } => {
-            let mut fields = Map::new();
-            fields.insert("chatId".to_owned(), json!(chat));
-            if !ids.is_empty() {
-                fields.insert("messageIds".to_owned(), json!(ids));
-            }
-            if let Some(participant) = participant {
-                let value = serde_json::from_str(participant).unwrap();
-                fields.insert("participant".to_owned(), value);
-            }
-            (Method::POST, SEEN, fields)
-        }
-        RequestKind::Send(length) => {
-            let text = json!({ "chatId": "1@c.us", "text": "x".repeat(*length) });
-            (
-                Method::POST,
-                "/v2/send/text",
-                text.as_object().unwrap().clone(),
-            )
-        }
-        RequestKind::SendByGet => {
-            let text = json!({ "chatId": "1@c.us", "text": "hello" });
-            (
-                Method::GET,
-                "/v2/send/text",
-                text.as_object().unwrap().clone(),
-            )
-        }
-        RequestKind::Typing => {
-            let chat = json!({ "chatId": "1@c.us" });
-            (
-                Method::POST,
-                "/v2/send/start-typing",
-                chat.as_object().unwrap().clone(),
-            )
-        }
-        RequestKind::Chats => (Method::GET, "/v2/chats", Map::new()),
-    };
-    let in_query =
-        method == Method::GET || matches!(step.kind, RequestKind::Receipt { in_query: true, .. });
-    let mut query = Vec::new();
-    let mut body = Map::new();
-    let mut head = Request::builder()
-        .header(TAG, step.tag)
-        .header("content-type", "application/json");
-    let (instance, token) = (json!(step.instance), json!(step.token));
-    match step.source {
-        CredentialSource::Bearer => {
-            head = head
-                .header("authorization", format!("Bearer {}", step.token))
-                .header("x-instance-id", &step.instance);
-        }
-        CredentialSource::Header => {
-            head = head.header("access-token", &step.token);
-            match in_query {
-                true => query.push(("instance_id".to_owned(), instance)),
-                false => drop(body.insert("instance_id".to_owned(), instance)),
-            }
-        }
-        CredentialSource::Body if !in_query => {
-            body.insert("instance_id".to_owned(), instance);
-            body.insert("access_token".to_owned(), token);
-        }
-        CredentialSource::Query | CredentialSource::Body => {
-            query.push(("instance_id".to_owned(), instance));
-            query.push(("access_token".to_owned(), token));
-        }
-    }
-    match in_query {
-        true => query.extend(fields),
-        false => body.extend(fields),
-    }
-    let pairs: Vec<_> = query
-        .iter()
-        .map(|(name, value)| {
-            let text = value
-                .as_str()
-                .map_or_else(|| value.to_string(), str::to_owned);
-            let text: String = form_urlencoded::byte_serialize(text.as_bytes()).collect();
-            format!("{name}={text}")
-        })
-        .collect();
-    let target = match pairs.is_empty() {
-        true => path.to_owned(),
-        false => format!("{path}?{}", pairs.join("&")),
-    };
-    let body = match in_query {
-        true => Bytes::new(),
-        false => Bytes::from(Value::Object(body).to_string()),
-    };
-    let head = head.method(method).uri(target);
-    (head.body(()).unwrap(), body)
-}
-
 /// Reads the meaning of a request.
 pub(crate) fn parsed(method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Parsed {
-    let query: Vec<(String, String)> = uri
-        .query()
-        .map(|query| {
-            form_urlencoded::parse(query.as_bytes())
-                .into_owned()
-                .collect()
-        })
-        .unwrap_or_default();
-    let mut fields: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
-    let ids_text = query
-        .iter()
-        .find(|(name, _)| name == "messageIds")
-        .map(|(_, ids)| ids.clone());
-    let in_query = |name: &str| {
-        query
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.clone())
-    };
+    let query = uri.query().unwrap_or_default();
+    let node = as_node(query, headers, body);
     let in_header = |name: &str| {
-        headers
-            .get(name)
-            .map(|value| value.to_str().unwrap().to_owned())
+        let value = headers.get(name);
+        value.map(|value| value.to_str().unwrap().to_owned())
     };
-    let mut in_body = |name: &str| {
-        fields
-            .remove(name)
-            .map(|value| value.as_str().unwrap_or_default().to_owned())
-    };
-    let body_token = in_body("access_token");
-    let body_instance = in_body("instance_id");
+    let text = |place: &Value, name: &str| place[name].as_str().map(str::to_owned);
     let credential = [
-        ("query", in_query("access_token")),
+        ("query", text(&node.query, "access_token")),
         ("bearer", in_header("authorization")),
         ("header", in_header("access-token")),
-        ("body", body_token),
+        ("body", text(&node.body, "access_token")),
     ];
     let credential = credential
         .into_iter()
         .filter_map(|(source, token)| Some(format!("{source}:{}", token?)))
         .collect::<Vec<_>>()
         .join("+");
-    let instance = in_query("instance_id")
+    let instance = text(&node.query, "instance_id")
         .or(in_header("x-instance-id"))
-        .or(body_instance)
+        .or(text(&node.body, "instance_id"))
         .unwrap_or_default();
-    let ids = fields
-        .remove("messageIds")
-        .or(ids_text.map(|ids| serde_json::from_str(&ids).unwrap()))
-        .map(|ids| serde_json::from_value(ids).unwrap())
-        .unwrap_or_default();
-    let mut rest: Vec<_> = query
-        .iter()
-        .filter(|(name, _)| !["messageIds", "instance_id", "access_token"].contains(&name.as_str()))
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    rest.sort();
+    let content_type = in_header("content-type").unwrap_or_default();
+    let carrier = content_type.split(';').next().unwrap_or_default();
+    let in_body = || body_form(carrier, body, &node.body);
+    let in_query = form_of(form_urlencoded::parse(query.as_bytes()));
+    let list = in_query
+        .map(|form| (true, form))
+        .or_else(|| in_body().map(|form| (false, form)));
+    let (php_rest, php_ids) = split(as_php(query, headers, body));
+    let (node_rest, ids) = split(node);
     Parsed {
         method: method.clone(),
         path: uri.path().to_owned(),
         instance,
         credential,
-        rest: format!("{rest:?} {}", Value::Object(fields)),
+        carrier: carrier.to_owned(),
+        rest: [php_rest, node_rest],
+        list: list.filter(|_| !ids.is_empty()),
         ids,
+        php_ids,
     }
+}
+
+/// Everything but the ids, and the ids.
+fn split(reading: Reading) -> (String, Vec<String>) {
+    let (query, mut ids) = without_ids(reading.query);
+    let (body, more) = without_ids(reading.body);
+    ids.extend(more);
+    (format!("{query} {body}"), ids)
+}
+
+/// The form of the list in a body.
+fn body_form(carrier: &str, body: &[u8], json: &Value) -> Option<ListForm> {
+    match carrier {
+        "application/x-www-form-urlencoded" => form_of(form_urlencoded::parse(body)),
+        "multipart/form-data" => {
+            let text = String::from_utf8_lossy(body);
+            let parts = text.split("name=\"").skip(1);
+            form_of(parts.filter_map(|part| {
+                let (name, rest) = part.split_once('"')?;
+                Some((name, rest.split("\r\n").nth(2)?))
+            }))
+        }
+        _ if json["messageIds"].is_array() => Some(ListForm::Json),
+        _ if json["messageIds"].is_string() => Some(ListForm::Single),
+        _ => json["messageId"].is_string().then_some(ListForm::OldSingle),
+    }
+}
+
+/// The form of the list among names and values.
+fn form_of<T: AsRef<str>>(pairs: impl Iterator<Item = (T, T)>) -> Option<ListForm> {
+    let mut fields = pairs.filter(|(name, _)| name.as_ref().starts_with("messageId"));
+    let (name, value) = fields.next()?;
+    let (name, value) = (name.as_ref(), value.as_ref());
+    Some(match name.strip_prefix("messageIds") {
+        None => ListForm::OldSingle,
+        Some("[]") => ListForm::Brackets,
+        Some(index) if index.starts_with("[][") => ListForm::BracketsAndIndices,
+        Some(index) if index.starts_with('[') => ListForm::Indices,
+        _ if fields.next().is_some() => ListForm::Repeated,
+        _ if value.starts_with('[') => ListForm::JsonText,
+        _ if value.contains(',') => ListForm::Commas,
+        _ => ListForm::Single,
+    })
 }
 
 /// A planned request as it would arrive if it were not merged.
 pub(crate) fn planned(step: &Step) -> Parsed {
-    let (head, body) = request(step);
+    let (head, body) = writing::request(step);
     parsed(head.method(), head.uri(), head.headers(), &body)
 }
 

@@ -337,7 +337,7 @@ proptest! {
         prop_assert!(one.key == other.key);
         prop_assert_eq!(&one.identity, &other.identity);
         let union: IndexSet<String> = a.iter().chain(&b).cloned().collect();
-        let merged = one.merged_request(union.iter().map(String::as_str));
+        let merged = one.merged_with(union.iter().map(String::as_str));
         let sent = bytes(merged.body);
         let before = readings(&head_a, &body_a);
         let after = readings(&merged.head, &sent);

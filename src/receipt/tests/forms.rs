@@ -10,7 +10,7 @@ fn merged_query(query: &str) -> String {
     let receipt = of_query(query).unwrap_or_else(|| panic!("{query}"));
     let ids: Vec<_> = texts(&receipt);
     let ids = ids.iter().map(String::as_str).chain(MORE);
-    let request = receipt.merged_request(ids);
+    let request = receipt.merged_with(ids);
     assert_eq!(bytes(request.body), "");
     request.head.uri.query().unwrap().to_owned()
 }
@@ -58,7 +58,7 @@ fn each_form_of_pairs_is_extended_as_it_is_written() {
         // In a form, all but the head is the same.
         let receipt = of_form(&query).unwrap();
         let ids = texts(&receipt);
-        let request = receipt.merged_request(ids.iter().map(String::as_str).chain(MORE));
+        let request = receipt.merged_with(ids.iter().map(String::as_str).chain(MORE));
         assert_eq!(bytes(request.body), merged);
     }
 }
@@ -90,7 +90,7 @@ fn a_single_value_is_never_extended() {
         assert_eq!(texts(&one), [A]);
         assert!(one.key != of_body(&body.replace("_A", "_B")).unwrap().key);
         assert!(one.key == of_body(&body.replace("_A", "\\u005fA")).unwrap().key);
-        assert_eq!(bytes(one.merged_request(MORE.into_iter()).body), body);
+        assert_eq!(bytes(one.merged_with(MORE.into_iter()).body), body);
     }
 }
 
@@ -211,7 +211,7 @@ fn a_list_in_parts_is_extended_by_parts() {
     ] {
         let receipt = read(&multipart(parts));
         let ids = texts(&receipt);
-        let request = receipt.merged_request(ids.iter().map(String::as_str).chain(MORE));
+        let request = receipt.merged_with(ids.iter().map(String::as_str).chain(MORE));
         let expected = multipart(merged);
         let length = request.head.headers["content-length"].clone();
         assert_eq!(bytes(request.body), expected);

@@ -65,7 +65,7 @@ fn what_the_settings_ignore_is_no_part_of_the_key() {
             &[("accept-language", language)],
         );
         let body = format!(r#"{{"chatId":"1","session":{session}}}"#);
-        Receipt::read(&settings, head, Bytes::from(body))
+        Receipt::read(&settings, &mut head.into(), Bytes::from(body))
             .unwrap()
             .key
     };

@@ -173,7 +173,10 @@ impl Fields {
                     .map(|text| format!("participant={text}")),
             );
             if self.is_list {
-                query.push(format!("messageIds={}", message_id::encode(&list)));
+                query.push(format!(
+                    "messageIds={}",
+                    message_id::encode(list.as_bytes())
+                ));
             }
         } else {
             body.push(format!("\"chatId\":\"{}\"", self.chat));
@@ -273,9 +276,9 @@ proptest! {
         let receipts: Vec<_> = lists.iter().filter_map(|ids| fields.receipt(ids)).collect();
         if receipts.is_empty() { return Ok(()) }
         let union: IndexSet<String> = lists.concat().into_iter().collect();
-        let request = receipts[0].merged_request(union.iter().map(String::as_str));
-        let UpstreamRequest { head, body } = request;
-        let again = Receipt::read(&SETTINGS, head, bytes(body)).expect("a receipt");
+        let request = receipts[0].merged_with(union.iter().map(String::as_str));
+        let UpstreamRequest { mut head, body } = request;
+        let again = Receipt::read(&SETTINGS, &mut head, bytes(body)).expect("a receipt");
         prop_assert!(again.key == receipts[0].key);
         prop_assert_eq!(&again.identity, &receipts[0].identity);
         // In the order in which they were first seen.

@@ -22,7 +22,7 @@ fn only_the_ids_change_in_a_body() {
         ),
     ] {
         let receipt = of_body(body).unwrap();
-        let request = receipt.merged_request(["true_1_X", "false_1_Y"].into_iter());
+        let request = receipt.merged_with(["true_1_X", "false_1_Y"].into_iter());
         assert_eq!(bytes(request.body), merged);
     }
 }
@@ -37,7 +37,7 @@ fn the_head_stays_but_for_the_length() {
         ("x-a", "2"),
     ];
     let receipt = read("/v2/send/seen?instance_id=%31", &headers, body.as_bytes()).unwrap();
-    let request = receipt.merged_request(["false_1_A", "false_1_B"].into_iter());
+    let request = receipt.merged_with(["false_1_A", "false_1_B"].into_iter());
     assert_eq!(request.head.uri, "/v2/send/seen?instance_id=%31");
     let mut expected = receipt.head().headers.clone();
     expected.insert("content-length", HeaderValue::from(53));
@@ -45,7 +45,7 @@ fn the_head_stays_but_for_the_length() {
     assert_eq!(bytes(request.body).len(), 53);
     // Sent in chunks, it has no length to adjust.
     let receipt = of_body(body).unwrap();
-    let request = receipt.merged_request(["false_1_B"].into_iter());
+    let request = receipt.merged_with(["false_1_B"].into_iter());
     assert!(request.head.headers.is_empty());
 }
 
@@ -64,7 +64,7 @@ fn only_the_ids_change_in_a_query() {
         for body in ["", "{}"] {
             let target = format!("{PATH}?{query}");
             let receipt = read(&target, &[("content-length", "2")], body.as_bytes()).unwrap();
-            let request = receipt.merged_request(["true_1@c.us_X", "false_1_%&"].into_iter());
+            let request = receipt.merged_with(["true_1@c.us_X", "false_1_%&"].into_iter());
             assert_eq!(request.head.uri.to_string(), format!("{PATH}?{merged}"));
             assert_eq!(request.head.headers["content-length"], "2");
             assert_eq!(bytes(request.body), body);
@@ -75,13 +75,13 @@ fn only_the_ids_change_in_a_query() {
 #[test]
 fn a_whole_chat_call_is_the_request_of_its_first_caller() {
     for body in [r#"{"chatId":"1"}"#, r#"{ "chatId":"1", "messageIds":[ ] }"#] {
-        let request = of_body(body).unwrap().merged_request(std::iter::empty());
+        let request = of_body(body).unwrap().merged_with(std::iter::empty());
         assert_eq!(bytes(request.body), body);
     }
     let target = "/v2/send/seen?chatId=1&messageIds=%5B%5D";
     let request = read(target, &[], b"")
         .unwrap()
-        .merged_request(std::iter::empty());
+        .merged_with(std::iter::empty());
     assert_eq!(request.head.uri, target);
 }
 
@@ -113,7 +113,7 @@ fn the_room_for_ids_is_exact_to_the_byte() {
             }
             list.push(id);
         }
-        receipt.merged_request(list.iter().map(String::as_str))
+        receipt.merged_with(list.iter().map(String::as_str))
     };
     let in_query = filled(&of_query("chatId=1&messageIds=[%22false_1_A%22]").unwrap());
     let length = in_query.head.uri.to_string().len();

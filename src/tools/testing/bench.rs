@@ -80,7 +80,7 @@ pub fn scan_json(pieces: &[Bytes]) -> usize {
 /// Parses a receipt with its key and identity; returns the number of its ids.
 #[must_use]
 pub fn read_receipt(head: Parts, body: Bytes) -> usize {
-    Receipt::read(&SETTINGS, head, body).map_or(0, |receipt| receipt.id_count())
+    Receipt::read(&SETTINGS, &mut head.into(), body).map_or(0, |receipt| receipt.id_count())
 }
 
 /// Receipts of one chat, ready to be merged.
@@ -94,7 +94,9 @@ impl Receipts {
     /// If one is not understood.
     #[must_use]
     pub fn read(requests: Vec<(Parts, Bytes)>) -> Self {
-        let read = |(head, body)| Receipt::read(&SETTINGS, head, body).expect("a receipt");
+        let read = |(head, body): (Parts, Bytes)| {
+            *Receipt::read(&SETTINGS, &mut head.into(), body).expect("a receipt")
+        };
         Self(requests.into_iter().map(read).collect())
     }
 

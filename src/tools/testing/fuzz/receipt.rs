@@ -11,7 +11,7 @@ use super::{model, wire};
 use crate::body::{RequestBody, SCAN_LIMIT, UpstreamRequest};
 use crate::config::{self, Config};
 use crate::http::request_head::RequestHead;
-use crate::receipt::Receipt;
+use crate::receipt::{NotMerged, Receipt, parse};
 
 static SETTINGS: LazyLock<config::Batch> = LazyLock::new(|| Config::default().batch);
 
@@ -25,11 +25,11 @@ pub fn receipt(input: &[u8]) {
         return;
     };
     let expected = model::receipt(&head, &body);
-    match Receipt::read(&SETTINGS, head.clone(), body.clone()) {
-        Err(none) => {
+    let mut taken = head.clone().into();
+    match read(&mut taken, body.clone()) {
+        Err(reason) => {
             // It is forwarded, so it must be unchanged.
-            same_head(&none.head, &head);
-            let reason = none.reason;
+            same_head(&taken, &head);
             assert!(
                 !matches!(expected, model::Expected::Receipt(_)),
                 "not understood ({reason}): {expected:?}"
@@ -66,7 +66,7 @@ pub fn merged(input: &[u8]) {
         if length.is_some_and(|length| *length != body.len().to_string()) {
             return;
         }
-        let Ok(receipt) = Receipt::read(&SETTINGS, head.clone(), body.clone()) else {
+        let Ok(receipt) = read(&mut head.clone().into(), body.clone()) else {
             return;
         };
         receipts.push((receipt, head, body));
@@ -93,7 +93,7 @@ pub fn merged(input: &[u8]) {
             ids = all;
         }
     }
-    let (head, sent) = parts(first.merged_request(ids.iter().map(String::as_str)));
+    let (mut head, sent) = parts(first.merged_request(ids.iter().map(String::as_bytes)));
     same_fields(&head, first.head(), sent.len());
     assert_eq!(head.uri.path(), first.head().uri.path());
     assert!(
@@ -106,7 +106,7 @@ pub fn merged(input: &[u8]) {
     model::same_ids(&head, &sent, &ids.iter().cloned().collect::<Vec<_>>());
     // Merging must be stable: another gateway in front of the upstream would read the merged
     // request again.
-    let Ok(again) = Receipt::read(&SETTINGS, head, sent) else {
+    let Ok(again) = read(&mut head, sent) else {
         panic!("the merged request is no receipt");
     };
     assert!(again.key == first.key, "the merged request has another key");
@@ -114,8 +114,17 @@ pub fn merged(input: &[u8]) {
     assert!(again.iter().eq(&ids), "{again:?} {ids:?}");
 }
 
+/// Reads a request as the gateway does.
+fn read(head: &mut RequestHead, body: Bytes) -> Result<Box<Receipt>, NotMerged> {
+    match parse::excluded_by_head(head) {
+        Some(reason) => Err(reason),
+        None => Receipt::read(&SETTINGS, head, body),
+    }
+}
+
 fn texts(receipt: &Receipt) -> Vec<String> {
-    receipt.ids().iter().map(Cow::into_owned).collect()
+    let text = |id: Cow<'_, [u8]>| String::from_utf8(id.into_owned()).expect("ids are ASCII");
+    receipt.ids().iter().map(text).collect()
 }
 
 /// Head and body of a request to the upstream.
