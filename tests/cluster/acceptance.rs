@@ -9,6 +9,8 @@ use super::gateways::{BUDGET, Gateways, MAX_WAIT};
 use super::laws::{self, Budget, SLACK, USABLE};
 use super::load::{self, Outcome};
 use super::recorder::Arrival;
+use super::relay::Relay;
+use super::{Server, Watched, until};
 
 /// Twice the rate.
 const OFFERED: u32 = 40;
@@ -16,6 +18,12 @@ const EVEN: [u32; 3] = [1; 3];
 
 const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
+}
+
+/// How long callers send: longer with `WAWP_CLUSTER_SECONDS`.
+fn at_least(count: u64) -> Duration {
+    let longer = std::env::var("WAWP_CLUSTER_SECONDS").ok();
+    seconds(longer.map_or(count, |it| it.parse::<u64>().unwrap().max(count)))
 }
 
 /// The laws that hold in any case, without failures.
@@ -47,21 +55,21 @@ async fn requests_of_three_gateways_leave_as_from_one() {
     for (what, weights) in [("even", EVEN), ("uneven", [12, 2, 1])] {
         let all = Gateways::start(weights).await;
         let begun = Instant::now();
-        let outcomes = load::send(all.port, "1", OFFERED, seconds(6))
+        let outcomes = load::send(all.port, "1", OFFERED, at_least(6))
             .await
             .unwrap();
         let arrivals = judge(what, &all, &outcomes);
         laws::in_order(&outcomes, &arrivals);
-        is_served(&arrivals, begun, begun + seconds(6));
+        is_served(&arrivals, begun, begun + at_least(6));
     }
 }
 
 #[tokio::test]
 async fn a_server_that_hangs_leaves_each_gateway_its_share() {
     let all = Gateways::start(EVEN).await;
-    let shared = load::send(all.port, "1", OFFERED, seconds(9));
+    let shared = load::send(all.port, "1", OFFERED, at_least(9));
     // All of this instance at one gateway.
-    let alone = load::send(all.gateways[0].port, "2", OFFERED, seconds(9));
+    let alone = load::send(all.gateways[0].port, "2", OFFERED, at_least(9));
     sleep(seconds(2)).await;
     all.server.signal(Signal::STOP);
     let stopped = Instant::now();
@@ -92,7 +100,7 @@ async fn a_server_that_hangs_leaves_each_gateway_its_share() {
 #[tokio::test]
 async fn a_server_that_returns_without_its_data_grants_nothing_twice() {
     let mut all = Gateways::start(EVEN).await;
-    let load = load::send(all.port, "1", OFFERED, seconds(8));
+    let load = load::send(all.port, "1", OFFERED, at_least(8));
     sleep(seconds(2)).await;
     all.server.kill();
     let stopped = Instant::now();
@@ -113,7 +121,7 @@ async fn a_server_that_returns_without_its_data_grants_nothing_twice() {
 async fn a_pause_of_the_server_lost_scripts_and_lost_data_change_nothing() {
     let all = Gateways::start(EVEN).await;
     let begun = Instant::now();
-    let load = load::send(all.port, "1", OFFERED, seconds(9));
+    let load = load::send(all.port, "1", OFFERED, at_least(9));
     let commands: [&[&str]; 4] = [
         &["CLIENT", "PAUSE", "300"],
         &["SCRIPT", "FLUSH"],
@@ -126,14 +134,14 @@ async fn a_pause_of_the_server_lost_scripts_and_lost_data_change_nothing() {
     }
     let outcomes = load.await.unwrap();
     let arrivals = judge("pause, flush", &all, &outcomes);
-    is_served(&arrivals, begun, begun + seconds(9));
+    is_served(&arrivals, begun, begun + at_least(9));
 }
 
 #[tokio::test]
 async fn a_gateway_that_is_killed_takes_only_its_own_callers_along() {
     let mut all = Gateways::start(EVEN).await;
     let begun = Instant::now();
-    let load = load::send(all.port, "1", OFFERED, seconds(6));
+    let load = load::send(all.port, "1", OFFERED, at_least(6));
     sleep(seconds(2)).await;
     all.gateways[1].kill();
     let killed = Instant::now();
@@ -151,14 +159,14 @@ async fn a_gateway_that_is_killed_takes_only_its_own_callers_along() {
         .count();
     println!("{failed} failed");
     assert!(failed > 0 && failed < outcomes.len() / 2, "{failed} failed");
-    is_served(&arrivals, begun, begun + seconds(6));
+    is_served(&arrivals, begun, begun + at_least(6));
 }
 
 #[tokio::test]
 async fn no_request_fails_while_all_gateways_are_replaced() {
     let mut all = Gateways::start(EVEN).await;
     let begun = Instant::now();
-    let load = load::send(all.port, "1", OFFERED, seconds(14));
+    let load = load::send(all.port, "1", OFFERED, at_least(14));
     for index in 0..all.gateways.len() {
         sleep(seconds(1)).await;
         assert!(all.gateways[index].stop().await);
@@ -168,13 +176,13 @@ async fn no_request_fails_while_all_gateways_are_replaced() {
     println!("replaced after {:?}", begun.elapsed());
     let outcomes = load.await.unwrap();
     let arrivals = judge("rolling restart", &all, &outcomes);
-    is_served(&arrivals, begun, begun + seconds(14));
+    is_served(&arrivals, begun, begun + at_least(14));
 }
 
 #[tokio::test]
 async fn a_429_pauses_all_gateways() {
     let all = Gateways::start(EVEN).await;
-    let load = load::send(all.port, "1", OFFERED, seconds(8));
+    let load = load::send(all.port, "1", OFFERED, at_least(8));
     sleep(seconds(2)).await;
     all.upstream.refuse_next(3);
     let outcomes = load.await.unwrap();
@@ -194,4 +202,73 @@ async fn a_429_pauses_all_gateways() {
     };
     slow.holds("after the pause", &after);
     assert!(after.len() > 10, "{} after the pause", after.len());
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_cut_off_takes_its_share_and_the_others_the_rest() {
+    let server = Server::start(&[]).await;
+    let relay = Relay::start(server.directory.path().join("relay"), &server.socket());
+    let urls = [relay.url(), server.url(), server.url()];
+    let all = Gateways::start_with(EVEN, server, urls, "").await;
+    let load = load::send(all.port, "1", OFFERED, at_least(22));
+    sleep(seconds(2)).await;
+    relay.set_open(false);
+    let cut = Instant::now();
+    until("the others notice", || {
+        all.gateways[1].shows("cluster_replicas 2\n")
+    })
+    .await;
+    println!("noticed after {:?}", cut.elapsed());
+    // What was reserved before is used for as long as callers wait.
+    let noticed = Instant::now() + MAX_WAIT + USABLE;
+    sleep(seconds(7)).await;
+    let back = Instant::now();
+    relay.set_open(true);
+    println!("shared again after {:?}", all.until_shared().await);
+    let outcomes = load.await.unwrap();
+    let arrivals = all.upstream.arrivals();
+    laws::each_caller_is_answered(&outcomes, &arrivals, MAX_WAIT, |_| false);
+    // Until the others notice, after 8 s at most, its share comes on top of the whole rate.
+    let excess = BUDGET.excess(&arrivals);
+    println!("cut off: excess {excess:?}");
+    assert!(
+        excess <= seconds(8) / 3 + USABLE + SLACK,
+        "excess {excess:?}"
+    );
+    let full = Budget {
+        burst: 5.0,
+        ..BUDGET
+    };
+    full.holds("all noticed", &laws::between(&arrivals, noticed, back));
+    is_served(&arrivals, noticed, back);
+}
+
+#[tokio::test]
+async fn a_failover_under_load_grants_nothing_twice() {
+    let watched = Watched::start().await;
+    let urls = [(); 3].map(|()| watched.url());
+    let Watched {
+        primary,
+        _replica,
+        _sentinel,
+        ..
+    } = watched;
+    let mut all = Gateways::start_with(EVEN, primary, urls, "").await;
+    let begun = Instant::now();
+    let load = load::send(all.port, "1", OFFERED, at_least(14));
+    sleep(seconds(2)).await;
+    all.server.kill();
+    let killed = Instant::now();
+    let is_left =
+        |all: &Gateways| all.gateways[0].logged("the cluster's server cannot be used") > 0;
+    until("the primary is left", || is_left(&all)).await;
+    all.until_shared().await;
+    println!(
+        "shared again {:?} after the primary's end",
+        killed.elapsed()
+    );
+    let outcomes = load.await.unwrap();
+    // At most half a second of the rate is granted twice, which is the slack.
+    let arrivals = judge("failover", &all, &outcomes);
+    is_served(&arrivals, begun, begun + at_least(14));
 }

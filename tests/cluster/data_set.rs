@@ -164,7 +164,9 @@ async fn the_data_set_has_no_credential_and_only_two_keys_that_do_not_expire() {
         key = \"tenant-key-of-acme-0123456789\"\ntokens = { \"instance-four\" = \"token~behind~the~key\" }\n\
         rate = 50\nburst = 50\n\
         [[limit.class]]\nname = \"status\"\npaths = [\"/v2/session/*\"]\nrate = 50\nmax_in_flight = 5\n";
-    let all = Gateways::start_with([1; 3], further).await;
+    let server = Server::start(&[]).await;
+    let urls = [(); 3].map(|()| server.url());
+    let all = Gateways::start_with([1; 3], server, urls, further).await;
     let busy = load::send(all.port, "instance-one", 40, Duration::from_secs(4));
     let also = load::send(all.port, "instance-two", 20, Duration::from_secs(4));
     let body = "instance_id=instance-three&access_token=s3cret%3Ftoken%2Fof%2Binstance%26three\

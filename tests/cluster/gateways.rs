@@ -42,6 +42,8 @@ pub(super) struct Gateway {
     pub(super) port: u16,
     admin: u16,
     settings: PathBuf,
+    /// Of the cluster's server.
+    url: String,
     log: PathBuf,
     upstream: u16,
 }
@@ -49,26 +51,32 @@ pub(super) struct Gateway {
 impl Gateways {
     /// Waits until all three share the budget. `weights`: how HAProxy spreads the requests.
     pub(super) async fn start(weights: [u32; COUNT]) -> Self {
-        Self::start_with(weights, "").await
+        let server = Server::start(&[]).await;
+        let urls = [(); COUNT].map(|()| server.url());
+        Self::start_with(weights, server, urls, "").await
     }
 
-    /// With further lines of settings.
-    pub(super) async fn start_with(weights: [u32; COUNT], further: &str) -> Self {
+    /// With the URL of the server for each gateway, and further lines of settings.
+    pub(super) async fn start_with(
+        weights: [u32; COUNT],
+        server: Server,
+        urls: [String; COUNT],
+        further: &str,
+    ) -> Self {
         let running = RUNNING.lock().await;
-        let server = Server::start(&[]).await;
         let upstream = Recorder::start();
         let directory = server.directory.path();
         let settings = directory.join("gateway.toml");
         let text = format!(
             "[server]\ndrain_delay = \"1s\"\nmax_connections = 1000\n[limit]\nrate = {}\nburst = {}\nmax_wait = {:?}\n\
-             [cluster]\nurl = {:?}\nreplicas = {COUNT}\n[log]\naccess = \"off\"\n{further}",
+             [cluster]\nreplicas = {COUNT}\n[log]\naccess = \"off\"\n{further}",
             BUDGET.rate,
             BUDGET.burst,
             format!("{}ms", MAX_WAIT.as_millis()),
-            server.url(),
         );
         std::fs::write(&settings, text).unwrap();
-        let gateways = (0..COUNT).map(|index| Gateway::start(&settings, index, upstream.port));
+        let start = |(index, url)| Gateway::start(&settings, url, index, upstream.port);
+        let gateways = urls.into_iter().enumerate().map(start);
         let gateways: Vec<_> = gateways.collect();
         let port = free_port();
         let balancer = balance(directory, port, &gateways, weights);
@@ -108,11 +116,12 @@ impl Drop for Gateways {
 }
 
 impl Gateway {
-    fn start(settings: &Path, index: usize, upstream: u16) -> Self {
+    fn start(settings: &Path, url: String, index: usize, upstream: u16) -> Self {
         let (port, admin) = (free_port(), free_port());
         let log = settings.with_file_name(format!("gateway{index}.log"));
         Self {
-            child: serve(settings, &log, port, admin, upstream),
+            child: serve(settings, &url, &log, [port, admin, upstream]),
+            url,
             log,
             port,
             admin,
@@ -125,10 +134,9 @@ impl Gateway {
     pub(super) async fn start_again(&mut self) {
         self.child = serve(
             &self.settings,
+            &self.url,
             &self.log,
-            self.port,
-            self.admin,
-            self.upstream,
+            [self.port, self.admin, self.upstream],
         );
         until("the gateway is ready", || self.is_ready()).await;
     }
@@ -178,12 +186,13 @@ impl Drop for Gateway {
     }
 }
 
-fn serve(settings: &Path, log: &Path, port: u16, admin: u16, upstream: u16) -> Child {
+fn serve(settings: &Path, url: &str, log: &Path, [port, admin, upstream]: [u16; 3]) -> Child {
     let log = File::options().create(true).append(true).open(log).unwrap();
     let mut command = program(settings, &["serve"]);
     command.args(["--listen", &format!("127.0.0.1:{port}")]);
     command.args(["--admin", &format!("127.0.0.1:{admin}")]);
     command.args(["--upstream", &format!("http://127.0.0.1:{upstream}")]);
+    command.env("WAWP_GATEWAY_CLUSTER__URL", url);
     command.stderr(log).spawn().unwrap()
 }
 
