@@ -1,9 +1,9 @@
 //! Three gateways behave as one towards the upstream, also while the server fails.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::gateways::{BUDGET, Gateways, MAX_WAIT};
 use super::laws::{self, Budget, SLACK, USABLE};
@@ -100,18 +100,38 @@ async fn a_server_that_hangs_leaves_each_gateway_its_share() {
 #[tokio::test]
 async fn a_server_that_returns_without_its_data_grants_nothing_twice() {
     let mut all = Gateways::start(EVEN).await;
-    let load = load::send(all.port, "1", OFFERED, at_least(8));
+    let load = load::send(all.port, "1", OFFERED, at_least(10));
+    sleep(seconds(2)).await;
+    // An instance that only the first gateway has seen, and after the server's end only the others.
+    let first = load::send(all.gateways[0].port, "2", 2 * OFFERED, seconds(2));
     sleep(seconds(2)).await;
     all.server.kill();
+    let others =
+        [1, 2].map(|index| load::send(all.gateways[index].port, "2", OFFERED / 2, seconds(3)));
     let stopped = Instant::now();
     sleep(seconds(3)).await;
     all.server.start_again().await;
     let back = Instant::now();
     println!("shared again after {:?}", all.until_shared().await);
     assert!(back.elapsed() < seconds(3) + laws::CALLER_SLACK);
-    let outcomes = load.await.unwrap();
+    let mut outcomes = load.await.unwrap();
+    for load in [first].into_iter().chain(others) {
+        outcomes.extend(load.await.unwrap());
+    }
     one_outage_is_logged(&all);
     let arrivals = judge("kill", &all, &outcomes);
+    // What the first has reserved is used beside the shares of the others.
+    let handed_over = laws::of(&arrivals, "2");
+    let excess = BUDGET.excess(&handed_over);
+    println!(
+        "handed over: {} arrived; excess {excess:?}",
+        handed_over.len()
+    );
+    assert!(
+        excess <= MAX_WAIT * 2 / 3 + USABLE + SLACK,
+        "excess {excess:?}"
+    );
+    let arrivals = laws::of(&arrivals, "1");
     let gap = laws::longest_gap(&arrivals, stopped, back);
     println!("longest gap {gap:?}");
     assert!(gap < seconds(1) + 2 * SLACK, "gap {gap:?}");

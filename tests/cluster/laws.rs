@@ -1,7 +1,9 @@
 //! What must hold of the upstream's record, whatever has happened.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::load::Outcome;
 use super::recorder::{Arrival, CALL};

@@ -1,12 +1,12 @@
 //! Callers of several gateways, and what each of them got.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time;
+use tokio::time::{self, Instant};
 
 /// No caller waits longer.
 const GIVEN_UP: Duration = Duration::from_secs(20);
