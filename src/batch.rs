@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{self, BatchEdge};
-use crate::limit::{Lane, Limiter, Refused};
+use crate::limit::{Lane, Limiter, RateLimited};
 use crate::observe::metrics::Metrics;
 use crate::receipt::{NotMerged, Receipt};
 use crate::upstream::Upstream;
@@ -133,7 +133,7 @@ impl Batcher {
         arrived: Instant,
         lane: &Lane,
         upstream: &Arc<Upstream>,
-    ) -> Result<oneshot::Receiver<Verdict>, Refused> {
+    ) -> Result<oneshot::Receiver<Verdict>, RateLimited> {
         let rules = lane.rules();
         let deadline = arrived + rules.max_wait;
         if rules.observes {

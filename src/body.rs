@@ -2,7 +2,7 @@
 //!
 //! - [`client`], [`incoming`]: a request body, received from the client;
 //! - [`request`]: a request body, sent to the upstream;
-//! - [`response`]: a response, sent to the client;
+//! - [`client_response`]: a response, sent to the client;
 //! - [`splice`]: replaced bytes within a body.
 //!
 //! Invariant: bodies are streamed with backpressure; at most [`SCAN_LIMIT`] bytes of a
@@ -10,15 +10,15 @@
 
 mod byte_counter;
 mod client;
+mod client_response;
 mod incoming;
 mod request;
-mod response;
 mod splice;
 
 pub(crate) use byte_counter::ByteCounter;
 pub(crate) use client::ClientBody;
+pub(crate) use client_response::{BodyObserver, ClientResponse, ResponseBody};
 pub(crate) use request::{Progress, RequestBody, ResponsePending, UpstreamRequest};
-pub(crate) use response::{BodyObserver, ClientResponse, ResponseBody};
 
 /// Bytes of a request body that may be held while it is scanned (rule: identity),
 /// and the size of the largest body that is merged (rule: bounds): 64 KiB.
@@ -43,6 +43,6 @@ pub(crate) enum Error {
 
 /// Whether the header with this name is a digest of the body (RFC 9530): the
 /// recipient would detect any change of the body.
-pub(crate) fn is_body_digest(field: &str) -> bool {
-    ["content-digest", "repr-digest", "digest", "content-md5"].contains(&field)
+pub(crate) fn is_body_digest(name: &str) -> bool {
+    ["content-digest", "repr-digest", "digest", "content-md5"].contains(&name)
 }

@@ -8,14 +8,14 @@
 //! - [`rewind`], [`tracked_io`], [`escaped_io`]: its stream;
 //! - [`pending_body`]: request bodies that are not yet read to their end;
 //! - [`send_tracker`], [`tracked_body`]: HTTP/2 responses that the client does not read;
-//! - [`permit`]: its permit of `server.max_connections`;
+//! - [`connection_permit`]: its permit of `server.max_connections`;
 //! - [`drain_signal`]: whether all connections must end.
 
+pub(crate) mod connection_permit;
 pub(crate) mod drain_signal;
 pub(crate) mod escaped_io;
 pub(crate) mod lifecycle;
 pub(crate) mod pending_body;
-pub(crate) mod permit;
 pub(crate) mod rewind;
 pub(crate) mod send_tracker;
 pub(crate) mod state;

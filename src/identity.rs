@@ -5,7 +5,7 @@
 //! hashed, never kept; a request is read and not changed.
 //!
 //! - [`names`]: the names of the fields;
-//! - [`head`]: the fields of a head; [`query`], [`form`], [`json`], [`multipart`]: finding the fields; [`scan`]: in a body
+//! - [`head`]: the headers of a head; [`query`], [`form`], [`json`], [`multipart`]: finding the fields; [`scan`]: in a body
 //!   of any of these types;
 //! - [`instance`], [`credential`]: the values;
 //! - [`findings`]: all values of a request, and the identity that follows from them;

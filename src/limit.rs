@@ -6,12 +6,13 @@
 //! token: the [`Limiter`] finds the account, the account chooses the bucket,
 //! and the bucket takes the token or keeps the request in its queue.
 //!
-//! - [`registry`]: the accounts of a group of classes, bounded; [`lane`]: access to one;
+//! - [`registry`]: the accounts of a group of classes, bounded;
+//! - [`lane`]: the access of a request to its account: its credential and its wait rules;
 //! - [`account`]: which of its two buckets a credential draws on, by the
 //!   verified credentials ([`Verified`](crate::identity::Verified));
 //! - [`bucket`]: tokens and wait queue; [`tokens`]: where its tokens come from;
 //!   [`queue`]: what is next at a bucket; [`request`]: what waits there, and what it gets;
-//! - [`shared`]: what is next where buckets share a budget, by the [`flow`] of
+//! - [`shared_queue`]: what is next where buckets share a budget, by the [`flow`] of
 //!   their tenant; [`egress`]: the task that serves it; [`policy`]: the share of
 //!   an instance;
 //! - [`forecast`]: when a newcomer would be served, and whether it is admitted;
@@ -30,7 +31,7 @@ mod queue;
 mod registry;
 mod request;
 mod shadow;
-mod shared;
+mod shared_queue;
 mod tokens;
 
 #[cfg(test)]
@@ -51,7 +52,7 @@ use lane::WaitRules;
 pub(crate) use lane::{Admission, Lane, SharedBudget};
 use policy::{Policy, Sharing};
 use registry::Registry;
-pub(crate) use request::{Completion, Kind, Newcomer, Permit, Refusal, Refused, Scope};
+pub(crate) use request::{Completion, Kind, Newcomer, Permit, RateLimited, Refusal, Scope};
 pub(crate) use shadow::{shadow_call, would_refuse};
 pub(crate) use tokens::in_flight::Place;
 
@@ -101,7 +102,7 @@ pub(crate) struct Budget {
     pub(crate) rate: Option<f64>,
     /// Calls in flight, where their number is bounded.
     pub(crate) in_flight: Option<usize>,
-    /// That bound.
+    /// The most calls that may be in flight; `None` where any number may.
     pub(crate) max_in_flight: Option<u32>,
     /// What waits there.
     pub(crate) waiting: Waiting,
@@ -109,11 +110,12 @@ pub(crate) struct Budget {
     pub(crate) pause: f64,
 }
 
-/// What waits for the tokens of a bucket.
+/// How much waits for the tokens of a bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Waiting {
-    /// Requests.
-    pub(crate) calls: usize,
+    /// Requests that are no receipts.
+    #[serde(rename = "calls")]
+    pub(crate) requests: usize,
     /// Batches, each of which is one upstream call.
     pub(crate) receipts: usize,
 }
@@ -165,9 +167,9 @@ impl Limiter {
         }
     }
 
-    /// Finds the lane of a request that began under `rules`. `class` names its class
-    /// by its instance; `verifies` says whether a 2xx to it shows that the upstream
-    /// accepts the credential for the instance.
+    /// Opens the lane of a request that began under `rules`. `class` finds its class;
+    /// `verifies` says whether a 2xx to it shows that the upstream accepts the
+    /// credential for the instance.
     pub(crate) fn lane(
         &self,
         rules: &Rules,
@@ -176,15 +178,15 @@ impl Limiter {
         verifies: bool,
     ) -> Lane {
         let class = class(&rules.classes, identity.instance.as_ref());
-        let class = rules.classes.group_of(class);
-        let account = rules.registries[class].account(identity, &rules.registries);
+        let group = rules.classes.group_of(class);
+        let account = rules.registries[group].account(identity, &rules.registries);
         let metrics = Arc::clone(&self.metrics);
         let credential = identity.credential;
         Lane::new(
             account,
             credential,
             verifies,
-            (&rules.registries, class),
+            (&rules.registries, group),
             rules.wait,
             metrics,
         )
@@ -215,7 +217,7 @@ impl Limiter {
             account.with_main(|bucket| {
                 let (tokens, paused) = bucket.status(now);
                 let counts = bucket.waiting().map(|queue| queue.counts());
-                let (calls, receipts) = counts.unwrap_or_default();
+                let (requests, receipts) = counts.unwrap_or_default();
                 Budget {
                     class,
                     tokens,
@@ -223,7 +225,7 @@ impl Limiter {
                     rate: bucket.quota().map(|quota| quota.rate),
                     in_flight: bucket.calls_in_flight(),
                     max_in_flight: bucket.in_flight().and_then(|it| Some(it.cap()?.get())),
-                    waiting: Waiting { calls, receipts },
+                    waiting: Waiting { requests, receipts },
                     pause: paused.as_secs_f64(),
                 }
             })
@@ -249,7 +251,7 @@ impl Limiter {
         kind: Kind,
         arrived: Instant,
         route: Route,
-    ) -> Result<Acquired, Refused> {
+    ) -> Result<Acquired, RateLimited> {
         let rules = lane.rules();
         let request = rules.token_request(kind, arrived, arrived + rules.max_wait);
         if rules.observes {
@@ -276,7 +278,7 @@ impl Limiter {
         lane: &Lane,
         kind: Kind,
         deadline: Instant,
-    ) -> Result<Admission, Refused> {
+    ) -> Result<Admission, RateLimited> {
         lane.admit(lane.rules().token_request(kind, Instant::now(), deadline))
     }
 
@@ -284,7 +286,12 @@ impl Limiter {
     ///
     /// # Errors
     /// As [`admit`](Self::admit).
-    pub(crate) fn check(&self, lane: &Lane, kind: Kind, deadline: Instant) -> Result<(), Refused> {
+    pub(crate) fn check(
+        &self,
+        lane: &Lane,
+        kind: Kind,
+        deadline: Instant,
+    ) -> Result<(), RateLimited> {
         lane.check(lane.rules().token_request(kind, Instant::now(), deadline))
     }
 
@@ -301,7 +308,7 @@ impl Limiter {
     }
 
     /// The refusal of a request whose deadline came while it waited.
-    pub(crate) fn too_late(&self, lane: &Lane) -> Refused {
+    pub(crate) fn too_late(&self, lane: &Lane) -> RateLimited {
         lane.too_late()
     }
 }
@@ -318,15 +325,15 @@ impl Rules {
         cluster: Option<&ClusterSharing>,
         old: Option<&Self>,
     ) -> Self {
-        let parts = cluster.map(|cluster| cluster.parts_of(config));
-        let config = parts.as_ref().map_or(config, |parts| &parts.own);
+        let divided = cluster.map(|cluster| cluster.divide(config));
+        let config = divided.as_ref().map_or(config, |divided| &divided.named);
         let Config { limit, batch, .. } = config;
         let is_limited = config.egress.quota.is_some();
         let sharing = Arc::new(Sharing::new(&config.tenants, egress, is_limited));
         let classes = Arc::new(Classes::new(config));
-        let unnamed = parts
+        let unnamed = divided
             .as_ref()
-            .map(|parts| Arc::new(Classes::new(&parts.of_unnamed)));
+            .map(|divided| Arc::new(Classes::new(&divided.unnamed)));
         let registries = (0..classes.groups().len()).map(|group| {
             let policy = Policy {
                 classes: Arc::clone(&classes),

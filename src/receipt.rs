@@ -7,7 +7,7 @@
 //!
 //! - [`fields`]: what every carrier yields: the flat sequence of a request's fields;
 //!   [`pairs`], [`json`], [`parts`]: the carriers;
-//! - [`message_id`]: what looks like a message id; [`form`]: the forms of a list;
+//! - [`message_id`]: what looks like a message id; [`list_form`]: the forms of a list of ids;
 //!   [`list`]: the ids among the fields; [`ids`]: the ids of a list, one by one;
 //! - [`media`]: what the type of a body says;
 //! - [`parse`]: from a request to its parts, or to the reason why it is not merged;
@@ -16,11 +16,11 @@
 //! - [`shown`]: a receipt as people see it.
 
 mod fields;
-mod form;
 mod ids;
 mod json;
 pub(crate) mod key;
 mod list;
+mod list_form;
 mod media;
 mod merged;
 mod message_id;
@@ -49,8 +49,8 @@ use crate::config;
 use crate::http::request_head::RequestHead;
 use crate::identity::Identity;
 pub(crate) use crate::observe::metrics::NotMerged;
-use form::Site;
 use list::List;
+use list_form::Site;
 use parse::Parsed;
 
 /// Hashes keys and ids. Its secret is random, so no client can construct texts
@@ -67,7 +67,7 @@ fn hash_of(bytes: &[u8]) -> u64 {
 
 /// One caller's read receipt.
 pub(crate) struct Receipt {
-    /// The request as received, without hop-by-hop fields.
+    /// The request as received, without hop-by-hop headers.
     head: RequestHead,
     body: Bytes,
     /// `None` for a whole-chat receipt.
@@ -102,7 +102,7 @@ impl Receipt {
         }))
     }
 
-    /// The method, target and fields of the request.
+    /// The method, target and headers of the request.
     pub(crate) fn head(&self) -> &Parts {
         &self.head
     }

@@ -23,7 +23,7 @@ pub(super) async fn drain(
 ) -> Ended {
     let deadline = Instant::now() + settings.drain_timeout;
     let mut abort = pin!(abort);
-    // 1. `/readyz` returns 503. Load balancers see that with their next probe and go on
+    // 1. `/readyz` returns 503. Load balancers see that with their next health check and go on
     //    connecting until then, so the listener stays open for `server.drain_delay`.
     ready.set(false);
     let mut is_aborted = false;

@@ -82,7 +82,7 @@ fn subscriber<W>(log: &Log, writer: W, wants_colour: bool) -> Box<dyn Subscriber
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    // hyper, h2 and rustls are excluded at every level: at `trace` they print header fields
+    // hyper, h2 and rustls are excluded at every level: at `trace` they print headers
     // and URLs, and with them access tokens.
     let ours = Targets::new().with_target(OURS, level(log.level));
     let registry = tracing_subscriber::registry().with(ours);

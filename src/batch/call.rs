@@ -224,7 +224,7 @@ impl CallContext<'_> {
     ) -> Reply {
         // Dropped when the response has ended.
         let place = acquired.permit.send();
-        let response = match self.upstream.call(request, Route::Seen).await {
+        let response = match self.upstream.call(request, Route::ReceiptPath).await {
             Ok(response) => response,
             Err(failure) => {
                 self.lane.on_no_response(&acquired.permit);

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::open::Mergeable;
 use crate::body::ClientResponse;
 use crate::http::response_head::ResponseHead;
-use crate::limit::Refused;
+use crate::limit::RateLimited;
 use crate::receipt::{IdHash, MergeKey, NotMerged, Receipt};
 use crate::upstream::UpstreamError;
 
@@ -50,7 +50,7 @@ pub(crate) struct SharedResponse {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum NoResponse {
     /// There was no bucket token in time.
-    Refused(Refused),
+    RateLimited(RateLimited),
     /// The upstream call failed.
     Failed(UpstreamError),
 }
@@ -100,9 +100,9 @@ impl Caller {
 }
 
 /// Refuses callers for which there is no bucket token.
-pub(super) fn refuse(callers: Vec<Caller>, refused: Refused) {
+pub(super) fn refuse(callers: Vec<Caller>, refused: RateLimited) {
     for caller in callers {
-        caller.settle(Err(NoResponse::Refused(refused)), Timing::default());
+        caller.settle(Err(NoResponse::RateLimited(refused)), Timing::default());
     }
 }
 

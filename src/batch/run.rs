@@ -37,10 +37,12 @@ impl Batcher {
         // accepts receipts, so under pressure it grows instead of the queue.
         let due = Instant::now();
         let token = if lane.rules().observes {
-            Ok(self.limiter.untracked(&lane, Route::Seen))
+            Ok(self.limiter.untracked(&lane, Route::ReceiptPath))
         } else {
             let token = self.first_token(&batch, &lane, refuse).await;
-            token.map(|(permit, waited)| self.limiter.record_wait(permit, waited, Route::Seen))
+            token.map(|(permit, waited)| {
+                self.limiter.record_wait(permit, waited, Route::ReceiptPath)
+            })
         };
         // From here on, receipts of this key open another batch: their messages may
         // be newer than what this one is about to send.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::open::{Batch, Caps, Joined, Mergeable};
 use super::{Batcher, Windows};
 use crate::config::{self, BatchMode};
-use crate::limit::{Lane, Refused, shadow_call, would_refuse};
+use crate::limit::{Lane, RateLimited, shadow_call, would_refuse};
 use crate::observe::metrics::Route;
 use crate::receipt::{IdHash, MergeKey, Receipt};
 
@@ -131,13 +131,14 @@ impl ShadowBatch {
     async fn run(self, batcher: Arc<Batcher>) {
         let Self { batch, lane, .. } = &self;
         batcher.stay_open(batch, self.windows.open).await;
-        let refuse = |shadows: Vec<_>, refused: Refused| would_refuse(lane, refused, shadows.len());
+        let refuse =
+            |shadows: Vec<_>, refused: RateLimited| would_refuse(lane, refused, shadows.len());
         let token = if self.takes_token {
             let token = batcher.first_token(batch, lane, refuse).await;
             token.map(|(permit, waited)| {
                 batcher
                     .limiter
-                    .record_would_delay(lane, waited, Route::Seen);
+                    .record_would_delay(lane, waited, Route::ReceiptPath);
                 shadow_call(permit)
             })
         } else {

@@ -8,14 +8,14 @@
 //!  Recheck ──fails as before──────────────────────────────► Done (common)
 //!     │ anything else
 //!     ▼
-//!   Whole ──rejected──► Probe ──three members (or all) fail alike──► Done (common)
+//!   Whole ──rejected──► Sample ──three members (or all) fail alike──► Done (common)
 //!                         │ one member succeeds, or fails otherwise
 //!                         ▼
 //!                       Halve ──────────────────────────────────────► Done
 //! ```
 //!
 //! - **Whole**: one call for all members.
-//! - **Probe**: is the failure common? One member after another is sent alone.
+//! - **Sample**: is the failure common? One member after another is sent alone.
 //!   Members are chosen so that the ones that failed have as few ids in common
 //!   as possible: one bad id must never look like a common failure.
 //! - **Halve**: the failure is not common. The members are sent in four parts, and
@@ -38,7 +38,7 @@ pub(super) type IdSet = BTreeSet<IdHash>;
 
 /// A failure counts as common once this many members without a common id failed
 /// alike, each sent alone. With the call for all members that makes four calls.
-const PROBES: usize = 3;
+const SAMPLES: usize = 3;
 
 /// The parts into which a batch is split.
 const PARTS: usize = 4;
@@ -61,7 +61,7 @@ pub(super) enum Outcome {
 enum Phase {
     Recheck(Rejection),
     Whole,
-    Probe,
+    Sample,
     Halve,
     Done,
 }
@@ -164,7 +164,7 @@ impl Split {
             match self.phase {
                 Phase::Recheck(remembered) => self.rechecked(&call, outcome, remembered),
                 Phase::Whole => self.sent_whole(call, outcome),
-                Phase::Probe => self.probed(&call, outcome),
+                Phase::Sample => self.sampled(&call, outcome),
                 Phase::Halve => self.sent_half(call, outcome),
                 Phase::Done => {}
             }
@@ -182,7 +182,7 @@ impl Split {
                 return self.finish(Some(rejection));
             }
             // Another failure may be a new common one, or this member's own id: it
-            // counts as the first probe.
+            // counts as the first sample.
             Outcome::Rejected(rejection) => self.failed_alone(rejection, call[0]),
             Outcome::Settled => self.is_refuted = true,
             Outcome::Expired => {}
@@ -200,30 +200,30 @@ impl Split {
                 if let Some(owner) = owner {
                     self.failed_alone(rejection, owner);
                 } else if self.alike.rejection.is_none() {
-                    // The probes must fail in the same way as the call for all.
+                    // The samples must fail in the same way as the call for all.
                     self.alike.rejection = Some(rejection);
                 } else if self.alike.rejection != Some(rejection) {
                     self.is_refuted = true;
                 }
                 self.rest = without(call, owner);
-                self.probe_or_halve(owner.is_some());
+                self.sample_or_halve(owner.is_some());
             }
         }
     }
 
-    fn probed(&mut self, call: &[usize], outcome: Outcome) {
+    fn sampled(&mut self, call: &[usize], outcome: Outcome) {
         match outcome {
             Outcome::Rejected(rejection) => self.failed_alone(rejection, call[0]),
             Outcome::Settled => self.is_refuted = true,
             Outcome::Expired => {}
         }
         let is_guilty = matches!(outcome, Outcome::Rejected(_));
-        self.probe_or_halve(is_guilty || self.alike.members > 0);
+        self.sample_or_halve(is_guilty || self.alike.members > 0);
     }
 
     /// Goes on with the members of `rest`. If a guilty member of their call was
     /// found, they may all be innocent: they are first sent together.
-    fn probe_or_halve(&mut self, is_culprit_found: bool) {
+    fn sample_or_halve(&mut self, is_culprit_found: bool) {
         let AlikeFailures {
             rejection,
             members,
@@ -233,23 +233,23 @@ impl Split {
         // No single id can explain these failures.
         let is_independent = members > 1 && suspects.is_empty();
         if self.rest.is_empty() {
-            // No member is left to probe: two independent failures are enough.
+            // No member is left to sample: two independent failures are enough.
             return self.finish(rejection.filter(|_| is_independent && !self.is_refuted));
         }
         if !self.is_refuted {
-            if is_independent && members >= PROBES {
+            if is_independent && members >= SAMPLES {
                 return self.finish(rejection);
             }
             let has_all = |member: &usize| suspects.is_subset(&self.members[*member]);
             if !suspects.is_empty() && self.rest.iter().all(has_all) {
                 // Every other member has all suspects, the bad one included: its own
-                // request must fail too, and no probe can tell more.
+                // request must fail too, and no sample can tell more.
                 return self.finish(None);
             }
-            if members < PROBES {
-                self.phase = Phase::Probe;
-                let probe = self.pick();
-                return self.next.push(vec![probe]);
+            if members < SAMPLES {
+                self.phase = Phase::Sample;
+                let sample = self.pick();
+                return self.next.push(vec![sample]);
             }
         }
         self.phase = Phase::Halve;

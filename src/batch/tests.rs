@@ -103,11 +103,11 @@ impl World {
         Self::new(&config, sandbox::Settings::default())
     }
 
-    fn join(&self, receipt: &TestReceipt) -> Result<oneshot::Receiver<Verdict>, Refused> {
+    fn join(&self, receipt: &TestReceipt) -> Result<oneshot::Receiver<Verdict>, RateLimited> {
         self.join_as(receipt.receipt())
     }
 
-    fn join_as(&self, receipt: Receipt) -> Result<oneshot::Receiver<Verdict>, Refused> {
+    fn join_as(&self, receipt: Receipt) -> Result<oneshot::Receiver<Verdict>, RateLimited> {
         let lane = self.lane_of(&receipt);
         let (receipt, now) = (Box::new(receipt), Instant::now());
         self.batcher
@@ -126,7 +126,7 @@ impl World {
         let start = self.start;
         async move {
             let (status, callers) = match verdict {
-                Err(refused) => (Err(NoResponse::Refused(refused)), 0),
+                Err(refused) => (Err(NoResponse::RateLimited(refused)), 0),
                 Ok(verdict) => {
                     let verdict = verdict.await.expect("a caller never got a verdict");
                     (status(&verdict.response), verdict.timing.callers)

@@ -9,20 +9,20 @@ use tokio::time::Instant;
 
 use super::Batcher;
 use super::open::{Batch, Mergeable};
-use crate::limit::{Acquired, Admission, Kind, Lane, Permit, Refused};
+use crate::limit::{Acquired, Admission, Kind, Lane, Permit, RateLimited};
 use crate::observe::metrics::Route;
 
 impl Batcher {
     /// Whether a batch opened now could get its token by the deadline.
     ///
     /// # Errors
-    /// It could not.
+    /// The batch would be refused.
     pub(super) fn check(
         &self,
         lane: &Lane,
         opened: Instant,
         deadline: Instant,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), RateLimited> {
         self.limiter.check(lane, Kind::Receipt { opened }, deadline)
     }
 
@@ -36,8 +36,8 @@ impl Batcher {
         &self,
         batch: &Batch<M>,
         lane: &Lane,
-        refuse: impl Fn(Vec<M>, Refused),
-    ) -> Result<(Permit, Option<Duration>), Refused> {
+        refuse: impl Fn(Vec<M>, RateLimited),
+    ) -> Result<(Permit, Option<Duration>), RateLimited> {
         let (queued_at, opened) = (Instant::now(), batch.opened);
         // The last deadline: the token is worth taking while one caller can use
         // it. The others are refused below, at their own deadlines.
@@ -99,10 +99,10 @@ impl Batcher {
         lane: &Lane,
         opened: Instant,
         deadline: Instant,
-    ) -> Result<Acquired, Refused> {
+    ) -> Result<Acquired, RateLimited> {
         if lane.rules().observes {
             // Budgets are only observed: no call waits, and no token is taken.
-            return Ok(self.limiter.untracked(lane, Route::Seen));
+            return Ok(self.limiter.untracked(lane, Route::ReceiptPath));
         }
         let queued_at = Instant::now();
         let kind = Kind::FollowUp { opened };
@@ -114,6 +114,6 @@ impl Batcher {
                 (verdict.map_err(too_late)??, Some(queued_at.elapsed()))
             }
         };
-        Ok(self.limiter.record_wait(permit, waited, Route::Seen))
+        Ok(self.limiter.record_wait(permit, waited, Route::ReceiptPath))
     }
 }

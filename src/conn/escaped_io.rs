@@ -75,7 +75,7 @@ pub(crate) struct EscapedIo<IO> {
     /// What begins behind `head`.
     next: Next,
     noted: Arc<NotedHeads>,
-    max_fields: usize,
+    max_headers: usize,
     max_head: usize,
 }
 
@@ -99,9 +99,14 @@ struct Body {
 }
 
 impl<IO> EscapedIo<IO> {
-    /// Heads longer than `max_head` or with more than `max_fields` headers are
+    /// Heads longer than `max_head` or with more than `max_headers` headers are
     /// left to hyper, which refuses them.
-    pub(crate) fn new(io: IO, noted: &Arc<NotedHeads>, max_fields: usize, max_head: usize) -> Self {
+    pub(crate) fn new(
+        io: IO,
+        noted: &Arc<NotedHeads>,
+        max_headers: usize,
+        max_head: usize,
+    ) -> Self {
         Self {
             io,
             head: Bytes::new(),
@@ -110,7 +115,7 @@ impl<IO> EscapedIo<IO> {
             searched: 0,
             next: Next::Head,
             noted: Arc::clone(noted),
-            max_fields,
+            max_headers,
             max_head,
         }
     }
@@ -150,7 +155,7 @@ impl<IO> EscapedIo<IO> {
             None => (None, None),
         };
         let read = escaped.as_deref().unwrap_or(&self.ahead);
-        let frame = match frame_request(read, self.max_fields) {
+        let frame = match frame_request(read, self.max_headers) {
             Ok(None) if !is_too_long => return false,
             Ok(Some(frame)) => frame,
             Ok(None) | Err(Malformed) => {

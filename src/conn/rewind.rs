@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::permit::ConnectionPermit;
+use super::connection_permit::ConnectionPermit;
 
 /// Bytes read at a time: enough for the whole head of a usual request. The
 /// buffer is on the stack, so a connection that waits holds no memory for it.

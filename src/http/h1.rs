@@ -23,7 +23,7 @@ pub(crate) use request::{
     write_request_head,
 };
 pub(crate) use response::{
-    FinalResponse, MAX_RESPONSE_FIELDS, MAX_RESPONSE_HEAD, ResponseRead, read_response,
+    FinalResponse, MAX_RESPONSE_HEAD, MAX_RESPONSE_HEADERS, ResponseRead, read_response,
     write_response,
 };
 pub(crate) use write_buf::WriteBuf;

@@ -103,15 +103,15 @@ fn named(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
 /// than hashing, if it is inlined and so compares with a constant.
 #[inline(always)]
 pub(crate) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
-    headers.keys().any(|field| field == name)
+    headers.keys().any(|other| other == name)
 }
 
 /// The first header with this name; see [`has`].
 #[inline(always)]
 pub(crate) fn first<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
     // Not `find`, which is not inlined.
-    for (field, value) in headers {
-        if field == name {
+    for (other, value) in headers {
+        if other == name {
             return Some(value);
         }
     }

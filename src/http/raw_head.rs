@@ -41,7 +41,7 @@ impl RawHeaderLines {
 
     /// The values of the headers with this name, which is in lower case.
     pub(super) fn get_all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
-        self.fields()
+        self.headers()
             .filter(move |(given, _)| is_same_name(given, name.as_bytes()))
             .map(|(_, value)| value)
     }
@@ -49,7 +49,7 @@ impl RawHeaderLines {
     /// The headers as a map would hold them. Values share the buffer of the
     /// lines.
     pub(super) fn parsed(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-        self.fields().filter_map(|(name, value)| {
+        self.headers().filter_map(|(name, value)| {
             // Never fails: each line is a valid header.
             let name = HeaderName::from_bytes(name).ok()?;
             let value = HeaderValue::from_maybe_shared(self.lines.slice_ref(value)).ok()?;
@@ -59,12 +59,12 @@ impl RawHeaderLines {
 
     /// The names as they are written in the lines, followed by `others`.
     pub(super) fn header_case(&self, others: Option<&HeaderCase>) -> HeaderCase {
-        let names = self.fields().map(|(name, _)| name);
+        let names = self.headers().map(|(name, _)| name);
         HeaderCase::of(names.chain(others.into_iter().flat_map(HeaderCase::names)))
     }
 
     /// Name and value of each line.
-    fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
+    fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
         self.lines.split(|&byte| byte == b'\n').filter_map(|line| {
             let line = line.strip_suffix(b"\r")?;
             let colon = line.iter().position(|&byte| byte == b':')?;

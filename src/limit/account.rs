@@ -21,10 +21,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::bucket::{Bucket, next_ticket};
-use super::egress::{Joined, Owner, QueueLimits, Sender, Share};
+use super::egress::{BucketOwner, Joined, QueueLimits, Sender, Share};
 use super::policy::{BucketHandle, BucketLocation, Policy};
-use super::request::{Newcomer, Permit, Refused, Source};
-use super::shared::EntryId;
+use super::request::{BucketRole, Newcomer, Permit, RateLimited};
+use super::shared_queue::EntryId;
 use crate::identity::{Fingerprint, InstanceId, Verified};
 use crate::observe::metrics::InstanceSeries;
 
@@ -55,7 +55,7 @@ struct State {
 impl Account {
     pub(super) fn new(instance: Option<InstanceId>, policy: &Policy) -> Self {
         let share = policy.sharing.of_unverified(instance.as_deref());
-        let main = BucketHandle::new(policy, instance.as_deref(), share, Source::Main);
+        let main = BucketHandle::new(policy, instance.as_deref(), share, BucketRole::Main);
         Self {
             instance,
             state: Mutex::new(State {
@@ -70,36 +70,36 @@ impl Account {
     /// Takes a token or a queue position.
     ///
     /// # Errors
-    /// Neither can be had.
+    /// The queue is full, or the token would come after the deadline.
     pub(super) fn admit(
         self: &Arc<Self>,
         newcomer: &Newcomer,
         policy: impl FnOnce() -> Arc<Policy>,
         limits: QueueLimits,
-    ) -> Result<Joined, Refused> {
+    ) -> Result<Joined, RateLimited> {
         let mut state = self.lock();
-        let source = self.source(&mut state, newcomer, policy);
-        let handle = state.handle(source);
+        let role = self.role(&mut state, newcomer, policy);
+        let handle = state.handle(role);
         if let Some(permit) = handle.try_acquire(newcomer) {
             return Ok(Joined::Now(permit));
         }
         handle.check(newcomer, limits)?;
-        Ok(self.join(handle, source, newcomer, limits.max_delay))
+        Ok(self.join(handle, role, newcomer, limits.max_delay))
     }
 
     /// Whether a request could be admitted now; takes nothing.
     ///
     /// # Errors
-    /// It could not.
+    /// The request would be refused.
     pub(super) fn check(
         &self,
         newcomer: &Newcomer,
         policy: impl FnOnce() -> Arc<Policy>,
         limits: QueueLimits,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), RateLimited> {
         let mut state = self.lock();
-        let source = self.source(&mut state, newcomer, policy);
-        state.handle(source).check(newcomer, limits)
+        let role = self.role(&mut state, newcomer, policy);
+        state.handle(role).check(newcomer, limits)
     }
 
     /// Reads the bucket that a credential draws on.
@@ -113,60 +113,60 @@ impl Account {
 
     /// The refusal of a request of this credential whose deadline came while it
     /// waited.
-    pub(super) fn too_late(&self, credential: Option<Fingerprint>) -> Option<Refused> {
+    pub(super) fn too_late(&self, credential: Option<Fingerprint>) -> Option<RateLimited> {
         let state = self.lock();
         state.known(credential).too_late(Instant::now())
     }
 
     /// Which bucket a request without a token is counted at.
-    pub(super) fn source_of(&self, credential: Option<Fingerprint>) -> Source {
+    pub(super) fn role_of(&self, credential: Option<Fingerprint>) -> BucketRole {
         let state = self.lock();
         let is_main = state.verified.is_empty() || state.verified.contains(credential);
         match &state.unverified {
-            Some(_) if !is_main => Source::Unverified,
-            _ => Source::Main,
+            Some(_) if !is_main => BucketRole::Unverified,
+            _ => BucketRole::Main,
         }
     }
 
     /// Which bucket a credential draws on; opens that bucket if it is missing.
-    fn source(
+    fn role(
         &self,
         state: &mut State,
         newcomer: &Newcomer,
         policy: impl FnOnce() -> Arc<Policy>,
-    ) -> Source {
+    ) -> BucketRole {
         if state.verified.is_empty() || state.verified.uses(newcomer.credential, newcomer.now) {
-            return Source::Main;
+            return BucketRole::Main;
         }
         if state.unverified.is_none() {
             // Read under the lock that a reload's `reconfigure` takes.
             state.unverified = Some(Box::new(self.open_unverified(&policy())));
         }
-        Source::Unverified
+        BucketRole::Unverified
     }
 
     fn open_unverified(&self, policy: &Policy) -> BucketHandle {
         let instance = self.instance.as_deref();
         let share = policy.sharing.of_unverified(instance);
-        BucketHandle::new(policy, instance, share, Source::Unverified)
+        BucketHandle::new(policy, instance, share, BucketRole::Unverified)
     }
 
     /// Puts an admitted newcomer into the queue.
     fn join(
         self: &Arc<Self>,
         handle: &mut BucketHandle,
-        source: Source,
+        role: BucketRole,
         newcomer: &Newcomer,
         max_delay: Duration,
     ) -> Joined {
-        self.register_if_shared(handle, source);
+        self.register_if_shared(handle, role);
         match &mut handle.location {
             BucketLocation::Registered(egress, id) => egress.join(*id, newcomer, max_delay),
             BucketLocation::InAccount(bucket) => {
                 let (completion, mut verdict) = oneshot::channel();
                 let ticket = next_ticket();
                 if bucket.push(newcomer, max_delay, ticket, completion) {
-                    tokio::spawn(serve(Arc::clone(self), source));
+                    tokio::spawn(serve(Arc::clone(self), role));
                     return Joined::Waits { ticket, verdict };
                 }
                 // All that waited may have left since the task last ran.
@@ -180,13 +180,13 @@ impl Account {
     }
 
     /// Hands a bucket that draws on shared budgets to the egress.
-    fn register_if_shared(self: &Arc<Self>, handle: &mut BucketHandle, source: Source) {
+    fn register_if_shared(self: &Arc<Self>, handle: &mut BucketHandle, role: BucketRole) {
         let Some(share) = &handle.share else { return };
         if let BucketLocation::InAccount(bucket) = &mut handle.location {
-            let nothing = Bucket::unlimited(source, Instant::now());
+            let nothing = Bucket::unlimited(role, Instant::now());
             let bucket = std::mem::replace(bucket, nothing);
-            let owner = Arc::clone(self) as Arc<dyn Owner>;
-            let id = share.egress.register(&share.flow, bucket, (owner, source));
+            let owner = Arc::clone(self) as Arc<dyn BucketOwner>;
+            let id = share.egress.register(&share.flow, bucket, (owner, role));
             handle.location = BucketLocation::Registered(Arc::clone(&share.egress), id);
         }
     }
@@ -204,14 +204,14 @@ impl Account {
     pub(super) fn on_429(&self, permit: &Permit, now: Instant, retry_after: Option<Duration>) {
         let mut state = self.lock();
         let sent = permit.granted;
-        let handle = state.handle(permit.source);
+        let handle = state.handle(permit.bucket);
         handle.with(|bucket| bucket.on_429(now, sent, retry_after));
     }
 
     /// Updates the pause after any other response to such a request, or none.
     pub(super) fn on_other_result(&self, permit: &Permit, is_accepted: bool) {
         let mut state = self.lock();
-        let handle = state.handle(permit.source);
+        let handle = state.handle(permit.bucket);
         if handle.inspect(|bucket| bucket.is_recovering()) == Some(true) {
             let now = Instant::now();
             handle.with(|bucket| bucket.on_other_result(now, permit.granted, is_accepted));
@@ -224,13 +224,13 @@ impl Account {
         let mut state = self.lock();
         let instance = self.instance.as_deref();
         let limit = policy.limit_of(instance);
-        let set_limit = |handle: &mut BucketHandle, source| {
-            let name = policy.name_of(instance, source);
+        let set_limit = |handle: &mut BucketHandle, role| {
+            let name = policy.name_of(instance, role);
             handle.with(|bucket| bucket.set_limit(limit, name, now));
         };
-        set_limit(&mut state.main, Source::Main);
+        set_limit(&mut state.main, BucketRole::Main);
         if let Some(other) = &mut state.unverified {
-            set_limit(other, Source::Unverified);
+            set_limit(other, BucketRole::Unverified);
         }
         self.reshare(&mut state, policy);
     }
@@ -244,16 +244,16 @@ impl Account {
         } else {
             policy.sharing.of_verified(instance)
         };
-        self.move_to(&mut state.main, Source::Main, of_main);
+        self.move_to(&mut state.main, BucketRole::Main, of_main);
         if let Some(other) = &mut state.unverified {
-            self.move_to(other, Source::Unverified, of_unverified);
+            self.move_to(other, BucketRole::Unverified, of_unverified);
         }
     }
 
     fn move_to(
         self: &Arc<Self>,
         handle: &mut BucketHandle,
-        source: Source,
+        role: BucketRole,
         share: Option<Arc<Share>>,
     ) {
         let name = |share: &Option<Arc<Share>>| share.as_ref().map(|it| Arc::clone(&it.flow.name));
@@ -264,19 +264,19 @@ impl Account {
         }
         handle.unregister();
         if handle.inspect(|bucket| bucket.waiting().is_some()) == Some(true) {
-            self.register_if_shared(handle, source);
+            self.register_if_shared(handle, role);
             if matches!(handle.location, BucketLocation::InAccount(_)) {
-                tokio::spawn(serve(Arc::clone(self), source));
+                tokio::spawn(serve(Arc::clone(self), role));
             }
         }
     }
 
     /// Hands out the tokens of a bucket in the account.
-    fn advance(&self, source: Source) -> Option<(Instant, Arc<Notify>)> {
+    fn advance(&self, role: BucketRole) -> Option<(Instant, Arc<Notify>)> {
         let mut state = self.lock();
-        let handle = match source {
-            Source::Main => &mut state.main,
-            Source::Unverified => state.unverified.as_deref_mut()?,
+        let handle = match role {
+            BucketRole::Main => &mut state.main,
+            BucketRole::Unverified => state.unverified.as_deref_mut()?,
         };
         match &mut handle.location {
             BucketLocation::InAccount(bucket) => bucket.advance(Instant::now()),
@@ -311,10 +311,10 @@ impl Account {
     }
 }
 
-impl Owner for Account {
-    fn take_back(&self, source: Source, entry: EntryId) {
+impl BucketOwner for Account {
+    fn take_back(&self, role: BucketRole, entry: EntryId) {
         let mut state = self.lock();
-        let handle = state.handle(source);
+        let handle = state.handle(role);
         let is_its = matches!(handle.location, BucketLocation::Registered(_, id) if id == entry);
         if is_its && handle.inspect(|bucket| bucket.waiting().is_none()) == Some(true) {
             handle.unregister();
@@ -330,9 +330,9 @@ impl State {
         other.unwrap_or(&self.main)
     }
 
-    fn handle(&mut self, source: Source) -> &mut BucketHandle {
-        match (source, &mut self.unverified) {
-            (Source::Unverified, Some(unverified)) => unverified,
+    fn handle(&mut self, role: BucketRole) -> &mut BucketHandle {
+        match (role, &mut self.unverified) {
+            (BucketRole::Unverified, Some(unverified)) => unverified,
             _ => &mut self.main,
         }
     }
@@ -348,16 +348,16 @@ impl Account {
         max_delay: Duration,
     ) -> Instant {
         let mut state = self.lock();
-        let source = self.source(&mut state, newcomer, policy);
-        state.handle(source).forecast(newcomer, max_delay)
+        let role = self.role(&mut state, newcomer, policy);
+        state.handle(role).forecast(newcomer, max_delay)
     }
 }
 
 /// Serves the queue of a bucket until nothing waits there: the one task of a
 /// bucket under pressure.
-async fn serve(account: Arc<Account>, source: Source) {
+async fn serve(account: Arc<Account>, role: BucketRole) {
     loop {
-        let Some((next, changed)) = account.advance(source) else {
+        let Some((next, changed)) = account.advance(role) else {
             return;
         };
         tokio::select! {

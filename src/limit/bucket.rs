@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::queue::{Side, WaitQueue, Waiter};
-use super::request::{Completion, Newcomer, Permit, Source};
+use super::request::{BucketRole, Completion, Newcomer, Permit};
 use super::tokens::in_flight::InFlight;
 use super::tokens::{BucketName, BucketTokens, Demand};
 use crate::config::{InstanceLimit, Quota};
@@ -41,7 +41,7 @@ pub(crate) struct Bucket<G> {
     tokens: BucketTokens,
     /// There only while something waits, so that an idle bucket stays small.
     queue: Option<Box<WaitQueue<G>>>,
-    source: Source,
+    role: BucketRole,
 }
 
 impl<G: Completion> Bucket<G> {
@@ -49,28 +49,28 @@ impl<G: Completion> Bucket<G> {
     pub(super) fn new(
         limit: &InstanceLimit,
         name: Option<BucketName>,
-        source: Source,
+        role: BucketRole,
         now: Instant,
     ) -> Self {
         Self {
             tokens: BucketTokens::new(limit, name, now),
             queue: None,
-            source,
+            role,
         }
     }
 
     /// A bucket without a limit, in the place of one that is moved.
-    pub(super) fn unlimited(source: Source, now: Instant) -> Self {
+    pub(super) fn unlimited(role: BucketRole, now: Instant) -> Self {
         Self {
             tokens: BucketTokens::unlimited(now),
             queue: None,
-            source,
+            role,
         }
     }
 
     /// A full bucket for every credential.
     pub(crate) fn new_main(limit: &InstanceLimit, now: Instant) -> Self {
-        Self::new(limit, None, Source::Main, now)
+        Self::new(limit, None, BucketRole::Main, now)
     }
 
     /// A copy for a forecast, in which each waiter has another way to learn its
@@ -84,7 +84,7 @@ impl<G: Completion> Bucket<G> {
         Bucket {
             tokens: self.tokens.simulated(now),
             queue: queue.map(|queue| Box::new(queue.copy(completion))),
-            source: self.source,
+            role: self.role,
         }
     }
 
@@ -230,7 +230,7 @@ impl<G: Completion> Bucket<G> {
         Permit {
             granted: now,
             remaining,
-            source: self.source,
+            bucket: self.role,
             place: self.tokens.enter(now),
         }
     }

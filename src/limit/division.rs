@@ -26,10 +26,10 @@ pub(super) struct ClusterSharing {
 
 /// The settings of one of several gateways.
 #[derive(Debug)]
-pub(super) struct Parts {
-    pub(super) own: Config,
+pub(super) struct DividedSettings {
+    pub(super) named: Config,
     /// For requests that name no instance.
-    pub(super) of_unnamed: Config,
+    pub(super) unnamed: Config,
 }
 
 impl ClusterSharing {
@@ -51,18 +51,18 @@ impl ClusterSharing {
     }
 
     /// This gateway's part of the settings.
-    pub(super) fn parts_of(&self, whole: &Config) -> Parts {
-        let parts = self.parts();
-        Parts {
-            own: divided(whole, parts),
-            of_unnamed: of_unnamed(whole, parts),
+    pub(super) fn divide(&self, whole: &Config) -> DividedSettings {
+        let gateways = self.gateways();
+        DividedSettings {
+            named: divided(whole, gateways),
+            unnamed: of_unnamed(whole, gateways),
         }
     }
 
     /// Passes on the settings when they have to be divided among another number of gateways.
-    pub(super) async fn on_division(&self, divide: impl Fn(&Config)) {
+    pub(super) async fn on_division(&self, apply: impl Fn(&Config)) {
         let mut events = self.cluster.subscribe();
-        let mut parts = self.parts();
+        let mut gateways = self.gateways();
         loop {
             match events.recv().await {
                 Err(RecvError::Closed) => return,
@@ -70,16 +70,16 @@ impl ClusterSharing {
                 Err(RecvError::Lagged(_)) | Ok(Event::Live | Event::Shared | Event::Fallback) => {}
                 Ok(_) => continue,
             }
-            let now = self.parts();
-            if std::mem::replace(&mut parts, now) != now {
+            let now = self.gateways();
+            if std::mem::replace(&mut gateways, now) != now {
                 let whole = self.whole().clone();
-                divide(&whole);
+                apply(&whole);
             }
         }
     }
 
     /// Among how many gateways budgets are divided now.
-    fn parts(&self) -> NonZeroU32 {
+    fn gateways(&self) -> NonZeroU32 {
         match self.cluster.is_shared() {
             true => self.cluster.known(),
             false => self.cluster.share(),
@@ -92,38 +92,39 @@ impl ClusterSharing {
     }
 }
 
-/// The settings with one of so many parts of each budget that is for all instances, and of the
+/// The settings with this gateway's part of each budget that is for all instances, and of the
 /// calls in flight.
-fn divided(config: &Config, parts: NonZeroU32) -> Config {
+fn divided(config: &Config, gateways: NonZeroU32) -> Config {
     let mut config = config.clone();
-    config.egress.quota = config.egress.quota.map(|whole| part(whole, parts));
+    config.egress.quota = config.egress.quota.map(|whole| part(whole, gateways));
     for tenant in &mut config.tenants {
-        tenant.quota = tenant.quota.map(|whole| part(whole, parts));
+        tenant.quota = tenant.quota.map(|whole| part(whole, gateways));
     }
     for class in &mut config.limit.classes {
         let cap = class
             .max_in_flight
-            .map(|cap| cap.get().div_ceil(parts.get()));
+            .map(|cap| cap.get().div_ceil(gateways.get()));
         class.max_in_flight = cap.and_then(NonZeroU32::new);
     }
     config
 }
 
-/// The same for the buckets of requests that name no instance: their credentials are hashed with
-/// another key in each process, so they have no common name.
-fn of_unnamed(config: &Config, parts: NonZeroU32) -> Config {
-    let mut config = divided(config, parts);
-    config.limit.quota = config.limit.quota.map(|whole| part(whole, parts));
+/// The settings with this gateway's part of the buckets of requests that name no instance, too.
+/// Each process hashes their credentials with another key, so gateways have no common name for
+/// these buckets.
+fn of_unnamed(config: &Config, gateways: NonZeroU32) -> Config {
+    let mut config = divided(config, gateways);
+    config.limit.quota = config.limit.quota.map(|whole| part(whole, gateways));
     for class in &mut config.limit.classes {
-        class.quota = class.quota.map(|whole| part(whole, parts));
+        class.quota = class.quota.map(|whole| part(whole, gateways));
     }
     config
 }
 
-fn part(whole: Quota, parts: NonZeroU32) -> Quota {
-    let burst = NonZeroU32::new(whole.burst.get() / parts);
+fn part(whole: Quota, gateways: NonZeroU32) -> Quota {
+    let burst = NonZeroU32::new(whole.burst.get() / gateways);
     Quota {
-        rate: whole.rate / f64::from(parts.get()),
+        rate: whole.rate / f64::from(gateways.get()),
         burst: burst.unwrap_or(NonZeroU32::MIN),
     }
 }

@@ -16,18 +16,18 @@ use tokio::time::Instant;
 use super::bucket::{Bucket, next_ticket};
 use super::flow::{FlowId, Flows};
 use super::forecast::{self, BucketRef};
-use super::request::{Newcomer, Permit, Refused, Source};
-use super::shared::{EntryId, SharedQueue};
+use super::request::{BucketRole, Newcomer, Permit, RateLimited};
+use super::shared_queue::{EntryId, SharedQueue};
 use crate::config::Quota;
 
 /// Idle flows are dropped only where there are more than this many.
 const FLOWS_KEPT: usize = 1024;
 
 /// Sends a waiting request its result.
-pub(super) type Sender = oneshot::Sender<Result<Permit, Refused>>;
+pub(super) type Sender = oneshot::Sender<Result<Permit, RateLimited>>;
 
 /// Receives the result of a waiting request.
-pub(super) type Receiver = oneshot::Receiver<Result<Permit, Refused>>;
+pub(super) type Receiver = oneshot::Receiver<Result<Permit, RateLimited>>;
 
 /// A tenant as the settings describe it.
 #[derive(Debug)]
@@ -45,9 +45,9 @@ pub(super) struct Share {
 }
 
 /// The owner of a bucket, which takes it back when nothing waits there.
-pub(super) trait Owner: Send + Sync {
+pub(super) trait BucketOwner: Send + Sync {
     /// Takes the bucket of this entry back, unless something waits there by now.
-    fn take_back(&self, source: Source, entry: EntryId);
+    fn take_back(&self, role: BucketRole, entry: EntryId);
 }
 
 /// What a newcomer at a bucket without tokens gets.
@@ -77,7 +77,7 @@ pub(super) struct Egress {
 struct State {
     queue: SharedQueue<Sender>,
     flows: HashMap<Arc<str>, FlowId>,
-    owners: HashMap<EntryId, (Arc<dyn Owner>, Source)>,
+    owners: HashMap<EntryId, (Arc<dyn BucketOwner>, BucketRole)>,
     /// The task runs.
     is_served: bool,
     /// Nothing can be handed out before this time. `None`: unknown, recompute.
@@ -143,14 +143,14 @@ impl Egress {
     /// Whether a request could be admitted now; takes nothing.
     ///
     /// # Errors
-    /// It could not.
+    /// The request is refused.
     pub(super) fn check(
         &self,
         flow: &FlowSpec,
         bucket_ref: BucketRef<'_, Sender>,
         newcomer: &Newcomer,
         limits: QueueLimits,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), RateLimited> {
         let mut state = self.lock();
         self.catch_up(&mut state, newcomer.now);
         let flow = state.flow(flow, newcomer.now);
@@ -163,7 +163,7 @@ impl Egress {
         self: &Arc<Self>,
         flow: &FlowSpec,
         bucket: Bucket<Sender>,
-        owner: (Arc<dyn Owner>, Source),
+        owner: (Arc<dyn BucketOwner>, BucketRole),
     ) -> EntryId {
         let mut state = self.lock();
         let flow = state.flow(flow, Instant::now());
@@ -217,7 +217,7 @@ impl Egress {
     }
 
     /// The refusal of a request whose deadline came while it waited here.
-    pub(super) fn too_late(&self, id: EntryId, now: Instant) -> Option<Refused> {
+    pub(super) fn too_late(&self, id: EntryId, now: Instant) -> Option<RateLimited> {
         self.lock().queue.too_late(id, now)
     }
 
@@ -315,8 +315,8 @@ async fn serve(egress: Arc<Egress>) {
             (state.idle_until.unwrap_or(now), empty)
         };
         if !empty.is_empty() {
-            for (entry, (owner, source)) in empty {
-                owner.take_back(source, entry);
+            for (entry, (owner, role)) in empty {
+                owner.take_back(role, entry);
             }
             continue;
         }

@@ -7,7 +7,7 @@
 //! and a flow that was idle has neither credit nor debt.
 //!
 //! Invariant: no clock, and nothing of what waits: that is in
-//! [`shared`](super::shared).
+//! [`shared_queue`](super::shared_queue).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -70,7 +70,7 @@ pub(super) struct FlowLoad {
     /// Requests at the bucket of the newcomer.
     pub(super) own: usize,
     /// Other buckets with requests.
-    pub(super) competitors: usize,
+    pub(super) other_buckets: usize,
     pub(super) requests: usize,
     pub(super) receipts: usize,
 }
@@ -257,7 +257,7 @@ impl Flows {
         let tag = self.start_tag(id);
         let mut ahead = 0_u32;
         let mut weights = 0.0;
-        for (other, calls) in self.competitors(id, tag, now) {
+        for (other, calls) in self.other_active_flows(id, tag, now) {
             ahead = ahead.saturating_add(calls);
             weights += f64::from(other.weight.get());
         }
@@ -273,7 +273,7 @@ impl Flows {
     /// The other flows that were served lately, with the calls that each may
     /// make before a call with this start tag: its share, but no more than it
     /// used lately.
-    fn competitors(
+    fn other_active_flows(
         &self,
         id: FlowId,
         tag: u128,
@@ -308,12 +308,12 @@ impl Flows {
         let Some(flow) = self.flows.get_mut(&id) else {
             return (now, Scope::Egress, None);
         };
-        if load.competitors >= flow.peak_contention.0 || now >= flow.peak_contention.1 + horizon {
-            flow.peak_contention = (load.competitors, now);
+        if load.other_buckets >= flow.peak_contention.0 || now >= flow.peak_contention.1 + horizon {
+            flow.peak_contention = (load.other_buckets, now);
         }
         let calls_ahead = match side {
             // Buckets with requests are served round-robin; receipts yield.
-            Side::Requests => load.own * (1 + flow.peak_contention.0) + load.competitors,
+            Side::Requests => load.own * (1 + flow.peak_contention.0) + load.other_buckets,
             // As many requests will come as came lately, and go first.
             Side::Receipts => {
                 let expected = flow.requests.recent(now, horizon);
@@ -324,7 +324,9 @@ impl Flows {
         let tag = tag + u128::from(calls_ahead) * flow.length();
         let tenant = flow.budget.due(now, calls_ahead);
         let quota = flow.budget.quota();
-        let others = self.competitors(id, tag, now).map(|(_, calls)| calls);
+        let others = self
+            .other_active_flows(id, tag, now)
+            .map(|(_, calls)| calls);
         let before = others.fold(calls_ahead, u32::saturating_add);
         let egress = self.budget.due(now, before);
         if tenant >= egress && quota.is_some() {

@@ -31,8 +31,8 @@ use tokio::time::Instant;
 use super::bucket::Bucket;
 use super::flow::FlowId;
 use super::queue::{Side, Waiter};
-use super::request::{Completion, Kind, Newcomer, Permit, Refusal, Refused, Scope};
-use super::shared::{EntryId, SharedQueue};
+use super::request::{Completion, Kind, Newcomer, Permit, RateLimited, Refusal, Scope};
+use super::shared_queue::{EntryId, SharedQueue};
 use super::tokens::gcra::Gcra;
 use crate::config::Quota;
 
@@ -59,7 +59,7 @@ pub(super) struct Forecast {
 
 /// The results of one simulation.
 #[derive(Debug, Default)]
-struct Log {
+struct Results {
     newcomer: Cell<Option<Instant>>,
     late: Cell<usize>,
     /// The newcomer and the watched waiters that still wait.
@@ -69,30 +69,30 @@ struct Log {
 /// A waiter in the copy of a queue.
 #[derive(Debug)]
 struct SimulatedWaiter<'l> {
-    log: &'l Log,
+    results: &'l Results,
     /// Set for a watched waiter.
     deadline: Option<Instant>,
     is_newcomer: bool,
 }
 
 impl Completion for SimulatedWaiter<'_> {
-    fn settle(self, verdict: Result<Permit, Refused>) -> bool {
-        let Self { log, .. } = self;
+    fn settle(self, verdict: Result<Permit, RateLimited>) -> bool {
+        let Self { results, .. } = self;
         let granted = verdict.ok().map(|permit| permit.granted);
         if self.is_newcomer {
-            log.newcomer.set(granted);
+            results.newcomer.set(granted);
         } else if let Some(deadline) = self.deadline {
             let is_late = granted.is_none_or(|granted| granted > deadline);
-            log.late.set(log.late.get() + usize::from(is_late));
+            results.late.set(results.late.get() + usize::from(is_late));
         } else {
             return true;
         }
-        log.open.set(log.open.get() - 1);
+        results.open.set(results.open.get() - 1);
         true
     }
 }
 
-impl Log {
+impl Results {
     /// The newcomer in a copy.
     fn newcomer(&self) -> SimulatedWaiter<'_> {
         self.open.set(self.open.get() + 1);
@@ -114,7 +114,7 @@ impl Log {
     /// A copy of a waiter whose result does not matter.
     fn unwatched(&self) -> SimulatedWaiter<'_> {
         SimulatedWaiter {
-            log: self,
+            results: self,
             deadline: None,
             is_newcomer: false,
         }
@@ -136,13 +136,13 @@ impl Log {
 /// Whether a newcomer is admitted at a bucket that shares no budget.
 ///
 /// # Errors
-/// It is not.
+/// The newcomer is refused.
 pub(crate) fn admit<G: Completion>(
     bucket: &Bucket<G>,
     newcomer: &Newcomer,
     max_delay: Duration,
     max_queue: usize,
-) -> Result<(), Refused> {
+) -> Result<(), RateLimited> {
     if matches!(newcomer.kind, Kind::FollowUp { .. }) {
         return bucket.check_pause(newcomer.now, newcomer.deadline);
     }
@@ -156,12 +156,12 @@ fn decide<G: Completion>(
     newcomer: &Newcomer,
     forecast: &Forecast,
     max_queue: usize,
-) -> Result<(), Refused> {
+) -> Result<(), RateLimited> {
     let Newcomer { now, deadline, .. } = *newcomer;
     let refuse = |refusal, at: Instant| {
         let of_bucket = bucket.refused(refusal, at, now);
         let is_own = forecast.scope == Scope::Instance;
-        Err(Refused {
+        Err(RateLimited {
             scope: forecast.scope,
             quota: forecast.quota,
             max_in_flight: of_bucket.max_in_flight.filter(|_| is_own),
@@ -216,12 +216,12 @@ pub(super) fn of_bucket<G: Completion>(
         }
         _ => {}
     }
-    let simulate = |log: &Log, newcomer: &Newcomer, joins: bool| {
-        let mut copy = bucket.copy(now, |waiter| log.watched(waiter));
+    let simulate = |results: &Results, newcomer: &Newcomer, joins: bool| {
+        let mut copy = bucket.copy(now, |waiter| results.watched(waiter));
         if joins {
-            copy.push(newcomer, max_delay, NEWCOMER, log.newcomer());
+            copy.push(newcomer, max_delay, NEWCOMER, results.newcomer());
         }
-        log.run(newcomer, |now| copy.tick(now));
+        results.run(newcomer, |now| copy.tick(now));
     };
     let (at, breaks_promise) = outcome(newcomer, simulate);
     forecast(at, breaks_promise)
@@ -229,26 +229,26 @@ pub(super) fn of_bucket<G: Completion>(
 
 /// When a newcomer is served, and whether a watched waiter is late because of
 /// it. `simulate` runs a copy with or without the newcomer.
-fn outcome(newcomer: &Newcomer, simulate: impl Fn(&Log, &Newcomer, bool)) -> (Instant, bool) {
-    let log = Log::default();
-    simulate(&log, newcomer, true);
-    let Some(at) = log.newcomer.get() else {
+fn outcome(newcomer: &Newcomer, simulate: impl Fn(&Results, &Newcomer, bool)) -> (Instant, bool) {
+    let results = Results::default();
+    simulate(&results, newcomer, true);
+    let Some(at) = results.newcomer.get() else {
         // It would be refused at its deadline: simulate it with a far deadline, to
         // know when it would be served.
-        let log = Log::default();
+        let results = Results::default();
         let with_far_deadline = Newcomer {
             deadline: newcomer.deadline + FAR,
             ..*newcomer
         };
-        simulate(&log, &with_far_deadline, true);
-        let at = log.newcomer.get().unwrap_or(with_far_deadline.deadline);
+        simulate(&results, &with_far_deadline, true);
+        let at = results.newcomer.get().unwrap_or(with_far_deadline.deadline);
         return (at.max(newcomer.deadline + JUST_AFTER), false);
     };
-    let breaks_promise = log.late.get() > 0 && at <= newcomer.deadline && {
+    let breaks_promise = results.late.get() > 0 && at <= newcomer.deadline && {
         // Some may be late in any case, after a pause.
-        let without = Log::default();
+        let without = Results::default();
         simulate(&without, newcomer, false);
-        log.late.get() > without.late.get()
+        results.late.get() > without.late.get()
     };
     (at, breaks_promise)
 }
@@ -273,14 +273,14 @@ impl<G> Copy for BucketRef<'_, G> {}
 /// Whether a newcomer is admitted at a bucket that shares budgets.
 ///
 /// # Errors
-/// It is not.
+/// The newcomer is refused.
 pub(super) fn admit_shared<G: Completion>(
     shared: &mut SharedQueue<G>,
     flow: FlowId,
     bucket_ref: BucketRef<'_, G>,
     newcomer: &Newcomer,
     (max_delay, max_queue): (Duration, usize),
-) -> Result<(), Refused> {
+) -> Result<(), RateLimited> {
     let (side, _) = newcomer.queue_key(max_delay);
     let entry = match bucket_ref {
         BucketRef::Outside(_) => None,
@@ -360,19 +360,19 @@ pub(super) fn in_shared<G: Completion>(
     max_delay: Duration,
 ) -> Instant {
     let now = newcomer.now;
-    let simulate = |log: &Log, newcomer: &Newcomer, joins: bool| {
-        let mut copy = shared.copy(flow, now, |_| log.unwatched());
+    let simulate = |results: &Results, newcomer: &Newcomer, joins: bool| {
+        let mut copy = shared.copy(flow, now, |_| results.unwatched());
         let id = match bucket_ref {
             BucketRef::Registered(id) => id,
             BucketRef::Outside(bucket) => {
-                copy.register(bucket.copy(now, |_| log.unwatched()), flow)
+                copy.register(bucket.copy(now, |_| results.unwatched()), flow)
             }
         };
         if let (Some(bucket), true) = (copy.bucket(id), joins) {
-            bucket.push(newcomer, max_delay, NEWCOMER, log.newcomer());
+            bucket.push(newcomer, max_delay, NEWCOMER, results.newcomer());
         }
         let mut agenda = copy.agenda(now);
-        log.run(newcomer, |now| copy.serve_by(&mut agenda, now));
+        results.run(newcomer, |now| copy.serve_by(&mut agenda, now));
     };
     outcome(newcomer, simulate).0
 }

@@ -1,7 +1,8 @@
-//! One caller's access to an account.
+//! The access of one request, or of one batch, to its account.
 //!
-//! Invariants: which bucket pays is decided when a token is requested, not
-//! when the lane is made.
+//! A lane knows the account, the credential and the rules of waiting. Invariant: which
+//! of the account's buckets gives the token is decided when a token is requested, not
+//! when the lane is opened.
 
 mod ticket;
 
@@ -18,7 +19,7 @@ use super::bucket::Bucket;
 use super::egress::{Joined, QueueLimits};
 use super::policy::Policy;
 use super::registry::Registry;
-use super::request::{Kind, Newcomer, Permit, Refusal, Refused, Scope, Source};
+use super::request::{BucketRole, Kind, Newcomer, Permit, RateLimited, Refusal, Scope};
 use super::tokens::in_flight::Place;
 use ticket::Ticket;
 
@@ -45,7 +46,7 @@ pub(crate) struct WaitRules {
     pub(crate) observes: bool,
 }
 
-/// One caller's access to an account.
+/// The access of one request, or of one batch, to its account.
 #[derive(Clone, Debug)]
 pub(crate) struct Lane {
     account: Arc<Account>,
@@ -54,9 +55,9 @@ pub(crate) struct Lane {
     /// Whether a 2xx or a 401 says if the upstream accepts the credential for the
     /// instance.
     verifies: bool,
-    /// That of its class.
-    class: usize,
-    /// Of all classes.
+    /// The group of its class: an index of `registries`.
+    group: usize,
+    /// One for each group of classes.
     registries: Arc<[Arc<Registry>]>,
     metrics: Arc<Metrics>,
     /// Counts the upstream calls made here, and those that merging saved.
@@ -104,7 +105,7 @@ impl Lane {
         account: Arc<Account>,
         credential: Option<Fingerprint>,
         verifies: bool,
-        (registries, class): (&Arc<[Arc<Registry>]>, usize),
+        (registries, group): (&Arc<[Arc<Registry>]>, usize),
         rules: WaitRules,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -113,14 +114,14 @@ impl Lane {
             rules,
             credential,
             verifies,
-            class,
+            group,
             registries: Arc::clone(registries),
             metrics,
             tenant: None,
         }
     }
 
-    /// What holds for the wait of its requests.
+    /// The rules of waiting with which its request began.
     pub(crate) fn rules(&self) -> &WaitRules {
         &self.rules
     }
@@ -135,7 +136,7 @@ impl Lane {
     ///
     /// # Errors
     /// The queue is full, or the token would come after the deadline.
-    pub(super) fn admit(&self, request: TokenRequest) -> Result<Admission, Refused> {
+    pub(super) fn admit(&self, request: TokenRequest) -> Result<Admission, RateLimited> {
         let newcomer = self.newcomer(&request);
         let joined = self
             .account
@@ -161,7 +162,7 @@ impl Lane {
     ///
     /// # Errors
     /// As [`admit`](Self::admit).
-    pub(super) fn check(&self, request: TokenRequest) -> Result<(), Refused> {
+    pub(super) fn check(&self, request: TokenRequest) -> Result<(), RateLimited> {
         let newcomer = self.newcomer(&request);
         self.account
             .check(&newcomer, || self.policy(), request.limits)
@@ -177,7 +178,7 @@ impl Lane {
     }
 
     fn registry(&self) -> &Registry {
-        &self.registries[self.class]
+        &self.registries[self.group]
     }
 
     fn policy(&self) -> Arc<Policy> {
@@ -188,8 +189,8 @@ impl Lane {
     /// receipt that would join a batch which waits already.
     ///
     /// # Errors
-    /// It does.
-    pub(crate) fn check_pause(&self, deadline: Instant) -> Result<(), Refused> {
+    /// The deadline lies within a pause.
+    pub(crate) fn check_pause(&self, deadline: Instant) -> Result<(), RateLimited> {
         let now = Instant::now();
         let inspect = |bucket: &Bucket<_>| bucket.check_pause(now, deadline);
         self.account
@@ -198,8 +199,8 @@ impl Lane {
     }
 
     /// Which bucket a call without a token is counted at.
-    pub(super) fn source(&self) -> Source {
-        self.account.source_of(self.credential)
+    pub(super) fn role(&self) -> BucketRole {
+        self.account.role_of(self.credential)
     }
 
     /// Measures a call that takes no place, where calls in flight are bounded.
@@ -216,9 +217,9 @@ impl Lane {
     }
 
     /// The refusal of a request that waited until its deadline came.
-    pub(crate) fn too_late(&self) -> Refused {
+    pub(crate) fn too_late(&self) -> RateLimited {
         let refused = self.account.too_late(self.credential);
-        refused.unwrap_or(Refused {
+        refused.unwrap_or(RateLimited {
             refusal: Refusal::WaitTooLong,
             scope: Scope::Egress,
             quota: None,
@@ -344,7 +345,7 @@ impl Lane {
         })
     }
 
-    /// Whether responses carry `RateLimit` fields.
+    /// Whether responses carry `RateLimit` headers.
     pub(crate) fn sends_ratelimit_headers(&self) -> bool {
         self.registry().policy().headers
     }

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::bucket::Bucket;
 use super::egress::{Egress, FlowSpec, QueueLimits, Sender, Share};
 use super::forecast;
-use super::request::{Newcomer, Permit, Refused, Source};
-use super::shared::EntryId;
+use super::request::{BucketRole, Newcomer, Permit, RateLimited};
+use super::shared_queue::EntryId;
 use super::tokens::{BucketName, SharedBuckets};
 use crate::config::{self, Classes, InstanceLimit};
 
@@ -34,7 +34,7 @@ pub(super) struct Policy {
     pub(super) sharing: Arc<Sharing>,
     /// The buckets that several gateways share, if they do.
     pub(super) shared: Option<Arc<SharedBuckets>>,
-    /// Whether responses carry `RateLimit` fields.
+    /// Whether responses carry `RateLimit` headers.
     pub(super) headers: bool,
     /// `batch.max_delay`.
     pub(super) max_delay: Duration,
@@ -52,14 +52,14 @@ impl Policy {
 
     /// What a bucket of an instance is called among several gateways; `None` where it belongs to
     /// this one alone.
-    pub(super) fn name_of(&self, instance: Option<&str>, source: Source) -> Option<BucketName> {
+    pub(super) fn name_of(&self, instance: Option<&str>, role: BucketRole) -> Option<BucketName> {
         let requests = self.classes.requests_of(self.group);
-        let source: &[u8] = match source {
-            Source::Main => b"main",
-            Source::Unverified => b"unverified",
+        let role: &[u8] = match role {
+            BucketRole::Main => b"main",
+            BucketRole::Unverified => b"unverified",
         };
         let buckets = self.shared.as_ref()?;
-        Some(buckets.name(&[requests.as_bytes(), instance?.as_bytes(), source]))
+        Some(buckets.name(&[requests.as_bytes(), instance?.as_bytes(), role]))
     }
 }
 
@@ -188,10 +188,10 @@ impl BucketHandle {
         policy: &Policy,
         instance: Option<&str>,
         share: Option<Arc<Share>>,
-        source: Source,
+        role: BucketRole,
     ) -> Self {
-        let (limit, name) = (policy.limit_of(instance), policy.name_of(instance, source));
-        let bucket = Bucket::new(limit, name, source, Instant::now());
+        let (limit, name) = (policy.limit_of(instance), policy.name_of(instance, role));
+        let bucket = Bucket::new(limit, name, role, Instant::now());
         Self {
             location: BucketLocation::InAccount(bucket),
             share,
@@ -213,7 +213,7 @@ impl BucketHandle {
         &mut self,
         newcomer: &Newcomer,
         limits: QueueLimits,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), RateLimited> {
         let bucket_ref = match (&self.location, &self.share) {
             (BucketLocation::InAccount(bucket), None) => {
                 return forecast::admit(bucket, newcomer, limits.max_delay, limits.max_queue);
@@ -244,7 +244,7 @@ impl BucketHandle {
     }
 
     /// The refusal of a request whose deadline came while it waited.
-    pub(super) fn too_late(&self, now: Instant) -> Option<Refused> {
+    pub(super) fn too_late(&self, now: Instant) -> Option<RateLimited> {
         match &self.location {
             BucketLocation::InAccount(bucket) => Some(bucket.too_late(now)),
             BucketLocation::Registered(egress, id) => egress.too_late(*id, now),

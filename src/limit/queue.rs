@@ -290,12 +290,12 @@ fn extract<G>(
 }
 
 impl Newcomer {
-    /// Its side.
+    /// The side of the queue that it joins.
     pub(super) fn side(&self) -> Side {
         self.queue_key(Duration::ZERO).0
     }
 
-    /// Its side, and for receipts the key that orders them.
+    /// The side of the queue that it joins, and the key that orders receipts there.
     pub(super) fn queue_key(&self, max_delay: Duration) -> (Side, Instant) {
         match self.kind {
             Kind::Request => (Side::Requests, self.now),

@@ -32,7 +32,8 @@ pub(crate) enum Kind {
     },
 }
 
-/// A token that was taken, or none where budgets are only observed.
+/// The permission to send one upstream call: the bucket token that it took, or none where
+/// budgets are only observed.
 #[derive(Debug)]
 pub(crate) struct Permit {
     /// When the token was taken.
@@ -40,7 +41,7 @@ pub(crate) struct Permit {
     /// Tokens left at that time; `None` where the bucket is unlimited.
     pub(crate) remaining: Option<u32>,
     /// The bucket that the token came from.
-    pub(super) source: Source,
+    pub(super) bucket: BucketRole,
     /// Its place among the calls in flight, where their number is bounded.
     pub(super) place: Option<Place>,
 }
@@ -59,16 +60,16 @@ impl Permit {
 
 /// Which of the two buckets of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum BucketRole {
     /// The bucket of verified credentials, or of all while none is verified.
     Main,
     /// The bucket of the other credentials.
     Unverified,
 }
 
-/// A request that was not admitted, or whose wait has ended without a token.
+/// Why a request got no token, on arrival or later. The client gets 429 `rate_limited`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Refused {
+pub(crate) struct RateLimited {
     /// Why.
     pub(crate) refusal: Refusal,
     /// The budget that was used up.
@@ -109,11 +110,11 @@ pub(crate) enum Refusal {
 /// Ends the wait of one request, with a token or a refusal.
 pub(crate) trait Completion {
     /// Ends the wait; false if the request has gone.
-    fn settle(self, verdict: Result<Permit, Refused>) -> bool;
+    fn settle(self, verdict: Result<Permit, RateLimited>) -> bool;
 }
 
-impl Completion for oneshot::Sender<Result<Permit, Refused>> {
-    fn settle(self, verdict: Result<Permit, Refused>) -> bool {
+impl Completion for oneshot::Sender<Result<Permit, RateLimited>> {
+    fn settle(self, verdict: Result<Permit, RateLimited>) -> bool {
         self.send(verdict).is_ok()
     }
 }
@@ -131,7 +132,7 @@ pub(crate) struct Newcomer {
     pub(crate) credential: Option<Fingerprint>,
 }
 
-impl Refused {
+impl RateLimited {
     /// The metric label for this refusal.
     pub(crate) fn reason(&self) -> Reason {
         match (self.refusal, self.scope) {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::lane::TokenRequest;
-use super::{Acquired, Admission, Lane, Limiter, Permit, Refused};
+use super::{Acquired, Admission, Lane, Limiter, Permit, RateLimited};
 use crate::observe::metrics::{Metrics, Route};
 
 impl Limiter {
@@ -23,7 +23,7 @@ impl Limiter {
         let permit = Permit {
             granted,
             remaining: None,
-            source: lane.source(),
+            bucket: lane.role(),
             place: lane.measure(granted),
         };
         self.record_wait(permit, None, route)
@@ -81,7 +81,7 @@ pub(crate) fn shadow_call(mut permit: Permit) -> Option<impl Future<Output = ()>
 }
 
 /// Counts requests that would have been refused.
-pub(crate) fn would_refuse(lane: &Lane, refused: Refused, requests: usize) {
+pub(crate) fn would_refuse(lane: &Lane, refused: RateLimited, requests: usize) {
     let reason = refused.reason();
     lane.series().would_reject(reason).inc_by(requests as u64);
 }

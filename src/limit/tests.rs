@@ -18,7 +18,7 @@ use std::time::Duration;
 use http::{Method, Request, StatusCode};
 use tokio::time::Instant;
 
-use super::request::Source;
+use super::request::BucketRole;
 use super::*;
 use crate::config::{Config, Quota};
 use crate::identity::Findings;

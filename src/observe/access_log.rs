@@ -63,7 +63,7 @@ pub(crate) struct LogEntry {
     record: Option<Box<Record>>,
     /// The instance under which a failure is shown.
     instance_label: Option<Box<str>>,
-    /// Of a request to a path of receipts: whether it was merged.
+    /// Whether a request to a path of receipts was merged; `None` for other requests.
     merging: Option<Result<(), NotMerged>>,
 }
 
@@ -130,7 +130,7 @@ impl AccessLog {
             record,
             instance_label: None,
             // Until it is known: whatever ends the request now refuses it.
-            merging: (route == Route::Seen).then_some(Err(NotMerged::Refused)),
+            merging: (route == Route::ReceiptPath).then_some(Err(NotMerged::Refused)),
         }
     }
 

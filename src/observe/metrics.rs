@@ -68,17 +68,17 @@ const WAIT_SECONDS: &[f64] = &[
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     /// A path of `batch.paths`, whether or not the request could be merged.
-    Seen,
+    ReceiptPath,
     /// Everything else.
     Other,
 }
 
 impl Route {
-    const ALL: [Self; 2] = [Self::Seen, Self::Other];
+    const ALL: [Self; 2] = [Self::ReceiptPath, Self::Other];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::Seen => "seen",
+            Self::ReceiptPath => "seen",
             Self::Other => "other",
         }
     }

@@ -1,6 +1,6 @@
-//! CORS fields for the gateway's own responses (rule: preflights).
+//! CORS headers for the gateway's own responses (rule: preflights).
 //!
-//! A browser hides a response from its page if no fields allow the page's origin.
+//! A browser hides a response from its page if no headers allow the page's origin.
 //! Then the page could not read a 429 of the gateway. Owns what the upstream
 //! recently allowed. Invariants: an origin gets only what the upstream returned to
 //! a request of that origin; memory is bounded.
@@ -20,14 +20,14 @@ use crate::http::response_head::ResponseHead;
 
 /// Origins remembered: with [`MAX_BYTES`] each, 1 MiB at most.
 const MAX_ORIGINS: usize = 512;
-/// Bytes remembered of an origin and its fields. Origins are shorter than
+/// Bytes remembered of an origin and its headers. Origins are shorter than
 /// 300 bytes (RFC 1035 §2.3.4).
 const MAX_BYTES: usize = 2048;
-/// Older fields are not used: the upstream may allow less now.
+/// Older headers are not used: the upstream may allow less now.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// The CORS fields of a response that is not for a preflight (Fetch §3.2.3).
-static FIELDS: [HeaderName; 4] = [
+/// The CORS headers of a response that is not for a preflight (Fetch §3.2.3).
+static HEADERS: [HeaderName; 4] = [
     ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_ALLOW_CREDENTIALS,
     ACCESS_CONTROL_EXPOSE_HEADERS,
@@ -45,32 +45,32 @@ pub(super) struct Cors {
 #[derive(Debug)]
 struct Learned {
     at: Instant,
-    fields: Vec<(HeaderName, HeaderValue)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Cors {
     /// Learns from the upstream's response to a request of this origin.
     pub(super) fn learn(&self, origin: &HeaderValue, head: &ResponseHead) {
-        // An error page of a proxy in front of the API has no such field: it does not
+        // An error page of a proxy in front of the API has no such header: it does not
         // take back what the API allowed.
         if head.get(&ACCESS_CONTROL_ALLOW_ORIGIN).is_none() {
             return;
         }
-        let size: usize = fields(head).map(|(_, value)| value.len()).sum();
+        let size: usize = headers(head).map(|(_, value)| value.len()).sum();
         if size + origin.len() > MAX_BYTES {
             return;
         }
         let at = Instant::now();
         let mut origins = self.lock();
-        // Mostly the fields are known already. Then nothing is allocated.
+        // Mostly the headers are known already. Then nothing is allocated.
         if let Some(learned) = origins.get_mut(origin) {
             learned.at = at;
             let known = learned
-                .fields
+                .headers
                 .iter()
                 .map(|(name, value)| (name, value.as_bytes()));
-            if !known.eq(fields(head)) {
-                learned.fields = owned(head);
+            if !known.eq(headers(head)) {
+                learned.headers = owned(head);
             }
             return;
         }
@@ -80,25 +80,25 @@ impl Cors {
             let oldest = oldest.map(|(origin, _)| origin.clone());
             oldest.map(|origin| origins.remove(&origin));
         }
-        let fields = owned(head);
+        let headers = owned(head);
         if let Some(origin) = copy(origin.as_bytes()) {
-            origins.insert(origin, Learned { at, fields });
+            origins.insert(origin, Learned { at, headers });
         }
     }
 
-    /// Adds the fields for this origin to a response of the gateway.
+    /// Adds the headers for this origin to a response of the gateway.
     pub(super) fn add(&self, origin: &HeaderValue, head: &mut ResponseHead) {
-        let fields = {
+        let headers = {
             let origins = self.lock();
             match origins.get(origin) {
-                Some(learned) if learned.at.elapsed() < MAX_AGE => learned.fields.clone(),
+                Some(learned) if learned.at.elapsed() < MAX_AGE => learned.headers.clone(),
                 _ => return,
             }
         };
-        for (name, value) in fields {
+        for (name, value) in headers {
             head.append(name, value);
         }
-        // A page may read only the fields that are exposed, and the upstream does not
+        // A page may read only the headers that are exposed, and the upstream does not
         // expose those of the gateway.
         if head.get(&RETRY_AFTER).is_some() {
             let name = HeaderValue::from_static("Retry-After");
@@ -111,16 +111,16 @@ impl Cors {
     }
 }
 
-fn fields(head: &ResponseHead) -> impl Iterator<Item = (&HeaderName, &[u8])> {
+fn headers(head: &ResponseHead) -> impl Iterator<Item = (&HeaderName, &[u8])> {
     let values = |name| head.get_all(name).map(move |value| (name, value));
-    FIELDS.iter().flat_map(values)
+    HEADERS.iter().flat_map(values)
 }
 
-/// Copies the CORS fields: values of the response are slices that would keep its
+/// Copies the CORS headers: values of the response are slices that would keep its
 /// whole head in memory.
 fn owned(head: &ResponseHead) -> Vec<(HeaderName, HeaderValue)> {
     let value = |(name, value): (&HeaderName, _)| Some((name.clone(), copy(value)?));
-    fields(head).filter_map(value).collect()
+    headers(head).filter_map(value).collect()
 }
 
 fn copy(value: &[u8]) -> Option<HeaderValue> {
@@ -156,12 +156,12 @@ mod tests {
         cors.add(&origin.parse().unwrap(), &mut head);
         let headers = head.headers_mut();
         headers.remove(RETRY_AFTER);
-        let mut fields: Vec<_> = headers
+        let mut headers: Vec<_> = headers
             .iter()
             .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
             .collect();
-        fields.sort();
-        fields
+        headers.sort();
+        headers
     }
 
     #[tokio::test(start_paused = true)]
@@ -185,7 +185,7 @@ mod tests {
             added(&cors, "https://a.test")[0],
             "access-control-allow-origin: *"
         );
-        // A response without the fields, such as a page of a front proxy, changes nothing.
+        // A response without the headers, such as a page of a front proxy, changes nothing.
         learn("https://a.test", &empty());
         assert!(!added(&cors, "https://a.test").is_empty());
         tokio::time::advance(MAX_AGE).await;

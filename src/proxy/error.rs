@@ -14,7 +14,7 @@ use super::ratelimit_headers;
 use crate::body::{self, ClientResponse, ResponseBody};
 use crate::http::response_head::ResponseHead;
 use crate::http::retry_after;
-use crate::limit::{Refusal, Refused, Scope};
+use crate::limit::{RateLimited, Refusal, Scope};
 use crate::tenant::{Denied, key};
 use crate::upstream::{Unreachable, UpstreamError};
 
@@ -33,7 +33,7 @@ pub(crate) enum Error {
     /// An absolute target that names another host.
     #[error("the request names another host: this gateway serves one upstream only")]
     ForeignTarget,
-    /// Framing or fields that recipients could read in different ways.
+    /// Framing or headers that recipients could read in different ways.
     #[error("the request is malformed: {0}")]
     Malformed(&'static str),
     /// The target has this byte, and the request cannot be forwarded by the fast
@@ -57,11 +57,11 @@ pub(crate) enum Error {
     Key(key::Refusal),
     /// No bucket token in time.
     #[error("{}", describe(.0))]
-    RateLimited(Refused),
+    RateLimited(RateLimited),
     /// Too many requests in flight: the limit, and its value.
     #[error("too many requests in flight: the limit is {1} ({0})")]
     Overloaded(&'static str, usize),
-    /// More header fields than `server.max_headers`.
+    /// More headers than `server.max_headers`.
     #[error("too many header fields: the limit is {0} (server.max_headers)")]
     TooManyHeaders(usize),
     /// The upstream sent no response.
@@ -101,8 +101,8 @@ impl From<key::Refusal> for Error {
     }
 }
 
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
+impl From<RateLimited> for Error {
+    fn from(refused: RateLimited) -> Self {
         Self::RateLimited(refused)
     }
 }
@@ -263,7 +263,7 @@ impl Error {
 }
 
 /// Names the limit that refused the request.
-fn describe(refused: &Refused) -> String {
+fn describe(refused: &RateLimited) -> String {
     // No quota: only calls in flight or a pause of the upstream were in the way.
     let limit = refused.quota.map_or_else(String::new, |quota| {
         format!(

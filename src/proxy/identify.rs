@@ -149,7 +149,7 @@ impl Proxy {
         ctx.log_identity(identity, head);
         let tenant = ctx.admit(identity);
         let tenant = tenant.inspect_err(|_| ctx.name_refused(identity, &self.shared.metrics))?;
-        let is_receipt = ctx.route == Route::Seen;
+        let is_receipt = ctx.route == Route::ReceiptPath;
         let verifies = verification::is_conclusive(head, is_receipt, identity);
         let class = |classes: &Classes, instance: Option<&InstanceId>| {
             if classes.is_empty() {

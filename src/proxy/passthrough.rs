@@ -71,11 +71,13 @@ impl Proxy {
         batcher.shadow(&ctx.settings.batch, &receipt, lane);
         let acquired = if lane.rules().observes {
             // The shadow of its batch takes the token.
-            limiter.untracked(lane, Route::Seen)
+            limiter.untracked(lane, Route::ReceiptPath)
         } else {
             let opened = Instant::now();
             let kind = Kind::Receipt { opened };
-            limiter.acquire(lane, kind, opened, Route::Seen).await?
+            limiter
+                .acquire(lane, kind, opened, Route::ReceiptPath)
+                .await?
         };
         let mut request = receipt.into_request();
         self.send(ctx, &mut request, lane, acquired).await
@@ -143,7 +145,7 @@ impl Proxy {
         self.add_ratelimit_headers(head, lane, acquired.permit.remaining);
     }
 
-    /// Adds the `RateLimit` fields, if the settings enable them.
+    /// Adds the `RateLimit` headers, if the settings enable them.
     pub(super) fn add_ratelimit_headers(
         &self,
         head: &mut ResponseHead,

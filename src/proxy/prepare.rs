@@ -73,7 +73,7 @@ impl Proxy {
             None => None,
         };
         let kind = match ctx.route {
-            Route::Seen => match self.read_receipt(&ctx.settings.batch, head, body).await? {
+            Route::ReceiptPath => match self.read_receipt(&ctx.settings.batch, head, body).await? {
                 Ok(receipt) => Kind::Receipt(receipt),
                 Err(reason) => {
                     ctx.log_entry.set_merging(Err(reason));

@@ -1,8 +1,8 @@
-//! The `RateLimit` and `RateLimit-Policy` fields.
+//! The `RateLimit` and `RateLimit-Policy` headers.
 //!
 //! Syntax of draft-ietf-httpapi-ratelimit-headers-10: `q` and `r` count requests, `w`
-//! and `t` are whole seconds. The fields describe the limits of the gateway: per
-//! instance and class, per tenant, and for the egress. Invariant: fields of the upstream
+//! and `t` are whole seconds. The headers describe the limits of the gateway: per
+//! instance and class, per tenant, and for the egress. Invariant: headers of the upstream
 //! do not change.
 
 use std::time::Duration;
@@ -33,10 +33,10 @@ pub(crate) fn describe(
     let policy = format!("\"{name}\";q={};w={window};qu=\"requests\"", quota.burst);
     let state = format!("\"{name}\";r={remaining};t={}", retry_after::seconds(next));
     for (name, value) in [(POLICY, policy), (RATE_LIMIT, state)] {
-        // Appended: both fields are lists, and the upstream may have sent its own.
+        // Appended: both headers are lists, and the upstream may have sent its own.
         head.append(
             name,
-            HeaderValue::from_str(&value).expect("digits and quotes are a field value"),
+            HeaderValue::from_str(&value).expect("digits and quotes are a header value"),
         );
     }
 }

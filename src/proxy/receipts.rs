@@ -18,7 +18,7 @@ use crate::config::{self, BatchMode};
 use crate::http::content_length;
 use crate::http::hop_by_hop;
 use crate::http::request_head::RequestHead;
-use crate::limit::{Lane, Refused};
+use crate::limit::{Lane, RateLimited};
 use crate::receipt::{NotMerged, Receipt, parse};
 use crate::tenant::Denied;
 use crate::upstream::UpstreamError;
@@ -38,7 +38,7 @@ pub(super) struct Joined {
 /// How the receipt gets its verdict.
 enum JoinedRoute {
     /// From a batch, or refused by the limiter.
-    Batch(Result<oneshot::Receiver<Verdict>, Refused>),
+    Batch(Result<oneshot::Receiver<Verdict>, RateLimited>),
     /// Merging is only observed: the receipt is sent alone.
     Alone(Box<Receipt>),
 }
@@ -115,7 +115,7 @@ impl Proxy {
             JoinedRoute::Batch(Ok(verdict)) => match verdict.await {
                 Ok(verdict) => {
                     ctx.log_entry.set_timing(&verdict.timing);
-                    if !matches!(verdict.response, Err(NoResponse::Refused(_))) {
+                    if !matches!(verdict.response, Err(NoResponse::RateLimited(_))) {
                         let not_merged = verdict.timing.not_merged;
                         ctx.log_entry.set_merging(not_merged.map_or(Ok(()), Err));
                     }
@@ -144,7 +144,7 @@ impl Proxy {
                 (Box::new(ClientResponse { head, body }), shared.remaining)
             }
             Ok(BatchResponse::Streamed(response)) => (response, None),
-            Err(NoResponse::Refused(refused)) => return Err(refused.into()),
+            Err(NoResponse::RateLimited(refused)) => return Err(refused.into()),
             Err(NoResponse::Failed(failure)) => return Err(failure.into()),
         };
         if self.shared.settings.timing_header {

@@ -1,4 +1,4 @@
-//! The `Server-Timing` field of responses to receipts and to requests that waited
+//! The `Server-Timing` header of responses to receipts and to requests that waited
 //! (rule: server timing).
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::batch::Timing;
 use crate::http::response_head::ResponseHead;
 use crate::receipt::NotMerged;
 
-/// Capacity for a usual field, in bytes.
+/// Capacity for a usual header, in bytes.
 const LENGTH: usize = 128;
 
 /// How a reason begins.
@@ -85,10 +85,10 @@ fn append(head: &mut ResponseHead, mut text: String, queue: Duration, upstream: 
 }
 
 fn put(head: &mut ResponseHead, text: String) {
-    // Appended: the upstream may have sent the field, too.
+    // Appended: the upstream may have sent the header, too.
     head.append(
         SERVER_TIMING,
-        HeaderValue::try_from(text).expect("digits and words are a field value"),
+        HeaderValue::try_from(text).expect("digits and words are a header value"),
     );
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Shared {
     pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) batcher: Arc<Batcher>,
-    /// The CORS fields that the upstream returned recently.
+    /// The CORS headers that the upstream returned recently.
     pub(super) cors: Cors,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Arc<AccessLog>,
@@ -80,7 +80,7 @@ impl Reloadable {
     pub(super) fn route(&self, path: &str) -> Route {
         let mut paths = self.batch.paths.iter();
         match paths.any(|receipt| path::same_segments(receipt, path)) {
-            true => Route::Seen,
+            true => Route::ReceiptPath,
             false => Route::Other,
         }
     }

@@ -65,7 +65,7 @@ impl ThisHost {
                 lengths += 1;
             } else if name == TRANSFER_ENCODING {
                 if !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
-                    // The field is hop-by-hop: without it the upstream would take a
+                    // The header is hop-by-hop: without it the upstream would take a
                     // `gzip` coding for the body itself.
                     return Err(Error::Malformed(
                         "no Transfer-Encoding but chunked is understood",

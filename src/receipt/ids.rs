@@ -9,9 +9,9 @@ use std::slice::{Iter, Split};
 use memchr::{Memchr2, memchr2_iter};
 
 use super::fields::Span;
-use super::form::{Form, Site};
 use super::hash_of;
 use super::list::List;
+use super::list_form::{ListForm, Site};
 
 /// Represents an id where only equality matters. A collision of two ids only
 /// closes a batch early or sends a receipt alone.
@@ -78,10 +78,10 @@ impl<'r> Ids<'r> {
             value.unwrap_or_default()
         };
         match (list.form, list.site) {
-            (Form::Json | Form::JsonText, _) | (_, Site::JsonBody) => {
+            (ListForm::Json | ListForm::JsonText, _) | (_, Site::JsonBody) => {
                 Self::Json(value(), list.count)
             }
-            (Form::Commas, _) => Self::Commas(value()),
+            (ListForm::Commas, _) => Self::Commas(value()),
             _ => Self::Fields(list, text),
         }
     }

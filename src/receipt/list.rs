@@ -11,14 +11,14 @@ use smallvec::SmallVec;
 
 use super::NotMerged;
 use super::fields::{Field, Place, Span, Value};
-use super::form::{Form, ID, IDS, Site};
+use super::list_form::{ID, IDS, ListForm, Site};
 use super::message_id::{self, is_message_id};
 use super::{json, pairs, parts};
 
 /// A list of ids that was understood.
 #[derive(Clone, Debug)]
 pub(crate) struct List {
-    pub(super) form: Form,
+    pub(super) form: ListForm,
     pub(super) site: Site,
     /// Whether ids may be added.
     pub(super) is_extensible: bool,
@@ -50,11 +50,11 @@ pub(super) fn take(
     let mut error = None;
     fields.retain_mut(|field| {
         let form = match (&field.value, &*field.name) {
-            (Value::Json(_), IDS) => Some(Ok((Form::Json, 0))),
-            (Value::Json(_), ID) => Some(Ok((Form::OldSingle, 0))),
+            (Value::Json(_), IDS) => Some(Ok((ListForm::Json, 0))),
+            (Value::Json(_), ID) => Some(Ok((ListForm::OldSingle, 0))),
             // A JSON key is only itself, for every backend.
             (Value::Json(_), _) => return true,
-            (_, name) if field.is_plainly_named() => Form::of_name(name),
+            (_, name) if field.is_plainly_named() => ListForm::of_name(name),
             _ => None,
         };
         match form {
@@ -96,16 +96,16 @@ pub(super) fn reason_if_alone(list: Option<&List>) -> NotMerged {
 /// A field with ids.
 struct IdsField {
     place: Place,
-    form: Form,
+    form: ListForm,
     index: usize,
     at: Span,
     value_at: Span,
     /// How many ids its value has; 0 for none.
-    read: Result<(Form, usize), NotMerged>,
+    read: Result<(ListForm, usize), NotMerged>,
 }
 
 impl IdsField {
-    fn new(field: &Field<'_>, form: Form, index: usize) -> Self {
+    fn new(field: &Field<'_>, form: ListForm, index: usize) -> Self {
         let read = match &field.value {
             Value::None => Err(NotMerged::IdsShape),
             Value::Json(json) => read_json(json, form),
@@ -123,13 +123,13 @@ impl IdsField {
 }
 
 /// Reads a JSON value; returns its form and how many ids it has.
-fn read_json(json: &str, form: Form) -> Result<(Form, usize), NotMerged> {
-    if form == Form::Json && json.starts_with('[') {
+fn read_json(json: &str, form: ListForm) -> Result<(ListForm, usize), NotMerged> {
+    if form == ListForm::Json && json.starts_with('[') {
         return Ok((form, message_id::count(json)?));
     }
     let id = json::text(json).ok_or(NotMerged::IdsShape)?;
-    let single = if form == Form::Json {
-        Form::Single
+    let single = if form == ListForm::Json {
+        ListForm::Single
     } else {
         form
     };
@@ -140,17 +140,17 @@ fn read_json(json: &str, form: Form) -> Result<(Form, usize), NotMerged> {
 }
 
 /// Reads the text of a field.
-fn read_text(text: &[u8], form: Form) -> Result<(Form, usize), NotMerged> {
+fn read_text(text: &[u8], form: ListForm) -> Result<(ListForm, usize), NotMerged> {
     let text = std::str::from_utf8(text).map_err(|_| NotMerged::UnknownEncoding)?;
-    let is_list = form == Form::Single;
+    let is_list = form == ListForm::Single;
     if is_list && text.trim_ascii_start().starts_with('[') {
-        return Ok((Form::JsonText, message_id::count(text)?));
+        return Ok((ListForm::JsonText, message_id::count(text)?));
     }
     if is_list && text.contains(',') {
         let all = text.split(',').all(is_message_id);
         let count = text.split(',').count();
         return all
-            .then_some((Form::Commas, count))
+            .then_some((ListForm::Commas, count))
             .ok_or(NotMerged::IdsShape);
     }
     // A backend that splits at commas must not find two ids in one.
@@ -184,13 +184,13 @@ impl List {
                     _ => return Err(NotMerged::AmbiguousKey),
                 }
             }
-            let has_index = matches!(form, Form::Indices | Form::BracketsAndIndices);
+            let has_index = matches!(form, ListForm::Indices | ListForm::BracketsAndIndices);
             if has_index && field.index != number {
                 return Err(NotMerged::IdsShape);
             }
         }
-        if form == Form::Single && fields.len() > 1 {
-            form = Form::Repeated;
+        if form == ListForm::Single && fields.len() > 1 {
+            form = ListForm::Repeated;
         }
         // An empty list is the whole chat.
         if count == 0 {
@@ -200,7 +200,7 @@ impl List {
         let mut list = Self {
             form,
             site,
-            is_extensible: !matches!(form, Form::Single | Form::OldSingle),
+            is_extensible: !matches!(form, ListForm::Single | ListForm::OldSingle),
             count,
             values: fields.iter().map(|field| field.value_at).collect(),
             last: last.at,
@@ -219,8 +219,8 @@ impl List {
             return self.site != Site::PartBody || !parts::has_length(&text[self.last.range()]);
         }
         let is_spelt = match (self.form, self.site) {
-            (Form::Commas, Site::PartBody) => !parts::has_length(&text[self.last.range()]),
-            (Form::Commas, _) | (_, Site::PartBody) => true,
+            (ListForm::Commas, Site::PartBody) => !parts::has_length(&text[self.last.range()]),
+            (ListForm::Commas, _) | (_, Site::PartBody) => true,
             _ => {
                 let name = self.name(text);
                 name.starts_with(IDS) && self.form.next_name(name, self.count - 1).is_some()
@@ -241,7 +241,7 @@ impl List {
 
     /// Whether a merged list is written anew, in the place of the first caller's.
     pub(super) fn is_rewritten(&self) -> bool {
-        matches!(self.form, Form::Json | Form::JsonText)
+        matches!(self.form, ListForm::Json | ListForm::JsonText)
     }
 
     /// The name of the last field, as it is spelt in a query or a form.
@@ -269,7 +269,7 @@ impl List {
         to: &mut Vec<u8>,
     ) {
         let last = &text[self.last.range()];
-        if self.form == Form::Commas {
+        if self.form == ListForm::Commas {
             let value = &text[self.values[0].range()];
             // The comma as the client spells it.
             let encoded = value
@@ -307,9 +307,9 @@ impl List {
     /// The name of a part. Unlike in a query it has one spelling.
     fn part_name(&self, number: usize) -> Vec<u8> {
         let end = match self.form {
-            Form::Brackets => "[]".to_owned(),
-            Form::Indices => format!("[{number}]"),
-            Form::BracketsAndIndices => format!("[][{number}]"),
+            ListForm::Brackets => "[]".to_owned(),
+            ListForm::Indices => format!("[{number}]"),
+            ListForm::BracketsAndIndices => format!("[][{number}]"),
             _ => String::new(),
         };
         [IDS, end.as_bytes()].concat()

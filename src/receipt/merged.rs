@@ -12,8 +12,8 @@ use http::{HeaderValue, Uri};
 use indexmap::IndexSet;
 
 use super::fields::MAX_FIELDS;
-use super::form::{Form, Site};
 use super::list::List;
+use super::list_form::{ListForm, Site};
 use super::{IdHash, Receipt, message_id};
 use crate::body::{RequestBody, SCAN_LIMIT, UpstreamRequest};
 
@@ -107,9 +107,9 @@ impl List {
     fn own_length(&self) -> usize {
         let list = self.values[0].len();
         match (self.form, self.site) {
-            (Form::Json, _) | (Form::JsonText, Site::PartBody) => list - "[]".len(),
-            (Form::JsonText, _) => list - "%5B%5D".len(),
-            (Form::Commas, _) => list,
+            (ListForm::Json, _) | (ListForm::JsonText, Site::PartBody) => list - "[]".len(),
+            (ListForm::JsonText, _) => list - "%5B%5D".len(),
+            (ListForm::Commas, _) => list,
             _ => self.length,
         }
     }
@@ -122,16 +122,16 @@ impl List {
                 Site::Query | Site::FormBody => message_id::encode(&list).to_string().into_bytes(),
                 Site::JsonBody | Site::PartBody => list,
             };
-            return splice(text, &self.values[0].range(), &list);
+            return replace(text, &self.values[0].range(), &list);
         }
         // The caller's own list stays as it is, also where other fields lie within.
         let end = match self.form {
-            Form::Commas => self.values[0].range().end,
+            ListForm::Commas => self.values[0].range().end,
             _ => self.last.range().end,
         };
         let mut more = Vec::new();
         self.write_more(text, ids.skip(self.count), &mut more);
-        splice(text, &(end..end), &more)
+        replace(text, &(end..end), &more)
     }
 }
 
@@ -161,10 +161,10 @@ pub(crate) fn merge<'r>(
     (request, union.len())
 }
 
-fn splice(text: &[u8], range: &Range<usize>, middle: &[u8]) -> Vec<u8> {
-    let mut spliced = Vec::with_capacity(text.len() - range.len() + middle.len());
-    spliced.extend_from_slice(&text[..range.start]);
-    spliced.extend_from_slice(middle);
-    spliced.extend_from_slice(&text[range.end..]);
-    spliced
+fn replace(text: &[u8], range: &Range<usize>, middle: &[u8]) -> Vec<u8> {
+    let mut replaced = Vec::with_capacity(text.len() - range.len() + middle.len());
+    replaced.extend_from_slice(&text[..range.start]);
+    replaced.extend_from_slice(middle);
+    replaced.extend_from_slice(&text[range.end..]);
+    replaced
 }

@@ -13,10 +13,10 @@ use http::{HeaderMap, HeaderName, Method};
 use smallvec::SmallVec;
 
 use super::fields::{self, Carrier, Field, Place, Value};
-use super::form::Site;
 use super::ids::Ids;
 use super::key::{KeyPart, KeySink};
 use super::list::{self, List};
+use super::list_form::Site;
 use super::media::{Media, comparable_type};
 use super::{NotMerged, json, pairs, parts};
 use crate::body::{SCAN_LIMIT, is_body_digest};

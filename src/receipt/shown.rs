@@ -7,8 +7,8 @@ use http::request::Parts;
 
 use super::Receipt;
 use super::fields::{Carrier, Place, Value};
-use super::form::{Form, Site};
 use super::key::{KeyPart, KeySink};
+use super::list_form::{ListForm, Site};
 
 use super::parse::{excluded_by_head, parse};
 use crate::config;
@@ -20,16 +20,16 @@ const CARRIERS: [(Carrier, &str); 4] = [
     (Carrier::Multipart, "multipart form"),
 ];
 
-const FORMS: [(Form, &str); 9] = [
-    (Form::Json, "\"messageIds\": [\"…\"]"),
-    (Form::JsonText, "messageIds=[\"…\"]"),
-    (Form::Commas, "messageIds=…,…"),
-    (Form::Repeated, "messageIds=…&messageIds=…"),
-    (Form::Brackets, "messageIds[]=…"),
-    (Form::Indices, "messageIds[0]=…"),
-    (Form::BracketsAndIndices, "messageIds[][0]=…"),
-    (Form::Single, "messageIds=…"),
-    (Form::OldSingle, "messageId=…"),
+const FORMS: [(ListForm, &str); 9] = [
+    (ListForm::Json, "\"messageIds\": [\"…\"]"),
+    (ListForm::JsonText, "messageIds=[\"…\"]"),
+    (ListForm::Commas, "messageIds=…,…"),
+    (ListForm::Repeated, "messageIds=…&messageIds=…"),
+    (ListForm::Brackets, "messageIds[]=…"),
+    (ListForm::Indices, "messageIds[0]=…"),
+    (ListForm::BracketsAndIndices, "messageIds[][0]=…"),
+    (ListForm::Single, "messageIds=…"),
+    (ListForm::OldSingle, "messageId=…"),
 ];
 
 const SITES: [(Site, &str); 4] = [

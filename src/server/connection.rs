@@ -15,8 +15,8 @@ use super::Server;
 use super::detect::Protocol;
 use super::fast::{self, Next};
 use super::idle::{self, Wait};
+use crate::conn::connection_permit::ConnectionPermit;
 use crate::conn::lifecycle::Lifecycle;
-use crate::conn::permit::ConnectionPermit;
 use crate::conn::rewind::Rewind;
 use crate::conn::state::{ConnCtx, ConnState};
 use crate::conn::timer::{self, ConnTimer};
@@ -62,8 +62,8 @@ impl Server {
             // the largest of them.
             match wait {
                 Wait::Request(Protocol::Http1) => {
-                    let max_fields = shared.settings.max_headers;
-                    let request = fast::take_request(&mut io, max_fields, &mut lifecycle);
+                    let max_headers = shared.settings.max_headers;
+                    let request = fast::take_request(&mut io, max_headers, &mut lifecycle);
                     if let Some(request) = request.await {
                         let served = self.serve_fast(&mut io, request, &conn, &mut lifecycle);
                         match Box::pin(served).await {

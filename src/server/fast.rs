@@ -62,7 +62,7 @@ struct ResponseWriter {
 /// within [`ARRIVAL_TIME`].
 pub(super) async fn take_request<IO>(
     io: &mut Rewind<IO>,
-    max_fields: usize,
+    max_headers: usize,
     lifecycle: &mut Lifecycle<'_>,
 ) -> Option<FastRequest>
 where
@@ -70,7 +70,7 @@ where
 {
     let mut until = None;
     loop {
-        match read_request(io.take_prefix(), max_fields) {
+        match read_request(io.take_prefix(), max_headers) {
             RequestRead::Complete(request, rest) => {
                 // The beginning of the next request, if the client pipelines.
                 io.rewind(rest);

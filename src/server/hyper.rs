@@ -48,7 +48,7 @@ const MIN_BUFFER: usize = 8 * 1024;
 pub(super) fn http1(settings: &config::Server) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        // Some clients and servers compare field names by case, against RFC 9110 §5.1.
+        // Some clients and servers compare header names by case, against RFC 9110 §5.1.
         .preserve_header_case(true)
         // A client that has closed its sending side may still read the response.
         .half_close(true)

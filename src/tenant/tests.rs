@@ -144,8 +144,8 @@ fn requests_count_for_their_tenant_and_all_others_as_other() {
         let figures = tenants.may_use(Client::Local, instance, false).unwrap();
         figures.requests(route).inc();
     };
-    count(Some("1"), Route::Seen);
-    count(Some("2"), Route::Seen);
+    count(Some("1"), Route::ReceiptPath);
+    count(Some("2"), Route::ReceiptPath);
     count(Some("4"), Route::Other);
     count(None, Route::Other);
     let exposition = metrics.exposition();

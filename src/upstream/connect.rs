@@ -26,7 +26,7 @@ use super::tls::{Tls, TlsError, explain_handshake, is_protocol_refused};
 use super::tunnel;
 use crate::body::RequestBody;
 use crate::config::{self, HttpVersion, ProxyUrl};
-use crate::http::h1::{MAX_RESPONSE_FIELDS, MAX_RESPONSE_HEAD};
+use crate::http::h1::{MAX_RESPONSE_HEAD, MAX_RESPONSE_HEADERS};
 
 /// Bytes of an HTTP/2 response that may wait for a slow client.
 const STREAM_WINDOW: u32 = 128 * 1024;
@@ -240,7 +240,7 @@ async fn http1(
         .preserve_header_case(true)
         // A proxy replaces line folding in responses with spaces (RFC 9112 §5.2).
         .allow_obsolete_multiline_headers_in_responses(true)
-        .max_headers(MAX_RESPONSE_FIELDS)
+        .max_headers(MAX_RESPONSE_HEADERS)
         // hyper's default of 400 KiB would let a thousand clients that do not
         // read hold half a gigabyte.
         .max_buf_size(MAX_RESPONSE_HEAD)

@@ -27,8 +27,8 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// While nothing is sent, the operating system probes a connection after this
 /// time, so that a request that waits for its response fails if the upstream dies.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-const PROBES: u32 = 3;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_RETRIES: u32 = 3;
 
 /// How long an address is tried alone before the next one is tried as well: the
 /// recommendation of RFC 8305 §5.
@@ -159,8 +159,8 @@ fn configured(stream: TcpStream) -> io::Result<TcpStream> {
     let socket = socket2::SockRef::from(&stream);
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(KEEPALIVE)
-        .with_interval(PROBE_INTERVAL)
-        .with_retries(PROBES);
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;

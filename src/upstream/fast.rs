@@ -24,7 +24,7 @@ use crate::http::h1::{
     read_response, write_request,
 };
 
-/// The size of the read buffer for heads and short bodies: a head with the fields that
+/// The size of the read buffer for heads and short bodies: a head with the headers that
 /// a CDN adds and a body of some KB arrive in one read. It lies on the stack, so that a
 /// request that waits for its response holds no buffer.
 const SHORT_READ: usize = 8192;

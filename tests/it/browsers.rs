@@ -119,7 +119,7 @@ async fn the_upstream_learns_no_key_from_a_preflight() {
     }
 }
 
-/// The fields of a response that let a page read it.
+/// The headers of a response that let a page read it.
 fn cors(response: &Message) -> [Option<&str>; 3] {
     [
         "access-control-allow-origin",

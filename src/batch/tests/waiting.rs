@@ -40,7 +40,7 @@ async fn a_batch_counts_as_one_in_the_queue() {
     });
     let other = other.await;
     assert_eq!(other.at, 100, "refused at once");
-    let Err(NoResponse::Refused(refused)) = other.status else {
+    let Err(NoResponse::RateLimited(refused)) = other.status else {
         panic!("{other:?}");
     };
     assert_eq!(refused.refusal, Refusal::QueueFull);
@@ -79,7 +79,7 @@ async fn callers_expire_one_by_one_and_the_batch_goes_on() {
     let first = first.await;
     assert_eq!(first.at, 5500, "at its own deadline");
     assert!(
-        matches!(first.status, Err(NoResponse::Refused(_))),
+        matches!(first.status, Err(NoResponse::RateLimited(_))),
         "{first:?}"
     );
     drop(call);
@@ -117,7 +117,7 @@ async fn a_batch_that_waited_in_a_full_queue_waited_too_long() {
     }
     let outrun = outrun.await;
     assert_eq!(outrun.at, 6000);
-    let Err(NoResponse::Refused(refused)) = outrun.status else {
+    let Err(NoResponse::RateLimited(refused)) = outrun.status else {
         panic!("{outrun:?}");
     };
     assert_eq!(refused.refusal, Refusal::WaitTooLong);
@@ -156,7 +156,7 @@ async fn a_caller_that_cannot_be_served_in_time_is_refused_at_once() {
     let refused = world.send(&receipt_of(&["a"])).await;
     assert!(matches!(
         refused.status,
-        Err(NoResponse::Refused(refused)) if refused.refusal == Refusal::WaitTooLong
+        Err(NoResponse::RateLimited(refused)) if refused.refusal == Refusal::WaitTooLong
     ));
     assert_eq!(refused.at, 0, "refused at once, not after the window");
 }
@@ -181,7 +181,7 @@ async fn a_pause_refuses_receipts_that_wait_and_those_that_would_join_them() {
     lane.on_response(&permit, throttled, Some(ms(10_000)));
     let joins = world.send(&receipt_of(&["b"]));
     for heard in [waiting.await, joins.await] {
-        let Err(NoResponse::Refused(refused)) = heard.status else {
+        let Err(NoResponse::RateLimited(refused)) = heard.status else {
             panic!("{heard:?}");
         };
         assert_eq!(refused.refusal, Refusal::Paused);
@@ -212,7 +212,7 @@ async fn a_pause_refuses_the_callers_of_a_batch_that_have_no_time_for_it_and_no_
     let throttled = http::StatusCode::TOO_MANY_REQUESTS;
     lane.on_response(&permit, throttled, Some(ms(3000)));
     let early = early.await;
-    let Err(NoResponse::Refused(refused)) = early.status else {
+    let Err(NoResponse::RateLimited(refused)) = early.status else {
         panic!("{early:?}");
     };
     assert_eq!((refused.refusal, early.at), (Refusal::Paused, 1600));

@@ -18,7 +18,7 @@ use crate::http::raw_target::{self, RawTarget};
 use crate::http::request_head::RequestHead;
 
 /// The most headers on the fast path; few requests have more than twenty.
-const MAX_FIELDS: usize = 32;
+const MAX_HEADERS: usize = 32;
 
 /// The longest head and the longest body on the fast path, in bytes. Together
 /// they are no more than hyper's smallest buffer holds.
@@ -46,9 +46,9 @@ pub(crate) enum RequestRead {
 }
 
 /// Reads a request from its first byte. A request with more headers than
-/// `max_fields` is for hyper.
-pub(crate) fn read_request(read: Bytes, max_fields: usize) -> RequestRead {
-    let read = match read_usual(read, max_fields) {
+/// `max_headers` is for hyper.
+pub(crate) fn read_request(read: Bytes, max_headers: usize) -> RequestRead {
+    let read = match read_usual(read, max_headers) {
         RequestRead::ForHyper(read) => read,
         result => return result,
     };
@@ -56,7 +56,7 @@ pub(crate) fn read_request(read: Bytes, max_fields: usize) -> RequestRead {
     let Some((escaped, target)) = raw_target::escape(&read) else {
         return RequestRead::ForHyper(read);
     };
-    match read_usual(escaped.into(), max_fields) {
+    match read_usual(escaped.into(), max_headers) {
         RequestRead::Complete(mut request, rest) if target.is_path() => {
             request.head.extensions.insert(target);
             RequestRead::Complete(request, rest)
@@ -67,12 +67,12 @@ pub(crate) fn read_request(read: Bytes, max_fields: usize) -> RequestRead {
 }
 
 /// Reads a request whose target `http::Uri` can hold.
-fn read_usual(read: Bytes, max_fields: usize) -> RequestRead {
+fn read_usual(read: Bytes, max_headers: usize) -> RequestRead {
     // hyper decides about empty lines before a request.
     if !read.first().is_some_and(u8::is_ascii_alphabetic) {
         return RequestRead::ForHyper(read);
     }
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut fields);
     let head_length = match request.parse(&read) {
         Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
@@ -81,7 +81,7 @@ fn read_usual(read: Bytes, max_fields: usize) -> RequestRead {
         }
         _ => return RequestRead::ForHyper(read),
     };
-    let Some((mut head, body_length)) = interpret(&read, &request, max_fields) else {
+    let Some((mut head, body_length)) = interpret(&read, &request, max_headers) else {
         return RequestRead::ForHyper(read);
     };
     let length = head_length + body_length;
@@ -103,9 +103,9 @@ fn read_usual(read: Bytes, max_fields: usize) -> RequestRead {
 fn interpret(
     read: &Bytes,
     request: &httparse::Request<'_, '_>,
-    max_fields: usize,
+    max_headers: usize,
 ) -> Option<(Box<RequestHead>, usize)> {
-    if request.version != Some(1) || request.headers.len() > max_fields {
+    if request.version != Some(1) || request.headers.len() > max_headers {
         return None;
     }
     let method = Method::from_bytes(request.method?.as_bytes()).ok()?;
@@ -169,9 +169,9 @@ pub(crate) struct RequestFrame {
 /// hyper refuses this head.
 pub(crate) fn frame_request(
     read: &[u8],
-    max_fields: usize,
+    max_headers: usize,
 ) -> Result<Option<RequestFrame>, Malformed> {
-    let mut fields = vec![httparse::EMPTY_HEADER; max_fields];
+    let mut fields = vec![httparse::EMPTY_HEADER; max_headers];
     let mut request = httparse::Request::new(&mut fields);
     let length = match request.parse(read) {
         Ok(httparse::Status::Complete(length)) => length,

@@ -22,7 +22,7 @@ use crate::http::response_head::{ResponseHead, has_no_body};
 
 /// The most headers of a response, for this codec and for hyper: the default limit
 /// for requests, and the number that hyper parses without an allocation.
-pub(crate) const MAX_RESPONSE_FIELDS: usize = 100;
+pub(crate) const MAX_RESPONSE_HEADERS: usize = 100;
 /// The longest head of a response, in bytes.
 pub(crate) const MAX_RESPONSE_HEAD: usize = 64 * 1024;
 
@@ -56,7 +56,7 @@ pub(crate) fn read_response(read: &mut Bytes) -> Result<Option<ResponseRead>, Ma
         return Ok(None);
     }
     // Uninitialised: filling a hundred fields costs more than parsing ten.
-    let mut fields = [const { MaybeUninit::uninit() }; MAX_RESPONSE_FIELDS];
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_RESPONSE_HEADERS];
     let mut parsed = httparse::Response::new(&mut []);
     let mut parser = httparse::ParserConfig::default();
     // A proxy replaces line folding in responses with spaces (RFC 9112 §5.2).

@@ -15,7 +15,7 @@ use crate::limit::bucket::Bucket;
 use crate::limit::egress::Sender;
 use crate::limit::policy::{BucketHandle, BucketLocation, Policy};
 use crate::limit::queue::{Side, Waiter};
-use crate::limit::request::Source;
+use crate::limit::request::BucketRole;
 
 impl Account {
     /// Records whether the upstream accepts a credential for the instance; true if
@@ -69,7 +69,7 @@ impl Account {
         if verified.is_empty() {
             if let Some(mut other) = unverified.take() {
                 let waiters = other.with(|bucket| bucket.take_of(|_| true));
-                self.insert(main, Source::Main, waiters, max_delay);
+                self.insert(main, BucketRole::Main, waiters, max_delay);
                 other.unregister();
                 // Kept while it counts calls in flight, whose places are there.
                 let has_calls = |bucket: &Bucket<_>| bucket.calls_in_flight() > Some(0);
@@ -80,11 +80,11 @@ impl Account {
         let rest = main.with(|bucket| bucket.take_of(|it| !verified.contains(it)));
         if !rest.is_empty() {
             let other = unverified.get_or_insert_with(|| Box::new(self.open_unverified(policy)));
-            self.insert(other, Source::Unverified, rest, max_delay);
+            self.insert(other, BucketRole::Unverified, rest, max_delay);
         }
         if let Some(other) = unverified {
             let accepted = other.with(|bucket| bucket.take_of(|it| verified.contains(it)));
-            self.insert(main, Source::Main, accepted, max_delay);
+            self.insert(main, BucketRole::Main, accepted, max_delay);
         }
     }
 
@@ -92,7 +92,7 @@ impl Account {
     fn insert(
         self: &Arc<Self>,
         handle: &mut BucketHandle,
-        source: Source,
+        role: BucketRole,
         waiters: Vec<(Side, Waiter<Sender>)>,
         max_delay: Duration,
     ) {
@@ -100,9 +100,9 @@ impl Account {
             return;
         }
         let first = handle.with(|bucket| bucket.insert(waiters, max_delay, Instant::now()));
-        self.register_if_shared(handle, source);
+        self.register_if_shared(handle, role);
         if first && matches!(handle.location, BucketLocation::InAccount(_)) {
-            tokio::spawn(serve(Arc::clone(self), source));
+            tokio::spawn(serve(Arc::clone(self), role));
         }
     }
 }

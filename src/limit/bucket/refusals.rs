@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Bucket;
 use crate::limit::queue::Waiter;
-use crate::limit::request::{Completion, Refusal, Refused, Scope};
+use crate::limit::request::{Completion, RateLimited, Refusal, Scope};
 
 /// How late a timer may fire: tokio's timer wheel advances once a millisecond. A token
 /// that was due by the deadline counts, although the serving task woke so much later.
@@ -37,7 +37,7 @@ impl<G: Completion> Bucket<G> {
     pub(in crate::limit) fn expire(
         &mut self,
         now: Instant,
-        refused: impl FnOnce(&Self) -> Refused,
+        refused: impl FnOnce(&Self) -> RateLimited,
     ) -> Option<Instant> {
         let queue = self.queue.as_mut()?;
         let expired = now.checked_sub(TIMER_GRANULARITY);
@@ -69,12 +69,12 @@ impl<G: Completion> Bucket<G> {
     /// Refuses a deadline that lies within a pause, as the waiters were.
     ///
     /// # Errors
-    /// It does.
+    /// The deadline lies within a pause.
     pub(in crate::limit) fn check_pause(
         &self,
         now: Instant,
         deadline: Instant,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), RateLimited> {
         let until = self.tokens.source().refuses_until();
         let until = until.filter(|until| deadline < *until && now < *until);
         until.map_or(Ok(()), |until| {
@@ -83,7 +83,7 @@ impl<G: Completion> Bucket<G> {
     }
 
     /// The refusal of a request whose deadline came while it waited.
-    pub(in crate::limit) fn too_late(&self, now: Instant) -> Refused {
+    pub(in crate::limit) fn too_late(&self, now: Instant) -> RateLimited {
         let at = self.due(now, self.len());
         self.refused(self.why_late(now), at, now)
     }
@@ -97,8 +97,13 @@ impl<G: Completion> Bucket<G> {
     }
 
     /// A refusal by this bucket's own budget.
-    pub(in crate::limit) fn refused(&self, refusal: Refusal, at: Instant, now: Instant) -> Refused {
-        Refused {
+    pub(in crate::limit) fn refused(
+        &self,
+        refusal: Refusal,
+        at: Instant,
+        now: Instant,
+    ) -> RateLimited {
+        RateLimited {
             refusal,
             scope: Scope::Instance,
             quota: self.quota(),

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use crate::limit::account::Account;
 use crate::limit::egress::Receiver;
-use crate::limit::request::{Permit, Refused};
+use crate::limit::request::{Permit, RateLimited};
 use crate::observe::metrics::InstanceSeries;
 
 /// A queue position. Resolves to the token, or to the refusal of a request
@@ -26,7 +26,7 @@ pub(crate) struct Ticket {
 }
 
 impl Future for Ticket {
-    type Output = Result<Permit, Refused>;
+    type Output = Result<Permit, RateLimited>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(verdict) = &mut self.verdict else {

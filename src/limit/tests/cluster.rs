@@ -13,7 +13,7 @@ use crate::tools::testing::server::{Link, ModelServer, Path};
 const SLACK: Duration = ms(100);
 
 /// A request, and when it is sent or refused.
-type Sending = JoinHandle<(Result<Acquired, Refused>, Instant)>;
+type Sending = JoinHandle<(Result<Acquired, RateLimited>, Instant)>;
 
 /// One gateway, as far as it shares buckets.
 struct Member {

@@ -161,10 +161,10 @@ impl World {
                 let permit = Permit {
                     granted: Instant::now(),
                     remaining: None,
-                    source: if is_main {
-                        Source::Main
+                    bucket: if is_main {
+                        BucketRole::Main
                     } else {
-                        Source::Unverified
+                        BucketRole::Unverified
                     },
                     place: None,
                 };

@@ -29,7 +29,7 @@ async fn call(mut permit: Permit, took: u64) {
     drop(place);
 }
 
-fn refusal(limiter: &Limiter, lane: &Lane, wait: u64) -> Option<Refused> {
+fn refusal(limiter: &Limiter, lane: &Lane, wait: u64) -> Option<RateLimited> {
     limiter.admit(lane, Kind::Request, later(wait)).err()
 }
 

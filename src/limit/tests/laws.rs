@@ -28,7 +28,7 @@ enum Fate {
         joined: Instant,
         left: Instant,
     },
-    Refused(Refused),
+    Refused(RateLimited),
 }
 
 /// Gaps that mostly fall on the times at which tokens come: events at the same

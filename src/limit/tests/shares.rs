@@ -198,7 +198,7 @@ async fn sends_of_a_tenant_go_before_its_receipts_until_those_are_old() {
     let lane = lane_of(&limiter, "b", "t");
     let kind = Kind::Receipt { opened: arrived };
     limiter
-        .acquire(&lane, kind, arrived, Route::Seen)
+        .acquire(&lane, kind, arrived, Route::ReceiptPath)
         .await
         .unwrap();
     let wait = arrived.elapsed();

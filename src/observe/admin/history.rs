@@ -81,8 +81,8 @@ pub(super) struct History(Mutex<Samples>);
 impl Totals {
     pub(super) fn read(metrics: &Metrics, at: Instant) -> Self {
         let total = |of: &[Codes; 2], route| of[route as usize].total();
-        let receipts = total(&metrics.requests, Route::Seen);
-        let receipt_calls = total(&metrics.upstream, Route::Seen);
+        let receipts = total(&metrics.requests, Route::ReceiptPath);
+        let receipt_calls = total(&metrics.upstream, Route::ReceiptPath);
         let errors = metrics.requests.iter().map(|codes| codes.server_errors());
         let failed = metrics
             .upstream
@@ -105,7 +105,7 @@ impl Counts {
         let requests = |route| series.requests(route).get();
         let errors = |failure| series.errors(failure).get();
         Self {
-            requests: requests(Route::Seen) + requests(Route::Other),
+            requests: requests(Route::ReceiptPath) + requests(Route::Other),
             rejected: Reason::ALL
                 .map(|reason| series.rejected(reason).get())
                 .iter()

@@ -134,7 +134,7 @@ impl Instance {
             budgets: Vec::new(),
             queued: series.queued.get(),
             requests: Requests {
-                seen: series.requests(Route::Seen).get(),
+                seen: series.requests(Route::ReceiptPath).get(),
                 other: series.requests(Route::Other).get(),
             },
             rejected: Rejected {

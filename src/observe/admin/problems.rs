@@ -44,12 +44,12 @@ pub(super) const UPSTREAM_ERROR_RATIO: f64 = 0.1;
 pub(super) const MIN_RATE: f64 = 0.1;
 /// Requests of an instance with a 401 or 404, of all.
 pub(super) const UNLINKED_RATIO: f64 = 0.5;
-/// So many 401 and 404 at least; so many failures of an instance, too.
+/// The fewest 401 and 404, or failures of an instance, that are a problem.
 pub(super) const UNLINKED_COUNT: u64 = 3;
-/// 429 of the API in [`THROTTLED_MINUTES`].
+/// The fewest 429 of the API in [`THROTTLED_MINUTES`] that are a problem.
 pub(super) const THROTTLED_COUNT: usize = 3;
 pub(super) const THROTTLED_MINUTES: u64 = 15;
-/// Of `limit.max_queue`.
+/// The part of `limit.max_queue` that is in use.
 pub(super) const QUEUE_RATIO: f64 = 0.8;
 pub(super) const RELOAD_MINUTES: u64 = 15;
 pub(super) const CERTIFICATE_DAYS: u64 = 7;

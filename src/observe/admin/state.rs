@@ -227,7 +227,7 @@ impl ClusterStatus {
         }
     }
 
-    /// That service goes on without the server, at the threshold of the alert.
+    /// The problem that service goes on without the server, from the threshold of the alert.
     fn problem(&self) -> Option<Problem> {
         let reason = self.reason.filter(|_| self.state == "fallback")?;
         let detail = format!("{reason}; 1/{} of every rate", self.share);
@@ -273,7 +273,7 @@ fn tenants(metrics: &Metrics, instances: &Instances) -> Vec<Tenant> {
             problems: of().filter(|of| !of.problems.is_empty()).count(),
             per_minute: of().map(|of| of.per_minute).sum(),
             requests: Requests {
-                seen: series.requests(Route::Seen).get(),
+                seen: series.requests(Route::ReceiptPath).get(),
                 other: series.requests(Route::Other).get(),
             },
             upstream: series.upstream().get(),

@@ -112,9 +112,9 @@ pub(super) struct Instances {
     families: Families,
     max: usize,
     named: Mutex<HashMap<Box<str>, Arc<InstanceSeries>>>,
-    /// Of all instances without a label.
+    /// The metrics of all instances without a label.
     pub(super) other: Arc<InstanceSeries>,
-    /// Of requests that name no instance.
+    /// The metrics of requests that name no instance.
     pub(super) none: Arc<InstanceSeries>,
 }
 

@@ -39,7 +39,7 @@ pub(crate) struct Scraped {
 }
 
 impl BucketStatus {
-    /// Of two buckets of an instance, the fewer tokens and the longer pause.
+    /// The fewer tokens and the longer pause of two buckets of an instance.
     #[must_use]
     pub(crate) fn scarcer(self, other: Self) -> Self {
         let tokens = match (self.tokens, other.tokens) {

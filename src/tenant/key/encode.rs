@@ -43,7 +43,7 @@ pub(super) fn candidates(value: &[u8]) -> impl Iterator<Item = Range<usize>> {
     [Some(whole), credentials].into_iter().flatten()
 }
 
-/// Puts a token into a header field; `None` if a field cannot hold it.
+/// Puts a token into the value of a header; `None` if a header cannot hold it.
 pub(super) fn replaced_in_field(
     value: &HeaderValue,
     at: Range<usize>,

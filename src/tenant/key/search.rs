@@ -83,7 +83,7 @@ impl Keyring {
         search
     }
 
-    /// The bytes of a header field that are a key.
+    /// The bytes of a header value that are a key.
     fn find_in_field(&self, value: &HeaderValue, client: Client) -> Option<Range<usize>> {
         let value = value.as_bytes();
         candidates(value).find(|at| self.find(&value[at.clone()], client).is_some())

@@ -104,9 +104,11 @@ mod tests {
     fn what_the_gateway_counts_is_found() {
         let metrics = Metrics::new(1);
         let ok = http::StatusCode::CREATED;
-        metrics.requests[Route::Seen as usize].code(ok).inc_by(5);
+        metrics.requests[Route::ReceiptPath as usize]
+            .code(ok)
+            .inc_by(5);
         metrics.requests[Route::Other as usize].code(ok).inc_by(2);
-        metrics.upstream[Route::Seen as usize].code(ok).inc();
+        metrics.upstream[Route::ReceiptPath as usize].code(ok).inc();
         metrics.upstream[Route::Other as usize].error().inc_by(2);
         metrics.other_tenants().savings.settle(5, 1);
         metrics.in_flight.set(3);

@@ -12,7 +12,9 @@ use tokio::time::Instant;
 
 use crate::config::{Classes, Config, InstanceLimit};
 use crate::http::path;
-use crate::limit::{Bucket, Completion, Kind, Newcomer, Permit, Refused, admit_at, next_ticket};
+use crate::limit::{
+    Bucket, Completion, Kind, Newcomer, Permit, RateLimited, admit_at, next_ticket,
+};
 
 /// Arrivals between two searches for idle buckets.
 const SWEEP_EVERY: usize = 65_536;
@@ -71,7 +73,7 @@ impl<G: Completion> OfflineLimiter<G> {
         kind: Kind,
         (now, deadline): (Instant, Instant),
         completion: impl FnOnce() -> G,
-    ) -> Result<Entry, Refused> {
+    ) -> Result<Entry, RateLimited> {
         self.arrivals += 1;
         if self.arrivals.is_multiple_of(SWEEP_EVERY) {
             self.buckets.retain(|_, bucket| !bucket.is_idle(now));
@@ -100,7 +102,7 @@ impl<G: Completion> OfflineLimiter<G> {
         kind: Kind,
         now: Instant,
         deadline: Instant,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), RateLimited> {
         let Some(bucket) = self.buckets.get(&key) else {
             return Ok(());
         };

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::batch::Mergeable;
-use crate::limit::{Completion, Permit, Refused};
+use crate::limit::{Completion, Permit, RateLimited};
 
 /// A receipt in a batch.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub(super) struct Waiter {
 pub(super) type Verdicts = Rc<RefCell<Vec<(u64, Option<Permit>)>>>;
 
 impl Completion for Waiter {
-    fn settle(self, verdict: Result<Permit, Refused>) -> bool {
+    fn settle(self, verdict: Result<Permit, RateLimited>) -> bool {
         // Only noted: the limiter is borrowed now, and sending can change the replay's tables.
         self.verdicts.borrow_mut().push((self.id, verdict.ok()));
         // A waiter of a replay never disconnects, so the token is used.

@@ -37,7 +37,7 @@ use crate::receipt::parse::{Parsed, parse};
 use crate::receipt::{MergeKey, Receipt};
 use crate::upstream::{Dial, Io, Upstream};
 
-/// Removes hop-by-hop fields; returns how many fields are left.
+/// Removes hop-by-hop headers; returns how many headers are left.
 #[must_use]
 pub fn strip(mut headers: HeaderMap) -> usize {
     hop_by_hop::strip(&mut headers, false);
@@ -219,7 +219,7 @@ impl Scrapes {
             gateway.metrics().instance(&format!("{number:012}"));
         }
         for code in (100..1000).flat_map(StatusCode::from_u16) {
-            for route in [Route::Seen, Route::Other] {
+            for route in [Route::ReceiptPath, Route::Other] {
                 gateway.metrics().requests[route as usize].code(code).inc();
                 gateway.metrics().upstream[route as usize].code(code).inc();
             }

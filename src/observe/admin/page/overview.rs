@@ -32,7 +32,7 @@ pub(super) fn header(status: &Status) -> Markup {
     }
 }
 
-/// That settings only observe, and what enforcing them would have done.
+/// The notice that settings only observe, and what enforcing them would have done.
 pub(super) fn observing(status: &Status) -> Markup {
     let observing = &status.observing;
     let would = observing.would;

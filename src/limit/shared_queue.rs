@@ -18,10 +18,10 @@ use tokio::time::Instant;
 use super::bucket::{Bucket, expiry};
 use super::flow::{FlowId, FlowLoad, Flows};
 use super::queue::{Side, WaitQueue, Waiter};
-use super::request::{Completion, Permit, Refused, Scope};
+use super::request::{Completion, Permit, RateLimited, Scope};
 use crate::config::Quota;
 pub(super) use agenda::Agenda;
-use agenda::{Due, Heads};
+use agenda::{Due, NextWaiters};
 
 /// Identifies a bucket that waits for a shared budget.
 pub(super) type EntryId = u64;
@@ -216,14 +216,14 @@ impl<G: Completion> SharedQueue<G> {
 
     /// The refusal of a request whose deadline came while it waited here. It names
     /// the budget that had no token.
-    pub(super) fn too_late(&mut self, id: EntryId, now: Instant) -> Option<Refused> {
+    pub(super) fn too_late(&mut self, id: EntryId, now: Instant) -> Option<RateLimited> {
         let entry = self.entries.get(&id)?;
         let (own, flow) = (entry.bucket.too_late(now), entry.flow);
         if entry.bucket.ready_at(now) > now {
             return Some(own);
         }
         let (at, scope, quota) = self.guaranteed(flow, Some(id), Side::Requests, now);
-        Some(Refused {
+        Some(RateLimited {
             scope,
             quota,
             max_in_flight: None,
@@ -255,12 +255,12 @@ impl<G: Completion> SharedQueue<G> {
             agenda.later.insert((ready, Due::Entry(id)));
             return;
         }
-        let heads = agenda.heads.entry(entry.flow).or_default();
+        let next_waiters = agenda.next_waiters.entry(entry.flow).or_default();
         if queue.head(Side::Requests).is_some() {
-            heads.requests.insert((entry.served, id));
+            next_waiters.requests.insert((entry.served, id));
         }
         if let Some(receipt) = queue.head(Side::Receipts) {
-            heads.receipts.insert((receipt.overdue, id));
+            next_waiters.receipts.insert((receipt.overdue, id));
         }
         let flow = entry.flow;
         self.list_flow(agenda, flow, now);
@@ -268,7 +268,11 @@ impl<G: Completion> SharedQueue<G> {
 
     /// Puts a flow with a ready bucket on the agenda.
     fn list_flow(&mut self, agenda: &mut Agenda, id: FlowId, now: Instant) {
-        if agenda.heads.get(&id).is_none_or(Heads::is_empty) {
+        if agenda
+            .next_waiters
+            .get(&id)
+            .is_none_or(NextWaiters::is_empty)
+        {
             return;
         }
         let due = self.flows.due(id, now);
@@ -289,9 +293,9 @@ impl<G: Completion> SharedQueue<G> {
     /// before requests only if bucket and flow both allow it, and if that makes
     /// no request of the flow late.
     fn choose(&self, agenda: &Agenda, flow: FlowId, now: Instant) -> Option<(Side, EntryId)> {
-        let heads = agenda.heads.get(&flow)?;
-        let request = heads.requests.first().map(|&(_, id)| id);
-        let receipt = heads.receipts.first().copied();
+        let next_waiters = agenda.next_waiters.get(&flow)?;
+        let request = next_waiters.requests.first().map(|&(_, id)| id);
+        let receipt = next_waiters.receipts.first().copied();
         let (request, (overdue, receipt)) = match (request, receipt) {
             (Some(request), Some(receipt)) => (request, receipt),
             (Some(request), None) => return Some((Side::Requests, request)),
@@ -299,7 +303,7 @@ impl<G: Completion> SharedQueue<G> {
         };
         let may_go = overdue <= now
             && self.flows.allows_receipt(flow)
-            && self.receipt_may_go(heads, flow, receipt, now);
+            && self.receipt_may_go(next_waiters, flow, receipt, now);
         Some(if may_go {
             (Side::Receipts, receipt)
         } else {
@@ -307,11 +311,17 @@ impl<G: Completion> SharedQueue<G> {
         })
     }
 
-    fn receipt_may_go(&self, heads: &Heads, flow: FlowId, receipt: EntryId, now: Instant) -> bool {
+    fn receipt_may_go(
+        &self,
+        next_waiters: &NextWaiters,
+        flow: FlowId,
+        receipt: EntryId,
+        now: Instant,
+    ) -> bool {
         let Some(pace) = self.flows.pace(flow, now) else {
             return false;
         };
-        let buckets = u32::try_from(heads.requests.len())
+        let buckets = u32::try_from(next_waiters.requests.len())
             .unwrap_or(u32::MAX)
             .max(1);
         let bucket = &self.entries[&receipt].bucket;
@@ -319,7 +329,10 @@ impl<G: Completion> SharedQueue<G> {
             let own = bucket.due(now, n as usize);
             own.max(pace.slot_at(n.saturating_mul(buckets)))
         };
-        let others = heads.requests.iter().filter(|(_, id)| *id != receipt);
+        let others = next_waiters
+            .requests
+            .iter()
+            .filter(|(_, id)| *id != receipt);
         let mut others = others.filter_map(|(_, id)| Some((id, self.entries.get(id)?)));
         bucket
             .waiting()
@@ -352,7 +365,7 @@ impl<G: Completion> SharedQueue<G> {
             let (requests, receipts) = counts.unwrap_or_default();
             match Some(*id) == entry {
                 true => load.own = requests,
-                false => load.competitors += usize::from(requests > 0),
+                false => load.other_buckets += usize::from(requests > 0),
             }
             load.requests += requests;
             load.receipts += receipts;

@@ -12,7 +12,7 @@ pub(super) const ID: &[u8] = b"messageId";
 
 /// How a request writes its ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum ListForm {
     /// `"messageIds":["a","b"]` in a JSON body.
     Json,
     /// `messageIds=["a","b"]`, a field whose text is JSON.
@@ -42,7 +42,7 @@ pub(crate) enum Site {
     PartBody,
 }
 
-impl Form {
+impl ListForm {
     /// The form of a field with this name, and its index if it has one; `None` for a
     /// name that is not one of the ids.
     pub(super) fn of_name(name: &[u8]) -> Option<Result<(Self, usize), NotMerged>> {

@@ -18,7 +18,7 @@ use crate::limit::request::Completion;
 pub(in crate::limit) struct Agenda {
     /// Flows with a token of their own and a bucket that is ready, by start tag.
     pub(super) ready: BTreeSet<(u128, u64, FlowId)>,
-    pub(super) heads: HashMap<FlowId, Heads>,
+    pub(super) next_waiters: HashMap<FlowId, NextWaiters>,
     /// When a bucket or a flow will have a token.
     pub(super) later: BTreeSet<(Instant, Due)>,
     /// When the first request of a bucket will have to be refused.
@@ -27,7 +27,7 @@ pub(in crate::limit) struct Agenda {
 
 /// The waiters of a flow that are next in their buckets, which have a token.
 #[derive(Debug, Default)]
-pub(super) struct Heads {
+pub(super) struct NextWaiters {
     /// By round-robin sequence number.
     pub(super) requests: BTreeSet<(u64, EntryId)>,
     /// By the time at which they stop yielding.
@@ -46,13 +46,13 @@ impl Agenda {
         let Some(queue) = entry.bucket.waiting() else {
             return;
         };
-        let heads = self.heads.entry(flow).or_default();
+        let next_waiters = self.next_waiters.entry(flow).or_default();
         if let Some(request) = queue.head(Side::Requests) {
             self.expiries.remove(&(expiry(request), id));
-            heads.requests.remove(&(entry.served, id));
+            next_waiters.requests.remove(&(entry.served, id));
         }
         if let Some(receipt) = queue.head(Side::Receipts) {
-            heads.receipts.remove(&(receipt.overdue, id));
+            next_waiters.receipts.remove(&(receipt.overdue, id));
         }
     }
 
@@ -67,7 +67,7 @@ impl Agenda {
     }
 }
 
-impl Heads {
+impl NextWaiters {
     pub(super) fn is_empty(&self) -> bool {
         self.requests.is_empty() && self.receipts.is_empty()
     }
