@@ -230,7 +230,7 @@ async fn a_gateway_that_is_cut_off_takes_its_share_and_the_others_the_rest() {
     let relay = Relay::start(server.directory.path().join("relay"), &server.socket());
     let urls = [relay.url(), server.url(), server.url()];
     let all = Gateways::start_with(EVEN, server, urls, "").await;
-    let load = load::send(all.port, "1", OFFERED, at_least(22));
+    let load = load::send(all.port, "1", OFFERED, at_least(18));
     sleep(seconds(2)).await;
     relay.set_open(false);
     let cut = Instant::now();
@@ -241,7 +241,7 @@ async fn a_gateway_that_is_cut_off_takes_its_share_and_the_others_the_rest() {
     println!("noticed after {:?}", cut.elapsed());
     // What was reserved before is used for as long as callers wait.
     let noticed = Instant::now() + MAX_WAIT + USABLE;
-    sleep(seconds(7)).await;
+    sleep(seconds(5)).await;
     let back = Instant::now();
     relay.set_open(true);
     println!("shared again after {:?}", all.until_shared().await);

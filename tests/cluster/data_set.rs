@@ -244,5 +244,5 @@ async fn the_memory_of_100_000_instances_is_bounded() {
     println!("{keys} keys: {used} bytes, {each} bytes each");
     // An operation that takes too long is abandoned, and its bucket may be missing.
     assert!(keys > u64::from(INSTANCES) / 2, "{keys} keys");
-    assert!(each < 600, "{each} bytes for a bucket");
+    assert!(each < 400, "{each} bytes for a bucket");
 }

@@ -201,7 +201,7 @@ fn balance(directory: &Path, port: u16, gateways: &[Gateway], weights: [u32; COU
     // A connection that cannot be made is tried at another gateway: nothing was sent.
     let mut text = format!(
         "defaults\n mode http\n timeout connect 1s\n timeout client 30s\n timeout server 30s\n \
-         retries 3\n retry-on conn-failure\n option redispatch 1\n\
+         timeout check 10s\n retries 3\n retry-on conn-failure\n option redispatch 1\n\
          frontend callers\n bind 127.0.0.1:{port}\n default_backend gateways\n\
          backend gateways\n balance roundrobin\n option httpchk GET /readyz\n"
     );
