@@ -251,7 +251,7 @@ impl Cluster {
         at_least_one(&self.share)
     }
 
-    /// Gateways that were seen in the last 8 s, this one included.
+    /// Gateways that were seen in the last 6 s, this one included.
     pub(crate) fn live(&self) -> NonZeroU32 {
         at_least_one(&self.live)
     }

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """The shipped settings of HAProxy, nginx and Caddy, each before a gateway, with clients that lie about their address.
+Then HAProxy and nginx before three gateways, with each instance at one of them.
 
     tests/proxies.py [PATH OF wawp-gateway]
 
 Needs haproxy, nginx, caddy, curl and openssl (all packages of Debian) and a built program. Says what holds; exits 1
-where something does not. Everything runs on 127.0.0.0/8, for some 20 seconds.
+where something does not. Everything runs on 127.0.0.0/8, for some 40 seconds.
 """
 
 import argparse
@@ -66,6 +67,9 @@ def main():
                 check(f"{proxy.__name__}: no access token in its log", TOKEN not in log, log)
             with contextlib.ExitStack() as running:
                 repeat(proxy, program, scratch, running)
+        for proxy in (haproxy_by_instance, nginx_by_instance):
+            with contextlib.ExitStack() as running:
+                spread(proxy, program, scratch, running)
     print("the proxies work")
 
 
@@ -133,6 +137,85 @@ def repeat(proxy, program, scratch, running):
     check(f"{proxy.__name__}: it is not sent again", status in (0, 502) and api.count == 1, found)
 
 
+def spread(proxy, program, scratch, running):
+    """Each instance is at one of three gateways, and only those of a gateway that fails move."""
+    name = proxy.__name__
+    api = Api()
+    gateways = []
+    for index in range(3):
+        directory = scratch / f"{name}{index}"
+        directory.mkdir()
+        gateways.append(Gateway(program, directory, running, api.port))
+    port = free_port()
+    proxy(port, gateways, scratch, running)
+    wait_for(port)
+    instances = [f"instance-{index}" for index in range(40)]
+    sent = 0
+
+    def place():
+        """Which gateways each instance is at; one request by query, one by header, one by both."""
+        nonlocal sent
+        for instance in instances:
+            for query, header in ((instance, None), (None, instance), (instance, "another")):
+                deadline = time.monotonic() + TIMEOUT_S
+                # Until the proxy has noticed that a gateway has failed.
+                while (status := ask_for(port, query, header)) != 200:
+                    if time.monotonic() > deadline:
+                        check(f"{name}: {instance} is served", False, status)
+                    time.sleep(0.1)
+                sent += 1
+        return found(sent)
+
+    def found(count):
+        """The gateways by instance, once their logs have this many requests."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            at, seen = {}, 0
+            for index, gateway in enumerate(gateways):
+                for line in gateway.log.read_text().splitlines():
+                    instance = json.loads(line).get("instance")
+                    if instance is not None:
+                        seen += 1
+                        at.setdefault(instance, set()).add(index)
+            if seen >= count or time.monotonic() > deadline:
+                return at
+            time.sleep(0.05)
+
+    before = place()
+    check(f"{name}: each instance is at one gateway", all(len(at) == 1 for at in before.values()), before)
+    counts = [sum(at == {index} for at in before.values()) for index in range(3)]
+    check(f"{name}: each gateway has instances", min(counts) >= 1, counts)
+    statuses = [ask_for(port, None, None) for _ in range(6)]
+    deadline = time.monotonic() + TIMEOUT_S
+    while not all(without_instance(gateway.log) for gateway in gateways) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    everywhere = all(without_instance(gateway.log) for gateway in gateways)
+    check(f"{name}: requests without an instance go to all gateways", everywhere, statuses)
+
+    gateways[0].child.kill()
+    gateways[0].child.wait()
+    gateways[0].listener.close()
+    after = place()
+    stayed = all(after[name] == at for name, at in before.items() if at != {0})
+    check(f"{name}: the instances of the others stay", stayed, (before, after))
+    moved = all(len(after[name]) == 2 for name, at in before.items() if at == {0})
+    check(f"{name}: those of a gateway that fails move", moved, (before, after))
+
+
+def without_instance(log):
+    """Whether a request without an instance is in the log."""
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    return any("client" in entry and entry.get("instance") is None for entry in entries)
+
+
+def ask_for(port, query, header):
+    """Sends a request for an instance that is named in the query, in the header, in both, or not at all."""
+    target = f"/v2/session/info?access_token={TOKEN}" + (f"&instance_id={query}" if query else "")
+    with contextlib.closing(connect(port, ALLOWED)) as connection:
+        connection.request("GET", target, headers={"Host": NAME} | ({"X-Instance-ID": header} if header else {}))
+        return connection.getresponse().status
+
+
 class Api:
     """An API that does not respond to the first message, and counts all of them."""
 
@@ -164,23 +247,47 @@ class Api:
 
 
 def haproxy(port, gateway, scratch, running):
-    text = shipped("haproxy.cfg", {
-        ":443": f"127.0.0.1:{port}",
-        "/etc/haproxy/wawp.pem": str(scratch / "both.pem"),
-        "127.0.0.1:8080": f"127.0.0.1:{gateway.port}",
-        "port 9464": f"port {gateway.admin}",
-    })
+    backend = {"127.0.0.1:8080": f"127.0.0.1:{gateway.port}", "port 9464": f"port {gateway.admin}"}
+    run_haproxy(shipped("haproxy.cfg", haproxy_addresses(port, scratch) | backend), scratch, running)
+
+
+def haproxy_by_instance(port, gateways, scratch, running):
+    backend = {}
+    for index, gateway in enumerate(gateways, 1):
+        backend |= {f"127.0.0.1:808{index}": f"127.0.0.1:{gateway.port}", f"port 946{index}": f"port {gateway.admin}"}
+    before = shipped("haproxy.cfg", haproxy_addresses(port, scratch)).partition("\nbackend ")[0]
+    run_haproxy(f"{before}\n" + shipped("by-instance.haproxy.cfg", backend), scratch, running)
+
+
+def haproxy_addresses(port, scratch):
+    return {":443": f"127.0.0.1:{port}", "/etc/haproxy/wawp.pem": str(scratch / "both.pem")}
+
+
+def run_haproxy(text, scratch, running):
     (scratch / "haproxy.cfg").write_text(text)
     start(running, [which("haproxy"), "-db", "-f", scratch / "haproxy.cfg"], scratch / "haproxy.log")
 
 
 def nginx(port, gateway, scratch, running):
-    text = shipped("nginx.conf", {
+    backend = {"127.0.0.1:8080": f"127.0.0.1:{gateway.port}"}
+    run_nginx(shipped("nginx.conf", nginx_addresses(port, scratch) | backend), scratch, running)
+
+
+def nginx_by_instance(port, gateways, scratch, running):
+    backend = {f"127.0.0.1:808{index}": f"127.0.0.1:{gateway.port}" for index, gateway in enumerate(gateways, 1)}
+    server = shipped("nginx.conf", nginx_addresses(port, scratch)).partition("\nserver {")
+    run_nginx(shipped("by-instance.nginx.conf", backend) + "".join(server[1:]), scratch, running)
+
+
+def nginx_addresses(port, scratch):
+    return {
         "443": f"127.0.0.1:{port}",
         "/etc/nginx/wawp.crt": str(scratch / "cert.pem"),
         "/etc/nginx/wawp.key": str(scratch / "key.pem"),
-        "127.0.0.1:8080": f"127.0.0.1:{gateway.port}",
-    })
+    }
+
+
+def run_nginx(text, scratch, running):
     (scratch / "site.conf").write_text(text)
     # What Debian's /etc/nginx/nginx.conf has around conf.d.
     (scratch / "nginx.conf").write_text(

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A gateway that was not seen for this time is no longer live. Four beats.
-const LIVE_FOR: Duration = Duration::from_secs(8);
+/// A gateway that was not seen for this time is no longer live. Three beats; the others read it with
+/// their next one, at most 8 s after the gateway has vanished.
+const LIVE_FOR: Duration = Duration::from_secs(6);
 /// For this time after it was last seen live, a gateway that has not deregistered is known.
 const KNOWN_FOR: Duration = Duration::from_secs(30);
 /// The share during an outage counts the gateways of this time.

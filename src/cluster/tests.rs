@@ -413,7 +413,7 @@ async fn the_share_counts_the_gateways_that_were_seen_in_the_last_ten_minutes() 
     assert_eq!(counts(&stage), [1, 1, 2]);
     stage.events();
     // Two are live, one has vanished, one is forgotten.
-    stage.server.state().others = vec![seen("a", 1), seen("b", 8), seen("c", 9), seen("d", 39)];
+    stage.server.state().others = vec![seen("a", 1), seen("b", 6), seen("c", 7), seen("d", 37)];
     sleep(Duration::from_secs(3)).await;
     assert_eq!(
         (counts(&stage), stage.events()),

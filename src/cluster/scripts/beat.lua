@@ -12,7 +12,7 @@
 -- how long ago it has reported itself, in microseconds.
 
 -- Gateways that vanished are returned for this time, so that the others know of them.
-local REMEMBERED = 38000000
+local REMEMBERED = 36000000
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]

@@ -1,6 +1,6 @@
 -- What every script on a bucket has in common.
 --
--- KEYS[1] is the bucket, a hash; KEYS[2] is the birth of the data set; KEYS[3] is the channel that
+-- KEYS[1] is the bucket, a MessagePack array of the numbers below; KEYS[2] is the birth of the data set; KEYS[3] is the channel that
 -- announces pauses. ARGV[1] is the time between two tokens and ARGV[2] the time that a full
 -- bucket holds beyond its first token: interval * (burst - 1). Times are whole microseconds: a Lua
 -- number holds them exactly. Arguments and replies are lengths of time, so that the clock of the
@@ -25,55 +25,48 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
 -- In a data set that has lost its keys, buckets are empty and not full.
-local born = tonumber(redis.call('GET', KEYS[2]))
+local stored = redis.call('MGET', KEYS[1], KEYS[2])
+local born = tonumber(stored[2])
 if not born then
     born = now
     redis.call('SET', KEYS[2], born)
 end
 
-local fields = { 'tat', 'interval', 'spare', 'strict', 'paused', 'epoch', 'recovers', 'probe', 'step', 'named', 'shift' }
-local bucket = {}
-for index, value in ipairs(redis.call('HMGET', KEYS[1], unpack(fields))) do
-    bucket[fields[index]] = tonumber(value) or 0
-end
+local tat, interval, spare, strict, paused, epoch, recovers, probe, step, named, shift =
+    unpack(stored[1] and cmsgpack.unpack(stored[1]) or { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 })
 
-local interval, spare = tonumber(ARGV[1]), tonumber(ARGV[2])
-if bucket.strict > now and (bucket.interval > interval or bucket.spare < spare) then
-    if interval == bucket.interval or spare == bucket.spare then
-        bucket.strict = now + STRICT_FOR
+local own_interval, own_spare = tonumber(ARGV[1]), tonumber(ARGV[2])
+if strict > now and (interval > own_interval or spare < own_spare) then
+    if own_interval == interval or own_spare == spare then
+        strict = now + STRICT_FOR
     end
-    interval = math.max(interval, bucket.interval)
-    spare = math.min(spare, bucket.spare)
+    interval = math.max(interval, own_interval)
+    spare = math.min(spare, own_spare)
 else
-    bucket.strict = now + STRICT_FOR
+    strict = now + STRICT_FOR
+    interval, spare = own_interval, own_spare
 end
-bucket.interval, bucket.spare = interval, spare
 
-bucket.tat = math.max(bucket.tat, born + interval + spare)
+tat = math.max(tat, born + interval + spare)
 
 -- Moves what is reserved, and the tokens that are not, to after this time.
 local function shift_to(from, to)
     if to > from then
-        bucket.shift = bucket.shift + to - from
-        bucket.tat = math.max(bucket.tat + to - from, to + spare)
+        shift = shift + to - from
+        tat = math.max(tat + to - from, to + spare)
     end
 end
 
 -- Writes the bucket, which expires when a new one would be the same.
 local function save()
-    local values = {}
-    for _, field in ipairs(fields) do
-        values[#values + 1] = field
-        values[#values + 1] = bucket[field]
-    end
-    redis.call('HSET', KEYS[1], unpack(values))
-    local until_same = math.max(bucket.tat, bucket.strict, bucket.paused + MAX_PAUSE) - now
-    redis.call('PEXPIRE', KEYS[1], math.floor(until_same / 1000) + 1000)
+    local bucket = cmsgpack.pack({ tat, interval, spare, strict, paused, epoch, recovers, probe, step, named, shift })
+    local until_same = math.max(tat, strict, paused + MAX_PAUSE) - now
+    redis.call('SET', KEYS[1], bucket, 'PX', math.floor(until_same / 1000) + 1000)
 end
 
--- What a gateway has to know of the bucket.
+-- What a gateway has to know of the 
 local function state()
-    return bucket.epoch, bucket.paused - now, bucket.recovers, bucket.shift, bucket.tat - now, interval, spare
+    return epoch, paused - now, recovers, shift, tat - now, interval, spare
 end
 
 local function announce()

@@ -6,11 +6,11 @@
 -- Returns: 1 if the request may be sent, else 0; after what time to ask again; the state.
 
 local wait = 0
-if bucket.recovers == 1 then
-    wait = math.max(bucket.paused, bucket.probe + tonumber(ARGV[3])) - now
+if recovers == 1 then
+    wait = math.max(paused, probe + tonumber(ARGV[3])) - now
     if wait <= 0 then
         wait = 0
-        bucket.probe = now
+        probe = now
         save()
     end
 end

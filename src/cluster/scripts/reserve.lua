@@ -17,32 +17,32 @@
 -- data set; the time between two slots; the state.
 
 if tonumber(ARGV[3]) ~= born then
-    bucket.tat = math.max(bucket.tat, now + tonumber(ARGV[4]))
-    local paused = now + tonumber(ARGV[5])
-    if paused > math.max(bucket.paused, now) then
-        shift_to(math.max(bucket.paused, now), paused)
-        bucket.paused, bucket.recovers = paused, 1
-        if bucket.epoch == 0 then
-            bucket.epoch = now
+    tat = math.max(tat, now + tonumber(ARGV[4]))
+    local known_pause = now + tonumber(ARGV[5])
+    if known_pause > math.max(paused, now) then
+        shift_to(math.max(paused, now), known_pause)
+        paused, recovers = known_pause, 1
+        if epoch == 0 then
+            epoch = now
         end
     end
 end
 
 local back = tonumber(ARGV[6])
-if back > 0 and bucket.tat == tonumber(ARGV[7]) then
-    bucket.tat = bucket.tat - back
+if back > 0 and tat == tonumber(ARGV[7]) then
+    tat = tat - back
 end
 
-local step = math.floor(interval * ARGV[9] / 1000)
-bucket.tat = math.max(bucket.tat, now)
-local first = bucket.tat - spare - now
+local between = math.floor(interval * ARGV[9] / 1000)
+tat = math.max(tat, now)
+local first = tat - spare - now
 local reserved = 0
 for index = 10, #ARGV do
-    local due = math.max(0, first + reserved * step)
+    local due = math.max(0, first + reserved * between)
     if due <= tonumber(ARGV[index]) and (ARGV[8] == '0' or due == 0) then
         reserved = reserved + 1
     end
 end
-bucket.tat = bucket.tat + reserved * step
+tat = tat + reserved * between
 save()
-return { reserved, first, bucket.tat, born, step, state() }
+return { reserved, first, tat, born, between, state() }

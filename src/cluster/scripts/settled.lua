@@ -6,12 +6,12 @@
 --
 -- Returns: the state.
 
-if bucket.recovers == 1 and tonumber(ARGV[3]) == bucket.epoch and now >= bucket.paused then
-    bucket.probe = 0
+if recovers == 1 and tonumber(ARGV[3]) == epoch and now >= paused then
+    probe = 0
     if ARGV[4] == '1' then
-        bucket.recovers, bucket.step, bucket.named = 0, 0, 0
+        recovers, step, named = 0, 0, 0
         -- The probe has had the slot at the end of the pause. The next follow from now on.
-        shift_to(bucket.paused + interval, now)
+        shift_to(paused + interval, now)
     end
     save()
     announce()

@@ -12,30 +12,29 @@
 local FIRST_PAUSE = 1000000
 local MAX_REPEATED = 1000000
 
-local named = math.min(tonumber(ARGV[4]), MAX_PAUSE)
-local was_held = bucket.recovers == 1
-local from = was_held and bucket.paused or now
-local forgotten = not was_held and bucket.paused + MAX_PAUSE <= now
+local length = math.min(tonumber(ARGV[4]), MAX_PAUSE)
+local was_held = recovers == 1
+local from = was_held and paused or now
+local forgotten = not was_held and paused + MAX_PAUSE <= now
 if forgotten then
-    bucket.step, bucket.named = 0, 0
+    step, named = 0, 0
 end
-if tonumber(ARGV[3]) == bucket.epoch then
-    local length = named
-    if named > 0 then
-        length = math.max(named, bucket.named)
+if tonumber(ARGV[3]) == epoch then
+    if length > 0 then
+        length = math.max(length, named)
     else
-        length = math.max(bucket.step, FIRST_PAUSE)
-        bucket.step = math.min(length * 2, MAX_PAUSE)
+        length = math.max(step, FIRST_PAUSE)
+        step = math.min(length * 2, MAX_PAUSE)
     end
-    bucket.named = math.min(length * 2, MAX_REPEATED)
-    bucket.epoch = math.max(now, bucket.epoch + 1)
-    bucket.paused = now + length
-    bucket.recovers, bucket.probe = 1, 0
-elseif named > 0 then
-    bucket.paused = math.max(bucket.paused, now + named)
-    bucket.recovers = 1
+    named = math.min(length * 2, MAX_REPEATED)
+    epoch = math.max(now, epoch + 1)
+    paused = now + length
+    recovers, probe = 1, 0
+elseif length > 0 then
+    paused = math.max(paused, now + length)
+    recovers = 1
 end
-shift_to(from, bucket.paused)
+shift_to(from, paused)
 save()
 announce()
 return { state() }

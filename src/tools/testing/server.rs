@@ -137,7 +137,7 @@ impl ModelServer {
             ago: at.elapsed(),
         });
         let gateways = gateways
-            .filter(|it| it.ago < Duration::from_secs(38))
+            .filter(|it| it.ago < Duration::from_secs(36))
             .collect();
         let hash_key = state.hash_key.get_or_insert_with(|| beat.hash_key.clone());
         Beaten {

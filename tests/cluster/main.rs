@@ -1,8 +1,24 @@
-//! The connection of a cluster with a real server, which stops, hangs, refuses and fails over.
+//! A cluster with a real server, which stops, hangs, refuses and fails over: the connection of one
+//! gateway (here), and three gateways behind HAProxy.
 //!
-//! Needs `redis-server` (Debian: `apt-get install redis-server`), and only 127.0.0.1.
+//! Needs `redis-server` and `haproxy` (Debian: `apt-get install redis-server haproxy`), and only
+//! 127.0.0.1.
+//!
+//! - [`acceptance`]: what three gateways guarantee, whatever fails;
+//! - [`data_set`]: what they keep on the server;
+//! - [`gateways`], [`load`], [`recorder`], [`relay`]: the gateways, their callers, their upstream, and
+//!   the way to the server;
+//! - [`laws`]: how the upstream's record is judged.
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
+
+mod acceptance;
+mod data_set;
+mod gateways;
+mod laws;
+mod load;
+mod recorder;
+mod relay;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -507,49 +523,72 @@ async fn over_tls_only_a_server_of_a_trusted_authority_is_used() {
     drop(server);
 }
 
+/// A primary, its replica, and a sentinel that knows both.
+struct Watched {
+    primary: Server,
+    _replica: Server,
+    _sentinel: Server,
+    sentinel_port: String,
+}
+
+impl Watched {
+    async fn start() -> Self {
+        let [first, second, watch] =
+            [free_port(), free_port(), free_port()].map(|it| it.to_string());
+        let primary = Server::start(&["--port", &first]).await;
+        let of_first = ["--port", &*second, "--replicaof", "127.0.0.1", &*first];
+        let replica = Server::start(&of_first).await;
+        until("the replica follows", || {
+            let state = replica.ask(&["INFO", "replication"]).unwrap();
+            let state: String = redis::from_redis_value(state).unwrap();
+            state.contains("master_link_status:up")
+        })
+        .await;
+        let directory = tempfile::tempdir().unwrap();
+        let config = format!(
+            "port {watch}\nunixsocket socket\nsentinel monitor main 127.0.0.1 {first} 1\n\
+             sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
+        );
+        std::fs::write(directory.path().join("sentinel.conf"), config).unwrap();
+        let arguments = ["sentinel.conf", "--sentinel"].map(str::to_owned).to_vec();
+        let sentinel = Server {
+            child: spawn(directory.path(), &arguments),
+            directory,
+            arguments,
+        };
+        until("the sentinel knows the replica", || {
+            sentinel
+                .ask(&["SENTINEL", "REPLICAS", "main"])
+                .is_ok_and(|replicas| !matches!(replicas, Value::Array(ref all) if all.is_empty()))
+        })
+        .await;
+        Self {
+            primary,
+            _replica: replica,
+            _sentinel: sentinel,
+            sentinel_port: watch,
+        }
+    }
+
+    /// One sentinel that is asked does not exist.
+    fn url(&self) -> String {
+        let (nowhere, port) = (free_port(), &self.sentinel_port);
+        format!("redis+sentinel://127.0.0.1:{nowhere},127.0.0.1:{port}/main")
+    }
+}
+
 #[tokio::test]
 async fn a_failover_by_sentinel_leads_to_the_new_primary() {
-    let [first, second, watch] = [free_port(), free_port(), free_port()].map(|it| it.to_string());
-    let mut primary = Server::start(&["--port", &first]).await;
-    let of_first = ["--port", &*second, "--replicaof", "127.0.0.1", &*first];
-    let replica = Server::start(&of_first).await;
-    until("the replica follows", || {
-        let state = replica.ask(&["INFO", "replication"]).unwrap();
-        let state: String = redis::from_redis_value(state).unwrap();
-        state.contains("master_link_status:up")
-    })
-    .await;
-    let directory = tempfile::tempdir().unwrap();
-    let config = format!(
-        "port {watch}\nunixsocket socket\nsentinel monitor main 127.0.0.1 {first} 1\n\
-         sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
-    );
-    std::fs::write(directory.path().join("sentinel.conf"), config).unwrap();
-    let arguments = ["sentinel.conf", "--sentinel"].map(str::to_owned).to_vec();
-    let sentinel = Server {
-        child: spawn(directory.path(), &arguments),
-        directory,
-        arguments,
-    };
-    until("the sentinel knows the replica", || {
-        sentinel
-            .ask(&["SENTINEL", "REPLICAS", "main"])
-            .is_ok_and(|replicas| !matches!(replicas, Value::Array(ref all) if all.is_empty()))
-    })
-    .await;
-    // One sentinel that is asked does not exist.
-    let nowhere = free_port();
-    let peer = join(&format!(
-        "redis+sentinel://127.0.0.1:{nowhere},127.0.0.1:{watch}/main"
-    ))
-    .await;
+    let mut watched = Watched::start().await;
+    let peer = join(&watched.url()).await;
     let hash = peer.digest("a");
-    primary.kill();
+    watched.primary.kill();
     until_fallback(&peer).await;
     until_shared(&peer).await;
     assert!(peer.reserve("1").await);
     assert_eq!(peer.digest("a"), hash);
-    let unknown = join_with(&format!("redis+sentinel://127.0.0.1:{watch}/other"), "");
+    let unknown = watched.url().replace("/main", "/other");
+    let unknown = join_with(&unknown, "");
     until("the failure is known", || {
         unknown.state().1 == Some("no_primary")
     })
