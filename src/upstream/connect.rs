@@ -184,15 +184,22 @@ impl Connector {
 
     /// A stream to this address, or the one of a test.
     async fn dial(&self, host: &str, port: u16) -> Result<Box<dyn Io>, Unreachable> {
-        match &self.dial {
+        let looked_up = match &self.dial {
             Dial::Tcp => {
                 let addresses = tokio::net::lookup_host((host, port)).await;
-                let addresses =
-                    addresses.map_err(|error| self.keep_detail(Unreachable::Resolve, error))?;
-                let addresses: Vec<_> = addresses.collect();
-                Ok(Box::new(self.addresses.tcp(&addresses).await?))
+                addresses.map(Iterator::collect)
             }
-            Dial::With(dial) => Ok(dial().await?),
+            Dial::Named { lookup, .. } => lookup(host, port),
+            Dial::With(dial) => return Ok(dial().await?),
+        };
+        let addresses: Vec<_> =
+            looked_up.map_err(|error| self.keep_detail(Unreachable::Resolve, error))?;
+        match &self.dial {
+            Dial::Named { connect, .. } => {
+                let connect = |address| connect(address);
+                self.addresses.connect(&addresses, connect).await
+            }
+            _ => Ok(Box::new(self.addresses.tcp(&addresses).await?)),
         }
     }
 

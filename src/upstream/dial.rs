@@ -43,6 +43,7 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Io for T {}
 
 type Dialled = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
+type Lookup = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 /// How the upstream is reached.
 #[derive(Clone)]
@@ -51,6 +52,13 @@ pub enum Dial {
     Tcp,
     /// Over streams made by this function: an upstream in the same process.
     With(Arc<dyn Fn() -> Dialled + Send + Sync>),
+    /// By name, with these functions in place of the resolver and of TCP.
+    Named {
+        /// The addresses of a host, with this port.
+        lookup: Arc<Lookup>,
+        /// Connects to one of them.
+        connect: Arc<dyn Fn(SocketAddr) -> Dialled + Send + Sync>,
+    },
 }
 
 impl fmt::Debug for Dial {
@@ -58,6 +66,7 @@ impl fmt::Debug for Dial {
         f.write_str(match self {
             Self::Tcp => "Tcp",
             Self::With(_) => "With(..)",
+            Self::Named { .. } => "Named { .. }",
         })
     }
 }
@@ -79,7 +88,7 @@ impl AddressRace {
 
     /// Connects to the address that responds first. The next address is tried after
     /// [`ATTEMPT_DELAY`], or when an attempt fails.
-    async fn connect<T, F>(
+    pub(super) async fn connect<T, F>(
         &self,
         addresses: &[SocketAddr],
         connect: impl Fn(SocketAddr) -> F,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::{Message, World, get, receipt};
+use crate::support::{Message, Stage, World, get, receipt};
 
 const PAGE: &str = "Origin: https://app.test";
 const TIGHT: &str = "limit.rate = 1\nlimit.burst = 1\nlimit.max_wait = \"100ms\"\n";
@@ -70,6 +70,33 @@ async fn what_only_looks_like_a_preflight_is_charged() {
         let world = World::new(TIGHT);
         assert_ne!(world.call(&request).await.status(), 429);
         assert_eq!(world.call(&request).await.status(), 429, "{request}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn preflights_count_as_requests_in_flight() {
+    let asked = preflight("/v2/chats");
+    for first in [get("/v2/chats"), asked.clone()] {
+        let mut stage = Stage::new("server.max_in_flight = 1");
+        let mut busy = stage.client();
+        busy.says(&first).await;
+        let mut upstream = stage.upstream.accepts().await;
+        upstream.request().await;
+        let began = Instant::now();
+        let refused = stage.client().asks(&asked).await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert_eq!(refused.status(), 503, "after {first}");
+        assert_eq!(refused.json()["code"], "overloaded");
+        assert_eq!(refused.field("retry-after"), Some("1"));
+        upstream.says("HTTP/1.1 204 No Content\r\n\r\n").await;
+        assert_eq!(busy.response().await.status(), 204);
+        // The refused one was not sent, and there is room again.
+        busy.says(&asked).await;
+        let forwarded = upstream.request().await;
+        assert!(forwarded.start.starts_with("OPTIONS "), "{forwarded:?}");
+        upstream.says("HTTP/1.1 204 No Content\r\n\r\n").await;
+        assert_eq!(busy.response().await.status(), 204);
+        stage.upstream.is_left_alone().await;
     }
 }
 

@@ -1,18 +1,43 @@
 //! Connections to the upstream that have become too old: they take no further request, and none is cut.
 
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::sleep;
-use wawp_gateway::config;
+use wawp_gateway::gateway::Gateway;
+use wawp_gateway::{Dial, Io, config};
 
-use crate::support::{ClientConn, Stage, get};
+use crate::support::{ClientConn, Stage, gateway_with, get, stream};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 const MAX_AGE: Duration = Duration::from_secs(60);
 
+const SETTINGS: &str = "upstream.max_age = \"60s\"\nupstream.idle_timeout = \"1h\"";
+
 fn stage() -> Stage {
-    Stage::new("upstream.max_age = \"60s\"\nupstream.idle_timeout = \"1h\"")
+    Stage::new(SETTINGS)
+}
+
+/// An upstream whose name resolves to the address that `resolved` holds. Every address accepts connections.
+struct MovingUpstream {
+    resolved: Mutex<SocketAddr>,
+    arrivals: mpsc::UnboundedSender<(SocketAddr, ClientConn)>,
+}
+
+impl MovingUpstream {
+    fn lookup(&self, host: &str) -> Vec<SocketAddr> {
+        assert_eq!(host, "upstream.test");
+        vec![*self.resolved.lock().unwrap()]
+    }
+
+    fn connect(&self, address: SocketAddr) -> Box<dyn Io> {
+        let (near, far) = tokio::io::duplex(16 * 1024);
+        self.arrivals.send((address, ClientConn::new(far))).unwrap();
+        Box::new(near)
+    }
 }
 
 /// One request on a connection of the upstream.
@@ -104,4 +129,47 @@ async fn a_reload_replaces_the_connections_and_cuts_no_request() {
     assert_eq!(slow.response().await.status(), 200);
     busy.hears_end().await;
     exchange(&mut client, &mut new, &get("/v2/2")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_has_moved_is_looked_up_again_after_the_age_and_after_a_reload() {
+    let [old, new] = [1, 2].map(|last| SocketAddr::from(([192, 0, 2, last], 80)));
+    let by_reload = |gateway: &Gateway| gateway.reload(&config::Config::default());
+    for renews in [None, Some(by_reload)] {
+        let (arrivals, mut arrived) = mpsc::unbounded_channel();
+        let upstream = Arc::new(MovingUpstream {
+            resolved: Mutex::new(old),
+            arrivals,
+        });
+        let (names, addresses) = (Arc::clone(&upstream), Arc::clone(&upstream));
+        let dial = Dial::Named {
+            lookup: Arc::new(move |host, _| Ok(names.lookup(host))),
+            connect: Arc::new(move |address| {
+                let stream = addresses.connect(address);
+                Box::pin(async move { Ok(stream) })
+            }),
+        };
+        let gateway = gateway_with(SETTINGS, dial);
+        let mut client = ClientConn::new(stream(&gateway));
+        client.says(get("/v2/0")).await;
+        let (address, mut first) = arrived.recv().await.unwrap();
+        assert_eq!(address, old);
+        first.request().await;
+        first.says(OK).await;
+        client.response().await;
+
+        *upstream.resolved.lock().unwrap() = new;
+        exchange(&mut client, &mut first, &get("/v2/1")).await;
+        match renews {
+            Some(renew) => renew(&gateway),
+            None => sleep(MAX_AGE).await,
+        }
+        client.says(get("/v2/2")).await;
+        let (address, mut second) = arrived.recv().await.unwrap();
+        assert_eq!(address, new);
+        second.request().await;
+        second.says(OK).await;
+        assert_eq!(client.response().await.text(), "ok");
+        first.hears_end().await;
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{ClientConn, Stage, World, get, receipt_in_query};
+use crate::support::{ClientConn, Logged, Stage, World, get, receipt_in_query};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -230,6 +230,38 @@ async fn a_target_that_only_hyper_could_send_is_refused_with_its_byte() {
         };
         assert_eq!(counted(&["code=\"400\""]), 1.0, "{method} {target}");
         stage.upstream.is_left_alone().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_refusal_of_a_target_is_logged_without_what_it_holds() {
+    let target = "/v2/send/text?instance_id=123&access_token=s3cret-1&message=Order%20#12";
+    let request = format!(
+        "POST {target} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer s3cret-2\r\nUser-Agent: s3cret-3\r\n\
+         Expect: 100-continue\r\nContent-Length: 1\r\n\r\n"
+    );
+    for format in ["json", "text"] {
+        // Whatever the sample: each refusal is written.
+        let logged = Logged::new(&format!(
+            "[log]\nformat = \"{format}\"\naccess_sample = 1000000\n"
+        ));
+        for _ in 0..2 {
+            assert_eq!(logged.world.call(&request).await.status(), 400);
+        }
+        let text = logged.text().await;
+        assert_eq!(text.lines().count(), 2, "{text}");
+        for line in text.lines() {
+            let (status, error) = match format {
+                "json" => (r#""status":400"#, r#""error":"malformed""#),
+                _ => ("/v2/send/text 400 ", "error=malformed"),
+            };
+            assert!(line.contains(status) && line.contains(error), "{line}");
+            assert!(
+                !line.contains("s3cret") && !line.contains("Order"),
+                "{line}"
+            );
+        }
+        assert!(!logged.world.gateway.exposition().contains("s3cret"));
     }
 }
 

@@ -98,6 +98,29 @@ async fn a_request_that_does_not_merge_says_why_in_log_metric_and_response() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_malformed_escape_in_a_query_is_forwarded_byte_for_byte() {
+    for more in [
+        "messageIds%5B%5D=false_1@c.us_A_1%",
+        "messageIds%5B%5D=false_1@c.us_A_1%4",
+        "messageIds%5B%5D=false_1@c.us_A&messageIds%5B%5D=false_1@c.us_%zz",
+        "messageIds=%5B%22false_1@c.us_A_1%%22%5D",
+        "messageIds%5B%5D=false_1@c.us_A_%FF",
+        "note=50%&x=1",
+        "note%=50",
+    ] {
+        let logged = Logged::new(JSON);
+        let target = format!("{TARGET}&chatId=1%40c.us&{more}");
+        let request = format!("POST {target} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n");
+        for response in logged.world.together([request.clone(), request]).await {
+            assert_told(&logged, "unknown_encoding", &response).await;
+        }
+        let calls = logged.world.sandbox.calls();
+        let targets: Vec<_> = calls.iter().map(|call| &*call.target).collect();
+        assert_eq!(targets, [&*target, &*target]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn settings_and_moments_that_keep_a_receipt_alone_are_named() {
     for (reason, settings) in [
         ("merging_off", "[batch]\nwindow = \"0ms\"\n"),

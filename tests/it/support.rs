@@ -21,7 +21,7 @@ pub(crate) use program::{Program, RunningSandbox, Scratch, call, connect, eventu
 pub(crate) use requests::{
     get, head_and_body, ids, post, receipt, receipt_in_query, receipt_of, text,
 };
-pub(crate) use world::{Stage, World, at_rest, counted, stream};
+pub(crate) use world::{Stage, World, at_rest, counted, gateway_with, stream};
 
 /// Runs a thing of the program's that ends by itself, and returns exit code, stdout and stderr.
 pub(crate) fn run(args: &[&str]) -> (i32, String, String) {

@@ -263,6 +263,48 @@ async fn a_refused_request_is_sent_again_on_another_connection_with_its_body() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_request_is_not_sent_again_behind_a_long_body_or_trailers() {
+    let head = "POST /v2/send/text?instance_id=1 HTTP/1.1\r\nHost: h\r\n";
+    let long = |length| {
+        format!(
+            "{head}Content-Length: {length}\r\n\r\n{}",
+            "x".repeat(length)
+        )
+    };
+    let trailers = format!(
+        "{head}Transfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n"
+    );
+    for (request, again) in [
+        (long(60_000), true),
+        (long(70_000), false),
+        (trailers, false),
+    ] {
+        let mut stage = Stage::new();
+        let mut client = stage.client();
+        let read = async {
+            let (asked, response) = stage.asked_with_body().await;
+            let mut body = asked.into_body();
+            while let Some(piece) = body.data().await {
+                let length = piece.unwrap().len();
+                body.flow_control().release_capacity(length).unwrap();
+            }
+            (body.trailers().await.unwrap(), response)
+        };
+        let (_, (trailers, mut response)) = tokio::join!(client.says(&request), read);
+        assert_eq!(trailers.is_some(), request.contains("Trailer"));
+        response.send_reset(Reason::REFUSED_STREAM);
+        if again {
+            let (asked, response) = stage.asked_with_body().await;
+            assert_eq!(whole(asked.into_body()).await.len(), 60_000);
+            respond(response);
+        }
+        let status = if again { 200 } else { 502 };
+        assert_eq!(client.response().await.status(), status);
+        stage.is_left_alone().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_is_always_refused_fails_soon() {
     let mut stage = Stage::new();
     let mut client = stage.client();

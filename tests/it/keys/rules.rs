@@ -143,6 +143,33 @@ async fn a_key_needs_one_instance() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_needs_one_instance_in_every_spelling_that_php_reads_alike() {
+    let key = encoded(ACME);
+    for second in [
+        "instance.id",
+        "instance%20id",
+        "instance+id",
+        "instance%5Bid",
+        "+instance_id",
+        "instance_id%00x",
+    ] {
+        // Another tenant's instance, and another of the same tenant.
+        for instance in ["200", "124"] {
+            let fields = format!("instance_id=123&access_token={key}&{second}={instance}");
+            let form = "Content-Type: application/x-www-form-urlencoded\r\n";
+            for request in [
+                post(&format!("{TEXT}?{fields}&chatId=1&message=m"), "", ""),
+                post(TEXT, form, &format!("{fields}&chatId=1&message=m")),
+                post(&format!("{SEEN}?{fields}&chatId=1"), "", ""),
+            ] {
+                let (response, calls) = seen(&request).await;
+                is_refused(&response, &calls, "several");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_cannot_be_rewritten_is_refused() {
     let part = |name: &str, text: &str| {
         format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n")

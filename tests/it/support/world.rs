@@ -42,7 +42,12 @@ pub(crate) async fn at_rest() {
 }
 
 fn gateway(text: &str, dial: impl Fn() -> Dialled + Send + Sync + 'static) -> Gateway {
-    Gateway::new(&settings(text), Dial::With(Arc::new(dial))).unwrap()
+    gateway_with(text, Dial::With(Arc::new(dial)))
+}
+
+/// A gateway with these settings that reaches its upstream in this way.
+pub(crate) fn gateway_with(text: &str, dial: Dial) -> Gateway {
+    Gateway::new(&settings(text), dial).unwrap()
 }
 
 /// Our end of a new connection, for a client that is no [`ClientConn`].
