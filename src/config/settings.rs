@@ -53,7 +53,7 @@ pub struct Config {
 pub struct Server {
     /// Where clients connect.
     pub listen: SocketAddr,
-    /// Where metrics, probes and the admin page are served.
+    /// Where metrics, health checks and the admin page are served.
     pub admin: SocketAddr,
     /// Client connections open at once.
     pub max_connections: usize,

@@ -161,7 +161,7 @@ impl Account {
     ) -> Joined {
         self.register_if_shared(handle, role);
         match &mut handle.location {
-            BucketLocation::Registered(egress, id) => egress.join(*id, newcomer, max_delay),
+            BucketLocation::InEgress(egress, id) => egress.join(*id, newcomer, max_delay),
             BucketLocation::InAccount(bucket) => {
                 let (completion, mut verdict) = oneshot::channel();
                 let ticket = next_ticket();
@@ -187,7 +187,7 @@ impl Account {
             let bucket = std::mem::replace(bucket, nothing);
             let owner = Arc::clone(self) as Arc<dyn BucketOwner>;
             let id = share.egress.register(&share.flow, bucket, (owner, role));
-            handle.location = BucketLocation::Registered(Arc::clone(&share.egress), id);
+            handle.location = BucketLocation::InEgress(Arc::clone(&share.egress), id);
         }
     }
 
@@ -280,7 +280,7 @@ impl Account {
         };
         match &mut handle.location {
             BucketLocation::InAccount(bucket) => bucket.advance(Instant::now()),
-            BucketLocation::Registered(..) => None,
+            BucketLocation::InEgress(..) => None,
         }
     }
 
@@ -315,7 +315,7 @@ impl BucketOwner for Account {
     fn take_back(&self, role: BucketRole, entry: EntryId) {
         let mut state = self.lock();
         let handle = state.handle(role);
-        let is_its = matches!(handle.location, BucketLocation::Registered(_, id) if id == entry);
+        let is_its = matches!(handle.location, BucketLocation::InEgress(_, id) if id == entry);
         if is_its && handle.inspect(|bucket| bucket.waiting().is_none()) == Some(true) {
             handle.unregister();
         }

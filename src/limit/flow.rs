@@ -24,7 +24,7 @@ use crate::config::Quota;
 /// rounding, and 128 bits outlast any uptime.
 const CALL: u128 = 1 << 40;
 
-/// A tenant at the shared budgets.
+/// Identifies a tenant at the shared budgets.
 pub(super) type FlowId = u64;
 
 /// The shared budgets, and the flows that share them.

@@ -62,7 +62,7 @@ pub(super) struct Forecast {
 struct Results {
     newcomer: Cell<Option<Instant>>,
     late: Cell<usize>,
-    /// The newcomer and the watched waiters that still wait.
+    /// The newcomer and the counted waiters that still wait.
     open: Cell<usize>,
 }
 
@@ -70,7 +70,7 @@ struct Results {
 #[derive(Debug)]
 struct SimulatedWaiter<'l> {
     results: &'l Results,
-    /// Set for a watched waiter.
+    /// Set for a counted waiter.
     deadline: Option<Instant>,
     is_newcomer: bool,
 }
@@ -98,21 +98,21 @@ impl Results {
         self.open.set(self.open.get() + 1);
         SimulatedWaiter {
             is_newcomer: true,
-            ..self.unwatched()
+            ..self.uncounted()
         }
     }
 
     /// A copy of a waiter, counted if it is late.
-    fn watched<G>(&self, waiter: &Waiter<G>) -> SimulatedWaiter<'_> {
+    fn counted<G>(&self, waiter: &Waiter<G>) -> SimulatedWaiter<'_> {
         self.open.set(self.open.get() + 1);
         SimulatedWaiter {
             deadline: Some(waiter.deadline),
-            ..self.unwatched()
+            ..self.uncounted()
         }
     }
 
     /// A copy of a waiter whose result does not matter.
-    fn unwatched(&self) -> SimulatedWaiter<'_> {
+    fn uncounted(&self) -> SimulatedWaiter<'_> {
         SimulatedWaiter {
             results: self,
             deadline: None,
@@ -120,7 +120,7 @@ impl Results {
         }
     }
 
-    /// Runs the simulation until the newcomer and all watched waiters are settled.
+    /// Runs the simulation until the newcomer and all counted waiters are settled.
     fn run(&self, newcomer: &Newcomer, mut serve: impl FnMut(Instant) -> Option<Instant>) {
         let mut now = newcomer.now;
         while let Some(next) = serve(now) {
@@ -217,7 +217,7 @@ pub(super) fn of_bucket<G: Completion>(
         _ => {}
     }
     let simulate = |results: &Results, newcomer: &Newcomer, joins: bool| {
-        let mut copy = bucket.copy(now, |waiter| results.watched(waiter));
+        let mut copy = bucket.copy(now, |waiter| results.counted(waiter));
         if joins {
             copy.push(newcomer, max_delay, NEWCOMER, results.newcomer());
         }
@@ -227,7 +227,7 @@ pub(super) fn of_bucket<G: Completion>(
     forecast(at, breaks_promise)
 }
 
-/// When a newcomer is served, and whether a watched waiter is late because of
+/// When a newcomer is served, and whether a counted waiter is late because of
 /// it. `simulate` runs a copy with or without the newcomer.
 fn outcome(newcomer: &Newcomer, simulate: impl Fn(&Results, &Newcomer, bool)) -> (Instant, bool) {
     let results = Results::default();
@@ -302,11 +302,11 @@ pub(super) fn admit_shared<G: Completion>(
         return decide(bucket, newcomer, &own, max_queue);
     }
     let served = in_shared(shared, flow, bucket_ref, newcomer, max_delay);
-    let (counted, scope, quota) = guaranteed;
+    let (guaranteed_at, scope, quota) = guaranteed;
     // A newcomer served now competes with no later arrivals. One that is late in
     // any case gets its simulated time as `Retry-After`.
     let at = if served > newcomer.now && served <= newcomer.deadline {
-        served.max(counted)
+        served.max(guaranteed_at)
     } else {
         served
     };
@@ -361,11 +361,11 @@ pub(super) fn in_shared<G: Completion>(
 ) -> Instant {
     let now = newcomer.now;
     let simulate = |results: &Results, newcomer: &Newcomer, joins: bool| {
-        let mut copy = shared.copy(flow, now, |_| results.unwatched());
+        let mut copy = shared.copy(flow, now, |_| results.uncounted());
         let id = match bucket_ref {
             BucketRef::Registered(id) => id,
             BucketRef::Outside(bucket) => {
-                copy.register(bucket.copy(now, |_| results.unwatched()), flow)
+                copy.register(bucket.copy(now, |_| results.uncounted()), flow)
             }
         };
         if let (Some(bucket), true) = (copy.bucket(id), joins) {

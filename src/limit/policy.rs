@@ -179,8 +179,8 @@ pub(super) struct BucketHandle {
 pub(super) enum BucketLocation {
     /// In the account.
     InAccount(Bucket<Sender>),
-    /// Among those that wait for shared budgets.
-    Registered(Arc<Egress>, EntryId),
+    /// In the egress, among those that wait for shared budgets.
+    InEgress(Arc<Egress>, EntryId),
 }
 
 impl BucketHandle {
@@ -205,7 +205,7 @@ impl BucketHandle {
             (BucketLocation::InAccount(bucket), Some(share)) => {
                 share.egress.try_acquire(&share.flow, bucket, newcomer)
             }
-            (BucketLocation::Registered(..), _) => None,
+            (BucketLocation::InEgress(..), _) => None,
         }
     }
 
@@ -219,7 +219,7 @@ impl BucketHandle {
                 return forecast::admit(bucket, newcomer, limits.max_delay, limits.max_queue);
             }
             (BucketLocation::InAccount(bucket), Some(_)) => forecast::BucketRef::Outside(bucket),
-            (BucketLocation::Registered(_, id), _) => forecast::BucketRef::Registered(*id),
+            (BucketLocation::InEgress(_, id), _) => forecast::BucketRef::Registered(*id),
         };
         let Some(share) = &self.share else {
             return Ok(());
@@ -232,14 +232,14 @@ impl BucketHandle {
     pub(super) fn with<R: Default>(&mut self, act: impl FnOnce(&mut Bucket<Sender>) -> R) -> R {
         match &mut self.location {
             BucketLocation::InAccount(bucket) => act(bucket),
-            BucketLocation::Registered(egress, id) => egress.with(*id, act).unwrap_or_default(),
+            BucketLocation::InEgress(egress, id) => egress.with(*id, act).unwrap_or_default(),
         }
     }
 
     pub(super) fn inspect<R>(&self, inspect: impl FnOnce(&Bucket<Sender>) -> R) -> Option<R> {
         match &self.location {
             BucketLocation::InAccount(bucket) => Some(inspect(bucket)),
-            BucketLocation::Registered(egress, id) => egress.inspect(*id, inspect),
+            BucketLocation::InEgress(egress, id) => egress.inspect(*id, inspect),
         }
     }
 
@@ -247,13 +247,13 @@ impl BucketHandle {
     pub(super) fn too_late(&self, now: Instant) -> Option<RateLimited> {
         match &self.location {
             BucketLocation::InAccount(bucket) => Some(bucket.too_late(now)),
-            BucketLocation::Registered(egress, id) => egress.too_late(*id, now),
+            BucketLocation::InEgress(egress, id) => egress.too_late(*id, now),
         }
     }
 
     /// Takes the bucket back from the egress.
     pub(super) fn unregister(&mut self) {
-        if let BucketLocation::Registered(egress, id) = &self.location
+        if let BucketLocation::InEgress(egress, id) = &self.location
             && let Some(mut bucket) = egress.unregister(*id)
         {
             bucket.drop_empty_queue();
@@ -275,7 +275,7 @@ impl BucketHandle {
                 return forecast::of_bucket(bucket, newcomer, max_delay).at;
             }
             (BucketLocation::InAccount(bucket), Some(_)) => forecast::BucketRef::Outside(bucket),
-            (BucketLocation::Registered(_, id), _) => forecast::BucketRef::Registered(*id),
+            (BucketLocation::InEgress(_, id), _) => forecast::BucketRef::Registered(*id),
         };
         let share = self.share.as_ref().unwrap();
         share

@@ -264,7 +264,7 @@ impl BucketTokens {
         }
     }
 
-    /// Where the tokens come from, to be told of a response.
+    /// Where the tokens come from, to be notified of a response.
     pub(super) fn source_mut(&mut self) -> &mut dyn Tokens {
         match &mut self.source {
             TokenSource::Local(local) => local,

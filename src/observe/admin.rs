@@ -1,4 +1,4 @@
-//! The admin listener: metrics, probes and pages, for operators only.
+//! The admin listener: metrics, health checks and pages, for operators only.
 //!
 //! Invariants: it responds however busy the gateway is, and none of its pages
 //! shows a secret (rule: secrets).
@@ -41,9 +41,9 @@ use instances::Instances;
 use page::View;
 use state::Status;
 
-/// Scrapers and probes are few; more connections than this are an error of one of them.
+/// Scrapers and health checks are few; more connections than this are an error of one of them.
 const MAX_CONNECTIONS: usize = 128;
-/// The head of a probe fits into one packet.
+/// The head of a health check fits into one packet.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A pause after an accept error.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
@@ -95,7 +95,7 @@ pub(crate) async fn serve(listener: TcpListener, gateway: Gateway, ready: Ready)
         };
         let admin = Arc::clone(&admin);
         tokio::spawn(async move {
-            // HTTP/1.1 only, without TLS: every scraper and every probe can do that.
+            // HTTP/1.1 only, without TLS: every scraper and every health check can do that.
             let service = service_fn(|request| {
                 // Made at once, without a wait: a page must respond however busy the gateway is.
                 let response = admin.respond(&request);
@@ -106,7 +106,7 @@ pub(crate) async fn serve(listener: TcpListener, gateway: Gateway, ready: Ready)
                 .header_read_timeout(HEADER_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
-            // A probe that disconnects is not an error.
+            // A health check that disconnects is not an error.
             drop(served);
             drop(permit);
         });
@@ -141,7 +141,7 @@ impl Admin {
                 .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        // A closure: a probe must not pay for the state that it does not show.
+        // A closure: a health check must not pay for the state that it does not show.
         let status = || Status::of(gateway, history, ready.get(), began.elapsed());
         match request.uri().path() {
             "/metrics" => text(StatusCode::OK, EXPOSITION, gateway.exposition()),

@@ -104,8 +104,8 @@ pub async fn run<W: Write>(
     }
     let (address, admin) = (app.address()?, app.admin_address()?);
     let addresses = [upstream.address, address, admin];
-    let introduction = introduction(plan, &config, addresses, screen.colours());
-    screen.write(&introduction)?;
+    let preface = preface(plan, &config, addresses, screen.colours());
+    screen.write(&preface)?;
 
     // `run_until` consumes the app; the metrics are read after it has ended.
     let gateway = app.gateway().clone();
@@ -257,12 +257,7 @@ fn config(upstream: SocketAddr, logs: bool) -> Config {
 }
 
 /// The text above the live display.
-fn introduction(
-    plan: &Plan,
-    config: &Config,
-    addresses: [SocketAddr; 3],
-    colours: &Colours,
-) -> String {
+fn preface(plan: &Plan, config: &Config, addresses: [SocketAddr; 3], colours: &Colours) -> String {
     let [upstream, gateway, admin] = addresses;
     let limit = config.limit.quota.map_or_else(
         || "no limit".to_owned(),

@@ -128,7 +128,7 @@ impl Connection {
         Some(sent.map_err(|mut error| match error.take_message() {
             // hyper returns the request only if it has not written any of it.
             Some(unsent) => {
-                request::put_back(request, unsent);
+                request::restore(request, unsent);
                 SendError::Unprocessed
             }
             None => SendError::Failed(UpstreamError::from(error.error())),
@@ -167,7 +167,7 @@ impl Http2Stream {
             Err(error) => error,
         };
         if let Some(unsent) = error.take_message() {
-            request::put_back(request, unsent);
+            request::restore(request, unsent);
             return Some(Err(SendError::Unprocessed));
         }
         let failed = SendError::Failed(UpstreamError::from(error.error()));

@@ -24,8 +24,8 @@ use crate::descriptors;
 /// closed receive window counts too.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// While nothing is sent, the operating system probes a connection after this
-/// time, so that a request that waits for its response fails if the upstream dies.
+/// While nothing is sent, the operating system tests a connection (TCP keep-alive) after
+/// this time, so that a request that waits for its response fails if the upstream dies.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;

@@ -95,8 +95,8 @@ pub(super) fn take_for_hyper(request: &mut UpstreamRequest) -> Request<RequestBo
     taken
 }
 
-/// Puts back a request that hyper did not send.
-pub(super) fn put_back(request: &mut UpstreamRequest, unsent: Request<RequestBody>) {
+/// Restores a request that hyper did not send.
+pub(super) fn restore(request: &mut UpstreamRequest, unsent: Request<RequestBody>) {
     let (parts, body) = unsent.into_parts();
     *request.head = parts;
     request.body = body;

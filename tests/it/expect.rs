@@ -55,7 +55,7 @@ async fn a_final_answer_comes_without_the_body() {
         assert_eq!(began.elapsed(), Duration::ZERO);
         assert_eq!(heard.start, response.lines().next().unwrap());
         assert_eq!(heard.field("connection"), Some("close"));
-        // Whoever writes the next request all the same must not see it taken for the body.
+        // The next request, written all the same, is not read as the body.
         client.tries_to_say(get("/x?instance_id=1")).await.ok();
         assert_eq!(line.hears_rest().await, "", "no body was ever asked for");
         client.hears_end().await;

@@ -72,8 +72,8 @@ fn read_usual(read: Bytes, max_headers: usize) -> RequestRead {
     if !read.first().is_some_and(u8::is_ascii_alphabetic) {
         return RequestRead::ForHyper(read);
     }
-    let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut fields);
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
     let head_length = match request.parse(&read) {
         Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
         Ok(httparse::Status::Partial) if read.len() <= MAX_HEAD => {
@@ -88,7 +88,7 @@ fn read_usual(read: Bytes, max_headers: usize) -> RequestRead {
     if read.len() < length {
         return RequestRead::Incomplete(read);
     }
-    let names = request.headers.iter().map(|field| field.name);
+    let names = request.headers.iter().map(|header| header.name);
     // `Connection` was not kept: see `interpret`.
     let is_kept = |name: &&str| !name.eq_ignore_ascii_case("connection");
     head.set_header_case(HeaderCase::of(names.filter(is_kept).map(str::as_bytes)));
@@ -124,16 +124,16 @@ fn interpret(
     }
     let mut headers = HeaderMap::with_capacity(request.headers.len());
     let mut length = None;
-    for field in &*request.headers {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+    for header in &*request.headers {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
         if name == CONTENT_LENGTH {
-            let value = usize::try_from(content_length::parse(field.value)?).ok()?;
+            let value = usize::try_from(content_length::parse(header.value)?).ok()?;
             // Two lengths are an attempt at request smuggling (RFC 9112 §11.2).
             if length.replace(value).is_some() || value > MAX_BODY {
                 return None;
             }
         } else if name == CONNECTION {
-            if !field.value.eq_ignore_ascii_case(b"keep-alive") {
+            if !header.value.eq_ignore_ascii_case(b"keep-alive") {
                 return None;
             }
             // Hop-by-hop, and the default of HTTP/1.1 (RFC 9112 §9.3).
@@ -141,7 +141,7 @@ fn interpret(
         } else if FOR_HYPER.contains(&name) {
             return None;
         }
-        let value = HeaderValue::from_maybe_shared(read.slice_ref(field.value)).ok()?;
+        let value = HeaderValue::from_maybe_shared(read.slice_ref(header.value)).ok()?;
         headers.append(name, value);
     }
     let mut head = Box::<RequestHead>::default();
@@ -171,18 +171,18 @@ pub(crate) fn frame_request(
     read: &[u8],
     max_headers: usize,
 ) -> Result<Option<RequestFrame>, Malformed> {
-    let mut fields = vec![httparse::EMPTY_HEADER; max_headers];
-    let mut request = httparse::Request::new(&mut fields);
+    let mut headers = vec![httparse::EMPTY_HEADER; max_headers];
+    let mut request = httparse::Request::new(&mut headers);
     let length = match request.parse(read) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(_) => return Err(Malformed),
     };
     let mut framing = Framing::new(request.version == Some(1));
-    for field in &*request.headers {
-        framing.add(field.name.as_bytes(), field.value);
+    for header in &*request.headers {
+        framing.add(header.name.as_bytes(), header.value);
     }
-    let names = request.headers.iter().map(|field| field.name.as_bytes());
+    let names = request.headers.iter().map(|header| header.name.as_bytes());
     Ok(Some(RequestFrame {
         length,
         body: framing.request_decoder()?,

@@ -55,13 +55,13 @@ pub(crate) fn read_response(read: &mut Bytes) -> Result<Option<ResponseRead>, Ma
     if read.is_empty() {
         return Ok(None);
     }
-    // Uninitialised: filling a hundred fields costs more than parsing ten.
-    let mut fields = [const { MaybeUninit::uninit() }; MAX_RESPONSE_HEADERS];
+    // Uninitialised: filling a hundred headers costs more than parsing ten.
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_RESPONSE_HEADERS];
     let mut parsed = httparse::Response::new(&mut []);
     let mut parser = httparse::ParserConfig::default();
     // A proxy replaces line folding in responses with spaces (RFC 9112 §5.2).
     parser.allow_obsolete_multiline_headers_in_responses(true);
-    let length = match parser.parse_response_with_uninit_headers(&mut parsed, read, &mut fields) {
+    let length = match parser.parse_response_with_uninit_headers(&mut parsed, read, &mut headers) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) if read.len() <= MAX_RESPONSE_HEAD => return Ok(None),
         Ok(httparse::Status::Partial) | Err(_) => return Err(Malformed),
@@ -101,7 +101,7 @@ fn interpret(read: &Bytes, parsed: &httparse::Response<'_, '_>) -> Result<Respon
 /// Keeps the header lines as text, except hop-by-hop headers; `None` where a
 /// header must be changed before it may be forwarded.
 fn read_raw(
-    fields: &[httparse::Header<'_>],
+    headers: &[httparse::Header<'_>],
     is_http11: bool,
     status: StatusCode,
 ) -> Option<(Framing, ResponseHead)> {
@@ -109,11 +109,11 @@ fn read_raw(
         // A 204 must not have a length (RFC 9110 §8.6), so one may have to be removed.
         return None;
     }
-    let line_length = |field: &httparse::Header<'_>| field.name.len() + field.value.len() + 4;
-    let mut lines = Vec::with_capacity(fields.iter().map(line_length).sum());
+    let line_length = |header: &httparse::Header<'_>| header.name.len() + header.value.len() + 4;
+    let mut lines = Vec::with_capacity(headers.iter().map(line_length).sum());
     let (mut framing, mut map) = (Framing::new(is_http11), HeaderMap::new());
     let (mut length, mut has_coding, mut case) = (None, false, None);
-    for &httparse::Header { name, value } in fields {
+    for &httparse::Header { name, value } in headers {
         let is = |known: &&str| is_same_name(name.as_bytes(), known.as_bytes());
         match framing.add(name.as_bytes(), value) {
             // An option other than `close` and `keep-alive` may name a header that must
@@ -159,22 +159,22 @@ fn read_raw(
 /// Puts all headers into a map.
 fn read_map(
     read: &Bytes,
-    fields: &[httparse::Header<'_>],
+    parsed: &[httparse::Header<'_>],
     is_http11: bool,
     status: StatusCode,
 ) -> Result<(Framing, ResponseHead), Malformed> {
     let mut framing = Framing::new(is_http11);
-    let mut headers = HeaderMap::with_capacity(fields.len() + 2);
+    let mut headers = HeaderMap::with_capacity(parsed.len() + 2);
     let mut is_lower_case = true;
-    for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed)?;
-        is_lower_case &= name.as_str() == field.name;
-        let value = header_value(read, field.value)?;
-        if framing.add(field.name.as_bytes(), value.as_bytes()) != HeaderKind::Connection {
+    for header in parsed {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| Malformed)?;
+        is_lower_case &= name.as_str() == header.name;
+        let value = header_value(read, header.value)?;
+        if framing.add(header.name.as_bytes(), value.as_bytes()) != HeaderKind::Connection {
             headers.append(name, value);
         }
     }
-    let names = fields.iter().map(|field| field.name.as_bytes());
+    let names = parsed.iter().map(|header| header.name.as_bytes());
     let case = (!is_lower_case).then(|| HeaderCase::of(names));
     Ok((framing, ResponseHead::from_raw(status, headers, None, case)))
 }

@@ -146,7 +146,7 @@ mod tests {
     use super::super::history::Counts;
     use super::*;
 
-    const CALM: Present<'_> = Present {
+    const NO_PROBLEM: Present<'_> = Present {
         name: "1",
         queued: 0,
         max_queue: 1000,
@@ -171,17 +171,26 @@ mod tests {
     #[test]
     fn a_problem_begins_above_its_threshold() {
         let none = Counts::default();
-        assert_eq!(kinds(CALM, none, false), []);
-        let queued = |queued| Present { queued, ..CALM };
+        assert_eq!(kinds(NO_PROBLEM, none, false), []);
+        let queued = |queued| Present {
+            queued,
+            ..NO_PROBLEM
+        };
         assert_eq!(kinds(queued(800), none, false), []);
         assert_eq!(kinds(queued(801), none, false), [Kind::QueueNearFull]);
         let unlinked = |unlinked| Counts { unlinked, ..none };
-        assert_eq!(kinds(CALM, unlinked(50), false), []);
-        assert_eq!(kinds(CALM, unlinked(51), false), [Kind::InstanceUnlinked]);
+        assert_eq!(kinds(NO_PROBLEM, unlinked(50), false), []);
+        assert_eq!(
+            kinds(NO_PROBLEM, unlinked(51), false),
+            [Kind::InstanceUnlinked]
+        );
         let failed = |failed| Counts { failed, ..none };
-        assert_eq!(kinds(CALM, failed(10), false), []);
-        assert_eq!(kinds(CALM, failed(11), false), [Kind::InstanceFailing]);
-        assert_eq!(kinds(CALM, none, true), [Kind::InstanceThrottled]);
+        assert_eq!(kinds(NO_PROBLEM, failed(10), false), []);
+        assert_eq!(
+            kinds(NO_PROBLEM, failed(11), false),
+            [Kind::InstanceFailing]
+        );
+        assert_eq!(kinds(NO_PROBLEM, none, true), [Kind::InstanceThrottled]);
     }
 
     #[test]
@@ -189,7 +198,7 @@ mod tests {
         let present = Present {
             queued: 900,
             pause: 3.5,
-            ..CALM
+            ..NO_PROBLEM
         };
         let counts = Counts {
             rejected: 1,

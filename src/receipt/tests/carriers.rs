@@ -105,9 +105,9 @@ fn some_ids() -> impl Strategy<Value = Vec<String>> {
 }
 
 /// Numbers that look random, for the spelling.
-struct Dice(u64);
+struct Rng(u64);
 
-impl Dice {
+impl Rng {
     fn below(&mut self, sides: usize) -> usize {
         self.0 = self
             .0
@@ -146,17 +146,17 @@ impl Said {
         &self,
         fields: &[(&str, String)],
         ids: Option<&[String]>,
-        dice: &mut Dice,
+        rng: &mut Rng,
     ) -> Vec<(String, String)> {
         let fields = fields
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.clone()));
         let mut pairs: Vec<_> = fields.collect();
-        dice.shuffle(&mut pairs);
+        rng.shuffle(&mut pairs);
         // Fields may lie between the ids.
         let mut at = 0;
         for pair in ids.map(|ids| self.id_pairs(ids)).unwrap_or_default() {
-            at += dice.below(pairs.len() + 1 - at);
+            at += rng.below(pairs.len() + 1 - at);
             pairs.insert(at, pair);
             at += 1;
         }
@@ -165,25 +165,25 @@ impl Said {
 
     /// The request with these ids, spelt at random.
     fn request(&self, ids: &[String], seed: u64) -> (Parts, Bytes) {
-        let dice = &mut Dice(seed);
+        let rng = &mut Rng(seed);
         let in_query = self.ids_in_query.then_some(ids);
         let in_body = (!self.ids_in_query).then_some(ids);
-        let query = self.pairs(&self.query_fields, in_query, dice);
-        let query = urlencoded(&query, dice);
+        let query = self.pairs(&self.query_fields, in_query, rng);
+        let query = urlencoded(&query, rng);
         let (content_type, body) = match self.body {
             Body::None => (None, String::new()),
             Body::Json => {
-                let (content_type, body) = self.json(in_body, dice);
+                let (content_type, body) = self.json(in_body, rng);
                 (Some(content_type), body)
             }
             Body::Form => {
-                let pairs = self.pairs(&self.body_fields, in_body, dice);
+                let pairs = self.pairs(&self.body_fields, in_body, rng);
                 let content_type = "application/x-www-form-urlencoded".to_owned();
-                (Some(content_type), urlencoded(&pairs, dice))
+                (Some(content_type), urlencoded(&pairs, rng))
             }
             Body::Multipart => {
                 let boundary = format!("b{seed}");
-                let pairs = self.pairs(&self.body_fields, in_body, dice);
+                let pairs = self.pairs(&self.body_fields, in_body, rng);
                 let part = |(name, value): &(String, String)| {
                     format!(
                         "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
@@ -206,40 +206,40 @@ impl Said {
         )
     }
 
-    fn json(&self, ids: Option<&[String]>, dice: &mut Dice) -> (String, String) {
+    fn json(&self, ids: Option<&[String]>, rng: &mut Rng) -> (String, String) {
         let mut members: Vec<_> = self
             .body_fields
             .iter()
-            .map(|(name, value)| (json_text(name, dice), json_text(value, dice)))
+            .map(|(name, value)| (json_text(name, rng), json_text(value, rng)))
             .collect();
         members.extend(ids.map(|ids| {
-            let ids: Vec<_> = ids.iter().map(|id| json_text(id, dice)).collect();
+            let ids: Vec<_> = ids.iter().map(|id| json_text(id, rng)).collect();
             (
-                json_text("messageIds", dice),
+                json_text("messageIds", rng),
                 format!("[{}]", ids.join(", ")),
             )
         }));
-        dice.shuffle(&mut members);
-        let blank = ["", " ", "\n"][dice.below(3)];
+        rng.shuffle(&mut members);
+        let blank = ["", " ", "\n"][rng.below(3)];
         let members: Vec<_> = members
             .iter()
             .map(|(name, value)| format!("{name}{blank}:{blank}{value}"))
             .collect();
         let content_type = ["application/json", "application/json; charset=utf-8"];
         let body = format!("{blank}{{{}{blank}}}", members.join(","));
-        (content_type[dice.below(2)].to_owned(), body)
+        (content_type[rng.below(2)].to_owned(), body)
     }
 }
 
-fn urlencoded(pairs: &[(String, String)], dice: &mut Dice) -> String {
+fn urlencoded(pairs: &[(String, String)], rng: &mut Rng) -> String {
     let mut encode = |text: &str| {
         let mut written = String::new();
         for byte in text.bytes() {
             let is_plain = byte.is_ascii_alphanumeric() || b"[]@.,:_".contains(&byte);
-            match is_plain && dice.below(4) > 0 {
+            match is_plain && rng.below(4) > 0 {
                 true => written.push(char::from(byte)),
-                false if byte == b' ' && dice.below(2) == 0 => written.push('+'),
-                false if dice.below(2) == 0 => written.push_str(&format!("%{byte:02x}")),
+                false if byte == b' ' && rng.below(2) == 0 => written.push('+'),
+                false if rng.below(2) == 0 => written.push_str(&format!("%{byte:02x}")),
                 false => written.push_str(&format!("%{byte:02X}")),
             }
         }
@@ -256,12 +256,12 @@ fn urlencoded(pairs: &[(String, String)], dice: &mut Dice) -> String {
     pairs.collect::<Vec<_>>().join("&")
 }
 
-fn json_text(text: &str, dice: &mut Dice) -> String {
+fn json_text(text: &str, rng: &mut Rng) -> String {
     let mut written = String::from("\"");
     for letter in text.chars() {
         match letter {
             '"' | '\\' => written.extend(['\\', letter]),
-            letter if letter.is_ascii() && dice.below(4) == 0 => {
+            letter if letter.is_ascii() && rng.below(4) == 0 => {
                 written.push_str(&format!("\\u{:04x}", u32::from(letter)));
             }
             letter => written.push(letter),

@@ -72,7 +72,7 @@ async fn what_only_begins_like_http_2_is_http_1() {
     a_while().await;
     client_one.says(&request[1..]).await;
     assert_eq!(client_one.response().await.text(), "hello");
-    // Nobody takes up HTTP/2 half-way.
+    // A connection that speaks HTTP/1.1 does not change to HTTP/2.
     a_while().await;
     client_one.says("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     client_one.hears_end().await;

@@ -30,7 +30,7 @@ async fn a_request_answered_before_its_body_came_never_rests() {
             a_while().await;
             assert!(!held.rests().await);
         }
-        // Whoever still reads takes it for what it is.
+        // An upstream that still reads gets it as the rest of the body, not as a request.
         if client.tries_to_say(HIDDEN).await.is_ok()
             && let Some(line) = &mut line
         {
