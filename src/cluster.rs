@@ -12,8 +12,9 @@
 //! - [`members`]: the gateways of the cluster;
 //! - [`transport`]: what is needed of a connection; `network`: a real one, by `dial` and `resp` (the
 //!   client library); `sentinel`: to which server;
-//! - [`failure`]: why the server cannot be used; `probe`: what `check` says of it.
+//! - [`failure`]: why the server cannot be used; [`check`]: what `wawp-gateway check` says of it.
 
+mod check;
 mod dial;
 mod failure;
 #[cfg(test)]
@@ -21,7 +22,6 @@ pub(crate) mod fake;
 mod health;
 mod members;
 mod network;
-mod probe;
 mod resp;
 mod script;
 mod sentinel;
@@ -42,13 +42,13 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 
+pub(crate) use self::check::check;
 pub(crate) use self::failure::Failure;
 use self::health::Health;
 pub(crate) use self::health::Phase;
 use self::members::Members;
 pub(crate) use self::members::{Beat, Beaten, Seen};
 use self::network::Network;
-pub(crate) use self::probe::probe;
 pub(crate) use self::script::{Call, Reply, Script};
 pub(crate) use self::transport::{Connect, Connection};
 use crate::config;

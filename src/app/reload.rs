@@ -50,7 +50,7 @@ pub fn check(
 /// server is no reason to fail: a gateway serves without it.
 pub async fn check_cluster(config: &Config) -> Vec<String> {
     match &config.cluster {
-        Some(settings) => cluster::probe(settings).await,
+        Some(settings) => cluster::check(settings).await,
         None => Vec::new(),
     }
 }

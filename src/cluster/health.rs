@@ -1,7 +1,7 @@
 //! Whether the server can be used: shared → suspect → fallback → recovering → shared.
 //!
 //! Invariant: a failure alone changes nothing for requests. Service goes on without the server only
-//! when no operation has succeeded for [`PATIENCE`] and a request needed one.
+//! when no operation has succeeded for [`FALLBACK_AFTER`] and a request needed one.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::failure::Failure;
 
 /// How long a request may be without the server, at most, before it goes on without it.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const FALLBACK_AFTER: Duration = Duration::from_secs(1);
 /// How long operations must succeed after an outage before the server is used again.
 pub(super) const RECOVERY: Duration = Duration::from_secs(1);
 
@@ -146,6 +146,6 @@ impl Health {
     /// When the use of the server ends unless an operation succeeds before.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let is_due = self.phase == Phase::Suspect && self.is_needed;
-        is_due.then(|| self.last_success + PATIENCE)
+        is_due.then(|| self.last_success + FALLBACK_AFTER)
     }
 }

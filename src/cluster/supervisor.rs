@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tower::util::rng::{HasherRng, Rng as _};
 
 use super::failure::Failure;
-use super::health::{Health, PATIENCE, Phase};
+use super::health::{FALLBACK_AFTER, Health, Phase};
 use super::members::Beat;
 use super::{Cluster, Event, HashKey, Link, lock, random};
 
@@ -233,7 +233,7 @@ impl Cluster {
                 }
                 Err(failure) => {
                     self.record_failure(failure, false);
-                    let is_over = self.health().last_success().elapsed() >= PATIENCE;
+                    let is_over = self.health().last_success().elapsed() >= FALLBACK_AFTER;
                     if failure.ends_connection() || is_over {
                         return;
                     }

@@ -3,7 +3,7 @@
 use tokio::time::{advance, sleep, timeout};
 
 use super::fake::{Fake, Manner};
-use super::health::{PATIENCE, RECOVERY};
+use super::health::{FALLBACK_AFTER, RECOVERY};
 use super::*;
 use crate::config::ClusterUrl;
 
@@ -58,7 +58,7 @@ impl Stage {
         stage.server.stop();
         millis(10).await;
         stage.call().await.unwrap_err();
-        sleep(PATIENCE).await;
+        sleep(FALLBACK_AFTER).await;
         assert!(!stage.cluster.is_shared());
         stage.events();
         stage
@@ -198,9 +198,9 @@ async fn requests_go_on_without_the_server_after_a_second_however_it_fails() {
         stage.call().await.unwrap_err();
         while stage.cluster.is_shared() {
             millis(1).await;
-            assert!(begun.elapsed() <= PATIENCE + Duration::from_millis(2));
+            assert!(begun.elapsed() <= FALLBACK_AFTER + Duration::from_millis(2));
         }
-        assert!(begun.elapsed() >= PATIENCE, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() >= FALLBACK_AFTER, "{:?}", begun.elapsed());
         assert_eq!(stage.events(), [Event::Fallback]);
     }
 }

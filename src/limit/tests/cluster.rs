@@ -93,15 +93,27 @@ impl Member {
 
     /// A request of an instance, with the time at which it is sent or refused.
     fn send(&self, instance: &str) -> Sending {
+        self.send_kind(instance, |_| Kind::Request)
+    }
+
+    /// As a batch does, a receipt watches its deadline itself.
+    fn send_kind(&self, instance: &str, kind: impl FnOnce(Instant) -> Kind) -> Sending {
+        let kind = kind(Instant::now());
         let (limiter, lane) = (
             Arc::clone(&self.limiter),
             lane_of(&self.limiter, instance, "t"),
         );
         tokio::spawn(async move {
             let now = Instant::now();
-            let acquired = limiter
-                .acquire(&lane, Kind::Request, now, Route::Other)
-                .await;
+            let acquired = limiter.acquire(&lane, kind, now, Route::Other);
+            let acquired = match kind {
+                Kind::Request => acquired.await,
+                _ => {
+                    let deadline = now + lane.rules().max_wait;
+                    let acquired = tokio::time::timeout_at(deadline, acquired).await;
+                    acquired.unwrap_or_else(|_| Err(limiter.too_late(&lane)))
+                }
+            };
             (acquired, Instant::now())
         })
     }
@@ -311,4 +323,24 @@ async fn the_egress_and_buckets_without_an_instance_are_divided_among_the_gatewa
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(all[1].cluster.live().get(), 3);
     assert_eq!(burst(&all[1], "/?access_token=t", 20).await, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_receipts_yields_to_the_requests_of_other_gateways() {
+    let all = Members::start(2, ms(1), of_rate(1.0, 1, 9_000)).await;
+    all[0].send("123").await.unwrap().0.unwrap();
+    let receipt = all[0].send_kind("123", |opened| Kind::Receipt { opened });
+    tokio::time::sleep(ms(5)).await;
+    let request = all[1].send("123");
+    let (request, receipt) = (request.await.unwrap().1, receipt.await.unwrap().1);
+    assert!(request < receipt, "{:?}", request - receipt);
+    // When it is overdue, it waits for a slot like a request.
+    let began = Instant::now();
+    let receipt = all[0].send_kind("123", |now| Kind::Receipt {
+        opened: now - ms(3_000),
+    });
+    tokio::time::sleep(ms(5)).await;
+    let request = all[1].send("123");
+    let (request, receipt) = (request.await.unwrap().1, receipt.await.unwrap().1);
+    assert!(receipt < request && receipt - began <= ms(1_010));
 }

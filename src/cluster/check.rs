@@ -26,7 +26,7 @@ struct Found {
 }
 
 /// Asks the server, and returns a line for each thing that an operator should know.
-pub(crate) async fn probe(settings: &config::Cluster) -> Vec<String> {
+pub(crate) async fn check(settings: &config::Cluster) -> Vec<String> {
     // Of a CA that cannot be used, `check` has reported the mistake.
     let Ok(network) = Network::new(settings) else {
         return Vec::new();
