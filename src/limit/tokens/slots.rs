@@ -175,13 +175,16 @@ impl Slots {
             keys,
             arguments,
         };
-        self.cluster().call(call).await.ok()
+        let reply = self.cluster().call(call).await.ok()?;
+        is_sane(&reply).then_some(reply)
     }
 
     /// What the server announced of this bucket.
     pub(super) fn announced(&self, reply: &[i64]) {
-        self.lock().learn(reply, Instant::now());
-        self.wake();
+        if is_sane(reply) {
+            self.lock().learn(reply, Instant::now());
+            self.wake();
+        }
     }
 
     /// Asserts after a new connection what is known here.
@@ -201,6 +204,14 @@ impl Slots {
             egress.notify_one();
         }
     }
+}
+
+/// Whether all numbers are some that a script can return. Sums of them do not overflow.
+fn is_sane(reply: &[i64]) -> bool {
+    const EXACT_IN_LUA: u64 = 1 << 53;
+    reply
+        .iter()
+        .all(|number| number.unsigned_abs() <= EXACT_IN_LUA)
 }
 
 impl Tokens for SharedTokens {
