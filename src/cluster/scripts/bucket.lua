@@ -32,8 +32,14 @@ if not born then
     redis.call('SET', KEYS[2], born)
 end
 
+-- A value that no script of this version has written counts as none.
+local function read(value)
+    local is_read, bucket = pcall(cmsgpack.unpack, value or '')
+    return is_read and type(bucket) == 'table' and #bucket == 11 and bucket
+end
+
 local tat, interval, spare, strict, paused, epoch, recovers, probe, step, named, shift =
-    unpack(stored[1] and cmsgpack.unpack(stored[1]) or { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 })
+    unpack(read(stored[1]) or { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 })
 
 local own_interval, own_spare = tonumber(ARGV[1]), tonumber(ARGV[2])
 if strict > now and (interval > own_interval or spare < own_spare) then

@@ -175,13 +175,16 @@ impl Slots {
             keys,
             arguments,
         };
-        self.cluster().call(call).await.ok()
+        let reply = self.cluster().call(call).await.ok()?;
+        is_sane(&reply).then_some(reply)
     }
 
     /// What the server announced of this bucket.
     pub(super) fn announced(&self, reply: &[i64]) {
-        self.lock().learn(reply, Instant::now());
-        self.wake();
+        if is_sane(reply) {
+            self.lock().learn(reply, Instant::now());
+            self.wake();
+        }
     }
 
     /// Asserts after a new connection what is known here.
@@ -201,6 +204,23 @@ impl Slots {
             egress.notify_one();
         }
     }
+}
+
+/// Whether a script can have returned this, so that one wrong reply does not stop a bucket for
+/// ever. Every reply ends with the state of the bucket.
+fn is_sane(reply: &[i64]) -> bool {
+    // Sums of such numbers do not overflow.
+    const EXACT_IN_LUA: u64 = 1 << 53;
+    // More than the longest `limit.max_wait` and the longest pause, in microseconds.
+    const LONGEST: i64 = 2 * 86_400_000_000;
+    let Some(&[_, paused, _, _, tat, interval, spare]) = reply.last_chunk::<7>() else {
+        return false;
+    };
+    reply
+        .iter()
+        .all(|number| number.unsigned_abs() <= EXACT_IN_LUA)
+        && paused.max(tat - spare) <= LONGEST
+        && (1..=LONGEST).contains(&interval)
 }
 
 impl Tokens for SharedTokens {

@@ -33,6 +33,7 @@ struct State {
     gateways: BTreeMap<String, (String, String, bool, Instant)>,
     listeners: Vec<mpsc::Sender<Vec<u8>>>,
     calls: usize,
+    wrong: Option<Reply>,
 }
 
 /// What becomes of the operations of one gateway.
@@ -86,6 +87,11 @@ impl ModelServer {
         }
     }
 
+    /// Returns this in the place of each reply, as a broken server might.
+    pub fn replace_replies(&self, wrong: Option<Vec<i64>>) {
+        self.lock().wrong = wrong;
+    }
+
     /// Scripts that were run, without reports of gateways.
     #[must_use]
     pub fn calls(&self) -> usize {
@@ -110,7 +116,7 @@ impl ModelServer {
                 listener.try_send(line.clone()).ok();
             }
         }
-        outcome.reply
+        state.wrong.clone().unwrap_or(outcome.reply)
     }
 
     fn beat(&self, beat: &Beat) -> Beaten {

@@ -73,3 +73,31 @@ async fn a_lost_data_set_gives_no_burst() {
     });
     assert_conform(&sent, 10.0, 20, 0.0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_no_script_returns_neither_stops_nor_fills_the_gateway() {
+    for wrong in [
+        vec![],
+        vec![i64::MAX; 12],
+        vec![i64::MIN; 12],
+        vec![1 << 52; 12],
+        vec![-(1 << 52); 12],
+        vec![1_000_000_000_000, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0],
+        // Full for ever, and paused for ever.
+        vec![0, 0, 0, 0, 1, 0, 0, 0, 0, 1 << 50, 100_000, 100_000],
+        vec![0, 0, 0, 0, 1, 1, 1 << 50, 1, 0, 0, 100_000, 100_000],
+    ] {
+        let all = Members::start(1, ms(1), of_rate(10.0, 2, 1_000)).await;
+        all.server.replace_replies(Some(wrong.clone()));
+        for _ in 0..20 {
+            // With a token or without one, in time.
+            let request = tokio::time::timeout(ms(1_100), all[0].send("123"));
+            let (_, at) = request.await.expect("a request has no end").unwrap();
+            assert!(at <= Instant::now(), "{wrong:?}");
+        }
+        all.server.replace_replies(None);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let (acquired, _) = all[0].send("123").await.unwrap();
+        assert!(acquired.is_ok(), "{wrong:?}: {acquired:?}");
+    }
+}

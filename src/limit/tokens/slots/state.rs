@@ -250,7 +250,12 @@ impl State {
                     };
                 }
             }
-            Question::Reserve { back, yields, .. } => {
+            Question::Reserve {
+                back,
+                yields,
+                asked,
+                ..
+            } => {
                 let &[count, first, tat, birth, step, ref state @ ..] = reply else {
                     return;
                 };
@@ -259,6 +264,7 @@ impl State {
                 (self.generation, self.birth) = (generation, birth);
                 // A pause may have been announced while the reply was under way.
                 let missed = self.learn(state, now);
+                let count = count.clamp(0, asked);
                 for index in 0..count {
                     let due = offset(now, first + index * step + missed);
                     let from = due.max(now);

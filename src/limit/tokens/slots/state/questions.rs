@@ -20,6 +20,8 @@ pub(in crate::limit::tokens::slots) enum Question {
         /// Slots that go back, and the tat that shows whether they can.
         back: usize,
         yields: bool,
+        /// For how many requests.
+        asked: i64,
         /// Those of `reserve.lua`.
         arguments: Vec<i64>,
     },
@@ -98,6 +100,7 @@ impl State {
         Some(Question::Reserve {
             back,
             yields: yielding.is_some(),
+            asked: (missing.len() + usize::from(yielding.is_some())) as i64,
             arguments,
         })
     }
