@@ -180,6 +180,32 @@ async fn an_overdue_receipt_takes_no_token_that_makes_a_waiting_request_late() {
     }
 }
 
+/// A receipt was promised its token: no later request may take it away.
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_that_makes_a_waiting_receipt_late_is_refused() {
+    tokio::time::advance(ms(10_000)).await;
+    // The next token comes after 1 s, the one after it after 2 s.
+    for (newcomer, deadline, is_refused) in [
+        (Kind::Request, 1999, true),
+        (Kind::Request, 2000, false),
+        // Older than the receipt that waits: it goes first.
+        (receipt(1000), 1999, true),
+        (receipt(1000), 2000, false),
+        // Younger: it takes nothing away.
+        (receipt(0), 1999, false),
+    ] {
+        let limiter = of(1.0, 1);
+        let lane = lane_of(&limiter, "1", "t");
+        now(&limiter, &lane);
+        let waits = limiter.admit(&lane, receipt(500), later(deadline));
+        assert!(matches!(waits, Ok(Admission::Queued(_))), "{waits:?}");
+        let refused = limiter.admit(&lane, newcomer, later(9000)).err();
+        let refused = refused.map(|it| (it.refusal, it.retry_after));
+        let expected = is_refused.then_some((Refusal::WaitTooLong, ms(2000)));
+        assert_eq!(refused, expected, "{newcomer:?} {deadline}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_that_another_rate_makes_late_is_refused_at_its_deadline() {
     let mut settings = settings(quota(1.0, 1));
