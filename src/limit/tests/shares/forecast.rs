@@ -10,7 +10,17 @@ async fn a_share_that_is_used_up_refuses_at_once() {
     over_all.egress.quota = slow;
     let mut of_tenant = settings(quota(10.0, 20));
     of_tenant.tenants = vec![tenant("t", 1, slow, &["a", "b"])];
-    for (config, scope) in [(over_all, Scope::Egress), (of_tenant, Scope::Tenant)] {
+    // With both budgets, the one that is used up.
+    let mut rich_tenant = over_all.clone();
+    rich_tenant.tenants = vec![tenant("t", 1, quota(10.0, 20), &["a", "b"])];
+    let mut rich_egress = of_tenant.clone();
+    rich_egress.egress.quota = quota(10.0, 20);
+    for (config, scope) in [
+        (over_all, Scope::Egress),
+        (of_tenant, Scope::Tenant),
+        (rich_tenant, Scope::Egress),
+        (rich_egress, Scope::Tenant),
+    ] {
         let limiter = Arc::new(limiter(&config));
         accepted(&limiter, "a").await;
         tokio::time::advance(ms(11_000)).await;
