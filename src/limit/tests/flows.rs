@@ -1,0 +1,92 @@
+//! Flows: which are kept, and how fast their calls follow each other.
+
+use std::collections::BTreeSet;
+
+use crate::limit::flow::{FlowId, Flows};
+use crate::limit::queue::Side;
+
+use super::*;
+
+const HORIZON: Duration = ms(4000);
+
+struct World {
+    flows: Flows,
+    start: Instant,
+}
+
+impl World {
+    fn new(egress: Option<Quota>) -> Self {
+        let start = Instant::now();
+        let flows = Flows::new(egress, HORIZON, start);
+        Self { flows, start }
+    }
+
+    fn open(&mut self, weight: u32, own: Option<Quota>) -> FlowId {
+        let weight = NonZeroU32::new(weight).unwrap();
+        self.flows.open(weight, own, self.start)
+    }
+
+    fn spend(&mut self, flow: FlowId, at: u64) {
+        let tag = self.flows.start_tag(flow);
+        let now = self.start + ms(at);
+        self.flows.spend(flow, tag, Side::Requests, now);
+    }
+
+    fn kept(&mut self, used: &[FlowId], at: u64) -> Vec<FlowId> {
+        let used = BTreeSet::from_iter(used.iter().copied());
+        let kept = self.flows.forget_idle(&used, self.start + ms(at));
+        assert_eq!(self.flows.count(), kept.len());
+        kept.into_iter().collect()
+    }
+
+    /// When the calls of a flow come, in ms, from `at` on.
+    fn paced(&self, flow: FlowId, at: u64) -> [u128; 3] {
+        let pace = self.flows.pace(flow, self.start + ms(at)).unwrap();
+        [0, 1, 2].map(|n| (pace.slot_at(n) - self.start).as_millis())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flow_is_kept_while_it_has_debt_a_claim_or_recent_calls() {
+    let mut world = World::new(None);
+    let debtor = world.open(1, quota(0.1, 1));
+    let active = world.open(1, quota(10.0, 1));
+    let claimant = world.open(1, None);
+    let waiting = world.open(1, None);
+    world.open(1, quota(10.0, 1));
+    world.spend(debtor, 0);
+    world.spend(claimant, 0);
+    world.spend(active, 5000);
+    // The claimant has used more of the present busy period than others.
+    let kept = world.kept(&[waiting], 8000);
+    assert_eq!(kept, [debtor, active, claimant, waiting]);
+    world.flows.end_busy_period();
+    assert_eq!(world.kept(&[waiting], 8000), [debtor, active, waiting]);
+    assert_eq!(world.kept(&[], 9999), [debtor, active]);
+    // The debt is paid, and the call of the other one is a horizon ago.
+    assert_eq!(world.kept(&[], 10_000), [active]);
+    assert!(world.kept(&[], 13_000).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_calls_of_a_flow_follow_each_other_by_its_share() {
+    // The weight of the flow and of the other one, the quota of the flow, and when its
+    // next calls come.
+    for (weight, other, own, expected) in [
+        (1, 2, None, [300, 600, 900]),
+        (2, 1, None, [200, 400, 500]),
+        (1, 1, None, [200, 400, 600]),
+        // Its own budget is slower than its share.
+        (1, 1, quota(1.0, 1), [1100, 2100, 3100]),
+    ] {
+        let mut world = World::new(quota(10.0, 1));
+        let (flow, other) = (world.open(weight, own), world.open(other, None));
+        world.spend(other, 0);
+        world.spend(flow, 100);
+        assert_eq!(world.paced(flow, 200), expected, "{weight} {own:?}");
+        // Two horizons later the other one is not active any more.
+        let alone = world.paced(flow, 8200);
+        let interval = own.map_or(100, |_| 1000);
+        assert_eq!(alone, [0, 1, 2].map(|n| 8200 + n * interval));
+    }
+}
