@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::limit::flow::{FlowId, Flows};
+use crate::limit::flow::{FlowId, FlowLoad, Flows};
 use crate::limit::queue::Side;
 
 use super::*;
@@ -89,4 +89,39 @@ async fn the_calls_of_a_flow_follow_each_other_by_its_share() {
         let interval = own.map_or(100, |_| 1000);
         assert_eq!(alone, [0, 1, 2].map(|n| 8200 + n * interval));
     }
+}
+
+/// When a newcomer has its token at the latest if all active flows use their shares.
+#[tokio::test(start_paused = true)]
+async fn what_waits_and_what_came_lately_is_counted_before_a_newcomer() {
+    let mut world = World::new(quota(10.0, 1));
+    let (flow, bound) = (world.open(1, None), world.open(1, quota(1.0, 1)));
+    let start = world.start;
+    let mut guaranteed = |world: &mut World, flow, side, load, at| {
+        let (token, scope, quota) = world.flows.guaranteed(flow, load, side, start + ms(at));
+        ((token - start).as_millis(), scope, quota.map(|it| it.rate))
+    };
+    let of_egress = |at| (at, Scope::Egress, Some(10.0));
+    let load = |own, competitors, requests, receipts| FlowLoad {
+        own,
+        competitors,
+        requests,
+        receipts,
+    };
+    world.spend(flow, 0);
+    // Receipts: two requests and three receipts wait, and one request came lately.
+    let six = guaranteed(&mut world, flow, Side::Receipts, load(0, 0, 2, 3), 100);
+    assert_eq!(six, of_egress(100 + 600));
+    // Requests: one of the other bucket before each of its own, and before itself.
+    let five = guaranteed(&mut world, flow, Side::Requests, load(2, 1, 3, 9), 100);
+    assert_eq!(five, of_egress(100 + 500));
+    // The other bucket is counted on for as long as a request may wait.
+    let four = guaranteed(&mut world, flow, Side::Requests, load(2, 0, 2, 0), 4099);
+    assert_eq!(four, of_egress(4099 + 400));
+    let two = guaranteed(&mut world, flow, Side::Requests, load(2, 0, 2, 0), 4100);
+    assert_eq!(two, of_egress(4100 + 200));
+    // A budget of its own that comes later is the one it waits for.
+    world.spend(bound, 20_000);
+    let own = guaranteed(&mut world, bound, Side::Requests, load(1, 0, 1, 0), 20_000);
+    assert_eq!(own, (22_000, Scope::Tenant, Some(1.0)));
 }

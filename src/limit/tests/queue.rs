@@ -119,6 +119,23 @@ async fn a_waiter_that_leaves_makes_room() {
     assert_eq!(lane.series().queued.get(), 0);
 }
 
+/// The serving task may not have run since the tokens came.
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_whose_tokens_are_there_refuses_none() {
+    let mut config = settings(quota(10.0, 5));
+    config.limit.max_queue = 1;
+    let limiter = limiter(&config);
+    let lane = lane_of(&limiter, "1", "t");
+    drain(&limiter, &lane);
+    let waiting = queued(&limiter, &lane, Kind::Request);
+    let ask = |at| lane.admit(lane.rules().token_request(Kind::Request, at, at + ms(5000)));
+    let refused = ask(later(100)).unwrap_err();
+    assert_eq!(refused.refusal, Refusal::QueueFull);
+    let admitted = ask(later(200));
+    assert!(matches!(admitted, Ok(Admission::Now(_))), "{admitted:?}");
+    waiting.await;
+}
+
 /// A ticket that was served may be dropped late, when others wait.
 #[tokio::test(start_paused = true)]
 async fn a_served_ticket_takes_no_other_out_of_the_queue() {
