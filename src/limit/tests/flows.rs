@@ -125,3 +125,23 @@ async fn what_waits_and_what_came_lately_is_counted_before_a_newcomer() {
     let own = guaranteed(&mut world, bound, Side::Requests, load(1, 0, 1, 0), 20_000);
     assert_eq!(own, (22_000, Scope::Tenant, Some(1.0)));
 }
+
+/// A forecast needs the flows that wait or were active lately, and copies no others.
+#[tokio::test(start_paused = true)]
+async fn a_copy_for_a_forecast_has_the_same_pace() {
+    let mut world = World::new(quota(10.0, 1));
+    let (flow, active) = (world.open(1, None), world.open(2, None));
+    world.open(1, None);
+    world.spend(active, 0);
+    let used = BTreeSet::from([flow]);
+    for (at, copied) in [(100, 2), (9000, 1)] {
+        let expected = world.paced(flow, at);
+        let flows = world.flows.copy(&used, world.start + ms(at));
+        assert_eq!(flows.count(), copied);
+        let copy = World {
+            flows,
+            start: world.start,
+        };
+        assert_eq!(copy.paced(flow, at), expected);
+    }
+}
