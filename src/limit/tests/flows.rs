@@ -97,7 +97,7 @@ async fn what_waits_and_what_came_lately_is_counted_before_a_newcomer() {
     let mut world = World::new(quota(10.0, 1));
     let (flow, bound) = (world.open(1, None), world.open(1, quota(1.0, 1)));
     let start = world.start;
-    let mut guaranteed = |world: &mut World, flow, side, load, at| {
+    let guaranteed = |world: &mut World, flow, side, load, at| {
         let (token, scope, quota) = world.flows.guaranteed(flow, load, side, start + ms(at));
         ((token - start).as_millis(), scope, quota.map(|it| it.rate))
     };

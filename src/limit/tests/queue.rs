@@ -224,6 +224,27 @@ async fn a_newcomer_that_makes_a_waiting_receipt_late_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_overdue_receipt_goes_first_if_the_request_is_then_just_in_time() {
+    tokio::time::advance(ms(10_000)).await;
+    for (deadline, expected) in [
+        (2000, ["receipt 1000", "request 2000"]),
+        (1999, ["request 1000", "receipt 2000"]),
+    ] {
+        let limiter = of(1.0, 1);
+        let lane = lane_of(&limiter, "1", "t");
+        now(&limiter, &lane);
+        let admitted = limiter.admit(&lane, Kind::Request, later(deadline));
+        let Ok(Admission::Queued(request)) = admitted else {
+            panic!("{admitted:?}");
+        };
+        let request: PendingPermit = Box::pin(async { request.await.unwrap() });
+        let receipt = queued(&limiter, &lane, receipt(2000));
+        let waiting = vec![("request", request), ("receipt", receipt)];
+        assert_eq!(order(waiting).await, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_another_rate_makes_late_is_refused_at_its_deadline() {
     let mut settings = settings(quota(1.0, 1));
     settings.limit.max_wait = ms(1000);

@@ -86,6 +86,17 @@ async fn the_gauges_of_an_instance_are_those_of_its_scarcer_bucket() {
     assert_eq!(gauges(), (None, Some(0.0)));
 }
 
+#[tokio::test(start_paused = true)]
+async fn ratelimit_fields_are_sent_where_the_present_settings_say_so() {
+    let mut config = settings(None);
+    let limiter = limiter(&config);
+    let lane = lane_of(&limiter, "1", "t");
+    assert!(!lane.sends_ratelimit_headers());
+    config.limit.headers = true;
+    limiter.reconfigure(&config);
+    assert!(lane.sends_ratelimit_headers());
+}
+
 #[test]
 fn each_refusal_has_its_reason_and_each_budget_its_name() {
     let refused = |refusal, scope| Refused {
