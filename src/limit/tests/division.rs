@@ -1,8 +1,8 @@
 //! The part of one of several gateways in the budgets.
 
-use crate::limit::division::{divided, of_unnamed};
 use super::*;
 use crate::config::Class;
+use crate::limit::division::{divided, of_unnamed};
 
 #[test]
 fn a_part_of_a_budget_is_at_least_a_burst_of_one_and_a_call_in_flight() {
