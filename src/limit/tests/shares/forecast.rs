@@ -39,6 +39,28 @@ async fn a_share_that_is_used_up_refuses_at_once() {
     }
 }
 
+/// Each bucket has a rate below that of the tenant, both together have not.
+#[tokio::test(start_paused = true)]
+async fn the_waiting_requests_of_a_tenant_count_together() {
+    let mut config = settings(quota(1.0, 1));
+    config.tenants = vec![tenant("t", 1, quota(1.5, 5), &["a", "b"])];
+    let limiter = limiter(&config);
+    let lanes = ["a", "b"].map(|instance| lane_of(&limiter, instance, "t"));
+    let mut waiting = Vec::new();
+    for lane in &lanes {
+        lane.verify();
+        now(&limiter, lane);
+        waiting.extend((0..11).map(|_| queued(&limiter, lane, Kind::Request)));
+    }
+    // Alone, the bucket would have its token after 12 s.
+    let refused = limiter.check(&lanes[1], Kind::Request, later(12_100));
+    assert_eq!(refused.unwrap_err().scope, Scope::Tenant);
+    assert_eq!(
+        limiter.check(&lanes[1], Kind::Request, later(13_500)),
+        Ok(())
+    );
+}
+
 /// Each is the first of its own line: what they wait for is the others.
 #[tokio::test(start_paused = true)]
 async fn a_request_behind_many_tenants_is_refused_at_once() {
