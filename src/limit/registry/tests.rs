@@ -171,6 +171,24 @@ async fn a_full_registry_is_searched_once_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn verified_accounts_stay_where_the_idle_others_make_room() {
+    let world = world(10.0, 1);
+    let owner = named("owner");
+    let quota = Quota::new(10.0, NonZeroU32::MIN).unwrap();
+    let account = world.registry.account(&owner, &[]);
+    account.verify(owner.credential.unwrap(), true, || Arc::new(policy(quota)));
+    drop(account);
+    // Few at a time: all others are idle again, and no shard is short of room.
+    for round in 0..60 {
+        tokio::time::advance(Duration::from_secs(2)).await;
+        for n in 0..20 {
+            world.call(&named(&format!("{round}-{n}")));
+        }
+        assert!(world.registry.known("owner").is_some());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_verified_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
     let quota = Quota::new(1.0, NonZeroU32::MIN).unwrap();
     let account = Account::new(InstanceId::new("1"), &policy(quota));

@@ -56,7 +56,7 @@ async fn the_waiting_requests_of_a_tenant_count_together() {
     let refused = limiter.check(&lanes[1], Kind::Request, later(12_100));
     assert_eq!(refused.unwrap_err().scope, Scope::Tenant);
     assert_eq!(
-        limiter.check(&lanes[1], Kind::Request, later(13_500)),
+        limiter.check(&lanes[1], Kind::Request, later(20_000)),
         Ok(())
     );
 }
