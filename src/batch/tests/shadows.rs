@@ -131,7 +131,13 @@ async fn where_budgets_are_observed_a_shadow_batch_takes_one_token_or_is_refused
     // The next token comes after `limit.max_wait`.
     world.shadows(&["e"]);
     assert_eq!(refused(), 1);
-    assert_eq!(world.metrics.would_delay(Route::Seen).get_sample_count(), 2);
+    assert_eq!(
+        world
+            .metrics
+            .would_delay(Route::ReceiptPath)
+            .get_sample_count(),
+        2
+    );
 }
 
 /// Where budgets are enforced, a shadow batch takes no token: the receipts do.
@@ -149,5 +155,11 @@ async fn where_budgets_are_enforced_shadows_take_no_token() {
     assert_eq!(refused.unwrap_err().refusal, Refusal::WaitTooLong);
     world.shadows(&["b"]);
     tokio::time::sleep(ms(60)).await;
-    assert_eq!(world.metrics.would_delay(Route::Seen).get_sample_count(), 0);
+    assert_eq!(
+        world
+            .metrics
+            .would_delay(Route::ReceiptPath)
+            .get_sample_count(),
+        0
+    );
 }

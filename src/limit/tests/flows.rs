@@ -102,9 +102,9 @@ async fn what_waits_and_what_came_lately_is_counted_before_a_newcomer() {
         ((token - start).as_millis(), scope, quota.map(|it| it.rate))
     };
     let of_egress = |at| (at, Scope::Egress, Some(10.0));
-    let load = |own, competitors, requests, receipts| FlowLoad {
+    let load = |own, other_buckets, requests, receipts| FlowLoad {
         own,
-        competitors,
+        other_buckets,
         requests,
         receipts,
     };

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::Class;
+use crate::observe::metrics::Reason;
 
 /// The base limit and a class, and a lane of each.
 fn with_class(base: Option<Quota>, own: Option<Quota>) -> (Limiter, [Lane; 2]) {
@@ -47,7 +48,7 @@ async fn the_budgets_of_an_instance_are_those_of_its_buckets() {
         in_flight: Some(2),
         max_in_flight: Some(3),
         waiting: Waiting {
-            calls: 1,
+            requests: 1,
             receipts: 2,
         },
         pause: 0.0,
@@ -99,7 +100,7 @@ async fn ratelimit_fields_are_sent_where_the_present_settings_say_so() {
 
 #[test]
 fn each_refusal_has_its_reason_and_each_budget_its_name() {
-    let refused = |refusal, scope| Refused {
+    let refused = |refusal, scope| RateLimited {
         refusal,
         scope,
         quota: None,
