@@ -142,6 +142,9 @@ mod tests {
         assert_eq!(of(400, "no chat false_a_b"), of(400, "no chat true_c_d"));
         let opaque = "AbCdEfGhIjKlMnOpQrStUvWxYz";
         assert_eq!(of(400, &format!("see {opaque}")), of(400, "see"));
+        let length = |length| format!("see {}", &opaque[..length]);
+        assert_eq!(of(400, &length(25)), of(400, "see"));
+        assert_ne!(of(400, &length(24)), of(400, "see"));
     }
 
     #[test]

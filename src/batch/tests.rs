@@ -6,6 +6,7 @@ mod failing;
 mod laws;
 mod merging;
 mod retrying;
+mod shadows;
 mod waiting;
 
 use std::sync::Arc;

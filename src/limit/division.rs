@@ -94,7 +94,7 @@ impl ClusterSharing {
 
 /// The settings with this gateway's part of each budget that is for all instances, and of the
 /// calls in flight.
-fn divided(config: &Config, gateways: NonZeroU32) -> Config {
+pub(super) fn divided(config: &Config, gateways: NonZeroU32) -> Config {
     let mut config = config.clone();
     config.egress.quota = config.egress.quota.map(|whole| part(whole, gateways));
     for tenant in &mut config.tenants {
@@ -112,7 +112,7 @@ fn divided(config: &Config, gateways: NonZeroU32) -> Config {
 /// The settings with this gateway's part of the buckets of requests that name no instance, too.
 /// Each process hashes their credentials with another key, so gateways have no common name for
 /// these buckets.
-fn of_unnamed(config: &Config, gateways: NonZeroU32) -> Config {
+pub(super) fn of_unnamed(config: &Config, gateways: NonZeroU32) -> Config {
     let mut config = divided(config, gateways);
     config.limit.quota = config.limit.quota.map(|whole| part(whole, gateways));
     for class in &mut config.limit.classes {

@@ -2,6 +2,8 @@
 
 mod classes;
 mod cluster;
+mod division;
+mod flows;
 mod forecasts;
 mod in_flight;
 mod laws;
@@ -9,6 +11,7 @@ mod overload;
 mod pauses;
 mod queue;
 mod shares;
+mod status;
 mod verification;
 
 use std::num::NonZeroU32;

@@ -351,3 +351,32 @@ impl Tokens for SimulatedTokens {
         self.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_forecast_takes_the_reserved_tokens_first_and_none_before_its_time() {
+        let start = Instant::now() + Duration::from_secs(1);
+        let at = |ms| start + Duration::from_millis(ms);
+        let quota = Quota::new(1.0, NonZeroU32::MIN).unwrap();
+        let mut tokens = SimulatedTokens {
+            reserved: VecDeque::from([start - Duration::from_millis(500), at(300)]),
+            bucket: LocalTokens::new(Some(quota), at(700)),
+        };
+        assert_eq!(
+            [0, 1, 2, 3].map(|n| tokens.due(start, n)),
+            [0, 300, 700, 1700].map(at)
+        );
+        // The first has been there for a while.
+        assert_eq!(tokens.take(start), Ok(Some(0)));
+        assert_eq!(tokens.take(at(299)), Err(at(300)));
+        assert_eq!(tokens.take(at(300)), Ok(Some(0)));
+        assert_eq!(tokens.take(at(700)), Ok(Some(0)));
+        assert_eq!(tokens.take(at(701)), Err(at(1700)));
+        assert!(!tokens.is_full(at(701)) && tokens.is_full(at(1700)));
+    }
+}

@@ -187,6 +187,25 @@ fn one_bad_id_in_many_lists_never_looks_like_a_common_failure() {
     }
 }
 
+/// Three members fail alike, and the one that is left has not the id they share.
+#[test]
+fn no_fourth_member_is_probed() {
+    let (bad, one, two) = (90, 91, 92);
+    let members = [
+        [bad, one, two, 1],
+        [one, two, 4, 5],
+        [bad, two, 3, 6],
+        [bad, one, 2, 7],
+    ];
+    let members = members.map(IdSet::from);
+    let found = settle(&members, &guilty(&[(bad, 0)]));
+    let rejected = Outcome::Rejected(rejection(0));
+    assert_eq!(
+        found.verdicts,
+        [rejected, Outcome::Settled, rejected, rejected]
+    );
+}
+
 #[test]
 fn a_list_that_is_too_long_is_split_until_it_fits() {
     let limit = |ids: &IdSet| match ids.len() {

@@ -1,5 +1,7 @@
 //! Failures that all callers of a batch have in common (rule: splitting).
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
 use super::*;
 use crate::tools::sandbox::Fault;
 
@@ -179,4 +181,51 @@ async fn times_are_those_of_each_caller() {
         assert_eq!((timing.queue, timing.upstream), (ms(queue), upstream));
         assert_eq!((timing.callers, timing.ids), (1, 1));
     }
+}
+
+/// Responds to each JSON request with 500, 80 ms later.
+async fn slow_500s(mut io: DuplexStream) {
+    let mut request = Vec::new();
+    while let Ok(1..) = io.read_buf(&mut request).await {
+        if request.ends_with(b"}") {
+            request.clear();
+            tokio::time::sleep(ms(80)).await;
+            let response = b"HTTP/1.1 500 Broken\r\ncontent-length: 0\r\n\r\n";
+            io.write_all(response).await.unwrap();
+        }
+    }
+}
+
+/// The call that shows that a common failure lasts counts as upstream time for all.
+#[tokio::test(start_paused = true)]
+async fn the_recheck_of_a_common_failure_is_upstream_time_of_every_caller() {
+    let mut world = World::with(|_| ());
+    let mut settings = Config::default().upstream;
+    settings.url = "http://slow".parse().unwrap();
+    let dial = Dial::With(Arc::new(|| {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        tokio::spawn(slow_500s(far));
+        Box::pin(async move { Ok(Box::new(near) as Box<dyn Io>) })
+    }));
+    let upstream = Upstream::new(settings, dial, Arc::clone(&world.metrics));
+    world.upstream = Arc::new(upstream.unwrap());
+    // The call for both, then each alone.
+    for settled in world
+        .send_all(&[receipt_of(&["a"]), receipt_of(&["b"])])
+        .await
+    {
+        assert_eq!((settled.status, settled.callers), (Ok(500), 1));
+    }
+    let verdicts = [receipt_of(&["c"]), receipt_of(&["d"]), receipt_of(&["e"])];
+    let verdicts: Vec<_> = verdicts.iter().map(|it| world.join(it).unwrap()).collect();
+    let mut callers = Vec::new();
+    for verdict in verdicts {
+        let Verdict { response, timing } = verdict.await.unwrap();
+        assert_eq!(status(&response), Ok(500));
+        assert_eq!((timing.window, timing.upstream), (ms(50), ms(80)));
+        assert_eq!(timing.queue, Duration::ZERO);
+        callers.push(timing.callers);
+    }
+    // The call was for one; two more got its response.
+    assert_eq!(callers, [1, 3, 3]);
 }

@@ -162,6 +162,18 @@ async fn a_caller_alone_over_the_cap_goes_alone_and_unchanged() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_that_fills_a_batch_is_not_too_long_for_one() {
+    let world = World::with(|config| config.batch.max_ids = 2);
+    for (ids, reason) in [
+        (&["a", "b"][..], NotMerged::Alone),
+        (&["a", "b", "c"], NotMerged::TooManyIds),
+    ] {
+        let verdict = world.join(&receipt_of(ids)).unwrap().await.unwrap();
+        assert_eq!(verdict.timing.not_merged, Some(reason));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn window_zero_merges_nothing() {
     let world = World::with(|config| config.batch.window = Duration::ZERO);
     let all = [receipt_of(&["a"]), receipt_of(&["a"]), receipt_of(&["b"])];

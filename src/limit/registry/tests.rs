@@ -149,6 +149,45 @@ async fn the_idle_make_room() {
     assert!(world.registry.len() <= SHARDS * CAPACITY);
 }
 
+/// A flood must not buy a search with every name.
+#[tokio::test(start_paused = true)]
+async fn a_full_registry_is_searched_once_a_second() {
+    let world = world(10.0, 1);
+    let flood = |prefix: &str, count: usize| {
+        for n in 0..count {
+            world.call(&named(&format!("{prefix}{n}")));
+        }
+    };
+    flood("a", 20_000);
+    assert_eq!(world.registry.len(), SHARDS * CAPACITY);
+    // All tokens are back, so all accounts are idle.
+    tokio::time::advance(Duration::from_millis(900)).await;
+    flood("b", SHARDS * CAPACITY);
+    assert_eq!(world.registry.len(), SHARDS * CAPACITY);
+    assert!(world.registry.known("b0").is_none());
+    tokio::time::advance(Duration::from_millis(100)).await;
+    flood("c", 1);
+    assert!(world.registry.known("c0").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn verified_accounts_stay_where_the_idle_others_make_room() {
+    let world = world(10.0, 1);
+    let owner = named("owner");
+    let quota = Quota::new(10.0, NonZeroU32::MIN).unwrap();
+    let account = world.registry.account(&owner, &[]);
+    account.verify(owner.credential.unwrap(), true, || Arc::new(policy(quota)));
+    drop(account);
+    // Few at a time: all others are idle again, and no shard is short of room.
+    for round in 0..60 {
+        tokio::time::advance(Duration::from_secs(2)).await;
+        for n in 0..20 {
+            world.call(&named(&format!("{round}-{n}")));
+        }
+        assert!(world.registry.known("owner").is_some());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_verified_account_outlives_its_calls_by_an_hour_unless_room_is_short() {
     let quota = Quota::new(1.0, NonZeroU32::MIN).unwrap();

@@ -120,44 +120,48 @@ async fn what_waits_for_a_place_is_refused_at_its_deadline_if_the_calls_last() {
 /// Token and place are both needed: the later of the two decides.
 #[tokio::test(start_paused = true)]
 async fn the_forecast_is_exact_where_calls_last_as_predicted() {
-    for (rate, burst, cap, took) in [
-        (10.0, 1, 1, 50),
-        (10.0, 1, 1, 250),
-        (10.0, 3, 2, 130),
-        (2.0, 4, 3, 900),
-        (50.0, 2, 7, 333),
-    ] {
-        let limiter = Arc::new(capped(cap, quota(rate, burst), |_| {}));
-        let lane = lane(&limiter);
-        call(now(&limiter, &lane), took).await;
-        tokio::time::sleep(ms(10_000)).await;
-        let begun = Instant::now();
-        let mut calls = tokio::task::JoinSet::new();
-        for index in 0..20 {
-            let far = later(3_600_000);
-            let promised = lane.forecast(lane.rules().token_request(
-                Kind::Request,
-                Instant::now(),
-                far,
-            ));
-            let admitted = limiter.admit(&lane, Kind::Request, far).unwrap();
-            calls.spawn(async move {
-                let permit = match admitted {
-                    Admission::Now(permit) => permit,
-                    Admission::Queued(ticket) => ticket.await.unwrap(),
-                };
-                let late = Instant::now().saturating_duration_since(promised);
-                // A timer may fire a little late, in each round.
-                assert!(late < ms(40), "{index}: {late:?} late, {cap} at {rate}/s");
-                assert!(Instant::now() >= promised, "{index}");
-                call(permit, took).await;
-            });
-            tokio::time::sleep(ms(7)).await;
+    // Without an egress the forecast is computed, with one it is simulated.
+    for egress in [None, quota(500.0, 1)] {
+        for (rate, burst, cap, took) in [
+            (10.0, 1, 1, 50),
+            (10.0, 1, 1, 250),
+            (10.0, 3, 2, 130),
+            (2.0, 4, 3, 900),
+            (50.0, 2, 7, 333),
+        ] {
+            let change = |config: &mut Config| config.egress.quota = egress;
+            let limiter = Arc::new(capped(cap, quota(rate, burst), change));
+            let lane = lane(&limiter);
+            call(now(&limiter, &lane), took).await;
+            tokio::time::sleep(ms(10_000)).await;
+            let begun = Instant::now();
+            let mut calls = tokio::task::JoinSet::new();
+            for index in 0..20 {
+                let far = later(3_600_000);
+                let promised = lane.forecast(lane.rules().token_request(
+                    Kind::Request,
+                    Instant::now(),
+                    far,
+                ));
+                let admitted = limiter.admit(&lane, Kind::Request, far).unwrap();
+                calls.spawn(async move {
+                    let permit = match admitted {
+                        Admission::Now(permit) => permit,
+                        Admission::Queued(ticket) => ticket.await.unwrap(),
+                    };
+                    let late = Instant::now().saturating_duration_since(promised);
+                    // A timer may fire a little late, in each round.
+                    assert!(late < ms(40), "{index}: {late:?} late, {cap} at {rate}/s");
+                    assert!(Instant::now() >= promised, "{index}");
+                    call(permit, took).await;
+                });
+                tokio::time::sleep(ms(7)).await;
+            }
+            while let Some(called) = calls.join_next().await {
+                called.unwrap();
+            }
+            assert!(begun.elapsed() > ms(took));
         }
-        while let Some(called) = calls.join_next().await {
-            called.unwrap();
-        }
-        assert!(begun.elapsed() > ms(took));
     }
 }
 

@@ -98,6 +98,31 @@ async fn a_silent_probe_holds_none_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_probe_that_fails_is_followed_by_another_at_once() {
+    for status in [None, Some(StatusCode::BAD_GATEWAY)] {
+        let (limiter, lane) = rich();
+        let permit = now(&limiter, &lane);
+        lane.on_response(&permit, TOO_MANY, Some(ms(1000)));
+        let probe = queued(&limiter, &lane, Kind::Request).await;
+        let start = Instant::now();
+        let next = queued(&limiter, &lane, Kind::Request);
+        let last = queued(&limiter, &lane, Kind::Request);
+        tokio::time::sleep(ms(100)).await;
+        match status {
+            None => lane.on_no_response(&probe),
+            Some(status) => lane.on_response(&probe, status, None),
+        }
+        let next = next.await;
+        assert_eq!(start.elapsed().as_millis() / 10, 10, "{status:?}");
+        // It is a probe too: the last one waits for its response.
+        tokio::time::sleep(ms(500)).await;
+        lane.on_response(&next, StatusCode::CREATED, None);
+        last.await;
+        assert_eq!(start.elapsed().as_millis() / 10, 60, "{status:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn answers_to_calls_sent_before_the_pause_change_nothing() {
     let (limiter, lane) = rich();
     let sent: Vec<_> = (0..5).map(|_| now(&limiter, &lane)).collect();

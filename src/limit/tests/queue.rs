@@ -119,6 +119,23 @@ async fn a_waiter_that_leaves_makes_room() {
     assert_eq!(lane.series().queued.get(), 0);
 }
 
+/// The serving task may not have run since the tokens came.
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_whose_tokens_are_there_refuses_none() {
+    let mut config = settings(quota(10.0, 5));
+    config.limit.max_queue = 1;
+    let limiter = limiter(&config);
+    let lane = lane_of(&limiter, "1", "t");
+    drain(&limiter, &lane);
+    let waiting = queued(&limiter, &lane, Kind::Request);
+    let ask = |at| lane.admit(lane.rules().token_request(Kind::Request, at, at + ms(5000)));
+    let refused = ask(later(100)).unwrap_err();
+    assert_eq!(refused.refusal, Refusal::QueueFull);
+    let admitted = ask(later(200));
+    assert!(matches!(admitted, Ok(Admission::Now(_))), "{admitted:?}");
+    waiting.await;
+}
+
 /// A ticket that was served may be dropped late, when others wait.
 #[tokio::test(start_paused = true)]
 async fn a_served_ticket_takes_no_other_out_of_the_queue() {
@@ -177,6 +194,53 @@ async fn an_overdue_receipt_takes_no_token_that_makes_a_waiting_request_late() {
     assert_eq!(receipts.len(), 2, "the 40th token is the last in time");
     for sent in sends.join_all().await {
         assert!(sent.is_ok(), "{sent:?}");
+    }
+}
+
+/// A receipt was promised its token: no later request may take it away.
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_that_makes_a_waiting_receipt_late_is_refused() {
+    tokio::time::advance(ms(10_000)).await;
+    // The next token comes after 1 s, the one after it after 2 s.
+    for (newcomer, deadline, is_refused) in [
+        (Kind::Request, 1999, true),
+        (Kind::Request, 2000, false),
+        // Older than the receipt that waits: it goes first.
+        (receipt(1000), 1999, true),
+        (receipt(1000), 2000, false),
+        // Younger: it takes nothing away.
+        (receipt(0), 1999, false),
+    ] {
+        let limiter = of(1.0, 1);
+        let lane = lane_of(&limiter, "1", "t");
+        now(&limiter, &lane);
+        let waits = limiter.admit(&lane, receipt(500), later(deadline));
+        assert!(matches!(waits, Ok(Admission::Queued(_))), "{waits:?}");
+        let refused = limiter.admit(&lane, newcomer, later(9000)).err();
+        let refused = refused.map(|it| (it.refusal, it.retry_after));
+        let expected = is_refused.then_some((Refusal::WaitTooLong, ms(2000)));
+        assert_eq!(refused, expected, "{newcomer:?} {deadline}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overdue_receipt_goes_first_if_the_request_is_then_just_in_time() {
+    tokio::time::advance(ms(10_000)).await;
+    for (deadline, expected) in [
+        (2000, ["receipt 1000", "request 2000"]),
+        (1999, ["request 1000", "receipt 2000"]),
+    ] {
+        let limiter = of(1.0, 1);
+        let lane = lane_of(&limiter, "1", "t");
+        now(&limiter, &lane);
+        let admitted = limiter.admit(&lane, Kind::Request, later(deadline));
+        let Ok(Admission::Queued(request)) = admitted else {
+            panic!("{admitted:?}");
+        };
+        let request: PendingPermit = Box::pin(async { request.await.unwrap() });
+        let receipt = queued(&limiter, &lane, receipt(2000));
+        let waiting = vec![("request", request), ("receipt", receipt)];
+        assert_eq!(order(waiting).await, expected);
     }
 }
 

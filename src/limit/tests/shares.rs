@@ -175,6 +175,35 @@ async fn a_bound_tenant_needs_no_scarce_egress() {
     assert!((both - 6.0).abs() < 0.3, "{both}");
 }
 
+/// Where neither the egress nor the tenant has a budget, nothing is shared.
+#[tokio::test(start_paused = true)]
+async fn an_instance_shares_only_budgets_that_there_are() {
+    let own = quota(6.0, 1);
+    let share = |weight, quota| {
+        let weight = NonZeroU32::new(weight).unwrap();
+        Some(SharedBudget { weight, quota })
+    };
+    for egress in [None, quota(10.0, 1)] {
+        let mut config = settings(None);
+        config.egress.quota = egress;
+        config.tenants = vec![
+            tenant("bound", 2, own, &["b"]),
+            tenant("free", 3, None, &["f"]),
+        ];
+        let limiter = limiter(&config);
+        let of_egress = |weight| share(weight, None).filter(|_| egress.is_some());
+        for (instance, expected) in [
+            ("b", [share(2, own), share(1, own)]),
+            ("f", [of_egress(3), of_egress(1)]),
+            ("x", [of_egress(1), of_egress(1)]),
+            ("", [of_egress(1), of_egress(1)]),
+        ] {
+            let shared = lane_of(&limiter, instance, "t").shared_budgets();
+            assert_eq!(shared, expected, "{instance} {egress:?}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn bucket_and_egress_both_hold_and_no_token_is_lost_between_them() {
     let mut config = settings(quota(8.0, 1));

@@ -336,4 +336,12 @@ async fn where_limits_are_observed_a_429_pauses_the_bucket_of_its_own_credential
     );
     let paused = |token| lane_of(&limiter, "1", token).paused_until().is_some();
     assert_eq!((paused("owner"), paused("guess")), (false, true));
+    // And that of a verified one the other bucket.
+    let owner = lane_of(&limiter, "1", "owner");
+    let acquired = limiter.acquire(&owner, Kind::Request, Instant::now(), Route::Other);
+    let acquired = acquired.await.unwrap();
+    let retry_after = Some(ms(30_000));
+    owner.on_response(&acquired.permit, StatusCode::TOO_MANY_REQUESTS, retry_after);
+    let until = owner.paused_until();
+    assert_eq!(until, Some(Instant::now() + ms(30_000)));
 }

@@ -225,6 +225,45 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn usage_counts_even_calls_exactly_and_forgets_them_within_two_periods() {
+        const PERIOD: Duration = Duration::from_secs(1);
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut usage = Usage::new(start);
+        for ms in (0..5000).step_by(100) {
+            usage.record(at(ms), PERIOD);
+            for ms in [ms, ms + 50, ms + 99] {
+                let exact = (ms / 100 + 1).min(10) as u32;
+                let recent = usage.recent(at(ms), PERIOD);
+                // What is left of the previous period is rounded up.
+                assert!((exact..=exact + 2).contains(&recent), "{recent} at {ms} ms");
+            }
+        }
+        let burst = || {
+            let mut usage = Usage::new(start);
+            (0..10).for_each(|_| usage.record(start, PERIOD));
+            usage
+        };
+        // The period that has passed counts by the part that is less than a period ago.
+        for (ms, left) in [
+            (999, 10),
+            (1000, 10),
+            (1500, 5),
+            (1999, 1),
+            (2000, 0),
+            (9000, 0),
+        ] {
+            assert_eq!(burst().recent(at(ms), PERIOD), left, "{ms} ms");
+        }
+        for (again, left) in [(999, 11), (1000, 6), (1500, 11), (2000, 1), (9000, 1)] {
+            let mut usage = burst();
+            usage.record(at(again), PERIOD);
+            let later = at(if again == 1000 { 1500 } else { again });
+            assert_eq!(usage.recent(later, PERIOD), left, "again after {again} ms");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_largest_bucket_that_settings_allow_is_counted_to_its_end() {
         let now = Instant::now();
         let mut gcra = Gcra::new(Some(quota(0.0001, 100_000)), now);

@@ -10,7 +10,17 @@ async fn a_share_that_is_used_up_refuses_at_once() {
     over_all.egress.quota = slow;
     let mut of_tenant = settings(quota(10.0, 20));
     of_tenant.tenants = vec![tenant("t", 1, slow, &["a", "b"])];
-    for (config, scope) in [(over_all, Scope::Egress), (of_tenant, Scope::Tenant)] {
+    // With both budgets, the one that is used up.
+    let mut rich_tenant = over_all.clone();
+    rich_tenant.tenants = vec![tenant("t", 1, quota(10.0, 20), &["a", "b"])];
+    let mut rich_egress = of_tenant.clone();
+    rich_egress.egress.quota = quota(10.0, 20);
+    for (config, scope) in [
+        (over_all, Scope::Egress),
+        (of_tenant, Scope::Tenant),
+        (rich_tenant, Scope::Egress),
+        (rich_egress, Scope::Tenant),
+    ] {
         let limiter = Arc::new(limiter(&config));
         accepted(&limiter, "a").await;
         tokio::time::advance(ms(11_000)).await;
@@ -27,6 +37,28 @@ async fn a_share_that_is_used_up_refuses_at_once() {
         assert_eq!((refused.scope, refused.quota), (scope, slow));
         assert!(refused.retry_after > ms(9_000) && refused.retry_after <= ms(10_000));
     }
+}
+
+/// Each bucket has a rate below that of the tenant, both together have not.
+#[tokio::test(start_paused = true)]
+async fn the_waiting_requests_of_a_tenant_count_together() {
+    let mut config = settings(quota(1.0, 1));
+    config.tenants = vec![tenant("t", 1, quota(1.5, 5), &["a", "b"])];
+    let limiter = limiter(&config);
+    let lanes = ["a", "b"].map(|instance| lane_of(&limiter, instance, "t"));
+    let mut waiting = Vec::new();
+    for lane in &lanes {
+        lane.verify();
+        now(&limiter, lane);
+        waiting.extend((0..11).map(|_| queued(&limiter, lane, Kind::Request)));
+    }
+    // Alone, the bucket would have its token after 12 s.
+    let refused = limiter.check(&lanes[1], Kind::Request, later(12_100));
+    assert_eq!(refused.unwrap_err().scope, Scope::Tenant);
+    assert_eq!(
+        limiter.check(&lanes[1], Kind::Request, later(20_000)),
+        Ok(())
+    );
 }
 
 /// Each is the first of its own line: what they wait for is the others.
