@@ -12,7 +12,7 @@
 //! - [`members`]: the gateways of the cluster;
 //! - [`transport`]: what is needed of a connection; `network`: a real one, by `dial` and `resp` (the
 //!   client library); `sentinel`: to which server;
-//! - [`failure`]: why the server cannot be used; [`check`]: what `wawp-gateway check` says of it.
+//! - [`failure`]: why the server cannot be used; [`mod@check`]: what `wawp-gateway check` says of it.
 
 mod check;
 mod dial;

@@ -4,8 +4,8 @@
 //! checked against both. Invariants: they share no code with the gateway; a value that
 //! two requests have in common is read alike in both.
 //!
-//! - [`php`]: `$_GET`, `$_POST` and `json_decode`;
-//! - [`qs`]: Express with `qs`, its parser of queries and forms.
+//! - `php`: `$_GET`, `$_POST` and `json_decode`;
+//! - `qs`: Express with `qs`, its parser of queries and forms.
 
 pub(crate) mod php;
 pub(crate) mod qs;

@@ -1,6 +1,6 @@
 //! A settings file to begin with: limits for messages, group calls and number checks.
 //!
-//! Owns the text around the classes. [`policy`] reads a policy of the API, [`classes`] writes
+//! Owns the text around the classes. `policy` reads a policy of the API, `classes` writes
 //! classes. Invariants: what is printed is a settings file without mistakes; what a comment says
 //! about a class is computed from its settings; no text of a response becomes a setting.
 
