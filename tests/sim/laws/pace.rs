@@ -1,6 +1,7 @@
 //! How fast and in which order requests may leave.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroU32;
 
 use super::limits::{Limits, Part};
 use super::{Case, TICK};
@@ -77,7 +78,9 @@ impl Case {
                     Part::Both => (None, At::ZERO),
                 };
                 let Some(cap) = cap else { continue };
-                let most = cap.get() * if several { 2 } else { 1 };
+                // The other bucket may still have as many as its bound was before the reload.
+                let of_other = before.max(Some(cap)).filter(|_| several);
+                let most = cap.get() + of_other.map_or(0, NonZeroU32::get);
                 let counted = spans.iter().filter(|(from, _)| *from >= since);
                 let count = counted.filter(|(from, to)| from <= at && at < to).count();
                 if count > most as usize {
