@@ -291,13 +291,13 @@ impl Cluster {
 
     /// A hash of texts under the key of the cluster, as 32 hexadecimal digits (128 bits of
     /// HMAC-SHA-256). `None` before the first connection.
-    pub(crate) fn digest(&self, parts: &[&[u8]]) -> Option<String> {
+    pub(crate) fn digest(&self, parts: &[&str]) -> Option<String> {
         let hash_key = self.hash_key.load();
         let mut context = hmac::Context::with_key(&hash_key.as_ref()?.key);
         for part in parts {
             // Their lengths too, so that no two lists of texts are hashed alike.
             context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part);
+            context.update(part.as_bytes());
         }
         Some(hex(&context.sign().as_ref()[..16]))
     }

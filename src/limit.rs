@@ -67,7 +67,7 @@ pub(crate) struct Limiter {
     rules: ArcSwap<Rules>,
     egress: Arc<Egress>,
     /// What several gateways share, if there are several.
-    sharing: Option<ClusterSharing>,
+    cluster: Option<ClusterSharing>,
     metrics: Arc<Metrics>,
 }
 
@@ -135,12 +135,12 @@ impl Limiter {
         metrics.scraped().max_queue(config.limit.max_queue);
         let egress = Egress::new(config.egress.quota, config.limit.max_wait);
         let egress = Arc::new(egress);
-        let sharing = cluster.map(|cluster| ClusterSharing::new(cluster, config));
-        let rules = Rules::new(config, &egress, sharing.as_ref(), None);
+        let cluster = cluster.map(|cluster| ClusterSharing::new(cluster, config));
+        let rules = Rules::new(config, &egress, cluster.as_ref(), None);
         Self {
             rules: ArcSwap::from_pointee(rules),
             egress,
-            sharing,
+            cluster,
             metrics,
         }
     }
@@ -150,20 +150,20 @@ impl Limiter {
     /// what waits (rule: reload).
     pub(crate) fn reconfigure(&self, config: &Config) {
         self.metrics.scraped().max_queue(config.limit.max_queue);
-        let sharing = self.sharing.as_ref();
-        if let Some(sharing) = sharing {
-            sharing.set_whole(config);
+        let cluster = self.cluster.as_ref();
+        if let Some(cluster) = cluster {
+            cluster.set_whole(config);
         }
         let old = self.rules.load();
-        let rules = Rules::new(config, &self.egress, sharing, Some(&old));
+        let rules = Rules::new(config, &self.egress, cluster, Some(&old));
         self.rules.store(Arc::new(rules));
     }
 
     /// Keeps up with the other gateways, until the process ends.
     pub(crate) async fn follow_cluster(&self) {
-        if let Some(sharing) = &self.sharing {
-            let divide = sharing.on_division(|whole| self.reconfigure(whole));
-            tokio::join!(sharing.buckets.follow(), divide);
+        if let Some(cluster) = &self.cluster {
+            let divide = cluster.on_division(|whole| self.reconfigure(whole));
+            tokio::join!(cluster.buckets.follow(), divide);
         }
     }
 
@@ -194,8 +194,8 @@ impl Limiter {
 
     /// Sets the gauges of tokens and pauses of each instance with a label, and of held slots.
     pub(crate) fn report(&self) {
-        if let Some(sharing) = &self.sharing {
-            sharing.buckets.report();
+        if let Some(cluster) = &self.cluster {
+            cluster.buckets.report();
         }
         let (rules, now) = (self.rules.load(), Instant::now());
         self.metrics.set_bucket_gauges(|instance| {
@@ -340,7 +340,7 @@ impl Rules {
                 of_unnamed: Arc::clone(unnamed.as_ref().unwrap_or(&classes)),
                 group,
                 sharing: Arc::clone(&sharing),
-                shared: cluster.map(ClusterSharing::buckets),
+                shared: cluster.map(|cluster| cluster.buckets.group(&classes.requests_of(group))),
                 headers: limit.headers,
                 max_delay: batch.max_delay,
             };

@@ -49,6 +49,15 @@ impl Script {
         }
     }
 
+    /// How many numbers the script returns. The last seven are the state of the bucket.
+    pub(crate) fn values(self) -> usize {
+        match self {
+            Self::Reserve => 12,
+            Self::Probe => 9,
+            Self::Throttled | Self::Settled => 7,
+        }
+    }
+
     /// The name in metrics and messages.
     pub(crate) fn name(self) -> &'static str {
         match self {

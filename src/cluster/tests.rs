@@ -133,7 +133,7 @@ async fn a_start_without_the_server_goes_on_without_it_and_joins_it_later() {
     let mut stage = Stage::with(server, 3).await;
     assert_eq!(stage.call().await, Err(Unavailable::NotSent));
     assert_eq!(stage.cluster.share().get(), 3);
-    assert_eq!(stage.cluster.digest(&[b"a"]), None);
+    assert_eq!(stage.cluster.digest(&["a"]), None);
     sleep(Duration::from_secs(60)).await;
     assert_eq!((stage.phase(), stage.events().len()), (Phase::Fallback, 0));
     stage.server.start();
@@ -353,23 +353,23 @@ async fn announcements_arrive_and_their_connection_is_replaced() {
 async fn hashes_are_equal_on_all_gateways_and_only_for_equal_parts() {
     let stage = Stage::new().await;
     let other = Stage::with(stage.server.clone(), 1).await;
-    let hash = stage.cluster.digest(&[b"a", b"bc"]).unwrap();
-    assert_eq!(other.cluster.digest(&[b"a", b"bc"]).as_ref(), Some(&hash));
+    let hash = stage.cluster.digest(&["a", "bc"]).unwrap();
+    assert_eq!(other.cluster.digest(&["a", "bc"]).as_ref(), Some(&hash));
     assert!(hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    for parts in [&[&b"ab"[..], b"c"][..], &[b"abc"], &[b"a", b"bc", b""]] {
+    for parts in [&["ab", "c"][..], &["abc"], &["a", "bc", ""]] {
         assert_ne!(stage.cluster.digest(parts).unwrap(), hash);
     }
     let elsewhere = Stage::new().await;
-    assert_ne!(elsewhere.cluster.digest(&[b"a", b"bc"]).unwrap(), hash);
+    assert_ne!(elsewhere.cluster.digest(&["a", "bc"]).unwrap(), hash);
     // An emptied data set gets the key back.
     stage.server.state().hash_key = None;
     sleep(Duration::from_secs(5)).await;
-    assert_eq!(other.cluster.digest(&[b"a", b"bc"]).unwrap(), hash);
+    assert_eq!(other.cluster.digest(&["a", "bc"]).unwrap(), hash);
     // And the one that the server has counts.
     stage.server.state().hash_key = Some("k".to_owned());
     sleep(Duration::from_secs(5)).await;
-    let new = stage.cluster.digest(&[b"a"]);
-    assert_eq!(new, other.cluster.digest(&[b"a"]));
+    let new = stage.cluster.digest(&["a"]);
+    assert_eq!(new, other.cluster.digest(&["a"]));
     assert_ne!(new.unwrap(), hash);
 }
 
@@ -385,10 +385,7 @@ fn a_digest_is_hmac_sha256_of_lengths_and_parts() {
     cluster
         .hash_key
         .store(Some(Arc::new(HashKey { text, key })));
-    assert_eq!(
-        cluster.digest(&[b"ab"]),
-        Some(hex(&expected.as_ref()[..16]))
-    );
+    assert_eq!(cluster.digest(&["ab"]), Some(hex(&expected.as_ref()[..16])));
     assert_eq!(cluster.key(&["bucket", "7"]), b"{wawp}:bucket:7");
     assert_eq!(hex(&[0x0f, 0xa0]), "0fa0");
 }

@@ -123,7 +123,10 @@ impl Classes {
     /// settings.
     pub fn requests_of(&self, group: usize) -> String {
         let Group { paths, methods } = &self.groups[group];
-        format!("{paths:?} {methods:?}")
+        let paths = paths.iter().map(ToString::to_string);
+        // No path contains a space, and none begins like a method.
+        let all = paths.chain(methods.iter().map(ToString::to_string));
+        all.collect::<Vec<_>>().join(" ")
     }
 
     /// The names of the classes of a group.

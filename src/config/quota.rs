@@ -64,6 +64,15 @@ impl Quota {
         Ok(Self { rate, burst })
     }
 
+    /// Returns the part of one of so many gateways: at least a burst of one.
+    pub fn part(&self, gateways: NonZeroU32) -> Self {
+        let burst = NonZeroU32::new(self.burst.get() / gateways);
+        Self {
+            rate: self.rate / f64::from(gateways.get()),
+            burst: burst.unwrap_or(NonZeroU32::MIN),
+        }
+    }
+
     /// Returns the time between two bucket tokens: at least a nanosecond, at most a day.
     pub fn interval(&self) -> Duration {
         const DAY_SECONDS: f64 = 86_400.0;

@@ -225,7 +225,7 @@ impl Account {
         let instance = self.instance.as_deref();
         let limit = policy.limit_of(instance);
         let set_limit = |handle: &mut BucketHandle, role| {
-            let name = policy.name_of(instance, role);
+            let name = || policy.name_of(instance, role);
             handle.with(|bucket| bucket.set_limit(limit, name, now));
         };
         set_limit(&mut state.main, BucketRole::Main);

@@ -194,22 +194,20 @@ impl<G: Completion> Bucket<G> {
         let Some(queue) = &mut self.queue else {
             return false;
         };
-        // A slot can have become too old while a shared budget had no token.
-        if self.tokens.ready_at(now) > now {
-            return false;
-        }
-        let Some(waiter) = queue.pop(side) else {
+        let Some(head) = queue.head(side) else {
             return false;
         };
-        if side == Side::Requests && expiry(&waiter) < now {
+        if side == Side::Requests && expiry(head) < now {
+            let waiter = queue.pop(side);
             let refused = self.too_late(now);
-            waiter.completion.settle(Err(refused));
+            waiter.map(|waiter| waiter.completion.settle(Err(refused)));
             return false;
         }
+        // A slot can have become too old while a shared budget had no token.
         let Ok(remaining) = self.tokens.take(now) else {
             return false;
         };
-        let mut waiter = Some(waiter);
+        let mut waiter = queue.pop(side);
         // If the request has just left, the next one gets its token. The place of the
         // call was given back with the permit.
         while let Some(next) = waiter {
@@ -280,7 +278,7 @@ impl<G: Completion> Bucket<G> {
     pub(super) fn set_limit(
         &mut self,
         limit: &InstanceLimit,
-        name: Option<BucketName>,
+        name: impl FnOnce() -> Option<BucketName>,
         now: Instant,
     ) {
         self.tokens.set_limit(limit, name, now);

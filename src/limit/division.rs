@@ -13,7 +13,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::tokens::SharedBuckets;
 use crate::cluster::{Cluster, Event};
-use crate::config::{Config, Quota};
+use crate::config::Config;
 
 /// What the limiter needs to be one of several.
 #[derive(Debug)]
@@ -39,10 +39,6 @@ impl ClusterSharing {
             buckets: SharedBuckets::new(Arc::clone(cluster)),
             whole: Mutex::new(whole.clone()),
         }
-    }
-
-    pub(super) fn buckets(&self) -> Arc<SharedBuckets> {
-        Arc::clone(&self.buckets)
     }
 
     /// Divides other settings from now on.
@@ -96,9 +92,9 @@ impl ClusterSharing {
 /// calls in flight.
 pub(super) fn divided(config: &Config, gateways: NonZeroU32) -> Config {
     let mut config = config.clone();
-    config.egress.quota = config.egress.quota.map(|whole| part(whole, gateways));
+    config.egress.quota = config.egress.quota.map(|whole| whole.part(gateways));
     for tenant in &mut config.tenants {
-        tenant.quota = tenant.quota.map(|whole| part(whole, gateways));
+        tenant.quota = tenant.quota.map(|whole| whole.part(gateways));
     }
     for class in &mut config.limit.classes {
         let cap = class
@@ -114,17 +110,9 @@ pub(super) fn divided(config: &Config, gateways: NonZeroU32) -> Config {
 /// these buckets.
 pub(super) fn of_unnamed(config: &Config, gateways: NonZeroU32) -> Config {
     let mut config = divided(config, gateways);
-    config.limit.quota = config.limit.quota.map(|whole| part(whole, gateways));
+    config.limit.quota = config.limit.quota.map(|whole| whole.part(gateways));
     for class in &mut config.limit.classes {
-        class.quota = class.quota.map(|whole| part(whole, gateways));
+        class.quota = class.quota.map(|whole| whole.part(gateways));
     }
     config
-}
-
-fn part(whole: Quota, gateways: NonZeroU32) -> Quota {
-    let burst = NonZeroU32::new(whole.burst.get() / gateways);
-    Quota {
-        rate: whole.rate / f64::from(gateways.get()),
-        burst: burst.unwrap_or(NonZeroU32::MIN),
-    }
 }

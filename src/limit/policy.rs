@@ -17,7 +17,7 @@ use super::egress::{Egress, FlowSpec, QueueLimits, Sender, Share};
 use super::forecast;
 use super::request::{BucketRole, Newcomer, Permit, RateLimited};
 use super::shared_queue::EntryId;
-use super::tokens::{BucketName, SharedBuckets};
+use super::tokens::{BucketName, SharedGroup};
 use crate::config::{self, Classes, InstanceLimit};
 
 /// The flow of all unverified credentials together: settings cannot name it.
@@ -33,7 +33,7 @@ pub(super) struct Policy {
     pub(super) group: usize,
     pub(super) sharing: Arc<Sharing>,
     /// The buckets that several gateways share, if they do.
-    pub(super) shared: Option<Arc<SharedBuckets>>,
+    pub(super) shared: Option<SharedGroup>,
     /// Whether responses carry `RateLimit` headers.
     pub(super) headers: bool,
     /// `batch.max_delay`.
@@ -53,13 +53,11 @@ impl Policy {
     /// What a bucket of an instance is called among several gateways; `None` where it belongs to
     /// this one alone.
     pub(super) fn name_of(&self, instance: Option<&str>, role: BucketRole) -> Option<BucketName> {
-        let requests = self.classes.requests_of(self.group);
-        let role: &[u8] = match role {
-            BucketRole::Main => b"main",
-            BucketRole::Unverified => b"unverified",
+        let role = match role {
+            BucketRole::Main => "main",
+            BucketRole::Unverified => "unverified",
         };
-        let buckets = self.shared.as_ref()?;
-        Some(buckets.name(&[requests.as_bytes(), instance?.as_bytes(), role]))
+        Some(self.shared.as_ref()?.name(instance?, role))
     }
 }
 

@@ -154,6 +154,9 @@ impl<G: Completion> SharedQueue<G> {
         let mut agenda = Agenda::default();
         let entries: Vec<_> = self.entries.keys().copied().collect();
         for id in entries {
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.bucket.refuse_unreachable(now);
+            }
             self.list(&mut agenda, id, now);
         }
         self.flows.stop_others(&agenda.ready);

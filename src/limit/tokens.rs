@@ -23,7 +23,7 @@ use crate::config::{InstanceLimit, Quota};
 use in_flight::{InFlight, Place, Prediction};
 use pause::LocalTokens;
 use slots::SharedTokens;
-pub(super) use slots::{BucketName, SharedBuckets};
+pub(super) use slots::{BucketName, SharedBuckets, SharedGroup};
 
 /// What the wait queue and the forecast need to know of tokens.
 pub(super) trait Tokens {
@@ -119,7 +119,9 @@ impl BucketTokens {
     /// A full bucket; with a name, one that gateways share.
     pub(super) fn new(limit: &InstanceLimit, name: Option<BucketName>, now: Instant) -> Self {
         let source = match (name, limit.quota) {
-            (Some(name), Some(quota)) => TokenSource::Shared(SharedTokens::new(name, quota, now)),
+            (Some(name), Some(quota)) => {
+                TokenSource::Shared(SharedTokens::new(name, quota, Arc::default(), now))
+            }
             _ => TokenSource::Local(LocalTokens::new(limit.quota, now)),
         };
         let mut tokens = Self {
@@ -142,17 +144,23 @@ impl BucketTokens {
     pub(super) fn set_limit(
         &mut self,
         limit: &InstanceLimit,
-        name: Option<BucketName>,
+        name: impl FnOnce() -> Option<BucketName>,
         now: Instant,
     ) {
-        match (&mut self.source, name, limit.quota) {
-            (TokenSource::Shared(shared), Some(_), Some(quota)) => shared.set_quota(quota),
-            (TokenSource::Local(local), None, quota) => local.set_quota(quota, now),
-            (TokenSource::Local(local), _, None) => local.set_quota(None, now),
-            // An unlimited bucket is never shared.
-            (source, Some(name), Some(quota)) => {
-                *source = TokenSource::Shared(SharedTokens::new(name, quota, now));
+        // Only an unlimited bucket is not shared although it has a name.
+        let becomes_shared = match &self.source {
+            TokenSource::Local(local) => local.quota().is_none() && limit.quota.is_some(),
+            _ => false,
+        };
+        let name = becomes_shared.then(name).flatten();
+        let changed = self.changed();
+        match (&mut self.source, limit.quota, name) {
+            (source, Some(quota), Some(name)) => {
+                let shared = SharedTokens::new(name, quota, changed.unwrap_or_default(), now);
+                *source = TokenSource::Shared(shared);
             }
+            (TokenSource::Shared(shared), Some(quota), None) => shared.set_quota(quota),
+            (TokenSource::Local(local), quota, _) => local.set_quota(quota, now),
             (source, ..) => *source = TokenSource::Local(LocalTokens::new(limit.quota, now)),
         }
         self.bound_calls(limit);
@@ -224,12 +232,18 @@ impl BucketTokens {
 
     /// As [`Tokens::due`]: the time at which the call may begin.
     pub(super) fn due(&self, now: Instant, before: u32) -> Instant {
-        self.placed(now, before, |before| self.source().due(now, before))
+        self.placed(now, before, |before| match &self.source {
+            TokenSource::Simulated(simulated) => simulated.due(now, before),
+            _ => self.source().due(now, before),
+        })
     }
 
     /// As [`Tokens::ready_at`].
     pub(super) fn ready_at(&self, now: Instant) -> Instant {
-        self.placed(now, 0, |_| self.source().ready_at(now))
+        self.placed(now, 0, |_| match &self.source {
+            TokenSource::Simulated(simulated) => simulated.due(now, 0),
+            _ => self.source().ready_at(now),
+        })
     }
 
     fn placed(&self, now: Instant, before: u32, paced: impl Fn(u32) -> Instant) -> Instant {
@@ -260,7 +274,8 @@ impl BucketTokens {
         match &self.source {
             TokenSource::Local(local) => local,
             TokenSource::Shared(shared) => shared,
-            TokenSource::Simulated(simulated) => &**simulated,
+            // Times of tokens apart, a forecast asks only for the pause.
+            TokenSource::Simulated(simulated) => &simulated.bucket,
         }
     }
 
@@ -269,7 +284,7 @@ impl BucketTokens {
         match &mut self.source {
             TokenSource::Local(local) => local,
             TokenSource::Shared(shared) => shared,
-            TokenSource::Simulated(simulated) => &mut **simulated,
+            TokenSource::Simulated(simulated) => &mut simulated.bucket,
         }
     }
 
@@ -285,13 +300,16 @@ impl BucketTokens {
             Places::Simulated(prediction) => prediction.clone(),
         });
         Self {
-            source: TokenSource::Simulated(Box::new(self.source().simulated(now))),
+            source: TokenSource::Simulated(match &self.source {
+                TokenSource::Simulated(simulated) => simulated.clone(),
+                _ => Box::new(self.source().simulated(now)),
+            }),
             places: places.map(|prediction| Box::new(Places::Simulated(prediction))),
         }
     }
 }
 
-impl Tokens for SimulatedTokens {
+impl SimulatedTokens {
     fn due(&self, now: Instant, before: u32) -> Instant {
         match self.reserved.get(before as usize) {
             Some(slot) => (*slot).max(now),
@@ -315,68 +333,5 @@ impl Tokens for SimulatedTokens {
                 taken
             }
         }
-    }
-
-    fn on_429(&mut self, _: Instant, _: Instant, _: Option<Duration>) {}
-
-    fn on_other_result(&mut self, _: Instant, _: Instant, _: bool) -> bool {
-        false
-    }
-
-    fn refuses_until(&self) -> Option<Instant> {
-        self.bucket.refuses_until()
-    }
-
-    fn held_until(&self, now: Instant) -> Option<Instant> {
-        self.bucket.held_until(now)
-    }
-
-    fn is_recovering(&self) -> bool {
-        self.bucket.is_recovering()
-    }
-
-    fn quota(&self) -> Option<Quota> {
-        self.bucket.quota()
-    }
-
-    fn tokens(&self, now: Instant) -> Option<f64> {
-        self.bucket.tokens(now)
-    }
-
-    fn is_full(&self, now: Instant) -> bool {
-        self.reserved.is_empty() && self.bucket.is_full(now)
-    }
-
-    fn simulated(&self, _: Instant) -> Self {
-        self.clone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::num::NonZeroU32;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_forecast_takes_the_reserved_tokens_first_and_none_before_its_time() {
-        let start = Instant::now() + Duration::from_secs(1);
-        let at = |ms| start + Duration::from_millis(ms);
-        let quota = Quota::new(1.0, NonZeroU32::MIN).unwrap();
-        let mut tokens = SimulatedTokens {
-            reserved: VecDeque::from([start - Duration::from_millis(500), at(300)]),
-            bucket: LocalTokens::new(Some(quota), at(700)),
-        };
-        assert_eq!(
-            [0, 1, 2, 3].map(|n| tokens.due(start, n)),
-            [0, 300, 700, 1700].map(at)
-        );
-        // The first has been there for a while.
-        assert_eq!(tokens.take(start), Ok(Some(0)));
-        assert_eq!(tokens.take(at(299)), Err(at(300)));
-        assert_eq!(tokens.take(at(300)), Ok(Some(0)));
-        assert_eq!(tokens.take(at(700)), Ok(Some(0)));
-        assert_eq!(tokens.take(at(701)), Err(at(1700)));
-        assert!(!tokens.is_full(at(701)) && tokens.is_full(at(1700)));
     }
 }

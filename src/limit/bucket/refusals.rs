@@ -18,10 +18,14 @@ pub(in crate::limit) fn expiry<G>(request: &Waiter<G>) -> Instant {
 }
 
 impl<G: Completion> Bucket<G> {
-    /// Refuses what cannot be served in time any more, since the token times have changed.
+    /// Refuses what cannot be served in time any more, if the token times have changed.
     pub(in crate::limit) fn refuse_unreachable(&mut self, now: Instant) {
-        let Some(queue) = &mut self.queue else { return };
-        if self.tokens.has_news() {
+        if !self.tokens.has_news() {
+            return;
+        }
+        // Another gateway may have got a 429.
+        self.refuse_held(now);
+        if let Some(queue) = &mut self.queue {
             let tokens = &self.tokens;
             let late = queue.take_unreachable(|before| tokens.due(now, before));
             let refused = self.too_late(now);

@@ -170,22 +170,43 @@ fn assert_conform(sent: &[Instant], rate: f64, burst: u32, extra: f64) {
 
 #[tokio::test(start_paused = true)]
 async fn three_gateways_have_one_budget_and_refuse_at_once() {
-    let all = Members::start(3, ms(1), of_rate(10.0, 5, 2_000)).await;
-    let began = Instant::now();
-    let requests: Vec<_> = (0..60).map(|index| all[index % 3].send("123")).collect();
-    let mut sent = Vec::new();
-    for request in requests {
-        match request.await.unwrap() {
-            (Ok(_), at) => sent.push(at),
-            (Err(refused), at) => {
-                assert_eq!(refused.refusal, Refusal::WaitTooLong);
-                assert!(at - began <= ms(10), "refused after {:?}", at - began);
+    let alone = of_rate(10.0, 5, 2_000);
+    let mut with_egress = alone.clone();
+    with_egress.egress.quota = quota(3_000.0, 300);
+    for config in [alone, with_egress] {
+        let all = Members::start(3, ms(1), config).await;
+        let began = Instant::now();
+        let requests: Vec<_> = (0..60).map(|index| all[index % 3].send("123")).collect();
+        let mut sent = Vec::new();
+        for request in requests {
+            match request.await.unwrap() {
+                (Ok(_), at) => sent.push(at),
+                (Err(refused), at) => {
+                    assert_eq!(refused.refusal, Refusal::WaitTooLong);
+                    assert!(at - began <= ms(10), "refused after {:?}", at - began);
+                }
             }
         }
+        // A full bucket, and what comes back in two seconds.
+        assert!((24..=25).contains(&sent.len()), "{}", sent.len());
+        assert_conform(&sent, 10.0, 5, 0.0);
     }
-    // A full bucket, and what comes back in two seconds.
-    assert!((24..=25).contains(&sent.len()), "{}", sent.len());
-    assert_conform(&sent, 10.0, 5, 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_on_other_gateways_is_refused_at_once_if_a_pause_makes_it_late() {
+    let all = Members::start(2, ms(1), of_rate(1.0, 1, 3_000)).await;
+    let acquired = all[0].send("123").await.unwrap().0.unwrap();
+    let request = all[1].send("123");
+    let receipt = all[1].send_kind("123", |opened| Kind::Receipt { opened });
+    tokio::time::sleep(ms(10)).await;
+    let began = Instant::now();
+    all[0].respond("123", &acquired, 429, Some(ms(20_000)));
+    for waiting in [request, receipt] {
+        let (refused, at) = waiting.await.unwrap();
+        assert_eq!(refused.unwrap_err().refusal, Refusal::Paused);
+        assert!(at - began <= ms(10), "refused after {:?}", at - began);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,9 +16,6 @@
 mod state;
 mod table;
 
-#[cfg(test)]
-mod tests;
-
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,8 +26,8 @@ use tokio::time::Instant;
 use super::{Demand, SimulatedTokens, Tokens};
 use crate::cluster::{Call, Cluster, Script};
 use crate::config::Quota;
-use state::{Report, State};
-pub(in crate::limit) use table::SharedBuckets;
+use state::{Question, Report, State};
+pub(in crate::limit) use table::{SharedBuckets, SharedGroup};
 
 /// How long after it is due a slot may be used.
 const USABLE: Duration = Duration::from_millis(100);
@@ -41,12 +38,13 @@ const RETRY: Duration = Duration::from_millis(50);
 /// Longer than any wait: something else wakes the task.
 const UNKNOWN: Duration = Duration::from_secs(3600);
 
-/// What a bucket is called in the whole cluster.
-#[derive(Clone)]
+/// What a bucket is called in the whole cluster. The server sees a keyed hash of it.
+#[derive(Debug)]
 pub(in crate::limit) struct BucketName {
-    pub(super) buckets: Arc<SharedBuckets>,
-    /// The server sees a keyed hash of it.
-    pub(super) bytes: Arc<[u8]>,
+    group: SharedGroup,
+    instance: Box<str>,
+    /// Which of the buckets of the instance.
+    role: &'static str,
 }
 
 /// The tokens of a bucket that gateways share.
@@ -64,12 +62,13 @@ pub(super) struct Slots {
 }
 
 impl SharedTokens {
-    pub(super) fn new(name: BucketName, quota: Quota, now: Instant) -> Self {
+    /// `changed` wakes the task that serves the bucket's queue.
+    pub(super) fn new(name: BucketName, quota: Quota, changed: Arc<Notify>, now: Instant) -> Self {
         Self {
             slots: Arc::new(Slots {
                 name,
                 state: Mutex::new(State::new(quota, now)),
-                changed: Arc::default(),
+                changed,
             }),
         }
     }
@@ -90,10 +89,7 @@ impl SharedTokens {
     pub(super) fn reserve(&self, now: Instant, demand: Demand) {
         let mut state = self.slots.current(now);
         state.demand = demand;
-        if !state.is_asking && state.question(now, self.slots.cluster()).is_some() {
-            state.is_asking = true;
-            tokio::spawn(Slots::ask(Arc::clone(&self.slots)));
-        }
+        self.slots.ask_if_needed(state, now);
     }
 
     /// Whether the server has replied since this was last asked.
@@ -101,16 +97,15 @@ impl SharedTokens {
         std::mem::take(&mut self.slots.lock().has_news)
     }
 
-    /// Tells the server of a response.
+    /// Reports a response to the server.
     fn report(&self, report: Report) {
-        let slots = Arc::clone(&self.slots);
-        tokio::spawn(async move { slots.tell(report).await });
+        tokio::spawn(Arc::clone(&self.slots).report(report));
     }
 }
 
 impl Slots {
     fn cluster(&self) -> &Cluster {
-        self.name.buckets.cluster()
+        self.name.group.cluster()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -126,37 +121,41 @@ impl Slots {
         state
     }
 
-    /// Asks until nothing is to be asked. What waits is not known here: the serving task
-    /// plans anew after each reply, except where nothing waits any more.
-    async fn ask(self: Arc<Self>) {
-        loop {
-            let now = Instant::now();
-            let question = {
-                let mut state = self.current(now);
-                let question = state.question(now, self.cluster());
-                state.is_asking = question.is_some();
-                question
-            };
-            let Some(question) = question else { return };
-            let generation = self.cluster().generation();
-            let reply = self.call(question.script(), question.arguments()).await;
-            let now = Instant::now();
-            let mut state = self.lock();
-            match reply {
-                Some(reply) => state.on_reply(&question, &reply, generation, now),
-                None => state.on_no_reply(&question, now),
-            }
-            let goes_on = state.demand.is_empty();
-            state.is_asking = goes_on;
+    /// Asks the server, if something is to be asked and no question is under way.
+    fn ask_if_needed(self: &Arc<Self>, mut state: MutexGuard<'_, State>, now: Instant) {
+        if !state.is_asking
+            && let Some(question) = state.question(now, self.cluster())
+        {
+            state.is_asking = true;
             drop(state);
-            self.wake();
-            if !goes_on {
-                return;
-            }
+            tokio::spawn(Arc::clone(self).ask(question));
         }
     }
 
-    async fn tell(self: &Arc<Self>, report: Report) {
+    /// Asks the server. After the reply the serving task asks again if it has to; where nothing
+    /// waits there is none, and what is left is asked here.
+    async fn ask(self: Arc<Self>, question: Question) {
+        let mut next = Some(question);
+        while let Some(mut question) = next {
+            let arguments = std::mem::take(&mut question.arguments);
+            let reply = self.call(question.script(), arguments).await;
+            let now = Instant::now();
+            let mut state = self.current(now);
+            match reply {
+                Some(reply) => state.on_reply(&question, &reply, now),
+                None => state.on_no_reply(&question, now),
+            }
+            let is_served = !state.demand.is_empty();
+            next = (!is_served)
+                .then(|| state.question(now, self.cluster()))
+                .flatten();
+            state.is_asking = next.is_some();
+            drop(state);
+            self.wake();
+        }
+    }
+
+    async fn report(self: Arc<Self>, report: Report) {
         let arguments = self.lock().report_arguments(&report);
         let reply = self.call(report.script(), arguments).await;
         let mut state = self.lock();
@@ -176,7 +175,7 @@ impl Slots {
             arguments,
         };
         let reply = self.cluster().call(call).await.ok()?;
-        is_sane(&reply).then_some(reply)
+        (reply.len() == script.values() && is_sane(&reply)).then_some(reply)
     }
 
     /// What the server announced of this bucket.
@@ -190,11 +189,7 @@ impl Slots {
     /// Asserts after a new connection what is known here.
     pub(super) fn reassert(self: &Arc<Self>) {
         let now = Instant::now();
-        let mut state = self.current(now);
-        if !state.is_asking && state.question(now, self.cluster()).is_some() {
-            state.is_asking = true;
-            tokio::spawn(Self::ask(Arc::clone(self)));
-        }
+        self.ask_if_needed(self.current(now), now);
     }
 
     fn wake(&self) {
@@ -287,11 +282,5 @@ impl Tokens for SharedTokens {
 impl fmt::Debug for Slots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Slots").finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for BucketName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BucketName").finish_non_exhaustive()
     }
 }

@@ -72,7 +72,7 @@ impl Peer {
     /// The keyed hash of a text.
     #[must_use]
     pub fn digest(&self, text: &str) -> Option<String> {
-        self.cluster.digest(&[text.as_bytes()])
+        self.cluster.digest(&[text])
     }
 
     /// Waits for the next line that is announced, and returns it.

@@ -4,7 +4,7 @@
 //! replies the bucket is only known not to have a slot earlier than the last reply said.
 //!
 //! - [`pauses`]: a pause of all gateways, as one of them knows it;
-//! - [`questions`]: what the server is asked, and what it is told.
+//! - [`questions`]: the scripts that a gateway calls for a bucket.
 
 mod pauses;
 mod questions;
@@ -23,6 +23,7 @@ use crate::limit::tokens::gcra::Gcra;
 use crate::limit::tokens::pause::{LocalTokens, PROBE_TIMEOUT};
 use crate::limit::tokens::{Demand, SimulatedTokens, Tokens};
 use pauses::{Held, Probe};
+use questions::QuestionKind;
 pub(super) use questions::{Question, Report};
 
 /// A reply that is older than one which came before it is not older than this.
@@ -44,7 +45,7 @@ struct Reservation {
     tat: i64,
     /// The time between two of its slots.
     step: i64,
-    /// How many of its slots are here.
+    /// How many slots it gave.
     count: usize,
 }
 
@@ -127,19 +128,16 @@ impl State {
     /// Begins or ends the time without a server. `share`: among how many gateways the rate is
     /// divided while there is none.
     pub(super) fn follow(&mut self, share: Option<NonZeroU32>, now: Instant) {
-        match (share, &self.fallback) {
-            (Some(share), None) => {
-                let share = share.get();
-                let burst = NonZeroU32::new(self.quota.burst.get() / share);
-                let quota = Quota {
-                    rate: self.quota.rate / f64::from(share),
-                    burst: burst.unwrap_or(NonZeroU32::MIN),
-                };
-                let mut fallback = LocalTokens::new(Some(quota), now);
+        match (
+            share.map(|share| self.quota.part(share)),
+            &mut self.fallback,
+        ) {
+            (Some(part), Some(fallback)) => fallback.set_quota(Some(part), now),
+            (Some(part), None) => {
+                let mut fallback = LocalTokens::new(Some(part), now);
                 // Empty: what the server granted last is on its way.
-                let held = self.pause.map_or(now, |pause| pause.until);
-                let known = self.known.due(now, 0).max(held);
-                fallback.empty_until(known + quota.interval());
+                let known = self.known.due(now, 0).max(self.held(now));
+                fallback.empty_until(known + part.interval());
                 self.fallback = Some(Box::new(fallback));
                 (self.pause, self.ask_at, self.has_news) = (None, None, true);
             }
@@ -153,7 +151,7 @@ impl State {
                 self.fallback = None;
                 (self.last, self.has_news) = (Reservation::default(), true);
             }
-            _ => {}
+            (None, None) => {}
         }
     }
 
@@ -207,7 +205,6 @@ impl State {
             {
                 self.reserved.pop_front();
             }
-            self.last.count = self.last.count.min(self.reserved.len());
         }
     }
 
@@ -220,7 +217,6 @@ impl State {
             let fallback = self.fallback.as_mut();
             return fallback.map_or(Err(now + UNKNOWN), |fallback| fallback.take(now));
         }
-        self.last.count = self.last.count.min(self.reserved.len());
         if let Some(pause) = &mut self.pause {
             pause.probe = Probe::AskAt(now + PROBE_TIMEOUT);
             return Ok(Some(0));
@@ -229,16 +225,10 @@ impl State {
         Ok(Some(left as u32))
     }
 
-    pub(super) fn on_reply(
-        &mut self,
-        question: &Question,
-        reply: &[i64],
-        generation: u64,
-        now: Instant,
-    ) {
+    pub(super) fn on_reply(&mut self, question: &Question, reply: &[i64], now: Instant) {
         self.ask_at = None;
-        match *question {
-            Question::Probe { .. } => {
+        match question.kind {
+            QuestionKind::Probe => {
                 let &[is_mine, wait, ref state @ ..] = reply else {
                     return;
                 };
@@ -250,32 +240,26 @@ impl State {
                     };
                 }
             }
-            Question::Reserve {
+            QuestionKind::Reserve {
                 back,
                 yields,
                 asked,
-                ..
+                generation,
             } => {
                 let &[count, first, tat, birth, step, ref state @ ..] = reply else {
                     return;
                 };
-                let kept = self.reserved.len() - back.min(self.reserved.len());
-                self.reserved.truncate(kept);
+                self.give_back(back);
                 (self.generation, self.birth) = (generation, birth);
                 // A pause may have been announced while the reply was under way.
                 let missed = self.learn(state, now);
-                let count = count.clamp(0, asked);
+                let count = usize::try_from(count).unwrap_or(0).min(asked);
                 for index in 0..count {
-                    let due = offset(now, first + index * step + missed);
+                    let due = offset(now, first + index as i64 * step + missed);
                     let from = due.max(now);
                     self.reserved.push_back(Slot { due, from });
                 }
-                let count_here = usize::try_from(count).unwrap_or(0);
-                self.last = Reservation {
-                    tat,
-                    step,
-                    count: count_here,
-                };
+                self.last = Reservation { tat, step, count };
                 if yields && count == 0 {
                     self.ask_at = Some(now + length(first).max(Duration::from_millis(1)));
                 }
@@ -284,13 +268,17 @@ impl State {
     }
 
     pub(super) fn on_no_reply(&mut self, question: &Question, now: Instant) {
-        if let Question::Reserve { back, .. } = question {
+        if let QuestionKind::Reserve { back, .. } = question.kind {
             // They may have gone back, so they cannot be used.
-            let kept = self.reserved.len() - (*back).min(self.reserved.len());
-            self.reserved.truncate(kept);
+            self.give_back(back);
             self.last = Reservation::default();
         }
         self.ask_at = Some(now + RETRY);
+    }
+
+    fn give_back(&mut self, count: usize) {
+        let kept = self.reserved.len().saturating_sub(count);
+        self.reserved.truncate(kept);
     }
 
     /// Takes over what the server says of the bucket. Returns by how much slots have been
@@ -315,7 +303,10 @@ impl State {
         if epoch != self.epoch {
             (self.epoch, self.epoch_since) = (epoch, Some(now));
         }
-        self.known = Gcra::new(Some(self.applied(interval, spare)), offset(now, tat.max(0)));
+        self.known = Gcra::new(
+            Some(Self::applied(interval, spare)),
+            offset(now, tat.max(0)),
+        );
         let until = offset(now, paused);
         match (recovers, &mut self.pause) {
             (1, Some(pause)) if until <= pause.until.max(now) => pause.until = until,
@@ -331,10 +322,7 @@ impl State {
     }
 
     /// The limit that applies: the strictest that a gateway uses.
-    fn applied(&self, interval: i64, spare: i64) -> Quota {
-        if interval <= 0 {
-            return self.quota;
-        }
+    fn applied(interval: i64, spare: i64) -> Quota {
         let burst = u32::try_from(spare / interval + 1)
             .ok()
             .and_then(NonZeroU32::new);

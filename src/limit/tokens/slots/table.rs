@@ -26,6 +26,27 @@ struct Table {
     sweep_at: usize,
 }
 
+/// The buckets of one group of requests, which differ by instance and role.
+#[derive(Clone, Debug)]
+pub(in crate::limit) struct SharedGroup {
+    buckets: Arc<SharedBuckets>,
+    requests: Arc<str>,
+}
+
+impl SharedGroup {
+    pub(in crate::limit) fn name(&self, instance: &str, role: &'static str) -> BucketName {
+        BucketName {
+            group: self.clone(),
+            instance: Box::from(instance),
+            role,
+        }
+    }
+
+    pub(super) fn cluster(&self) -> &Cluster {
+        &self.buckets.cluster
+    }
+}
+
 impl SharedBuckets {
     pub(in crate::limit) fn new(cluster: Arc<Cluster>) -> Arc<Self> {
         Arc::new(Self {
@@ -37,26 +58,11 @@ impl SharedBuckets {
         })
     }
 
-    pub(super) fn cluster(&self) -> &Cluster {
-        &self.cluster
-    }
-
-    /// The name of a bucket that consists of these parts.
-    pub(in crate::limit) fn name(self: &Arc<Self>, parts: &[&[u8]]) -> BucketName {
-        // Each part with its length, so that no two names are the same bytes.
-        let joined: Vec<u8> = parts
-            .iter()
-            .flat_map(|part| {
-                let length = part.len().to_be_bytes();
-                length
-                    .into_iter()
-                    .chain(part.iter().copied())
-                    .collect::<Vec<u8>>()
-            })
-            .collect();
-        BucketName {
+    /// The buckets of the requests with these paths and methods.
+    pub(in crate::limit) fn group(self: &Arc<Self>, requests: &str) -> SharedGroup {
+        SharedGroup {
             buckets: Arc::clone(self),
-            bytes: Arc::from(joined),
+            requests: Arc::from(requests),
         }
     }
 
@@ -124,9 +130,13 @@ impl SharedBuckets {
 impl Slots {
     /// The keys of the scripts; `None` before the first connection.
     pub(super) fn keys(self: &Arc<Self>) -> Option<Vec<Vec<u8>>> {
-        let buckets = &self.name.buckets;
-        let digest = buckets.cluster.digest(&[&self.name.bytes])?;
-        let cluster = &buckets.cluster;
+        let BucketName {
+            group,
+            instance,
+            role,
+        } = &self.name;
+        let (buckets, cluster) = (&group.buckets, group.cluster());
+        let digest = cluster.digest(&[&group.requests, instance, role])?;
         let key = cluster.key(&["bucket", &digest]);
         let is_known = self.lock().key.as_deref() == Some(&*key);
         if !is_known {

@@ -1,6 +1,6 @@
-//! What the server is asked about a bucket, and what it is told.
+//! The scripts that a gateway calls for a bucket, and their arguments.
 //!
-//! The arguments are those of `src/cluster/scripts/*.lua`, which explain them.
+//! `src/cluster/scripts/*.lua` explains each argument.
 
 use std::time::Duration;
 
@@ -13,23 +13,30 @@ use crate::limit::tokens::pause::PROBE_TIMEOUT;
 /// Slots in one reservation.
 const MAX_SLOTS: usize = 256;
 
-/// What the server is asked.
+/// A script whose reply is needed before requests can go.
 #[derive(Debug)]
-pub(in crate::limit::tokens::slots) enum Question {
-    Reserve {
-        /// Slots that go back, and the tat that shows whether they can.
-        back: usize,
-        yields: bool,
-        /// For how many requests.
-        asked: i64,
-        /// Those of `reserve.lua`.
-        arguments: Vec<i64>,
-    },
-    /// The right to send a probe.
-    Probe { arguments: Vec<i64> },
+pub(in crate::limit::tokens::slots) struct Question {
+    pub(super) kind: QuestionKind,
+    pub(in crate::limit::tokens::slots) arguments: Vec<i64>,
 }
 
-/// What the server is told of a response.
+#[derive(Debug)]
+pub(super) enum QuestionKind {
+    Reserve {
+        /// How many slots go back.
+        back: usize,
+        /// For a batch of receipts that yields.
+        yields: bool,
+        /// For how many requests.
+        asked: usize,
+        /// The connection on which it is asked.
+        generation: u64,
+    },
+    /// The right to send a probe.
+    Probe,
+}
+
+/// A response of the upstream that the other gateways have to know of.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::limit::tokens::slots) enum Report {
     Throttled { epoch: i64, named: Duration },
@@ -55,7 +62,10 @@ impl State {
         {
             let mut arguments = self.limit();
             arguments.push(micros(PROBE_TIMEOUT));
-            return Some(Question::Probe { arguments });
+            return Some(Question {
+                kind: QuestionKind::Probe,
+                arguments,
+            });
         }
         let (wanted, reserved) = (self.demand.deadlines.len(), self.reserved.len());
         // As far as is known, the others are late whatever the server says.
@@ -81,7 +91,8 @@ impl State {
             .demand
             .yielding
             .filter(|_| wanted == 0 && reserved == 0);
-        let is_new = self.generation != cluster.generation();
+        let generation = cluster.generation();
+        let is_new = self.generation != generation;
         let has_more = !self.known.is_full(now) || self.pause.is_some();
         if missing.is_empty() && back == 0 && yielding.is_none() && !(is_new && has_more) {
             return None;
@@ -97,10 +108,13 @@ impl State {
         // Gateways that have vanished may go on without the server, with their share.
         arguments.extend([i64::from(yielding.is_some()), 1000 * known / live]);
         arguments.extend(missing.iter().chain(yielding.as_ref()).map(left));
-        Some(Question::Reserve {
-            back,
-            yields: yielding.is_some(),
-            asked: (missing.len() + usize::from(yielding.is_some())) as i64,
+        Some(Question {
+            kind: QuestionKind::Reserve {
+                back,
+                yields: yielding.is_some(),
+                asked: missing.len() + usize::from(yielding.is_some()),
+                generation,
+            },
             arguments,
         })
     }
@@ -125,15 +139,9 @@ impl State {
 
 impl Question {
     pub(in crate::limit::tokens::slots) fn script(&self) -> Script {
-        match self {
-            Self::Reserve { .. } => Script::Reserve,
-            Self::Probe { .. } => Script::Probe,
-        }
-    }
-
-    pub(in crate::limit::tokens::slots) fn arguments(&self) -> Vec<i64> {
-        match self {
-            Self::Reserve { arguments, .. } | Self::Probe { arguments } => arguments.clone(),
+        match self.kind {
+            QuestionKind::Reserve { .. } => Script::Reserve,
+            QuestionKind::Probe => Script::Probe,
         }
     }
 }
