@@ -47,7 +47,7 @@ pub(crate) use self::failure::Failure;
 use self::health::Health;
 pub(crate) use self::health::Phase;
 use self::members::Members;
-pub(crate) use self::members::{Beat, Beaten, Seen};
+pub(crate) use self::members::{Heartbeat, HeartbeatReply, Seen};
 use self::network::Network;
 pub(crate) use self::script::{Call, Reply, Script};
 pub(crate) use self::transport::{Connect, Connection};
@@ -78,7 +78,7 @@ pub(crate) struct Cluster {
     live: AtomicU32,
     known: AtomicU32,
     share: AtomicU32,
-    /// The round trip of the last beat, in microseconds.
+    /// The round trip of the last heartbeat, in microseconds.
     round_trip: AtomicU64,
     has_left: AtomicBool,
     /// An operation has failed, so the connection must be tried.
@@ -88,7 +88,7 @@ pub(crate) struct Cluster {
     events: broadcast::Sender<Event>,
     series: Arc<ClusterSeries>,
     call_seconds: [Histogram; Script::ALL.len()],
-    beat_seconds: Histogram,
+    heartbeat_seconds: Histogram,
     /// Until when the time without the server is counted in the metric.
     fallback_counted: Mutex<Option<Instant>>,
 }
@@ -202,7 +202,7 @@ impl Cluster {
             deadline_changed: Notify::new(),
             events: broadcast::channel(EVENTS).0,
             call_seconds: Script::ALL.map(|script| series.operation(script.name())),
-            beat_seconds: series.operation("beat"),
+            heartbeat_seconds: series.operation("heartbeat"),
             fallback_counted: Mutex::new(None),
             series,
         })

@@ -6,6 +6,7 @@
 //! - [`explain`]: what the gateway would do with a request, and which ones merge;
 //! - [`backends`]: how backends read a request;
 //! - [`init`]: a settings file to begin with;
+//! - `input`: a file or the standard input;
 //! - [`health`]: whether a running gateway accepts requests;
 //! - [`testing`]: entry points for benches and fuzz targets.
 
@@ -16,6 +17,7 @@ pub mod estimate;
 pub mod explain;
 pub mod health;
 pub mod init;
+mod input;
 pub mod sandbox;
 #[doc(hidden)]
 pub mod testing;

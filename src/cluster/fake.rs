@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
-use super::members::{Beat, Beaten, Seen};
+use super::members::{Heartbeat, HeartbeatReply, Seen};
 use super::script::{Call, Reply};
 use super::transport::{Connect, Connection};
 
@@ -32,7 +32,7 @@ type Run = dyn FnMut(&Call) -> Result<Reply, Failure> + Send;
 pub(crate) struct State {
     /// Of attempts to connect.
     pub(crate) connect: Manner,
-    /// Of scripts and beats, also on connections that exist.
+    /// Of scripts and heartbeats, also on connections that exist.
     pub(crate) operate: Manner,
     /// What scripts return.
     pub(crate) script: Box<Run>,
@@ -41,7 +41,7 @@ pub(crate) struct State {
     pub(crate) hash_key: Option<String>,
     /// Attempts to connect so far.
     pub(crate) attempts: usize,
-    pub(crate) beats: Vec<Beat>,
+    pub(crate) heartbeats: Vec<Heartbeat>,
     connections: CancellationToken,
     listeners: Vec<mpsc::Sender<Vec<u8>>>,
 }
@@ -55,7 +55,7 @@ impl Default for Fake {
             others: Vec::new(),
             hash_key: None,
             attempts: 0,
-            beats: Vec::new(),
+            heartbeats: Vec::new(),
             connections: CancellationToken::new(),
             listeners: Vec::new(),
         })))
@@ -149,20 +149,25 @@ impl Connection for FakeConnection {
         })
     }
 
-    fn beat<'a>(&'a self, beat: &'a Beat) -> BoxFuture<'a, Result<Beaten, Failure>> {
+    fn heartbeat<'a>(
+        &'a self,
+        heartbeat: &'a Heartbeat,
+    ) -> BoxFuture<'a, Result<HeartbeatReply, Failure>> {
         Box::pin(async {
             self.behave().await?;
             let mut state = self.server.state();
-            state.beats.push(beat.clone());
-            let own = (!beat.leaves).then(|| Seen {
-                id: beat.id.clone(),
-                version: beat.version.clone(),
-                settings: beat.settings.clone(),
-                shares: beat.shares,
+            state.heartbeats.push(heartbeat.clone());
+            let own = (!heartbeat.leaves).then(|| Seen {
+                id: heartbeat.id.clone(),
+                version: heartbeat.version.clone(),
+                settings: heartbeat.settings.clone(),
+                shares: heartbeat.shares,
                 ago: Duration::ZERO,
             });
-            let hash_key = state.hash_key.get_or_insert_with(|| beat.hash_key.clone());
-            Ok(Beaten {
+            let hash_key = state
+                .hash_key
+                .get_or_insert_with(|| heartbeat.hash_key.clone());
+            Ok(HeartbeatReply {
                 hash_key: hash_key.clone(),
                 gateways: state.others.iter().cloned().chain(own).collect(),
             })

@@ -95,9 +95,9 @@ impl Health {
         (!self.phase.is_shared()).then_some(self.fallback_since)
     }
 
-    /// An operation has succeeded. Recovery takes [`RECOVERY`] and `jitter`, so that not all
+    /// An operation has succeeded. Recovery takes [`RECOVERY`] and a `jitter`, so that not all
     /// gateways return at the same time.
-    pub(super) fn record_success(&mut self, now: Instant, jitter: Duration) {
+    pub(super) fn record_success(&mut self, now: Instant, jitter: impl FnOnce() -> Duration) {
         self.last_success = now;
         self.is_needed = false;
         match (self.phase, self.recovery) {
@@ -112,7 +112,7 @@ impl Health {
             }
             (Phase::Fallback | Phase::Recovering, _) => {
                 self.phase = Phase::Recovering;
-                self.recovery = Some((now, RECOVERY + jitter));
+                self.recovery = Some((now, RECOVERY + jitter()));
             }
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A gateway that was not seen for this time is no longer live. Three beats; the others read it with
+/// A gateway that was not seen for this time is no longer live. Three heartbeats; the others read it with
 /// their next one, at most 8 s after the gateway has vanished.
 const LIVE_FOR: Duration = Duration::from_secs(6);
 /// For this time after it was last seen live, a gateway that has not deregistered is known.
@@ -18,7 +18,7 @@ const SHARE_WINDOW: Duration = Duration::from_secs(10 * 60);
 
 /// What a gateway reports of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Beat {
+pub(crate) struct Heartbeat {
     /// The hash of all gateways, the key with which values are hashed, and the birth of the data set.
     pub(crate) keys: [Vec<u8>; 3],
     /// Random for each process. No space, as in all texts here.
@@ -36,7 +36,7 @@ pub(crate) struct Beat {
 
 /// What the server returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Beaten {
+pub(crate) struct HeartbeatReply {
     /// The key for hashes, which all gateways share.
     pub(crate) hash_key: String,
     pub(crate) gateways: Vec<Seen>,
@@ -54,7 +54,7 @@ pub(crate) struct Seen {
     pub(crate) ago: Duration,
 }
 
-/// The gateways of the last beat, and how many there were before.
+/// The gateways of the last heartbeat, and how many there were before.
 #[derive(Debug)]
 pub(super) struct Members {
     own_id: String,
@@ -91,7 +91,7 @@ impl Members {
         }
     }
 
-    /// Takes over what a beat has returned.
+    /// Takes over what a heartbeat has returned.
     pub(super) fn update(&mut self, gateways: Vec<Seen>, now: Instant) -> Counts {
         self.gateways = gateways;
         self.read_at = now;

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::CaError;
 use super::dial::{Io, tcp, unix};
 use super::failure::Failure;
-use super::members::{Beat, Beaten, Seen};
+use super::members::{Heartbeat, HeartbeatReply, Seen};
 use super::resp::{bytes, failure, login};
 use super::script::{Call, Reply, Script};
 use super::sentinel;
@@ -27,14 +27,14 @@ use crate::config::{self, ClusterServer, ClusterUrl, pem};
 
 /// Announcements that wait for their reader.
 const ANNOUNCED: usize = 1024;
-const BEAT: &str = include_str!("scripts/beat.lua");
+const HEARTBEAT: &str = include_str!("scripts/heartbeat.lua");
 
 /// The hashes by which a server knows the scripts, in the order of [`Script::ALL`], and that of the
-/// beat.
+/// heartbeat.
 static HASHES: LazyLock<[String; Script::ALL.len() + 1]> = LazyLock::new(|| {
     let mut texts = Script::ALL.iter().map(|script| script.text());
     std::array::from_fn(|_| {
-        let text = texts.next().unwrap_or(BEAT);
+        let text = texts.next().unwrap_or(HEARTBEAT);
         redis::Script::new(text).get_hash().to_owned()
     })
 });
@@ -223,18 +223,26 @@ impl Connection for Multiplexed {
         })
     }
 
-    fn beat<'a>(&'a self, beat: &'a Beat) -> BoxFuture<'a, Result<Beaten, Failure>> {
+    fn heartbeat<'a>(
+        &'a self,
+        heartbeat: &'a Heartbeat,
+    ) -> BoxFuture<'a, Result<HeartbeatReply, Failure>> {
         Box::pin(async move {
-            let script = (&*HASHES[Script::ALL.len()], BEAT);
+            let script = (&*HASHES[Script::ALL.len()], HEARTBEAT);
             let arguments = |command: &mut Cmd| {
-                for text in [&beat.id, &beat.version, &beat.settings, &beat.hash_key] {
+                for text in [
+                    &heartbeat.id,
+                    &heartbeat.version,
+                    &heartbeat.settings,
+                    &heartbeat.hash_key,
+                ] {
                     command.arg(text);
                 }
-                command.arg(i64::from(beat.leaves));
-                command.arg(i64::from(beat.shares));
+                command.arg(i64::from(heartbeat.leaves));
+                command.arg(i64::from(heartbeat.shares));
             };
-            let values = self.run(script, &beat.keys, arguments).await?;
-            read_beaten(&values).ok_or(Failure::WrongReply)
+            let values = self.run(script, &heartbeat.keys, arguments).await?;
+            read_heartbeat(&values).ok_or(Failure::WrongReply)
         })
     }
 
@@ -243,7 +251,7 @@ impl Connection for Multiplexed {
     }
 }
 
-fn read_beaten(values: &[Value]) -> Option<Beaten> {
+fn read_heartbeat(values: &[Value]) -> Option<HeartbeatReply> {
     let text = |value| String::from_utf8(bytes(value)?.to_vec()).ok();
     let (hash_key, gateways) = values.split_first()?;
     let seen = gateways.chunks(5).map(|seen| match seen {
@@ -256,7 +264,7 @@ fn read_beaten(values: &[Value]) -> Option<Beaten> {
         }),
         _ => None,
     });
-    Some(Beaten {
+    Some(HeartbeatReply {
         hash_key: text(hash_key)?,
         gateways: seen.collect::<Option<_>>()?,
     })

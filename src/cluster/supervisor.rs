@@ -14,11 +14,11 @@ use tower::util::rng::{HasherRng, Rng as _};
 
 use super::failure::Failure;
 use super::health::{FALLBACK_AFTER, Health, Phase};
-use super::members::Beat;
+use super::members::Heartbeat;
 use super::{Cluster, Event, HashKey, Link, lock, random};
 
 /// How often a gateway reports itself.
-const BEAT: Duration = Duration::from_secs(2);
+const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How often while it is not known whether the server can be used.
 const TRIAL: Duration = Duration::from_millis(100);
 /// Longest time to connect: name, TCP, TLS, login and role.
@@ -39,7 +39,7 @@ impl Cluster {
         self.has_left.store(true, Ordering::Relaxed);
         if let Some(link) = self.link.load_full() {
             // A failure is logged and counted as any other; the others notice after some seconds.
-            self.beat(&link).await.ok();
+            self.heartbeat(&link).await.ok();
         }
     }
 
@@ -65,8 +65,9 @@ impl Cluster {
     }
 
     pub(super) fn record_success(&self) {
-        let jitter = JITTER.mul_f64(HasherRng::default().next_f64());
-        self.change(|health, now| health.record_success(now, jitter));
+        self.change(|health, now| {
+            health.record_success(now, || JITTER.mul_f64(HasherRng::default().next_f64()));
+        });
     }
 
     pub(super) fn record_failure(&self, failure: Failure, is_needed: bool) {
@@ -196,7 +197,7 @@ impl Cluster {
         let link = Arc::new(Link {
             connection: connection.unwrap_or(Err(Failure::Timeout))?,
         });
-        self.beat(&link).await?;
+        self.heartbeat(&link).await?;
         self.link.store(Some(Arc::clone(&link)));
         self.generation.fetch_add(1, Ordering::Release);
         self.events.send(Event::Connected).ok();
@@ -214,7 +215,7 @@ impl Cluster {
             let last = Instant::now();
             let phase = self.health().phase();
             let next = match phase {
-                Phase::Shared if is_settled => BEAT,
+                Phase::Shared if is_settled => HEARTBEAT,
                 _ => TRIAL,
             };
             tokio::select! {
@@ -226,7 +227,7 @@ impl Cluster {
                     sleep_until(last + TRIAL).await;
                 } => {}
             }
-            match self.beat(link).await {
+            match self.heartbeat(link).await {
                 Ok(has_settled) => {
                     self.record_success();
                     is_settled = has_settled;
@@ -244,10 +245,10 @@ impl Cluster {
 
     /// Reports this gateway, and takes over what the server knows of the others.
     /// True if all gateways are known to use the server.
-    async fn beat(&self, link: &Link) -> Result<bool, Failure> {
+    async fn heartbeat(&self, link: &Link) -> Result<bool, Failure> {
         let own_key = self.hash_key.load_full();
         let shares = self.is_shared();
-        let beat = Beat {
+        let heartbeat = Heartbeat {
             keys: [
                 self.key(&["gateways"]),
                 self.key(&["hash_key"]),
@@ -264,17 +265,20 @@ impl Cluster {
             leaves: self.has_left.load(Ordering::Relaxed),
         };
         let begun = Instant::now();
-        let beaten = self
-            .bounded(&self.beat_seconds, link.connection.beat(&beat))
+        let reply = self
+            .bounded(
+                &self.heartbeat_seconds,
+                link.connection.heartbeat(&heartbeat),
+            )
             .await?;
         let round_trip = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.round_trip.store(round_trip, Ordering::Relaxed);
-        if own_key.is_none_or(|own| own.text != beaten.hash_key) {
-            let key = hmac::Key::new(hmac::HMAC_SHA256, beaten.hash_key.as_bytes());
-            let text = beaten.hash_key;
+        if own_key.is_none_or(|own| own.text != reply.hash_key) {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, reply.hash_key.as_bytes());
+            let text = reply.hash_key;
             self.hash_key.store(Some(Arc::new(HashKey { text, key })));
         }
-        let counts = lock(&self.members).update(beaten.gateways, Instant::now());
+        let counts = lock(&self.members).update(reply.gateways, Instant::now());
         let counters = [
             (&self.live, counts.live),
             (&self.known, counts.known),

@@ -438,25 +438,25 @@ async fn a_gateway_reports_itself_every_two_seconds_until_it_leaves() {
     let stage = Stage::new().await;
     stage.cluster.show_settings("x".to_owned());
     sleep(Duration::from_secs(10)).await;
-    let beats = std::mem::take(&mut stage.server.state().beats);
-    assert_eq!(beats.len(), 6);
-    let last = &beats[5];
+    let heartbeats = std::mem::take(&mut stage.server.state().heartbeats);
+    assert_eq!(heartbeats.len(), 6);
+    let last = &heartbeats[5];
     assert_eq!((&*last.settings, last.leaves), ("x", false));
     assert_eq!(
         last.keys,
         [&b"{wawp}:gateways"[..], b"{wawp}:hash_key", b"{wawp}:birth"]
     );
     assert!(
-        beats
+        heartbeats
             .iter()
-            .all(|beat| beat.id == last.id && beat.id.len() == 16)
+            .all(|heartbeat| heartbeat.id == last.id && heartbeat.id.len() == 16)
     );
     timeout(Duration::from_millis(1), stage.cluster.leave())
         .await
         .unwrap();
     sleep(Duration::from_secs(10)).await;
-    let beats = std::mem::take(&mut stage.server.state().beats);
-    assert!(!beats.is_empty() && beats.iter().all(|beat| beat.leaves));
+    let heartbeats = std::mem::take(&mut stage.server.state().heartbeats);
+    assert!(!heartbeats.is_empty() && heartbeats.iter().all(|heartbeat| heartbeat.leaves));
     // Its end does not wait for a server that hangs.
     stage.server.state().operate = Manner::Hangs;
     timeout(Duration::from_millis(101), stage.cluster.leave())

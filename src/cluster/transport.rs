@@ -4,7 +4,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use super::failure::Failure;
-use super::members::{Beat, Beaten};
+use super::members::{Heartbeat, HeartbeatReply};
 use super::script::{Call, Reply};
 
 /// Makes connections to the server.
@@ -29,7 +29,10 @@ pub(crate) trait Connection: Send + Sync {
     fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Result<Reply, Failure>>;
 
     /// Reports this gateway, and returns all. It is a script too, so it fails where they do.
-    fn beat<'a>(&'a self, beat: &'a Beat) -> BoxFuture<'a, Result<Beaten, Failure>>;
+    fn heartbeat<'a>(
+        &'a self,
+        heartbeat: &'a Heartbeat,
+    ) -> BoxFuture<'a, Result<HeartbeatReply, Failure>>;
 
     /// Resolves when the connection has ended.
     fn closed(&self) -> BoxFuture<'static, ()>;

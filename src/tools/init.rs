@@ -5,13 +5,13 @@
 //! about a class is computed from its settings; no text of a response becomes a setting.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use self::classes::Class;
 use self::policy::Policy;
 use crate::config::Config;
+use crate::tools::input;
 
 mod classes;
 mod pace;
@@ -82,16 +82,9 @@ pub fn recommended() -> Starter {
 /// # Errors
 /// The input cannot be read, is too long, or is no such response. Every mistake is named.
 pub fn from_policy(source: &Path, chosen: Option<&str>) -> Result<Starter, Error> {
-    let is_stdin = source == Path::new("-");
-    let name = match is_stdin {
-        true => "standard input".to_owned(),
-        false => source.display().to_string(),
-    };
-    let text = match is_stdin {
-        true => read_bounded(io::stdin()),
-        false => File::open(source).and_then(read_bounded),
-    };
-    let text = match text {
+    let name = input::name(source);
+    // One byte more shows that the input is too long.
+    let text = match input::read(source, MAX_INPUT + 1) {
         Ok(text) if text.len() as u64 > MAX_INPUT => return Err(Error::TooLong(name)),
         Ok(text) => text,
         Err(error) => return Err(Error::Io { name, error }),
@@ -112,13 +105,6 @@ fn from_text(name: &str, text: &[u8], chosen: Option<&str>) -> Result<Starter, E
         classes,
         warnings: named(notes),
     })
-}
-
-fn read_bounded(input: impl Read) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    // One byte more shows that the input is too long.
-    input.take(MAX_INPUT + 1).read_to_end(&mut text)?;
-    Ok(text)
 }
 
 /// The lines above the classes of a policy.

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
 use crate::support::{
-    HeldUpstream, Message, Program, Scratch, call, connect, eventually, get, run,
+    HeldUpstream, Message, Program, Scratch, call, connect, eventually, get, run, run_with_input,
 };
 
 #[test]
@@ -138,30 +138,16 @@ fn explain_names_what_keeps_two_receipts_apart() {
 #[test]
 fn explain_reads_the_standard_input() {
     let explain = |args: &[&str], input: &str| {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_wawp-gateway"))
-            .arg("explain")
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(input.as_bytes()).unwrap();
-        drop(stdin);
-        let output = child.wait_with_output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        let code = output.status.code();
-        (code, text(output.stdout), text(output.stderr))
+        run_with_input(&[&["explain"], args].concat(), input.as_bytes())
     };
     for args in [&[][..], &["-"]] {
         let (code, stdout, stderr) = explain(args, RECEIPT);
-        assert_eq!((code, &*stderr), (Some(0), ""));
+        assert_eq!((code, &*stderr), (0, ""));
         let read = "Request 1 (standard input)\n  result        a receipt of 1 id;";
         assert!(stdout.starts_with(read), "{stdout}");
     }
     let (code, stdout, stderr) = explain(&[], &RECEIPT.replace("Accept-Language", "Bad Name"));
-    assert_eq!((code, &*stdout), (Some(2), ""));
+    assert_eq!((code, &*stdout), (2, ""));
     let message = "standard input, line 3: no header: a name, a colon and a value";
     assert!(stderr.contains(message), "{stderr}");
     assert!(!stderr.contains("token-1"), "{stderr}");

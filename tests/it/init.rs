@@ -1,31 +1,17 @@
 //! The settings that `init` prints, in force.
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use wawp_gateway::init;
 use wawp_gateway::sandbox::Settings;
 
-use crate::support::{Message, Program, RunningSandbox, Scratch, World, call, get, post, run};
+use crate::support::{
+    Message, Program, RunningSandbox, Scratch, World, call, get, post, run, run_with_input,
+};
 
 /// Runs `init --from-policy -` with this standard input: exit code, stdout and stderr.
-fn init_from(policy: &[u8]) -> (Option<i32>, String, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_wawp-gateway"))
-        .args(["init", "--from-policy", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    // A response that is too long is not read to its end.
-    stdin.write_all(policy).ok();
-    drop(stdin);
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    let code = output.status.code();
-    (code, text(output.stdout), text(output.stderr))
+fn init_from(policy: &[u8]) -> (i32, String, String) {
+    run_with_input(&["init", "--from-policy", "-"], policy)
 }
 
 #[test]
@@ -56,7 +42,7 @@ fn a_gateway_runs_with_the_policy_that_it_was_asked_for() {
     let policy = ask(&gateway, get(target));
     assert_eq!(policy.status(), 200);
     let (code, settings, stderr) = init_from(policy.text().as_bytes());
-    assert_eq!((code, &*stderr), (Some(0), ""), "{settings}");
+    assert_eq!((code, &*stderr), (0, ""), "{settings}");
 
     let scratch = Scratch::new();
     let file = scratch.file("gateway.toml", &settings);
@@ -85,7 +71,7 @@ fn what_is_no_policy_exits_2_and_prints_nothing() {
     let unknown =
         br#"{"policy":{"slug":"s","limits":{"send_message_per_minute":6,"send_per_hour":9}}}"#;
     let (code, stdout, stderr) = init_from(unknown);
-    assert_eq!(code, Some(0));
+    assert_eq!(code, 0);
     let note = "policy.limits.\"send_per_hour\": unknown field";
     assert!(
         stderr.contains(&format!("warning: standard input: {note}")),
@@ -106,7 +92,7 @@ fn what_is_no_policy_exits_2_and_prints_nothing() {
         ),
     ] {
         let (code, stdout, stderr) = init_from(input);
-        assert_eq!((code, &*stdout), (Some(2), ""), "{stderr}");
+        assert_eq!((code, &*stdout), (2, ""), "{stderr}");
         assert!(stderr.contains(message), "{message}: {stderr}");
     }
     let (code, stdout, stderr) = run(&["init", "--from-policy", "/nonexistent/policy.json"]);

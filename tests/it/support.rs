@@ -11,6 +11,9 @@ mod program;
 mod requests;
 mod world;
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
 pub(crate) use authority::{Authority, trusting};
 pub(crate) use client_conn::ClientConn;
 pub(crate) use connect_proxy::{ConnectProxy, read_head};
@@ -23,11 +26,25 @@ pub(crate) use requests::{
 };
 pub(crate) use world::{Stage, World, at_rest, counted, gateway_with, stream};
 
-/// Runs a thing of the program's that ends by itself, and returns exit code, stdout and stderr.
+/// Runs a command of the program that ends by itself, and returns exit code, stdout and stderr.
 pub(crate) fn run(args: &[&str]) -> (i32, String, String) {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_wawp-gateway"));
+    run_with_input(args, b"")
+}
+
+/// The same, with this standard input.
+pub(crate) fn run_with_input(args: &[&str], input: &[u8]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wawp-gateway"));
     forget_proxies(&mut command);
-    let output = command.args(args).output().unwrap();
+    command
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // What is too long is not read to its end.
+    stdin.write_all(input).ok();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
     (
         output.status.code().unwrap_or(-1),
         String::from_utf8(output.stdout).unwrap(),
@@ -36,7 +53,7 @@ pub(crate) fn run(args: &[&str]) -> (i32, String, String) {
 }
 
 /// Removes the proxies of this machine from the environment of a program.
-fn forget_proxies(command: &mut std::process::Command) {
+fn forget_proxies(command: &mut Command) {
     for name in ["http_proxy", "https_proxy", "HTTPS_PROXY"] {
         command.env_remove(name);
     }

@@ -162,10 +162,10 @@ async fn the_gateways_are_read_from_the_reply_to_a_beat() {
         Value::Int(1),
         Value::Int(1_500_000),
     ];
-    let beaten = read_beaten(&reply).unwrap();
-    assert_eq!(beaten.hash_key, "k");
-    assert_eq!(beaten.gateways[0].ago, Duration::from_millis(1500));
+    let read = read_heartbeat(&reply).unwrap();
+    assert_eq!(read.hash_key, "k");
+    assert_eq!(read.gateways[0].ago, Duration::from_millis(1500));
     for wrong in [&reply[..4], &[], &[Value::Nil]] {
-        assert_eq!(read_beaten(wrong), None);
+        assert_eq!(read_heartbeat(wrong), None);
     }
 }

@@ -5,14 +5,13 @@
 //! secrets.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 
 use super::Error;
 use crate::http::h1::{BodyDecoder, Decoded, frame_request};
+use crate::tools::input;
 
 /// Bytes of all requests together: no head or body that matters is longer.
 const MAX_INPUT: u64 = 16 << 20;
@@ -85,16 +84,8 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Vec<RawRequest>, Error> {
     };
     let (mut requests, mut left) = (Vec::new(), MAX_INPUT);
     for path in paths {
-        let is_stdin = path == Path::new("-");
-        let name = match is_stdin {
-            true => "standard input".to_owned(),
-            false => path.display().to_string(),
-        };
-        let text = match is_stdin {
-            true => read_bounded(io::stdin(), left),
-            false => File::open(path).and_then(|file| read_bounded(file, left)),
-        };
-        let text = text.map_err(|error| Error::Io {
+        let name = input::name(path);
+        let text = input::read(path, left).map_err(|error| Error::Io {
             name: name.clone(),
             error,
         })?;
@@ -120,12 +111,6 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Vec<RawRequest>, Error> {
         }
     }
     Ok(requests)
-}
-
-fn read_bounded(input: impl Read, left: u64) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    input.take(left).read_to_end(&mut text)?;
-    Ok(text)
 }
 
 /// The requests of a text, or the line of a problem.

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::scripts::DataSet;
-use crate::cluster::{Beat, Beaten, Call, Connect, Connection, Failure, Reply, Seen};
+use crate::cluster::{Call, Connect, Connection, Failure, Heartbeat, HeartbeatReply, Reply, Seen};
 
 /// The server's clock at the beginning, in microseconds.
 const BEGINNING: i64 = 1_796_000_000_000_000;
@@ -119,20 +119,20 @@ impl ModelServer {
         state.wrong.clone().unwrap_or(outcome.reply)
     }
 
-    fn beat(&self, beat: &Beat) -> Beaten {
+    fn heartbeat(&self, heartbeat: &Heartbeat) -> HeartbeatReply {
         let now = self.now();
         let mut state = self.lock();
         state.data.birth(now);
-        if beat.leaves {
-            state.gateways.remove(&beat.id);
+        if heartbeat.leaves {
+            state.gateways.remove(&heartbeat.id);
         } else {
             let seen = (
-                beat.version.clone(),
-                beat.settings.clone(),
-                beat.shares,
+                heartbeat.version.clone(),
+                heartbeat.settings.clone(),
+                heartbeat.shares,
                 Instant::now(),
             );
-            state.gateways.insert(beat.id.clone(), seen);
+            state.gateways.insert(heartbeat.id.clone(), seen);
         }
         let gateways = state.gateways.iter();
         let gateways = gateways.map(|(id, (version, settings, shares, at))| Seen {
@@ -145,8 +145,10 @@ impl ModelServer {
         let gateways = gateways
             .filter(|it| it.ago < Duration::from_secs(36))
             .collect();
-        let hash_key = state.hash_key.get_or_insert_with(|| beat.hash_key.clone());
-        Beaten {
+        let hash_key = state
+            .hash_key
+            .get_or_insert_with(|| heartbeat.hash_key.clone());
+        HeartbeatReply {
             hash_key: hash_key.clone(),
             gateways,
         }
@@ -221,8 +223,11 @@ impl Connection for Link {
         self.exchange(|server| server.run(call)).boxed()
     }
 
-    fn beat<'a>(&'a self, beat: &'a Beat) -> BoxFuture<'a, Result<Beaten, Failure>> {
-        self.exchange(|server| server.beat(beat)).boxed()
+    fn heartbeat<'a>(
+        &'a self,
+        heartbeat: &'a Heartbeat,
+    ) -> BoxFuture<'a, Result<HeartbeatReply, Failure>> {
+        self.exchange(|server| server.heartbeat(heartbeat)).boxed()
     }
 
     fn closed(&self) -> BoxFuture<'static, ()> {
