@@ -10,7 +10,7 @@ use super::laws::{self, Budget, SLACK, USABLE};
 use super::load::{self, Outcome};
 use super::recorder::Arrival;
 use super::relay::Relay;
-use super::{Server, Watched, until};
+use super::servers::{Server, Watched, until};
 
 /// Twice the rate.
 const OFFERED: u32 = 40;

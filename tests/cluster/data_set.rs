@@ -9,8 +9,10 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use futures_util::{StreamExt as _, stream};
 use redis::{Value, from_redis_value};
 
+use super::connection::join;
 use super::gateways::Gateways;
-use super::{Server, join, load};
+use super::load;
+use super::servers::Server;
 
 /// The keys, and whether they expire.
 const KEYS: [(&str, bool); 4] = [

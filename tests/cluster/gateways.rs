@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 
 use super::laws::Budget;
 use super::recorder::Recorder;
-use super::{Server, free_port, page, program, until};
+use super::servers::{Server, free_port, until};
 
 pub(super) const BUDGET: Budget = Budget {
     rate: 20.0,
@@ -229,4 +230,21 @@ fn balance(directory: &Path, port: u16, gateways: &[Gateway], weights: [u32; COU
 
 fn is_open(port: u16) -> bool {
     TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+/// The program with this settings file.
+pub(crate) fn program(file: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wawp-gateway"));
+    command.args(arguments).arg("--config").arg(file);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+pub(crate) fn page(admin: u16, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", admin))?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    Ok(response)
 }
