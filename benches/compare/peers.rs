@@ -170,11 +170,15 @@ impl Peer {
 
 /// Installs what is missing, where that is possible.
 pub(crate) fn ensure_installed() -> Result<()> {
-    let missing: Vec<_> = [("nginx", "nginx-light"), ("haproxy", "haproxy")]
-        .into_iter()
-        .filter(|(name, _)| program(name).is_err())
-        .map(|(_, package)| package)
-        .collect();
+    let missing: Vec<_> = [
+        ("nginx", "nginx-light"),
+        ("haproxy", "haproxy"),
+        ("redis-server", "redis-server"),
+    ]
+    .into_iter()
+    .filter(|(name, _)| program(name).is_err())
+    .map(|(_, package)| package)
+    .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -193,7 +197,7 @@ pub(crate) fn ensure_installed() -> Result<()> {
 }
 
 /// Finds a program, also in directories of the administrator's path.
-fn program(name: &str) -> Result<PathBuf> {
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths)
         .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])

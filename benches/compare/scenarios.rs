@@ -4,6 +4,7 @@
 //! time; a scenario leaves no program running.
 
 mod bodies;
+mod cluster;
 mod in_flight;
 mod lone;
 mod memory;
@@ -39,10 +40,11 @@ pub(crate) enum Scenario {
     Lone,
     Cores,
     Population,
+    Cluster,
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Pass,
         Self::Responses,
         Self::Tls,
@@ -55,6 +57,7 @@ impl Scenario {
         Self::Lone,
         Self::Cores,
         Self::Population,
+        Self::Cluster,
     ];
 
     pub(crate) fn named(name: &str) -> Option<Self> {
@@ -86,6 +89,7 @@ pub(crate) async fn all(bed: &TestBed, settings: &Settings) -> Result<()> {
             Scenario::Lone => lone::measure(bed, settings).await?,
             Scenario::Cores => pass::scaling(bed, settings).await?,
             Scenario::Population => population::measure(bed, settings).await?,
+            Scenario::Cluster => cluster::measure(bed, settings).await?,
         };
         println!("{table}");
     }

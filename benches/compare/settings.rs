@@ -8,7 +8,7 @@ use crate::scenarios::Scenario;
 
 const USAGE: &str =
     "cargo bench --bench compare -- [--quick] [--rounds N] [--gateway FILE] [SCENARIO…]
-scenarios: pass responses tls inflight latency memory bodies receipts merged lone cores population";
+scenarios: pass responses tls inflight latency memory bodies receipts merged lone cores population cluster";
 
 /// How much is measured.
 #[derive(Debug)]
