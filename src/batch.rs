@@ -13,6 +13,7 @@
 //!   failures are the same;
 //! - [`quarantine`]: receipts that failed alone and stay out of batches;
 //! - [`remembered`]: the bounded table under both memories of failures;
+//! - [`shared`]: batches that several gateways share;
 //! - [`shadow`]: what merging would have done, where it is only observed.
 
 mod call;
@@ -25,6 +26,7 @@ mod retry_budget;
 mod run;
 mod settle;
 mod shadow;
+mod shared;
 mod split;
 mod tokens;
 
@@ -40,6 +42,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cluster::Cluster;
 use crate::config::{self, BatchEdge};
 use crate::limit::{Lane, Limiter, RateLimited};
 use crate::observe::metrics::Metrics;
@@ -53,6 +56,7 @@ use quarantine::Quarantine;
 use rejection::CommonFailures;
 use retry_budget::RetryBudget;
 use shadow::Shadow;
+use shared::SharedBatches;
 
 /// All batches of the gateway.
 #[derive(Debug)]
@@ -62,6 +66,8 @@ pub(crate) struct Batcher {
     quarantine: Quarantine,
     common_failures: CommonFailures,
     retry_budget: RetryBudget,
+    /// `None`: gateways share no batches.
+    shared: Option<Arc<SharedBatches>>,
     limiter: Arc<Limiter>,
     metrics: Arc<Metrics>,
     /// Cancelled on drain: all windows end, and no later batch has one.
@@ -101,7 +107,18 @@ impl Windows {
 
 impl Batcher {
     pub(crate) fn new(limiter: Arc<Limiter>, metrics: Arc<Metrics>, tasks: TaskTracker) -> Self {
+        Self::in_cluster(None, limiter, metrics, tasks)
+    }
+
+    /// Batches that the gateways of a cluster share, if there is one.
+    pub(crate) fn in_cluster(
+        cluster: Option<&Arc<Cluster>>,
+        limiter: Arc<Limiter>,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+    ) -> Self {
         Self {
+            shared: cluster.map(|cluster| SharedBatches::new(Arc::clone(cluster))),
             open: OpenBatches::new(),
             open_shadows: OpenBatches::new(),
             quarantine: Quarantine::new(),
@@ -112,6 +129,13 @@ impl Batcher {
             flush: CancellationToken::new(),
             tasks,
             kept: AtomicUsize::new(0),
+        }
+    }
+
+    /// Keeps up with the other gateways, until the process ends.
+    pub(crate) async fn follow_cluster(&self) {
+        if let Some(shared) = &self.shared {
+            shared.listen().await;
         }
     }
 
@@ -165,9 +189,10 @@ impl Batcher {
         };
         let joined = if alone {
             check()?;
+            let key = caller.receipt.key.clone();
             // Not in the table: no other receipt may find and join it.
             Joined::New {
-                batch: Arc::new(Batch::alone(caller, arrived, caps)),
+                batch: Arc::new(Batch::closed(key, vec![caller], arrived, caps)),
                 key_was_idle: false,
             }
         } else {

@@ -221,7 +221,8 @@ impl Cluster {
         };
         let seconds = &self.call_seconds[call.script as usize];
         let reply = self.bounded(seconds, link.connection.call(&call)).await;
-        match reply {
+        let is_whole = |reply: &Reply| reply.numbers.len() == call.script.values();
+        match reply.and_then(|reply| is_whole(&reply).then_some(reply).ok_or(Failure::WrongReply)) {
             Ok(reply) => {
                 self.record_success();
                 Ok(reply)
@@ -292,14 +293,23 @@ impl Cluster {
     /// A hash of texts under the key of the cluster, as 32 hexadecimal digits (128 bits of
     /// HMAC-SHA-256). `None` before the first connection.
     pub(crate) fn digest(&self, parts: &[&str]) -> Option<String> {
+        let hash = self.keyed_hash(parts.iter().map(|part| part.as_bytes()))?;
+        Some(hex(&hash[..16]))
+    }
+
+    /// The HMAC-SHA-256 of texts under the key of the cluster. `None` before the first connection.
+    pub(crate) fn keyed_hash<'t>(
+        &self,
+        parts: impl IntoIterator<Item = &'t [u8]>,
+    ) -> Option<[u8; 32]> {
         let hash_key = self.hash_key.load();
         let mut context = hmac::Context::with_key(&hash_key.as_ref()?.key);
         for part in parts {
             // Their lengths too, so that no two lists of texts are hashed alike.
             context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part.as_bytes());
+            context.update(part);
         }
-        Some(hex(&context.sign().as_ref()[..16]))
+        context.sign().as_ref().try_into().ok()
     }
 
     /// Events from now on. A receiver that is slower than the events misses the oldest.
@@ -315,6 +325,15 @@ impl Cluster {
     /// The gauge of slots that are reserved on the server and not used.
     pub(crate) fn slots_held(&self) -> &IntGauge {
         &self.series.slots_held
+    }
+
+    /// Counts a batch whose call carried ids of other gateways, or one that got the verdict of another
+    /// gateway's call.
+    pub(crate) fn count_merge(&self, leads: bool) {
+        match leads {
+            true => self.series.led.inc(),
+            false => self.series.followed.inc(),
+        }
     }
 
     /// The state for the admin page.
@@ -348,7 +367,7 @@ fn at_least_one(count: &AtomicU32) -> NonZeroU32 {
 }
 
 /// So many random bytes, in hexadecimal digits.
-fn random<const BYTES: usize>() -> String {
+pub(crate) fn random<const BYTES: usize>() -> String {
     let mut bytes = [0; BYTES];
     SystemRandom::new()
         .fill(&mut bytes)
@@ -356,7 +375,7 @@ fn random<const BYTES: usize>() -> String {
     hex(&bytes)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
     digits
         .filter_map(|digit| char::from_digit(digit.into(), 16))

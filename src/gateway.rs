@@ -226,8 +226,11 @@ impl Gateway {
     pub(crate) async fn follow_cluster(self) {
         let shared = &self.server.proxy.shared;
         if let Some(cluster) = &shared.cluster {
-            let cluster = Arc::clone(cluster).run();
-            futures_util::future::join(cluster, shared.limiter.follow_cluster()).await;
+            tokio::join!(
+                Arc::clone(cluster).run(),
+                shared.limiter.follow_cluster(),
+                shared.batcher.follow_cluster(),
+            );
         }
     }
 

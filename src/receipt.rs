@@ -43,6 +43,7 @@ use http::request::Parts;
 pub(crate) use ids::{IdHash, Ids};
 pub(crate) use key::MergeKey;
 pub(crate) use merged::merge;
+pub(crate) use message_id::is_message_id;
 
 use crate::body::{RequestBody, UpstreamRequest};
 use crate::config;

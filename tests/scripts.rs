@@ -1,4 +1,4 @@
-//! The scripts of a bucket do what their model in Rust does (`cargo test --test scripts`).
+//! The scripts do what their model in Rust does (`cargo test --test scripts`).
 //!
 //! Needs `redis-server`. Random histories run through both, at times that the test chooses: in the
 //! text of each script the clock of the server is replaced by a key.
@@ -170,29 +170,37 @@ impl Step {
     }
 }
 
-/// The text of a script, with the clock and the channel of the test.
-fn in_test(text: &str) -> String {
+/// The scripts of these names as they run in a test: the last key is the clock, and what would be
+/// published is stored.
+fn in_test(names: &[&str]) -> Vec<(&'static str, redis::Script)> {
     let clock = "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]\n";
-    let channel = "redis.call('PUBLISH', KEYS[3], ";
-    assert!(text.contains(clock) && text.contains(channel));
-    let text = text.replace(clock, "local now = tonumber(KEYS[4])\n");
-    text.replace(channel, "redis.call('SET', KEYS[3], ")
+    let texts = texts().into_iter().filter(|(name, _)| names.contains(name));
+    let scripts = texts.map(|(name, text)| {
+        let text = text.replace(clock, "local now = tonumber(KEYS[#KEYS])\n");
+        assert!(
+            !text.contains("TIME"),
+            "{name} reads the clock in another way"
+        );
+        let text = text.replace("redis.call('PUBLISH', ", "redis.call('SET', ");
+        (name, redis::Script::new(&text))
+    });
+    scripts.collect()
 }
 
-#[test]
-fn the_scripts_do_what_their_model_does() {
-    let server = Server::start();
-    let connection = RefCell::new(server.connect());
-    let scripts: Vec<_> = texts()
-        .into_iter()
-        .map(|(name, text)| (name, redis::Script::new(&in_test(text))))
-        .collect();
-    let config = Config {
+fn runner() -> TestRunner {
+    TestRunner::new(Config {
         cases: 2_000,
         failure_persistence: None,
         ..Config::default()
-    };
-    TestRunner::new(config)
+    })
+}
+
+#[test]
+fn the_scripts_on_buckets_do_what_their_model_does() {
+    let server = Server::start();
+    let connection = RefCell::new(server.connect());
+    let scripts = in_test(&["reserve", "throttled", "probe", "settled"]);
+    runner()
         .run(&steps(), |steps| {
             let connection = &mut *connection.borrow_mut();
             let _: () = redis::cmd("FLUSHALL").query(connection).unwrap();
@@ -200,11 +208,11 @@ fn the_scripts_do_what_their_model_does() {
             let (mut now, mut last, mut epoch) = (BEGINNING, (0, 0), 0);
             for step in steps {
                 now += step.after;
-                if model.kept(now).is_none() {
+                if model.kept("bucket", now).is_none() {
                     let _: () = redis::cmd("DEL").arg("bucket").query(connection).unwrap();
                 }
                 let (name, arguments) = step.call(last, epoch);
-                let expected = model.run_named(name, &arguments, now);
+                let expected = model.run_named(name, &["bucket"], (&arguments, &[]), now);
                 let script = &scripts.iter().find(|(it, _)| *it == name).unwrap().1;
                 let mut call = script.prepare_invoke();
                 call.key("bucket").key("born").key("announced").key(now);
@@ -214,11 +222,11 @@ fn the_scripts_do_what_their_model_does() {
                     .arg("announced")
                     .query(connection)
                     .unwrap();
-                prop_assert_eq!(&reply, &expected.reply, "{} {:?}", name, arguments);
+                prop_assert_eq!(&reply, &expected.numbers, "{} {:?}", name, arguments);
                 prop_assert_eq!(announced, expected.announced);
                 if matches!(name, "reserve" | "throttled") {
                     let left: i64 = redis::cmd("PTTL").arg("bucket").query(connection).unwrap();
-                    let kept = model.kept(now).map_or(-2, |kept| kept / 1000);
+                    let kept = model.kept("bucket", now).map_or(-2, |kept| kept / 1000);
                     prop_assert!(
                         (kept - 5_000..=kept).contains(&left),
                         "kept for {left} ms instead of {kept}"
@@ -228,6 +236,110 @@ fn the_scripts_do_what_their_model_does() {
                     last = (reply[3], reply[2]);
                 }
                 epoch = reply[reply.len() - 7];
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// A call of a script on batches, by one of a few leaders, followers and keys.
+#[derive(Clone, Debug)]
+struct OnBatch {
+    after: i64,
+    name: &'static str,
+    leader: usize,
+    arguments: Vec<i64>,
+    text: Vec<u8>,
+}
+
+fn on_batches() -> impl Strategy<Value = Vec<OnBatch>> {
+    let what = prop_oneof![
+        4 => (0..100_000_i64).prop_map(|window| ("join", vec![window, 1_000])),
+        4 => (1..4_i64).prop_map(|most| ("follow", vec![most])),
+        2 => Just(("close", vec![1_000])),
+        2 => (5_000..10_000_i64).prop_map(|kept| ("conclude", vec![kept])),
+        3 => Just(("verdict", Vec::new())),
+    ];
+    let after = prop_oneof![Just(0), 0..200_000_i64, 0..2_000_000_i64];
+    let text = prop::collection::vec(any::<u8>(), 0..100);
+    let step = (after, what, 0..2_usize, text);
+    let step = step.prop_map(|(after, (name, arguments), leader, text)| OnBatch {
+        after,
+        name,
+        leader,
+        arguments,
+        text,
+    });
+    prop::collection::vec(step, 1..40)
+}
+
+impl OnBatch {
+    fn keys(&self) -> Vec<&'static str> {
+        let verdict = ["verdict0", "verdict1"][self.leader];
+        match self.name {
+            "join" | "follow" => vec!["open"],
+            "conclude" => vec![verdict, "announced"],
+            _ => vec!["open", verdict],
+        }
+    }
+
+    fn texts(&self) -> Vec<Vec<u8>> {
+        let leader = format!("leader{}", self.leader).into_bytes();
+        match self.name {
+            "conclude" => vec![self.text.clone()],
+            "follow" => vec![leader, self.text.clone()],
+            _ => vec![leader],
+        }
+    }
+}
+
+#[test]
+fn the_scripts_on_batches_do_what_their_model_does() {
+    let server = Server::start();
+    let connection = RefCell::new(server.connect());
+    let scripts = in_test(&["join", "follow", "close", "conclude", "verdict"]);
+    runner()
+        .run(&on_batches(), |steps| {
+            let connection = &mut *connection.borrow_mut();
+            let _: () = redis::cmd("FLUSHALL").query(connection).unwrap();
+            let (mut model, mut now) = (DataSet::default(), BEGINNING);
+            for step in steps {
+                now += step.after;
+                for key in ["open", "verdict0", "verdict1"] {
+                    if model.kept(key, now).is_none() {
+                        let _: () = redis::cmd("DEL").arg(key).query(connection).unwrap();
+                    }
+                }
+                let texts = step.texts();
+                let arguments = (&*step.arguments, &*texts);
+                let expected = model.run_named(step.name, &step.keys(), arguments, now);
+                let script = &scripts.iter().find(|(it, _)| *it == step.name).unwrap().1;
+                let mut call = script.prepare_invoke();
+                for key in step.keys() {
+                    call.key(key);
+                }
+                call.key(now).arg(&step.arguments).arg(&texts);
+                let reply: Vec<redis::Value> = call.invoke(connection).unwrap();
+                let numbers = expected.numbers.iter().map(|it| redis::Value::Int(*it));
+                let texts = expected.texts.iter().cloned().map(redis::Value::BulkString);
+                let expected_reply: Vec<_> = numbers.chain(texts).collect();
+                prop_assert_eq!(reply, expected_reply, "{:?}", step);
+                let announced: Option<String> = redis::cmd("GETDEL")
+                    .arg("announced")
+                    .query(connection)
+                    .unwrap();
+                prop_assert_eq!(announced, expected.announced);
+                for key in ["open", "verdict0", "verdict1"] {
+                    let left: i64 = redis::cmd("PTTL").arg(key).query(connection).unwrap();
+                    let kept = model.kept(key, now).map_or(-2, |kept| kept / 1000);
+                    // From then on the model decides when it expires.
+                    let was_set: bool = redis::cmd("PERSIST").arg(key).query(connection).unwrap();
+                    prop_assert_eq!(left == -2, kept == -2, "{}", key);
+                    prop_assert!(
+                        !was_set || (kept - 5_000..=kept).contains(&left),
+                        "{key}: kept for {left} ms instead of {kept}"
+                    );
+                }
             }
             Ok(())
         })

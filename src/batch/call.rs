@@ -46,7 +46,15 @@ pub(super) struct CallContext<'b> {
     pub(super) quarantine_time: Duration,
     /// Callers when it was sealed.
     pub(super) callers: usize,
+    pub(super) others: Others,
     pub(super) tally: Tally,
+}
+
+/// What the calls carry for other gateways.
+#[derive(Debug, Default)]
+pub(super) struct Others {
+    pub(super) callers: usize,
+    pub(super) ids: Vec<String>,
 }
 
 /// Calls of a batch, and callers that got a response of the upstream.
@@ -197,9 +205,10 @@ impl CallContext<'_> {
 
     /// One attempt. A single caller's own request is sent, unchanged.
     async fn attempt(&self, callers: &mut [Caller], acquired: Acquired) -> LastCall {
-        let (mut request, ids) = merge(callers.iter().map(|caller| &*caller.receipt));
+        let more: Vec<_> = self.others.ids.iter().map(|id| id.as_bytes()).collect();
+        let (mut request, ids) = merge(callers.iter().map(|caller| &*caller.receipt), &more);
         let size = CallSize {
-            callers: callers.len(),
+            callers: callers.len() + self.others.callers,
             ids,
         };
         // Retries deposit too: the budget is a share of all calls.
@@ -350,6 +359,14 @@ impl Reply {
             Self::Whole(shared) => Rejection::of(&shared.head, &shared.body),
             Self::Long(_) | Self::Failed(_) => None,
         }
+    }
+
+    /// Neither the ids nor the moment are the cause: it holds for all receipts of the key.
+    pub(super) fn is_common(&self) -> bool {
+        matches!(self, Self::Whole(_))
+            && self.rejection().is_none()
+            && !self.is_throttled()
+            && !self.is_worth_a_retry()
     }
 
     /// Each caller needs a separate call.

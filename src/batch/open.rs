@@ -58,7 +58,7 @@ impl Caps {
 pub(crate) struct Batch<M: Mergeable> {
     pub(crate) key: M::Key,
     pub(crate) opened: Instant,
-    caps: Caps,
+    pub(super) caps: Caps,
     state: Mutex<State<M>>,
     /// Notified when the batch is closed before its window ends.
     pub(super) closed: Notify,
@@ -103,12 +103,12 @@ impl<M: Mergeable> Batch<M> {
         batch
     }
 
-    /// A closed batch of one caller. Its ids are not counted: a list that is
+    /// A closed batch of these callers. Their ids are not counted: a list that is
     /// sent alone may be longer than the caps.
-    pub(crate) fn alone(only: M, now: Instant, caps: Caps) -> Self {
-        let batch = Self::empty(only.key().clone(), now, caps);
+    pub(crate) fn closed(key: M::Key, callers: Vec<M>, opened: Instant, caps: Caps) -> Self {
+        let batch = Self::empty(key, opened, caps);
         let mut state = batch.lock();
-        state.callers.push_back(only);
+        state.callers = callers.into();
         batch.close(&mut state);
         drop(state);
         batch

@@ -12,8 +12,9 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::Batcher;
-use super::call::{CallContext, LastCall, Tally};
+use super::call::{CallContext, LastCall, Others, Tally};
 use super::caller::{Caller, refuse};
+use super::shared::Closed;
 use super::split::{IdSet, Outcome, Split};
 use crate::limit::{Acquired, Lane};
 use crate::receipt::MergeKey;
@@ -59,6 +60,7 @@ impl<'b> Settlement<'b> {
             due,
             quarantine_time,
             callers,
+            others: Others::default(),
             tally: Tally::default(),
         };
         Self { calls }
@@ -70,7 +72,7 @@ impl<'b> Settlement<'b> {
         metrics.batches.callers.observe(callers.len() as f64);
         let key = &callers[0].receipt.key;
         match self.calls.batcher.common_failures.of(key, Instant::now()) {
-            None => self.send_whole(callers, acquired).await,
+            None => self.send_whole(callers, Some(acquired), None).await,
             // `Box::pin` below: batches without failures need no room for this future.
             Some(remembered) => {
                 let key = key.clone();
@@ -88,17 +90,77 @@ impl<'b> Settlement<'b> {
                 Box::pin(self.send_parts(split, members, &key, Some(acquired))).await;
             }
         }
+        self.record_savings();
+    }
+
+    /// Sends a batch that others follow, with its first token. Only a result that holds for all of
+    /// them is shared: after any other, each gateway sends what is left for its own callers.
+    pub(super) async fn settle_for_all(
+        mut self,
+        mut callers: Vec<Caller>,
+        acquired: Acquired,
+        followed: Closed,
+    ) {
+        let batches = &self.calls.batcher.metrics.batches;
+        let key = &callers[0].receipt.key;
+        if self
+            .calls
+            .batcher
+            .common_failures
+            .of(key, Instant::now())
+            .is_some()
+        {
+            followed.conclude(None).await;
+            return self.settle(callers, acquired).await;
+        }
+        self.calls.others = followed.others();
+        let count = callers.len() + self.calls.others.callers;
+        batches.callers.observe(count as f64);
+        let sending = self.calls.send(&mut callers, Some(acquired), None);
+        let last = followed.during(sending).await;
+        self.calls.others = Others::default();
+        let shared = last.as_ref().filter(|last| last.reply.is_common());
+        let own = async {
+            let Some(last) = &last else { return };
+            // An id of another gateway may be the cause.
+            let may_be_of_others = last.reply.rejection().is_some() || last.reply.is_too_long();
+            if !may_be_of_others {
+                batches.ids.observe(last.size.ids as f64);
+                self.calls.settle(callers, last.share());
+            } else if !callers.is_empty() {
+                Box::pin(self.send_whole(callers, None, Some(last.share()))).await;
+            }
+        };
+        tokio::join!(own, followed.conclude(shared));
+        self.record_savings();
+    }
+
+    /// Gives the callers of a batch the verdict of the one that it followed.
+    pub(super) fn settle_followed(&self, mut callers: Vec<Caller>, last: LastCall) {
+        // The call carried their ids: it counts as upstream time (rule: server timing).
+        for caller in &mut callers {
+            caller.in_calls += last.took;
+        }
+        self.calls.settle(callers, last);
+        self.record_savings();
+    }
+
+    fn record_savings(&self) {
         let Tally { calls, responses } = &self.calls.tally;
         let responses = responses.load(Ordering::Relaxed);
-        self.calls
-            .lane
-            .record_savings(responses, calls.load(Ordering::Relaxed));
+        let calls = calls.load(Ordering::Relaxed);
+        self.calls.lane.record_savings(responses, calls);
     }
 
     /// Sends one call for all callers, and the calls that follow where it is
-    /// rejected.
-    async fn send_whole(&self, mut callers: Vec<Caller>, acquired: Acquired) {
-        let Some(last) = self.calls.send(&mut callers, Some(acquired), None).await else {
+    /// rejected. Without an `acquired` token it waits for one; `last` is the last call with their ids.
+    async fn send_whole(
+        &self,
+        mut callers: Vec<Caller>,
+        acquired: Option<Acquired>,
+        last: Option<LastCall>,
+    ) {
+        let Some(last) = self.calls.send(&mut callers, acquired, last).await else {
             return;
         };
         self.calls

@@ -88,7 +88,7 @@ impl Batcher {
             max_id_bytes: receipt.max_id_bytes(),
             deadline,
         };
-        let caps = Caps::of(settings);
+        let (key, caps) = (shadow.key.clone(), Caps::of(settings));
         // With enforced budgets the receipt itself is refused, if at all.
         let check = || match takes_token {
             true => self.check(lane, now, deadline),
@@ -96,7 +96,7 @@ impl Batcher {
         };
         let joined = if alone {
             check().map(|()| Joined::New {
-                batch: Arc::new(Batch::alone(shadow, now, caps)),
+                batch: Arc::new(Batch::closed(key, vec![shadow], now, caps)),
                 key_was_idle: false,
             })
         } else {
@@ -130,7 +130,9 @@ impl ShadowBatch {
     /// Runs like a batch of callers, until it would be sent.
     async fn run(self, batcher: Arc<Batcher>) {
         let Self { batch, lane, .. } = &self;
-        batcher.stay_open(batch, self.windows.open).await;
+        batcher
+            .stay_open(batch, batch.opened + self.windows.open)
+            .await;
         let refuse =
             |shadows: Vec<_>, refused: RateLimited| would_refuse(lane, refused, shadows.len());
         let token = if self.takes_token {

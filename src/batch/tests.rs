@@ -1,5 +1,6 @@
 //! The life of batches, against the sandbox, in simulated time.
 
+mod cluster;
 mod common;
 mod edge;
 mod failing;
@@ -19,6 +20,7 @@ use super::*;
 use crate::config::{self, Config, Quota};
 use crate::limit::Kind;
 use crate::tools::sandbox::{self, Call, Sandbox};
+use crate::tools::testing::server::Link;
 use crate::upstream::{Dial, Io};
 
 const fn ms(ms: u64) -> Duration {
@@ -67,7 +69,11 @@ fn quota(rate: f64, burst: u32) -> Option<Quota> {
 
 impl World {
     fn new(config: &Config, settings: sandbox::Settings) -> Self {
-        let sandbox = Sandbox::new(settings);
+        Self::over(config, Sandbox::new(settings), None)
+    }
+
+    /// One of several gateways in front of this sandbox.
+    fn over(config: &Config, sandbox: Sandbox, link: Option<&Link>) -> Self {
         let far_end = sandbox.clone();
         let dial = Dial::With(Arc::new(move || {
             let (near, far) = tokio::io::duplex(64 << 10);
@@ -76,17 +82,35 @@ impl World {
             Box::pin(async move { Ok(Box::new(near) as Box<dyn Io>) })
         }));
         let metrics = Arc::new(Metrics::new(100));
-        let limiter = Arc::new(Limiter::new(config, Arc::clone(&metrics)));
+        let cluster = config
+            .cluster
+            .as_ref()
+            .zip(link)
+            .map(|(settings, link)| Cluster::over(Box::new(link.clone()), settings, &metrics));
+        let limiter = Limiter::in_cluster(config, cluster.as_ref(), Arc::clone(&metrics));
+        let limiter = Arc::new(limiter);
         let mut upstream = config.upstream.clone();
         upstream.url = "http://sandbox".parse().unwrap();
         let tasks = TaskTracker::new();
+        let batcher = Arc::new(Batcher::in_cluster(
+            cluster.as_ref(),
+            Arc::clone(&limiter),
+            Arc::clone(&metrics),
+            tasks.clone(),
+        ));
+        if let Some(cluster) = cluster {
+            let (limiter, batcher) = (Arc::clone(&limiter), Arc::clone(&batcher));
+            tokio::spawn(async move {
+                tokio::join!(
+                    cluster.run(),
+                    limiter.follow_cluster(),
+                    batcher.follow_cluster()
+                )
+            });
+        }
         Self {
             settings: config.batch.clone(),
-            batcher: Arc::new(Batcher::new(
-                Arc::clone(&limiter),
-                Arc::clone(&metrics),
-                tasks.clone(),
-            )),
+            batcher,
             upstream: Arc::new(Upstream::new(upstream, dial, Arc::clone(&metrics)).unwrap()),
             limiter,
             metrics,

@@ -212,14 +212,17 @@ impl Connection for Multiplexed {
         Box::pin(async move {
             let script = (&*HASHES[call.script as usize], call.script.text());
             let arguments = |command: &mut Cmd| {
-                command.arg(&call.arguments);
+                command.arg(&call.arguments).arg(&call.texts);
             };
-            let values = self.run(script, &call.keys, arguments).await?;
-            let numbers = values.iter().map(|value| match value {
-                Value::Int(number) => Ok(*number),
-                _ => Err(Failure::WrongReply),
-            });
-            numbers.collect()
+            let mut reply = Reply::default();
+            for value in self.run(script, &call.keys, arguments).await? {
+                match value {
+                    Value::Int(number) => reply.numbers.push(number),
+                    Value::BulkString(text) => reply.texts.push(text),
+                    _ => return Err(Failure::WrongReply),
+                }
+            }
+            Ok(reply)
         })
     }
 

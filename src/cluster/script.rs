@@ -14,6 +14,16 @@ pub(crate) enum Script {
     Probe,
     /// Records any other response to a request of a bucket that recovers from a pause.
     Settled,
+    /// Joins the open batch of a merge key, or opens it.
+    Join,
+    /// Adds the ids of a batch to that of another gateway.
+    Follow,
+    /// Closes a batch, and returns the batches that follow it.
+    Close,
+    /// Stores the verdict of a batch.
+    Conclude,
+    /// Asks for the verdict of a batch.
+    Verdict,
 }
 
 /// One call of a script.
@@ -22,16 +32,39 @@ pub(crate) struct Call {
     pub(crate) script: Script,
     pub(crate) keys: Vec<Vec<u8>>,
     pub(crate) arguments: Vec<i64>,
+    /// The arguments after those.
+    pub(crate) texts: Vec<Vec<u8>>,
 }
 
-/// The integers that a script returns.
-pub(crate) type Reply = Vec<i64>;
+/// What a script returns: its numbers and its texts, each in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reply {
+    pub(crate) numbers: Vec<i64>,
+    pub(crate) texts: Vec<Vec<u8>>,
+}
+
+impl From<Vec<i64>> for Reply {
+    fn from(numbers: Vec<i64>) -> Self {
+        let texts = Vec::new();
+        Self { numbers, texts }
+    }
+}
 
 impl Script {
     /// All scripts.
-    pub(crate) const ALL: [Self; 4] = [Self::Reserve, Self::Throttled, Self::Probe, Self::Settled];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Reserve,
+        Self::Throttled,
+        Self::Probe,
+        Self::Settled,
+        Self::Join,
+        Self::Follow,
+        Self::Close,
+        Self::Conclude,
+        Self::Verdict,
+    ];
 
-    /// The text in Lua 5.1: what all scripts on a bucket have in common, and what it does.
+    /// The text in Lua 5.1. The scripts on buckets begin with what they have in common.
     pub(crate) fn text(self) -> &'static str {
         macro_rules! of_bucket {
             ($file:literal) => {
@@ -46,15 +79,23 @@ impl Script {
             Self::Throttled => of_bucket!("throttled.lua"),
             Self::Probe => of_bucket!("probe.lua"),
             Self::Settled => of_bucket!("settled.lua"),
+            Self::Join => include_str!("scripts/join.lua"),
+            Self::Follow => include_str!("scripts/follow.lua"),
+            Self::Close => include_str!("scripts/close.lua"),
+            Self::Conclude => include_str!("scripts/conclude.lua"),
+            Self::Verdict => include_str!("scripts/verdict.lua"),
         }
     }
 
-    /// How many numbers the script returns. The last seven are the state of the bucket.
+    /// How many numbers the script returns. Of a script on a bucket, the last seven are the state of
+    /// the bucket.
     pub(crate) fn values(self) -> usize {
         match self {
             Self::Reserve => 12,
             Self::Probe => 9,
             Self::Throttled | Self::Settled => 7,
+            Self::Join | Self::Follow | Self::Close | Self::Verdict => 1,
+            Self::Conclude => 0,
         }
     }
 
@@ -65,6 +106,11 @@ impl Script {
             Self::Throttled => "throttled",
             Self::Probe => "probe",
             Self::Settled => "settled",
+            Self::Join => "join",
+            Self::Follow => "follow",
+            Self::Close => "close",
+            Self::Conclude => "conclude",
+            Self::Verdict => "verdict",
         }
     }
 }

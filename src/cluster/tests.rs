@@ -17,6 +17,7 @@ fn settings(replicas: u32) -> config::Cluster {
         name: "wawp".to_owned(),
         replicas: NonZeroU32::new(replicas).unwrap(),
         timeout: Duration::from_millis(100),
+        merge: true,
     }
 }
 
@@ -104,6 +105,7 @@ fn call() -> Call {
         script: Script::Reserve,
         keys: Vec::new(),
         arguments: vec![1],
+        texts: Vec::new(),
     }
 }
 
@@ -117,8 +119,8 @@ async fn the_server_is_used_from_the_first_connection_on() {
     assert_eq!(stage.phase(), Phase::Shared);
     assert_eq!(stage.cluster.generation(), 1);
     assert_eq!(stage.events(), [Event::Connected, Event::Shared]);
-    stage.server.state().script = Box::new(|call| Ok(call.arguments.clone()));
-    assert_eq!(stage.call().await, Ok(vec![1]));
+    stage.server.state().script = Box::new(|call| Ok(call.arguments.repeat(12).into()));
+    assert_eq!(stage.call().await, Ok(vec![1; 12].into()));
     assert_eq!(stage.metric("state{state=\"shared\"}"), 1.0);
     assert_eq!(
         stage.metric("operation_seconds_count{operation=\"reserve\"}"),

@@ -275,6 +275,8 @@ pub struct Cluster {
     pub replicas: NonZeroU32,
     /// Longest time that one operation on the server may take.
     pub timeout: Duration,
+    /// Receipts that arrive at different gateways share upstream calls.
+    pub merge: bool,
 }
 
 /// `[access]`: which requests are accepted.

@@ -161,6 +161,7 @@ const CLUSTER: &[Row] = &[
     restart_only("name", Text(name)),
     restart_only("replicas", Count(1, 1000)),
     restart_only("timeout", Timeout),
+    restart_only("merge", Switch),
 ];
 
 const ACCESS: &[Row] = &[

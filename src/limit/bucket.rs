@@ -227,6 +227,7 @@ impl<G: Completion> Bucket<G> {
     fn permit(&mut self, now: Instant, remaining: Option<u32>) -> Permit {
         Permit {
             granted: now,
+            usable_until: self.tokens.usable_until(),
             remaining,
             bucket: self.role,
             place: self.tokens.enter(now),

@@ -38,6 +38,8 @@ pub(crate) enum Kind {
 pub(crate) struct Permit {
     /// When the token was taken.
     pub(crate) granted: Instant,
+    /// The call has to be sent before this time, where the token is a slot of a cluster.
+    pub(crate) usable_until: Option<Instant>,
     /// Tokens left at that time; `None` where the bucket is unlimited.
     pub(crate) remaining: Option<u32>,
     /// The bucket that the token came from.

@@ -22,6 +22,7 @@ impl Limiter {
         let granted = Instant::now();
         let permit = Permit {
             granted,
+            usable_until: None,
             remaining: None,
             bucket: lane.role(),
             place: lane.measure(granted),

@@ -269,6 +269,14 @@ impl BucketTokens {
         }
     }
 
+    /// Until when the token that was taken last may be used, if that is limited.
+    pub(super) fn usable_until(&self) -> Option<Instant> {
+        match &self.source {
+            TokenSource::Shared(shared) => shared.usable_until(),
+            _ => None,
+        }
+    }
+
     /// Where the tokens come from, to be read.
     pub(super) fn source(&self) -> &dyn Tokens {
         match &self.source {

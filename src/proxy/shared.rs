@@ -105,7 +105,9 @@ impl Shared {
             Arc::clone(&metrics),
         ));
         let reloadable = Reloadable::new(config, &limiter, &metrics);
-        let batcher = Arc::new(Batcher::new(
+        let merges = config.cluster.as_ref().is_some_and(|it| it.merge);
+        let batcher = Arc::new(Batcher::in_cluster(
+            cluster.as_ref().filter(|_| merges),
             Arc::clone(&limiter),
             Arc::clone(&metrics),
             tasks.clone(),

@@ -83,13 +83,10 @@ impl MergeKey {
     pub(crate) fn hashed(&self) -> u64 {
         self.hash
     }
-}
 
-#[cfg(test)]
-impl MergeKey {
-    /// Bytes that it holds.
-    pub(super) fn size(&self) -> usize {
-        self.bytes.len()
+    /// The same bytes in every process. They hold credentials.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

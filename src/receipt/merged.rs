@@ -135,28 +135,30 @@ impl List {
     }
 }
 
-/// The one request for these receipts of one key, with the union of their ids in the
-/// order in which they were first seen, and how many distinct ids it has.
+/// The one request for these receipts of one key, with the union of their ids and of `more` in
+/// the order in which they were first seen, and how many distinct ids it has.
 ///
 /// # Panics
 /// There are no receipts.
 pub(crate) fn merge<'r>(
     receipts: impl ExactSizeIterator<Item = &'r Receipt> + Clone,
+    more: &[&'r [u8]],
 ) -> (UpstreamRequest, usize) {
-    let count = receipts.len();
     let first = receipts.clone().next().expect("a call has callers");
+    let is_own = receipts.len() == 1 && more.is_empty();
     // The usual case needs no set: one id cannot be repeated.
-    if count == 1 && first.id_count() < 2 {
+    if is_own && first.id_count() < 2 {
         return (first.own_request(), first.id_count());
     }
     let lists: Vec<_> = receipts.map(Receipt::ids).collect();
     // First-seen order (rule: merge equality). A list of one caller may repeat ids:
     // it is sent as it is, and only counted here.
-    let mut union: IndexSet<Cow<'_, [u8]>> = IndexSet::with_capacity(count);
+    let mut union: IndexSet<Cow<'_, [u8]>> = IndexSet::with_capacity(lists.len());
     union.extend(lists.iter().flat_map(|ids| ids.iter()));
-    let request = match count {
-        1 => first.own_request(),
-        _ => first.merged_request(union.iter().map(|id| &**id)),
+    union.extend(more.iter().map(|id| Cow::Borrowed(*id)));
+    let request = match is_own {
+        true => first.own_request(),
+        false => first.merged_request(union.iter().map(|id| &**id)),
     };
     (request, union.len())
 }

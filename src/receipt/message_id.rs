@@ -25,7 +25,7 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
 
 /// Whether a text looks like a message id as WAHA writes it:
 /// `{true or false}_{chat}_{id}[_{participant}]`.
-pub(super) fn is_message_id(text: &str) -> bool {
+pub(crate) fn is_message_id(text: &str) -> bool {
     let prefixes = ["true_", "false_"];
     let Some(rest) = prefixes.iter().find_map(|it| text.strip_prefix(it)) else {
         return false;

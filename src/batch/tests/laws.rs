@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+use super::cluster::Gateways;
 use super::*;
 use crate::config::BatchEdge;
 use crate::tools::sandbox::Fault;
+use crate::tools::testing::server::Path;
 
 const WINDOW: Duration = ms(50);
 
@@ -15,6 +17,8 @@ const WINDOW: Duration = ms(50);
 struct Arrival {
     /// The time after the previous caller, in ms.
     gap: u64,
+    /// The gateway that it reaches.
+    gateway: usize,
     /// The index in `KEYS`.
     key: usize,
     /// Which messages; none means the whole chat.
@@ -31,6 +35,9 @@ struct Setting {
     rate: Option<(f64, u32)>,
     latency: u64,
     edge: BatchEdge,
+    gateways: u32,
+    /// Changes on the way of a gateway to the server, each with the time after the previous one in ms.
+    disturbances: Vec<(u64, usize, Path)>,
     /// A message on which every call fails, of each key.
     bad_message: Option<usize>,
 }
@@ -48,6 +55,7 @@ const KEYS: [(&str, &str, Option<&str>, Option<&str>); 6] = [
 fn callers() -> impl Strategy<Value = Vec<Arrival>> {
     let arrival = (
         prop_oneof![3 => Just(0_u64), 3 => 0_u64..30, 1 => 0_u64..200],
+        0_usize..3,
         prop_oneof![2 => Just(0_usize), 1 => 0..KEYS.len()],
         prop_oneof![
             6 => proptest::collection::vec(0_usize..12, 1..4),
@@ -56,8 +64,9 @@ fn callers() -> impl Strategy<Value = Vec<Arrival>> {
         ],
         prop_oneof![3 => Just(None), 1 => (0_u64..300).prop_map(Some)],
     );
-    let arrival = arrival.prop_map(|(gap, key, messages, disconnects)| Arrival {
+    let arrival = arrival.prop_map(|(gap, gateway, key, messages, disconnects)| Arrival {
         gap,
+        gateway,
         key,
         messages,
         disconnects,
@@ -76,23 +85,54 @@ fn setting() -> impl Strategy<Value = Setting> {
         ],
         prop_oneof![Just(0_u64), 0_u64..120],
         prop_oneof![Just(BatchEdge::Trailing), Just(BatchEdge::Leading)],
+        prop_oneof![1 => Just((1, Vec::new())), 1 => Just((3, Vec::new())), 1 => (2_u32..=3, disturbances())],
         prop_oneof![2 => Just(None), 1 => (0_usize..12).prop_map(Some)],
     )
         .prop_map(
-            |(max_ids, max_callers, rate, latency, edge, bad_message)| Setting {
+            |(max_ids, max_callers, rate, latency, edge, (gateways, disturbances), bad_message)| Setting {
                 max_ids,
                 max_callers,
                 rate,
                 latency,
                 edge,
+                gateways,
+                disturbances,
                 bad_message,
             },
         )
 }
 
+fn disturbances() -> impl Strategy<Value = Vec<(u64, usize, Path)>> {
+    let path = prop_oneof![
+        3 => Just(Path::Open(ms(1))),
+        1 => Just(Path::Open(ms(20))),
+        1 => Just(Path::Lost),
+        1 => Just(Path::RepliesLost),
+        1 => Just(Path::Refused),
+    ];
+    let disturbance = (prop_oneof![0_u64..100, 0_u64..2_000], 0_usize..3, path);
+    proptest::collection::vec(disturbance, 1..8)
+}
+
 /// An id that names its key, so that a call that mixes two keys is detected.
 fn id(key: usize, message: usize) -> String {
     format!("false_{}_K{key}M{message}", KEYS[key].0)
+}
+
+impl Setting {
+    /// Nothing but its window makes a call wait.
+    fn is_undisturbed(&self) -> bool {
+        self.rate.is_none() && self.bad_message.is_none() && self.disturbances.is_empty()
+    }
+
+    /// How much longer a caller may wait for the server, and for the call of another gateway that its
+    /// ids did not fit into.
+    fn at_server(&self) -> Duration {
+        match self.gateways {
+            1 => ms(0),
+            _ => ms(15 + self.latency),
+        }
+    }
 }
 
 impl Arrival {
@@ -128,25 +168,33 @@ async fn run(callers: &[Arrival], setting: &Setting) -> ScenarioResult {
     config.batch.quarantine = Duration::ZERO;
     config.limit.max_wait = ms(600_000);
     config.limit.quota = setting.rate.and_then(|(rate, burst)| quota(rate, burst));
-    let world = World::new(
-        &config,
-        sandbox::Settings {
-            latency: ms(setting.latency),
-            ..Default::default()
-        },
-    );
+    let settings = sandbox::Settings {
+        latency: ms(setting.latency),
+        ..Default::default()
+    };
+    let all = Gateways::start(setting.gateways, config, settings).await;
+    let world = &all[0];
     if let Some(message) = setting.bad_message {
         for key in 0..KEYS.len() {
             let fault = Fault::status(500).id(id(key, message));
             world.sandbox.script(fault.times(usize::MAX));
         }
     }
+    let links = all.links.clone();
+    let disturbances = setting.disturbances.clone();
+    let disturbing = tokio::spawn(async move {
+        for (after, link, path) in disturbances {
+            tokio::time::sleep(ms(after)).await;
+            links[link % links.len()].set(path);
+        }
+    });
     let mut arrivals = Vec::new();
     let mut listening = tokio::task::JoinSet::new();
     for (index, arrival) in callers.iter().enumerate() {
         tokio::time::sleep(ms(arrival.gap)).await;
         arrivals.push(Instant::now());
-        let settled = world.await_verdict(&arrival.receipt_of(index));
+        let gateway = arrival.gateway % setting.gateways as usize;
+        let settled = all[gateway].await_verdict(&arrival.receipt_of(index));
         let stays = arrival.disconnects.map_or(ms(3_600_000), ms);
         listening.spawn(async move {
             let settled = tokio::time::timeout(stays, settled).await.ok()?;
@@ -157,15 +205,20 @@ async fn run(callers: &[Arrival], setting: &Setting) -> ScenarioResult {
     while let Some(verdict) = listening.join_next().await {
         settled.extend(verdict.expect("a caller never got a verdict"));
     }
-    world.tasks.close();
-    world.tasks.wait().await;
-    assert_eq!(world.metrics.batches.open.get(), 0);
+    disturbing.await.unwrap();
+    let mut saved = 0;
+    for world in &all.worlds {
+        world.tasks.close();
+        world.tasks.wait().await;
+        assert_eq!(world.metrics.batches.open.get(), 0);
+        saved += world.metrics.saved_by_instances();
+    }
     ScenarioResult {
         calls: world.calls(),
         arrivals,
         settled,
         start: world.start,
-        saved: world.metrics.saved_by_instances(),
+        saved,
     }
 }
 
@@ -250,8 +303,8 @@ fn check(
             );
         }
         // No later caller moves the window of the first.
-        if setting.rate.is_none() && setting.bad_message.is_none() {
-            prop_assert!(call.at <= scenario.arrivals[first] + WINDOW);
+        if setting.is_undisturbed() {
+            prop_assert!(call.at <= scenario.arrivals[first] + WINDOW + setting.at_server());
         }
         let sent = sent.entry(key).or_default();
         sent.extend(distinct);
@@ -275,12 +328,12 @@ fn check(
             );
         }
     }
-    if setting.rate.is_none() && setting.bad_message.is_none() {
+    if setting.is_undisturbed() {
         let calls = scenario.calls.len() as u64;
         prop_assert_eq!(scenario.saved, callers.len() as u64 - calls);
         for (index, settled) in &scenario.settled {
             let arrived = (scenario.arrivals[*index] - scenario.start).as_millis();
-            let most = WINDOW.as_millis() + u128::from(setting.latency);
+            let most = (WINDOW + ms(setting.latency) + setting.at_server()).as_millis();
             prop_assert!(
                 settled.at - arrived <= most,
                 "caller {index} waited too long"

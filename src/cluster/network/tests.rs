@@ -36,6 +36,7 @@ fn call() -> Call {
         script: Script::Probe,
         keys: vec![b"{wawp}:k".to_vec(), b"b".to_vec(), b"c".to_vec()],
         arguments: vec![7, -8],
+        texts: vec![b"\0\xff".to_vec()],
     }
 }
 
@@ -43,19 +44,23 @@ fn call() -> Call {
 async fn a_script_is_called_by_its_hash_and_sent_once_where_the_server_does_not_know_it() {
     let (stream, read) = server(&[
         "-NOSCRIPT No matching script. Please use EVAL.",
-        "*2\r\n:1\r\n:-2",
+        "*3\r\n:1\r\n$2\r\nab\r\n:-2",
         "*1\r\n:3",
     ]);
     let connection = connection(stream).await;
-    assert_eq!(connection.call(&call()).await, Ok(vec![1, -2]));
-    assert_eq!(connection.call(&call()).await, Ok(vec![3]));
+    let first = Reply {
+        numbers: vec![1, -2],
+        texts: vec![b"ab".to_vec()],
+    };
+    assert_eq!(connection.call(&call()).await, Ok(first));
+    assert_eq!(connection.call(&call()).await, Ok(vec![3].into()));
     let read = read.lock().unwrap();
     let names = ["EVALSHA", "EVAL\r\n", "EVALSHA"];
     for (request, name) in read.iter().zip(names) {
         assert!(request.contains(name), "{request}");
         assert!(
             request.contains("$1\r\n3\r\n$8\r\n{wawp}:k\r\n")
-                && request.ends_with("$1\r\n7\r\n$2\r\n-8\r\n")
+                && request.ends_with("$1\r\n7\r\n$2\r\n-8\r\n$2\r\n\0\u{fffd}\r\n")
         );
     }
     assert!(read[1].contains(Script::Probe.text()));

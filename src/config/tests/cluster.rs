@@ -26,6 +26,7 @@ fn a_url_is_enough_for_a_cluster() {
     assert_eq!(cluster.url.to_string(), "redis://a:6379/0");
     assert_eq!((&*cluster.name, cluster.replicas.get()), ("wawp", 1));
     assert_eq!((cluster.timeout.as_millis(), cluster.ca), (100, None));
+    assert!(cluster.merge);
     let variable = [("WAWP_GATEWAY_CLUSTER__URL", "redis://a")];
     let by_variable = read_with("", &variable).unwrap();
     assert_eq!(by_variable.config.cluster, by_file);

@@ -143,6 +143,7 @@ fn cluster_settings() -> config::Cluster {
         ca: None,
         name: "wawp".to_owned(),
         replicas: NonZeroU32::MIN,
+        merge: true,
         timeout: ms(100),
     }
 }

@@ -160,6 +160,7 @@ impl World {
                 let is_main = verified || event.caller.instance == 4;
                 let permit = Permit {
                     granted: Instant::now(),
+                    usable_until: None,
                     remaining: None,
                     bucket: if is_main {
                         BucketRole::Main

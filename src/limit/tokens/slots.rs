@@ -92,6 +92,11 @@ impl SharedTokens {
         self.slots.ask_if_needed(state, now);
     }
 
+    /// Until when the token that was taken last may be used, if that is limited.
+    pub(super) fn usable_until(&self) -> Option<Instant> {
+        self.slots.lock().usable_until
+    }
+
     /// Whether the server has replied since this was last asked.
     pub(super) fn take_news(&self) -> bool {
         std::mem::take(&mut self.slots.lock().has_news)
@@ -173,9 +178,10 @@ impl Slots {
             script,
             keys,
             arguments,
+            texts: Vec::new(),
         };
-        let reply = self.cluster().call(call).await.ok()?;
-        (reply.len() == script.values() && is_sane(&reply)).then_some(reply)
+        let reply = self.cluster().call(call).await.ok()?.numbers;
+        is_sane(&reply).then_some(reply)
     }
 
     /// What the server announced of this bucket.

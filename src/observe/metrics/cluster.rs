@@ -23,10 +23,19 @@ pub(crate) struct ClusterSeries {
     fallback_seconds: Counter,
     /// Slots of buckets that are reserved and not used.
     pub(crate) slots_held: IntGauge,
+    /// Batches whose upstream call carried ids of other gateways.
+    pub(crate) led: IntCounter,
+    /// Batches that got the verdict of another gateway's call.
+    pub(crate) followed: IntCounter,
 }
 
 impl ClusterSeries {
     pub(super) fn new(registrar: &Registrar<'_>) -> Self {
+        let merges = registrar.counters(
+            "wawp_gateway_cluster_merges_total",
+            "Batches of receipts that were merged with those of other gateways, by the part of this gateway.",
+            &["role"],
+        );
         Self {
             state: registrar.gauges(
                 "wawp_gateway_cluster_state",
@@ -56,6 +65,8 @@ impl ClusterSeries {
                 "wawp_gateway_cluster_slots_held",
                 "Slots of buckets that are reserved on the cluster's server and not used yet.",
             ),
+            led: merges.with_label_values(&["lead"]),
+            followed: merges.with_label_values(&["follow"]),
         }
     }
 

@@ -317,7 +317,7 @@ fn a_long_key_becomes_a_short_one_that_still_differs() {
     }
     all_differ(&keys);
     for (name, key) in &keys {
-        assert!(key.size() <= 512, "{name}: {}", key.size());
+        assert!(key.as_bytes().len() <= 512, "{name}");
     }
     assert!(with(&[("cookie", &long("a"))]) == with(&[("cookie", &long("a"))]));
 }

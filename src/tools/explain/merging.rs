@@ -54,7 +54,8 @@ pub(super) fn calls(explained: &[Explained], settings: &config::Batch) -> Vec<Ve
             deadline: now + Duration::from_secs(1),
         };
         if excluded(receipt, settings).is_some() {
-            batches.push(Batch::alone(candidate, now, caps));
+            let key = candidate.key().clone();
+            batches.push(Batch::closed(key, vec![candidate], now, caps));
             continue;
         }
         let is_open = |batch: &&Batch<_>| batch.key == receipt.key && batch.is_open();

@@ -54,7 +54,7 @@ impl Writer<'_> {
         match &inspected.request {
             Inspection::Receipt(receipt) => {
                 self.key(receipt);
-                let (mut request, _) = merge([&**receipt].into_iter());
+                let (mut request, _) = merge([&**receipt].into_iter(), &[]);
                 self.page.heading("  Sent to the API, if it stays alone");
                 self.upstream.prepare(&mut request);
                 self.sent(&request, true);

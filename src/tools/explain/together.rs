@@ -34,7 +34,7 @@ impl Writer<'_> {
             .iter()
             .filter_map(|index| explained[*index].receipt())
             .collect();
-        let (mut request, ids) = merge(receipts.into_iter());
+        let (mut request, ids) = merge(receipts.into_iter(), &[]);
         let numbers: Vec<_> = call.iter().map(|index| (index + 1).to_string()).collect();
         let (last, others) = numbers.split_last().expect("a call has callers");
         let unit = if ids == 1 { "id" } else { "ids" };

@@ -39,6 +39,7 @@ impl Peer {
             script: Script::Reserve,
             keys: vec![bucket, self.cluster.birth(), self.cluster.channel()],
             arguments: vec![1_000_000, 0, 0, 0, 0, 0, 0, 0, 1000, 60_000_000],
+            texts: Vec::new(),
         };
         self.cluster.call(call).await.is_ok()
     }

@@ -1,29 +1,35 @@
-//! The scripts of a bucket in Rust, for tests in simulated time.
+//! The scripts in Rust, for tests in simulated time: those on buckets, and those on [`batches`].
 //!
-//! Invariant: line by line the same as `src/cluster/scripts/*.lua`. `tests/cluster.rs` runs random
+//! Invariant: line by line the same as `src/cluster/scripts/*.lua`. `tests/scripts.rs` runs random
 //! histories through both.
+
+mod batches;
 
 use std::collections::HashMap;
 
-use crate::cluster::{Call, Script};
+use crate::cluster::{Call, Reply, Script};
+use batches::Batches;
 
 const STRICT_FOR: i64 = 10_000_000;
 const MAX_PAUSE: i64 = 60_000_000;
 const FIRST_PAUSE: i64 = 1_000_000;
 const MAX_REPEATED: i64 = 1_000_000;
 
-/// The data set of a server, as far as scripts on buckets change it.
+/// The data set of a server, as far as scripts change it.
 #[derive(Clone, Debug, Default)]
 pub struct DataSet {
     born: Option<i64>,
     buckets: HashMap<Vec<u8>, Bucket>,
+    batches: Batches,
 }
 
 /// The result of a script.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// What it returns.
-    pub reply: Vec<i64>,
+    /// The numbers that it returns.
+    pub numbers: Vec<i64>,
+    /// The texts that it returns.
+    pub texts: Vec<Vec<u8>>,
     /// What it announces.
     pub announced: Option<String>,
 }
@@ -44,7 +50,7 @@ struct Bucket {
     expires: i64,
 }
 
-/// The scripts of a bucket: their names and their texts in Lua.
+/// The scripts: their names and their texts in Lua.
 #[must_use]
 pub fn texts() -> Vec<(&'static str, &'static str)> {
     let all = Script::ALL.iter();
@@ -52,29 +58,42 @@ pub fn texts() -> Vec<(&'static str, &'static str)> {
 }
 
 impl DataSet {
-    /// Runs a script by its name on one bucket.
+    /// Runs a script by its name, at this time in microseconds.
     ///
     /// # Panics
-    /// There is no script of this name, or it has other arguments.
-    pub fn run_named(&mut self, name: &str, arguments: &[i64], now: i64) -> Outcome {
+    /// There is no script of this name, or it has other keys or arguments.
+    pub fn run_named(
+        &mut self,
+        name: &str,
+        keys: &[&str],
+        (arguments, texts): (&[i64], &[Vec<u8>]),
+        now: i64,
+    ) -> Outcome {
         let mut all = Script::ALL.into_iter();
         let call = Call {
             script: all.find(|script| script.name() == name).expect("a script"),
-            keys: vec![b"bucket".to_vec()],
+            keys: keys.iter().map(|key| key.as_bytes().to_vec()).collect(),
             arguments: arguments.to_vec(),
+            texts: texts.to_vec(),
         };
         self.run(&call, now)
     }
 
-    /// For how long the bucket is kept, in microseconds; `None` where there is none.
+    /// For how long a key is kept, in microseconds; `None` where there is none.
     #[must_use]
-    pub fn kept(&self, now: i64) -> Option<i64> {
-        let bucket = self.buckets.get(&b"bucket"[..])?;
-        Some(bucket.expires - now).filter(|left| *left > 0)
+    pub fn kept(&self, key: &str, now: i64) -> Option<i64> {
+        let bucket = self.buckets.get(key.as_bytes()).map(|it| it.expires);
+        let expires = bucket.or_else(|| self.batches.expires(key.as_bytes()))?;
+        Some(expires - now).filter(|left| *left > 0)
     }
 
     /// Runs a script at this time, in microseconds.
     pub(crate) fn run(&mut self, call: &Call, now: i64) -> Outcome {
+        let of_batches = self.batches.run(call, now);
+        of_batches.unwrap_or_else(|| self.run_on_bucket(call, now))
+    }
+
+    fn run_on_bucket(&mut self, call: &Call, now: i64) -> Outcome {
         let born = *self.born.get_or_insert(now);
         let key = &call.keys[0];
         let known = self.buckets.get(key).filter(|known| known.expires > now);
@@ -100,6 +119,7 @@ impl DataSet {
                 let changes = bucket.settled(arguments[2], arguments[3] == 1, now);
                 (Vec::new(), changes, changes)
             }
+            _ => (Vec::new(), false, false),
         };
         if changes {
             let until_same = bucket.tat.max(bucket.strict).max(bucket.paused + MAX_PAUSE) - now;
@@ -110,7 +130,8 @@ impl DataSet {
         let state = bucket.state(now);
         reply.extend(state);
         Outcome {
-            reply,
+            numbers: reply,
+            texts: Vec::new(),
             announced: announces.then(|| {
                 let state = state.map(|it| it.to_string()).join(" ");
                 format!("{} {state}", String::from_utf8_lossy(key))
@@ -126,6 +147,23 @@ impl DataSet {
     /// Forgets everything, as a server without persistence does that is restarted.
     pub fn clear(&mut self) {
         *self = Self::default();
+    }
+}
+
+impl Outcome {
+    fn of(numbers: Vec<i64>, texts: Vec<Vec<u8>>) -> Self {
+        Self {
+            numbers,
+            texts,
+            announced: None,
+        }
+    }
+}
+
+impl From<Outcome> for Reply {
+    fn from(outcome: Outcome) -> Self {
+        let Outcome { numbers, texts, .. } = outcome;
+        Self { numbers, texts }
     }
 }
 

@@ -33,7 +33,7 @@ struct State {
     gateways: BTreeMap<String, (String, String, bool, Instant)>,
     listeners: Vec<mpsc::Sender<Vec<u8>>>,
     calls: usize,
-    wrong: Option<Reply>,
+    wrong: Option<Vec<i64>>,
 }
 
 /// What becomes of the operations of one gateway.
@@ -107,8 +107,8 @@ impl ModelServer {
         let now = self.now();
         let mut state = self.lock();
         state.calls += 1;
-        let outcome = state.data.run(call, now);
-        if let Some(line) = outcome.announced {
+        let mut outcome = state.data.run(call, now);
+        if let Some(line) = outcome.announced.take() {
             let line = line.into_bytes();
             let is_open = |listener: &mpsc::Sender<Vec<u8>>| !listener.is_closed();
             state.listeners.retain(is_open);
@@ -116,7 +116,8 @@ impl ModelServer {
                 listener.try_send(line.clone()).ok();
             }
         }
-        state.wrong.clone().unwrap_or(outcome.reply)
+        let wrong = state.wrong.clone().map(Reply::from);
+        wrong.unwrap_or_else(|| outcome.into())
     }
 
     fn heartbeat(&self, heartbeat: &Heartbeat) -> HeartbeatReply {

@@ -67,6 +67,8 @@ pub(super) struct State {
 
     /// In the order in which they are due.
     reserved: VecDeque<Slot>,
+    /// Until when the slot that was taken last may be used; `None`: it was no slot.
+    pub(super) usable_until: Option<Instant>,
     /// The bucket as of the last reply. Others may have reserved since.
     known: Gcra,
     last: Reservation,
@@ -98,6 +100,7 @@ impl State {
             reports: 0,
             has_news: false,
             reserved: VecDeque::new(),
+            usable_until: None,
             known: Gcra::new(Some(quota), now),
             last: Reservation::default(),
             generation: 0,
@@ -213,7 +216,13 @@ impl State {
         if ready > now {
             return Err(ready);
         }
-        if self.reserved.pop_front().is_none() {
+        let slot = self.reserved.pop_front();
+        // A slot that moved with a pause is usable from now on.
+        self.usable_until = slot.map(|slot| {
+            let from = if self.pause.is_some() { now } else { slot.from };
+            from + USABLE
+        });
+        if slot.is_none() {
             let fallback = self.fallback.as_mut();
             return fallback.map_or(Err(now + UNKNOWN), |fallback| fallback.take(now));
         }

@@ -1,0 +1,181 @@
+//! What gateways write for each other about a batch.
+//!
+//! Invariants: it is encrypted and authenticated (AES-256-GCM) with a key that follows from the merge
+//! key and the key of the cluster. So the server can neither read nor change it, and what a gateway
+//! reads was written by one that holds a receipt with the same credential, chat and instance.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use serde::{Deserialize, Serialize};
+
+use crate::batch::call::{CallSize, LastCall, Reply};
+use crate::batch::caller::{Caller, SharedResponse};
+use crate::http::h1::{FinalResponse, ResponseRead, read_response, write_response};
+
+/// The length of the id of a batch in bytes.
+pub(super) const ID_LENGTH: usize = 16;
+/// The longest response that is stored, with its head.
+const MAX_RESPONSE: usize = 64 * 1024;
+
+/// The key of one merge key.
+pub(super) struct Sealing(LessSafeKey);
+
+/// What a batch adds to that of another gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Contribution {
+    #[serde(skip)]
+    pub(super) id: String,
+    pub(super) callers: usize,
+    pub(super) ids: Vec<String>,
+}
+
+/// What stands before the response in a verdict.
+#[derive(Serialize, Deserialize)]
+struct Summary {
+    /// The followers whose ids the call carried.
+    followers: Vec<String>,
+    callers: usize,
+    ids: usize,
+    /// From sending the call to the end of its response.
+    took_us: u64,
+    remaining: Option<u32>,
+}
+
+impl Contribution {
+    /// The ids of these callers.
+    pub(super) fn of(id: String, callers: &[Caller]) -> Self {
+        let ids = callers.iter().flat_map(|caller| {
+            let ids = caller.receipt.ids();
+            let ids = ids
+                .iter()
+                .map(|id| String::from_utf8_lossy(&id).into_owned());
+            ids.collect::<Vec<_>>()
+        });
+        Self {
+            id,
+            callers: callers.len(),
+            ids: ids.collect(),
+        }
+    }
+}
+
+impl Sealing {
+    pub(super) fn new(key: [u8; 32]) -> Self {
+        let key = UnboundKey::new(&AES_256_GCM, &key).expect("a key of 32 bytes");
+        Self(LessSafeKey::new(key))
+    }
+
+    /// The id of a batch that follows this leader, and what it adds.
+    pub(super) fn contribution(&self, leader: &str, own: &Contribution) -> Vec<u8> {
+        let text = serde_json::to_vec(own).expect("numbers and texts can be written");
+        let mut sealed = own.id.clone().into_bytes();
+        sealed.extend(self.seal(&[leader, &own.id], text));
+        sealed
+    }
+
+    /// What the batch of this id has added; `None` where it was not written for this leader.
+    pub(super) fn open_contribution(
+        &self,
+        leader: &str,
+        id: &str,
+        sealed: &[u8],
+    ) -> Option<Contribution> {
+        let text = self.open(&[leader, id], sealed)?;
+        let added: Contribution = serde_json::from_slice(&text).ok()?;
+        let id = id.to_owned();
+        Some(Contribution { id, ..added })
+    }
+
+    /// The result of the leader's call for these followers. Without a call, or where the response
+    /// cannot be shared, it names none of them.
+    pub(super) fn verdict<'f>(
+        &self,
+        leader: &str,
+        last: Option<&LastCall>,
+        followers: impl Iterator<Item = &'f str>,
+    ) -> Vec<u8> {
+        let shared = last.and_then(|last| Some((last, response(last)?)));
+        let followers = followers.filter(|_| shared.is_some()).map(str::to_owned);
+        let summary = Summary {
+            followers: followers.collect(),
+            callers: last.map_or(0, |last| last.size.callers),
+            ids: last.map_or(0, |last| last.size.ids),
+            took_us: last.map_or(0, |last| {
+                last.took.as_micros().try_into().unwrap_or(u64::MAX)
+            }),
+            remaining: shared.as_ref().and_then(|(_, (_, remaining))| *remaining),
+        };
+        let mut text = serde_json::to_vec(&summary).expect("numbers and texts can be written");
+        text.push(b'\n');
+        text.extend(shared.into_iter().flat_map(|(_, (response, _))| response));
+        self.seal(&[leader], text)
+    }
+
+    /// The call of this leader, if it carried the ids of the batch `own`.
+    pub(super) fn open_verdict(&self, leader: &str, own: &str, sealed: &[u8]) -> Option<LastCall> {
+        let text = self.open(&[leader], sealed)?;
+        let end = text.iter().position(|byte| *byte == b'\n')?;
+        let summary: Summary = serde_json::from_slice(&text[..end]).ok()?;
+        if !summary.followers.iter().any(|follower| follower == own) {
+            return None;
+        }
+        let mut body = Bytes::from(text).split_off(end + 1);
+        let Ok(Some(ResponseRead::Final(FinalResponse { head, .. }))) = read_response(&mut body)
+        else {
+            return None;
+        };
+        Some(LastCall {
+            reply: Reply::Whole(Arc::new(SharedResponse {
+                head,
+                body,
+                trailers: None,
+                remaining: summary.remaining,
+            })),
+            size: CallSize {
+                callers: summary.callers,
+                ids: summary.ids,
+            },
+            took: Duration::from_micros(summary.took_us),
+        })
+    }
+
+    /// Encrypts a text, and binds it to these ids.
+    fn seal(&self, ids: &[&str], mut text: Vec<u8>) -> Vec<u8> {
+        let mut nonce = [0; NONCE_LEN];
+        SystemRandom::new()
+            .fill(&mut nonce)
+            .expect("the operating system has random bytes");
+        let aad = Aad::from(ids.concat());
+        self.0
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut text)
+            .expect("a text far below the limit of the cipher");
+        [&nonce[..], &text].concat()
+    }
+
+    fn open(&self, ids: &[&str], sealed: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
+        let mut text = text.to_vec();
+        let aad = Aad::from(ids.concat());
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let length = self.0.open_in_place(nonce, aad, &mut text).ok()?.len();
+        text.truncate(length);
+        Some(text)
+    }
+}
+
+/// The response of a call as HTTP/1.1, and the tokens that were left; `None` where it is too long or
+/// has trailers.
+fn response(last: &LastCall) -> Option<(Vec<u8>, Option<u32>)> {
+    let Reply::Whole(shared) = &last.reply else {
+        return None;
+    };
+    let (mut text, mut head) = (Vec::new(), shared.head.clone());
+    write_response(&mut text, &mut head, Some(shared.body.len() as u64));
+    text.extend_from_slice(&shared.body);
+    let is_stored = shared.trailers.is_none() && text.len() <= MAX_RESPONSE;
+    is_stored.then_some((text, shared.remaining))
+}
