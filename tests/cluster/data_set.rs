@@ -15,11 +15,13 @@ use super::load;
 use super::servers::Server;
 
 /// The keys, and whether they expire.
-const KEYS: [(&str, bool); 4] = [
+const KEYS: [(&str, bool); 6] = [
     ("{wawp}:birth", false),
     ("{wawp}:hash_key", false),
     ("{wawp}:gateways", true),
     ("{wawp}:bucket:", true),
+    ("{wawp}:batch:", true),
+    ("{wawp}:verdict:", true),
 ];
 
 /// What clients and settings contain, and the server must not.
@@ -185,8 +187,17 @@ async fn the_data_set_has_no_credential_and_only_two_keys_that_do_not_expire() {
         if round == 6 {
             all.upstream.refuse_next(1);
         }
-        for request in [&*receipt, keyed] {
-            let response = load::send_raw(all.port, request).await.unwrap();
+        // At all gateways, so that one batch follows another.
+        let receipts = (0..3).map(|_| load::send_raw(all.port, &receipt));
+        let during = async {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            read(&all.server)
+        };
+        let (responses, found) = tokio::join!(futures_util::future::join_all(receipts), during);
+        entries.extend(found);
+        let keyed = load::send_raw(all.port, keyed).await;
+        for response in responses.into_iter().chain([keyed]) {
+            let response = response.unwrap();
             assert!(response.starts_with("HTTP/1.1 "), "{response}");
         }
         // Also what exists only during the run.
@@ -205,8 +216,11 @@ async fn the_data_set_has_no_credential_and_only_two_keys_that_do_not_expire() {
     names.sort();
     names.dedup();
     println!("{} keys", names.len());
-    // The three keys of the cluster, and a bucket for each of the four instances.
+    // A bucket for each of the four instances, and all others at least once.
     assert!(names.len() >= KEYS.len() - 1 + 4, "{names:?}");
+    for (key, _) in KEYS {
+        assert!(names.iter().any(|name| name.starts_with(key)), "{key}");
+    }
     // The search finds what there is.
     let planted = URL_SAFE_NO_PAD.encode(format!("a:{}:b", SECRETS[2]));
     for planted in [planted, SECRETS[0].replace('-', "%2D")] {

@@ -47,8 +47,16 @@ pub(super) fn send(
 /// One request on a connection of its own.
 pub(super) async fn call(port: u16, instance: String) -> Outcome {
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed).to_string();
+    outcome(id.clone(), exchange(port, &instance, &id)).await
+}
+
+/// What the caller of this id gets.
+pub(super) async fn outcome(
+    id: String,
+    exchange: impl Future<Output = std::io::Result<String>>,
+) -> Outcome {
     let begun = Instant::now();
-    let response = time::timeout(GIVEN_UP, exchange(port, &instance, &id)).await;
+    let response = time::timeout(GIVEN_UP, exchange).await;
     let response = response.ok().and_then(Result::ok).unwrap_or_default();
     let status = response.get(9..12).and_then(|status| status.parse().ok());
     Outcome {

@@ -6,7 +6,7 @@
 //!
 //! - [`connection`]: one gateway; [`servers`]: the servers;
 //! - [`acceptance`]: what three gateways guarantee, whatever fails;
-//! - [`data_set`]: what they keep on the server;
+//! - [`receipts`]: what they guarantee for receipts; [`data_set`]: what they keep on the server;
 //! - [`gateways`], [`load`], [`recorder`], [`relay`]: the gateways, their callers, their upstream, and
 //!   the way to the server;
 //! - [`laws`]: how the upstream's record is judged.
@@ -19,6 +19,7 @@ mod data_set;
 mod gateways;
 mod laws;
 mod load;
+mod receipts;
 mod recorder;
 mod relay;
 mod servers;

@@ -18,6 +18,8 @@ pub(super) struct Arrival {
     pub(super) at: Instant,
     pub(super) instance: String,
     pub(super) id: String,
+    /// The message ids of a receipt.
+    pub(super) ids: Vec<String>,
     /// The status of the response.
     pub(super) status: u16,
 }
@@ -78,6 +80,7 @@ impl Recorder {
                 at: Instant::now(),
                 instance: parameter(head, "instance_id"),
                 id: parameter(head, "id"),
+                ids: message_ids(body),
                 status,
             });
             thread::sleep(CALL);
@@ -99,6 +102,13 @@ fn content_length(head: &str) -> usize {
     let mut fields = head.lines().filter_map(|line| line.split_once(": "));
     let length = fields.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     length.map_or(0, |(_, length)| length.parse().unwrap())
+}
+
+/// The ids in a body as the gateway writes them.
+fn message_ids(body: &str) -> Vec<String> {
+    let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+    let ids = body["messageIds"].as_array().into_iter().flatten();
+    ids.map(|id| id.as_str().unwrap().to_owned()).collect()
 }
 
 /// A parameter of the query.

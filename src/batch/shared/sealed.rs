@@ -179,3 +179,101 @@ fn response(last: &LastCall) -> Option<(Vec<u8>, Option<u32>)> {
     let is_stored = shared.trailers.is_none() && text.len() <= MAX_RESPONSE;
     is_stored.then_some((text, shared.remaining))
 }
+
+#[cfg(test)]
+mod tests {
+    use http::header::CONTENT_TYPE;
+    use http::{HeaderMap, HeaderValue, StatusCode};
+
+    use super::*;
+    use crate::http::response_head::ResponseHead;
+
+    const LEADER: &str = "0123456789abcdef";
+    const OWN: &str = "fedcba9876543210";
+
+    fn sealing() -> Sealing {
+        Sealing::new([7; 32])
+    }
+
+    fn last(body: &str, trailers: Option<HeaderMap>) -> LastCall {
+        let mut head = ResponseHead::new(StatusCode::CREATED);
+        head.append(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        LastCall {
+            reply: Reply::Whole(Arc::new(SharedResponse {
+                head,
+                body: Bytes::copy_from_slice(body.as_bytes()),
+                trailers,
+                remaining: Some(3),
+            })),
+            size: CallSize { callers: 5, ids: 9 },
+            took: Duration::from_micros(1234),
+        }
+    }
+
+    fn verdict(last: Option<&LastCall>, followers: &[&str]) -> Vec<u8> {
+        sealing().verdict(LEADER, last, followers.iter().copied())
+    }
+
+    #[test]
+    fn a_contribution_is_read_with_the_key_and_the_ids_it_was_written_with_only() {
+        let own = Contribution {
+            id: OWN.to_owned(),
+            callers: 2,
+            ids: vec!["false_1@c.us_A".to_owned()],
+        };
+        let text = sealing().contribution(LEADER, &own);
+        let (id, sealed) = text.split_at(ID_LENGTH);
+        assert_eq!(id, OWN.as_bytes());
+        let read = |sealing: Sealing, leader, id, sealed: &[u8]| {
+            sealing.open_contribution(leader, id, sealed)
+        };
+        assert_eq!(read(sealing(), LEADER, OWN, sealed), Some(own));
+        assert_eq!(read(Sealing::new([8; 32]), LEADER, OWN, sealed), None);
+        assert_eq!(read(sealing(), OWN, OWN, sealed), None);
+        assert_eq!(read(sealing(), LEADER, LEADER, sealed), None);
+        for at in 0..sealed.len() {
+            let mut changed = sealed.to_vec();
+            changed[at] ^= 1;
+            assert_eq!(read(sealing(), LEADER, OWN, &changed), None, "{at}");
+            assert_eq!(read(sealing(), LEADER, OWN, &sealed[..at]), None, "{at}");
+        }
+        assert!(!text.windows(5).any(|part| part == b"false"));
+    }
+
+    #[test]
+    fn a_verdict_is_the_response_for_those_that_it_names() {
+        let sealed = verdict(Some(&last("{\"a\":1}", None)), &[OWN]);
+        let read = sealing().open_verdict(LEADER, OWN, &sealed).unwrap();
+        let Reply::Whole(shared) = &read.reply else {
+            panic!("no response")
+        };
+        assert_eq!(shared.head.status(), StatusCode::CREATED);
+        let content_type = shared.head.get(&CONTENT_TYPE);
+        assert_eq!(content_type, Some(&b"application/json"[..]));
+        assert_eq!(&*shared.body, b"{\"a\":1}");
+        assert_eq!(shared.remaining, Some(3));
+        assert_eq!((read.size.callers, read.size.ids), (5, 9));
+        assert_eq!(read.took, Duration::from_micros(1234));
+        assert!(sealing().open_verdict(LEADER, LEADER, &sealed).is_none());
+        assert!(sealing().open_verdict(OWN, OWN, &sealed).is_none());
+        assert!(
+            Sealing::new([8; 32])
+                .open_verdict(LEADER, OWN, &sealed)
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn a_response_that_cannot_be_stored_names_no_follower() {
+        let long = "x".repeat(MAX_RESPONSE);
+        for last in [
+            None,
+            Some(last(&long, None)),
+            Some(last("", Some(HeaderMap::new()))),
+        ] {
+            let sealed = verdict(last.as_ref(), &[OWN]);
+            assert!(sealing().open_verdict(LEADER, OWN, &sealed).is_none());
+        }
+        assert!(verdict(Some(&last(&long, None)), &[OWN]).len() < 300);
+    }
+}

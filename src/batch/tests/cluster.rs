@@ -167,12 +167,24 @@ async fn a_batch_that_does_not_fit_has_a_call_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_follows_one_that_waits_for_its_token() {
+    let all = Gateways::without_limit(2, |config| config.limit.quota = quota(0.5, 1)).await;
+    // The one token.
+    all[0].send(&receipt_of(&["z"])).await;
+    for settled in all.send_all(&receipts(2)).await {
+        assert_eq!((settled.status, settled.callers), (Ok(201), 2));
+    }
+    assert_eq!(all[0].sent().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_the_leader_ends_the_others_send_their_own_call_in_time() {
     let all = Gateways::without_limit(3, |config| {
         config.limit.quota = quota(1.0, 1);
     })
     .await;
-    all[0].drain_tokens();
+    // The one token.
+    all[0].send(&receipt_of(&["z"])).await;
     let leads = all[0].send(&receipt_of(&["a"]));
     tokio::time::sleep(ms(10)).await;
     let start = Instant::now();
