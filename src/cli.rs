@@ -63,6 +63,8 @@ pub enum Command {
         length: Option<Duration>,
         /// Serve after that until a signal.
         keep: bool,
+        /// How many gateways, if there are several.
+        replicas: Option<u8>,
     },
     /// Print the completions of a shell.
     Completions(Shell),
@@ -167,6 +169,9 @@ enum TypedCommand {
         /// Keep gateway and stand-in running after that, until Ctrl-C
         #[arg(long)]
         keep: bool,
+        /// Run N gateways (2 to 9) through a redis-server; kill one
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=9), allow_negative_numbers = true)]
+        replicas: Option<u8>,
     },
     /// Estimate from access logs what merging and pacing would do
     Estimate {
@@ -285,10 +290,12 @@ impl From<CommandLine> for Command {
                 access_log,
                 length,
                 keep,
+                replicas,
             }) => Self::Demo {
                 access_log,
                 length,
                 keep,
+                replicas,
             },
             Some(TypedCommand::Completions { shell }) => Self::Completions(shell),
             Some(TypedCommand::Man) => Self::Man,

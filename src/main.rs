@@ -41,7 +41,8 @@ fn main() -> ExitCode {
             access_log,
             length,
             keep,
-        } => demo(access_log.as_deref(), length, keep),
+            replicas,
+        } => demo(access_log.as_deref(), length, keep, replicas),
         Command::Completions(shell) => print(|out| cli::write_completions(shell, out)),
         Command::Man => print(|out| cli::write_manual(out)),
         Command::Estimate {
@@ -202,13 +203,18 @@ fn sandbox(args: &SandboxArgs) -> ExitCode {
     }
 }
 
-fn demo(access_log: Option<&Path>, length: Option<Duration>, keep: bool) -> ExitCode {
+fn demo(
+    access_log: Option<&Path>,
+    length: Option<Duration>,
+    keep: bool,
+    replicas: Option<u8>,
+) -> ExitCode {
     let access_log = match access_log.map(|path| (path, File::create(path))) {
         Some((path, Err(error))) => {
             let path = path.display();
             return fail(EXIT_FAILURE, &format_args!("--access-log: {path}: {error}"));
         }
-        Some((_, Ok(file))) => Some(Box::new(file) as Box<dyn Write + Send>),
+        Some((_, Ok(file))) => Some(file),
         None => None,
     };
     telemetry::init(&demo::log());
@@ -222,7 +228,17 @@ fn demo(access_log: Option<&Path>, length: Option<Duration>, keep: bool) -> Exit
         let stop = async {
             signals.next().await;
         };
-        demo::run(&plan, Screen::stdout(), access_log, keep, stop).await
+        let screen = Screen::stdout();
+        match replicas {
+            None => {
+                let sink = access_log.map(|file| Box::new(file) as Box<dyn Write + Send>);
+                demo::run(&plan, screen, sink, keep, stop).await
+            }
+            Some(replicas) => {
+                let log = access_log.as_ref();
+                demo::run_replicas(&plan, replicas, screen, log, keep, stop).await
+            }
+        }
     });
     match ended {
         Ok(report) if report.is_good() => ExitCode::SUCCESS,

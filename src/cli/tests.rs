@@ -85,7 +85,8 @@ fn the_other_commands() {
         Command::Demo {
             access_log: None,
             length: None,
-            keep: false
+            keep: false,
+            replicas: None
         }
     );
     assert_eq!(
@@ -93,9 +94,25 @@ fn the_other_commands() {
         Command::Demo {
             access_log: Some(PathBuf::from("demo.jsonl")),
             length: Some(Duration::from_secs(300)),
-            keep: true
+            keep: true,
+            replicas: None
         }
     );
+    assert_eq!(
+        read("demo --replicas 3").unwrap(),
+        Command::Demo {
+            access_log: None,
+            length: None,
+            keep: false,
+            replicas: Some(3)
+        }
+    );
+    for replicas in ["1", "10", "-3", "three"] {
+        assert!(
+            read(&format!("demo --replicas {replicas}")).is_err(),
+            "{replicas}"
+        );
+    }
     for length in ["1s", "301s", "5", "-3s"] {
         assert!(read(&format!("demo --for {length}")).is_err(), "{length}");
     }

@@ -1,47 +1,60 @@
-//! A demonstration: sandbox, gateway and apps in one process.
+//! A demonstration: sandbox, gateway and apps in one process, or several gateways as processes.
 //!
 //! Owns the order of start and end, over real sockets on free ports of the
-//! loopback interface. It counts nothing itself: figures come from the gateway's
-//! metrics. Invariant: a report is good only if the sandbox's record confirms it.
+//! loopback interface. It counts nothing itself: figures of one gateway come from its
+//! metrics, those of several from the records of apps and sandbox. Invariant: a report is good
+//! only if the sandbox's record confirms it.
 //!
 //! | Part | Owns |
 //! | --- | --- |
 //! | `plan` | the traffic: which requests, and when |
-//! | `apps` | the clients that send it |
-//! | `figures` | the gateway's metrics, read as numbers |
-//! | `audit` | the checks that compare apps, gateway and sandbox |
+//! | `apps`, `pool` | the clients that send it, and their connections |
+//! | `gateways` | what is needed of the gateways: `one` in this process, or `several` |
+//! | `process` | child processes |
+//! | `figures` | the gateways' metrics, read as numbers |
+//! | `audit` | the checks that compare apps, gateways and sandbox |
 //! | `screen`, `report` | the live display and the tables |
 
 mod apps;
 mod audit;
 mod figures;
+mod gateways;
+mod one;
 mod plan;
+mod pool;
+mod process;
 mod report;
 mod screen;
+mod several;
 
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, Ended, StartError};
+use crate::app::StartError;
 use crate::config::{Config, Log, LogAccess, LogFormat, LogLevel};
-use crate::gateway::Gateway;
 use crate::tools::sandbox::{Sandbox, Settings};
-use crate::upstream::Dial;
 use apps::Apps;
 use audit::Accounts;
-use figures::Figures;
+use gateways::{Counted, Gateways};
+use one::One;
 use report::Coloured;
 use screen::{Colours, Frame};
+use several::Several;
 
 pub use plan::Plan;
 pub use report::Report;
@@ -49,15 +62,6 @@ pub use screen::Screen;
 
 /// Any free port of the loopback interface.
 const FREE_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-
-/// The time limit of the drain. No request of a demo takes longer than
-/// `limit.max_wait` (4 s).
-const DRAIN: Duration = Duration::from_secs(10);
-
-/// Batches whose callers have disconnected may still be open when the apps have ended; their
-/// window and wait end within `limit.max_wait` (4 s).
-const SETTLE_PAUSE: Duration = Duration::from_millis(250);
-const SETTLE_ROUNDS: u32 = 40;
 
 /// Why a demo failed.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +72,23 @@ pub enum Error {
     /// A socket failed, or the output cannot be written.
     #[error("the demo failed: {0}")]
     Io(#[from] io::Error),
+    /// Several gateways share their limits through it.
+    #[error(
+        "demo --replicas needs redis-server, which is not in PATH \
+         (Debian, Ubuntu: apt-get install redis-server)"
+    )]
+    NoServer,
+    /// A process did not start, or not in time.
+    #[error("{name} did not start: {last_line}")]
+    Child {
+        /// Which one.
+        name: String,
+        /// The last that it wrote.
+        last_line: String,
+    },
+    /// It was stopped while the processes were starting.
+    #[error("the demo was stopped before it began")]
+    Stopped,
 }
 
 /// The log settings of a demo: more than warnings would break up the live display.
@@ -81,7 +102,7 @@ pub fn log() -> Log {
     }
 }
 
-/// Plays a plan, shows live figures while it runs and the table at its end.
+/// Plays a plan with one gateway, shows live figures while it runs and the table at its end.
 ///
 /// The gateway's access log goes to `access_log`, as JSON. `stop` ends the demo
 /// early: no request starts after it, requests in flight get their responses, and
@@ -91,33 +112,54 @@ pub fn log() -> Log {
 /// [`Error`] says why.
 pub async fn run<W: Write>(
     plan: &Plan,
-    mut screen: Screen<W>,
+    screen: Screen<W>,
     access_log: Option<Box<dyn Write + Send>>,
     keep: bool,
     stop: impl Future<Output = ()>,
 ) -> Result<Report, Error> {
-    let upstream = Upstream::start(plan).await?;
-    let config = config(upstream.address, access_log.is_some());
-    let app = App::bind(config.clone(), Dial::Tcp)?;
-    if let Some(sink) = access_log {
-        app.gateway().log_access_to(sink)?;
-    }
-    let (address, admin) = (app.address()?, app.admin_address()?);
-    let addresses = [upstream.address, address, admin];
-    let preface = preface(plan, &config, addresses, screen.colours());
-    screen.write(&preface)?;
+    let upstream = Upstream::start(plan, 1).await?;
+    let gateway = One::start(upstream.addresses[0], access_log)?;
+    play(plan, screen, keep, upstream, gateway, stop).await
+}
 
-    // `run_until` consumes the app; the metrics are read after it has ended.
-    let gateway = app.gateway().clone();
-    let end = CancellationToken::new();
-    let served = tokio::spawn(app.run_until(end.clone().cancelled_owned()));
-    let apps = Apps::new(address);
+/// Does the same with several gateways, of which the last is killed in the middle of the traffic.
+/// They run as processes of this program, and share their limits through a `redis-server`.
+///
+/// # Errors
+/// [`Error`] says why.
+pub async fn run_replicas<W: Write>(
+    plan: &Plan,
+    replicas: u8,
+    screen: Screen<W>,
+    access_log: Option<&File>,
+    keep: bool,
+    stop: impl Future<Output = ()>,
+) -> Result<Report, Error> {
+    // One has to be left.
+    let upstream = Upstream::start(plan, replicas.max(2)).await?;
+    let mut stop = pin!(stop);
+    let gateways = tokio::select! {
+        started = Several::start(&upstream.addresses, access_log) => started?,
+        () = &mut stop => return Err(Error::Stopped),
+    };
+    play(plan, screen, keep, upstream, gateways, stop).await
+}
+
+/// Plays a plan.
+async fn play<W: Write>(
+    plan: &Plan,
+    mut screen: Screen<W>,
+    keep: bool,
+    upstream: Upstream,
+    gateways: impl Gateways,
+    stop: impl Future<Output = ()>,
+) -> Result<Report, Error> {
+    let preface = preface(plan, &gateways, &upstream, screen.colours());
+    screen.write(&preface)?;
+    let apps = Apps::new(gateways.addresses());
     let began = Instant::now();
-    let played = tokio::spawn(apps.clone().play(plan.scenes()));
-    // A panic of the apps becomes an error of the demo.
-    let played = async { played.await.map_err(io::Error::other) };
     let watch = async {
-        let shown = show(&mut screen, &gateway, (began, plan.length, admin), played).await;
+        let shown = perform(plan, &mut screen, &gateways, (&apps, began)).await;
         // If the output fails, the rest need not be sent.
         apps.stop.cancel();
         shown
@@ -141,10 +183,11 @@ pub async fn run<W: Write>(
         latency: plan.latency,
     };
     let report = if keep && !was_stopped {
-        let figures = settled(&gateway).await;
+        let counted = gateways.settle().await;
         // Now, because the reader may send requests of their own from here on.
-        let report = record.report(&figures, &upstream.sandbox, Ended::Drained);
+        let report = record.report(&counted, &upstream.sandbox);
         let text = Coloured(&report, screen.colours()).to_string();
+        let admin = gateways.admin();
         screen.write(&format!(
             "{text}\nStill serving; Ctrl-C ends it. http://{admin}/\n"
         ))?;
@@ -154,19 +197,39 @@ pub async fn run<W: Write>(
         None
     };
 
-    // The gateway drains first, and the sandbox stops after it, so that no response is lost.
-    end.cancel();
-    let ended: Ended = served.await.map_err(io::Error::other)??;
+    // The gateways drain first, and the sandbox stops after them, so that no response is lost.
+    let counted = gateways.end().await?;
     let sandbox = upstream.end().await?;
     if let Some(report) = report {
         return Ok(report);
     }
-    // After the drain: only now are all counters final.
-    let figures = Figures::read(&gateway.metrics().exposition());
-    let report = record.report(&figures, &sandbox, ended);
+    let report = record.report(&counted, &sandbox);
     let text = Coloured(&report, screen.colours()).to_string();
     screen.write(&text)?;
     Ok(report)
+}
+
+/// Plays all scenes, with figures on the screen, and lets a gateway crash in the middle.
+async fn perform<W: Write>(
+    plan: &Plan,
+    screen: &mut Screen<W>,
+    gateways: &impl Gateways,
+    (apps, began): (&Arc<Apps>, Instant),
+) -> io::Result<()> {
+    let played = tokio::spawn(Arc::clone(apps).play(plan.scenes()));
+    // A panic of the apps becomes an error of the demo.
+    let played = async { played.await.map_err(io::Error::other) };
+    let crash = async {
+        let after = plan.length / 2;
+        if !apps.stopped_until(began + after).await {
+            gateways.crash_one(after);
+        }
+        std::future::pending::<Infallible>().await
+    };
+    tokio::select! {
+        shown = show(screen, gateways, (began, plan.length), played) => shown,
+        never = crash => match never {},
+    }
 }
 
 /// What the apps of a demo did.
@@ -177,112 +240,106 @@ struct Record<'a> {
 }
 
 impl Record<'_> {
-    /// Compares it with the figures of the gateway and the record of the sandbox.
-    fn report(&self, figures: &Figures, sandbox: &Sandbox, ended: Ended) -> Report {
+    /// Compares it with the figures of the gateways and the record of the sandbox.
+    fn report(&self, counted: &Counted, sandbox: &Sandbox) -> Report {
         let calls = sandbox.calls();
         let accounts = Accounts {
             apps: &self.apps.observed(),
-            gateway: figures,
+            gateway: &counted.figures,
             sandbox: &calls,
             received: sandbox.received(),
-            ended,
+            ended: &counted.ended,
+            replicas: counted.replicas.as_ref(),
         };
-        Report::new(&accounts, accounts.growth(self.began), self.latency)
+        Report::new(&accounts, self.began, self.latency)
     }
-}
-
-/// The figures once no request is in flight and no batch is open, or after some seconds.
-async fn settled(gateway: &Gateway) -> Figures {
-    let mut last = Figures::read(&gateway.metrics().exposition());
-    for _ in 0..SETTLE_ROUNDS {
-        tokio::time::sleep(SETTLE_PAUSE).await;
-        let figures = Figures::read(&gateway.metrics().exposition());
-        if figures == last && figures.in_flight == 0 {
-            break;
-        }
-        last = figures;
-    }
-    last
 }
 
 /// The stand-in for api.wawp.net, serving.
 struct Upstream {
     sandbox: Sandbox,
-    address: SocketAddr,
+    /// One for each gateway, so that its record shows which one made a call.
+    addresses: Vec<SocketAddr>,
     stop: CancellationToken,
-    served: tokio::task::JoinHandle<()>,
+    served: JoinSet<()>,
 }
 
 impl Upstream {
-    /// Starts the sandbox on a free port.
-    async fn start(plan: &Plan) -> io::Result<Self> {
-        let listener = TcpListener::bind(FREE_PORT).await?;
-        let address = listener.local_addr()?;
+    /// Starts the sandbox on free ports.
+    async fn start(plan: &Plan, ports: u8) -> io::Result<Self> {
         let sandbox = Sandbox::new(Settings {
             latency: plan.latency,
             ..Settings::default()
         });
         let stop = CancellationToken::new();
-        let serve = sandbox
-            .clone()
-            .serve(listener, stop.clone().cancelled_owned());
+        let (mut addresses, mut served) = (Vec::new(), JoinSet::new());
+        for _ in 0..ports {
+            let listener = TcpListener::bind(FREE_PORT).await?;
+            addresses.push(listener.local_addr()?);
+            let stop = stop.clone().cancelled_owned();
+            served.spawn(sandbox.clone().serve(listener, stop));
+        }
         Ok(Self {
             sandbox,
-            address,
+            addresses,
             stop,
-            served: tokio::spawn(serve),
+            served,
         })
     }
 
     /// Stops the sandbox; returns it with its record of requests.
-    async fn end(self) -> io::Result<Sandbox> {
+    async fn end(mut self) -> io::Result<Sandbox> {
         self.stop.cancel();
-        self.served.await.map_err(io::Error::other)?;
+        while let Some(ended) = self.served.join_next().await {
+            ended.map_err(io::Error::other)?;
+        }
         Ok(self.sandbox)
     }
 }
 
-/// The default settings, except for the addresses and the access log.
-fn config(upstream: SocketAddr, logs: bool) -> Config {
-    let mut config = Config::default();
-    config.log.access = if logs { LogAccess::On } else { LogAccess::Off };
-    config.log.format = LogFormat::Json;
-    config.server.listen = FREE_PORT;
-    config.server.admin = FREE_PORT;
-    config.server.drain_timeout = DRAIN;
-    config.upstream.url = format!("http://{upstream}")
-        .parse()
-        .expect("an address makes a base URL");
-    config
-}
-
 /// The text above the live display.
-fn preface(plan: &Plan, config: &Config, addresses: [SocketAddr; 3], colours: &Colours) -> String {
-    let [upstream, gateway, admin] = addresses;
+fn preface(
+    plan: &Plan,
+    gateways: &impl Gateways,
+    upstream: &Upstream,
+    colours: &Colours,
+) -> String {
+    let config = Config::default();
     let limit = config.limit.quota.map_or_else(
         || "no limit".to_owned(),
         |quota| format!("{}/s a number", quota.rate),
     );
-    let page = format!("http://{admin}/");
-    format!(
-        "A stand-in for api.wawp.net, the gateway, and apps that use\n\
-         it for {:.0} s: agents open chats, a bot replies, a campaign\n\
-         sends, a dashboard polls.\n\n \
-         admin page  {}\n \
-         gateway     http://{gateway}  {} ms, {limit}\n \
-         stand-in    http://{upstream}  responds after {} ms\n\n",
-        plan.length.as_secs_f64(),
-        colours.title.apply_to(page),
-        config.batch.window.as_millis(),
-        plan.latency.as_millis(),
+    let page = format!("http://{}/", gateways.admin());
+    let mut text = format!(
+        "{}\n admin page  {}\n",
+        gateways.introduction(plan),
+        colours.title.apply_to(page)
+    );
+    let addresses = gateways.addresses();
+    for (index, address) in addresses.iter().enumerate() {
+        let name = match addresses.len() {
+            1 => "gateway".to_owned(),
+            _ => format!("gateway {}", index + 1),
+        };
+        let window = config.batch.window.as_millis();
+        // Writing into a `String` cannot fail.
+        writeln!(text, " {name:<12}http://{address}  {window} ms, {limit}").ok();
+    }
+    writeln!(
+        text,
+        " stand-in    http://{}  responds after {} ms\n",
+        upstream.addresses[0],
+        plan.latency.as_millis()
     )
+    .ok();
+    text
 }
 
 /// Shows figures until all scenes are played.
 async fn show<W: Write>(
     screen: &mut Screen<W>,
-    gateway: &Gateway,
-    (began, length, admin): (Instant, Duration, SocketAddr),
+    gateways: &impl Gateways,
+    (began, length): (Instant, Duration),
     played: impl Future<Output = io::Result<()>>,
 ) -> io::Result<()> {
     let mut played = pin!(played);
@@ -296,11 +353,11 @@ async fn show<W: Write>(
             biased;
             ended = &mut played => return ended,
             _ = ticks.tick() => {
-                let figures = Figures::read(&gateway.metrics().exposition());
+                let figures = gateways.figures().await;
                 screen.show(Frame {
                     elapsed: began.elapsed(),
                     length,
-                    admin,
+                    admin: gateways.admin(),
                     figures: &figures,
                 })?;
             }

@@ -1,6 +1,6 @@
 //! Asks a running gateway whether it accepts requests, for health checks of containers and scripts.
 //!
-//! Invariant: the check ends within three seconds, whatever responds at the address.
+//! Invariant: a question ends within three seconds, whatever responds at the address.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -35,9 +35,8 @@ pub enum Unhealthy {
 /// It does not accept requests, or does not respond in time.
 pub async fn check(admin: SocketAddr) -> Result<(), Unhealthy> {
     let address = reachable(admin);
-    let response = timeout(TIMEOUT, ask(address))
+    let response = ask(address, "/readyz", MAX_RESPONSE)
         .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(|error| Unhealthy::Unreachable(address, error))?;
     let status = response.split(|byte| *byte == b'\r').next().unwrap_or(b"");
     if status.starts_with(b"HTTP/1.1 200 ") {
@@ -48,14 +47,20 @@ pub async fn check(admin: SocketAddr) -> Result<(), Unhealthy> {
     Err(Unhealthy::NotReady(address, status))
 }
 
-/// Sends the request and reads the start of the response.
-async fn ask(address: SocketAddr) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut response = Vec::new();
-    stream.take(MAX_RESPONSE).read_to_end(&mut response).await?;
-    Ok(response)
+/// Asks an admin listener for a page, and reads at most the first `max` bytes of the response.
+pub(crate) async fn ask(address: SocketAddr, path: &str, max: u64) -> io::Result<Vec<u8>> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut response = Vec::new();
+        stream.take(max).read_to_end(&mut response).await?;
+        Ok(response)
+    };
+    timeout(TIMEOUT, exchange)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// The address to connect to: a listener on all addresses is asked on the loopback.

@@ -7,6 +7,7 @@
 //! - [`connection`]: one gateway; [`servers`]: the servers;
 //! - [`acceptance`]: what three gateways guarantee, whatever fails;
 //! - [`receipts`]: what they guarantee for receipts; [`data_set`]: what they keep on the server;
+//! - [`demo`]: `demo --replicas`;
 //! - [`gateways`], [`load`], [`recorder`], [`relay`]: the gateways, their callers, their upstream, and
 //!   the way to the server;
 //! - [`laws`]: how the upstream's record is judged.
@@ -16,6 +17,7 @@
 mod acceptance;
 mod connection;
 mod data_set;
+mod demo;
 mod gateways;
 mod laws;
 mod load;

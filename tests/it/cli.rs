@@ -251,6 +251,26 @@ fn a_mistake_in_what_is_handed_over_names_it() {
 }
 
 #[test]
+fn a_demo_of_several_gateways_says_that_it_needs_redis_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_wawp-gateway"))
+        .args(["demo", "--replicas", "3"])
+        .env("PATH", "")
+        .env("TMPDIR", directory.path())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]));
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(
+        stderr.contains("needs redis-server") && stderr.contains("apt-get install redis-server"),
+        "{stderr}"
+    );
+    let left: Vec<_> = directory.path().read_dir().unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
 fn a_port_in_use_is_told_by_its_name() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -1,6 +1,7 @@
-//! The apps of a demo: HTTP clients that send the plan's requests to the gateway.
+//! The apps of a demo: HTTP clients that send the plan's requests to the gateways in turn.
 //!
-//! Invariant: every request that was started is recorded once, however it ended.
+//! Where there is another gateway, an app leaves one that broke off. Invariants: every request that was
+//! started is recorded once, however it ended; a text is never sent again.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,15 +11,13 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::net::TcpStream;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{DemoRequest, Operation, PlannedRequest, Scene};
+use super::pool::{Connection, Pool, Turn};
 
 /// The access token of every app.
 const TOKEN: &str = "demo";
@@ -30,6 +29,10 @@ pub(super) struct Observed {
     /// From the first byte sent to the last byte of the response.
     pub(super) took: Duration,
     pub(super) end: End,
+    /// The gateway that it was sent to last.
+    pub(super) gateway: usize,
+    /// The gateways that it was sent to before, without a response.
+    pub(super) lost_at: Vec<usize>,
 }
 
 /// How a request ended for its client.
@@ -38,32 +41,41 @@ pub(super) enum End {
     Response(StatusCode),
     /// The client closed the connection before the response.
     HungUp,
+    /// The gateway broke off. The request was not sent again, because it may have been carried out.
+    Lost,
     Failed(String),
 }
 
 /// All apps together.
 #[derive(Debug)]
 pub(super) struct Apps {
-    gateway: SocketAddr,
-    /// Connections without a request.
-    idle: Mutex<Vec<Connection>>,
+    pool: Mutex<Pool>,
     observed: Mutex<Vec<Observed>>,
     /// No request starts after this.
     pub(super) stop: CancellationToken,
 }
 
-/// A connection to the gateway, and the task that drives it.
-#[derive(Debug)]
-struct Connection {
-    sender: SendRequest<Full<Bytes>>,
-    task: AbortHandle,
+/// How far a request has come.
+#[derive(Debug, Default)]
+struct Progress {
+    gateway: usize,
+    lost_at: Vec<usize>,
+    connection: Option<Connection>,
+}
+
+/// Why a gateway gave no response.
+enum Broken {
+    /// Nothing of the request was sent.
+    NotSent(String),
+    /// The request may have been carried out.
+    Lost(String),
 }
 
 impl Apps {
-    pub(super) fn new(gateway: SocketAddr) -> Arc<Self> {
+    /// There must be a gateway.
+    pub(super) fn new(gateways: Vec<SocketAddr>) -> Arc<Self> {
         Arc::new(Self {
-            gateway,
-            idle: Mutex::default(),
+            pool: Mutex::new(Pool::new(gateways)),
             observed: Mutex::default(),
             stop: CancellationToken::new(),
         })
@@ -81,7 +93,7 @@ impl Apps {
         }
         // Every started request must be recorded before the figures are compared.
         while open.join_next().await.is_some() {}
-        lock(&self.idle).clear();
+        lock(&self.pool).close();
     }
 
     /// What the clients observed.
@@ -107,7 +119,7 @@ impl Apps {
     }
 
     /// Sleeps; true if the demo was stopped meanwhile.
-    async fn stopped_until(&self, then: Instant) -> bool {
+    pub(super) async fn stopped_until(&self, then: Instant) -> bool {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => true,
@@ -118,9 +130,9 @@ impl Apps {
     /// Sends one request and records its result.
     async fn send(&self, planned: PlannedRequest) {
         // Lent to the exchange, so that the connection can be aborted after a timeout.
-        let mut connection = None;
+        let mut progress = Progress::default();
         let began = Instant::now();
-        let exchange = self.exchange(&planned.request, &mut connection);
+        let exchange = self.exchange(&planned.request, &mut progress);
         let end = match planned.timeout {
             None => exchange.await,
             Some(timeout) => tokio::time::timeout(timeout, exchange)
@@ -128,55 +140,77 @@ impl Apps {
                 .unwrap_or(End::HungUp),
         };
         let took = began.elapsed();
+        let Progress {
+            gateway,
+            lost_at,
+            connection,
+        } = progress;
         match (&end, connection) {
-            (End::Response(_), Some(connection)) => lock(&self.idle).push(connection),
-            // Closes the socket at once, as an app does that does not wait for the response.
-            (_, Some(connection)) => connection.task.abort(),
+            (End::Response(_), Some(connection)) => lock(&self.pool).put(gateway, connection),
+            (_, Some(connection)) => connection.abort(),
             (_, None) => {}
         }
         lock(&self.observed).push(Observed {
             request: planned.request,
             took,
             end,
+            gateway,
+            lost_at,
         });
     }
 
-    /// One exchange; the caller keeps the connection, so that it can abort it.
-    async fn exchange(&self, request: &DemoRequest, connection: &mut Option<Connection>) -> End {
-        let work = async {
-            // The last one used: it is the least likely to have been closed by the gateway.
-            let idle = lock(&self.idle).pop();
-            let found = match idle.filter(|idle| idle.sender.is_ready()) {
-                Some(found) => found,
-                None => Connection::open(self.gateway).await?,
+    /// Sends a request, to another gateway where one broke off. The caller keeps the progress.
+    async fn exchange(&self, request: &DemoRequest, progress: &mut Progress) -> End {
+        // It ends: each round leaves a gateway.
+        loop {
+            let turn = lock(&self.pool).turn();
+            let gateway = turn.gateway;
+            let broken = match attempt(request, turn, progress).await {
+                Ok(status) => return End::Response(status),
+                Err(broken) => broken,
             };
-            let sender = &mut connection.insert(found).sender;
-            let response = sender
-                .send_request(http_request(request, self.gateway))
-                .await?;
-            let status = response.status();
-            // To the last byte, as documented for `took`; only then can the connection be used
-            // again.
-            response.into_body().collect().await?;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(status)
-        };
-        match work.await {
-            Ok(status) => End::Response(status),
-            Err(error) => End::Failed(error.to_string()),
+            let has_others = lock(&self.pool).leave(gateway);
+            match broken {
+                Broken::NotSent(why) | Broken::Lost(why) if !has_others => return End::Failed(why),
+                Broken::NotSent(_) => {}
+                Broken::Lost(_) if request.operation.is_repeatable() => {
+                    progress.lost_at.push(gateway);
+                }
+                Broken::Lost(_) => return End::Lost,
+            }
         }
     }
 }
 
-impl Connection {
-    async fn open(gateway: SocketAddr) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        let stream = TcpStream::connect(gateway).await?;
-        // Nagle's algorithm would add up to 40 ms to the measured times.
-        stream.set_nodelay(true)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // The error is not lost: the request in progress receives it too.
-        let task = tokio::spawn(async move { drop(connection.await) }).abort_handle();
-        Ok(Self { sender, task })
-    }
+/// One exchange with the gateway whose turn it is.
+async fn attempt(
+    request: &DemoRequest,
+    turn: Turn,
+    progress: &mut Progress,
+) -> Result<StatusCode, Broken> {
+    let connection = match turn.idle {
+        Some(idle) => idle,
+        None => Connection::open(turn.address)
+            .await
+            .map_err(|error| Broken::NotSent(error.to_string()))?,
+    };
+    progress.gateway = turn.gateway;
+    let sender = &mut progress.connection.insert(connection).sender;
+    let sent = sender.try_send_request(http_request(request, turn.address));
+    let response = sent.await.map_err(|mut error| {
+        // hyper returns a request of which it has written nothing.
+        let was_sent = error.take_message().is_none();
+        let why = error.into_error().to_string();
+        match was_sent {
+            true => Broken::Lost(why),
+            false => Broken::NotSent(why),
+        }
+    })?;
+    let status = response.status();
+    // To the last byte, as documented for `took`; only then can the connection be used again.
+    let body = response.into_body().collect().await;
+    body.map_err(|error| Broken::Lost(error.to_string()))?;
+    Ok(status)
 }
 
 /// Builds the HTTP request: receipts as in the vendor's samples (credentials in the
@@ -225,4 +259,99 @@ fn http_request(request: &DemoRequest, gateway: SocketAddr) -> Request<Full<Byte
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Serves each connection once: responds to its request, or breaks off when it has arrived.
+    async fn gateway(responds: bool) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 4096];
+                assert!(stream.read(&mut request).await.unwrap() > 0);
+                if responds {
+                    let response =
+                        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+                    stream.write_all(response).await.unwrap();
+                }
+            }
+        });
+        address
+    }
+
+    /// An address at which nothing listens.
+    async fn nowhere() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap()
+    }
+
+    /// Sends receipts and texts in turn; returns how each ended, and where.
+    async fn ends(gateways: &[SocketAddr], count: usize) -> Vec<(End, usize, Vec<usize>)> {
+        let apps = Apps::new(gateways.to_vec());
+        let (chat, id, text) = ("c".to_owned(), "i".to_owned(), "t".to_owned());
+        let receipt = Operation::Receipt {
+            chat: chat.clone(),
+            id,
+        };
+        let operations = [receipt, Operation::Text { chat, text }];
+        for operation in operations.into_iter().cycle().take(count) {
+            let request = DemoRequest {
+                instance: "1".to_owned(),
+                operation,
+            };
+            apps.send(PlannedRequest {
+                pause: Duration::ZERO,
+                timeout: None,
+                request,
+            })
+            .await;
+        }
+        let end = |it: Observed| (it.end, it.gateway, it.lost_at);
+        apps.observed().into_iter().map(end).collect()
+    }
+
+    fn ok() -> End {
+        End::Response(StatusCode::OK)
+    }
+
+    #[tokio::test]
+    async fn gateways_take_turns() {
+        let gateways = [gateway(true).await, gateway(true).await];
+        let at = |gateway| (ok(), gateway, vec![]);
+        assert_eq!(ends(&gateways, 3).await, [at(0), at(1), at(0)]);
+    }
+
+    #[tokio::test]
+    async fn a_receipt_whose_response_was_lost_is_sent_again_and_a_text_is_not() {
+        let (broken, good) = (gateway(false).await, gateway(true).await);
+        let receipt_first = ends(&[broken, good], 2).await;
+        assert_eq!(receipt_first, [(ok(), 1, vec![0]), (ok(), 1, vec![])]);
+        let text_second = ends(&[good, broken, good], 3).await;
+        let expected = [(ok(), 0, vec![]), (End::Lost, 1, vec![]), (ok(), 2, vec![])];
+        assert_eq!(text_second, expected);
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_cannot_be_reached_costs_no_request() {
+        let gateways = [nowhere().await, nowhere().await, gateway(true).await];
+        let at = |gateway| (ok(), gateway, vec![]);
+        assert_eq!(ends(&gateways, 2).await, [at(2), at(2)]);
+    }
+
+    #[tokio::test]
+    async fn without_another_gateway_a_request_fails() {
+        for gateway in [gateway(false).await, nowhere().await] {
+            let ends = ends(&[gateway], 2).await;
+            let has_failed = |(end, ..): &(End, usize, Vec<usize>)| matches!(end, End::Failed(_));
+            assert!(ends.len() == 2 && ends.iter().all(has_failed), "{ends:?}");
+        }
+    }
 }

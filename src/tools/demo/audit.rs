@@ -1,8 +1,12 @@
 //! What the gateway promises, checked against what the upstream received.
 //!
-//! Compares three records: what the apps sent, what the gateway counted, what the
+//! Compares three records: what the apps sent, what the gateways counted, what the
 //! sandbox received. Invariant: a check passes only if the sandbox's own record
 //! confirms it.
+//!
+//! - [`replicas`]: what several gateways promise in addition.
+
+pub(super) mod replicas;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -10,10 +14,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::apps::{End, Observed};
-use super::figures::Figures;
+use super::figures::{Figures, Pair};
 use super::plan::{CAMPAIGN, Operation};
-use crate::app::Ended;
 use crate::tools::sandbox::Call;
+use replicas::Replicas;
 
 /// The paths of receipts and texts.
 const RECEIPTS: &str = "/v2/send/seen";
@@ -31,19 +35,21 @@ pub(super) struct Check {
 pub(super) struct Accounts<'a> {
     /// What the apps observed.
     pub(super) apps: &'a [Observed],
-    /// What the gateway counted.
+    /// What the gateways counted together, without one that was killed.
     pub(super) gateway: &'a Figures,
     /// What the sandbox recorded, and the number of requests it received.
     pub(super) sandbox: &'a [Call],
     pub(super) received: u64,
-    /// How the gateway ended.
-    pub(super) ended: Ended,
+    /// How the gateways ended.
+    pub(super) ended: &'a Check,
+    /// `None` for a single gateway.
+    pub(super) replicas: Option<&'a Replicas>,
 }
 
 impl Accounts<'_> {
     /// All checks.
     pub(super) fn checks(&self) -> Vec<Check> {
-        vec![
+        let mut checks = vec![
             self.receipts_arrived(),
             self.no_foreign_ids(),
             self.sends_arrived_once(),
@@ -51,43 +57,66 @@ impl Accounts<'_> {
             self.requests_are_counted(),
             self.upstream_calls_are_counted(),
             self.savings_add_up(),
-            check(
-                self.ended == Ended::Drained,
-                match self.ended {
-                    Ended::Drained => {
-                        "the gateway ended after all responses were complete".to_owned()
-                    }
-                    Ended::Cut {
-                        requests: calls,
-                        connections,
-                    } => {
-                        format!("the gateway cut {calls} requests and {connections} connections")
-                    }
-                },
-            ),
-        ]
+            self.ended.clone(),
+        ];
+        checks.extend(self.replicas.iter().flat_map(|it| self.checks_of(it)));
+        checks
+    }
+
+    /// The figures of the table. A gateway that was killed took its own with it, so those of several
+    /// come from the records of the apps and the sandbox.
+    pub(super) fn figures(&self) -> Figures {
+        if self.replicas.is_none() {
+            return *self.gateway;
+        }
+        let count = |of: &dyn Fn(&Observed) -> bool| {
+            self.apps.iter().filter(|observed| of(observed)).count() as u64
+        };
+        let receipts = Pair {
+            by_apps: count(&|observed| observed.mark().is_some()),
+            upstream: self.receipts().count() as u64,
+        };
+        let arrived = self.arrived();
+        let served = count(&|observed| {
+            let mark = observed.mark().filter(|_| !observed.was_refused());
+            mark.is_some_and(|mark| arrived.contains(&mark))
+        });
+        Figures {
+            receipts,
+            others: Pair {
+                by_apps: self.apps.len() as u64 - receipts.by_apps,
+                upstream: self.received - receipts.upstream,
+            },
+            saved: served.saturating_sub(receipts.upstream),
+            refused: count(&Observed::was_refused),
+            in_flight: 0,
+        }
     }
 
     /// Every id that was not refused is in a successful call for its instance and
     /// chat, also if its app closed the connection early.
     fn receipts_arrived(&self) -> Check {
-        let arrived: BTreeSet<_> = self
-            .marked()
-            .filter(|(call, ..)| (200..300).contains(&call.status))
-            .map(|(_, mark)| mark)
-            .collect();
+        let arrived = self.arrived();
+        let marks = |of: &dyn Fn(&Observed) -> bool| -> BTreeSet<_> {
+            let asked = self.apps.iter().filter(|observed| of(observed));
+            asked.filter_map(Observed::mark).collect()
+        };
         // A set, because two agents may send the same id.
-        let asked: BTreeSet<_> = self
-            .apps
-            .iter()
-            .filter(|observed| !observed.was_refused())
-            .filter_map(Observed::mark)
-            .collect();
+        let asked = marks(&|observed| !observed.was_refused());
         let there = asked.intersection(&arrived).count();
-        let kept = there == asked.len();
+        // The killed gateway may not have sent them, and their apps were gone.
+        let abandoned = marks(&|observed| self.was_abandoned(observed));
+        let lost = abandoned.difference(&arrived).count();
+        let lost_text = match lost {
+            0 => String::new(),
+            _ => format!(", {lost} abandoned by their app and lost with the gateway"),
+        };
         check(
-            kept,
-            format!("message ids that arrived: {there} of {}", asked.len()),
+            there + lost == asked.len(),
+            format!(
+                "message ids that arrived: {there} of {}{lost_text}",
+                asked.len()
+            ),
         )
     }
 
@@ -117,7 +146,8 @@ impl Accounts<'_> {
                 let times = arrived.remove(&Some(text.clone())).unwrap_or(0);
                 // A send that its app abandoned must arrive too, because the gateway finishes it
                 // (rule: sent once).
-                lost += u32::from(times == 0 && !observed.was_refused());
+                let may_be_lost = observed.was_refused() || self.was_lost(observed);
+                lost += u32::from(times == 0 && !may_be_lost);
                 // A message that was sent twice cannot be taken back, so the demo fails.
                 duplicated += u32::from(times > 1);
             }
@@ -141,16 +171,26 @@ impl Accounts<'_> {
             count(|observed| matches!(observed.end, End::Response(status) if status.is_success()));
         let failure = self.apps.iter().find_map(|observed| match &observed.end {
             End::Failed(why) => Some(format!("; one failed: {why}")),
-            End::Response(_) | End::HungUp => None,
+            End::Response(_) | End::HungUp | End::Lost => None,
         });
+        let lost = self.apps.iter().filter(|it| self.was_lost(it)).count();
+        let lost_text = match lost {
+            0 => String::new(),
+            _ => format!(", lost {lost}"),
+        };
         // An app that closed its connection does not know whether it was refused.
-        let refusals = refused as u64..=(refused + hung_up) as u64;
-        let kept =
-            good + refused + hung_up == self.apps.len() && refusals.contains(&self.gateway.refused);
+        let mut refusals = [0, 0];
+        for observed in self.lasting() {
+            refusals[0] += u64::from(observed.was_refused());
+            refusals[1] += u64::from(observed.end == End::HungUp);
+        }
+        let refusals = refusals[0]..=refusals[0] + refusals[1];
+        let kept = good + refused + hung_up + lost == self.apps.len()
+            && refusals.contains(&self.gateway.refused);
         check(
             kept,
             format!(
-                "requests: {}, responses {responses}, abandoned by their app {hung_up}{}",
+                "requests: {}, responses {responses}, abandoned by their app {hung_up}{lost_text}{}",
                 self.apps.len(),
                 failure.unwrap_or_default()
             ),
@@ -160,12 +200,11 @@ impl Accounts<'_> {
     /// The gateway counted as many requests as the apps sent.
     fn requests_are_counted(&self) -> Check {
         let counted = self.gateway.all().by_apps;
+        let sent = self.lasting().count();
+        let (without, who) = self.whose();
         check(
-            counted == self.apps.len() as u64,
-            format!(
-                "requests: {counted} by the gateway's count, {} by the apps'",
-                self.apps.len()
-            ),
+            counted == sent as u64,
+            format!("requests{without}: {counted} by {who} count, {sent} by the apps'"),
         )
     }
 
@@ -174,11 +213,12 @@ impl Accounts<'_> {
         let counted = self.gateway.all().upstream;
         // The check needs the complete record of the sandbox.
         let is_complete = self.received == self.sandbox.len() as u64;
+        let received = self.received.saturating_sub(self.calls_of_killed());
+        let (without, who) = self.whose();
         check(
-            counted == self.received && is_complete,
+            counted == received && is_complete,
             format!(
-                "upstream calls: {counted} by the gateway's count, {} by the sandbox's",
-                self.received
+                "upstream calls{without}: {counted} by {who} count, {received} by the sandbox's"
             ),
         )
     }
@@ -188,19 +228,19 @@ impl Accounts<'_> {
         let receipts = self.gateway.receipts;
         let saved = self.gateway.saved;
         let refused = self.refused_receipts();
+        let (without, _) = self.whose();
         check(
             // Holds without retries and splits; the sandbox causes neither here.
             receipts.by_apps == receipts.upstream + saved + refused,
             format!(
-                "receipts: {} = {} upstream + {saved} saved + {refused} refused",
+                "receipts{without}: {} = {} upstream + {saved} saved + {refused} refused",
                 receipts.by_apps, receipts.upstream
             ),
         )
     }
 
     fn refused_receipts(&self) -> u64 {
-        self.apps
-            .iter()
+        self.lasting()
             .filter(|observed| observed.was_refused() && observed.mark().is_some())
             .count() as u64
     }
@@ -228,14 +268,18 @@ impl Accounts<'_> {
         self.sandbox.iter().filter(|call| call.path() == RECEIPTS)
     }
 
+    /// What is marked as read by successful calls.
+    fn arrived(&self) -> BTreeSet<Mark> {
+        self.marked()
+            .filter(|(call, ..)| (200..300).contains(&call.status))
+            .map(|(_, mark)| mark)
+            .collect()
+    }
+
     /// Every id that arrived, with its call.
     fn marked(&self) -> impl Iterator<Item = (&Call, Mark)> {
-        self.receipts().flat_map(|call| {
-            let instance = call.instance.clone().unwrap_or_default();
-            let chat = field(call, "chatId").unwrap_or_default();
-            let mark = move |id: &String| (call, (instance.clone(), chat.clone(), id.clone()));
-            call.ids.iter().map(mark)
-        })
+        self.receipts()
+            .flat_map(|call| marks(call).map(move |mark| (call, mark)))
     }
 }
 
@@ -265,13 +309,21 @@ impl Observed {
     }
 }
 
+/// What a receipt marks as read; nothing for another call.
+fn marks(call: &Call) -> impl Iterator<Item = Mark> {
+    let instance = call.instance.clone().unwrap_or_default();
+    let chat = field(call, "chatId").unwrap_or_default();
+    let mark = move |id: &String| (instance.clone(), chat.clone(), id.clone());
+    call.ids.iter().map(mark)
+}
+
 /// A string in the JSON body of a call.
 fn field(call: &Call, name: &str) -> Option<String> {
     let body: serde_json::Value = serde_json::from_slice(&call.body).ok()?;
     Some(body.get(name)?.as_str()?.to_owned())
 }
 
-fn check(passed: bool, text: String) -> Check {
+pub(super) fn check(passed: bool, text: String) -> Check {
     Check { passed, text }
 }
 

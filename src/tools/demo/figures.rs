@@ -2,6 +2,8 @@
 //!
 //! Invariant: nothing is counted here; all figures come from the exposition.
 
+use std::iter::Sum;
+
 /// What the gateway counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Figures {
@@ -62,8 +64,25 @@ pub(super) fn factor(pair: Pair) -> String {
     }
 }
 
+/// The figures of several gateways together.
+impl Sum for Figures {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        let pair = |a: Pair, b: Pair| Pair {
+            by_apps: a.by_apps + b.by_apps,
+            upstream: a.upstream + b.upstream,
+        };
+        all.fold(Self::default(), |a, b| Self {
+            receipts: pair(a.receipts, b.receipts),
+            others: pair(a.others, b.others),
+            saved: a.saved + b.saved,
+            refused: a.refused + b.refused,
+            in_flight: a.in_flight + b.in_flight,
+        })
+    }
+}
+
 /// Sums the samples of a metric with this label.
-fn sum(exposition: &str, metric: &str, label: &str) -> u64 {
+pub(super) fn sum(exposition: &str, metric: &str, label: &str) -> u64 {
     let samples = exposition.lines().filter_map(|line| {
         let rest = line.strip_prefix(metric)?;
         let (labels, value) = rest.rsplit_once(' ')?;
@@ -128,6 +147,10 @@ mod tests {
             refused: 2,
             in_flight: 3,
         };
-        assert_eq!(Figures::read(&metrics.exposition()), expected);
+        let read = Figures::read(&metrics.exposition());
+        assert_eq!(read, expected);
+        let twice: Figures = [read, read].into_iter().sum();
+        assert_eq!((twice.all().by_apps, twice.all().upstream), (14, 6));
+        assert_eq!((twice.saved, twice.refused, twice.in_flight), (8, 4, 6));
     }
 }

@@ -67,6 +67,14 @@ pub(super) enum Operation {
     Chats,
 }
 
+impl Operation {
+    /// Whether it may be sent again after its response was lost. A text may have arrived, and one that
+    /// is sent twice cannot be taken back.
+    pub(super) fn is_repeatable(&self) -> bool {
+        !matches!(self, Self::Text { .. })
+    }
+}
+
 impl Default for Plan {
     fn default() -> Self {
         Self {

@@ -6,14 +6,19 @@ use std::fmt;
 use std::time::Duration;
 
 use console::Style;
+use tokio::time::Instant;
 
 use super::apps::Observed;
+use super::audit::replicas::{Killed, Part};
 use super::audit::{Accounts, Check};
 use super::figures::{Figures, Pair, factor};
 use super::plan::{CAMPAIGN, Operation};
 use super::screen::{Colours, wrapped};
 use crate::config::Config;
 use crate::grouped::grouped;
+
+/// So many columns fit into a line; a longer demo changes little after that.
+const SECONDS: usize = 10;
 
 /// The result of a demo; displays as a table.
 #[derive(Clone, Debug)]
@@ -23,6 +28,17 @@ pub struct Report {
     pub(super) growth: Vec<Option<usize>>,
     latency: Duration,
     waits: [AddedWaits; 4],
+    /// `None` for a single gateway.
+    replicas: Option<Parts>,
+}
+
+/// What several gateways did.
+#[derive(Clone, Debug)]
+struct Parts {
+    gateways: Vec<Part>,
+    killed: Option<Killed>,
+    /// Their upstream calls of [`CAMPAIGN`] in each second.
+    by_second: Vec<usize>,
 }
 
 /// The added waits of one kind of requests.
@@ -34,11 +50,8 @@ struct AddedWaits {
 }
 
 impl Report {
-    pub(super) fn new(
-        accounts: &Accounts<'_>,
-        growth: Vec<Option<usize>>,
-        latency: Duration,
-    ) -> Self {
+    /// `began`: when the traffic began.
+    pub(super) fn new(accounts: &Accounts<'_>, began: Instant, latency: Duration) -> Self {
         let waits = |of, which: fn(&Observed) -> bool| {
             let times = accounts.apps.iter().filter(|observed| which(observed));
             let mut times: Vec<_> = times
@@ -48,9 +61,14 @@ impl Report {
             AddedWaits { of, times }
         };
         Self {
-            figures: *accounts.gateway,
+            figures: accounts.figures(),
             checks: accounts.checks(),
-            growth,
+            growth: accounts.growth(began),
+            replicas: accounts.replicas.map(|replicas| Parts {
+                gateways: accounts.parts(replicas),
+                killed: replicas.killed,
+                by_second: accounts.calls_by_second(began),
+            }),
             latency,
             waits: [
                 waits("receipts, instance within its limit", |observed| {
@@ -132,6 +150,9 @@ impl Report {
              the app's base URL from {}\nto http://{}.\n",
             default.upstream.url, default.server.listen
         )?;
+        if let Some(replicas) = &self.replicas {
+            replicas.write_gateways(f, colours)?;
+        }
         self.write_figures(f, colours)
     }
 
@@ -194,14 +215,51 @@ impl Report {
             " '{CAMPAIGN}' sends up to its limit, so its receipts wait\n \
              and merge. Receipts per upstream call in each second:"
         )?;
-        // Ten columns fit into a line; a longer demo changes little after that.
-        for average in self.growth.iter().take(10) {
+        for average in self.growth.iter().take(SECONDS) {
             match average {
                 Some(average) => write!(f, "{average:>4}")?,
                 None => write!(f, "   -")?,
             }
         }
+        writeln!(f, "\n")?;
+        let Some(replicas) = &self.replicas else {
+            return Ok(());
+        };
+        writeln!(
+            f,
+            " All its upstream calls in each second, of all gateways:"
+        )?;
+        for calls in replicas.by_second.iter().take(SECONDS) {
+            write!(f, "{calls:>4}")?;
+        }
         writeln!(f, "\n")
+    }
+}
+
+impl Parts {
+    /// What each gateway did.
+    fn write_gateways(&self, f: &mut fmt::Formatter<'_>, colours: &Colours) -> fmt::Result {
+        let mut row = |style: &Style, name: String, [requests, calls, shared]: [String; 3]| {
+            let row = format!(" {name:<26}{requests:>11}{calls:>11}{shared:>11}");
+            writeln!(f, "{}", style.apply_to(row))
+        };
+        let columns = ["requests", "calls", "shared"].map(str::to_owned);
+        row(&colours.title, "gateway".to_owned(), columns)?;
+        for (index, part) in self.gateways.iter().enumerate() {
+            let killed = self.killed.filter(|killed| killed.gateway == index);
+            let name = match killed {
+                Some(killed) => format!(
+                    "{}, killed after {:.1} s",
+                    index + 1,
+                    killed.after.as_secs_f64()
+                ),
+                None => (index + 1).to_string(),
+            };
+            let figures = [part.requests, part.calls, part.shared_calls];
+            row(&Style::new(), name, figures.map(grouped))?;
+        }
+        let note = " (shared: calls with receipts that other gateways had received)";
+        writeln!(f, "{}\n", colours.quiet.apply_to(wrapped(note, 2)))
     }
 }
 

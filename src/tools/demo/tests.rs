@@ -4,6 +4,7 @@ mod estimated;
 
 use std::future::pending;
 
+use super::figures::Figures;
 use super::*;
 
 /// Long enough for every scene, except for the instance beyond its limit.

@@ -4,11 +4,10 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Version};
 use serde_json::json;
 
-use super::super::figures::Pair;
 use super::super::plan::DemoRequest;
 use super::*;
 
-fn observed(operation: Operation) -> Observed {
+pub(super) fn observed(operation: Operation) -> Observed {
     Observed {
         request: DemoRequest {
             instance: "i".to_owned(),
@@ -16,22 +15,24 @@ fn observed(operation: Operation) -> Observed {
         },
         took: Duration::from_millis(130),
         end: End::Response(StatusCode::CREATED),
+        gateway: 0,
+        lost_at: Vec::new(),
     }
 }
 
-fn receipt(id: &str) -> Observed {
+pub(super) fn receipt(id: &str) -> Observed {
     let chat = "c".to_owned();
     let id = id.to_owned();
     observed(Operation::Receipt { chat, id })
 }
 
-fn send(text: &str) -> Observed {
+pub(super) fn send(text: &str) -> Observed {
     let chat = "c".to_owned();
     let text = text.to_owned();
     observed(Operation::Text { chat, text })
 }
 
-fn call(path: &str, ids: &[&str], body: &serde_json::Value) -> Call {
+pub(super) fn call(path: &str, ids: &[&str], body: &serde_json::Value) -> Call {
     Call {
         at: Instant::now(),
         method: Method::POST,
@@ -47,22 +48,23 @@ fn call(path: &str, ids: &[&str], body: &serde_json::Value) -> Call {
     }
 }
 
-fn marked(chat: &str, ids: &[&str]) -> Call {
+pub(super) fn marked(chat: &str, ids: &[&str]) -> Call {
     call(RECEIPTS, ids, &json!({ "chatId": chat }))
 }
 
-fn sent(text: &str) -> Call {
+pub(super) fn sent(text: &str) -> Call {
     call(TEXTS, &[], &json!({ "message": text }))
 }
 
 /// The numbers of the checks that fail with these figures of the gateway.
-fn broken(apps: &[Observed], sandbox: &[Call], gateway: Figures, ended: Ended) -> Vec<usize> {
+fn broken(apps: &[Observed], sandbox: &[Call], gateway: Figures, drained: bool) -> Vec<usize> {
     let accounts = Accounts {
         apps,
         gateway: &gateway,
         sandbox,
         received: sandbox.len() as u64,
-        ended,
+        ended: &check(drained, String::new()),
+        replicas: None,
     };
     let checks = accounts.checks().into_iter().enumerate();
     checks
@@ -91,16 +93,16 @@ fn figures() -> Figures {
 fn correct_records_pass_every_check() {
     let apps = [receipt("a"), receipt("b"), send("x")];
     let sandbox = [marked("c", &["a", "b"]), sent("x")];
-    assert!(broken(&apps, &sandbox, figures(), Ended::Drained).is_empty());
+    assert!(broken(&apps, &sandbox, figures(), true).is_empty());
     let mut hung_up = apps.clone();
     hung_up[0].end = End::HungUp;
-    assert!(broken(&hung_up, &sandbox, figures(), Ended::Drained).is_empty());
+    assert!(broken(&hung_up, &sandbox, figures(), true).is_empty());
 }
 
 #[test]
 fn each_check_fails_for_its_own_reason() {
     let apps = [receipt("a"), receipt("b"), send("x")];
-    let judge = |sandbox: &[Call]| broken(&apps, sandbox, figures(), Ended::Drained);
+    let judge = |sandbox: &[Call]| broken(&apps, sandbox, figures(), true);
     assert_eq!(judge(&[marked("c", &["a"]), sent("x")]), [0], "lost id");
     assert_eq!(
         judge(&[marked("d", &["a", "b"]), sent("x")]),
@@ -116,25 +118,21 @@ fn each_check_fails_for_its_own_reason() {
         [2, 5],
         "duplicated send"
     );
-    let cut = Ended::Cut {
-        requests: 1,
-        connections: 1,
-    };
     let sandbox = [marked("c", &["a", "b"]), sent("x")];
-    assert_eq!(broken(&apps, &sandbox, figures(), cut), [7]);
+    assert_eq!(broken(&apps, &sandbox, figures(), false), [7]);
 
     let mut failed = apps.clone();
     failed[2].end = End::Failed("connection reset".to_owned());
-    assert_eq!(broken(&failed, &sandbox, figures(), Ended::Drained), [3]);
+    assert_eq!(broken(&failed, &sandbox, figures(), true), [3]);
     failed[2].end = End::Response(StatusCode::BAD_GATEWAY);
-    assert_eq!(broken(&failed, &sandbox, figures(), Ended::Drained), [3]);
+    assert_eq!(broken(&failed, &sandbox, figures(), true), [3]);
 }
 
 #[test]
 fn figures_that_do_not_add_up_fail() {
     let apps = [receipt("a"), receipt("b"), send("x")];
     let sandbox = [marked("c", &["a", "b"]), sent("x")];
-    let judge = |figures| broken(&apps, &sandbox, figures, Ended::Drained);
+    let judge = |figures| broken(&apps, &sandbox, figures, true);
     let mut wrong = figures();
     wrong.others.by_apps = 2;
     assert_eq!(judge(wrong), [4]);
@@ -154,9 +152,9 @@ fn a_refused_request_is_neither_lost_nor_uncounted() {
     let mut figures = figures();
     figures.others.upstream = 0;
     figures.refused = 1;
-    assert!(broken(&apps, &sandbox, figures, Ended::Drained).is_empty());
+    assert!(broken(&apps, &sandbox, figures, true).is_empty());
     figures.refused = 0;
-    assert_eq!(broken(&apps, &sandbox, figures, Ended::Drained), [3]);
+    assert_eq!(broken(&apps, &sandbox, figures, true), [3]);
 }
 
 #[test]
@@ -173,7 +171,8 @@ fn growth_is_an_average_by_the_second() {
         gateway: &Figures::default(),
         sandbox: &calls,
         received: 3,
-        ended: Ended::Drained,
+        ended: &check(true, String::new()),
+        replicas: None,
     };
     assert_eq!(accounts.growth(began), [Some(2), None, Some(1)]);
 }

@@ -8,8 +8,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::super::plan::{DemoRequest, Operation};
 use super::*;
+use crate::gateway::Gateway;
 use crate::tools::estimate;
-use crate::upstream::Io;
+use crate::upstream::{Dial, Io};
 
 /// A request with the fields of the gateway's access log.
 struct Logged {
