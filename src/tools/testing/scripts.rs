@@ -1,4 +1,4 @@
-//! The scripts in Rust, for tests in simulated time: those on buckets, and those on [`batches`].
+//! The scripts in Rust, for tests in simulated time: those on buckets, and those on batches (`batches`).
 //!
 //! Invariant: line by line the same as `src/cluster/scripts/*.lua`. `tests/scripts.rs` runs random
 //! histories through both.
