@@ -8,7 +8,7 @@
 //! - [`run`]: the task of a batch, from its first caller to its sealing;
 //! - [`tokens`]: the bucket tokens that its calls spend;
 //! - [`settle`]: from a sealed batch to the verdict of each [`caller`];
-//! - [`call`]: one upstream call with its retries, bounded by [`retry_budget`];
+//! - [`call`]: one upstream call with its retries, bounded by [`retry_budget`]; [`reply`]: its result;
 //! - [`split`]: which calls follow a rejected one, with [`rejection`]: when two
 //!   failures are the same;
 //! - [`quarantine`]: receipts that failed alone and stay out of batches;
@@ -22,6 +22,7 @@ mod open;
 mod quarantine;
 mod rejection;
 mod remembered;
+mod reply;
 mod retry_budget;
 mod run;
 mod settle;

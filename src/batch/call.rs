@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::StatusCode;
 use tokio::time::Instant;
 use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff};
 use tower::util::rng::HasherRng;
 
 use super::Batcher;
 use super::caller::{BatchResponse, Caller, NoResponse, SharedResponse, Timing, refuse};
-use super::rejection::Rejection;
+use super::reply::{CallSize, LastCall, Reply};
 use crate::body::{ClientResponse, UpstreamRequest};
 use crate::http::retry_after;
 use crate::limit::{Acquired, Lane};
@@ -62,30 +61,6 @@ pub(super) struct Others {
 pub(super) struct Tally {
     pub(super) calls: AtomicU64,
     pub(super) responses: AtomicU64,
-}
-
-/// The result of a call.
-pub(super) enum Reply {
-    /// A response that was read to its end.
-    Whole(Arc<SharedResponse>),
-    /// A response over [`MAX_SHARED`] to a single caller, streamed to it.
-    Long(Box<ClientResponse>),
-    Failed(UpstreamError),
-}
-
-/// The last call with a caller's ids.
-pub(super) struct LastCall {
-    pub(super) reply: Reply,
-    pub(super) size: CallSize,
-    /// From sending it to the end of the response.
-    pub(super) took: Duration,
-}
-
-/// How many callers and ids shared a call.
-#[derive(Clone, Copy)]
-pub(super) struct CallSize {
-    pub(super) callers: usize,
-    pub(super) ids: usize,
 }
 
 impl CallContext<'_> {
@@ -322,77 +297,6 @@ impl CallContext<'_> {
 fn take_late(callers: &mut Vec<Caller>, then: Instant) -> Vec<Caller> {
     let is_late = |caller: &mut Caller| caller.deadline <= then;
     callers.extract_if(.., is_late).collect()
-}
-
-impl LastCall {
-    /// A copy for another caller. A streamed response cannot be copied and becomes
-    /// a failure.
-    pub(super) fn share(&self) -> Self {
-        let reply = match &self.reply {
-            Reply::Whole(shared) => Reply::Whole(Arc::clone(shared)),
-            Reply::Failed(failure) => Reply::Failed(*failure),
-            Reply::Long(_) => Reply::Failed(UpstreamError::TooLong),
-        };
-        Self { reply, ..*self }
-    }
-
-    /// A copy for `callers` more, whose ids were not in the call.
-    pub(super) fn share_with(&self, callers: usize) -> Self {
-        let mut shared = self.share();
-        shared.size.callers += callers;
-        shared
-    }
-}
-
-impl Reply {
-    fn status(&self) -> Option<StatusCode> {
-        match self {
-            Self::Whole(shared) => Some(shared.head.status()),
-            Self::Long(response) => Some(response.head.status()),
-            Self::Failed(_) => None,
-        }
-    }
-
-    /// The rejection, if the reply is one.
-    pub(super) fn rejection(&self) -> Option<Rejection> {
-        match self {
-            Self::Whole(shared) => Rejection::of(&shared.head, &shared.body),
-            Self::Long(_) | Self::Failed(_) => None,
-        }
-    }
-
-    /// Neither the ids nor the moment are the cause: it holds for all receipts of the key.
-    pub(super) fn is_common(&self) -> bool {
-        matches!(self, Self::Whole(_))
-            && self.rejection().is_none()
-            && !self.is_throttled()
-            && !self.is_worth_a_retry()
-    }
-
-    /// Each caller needs a separate call.
-    pub(super) fn is_too_long(&self) -> bool {
-        matches!(self, Self::Failed(UpstreamError::TooLong))
-    }
-
-    fn is_throttled(&self) -> bool {
-        self.status() == Some(StatusCode::TOO_MANY_REQUESTS)
-    }
-
-    /// No caller is the cause, and another attempt may succeed.
-    fn is_worth_a_retry(&self) -> bool {
-        match self {
-            Self::Failed(failure) => failure.is_connection_fault(),
-            _ => matches!(self.status().map(|status| status.as_u16()), Some(502..=504)),
-        }
-    }
-
-    /// The pause that the upstream asks for.
-    fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Whole(shared) => retry_after::of(&shared.head),
-            Self::Long(_) | Self::Failed(_) => None,
-        }
-    }
 }
 
 fn backoff() -> ExponentialBackoff {

@@ -12,8 +12,9 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::Batcher;
-use super::call::{CallContext, LastCall, Others, Tally};
+use super::call::{CallContext, Others, Tally};
 use super::caller::{Caller, refuse};
+use super::reply::LastCall;
 use super::shared::Closed;
 use super::split::{IdSet, Outcome, Split};
 use crate::limit::{Acquired, Lane};

@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep};
 
 use super::sealed::Contribution;
 use super::{MAX_FOLLOWERS, OpenBatch, SharedBatches, random};
-use crate::batch::call::LastCall;
 use crate::batch::caller::Caller;
+use crate::batch::reply::LastCall;
 use crate::cluster::{Reply, Script, Unavailable};
 
 /// How long before the deadline of a caller the wait ends.

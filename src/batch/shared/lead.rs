@@ -10,9 +10,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::sealed::{Contribution, ID_LENGTH};
 use super::{LEASE, OpenBatch, RENEWAL, millis};
-use crate::batch::call::{LastCall, Others};
+use crate::batch::call::Others;
 use crate::batch::caller::Caller;
 use crate::batch::open::{Caps, Mergeable as _};
+use crate::batch::reply::LastCall;
 use crate::cluster::Script;
 use crate::receipt::is_message_id;
 

@@ -12,8 +12,8 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
 
-use crate::batch::call::{CallSize, LastCall, Reply};
 use crate::batch::caller::{Caller, SharedResponse};
+use crate::batch::reply::{CallSize, LastCall, Reply};
 use crate::http::h1::{FinalResponse, ResponseRead, read_response, write_response};
 
 /// The length of the id of a batch in bytes.
