@@ -4,10 +4,10 @@
 //! changed by one script, so that a change is whole or absent. The clock of the server is the only
 //! clock that scripts read; replies hold delays.
 //!
-//! Invariants: no credential reaches the server, only hashes with a key that the cluster shares.
-//! No lock is held while the server is asked, and each question has an end.
+//! Invariants: no credential reaches the server, only hashes with a key that the cluster shares, and
+//! texts that are encrypted. No lock is held while the server is asked, and each question has an end.
 //!
-//! - [`script`]: the scripts, and how they are called;
+//! - [`script`]: the scripts, and how they are called; [`sealing`]: what the server must not read;
 //! - `supervisor`: keeps the connection and decides with [`health`] whether the server is used;
 //! - [`members`]: the gateways of the cluster;
 //! - [`transport`]: what is needed of a connection; `network`: a real one, by `dial` and `resp` (the
@@ -24,6 +24,7 @@ mod members;
 mod network;
 mod resp;
 mod script;
+mod sealing;
 mod sentinel;
 mod supervisor;
 mod transport;
@@ -50,6 +51,7 @@ use self::members::Members;
 pub(crate) use self::members::{Heartbeat, HeartbeatReply, Seen};
 use self::network::Network;
 pub(crate) use self::script::{Call, Reply, Script};
+pub(crate) use self::sealing::SealingKey;
 pub(crate) use self::transport::{Connect, Connection};
 use crate::config;
 use crate::observe::metrics::{ClusterSeries, Metrics};
