@@ -71,6 +71,8 @@ pub(crate) struct Cluster {
     /// The connection; `None` while there is none.
     link: ArcSwapOption<Link>,
     generation: AtomicU64,
+    /// Connections that received announcements so far.
+    listenings: AtomicU64,
     health: Mutex<Health>,
     /// What `health` says, to be read for each request.
     is_shared: AtomicBool,
@@ -104,6 +106,8 @@ struct Link {
 struct HashKey {
     text: String,
     key: hmac::Key,
+    /// Of the data set that it is from.
+    birth: String,
 }
 
 /// What [`Cluster::subscribe`] reports.
@@ -111,7 +115,8 @@ struct HashKey {
 pub(crate) enum Event {
     /// A line that a script has published on [`Cluster::channel`]. Only a hint: lines can be lost.
     Announced(Arc<[u8]>),
-    /// A connection was made. What the server granted before has to be asserted again.
+    /// A connection was made, or the data set is another one. What the server granted before has to be
+    /// asserted again.
     Connected,
     /// From now on [`Cluster::is_shared`] is true.
     Shared,
@@ -192,6 +197,7 @@ impl Cluster {
             settings: ArcSwap::from_pointee("-".to_owned()),
             link: ArcSwapOption::empty(),
             generation: AtomicU64::new(0),
+            listenings: AtomicU64::new(0),
             health: Mutex::new(Health::new(Instant::now())),
             is_shared: AtomicBool::new(false),
             hash_key: ArcSwapOption::empty(),
@@ -242,10 +248,16 @@ impl Cluster {
         self.is_shared.load(Ordering::Acquire)
     }
 
-    /// Grows with each connection that was made; 0 before the first. What was granted under another
-    /// number has to be asserted again.
+    /// Grows with each connection that was made, and where the data set has become another one; 0
+    /// before the first. What was granted under another number has to be asserted again.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Grows with each connection that receives announcements; those of the time before it may have
+    /// been missed.
+    pub(crate) fn listenings(&self) -> u64 {
+        self.listenings.load(Ordering::Acquire)
     }
 
     /// The divisor of a rate while service goes on without the server: `cluster.replicas`, or the

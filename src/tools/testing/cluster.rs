@@ -58,9 +58,9 @@ impl Peer {
         (snapshot.phase.name(), failure)
     }
 
-    /// Connections made so far.
+    /// Connections made so far, and data sets that have replaced another one.
     #[must_use]
-    pub fn connections(&self) -> u64 {
+    pub fn generation(&self) -> u64 {
         self.cluster.generation()
     }
 

@@ -139,9 +139,9 @@ impl DataSet {
         }
     }
 
-    /// The data set exists from now on.
-    pub fn birth(&mut self, now: i64) {
-        self.born.get_or_insert(now);
+    /// When the data set began; it exists from now on.
+    pub fn birth(&mut self, now: i64) -> i64 {
+        *self.born.get_or_insert(now)
     }
 
     /// Forgets everything, as a server without persistence does that is restarted.
