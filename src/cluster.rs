@@ -51,7 +51,7 @@ use self::members::Members;
 pub(crate) use self::members::{Heartbeat, HeartbeatReply, Seen};
 use self::network::Network;
 pub(crate) use self::script::{Call, Reply, Script};
-pub(crate) use self::sealing::SealingKey;
+pub(crate) use self::sealing::{NONCE_LEN, SealingKey};
 pub(crate) use self::transport::{Connect, Connection};
 use crate::config;
 use crate::observe::metrics::{ClusterSeries, Metrics};
