@@ -4,10 +4,10 @@
 //! changed by one script, so that a change is whole or absent. The clock of the server is the only
 //! clock that scripts read; replies hold delays.
 //!
-//! Invariants: no credential reaches the server, only hashes with a key that the cluster shares.
-//! No lock is held while the server is asked, and each question has an end.
+//! Invariants: no credential reaches the server, only hashes with a key that the cluster shares, and
+//! texts that are encrypted. No lock is held while the server is asked, and each question has an end.
 //!
-//! - [`script`]: the scripts, and how they are called;
+//! - [`script`]: the scripts, and how they are called; [`sealing`]: what the server must not read;
 //! - `supervisor`: keeps the connection and decides with [`health`] whether the server is used;
 //! - [`members`]: the gateways of the cluster;
 //! - [`transport`]: what is needed of a connection; `network`: a real one, by `dial` and `resp` (the
@@ -24,6 +24,7 @@ mod members;
 mod network;
 mod resp;
 mod script;
+mod sealing;
 mod sentinel;
 mod supervisor;
 mod transport;
@@ -50,6 +51,7 @@ use self::members::Members;
 pub(crate) use self::members::{Heartbeat, HeartbeatReply, Seen};
 use self::network::Network;
 pub(crate) use self::script::{Call, Reply, Script};
+pub(crate) use self::sealing::{NONCE_LEN, SealingKey};
 pub(crate) use self::transport::{Connect, Connection};
 use crate::config;
 use crate::observe::metrics::{ClusterSeries, Metrics};
@@ -69,6 +71,8 @@ pub(crate) struct Cluster {
     /// The connection; `None` while there is none.
     link: ArcSwapOption<Link>,
     generation: AtomicU64,
+    /// Connections that received announcements so far.
+    listenings: AtomicU64,
     health: Mutex<Health>,
     /// What `health` says, to be read for each request.
     is_shared: AtomicBool,
@@ -102,6 +106,8 @@ struct Link {
 struct HashKey {
     text: String,
     key: hmac::Key,
+    /// Of the data set that it is from.
+    birth: String,
 }
 
 /// What [`Cluster::subscribe`] reports.
@@ -109,7 +115,8 @@ struct HashKey {
 pub(crate) enum Event {
     /// A line that a script has published on [`Cluster::channel`]. Only a hint: lines can be lost.
     Announced(Arc<[u8]>),
-    /// A connection was made. What the server granted before has to be asserted again.
+    /// A connection was made, or the data set is another one. What the server granted before has to be
+    /// asserted again.
     Connected,
     /// From now on [`Cluster::is_shared`] is true.
     Shared,
@@ -190,6 +197,7 @@ impl Cluster {
             settings: ArcSwap::from_pointee("-".to_owned()),
             link: ArcSwapOption::empty(),
             generation: AtomicU64::new(0),
+            listenings: AtomicU64::new(0),
             health: Mutex::new(Health::new(Instant::now())),
             is_shared: AtomicBool::new(false),
             hash_key: ArcSwapOption::empty(),
@@ -240,10 +248,16 @@ impl Cluster {
         self.is_shared.load(Ordering::Acquire)
     }
 
-    /// Grows with each connection that was made; 0 before the first. What was granted under another
-    /// number has to be asserted again.
+    /// Grows with each connection that was made, and where the data set has become another one; 0
+    /// before the first. What was granted under another number has to be asserted again.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Grows with each connection that receives announcements; those of the time before it may have
+    /// been missed.
+    pub(crate) fn listenings(&self) -> u64 {
+        self.listenings.load(Ordering::Acquire)
     }
 
     /// The divisor of a rate while service goes on without the server: `cluster.replicas`, or the

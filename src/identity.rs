@@ -36,4 +36,4 @@ pub(crate) use head::InstanceSource;
 pub(crate) use instance::InstanceId;
 pub(crate) use places::Places;
 pub(crate) use query::{decode, pairs};
-pub(crate) use verified::Verified;
+pub(crate) use verified::{MAX_CREDENTIALS, Verified};

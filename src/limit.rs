@@ -16,11 +16,13 @@
 //!   their tenant; [`egress`]: the task that serves it; [`policy`]: the share of
 //!   an instance;
 //! - [`forecast`]: when a newcomer would be served, and whether it is admitted;
+//! - [`credentials`]: which credentials the gateways of a cluster have verified;
 //! - [`division`]: the part of one of several gateways in the other budgets;
 //! - [`shadow`]: what enforcing would have done, where it is not enforced.
 
 mod account;
 mod bucket;
+mod credentials;
 mod division;
 mod egress;
 mod flow;
@@ -163,7 +165,10 @@ impl Limiter {
     pub(crate) async fn follow_cluster(&self) {
         if let Some(cluster) = &self.cluster {
             let divide = cluster.on_division(|whole| self.reconfigure(whole));
-            tokio::join!(cluster.buckets.follow(), divide);
+            let verify = cluster.credentials.follow(|instance, change| {
+                registry::verify(&self.rules.load().registries, instance, change);
+            });
+            tokio::join!(cluster.buckets.follow(), divide, verify);
         }
     }
 
@@ -182,14 +187,16 @@ impl Limiter {
         let account = rules.registries[group].account(identity, &rules.registries);
         let metrics = Arc::clone(&self.metrics);
         let credential = identity.credential;
-        Lane::new(
+        let lane = Lane::new(
             account,
             credential,
             verifies,
             (&rules.registries, group),
             rules.wait,
             metrics,
-        )
+        );
+        lane.ask_others();
+        lane
     }
 
     /// Sets the gauges of tokens and pauses of each instance with a label, and of held slots.
@@ -341,6 +348,7 @@ impl Rules {
                 group,
                 sharing: Arc::clone(&sharing),
                 shared: cluster.map(|cluster| cluster.buckets.group(&classes.requests_of(group))),
+                credentials: cluster.map(|cluster| Arc::clone(&cluster.credentials)),
                 headers: limit.headers,
                 max_delay: batch.max_delay,
             };

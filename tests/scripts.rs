@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are not seen as tests
 
+#[path = "scripts/credentials.rs"]
+mod credentials;
+
 use std::cell::RefCell;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;

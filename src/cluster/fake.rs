@@ -39,6 +39,7 @@ pub(crate) struct State {
     /// Other gateways.
     pub(crate) others: Vec<Seen>,
     pub(crate) hash_key: Option<String>,
+    pub(crate) birth: &'static str,
     /// Attempts to connect so far.
     pub(crate) attempts: usize,
     pub(crate) heartbeats: Vec<Heartbeat>,
@@ -54,6 +55,7 @@ impl Default for Fake {
             script: Box::new(|call| Ok(vec![0; call.script.values()].into())),
             others: Vec::new(),
             hash_key: None,
+            birth: "1",
             attempts: 0,
             heartbeats: Vec::new(),
             connections: CancellationToken::new(),
@@ -169,6 +171,7 @@ impl Connection for FakeConnection {
                 .get_or_insert_with(|| heartbeat.hash_key.clone());
             Ok(HeartbeatReply {
                 hash_key: hash_key.clone(),
+                birth: state.birth.to_owned(),
                 gateways: state.others.iter().cloned().chain(own).collect(),
             })
         })

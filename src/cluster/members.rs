@@ -39,6 +39,8 @@ pub(crate) struct Heartbeat {
 pub(crate) struct HeartbeatReply {
     /// The key for hashes, which all gateways share.
     pub(crate) hash_key: String,
+    /// When the data set began, on the server's clock.
+    pub(crate) birth: String,
     pub(crate) gateways: Vec<Seen>,
 }
 

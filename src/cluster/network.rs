@@ -131,8 +131,10 @@ impl Connect for Network {
                     tokio::select! {
                         line = lines.next() => match line {
                             Some(line) => {
-                                // They are hints: a reader that is too slow misses some.
-                                sender.try_send(line.get_payload_bytes().to_vec()).ok();
+                                // They are hints, but a reader that misses some has to know.
+                                if sender.try_send(line.get_payload_bytes().to_vec()).is_err() {
+                                    return;
+                                }
                             }
                             None => return,
                         },
@@ -256,7 +258,9 @@ impl Connection for Multiplexed {
 
 fn read_heartbeat(values: &[Value]) -> Option<HeartbeatReply> {
     let text = |value| String::from_utf8(bytes(value)?.to_vec()).ok();
-    let (hash_key, gateways) = values.split_first()?;
+    let [hash_key, birth, gateways @ ..] = values else {
+        return None;
+    };
     let seen = gateways.chunks(5).map(|seen| match seen {
         [id, version, settings, Value::Int(shares), Value::Int(ago)] => Some(Seen {
             id: text(id)?,
@@ -269,6 +273,7 @@ fn read_heartbeat(values: &[Value]) -> Option<HeartbeatReply> {
     });
     Some(HeartbeatReply {
         hash_key: text(hash_key)?,
+        birth: text(birth)?,
         gateways: seen.collect::<Option<_>>()?,
     })
 }

@@ -24,6 +24,8 @@ pub(crate) enum Script {
     Conclude,
     /// Asks for the verdict of a batch.
     Verdict,
+    /// Asks which credentials of an instance are verified, and changes one.
+    Credentials,
 }
 
 /// One call of a script.
@@ -52,7 +54,7 @@ impl From<Vec<i64>> for Reply {
 
 impl Script {
     /// All scripts.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Reserve,
         Self::Throttled,
         Self::Probe,
@@ -62,6 +64,7 @@ impl Script {
         Self::Close,
         Self::Conclude,
         Self::Verdict,
+        Self::Credentials,
     ];
 
     /// The text in Lua 5.1. The scripts on buckets begin with what they have in common.
@@ -84,6 +87,7 @@ impl Script {
             Self::Close => include_str!("scripts/close.lua"),
             Self::Conclude => include_str!("scripts/conclude.lua"),
             Self::Verdict => include_str!("scripts/verdict.lua"),
+            Self::Credentials => include_str!("scripts/credentials.lua"),
         }
     }
 
@@ -95,7 +99,7 @@ impl Script {
             Self::Probe => 9,
             Self::Throttled | Self::Settled => 7,
             Self::Join | Self::Follow | Self::Close | Self::Verdict => 1,
-            Self::Conclude => 0,
+            Self::Conclude | Self::Credentials => 0,
         }
     }
 
@@ -111,6 +115,7 @@ impl Script {
             Self::Close => "close",
             Self::Conclude => "conclude",
             Self::Verdict => "verdict",
+            Self::Credentials => "credentials",
         }
     }
 }

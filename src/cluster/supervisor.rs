@@ -28,6 +28,13 @@ const RECONNECT: Duration = Duration::from_millis(500);
 /// The longest addition to the time of recovery.
 const JITTER: Duration = Duration::from_millis(500);
 
+/// What a heartbeat has shown.
+struct Shown {
+    /// All gateways are known to use the server.
+    all_share: bool,
+    is_another_data_set: bool,
+}
+
 impl Cluster {
     /// Keeps the connection until the process ends. To be run once.
     pub(crate) async fn run(self: Arc<Self>) {
@@ -199,10 +206,14 @@ impl Cluster {
         });
         self.heartbeat(&link).await?;
         self.link.store(Some(Arc::clone(&link)));
-        self.generation.fetch_add(1, Ordering::Release);
-        self.events.send(Event::Connected).ok();
+        self.begin_generation();
         self.record_success();
         Ok(link)
+    }
+
+    fn begin_generation(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
+        self.events.send(Event::Connected).ok();
     }
 
     /// Reports this gateway from time to time, until the connection cannot be used any more.
@@ -228,9 +239,12 @@ impl Cluster {
                 } => {}
             }
             match self.heartbeat(link).await {
-                Ok(has_settled) => {
+                Ok(shown) => {
                     self.record_success();
-                    is_settled = has_settled;
+                    is_settled = shown.all_share;
+                    if shown.is_another_data_set {
+                        self.begin_generation();
+                    }
                 }
                 Err(failure) => {
                     self.record_failure(failure, false);
@@ -244,8 +258,7 @@ impl Cluster {
     }
 
     /// Reports this gateway, and takes over what the server knows of the others.
-    /// True if all gateways are known to use the server.
-    async fn heartbeat(&self, link: &Link) -> Result<bool, Failure> {
+    async fn heartbeat(&self, link: &Link) -> Result<Shown, Failure> {
         let own_key = self.hash_key.load_full();
         let shares = self.is_shared();
         let heartbeat = Heartbeat {
@@ -273,10 +286,13 @@ impl Cluster {
             .await?;
         let round_trip = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.round_trip.store(round_trip, Ordering::Relaxed);
-        if own_key.is_none_or(|own| own.text != reply.hash_key) {
+        let is_another_data_set =
+            own_key.is_none_or(|own| (&own.text, &own.birth) != (&reply.hash_key, &reply.birth));
+        if is_another_data_set {
             let key = hmac::Key::new(hmac::HMAC_SHA256, reply.hash_key.as_bytes());
-            let text = reply.hash_key;
-            self.hash_key.store(Some(Arc::new(HashKey { text, key })));
+            let (text, birth) = (reply.hash_key, reply.birth);
+            let hash_key = HashKey { text, key, birth };
+            self.hash_key.store(Some(Arc::new(hash_key)));
         }
         let counts = lock(&self.members).update(reply.gateways, Instant::now());
         let counters = [
@@ -291,7 +307,10 @@ impl Cluster {
         if is_changed {
             self.events.send(Event::Live).ok();
         }
-        Ok(shares && counts.all_share)
+        Ok(Shown {
+            all_share: shares && counts.all_share,
+            is_another_data_set,
+        })
     }
 
     /// Passes on what scripts announce. Its connection is its own, and its loss costs hints only.
@@ -302,6 +321,7 @@ impl Cluster {
             if self.link.load().is_some() {
                 let listening = timeout(CONNECT_TIMEOUT, self.transport.listen(&channel));
                 if let Ok(Ok(mut lines)) = listening.await {
+                    self.listenings.fetch_add(1, Ordering::Release);
                     while let Some(line) = lines.recv().await {
                         self.events.send(Event::Announced(line.into())).ok();
                     }

@@ -383,10 +383,9 @@ fn a_digest_is_hmac_sha256_of_lengths_and_parts() {
     let cluster = Cluster::over(Box::new(Fake::default()), &settings(1), &metrics);
     let key = hmac::Key::new(hmac::HMAC_SHA256, b"k");
     let expected = hmac::sign(&key, b"\0\0\0\0\0\0\0\x02ab");
-    let text = "k".to_owned();
-    cluster
-        .hash_key
-        .store(Some(Arc::new(HashKey { text, key })));
+    let (text, birth) = ("k".to_owned(), "1".to_owned());
+    let hash_key = HashKey { text, key, birth };
+    cluster.hash_key.store(Some(Arc::new(hash_key)));
     assert_eq!(cluster.digest(&["ab"]), Some(hex(&expected.as_ref()[..16])));
     assert_eq!(cluster.key(&["bucket", "7"]), b"{wawp}:bucket:7");
     assert_eq!(hex(&[0x0f, 0xa0]), "0fa0");

@@ -1,19 +1,25 @@
-//! The credentials of a request, as keyed hashes.
+//! The credentials of a request, as hashes.
 //!
-//! Invariant: a credential is never kept as text, so no log line or metric can
-//! contain it (rule: secrets).
+//! Invariant: a credential is never kept as text, and its hash is never shown, so no
+//! log line or metric can contain either (rule: secrets).
 
 use std::collections::hash_map::RandomState;
+use std::fmt;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
+use siphasher::sip::SipHasher13;
+
 use super::instance::{InstanceId, is_plain, trim};
 
-/// A keyed hash over all credentials of a request and their sources.
+/// A hash over all credentials of a request and their sources, the same in all
+/// gateways.
 ///
-/// The key is random for each process, so a fingerprint means nothing outside it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// It replaces the credential in comparisons. That needs no secret key: a client that
+/// does not know a credential does not know its hash either, and so cannot find another
+/// credential with the same one. A client that knows it can use the credential itself.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Fingerprint(u64);
 
 /// The part of a request that contains a credential. It is part of the fingerprint.
@@ -29,7 +35,9 @@ pub(crate) enum CredentialSource {
     Body,
 }
 
-static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+/// For addresses, which are no secrets: with a random key no credential can be found that
+/// counts as the address of another client.
+static ADDRESSES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// The credentials of one request.
 #[derive(Debug, Default)]
@@ -49,7 +57,7 @@ impl Credentials {
         if credential.is_empty() {
             return;
         }
-        let hash = KEY.hash_one(credential);
+        let hash = hash(credential);
         match &mut self.first[source as usize] {
             Some(first) => self.is_ambiguous |= *first != hash,
             first => *first = Some(hash),
@@ -63,8 +71,13 @@ impl Credentials {
     }
 }
 
-/// One number for the hashes of all sources. The hashes are keyed, so a client cannot
-/// choose them: a sum with a factor for each source needs no second hash.
+/// The same in gateways of all versions: they share what they have verified.
+fn hash(credential: &[u8]) -> u64 {
+    SipHasher13::new().hash(credential)
+}
+
+/// One number for the hashes of all sources. A client cannot aim at the sum of credentials
+/// that it does not know: a sum with a factor for each source needs no second hash.
 fn combine(hashes: &[Option<u64>; 4]) -> u64 {
     // Odd, so that no bit of a hash is lost; different, so that the source counts.
     const FACTORS: [u64; 4] = [
@@ -79,10 +92,20 @@ fn combine(hashes: &[Option<u64>; 4]) -> u64 {
 }
 
 impl Fingerprint {
+    /// The hash, for gateways that share what they have verified; to be encrypted.
+    pub(crate) fn to_bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
+
+    /// The hash that another gateway has shared.
+    pub(crate) fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(u64::from_be_bytes(bytes))
+    }
+
     /// Whether the request's only credential has the same text as the instance id: a
     /// client has confused the two, and the id must not be logged.
     pub(crate) fn is_of(self, instance: &InstanceId) -> bool {
-        let hash = Some(KEY.hash_one(instance.as_bytes()));
+        let hash = Some(hash(instance.as_bytes()));
         // A fingerprint does not say which source it is from, so all are tried.
         (0..4).any(|source| {
             let mut first = [None; 4];
@@ -101,7 +124,13 @@ impl Fingerprint {
             Some(IpAddr::V6(address)) => (address.to_bits() >> 64) as u64,
         };
         let is_v6 = address.map(|address| address.is_ipv6());
-        Self(KEY.hash_one((is_v6, network)))
+        Self(ADDRESSES.hash_one((is_v6, network)))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fingerprint").finish_non_exhaustive()
     }
 }
 
@@ -124,5 +153,30 @@ fn trim_bytes(credential: &[u8]) -> &[u8] {
     match std::str::from_utf8(credential) {
         Ok(text) => trim(text).as_bytes(),
         Err(_) => credential.trim_ascii(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(source: CredentialSource, credential: &[u8]) -> Fingerprint {
+        let mut credentials = Credentials::default();
+        credentials.add(source, credential);
+        credentials.fingerprint().unwrap()
+    }
+
+    #[test]
+    fn a_fingerprint_is_the_same_in_all_processes_and_versions() {
+        let fingerprint = of(CredentialSource::Query, b"token");
+        assert_eq!(fingerprint.to_bytes(), [5, 32, 156, 134, 56, 52, 201, 51]);
+        assert_eq!(Fingerprint::from_bytes(fingerprint.to_bytes()), fingerprint);
+        assert_ne!(of(CredentialSource::Header, b"token"), fingerprint);
+    }
+
+    #[test]
+    fn a_fingerprint_is_not_shown() {
+        let shown = format!("{:?}", of(CredentialSource::Query, b"token"));
+        assert_eq!(shown, "Fingerprint { .. }");
     }
 }

@@ -12,7 +12,7 @@ use super::Fingerprint;
 
 /// Credentials remembered for one account. An app has one token, and may spell
 /// it in a few places.
-const MAX_CREDENTIALS: usize = 16;
+pub(crate) const MAX_CREDENTIALS: usize = 16;
 
 /// A credential counts as in use for so long after a request.
 const IN_USE: Duration = Duration::from_secs(3600);

@@ -6,12 +6,14 @@
 //! that changes, waiting requests move to the bucket that is now theirs and
 //! keep the order in which they joined.
 //!
-//! - [`reroute`]: what changes when a credential is verified or refused.
+//! - [`reroute`]: what changes when a credential is verified or refused;
+//! - [`exchange`]: what the gateways of a cluster tell each other of that.
 //!
 //! Invariant: one lock covers the verified credentials and both buckets, so
 //! that no request can be queued at a bucket that is not its own any more. A
 //! bucket that waits for shared budgets is held by the egress.
 
+mod exchange;
 mod reroute;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -25,6 +27,8 @@ use super::egress::{BucketOwner, Joined, QueueLimits, Sender, Share};
 use super::policy::{BucketHandle, BucketLocation, Policy};
 use super::request::{BucketRole, Newcomer, Permit, RateLimited};
 use super::shared_queue::EntryId;
+use exchange::Owner;
+
 use crate::identity::{Fingerprint, InstanceId, Verified};
 use crate::observe::metrics::InstanceSeries;
 
@@ -36,8 +40,7 @@ const REMEMBER: Duration = Duration::from_secs(3600);
 /// may be a hundred thousand: rarely used fields are boxed.
 #[derive(Debug)]
 pub(super) struct Account {
-    /// The instance as metrics may name it; `None` where requests name none.
-    pub(super) instance: Option<InstanceId>,
+    owner: Owner,
     state: Mutex<State>,
     /// Set when a credential is verified, so that made-up names never take up
     /// a label.
@@ -57,7 +60,7 @@ impl Account {
         let share = policy.sharing.of_unverified(instance.as_deref());
         let main = BucketHandle::new(policy, instance.as_deref(), share, BucketRole::Main);
         Self {
-            instance,
+            owner: Owner::new(instance, policy.credentials.as_ref()),
             state: Mutex::new(State {
                 verified: Verified::default(),
                 main,
@@ -65,6 +68,11 @@ impl Account {
             }),
             series: OnceLock::new(),
         }
+    }
+
+    /// The instance as metrics may name it; `None` where requests name none.
+    pub(super) fn instance(&self) -> Option<&InstanceId> {
+        self.owner.instance()
     }
 
     /// Takes a token or a queue position.
@@ -146,7 +154,7 @@ impl Account {
     }
 
     fn open_unverified(&self, policy: &Policy) -> BucketHandle {
-        let instance = self.instance.as_deref();
+        let instance = self.instance().map(|it| &**it);
         let share = policy.sharing.of_unverified(instance);
         BucketHandle::new(policy, instance, share, BucketRole::Unverified)
     }
@@ -222,7 +230,7 @@ impl Account {
     pub(super) fn reconfigure(self: &Arc<Self>, policy: &Policy) {
         let now = Instant::now();
         let mut state = self.lock();
-        let instance = self.instance.as_deref();
+        let instance = self.instance().map(|it| &**it);
         let limit = policy.limit_of(instance);
         let set_limit = |handle: &mut BucketHandle, role| {
             let name = || policy.name_of(instance, role);
@@ -237,7 +245,7 @@ impl Account {
 
     /// Gives both buckets the shares that are theirs now.
     fn reshare(self: &Arc<Self>, state: &mut State, policy: &Policy) {
-        let instance = self.instance.as_deref();
+        let instance = self.instance().map(|it| &**it);
         let of_unverified = policy.sharing.of_unverified(instance);
         let of_main = if state.verified.is_empty() {
             of_unverified.clone()

@@ -239,6 +239,13 @@ impl<G: Completion> Bucket<G> {
         self.tokens.set_egress(egress);
     }
 
+    /// Whether only one token is reserved at a time, where tokens have to be: what waits may belong to
+    /// another bucket.
+    pub(super) fn set_cautious(&mut self, is_cautious: bool) {
+        self.tokens.set_cautious(is_cautious);
+        self.wake();
+    }
+
     /// The calls in flight, where their number is bounded.
     pub(super) fn in_flight(&self) -> Option<&Arc<InFlight>> {
         self.tokens.in_flight()

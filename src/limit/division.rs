@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast::error::RecvError;
 
+use super::credentials::SharedCredentials;
 use super::tokens::SharedBuckets;
 use crate::cluster::{Cluster, Event};
 use crate::config::Config;
@@ -20,6 +21,7 @@ use crate::config::Config;
 pub(super) struct ClusterSharing {
     cluster: Arc<Cluster>,
     pub(super) buckets: Arc<SharedBuckets>,
+    pub(super) credentials: Arc<SharedCredentials>,
     /// The settings before they are divided.
     whole: Mutex<Config>,
 }
@@ -37,6 +39,7 @@ impl ClusterSharing {
         Self {
             cluster: Arc::clone(cluster),
             buckets: SharedBuckets::new(Arc::clone(cluster)),
+            credentials: Arc::new(SharedCredentials::new(Arc::clone(cluster))),
             whole: Mutex::new(whole.clone()),
         }
     }
@@ -106,8 +109,7 @@ pub(super) fn divided(config: &Config, gateways: NonZeroU32) -> Config {
 }
 
 /// The settings with this gateway's part of the buckets of requests that name no instance, too.
-/// Each process hashes their credentials with another key, so gateways have no common name for
-/// these buckets.
+/// These buckets are not shared: the server would get a name for each credential.
 pub(super) fn of_unnamed(config: &Config, gateways: NonZeroU32) -> Config {
     let mut config = divided(config, gateways);
     config.limit.quota = config.limit.quota.map(|whole| whole.part(gateways));

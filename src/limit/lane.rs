@@ -16,9 +16,10 @@ use tokio::time::Instant;
 
 use super::account::Account;
 use super::bucket::Bucket;
+use super::credentials::Change;
 use super::egress::{Joined, QueueLimits};
 use super::policy::Policy;
-use super::registry::Registry;
+use super::registry::{self, Registry};
 use super::request::{BucketRole, Kind, Newcomer, Permit, RateLimited, Refusal, Scope};
 use super::tokens::in_flight::Place;
 use ticket::Ticket;
@@ -263,7 +264,7 @@ impl Lane {
     /// Records that the upstream accepts the credential for the instance.
     pub(crate) fn verify(&self) {
         self.set_verified(true);
-        if let (Some(instance), None) = (&self.account.instance, self.account.series.get())
+        if let (Some(instance), None) = (self.account.instance(), self.account.series.get())
             && !self.credential.is_some_and(|it| it.is_of(instance))
         {
             self.account
@@ -281,16 +282,32 @@ impl Lane {
         let Some(credential) = self.credential else {
             return;
         };
-        let has_changed = (self.account).verify(credential, is_accepted, || self.policy());
-        if let (true, Some(instance)) = (has_changed, &self.account.instance) {
+        let change = Change {
+            credential,
+            is_accepted,
+        };
+        let has_changed = self.account.verify(change, || self.policy());
+        if let (true, Some(instance)) = (has_changed, self.account.instance()) {
             // For the instance: the accounts of its other classes follow.
-            for other in self.registries.iter() {
-                if let Some(account) = other.known(instance) {
-                    let policy = || Guard::into_inner(other.policy());
-                    account.verify(credential, is_accepted, policy);
-                }
-            }
+            registry::verify(&self.registries, instance, change);
         }
+        if self.account.has_others() {
+            let policy = self.later_policy();
+            self.account.tell_others(change, has_changed, policy);
+        }
+    }
+
+    /// Asks what other gateways have verified for the instance, unless that is known.
+    pub(super) fn ask_others(&self) {
+        if self.account.has_others() {
+            self.account.ask_others(self.later_policy());
+        }
+    }
+
+    /// Reads the policy that applies when it is called.
+    fn later_policy(&self) -> impl FnOnce() -> Arc<Policy> + Send + use<> {
+        let registry = Arc::clone(&self.registries[self.group]);
+        move || Guard::into_inner(registry.policy())
     }
 
     fn count_sent(&self) {
@@ -310,7 +327,7 @@ impl Lane {
 
     /// The metrics of this instance, as far as it may be named.
     pub(crate) fn series(&self) -> &Arc<InstanceSeries> {
-        match (&self.account.instance, self.account.series.get()) {
+        match (self.account.instance(), self.account.series.get()) {
             (_, Some(series)) => series,
             (Some(_), None) => self.metrics.other_instances(),
             (None, None) => self.metrics.no_instance(),
@@ -319,7 +336,7 @@ impl Lane {
 
     /// The limit of its class for its instance.
     pub(crate) fn limit(&self) -> InstanceLimit {
-        let instance = self.account.instance.as_deref();
+        let instance = self.account.instance().map(|it| &**it);
         self.registry().policy().limit_of(instance).clone()
     }
 
@@ -331,7 +348,7 @@ impl Lane {
     /// The shared budgets on which verified and other credentials draw.
     pub(crate) fn shared_budgets(&self) -> [Option<SharedBudget>; 2] {
         let sharing = Arc::clone(&self.registry().policy().sharing);
-        let instance = self.account.instance.as_deref();
+        let instance = self.account.instance().map(|it| &**it);
         let shares = [
             sharing.of_verified(instance),
             sharing.of_unverified(instance),

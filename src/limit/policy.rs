@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::bucket::Bucket;
+use super::credentials::SharedCredentials;
 use super::egress::{Egress, FlowSpec, QueueLimits, Sender, Share};
 use super::forecast;
 use super::request::{BucketRole, Newcomer, Permit, RateLimited};
@@ -34,6 +35,8 @@ pub(super) struct Policy {
     pub(super) sharing: Arc<Sharing>,
     /// The buckets that several gateways share, if they do.
     pub(super) shared: Option<SharedGroup>,
+    /// The credentials that they have verified.
+    pub(super) credentials: Option<Arc<SharedCredentials>>,
     /// Whether responses carry `RateLimit` headers.
     pub(super) headers: bool,
     /// `batch.max_delay`.

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 mod tests;
 
 use super::account::Account;
+use super::credentials::Change;
 use super::policy::Policy;
 use crate::identity::{Fingerprint, Identity, InstanceId};
 use crate::observe::metrics::{BucketStatus, OTHER};
@@ -90,7 +91,7 @@ impl Registry {
         if is_new && let Some(instance) = &identity.instance {
             for known in all.iter().filter_map(|other| other.known(instance)) {
                 if !Arc::ptr_eq(&known, &account) {
-                    account.adopt(&known.verified(), &self.policy.load());
+                    account.adopt(known.verified().all(), || self.policy.load_full());
                 }
             }
         }
@@ -173,12 +174,22 @@ impl Registry {
     }
 }
 
+/// Records in the accounts of an instance, one for each group of classes, whether the upstream
+/// accepts a credential.
+pub(super) fn verify(all: &[Arc<Registry>], instance: &InstanceId, change: Change) {
+    for registry in all {
+        if let Some(account) = registry.known(instance) {
+            account.verify(change, || registry.policy.load_full());
+        }
+    }
+}
+
 /// The account knows its instance, which is not kept twice.
 impl Entry for Arc<Account> {
     type Key = [u8];
 
     fn key(&self) -> &[u8] {
-        self.instance.as_ref().map_or(&[], InstanceId::as_bytes)
+        self.instance().map_or(&[], InstanceId::as_bytes)
     }
 
     fn account(&self) -> &Arc<Account> {

@@ -204,6 +204,13 @@ impl BucketTokens {
         }
     }
 
+    /// Whether only one token is reserved at a time, where they have to be.
+    pub(super) fn set_cautious(&self, is_cautious: bool) {
+        if let TokenSource::Shared(shared) = &self.source {
+            shared.set_cautious(is_cautious);
+        }
+    }
+
     /// Whether the token times have changed by more than the passing of time, since this was
     /// last asked: what was admitted may be late now.
     pub(super) fn has_news(&self) -> bool {

@@ -15,13 +15,14 @@ use super::load;
 use super::servers::Server;
 
 /// The keys, and whether they expire.
-const KEYS: [(&str, bool); 6] = [
+const KEYS: [(&str, bool); 7] = [
     ("{wawp}:birth", false),
     ("{wawp}:hash_key", false),
     ("{wawp}:gateways", true),
     ("{wawp}:bucket:", true),
     ("{wawp}:batch:", true),
     ("{wawp}:verdict:", true),
+    ("{wawp}:verified:", true),
 ];
 
 /// What clients and settings contain, and the server must not.
@@ -221,6 +222,10 @@ async fn the_data_set_has_no_credential_and_only_two_keys_that_do_not_expire() {
     for (key, _) in KEYS {
         assert!(names.iter().any(|name| name.starts_with(key)), "{key}");
     }
+    // All gateways write a credential alike: there is one for each of the four instances.
+    let verified = names.iter().filter(|it| it.starts_with("{wawp}:verified:"));
+    let counts = verified.map(|key| all.server.ask(&["ZCARD", key]).unwrap());
+    assert_eq!(counts.collect::<Vec<_>>(), [(); 4].map(|()| Value::Int(1)));
     // The search finds what there is.
     let planted = URL_SAFE_NO_PAD.encode(format!("a:{}:b", SECRETS[2]));
     for planted in [planted, SECRETS[0].replace('-', "%2D")] {
@@ -244,21 +249,28 @@ async fn the_memory_of_100_000_instances_is_bounded() {
             .find_map(|line| line.strip_prefix("used_memory:"));
         used.unwrap().trim().parse().unwrap()
     };
-    let before = memory();
-    let buckets = (0..INSTANCES).filter_map(|index| peer.digest(&index.to_string()));
-    stream::iter(buckets)
-        .map(|bucket| {
-            let peer = &peer;
-            async move { peer.reserve(&bucket).await }
-        })
-        .buffer_unordered(64)
-        .count()
-        .await;
-    let used = memory() - before;
-    let keys: u64 = from_redis_value(server.ask(&["DBSIZE"]).unwrap()).unwrap();
-    let each = used / keys;
-    println!("{keys} keys: {used} bytes, {each} bytes each");
-    // An operation that takes too long is abandoned, and its bucket may be missing.
-    assert!(keys > u64::from(INSTANCES) / 2, "{keys} keys");
-    assert!(each < 400, "{each} bytes for a bucket");
+    let keys = || -> u64 { from_redis_value(server.ask(&["DBSIZE"]).unwrap()).unwrap() };
+    for what in ["a bucket", "a verified credential"] {
+        let before = (memory(), keys());
+        let hashes = (0..INSTANCES).filter_map(|index| peer.digest(&index.to_string()));
+        stream::iter(hashes)
+            .map(|hash| {
+                let peer = &peer;
+                async move {
+                    match what {
+                        "a bucket" => peer.reserve(&hash).await,
+                        _ => peer.verify(&hash).await,
+                    }
+                }
+            })
+            .buffer_unordered(64)
+            .count()
+            .await;
+        let (used, keys) = (memory() - before.0, keys() - before.1);
+        let each = used / keys;
+        println!("{keys} keys: {used} bytes, {each} bytes for {what}");
+        // An operation that takes too long is abandoned, and its key may be missing.
+        assert!(keys > u64::from(INSTANCES) / 2, "{keys} keys");
+        assert!(each < 400, "{each} bytes for {what}");
+    }
 }

@@ -8,12 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::caller::{Caller, SharedResponse};
 use crate::batch::reply::{CallSize, LastCall, Reply};
+use crate::cluster::SealingKey;
 use crate::http::h1::{FinalResponse, ResponseRead, read_response, write_response};
 
 /// The length of the id of a batch in bytes.
@@ -22,7 +21,7 @@ pub(super) const ID_LENGTH: usize = 16;
 const MAX_RESPONSE: usize = 64 * 1024;
 
 /// The key of one merge key.
-pub(super) struct Sealing(LessSafeKey);
+pub(super) struct Sealing(SealingKey);
 
 /// What a batch adds to that of another gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,8 +64,7 @@ impl Contribution {
 
 impl Sealing {
     pub(super) fn new(key: [u8; 32]) -> Self {
-        let key = UnboundKey::new(&AES_256_GCM, &key).expect("a key of 32 bytes");
-        Self(LessSafeKey::new(key))
+        Self(SealingKey::new(key))
     }
 
     /// The id of a batch that follows this leader, and what it adds.
@@ -144,26 +142,12 @@ impl Sealing {
     }
 
     /// Encrypts a text, and binds it to these ids.
-    fn seal(&self, ids: &[&str], mut text: Vec<u8>) -> Vec<u8> {
-        let mut nonce = [0; NONCE_LEN];
-        SystemRandom::new()
-            .fill(&mut nonce)
-            .expect("the operating system has random bytes");
-        let aad = Aad::from(ids.concat());
-        self.0
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut text)
-            .expect("a text far below the limit of the cipher");
-        [&nonce[..], &text].concat()
+    fn seal(&self, ids: &[&str], text: Vec<u8>) -> Vec<u8> {
+        self.0.seal(ids.concat().as_bytes(), text)
     }
 
     fn open(&self, ids: &[&str], sealed: &[u8]) -> Option<Vec<u8>> {
-        let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
-        let mut text = text.to_vec();
-        let aad = Aad::from(ids.concat());
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        let length = self.0.open_in_place(nonce, aad, &mut text).ok()?.len();
-        text.truncate(length);
-        Some(text)
+        self.0.open(ids.concat().as_bytes(), sealed)
     }
 }
 

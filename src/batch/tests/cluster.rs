@@ -97,8 +97,9 @@ async fn receipts_of_three_gateways_leave_as_one_call() {
         .map(|it| it.metrics.saved_by_instances())
         .sum();
     assert_eq!(saved, 11);
-    // Three join, two follow, one closes and concludes, two ask.
-    assert_eq!(all.server.calls() - operations, 9);
+    // Three join, two follow, one closes and concludes, two ask for the verdict. With the first request,
+    // each asks for verified credentials, and one reports its own.
+    assert_eq!(all.server.calls() - operations, 9 + 4);
 }
 
 #[tokio::test(start_paused = true)]

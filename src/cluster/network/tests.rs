@@ -161,6 +161,7 @@ async fn the_gateways_are_read_from_the_reply_to_a_beat() {
     let text = |text: &str| Value::BulkString(text.into());
     let reply = [
         text("k"),
+        text("7"),
         text("id"),
         text("0.1.0"),
         text("s"),
@@ -170,7 +171,8 @@ async fn the_gateways_are_read_from_the_reply_to_a_beat() {
     let read = read_heartbeat(&reply).unwrap();
     assert_eq!(read.hash_key, "k");
     assert_eq!(read.gateways[0].ago, Duration::from_millis(1500));
-    for wrong in [&reply[..4], &[], &[Value::Nil]] {
+    assert_eq!(read.birth, "7");
+    for wrong in [&reply[..5], &reply[..1], &[], &[Value::Nil]] {
         assert_eq!(read_heartbeat(wrong), None);
     }
 }

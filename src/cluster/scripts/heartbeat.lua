@@ -8,7 +8,7 @@
 -- ARGV[5]  1: the gateway ends
 -- ARGV[6]  1: it uses the server, 0: it goes on without it
 --
--- Returns: the key; then for each gateway its id, version, settings, whether it uses the server, and
+-- Returns: the key; the birth; then for each gateway its id, version, settings, whether it uses the server, and
 -- how long ago it has reported itself, in microseconds.
 
 -- Gateways that vanished are returned for this time, so that the others know of them.
@@ -28,7 +28,7 @@ else
     redis.call('PEXPIRE', KEYS[1], REMEMBERED / 1000)
 end
 
-local reply = { redis.call('GET', KEYS[2]) }
+local reply = { redis.call('GET', KEYS[2]), redis.call('GET', KEYS[3]) }
 local entries = redis.call('HGETALL', KEYS[1])
 for index = 1, #entries, 2 do
     local seen, version, settings, shares = string.match(entries[index + 1], '^(%d+) (%S+) (%S+) (%d)$')

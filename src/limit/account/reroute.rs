@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{Account, State, serve};
 use crate::identity::{Fingerprint, Verified};
 use crate::limit::bucket::Bucket;
+use crate::limit::credentials::Change;
 use crate::limit::egress::Sender;
 use crate::limit::policy::{BucketHandle, BucketLocation, Policy};
 use crate::limit::queue::{Side, Waiter};
@@ -22,10 +23,13 @@ impl Account {
     /// that was not known.
     pub(in crate::limit) fn verify(
         self: &Arc<Self>,
-        credential: Fingerprint,
-        is_accepted: bool,
+        change: Change,
         policy: impl FnOnce() -> Arc<Policy>,
     ) -> bool {
+        let Change {
+            credential,
+            is_accepted,
+        } = change;
         let mut state = self.lock();
         // Nearly every credential is known already, and needs no clock.
         let has_changed = match is_accepted {
@@ -44,16 +48,19 @@ impl Account {
         self.lock().verified.clone()
     }
 
-    /// Adds credentials that were verified for the instance in another class.
-    pub(in crate::limit) fn adopt(self: &Arc<Self>, known: &Verified, policy: &Policy) {
+    /// Adds credentials that were verified for the instance in another class, or on another
+    /// gateway.
+    pub(in crate::limit) fn adopt(
+        self: &Arc<Self>,
+        known: impl IntoIterator<Item = Fingerprint>,
+        policy: impl FnOnce() -> Arc<Policy>,
+    ) {
         let now = Instant::now();
         let mut state = self.lock();
-        let added = known
-            .all()
-            .filter(|it| state.verified.add(*it, now))
-            .count();
+        let known = known.into_iter();
+        let added = known.filter(|it| state.verified.add(*it, now)).count();
         if added > 0 {
-            self.reroute(&mut state, policy);
+            self.reroute(&mut state, &policy());
         }
     }
 

@@ -46,6 +46,7 @@ fn policy(quota: Quota) -> Policy {
     let sharing = Sharing::new(&config.tenants, &egress, false);
     Policy {
         shared: None,
+        credentials: None,
         classes: Arc::new(Classes::new(&config)),
         of_unnamed: Arc::new(Classes::new(&config)),
         group: 0,
@@ -176,7 +177,11 @@ async fn verified_accounts_stay_where_the_idle_others_make_room() {
     let owner = named("owner");
     let quota = Quota::new(10.0, NonZeroU32::MIN).unwrap();
     let account = world.registry.account(&owner, &[]);
-    account.verify(owner.credential.unwrap(), true, || Arc::new(policy(quota)));
+    let change = Change {
+        credential: owner.credential.unwrap(),
+        is_accepted: true,
+    };
+    account.verify(change, || Arc::new(policy(quota)));
     drop(account);
     // Few at a time: all others are idle again, and no shard is short of room.
     for round in 0..60 {

@@ -85,6 +85,11 @@ impl SharedTokens {
         self.slots.lock().egress = egress;
     }
 
+    /// Whether only one slot is reserved at a time.
+    pub(super) fn set_cautious(&self, is_cautious: bool) {
+        self.slots.lock().is_cautious = is_cautious;
+    }
+
     /// Asks the server for the slots that are missing, or gives back what is left over.
     pub(super) fn reserve(&self, now: Instant, demand: Demand) {
         let mut state = self.slots.current(now);

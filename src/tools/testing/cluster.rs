@@ -44,6 +44,19 @@ impl Peer {
         self.cluster.call(call).await.is_ok()
     }
 
+    /// Reports a credential of an instance. Whether the server replied in time.
+    pub async fn verify(&self, instance: &str) -> bool {
+        let key = self.cluster.key(&["verified", instance]);
+        let call = Call {
+            script: Script::Credentials,
+            keys: vec![key, self.cluster.channel()],
+            arguments: vec![1],
+            // As long as that of an instance with 12 characters.
+            texts: vec![vec![b'x'; 64]],
+        };
+        self.cluster.call(call).await.is_ok()
+    }
+
     /// Whether the server is used.
     #[must_use]
     pub fn is_shared(&self) -> bool {
@@ -58,9 +71,9 @@ impl Peer {
         (snapshot.phase.name(), failure)
     }
 
-    /// Connections made so far.
+    /// Connections made so far, and data sets that have replaced another one.
     #[must_use]
-    pub fn connections(&self) -> u64 {
+    pub fn generation(&self) -> u64 {
         self.cluster.generation()
     }
 

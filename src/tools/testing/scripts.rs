@@ -1,14 +1,17 @@
-//! The scripts in Rust, for tests in simulated time: those on buckets, and those on batches (`batches`).
+//! The scripts in Rust, for tests in simulated time: those on buckets, those on batches (`batches`),
+//! and that on verified credentials (`credentials`).
 //!
 //! Invariant: line by line the same as `src/cluster/scripts/*.lua`. `tests/scripts.rs` runs random
 //! histories through both.
 
 mod batches;
+mod credentials;
 
 use std::collections::HashMap;
 
 use crate::cluster::{Call, Reply, Script};
 use batches::Batches;
+use credentials::Credentials;
 
 const STRICT_FOR: i64 = 10_000_000;
 const MAX_PAUSE: i64 = 60_000_000;
@@ -21,6 +24,7 @@ pub struct DataSet {
     born: Option<i64>,
     buckets: HashMap<Vec<u8>, Bucket>,
     batches: Batches,
+    credentials: Credentials,
 }
 
 /// The result of a script.
@@ -83,14 +87,17 @@ impl DataSet {
     #[must_use]
     pub fn kept(&self, key: &str, now: i64) -> Option<i64> {
         let bucket = self.buckets.get(key.as_bytes()).map(|it| it.expires);
-        let expires = bucket.or_else(|| self.batches.expires(key.as_bytes()))?;
+        let batch = || self.batches.expires(key.as_bytes());
+        let credentials = || self.credentials.expires(key.as_bytes());
+        let expires = bucket.or_else(batch).or_else(credentials)?;
         Some(expires - now).filter(|left| *left > 0)
     }
 
     /// Runs a script at this time, in microseconds.
     pub(crate) fn run(&mut self, call: &Call, now: i64) -> Outcome {
-        let of_batches = self.batches.run(call, now);
-        of_batches.unwrap_or_else(|| self.run_on_bucket(call, now))
+        let other = self.batches.run(call, now);
+        let other = other.or_else(|| self.credentials.run(call, now));
+        other.unwrap_or_else(|| self.run_on_bucket(call, now))
     }
 
     fn run_on_bucket(&mut self, call: &Call, now: i64) -> Outcome {
@@ -139,9 +146,9 @@ impl DataSet {
         }
     }
 
-    /// The data set exists from now on.
-    pub fn birth(&mut self, now: i64) {
-        self.born.get_or_insert(now);
+    /// When the data set began; it exists from now on.
+    pub fn birth(&mut self, now: i64) -> i64 {
+        *self.born.get_or_insert(now)
     }
 
     /// Forgets everything, as a server without persistence does that is restarted.

@@ -73,6 +73,18 @@ impl ModelServer {
         state.hash_key = None;
     }
 
+    /// Has other data, of a cluster with this key for hashes.
+    pub fn replace(&self, hash_key: &str) {
+        let mut state = self.lock();
+        state.data.clear();
+        state.hash_key = Some(hash_key.to_owned());
+    }
+
+    /// Ends the connections that receive announcements; gateways make others.
+    pub fn end_listening(&self) {
+        self.lock().listeners.clear();
+    }
+
     /// Remembers the data for [`restore`](Self::restore).
     pub fn save(&self) {
         let mut state = self.lock();
@@ -123,7 +135,7 @@ impl ModelServer {
     fn heartbeat(&self, heartbeat: &Heartbeat) -> HeartbeatReply {
         let now = self.now();
         let mut state = self.lock();
-        state.data.birth(now);
+        let birth = state.data.birth(now).to_string();
         if heartbeat.leaves {
             state.gateways.remove(&heartbeat.id);
         } else {
@@ -151,6 +163,7 @@ impl ModelServer {
             .get_or_insert_with(|| heartbeat.hash_key.clone());
         HeartbeatReply {
             hash_key: hash_key.clone(),
+            birth,
             gateways,
         }
     }

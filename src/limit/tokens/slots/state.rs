@@ -60,6 +60,8 @@ pub(super) struct State {
     pub(super) egress: Option<Arc<Notify>>,
     /// A question is under way.
     pub(super) is_asking: bool,
+    /// Only one slot is reserved at a time: what waits may belong to another bucket.
+    pub(super) is_cautious: bool,
     /// Reports that are under way.
     pub(super) reports: u32,
     /// The server has replied since the bucket was last served.
@@ -97,6 +99,7 @@ impl State {
             demand: Demand::default(),
             egress: None,
             is_asking: false,
+            is_cautious: false,
             reports: 0,
             has_news: false,
             reserved: VecDeque::new(),

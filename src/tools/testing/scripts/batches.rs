@@ -44,7 +44,7 @@ impl Batches {
             Script::Close => self.close((&keys[0], &keys[1]), arguments, &texts[0], now),
             Script::Conclude => self.conclude(&keys[0], arguments[0], &texts[0], now),
             Script::Verdict => self.verdict((&keys[0], &keys[1]), &texts[0]),
-            Script::Reserve | Script::Throttled | Script::Probe | Script::Settled => return None,
+            _ => return None,
         };
         Some(outcome)
     }

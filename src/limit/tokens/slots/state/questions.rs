@@ -78,7 +78,7 @@ impl State {
             i64::from(cluster.known().get()),
         );
         // The part of the rate is soon another, and so are the slots that it allows.
-        let most = match live == known {
+        let most = match live == known && !self.is_cautious {
             true => MAX_SLOTS,
             false => usize::from(reserved == 0),
         };
