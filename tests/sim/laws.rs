@@ -1,6 +1,7 @@
 //! The laws that must hold in every run.
 
 mod buckets;
+mod connections;
 mod fault_free;
 mod limits;
 mod merging;
@@ -17,7 +18,7 @@ use wawp_gateway::config::Config;
 
 use self::limits::Rules;
 use crate::client::{Ending, Outcome, ReceivedResponse};
-use crate::plan::{Manner, Plan};
+use crate::plan::{Manner, Plan, UpstreamBehaviour};
 use crate::run::Seen;
 use crate::upstream::Arrival;
 use crate::wire::{self, At, Parsed};
@@ -33,10 +34,8 @@ pub(crate) struct Case {
     reload: Option<(At, Rules)>,
     fault_free: bool,
     drains: bool,
-    /// The upstream is never away.
-    stays: bool,
-    /// The longest time between a token and the arrival of its request: three
-    /// connections may be tried.
+    behaviour: UpstreamBehaviour,
+    /// The longest time between a token and the arrival of its request.
     dial: Duration,
     seen: Seen,
     /// The planned requests by their tags.
@@ -57,15 +56,19 @@ pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
         config: facts.config,
         fault_free: facts.fault_free,
         drains: facts.drains,
-        stays: facts.stays,
+        behaviour: facts.behaviour,
         dial: facts.dial,
         seen,
         broken: Vec::new(),
     };
     case.nothing_left_open();
     case.every_caller_gets_one_outcome();
+    case.every_caller_is_answered_in_time();
     case.responses_belong_to_their_callers();
     case.nothing_is_sent_twice_or_in_part();
+    case.refused_requests();
+    case.retries_respect_retry_after();
+    case.connections();
     case.merging();
     case.buckets();
     case.calls_in_flight();
@@ -85,19 +88,20 @@ pub(crate) struct Facts {
     reload: Option<(At, Config)>,
     fault_free: bool,
     drains: bool,
-    stays: bool,
+    behaviour: UpstreamBehaviour,
     dial: Duration,
 }
 
 impl Facts {
     pub(crate) fn of(plan: &Plan) -> Self {
+        let requests = plan.clients.iter().map(|client| client.steps.len());
         Self {
             config: plan.config.clone(),
             fault_free: plan.fault_free,
             reload: plan.reload.clone(),
             drains: plan.drain.is_some(),
-            stays: plan.behaviour.restarts.is_empty(),
-            dial: 3 * Duration::from_millis(plan.behaviour.dial as u64),
+            behaviour: plan.behaviour.clone(),
+            dial: plan.behaviour.longest_send(requests.sum()),
         }
     }
 }
@@ -125,7 +129,8 @@ impl Case {
     /// Whether the response to a request certainly reached the gateway.
     fn is_heard(&self, arrival: &Arrival) -> bool {
         arrival.response.as_ref().is_some_and(|response| {
-            !self.seen.kills.contains(&response.at)
+            !response.lost
+                && !self.seen.upstream.kills.contains(&response.at)
                 && response.at - arrival.at < self.config.upstream.response_timeout
         })
     }
@@ -138,7 +143,7 @@ impl Case {
 /// How long the body of a slow client takes.
 fn slow(outcome: &Outcome) -> Duration {
     match outcome.step.manner {
-        Manner::Slow => Duration::from_millis(200),
+        Manner::Slow | Manner::BreaksOff => Duration::from_millis(200),
         _ => Duration::ZERO,
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! - [`settings`]: the settings, and those that a reload applies;
 //! - [`apps`]: who sends what and when;
-//! - [`faults`]: what the upstream does.
+//! - [`faults`]: what the upstream does, how its connections end, and where it is.
 
 mod apps;
 mod faults;
@@ -11,10 +11,12 @@ mod settings;
 
 use std::time::Duration;
 
-use wawp_gateway::config::Config;
+use wawp_gateway::config::{Config, HttpVersion};
 
 use self::apps::World;
-pub(crate) use self::faults::UpstreamBehaviour;
+pub(crate) use self::faults::{
+    ATTEMPT_DELAY, Address, AddressState, Http2Behaviour, LOST_AFTER, UpstreamBehaviour,
+};
 use crate::rng::Rng;
 use crate::writing::Writing;
 
@@ -24,7 +26,8 @@ pub(crate) struct Plan {
     pub(crate) config: Config,
     /// Settings that are applied during the run.
     pub(crate) reload: Option<(Duration, Config)>,
-    /// Nothing fails and nothing is limited: then everything must succeed.
+    /// Nothing is limited, and nothing fails that clients could notice: then everything must
+    /// succeed.
     pub(crate) fault_free: bool,
     pub(crate) behaviour: UpstreamBehaviour,
     pub(crate) clients: Vec<Client>,
@@ -98,23 +101,25 @@ impl Plan {
         let mut rng = Rng::new(seed);
         let fault_free = rng.percent(15);
         let mut config = settings::config(&mut rng, fault_free);
-        let behaviour = if fault_free {
-            UpstreamBehaviour {
-                latency: 500,
-                ..UpstreamBehaviour::default()
-            }
-        } else {
-            faults::behaviour(&mut rng)
+        let behaviour = match fault_free {
+            true => UpstreamBehaviour::fault_free(&mut rng),
+            false => UpstreamBehaviour::drawn(&mut rng),
         };
+        if behaviour.http2.is_some() {
+            config.upstream.http = HttpVersion::Http2;
+        }
         let world = if !fault_free && rng.percent(20) {
             World::of_rivals(&mut rng)
         } else {
             World::new(&mut rng, fault_free)
         };
         let mut tags = 0;
-        let clients = (0..1 + rng.below(8))
+        let mut clients: Vec<_> = (0..1 + rng.below(8))
             .map(|_| apps::client(&mut rng, &world, &mut tags))
             .collect();
+        if behaviour.losses > 0 {
+            apps::pause(&mut rng, &mut clients);
+        }
         let mut reload = rng.percent(20).then(|| {
             let mut other = config.clone();
             other.batch = settings::batch(&mut rng, config.limit.max_wait);

@@ -1,8 +1,10 @@
 //! What each client received, and that nothing is left behind.
 
-use super::Case;
+use std::time::Duration;
+
+use super::{Case, TICK, slow};
 use crate::client::{Ending, Outcome};
-use crate::plan::Manner;
+use crate::plan::{LOST_AFTER, Manner};
 use crate::upstream::STORM;
 
 impl Case {
@@ -41,11 +43,13 @@ impl Case {
                 self.breaks(LAW, format!("no gauge {gauge}"));
             }
         }
-        if self.seen.open > 0 {
-            self.breaks(LAW, format!("{} upstream connections", self.seen.open));
+        let connections = self.seen.upstream.connections.iter();
+        let open = connections.filter(|it| it.closed.is_none()).count();
+        if open > 0 {
+            self.breaks(LAW, format!("{open} upstream connections"));
         }
-        if self.seen.arrivals.len() >= STORM {
-            let (calls, apps) = (self.seen.arrivals.len(), self.seen.outcomes.len());
+        if self.seen.upstream.arrivals.len() >= STORM {
+            let (calls, apps) = (self.seen.upstream.arrivals.len(), self.seen.outcomes.len());
             self.breaks(
                 "no storm",
                 format!("{apps} requests of apps became {calls} calls"),
@@ -100,13 +104,51 @@ impl Case {
     fn broke_off(&self, outcome: &Outcome) -> bool {
         let mine = self
             .seen
+            .upstream
             .arrivals
             .iter()
             .filter(|arrival| arrival.tag == outcome.step.tag);
         mine.filter_map(|arrival| arrival.response.as_ref())
             .any(|response| {
                 let meanwhile = response.at..=outcome.ended;
-                response.cut || self.seen.kills.iter().any(|kill| meanwhile.contains(kill))
+                response.cut
+                    || self
+                        .seen
+                        .upstream
+                        .kills
+                        .iter()
+                        .any(|kill| meanwhile.contains(kill))
             })
+    }
+
+    /// Each client has its response once the wait for the token and the call itself have had
+    /// their time.
+    pub(super) fn every_caller_is_answered_in_time(&mut self) {
+        const LAW: &str = "every client has its response in time";
+        let (upstream, behaviour) = (&self.config.upstream, &self.behaviour);
+        let very_slow = Duration::from_secs(if behaviour.very_slow > 0 { 11 } else { 0 });
+        let latency = very_slow.max(Duration::from_millis(behaviour.latency as u64));
+        let lost = match (behaviour.losses, behaviour.http2) {
+            (0, _) => Duration::ZERO,
+            (_, Some(_)) => super::connections::PING_TIMES,
+            (_, None) => LOST_AFTER,
+        };
+        let call = upstream.response_timeout.min(latency + lost);
+        // Nothing may respond while a connection is made: for the request itself, for one that
+        // makes a connection for both, and for a second one if the first ends at once.
+        let may_hang = !behaviour.restarts.is_empty() || behaviour.losses > 0;
+        let hangs = upstream.connect_timeout * if may_hang { 3 } else { 0 };
+        let longest = self.config.limit.max_wait + self.dial + hangs + call;
+        for outcome in self.seen.outcomes.clone() {
+            let took = outcome.ended - outcome.sent;
+            let is_bound = !matches!(outcome.ending, Ending::Left | Ending::Unsent);
+            if is_bound && took > longest + slow(&outcome) + 10 * TICK {
+                let what = format!(
+                    "{} waited {took:?}, more than {longest:?}",
+                    outcome.step.tag
+                );
+                self.breaks(LAW, what);
+            }
+        }
     }
 }

@@ -20,7 +20,7 @@ impl Case {
                 }
                 continue;
             };
-            let arrival = self.seen.arrivals[number].clone();
+            let arrival = self.seen.upstream.arrivals[number].clone();
             let (Some(called), Some(given)) = (&arrival.parsed, &arrival.response) else {
                 self.breaks(
                     LAW,
@@ -32,6 +32,7 @@ impl Case {
             let broken = !response.whole && given.body.starts_with(&response.body);
             let killed = self
                 .seen
+                .upstream
                 .kills
                 .iter()
                 .any(|kill| given.at <= *kill && *kill <= outcome.ended);
@@ -97,7 +98,7 @@ impl Case {
     /// that the receipt has.
     fn is_common(&self, outcome: &Outcome, status: u16) -> bool {
         let parsed = &self.parsed[&outcome.step.tag];
-        let rejected = self.seen.arrivals.iter().filter_map(|arrival| {
+        let rejected = self.seen.upstream.arrivals.iter().filter_map(|arrival| {
             let called = arrival.parsed.as_ref()?;
             let response = arrival.response.as_ref()?;
             let counts = response.status == status && response.at <= outcome.ended;
@@ -122,7 +123,7 @@ impl Case {
             || !config.limit.classes.is_empty()
             || config.egress.quota.is_some()
             || config.tenants.iter().any(|tenant| tenant.quota.is_some());
-        let is_paused = self.seen.arrivals.iter().any(|arrival| {
+        let is_paused = self.seen.upstream.arrivals.iter().any(|arrival| {
             let response = arrival.response.as_ref();
             response.is_some_and(|response| response.status == 429)
         });

@@ -106,6 +106,17 @@ pub(super) fn client(rng: &mut Rng, world: &World, tags: &mut usize) -> Client {
     }
 }
 
+/// Makes some apps send the rest of their requests later: what is wrong with a connection shows
+/// only after some seconds.
+pub(super) fn pause(rng: &mut Rng, clients: &mut [Client]) {
+    for client in clients {
+        let at = rng.below(client.steps.len());
+        if rng.percent(60) {
+            client.steps[at].think += rng.millis(9000);
+        }
+    }
+}
+
 fn step(
     rng: &mut Rng,
     world: &World,
@@ -152,7 +163,7 @@ fn receipt(rng: &mut Rng, world: &World, writing: Writing) -> RequestKind {
         true => rng.pick(&[0, 1, 1, 1]),
         false => rng.pick(&[0, 1, 1, 1, 2, 5]),
     };
-    let ids = (0..count)
+    let mut ids: Vec<_> = (0..count)
         .map(|_| {
             let id = rng.below(world.ids);
             // A poisoned id always fails, as a malformed one would.
@@ -165,6 +176,10 @@ fn receipt(rng: &mut Rng, world: &World, writing: Writing) -> RequestKind {
             format!("false_{chat}_{kind}{id}")
         })
         .collect();
+    if let (true, Some(last)) = (writing.encodes_ids() && rng.percent(4), ids.last_mut()) {
+        // It is not encoded.
+        last.push('%');
+    }
     RequestKind::Receipt {
         chat,
         ids,
