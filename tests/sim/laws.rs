@@ -2,6 +2,7 @@
 
 mod buckets;
 mod connections;
+mod counters;
 mod fault_free;
 mod limits;
 mod merging;
@@ -69,6 +70,7 @@ pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
     case.refused_requests();
     case.retries_respect_retry_after();
     case.connections();
+    case.counters();
     case.merging();
     case.buckets();
     case.calls_in_flight();
