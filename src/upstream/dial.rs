@@ -1,7 +1,7 @@
 //! Byte streams to the upstream: over TCP, or made by a function in tests.
 //!
 //! Invariant: an address that does not respond delays one connection by
-//! [`ATTEMPT_DELAY`] and is then tried last for [`FAILURE_MEMORY`].
+//! [`ATTEMPT_DELAY`] and is then tried last for [`FAILURE_MEMORY`], or until it responds.
 
 use std::fmt;
 use std::io;
@@ -120,6 +120,7 @@ impl AddressRace {
                     // Addresses that were tried earlier and have not responded yet would
                     // delay the next connection too. Returning cancels their attempts.
                     self.record(tried.into_iter().take_while(|other| *other != address));
+                    self.forget(address);
                     return Ok(stream);
                 }
                 Some(Ok((address, Err(error)))) => {
@@ -148,6 +149,13 @@ impl AddressRace {
         // A stable sort: within both groups the order stays.
         ordered.sort_by_key(|address| failed.iter().any(|(other, _)| other == address));
         ordered
+    }
+
+    /// The address responds again. After an outage all addresses have failed, and a dead one
+    /// would be tried before it.
+    fn forget(&self, address: SocketAddr) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.retain(|(other, _)| *other != address);
     }
 
     fn record(&self, addresses: impl IntoIterator<Item = SocketAddr>) {

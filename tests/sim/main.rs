@@ -3,8 +3,9 @@
 //!
 //! A seed decides the settings, the requests and their times, which clients leave,
 //! and how the upstream fails ([`plan`]); [`laws`] checks what happened. The seed
-//! does not decide the jitter of retries and the order of tasks that wake at the
-//! same time, so a rare failure may need several runs of its seed to come back.
+//! does not decide the jitter of retries and of the ages of connections, nor the order of
+//! tasks that wake at the same time, so a rare failure may need several runs of its seed to
+//! come back.
 //!
 //! Plans that once broke a law always run as well ([`known`]).
 //!
@@ -69,7 +70,10 @@ fn every_law_holds_in_every_run() {
         }
         let facts = laws::Facts::of(&plan);
         let seen = run::run(seed, plan);
-        calls = (calls.0 + seen.outcomes.len(), calls.1 + seen.arrivals.len());
+        calls = (
+            calls.0 + seen.outcomes.len(),
+            calls.1 + seen.upstream.arrivals.len(),
+        );
         if std::env::var_os("WAWP_SIM_SHOW").is_some() {
             show(&seen);
         }
@@ -117,8 +121,17 @@ fn show(seen: &run::Seen) {
     for outcome in &seen.outcomes {
         println!("{outcome:?}");
     }
-    for (number, arrival) in seen.arrivals.iter().enumerate() {
+    for (number, arrival) in seen.upstream.arrivals.iter().enumerate() {
         println!("call {number} {arrival:?}");
     }
-    println!("kills {:?}, drain {:?}", seen.kills, seen.drain);
+    for (number, connection) in seen.upstream.connections.iter().enumerate() {
+        println!("connection {number} {connection:?}");
+    }
+    for refusal in &seen.upstream.refusals {
+        println!("{refusal:?}");
+    }
+    for attempt in &seen.upstream.attempts {
+        println!("{attempt:?}");
+    }
+    println!("kills {:?}, drain {:?}", seen.upstream.kills, seen.drain);
 }

@@ -12,7 +12,7 @@ use wawp_gateway::gateway::Gateway;
 use crate::client::{self, Apps, Outcome};
 use crate::plan::Plan;
 use crate::rng::Rng;
-use crate::upstream::{Arrival, Upstream};
+use crate::upstream::{Record, Upstream};
 use crate::wire::At;
 
 /// Longer than any drain may take: more than the longest response.
@@ -24,16 +24,13 @@ const AFTERMATH: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) outcomes: Vec<Outcome>,
-    pub(crate) arrivals: Vec<Arrival>,
-    pub(crate) kills: Vec<At>,
+    pub(crate) upstream: Record,
     pub(crate) unexpected: Vec<String>,
     pub(crate) panics: Vec<String>,
     pub(crate) drain: At,
     pub(crate) drained: bool,
     /// The metrics after the drain.
     pub(crate) metrics: String,
-    /// Upstream connections open after the gateway has gone.
-    pub(crate) open: usize,
 }
 
 thread_local! {
@@ -122,13 +119,11 @@ async fn live(seed: u64, plan: Plan) -> Seen {
     tokio::time::sleep(AFTERMATH).await;
     Seen {
         outcomes: apps.outcomes.into_inner().unwrap(),
-        arrivals: upstream.arrivals(),
-        kills: upstream.kills(),
+        upstream: upstream.record(),
         unexpected: apps.unexpected.into_inner().unwrap(),
         panics: Vec::new(),
         drain,
         drained,
         metrics,
-        open: upstream.open.load(Ordering::Relaxed),
     }
 }

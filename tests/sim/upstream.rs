@@ -1,25 +1,31 @@
 //! The upstream: it responds late, wrongly, in part or not at all, and records
 //! everything that reaches it.
+//!
+//! - [`connection`]: its addresses and connections; [`link`]: the bytes of a connection;
+//! - [`response`]: how a response is written;
+//! - [`record`]: what it saw.
+
+mod connection;
+mod link;
+mod record;
+mod response;
 
 use std::collections::HashMap;
-use std::io;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use wawp_gateway::{Dial, Io};
 
+use self::link::Link;
+pub(crate) use self::record::{
+    Arrival, Attempt, AttemptEnd, ConnectionRecord, Record, Refusal, SentResponse,
+};
+use self::response::{Cut, LateBody, ResponseBody};
 use crate::plan::UpstreamBehaviour;
 use crate::rng::Rng;
 use crate::wire::{self, At, Parsed, RESPONSE, TAG};
@@ -28,35 +34,11 @@ use crate::wire::{self, At, Parsed, RESPONSE, TAG};
 /// so that virtual time goes on and the run ends.
 pub(crate) const STORM: usize = 2000;
 
-/// A call that reached the upstream.
-#[derive(Clone, Debug)]
-pub(crate) struct Arrival {
-    pub(crate) at: At,
-    pub(crate) tag: usize,
-    /// `None` if its body was not complete.
-    pub(crate) parsed: Option<Parsed>,
-    pub(crate) response: Option<SentResponse>,
-    /// When the response began, or the connection was gone.
-    pub(crate) ended: Option<At>,
-}
-
-/// The response to it.
-#[derive(Clone, Debug)]
-pub(crate) struct SentResponse {
-    pub(crate) at: At,
-    pub(crate) status: u16,
-    pub(crate) retry_after: Option<Duration>,
-    pub(crate) body: Bytes,
-    /// Only part of the body was sent.
-    pub(crate) cut: bool,
-}
-
 #[derive(Debug)]
 pub(crate) struct Upstream {
     began: Instant,
     behaviour: UpstreamBehaviour,
     state: Mutex<State>,
-    pub(crate) open: AtomicUsize,
     /// Counts restarts; connections end when it changes.
     restarts: watch::Sender<usize>,
 }
@@ -64,13 +46,14 @@ pub(crate) struct Upstream {
 #[derive(Debug)]
 struct State {
     rng: Rng,
-    arrivals: Vec<Arrival>,
+    record: Record,
     /// Instances, or one of their credentials, that are throttled, until when, and
     /// whether the response names that time.
     throttled: HashMap<(String, Option<String>), (At, bool)>,
     /// Until when the upstream is unreachable, and whether connecting then hangs.
     away: Option<(At, bool)>,
-    kills: Vec<At>,
+    /// The name was looked up, and no attempt to connect has followed.
+    was_looked_up: bool,
 }
 
 /// What happens to a request.
@@ -79,6 +62,27 @@ enum Fate {
     Throttle,
     Reset,
     Cut,
+    /// A response with this status, which has no body, and a body.
+    LateBody(StatusCode),
+}
+
+/// How a stream of HTTP/2 is refused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    /// By REFUSED_STREAM.
+    AtOnce,
+    AfterItsBody,
+    /// It lies behind the last one of a GOAWAY.
+    Ignored,
+}
+
+impl Refused {
+    fn drawn(upstream: &Upstream) -> Option<Self> {
+        let rng = &mut upstream.state.lock().unwrap().rng;
+        let share = upstream.behaviour.http2.map_or(0, |http2| http2.refusals);
+        let is_refused = rng.percent(share);
+        is_refused.then(|| rng.pick(&[Self::AtOnce, Self::AfterItsBody]))
+    }
 }
 
 impl Upstream {
@@ -88,22 +92,13 @@ impl Upstream {
             behaviour,
             state: Mutex::new(State {
                 rng,
-                arrivals: Vec::new(),
+                record: Record::default(),
                 throttled: HashMap::new(),
                 away: None,
-                kills: Vec::new(),
+                was_looked_up: false,
             }),
-            open: AtomicUsize::new(0),
             restarts: watch::channel(0).0,
         })
-    }
-
-    pub(crate) fn dial(self: &Arc<Self>) -> Dial {
-        let upstream = Arc::clone(self);
-        Dial::With(Arc::new(move || {
-            let upstream = Arc::clone(&upstream);
-            Box::pin(async move { upstream.connect().await })
-        }))
     }
 
     /// Restarts as planned.
@@ -114,98 +109,61 @@ impl Upstream {
                 let mut state = self.state.lock().unwrap();
                 let hangs = state.rng.percent(20);
                 let now = self.began.elapsed();
-                state.kills.push(now);
+                state.record.kills.push(now);
+                state.record.absences.push((now, now + away));
                 state.away = Some((now + away, hangs));
             }
             self.restarts.send_modify(|count| *count += 1);
         }
     }
 
-    pub(crate) fn arrivals(&self) -> Vec<Arrival> {
-        self.state.lock().unwrap().arrivals.clone()
+    pub(crate) fn record(&self) -> Record {
+        let mut record = self.state.lock().unwrap().record.clone();
+        let losses = record.connections.iter().filter_map(ConnectionRecord::loss);
+        record.kills.extend(losses);
+        record
     }
 
-    /// When connections were cut that may have had a response on the way.
-    pub(crate) fn kills(&self) -> Vec<At> {
-        self.state.lock().unwrap().kills.clone()
-    }
-
-    async fn connect(self: &Arc<Self>) -> io::Result<Box<dyn Io>> {
-        let (wait, buffer, life) = {
-            let mut state = self.state.lock().unwrap();
-            let wait = state.rng.millis(self.behaviour.dial);
-            let buffer = state.rng.pick(&[64, 1024, 64 * 1024]);
-            let life = (self.behaviour.life > 0).then(|| state.rng.millis(self.behaviour.life));
-            (wait, buffer, life)
-        };
-        tokio::time::sleep(wait).await;
-        let away = self.state.lock().unwrap().away;
-        match away {
-            Some((until, hangs)) if self.began.elapsed() < until => {
-                if hangs {
-                    std::future::pending::<()>().await;
-                }
-                return Err(io::ErrorKind::ConnectionRefused.into());
-            }
-            _ => {}
-        }
-        let (near, far) = tokio::io::duplex(buffer);
-        let upstream = Arc::clone(self);
-        let mut restarts = self.restarts.subscribe();
-        self.open.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(async move {
-            let open = Open(&upstream);
-            let service = service_fn(|request| upstream.serve(request));
-            let connection = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(far), service);
-            let end = async {
-                match life {
-                    Some(life) => tokio::time::sleep(life).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                _ = connection => {}
-                _ = restarts.changed() => {}
-                () = end => {
-                    let now = upstream.began.elapsed();
-                    upstream.state.lock().unwrap().kills.push(now);
-                }
-            }
-            drop(open);
-        });
-        Ok(Box::new(near))
+    /// Records that a connection is cut.
+    fn kill(&self) {
+        let now = self.began.elapsed();
+        self.state.lock().unwrap().record.kills.push(now);
     }
 
     async fn serve(
         self: &Arc<Self>,
         request: Request<Incoming>,
-    ) -> io::Result<Response<ResponseBody>> {
+        link: &Link,
+        refused: Option<Refused>,
+    ) -> Result<Response<ResponseBody>, h2::Error> {
         let (head, body) = request.into_parts();
+        let tag = head.headers.get(TAG);
+        let tag = tag.map_or(0, |tag| tag.to_str().unwrap().parse().unwrap());
+        if let Some(refused) = refused {
+            return self.refuse(tag, body, link, refused).await;
+        }
         let number = {
-            let mut state = self.state.lock().unwrap();
-            let tag = head
-                .headers
-                .get(TAG)
-                .map_or(0, |tag| tag.to_str().unwrap().parse().unwrap());
-            state.arrivals.push(Arrival {
+            let arrivals = &mut self.state.lock().unwrap().record.arrivals;
+            arrivals.push(Arrival {
                 at: self.began.elapsed(),
                 tag,
+                connection: link.number,
                 parsed: None,
                 response: None,
                 ended: None,
             });
-            state.arrivals.len() - 1
+            arrivals.len() - 1
         };
         // Dropped after the lock on the state is given back, however this ends.
-        let _ended = Ended(self, number);
+        let _ended = Ended(self, link, number);
         let Ok(body) = body.collect().await else {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(h2::Reason::CANCEL.into());
         };
-        let parsed = wire::parsed(&head.method, &head.uri, &head.headers, &body.to_bytes());
+        let body = body.to_bytes();
+        let parsed = wire::parsed(&head.method, &head.uri, &head.headers, &body);
         let (latency, fate) = {
             let mut state = self.state.lock().unwrap();
-            state.arrivals[number].parsed = Some(parsed.clone());
+            state.record.arrivals[number].parsed = Some(parsed.clone());
             let storm = Duration::from_secs(u64::from(number >= STORM));
             let latency = storm
                 + match state.rng.percent(self.behaviour.very_slow) {
@@ -216,43 +174,128 @@ impl Upstream {
             (latency, fate)
         };
         tokio::time::sleep(latency).await;
+        match fate {
+            // Over HTTP/1.1 any error ends the connection.
+            Fate::Reset => Err(h2::Reason::INTERNAL_ERROR.into()),
+            Fate::LateBody(status) => {
+                self.respond_by_hand(number, link, status);
+                // The connection drops this.
+                std::future::pending().await
+            }
+            Fate::Throttle => {
+                Ok(self.response(number, &parsed, link, StatusCode::TOO_MANY_REQUESTS, false))
+            }
+            Fate::Respond(status) => Ok(self.response(number, &parsed, link, status, false)),
+            Fate::Cut => Ok(self.response(number, &parsed, link, StatusCode::CREATED, true)),
+        }
+    }
+
+    /// Refuses a stream.
+    async fn refuse(
+        &self,
+        tag: usize,
+        body: Incoming,
+        link: &Link,
+        refused: Refused,
+    ) -> Result<Response<ResponseBody>, h2::Error> {
+        match refused {
+            Refused::AtOnce => drop(body),
+            Refused::AfterItsBody => {
+                if body.collect().await.is_err() {
+                    return Err(h2::Reason::CANCEL.into());
+                }
+            }
+            // Its body still takes room on the connection.
+            Refused::Ignored => drop(tokio::spawn(body.collect())),
+        }
+        self.record_refusal(tag, link);
+        if refused == Refused::Ignored {
+            return std::future::pending().await;
+        }
+        Err(h2::Reason::REFUSED_STREAM.into())
+    }
+
+    fn record_refusal(&self, tag: usize, link: &Link) {
+        let record = &mut self.state.lock().unwrap().record;
+        record.refusals.push(Refusal {
+            at: self.began.elapsed(),
+            arrivals: record.arrivals.len(),
+            tag,
+            connection: link.number,
+        });
+    }
+
+    fn respond_by_hand(&self, number: usize, link: &Link, status: StatusCode) {
         let mut state = self.state.lock().unwrap();
-        let now = self.began.elapsed();
-        let (status, cut) = match fate {
-            Fate::Reset => return Err(io::ErrorKind::ConnectionReset.into()),
-            Fate::Throttle => (StatusCode::TOO_MANY_REQUESTS, false),
-            Fate::Respond(status) => (status, false),
-            Fate::Cut => (StatusCode::CREATED, true),
-        };
+        state.record.arrivals[number].response = Some(self.sent(link, status));
+        link.respond_by_hand(LateBody::drawn(&mut state.rng, number, status));
+    }
+
+    /// The record of a response without a body.
+    fn sent(&self, link: &Link, status: StatusCode) -> SentResponse {
+        SentResponse {
+            at: self.began.elapsed(),
+            status: status.as_u16(),
+            retry_after: None,
+            body: Bytes::new(),
+            cut: false,
+            lost: link.is_lost(),
+        }
+    }
+
+    fn response(
+        &self,
+        number: usize,
+        parsed: &Parsed,
+        link: &Link,
+        status: StatusCode,
+        is_cut: bool,
+    ) -> Response<ResponseBody> {
+        let mut state = self.state.lock().unwrap();
         let padding = state.rng.pick(&[0, 100, 5000]);
         let body = Bytes::from(format!(
             "{{\"call\":{number},\"pad\":\"{}\"}}",
             "p".repeat(padding)
         ));
-        let mut response = Response::builder().status(status).header(RESPONSE, number);
-        let mut retry_after = None;
-        if status == StatusCode::TOO_MANY_REQUESTS {
-            let (until, is_named) = state.throttled(&parsed).unwrap_or_default();
-            let seconds = until.saturating_sub(now).as_secs() + 1;
-            if is_named {
-                retry_after = Some(Duration::from_secs(seconds));
-                response = response.header("retry-after", seconds);
-            }
-        }
+        let retry_after = self.retry_after(&mut state, parsed, status);
         let in_pieces = state.rng.percent(30);
-        state.arrivals[number].response = Some(SentResponse {
-            at: now,
-            status: status.as_u16(),
+        let cut = is_cut.then(|| Cut::drawn(&mut state.rng));
+        state.record.arrivals[number].response = Some(SentResponse {
             retry_after,
             body: body.clone(),
-            cut,
+            cut: is_cut,
+            ..self.sent(link, status)
         });
+        let mut response = Response::builder().status(status).header(RESPONSE, number);
+        if let Some(pause) = retry_after {
+            response = response.header("retry-after", pause.as_secs());
+        }
         if !in_pieces {
             response = response.header("content-length", body.len());
         }
-        Ok(response
+        response
             .body(ResponseBody::new(body, cut, in_pieces))
-            .unwrap())
+            .unwrap()
+    }
+
+    /// The `Retry-After` of a response.
+    fn retry_after(
+        &self,
+        state: &mut State,
+        parsed: &Parsed,
+        status: StatusCode,
+    ) -> Option<Duration> {
+        let seconds = match status.as_u16() {
+            429 => {
+                let (until, is_named) = state.throttled(parsed).unwrap_or_default();
+                let left = until.saturating_sub(self.began.elapsed());
+                is_named.then(|| left.as_secs() + 1)
+            }
+            // Within the deadline of a receipt, or far beyond it.
+            502..=504 => state.rng.percent(40).then(|| state.rng.pick(&[1, 2, 30])),
+            _ => None,
+        };
+        seconds.map(Duration::from_secs)
     }
 
     fn fate(&self, state: &mut State, parsed: &Parsed) -> Fate {
@@ -294,6 +337,10 @@ impl Upstream {
         if state.rng.percent(behaviour.cuts) {
             return Fate::Cut;
         }
+        if behaviour.http2.is_none() && state.rng.percent(behaviour.late_bodies) {
+            let statuses = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
+            return Fate::LateBody(state.rng.pick(&statuses));
+        }
         Fate::Respond(state.rng.pick(&[StatusCode::OK, StatusCode::CREATED]))
     }
 }
@@ -308,57 +355,16 @@ impl State {
     }
 }
 
-/// Counts a connection out.
-struct Open<'u>(&'u Upstream);
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Records the end of a call.
-struct Ended<'u>(&'u Upstream, usize);
+struct Ended<'u>(&'u Upstream, &'u Link, usize);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
-        let now = self.0.began.elapsed();
-        self.0.state.lock().unwrap().arrivals[self.1].ended = Some(now);
-    }
-}
-
-/// A response body: its pieces, then its end or an error.
-pub(crate) struct ResponseBody {
-    pieces: Vec<Bytes>,
-    cut: bool,
-}
-
-impl ResponseBody {
-    fn new(body: Bytes, cut: bool, in_pieces: bool) -> Self {
-        let middle = body.len() / 2;
-        let mut pieces = vec![body.slice(..middle)];
-        if !cut {
-            match in_pieces {
-                true => pieces.insert(0, body.slice(middle..)),
-                false => pieces = vec![body],
-            }
-        }
-        Self { pieces, cut }
-    }
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        Poll::Ready(match self.pieces.pop() {
-            Some(piece) => Some(Ok(Frame::data(piece))),
-            None if self.cut => Some(Err(io::ErrorKind::ConnectionReset.into())),
-            None => None,
-        })
+        let Self(upstream, link, number) = self;
+        // Where nothing arrives any more, the upstream does not learn that a call is over.
+        let now = Instant::now();
+        let end = link.lost_from().map_or(now, |from| from.min(now)) - upstream.began;
+        let record = &mut upstream.state.lock().unwrap().record;
+        record.arrivals[*number].ended = Some(end.max(record.arrivals[*number].at));
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
 use serde_json::Value;
 use wawp_gateway::testing::backends::{Reading, as_node, as_php, without_ids};
@@ -38,6 +39,9 @@ pub(crate) struct Parsed {
     pub(crate) ids: Vec<String>,
     /// The ids as PHP reads them.
     php_ids: Vec<String>,
+    /// Target and body of a request that is forwarded byte for byte: it is no receipt, or it has
+    /// a malformed percent sequence.
+    raw: Option<(String, Bytes)>,
 }
 
 impl Parsed {
@@ -74,13 +78,14 @@ impl Parsed {
         }
     }
 
+    /// Whether the request is understood as a receipt.
     pub(crate) fn is_receipt(&self) -> bool {
-        self.path == SEEN
+        self.raw.is_none()
     }
 }
 
 /// Reads the meaning of a request.
-pub(crate) fn parsed(method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Parsed {
+pub(crate) fn parsed(method: &Method, uri: &Uri, headers: &HeaderMap, body: &Bytes) -> Parsed {
     let query = uri.query().unwrap_or_default();
     let node = as_node(query, headers, body);
     let in_header = |name: &str| {
@@ -110,6 +115,11 @@ pub(crate) fn parsed(method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8
     let list = in_query
         .map(|form| (true, form))
         .or_else(|| in_body().map(|form| (false, form)));
+    let is_encoded_body = carrier == "application/x-www-form-urlencoded";
+    let is_malformed =
+        has_malformed_percent(query.as_bytes()) || is_encoded_body && has_malformed_percent(body);
+    let is_raw = uri.path() != SEEN || is_malformed;
+    let target = uri.path_and_query().map(ToString::to_string);
     let (php_rest, php_ids) = split(as_php(query, headers, body));
     let (node_rest, ids) = split(node);
     Parsed {
@@ -122,7 +132,18 @@ pub(crate) fn parsed(method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8
         list: list.filter(|_| !ids.is_empty()),
         ids,
         php_ids,
+        raw: is_raw.then(|| (target.unwrap_or_default(), body.clone())),
     }
+}
+
+/// Whether a percent sign is not followed by two hexadecimal digits.
+fn has_malformed_percent(text: &[u8]) -> bool {
+    let mut pieces = text.split(|&byte| byte == b'%').skip(1);
+    pieces.any(|piece| {
+        !piece
+            .get(..2)
+            .is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))
+    })
 }
 
 /// Everything but the ids, and the ids.

@@ -113,6 +113,11 @@ impl Writing {
         Self { form, ..self }
     }
 
+    /// Whether the ids are percent-encoded, which can be malformed.
+    pub(crate) fn encodes_ids(self) -> bool {
+        self.ids_in_query || self.body == BodyKind::Form
+    }
+
     /// The fields of the ids, in their order.
     fn id_fields(&self, ids: &[String], tag: usize) -> Vec<Field> {
         // Both say that all messages of the chat are read.
@@ -250,7 +255,9 @@ fn urlencoded(fields: &[Field], tag: usize) -> String {
         }
     };
     let pair = |(name, value): &Field| format!("{}={}", encoded(name), encoded(&plain(value)));
-    fields.iter().map(pair).collect::<Vec<_>>().join("&")
+    let text = fields.iter().map(pair).collect::<Vec<_>>().join("&");
+    // Some clients do not encode the sign itself, which makes it malformed.
+    text.replace("%25", "%")
 }
 
 fn json_object(fields: &[Field], tag: usize) -> String {

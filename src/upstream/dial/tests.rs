@@ -57,6 +57,20 @@ async fn an_address_that_refuses_delays_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_address_that_responds_again_is_no_longer_tried_last() {
+    let race = AddressRace::default();
+    let (dead, alive) = (&["192.0.2.1"], "192.0.2.2");
+    let texts = [dead[0], alive];
+    let outage = connects(&race, &texts, dead, &["192.0.2.2"]);
+    let outage = tokio::time::timeout(Duration::from_secs(5), outage).await;
+    assert!(outage.is_err());
+    for delay in [ATTEMPT_DELAY, Duration::ZERO] {
+        let connected = connects(&race, &texts, dead, &[]).await;
+        assert_eq!(connected, (Ok(alive.to_owned()), delay));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_an_address_the_error_is_name_resolution() {
     let race = AddressRace::default();
     let connected = connects(&race, &[], &[], &[]).await;

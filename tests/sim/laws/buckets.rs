@@ -67,6 +67,7 @@ impl Case {
     fn verifications(&self, of: &Parsed) -> Vec<Verification<'_>> {
         let mut verifications: Vec<_> = self
             .seen
+            .upstream
             .arrivals
             .iter()
             .filter_map(|arrival| {

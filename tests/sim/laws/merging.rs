@@ -12,7 +12,7 @@ use crate::wire::Parsed;
 
 impl Case {
     pub(super) fn merging(&mut self) {
-        for (number, arrival) in self.seen.arrivals.clone().into_iter().enumerate() {
+        for (number, arrival) in self.seen.upstream.arrivals.clone().into_iter().enumerate() {
             let Some(called) = arrival.parsed.clone().filter(Parsed::is_receipt) else {
                 continue;
             };

@@ -21,7 +21,7 @@ impl Case {
 
     pub(super) fn buckets(&mut self) {
         let mut spent: BTreeMap<_, (Vec<At>, Limits)> = BTreeMap::new();
-        for arrival in &self.seen.arrivals {
+        for arrival in &self.seen.upstream.arrivals {
             if let Some(parsed) = self.parsed.get(&arrival.tag) {
                 let mut spend = |bucket| {
                     let key = (self.account(parsed), bucket);
@@ -50,7 +50,7 @@ impl Case {
     /// instance, verified and other credentials apart.
     pub(super) fn calls_in_flight(&mut self) {
         let mut calls: BTreeMap<_, (Vec<(At, At)>, Limits)> = BTreeMap::new();
-        for arrival in &self.seen.arrivals {
+        for arrival in &self.seen.upstream.arrivals {
             let Some(parsed) = self.parsed.get(&arrival.tag) else {
                 continue;
             };
@@ -95,7 +95,7 @@ impl Case {
     /// of a tenant than its limit allows.
     pub(super) fn shares(&mut self) {
         if let Some(quota) = self.config.egress.quota {
-            let times: Vec<_> = self.seen.arrivals.iter().map(|it| it.at).collect();
+            let times: Vec<_> = self.seen.upstream.arrivals.iter().map(|it| it.at).collect();
             if let Some(excess) = self.excess(&times, Limits::of(quota), 1.0) {
                 self.breaks("the egress gives no more than it has", excess);
             }
@@ -104,7 +104,7 @@ impl Case {
             let Some(quota) = tenant.quota else { continue };
             // Requests with unverified credentials have a budget of their own.
             for verified in [true, false] {
-                let arrivals = self.seen.arrivals.iter();
+                let arrivals = self.seen.upstream.arrivals.iter();
                 let times: Vec<_> = arrivals
                     .filter(|arrival| {
                         let parsed = self.parsed.get(&arrival.tag);
@@ -141,18 +141,18 @@ impl Case {
         if !self.dial.is_zero() {
             return;
         }
-        for (number, throttled) in self.seen.arrivals.clone().into_iter().enumerate() {
+        for (number, throttled) in self.seen.upstream.arrivals.clone().into_iter().enumerate() {
             let (Some(parsed), Some(response)) = (&throttled.parsed, &throttled.response) else {
                 continue;
             };
-            let Some(pause) = response.retry_after else {
+            let Some(pause) = response.retry_after.filter(|_| response.status == 429) else {
                 continue;
             };
             let bucket = self.bucket(throttled.tag, throttled.at);
             if bucket.is_none() || !self.is_heard(&throttled) {
                 continue;
             }
-            let early = self.seen.arrivals.iter().find(|arrival| {
+            let early = self.seen.upstream.arrivals.iter().find(|arrival| {
                 let other = self.parsed.get(&arrival.tag);
                 other.is_some_and(|other| self.shares_account(other, parsed))
                     && arrival.at > response.at
@@ -176,7 +176,11 @@ impl Case {
         let shared = quotas
             .chain([self.config.egress.quota])
             .any(|it| it.is_some());
-        if shared || !self.dial.is_zero() || !self.stays || self.config.server.max_in_flight < 100 {
+        if shared
+            || !self.dial.is_zero()
+            || !self.behaviour.restarts.is_empty()
+            || self.config.server.max_in_flight < 100
+        {
             return;
         }
         for outcome in self.seen.outcomes.clone() {
@@ -189,7 +193,7 @@ impl Case {
             if !plain || is_limited.contains(&true) {
                 continue;
             }
-            let mut arrivals = self.seen.arrivals.iter();
+            let mut arrivals = self.seen.upstream.arrivals.iter();
             let left = arrivals.find(|arrival| arrival.tag == tag).map(|it| it.at);
             let refused = outcome
                 .response()
@@ -203,7 +207,7 @@ impl Case {
             if !held || bucket.is_none() {
                 continue;
             }
-            let paused = self.seen.arrivals.iter().any(|arrival| {
+            let paused = self.seen.upstream.arrivals.iter().any(|arrival| {
                 let response = arrival.response.as_ref();
                 let other = self.parsed.get(&arrival.tag);
                 response.is_some_and(|response| response.status == 429 && response.at <= until)
@@ -228,6 +232,7 @@ impl Case {
         }
         let arrived: HashMap<usize, At> = self
             .seen
+            .upstream
             .arrivals
             .iter()
             .map(|arrival| (arrival.tag, arrival.at))
