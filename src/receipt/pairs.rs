@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use memchr::{memchr, memchr2};
+use memchr::{memchr, memchr_iter, memchr2};
 
 use super::NotMerged;
 use super::fields::{Field, MAX_FIELDS, Place, Value, is_odd};
@@ -14,7 +14,7 @@ use crate::http::has_byte;
 /// Adds the fields of a text, in their order. Empty pairs (`a=1&&b=2`) are no fields.
 ///
 /// # Errors
-/// An escape is malformed, or there are too many fields.
+/// An escape is malformed, backends end a name at different places, or there are too many fields.
 pub(super) fn scan<'r>(
     place: Place,
     text: &'r [u8],
@@ -40,6 +40,9 @@ pub(super) fn scan<'r>(
             };
             let name = decoded(start..equals.unwrap_or(end))?;
             let value_at = equals.map_or(end, |at| at + 1)..end;
+            if equals.is_some_and(|at| ends_later(&text[start..at], &text[value_at.clone()])) {
+                return Err(NotMerged::UnknownEncoding);
+            }
             let value = match equals {
                 Some(_) => Value::Text(decoded(value_at.clone())?),
                 None => Value::None,
@@ -53,6 +56,13 @@ pub(super) fn scan<'r>(
         start = end + 1;
     }
     Ok(())
+}
+
+/// Whether some backends end the name of a pair within what others read as its value: qs ends it at
+/// the first `]=`, and only without one at the first `=`.
+fn ends_later(name: &[u8], value: &[u8]) -> bool {
+    let has_bracket = |text: &[u8]| matches!(text, [.., b']'] | [.., b'%', b'5', b'd' | b'D']);
+    !has_bracket(name) && memchr_iter(b'=', value).any(|at| has_bracket(&value[..at]))
 }
 
 /// Decodes a name or a value (`application/x-www-form-urlencoded`, WHATWG URL §5.1).
@@ -112,6 +122,25 @@ mod tests {
         assert_eq!(read, expected);
         assert_eq!(&text[fields[1].value_at.range()], b"x+y%2B");
         assert!(matches!(fields[2].value, Value::None));
+    }
+
+    #[test]
+    fn a_pair_whose_name_backends_end_at_different_places_is_refused() {
+        for (text, is_read) in [
+            ("a=b]=c", false),
+            ("a=b%5d=c", false),
+            ("a=%5B%5D=", false),
+            ("a=1&b=]=", false),
+            ("a[]=b]=c", true),
+            ("a%5B%5D=b]=c", true),
+            ("a=b]", true),
+            ("a=b]c=d", true),
+            ("a==b", true),
+        ] {
+            let read = scan(Place::Query, text.as_bytes(), &mut Vec::new());
+            let expected = is_read.then_some(()).ok_or(NotMerged::UnknownEncoding);
+            assert_eq!(read, expected, "{text}");
+        }
     }
 
     #[test]
