@@ -217,13 +217,13 @@ impl Upstream {
             let (mut connection, is_reused) = match self.pool.take(kind, timeout.started) {
                 Some(connection) => (connection, true),
                 None => {
-                    fresh += 1;
                     // Boxed, so that a request on a pooled connection needs no
                     // room for a handshake.
-                    let connected = Box::pin(self.connect(kind)).await?;
+                    let (connection, is_reused) = Box::pin(self.connect(kind)).await?;
                     // Connecting has a separate timeout.
                     timeout.started = Instant::now();
-                    connected
+                    fresh += usize::from(!is_reused);
+                    (connection, is_reused)
                 }
             };
             if let Some(raw) = RawTarget::of(&request.head)

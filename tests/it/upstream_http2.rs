@@ -319,6 +319,27 @@ async fn a_request_that_is_always_refused_fails_soon() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_that_another_request_made_is_no_new_one_of_a_refused_request() {
+    let mut stage = Stage::new();
+    let mut clients = [stage.client(), stage.client()];
+    for client in &mut clients {
+        client
+            .says(post("/v2/send/text?instance_id=1", "hello"))
+            .await;
+    }
+    respond(stage.asked().await);
+    stage.asked().await.send_reset(Reason::REFUSED_STREAM);
+    assert_eq!(stage.connections(), 1);
+    stage.asked().await.send_reset(Reason::REFUSED_STREAM);
+    respond(stage.asked().await);
+    for client in &mut clients {
+        assert_eq!(client.response().await.status(), 200);
+    }
+    assert_eq!(stage.connections(), 3);
+    stage.is_left_alone().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_may_have_been_processed_is_never_sent_again() {
     for reason in [Reason::CANCEL, Reason::INTERNAL_ERROR, Reason::NO_ERROR] {
         let mut stage = Stage::new();
