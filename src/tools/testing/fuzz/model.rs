@@ -251,7 +251,8 @@ pub(super) fn same_ids(head: &Parts, body: &[u8], ids: &[String]) {
         reading.node
     );
     // Of a key that is simply repeated PHP reads the last value.
-    let is_last = ids.len() > 1 && reading.php == ids[ids.len() - 1..];
+    let is_last = reading.node.len() > 1 && reading.node.ends_with(&reading.php);
+    let is_last = is_last && reading.php.len() == 1;
     assert!(
         is_same(&reading.php) || is_last,
         "as PHP reads them: {:?}",
