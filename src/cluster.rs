@@ -267,6 +267,12 @@ impl Cluster {
         Duration::from_micros(self.round_trip.load(Ordering::Relaxed))
     }
 
+    /// A number by which scripts know this gateway: random for each process, and exact in Lua.
+    pub(crate) fn number(&self) -> i64 {
+        let digits = self.id.get(..13).unwrap_or(&self.id);
+        i64::from_str_radix(digits, 16).unwrap_or(0)
+    }
+
     /// A key of this cluster: its name in braces, so that all keys are in one hash slot, and the parts,
     /// separated by colons. Parts that clients choose have to be hashed before
     /// ([`digest`](Self::digest)).

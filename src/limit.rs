@@ -133,7 +133,7 @@ impl Limiter {
         metrics: Arc<Metrics>,
     ) -> Self {
         metrics.scraped().max_queue(config.limit.max_queue);
-        let egress = Egress::new(config.egress.quota, config.limit.max_wait);
+        let egress = Egress::new(config.egress.quota, config.limit.max_wait, cluster);
         let egress = Arc::new(egress);
         let cluster = cluster.map(|cluster| ClusterSharing::new(cluster, config));
         let rules = Rules::new(config, &egress, cluster.as_ref(), None);
@@ -163,7 +163,8 @@ impl Limiter {
     pub(crate) async fn follow_cluster(&self) {
         if let Some(cluster) = &self.cluster {
             let divide = cluster.on_division(|whole| self.reconfigure(whole));
-            tokio::join!(cluster.buckets.follow(), divide);
+            let lease = Arc::clone(&self.egress).follow(&cluster.cluster);
+            tokio::join!(cluster.buckets.follow(), divide, lease);
         }
     }
 

@@ -14,6 +14,8 @@ pub(crate) enum Script {
     Probe,
     /// Records any other response to a request of a bucket that recovers from a pause.
     Settled,
+    /// Lends tokens of the egress, and of the rates of tenants.
+    Lease,
 }
 
 /// One call of a script.
@@ -29,13 +31,20 @@ pub(crate) type Reply = Vec<i64>;
 
 impl Script {
     /// All scripts.
-    pub(crate) const ALL: [Self; 4] = [Self::Reserve, Self::Throttled, Self::Probe, Self::Settled];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Reserve,
+        Self::Throttled,
+        Self::Probe,
+        Self::Settled,
+        Self::Lease,
+    ];
 
-    /// The text in Lua 5.1: what all scripts on a bucket have in common, and what it does.
+    /// The text in Lua 5.1: what several scripts have in common, and what it does.
     pub(crate) fn text(self) -> &'static str {
         macro_rules! of_bucket {
             ($file:literal) => {
                 concat!(
+                    include_str!("scripts/strictest.lua"),
                     include_str!("scripts/bucket.lua"),
                     include_str!(concat!("scripts/", $file))
                 )
@@ -46,15 +55,21 @@ impl Script {
             Self::Throttled => of_bucket!("throttled.lua"),
             Self::Probe => of_bucket!("probe.lua"),
             Self::Settled => of_bucket!("settled.lua"),
+            Self::Lease => concat!(
+                include_str!("scripts/strictest.lua"),
+                include_str!("scripts/lease.lua")
+            ),
         }
     }
 
-    /// How many numbers the script returns. The last seven are the state of the bucket.
+    /// How many numbers the script returns. The last seven are the state of the bucket; `lease`
+    /// returns five more for each tenant.
     pub(crate) fn values(self) -> usize {
         match self {
             Self::Reserve => 12,
             Self::Probe => 9,
             Self::Throttled | Self::Settled => 7,
+            Self::Lease => 5,
         }
     }
 
@@ -65,6 +80,7 @@ impl Script {
             Self::Throttled => "throttled",
             Self::Probe => "probe",
             Self::Settled => "settled",
+            Self::Lease => "lease",
         }
     }
 }

@@ -15,11 +15,13 @@ use super::load;
 use super::servers::Server;
 
 /// The keys, and whether they expire.
-const KEYS: [(&str, bool); 4] = [
+const KEYS: [(&str, bool); 6] = [
     ("{wawp}:birth", false),
     ("{wawp}:hash_key", false),
     ("{wawp}:gateways", true),
     ("{wawp}:bucket:", true),
+    ("{wawp}:egress", true),
+    ("{wawp}:tenant:", true),
 ];
 
 /// What clients and settings contain, and the server must not.
@@ -205,7 +207,7 @@ async fn the_data_set_has_no_credential_and_only_two_keys_that_do_not_expire() {
     names.sort();
     names.dedup();
     println!("{} keys", names.len());
-    // The three keys of the cluster, and a bucket for each of the four instances.
+    // Four keys of the cluster, that of a tenant, and a bucket for each of the four instances.
     assert!(names.len() >= KEYS.len() - 1 + 4, "{names:?}");
     // The search finds what there is.
     let planted = URL_SAFE_NO_PAD.encode(format!("a:{}:b", SECRETS[2]));

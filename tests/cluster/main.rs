@@ -6,7 +6,7 @@
 //!
 //! - [`connection`]: one gateway; [`servers`]: the servers;
 //! - [`acceptance`]: what three gateways guarantee, whatever fails;
-//! - [`data_set`]: what they keep on the server;
+//! - [`data_set`]: what they keep on the server; [`egress`]: how they share an egress;
 //! - [`gateways`], [`load`], [`recorder`], [`relay`]: the gateways, their callers, their upstream, and
 //!   the way to the server;
 //! - [`laws`]: how the upstream's record is judged.
@@ -16,6 +16,7 @@
 mod acceptance;
 mod connection;
 mod data_set;
+mod egress;
 mod gateways;
 mod laws;
 mod load;

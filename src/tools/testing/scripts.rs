@@ -1,22 +1,28 @@
-//! The scripts of a bucket in Rust, for tests in simulated time.
+//! The scripts in Rust, for tests in simulated time.
 //!
-//! Invariant: line by line the same as `src/cluster/scripts/*.lua`. `tests/cluster.rs` runs random
+//! Invariant: line by line the same as `src/cluster/scripts/*.lua`. `tests/scripts.rs` runs random
 //! histories through both.
+//!
+//! - [`lease`]: the script that lends tokens. The others, on a bucket, are here.
+
+mod lease;
 
 use std::collections::HashMap;
 
 use crate::cluster::{Call, Script};
+use lease::Leases;
 
 const STRICT_FOR: i64 = 10_000_000;
 const MAX_PAUSE: i64 = 60_000_000;
 const FIRST_PAUSE: i64 = 1_000_000;
 const MAX_REPEATED: i64 = 1_000_000;
 
-/// The data set of a server, as far as scripts on buckets change it.
+/// The data set of a server, as far as these scripts change it.
 #[derive(Clone, Debug, Default)]
 pub struct DataSet {
     born: Option<i64>,
     buckets: HashMap<Vec<u8>, Bucket>,
+    leases: Leases,
 }
 
 /// The result of a script.
@@ -44,7 +50,7 @@ struct Bucket {
     expires: i64,
 }
 
-/// The scripts of a bucket: their names and their texts in Lua.
+/// The scripts: their names and their texts in Lua.
 #[must_use]
 pub fn texts() -> Vec<(&'static str, &'static str)> {
     let all = Script::ALL.iter();
@@ -73,8 +79,32 @@ impl DataSet {
         Some(bucket.expires - now).filter(|left| *left > 0)
     }
 
+    /// Runs the script that lends tokens, to these tenants.
+    pub fn lend(&mut self, tenants: &[Vec<u8>], arguments: &[i64], now: i64) -> Vec<i64> {
+        let born = *self.born.get_or_insert(now);
+        self.leases.lend(tenants, arguments, born, now)
+    }
+
+    /// The keys of that script that have expired; the egress is called so.
+    #[must_use]
+    pub fn expired(&self, now: i64) -> Vec<Vec<u8>> {
+        self.leases.expired(now)
+    }
+
+    /// For how long such a key is kept, in microseconds; `None` where there is none.
+    #[must_use]
+    pub fn lease_kept(&self, key: &[u8], now: i64) -> Option<i64> {
+        self.leases.kept(key, now)
+    }
+
     /// Runs a script at this time, in microseconds.
     pub(crate) fn run(&mut self, call: &Call, now: i64) -> Outcome {
+        if call.script == Script::Lease {
+            return Outcome {
+                reply: self.lend(&call.keys[2..], &call.arguments, now),
+                announced: None,
+            };
+        }
         let born = *self.born.get_or_insert(now);
         let key = &call.keys[0];
         let known = self.buckets.get(key).filter(|known| known.expires > now);
@@ -100,6 +130,7 @@ impl DataSet {
                 let changes = bucket.settled(arguments[2], arguments[3] == 1, now);
                 (Vec::new(), changes, changes)
             }
+            Script::Lease => (Vec::new(), false, false),
         };
         if changes {
             let until_same = bucket.tat.max(bucket.strict).max(bucket.paused + MAX_PAUSE) - now;
@@ -129,18 +160,22 @@ impl DataSet {
     }
 }
 
+/// Interval, spare and until when they are the strictest.
+fn strictest(limit: (i64, i64, i64), own: (i64, i64), now: i64) -> (i64, i64, i64) {
+    let ((interval, spare, mut strict), (own_interval, own_spare)) = (limit, own);
+    if strict <= now || (interval <= own_interval && spare >= own_spare) {
+        return (own_interval, own_spare, now + STRICT_FOR);
+    }
+    if own_interval == interval || own_spare == spare {
+        strict = now + STRICT_FOR;
+    }
+    (interval.max(own_interval), spare.min(own_spare), strict)
+}
+
 impl Bucket {
     fn limit(&mut self, interval: i64, spare: i64, now: i64) {
-        if self.strict > now && (self.interval > interval || self.spare < spare) {
-            if interval == self.interval || spare == self.spare {
-                self.strict = now + STRICT_FOR;
-            }
-            self.interval = self.interval.max(interval);
-            self.spare = self.spare.min(spare);
-        } else {
-            self.strict = now + STRICT_FOR;
-            (self.interval, self.spare) = (interval, spare);
-        }
+        let limit = (self.interval, self.spare, self.strict);
+        (self.interval, self.spare, self.strict) = strictest(limit, (interval, spare), now);
     }
 
     fn shift_to(&mut self, from: i64, to: i64) {
