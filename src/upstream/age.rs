@@ -24,7 +24,11 @@ pub(super) struct Ages {
     reloads: Arc<AtomicU64>,
 }
 
-/// When a connection was begun.
+/// The reloads before a connection was begun.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun(u64);
+
+/// How long a connection takes requests.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Age {
     /// Too old from then on.
@@ -41,16 +45,23 @@ impl Ages {
         }
     }
 
-    /// The age of a connection that begins now. To be called before its name is
-    /// looked up: a reload during the lookup makes it too old.
-    pub(super) fn begin(&self) -> Age {
+    /// A connection begins now. To be called before its name is looked up: a reload during
+    /// the lookup makes it too old.
+    pub(super) fn begin(&self) -> Begun {
+        Begun(self.reloads.load(Ordering::Relaxed))
+    }
+
+    /// The age of a connection that stands now. Counted from its beginning, one that takes
+    /// longer to make than `upstream.max_age` would serve none of the requests that have
+    /// waited to share it.
+    pub(super) fn established(&self, begun: Begun) -> Age {
         let jittered = |max_age: Duration| {
             let part = SHORTEST + (1.0 - SHORTEST) * HasherRng::default().next_f64();
             Instant::now() + max_age.mul_f64(part)
         };
         Age {
             until: self.max_age.map(jittered),
-            reloads: self.reloads.load(Ordering::Relaxed),
+            reloads: begun.0,
         }
     }
 
@@ -74,10 +85,11 @@ mod tests {
     async fn connections_that_were_made_together_become_too_old_one_after_another() {
         let ages = Ages::new(Duration::from_secs(100));
         let start = Instant::now();
-        let begun: Vec<Age> = (0..1000).map(|_| ages.begin()).collect();
+        let established = |_| ages.established(ages.begin());
+        let all: Vec<Age> = (0..1000).map(established).collect();
         let too_old = |seconds| {
             let now = start + Duration::from_secs(seconds);
-            begun.iter().filter(|age| ages.is_too_old(age, now)).count()
+            all.iter().filter(|age| ages.is_too_old(age, now)).count()
         };
         assert_eq!((too_old(79), too_old(100)), (0, 1000));
         assert!((300..700).contains(&too_old(90)), "{}", too_old(90));

@@ -13,7 +13,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 
-use super::age::{Age, Ages};
+use super::age::{Ages, Begun};
 use super::connection::{Connection, Http1Codec, MAX_STREAMS};
 use super::dial::{AddressRace, Dial, Io};
 use super::error::{ProxyError, Unreachable, UpstreamError};
@@ -135,7 +135,7 @@ impl Connector {
         kind: RequestKind,
         at_proxy: &mut bool,
     ) -> Result<Connection, Unreachable> {
-        let age = self.ages.begin();
+        let begun = self.ages.begin();
         let stream = match self.proxy.load_full() {
             Some(proxy) => {
                 *at_proxy = true;
@@ -149,9 +149,9 @@ impl Connector {
             return match self.http {
                 HttpVersion::Http2 => {
                     let (sender, liveness) = http2_by_prior_knowledge(stream).await?;
-                    Ok(pool.add_http2(sender, age, liveness))
+                    Ok(pool.add_http2(sender, begun, liveness))
                 }
-                HttpVersion::Auto | HttpVersion::Http1 => http1(stream, pool, age, kind).await,
+                HttpVersion::Auto | HttpVersion::Http1 => http1(stream, pool, begun, kind).await,
             };
         };
         // HTTP/2 has no `Upgrade` header (RFC 9113 §8.2.2).
@@ -175,10 +175,10 @@ impl Connector {
         match (is_http2, self.http) {
             (true, _) => {
                 let (sender, liveness) = http2(stream, None).await?;
-                Ok(pool.add_http2(sender, age, liveness))
+                Ok(pool.add_http2(sender, begun, liveness))
             }
             (false, HttpVersion::Http2) => Err(Unreachable::NoHttp2),
-            (false, _) => http1(stream, pool, age, kind).await,
+            (false, _) => http1(stream, pool, begun, kind).await,
         }
     }
 
@@ -235,13 +235,13 @@ impl Connector {
 async fn http1(
     stream: impl Io + 'static,
     pool: &Pool,
-    age: Age,
+    begun: Begun,
     kind: RequestKind,
 ) -> Result<Connection, Unreachable> {
     if kind == RequestKind::Fast {
         // No handshake and no task: the request's own task reads and writes.
         let connection = FastConnection::new(Box::new(stream));
-        return Ok(pool.add_http1(Http1Codec::Fast(Box::new(connection)), age));
+        return Ok(pool.add_http1(Http1Codec::Fast(Box::new(connection)), begun));
     }
     let (sender, connection) = http1::Builder::new()
         .preserve_header_case(true)
@@ -258,7 +258,7 @@ async fn http1(
         // The error is not lost: the sender reports it to the request.
         drop(connection.with_upgrades().await);
     });
-    Ok(pool.add_http1(Http1Codec::Hyper(sender), age))
+    Ok(pool.add_http1(Http1Codec::Hyper(sender), begun))
 }
 
 /// HTTP/2 over a stream on which the upstream must speak it without having been asked.

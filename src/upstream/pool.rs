@@ -15,7 +15,7 @@ use hyper::client::conn::http2;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::age::{Age, Ages};
+use super::age::{Ages, Begun};
 use super::connection::{Connection, Http1Codec, Http1Connection, Http2Connection};
 use super::idle::{Idle, IdleConnections, IdleCount};
 use super::liveness::Liveness;
@@ -117,7 +117,8 @@ impl Pool {
     }
 
     /// Counts a new HTTP/1.1 connection. It enters the pool after its response.
-    pub(super) fn add_http1(&self, codec: Http1Codec, age: Age) -> Connection {
+    pub(super) fn add_http1(&self, codec: Http1Codec, begun: Begun) -> Connection {
+        let age = self.ages.established(begun);
         let connection = Http1Connection::new(codec, age, self.response_timeout, &self.open);
         Connection::Http1(connection)
     }
@@ -126,9 +127,10 @@ impl Pool {
     pub(super) fn add_http2(
         &self,
         sender: http2::SendRequest<RequestBody>,
-        age: Age,
+        begun: Begun,
         liveness: Arc<Liveness>,
     ) -> Connection {
+        let age = self.ages.established(begun);
         let shared = Http2Connection::new(sender, age, liveness);
         let stream = shared.stream();
         self.lock().http2.push(shared);

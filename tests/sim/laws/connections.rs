@@ -33,7 +33,7 @@ impl Case {
         for (at, tag, number) in arrivals.chain(refusals) {
             let connection = &upstream.connections[number];
             let max_age = self.config.upstream.max_age;
-            let by_age = (!max_age.is_zero()).then(|| connection.dialled + max_age);
+            let by_age = (!max_age.is_zero()).then(|| connection.opened + max_age);
             let reload = self.reload.as_ref().map(|(reload, _)| *reload);
             let by_reload = reload.filter(|reload| connection.dialled + TICK < *reload);
             let Some(end) = by_age.into_iter().chain(by_reload).min() else {
