@@ -37,7 +37,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use prometheus::{Histogram, IntGauge};
+use prometheus::{Histogram, IntCounter, IntGauge};
 use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::{Notify, broadcast};
@@ -50,7 +50,7 @@ pub(crate) use self::health::Phase;
 use self::members::Members;
 pub(crate) use self::members::{Heartbeat, HeartbeatReply, Seen};
 use self::network::Network;
-pub(crate) use self::script::{Call, Reply, Script};
+pub(crate) use self::script::{Call, Reply, Script, micros};
 pub(crate) use self::sealing::{NONCE_LEN, SealingKey};
 pub(crate) use self::transport::{Connect, Connection};
 use crate::config;
@@ -71,8 +71,8 @@ pub(crate) struct Cluster {
     /// The connection; `None` while there is none.
     link: ArcSwapOption<Link>,
     generation: AtomicU64,
-    /// Connections that received announcements so far.
-    listenings: AtomicU64,
+    /// Connections that were subscribed to announcements so far.
+    subscriptions: AtomicU64,
     health: Mutex<Health>,
     /// What `health` says, to be read for each request.
     is_shared: AtomicBool,
@@ -197,7 +197,7 @@ impl Cluster {
             settings: ArcSwap::from_pointee("-".to_owned()),
             link: ArcSwapOption::empty(),
             generation: AtomicU64::new(0),
-            listenings: AtomicU64::new(0),
+            subscriptions: AtomicU64::new(0),
             health: Mutex::new(Health::new(Instant::now())),
             is_shared: AtomicBool::new(false),
             hash_key: ArcSwapOption::empty(),
@@ -229,8 +229,11 @@ impl Cluster {
         };
         let seconds = &self.call_seconds[call.script as usize];
         let reply = self.bounded(seconds, link.connection.call(&call)).await;
-        let is_whole = |reply: &Reply| reply.numbers.len() == call.script.values();
-        match reply.and_then(|reply| is_whole(&reply).then_some(reply).ok_or(Failure::WrongReply)) {
+        let reply = reply.and_then(|reply| match reply.numbers.len() == call.script.numbers() {
+            true => Ok(reply),
+            false => Err(Failure::WrongReply),
+        });
+        match reply {
             Ok(reply) => {
                 self.record_success();
                 Ok(reply)
@@ -254,10 +257,10 @@ impl Cluster {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Grows with each connection that receives announcements; those of the time before it may have
-    /// been missed.
-    pub(crate) fn listenings(&self) -> u64 {
-        self.listenings.load(Ordering::Acquire)
+    /// Grows with each connection that is subscribed to announcements; those of the time before it may
+    /// have been missed.
+    pub(crate) fn subscriptions(&self) -> u64 {
+        self.subscriptions.load(Ordering::Acquire)
     }
 
     /// The divisor of a rate while service goes on without the server: `cluster.replicas`, or the
@@ -341,13 +344,14 @@ impl Cluster {
         &self.series.slots_held
     }
 
-    /// Counts a batch whose call carried ids of other gateways, or one that got the verdict of another
-    /// gateway's call.
-    pub(crate) fn count_merge(&self, leads: bool) {
-        match leads {
-            true => self.series.led.inc(),
-            false => self.series.followed.inc(),
-        }
+    /// The counter of batches whose call carried ids of other gateways.
+    pub(crate) fn batches_led(&self) -> &IntCounter {
+        &self.series.led
+    }
+
+    /// The counter of batches that got the verdict of another gateway's call.
+    pub(crate) fn batches_followed(&self) -> &IntCounter {
+        &self.series.followed
     }
 
     /// The state for the admin page.

@@ -195,7 +195,7 @@ impl Limiter {
             rules.wait,
             metrics,
         );
-        lane.ask_others();
+        lane.ask_cluster();
         lane
     }
 

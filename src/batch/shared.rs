@@ -27,7 +27,7 @@ use tokio::time::Instant;
 pub(super) use self::follow::Follow;
 pub(super) use self::lead::{Closed, Lead};
 use self::sealed::{ID_LENGTH, Sealing};
-use crate::cluster::{Call, Cluster, Event, Reply, Script, Unavailable, hex, random};
+use crate::cluster::{Call, Cluster, Event, Reply, Script, Unavailable, hex, micros, random};
 use crate::receipt::MergeKey;
 
 /// How long a leader that reports nothing still counts.
@@ -157,10 +157,6 @@ impl OpenBatch {
         };
         self.batches.cluster.call(call).await
     }
-}
-
-fn micros(time: Duration) -> i64 {
-    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn millis(time: Duration) -> i64 {

@@ -3,6 +3,8 @@
 //! Invariant: a script is named by the hash of its text, so gateways of two versions can use one
 //! server at the same time.
 
+use std::time::Duration;
+
 /// A script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Script {
@@ -43,6 +45,11 @@ pub(crate) struct Call {
 pub(crate) struct Reply {
     pub(crate) numbers: Vec<i64>,
     pub(crate) texts: Vec<Vec<u8>>,
+}
+
+/// Whole microseconds, rounded up: a Lua number holds them exactly.
+pub(crate) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(i64::MAX)
 }
 
 impl From<Vec<i64>> for Reply {
@@ -93,7 +100,7 @@ impl Script {
 
     /// How many numbers the script returns. Of a script on a bucket, the last seven are the state of
     /// the bucket.
-    pub(crate) fn values(self) -> usize {
+    pub(crate) fn numbers(self) -> usize {
         match self {
             Self::Reserve => 12,
             Self::Probe => 9,

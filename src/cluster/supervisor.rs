@@ -28,8 +28,8 @@ const RECONNECT: Duration = Duration::from_millis(500);
 /// The longest addition to the time of recovery.
 const JITTER: Duration = Duration::from_millis(500);
 
-/// What a heartbeat has shown.
-struct Shown {
+/// The result of a heartbeat.
+struct HeartbeatResult {
     /// All gateways are known to use the server.
     all_share: bool,
     is_another_data_set: bool,
@@ -239,10 +239,10 @@ impl Cluster {
                 } => {}
             }
             match self.heartbeat(link).await {
-                Ok(shown) => {
+                Ok(result) => {
                     self.record_success();
-                    is_settled = shown.all_share;
-                    if shown.is_another_data_set {
+                    is_settled = result.all_share;
+                    if result.is_another_data_set {
                         self.begin_generation();
                     }
                 }
@@ -258,7 +258,7 @@ impl Cluster {
     }
 
     /// Reports this gateway, and takes over what the server knows of the others.
-    async fn heartbeat(&self, link: &Link) -> Result<Shown, Failure> {
+    async fn heartbeat(&self, link: &Link) -> Result<HeartbeatResult, Failure> {
         let own_key = self.hash_key.load_full();
         let shares = self.is_shared();
         let heartbeat = Heartbeat {
@@ -307,7 +307,7 @@ impl Cluster {
         if is_changed {
             self.events.send(Event::Live).ok();
         }
-        Ok(Shown {
+        Ok(HeartbeatResult {
             all_share: shares && counts.all_share,
             is_another_data_set,
         })
@@ -319,9 +319,9 @@ impl Cluster {
         loop {
             // Without the other connection there is none for this one either.
             if self.link.load().is_some() {
-                let listening = timeout(CONNECT_TIMEOUT, self.transport.listen(&channel));
-                if let Ok(Ok(mut lines)) = listening.await {
-                    self.listenings.fetch_add(1, Ordering::Release);
+                let subscribed = timeout(CONNECT_TIMEOUT, self.transport.listen(&channel));
+                if let Ok(Ok(mut lines)) = subscribed.await {
+                    self.subscriptions.fetch_add(1, Ordering::Release);
                     while let Some(line) = lines.recv().await {
                         self.events.send(Event::Announced(line.into())).ok();
                     }

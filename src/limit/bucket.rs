@@ -241,8 +241,8 @@ impl<G: Completion> Bucket<G> {
 
     /// Whether only one token is reserved at a time, where tokens have to be: what waits may belong to
     /// another bucket.
-    pub(super) fn set_cautious(&mut self, is_cautious: bool) {
-        self.tokens.set_cautious(is_cautious);
+    pub(super) fn set_one_at_a_time(&mut self, one_at_a_time: bool) {
+        self.tokens.set_one_at_a_time(one_at_a_time);
         self.wake();
     }
 

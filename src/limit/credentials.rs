@@ -48,7 +48,7 @@ impl SharedCredentials {
     /// before the first connection.
     pub(super) fn epoch(&self) -> u64 {
         let cluster = &self.cluster;
-        cluster.generation() + cluster.listenings() + self.missed.load(Ordering::Acquire)
+        cluster.generation() + cluster.subscriptions() + self.missed.load(Ordering::Acquire)
     }
 
     /// Reports a change, if there is one, and returns what is verified for the instance then.

@@ -291,16 +291,16 @@ impl Lane {
             // For the instance: the accounts of its other classes follow.
             registry::verify(&self.registries, instance, change);
         }
-        if self.account.has_others() {
+        if self.account.is_shared() {
             let policy = self.later_policy();
-            self.account.tell_others(change, has_changed, policy);
+            self.account.report_to_cluster(change, has_changed, policy);
         }
     }
 
     /// Asks what other gateways have verified for the instance, unless that is known.
-    pub(super) fn ask_others(&self) {
-        if self.account.has_others() {
-            self.account.ask_others(self.later_policy());
+    pub(super) fn ask_cluster(&self) {
+        if self.account.is_shared() {
+            self.account.ask_cluster(self.later_policy());
         }
     }
 

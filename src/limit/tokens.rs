@@ -205,9 +205,9 @@ impl BucketTokens {
     }
 
     /// Whether only one token is reserved at a time, where they have to be.
-    pub(super) fn set_cautious(&self, is_cautious: bool) {
+    pub(super) fn set_one_at_a_time(&self, one_at_a_time: bool) {
         if let TokenSource::Shared(shared) = &self.source {
-            shared.set_cautious(is_cautious);
+            shared.set_one_at_a_time(one_at_a_time);
         }
     }
 

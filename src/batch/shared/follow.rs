@@ -57,17 +57,17 @@ impl Follow {
     /// need a call of this gateway.
     pub(in crate::batch) async fn verdict(&self, callers: &[Caller]) -> Option<LastCall> {
         let first = callers.iter().map(|caller| caller.deadline).min()?;
-        let patience = first.checked_sub(ONE_CALL)?;
-        if patience <= Instant::now() {
+        let latest = first.checked_sub(ONE_CALL)?;
+        if latest <= Instant::now() {
             return None;
         }
-        let verdict = self.added_and_settled(callers);
-        let verdict = tokio::time::timeout_at(patience, verdict).await.ok()??;
-        self.open.batches.cluster.count_merge(false);
+        let verdict = self.add_and_await(callers);
+        let verdict = tokio::time::timeout_at(latest, verdict).await.ok()??;
+        self.open.batches.cluster.batches_followed().inc();
         Some(verdict)
     }
 
-    async fn added_and_settled(&self, callers: &[Caller]) -> Option<LastCall> {
+    async fn add_and_await(&self, callers: &[Caller]) -> Option<LastCall> {
         let (open, own) = (&self.open, Contribution::of(random::<8>(), callers));
         let (leader, waiting) = (open.leader.as_bytes(), Waiting::new(open));
         let hint = waiting.hint.notified();

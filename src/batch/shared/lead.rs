@@ -132,7 +132,7 @@ impl Closed {
     pub(in crate::batch) async fn conclude(&self, last: Option<&LastCall>) {
         if self.is_awaited {
             if last.is_some() && self.has_followers() {
-                self.open.batches.cluster.count_merge(true);
+                self.open.batches.cluster.batches_led().inc();
             }
             let ids = self.followers.iter().map(|it| &*it.id);
             let verdict = self.open.sealing.verdict(&self.open.leader, last, ids);

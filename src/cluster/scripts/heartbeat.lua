@@ -8,8 +8,8 @@
 -- ARGV[5]  1: the gateway ends
 -- ARGV[6]  1: it uses the server, 0: it goes on without it
 --
--- Returns: the key; the birth; then for each gateway its id, version, settings, whether it uses the server, and
--- how long ago it has reported itself, in microseconds.
+-- Returns: the key; the birth; then for each gateway its id, version, settings, whether it uses the
+-- server, and how long ago it has reported itself, in microseconds.
 
 -- Gateways that vanished are returned for this time, so that the others know of them.
 local REMEMBERED = 36000000

@@ -137,27 +137,27 @@ impl Reports {
 
 impl Account {
     /// Whether other gateways may have an account of the same instance.
-    pub(in crate::limit) fn has_others(&self) -> bool {
+    pub(in crate::limit) fn is_shared(&self) -> bool {
         self.owner.exchange().is_some()
     }
 
     /// Asks what other gateways have verified, unless that is known. `policy` reads the present
     /// policy.
-    pub(in crate::limit) fn ask_others<P>(self: &Arc<Self>, policy: P)
+    pub(in crate::limit) fn ask_cluster<P>(self: &Arc<Self>, policy: P)
     where
         P: FnOnce() -> Arc<Policy> + Send + 'static,
     {
         if self.owner.exchange().is_some_and(Exchange::must_ask) {
             // Otherwise a flood of made-up credentials could reserve the slots of a verified one
             // until the reply is there.
-            self.set_cautious(true);
+            self.set_one_at_a_time(true);
             tokio::spawn(Arc::clone(self).exchange(None, policy));
         }
     }
 
     /// Tells the other gateways whether the upstream accepts a credential. `is_new`: it was not
     /// known here.
-    pub(in crate::limit) fn tell_others<P>(
+    pub(in crate::limit) fn report_to_cluster<P>(
         self: &Arc<Self>,
         change: Change,
         is_new: bool,
@@ -197,7 +197,7 @@ impl Account {
             Err(Unavailable::Unknown) => exchange.on_no_reply(change),
         }
         if change.is_none() {
-            self.set_cautious(false);
+            self.set_one_at_a_time(false);
         }
     }
 
@@ -205,8 +205,10 @@ impl Account {
         self.lock().verified.contains(Some(credential))
     }
 
-    fn set_cautious(&self, is_cautious: bool) {
+    fn set_one_at_a_time(&self, one_at_a_time: bool) {
         let mut state = self.lock();
-        state.main.with(|bucket| bucket.set_cautious(is_cautious));
+        state
+            .main
+            .with(|bucket| bucket.set_one_at_a_time(one_at_a_time));
     }
 }

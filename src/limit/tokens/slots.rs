@@ -86,8 +86,8 @@ impl SharedTokens {
     }
 
     /// Whether only one slot is reserved at a time.
-    pub(super) fn set_cautious(&self, is_cautious: bool) {
-        self.slots.lock().is_cautious = is_cautious;
+    pub(super) fn set_one_at_a_time(&self, one_at_a_time: bool) {
+        self.slots.lock().one_at_a_time = one_at_a_time;
     }
 
     /// Asks the server for the slots that are missing, or gives back what is left over.

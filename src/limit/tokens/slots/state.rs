@@ -61,7 +61,7 @@ pub(super) struct State {
     /// A question is under way.
     pub(super) is_asking: bool,
     /// Only one slot is reserved at a time: what waits may belong to another bucket.
-    pub(super) is_cautious: bool,
+    pub(super) one_at_a_time: bool,
     /// Reports that are under way.
     pub(super) reports: u32,
     /// The server has replied since the bucket was last served.
@@ -99,7 +99,7 @@ impl State {
             demand: Demand::default(),
             egress: None,
             is_asking: false,
-            is_cautious: false,
+            one_at_a_time: false,
             reports: 0,
             has_news: false,
             reserved: VecDeque::new(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Held, Probe, State};
-use crate::cluster::{Cluster, Script};
+use crate::cluster::{Cluster, Script, micros};
 use crate::limit::tokens::pause::PROBE_TIMEOUT;
 
 /// Slots in one reservation.
@@ -78,7 +78,7 @@ impl State {
             i64::from(cluster.known().get()),
         );
         // The part of the rate is soon another, and so are the slots that it allows.
-        let most = match live == known && !self.is_cautious {
+        let most = match live == known && !self.one_at_a_time {
             true => MAX_SLOTS,
             false => usize::from(reserved == 0),
         };
@@ -153,9 +153,4 @@ impl Report {
             Self::Settled { .. } => Script::Settled,
         }
     }
-}
-
-/// Whole microseconds, rounded up: a Lua number holds them exactly.
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(i64::MAX)
 }
