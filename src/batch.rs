@@ -212,7 +212,8 @@ impl Batcher {
             // caller disconnects, and a drain waits for it.
             let (lane, upstream) = (lane.clone(), Arc::clone(upstream));
             let run = Arc::clone(self).run(batch, lane, upstream, windows);
-            self.tasks.spawn(run);
+            // Boxed: it is large, and moved several times until it runs.
+            self.tasks.spawn(Box::pin(run));
         }
         Ok(verdict)
     }

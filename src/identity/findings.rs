@@ -104,12 +104,14 @@ impl Findings {
         };
         // Some backends use the element of a list, others ignore it.
         self.is_ambiguous |= named.is_list;
-        // Not `from_utf8_lossy` at once, which reads byte by byte.
-        let value = std::str::from_utf8(value)
-            .map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed);
         match named.name {
-            FieldName::Instance => self.add_instance(&value),
-            FieldName::Token => self.add_credential(source, value.as_bytes()),
+            FieldName::Instance => {
+                // Not `from_utf8_lossy` at once, which reads byte by byte.
+                let name = std::str::from_utf8(value)
+                    .map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed);
+                self.add_instance(&name);
+            }
+            FieldName::Token => self.add_credential(source, value),
         }
     }
 

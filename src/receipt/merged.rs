@@ -7,14 +7,15 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
-use indexmap::IndexSet;
 
 use super::fields::MAX_FIELDS;
 use super::list::List;
 use super::list_form::{ListForm, Site};
-use super::{IdHash, Receipt, message_id};
+use super::{IdHash, Receipt, hash_of, message_id};
 use crate::body::{RequestBody, SCAN_LIMIT, UpstreamRequest};
 
 /// The longest target of a merged request, in bytes. Common servers accept 8 KiB
@@ -153,14 +154,46 @@ pub(crate) fn merge<'r>(
     let lists: Vec<_> = receipts.map(Receipt::ids).collect();
     // First-seen order (rule: merge equality). A list of one caller may repeat ids:
     // it is sent as it is, and only counted here.
-    let mut union: IndexSet<Cow<'_, [u8]>> = IndexSet::with_capacity(lists.len());
-    union.extend(lists.iter().flat_map(|ids| ids.iter()));
-    union.extend(more.iter().map(|id| Cow::Borrowed(*id)));
+    let mut union = Union::with_capacity(lists.len());
+    for (id, hash) in lists.iter().flat_map(|ids| ids.hashed()) {
+        union.add(id, hash);
+    }
+    for id in more {
+        union.add(Cow::Borrowed(*id), hash_of(id));
+    }
     let request = match is_own {
         true => first.own_request(),
-        false => first.merged_request(union.iter().map(|id| &**id)),
+        false => first.merged_request(union.ids.iter().map(|id| &**id)),
     };
-    (request, union.len())
+    (request, union.ids.len())
+}
+
+/// Distinct ids, in the order in which they were first seen.
+struct Union<'i> {
+    ids: Vec<Cow<'i, [u8]>>,
+    /// The index of each id.
+    indices: HashTable<usize>,
+}
+
+impl<'i> Union<'i> {
+    fn with_capacity(capacity: usize) -> Self {
+        Self {
+            ids: Vec::with_capacity(capacity),
+            indices: HashTable::with_capacity(capacity),
+        }
+    }
+
+    fn add(&mut self, id: Cow<'i, [u8]>, hash: IdHash) {
+        let ids = &self.ids;
+        let is_equal = |index: &usize| ids[*index] == id;
+        let entry = self
+            .indices
+            .entry(hash, is_equal, |index| hash_of(&ids[*index]));
+        if let Entry::Vacant(entry) = entry {
+            entry.insert(self.ids.len());
+            self.ids.push(id);
+        }
+    }
 }
 
 fn replace(text: &[u8], range: &Range<usize>, middle: &[u8]) -> Vec<u8> {
