@@ -171,10 +171,10 @@ impl Proxy {
             // Boxed, here and below: a future is as large as its largest branch.
             Kind::Preflight => return Box::pin(self.forward_preflight(ctx, head, body)).await,
             // Two steps, because the future of the wait must not hold the receipt.
-            Kind::Receipt(receipt) => match self.join(ctx, receipt) {
-                Ok(joined) => self.await_verdict(ctx, joined).await,
-                Err(denied) => Err(denied.into()),
-            },
+            Kind::Receipt(receipt) => {
+                let mut joined = self.join(ctx, receipt)?;
+                self.await_verdict(ctx, &mut joined).await
+            }
             Kind::Other => Box::pin(self.pass_through(ctx, head, body)).await,
         };
         if let (Some(substitution), Ok(response)) = (substitution, &mut result) {

@@ -137,14 +137,6 @@ impl Receipt {
         }
     }
 
-    /// The caller's own request, unchanged.
-    pub(crate) fn into_request(self) -> UpstreamRequest {
-        UpstreamRequest {
-            head: self.head,
-            body: RequestBody::whole(self.body),
-        }
-    }
-
     /// A copy of the caller's own request, unchanged.
     pub(crate) fn own_request(&self) -> UpstreamRequest {
         UpstreamRequest {

@@ -64,7 +64,7 @@ impl Batcher {
         };
         let busy_until = match role {
             Role::Local => run.send(&batch).await,
-            Role::Lead(lead) => Box::pin(run.lead(&batch, lead)).await,
+            Role::Lead(lead) => Box::pin(run.lead(&batch, *lead)).await,
             Role::Follow(follow) => Box::pin(run.follow(&batch, &follow)).await,
         };
         if let Some(until) = busy_until {

@@ -48,8 +48,8 @@ pub(super) struct SharedBatches {
 pub(super) enum Role {
     /// Nothing is shared.
     Local,
-    Lead(Lead),
-    Follow(Follow),
+    Lead(Box<Lead>),
+    Follow(Box<Follow>),
 }
 
 /// The open batch of a merge key, as the gateways share it.
@@ -100,12 +100,14 @@ impl SharedBatches {
             return Role::Local;
         };
         match std::str::from_utf8(leader) {
-            Ok(leader) if leader == open.leader => return Role::Lead(Lead::new(open, window)),
+            Ok(leader) if leader == open.leader => {
+                return Role::Lead(Box::new(Lead::new(open, window)));
+            }
             Ok(leader) if leader.len() == ID_LENGTH => open.leader = leader.to_owned(),
             _ => return Role::Local,
         }
         let due = Duration::from_micros(due.try_into().unwrap_or(0)).min(window);
-        Role::Follow(Follow::new(open, Instant::now() + due))
+        Role::Follow(Box::new(Follow::new(open, Instant::now() + due)))
     }
 
     /// The batch of a key, with an id for that of this gateway; `None` while nothing is shared.

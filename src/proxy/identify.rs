@@ -6,7 +6,7 @@
 
 use std::future::poll_fn;
 use std::ops::Deref;
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -49,8 +49,8 @@ impl Proxy {
         // outside its tenant's networks must have no effect (rule: tenant keys).
         let mut search = keyring.search(head, ctx.client);
         if !body.is_empty() {
-            let scan = Box::pin(search.scan_body(&head.headers, body));
-            self.in_time(self.shared.settings.header_timeout, scan)
+            let mut scan = Box::pin(search.scan_body(&head.headers, body));
+            self.in_time(self.shared.settings.header_timeout, scan.as_mut())
                 .await?;
         }
         let replaced = search.replace(head, body);
@@ -80,8 +80,9 @@ impl Proxy {
             }
             Some(limit) => {
                 // Boxed: many requests have no body.
-                let scan = Box::pin(scan::scan_body(&mut findings, &head.headers, body));
-                self.in_time(limit, scan).await?.unwrap_or(Extent::Part)
+                let mut scan = Box::pin(scan::scan_body(&mut findings, &head.headers, body));
+                let extent = self.in_time(limit, scan.as_mut()).await?;
+                extent.unwrap_or(Extent::Part)
             }
         };
         if extent == Extent::Part {
@@ -121,15 +122,14 @@ impl Proxy {
     pub(super) async fn in_time<T>(
         &self,
         limit: Duration,
-        reading: impl Future<Output = Result<T, body::Error>>,
+        mut reading: Pin<&mut impl Future<Output = Result<T, body::Error>>>,
     ) -> Result<Option<T>, Error> {
-        let mut reading = pin!(reading);
         // Nearly every body arrived with its head and needs no timer.
         if let Poll::Ready(read) = poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
             return Ok(Some(read?));
         }
         // What was read stays in the body's buffer, so dropping `reading` loses nothing.
-        match tokio::time::timeout(limit, reading).await {
+        match Box::pin(tokio::time::timeout(limit, reading)).await {
             Ok(read) => Ok(Some(read?)),
             Err(_) => Ok(None),
         }

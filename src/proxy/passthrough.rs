@@ -61,14 +61,14 @@ impl Proxy {
     pub(super) async fn send_alone(
         &self,
         ctx: &mut RequestCtx<'_>,
-        receipt: Receipt,
+        receipt: &Receipt,
         lane: &Lane,
     ) -> Result<Box<ClientResponse>, Error> {
         let Shared {
             limiter, batcher, ..
         } = &*self.shared;
         ctx.log_entry.set_merging(Err(NotMerged::MergingOff));
-        batcher.shadow(&ctx.settings.batch, &receipt, lane);
+        batcher.shadow(&ctx.settings.batch, receipt, lane);
         let acquired = if lane.rules().observes {
             // The shadow of its batch takes the token.
             limiter.untracked(lane, Route::ReceiptPath)
@@ -79,7 +79,7 @@ impl Proxy {
                 .acquire(lane, kind, opened, Route::ReceiptPath)
                 .await?
         };
-        let mut request = receipt.into_request();
+        let mut request = receipt.own_request();
         self.send(ctx, &mut request, lane, acquired).await
     }
 

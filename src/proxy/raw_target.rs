@@ -3,6 +3,8 @@
 //! Only the fast path can send such a target (rule: pass-through). Invariant: the
 //! target leaves byte for byte, or the response names the byte that cannot be sent.
 
+use std::pin::pin;
+
 use http::header::{EXPECT, TE, TRAILER, UPGRADE};
 use http::{HeaderName, Method};
 use tokio::time::Instant;
@@ -37,7 +39,9 @@ impl Proxy {
             return Ok(());
         }
         let settings = &self.shared.settings;
-        let whole = self.in_time(settings.header_timeout, body.whole()).await?;
+        let whole = self
+            .in_time(settings.header_timeout, pin!(body.whole()))
+            .await?;
         // A longer body streams, and only hyper can do that.
         let whole = whole.flatten().ok_or(Error::RawTarget(raw.byte()))?;
         *body = ClientBody::complete(whole, settings.body_timeout, Instant::now());

@@ -3,6 +3,8 @@
 //! Invariants: a request that turns out not to be a receipt is forwarded unchanged; the
 //! access rules are applied to a receipt before it joins a batch.
 
+use std::pin::pin;
+
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use tokio::sync::oneshot;
@@ -68,7 +70,7 @@ impl Proxy {
             return Ok(Err(reason));
         }
         let limit = self.shared.settings.header_timeout;
-        let whole = match self.in_time(limit, body.whole()).await? {
+        let whole = match self.in_time(limit, pin!(body.whole())).await? {
             Some(Some(whole)) => whole,
             Some(None) => return Ok(Err(NotMerged::TooLarge)),
             None => return Ok(Err(NotMerged::Incomplete)),
@@ -107,11 +109,11 @@ impl Proxy {
     pub(super) async fn await_verdict(
         &self,
         ctx: &mut RequestCtx<'_>,
-        Joined { lane, route }: Joined,
+        Joined { lane, route }: &mut Joined,
     ) -> Result<Box<ClientResponse>, Error> {
         let result = match route {
             // Boxed: most gateways merge, and this branch is the larger one.
-            JoinedRoute::Alone(receipt) => Box::pin(self.send_alone(ctx, *receipt, &lane)).await,
+            JoinedRoute::Alone(receipt) => Box::pin(self.send_alone(ctx, receipt, lane)).await,
             JoinedRoute::Batch(Ok(verdict)) => match verdict.await {
                 Ok(verdict) => {
                     ctx.log_entry.set_timing(&verdict.timing);
@@ -119,14 +121,14 @@ impl Proxy {
                         let not_merged = verdict.timing.not_merged;
                         ctx.log_entry.set_merging(not_merged.map_or(Ok(()), Err));
                     }
-                    self.verdict_response(verdict, &lane)
+                    self.verdict_response(verdict, lane)
                 }
                 // The task of the batch was dropped, because the process ends.
                 Err(_) => Err(Error::Upstream(UpstreamError::BrokeOff)),
             },
-            JoinedRoute::Batch(Err(refused)) => Err(refused.into()),
+            JoinedRoute::Batch(Err(refused)) => Err((*refused).into()),
         };
-        count(&lane, ctx.route, &result, ctx.log_entry);
+        count(lane, ctx.route, &result, ctx.log_entry);
         result
     }
 
