@@ -229,9 +229,11 @@ impl Cluster {
         };
         let seconds = &self.call_seconds[call.script as usize];
         let reply = self.bounded(seconds, link.connection.call(&call)).await;
-        let reply = reply.and_then(|reply| match reply.numbers.len() == call.script.numbers() {
-            true => Ok(reply),
-            false => Err(Failure::WrongReply),
+        let reply = reply.and_then(|reply| {
+            match reply.numbers.len() == call.script.numbers(call.keys.len()) {
+                true => Ok(reply),
+                false => Err(Failure::WrongReply),
+            }
         });
         match reply {
             Ok(reply) => {
@@ -283,6 +285,12 @@ impl Cluster {
     /// The round trip of the last report to the server.
     pub(crate) fn round_trip(&self) -> Duration {
         Duration::from_micros(self.round_trip.load(Ordering::Relaxed))
+    }
+
+    /// A number by which scripts know this gateway: random for each process, and exact in Lua.
+    pub(crate) fn number(&self) -> i64 {
+        let digits = self.id.get(..13).unwrap_or(&self.id);
+        i64::from_str_radix(digits, 16).unwrap_or(0)
     }
 
     /// A key of this cluster: its name in braces, so that all keys are in one hash slot, and the parts,

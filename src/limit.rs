@@ -135,7 +135,7 @@ impl Limiter {
         metrics: Arc<Metrics>,
     ) -> Self {
         metrics.scraped().max_queue(config.limit.max_queue);
-        let egress = Egress::new(config.egress.quota, config.limit.max_wait);
+        let egress = Egress::new(config.egress.quota, config.limit.max_wait, cluster);
         let egress = Arc::new(egress);
         let cluster = cluster.map(|cluster| ClusterSharing::new(cluster, config));
         let rules = Rules::new(config, &egress, cluster.as_ref(), None);
@@ -168,7 +168,8 @@ impl Limiter {
             let verify = cluster.credentials.follow(|instance, change| {
                 registry::verify(&self.rules.load().registries, instance, change);
             });
-            tokio::join!(cluster.buckets.follow(), divide, verify);
+            let lease = Arc::clone(&self.egress).follow(&cluster.cluster);
+            tokio::join!(cluster.buckets.follow(), divide, verify, lease);
         }
     }
 

@@ -7,6 +7,8 @@
 
 #[path = "scripts/credentials.rs"]
 mod credentials;
+#[path = "scripts/lease.rs"]
+mod lease;
 
 use std::cell::RefCell;
 use std::process::{Child, Command, Stdio};
@@ -18,6 +20,9 @@ use wawp_gateway::testing::scripts::{DataSet, texts};
 
 /// The first simulated time, in microseconds since 1970.
 const BEGINNING: i64 = 1_796_000_000_000_000;
+
+/// How a script reads the clock.
+const CLOCK: &str = "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]\n";
 
 /// A server of its own, on a socket in a directory of its own.
 struct Server {
@@ -176,10 +181,9 @@ impl Step {
 /// The scripts of these names as they run in a test: the last key is the clock, and what would be
 /// published is stored.
 fn in_test(names: &[&str]) -> Vec<(&'static str, redis::Script)> {
-    let clock = "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]\n";
     let texts = texts().into_iter().filter(|(name, _)| names.contains(name));
     let scripts = texts.map(|(name, text)| {
-        let text = text.replace(clock, "local now = tonumber(KEYS[#KEYS])\n");
+        let text = text.replace(CLOCK, "local now = tonumber(KEYS[#KEYS])\n");
         assert!(
             !text.contains("TIME"),
             "{name} reads the clock in another way"

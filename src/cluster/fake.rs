@@ -52,7 +52,7 @@ impl Default for Fake {
         Self(Arc::new(Mutex::new(State {
             connect: Manner::Works,
             operate: Manner::Works,
-            script: Box::new(|call| Ok(vec![0; call.script.numbers()].into())),
+            script: Box::new(|call| Ok(vec![0; call.script.numbers(call.keys.len())].into())),
             others: Vec::new(),
             hash_key: None,
             birth: "1",

@@ -28,6 +28,8 @@ pub(crate) enum Script {
     Verdict,
     /// Asks which credentials of an instance are verified, and changes one.
     Credentials,
+    /// Lends tokens of the egress, and of the rates of tenants.
+    Lease,
 }
 
 /// One call of a script.
@@ -61,7 +63,7 @@ impl From<Vec<i64>> for Reply {
 
 impl Script {
     /// All scripts.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Reserve,
         Self::Throttled,
         Self::Probe,
@@ -72,13 +74,15 @@ impl Script {
         Self::Conclude,
         Self::Verdict,
         Self::Credentials,
+        Self::Lease,
     ];
 
-    /// The text in Lua 5.1. The scripts on buckets begin with what they have in common.
+    /// The text in Lua 5.1: what several scripts have in common, and what it does.
     pub(crate) fn text(self) -> &'static str {
         macro_rules! of_bucket {
             ($file:literal) => {
                 concat!(
+                    include_str!("scripts/strictest.lua"),
                     include_str!("scripts/bucket.lua"),
                     include_str!(concat!("scripts/", $file))
                 )
@@ -95,18 +99,24 @@ impl Script {
             Self::Conclude => include_str!("scripts/conclude.lua"),
             Self::Verdict => include_str!("scripts/verdict.lua"),
             Self::Credentials => include_str!("scripts/credentials.lua"),
+            Self::Lease => concat!(
+                include_str!("scripts/strictest.lua"),
+                include_str!("scripts/lease.lua")
+            ),
         }
     }
 
-    /// How many numbers the script returns. Of a script on a bucket, the last seven are the state of
-    /// the bucket.
-    pub(crate) fn numbers(self) -> usize {
+    /// How many numbers the script returns, called with so many keys. Of a script on a bucket, the last
+    /// seven are the state of the bucket.
+    pub(crate) fn numbers(self, keys: usize) -> usize {
         match self {
             Self::Reserve => 12,
             Self::Probe => 9,
             Self::Throttled | Self::Settled => 7,
             Self::Join | Self::Follow | Self::Close | Self::Verdict => 1,
             Self::Conclude | Self::Credentials => 0,
+            // Five of the egress, and of each tenant: all keys but two are tenants.
+            Self::Lease => 5 * keys.saturating_sub(1),
         }
     }
 
@@ -123,6 +133,7 @@ impl Script {
             Self::Conclude => "conclude",
             Self::Verdict => "verdict",
             Self::Credentials => "credentials",
+            Self::Lease => "lease",
         }
     }
 }

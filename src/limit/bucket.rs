@@ -158,20 +158,20 @@ impl<G: Completion> Bucket<G> {
         loop {
             let Some(side) = self.next(now, |n| self.tokens.due(now, n)) else {
                 self.queue = None;
-                self.reserve(now);
+                self.reserve(now, usize::MAX);
                 return None;
             };
             if self.ready_at(now) > now {
-                self.reserve(now);
+                self.reserve(now, usize::MAX);
                 return Some(self.ready_at(now));
             }
             self.grant(side, now);
         }
     }
 
-    /// Has tokens reserved for what waits, where they have to be.
-    pub(super) fn reserve(&self, now: Instant) {
-        self.tokens.reserve(now, || {
+    /// Has tokens reserved for what waits, where they have to be, up to this number.
+    pub(super) fn reserve(&self, now: Instant, most: usize) {
+        self.tokens.reserve(now, most, || {
             let queue = self.queue.as_ref();
             queue.map_or_else(Demand::default, |queue| queue.demand(now))
         });

@@ -3,8 +3,9 @@
 //! Invariant: the parts of all gateways together are at most the whole, except that no part is
 //! smaller than one call in flight or a burst of one.
 //!
-//! Buckets of instances are shared exactly ([`tokens`](super::tokens)). The egress, the rates of
-//! tenants, calls in flight, and buckets of requests without an instance are divided evenly.
+//! Buckets of instances are shared exactly ([`tokens`](super::tokens)), and so are the egress and the
+//! rates of tenants ([`egress`](super::egress)). Calls in flight, and buckets of requests without an
+//! instance, are divided evenly.
 
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,7 @@ use crate::config::Config;
 /// What the limiter needs to be one of several.
 #[derive(Debug)]
 pub(super) struct ClusterSharing {
-    cluster: Arc<Cluster>,
+    pub(super) cluster: Arc<Cluster>,
     pub(super) buckets: Arc<SharedBuckets>,
     pub(super) credentials: Arc<SharedCredentials>,
     /// The settings before they are divided.
@@ -91,14 +92,9 @@ impl ClusterSharing {
     }
 }
 
-/// The settings with this gateway's part of each budget that is for all instances, and of the
-/// calls in flight.
+/// The settings with this gateway's part of the calls in flight.
 pub(super) fn divided(config: &Config, gateways: NonZeroU32) -> Config {
     let mut config = config.clone();
-    config.egress.quota = config.egress.quota.map(|whole| whole.part(gateways));
-    for tenant in &mut config.tenants {
-        tenant.quota = tenant.quota.map(|whole| whole.part(gateways));
-    }
     for class in &mut config.limit.classes {
         let cap = class
             .max_in_flight

@@ -4,6 +4,10 @@
 //! with all others, under one lock: what waits, what is next and which tokens
 //! are there can never disagree. The task runs exactly while a bucket is held
 //! here. The lock is taken after that of an account, never before it.
+//!
+//! - [`leases`]: the tokens that several gateways share.
+
+mod leases;
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -18,7 +22,9 @@ use super::flow::{FlowId, Flows};
 use super::forecast::{self, BucketRef};
 use super::request::{BucketRole, Newcomer, Permit, RateLimited};
 use super::shared_queue::{EntryId, SharedQueue};
+use crate::cluster::Cluster;
 use crate::config::Quota;
+use leases::Leases;
 
 /// Idle flows are dropped only where there are more than this many.
 const FLOWS_KEPT: usize = 1024;
@@ -76,6 +82,8 @@ pub(super) struct Egress {
 
 struct State {
     queue: SharedQueue<Sender>,
+    /// What several gateways share, if there are several.
+    leases: Option<Leases>,
     flows: HashMap<Arc<str>, FlowId>,
     owners: HashMap<EntryId, (Arc<dyn BucketOwner>, BucketRole)>,
     /// The task runs.
@@ -87,10 +95,15 @@ struct State {
 
 impl Egress {
     /// Opens the budget of the egress, full.
-    pub(super) fn new(quota: Option<Quota>, max_wait: Duration) -> Self {
+    pub(super) fn new(
+        quota: Option<Quota>,
+        max_wait: Duration,
+        cluster: Option<&Arc<Cluster>>,
+    ) -> Self {
         Self {
             state: Mutex::new(State {
                 queue: SharedQueue::new(Flows::new(quota, max_wait, Instant::now())),
+                leases: cluster.map(Leases::new),
                 flows: HashMap::new(),
                 owners: HashMap::new(),
                 is_served: false,
@@ -109,7 +122,7 @@ impl Egress {
         flows: impl Iterator<Item = &'f Arc<FlowSpec>>,
     ) {
         let now = Instant::now();
-        let mut state = self.lock();
+        let mut state = self.current(now);
         state.queue.flows.set_quota(quota, max_wait, now);
         for spec in flows {
             if let Some(&id) = state.flows.get(&spec.name) {
@@ -134,7 +147,7 @@ impl Egress {
         if bucket.ready_at(now) > now {
             return None;
         }
-        let mut state = self.lock();
+        let mut state = self.current(now);
         self.catch_up(&mut state, now);
         let flow = state.flow(flow, now);
         state.queue.try_acquire(flow, bucket, newcomer.side(), now)
@@ -151,7 +164,7 @@ impl Egress {
         newcomer: &Newcomer,
         limits: QueueLimits,
     ) -> Result<(), RateLimited> {
-        let mut state = self.lock();
+        let mut state = self.current(newcomer.now);
         self.catch_up(&mut state, newcomer.now);
         let flow = state.flow(flow, newcomer.now);
         let limits = (limits.max_delay, limits.max_queue);
@@ -165,8 +178,9 @@ impl Egress {
         bucket: Bucket<Sender>,
         owner: (Arc<dyn BucketOwner>, BucketRole),
     ) -> EntryId {
-        let mut state = self.lock();
-        let flow = state.flow(flow, Instant::now());
+        let now = Instant::now();
+        let mut state = self.current(now);
+        let flow = state.flow(flow, now);
         bucket.set_egress(Some(&self.changed));
         let id = state.queue.register(bucket, flow);
         state.owners.insert(id, owner);
@@ -181,7 +195,7 @@ impl Egress {
     pub(super) fn join(&self, id: EntryId, newcomer: &Newcomer, max_delay: Duration) -> Joined {
         let (completion, mut verdict) = oneshot::channel();
         let ticket = next_ticket();
-        let mut state = self.lock();
+        let mut state = self.current(newcomer.now);
         if let Some(bucket) = state.queue.bucket(id) {
             bucket.push(newcomer, max_delay, ticket, completion);
         }
@@ -241,7 +255,7 @@ impl Egress {
         newcomer: &Newcomer,
         max_delay: Duration,
     ) -> Instant {
-        let mut state = self.lock();
+        let mut state = self.current(newcomer.now);
         self.catch_up(&mut state, newcomer.now);
         let flow = state.flow(flow, newcomer.now);
         forecast::in_shared(&state.queue, flow, bucket_ref, newcomer, max_delay)
@@ -282,7 +296,8 @@ impl State {
             self.flows.retain(|_, id| kept.contains(id));
             self.forget_at = (2 * kept.len()).max(FLOWS_KEPT);
         }
-        let id = self.queue.flows.open(spec.weight, spec.quota, now);
+        let flows = &mut self.queue.flows;
+        let id = flows.open(&spec.name, spec.weight, spec.quota, now);
         self.flows.insert(Arc::clone(&spec.name), id);
         id
     }
@@ -299,7 +314,7 @@ async fn serve(egress: Arc<Egress>) {
     loop {
         let now = Instant::now();
         let (next, empty) = {
-            let mut state = egress.lock();
+            let mut state = egress.current(now);
             state.serve(now);
             if !state.queue.has_entries() {
                 state.is_served = false;
@@ -312,7 +327,9 @@ async fn serve(egress: Arc<Egress>) {
                 .into_iter()
                 .filter_map(owner)
                 .collect();
-            (state.idle_until.unwrap_or(now), empty)
+            let idle_until = state.idle_until.unwrap_or(now);
+            let asks_at = egress.ask_if_needed(&mut state, now);
+            (asks_at.map_or(idle_until, |at| at.min(idle_until)), empty)
         };
         if !empty.is_empty() {
             for (entry, (owner, role)) in empty {

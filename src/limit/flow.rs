@@ -8,9 +8,19 @@
 //!
 //! Invariant: no clock, and nothing of what waits: that is in
 //! [`shared_queue`](super::shared_queue).
+//!
+//! - [`source`]: where the tokens come from; [`lease`]: those that a server lends;
+//!   [`terms`]: how it is asked for them;
+//! - [`pace`]: how fast the calls of a flow follow each other.
+
+mod lease;
+mod pace;
+mod source;
+mod terms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,6 +29,10 @@ use super::queue::{Alternator, Side};
 use super::request::Scope;
 use super::tokens::gcra::{Gcra, Usage};
 use crate::config::Quota;
+pub(super) use lease::PERIOD;
+use lease::{Lease, Rivals};
+pub(super) use source::Source;
+pub(super) use terms::LeaseQuestion;
 
 /// The virtual length of a call of weight 1: weights divide it with little
 /// rounding, and 128 bits outlast any uptime.
@@ -31,7 +45,11 @@ pub(super) type FlowId = u64;
 #[derive(Clone, Debug)]
 pub(super) struct Flows {
     /// `[egress]`. Where it is unlimited, tenants may still have budgets.
-    pub(super) budget: Gcra,
+    quota: Option<Quota>,
+    source: Source,
+    /// Its tokens. Where a server has them, as it is known there.
+    budget: Gcra,
+    rivals: Rivals,
     /// The start tag of the call that was served last.
     virtual_time: u128,
     /// The largest finish tag: virtual time when nothing is ready.
@@ -46,8 +64,13 @@ pub(super) struct Flows {
 /// A tenant: its weight, its own budget, and its past.
 #[derive(Clone, Debug)]
 struct Flow {
+    name: Arc<str>,
     weight: NonZeroU32,
+    quota: Option<Quota>,
+    /// Its tokens. Where a server has them, as it is known there.
     budget: Gcra,
+    /// What that server has lent.
+    lease: Option<Box<Lease>>,
     /// The virtual time at which its last call ends.
     finish: u128,
     /// The start tag of its next call, while that is ready to go.
@@ -79,7 +102,10 @@ impl Flows {
     /// Opens the budget of the egress, full; without a quota it is unlimited.
     pub(super) fn new(quota: Option<Quota>, horizon: Duration, now: Instant) -> Self {
         Self {
+            quota,
+            source: Source::Own,
             budget: Gcra::new(quota, now),
+            rivals: Rivals::none(now),
             virtual_time: 0,
             last_finish: 0,
             horizon,
@@ -94,7 +120,9 @@ impl Flows {
         let flows = self.flows.iter();
         let known = flows.filter(|(id, flow)| self.is_active(flow, now) || used.contains(id));
         Self {
-            flows: known.map(|(id, flow)| (*id, flow.clone())).collect(),
+            flows: known
+                .map(|(id, flow)| (*id, self.forecast(flow, now)))
+                .collect(),
             ..*self
         }
     }
@@ -110,21 +138,28 @@ impl Flows {
 
     /// Sets the quota of the egress; debt is kept.
     pub(super) fn set_quota(&mut self, quota: Option<Quota>, horizon: Duration, now: Instant) {
-        self.budget.set_quota(quota, now);
+        self.quota = quota;
+        self.budget.set_quota(self.source.quota(quota), now);
         self.horizon = horizon;
+        self.open_leases();
     }
 
-    /// Opens a flow with a full budget.
+    /// Opens a flow with a full budget; with an empty one where it is the part of a gateway.
     pub(super) fn open(
         &mut self,
+        name: &Arc<str>,
         weight: NonZeroU32,
         quota: Option<Quota>,
         now: Instant,
     ) -> FlowId {
         let id = self.serial();
+        let budget = Gcra::new(quota, now);
         let flow = Flow {
+            name: Arc::clone(name),
             weight,
-            budget: Gcra::new(quota, now),
+            quota,
+            budget: self.source.take_over(Source::Own, budget, quota, now),
+            lease: None,
             finish: 0,
             start: None,
             served: id,
@@ -134,6 +169,7 @@ impl Flows {
             peak_contention: (0, now),
         };
         self.flows.insert(id, flow);
+        self.open_lease(id);
         id
     }
 
@@ -146,8 +182,9 @@ impl Flows {
         now: Instant,
     ) {
         if let Some(flow) = self.flows.get_mut(&id) {
-            flow.weight = weight;
-            flow.budget.set_quota(quota, now);
+            (flow.weight, flow.quota) = (weight, quota);
+            flow.budget.set_quota(self.source.quota(quota), now);
+            self.open_lease(id);
         }
     }
 
@@ -172,15 +209,23 @@ impl Flows {
         self.flows.len()
     }
 
-    /// When the flow's own budget has a token.
-    pub(super) fn due(&self, id: FlowId, now: Instant) -> Instant {
-        let flow = self.flows.get(&id);
-        flow.map_or(now, |flow| flow.budget.due(now, 0))
+    /// When the egress has a token. One that a server lends to a flow counts for both.
+    pub(super) fn egress_due(&self, now: Instant) -> Instant {
+        match self.source {
+            Source::Server => now,
+            Source::Own | Source::Part(_) => self.budget.due(now, 0),
+        }
     }
 
-    /// The own budget of a flow.
-    pub(super) fn budget_of(&self, id: FlowId) -> Option<&Gcra> {
-        Some(&self.flows.get(&id)?.budget)
+    /// When the flow has a token.
+    pub(super) fn due(&self, id: FlowId, now: Instant) -> Instant {
+        let flow = self.flows.get(&id);
+        flow.map_or(now, |flow| flow.ready_at(now))
+    }
+
+    /// The budgets that a flow draws on: the egress, and its own.
+    pub(super) fn budgets_of(&self, id: FlowId, now: Instant) -> Option<[Gcra; 2]> {
+        Some(self.expected(self.flows.get(&id)?, now))
     }
 
     /// Whether the rule allows an overdue receipt of the flow to go before a
@@ -235,8 +280,10 @@ impl Flows {
         let Some(flow) = self.flows.get_mut(&id) else {
             return serial;
         };
-        self.budget.take(now).ok();
-        flow.budget.take(now).ok();
+        if self.source != Source::Server {
+            self.budget.take(now).ok();
+        }
+        flow.take(now);
         flow.start = None;
         flow.served = serial;
         flow.finish = tag + flow.length();
@@ -248,26 +295,6 @@ impl Flows {
         self.virtual_time = tag;
         self.last_finish = self.last_finish.max(flow.finish);
         serial
-    }
-
-    /// How fast the calls of a flow follow each other while all active flows use
-    /// their shares.
-    pub(super) fn pace(&self, id: FlowId, now: Instant) -> Option<Pace<'_>> {
-        let flow = self.flows.get(&id)?;
-        let tag = self.start_tag(id);
-        let mut ahead = 0_u32;
-        let mut weights = 0.0;
-        for (other, calls) in self.other_active_flows(id, tag, now) {
-            ahead = ahead.saturating_add(calls);
-            weights += f64::from(other.weight.get());
-        }
-        Some(Pace {
-            egress: &self.budget,
-            own: &flow.budget,
-            now,
-            ahead,
-            between: weights / f64::from(flow.weight.get()),
-        })
     }
 
     /// The other flows that were served lately, with the calls that each may
@@ -322,17 +349,22 @@ impl Flows {
         };
         let calls_ahead = u32::try_from(calls_ahead).unwrap_or(u32::MAX);
         let tag = tag + u128::from(calls_ahead) * flow.length();
-        let tenant = flow.budget.due(now, calls_ahead);
-        let quota = flow.budget.quota();
-        let others = self
-            .other_active_flows(id, tag, now)
-            .map(|(_, calls)| calls);
-        let before = others.fold(calls_ahead, u32::saturating_add);
-        let egress = self.budget.due(now, before);
+        let quota = flow.quota;
+        let Some(flow) = self.flows.get(&id) else {
+            return (now, Scope::Egress, None);
+        };
+        let [mut egress, tenant] = self.due_after(flow, now, calls_ahead);
+        if self.source != Source::Server {
+            let others = self
+                .other_active_flows(id, tag, now)
+                .map(|(_, calls)| calls);
+            let before = others.fold(calls_ahead, u32::saturating_add);
+            egress = self.budget.due(now, before);
+        }
         if tenant >= egress && quota.is_some() {
             (tenant, Scope::Tenant, quota)
         } else {
-            (egress, Scope::Egress, self.budget.quota())
+            (egress, Scope::Egress, self.quota)
         }
     }
 }
@@ -340,27 +372,5 @@ impl Flows {
 impl Flow {
     fn length(&self) -> u128 {
         CALL / u128::from(self.weight.get())
-    }
-}
-
-/// How fast the calls of a flow follow each other while all active flows use
-/// their shares.
-pub(super) struct Pace<'q> {
-    egress: &'q Gcra,
-    own: &'q Gcra,
-    now: Instant,
-    /// Calls of other flows before the first call of this flow.
-    ahead: u32,
-    /// Calls of other flows for each call of this flow.
-    between: f64,
-}
-
-impl Pace<'_> {
-    /// The time of the n-th call from now on.
-    pub(super) fn slot_at(&self, n: u32) -> Instant {
-        let others = (f64::from(n) * self.between).ceil() as u32;
-        let before = n.saturating_add(self.ahead).saturating_add(others);
-        let egress = self.egress.due(self.now, before);
-        egress.max(self.own.due(self.now, n))
     }
 }

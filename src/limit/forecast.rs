@@ -332,7 +332,7 @@ fn is_ample<G: Completion>(
     newcomer: Option<Quota>,
     now: Instant,
 ) -> bool {
-    let is_ample = |budget: &Gcra, quotas: &mut dyn Iterator<Item = Option<Quota>>| {
+    let is_ample = |budget: Gcra, quotas: &mut dyn Iterator<Item = Option<Quota>>| {
         let (Some(quota), Some(tokens)) = (budget.quota(), budget.tokens(now)) else {
             return true;
         };
@@ -343,12 +343,12 @@ fn is_ample<G: Completion>(
         // The newcomer itself takes one more.
         all.0 < tokens && all.1 <= quota.rate
     };
-    let Some(own) = shared.flows.budget_of(flow) else {
+    let Some([egress, own]) = shared.flows.budgets_of(flow, now) else {
         return false;
     };
     let mut of_flow = shared.quotas().filter(|(id, _)| *id == flow).map(|it| it.1);
     let mut all = shared.quotas().map(|it| it.1);
-    is_ample(own, &mut of_flow) && is_ample(&shared.flows.budget, &mut all)
+    is_ample(own, &mut of_flow) && is_ample(egress, &mut all)
 }
 
 /// When a newcomer is served at the shared budgets.

@@ -21,8 +21,8 @@ use crate::identity::Fingerprint;
 pub(super) struct Waiter<G> {
     /// Grows with each waiter of the gateway: the order of arrival.
     pub(super) ticket: u64,
-    /// Receipts: when it stops yielding; receipts are ordered by it. Unused for
-    /// requests.
+    /// Receipts: when it stops yielding; receipts are ordered by it. Requests: when
+    /// it arrived.
     pub(super) overdue: Instant,
     pub(super) deadline: Instant,
     pub(super) credential: Option<Fingerprint>,

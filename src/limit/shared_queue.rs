@@ -10,6 +10,7 @@
 //! time at which a request goes.
 
 mod agenda;
+mod demand;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -128,10 +129,7 @@ impl<G: Completion> SharedQueue<G> {
         now: Instant,
     ) -> Option<Permit> {
         let flows = &mut self.flows;
-        if bucket.ready_at(now) > now
-            || flows.due(flow, now) > now
-            || flows.budget.due(now, 0) > now
-        {
+        if bucket.ready_at(now) > now || flows.due(flow, now) > now || flows.egress_due(now) > now {
             return None;
         }
         let permit = bucket.try_acquire(now)?;
@@ -151,7 +149,10 @@ impl<G: Completion> SharedQueue<G> {
 
     /// The agenda of a run that begins now.
     pub(super) fn agenda(&mut self, now: Instant) -> Agenda {
-        let mut agenda = Agenda::default();
+        let mut agenda = Agenda {
+            reservable: self.reservable(now),
+            ..Agenda::default()
+        };
         let entries: Vec<_> = self.entries.keys().copied().collect();
         for id in entries {
             if let Some(entry) = self.entries.get_mut(&id) {
@@ -175,7 +176,7 @@ impl<G: Completion> SharedQueue<G> {
                     Due::Flow(id) => self.list_flow(agenda, id, now),
                 }
             }
-            let due = self.flows.budget.due(now, 0);
+            let due = self.flows.egress_due(now);
             let ready = agenda.ready.first().filter(|_| due <= now);
             let Some(&(tag, _, flow)) = ready else {
                 // All that can be served has been. Now refuse what is past its deadline.
@@ -246,14 +247,14 @@ impl<G: Completion> SharedQueue<G> {
             return;
         };
         let Some(queue) = entry.bucket.waiting() else {
-            entry.bucket.reserve(now);
+            entry.bucket.reserve(now, agenda.reservable(id));
             return;
         };
         if let Some(request) = queue.head(Side::Requests) {
             agenda.expiries.insert((expiry(request), id));
         }
         if entry.bucket.ready_at(now) > now {
-            entry.bucket.reserve(now);
+            entry.bucket.reserve(now, agenda.reservable(id));
             let ready = entry.bucket.ready_at(now);
             agenda.later.insert((ready, Due::Entry(id)));
             return;

@@ -7,6 +7,7 @@ mod flows;
 mod forecasts;
 mod in_flight;
 mod laws;
+mod lent;
 mod overload;
 mod pauses;
 mod queue;

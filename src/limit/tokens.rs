@@ -5,10 +5,11 @@
 //!
 //! - [`gcra`]: a token bucket in this process; [`pause`]: the same with its pause;
 //! - [`slots`]: tokens that several gateways reserve from one bucket on a server;
-//! - [`in_flight`]: the bound on concurrent calls.
+//! - [`in_flight`]: the bound on concurrent calls; [`micros`]: times as a server counts them.
 
 pub(super) mod gcra;
 pub(super) mod in_flight;
+pub(super) mod micros;
 pub(super) mod pause;
 pub(super) mod slots;
 
@@ -197,10 +198,10 @@ impl BucketTokens {
         }
     }
 
-    /// Has tokens reserved for what waits, where they have to be.
-    pub(super) fn reserve(&self, now: Instant, demand: impl FnOnce() -> Demand) {
+    /// Has tokens reserved for what waits, where they have to be, up to this number.
+    pub(super) fn reserve(&self, now: Instant, most: usize, demand: impl FnOnce() -> Demand) {
         if let TokenSource::Shared(shared) = &self.source {
-            shared.reserve(now, demand());
+            shared.reserve(now, most, demand());
         }
     }
 

@@ -15,7 +15,7 @@ use super::load;
 use super::servers::Server;
 
 /// The keys, and whether they expire.
-const KEYS: [(&str, bool); 7] = [
+const KEYS: [(&str, bool); 9] = [
     ("{wawp}:birth", false),
     ("{wawp}:hash_key", false),
     ("{wawp}:gateways", true),
@@ -23,6 +23,8 @@ const KEYS: [(&str, bool); 7] = [
     ("{wawp}:batch:", true),
     ("{wawp}:verdict:", true),
     ("{wawp}:verified:", true),
+    ("{wawp}:egress", true),
+    ("{wawp}:tenant:", true),
 ];
 
 /// What clients and settings contain, and the server must not.

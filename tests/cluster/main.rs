@@ -7,7 +7,7 @@
 //! - [`connection`]: one gateway; [`servers`]: the servers;
 //! - [`acceptance`]: what three gateways guarantee, whatever fails;
 //! - [`receipts`]: what they guarantee for receipts; [`data_set`]: what they keep on the server;
-//! - [`demo`]: `demo --replicas`;
+//! - [`egress`]: how they share an egress; [`demo`]: `demo --replicas`;
 //! - [`gateways`], [`load`], [`recorder`], [`relay`]: the gateways, their callers, their upstream, and
 //!   the way to the server;
 //! - [`laws`]: how the upstream's record is judged.
@@ -18,6 +18,7 @@ mod acceptance;
 mod connection;
 mod data_set;
 mod demo;
+mod egress;
 mod gateways;
 mod laws;
 mod load;

@@ -24,6 +24,13 @@ const WARM_UP: Duration = Duration::from_millis(200);
 /// Reservations whose processor time is measured, in groups as a busy gateway sends them.
 const RESERVATIONS: usize = 100_000;
 const GROUP: usize = 50;
+/// How many gateways ask for leases, and for how many tenants each: the most that a gateway asks for
+/// at once, but the first.
+const LEASES: [(usize, usize); 4] = [(3, 50), (3, 256), (5, 120), (20, 8)];
+/// Questions for leases whose processor time is measured.
+const QUESTIONS: usize = 200;
+/// A gateway asks so often in a second while the egress is scarce.
+const QUESTIONS_PER_SECOND: f64 = 20.0;
 /// Two heartbeats, and a second more: the gateway uses the server.
 const JOINED: Duration = Duration::from_secs(5);
 
@@ -85,6 +92,10 @@ pub(super) async fn measure(bed: &TestBed, settings: &Settings) -> Result<Table>
             COLUMNS[1],
             server.capacity()?,
         );
+        for (gateways, tenants) in LEASES {
+            let name = format!("{gateways} gateways lease for {tenants} tenants, % of a core");
+            table.add(&name, COLUMNS[1], server.leases(gateways, tenants)?);
+        }
     }
     Ok(table)
 }
@@ -131,21 +142,14 @@ impl Server {
 
     /// Reservations per second of processor time.
     fn capacity(&self) -> Result<f64> {
-        let script = texts().into_iter().find(|(name, _)| *name == "reserve");
-        let (_, text) = script.ok_or("there is no script `reserve`")?;
         let mut client = Client::open(self.0.address)?;
-        let hash = client.command(&[b"SCRIPT", b"LOAD", text.as_bytes()])?;
-        let hash = hash
-            .split(|byte| *byte == b'\n')
-            .nth(1)
-            .ok_or("no hash")?
-            .trim_ascii();
+        let hash = client.load("reserve")?;
         let before = self.0.processor_time()?;
         for group in 0..RESERVATIONS / GROUP {
             let mut request = Vec::new();
             for number in 0..GROUP {
                 let bucket = format!("{{bench}}:bucket:{}", (group * GROUP + number) % 10_000);
-                let mut words: Vec<&[u8]> = vec![b"EVALSHA", hash, b"3", bucket.as_bytes()];
+                let mut words: Vec<&[u8]> = vec![b"EVALSHA", &hash, b"3", bucket.as_bytes()];
                 words.extend([&b"{bench}:birth"[..], b"{bench}:announced"]);
                 // One slot of a bucket of 10 per second.
                 words
@@ -155,6 +159,34 @@ impl Server {
             client.send(&request, GROUP)?;
         }
         Ok(RESERVATIONS as f64 / (microseconds(self.0.processor_time()? - before) / 1e6))
+    }
+
+    /// The percentage of a core that the questions of so many gateways take, each for so many tenants.
+    fn leases(&self, gateways: usize, tenants: usize) -> Result<f64> {
+        let mut client = Client::open(self.0.address)?;
+        let hash = client.load("lease")?;
+        client.command(&[b"DEL", b"{bench}:egress"])?;
+        let before = self.0.processor_time()?;
+        for question in 0..QUESTIONS {
+            let gateway = question % gateways;
+            let mut keys = vec!["{bench}:egress".to_owned(), "{bench}:birth".to_owned()];
+            // An egress of 200 per second.
+            let mut arguments = format!("{} 0 1000 0 5000 0", 1_000_000 + gateway);
+            for tenant in 0..tenants {
+                // Half of them are on all gateways.
+                let own = if tenant % 2 == 0 { gateway } else { 0 };
+                keys.push(format!("{{bench}}:tenant:{own:016x}{tenant:016x}"));
+                let (weight, waited) = (1 + tenant % 5, 1000 * tenant);
+                arguments += &format!(" {weight} 3 {waited} 0 0 0");
+            }
+            let count = keys.len().to_string();
+            let mut words: Vec<&[u8]> = vec![b"EVALSHA", &hash, count.as_bytes()];
+            words.extend(keys.iter().map(|key| key.as_bytes()));
+            words.extend(arguments.as_bytes().split(|byte| *byte == b' '));
+            client.command(&words)?;
+        }
+        let each = microseconds(self.0.processor_time()? - before) / QUESTIONS as f64;
+        Ok(each * QUESTIONS_PER_SECOND * gateways as f64 / 1e4)
     }
 }
 
@@ -171,6 +203,15 @@ impl Client {
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let read = Vec::new();
         Ok(Self { stream, read })
+    }
+
+    /// Loads a script of this name, and returns its hash.
+    fn load(&mut self, name: &str) -> Result<Vec<u8>> {
+        let script = texts().into_iter().find(|(it, _)| *it == name);
+        let (_, text) = script.ok_or_else(|| format!("there is no script `{name}`"))?;
+        let reply = self.command(&[b"SCRIPT", b"LOAD", text.as_bytes()])?;
+        let hash = reply.split(|byte| *byte == b'\n').nth(1).ok_or("no hash")?;
+        Ok(hash.trim_ascii().to_vec())
     }
 
     /// Runs one command and returns its reply as it was sent.

@@ -16,8 +16,6 @@
 -- named     the smallest length of the next pause, if the next 429 names one
 -- shift     by how much pauses have moved reserved slots, in sum
 
--- How long the strictest limit applies after a gateway has last used it.
-local STRICT_FOR = 10000000
 -- How long the length of a pause is remembered after its end.
 local MAX_PAUSE = 60000000
 
@@ -41,18 +39,7 @@ end
 local tat, interval, spare, strict, paused, epoch, recovers, probe, step, named, shift =
     unpack(read(stored[1]) or { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 })
 
-local own_interval, own_spare = tonumber(ARGV[1]), tonumber(ARGV[2])
-if strict > now and (interval > own_interval or spare < own_spare) then
-    if own_interval == interval or own_spare == spare then
-        strict = now + STRICT_FOR
-    end
-    interval = math.max(interval, own_interval)
-    spare = math.min(spare, own_spare)
-else
-    strict = now + STRICT_FOR
-    interval, spare = own_interval, own_spare
-end
-
+interval, spare, strict = strictest(now, interval, spare, strict, tonumber(ARGV[1]), tonumber(ARGV[2]))
 tat = math.max(tat, born + interval + spare)
 
 -- Moves what is reserved, and the tokens that are not, to after this time.

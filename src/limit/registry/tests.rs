@@ -42,7 +42,7 @@ struct World {
 fn policy(quota: Quota) -> Policy {
     let mut config = Config::default();
     config.limit.quota = Some(quota);
-    let egress = Arc::new(Egress::new(None, config.limit.max_wait));
+    let egress = Arc::new(Egress::new(None, config.limit.max_wait, None));
     let sharing = Sharing::new(&config.tenants, &egress, false);
     Policy {
         shared: None,

@@ -3,7 +3,7 @@
 //! Invariant: it holds no state of its own. It is built from the buckets, and an
 //! entry is taken off before its waiters change.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tokio::time::Instant;
 
@@ -23,6 +23,8 @@ pub(in crate::limit) struct Agenda {
     pub(super) later: BTreeSet<(Instant, Due)>,
     /// When the first request of a bucket will have to be refused.
     pub(super) expiries: BTreeSet<(Instant, EntryId)>,
+    /// How many tokens a bucket may have reserved, where not any number.
+    pub(super) reservable: BTreeMap<EntryId, usize>,
 }
 
 /// The waiters of a flow that are next in their buckets, which have a token.
@@ -54,6 +56,11 @@ impl Agenda {
         if let Some(receipt) = queue.head(Side::Receipts) {
             next_waiters.receipts.remove(&(receipt.overdue, id));
         }
+    }
+
+    /// How many tokens a bucket may have reserved.
+    pub(super) fn reservable(&self, id: EntryId) -> usize {
+        self.reservable.get(&id).copied().unwrap_or(usize::MAX)
     }
 
     /// When something can be done next, if the egress has a token at `due`.

@@ -31,13 +31,14 @@ fn a_part_of_a_budget_is_at_least_a_burst_of_one_and_a_call_in_flight() {
             caps.collect::<Vec<_>>(),
         )
     };
-    let tenants = vec![quota(2.0, 1), None];
+    let tenants = vec![quota(6.0, 2), None];
     let caps = vec![Some(3), Some(1), None];
-    // Buckets of instances are shared exactly, so they are not divided.
+    // Buckets of instances, the egress and the rates of tenants are shared exactly, so they are
+    // not divided.
     assert_eq!(
         seen(&divided(&config, three)),
         (
-            [quota(10.0, 2), quota(9.0, 20)],
+            [quota(30.0, 7), quota(9.0, 20)],
             tenants.clone(),
             vec![quota(3.0, 4), None, None],
             caps.clone()
@@ -46,7 +47,7 @@ fn a_part_of_a_budget_is_at_least_a_burst_of_one_and_a_call_in_flight() {
     assert_eq!(
         seen(&of_unnamed(&config, three)),
         (
-            [quota(10.0, 2), quota(3.0, 6)],
+            [quota(30.0, 7), quota(3.0, 6)],
             tenants,
             vec![quota(1.0, 1), None, None],
             caps

@@ -23,7 +23,7 @@ impl World {
 
     fn open(&mut self, weight: u32, own: Option<Quota>) -> FlowId {
         let weight = NonZeroU32::new(weight).unwrap();
-        self.flows.open(weight, own, self.start)
+        self.flows.open(&Arc::from("a"), weight, own, self.start)
     }
 
     fn spend(&mut self, flow: FlowId, at: u64) {

@@ -96,7 +96,7 @@ impl Gcra {
     }
 
     /// When every token will be back.
-    pub(super) fn full(&self) -> Instant {
+    pub(in crate::limit) fn full(&self) -> Instant {
         self.full
     }
 

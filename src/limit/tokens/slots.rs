@@ -23,6 +23,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::micros::{LONGEST, are_exact};
 use super::{Demand, SimulatedTokens, Tokens};
 use crate::cluster::{Call, Cluster, Script};
 use crate::config::Quota;
@@ -30,13 +31,13 @@ use state::{Question, Report, State};
 pub(in crate::limit) use table::{SharedBuckets, SharedGroup};
 
 /// How long after it is due a slot may be used.
-const USABLE: Duration = Duration::from_millis(100);
+pub(in crate::limit) const USABLE: Duration = Duration::from_millis(100);
 
 /// After a question without a reply the next follows not before this time.
-const RETRY: Duration = Duration::from_millis(50);
+pub(in crate::limit) const RETRY: Duration = Duration::from_millis(50);
 
 /// Longer than any wait: something else wakes the task.
-const UNKNOWN: Duration = Duration::from_secs(3600);
+pub(in crate::limit) const UNKNOWN: Duration = Duration::from_secs(3600);
 
 /// What a bucket is called in the whole cluster. The server sees a keyed hash of it.
 #[derive(Debug)]
@@ -90,10 +91,11 @@ impl SharedTokens {
         self.slots.lock().one_at_a_time = one_at_a_time;
     }
 
-    /// Asks the server for the slots that are missing, or gives back what is left over.
-    pub(super) fn reserve(&self, now: Instant, demand: Demand) {
+    /// Asks the server for the slots that are missing, up to this number, or gives back what is left
+    /// over.
+    pub(super) fn reserve(&self, now: Instant, most: usize, demand: Demand) {
         let mut state = self.slots.current(now);
-        state.demand = demand;
+        state.set_demand(demand, most, now);
         self.slots.ask_if_needed(state, now);
     }
 
@@ -215,18 +217,10 @@ impl Slots {
 /// Whether a script can have returned this, so that one wrong reply does not stop a bucket for
 /// ever. Every reply ends with the state of the bucket.
 fn is_sane(reply: &[i64]) -> bool {
-    // Sums of such numbers do not overflow.
-    const EXACT_IN_LUA: u64 = 1 << 53;
-    // More than the longest `limit.max_wait` and the longest pause, in microseconds.
-    const LONGEST: i64 = 2 * 86_400_000_000;
     let Some(&[_, paused, _, _, tat, interval, spare]) = reply.last_chunk::<7>() else {
         return false;
     };
-    reply
-        .iter()
-        .all(|number| number.unsigned_abs() <= EXACT_IN_LUA)
-        && paused.max(tat - spare) <= LONGEST
-        && (1..=LONGEST).contains(&interval)
+    are_exact(reply) && paused.max(tat - spare) <= LONGEST && (1..=LONGEST).contains(&interval)
 }
 
 impl Tokens for SharedTokens {

@@ -1,17 +1,19 @@
 //! The scripts in Rust, for tests in simulated time: those on buckets, those on batches (`batches`),
-//! and that on verified credentials (`credentials`).
+//! that on verified credentials (`credentials`), and that which lends tokens (`lease`).
 //!
 //! Invariant: line by line the same as `src/cluster/scripts/*.lua`. `tests/scripts.rs` runs random
 //! histories through both.
 
 mod batches;
 mod credentials;
+mod lease;
 
 use std::collections::HashMap;
 
 use crate::cluster::{Call, Reply, Script};
 use batches::Batches;
 use credentials::Credentials;
+use lease::Leases;
 
 const STRICT_FOR: i64 = 10_000_000;
 const MAX_PAUSE: i64 = 60_000_000;
@@ -25,6 +27,7 @@ pub struct DataSet {
     buckets: HashMap<Vec<u8>, Bucket>,
     batches: Batches,
     credentials: Credentials,
+    leases: Leases,
 }
 
 /// The result of a script.
@@ -93,8 +96,30 @@ impl DataSet {
         Some(expires - now).filter(|left| *left > 0)
     }
 
+    /// Runs the script that lends tokens, to these tenants.
+    pub fn lend(&mut self, tenants: &[Vec<u8>], arguments: &[i64], now: i64) -> Vec<i64> {
+        let born = *self.born.get_or_insert(now);
+        self.leases.lend(tenants, arguments, born, now)
+    }
+
+    /// The keys of that script that have expired; the egress is called so.
+    #[must_use]
+    pub fn expired(&self, now: i64) -> Vec<Vec<u8>> {
+        self.leases.expired(now)
+    }
+
+    /// For how long such a key is kept, in microseconds; `None` where there is none.
+    #[must_use]
+    pub fn lease_kept(&self, key: &[u8], now: i64) -> Option<i64> {
+        self.leases.kept(key, now)
+    }
+
     /// Runs a script at this time, in microseconds.
     pub(crate) fn run(&mut self, call: &Call, now: i64) -> Outcome {
+        if call.script == Script::Lease {
+            let reply = self.lend(&call.keys[2..], &call.arguments, now);
+            return Outcome::of(reply, Vec::new());
+        }
         let other = self.batches.run(call, now);
         let other = other.or_else(|| self.credentials.run(call, now));
         other.unwrap_or_else(|| self.run_on_bucket(call, now))
@@ -174,18 +199,22 @@ impl From<Outcome> for Reply {
     }
 }
 
+/// Interval, spare and until when they are the strictest.
+fn strictest(limit: (i64, i64, i64), own: (i64, i64), now: i64) -> (i64, i64, i64) {
+    let ((interval, spare, mut strict), (own_interval, own_spare)) = (limit, own);
+    if strict <= now || (interval <= own_interval && spare >= own_spare) {
+        return (own_interval, own_spare, now + STRICT_FOR);
+    }
+    if own_interval == interval || own_spare == spare {
+        strict = now + STRICT_FOR;
+    }
+    (interval.max(own_interval), spare.min(own_spare), strict)
+}
+
 impl Bucket {
     fn limit(&mut self, interval: i64, spare: i64, now: i64) {
-        if self.strict > now && (self.interval > interval || self.spare < spare) {
-            if interval == self.interval || spare == self.spare {
-                self.strict = now + STRICT_FOR;
-            }
-            self.interval = self.interval.max(interval);
-            self.spare = self.spare.min(spare);
-        } else {
-            self.strict = now + STRICT_FOR;
-            (self.interval, self.spare) = (interval, spare);
-        }
+        let limit = (self.interval, self.spare, self.strict);
+        (self.interval, self.spare, self.strict) = strictest(limit, (interval, spare), now);
     }
 
     fn shift_to(&mut self, from: i64, to: i64) {

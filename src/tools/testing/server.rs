@@ -1,6 +1,6 @@
 //! A server for several gateways in simulated time, over the model of its scripts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,7 +33,8 @@ struct State {
     gateways: BTreeMap<String, (String, String, bool, Instant)>,
     listeners: Vec<mpsc::Sender<Vec<u8>>>,
     calls: usize,
-    wrong: Option<Vec<i64>>,
+    /// Replies in the place of those of some scripts, by their names.
+    wrong: HashMap<&'static str, Vec<i64>>,
 }
 
 /// What becomes of the operations of one gateway.
@@ -99,9 +100,10 @@ impl ModelServer {
         }
     }
 
-    /// Returns this in the place of each reply, as a broken server might.
-    pub fn replace_replies(&self, wrong: Option<Vec<i64>>) {
-        self.lock().wrong = wrong;
+    /// Returns this in the place of each reply of these scripts, as a broken server might.
+    pub fn replace_replies(&self, scripts: &[&'static str], wrong: &[i64]) {
+        let wrong = scripts.iter().map(|script| (*script, wrong.to_vec()));
+        self.lock().wrong = wrong.collect();
     }
 
     /// Scripts that were run, without reports of gateways.
@@ -128,7 +130,11 @@ impl ModelServer {
                 listener.try_send(line.clone()).ok();
             }
         }
-        let wrong = state.wrong.clone().map(Reply::from);
+        let wrong = state
+            .wrong
+            .get(call.script.name())
+            .cloned()
+            .map(Reply::from);
         wrong.unwrap_or_else(|| outcome.into())
     }
 

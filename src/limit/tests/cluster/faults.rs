@@ -88,14 +88,15 @@ async fn a_reply_that_no_script_returns_neither_stops_nor_fills_the_gateway() {
         vec![0, 0, 0, 0, 1, 1, 1 << 50, 1, 0, 0, 100_000, 100_000],
     ] {
         let all = Members::start(1, ms(1), of_rate(10.0, 2, 1_000)).await;
-        all.server.replace_replies(Some(wrong.clone()));
+        all.server
+            .replace_replies(&["reserve", "credentials"], &wrong);
         for _ in 0..20 {
             // With a token or without one, in time.
             let request = tokio::time::timeout(ms(1_100), all[0].send("123"));
             let (_, at) = request.await.expect("a request has no end").unwrap();
             assert!(at <= Instant::now(), "{wrong:?}");
         }
-        all.server.replace_replies(None);
+        all.server.replace_replies(&[], &[]);
         tokio::time::sleep(Duration::from_secs(5)).await;
         let (acquired, _) = all[0].send("123").await.unwrap();
         assert!(acquired.is_ok(), "{wrong:?}: {acquired:?}");

@@ -13,7 +13,7 @@ const SEEDS: u64 = 60;
 const ROUND_TRIP: u64 = 20;
 
 /// A small generator (SplitMix64).
-struct Random(Cell<u64>);
+pub(super) struct Random(Cell<u64>);
 
 impl Random {
     fn next(&self) -> u64 {
@@ -26,11 +26,11 @@ impl Random {
     }
 
     /// From 0 to `below`, without it.
-    fn below(&self, below: u64) -> u64 {
+    pub(super) fn below(&self, below: u64) -> u64 {
         self.next() % below
     }
 
-    fn one_in(&self, n: u64) -> bool {
+    pub(super) fn one_in(&self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
@@ -202,53 +202,58 @@ fn assert_order(done: &[Done], round_trip: Duration) {
     }
 }
 
-#[test]
-fn in_every_history_the_budget_is_kept_and_every_request_ends_in_time() {
+/// Checks the history of each seed, in simulated time.
+pub(super) fn in_simulated_time<F: Future<Output = ()>>(history: impl Fn(Random) -> F) {
     let seeds = std::env::var("WAWP_CLUSTER_SEEDS");
     let seeds = seeds.map_or(SEEDS, |seeds| seeds.parse().unwrap());
     for seed in 0..seeds {
-        let random = Random(Cell::new(seed));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
             .build()
             .unwrap();
-        let check = std::panic::AssertUnwindSafe(|| {
-            runtime.block_on(async {
-                let plan = Plan::new(&random);
-                let done = run(&plan, &random).await;
-                for request in &done {
-                    let took = request.ended - request.arrived;
-                    assert!(took <= ms(plan.max_wait + 10), "{request:?} took {took:?}");
-                }
-                let sent: Vec<_> = done
-                    .iter()
-                    .filter(|it| it.is_sent)
-                    .map(|it| it.ended)
-                    .collect();
-                // Gateways notice an outage at different times, and the others notice after
-                // eight seconds that one is cut off.
-                let extra = match (plan.has_faults, plan.has_common_faults) {
-                    (false, _) => 0.0,
-                    (true, true) => 2.0 * plan.rate,
-                    (true, false) => 8.0 * plan.rate,
-                };
-                assert_conform(&sent, plan.rate, plan.burst, extra);
-                if !plan.has_faults {
-                    assert_paused(&done, plan.round_trip);
-                }
-                // The slot of a request that leaves, or that is too late after a pause, goes to
-                // the next of its gateway.
-                let is_undisturbed = !plan.has_faults && !plan.has_leavers && !plan.has_pauses;
-                // Receipts yield.
-                if is_undisturbed && !plan.has_receipts {
-                    assert_order(&done, plan.round_trip);
-                }
-            });
-        });
+        let random = Random(Cell::new(seed));
+        let check = std::panic::AssertUnwindSafe(|| runtime.block_on(history(random)));
         if let Err(panic) = std::panic::catch_unwind(check) {
-            eprintln!("seed {seed}: {:?}", Plan::new(&Random(Cell::new(seed))));
+            eprintln!("seed {seed}");
             std::panic::resume_unwind(panic);
         }
     }
+}
+
+#[test]
+fn in_every_history_the_budget_is_kept_and_every_request_ends_in_time() {
+    in_simulated_time(|random| async move {
+        let plan = Plan::new(&random);
+        // A test that fails shows it.
+        println!("{plan:?}");
+        let done = run(&plan, &random).await;
+        for request in &done {
+            let took = request.ended - request.arrived;
+            assert!(took <= ms(plan.max_wait + 10), "{request:?} took {took:?}");
+        }
+        let sent: Vec<_> = done
+            .iter()
+            .filter(|it| it.is_sent)
+            .map(|it| it.ended)
+            .collect();
+        // Gateways notice an outage at different times, and the others notice after
+        // eight seconds that one is cut off.
+        let extra = match (plan.has_faults, plan.has_common_faults) {
+            (false, _) => 0.0,
+            (true, true) => 2.0 * plan.rate,
+            (true, false) => 8.0 * plan.rate,
+        };
+        assert_conform(&sent, plan.rate, plan.burst, extra);
+        if !plan.has_faults {
+            assert_paused(&done, plan.round_trip);
+        }
+        // The slot of a request that leaves, or that is too late after a pause, goes to
+        // the next of its gateway.
+        let is_undisturbed = !plan.has_faults && !plan.has_leavers && !plan.has_pauses;
+        // Receipts yield.
+        if is_undisturbed && !plan.has_receipts {
+            assert_order(&done, plan.round_trip);
+        }
+    });
 }

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::{RETRY, UNKNOWN, USABLE};
 use crate::config::Quota;
 use crate::limit::tokens::gcra::Gcra;
+use crate::limit::tokens::micros::{length, offset, quota_of};
 use crate::limit::tokens::pause::{LocalTokens, PROBE_TIMEOUT};
 use crate::limit::tokens::{Demand, SimulatedTokens, Tokens};
 use pauses::{Held, Probe};
@@ -129,6 +130,17 @@ impl State {
 
     pub(super) fn set_quota(&mut self, quota: Quota) {
         self.quota = quota;
+    }
+
+    /// `most`: no more slots are to be reserved.
+    pub(super) fn set_demand(&mut self, mut demand: Demand, most: usize, now: Instant) {
+        if most < demand.deadlines.len().max(1) {
+            self.drop_unusable(now);
+            let most = most.max(self.reserved.len());
+            demand.deadlines.truncate(most);
+            demand.yielding = demand.yielding.filter(|_| most > 0);
+        }
+        self.demand = demand;
     }
 
     /// Begins or ends the time without a server. `share`: among how many gateways the rate is
@@ -315,10 +327,8 @@ impl State {
         if epoch != self.epoch {
             (self.epoch, self.epoch_since) = (epoch, Some(now));
         }
-        self.known = Gcra::new(
-            Some(Self::applied(interval, spare)),
-            offset(now, tat.max(0)),
-        );
+        // The limit that applies is the strictest that a gateway uses.
+        self.known = Gcra::new(Some(quota_of(interval, spare)), offset(now, tat.max(0)));
         let until = offset(now, paused);
         match (recovers, &mut self.pause) {
             (1, Some(pause)) if until <= pause.until.max(now) => pause.until = until,
@@ -331,17 +341,6 @@ impl State {
             (_, pause) => *pause = None,
         }
         0
-    }
-
-    /// The limit that applies: the strictest that a gateway uses.
-    fn applied(interval: i64, spare: i64) -> Quota {
-        let burst = u32::try_from(spare / interval + 1)
-            .ok()
-            .and_then(NonZeroU32::new);
-        Quota {
-            rate: 1e6 / interval as f64,
-            burst: burst.unwrap_or(NonZeroU32::MIN),
-        }
     }
 
     pub(super) fn tokens(&self, now: Instant) -> Option<f64> {
@@ -373,17 +372,5 @@ impl State {
             reserved: reserved.collect(),
             bucket,
         }
-    }
-}
-
-fn length(micros: i64) -> Duration {
-    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
-}
-
-fn offset(from: Instant, micros: i64) -> Instant {
-    match micros {
-        0.. => from + length(micros),
-        // Before this process began, a slot is due at once in any case.
-        _ => from.checked_sub(length(-micros)).unwrap_or(from),
     }
 }

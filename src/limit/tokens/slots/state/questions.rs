@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{Held, Probe, State};
 use crate::cluster::{Cluster, Script, micros};
+use crate::limit::tokens::micros::limit_of;
 use crate::limit::tokens::pause::PROBE_TIMEOUT;
 
 /// Slots in one reservation.
@@ -60,7 +61,7 @@ impl State {
             && self.reserved.front().is_some_and(|slot| slot.from <= now)
             && matches!(probe, Probe::AskAt(at) if at <= now)
         {
-            let mut arguments = self.limit();
+            let mut arguments = limit_of(self.quota).to_vec();
             arguments.push(micros(PROBE_TIMEOUT));
             return Some(Question {
                 kind: QuestionKind::Probe,
@@ -102,7 +103,7 @@ impl State {
         let known_pause = self.pause.map_or(Duration::ZERO, |pause| {
             pause.until.saturating_duration_since(now)
         });
-        let mut arguments = self.limit();
+        let mut arguments = limit_of(self.quota).to_vec();
         arguments.extend([birth, micros(known_tat), micros(known_pause)]);
         arguments.extend([back as i64 * self.last.step, self.last.tat]);
         // Gateways that have vanished may go on without the server, with their share.
@@ -119,16 +120,8 @@ impl State {
         })
     }
 
-    /// `[interval, spare]`: the time between two tokens, and that of a full bucket beyond one.
-    fn limit(&self) -> Vec<i64> {
-        let interval = self.quota.interval().as_nanos().div_ceil(1000).max(1);
-        let interval = i64::try_from(interval).unwrap_or(i64::MAX);
-        let spare = interval * i64::from(self.quota.burst.get() - 1);
-        vec![interval, spare]
-    }
-
     pub(in crate::limit::tokens::slots) fn report_arguments(&self, report: &Report) -> Vec<i64> {
-        let mut arguments = self.limit();
+        let mut arguments = limit_of(self.quota).to_vec();
         arguments.extend(match *report {
             Report::Throttled { epoch, named } => [epoch, micros(named)],
             Report::Settled { epoch, is_accepted } => [epoch, i64::from(is_accepted)],
