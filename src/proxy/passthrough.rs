@@ -37,10 +37,10 @@ impl Proxy {
         let arrived_at = body.arrived_at().unwrap_or_else(Instant::now);
         let lane = self.lane(ctx, &identity, head)?;
         let limiter = &self.shared.limiter;
-        let acquired = limiter
+        let mut acquired = limiter
             .acquire(&lane, Kind::Request, arrived_at, ctx.route)
             .await;
-        let result = match acquired {
+        let result = match &mut acquired {
             Ok(acquired) => {
                 let mut request = UpstreamRequest {
                     head: std::mem::take(head),
@@ -48,7 +48,7 @@ impl Proxy {
                 };
                 self.send(ctx, &mut request, &lane, acquired).await
             }
-            Err(refused) => Err(refused.into()),
+            Err(refused) => Err((*refused).into()),
         };
         count(&lane, ctx.route, &result, ctx.log_entry);
         result
@@ -69,7 +69,7 @@ impl Proxy {
         } = &*self.shared;
         ctx.log_entry.set_merging(Err(NotMerged::MergingOff));
         batcher.shadow(&ctx.settings.batch, receipt, lane);
-        let acquired = if lane.rules().observes {
+        let mut acquired = if lane.rules().observes {
             // The shadow of its batch takes the token.
             limiter.untracked(lane, Route::ReceiptPath)
         } else {
@@ -80,7 +80,7 @@ impl Proxy {
                 .await?
         };
         let mut request = receipt.own_request();
-        self.send(ctx, &mut request, lane, acquired).await
+        self.send(ctx, &mut request, lane, &mut acquired).await
     }
 
     /// Sends a request that has its token, once, and returns the response while its
@@ -90,7 +90,7 @@ impl Proxy {
         ctx: &mut RequestCtx<'_>,
         request: &mut UpstreamRequest,
         lane: &Lane,
-        mut acquired: Acquired,
+        acquired: &mut Acquired,
     ) -> Result<Box<ClientResponse>, Error> {
         // Taken out now, because the upstream call consumes the head.
         let client_upgrade = request
@@ -120,7 +120,7 @@ impl Proxy {
         // Where merging is only observed, no response changes (rule: observe mode).
         let merges = !ctx.settings.batch_observes();
         let not_merged = ctx.log_entry.not_merged().filter(|_| merges);
-        self.annotate(&mut response.head, lane, &acquired, not_merged);
+        self.annotate(&mut response.head, lane, acquired, not_merged);
         Ok(response)
     }
 
