@@ -71,6 +71,8 @@ pub(crate) struct Cluster {
     /// The connection; `None` while there is none.
     link: ArcSwapOption<Link>,
     generation: AtomicU64,
+    /// Budgets are only observed (`limit.mode`).
+    observes: AtomicBool,
     /// Connections that were subscribed to announcements so far.
     subscriptions: AtomicU64,
     health: Mutex<Health>,
@@ -197,6 +199,7 @@ impl Cluster {
             settings: ArcSwap::from_pointee("-".to_owned()),
             link: ArcSwapOption::empty(),
             generation: AtomicU64::new(0),
+            observes: AtomicBool::new(false),
             subscriptions: AtomicU64::new(0),
             health: Mutex::new(Health::new(Instant::now())),
             is_shared: AtomicBool::new(false),
@@ -303,6 +306,24 @@ impl Cluster {
             key.push_str(part);
         }
         key.into_bytes()
+    }
+
+    /// The key of a budget. Where budgets are only observed it is another one: a gateway that observes
+    /// takes nothing from those that enforce.
+    pub(crate) fn budget_key(&self, parts: &[&str]) -> Vec<u8> {
+        match self.observes.load(Ordering::Acquire) {
+            true => self.key(&[&["shadow"], parts].concat()),
+            false => self.key(parts),
+        }
+    }
+
+    /// Sets whether budgets are only observed. A change counts as a new connection, so that what was
+    /// granted is asserted at the other budgets: debt is kept.
+    pub(crate) fn set_observes(&self, observes: bool) {
+        let has_changed = self.observes.swap(observes, Ordering::AcqRel) != observes;
+        if has_changed && self.generation() > 0 {
+            self.begin_generation();
+        }
     }
 
     /// The key of the birth of the data set (`KEYS[2]` of the scripts on buckets).

@@ -211,7 +211,7 @@ impl Cluster {
         Ok(link)
     }
 
-    fn begin_generation(&self) {
+    pub(super) fn begin_generation(&self) {
         self.generation.fetch_add(1, Ordering::Release);
         self.events.send(Event::Connected).ok();
     }

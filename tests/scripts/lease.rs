@@ -2,6 +2,8 @@
 
 use super::*;
 
+const EGRESS: &[u8] = b"egress";
+
 /// One call.
 #[derive(Clone, Debug)]
 struct Step {
@@ -133,13 +135,13 @@ fn the_script_that_lends_does_what_its_model_does() {
             let (mut now, mut birth) = (BEGINNING, 0);
             for step in steps {
                 now += step.after;
-                for key in model.expired(now) {
+                for key in model.expired(EGRESS, now) {
                     let _: () = redis::cmd("DEL").arg(key).query(connection).unwrap();
                 }
                 let (keys, arguments) = (step.keys(), step.arguments(birth, now));
-                let expected = model.lend(&keys, &arguments, now);
+                let expected = model.lend(EGRESS, &keys, &arguments, now);
                 let mut call = script.prepare_invoke();
-                call.key("egress").key("born").key(&keys).key(now);
+                call.key(EGRESS).key("born").key(&keys).key(now);
                 call.arg(&arguments);
                 let reply: Vec<i64> = call.invoke(connection).unwrap();
                 prop_assert_eq!(&reply, &expected, "{:?} {:?}", keys, arguments);
@@ -148,9 +150,11 @@ fn the_script_that_lends_does_what_its_model_does() {
                 let rates = rates
                     .filter(|(_, tenant)| tenant.rate.0 != 0)
                     .map(|it| it.0);
-                for key in rates.chain([&b"egress".to_vec()]) {
+                for key in rates.chain([&EGRESS.to_vec()]) {
                     let left: i64 = redis::cmd("PTTL").arg(key).query(connection).unwrap();
-                    let kept = model.lease_kept(key, now).map_or(-2, |kept| kept / 1000);
+                    let kept = model
+                        .lease_kept(EGRESS, key, now)
+                        .map_or(-2, |kept| kept / 1000);
                     prop_assert!(
                         (kept - 5_000..=kept).contains(&left),
                         "kept for {left} ms instead of {kept}"

@@ -84,10 +84,10 @@ impl Leases {
         let wanted =
             wanted.map(|(since, id, missing)| (id, missing, now.saturating_duration_since(since)));
         let of_flows = flows.question(wanted, now);
-        let mut keys = vec![cluster.key(&["egress"]), cluster.birth()];
+        let mut keys = vec![cluster.budget_key(&["egress"]), cluster.birth()];
         for id in of_flows.flows() {
             let digest = cluster.digest(&["tenant", flows.name_of(id)])?;
-            keys.push(cluster.key(&["tenant", &digest]));
+            keys.push(cluster.budget_key(&["tenant", &digest]));
         }
         let generation = cluster.generation();
         let birth = match self.generation == generation {

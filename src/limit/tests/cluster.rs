@@ -4,6 +4,7 @@ mod credentials;
 mod faults;
 mod histories;
 mod leases;
+mod observing;
 
 use tokio::task::JoinHandle;
 

@@ -27,7 +27,8 @@ pub struct DataSet {
     buckets: HashMap<Vec<u8>, Bucket>,
     batches: Batches,
     credentials: Credentials,
-    leases: Leases,
+    /// By the key of the egress.
+    leases: HashMap<Vec<u8>, Leases>,
 }
 
 /// The result of a script.
@@ -96,28 +97,37 @@ impl DataSet {
         Some(expires - now).filter(|left| *left > 0)
     }
 
-    /// Runs the script that lends tokens, to these tenants.
-    pub fn lend(&mut self, tenants: &[Vec<u8>], arguments: &[i64], now: i64) -> Vec<i64> {
+    /// Runs the script that lends tokens of an egress, to these tenants.
+    pub fn lend(
+        &mut self,
+        egress: &[u8],
+        tenants: &[Vec<u8>],
+        arguments: &[i64],
+        now: i64,
+    ) -> Vec<i64> {
         let born = *self.born.get_or_insert(now);
-        self.leases.lend(tenants, arguments, born, now)
+        let leases = self.leases.entry(egress.to_vec()).or_default();
+        leases.lend(tenants, arguments, born, now)
     }
 
-    /// The keys of that script that have expired; the egress is called so.
+    /// The keys of that script that have expired, of an egress and its tenants.
     #[must_use]
-    pub fn expired(&self, now: i64) -> Vec<Vec<u8>> {
-        self.leases.expired(now)
+    pub fn expired(&self, egress: &[u8], now: i64) -> Vec<Vec<u8>> {
+        let leases = self.leases.get(egress);
+        leases.map_or_else(Vec::new, |leases| leases.expired(egress, now))
     }
 
     /// For how long such a key is kept, in microseconds; `None` where there is none.
     #[must_use]
-    pub fn lease_kept(&self, key: &[u8], now: i64) -> Option<i64> {
-        self.leases.kept(key, now)
+    pub fn lease_kept(&self, egress: &[u8], key: &[u8], now: i64) -> Option<i64> {
+        let leases = self.leases.get(egress)?;
+        leases.kept((key != egress).then_some(key), now)
     }
 
     /// Runs a script at this time, in microseconds.
     pub(crate) fn run(&mut self, call: &Call, now: i64) -> Outcome {
         if call.script == Script::Lease {
-            let reply = self.lend(&call.keys[2..], &call.arguments, now);
+            let reply = self.lend(&call.keys[0], &call.keys[2..], &call.arguments, now);
             return Outcome::of(reply, Vec::new());
         }
         let other = self.batches.run(call, now);

@@ -112,8 +112,12 @@ impl SharedBuckets {
         table.by_key.values().filter_map(Weak::upgrade).collect()
     }
 
-    fn insert(&self, key: Vec<u8>, slots: &Arc<Slots>) {
+    /// Adds a bucket, which had another key before.
+    fn insert(&self, key: Vec<u8>, before: Option<&[u8]>, slots: &Arc<Slots>) {
         let mut table = self.lock();
+        if let Some(before) = before {
+            table.by_key.remove(before);
+        }
         if table.by_key.len() >= table.sweep_at {
             table.by_key.retain(|_, slots| slots.strong_count() > 0);
             table.sweep_at = (2 * table.by_key.len()).max(FIRST_SWEEP);
@@ -137,12 +141,12 @@ impl Slots {
         } = &self.name;
         let (buckets, cluster) = (&group.buckets, group.cluster());
         let digest = cluster.digest(&[&group.requests, instance, role])?;
-        let key = cluster.key(&["bucket", &digest]);
+        let key = cluster.budget_key(&["bucket", &digest]);
         let is_known = self.lock().key.as_deref() == Some(&*key);
         if !is_known {
-            // The first time, or a server with another key for hashes.
-            self.lock().key = Some(Box::from(&*key));
-            buckets.insert(key.clone(), self);
+            // The first time, a server with another key for hashes, or another `limit.mode`.
+            let before = self.lock().key.replace(Box::from(&*key));
+            buckets.insert(key.clone(), before.as_deref(), self);
         }
         Some(vec![key, cluster.birth(), cluster.channel()])
     }

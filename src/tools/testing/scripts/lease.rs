@@ -156,20 +156,20 @@ impl Leases {
     }
 
     /// The keys that have expired by now.
-    pub(super) fn expired(&self, now: i64) -> Vec<Vec<u8>> {
+    pub(super) fn expired(&self, egress: &[u8], now: i64) -> Vec<Vec<u8>> {
         let rates = self.rates.iter().filter(|(_, rate)| rate.expires <= now);
         let mut expired: Vec<_> = rates.map(|(key, _)| key.clone()).collect();
         if self.expires <= now {
-            expired.push(b"egress".to_vec());
+            expired.push(egress.to_vec());
         }
         expired
     }
 
-    /// For how long a key is kept; `None` where there is none.
-    pub(super) fn kept(&self, key: &[u8], now: i64) -> Option<i64> {
-        let expires = match key {
-            b"egress" => self.expires,
-            key => self.rates.get(key)?.expires,
+    /// For how long the rate of a tenant is kept, or the egress; `None` where there is none.
+    pub(super) fn kept(&self, tenant: Option<&[u8]>, now: i64) -> Option<i64> {
+        let expires = match tenant {
+            None => self.expires,
+            Some(tenant) => self.rates.get(tenant)?.expires,
         };
         Some(expires - now).filter(|left| *left > 0)
     }
