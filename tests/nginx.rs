@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
 
+mod ports;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -69,8 +71,7 @@ impl Drop for Nginx {
 }
 
 fn free_address() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+    SocketAddr::from(([127, 0, 0, 1], ports::free_port()))
 }
 
 /// `nginx` is often in a directory that only root's path contains.

@@ -10,7 +10,8 @@ use wawp_gateway::config::{self, Overrides};
 use wawp_gateway::testing::cluster::Peer;
 
 use super::gateways::{page, program};
-use super::servers::{LIMIT, Server, Watched, free_port, until};
+use super::ports::free_port;
+use super::servers::{LIMIT, Server, Watched, until};
 
 /// A gateway with this server, and further lines in `[cluster]`.
 fn join_with(url: &str, lines: &str) -> Peer {

@@ -14,8 +14,9 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::laws::Budget;
+use super::ports::free_port;
 use super::recorder::Recorder;
-use super::servers::{Server, free_port, until};
+use super::servers::{Server, until};
 
 pub(super) const BUDGET: Budget = Budget {
     rate: 20.0,

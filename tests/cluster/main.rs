@@ -22,6 +22,8 @@ mod egress;
 mod gateways;
 mod laws;
 mod load;
+#[path = "../ports/mod.rs"]
+mod ports;
 mod receipts;
 mod recorder;
 mod relay;

@@ -11,6 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
+use crate::ports::free_port;
+
 /// Longest time until something that has to happen has happened.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
@@ -113,14 +115,6 @@ pub(crate) fn spawn(directory: &Path, arguments: &[String]) -> Child {
         .stdout(Stdio::null())
         .spawn()
         .expect("redis-server is installed (Debian: apt-get install redis-server)")
-}
-
-pub(crate) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener
-        .local_addr()
-        .map(|it: SocketAddr| it.port())
-        .unwrap()
 }
 
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
