@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::gateways::RUNNING;
+use super::gateways::may_run;
 use super::servers::until;
 
 /// The guard, the server and three gateways.
@@ -79,7 +79,7 @@ impl Drop for Demo {
 
 #[tokio::test]
 async fn a_demo_of_three_gateways_holds_what_its_table_claims() {
-    let _running = RUNNING.lock().await;
+    let _running = may_run().await;
     let mut demo = Demo::start("2s");
     let status = demo.ended().await;
     let (text, errors) = (demo.read("out"), demo.read("err"));
@@ -104,7 +104,7 @@ async fn a_demo_of_three_gateways_holds_what_its_table_claims() {
 
 #[tokio::test]
 async fn nothing_of_a_demo_stays_behind() {
-    let _running = RUNNING.lock().await;
+    let _running = may_run().await;
     for (signal, code) in [(Signal::INT, Some(0)), (Signal::KILL, None)] {
         let mut demo = Demo::start("60s");
         until("all processes run", || demo.processes().len() == PROCESSES).await;
