@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(crate) use self::files::Files;
 pub use crate::cluster::CaError;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Connect};
 use crate::config::{Config, InForce};
 use crate::observe::metrics::Metrics;
 use crate::proxy::{Proxy, Shared};
@@ -58,11 +58,33 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new(config.metrics.max_instances));
         let cluster = config.cluster.as_ref();
         let cluster = cluster.map(|settings| Cluster::new(settings, &metrics));
-        let shared = Arc::new(Shared::new(
-            config,
-            Arc::clone(&metrics),
-            cluster.transpose()?,
-        ));
+        let cluster = cluster.transpose()?;
+        Self::build(config, dial, metrics, cluster)
+    }
+
+    /// As [`new`](Self::new), but it reaches the server of the cluster in another way. With settings
+    /// of a cluster.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn over(
+        config: &Config,
+        dial: Dial,
+        transport: Box<dyn Connect>,
+    ) -> Result<Self, BuildError> {
+        let metrics = Arc::new(Metrics::new(config.metrics.max_instances));
+        let cluster = config.cluster.as_ref();
+        let cluster = cluster.map(|settings| Cluster::over(transport, settings, &metrics));
+        Self::build(config, dial, metrics, cluster)
+    }
+
+    fn build(
+        config: &Config,
+        dial: Dial,
+        metrics: Arc<Metrics>,
+        cluster: Option<Arc<Cluster>>,
+    ) -> Result<Self, BuildError> {
+        let shared = Arc::new(Shared::new(config, Arc::clone(&metrics), cluster));
         // One drain: connections close for it, and responses get `Connection: close`.
         let drain = shared.drain.clone();
         let server_shared = ServerShared::new(config.server.clone(), Arc::clone(&metrics), drain)?;

@@ -198,10 +198,12 @@ impl BucketTokens {
         }
     }
 
-    /// Has tokens reserved for what waits, where they have to be, up to this number.
+    /// Has tokens reserved for what waits, where they have to be, up to this number: no more than calls
+    /// can begin, because a reserved slot is lost if it is not used soon.
     pub(super) fn reserve(&self, now: Instant, most: usize, demand: impl FnOnce() -> Demand) {
         if let TokenSource::Shared(shared) = &self.source {
-            shared.reserve(now, most, demand());
+            let places = self.in_flight().map_or(usize::MAX, |it| it.free());
+            shared.reserve(now, most.min(places), demand());
         }
     }
 

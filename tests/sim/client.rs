@@ -32,7 +32,8 @@ const PAUSE: Duration = Duration::from_millis(30);
 #[derive(Debug)]
 pub(crate) struct Apps {
     pub(crate) began: Instant,
-    pub(crate) gateway: Gateway,
+    /// Each app has one of them.
+    pub(crate) gateways: Vec<Gateway>,
     /// New connections are refused: the listener is closed.
     pub(crate) closed: AtomicBool,
     pub(crate) outcomes: Mutex<Vec<Outcome>>,
@@ -85,7 +86,7 @@ struct Connection {
 }
 
 /// Runs one app.
-pub(crate) async fn live(apps: Arc<Apps>, client: Client) {
+pub(crate) async fn live(apps: Arc<Apps>, number: usize, client: Client) {
     let mut connection: Option<Connection> = None;
     let mut streams = JoinSet::new();
     for step in client.steps {
@@ -99,7 +100,7 @@ pub(crate) async fn live(apps: Arc<Apps>, client: Client) {
             connection = None;
         }
         if connection.as_ref().is_none_or(Connection::is_closed) {
-            connection = apps.connect(client.http2, client.buffer).await;
+            connection = apps.connect(number, client.http2, client.buffer).await;
         }
         let Some(open) = &mut connection else {
             let now = apps.now();
@@ -148,12 +149,12 @@ impl Apps {
         });
     }
 
-    async fn connect(self: &Arc<Self>, h2: bool, buffer: usize) -> Option<Connection> {
+    async fn connect(self: &Arc<Self>, app: usize, h2: bool, buffer: usize) -> Option<Connection> {
         if self.closed.load(Ordering::Relaxed) {
             return None;
         }
         let (near, far) = tokio::io::duplex(buffer);
-        let gateway = self.gateway.clone();
+        let gateway = self.gateways[app % self.gateways.len()].clone();
         tokio::spawn(async move { gateway.serve(far).await });
         let io = TokioIo::new(near);
         let apps = Arc::clone(self);

@@ -46,6 +46,7 @@ fn accepted_while_waiting() -> Plan {
             ]),
         ],
         drain: None,
+        cluster: None,
     }
 }
 
@@ -76,6 +77,7 @@ fn moved_while_waiting() -> Plan {
         behaviour: UpstreamBehaviour::default(),
         clients: vec![app(sends)],
         drain: None,
+        cluster: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The laws that must hold in every run.
 
 mod buckets;
+mod cluster;
 mod connections;
 mod counters;
 mod fault_free;
@@ -19,7 +20,7 @@ use wawp_gateway::config::Config;
 
 use self::limits::Rules;
 use crate::client::{Ending, Outcome, ReceivedResponse};
-use crate::plan::{Manner, Plan, UpstreamBehaviour};
+use crate::plan::{Cluster, Manner, Plan, UpstreamBehaviour};
 use crate::run::Seen;
 use crate::upstream::Arrival;
 use crate::wire::{self, At, Parsed};
@@ -38,6 +39,7 @@ pub(crate) struct Case {
     behaviour: UpstreamBehaviour,
     /// The longest time between a token and the arrival of its request.
     dial: Duration,
+    cluster: Option<Cluster>,
     seen: Seen,
     /// The planned requests by their tags.
     parsed: HashMap<usize, Parsed>,
@@ -59,6 +61,7 @@ pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
         drains: facts.drains,
         behaviour: facts.behaviour,
         dial: facts.dial,
+        cluster: facts.cluster,
         seen,
         broken: Vec::new(),
     };
@@ -70,8 +73,12 @@ pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
     case.refused_requests();
     case.retries_respect_retry_after();
     case.connections();
-    case.counters();
     case.merging();
+    if let Some(cluster) = case.cluster.clone() {
+        case.shared_budgets(&cluster);
+        return case.broken;
+    }
+    case.counters();
     case.buckets();
     case.calls_in_flight();
     case.pauses();
@@ -92,6 +99,7 @@ pub(crate) struct Facts {
     drains: bool,
     behaviour: UpstreamBehaviour,
     dial: Duration,
+    cluster: Option<Cluster>,
 }
 
 impl Facts {
@@ -104,6 +112,7 @@ impl Facts {
             drains: plan.drain.is_some(),
             behaviour: plan.behaviour.clone(),
             dial: plan.behaviour.longest_send(requests.sum()),
+            cluster: plan.cluster.clone(),
         }
     }
 }

@@ -38,8 +38,27 @@ const LONGEST_RUN: Duration = Duration::from_secs(60);
 /// The default number of runs: about half a minute of an unoptimised build.
 const RUNS: u64 = 400;
 
+/// The same for several gateways, whose runs take longer.
+const RUNS_OF_CLUSTERS: u64 = 100;
+
 #[test]
 fn every_law_holds_in_every_run() {
+    let known = known::plans().into_iter();
+    let known = known.map(|(name, plan)| (format!("the plan \"{name}\""), 0, plan));
+    run_all(known, RUNS, Plan::new);
+}
+
+#[test]
+fn every_law_holds_among_gateways() {
+    run_all(std::iter::empty(), RUNS_OF_CLUSTERS, Plan::of_cluster);
+}
+
+/// Runs these plans, and those of the seeds.
+fn run_all(
+    known: impl Iterator<Item = (String, u64, Plan)>,
+    default: u64,
+    drawn: impl Fn(u64) -> Plan,
+) {
     let number = |text: &str| text.trim().parse().expect("a seed is a number");
     let seeds: Vec<u64> = match (
         std::env::var("WAWP_SIM_SEEDS"),
@@ -47,22 +66,18 @@ fn every_law_holds_in_every_run() {
     ) {
         (Ok(seeds), _) => seeds.split(',').map(number).collect(),
         (_, Ok(runs)) => (0..number(&runs)).collect(),
-        _ => (0..RUNS).collect(),
+        _ => (0..default).collect(),
     };
     run::note_panics();
     let watch = watch();
     let mut failed = Vec::new();
     let mut calls = (0, 0);
-    let known = known::plans().into_iter().map(|(name, plan)| {
-        let name = format!("the plan \"{name}\"");
-        (name, 0, plan)
-    });
-    let drawn = seeds.iter().map(|&seed| {
+    let of_seeds = seeds.iter().map(|&seed| {
         let name = format!("seed {seed} (WAWP_SIM_SEEDS={seed} cargo test --test sim)");
-        (name, seed, Plan::new(seed))
+        (name, seed, drawn(seed))
     });
     let mut runs = 0;
-    for (name, seed, plan) in known.chain(drawn) {
+    for (name, seed, plan) in known.chain(of_seeds) {
         runs += 1;
         watch.send(name.clone()).unwrap();
         if std::env::var_os("WAWP_SIM_SHOW").is_some() {

@@ -3,9 +3,11 @@
 //!
 //! - [`settings`]: the settings, and those that a reload applies;
 //! - [`apps`]: who sends what and when;
-//! - [`faults`]: what the upstream does, how its connections end, and where it is.
+//! - [`faults`]: what the upstream does, how its connections end, and where it is;
+//! - [`cluster`]: several gateways, and what becomes of their server.
 
 mod apps;
+mod cluster;
 mod faults;
 mod settings;
 
@@ -14,6 +16,7 @@ use std::time::Duration;
 use wawp_gateway::config::{Config, HttpVersion};
 
 use self::apps::World;
+pub(crate) use self::cluster::{Cluster, ServerFault};
 pub(crate) use self::faults::{
     ATTEMPT_DELAY, Address, AddressState, Http2Behaviour, LOST_AFTER, UpstreamBehaviour,
 };
@@ -33,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) clients: Vec<Client>,
     /// When the drain begins; `None` is after the last client.
     pub(crate) drain: Option<Duration>,
+    /// `None` for a single gateway.
+    pub(crate) cluster: Option<Cluster>,
 }
 
 /// One app.
@@ -146,7 +151,21 @@ impl Plan {
             behaviour,
             clients,
             drain,
+            cluster: None,
         }
+    }
+
+    /// The same with several gateways that share their budgets and batches.
+    pub(crate) fn of_cluster(seed: u64) -> Self {
+        let mut plan = Self::new(seed);
+        let cluster = Cluster::drawn(&mut Rng::new(!seed));
+        let other = plan.reload.as_mut().map(|(_, other)| other);
+        for config in std::iter::once(&mut plan.config).chain(other) {
+            config.cluster = Some(cluster.settings());
+        }
+        plan.fault_free = false;
+        plan.cluster = Some(cluster);
+        plan
     }
 }
 

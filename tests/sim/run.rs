@@ -5,18 +5,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use futures_util::future::join_all;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
+use wawp_gateway::config::Config;
 use wawp_gateway::gateway::Gateway;
+use wawp_gateway::testing::server::{Link, ModelServer};
 
 use crate::client::{self, Apps, Outcome};
-use crate::plan::Plan;
+use crate::plan::{Cluster, Plan, ServerFault};
 use crate::rng::Rng;
 use crate::upstream::{Record, Upstream};
 use crate::wire::At;
 
 /// Longer than any drain may take: more than the longest response.
 const DRAIN: Duration = Duration::from_secs(400);
+/// Until the gateways of a cluster have found each other and all buckets are full.
+const WARM_UP: Duration = Duration::from_secs(60);
 /// For upstream connections to notice that the gateway is gone.
 const AFTERMATH: Duration = Duration::from_secs(60);
 
@@ -66,28 +71,37 @@ pub(crate) fn run(seed: u64, plan: Plan) -> Seen {
 }
 
 async fn live(seed: u64, plan: Plan) -> Seen {
-    let began = Instant::now();
+    // Gateways of a cluster have to find each other, and the buckets of a new data set are empty.
+    let warm_up = plan.cluster.as_ref().map_or(Duration::ZERO, |_| WARM_UP);
+    let began = Instant::now() + warm_up;
     // Independent of the plan's generator, so that each can change alone.
-    let upstream = Upstream::new(plan.behaviour, Rng::new(!seed).fork());
-    let gateway = Gateway::new(&plan.config, upstream.dial()).unwrap();
+    let upstream = Upstream::new(plan.behaviour, Rng::new(!seed).fork(), began);
+    let (gateways, followers) = match &plan.cluster {
+        None => (
+            vec![Gateway::new(&plan.config, upstream.dial()).unwrap()],
+            Vec::new(),
+        ),
+        Some(cluster) => cluster_of(cluster, &plan.config, &upstream, began),
+    };
+    tokio::time::sleep_until(began).await;
     let apps = Arc::new(Apps {
         began,
-        gateway: gateway.clone(),
+        gateways: gateways.clone(),
         closed: AtomicBool::new(false),
         outcomes: Mutex::default(),
         unexpected: Mutex::default(),
     });
     let restarts = tokio::spawn(Arc::clone(&upstream).restart());
     if let Some((after, config)) = plan.reload {
-        let gateway = gateway.clone();
+        let gateways = gateways.clone();
         tokio::spawn(async move {
             tokio::time::sleep(after).await;
-            gateway.reload(&config);
+            gateways.iter().for_each(|gateway| gateway.reload(&config));
         });
     }
     let mut clients = JoinSet::new();
-    for client in plan.clients {
-        clients.spawn(client::live(Arc::clone(&apps), client));
+    for (index, client) in plan.clients.into_iter().enumerate() {
+        clients.spawn(client::live(Arc::clone(&apps), index, client));
     }
     let all = async {
         while let Some(ended) = clients.join_next().await {
@@ -106,15 +120,20 @@ async fn live(seed: u64, plan: Plan) -> Seen {
     }
     apps.closed.store(true, Ordering::Relaxed);
     let drain = began.elapsed();
-    gateway.drain();
-    let drained = tokio::time::timeout(DRAIN, gateway.drained()).await.is_ok();
-    let metrics = gateway.metrics().exposition();
+    gateways.iter().for_each(Gateway::drain);
+    let all = join_all(gateways.iter().map(Gateway::drained));
+    let drained = tokio::time::timeout(DRAIN, all).await.is_ok();
+    let metrics = gateways
+        .iter()
+        .map(|it| it.metrics().exposition())
+        .collect();
     while let Some(ended) = clients.join_next().await {
         ended.unwrap();
     }
-    drop(gateway);
+    drop(gateways);
+    followers.iter().for_each(AbortHandle::abort);
     let apps = Arc::into_inner(apps).expect("the apps have ended");
-    drop(apps.gateway);
+    drop(apps.gateways);
     restarts.abort();
     tokio::time::sleep(AFTERMATH).await;
     Seen {
@@ -126,4 +145,36 @@ async fn live(seed: u64, plan: Plan) -> Seen {
         drained,
         metrics,
     }
+}
+
+/// Starts the gateways of a cluster, and what happens to their server from `began` on. Also returns the
+/// tasks by which they keep up with each other.
+fn cluster_of(
+    cluster: &Cluster,
+    config: &Config,
+    upstream: &Arc<Upstream>,
+    began: Instant,
+) -> (Vec<Gateway>, Vec<AbortHandle>) {
+    let server = ModelServer::new();
+    let links: Vec<_> = (0..cluster.gateways)
+        .map(|_| Link::new(&server, cluster.round_trip))
+        .collect();
+    let gateways = links.iter();
+    let gateways = gateways.map(|link| link.gateway(config, upstream.dial()).unwrap());
+    let started = gateways.unzip();
+    for &(at, fault) in &cluster.faults {
+        let (server, links) = (Arc::clone(&server), links.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep_until(began + at).await;
+            match fault {
+                ServerFault::Way(Some(gateway), path) => links[gateway].set(path),
+                ServerFault::Way(None, path) => links.iter().for_each(|link| link.set(path)),
+                ServerFault::Clear => server.clear(),
+                ServerFault::Save => server.save(),
+                ServerFault::Restore => server.restore(),
+                ServerFault::EndAnnouncements => server.end_listening(),
+            }
+        });
+    }
+    started
 }

@@ -86,9 +86,10 @@ impl Refused {
 }
 
 impl Upstream {
-    pub(crate) fn new(behaviour: UpstreamBehaviour, rng: Rng) -> Arc<Self> {
+    /// Its clock begins at `began`; until then it is 0.
+    pub(crate) fn new(behaviour: UpstreamBehaviour, rng: Rng, began: Instant) -> Arc<Self> {
         Arc::new(Self {
-            began: Instant::now(),
+            began,
             behaviour,
             state: Mutex::new(State {
                 rng,

@@ -3,6 +3,7 @@
 mod credentials;
 mod faults;
 mod histories;
+mod in_flight;
 mod leases;
 mod observing;
 

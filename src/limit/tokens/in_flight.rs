@@ -102,6 +102,13 @@ impl InFlight {
         self.lock().began.len()
     }
 
+    /// Further calls that may begin now.
+    pub(in crate::limit) fn free(&self) -> usize {
+        let state = self.lock();
+        let cap = state.cap.map_or(usize::MAX, |cap| cap.get() as usize);
+        cap.saturating_sub(state.began.len())
+    }
+
     /// Takes a place, which must be there.
     pub(in crate::limit) fn enter(self: &Arc<Self>, now: Instant) -> Place {
         let mut state = self.lock();

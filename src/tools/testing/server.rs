@@ -7,10 +7,14 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{self, BoxFuture};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
 use super::scripts::DataSet;
+use crate::Dial;
 use crate::cluster::{Call, Connect, Connection, Failure, Heartbeat, HeartbeatReply, Reply, Seen};
+use crate::config::Config;
+use crate::gateway::{BuildError, Gateway};
 
 /// The server's clock at the beginning, in microseconds.
 const BEGINNING: i64 = 1_796_000_000_000_000;
@@ -187,6 +191,21 @@ impl Link {
             server: Arc::clone(server),
             path: Arc::new(Mutex::new(Path::Open(round_trip))),
         }
+    }
+
+    /// A gateway with settings of a cluster, which reaches the server by this way; and the task that
+    /// keeps up with the others.
+    ///
+    /// # Errors
+    /// As [`Gateway::new`].
+    pub fn gateway(
+        &self,
+        config: &Config,
+        dial: Dial,
+    ) -> Result<(Gateway, AbortHandle), BuildError> {
+        let gateway = Gateway::over(config, dial, Box::new(self.clone()))?;
+        let follow = tokio::spawn(gateway.clone().follow_cluster());
+        Ok((gateway, follow.abort_handle()))
     }
 
     /// Changes what becomes of operations from now on.

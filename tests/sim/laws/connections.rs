@@ -74,6 +74,10 @@ impl Case {
     /// An address that failed within the last minute, and has not responded since, is not tried
     /// before one of which nothing is known, or which has responded.
     fn failed_addresses_are_last(&mut self) {
+        if self.cluster.is_some() {
+            // Each gateway has its own experience, and the record does not say whose attempt it was.
+            return;
+        }
         let mut wrong = Vec::new();
         let attempts = &self.seen.upstream.attempts;
         for attempt in attempts.iter().filter(|attempt| attempt.is_first) {

@@ -49,7 +49,8 @@ impl Case {
             let response = arrival.response.as_ref();
             response.is_some_and(|it| (200..300).contains(&it.status) && !it.cut)
         };
-        let is_heard = is_success(arrival) && self.is_heard(arrival);
+        // A gateway that follows in a cluster may not hear it.
+        let is_heard = is_success(arrival) && self.is_heard(arrival) && self.cluster.is_none();
         let may_be_caller = |outcome: &&Outcome| match &outcome.ending {
             Ending::Response(response) => !is_heard || response.call == Some(number),
             Ending::Cut | Ending::Left | Ending::Silence => true,

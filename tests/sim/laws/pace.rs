@@ -11,7 +11,7 @@ use crate::wire::At;
 impl Case {
     /// The credentials used for an instance, in any class: what one class has verified
     /// holds in all.
-    fn credentials(&self, instance: &str) -> HashSet<&str> {
+    pub(super) fn credentials(&self, instance: &str) -> HashSet<&str> {
         let all = self.parsed.values();
         let of_instance = all.filter(|parsed| parsed.instance == instance);
         of_instance
@@ -123,8 +123,19 @@ impl Case {
 
     /// An interval in which more requests left than this many buckets allow.
     fn excess(&self, times: &[At], limits: Limits, buckets: f64) -> Option<String> {
+        self.excess_of_slots(times, limits, buckets, At::ZERO)
+    }
+
+    /// The same where a token may be used so long after it is due.
+    pub(super) fn excess_of_slots(
+        &self,
+        times: &[At],
+        limits: Limits,
+        buckets: f64,
+        usable: At,
+    ) -> Option<String> {
         for (first, from) in times.iter().enumerate() {
-            let paid = from.saturating_sub(self.dial);
+            let paid = from.saturating_sub(self.dial + usable);
             for (last, to) in times.iter().enumerate().skip(first) {
                 let count = last - first + 1;
                 let most = limits.most(paid, *to);

@@ -87,7 +87,9 @@ impl State {
         // A slot is due here as much later as the reply takes.
         let now_there = now + cluster.round_trip();
         let left = |at: &Instant| micros(at.saturating_duration_since(now_there));
-        let back = reserved.saturating_sub(wanted).min(self.last.count);
+        // A receipt that yields has at most one.
+        let needed = wanted.max(usize::from(self.demand.yielding.is_some()));
+        let back = reserved.saturating_sub(needed).min(self.last.count);
         let yielding = self
             .demand
             .yielding
