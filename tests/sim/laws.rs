@@ -146,6 +146,12 @@ impl Case {
         })
     }
 
+    /// How long the server of a cluster may hold up what has its token: a leader closes its batch.
+    fn server_wait(&self) -> Duration {
+        let cluster = self.config.cluster.as_ref();
+        cluster.map_or(Duration::ZERO, |cluster| cluster.timeout)
+    }
+
     fn breaks(&mut self, law: &str, what: impl std::fmt::Display) {
         self.broken.push(format!("{law}: {what}"));
     }

@@ -138,7 +138,7 @@ impl Case {
         // makes a connection for both, and for a second one if the first ends at once.
         let may_hang = !behaviour.restarts.is_empty() || behaviour.losses > 0;
         let hangs = upstream.connect_timeout * if may_hang { 3 } else { 0 };
-        let longest = self.config.limit.max_wait + self.dial + hangs + call;
+        let longest = self.config.limit.max_wait + self.server_wait() + self.dial + hangs + call;
         for outcome in self.seen.outcomes.clone() {
             let took = outcome.ended - outcome.sent;
             let is_bound = !matches!(outcome.ending, Ending::Left | Ending::Unsent);

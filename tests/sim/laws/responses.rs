@@ -81,6 +81,7 @@ impl Case {
                 );
             }
             let late = outcome.sent + self.config.limit.max_wait + self.dial + 2 * TICK;
+            let late = late + self.server_wait();
             if arrival.at > late + slow(&outcome) {
                 self.breaks(
                     "a deadline holds",

@@ -102,3 +102,19 @@ async fn a_reply_that_no_script_returns_neither_stops_nor_fills_the_gateway() {
         assert!(acquired.is_ok(), "{wrong:?}: {acquired:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_lost_its_data_in_a_pause_is_not_asked_without_an_end() {
+    let all = Members::start(2, ms(1), of_rate(2.0, 20, 300)).await;
+    let acquired = all[0].send("123").await.unwrap().0.unwrap();
+    all[0].respond("123", &acquired, 429, Some(ms(600)));
+    tokio::time::sleep(ms(400)).await;
+    all.server.clear();
+    let calls = all.server.calls();
+    for _ in 0..20 {
+        drop(all[0].send("123"));
+        tokio::time::sleep(ms(50)).await;
+    }
+    let calls = all.server.calls() - calls;
+    assert!(calls <= 100, "{calls}");
+}

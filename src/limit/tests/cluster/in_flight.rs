@@ -57,3 +57,16 @@ async fn receipts_that_wait_for_a_call_to_end_reserve_nothing() {
     let calls = behind_a_call(&all, |opened| Kind::Receipt { opened }).await;
     assert!(calls <= 2, "{calls}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_refused_at_its_deadline_after_an_earlier_one_was() {
+    let all = capped().await;
+    let _first = all[0].send("123").await.unwrap().0.unwrap();
+    for _ in 0..2 {
+        let began = Instant::now();
+        let (refused, at) = all[0].send("123").await.unwrap();
+        assert!(refused.is_err());
+        assert!(at - began <= ms(4_010), "{:?}", at - began);
+        tokio::time::sleep(ms(1_000)).await;
+    }
+}

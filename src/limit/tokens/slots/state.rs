@@ -274,6 +274,12 @@ impl State {
                     return;
                 };
                 self.give_back(back);
+                if birth != self.birth
+                    && let &[_, _, _, shift, ..] = state
+                {
+                    // Another data set counts anew.
+                    (self.shift, self.shifted) = (shift, None);
+                }
                 (self.generation, self.birth) = (generation, birth);
                 // A pause may have been announced while the reply was under way.
                 let missed = self.learn(state, now);
@@ -284,8 +290,15 @@ impl State {
                     self.reserved.push_back(Slot { due, from });
                 }
                 self.last = Reservation { tat, step, count };
-                if yields && count == 0 {
-                    self.ask_at = Some(now + length(first).max(Duration::from_millis(1)));
+                if count == 0 && asked > 0 {
+                    // Otherwise, where the server and this gateway disagree, questions follow each
+                    // other without a pause.
+                    let wait = if yields {
+                        length(first)
+                    } else {
+                        Duration::ZERO
+                    };
+                    self.ask_at = Some(now + wait.max(Duration::from_millis(1)));
                 }
             }
         }
