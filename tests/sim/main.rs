@@ -1,5 +1,6 @@
 //! A simulation: apps, the gateway and a misbehaving upstream in one thread
-//! and in virtual time; thousands of runs, each checked by the same laws.
+//! and in virtual time; thousands of runs, each checked by the same laws. A second test has
+//! several gateways, and a server that they share and that fails, too.
 //!
 //! A seed decides the settings, the requests and their times, which clients leave,
 //! and how the upstream fails ([`plan`]); [`laws`] checks what happened. The seed
