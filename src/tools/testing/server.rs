@@ -11,10 +11,10 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
 use super::scripts::DataSet;
-use crate::Dial;
 use crate::cluster::{Call, Connect, Connection, Failure, Heartbeat, HeartbeatReply, Reply, Seen};
 use crate::config::Config;
 use crate::gateway::{BuildError, Gateway};
+use crate::upstream::Dial;
 
 /// The server's clock at the beginning, in microseconds.
 const BEGINNING: i64 = 1_796_000_000_000_000;
