@@ -115,7 +115,7 @@ impl Flows {
     }
 
     /// A copy for a forecast: the flows in use, and those that were active,
-    /// which count in [`Pace`].
+    /// which count in [`pace::Pace`].
     pub(super) fn copy(&self, used: &BTreeSet<FlowId>, now: Instant) -> Self {
         let flows = self.flows.iter();
         let known = flows.filter(|(id, flow)| self.is_active(flow, now) || used.contains(id));
