@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub(crate) use self::files::Files;
 pub use crate::cluster::CaError;
 use crate::cluster::{Cluster, Connect};
-use crate::config::{Config, InForce};
+use crate::config::{self, Config, InForce};
 use crate::observe::metrics::Metrics;
 use crate::proxy::{Proxy, Shared};
 pub use crate::server::CertificateError;
@@ -55,15 +55,11 @@ impl Gateway {
     /// # Errors
     /// A file that the settings name cannot be used.
     pub fn new(config: &Config, dial: Dial) -> Result<Self, BuildError> {
-        let metrics = Arc::new(Metrics::new(config.metrics.max_instances));
-        let cluster = config.cluster.as_ref();
-        let cluster = cluster.map(|settings| Cluster::new(settings, &metrics));
-        let cluster = cluster.transpose()?;
-        Self::build(config, dial, metrics, cluster)
+        Self::build(config, dial, Cluster::new)
     }
 
-    /// As [`new`](Self::new), but it reaches the server of the cluster in another way. With settings
-    /// of a cluster.
+    /// As [`new`](Self::new), but the server of the cluster is reached by this transport. Without
+    /// `[cluster]` it is not used.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -72,18 +68,20 @@ impl Gateway {
         dial: Dial,
         transport: Box<dyn Connect>,
     ) -> Result<Self, BuildError> {
-        let metrics = Arc::new(Metrics::new(config.metrics.max_instances));
-        let cluster = config.cluster.as_ref();
-        let cluster = cluster.map(|settings| Cluster::over(transport, settings, &metrics));
-        Self::build(config, dial, metrics, cluster)
+        Self::build(config, dial, |settings, metrics| {
+            Ok(Cluster::over(transport, settings, metrics))
+        })
     }
 
     fn build(
         config: &Config,
         dial: Dial,
-        metrics: Arc<Metrics>,
-        cluster: Option<Arc<Cluster>>,
+        connect: impl FnOnce(&config::Cluster, &Metrics) -> Result<Arc<Cluster>, CaError>,
     ) -> Result<Self, BuildError> {
+        let metrics = Arc::new(Metrics::new(config.metrics.max_instances));
+        let cluster = config.cluster.as_ref();
+        let cluster = cluster.map(|settings| connect(settings, &metrics));
+        let cluster = cluster.transpose()?;
         let shared = Arc::new(Shared::new(config, Arc::clone(&metrics), cluster));
         // One drain: connections close for it, and responses get `Connection: close`.
         let drain = shared.drain.clone();

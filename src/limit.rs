@@ -336,6 +336,10 @@ impl Rules {
         let divided = cluster.map(|cluster| cluster.divide(config));
         let config = divided.as_ref().map_or(config, |divided| &divided.named);
         let Config { limit, batch, .. } = config;
+        let observes = limit.mode == LimitMode::Observe;
+        if let Some(cluster) = cluster {
+            cluster.cluster.set_observes(observes);
+        }
         let is_limited = config.egress.quota.is_some();
         let sharing = Arc::new(Sharing::new(&config.tenants, egress, is_limited));
         let classes = Arc::new(Classes::new(config));
@@ -370,7 +374,7 @@ impl Rules {
                     max_delay: batch.max_delay,
                     max_queue: limit.max_queue,
                 },
-                observes: limit.mode == LimitMode::Observe,
+                observes,
             },
         }
     }

@@ -151,16 +151,16 @@ impl<G: Completion> Bucket<G> {
         let expiry = self.expire(now, |bucket| bucket.too_late(now));
         if self.len() == 0 {
             // Otherwise nothing would wake the task for the deadline of the next newcomer.
-            return self.end(now);
+            self.end(now);
+            return None;
         }
         Some(expiry.map_or(next, |expiry| expiry.min(next)))
     }
 
     /// Ends the queue: nothing waits.
-    fn end(&mut self, now: Instant) -> Option<Instant> {
+    fn end(&mut self, now: Instant) {
         self.queue = None;
         self.reserve(now, usize::MAX);
-        None
     }
 
     /// Hands out every token that is there. Returns when the next one is due;
@@ -168,7 +168,8 @@ impl<G: Completion> Bucket<G> {
     pub(super) fn serve(&mut self, now: Instant) -> Option<Instant> {
         loop {
             let Some(side) = self.next(now, |n| self.tokens.due(now, n)) else {
-                return self.end(now);
+                self.end(now);
+                return None;
             };
             if self.ready_at(now) > now {
                 self.reserve(now, usize::MAX);

@@ -15,7 +15,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::credentials::SharedCredentials;
 use super::tokens::SharedBuckets;
 use crate::cluster::{Cluster, Event};
-use crate::config::{Config, LimitMode};
+use crate::config::Config;
 
 /// What the limiter needs to be one of several.
 #[derive(Debug)]
@@ -37,7 +37,6 @@ pub(super) struct DividedSettings {
 
 impl ClusterSharing {
     pub(super) fn new(cluster: &Arc<Cluster>, whole: &Config) -> Self {
-        cluster.set_observes(whole.limit.mode == LimitMode::Observe);
         Self {
             cluster: Arc::clone(cluster),
             buckets: SharedBuckets::new(Arc::clone(cluster)),
@@ -48,8 +47,6 @@ impl ClusterSharing {
 
     /// Divides other settings from now on.
     pub(super) fn set_whole(&self, whole: &Config) {
-        self.cluster
-            .set_observes(whole.limit.mode == LimitMode::Observe);
         self.whole().clone_from(whole);
     }
 

@@ -23,7 +23,7 @@ pub(super) fn scan<'r>(
     // Once for all fields: many queries have no escape and only plain names.
     let is_encoded = memchr2(b'%', b'+', text).is_some();
     let is_plain = !is_encoded && !has_byte(text, is_odd);
-    let may_close_bracket = is_encoded || memchr(b']', text).is_some();
+    let may_have_bracket = is_encoded || memchr(b']', text).is_some();
     let mut start = 0;
     while start < text.len() {
         let end = memchr(b'&', &text[start..]).map_or(text.len(), |at| start + at);
@@ -42,7 +42,7 @@ pub(super) fn scan<'r>(
             let name = decoded(start..equals.unwrap_or(end))?;
             let value_at = equals.map_or(end, |at| at + 1)..end;
             let later = |at| ends_later(&text[start..at], &text[value_at.clone()]);
-            if may_close_bracket && equals.is_some_and(later) {
+            if may_have_bracket && equals.is_some_and(later) {
                 return Err(NotMerged::UnknownEncoding);
             }
             let value = match equals {

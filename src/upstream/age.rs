@@ -51,7 +51,7 @@ impl Ages {
         Begun(self.reloads.load(Ordering::Relaxed))
     }
 
-    /// The age of a connection that stands now. Counted from its beginning, one that takes
+    /// The age of a connection that is established now. Counted from `begin`, one that takes
     /// longer to make than `upstream.max_age` would serve none of the requests that have
     /// waited to share it.
     pub(super) fn established(&self, begun: Begun) -> Age {

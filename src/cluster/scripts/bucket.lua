@@ -57,7 +57,7 @@ local function save()
     redis.call('SET', KEYS[1], bucket, 'PX', math.floor(until_same / 1000) + 1000)
 end
 
--- What a gateway has to know of the 
+-- What a gateway has to know of the bucket.
 local function state()
     return epoch, paused - now, recovers, shift, tat - now, interval, spare
 end

@@ -112,18 +112,7 @@ async fn run(plan: &Plan, random: &Random) -> Vec<Done> {
             )));
         }
         if plan.has_faults && random.one_in(60) {
-            let path = match random.below(6) {
-                0 => Path::Lost,
-                1 => Path::Refused,
-                2 => Path::RepliesLost,
-                _ => Path::Open(plan.round_trip),
-            };
-            let one = random.below(u64::from(plan.gateways)) as usize;
-            for (index, member) in all.members.iter().enumerate() {
-                if plan.has_common_faults || index == one {
-                    member.link.set(path);
-                }
-            }
+            disturb(&all, &random, plan.round_trip, plan.has_common_faults);
         }
         tokio::time::sleep(ms(random.below((4_000.0 / plan.rate) as u64))).await;
     }
@@ -198,6 +187,22 @@ fn assert_order(done: &[Done], round_trip: Duration) {
                 first.gateway,
                 later.gateway
             );
+        }
+    }
+}
+
+/// Breaks or mends the way of one gateway to the server, or that of all.
+pub(super) fn disturb(all: &Members, random: &Random, round_trip: Duration, is_common: bool) {
+    let path = match random.below(6) {
+        0 => Path::Lost,
+        1 => Path::Refused,
+        2 => Path::RepliesLost,
+        _ => Path::Open(round_trip),
+    };
+    let one = random.below(all.members.len() as u64) as usize;
+    for (index, member) in all.members.iter().enumerate() {
+        if is_common || index == one {
+            member.link.set(path);
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The random numbers follow from a seed, which a failure names.
 
-use super::super::histories::{Random, in_simulated_time};
+use super::super::histories::{Random, disturb, in_simulated_time};
 use super::*;
 
 /// The instances of four tenants, and one without a tenant.
@@ -101,18 +101,8 @@ async fn run(plan: &Plan, random: &Random) -> [Vec<Instant>; 5] {
             requests.pop();
         }
         if plan.faults != Faults::None && random.one_in(2 * plan.load) {
-            let path = match random.below(6) {
-                0 => Path::Lost,
-                1 => Path::Refused,
-                2 => Path::RepliesLost,
-                _ => Path::Open(plan.round_trip),
-            };
-            let one = random.below(u64::from(plan.gateways)) as usize;
-            for (index, member) in all.members.iter().enumerate() {
-                if plan.faults == Faults::Common || index == one {
-                    member.link.set(path);
-                }
-            }
+            let is_common = plan.faults == Faults::Common;
+            disturb(&all, &random, plan.round_trip, is_common);
         }
         tokio::time::sleep(ms(random.below(2_000 / plan.load))).await;
     }
