@@ -112,7 +112,7 @@ async fn run(plan: &Plan, random: &Random) -> Vec<Done> {
             )));
         }
         if plan.has_faults && random.one_in(60) {
-            disturb(&all, &random, plan.round_trip, plan.has_common_faults);
+            disturb(&all, random, plan.round_trip, plan.has_common_faults);
         }
         tokio::time::sleep(ms(random.below((4_000.0 / plan.rate) as u64))).await;
     }

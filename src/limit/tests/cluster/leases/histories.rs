@@ -102,7 +102,7 @@ async fn run(plan: &Plan, random: &Random) -> [Vec<Instant>; 5] {
         }
         if plan.faults != Faults::None && random.one_in(2 * plan.load) {
             let is_common = plan.faults == Faults::Common;
-            disturb(&all, &random, plan.round_trip, is_common);
+            disturb(&all, random, plan.round_trip, is_common);
         }
         tokio::time::sleep(ms(random.below(2_000 / plan.load))).await;
     }
