@@ -1,5 +1,6 @@
 //! Several gateways that share buckets through a server, in simulated time.
 
+mod ahead;
 mod credentials;
 mod faults;
 mod histories;

@@ -233,7 +233,13 @@ impl Tokens for SharedTokens {
     }
 
     fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
-        self.slots.current(now).take(now)
+        let mut state = self.slots.current(now);
+        let taken = state.take(now);
+        // Where requests wait, the task that serves them asks when it has served all.
+        if taken.is_ok() && state.demand.is_empty() {
+            self.slots.ask_if_needed(state, now);
+        }
+        taken
     }
 
     fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {

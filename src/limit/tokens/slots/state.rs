@@ -3,11 +3,15 @@
 //! Invariants: no clock, no task, no server. What the server says last is true; between two
 //! replies the bucket is only known not to have a slot earlier than the last reply said.
 //!
+//! - [`ahead`]: slots that are reserved before a request needs them;
 //! - [`pauses`]: a pause of all gateways, as one of them knows it;
-//! - [`questions`]: the scripts that a gateway calls for a bucket.
+//! - [`questions`]: the scripts that a gateway calls for a bucket;
+//! - [`slot`]: what is reserved.
 
+mod ahead;
 mod pauses;
 mod questions;
+mod slot;
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -23,32 +27,14 @@ use crate::limit::tokens::gcra::Gcra;
 use crate::limit::tokens::micros::{length, offset, quota_of};
 use crate::limit::tokens::pause::{LocalTokens, PROBE_TIMEOUT};
 use crate::limit::tokens::{Demand, SimulatedTokens, Tokens};
+use ahead::{Ahead, USABLE_AHEAD};
 use pauses::{Held, Probe};
 use questions::QuestionKind;
 pub(super) use questions::{Question, Report};
+use slot::{Reservation, Slot};
 
 /// A reply that is older than one which came before it is not older than this.
 const OVERTAKEN: Duration = Duration::from_secs(1);
-
-/// A slot that is reserved.
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    /// When it was due at the server, which may be before it was reserved.
-    due: Instant,
-    /// From when on it may be used.
-    from: Instant,
-}
-
-/// The last reservation, whose slots can go back.
-#[derive(Clone, Copy, Debug, Default)]
-struct Reservation {
-    /// The tat after it, in the server's time.
-    tat: i64,
-    /// The time between two of its slots.
-    step: i64,
-    /// How many slots it gave.
-    count: usize,
-}
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -63,6 +49,8 @@ pub(super) struct State {
     pub(super) is_asking: bool,
     /// Only one slot is reserved at a time: what waits may belong to another bucket.
     pub(super) one_at_a_time: bool,
+    /// No more slots are to be reserved than a number that is set with the demand.
+    is_bounded: bool,
     /// Reports that are under way.
     pub(super) reports: u32,
     /// The server has replied since the bucket was last served.
@@ -75,6 +63,7 @@ pub(super) struct State {
     /// The bucket as of the last reply. Others may have reserved since.
     known: Gcra,
     last: Reservation,
+    ahead: Ahead,
     /// The connection and the data set of the last reply.
     generation: u64,
     birth: i64,
@@ -101,12 +90,14 @@ impl State {
             egress: None,
             is_asking: false,
             one_at_a_time: false,
+            is_bounded: false,
             reports: 0,
             has_news: false,
             reserved: VecDeque::new(),
             usable_until: None,
             known: Gcra::new(Some(quota), now),
             last: Reservation::default(),
+            ahead: Ahead::new(now),
             generation: 0,
             birth: 0,
             ask_at: None,
@@ -119,8 +110,9 @@ impl State {
         }
     }
 
-    /// How many slots are reserved and not used yet.
-    pub(super) fn count(&self) -> usize {
+    /// How many slots are reserved and may still be used.
+    pub(super) fn count(&mut self, now: Instant) -> usize {
+        self.drop_unusable(now);
         self.reserved.len()
     }
 
@@ -140,6 +132,7 @@ impl State {
             demand.deadlines.truncate(most);
             demand.yielding = demand.yielding.filter(|_| most > 0);
         }
+        self.is_bounded = most < usize::MAX;
         self.demand = demand;
     }
 
@@ -216,13 +209,7 @@ impl State {
     /// Drops slots that are too old. During a pause none is: they move when it ends.
     fn drop_unusable(&mut self, now: Instant) {
         if self.pause.is_none() {
-            while self
-                .reserved
-                .front()
-                .is_some_and(|slot| slot.from + USABLE < now)
-            {
-                self.reserved.pop_front();
-            }
+            self.reserved.retain(|slot| slot.is_usable(now));
         }
     }
 
@@ -235,12 +222,13 @@ impl State {
         // A slot that moved with a pause is usable from now on.
         self.usable_until = slot.map(|slot| {
             let from = if self.pause.is_some() { now } else { slot.from };
-            from + USABLE
+            from + slot.usable
         });
         if slot.is_none() {
             let fallback = self.fallback.as_mut();
             return fallback.map_or(Err(now + UNKNOWN), |fallback| fallback.take(now));
         }
+        self.ahead.on_used(now);
         if let Some(pause) = &mut self.pause {
             pause.probe = Probe::AskAt(now + PROBE_TIMEOUT);
             return Ok(Some(0));
@@ -268,6 +256,7 @@ impl State {
                 back,
                 yields,
                 asked,
+                ahead,
                 generation,
             } => {
                 let &[count, first, tat, birth, step, ref state @ ..] = reply else {
@@ -283,13 +272,16 @@ impl State {
                 (self.generation, self.birth) = (generation, birth);
                 // A pause may have been announced while the reply was under way.
                 let missed = self.learn(state, now);
-                let count = usize::try_from(count).unwrap_or(0).min(asked);
+                let count = usize::try_from(count).unwrap_or(0).min(asked + ahead);
                 for index in 0..count {
                     let due = offset(now, first + index as i64 * step + missed);
-                    let from = due.max(now);
-                    self.reserved.push_back(Slot { due, from });
+                    let usable = if index < asked { USABLE } else { USABLE_AHEAD };
+                    self.reserved.push_back(Slot::new(due, now, usable));
                 }
                 self.last = Reservation { tat, step, count };
+                if count < asked + ahead {
+                    self.ahead.on_scarce(now);
+                }
                 if count == 0 && asked > 0 {
                     // Otherwise, where the server and this gateway disagree, questions follow each
                     // other without a pause.
@@ -331,8 +323,7 @@ impl State {
         }
         if missed < 0 {
             for slot in &mut self.reserved {
-                slot.due = offset(slot.due, -missed);
-                slot.from = slot.from.max(slot.due);
+                slot.shift(-missed);
             }
             self.shifted = Some(now);
         }
@@ -365,7 +356,8 @@ impl State {
 
     pub(super) fn is_full(&self, now: Instant) -> bool {
         let fallback = self.fallback.as_ref();
-        let is_used = !self.reserved.is_empty() || self.is_asking || self.reports > 0;
+        let mut reserved = self.reserved.iter();
+        let is_used = self.is_asking || self.reports > 0 || reserved.any(|it| it.is_usable(now));
         !is_used
             && self.pause.is_none()
             && self.known.is_full(now)

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
 
 use super::{BucketName, Slots};
 use crate::cluster::{Cluster, Event};
@@ -82,10 +83,11 @@ impl SharedBuckets {
 
     /// Sets the gauge of slots that are held.
     pub(in crate::limit) fn report(&self) {
+        let now = Instant::now();
         let held = self
             .all()
             .iter()
-            .map(|slots| slots.lock().count())
+            .map(|slots| slots.lock().count(now))
             .sum::<usize>();
         self.cluster
             .slots_held()

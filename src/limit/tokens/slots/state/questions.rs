@@ -28,8 +28,10 @@ pub(super) enum QuestionKind {
         back: usize,
         /// For a batch of receipts that yields.
         yields: bool,
-        /// For how many requests.
+        /// For how many requests that wait.
         asked: usize,
+        /// How many slots more, which no request needs yet.
+        ahead: usize,
         /// The connection on which it is asked.
         generation: u64,
     },
@@ -84,11 +86,16 @@ impl State {
             false => usize::from(reserved == 0),
         };
         let missing: Vec<_> = missing.filter(in_time).take(most).map(|it| it.1).collect();
+        let (wanted_ahead, ahead) = match most {
+            MAX_SLOTS => (self.wanted_ahead(now), self.missing_ahead(now)),
+            _ => (0, 0),
+        };
+        let ahead = ahead.min(MAX_SLOTS - missing.len());
         // A slot is due here as much later as the reply takes.
         let now_there = now + cluster.round_trip();
         let left = |at: &Instant| micros(at.saturating_duration_since(now_there));
         // A receipt that yields has at most one.
-        let needed = wanted.max(usize::from(self.demand.yielding.is_some()));
+        let needed = wanted.max(usize::from(self.demand.yielding.is_some())) + wanted_ahead;
         let back = reserved.saturating_sub(needed).min(self.last.count);
         let yielding = self
             .demand
@@ -97,7 +104,8 @@ impl State {
         let generation = cluster.generation();
         let is_new = self.generation != generation;
         let has_more = !self.known.is_full(now) || self.pause.is_some();
-        if missing.is_empty() && back == 0 && yielding.is_none() && !(is_new && has_more) {
+        let is_idle = missing.is_empty() && back == 0 && yielding.is_none() && ahead == 0;
+        if is_idle && !(is_new && has_more) {
             return None;
         }
         let birth = if is_new { 0 } else { self.birth };
@@ -111,11 +119,14 @@ impl State {
         // Gateways that have vanished may go on without the server, with their share.
         arguments.extend([i64::from(yielding.is_some()), 1000 * known / live]);
         arguments.extend(missing.iter().chain(yielding.as_ref()).map(left));
+        // One that no request needs yet is reserved only if it is due now.
+        arguments.extend(std::iter::repeat_n(0, ahead));
         Some(Question {
             kind: QuestionKind::Reserve {
                 back,
                 yields: yielding.is_some(),
                 asked: missing.len() + usize::from(yielding.is_some()),
+                ahead,
                 generation,
             },
             arguments,
