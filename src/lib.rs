@@ -26,6 +26,7 @@
 //! - `limit`: buckets and queues; `tenant`: access and keys; `upstream`: connections to the upstream
 //! - `receipt`: what may merge; `identity`: which instance and credential a request names
 //! - `body`: request and response bodies; `conn`: the state of one client connection
+//! - `tokens`: when a bucket has its next token, by its own clock or reserved with other gateways
 //! - `cluster`: what several gateways share through a server
 //! - [`metrics`], `http`: fields and codecs, `redact`: secrets in text
 //! - [`config`], `descriptors`, `grouped`, `sharded`, `yield_now`: what all others use
@@ -52,6 +53,7 @@ mod redact;
 mod server;
 mod sharded;
 mod tenant;
+mod tokens;
 mod tools;
 mod upstream;
 mod yield_now;

@@ -10,7 +10,7 @@
 //! - [`lane`]: the access of a request to its account: its credential and its wait rules;
 //! - [`account`]: which of its two buckets a credential draws on, by the
 //!   verified credentials ([`Verified`](crate::identity::Verified));
-//! - [`bucket`]: tokens and wait queue; [`tokens`]: where its tokens come from;
+//! - [`bucket`]: tokens ([`tokens`](crate::tokens)) and wait queue;
 //!   [`queue`]: what is next at a bucket; [`request`]: what waits there, and what it gets;
 //! - [`shared_queue`]: what is next where buckets share a budget, by the [`flow`] of
 //!   their tenant; [`egress`]: the task that serves it; [`policy`]: the share of
@@ -34,7 +34,6 @@ mod registry;
 mod request;
 mod shadow;
 mod shared_queue;
-mod tokens;
 
 #[cfg(test)]
 mod tests;
@@ -56,7 +55,6 @@ use policy::{Policy, Sharing};
 use registry::Registry;
 pub(crate) use request::{Completion, Kind, Newcomer, Permit, RateLimited, Refusal, Scope};
 pub(crate) use shadow::{shadow_call, would_refuse};
-pub(crate) use tokens::in_flight::Place;
 
 use crate::cluster::Cluster;
 use crate::config::{Classes, Config, LimitMode};

@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["body"],
     &["identity"],
     &["receipt"],
+    &["tokens"],
     &["limit", "tenant", "upstream"],
     &["batch"],
     &["observe::access_log"],

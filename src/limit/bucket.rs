@@ -20,10 +20,10 @@ use tokio::time::Instant;
 
 use super::queue::{Side, WaitQueue, Waiter};
 use super::request::{BucketRole, Completion, Newcomer, Permit};
-use super::tokens::in_flight::InFlight;
-use super::tokens::{BucketName, BucketTokens, Demand};
 use crate::config::{InstanceLimit, Quota};
 use crate::identity::Fingerprint;
+use crate::tokens::in_flight::InFlight;
+use crate::tokens::{BucketName, BucketTokens, Demand};
 pub(super) use refusals::expiry;
 
 /// The next ticket of the process: tickets order waiters also across buckets,

@@ -3,7 +3,7 @@
 //! Invariant: the parts of all gateways together are at most the whole, except that no part is
 //! smaller than one call in flight or a burst of one.
 //!
-//! Buckets of instances are shared exactly ([`tokens`](super::tokens)), and so are the egress and the
+//! Buckets of instances are shared exactly ([`tokens`](crate::tokens)), and so are the egress and the
 //! rates of tenants ([`egress`](super::egress)). Calls in flight, and buckets of requests without an
 //! instance, are divided evenly.
 
@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::credentials::SharedCredentials;
-use super::tokens::SharedBuckets;
 use crate::cluster::{Cluster, Event};
 use crate::config::Config;
+use crate::tokens::SharedBuckets;
 
 /// What the limiter needs to be one of several.
 #[derive(Debug)]

@@ -27,8 +27,8 @@ use tokio::time::Instant;
 
 use super::queue::{Alternator, Side};
 use super::request::Scope;
-use super::tokens::gcra::{Gcra, Usage};
 use crate::config::Quota;
+use crate::tokens::gcra::{Gcra, Usage};
 pub(super) use lease::PERIOD;
 use lease::{Lease, Rivals};
 pub(super) use source::Source;

@@ -33,8 +33,8 @@ use super::flow::FlowId;
 use super::queue::{Side, Waiter};
 use super::request::{Completion, Kind, Newcomer, Permit, RateLimited, Refusal, Scope};
 use super::shared_queue::{EntryId, SharedQueue};
-use super::tokens::gcra::Gcra;
 use crate::config::Quota;
+use crate::tokens::gcra::Gcra;
 
 /// The newcomer's ticket number in a simulation: the last.
 const NEWCOMER: u64 = u64::MAX;

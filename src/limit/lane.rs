@@ -21,7 +21,7 @@ use super::egress::{Joined, QueueLimits};
 use super::policy::Policy;
 use super::registry::{self, Registry};
 use super::request::{BucketRole, Kind, Newcomer, Permit, RateLimited, Refusal, Scope};
-use super::tokens::in_flight::Place;
+use crate::tokens::in_flight::Place;
 use ticket::Ticket;
 
 use crate::config::{InstanceLimit, Quota};

@@ -18,8 +18,8 @@ use super::egress::{Egress, FlowSpec, QueueLimits, Sender, Share};
 use super::forecast;
 use super::request::{BucketRole, Newcomer, Permit, RateLimited};
 use super::shared_queue::EntryId;
-use super::tokens::{BucketName, SharedGroup};
 use crate::config::{self, Classes, InstanceLimit};
+use crate::tokens::{BucketName, SharedGroup};
 
 /// The flow of all unverified credentials together: settings cannot name it.
 const UNVERIFIED: &str = "?";

@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::request::{Kind, Newcomer};
-use super::tokens::Demand;
 use crate::identity::Fingerprint;
+use crate::tokens::Demand;
 
 /// A request or a batch of receipts that waits.
 #[derive(Debug)]

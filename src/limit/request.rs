@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::tokens::in_flight::Place;
 use crate::config::Quota;
 use crate::identity::Fingerprint;
 use crate::observe::metrics::Reason;
+use crate::tokens::in_flight::Place;
 
 /// What needs a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Egress, State};
 use crate::cluster::{Call, Cluster, Event, Script};
 use crate::limit::flow::{FlowId, Flows, LeaseQuestion, PERIOD, Source};
-use crate::limit::tokens::slots::RETRY;
+use crate::tokens::slots::RETRY;
 
 /// With n gateways a question is about this many flows, divided by n². Each gateway asks 20 times
 /// per second while the egress is scarce, and each question reads what all gateways wait for: so the

@@ -20,9 +20,9 @@ use super::source::Source;
 use super::terms::{AskedFlow, LeaseQuestion, LeaseReply, LentFlow};
 use super::{Flow, FlowId, Flows};
 use crate::config::Quota;
-use crate::limit::tokens::gcra::Gcra;
-use crate::limit::tokens::micros::offset;
-use crate::limit::tokens::slots::{UNKNOWN, USABLE};
+use crate::tokens::gcra::Gcra;
+use crate::tokens::micros::offset;
+use crate::tokens::slots::{UNKNOWN, USABLE};
 
 /// A flow that did not get all it needs asks again after this time. Where the egress
 /// is the reason, so do the others of its gateway.

@@ -6,7 +6,7 @@
 use tokio::time::Instant;
 
 use super::{FlowId, Flows, Source};
-use crate::limit::tokens::gcra::Gcra;
+use crate::tokens::gcra::Gcra;
 
 /// How fast the calls of a flow follow each other while all active flows use
 /// their shares.

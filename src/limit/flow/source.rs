@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use tokio::time::Instant;
 
 use crate::config::Quota;
-use crate::limit::tokens::gcra::Gcra;
+use crate::tokens::gcra::Gcra;
 
 /// Where the tokens of shared budgets come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

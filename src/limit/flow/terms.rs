@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::FlowId;
 use crate::cluster::micros;
 use crate::config::Quota;
-use crate::limit::tokens::gcra::Gcra;
-use crate::limit::tokens::micros::{LONGEST, are_exact, limit_of, offset, quota_of};
+use crate::tokens::gcra::Gcra;
+use crate::tokens::micros::{LONGEST, are_exact, limit_of, offset, quota_of};
 
 /// A question for the tokens of some flows.
 #[derive(Debug, Default)]

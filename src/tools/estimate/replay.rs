@@ -19,7 +19,8 @@ use super::pending::{Open, Pending};
 use super::replayed::{LoggedReceipt, Verdicts, Waiter};
 use crate::batch::{Batch, Caps};
 use crate::config::{BatchEdge, Config};
-use crate::limit::{Kind, Permit, Place};
+use crate::limit::{Kind, Permit};
+use crate::tokens::in_flight::Place;
 
 /// What happens at a point in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::State;
 use crate::config::Quota;
-use crate::limit::tokens::gcra::Usage;
+use crate::tokens::gcra::Usage;
 
 /// As many slots are reserved ahead as requests came in this time.
 const PERIOD: Duration = Duration::from_millis(10);

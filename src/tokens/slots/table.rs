@@ -17,7 +17,7 @@ use crate::cluster::{Cluster, Event};
 const FIRST_SWEEP: usize = 1024;
 
 /// The buckets that gateways share.
-pub(in crate::limit) struct SharedBuckets {
+pub(crate) struct SharedBuckets {
     cluster: Arc<Cluster>,
     table: Mutex<Table>,
 }
@@ -29,13 +29,13 @@ struct Table {
 
 /// The buckets of one group of requests, which differ by instance and role.
 #[derive(Clone, Debug)]
-pub(in crate::limit) struct SharedGroup {
+pub(crate) struct SharedGroup {
     buckets: Arc<SharedBuckets>,
     requests: Arc<str>,
 }
 
 impl SharedGroup {
-    pub(in crate::limit) fn name(&self, instance: &str, role: &'static str) -> BucketName {
+    pub(crate) fn name(&self, instance: &str, role: &'static str) -> BucketName {
         BucketName {
             group: self.clone(),
             instance: Box::from(instance),
@@ -49,7 +49,7 @@ impl SharedGroup {
 }
 
 impl SharedBuckets {
-    pub(in crate::limit) fn new(cluster: Arc<Cluster>) -> Arc<Self> {
+    pub(crate) fn new(cluster: Arc<Cluster>) -> Arc<Self> {
         Arc::new(Self {
             cluster,
             table: Mutex::new(Table {
@@ -60,7 +60,7 @@ impl SharedBuckets {
     }
 
     /// The buckets of the requests with these paths and methods.
-    pub(in crate::limit) fn group(self: &Arc<Self>, requests: &str) -> SharedGroup {
+    pub(crate) fn group(self: &Arc<Self>, requests: &str) -> SharedGroup {
         SharedGroup {
             buckets: Arc::clone(self),
             requests: Arc::from(requests),
@@ -68,7 +68,7 @@ impl SharedBuckets {
     }
 
     /// Passes on what the server announces, until the gateway ends.
-    pub(in crate::limit) async fn follow(&self) {
+    pub(crate) async fn follow(&self) {
         let mut events = self.cluster.subscribe();
         loop {
             match events.recv().await {
@@ -82,7 +82,7 @@ impl SharedBuckets {
     }
 
     /// Sets the gauge of slots that are held.
-    pub(in crate::limit) fn report(&self) {
+    pub(crate) fn report(&self) {
         let now = Instant::now();
         let held = self
             .all()

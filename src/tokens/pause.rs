@@ -155,7 +155,7 @@ pub(super) fn assumed_pause(retry_after: Option<Duration>) -> Duration {
 
 /// The tokens of a bucket that only this process uses.
 #[derive(Clone, Debug)]
-pub(in crate::limit) struct LocalTokens {
+pub(crate) struct LocalTokens {
     gcra: Gcra,
     /// There only after an upstream 429, so that most buckets stay small.
     pause: Option<Box<Pause>>,

@@ -7,11 +7,11 @@
 //! - [`slots`]: tokens that several gateways reserve from one bucket on a server;
 //! - [`in_flight`]: the bound on concurrent calls; [`micros`]: times as a server counts them.
 
-pub(super) mod gcra;
-pub(super) mod in_flight;
-pub(super) mod micros;
-pub(super) mod pause;
-pub(super) mod slots;
+pub(crate) mod gcra;
+pub(crate) mod in_flight;
+pub(crate) mod micros;
+pub(crate) mod pause;
+pub(crate) mod slots;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use crate::config::{InstanceLimit, Quota};
 use in_flight::{InFlight, Place, Prediction};
 use pause::LocalTokens;
 use slots::SharedTokens;
-pub(super) use slots::{BucketName, SharedBuckets, SharedGroup};
+pub(crate) use slots::{BucketName, SharedBuckets, SharedGroup};
 
 /// What the wait queue and the forecast need to know of tokens.
-pub(super) trait Tokens {
+pub(crate) trait Tokens {
     /// When the token after `before` others can be taken, from `now` on, as far as that is known.
     fn due(&self, now: Instant, before: u32) -> Instant;
 
@@ -73,23 +73,23 @@ pub(super) trait Tokens {
 
 /// The requests that need a token, for tokens that have to be reserved.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Demand {
+pub(crate) struct Demand {
     /// The deadlines of those that do not yield, the next to go first.
-    pub(super) deadlines: Vec<Instant>,
+    pub(crate) deadlines: Vec<Instant>,
     /// The deadline of a batch of receipts that yields.
-    pub(super) yielding: Option<Instant>,
+    pub(crate) yielding: Option<Instant>,
 }
 
 /// The tokens of a forecast: those that are reserved, then those of a bucket.
 #[derive(Clone, Debug)]
-pub(super) struct SimulatedTokens {
-    pub(super) reserved: VecDeque<Instant>,
-    pub(super) bucket: LocalTokens,
+pub(crate) struct SimulatedTokens {
+    pub(crate) reserved: VecDeque<Instant>,
+    pub(crate) bucket: LocalTokens,
 }
 
 /// The tokens of one bucket, and the places of its calls.
 #[derive(Debug)]
-pub(super) struct BucketTokens {
+pub(crate) struct BucketTokens {
     source: TokenSource,
     /// `None`: calls in flight are unlimited. Boxed, so that most buckets stay small.
     places: Option<Box<Places>>,
@@ -111,14 +111,14 @@ enum Places {
 }
 
 impl Demand {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.deadlines.is_empty() && self.yielding.is_none()
     }
 }
 
 impl BucketTokens {
     /// A full bucket; with a name, one that gateways share.
-    pub(super) fn new(limit: &InstanceLimit, name: Option<BucketName>, now: Instant) -> Self {
+    pub(crate) fn new(limit: &InstanceLimit, name: Option<BucketName>, now: Instant) -> Self {
         let source = match (name, limit.quota) {
             (Some(name), Some(quota)) => {
                 TokenSource::Shared(SharedTokens::new(name, quota, Arc::default(), now))
@@ -133,7 +133,7 @@ impl BucketTokens {
         tokens
     }
 
-    pub(super) fn unlimited(now: Instant) -> Self {
+    pub(crate) fn unlimited(now: Instant) -> Self {
         Self {
             source: TokenSource::Local(LocalTokens::new(None, now)),
             places: None,
@@ -142,7 +142,7 @@ impl BucketTokens {
 
     /// Sets another limit; debt and calls in flight are kept. Calls that were sent
     /// without a bound are not known, and not counted.
-    pub(super) fn set_limit(
+    pub(crate) fn set_limit(
         &mut self,
         limit: &InstanceLimit,
         name: impl FnOnce() -> Option<BucketName>,
@@ -181,7 +181,7 @@ impl BucketTokens {
     }
 
     /// What wakes the task that serves the bucket, where something else than its queue does.
-    pub(super) fn changed(&self) -> Option<Arc<Notify>> {
+    pub(crate) fn changed(&self) -> Option<Arc<Notify>> {
         match (&self.source, self.in_flight()) {
             (TokenSource::Shared(shared), _) => Some(shared.changed()),
             (_, in_flight) => in_flight.map(|it| Arc::clone(&it.changed)),
@@ -189,7 +189,7 @@ impl BucketTokens {
     }
 
     /// The task of the egress that serves the bucket, if one does.
-    pub(super) fn set_egress(&self, egress: Option<&Arc<Notify>>) {
+    pub(crate) fn set_egress(&self, egress: Option<&Arc<Notify>>) {
         if let TokenSource::Shared(shared) = &self.source {
             shared.set_egress(egress.cloned());
         }
@@ -200,7 +200,7 @@ impl BucketTokens {
 
     /// Has tokens reserved for what waits, where they have to be, up to this number: no more than calls
     /// can begin, because a reserved slot is lost if it is not used soon.
-    pub(super) fn reserve(&self, now: Instant, most: usize, demand: impl FnOnce() -> Demand) {
+    pub(crate) fn reserve(&self, now: Instant, most: usize, demand: impl FnOnce() -> Demand) {
         if let TokenSource::Shared(shared) = &self.source {
             let places = self.in_flight().map_or(usize::MAX, |it| it.free());
             shared.reserve(now, most.min(places), demand());
@@ -208,7 +208,7 @@ impl BucketTokens {
     }
 
     /// Whether only one token is reserved at a time, where they have to be.
-    pub(super) fn set_one_at_a_time(&self, one_at_a_time: bool) {
+    pub(crate) fn set_one_at_a_time(&self, one_at_a_time: bool) {
         if let TokenSource::Shared(shared) = &self.source {
             shared.set_one_at_a_time(one_at_a_time);
         }
@@ -216,12 +216,12 @@ impl BucketTokens {
 
     /// Whether the token times have changed by more than the passing of time, since this was
     /// last asked: what was admitted may be late now.
-    pub(super) fn has_news(&self) -> bool {
+    pub(crate) fn has_news(&self) -> bool {
         matches!(&self.source, TokenSource::Shared(shared) if shared.take_news())
     }
 
     /// The calls in flight, where their number is bounded.
-    pub(super) fn in_flight(&self) -> Option<&Arc<InFlight>> {
+    pub(crate) fn in_flight(&self) -> Option<&Arc<InFlight>> {
         match self.places.as_deref()? {
             Places::Limited(in_flight) => Some(in_flight),
             Places::Simulated(_) => None,
@@ -230,7 +230,7 @@ impl BucketTokens {
 
     /// Takes the place of a call in flight for a token that was taken; `None` where
     /// calls in flight are unlimited.
-    pub(super) fn enter(&mut self, now: Instant) -> Option<Place> {
+    pub(crate) fn enter(&mut self, now: Instant) -> Option<Place> {
         match self.places.as_deref_mut()? {
             Places::Limited(in_flight) => Some(in_flight.enter(now)),
             Places::Simulated(prediction) => {
@@ -241,7 +241,7 @@ impl BucketTokens {
     }
 
     /// As [`Tokens::due`]: the time at which the call may begin.
-    pub(super) fn due(&self, now: Instant, before: u32) -> Instant {
+    pub(crate) fn due(&self, now: Instant, before: u32) -> Instant {
         self.placed(now, before, |before| match &self.source {
             TokenSource::Simulated(simulated) => simulated.due(now, before),
             _ => self.source().due(now, before),
@@ -249,7 +249,7 @@ impl BucketTokens {
     }
 
     /// As [`Tokens::ready_at`].
-    pub(super) fn ready_at(&self, now: Instant) -> Instant {
+    pub(crate) fn ready_at(&self, now: Instant) -> Instant {
         self.placed(now, 0, |_| match &self.source {
             TokenSource::Simulated(simulated) => simulated.due(now, 0),
             _ => self.source().ready_at(now),
@@ -265,7 +265,7 @@ impl BucketTokens {
     }
 
     /// As [`Tokens::take`].
-    pub(super) fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
+    pub(crate) fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
         if self.places.is_some() {
             let ready = self.ready_at(now);
             if ready > now {
@@ -280,7 +280,7 @@ impl BucketTokens {
     }
 
     /// Until when the token that was taken last may be used, if that is limited.
-    pub(super) fn usable_until(&self) -> Option<Instant> {
+    pub(crate) fn usable_until(&self) -> Option<Instant> {
         match &self.source {
             TokenSource::Shared(shared) => shared.usable_until(),
             _ => None,
@@ -288,7 +288,7 @@ impl BucketTokens {
     }
 
     /// Where the tokens come from, to be read.
-    pub(super) fn source(&self) -> &dyn Tokens {
+    pub(crate) fn source(&self) -> &dyn Tokens {
         match &self.source {
             TokenSource::Local(local) => local,
             TokenSource::Shared(shared) => shared,
@@ -298,7 +298,7 @@ impl BucketTokens {
     }
 
     /// Where the tokens come from, to be notified of a response.
-    pub(super) fn source_mut(&mut self) -> &mut dyn Tokens {
+    pub(crate) fn source_mut(&mut self) -> &mut dyn Tokens {
         match &mut self.source {
             TokenSource::Local(local) => local,
             TokenSource::Shared(shared) => shared,
@@ -307,12 +307,12 @@ impl BucketTokens {
     }
 
     /// Whether nothing would be lost if the bucket were made anew.
-    pub(super) fn is_full(&self, now: Instant) -> bool {
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
         self.source().is_full(now) && self.in_flight().is_none_or(|it| it.count() == 0)
     }
 
     /// A copy for a forecast. In the copy calls last as long as recent ones.
-    pub(super) fn simulated(&self, now: Instant) -> Self {
+    pub(crate) fn simulated(&self, now: Instant) -> Self {
         let places = self.places.as_deref().map(|places| match places {
             Places::Limited(in_flight) => in_flight.prediction(now),
             Places::Simulated(prediction) => prediction.clone(),

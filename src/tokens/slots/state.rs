@@ -23,10 +23,10 @@ use tokio::time::Instant;
 
 use super::{RETRY, UNKNOWN, USABLE};
 use crate::config::Quota;
-use crate::limit::tokens::gcra::Gcra;
-use crate::limit::tokens::micros::{length, offset, quota_of};
-use crate::limit::tokens::pause::{LocalTokens, PROBE_TIMEOUT};
-use crate::limit::tokens::{Demand, SimulatedTokens, Tokens};
+use crate::tokens::gcra::Gcra;
+use crate::tokens::micros::{length, offset, quota_of};
+use crate::tokens::pause::{LocalTokens, PROBE_TIMEOUT};
+use crate::tokens::{Demand, SimulatedTokens, Tokens};
 use ahead::{Ahead, USABLE_AHEAD};
 use pauses::{Held, Probe};
 use questions::QuestionKind;

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::State;
 use super::questions::Report;
-use crate::limit::tokens::Tokens;
-use crate::limit::tokens::pause::assumed_pause;
+use crate::tokens::Tokens;
+use crate::tokens::pause::assumed_pause;
 
 /// A pause, until a request has succeeded after it.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ pub(super) enum Probe {
 
 impl State {
     /// The report of a 429, if the server is to learn of it.
-    pub(in crate::limit::tokens::slots) fn on_429(
+    pub(in crate::tokens::slots) fn on_429(
         &mut self,
         now: Instant,
         sent: Instant,
@@ -57,7 +57,7 @@ impl State {
     }
 
     /// The report of another result, or whether waiting requests go sooner.
-    pub(in crate::limit::tokens::slots) fn on_other_result(
+    pub(in crate::tokens::slots) fn on_other_result(
         &mut self,
         now: Instant,
         sent: Instant,
@@ -82,14 +82,14 @@ impl State {
         }
     }
 
-    pub(in crate::limit::tokens::slots) fn refuses_until(&self) -> Option<Instant> {
+    pub(in crate::tokens::slots) fn refuses_until(&self) -> Option<Instant> {
         match &self.fallback {
             Some(fallback) => fallback.refuses_until(),
             None => self.pause.map(|pause| pause.until),
         }
     }
 
-    pub(in crate::limit::tokens::slots) fn held_until(&self, now: Instant) -> Option<Instant> {
+    pub(in crate::tokens::slots) fn held_until(&self, now: Instant) -> Option<Instant> {
         match (&self.fallback, self.pause) {
             (Some(fallback), _) => fallback.held_until(now),
             (
@@ -103,7 +103,7 @@ impl State {
         }
     }
 
-    pub(in crate::limit::tokens::slots) fn is_recovering(&self) -> bool {
+    pub(in crate::tokens::slots) fn is_recovering(&self) -> bool {
         match &self.fallback {
             Some(fallback) => fallback.is_recovering(),
             None => self.pause.is_some(),

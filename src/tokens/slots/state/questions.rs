@@ -8,17 +8,17 @@ use tokio::time::Instant;
 
 use super::{Held, Probe, State};
 use crate::cluster::{Cluster, Script, micros};
-use crate::limit::tokens::micros::limit_of;
-use crate::limit::tokens::pause::PROBE_TIMEOUT;
+use crate::tokens::micros::limit_of;
+use crate::tokens::pause::PROBE_TIMEOUT;
 
 /// Slots in one reservation.
 const MAX_SLOTS: usize = 256;
 
 /// A script whose reply is needed before requests can go.
 #[derive(Debug)]
-pub(in crate::limit::tokens::slots) struct Question {
+pub(in crate::tokens::slots) struct Question {
     pub(super) kind: QuestionKind,
-    pub(in crate::limit::tokens::slots) arguments: Vec<i64>,
+    pub(in crate::tokens::slots) arguments: Vec<i64>,
 }
 
 #[derive(Debug)]
@@ -41,14 +41,14 @@ pub(super) enum QuestionKind {
 
 /// A response of the upstream that the other gateways have to know of.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::limit::tokens::slots) enum Report {
+pub(in crate::tokens::slots) enum Report {
     Throttled { epoch: i64, named: Duration },
     Settled { epoch: i64, is_accepted: bool },
 }
 
 impl State {
     /// What to ask now, if anything.
-    pub(in crate::limit::tokens::slots) fn question(
+    pub(in crate::tokens::slots) fn question(
         &mut self,
         now: Instant,
         cluster: &Cluster,
@@ -133,7 +133,7 @@ impl State {
         })
     }
 
-    pub(in crate::limit::tokens::slots) fn report_arguments(&self, report: &Report) -> Vec<i64> {
+    pub(in crate::tokens::slots) fn report_arguments(&self, report: &Report) -> Vec<i64> {
         let mut arguments = limit_of(self.quota).to_vec();
         arguments.extend(match *report {
             Report::Throttled { epoch, named } => [epoch, micros(named)],
@@ -144,7 +144,7 @@ impl State {
 }
 
 impl Question {
-    pub(in crate::limit::tokens::slots) fn script(&self) -> Script {
+    pub(in crate::tokens::slots) fn script(&self) -> Script {
         match self.kind {
             QuestionKind::Reserve { .. } => Script::Reserve,
             QuestionKind::Probe => Script::Probe,
@@ -153,7 +153,7 @@ impl Question {
 }
 
 impl Report {
-    pub(in crate::limit::tokens::slots) fn script(&self) -> Script {
+    pub(in crate::tokens::slots) fn script(&self) -> Script {
         match self {
             Self::Throttled { .. } => Script::Throttled,
             Self::Settled { .. } => Script::Settled,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::limit::tokens::micros::offset;
+use crate::tokens::micros::offset;
 
 /// A slot that is reserved.
 #[derive(Clone, Copy, Debug)]

@@ -32,10 +32,10 @@ const WEIGHT: u32 = 8;
 
 /// The places of one bucket.
 #[derive(Debug)]
-pub(in crate::limit) struct InFlight {
+pub(crate) struct InFlight {
     state: Mutex<State>,
     /// Wakes the task that serves the bucket's queue.
-    pub(in crate::limit) changed: Arc<Notify>,
+    pub(crate) changed: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -63,7 +63,7 @@ pub(crate) struct Place {
 
 /// The calls in flight in a forecast.
 #[derive(Clone, Debug)]
-pub(in crate::limit) struct Prediction {
+pub(crate) struct Prediction {
     cap: Option<NonZeroU32>,
     usual: Duration,
     /// When each call ends, in order.
@@ -72,7 +72,7 @@ pub(in crate::limit) struct Prediction {
 
 impl InFlight {
     /// `changed` wakes the task that serves the bucket's queue.
-    pub(in crate::limit) fn new(cap: NonZeroU32, changed: Arc<Notify>) -> Self {
+    pub(crate) fn new(cap: NonZeroU32, changed: Arc<Notify>) -> Self {
         Self {
             state: Mutex::new(State {
                 cap: Some(cap),
@@ -84,33 +84,33 @@ impl InFlight {
         }
     }
 
-    pub(in crate::limit) fn set_cap(&self, cap: Option<NonZeroU32>) {
+    pub(crate) fn set_cap(&self, cap: Option<NonZeroU32>) {
         self.lock().cap = cap;
     }
 
     /// The task of the egress that serves the bucket, if one does.
-    pub(in crate::limit) fn set_egress(&self, egress: Option<Arc<Notify>>) {
+    pub(crate) fn set_egress(&self, egress: Option<Arc<Notify>>) {
         self.lock().egress = egress;
     }
 
-    pub(in crate::limit) fn cap(&self) -> Option<NonZeroU32> {
+    pub(crate) fn cap(&self) -> Option<NonZeroU32> {
         self.lock().cap
     }
 
     /// Calls in flight.
-    pub(in crate::limit) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.lock().began.len()
     }
 
     /// Further calls that may begin now.
-    pub(in crate::limit) fn free(&self) -> usize {
+    pub(crate) fn free(&self) -> usize {
         let state = self.lock();
         let cap = state.cap.map_or(usize::MAX, |cap| cap.get() as usize);
         cap.saturating_sub(state.began.len())
     }
 
     /// Takes a place, which must be there.
-    pub(in crate::limit) fn enter(self: &Arc<Self>, now: Instant) -> Place {
+    pub(crate) fn enter(self: &Arc<Self>, now: Instant) -> Place {
         let mut state = self.lock();
         // A later time may come first: `now` is read before the lock is taken.
         let index = state.began.partition_point(|began| *began <= now);
@@ -120,7 +120,7 @@ impl InFlight {
     }
 
     /// Measures a call that takes up no place.
-    pub(in crate::limit) fn measure(self: &Arc<Self>, now: Instant) -> Place {
+    pub(crate) fn measure(self: &Arc<Self>, now: Instant) -> Place {
         self.place(now, true)
     }
 
@@ -135,12 +135,7 @@ impl InFlight {
 
     /// When the call after `before` others can begin, if `paced(n)` is the time of
     /// the n-th token.
-    pub(in crate::limit) fn due(
-        &self,
-        now: Instant,
-        before: u32,
-        paced: impl Fn(u32) -> Instant,
-    ) -> Instant {
+    pub(crate) fn due(&self, now: Instant, before: u32, paced: impl Fn(u32) -> Instant) -> Instant {
         let state = self.lock();
         let Some(cap) = state.cap else {
             return paced(before);
@@ -152,7 +147,7 @@ impl InFlight {
     }
 
     /// What a forecast made now assumes.
-    pub(in crate::limit) fn prediction(&self, now: Instant) -> Prediction {
+    pub(crate) fn prediction(&self, now: Instant) -> Prediction {
         let state = self.lock();
         let late = state.late(now);
         let ends = 0..state.began.len();
@@ -243,12 +238,7 @@ impl State {
 
 impl Prediction {
     /// As [`InFlight::due`].
-    pub(in crate::limit) fn due(
-        &self,
-        now: Instant,
-        before: u32,
-        paced: impl Fn(u32) -> Instant,
-    ) -> Instant {
+    pub(crate) fn due(&self, now: Instant, before: u32, paced: impl Fn(u32) -> Instant) -> Instant {
         let Some(cap) = self.cap else {
             return paced(before);
         };
@@ -258,7 +248,7 @@ impl Prediction {
     }
 
     /// A simulated call begins.
-    pub(in crate::limit) fn enter(&mut self, now: Instant) {
+    pub(crate) fn enter(&mut self, now: Instant) {
         while self.ends.front().is_some_and(|end| *end <= now) {
             self.ends.pop_front();
         }

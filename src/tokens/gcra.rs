@@ -17,7 +17,7 @@ use crate::config::Quota;
 
 /// A token bucket (GCRA), or one that never runs out.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::limit) struct Gcra {
+pub(crate) struct Gcra {
     /// When every token will be back: the theoretical arrival time. Without a
     /// quota, when a token was last taken.
     full: Instant,
@@ -27,13 +27,13 @@ pub(in crate::limit) struct Gcra {
 
 impl Gcra {
     /// Makes a full bucket.
-    pub(in crate::limit) fn new(quota: Option<Quota>, now: Instant) -> Self {
+    pub(crate) fn new(quota: Option<Quota>, now: Instant) -> Self {
         Self { full: now, quota }
     }
 
     /// Sets another quota, or none. Debt is kept, except for what is more than
     /// the new bucket holds.
-    pub(in crate::limit) fn set_quota(&mut self, quota: Option<Quota>, now: Instant) {
+    pub(crate) fn set_quota(&mut self, quota: Option<Quota>, now: Instant) {
         if self.quota == quota {
             return;
         }
@@ -45,7 +45,7 @@ impl Gcra {
 
     /// When the token after `before` others is there, for a request that
     /// arrives at `from`: at that time, or later.
-    pub(in crate::limit) fn due(&self, from: Instant, before: u32) -> Instant {
+    pub(crate) fn due(&self, from: Instant, before: u32) -> Instant {
         let Some(quota) = self.quota else { return from };
         let interval = quota.interval();
         let spare = interval * (quota.burst.get() - 1);
@@ -57,7 +57,7 @@ impl Gcra {
     ///
     /// # Errors
     /// No token is there; the error is the time of the next one.
-    pub(in crate::limit) fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
+    pub(crate) fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
         let Some(quota) = self.quota else {
             self.full = now;
             return Ok(None);
@@ -76,14 +76,14 @@ impl Gcra {
     }
 
     /// Empties the bucket, so that the next token is due at `next`.
-    pub(in crate::limit) fn empty_until(&mut self, next: Instant) {
+    pub(crate) fn empty_until(&mut self, next: Instant) {
         let spare = |quota: Quota| quota.interval() * (quota.burst.get() - 1);
         self.full = next + self.quota.map(spare).unwrap_or_default();
     }
 
     /// Tokens in the bucket, with the fraction that has come back; `None` where
     /// they are unlimited.
-    pub(in crate::limit) fn tokens(&self, now: Instant) -> Option<f64> {
+    pub(crate) fn tokens(&self, now: Instant) -> Option<f64> {
         let quota = self.quota?;
         let missing = self.full.saturating_duration_since(now).as_secs_f64();
         let burst = f64::from(quota.burst.get());
@@ -91,17 +91,17 @@ impl Gcra {
     }
 
     /// The present quota; `None`: unlimited.
-    pub(in crate::limit) fn quota(&self) -> Option<Quota> {
+    pub(crate) fn quota(&self) -> Option<Quota> {
         self.quota
     }
 
     /// When every token will be back.
-    pub(in crate::limit) fn full(&self) -> Instant {
+    pub(crate) fn full(&self) -> Instant {
         self.full
     }
 
     /// Whether every token is back.
-    pub(in crate::limit) fn is_full(&self, now: Instant) -> bool {
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
         self.full <= now
     }
 
@@ -121,14 +121,14 @@ fn nanos(duration: Duration) -> u64 {
 
 /// The calls of the present and the previous period.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::limit) struct Usage {
+pub(crate) struct Usage {
     since: Instant,
     current: u32,
     previous: u32,
 }
 
 impl Usage {
-    pub(in crate::limit) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self {
             since: now,
             current: 0,
@@ -136,7 +136,7 @@ impl Usage {
         }
     }
 
-    pub(in crate::limit) fn record(&mut self, now: Instant, period: Duration) {
+    pub(crate) fn record(&mut self, now: Instant, period: Duration) {
         let (current, previous) = self.at(now, period);
         if now.saturating_duration_since(self.since) >= period {
             self.since = now;
@@ -158,7 +158,7 @@ impl Usage {
 
     /// Calls in the last period, by a two-counter sliding window: exact if
     /// arrivals are even.
-    pub(in crate::limit) fn recent(&self, now: Instant, period: Duration) -> u32 {
+    pub(crate) fn recent(&self, now: Instant, period: Duration) -> u32 {
         let (current, previous) = self.at(now, period);
         let age = now.saturating_duration_since(self.since);
         let age = if age < period {

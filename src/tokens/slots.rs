@@ -28,20 +28,20 @@ use super::{Demand, SimulatedTokens, Tokens};
 use crate::cluster::{Call, Cluster, Script};
 use crate::config::Quota;
 use state::{Question, Report, State};
-pub(in crate::limit) use table::{SharedBuckets, SharedGroup};
+pub(crate) use table::{SharedBuckets, SharedGroup};
 
 /// How long after it is due a slot may be used.
-pub(in crate::limit) const USABLE: Duration = Duration::from_millis(100);
+pub(crate) const USABLE: Duration = Duration::from_millis(100);
 
 /// After a question without a reply the next follows not before this time.
-pub(in crate::limit) const RETRY: Duration = Duration::from_millis(50);
+pub(crate) const RETRY: Duration = Duration::from_millis(50);
 
 /// Longer than any wait: something else wakes the task.
-pub(in crate::limit) const UNKNOWN: Duration = Duration::from_secs(3600);
+pub(crate) const UNKNOWN: Duration = Duration::from_secs(3600);
 
 /// What a bucket is called in the whole cluster. The server sees a keyed hash of it.
 #[derive(Debug)]
-pub(in crate::limit) struct BucketName {
+pub(crate) struct BucketName {
     group: SharedGroup,
     instance: Box<str>,
     /// Which of the buckets of the instance.

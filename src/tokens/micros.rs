@@ -13,14 +13,14 @@ use crate::config::Quota;
 const EXACT_IN_LUA: u64 = 1 << 53;
 
 /// More than the longest `limit.max_wait` and the longest pause.
-pub(in crate::limit) const LONGEST: i64 = 2 * 86_400_000_000;
+pub(crate) const LONGEST: i64 = 2 * 86_400_000_000;
 
 /// None for a negative number.
-pub(in crate::limit) fn length(micros: i64) -> Duration {
+pub(crate) fn length(micros: i64) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
-pub(in crate::limit) fn offset(from: Instant, micros: i64) -> Instant {
+pub(crate) fn offset(from: Instant, micros: i64) -> Instant {
     match micros {
         0.. => from + length(micros),
         // Before this process began, a slot is due at once in any case.
@@ -29,13 +29,13 @@ pub(in crate::limit) fn offset(from: Instant, micros: i64) -> Instant {
 }
 
 /// The time between two tokens, and that of a full bucket beyond one.
-pub(in crate::limit) fn limit_of(quota: Quota) -> [i64; 2] {
+pub(crate) fn limit_of(quota: Quota) -> [i64; 2] {
     let interval = micros(quota.interval()).max(1);
     [interval, interval * i64::from(quota.burst.get() - 1)]
 }
 
 /// The quota of such a limit. The interval is at least 1.
-pub(in crate::limit) fn quota_of(interval: i64, spare: i64) -> Quota {
+pub(crate) fn quota_of(interval: i64, spare: i64) -> Quota {
     let burst = u32::try_from(spare / interval + 1)
         .ok()
         .and_then(NonZeroU32::new);
@@ -46,7 +46,7 @@ pub(in crate::limit) fn quota_of(interval: i64, spare: i64) -> Quota {
 }
 
 /// Whether a script can have returned these numbers.
-pub(in crate::limit) fn are_exact(reply: &[i64]) -> bool {
+pub(crate) fn are_exact(reply: &[i64]) -> bool {
     reply
         .iter()
         .all(|number| number.unsigned_abs() <= EXACT_IN_LUA)
