@@ -23,7 +23,8 @@
 //! - `proxy`: one request, from its head to its response
 //! - `observe::access_log`: one line per request
 //! - `batch`: open batches, verdicts, splits
-//! - `limit`: buckets and queues; `tenant`: access and keys; `upstream`: connections to the upstream
+//! - `limit`: accounts and their buckets; `tenant`: access and keys; `upstream`: connections to the upstream
+//! - `queue`: requests that wait for tokens, and which of them is next
 //! - `receipt`: what may merge; `identity`: which instance and credential a request names
 //! - `body`: request and response bodies; `conn`: the state of one client connection
 //! - `tokens`: when a bucket has its next token, by its own clock or reserved with other gateways
@@ -48,6 +49,7 @@ mod identity;
 mod limit;
 mod observe;
 mod proxy;
+mod queue;
 mod receipt;
 mod redact;
 mod server;

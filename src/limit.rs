@@ -10,30 +10,20 @@
 //! - [`lane`]: the access of a request to its account: its credential and its wait rules;
 //! - [`account`]: which of its two buckets a credential draws on, by the
 //!   verified credentials ([`Verified`](crate::identity::Verified));
-//! - [`bucket`]: tokens ([`tokens`](crate::tokens)) and wait queue;
-//!   [`queue`]: what is next at a bucket; [`request`]: what waits there, and what it gets;
-//! - [`shared_queue`]: what is next where buckets share a budget, by the [`flow`] of
-//!   their tenant; [`egress`]: the task that serves it; [`policy`]: the share of
-//!   an instance;
-//! - [`forecast`]: when a newcomer would be served, and whether it is admitted;
+//! - [`policy`]: where its buckets are served, and the share of an instance;
 //! - [`credentials`]: which credentials the gateways of a cluster have verified;
 //! - [`division`]: the part of one of several gateways in the other budgets;
 //! - [`shadow`]: what enforcing would have done, where it is not enforced.
+//!
+//! Buckets and their queues are in [`queue`](crate::queue).
 
 mod account;
-mod bucket;
 mod credentials;
 mod division;
-mod egress;
-mod flow;
-mod forecast;
 mod lane;
 mod policy;
-mod queue;
 mod registry;
-mod request;
 mod shadow;
-mod shared_queue;
 
 #[cfg(test)]
 mod tests;
@@ -45,21 +35,23 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::time::Instant;
 
-pub(crate) use bucket::{Bucket, next_ticket};
 use division::ClusterSharing;
-use egress::{Egress, QueueLimits};
-pub(crate) use forecast::admit as admit_at;
 use lane::WaitRules;
 pub(crate) use lane::{Admission, Lane, SharedBudget};
 use policy::{Policy, Sharing};
 use registry::Registry;
-pub(crate) use request::{Completion, Kind, Newcomer, Permit, RateLimited, Refusal, Scope};
 pub(crate) use shadow::{shadow_call, would_refuse};
 
 use crate::cluster::Cluster;
 use crate::config::{Classes, Config, LimitMode};
 use crate::identity::{Identity, InstanceId};
 use crate::observe::metrics::{BucketStatus, Metrics, Route};
+pub(crate) use crate::queue::bucket::{Bucket, next_ticket};
+use crate::queue::egress::{Egress, QueueLimits};
+pub(crate) use crate::queue::forecast::admit as admit_at;
+pub(crate) use crate::queue::request::{
+    Completion, Kind, Newcomer, Permit, RateLimited, Refusal, Scope,
+};
 
 /// All budgets of the gateway.
 #[derive(Debug)]

@@ -23,6 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["identity"],
     &["receipt"],
     &["tokens"],
+    &["queue"],
     &["limit", "tenant", "upstream"],
     &["batch"],
     &["observe::access_log"],

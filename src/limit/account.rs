@@ -22,11 +22,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::bucket::{Bucket, next_ticket};
-use super::egress::{BucketOwner, Joined, QueueLimits, Sender, Share};
 use super::policy::{BucketHandle, BucketLocation, Policy};
-use super::request::{BucketRole, Newcomer, Permit, RateLimited};
-use super::shared_queue::EntryId;
+use crate::queue::bucket::{Bucket, next_ticket};
+use crate::queue::egress::{BucketOwner, Joined, QueueLimits, Sender, Share};
+use crate::queue::request::{BucketRole, Newcomer, Permit, RateLimited};
+use crate::queue::shared_queue::EntryId;
 use exchange::Owner;
 
 use crate::identity::{Fingerprint, InstanceId, Verified};

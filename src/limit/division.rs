@@ -4,7 +4,7 @@
 //! smaller than one call in flight or a burst of one.
 //!
 //! Buckets of instances are shared exactly ([`tokens`](crate::tokens)), and so are the egress and the
-//! rates of tenants ([`egress`](super::egress)). Calls in flight, and buckets of requests without an
+//! rates of tenants ([`egress`](crate::queue::egress)). Calls in flight, and buckets of requests without an
 //! instance, are divided evenly.
 
 use std::num::NonZeroU32;

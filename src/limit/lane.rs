@@ -15,12 +15,12 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::account::Account;
-use super::bucket::Bucket;
 use super::credentials::Change;
-use super::egress::{Joined, QueueLimits};
 use super::policy::Policy;
 use super::registry::{self, Registry};
-use super::request::{BucketRole, Kind, Newcomer, Permit, RateLimited, Refusal, Scope};
+use crate::queue::bucket::Bucket;
+use crate::queue::egress::{Joined, QueueLimits};
+use crate::queue::request::{BucketRole, Kind, Newcomer, Permit, RateLimited, Refusal, Scope};
 use crate::tokens::in_flight::Place;
 use ticket::Ticket;
 

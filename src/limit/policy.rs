@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::bucket::Bucket;
 use super::credentials::SharedCredentials;
-use super::egress::{Egress, FlowSpec, QueueLimits, Sender, Share};
-use super::forecast;
-use super::request::{BucketRole, Newcomer, Permit, RateLimited};
-use super::shared_queue::EntryId;
 use crate::config::{self, Classes, InstanceLimit};
+use crate::queue::bucket::Bucket;
+use crate::queue::egress::{Egress, FlowSpec, QueueLimits, Sender, Share};
+use crate::queue::forecast;
+use crate::queue::request::{BucketRole, Newcomer, Permit, RateLimited};
+use crate::queue::shared_queue::EntryId;
 use crate::tokens::{BucketName, SharedGroup};
 
 /// The flow of all unverified credentials together: settings cannot name it.

@@ -22,10 +22,10 @@ use std::time::Duration;
 use http::{Method, Request, StatusCode};
 use tokio::time::Instant;
 
-use super::request::BucketRole;
 use super::*;
 use crate::config::{Config, Quota};
 use crate::identity::Findings;
+use crate::queue::request::BucketRole;
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)

@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use super::{Account, State, serve};
 use crate::identity::{Fingerprint, Verified};
-use crate::limit::bucket::Bucket;
 use crate::limit::credentials::Change;
-use crate::limit::egress::Sender;
 use crate::limit::policy::{BucketHandle, BucketLocation, Policy};
-use crate::limit::queue::{Side, Waiter};
-use crate::limit::request::BucketRole;
+use crate::queue::bucket::Bucket;
+use crate::queue::egress::Sender;
+use crate::queue::request::BucketRole;
+use crate::queue::wait_queue::{Side, Waiter};
 
 impl Account {
     /// Records whether the upstream accepts a credential for the instance; true if

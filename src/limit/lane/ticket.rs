@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use crate::limit::account::Account;
-use crate::limit::egress::Receiver;
-use crate::limit::request::{Permit, RateLimited};
 use crate::observe::metrics::InstanceSeries;
+use crate::queue::egress::Receiver;
+use crate::queue::request::{Permit, RateLimited};
 
 /// A queue position. Resolves to the token, or to the refusal of a request
 /// whose token cannot come in time any more. Dropping it gives the position up.

@@ -7,11 +7,11 @@ use http::{Request, StatusCode};
 use super::*;
 use crate::config::{Classes, Config, Quota};
 use crate::identity::Findings;
-use crate::limit::egress::{Egress, QueueLimits};
 use crate::limit::lane::{TokenRequest, WaitRules};
 use crate::limit::policy::Sharing;
 use crate::limit::{Admission, Kind, Lane};
 use crate::observe::metrics::Metrics;
+use crate::queue::egress::{Egress, QueueLimits};
 use crate::sharded::SHARDS;
 
 const CAPACITY: usize = 8;

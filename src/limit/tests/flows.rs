@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::limit::flow::{FlowId, FlowLoad, Flows};
-use crate::limit::queue::Side;
+use crate::queue::flow::{FlowId, FlowLoad, Flows};
+use crate::queue::wait_queue::Side;
 
 use super::*;
 

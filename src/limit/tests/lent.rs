@@ -1,7 +1,7 @@
 //! Flows to which a server lends tokens.
 
-use crate::limit::flow::{FlowId, FlowLoad, Flows, Source};
-use crate::limit::queue::Side;
+use crate::queue::flow::{FlowId, FlowLoad, Flows, Source};
+use crate::queue::wait_queue::Side;
 
 use super::*;
 

@@ -25,25 +25,25 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::queue::{Alternator, Side};
 use super::request::Scope;
+use super::wait_queue::{Alternator, Side};
 use crate::config::Quota;
 use crate::tokens::gcra::{Gcra, Usage};
-pub(super) use lease::PERIOD;
+pub(crate) use lease::PERIOD;
 use lease::{Lease, Rivals};
-pub(super) use source::Source;
-pub(super) use terms::LeaseQuestion;
+pub(crate) use source::Source;
+pub(crate) use terms::LeaseQuestion;
 
 /// The virtual length of a call of weight 1: weights divide it with little
 /// rounding, and 128 bits outlast any uptime.
 const CALL: u128 = 1 << 40;
 
 /// Identifies a tenant at the shared budgets.
-pub(super) type FlowId = u64;
+pub(crate) type FlowId = u64;
 
 /// The shared budgets, and the flows that share them.
 #[derive(Clone, Debug)]
-pub(super) struct Flows {
+pub(crate) struct Flows {
     /// `[egress]`. Where it is unlimited, tenants may still have budgets.
     quota: Option<Quota>,
     source: Source,
@@ -89,18 +89,18 @@ struct Flow {
 
 /// What waits in a flow.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct FlowLoad {
+pub(crate) struct FlowLoad {
     /// Requests at the bucket of the newcomer.
-    pub(super) own: usize,
+    pub(crate) own: usize,
     /// Other buckets with requests.
-    pub(super) other_buckets: usize,
-    pub(super) requests: usize,
-    pub(super) receipts: usize,
+    pub(crate) other_buckets: usize,
+    pub(crate) requests: usize,
+    pub(crate) receipts: usize,
 }
 
 impl Flows {
     /// Opens the budget of the egress, full; without a quota it is unlimited.
-    pub(super) fn new(quota: Option<Quota>, horizon: Duration, now: Instant) -> Self {
+    pub(crate) fn new(quota: Option<Quota>, horizon: Duration, now: Instant) -> Self {
         Self {
             quota,
             source: Source::Own,
@@ -116,7 +116,7 @@ impl Flows {
 
     /// A copy for a forecast: the flows in use, and those that were active,
     /// which count in [`pace::Pace`].
-    pub(super) fn copy(&self, used: &BTreeSet<FlowId>, now: Instant) -> Self {
+    pub(crate) fn copy(&self, used: &BTreeSet<FlowId>, now: Instant) -> Self {
         let flows = self.flows.iter();
         let known = flows.filter(|(id, flow)| self.is_active(flow, now) || used.contains(id));
         Self {
@@ -127,7 +127,7 @@ impl Flows {
         }
     }
 
-    pub(super) fn serial(&mut self) -> u64 {
+    pub(crate) fn serial(&mut self) -> u64 {
         self.serial += 1;
         self.serial
     }
@@ -137,7 +137,7 @@ impl Flows {
     }
 
     /// Sets the quota of the egress; debt is kept.
-    pub(super) fn set_quota(&mut self, quota: Option<Quota>, horizon: Duration, now: Instant) {
+    pub(crate) fn set_quota(&mut self, quota: Option<Quota>, horizon: Duration, now: Instant) {
         self.quota = quota;
         self.budget.set_quota(self.source.quota(quota), now);
         self.horizon = horizon;
@@ -145,7 +145,7 @@ impl Flows {
     }
 
     /// Opens a flow with a full budget; with an empty one where it is the part of a gateway.
-    pub(super) fn open(
+    pub(crate) fn open(
         &mut self,
         name: &Arc<str>,
         weight: NonZeroU32,
@@ -174,7 +174,7 @@ impl Flows {
     }
 
     /// Applies the weight and the quota of a flow; debt is kept.
-    pub(super) fn reconfigure(
+    pub(crate) fn reconfigure(
         &mut self,
         id: FlowId,
         weight: NonZeroU32,
@@ -190,7 +190,7 @@ impl Flows {
 
     /// Drops the flows that have no state worth keeping; returns those that are
     /// left.
-    pub(super) fn forget_idle(
+    pub(crate) fn forget_idle(
         &mut self,
         used: &BTreeSet<FlowId>,
         now: Instant,
@@ -205,12 +205,12 @@ impl Flows {
         self.flows.keys().copied().collect()
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.flows.len()
     }
 
     /// When the egress has a token. One that a server lends to a flow counts for both.
-    pub(super) fn egress_due(&self, now: Instant) -> Instant {
+    pub(crate) fn egress_due(&self, now: Instant) -> Instant {
         match self.source {
             Source::Server => now,
             Source::Own | Source::Part(_) => self.budget.due(now, 0),
@@ -218,25 +218,25 @@ impl Flows {
     }
 
     /// When the flow has a token.
-    pub(super) fn due(&self, id: FlowId, now: Instant) -> Instant {
+    pub(crate) fn due(&self, id: FlowId, now: Instant) -> Instant {
         let flow = self.flows.get(&id);
         flow.map_or(now, |flow| flow.ready_at(now))
     }
 
     /// The budgets that a flow draws on: the egress, and its own.
-    pub(super) fn budgets_of(&self, id: FlowId, now: Instant) -> Option<[Gcra; 2]> {
+    pub(crate) fn budgets_of(&self, id: FlowId, now: Instant) -> Option<[Gcra; 2]> {
         Some(self.expected(self.flows.get(&id)?, now))
     }
 
     /// Whether the rule allows an overdue receipt of the flow to go before a
     /// waiting request.
-    pub(super) fn allows_receipt(&self, id: FlowId) -> bool {
+    pub(crate) fn allows_receipt(&self, id: FlowId) -> bool {
         let flow = self.flows.get(&id);
         flow.is_some_and(|flow| flow.alternator.allows_receipt())
     }
 
     /// The start tag of the next call of a flow.
-    pub(super) fn start_tag(&self, id: FlowId) -> u128 {
+    pub(crate) fn start_tag(&self, id: FlowId) -> u128 {
         self.flows.get(&id).map_or(self.virtual_time, |flow| {
             let next = || flow.finish.max(self.virtual_time);
             flow.start.unwrap_or_else(next)
@@ -245,7 +245,7 @@ impl Flows {
 
     /// Gives a flow that is ready its start tag; returns its key in the order
     /// of flows.
-    pub(super) fn start(&mut self, id: FlowId) -> Option<(u128, u64, FlowId)> {
+    pub(crate) fn start(&mut self, id: FlowId) -> Option<(u128, u64, FlowId)> {
         let tag = self.start_tag(id);
         let flow = self.flows.get_mut(&id)?;
         flow.start = Some(tag);
@@ -254,13 +254,13 @@ impl Flows {
 
     /// Takes the start tag from a flow that is not ready any more, which saves
     /// nothing; returns the key that it had.
-    pub(super) fn stop(&mut self, id: FlowId) -> Option<(u128, u64, FlowId)> {
+    pub(crate) fn stop(&mut self, id: FlowId) -> Option<(u128, u64, FlowId)> {
         let flow = self.flows.get_mut(&id)?;
         Some((flow.start.take()?, flow.served, id))
     }
 
     /// Takes the start tags from all flows but these.
-    pub(super) fn stop_others(&mut self, ready: &BTreeSet<(u128, u64, FlowId)>) {
+    pub(crate) fn stop_others(&mut self, ready: &BTreeSet<(u128, u64, FlowId)>) {
         for (id, flow) in &mut self.flows {
             let served = flow.served;
             flow.start
@@ -269,13 +269,13 @@ impl Flows {
     }
 
     /// Nothing is ready any more: the busy period is over (rule 2 of the paper).
-    pub(super) fn end_busy_period(&mut self) {
+    pub(crate) fn end_busy_period(&mut self) {
         self.virtual_time = self.last_finish;
     }
 
     /// Takes the tokens of egress and flow for a call with this start tag, which
     /// are there; returns the sequence number of the call.
-    pub(super) fn spend(&mut self, id: FlowId, tag: u128, side: Side, now: Instant) -> u64 {
+    pub(crate) fn spend(&mut self, id: FlowId, tag: u128, side: Side, now: Instant) -> u64 {
         let serial = self.serial();
         let Some(flow) = self.flows.get_mut(&id) else {
             return serial;
@@ -324,7 +324,7 @@ impl Flows {
 
     /// When a newcomer has its token if the active flows and buckets use their
     /// shares meanwhile, and the budget that it then waits for.
-    pub(super) fn guaranteed(
+    pub(crate) fn guaranteed(
         &mut self,
         id: FlowId,
         load: FlowLoad,

@@ -30,9 +30,9 @@ use tokio::time::Instant;
 
 use super::bucket::Bucket;
 use super::flow::FlowId;
-use super::queue::{Side, Waiter};
 use super::request::{Completion, Kind, Newcomer, Permit, RateLimited, Refusal, Scope};
 use super::shared_queue::{EntryId, SharedQueue};
+use super::wait_queue::{Side, Waiter};
 use crate::config::Quota;
 use crate::tokens::gcra::Gcra;
 
@@ -47,14 +47,14 @@ const FAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// The result for a newcomer if nothing else arrives.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Forecast {
+pub(crate) struct Forecast {
     /// When it gets its token.
-    pub(super) at: Instant,
+    pub(crate) at: Instant,
     /// A waiter that was admitted before would be late because of it.
-    pub(super) breaks_promise: bool,
+    pub(crate) breaks_promise: bool,
     /// The budget that it waits for.
-    pub(super) scope: Scope,
-    pub(super) quota: Option<Quota>,
+    pub(crate) scope: Scope,
+    pub(crate) quota: Option<Quota>,
 }
 
 /// The results of one simulation.
@@ -186,7 +186,7 @@ fn decide<G: Completion>(
 }
 
 /// The forecast at a bucket that shares no budget.
-pub(super) fn of_bucket<G: Completion>(
+pub(crate) fn of_bucket<G: Completion>(
     bucket: &Bucket<G>,
     newcomer: &Newcomer,
     max_delay: Duration,
@@ -255,7 +255,7 @@ fn outcome(newcomer: &Newcomer, simulate: impl Fn(&Results, &Newcomer, bool)) ->
 
 /// Where the bucket of a newcomer is.
 #[derive(Debug)]
-pub(super) enum BucketRef<'b, G> {
+pub(crate) enum BucketRef<'b, G> {
     /// Nothing waits there yet.
     Outside(&'b Bucket<G>),
     /// Among those that wait for shared budgets.
@@ -274,7 +274,7 @@ impl<G> Copy for BucketRef<'_, G> {}
 ///
 /// # Errors
 /// The newcomer is refused.
-pub(super) fn admit_shared<G: Completion>(
+pub(crate) fn admit_shared<G: Completion>(
     shared: &mut SharedQueue<G>,
     flow: FlowId,
     bucket_ref: BucketRef<'_, G>,
@@ -352,7 +352,7 @@ fn is_ample<G: Completion>(
 }
 
 /// When a newcomer is served at the shared budgets.
-pub(super) fn in_shared<G: Completion>(
+pub(crate) fn in_shared<G: Completion>(
     shared: &SharedQueue<G>,
     flow: FlowId,
     bucket_ref: BucketRef<'_, G>,

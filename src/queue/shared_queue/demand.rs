@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{EntryId, SharedQueue};
-use crate::limit::bucket::Bucket;
-use crate::limit::flow::FlowId;
-use crate::limit::queue::Side;
-use crate::limit::request::Completion;
+use crate::queue::bucket::Bucket;
+use crate::queue::flow::FlowId;
+use crate::queue::request::Completion;
+use crate::queue::wait_queue::Side;
 
 /// A token of the shared budgets is asked for when the bucket has one within this time. What is
 /// lent is due within twice that, so that both can be used at the same time for as long.
@@ -20,23 +20,23 @@ const AHEAD: Duration = Duration::from_millis(50);
 /// The requests and receipts of a flow that wait for nothing but the shared budgets,
 /// or soon will.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::limit) struct FlowDemand {
-    pub(in crate::limit) count: u32,
+pub(crate) struct FlowDemand {
+    pub(crate) count: u32,
     /// Since when the first has waited.
-    pub(in crate::limit) since: Instant,
+    pub(crate) since: Instant,
 }
 
 /// What all flows wait for.
 #[derive(Debug, Default)]
-pub(in crate::limit) struct SharedDemand {
-    pub(in crate::limit) by_flow: BTreeMap<FlowId, FlowDemand>,
+pub(crate) struct SharedDemand {
+    pub(crate) by_flow: BTreeMap<FlowId, FlowDemand>,
     /// When there will be more.
-    pub(in crate::limit) grows_at: Option<Instant>,
+    pub(crate) grows_at: Option<Instant>,
 }
 
 impl<G: Completion> SharedQueue<G> {
     /// What has a token of its bucket by now, or soon.
-    pub(in crate::limit) fn demand(&self, now: Instant) -> SharedDemand {
+    pub(crate) fn demand(&self, now: Instant) -> SharedDemand {
         let mut demand = SharedDemand::default();
         for entry in self.entries.values() {
             let Some(queue) = entry.bucket.waiting() else {

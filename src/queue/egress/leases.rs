@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Egress, State};
 use crate::cluster::{Call, Cluster, Event, Script};
-use crate::limit::flow::{FlowId, Flows, LeaseQuestion, PERIOD, Source};
+use crate::queue::flow::{FlowId, Flows, LeaseQuestion, PERIOD, Source};
 use crate::tokens::slots::RETRY;
 
 /// With n gateways a question is about this many flows, divided by n². Each gateway asks 20 times
@@ -196,7 +196,7 @@ impl Egress {
     }
 
     /// Keeps up with the connection, until the process ends.
-    pub(in crate::limit) async fn follow(self: Arc<Self>, cluster: &Cluster) {
+    pub(crate) async fn follow(self: Arc<Self>, cluster: &Cluster) {
         let mut events = cluster.subscribe();
         loop {
             match events.recv().await {

@@ -26,7 +26,7 @@ use crate::tokens::slots::{UNKNOWN, USABLE};
 
 /// A flow that did not get all it needs asks again after this time. Where the egress
 /// is the reason, so do the others of its gateway.
-pub(in crate::limit) const PERIOD: Duration = Duration::from_millis(50);
+pub(crate) const PERIOD: Duration = Duration::from_millis(50);
 
 /// What the server says of others counts for this time, as it does there.
 const FRESH: Duration = Duration::from_millis(300);
@@ -36,11 +36,11 @@ const SCARCE: Duration = Duration::from_secs(1);
 
 /// What a reply says of all flows together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::limit) struct Learned {
+pub(crate) struct Learned {
     /// The birth of the data set.
-    pub(in crate::limit) birth: i64,
+    pub(crate) birth: i64,
     /// The egress had not enough for this gateway.
-    pub(in crate::limit) is_scarce: bool,
+    pub(crate) is_scarce: bool,
 }
 
 /// What the server has lent to a flow.
@@ -131,7 +131,7 @@ impl Flow {
 
 impl Flows {
     /// Changes where tokens come from; true if that was another source.
-    pub(in crate::limit) fn follow(&mut self, source: Source, now: Instant) -> bool {
+    pub(crate) fn follow(&mut self, source: Source, now: Instant) -> bool {
         let before = std::mem::replace(&mut self.source, source);
         if before == source {
             return false;
@@ -218,24 +218,19 @@ impl Flows {
     }
 
     /// How many slots a flow lacks that needs so many, and when to ask for them.
-    pub(in crate::limit) fn missing(
-        &self,
-        id: FlowId,
-        needed: u32,
-        now: Instant,
-    ) -> Option<(u32, Instant)> {
+    pub(crate) fn missing(&self, id: FlowId, needed: u32, now: Instant) -> Option<(u32, Instant)> {
         let lease = self.flows.get(&id)?.lease.as_ref()?;
         let missing = needed.saturating_sub(lease.count(now));
         (missing > 0).then(|| (missing, lease.ask_at.map_or(now, |at| at.max(now))))
     }
 
     /// Whether the server has the tokens.
-    pub(in crate::limit) fn are_lent(&self) -> bool {
+    pub(crate) fn are_lent(&self) -> bool {
         self.source == Source::Server
     }
 
     /// How many slots a flow has whose shared budgets are scarce; `None` where they are not.
-    pub(in crate::limit) fn scarce(&self, id: FlowId, now: Instant) -> Option<usize> {
+    pub(crate) fn scarce(&self, id: FlowId, now: Instant) -> Option<usize> {
         let lease = self.flows.get(&id)?.lease.as_ref()?;
         let is_scarce = lease.expected.is_none() && lease.scarce_until.is_some_and(|at| now < at);
         is_scarce.then(|| lease.count(now) as usize)
@@ -243,7 +238,7 @@ impl Flows {
 
     /// The flows whose own budget has to be asserted at a server that may have lost
     /// it; `None` if there is nothing to assert, not even of the egress.
-    pub(in crate::limit) fn debts(&self, now: Instant) -> Option<Vec<FlowId>> {
+    pub(crate) fn debts(&self, now: Instant) -> Option<Vec<FlowId>> {
         let is_debtor = |flow: &Flow| flow.lease.is_some() && !flow.budget.is_full(now);
         let debtors = self.flows.iter().filter(|(_, flow)| is_debtor(flow));
         let debtors: Vec<_> = debtors.map(|(id, _)| *id).collect();
@@ -253,7 +248,7 @@ impl Flows {
 
     /// Asks for so many slots for each of these flows, whose first request has
     /// waited so long.
-    pub(in crate::limit) fn question(
+    pub(crate) fn question(
         &self,
         flows: impl IntoIterator<Item = (FlowId, u32, Duration)>,
         now: Instant,
@@ -269,13 +264,13 @@ impl Flows {
     }
 
     /// The name of a flow.
-    pub(in crate::limit) fn name_of(&self, id: FlowId) -> &str {
+    pub(crate) fn name_of(&self, id: FlowId) -> &str {
         self.flows.get(&id).map_or("", |flow| &flow.name)
     }
 
     /// Takes over what the server has lent. `None`: no script can have returned this,
     /// and what was lent is lost.
-    pub(in crate::limit) fn on_reply(
+    pub(crate) fn on_reply(
         &mut self,
         question: &LeaseQuestion,
         reply: &[i64],

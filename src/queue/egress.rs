@@ -30,34 +30,34 @@ use leases::Leases;
 const FLOWS_KEPT: usize = 1024;
 
 /// Sends a waiting request its result.
-pub(super) type Sender = oneshot::Sender<Result<Permit, RateLimited>>;
+pub(crate) type Sender = oneshot::Sender<Result<Permit, RateLimited>>;
 
 /// Receives the result of a waiting request.
-pub(super) type Receiver = oneshot::Receiver<Result<Permit, RateLimited>>;
+pub(crate) type Receiver = oneshot::Receiver<Result<Permit, RateLimited>>;
 
 /// A tenant as the settings describe it.
 #[derive(Debug)]
-pub(super) struct FlowSpec {
-    pub(super) name: Arc<str>,
-    pub(super) weight: NonZeroU32,
-    pub(super) quota: Option<Quota>,
+pub(crate) struct FlowSpec {
+    pub(crate) name: Arc<str>,
+    pub(crate) weight: NonZeroU32,
+    pub(crate) quota: Option<Quota>,
 }
 
 /// The share of a bucket in the shared budgets.
 #[derive(Debug)]
-pub(super) struct Share {
-    pub(super) egress: Arc<Egress>,
-    pub(super) flow: Arc<FlowSpec>,
+pub(crate) struct Share {
+    pub(crate) egress: Arc<Egress>,
+    pub(crate) flow: Arc<FlowSpec>,
 }
 
 /// The owner of a bucket, which takes it back when nothing waits there.
-pub(super) trait BucketOwner: Send + Sync {
+pub(crate) trait BucketOwner: Send + Sync {
     /// Takes the bucket of this entry back, unless something waits there by now.
     fn take_back(&self, role: BucketRole, entry: EntryId);
 }
 
 /// What a newcomer at a bucket without tokens gets.
-pub(super) enum Joined {
+pub(crate) enum Joined {
     /// The token was there.
     Now(Permit),
     /// A queue position.
@@ -66,15 +66,15 @@ pub(super) enum Joined {
 
 /// The limits of one wait queue.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct QueueLimits {
+pub(crate) struct QueueLimits {
     /// `batch.max_delay`.
-    pub(super) max_delay: Duration,
+    pub(crate) max_delay: Duration,
     /// `limit.max_queue`.
-    pub(super) max_queue: usize,
+    pub(crate) max_queue: usize,
 }
 
 /// The shared budgets of the gateway.
-pub(super) struct Egress {
+pub(crate) struct Egress {
     state: Mutex<State>,
     /// Wakes the task when its plan has changed.
     changed: Arc<Notify>,
@@ -95,7 +95,7 @@ struct State {
 
 impl Egress {
     /// Opens the budget of the egress, full.
-    pub(super) fn new(
+    pub(crate) fn new(
         quota: Option<Quota>,
         max_wait: Duration,
         cluster: Option<&Arc<Cluster>>,
@@ -115,7 +115,7 @@ impl Egress {
     }
 
     /// Applies other quotas and weights; debt is kept.
-    pub(super) fn reconfigure<'f>(
+    pub(crate) fn reconfigure<'f>(
         &self,
         quota: Option<Quota>,
         max_wait: Duration,
@@ -137,7 +137,7 @@ impl Egress {
 
     /// Takes the tokens for a request at a bucket where nothing waits, after all
     /// ready buckets have been served.
-    pub(super) fn try_acquire(
+    pub(crate) fn try_acquire(
         &self,
         flow: &FlowSpec,
         bucket: &mut Bucket<Sender>,
@@ -157,7 +157,7 @@ impl Egress {
     ///
     /// # Errors
     /// The request is refused.
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         flow: &FlowSpec,
         bucket_ref: BucketRef<'_, Sender>,
@@ -172,7 +172,7 @@ impl Egress {
     }
 
     /// Adds a bucket; the task will serve it.
-    pub(super) fn register(
+    pub(crate) fn register(
         self: &Arc<Self>,
         flow: &FlowSpec,
         bucket: Bucket<Sender>,
@@ -192,7 +192,7 @@ impl Egress {
     }
 
     /// Adds a newcomer that was admitted to a bucket that is held here.
-    pub(super) fn join(&self, id: EntryId, newcomer: &Newcomer, max_delay: Duration) -> Joined {
+    pub(crate) fn join(&self, id: EntryId, newcomer: &Newcomer, max_delay: Duration) -> Joined {
         let (completion, mut verdict) = oneshot::channel();
         let ticket = next_ticket();
         let mut state = self.current(newcomer.now);
@@ -208,7 +208,7 @@ impl Egress {
     }
 
     /// Does something with a bucket that is held here.
-    pub(super) fn with<R>(
+    pub(crate) fn with<R>(
         &self,
         id: EntryId,
         act: impl FnOnce(&mut Bucket<Sender>) -> R,
@@ -222,7 +222,7 @@ impl Egress {
     }
 
     /// Reads a bucket that is held here.
-    pub(super) fn inspect<R>(
+    pub(crate) fn inspect<R>(
         &self,
         id: EntryId,
         inspect: impl FnOnce(&Bucket<Sender>) -> R,
@@ -231,12 +231,12 @@ impl Egress {
     }
 
     /// The refusal of a request whose deadline came while it waited here.
-    pub(super) fn too_late(&self, id: EntryId, now: Instant) -> Option<RateLimited> {
+    pub(crate) fn too_late(&self, id: EntryId, now: Instant) -> Option<RateLimited> {
         self.lock().queue.too_late(id, now)
     }
 
     /// Removes a bucket and returns it.
-    pub(super) fn unregister(&self, id: EntryId) -> Option<Bucket<Sender>> {
+    pub(crate) fn unregister(&self, id: EntryId) -> Option<Bucket<Sender>> {
         let mut state = self.lock();
         state.owners.remove(&id);
         let bucket = state.queue.unregister(id);
@@ -248,7 +248,7 @@ impl Egress {
     }
 
     #[cfg(test)]
-    pub(super) fn forecast(
+    pub(crate) fn forecast(
         &self,
         flow: &FlowSpec,
         bucket_ref: BucketRef<'_, Sender>,

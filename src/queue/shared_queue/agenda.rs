@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio::time::Instant;
 
 use super::{Entry, EntryId};
-use crate::limit::bucket::expiry;
-use crate::limit::flow::FlowId;
-use crate::limit::queue::Side;
-use crate::limit::request::Completion;
+use crate::queue::bucket::expiry;
+use crate::queue::flow::FlowId;
+use crate::queue::request::Completion;
+use crate::queue::wait_queue::Side;
 
 /// What is ready at one simulated time, and what will be.
 #[derive(Debug, Default)]
-pub(in crate::limit) struct Agenda {
+pub(crate) struct Agenda {
     /// Flows with a token of their own and a bucket that is ready, by start tag.
     pub(super) ready: BTreeSet<(u128, u64, FlowId)>,
     pub(super) next_waiters: HashMap<FlowId, NextWaiters>,

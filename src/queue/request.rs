@@ -43,9 +43,9 @@ pub(crate) struct Permit {
     /// Tokens left at that time; `None` where the bucket is unlimited.
     pub(crate) remaining: Option<u32>,
     /// The bucket that the token came from.
-    pub(super) bucket: BucketRole,
+    pub(crate) bucket: BucketRole,
     /// Its place among the calls in flight, where their number is bounded.
-    pub(super) place: Option<Place>,
+    pub(crate) place: Option<Place>,
 }
 
 impl Permit {
@@ -62,7 +62,7 @@ impl Permit {
 
 /// Which of the two buckets of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BucketRole {
+pub(crate) enum BucketRole {
     /// The bucket of verified credentials, or of all while none is verified.
     Main,
     /// The bucket of the other credentials.

@@ -10,7 +10,7 @@ use crate::tokens::gcra::Gcra;
 
 /// How fast the calls of a flow follow each other while all active flows use
 /// their shares.
-pub(in crate::limit) struct Pace {
+pub(crate) struct Pace {
     egress: Gcra,
     own: Gcra,
     now: Instant,
@@ -22,7 +22,7 @@ pub(in crate::limit) struct Pace {
 
 impl Flows {
     /// The pace of a flow from now on.
-    pub(in crate::limit) fn pace(&self, id: FlowId, now: Instant) -> Option<Pace> {
+    pub(crate) fn pace(&self, id: FlowId, now: Instant) -> Option<Pace> {
         let flow = self.flows.get(&id)?;
         let tag = self.start_tag(id);
         let mut ahead = 0_u32;
@@ -47,7 +47,7 @@ impl Flows {
 
 impl Pace {
     /// The time of the n-th call from now on.
-    pub(in crate::limit) fn slot_at(&self, n: u32) -> Instant {
+    pub(crate) fn slot_at(&self, n: u32) -> Instant {
         let others = (f64::from(n) * self.between).ceil() as u32;
         let before = n.saturating_add(self.ahead).saturating_add(others);
         let egress = self.egress.due(self.now, before);

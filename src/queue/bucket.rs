@@ -18,13 +18,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::queue::{Side, WaitQueue, Waiter};
 use super::request::{BucketRole, Completion, Newcomer, Permit};
+use super::wait_queue::{Side, WaitQueue, Waiter};
 use crate::config::{InstanceLimit, Quota};
 use crate::identity::Fingerprint;
 use crate::tokens::in_flight::InFlight;
 use crate::tokens::{BucketName, BucketTokens, Demand};
-pub(super) use refusals::expiry;
+pub(crate) use refusals::expiry;
 
 /// The next ticket of the process: tickets order waiters also across buckets,
 /// between which they may move.
@@ -46,7 +46,7 @@ pub(crate) struct Bucket<G> {
 
 impl<G: Completion> Bucket<G> {
     /// A full bucket; with a name, one that gateways share.
-    pub(super) fn new(
+    pub(crate) fn new(
         limit: &InstanceLimit,
         name: Option<BucketName>,
         role: BucketRole,
@@ -60,7 +60,7 @@ impl<G: Completion> Bucket<G> {
     }
 
     /// A bucket without a limit, in the place of one that is moved.
-    pub(super) fn unlimited(role: BucketRole, now: Instant) -> Self {
+    pub(crate) fn unlimited(role: BucketRole, now: Instant) -> Self {
         Self {
             tokens: BucketTokens::unlimited(now),
             queue: None,
@@ -75,7 +75,7 @@ impl<G: Completion> Bucket<G> {
 
     /// A copy for a forecast, in which each waiter has another way to learn its
     /// verdict.
-    pub(super) fn copy<H: Completion>(
+    pub(crate) fn copy<H: Completion>(
         &self,
         now: Instant,
         completion: impl Fn(&Waiter<G>) -> H,
@@ -111,7 +111,7 @@ impl<G: Completion> Bucket<G> {
     }
 
     /// Adds waiters from another bucket; true as in [`push`](Self::push).
-    pub(super) fn insert(
+    pub(crate) fn insert(
         &mut self,
         waiters: Vec<(Side, Waiter<G>)>,
         max_delay: Duration,
@@ -145,7 +145,7 @@ impl<G: Completion> Bucket<G> {
     }
 
     /// The same, for a caller that needs no wake-up.
-    pub(super) fn tick(&mut self, now: Instant) -> Option<Instant> {
+    pub(crate) fn tick(&mut self, now: Instant) -> Option<Instant> {
         let next = self.serve(now)?;
         self.refuse_unreachable(now);
         let expiry = self.expire(now, |bucket| bucket.too_late(now));
@@ -165,7 +165,7 @@ impl<G: Completion> Bucket<G> {
 
     /// Hands out every token that is there. Returns when the next one is due;
     /// `None` once nothing waits.
-    pub(super) fn serve(&mut self, now: Instant) -> Option<Instant> {
+    pub(crate) fn serve(&mut self, now: Instant) -> Option<Instant> {
         loop {
             let Some(side) = self.next(now, |n| self.tokens.due(now, n)) else {
                 self.end(now);
@@ -180,7 +180,7 @@ impl<G: Completion> Bucket<G> {
     }
 
     /// Has tokens reserved for what waits, where they have to be, up to this number.
-    pub(super) fn reserve(&self, now: Instant, most: usize) {
+    pub(crate) fn reserve(&self, now: Instant, most: usize) {
         self.tokens.reserve(now, most, || {
             let queue = self.queue.as_ref();
             queue.map_or_else(Demand::default, |queue| queue.demand(now))
@@ -188,19 +188,19 @@ impl<G: Completion> Bucket<G> {
     }
 
     /// When to try to take the next token: `now` if one can be taken.
-    pub(super) fn ready_at(&self, now: Instant) -> Instant {
+    pub(crate) fn ready_at(&self, now: Instant) -> Instant {
         self.tokens.ready_at(now)
     }
 
     /// Which side has the next token; `slot(n)` is the time of the n-th token.
-    pub(super) fn next(&self, now: Instant, slot: impl Fn(u32) -> Instant) -> Option<Side> {
+    pub(crate) fn next(&self, now: Instant, slot: impl Fn(u32) -> Instant) -> Option<Side> {
         self.queue.as_ref()?.next(now, slot)
     }
 
     /// Gives a token that is there to the head of one side; false if no token
     /// was taken, because there is no head or its deadline has passed. Then
     /// another call finds the next head.
-    pub(super) fn grant(&mut self, side: Side, now: Instant) -> bool {
+    pub(crate) fn grant(&mut self, side: Side, now: Instant) -> bool {
         let Some(queue) = &mut self.queue else {
             return false;
         };
@@ -245,47 +245,47 @@ impl<G: Completion> Bucket<G> {
     }
 
     /// The task of the egress that serves the bucket, if one does.
-    pub(super) fn set_egress(&self, egress: Option<&Arc<Notify>>) {
+    pub(crate) fn set_egress(&self, egress: Option<&Arc<Notify>>) {
         self.tokens.set_egress(egress);
     }
 
     /// Whether only one token is reserved at a time, where tokens have to be: what waits may belong to
     /// another bucket.
-    pub(super) fn set_one_at_a_time(&mut self, one_at_a_time: bool) {
+    pub(crate) fn set_one_at_a_time(&mut self, one_at_a_time: bool) {
         self.tokens.set_one_at_a_time(one_at_a_time);
         self.wake();
     }
 
     /// The calls in flight, where their number is bounded.
-    pub(super) fn in_flight(&self) -> Option<&Arc<InFlight>> {
+    pub(crate) fn in_flight(&self) -> Option<&Arc<InFlight>> {
         self.tokens.in_flight()
     }
 
     /// How many calls are in flight, where their number is bounded.
-    pub(super) fn calls_in_flight(&self) -> Option<usize> {
+    pub(crate) fn calls_in_flight(&self) -> Option<usize> {
         self.in_flight().map(|in_flight| in_flight.count())
     }
 
     /// Removes a queue in which nothing waits.
-    pub(super) fn drop_empty_queue(&mut self) {
+    pub(crate) fn drop_empty_queue(&mut self) {
         self.queue.take_if(|queue| queue.is_empty());
     }
 
     /// Updates the pause after an upstream 429 to a request sent at `sent`, and
     /// refuses everything whose deadline lies within the pause.
-    pub(super) fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
+    pub(crate) fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
         self.tokens.source_mut().on_429(now, sent, retry_after);
         self.refuse_held(now);
         self.wake();
     }
 
     /// Whether a 429 has not yet been followed by a success.
-    pub(super) fn is_recovering(&self) -> bool {
+    pub(crate) fn is_recovering(&self) -> bool {
         self.tokens.source().is_recovering()
     }
 
     /// Updates the pause after any other response, or none.
-    pub(super) fn on_other_result(&mut self, now: Instant, sent: Instant, is_accepted: bool) {
+    pub(crate) fn on_other_result(&mut self, now: Instant, sent: Instant, is_accepted: bool) {
         let tokens = self.tokens.source_mut();
         if tokens.on_other_result(now, sent, is_accepted) {
             self.wake();
@@ -293,7 +293,7 @@ impl<G: Completion> Bucket<G> {
     }
 
     /// Sets another limit; debt is kept, and so are calls in flight.
-    pub(super) fn set_limit(
+    pub(crate) fn set_limit(
         &mut self,
         limit: &InstanceLimit,
         name: impl FnOnce() -> Option<BucketName>,
@@ -317,7 +317,7 @@ impl<G: Completion> Bucket<G> {
     }
 
     /// Takes out the waiters of these credentials.
-    pub(super) fn take_of(
+    pub(crate) fn take_of(
         &mut self,
         belongs: impl Fn(Option<Fingerprint>) -> bool,
     ) -> Vec<(Side, Waiter<G>)> {
@@ -333,28 +333,28 @@ impl<G: Completion> Bucket<G> {
     }
 
     /// When the token after `before` others is due.
-    pub(super) fn due(&self, now: Instant, before: usize) -> Instant {
+    pub(crate) fn due(&self, now: Instant, before: usize) -> Instant {
         self.tokens
             .due(now, u32::try_from(before).unwrap_or(u32::MAX))
     }
 
     /// The queue, while something waits.
-    pub(super) fn waiting(&self) -> Option<&WaitQueue<G>> {
+    pub(crate) fn waiting(&self) -> Option<&WaitQueue<G>> {
         self.queue.as_deref().filter(|queue| !queue.is_empty())
     }
 
     /// How many wait.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.len())
     }
 
     /// The present quota.
-    pub(super) fn quota(&self) -> Option<Quota> {
+    pub(crate) fn quota(&self) -> Option<Quota> {
         self.tokens.source().quota()
     }
 
     /// Tokens left, and what is left of a pause.
-    pub(super) fn status(&self, now: Instant) -> (Option<f64>, Duration) {
+    pub(crate) fn status(&self, now: Instant) -> (Option<f64>, Duration) {
         let held = self.tokens.source().held_until(now);
         let paused = held.map_or(Duration::ZERO, |until| until - now);
         (self.tokens.source().tokens(now), paused)
@@ -367,7 +367,7 @@ impl<G: Completion> Bucket<G> {
     }
 
     /// Until when a pause certainly lets no request go; it may be over.
-    pub(super) fn paused_until(&self) -> Option<Instant> {
+    pub(crate) fn paused_until(&self) -> Option<Instant> {
         self.tokens.source().refuses_until()
     }
 }

@@ -11,7 +11,7 @@ use crate::tokens::gcra::Gcra;
 
 /// Where the tokens of shared budgets come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::limit) enum Source {
+pub(crate) enum Source {
     /// This process: it is alone.
     Own,
     /// The server of a cluster.

@@ -14,11 +14,11 @@ use crate::tokens::micros::{LONGEST, are_exact, limit_of, offset, quota_of};
 
 /// A question for the tokens of some flows.
 #[derive(Debug, Default)]
-pub(in crate::limit) struct LeaseQuestion {
+pub(crate) struct LeaseQuestion {
     pub(super) flows: Vec<AskedFlow>,
     is_limited: bool,
     /// Those of the egress and of the flows.
-    pub(in crate::limit) arguments: Vec<i64>,
+    pub(crate) arguments: Vec<i64>,
 }
 
 /// One flow in a question.
@@ -89,7 +89,7 @@ impl LeaseQuestion {
     }
 
     /// The flows that it is about.
-    pub(in crate::limit) fn flows(&self) -> impl Iterator<Item = FlowId> {
+    pub(crate) fn flows(&self) -> impl Iterator<Item = FlowId> {
         self.flows.iter().map(|flow| flow.id)
     }
 

@@ -18,19 +18,19 @@ use tokio::time::Instant;
 
 use super::bucket::{Bucket, expiry};
 use super::flow::{FlowId, FlowLoad, Flows};
-use super::queue::{Side, WaitQueue, Waiter};
 use super::request::{Completion, Permit, RateLimited, Scope};
+use super::wait_queue::{Side, WaitQueue, Waiter};
 use crate::config::Quota;
-pub(super) use agenda::Agenda;
+pub(crate) use agenda::Agenda;
 use agenda::{Due, NextWaiters};
 
 /// Identifies a bucket that waits for a shared budget.
-pub(super) type EntryId = u64;
+pub(crate) type EntryId = u64;
 
 /// The buckets that wait for shared budgets, and the budgets.
 #[derive(Debug)]
-pub(super) struct SharedQueue<G> {
-    pub(super) flows: Flows,
+pub(crate) struct SharedQueue<G> {
+    pub(crate) flows: Flows,
     entries: BTreeMap<EntryId, Entry<G>>,
 }
 
@@ -44,14 +44,14 @@ struct Entry<G> {
 }
 
 impl<G: Completion> SharedQueue<G> {
-    pub(super) fn new(flows: Flows) -> Self {
+    pub(crate) fn new(flows: Flows) -> Self {
         let entries = BTreeMap::new();
         Self { flows, entries }
     }
 
     /// A copy for a forecast: all waiting buckets; keeps the flow `also` even if
     /// it is idle.
-    pub(super) fn copy<H: Completion>(
+    pub(crate) fn copy<H: Completion>(
         &self,
         also: FlowId,
         now: Instant,
@@ -77,12 +77,12 @@ impl<G: Completion> SharedQueue<G> {
     }
 
     /// The flows with a bucket here.
-    pub(super) fn used_flows(&self) -> BTreeSet<FlowId> {
+    pub(crate) fn used_flows(&self) -> BTreeSet<FlowId> {
         self.entries.values().map(|entry| entry.flow).collect()
     }
 
     /// Adds a bucket in which something waits.
-    pub(super) fn register(&mut self, bucket: Bucket<G>, flow: FlowId) -> EntryId {
+    pub(crate) fn register(&mut self, bucket: Bucket<G>, flow: FlowId) -> EntryId {
         let id = self.flows.serial();
         let entry = Entry {
             bucket,
@@ -94,26 +94,26 @@ impl<G: Completion> SharedQueue<G> {
     }
 
     /// The bucket of an entry.
-    pub(super) fn bucket_of(&self, id: EntryId) -> Option<&Bucket<G>> {
+    pub(crate) fn bucket_of(&self, id: EntryId) -> Option<&Bucket<G>> {
         Some(&self.entries.get(&id)?.bucket)
     }
 
     /// The bucket of an entry, to be changed.
-    pub(super) fn bucket(&mut self, id: EntryId) -> Option<&mut Bucket<G>> {
+    pub(crate) fn bucket(&mut self, id: EntryId) -> Option<&mut Bucket<G>> {
         Some(&mut self.entries.get_mut(&id)?.bucket)
     }
 
     /// Removes a bucket and returns it.
-    pub(super) fn unregister(&mut self, id: EntryId) -> Option<Bucket<G>> {
+    pub(crate) fn unregister(&mut self, id: EntryId) -> Option<Bucket<G>> {
         Some(self.entries.remove(&id)?.bucket)
     }
 
-    pub(super) fn has_entries(&self) -> bool {
+    pub(crate) fn has_entries(&self) -> bool {
         !self.entries.is_empty()
     }
 
     /// The entries where nothing waits any more.
-    pub(super) fn empty_entries(&self) -> Vec<EntryId> {
+    pub(crate) fn empty_entries(&self) -> Vec<EntryId> {
         let entries = self.entries.iter();
         let empty = entries.filter(|(_, entry)| entry.bucket.waiting().is_none());
         empty.map(|(id, _)| *id).collect()
@@ -121,7 +121,7 @@ impl<G: Completion> SharedQueue<G> {
 
     /// Takes the tokens for a request of a bucket without a queue. Call
     /// `serve(now)` first, so that no other bucket is ready.
-    pub(super) fn try_acquire(
+    pub(crate) fn try_acquire(
         &mut self,
         flow: FlowId,
         bucket: &mut Bucket<G>,
@@ -142,13 +142,13 @@ impl<G: Completion> SharedQueue<G> {
     /// Hands out every token that is there and refuses the requests whose
     /// deadline has passed. Returns when something can be done next; `None` if
     /// nothing waits.
-    pub(super) fn serve(&mut self, now: Instant) -> Option<Instant> {
+    pub(crate) fn serve(&mut self, now: Instant) -> Option<Instant> {
         let mut agenda = self.agenda(now);
         self.serve_by(&mut agenda, now)
     }
 
     /// The agenda of a run that begins now.
-    pub(super) fn agenda(&mut self, now: Instant) -> Agenda {
+    pub(crate) fn agenda(&mut self, now: Instant) -> Agenda {
         let mut agenda = Agenda {
             reservable: self.reservable(now),
             ..Agenda::default()
@@ -165,7 +165,7 @@ impl<G: Completion> SharedQueue<G> {
     }
 
     /// As [`serve`](Self::serve), for repeated calls with increasing `now`.
-    pub(super) fn serve_by(&mut self, agenda: &mut Agenda, now: Instant) -> Option<Instant> {
+    pub(crate) fn serve_by(&mut self, agenda: &mut Agenda, now: Instant) -> Option<Instant> {
         loop {
             while let Some(&(at, due)) = agenda.later.first()
                 && at <= now
@@ -220,7 +220,7 @@ impl<G: Completion> SharedQueue<G> {
 
     /// The refusal of a request whose deadline came while it waited here. It names
     /// the budget that had no token.
-    pub(super) fn too_late(&mut self, id: EntryId, now: Instant) -> Option<RateLimited> {
+    pub(crate) fn too_late(&mut self, id: EntryId, now: Instant) -> Option<RateLimited> {
         let entry = self.entries.get(&id)?;
         let (own, flow) = (entry.bucket.too_late(now), entry.flow);
         if entry.bucket.ready_at(now) > now {
@@ -356,7 +356,7 @@ impl<G: Completion> SharedQueue<G> {
     /// When a newcomer has its token if the active flows and buckets use their
     /// shares meanwhile, and the budget that it then waits for. `entry` is its
     /// bucket's, where something waits there already.
-    pub(super) fn guaranteed(
+    pub(crate) fn guaranteed(
         &mut self,
         flow: FlowId,
         entry: Option<EntryId>,
@@ -378,7 +378,7 @@ impl<G: Completion> SharedQueue<G> {
     }
 
     /// The quotas of the buckets that wait, with their flows.
-    pub(super) fn quotas(&self) -> impl Iterator<Item = (FlowId, Option<Quota>)> {
+    pub(crate) fn quotas(&self) -> impl Iterator<Item = (FlowId, Option<Quota>)> {
         let waiting = self.entries.values();
         let waiting = waiting.filter(|entry| entry.bucket.waiting().is_some());
         waiting.map(|entry| (entry.flow, entry.bucket.quota()))

@@ -5,21 +5,21 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Bucket;
-use crate::limit::queue::Waiter;
-use crate::limit::request::{Completion, RateLimited, Refusal, Scope};
+use crate::queue::request::{Completion, RateLimited, Refusal, Scope};
+use crate::queue::wait_queue::Waiter;
 
 /// How late a timer may fire: tokio's timer wheel advances once a millisecond. A token
 /// that was due by the deadline counts, although the serving task woke so much later.
 const TIMER_GRANULARITY: Duration = Duration::from_millis(2);
 
 /// When a request that still waits has to be refused.
-pub(in crate::limit) fn expiry<G>(request: &Waiter<G>) -> Instant {
+pub(crate) fn expiry<G>(request: &Waiter<G>) -> Instant {
     request.deadline + TIMER_GRANULARITY
 }
 
 impl<G: Completion> Bucket<G> {
     /// Refuses what cannot be served in time any more, if the token times have changed.
-    pub(in crate::limit) fn refuse_unreachable(&mut self, now: Instant) {
+    pub(crate) fn refuse_unreachable(&mut self, now: Instant) {
         if !self.tokens.has_news() {
             return;
         }
@@ -38,7 +38,7 @@ impl<G: Completion> Bucket<G> {
     /// Refuses the requests whose deadline has passed; returns when the next
     /// one will have to be refused. To be called after the tokens that are
     /// there have been handed out.
-    pub(in crate::limit) fn expire(
+    pub(crate) fn expire(
         &mut self,
         now: Instant,
         refused: impl FnOnce(&Self) -> RateLimited,
@@ -74,11 +74,7 @@ impl<G: Completion> Bucket<G> {
     ///
     /// # Errors
     /// The deadline lies within a pause.
-    pub(in crate::limit) fn check_pause(
-        &self,
-        now: Instant,
-        deadline: Instant,
-    ) -> Result<(), RateLimited> {
+    pub(crate) fn check_pause(&self, now: Instant, deadline: Instant) -> Result<(), RateLimited> {
         let until = self.tokens.source().refuses_until();
         let until = until.filter(|until| deadline < *until && now < *until);
         until.map_or(Ok(()), |until| {
@@ -87,13 +83,13 @@ impl<G: Completion> Bucket<G> {
     }
 
     /// The refusal of a request whose deadline came while it waited.
-    pub(in crate::limit) fn too_late(&self, now: Instant) -> RateLimited {
+    pub(crate) fn too_late(&self, now: Instant) -> RateLimited {
         let at = self.due(now, self.len());
         self.refused(self.why_late(now), at, now)
     }
 
     /// Why a request would wait so long for this bucket.
-    pub(in crate::limit) fn why_late(&self, now: Instant) -> Refusal {
+    pub(crate) fn why_late(&self, now: Instant) -> Refusal {
         match self.tokens.source().held_until(now) {
             Some(_) => Refusal::Paused,
             None => Refusal::WaitTooLong,
@@ -101,12 +97,7 @@ impl<G: Completion> Bucket<G> {
     }
 
     /// A refusal by this bucket's own budget.
-    pub(in crate::limit) fn refused(
-        &self,
-        refusal: Refusal,
-        at: Instant,
-        now: Instant,
-    ) -> RateLimited {
+    pub(crate) fn refused(&self, refusal: Refusal, at: Instant, now: Instant) -> RateLimited {
         RateLimited {
             refusal,
             scope: Scope::Instance,

@@ -18,45 +18,45 @@ use crate::tokens::Demand;
 
 /// A request or a batch of receipts that waits.
 #[derive(Debug)]
-pub(super) struct Waiter<G> {
+pub(crate) struct Waiter<G> {
     /// Grows with each waiter of the gateway: the order of arrival.
-    pub(super) ticket: u64,
+    pub(crate) ticket: u64,
     /// Receipts: when it stops yielding; receipts are ordered by it. Requests: when
     /// it arrived.
-    pub(super) overdue: Instant,
-    pub(super) deadline: Instant,
-    pub(super) credential: Option<Fingerprint>,
-    pub(super) completion: G,
+    pub(crate) overdue: Instant,
+    pub(crate) deadline: Instant,
+    pub(crate) credential: Option<Fingerprint>,
+    pub(crate) completion: G,
 }
 
 /// Requests or receipts: the two sides between which tokens alternate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     Requests,
     Receipts,
 }
 
 /// Lets overdue receipts take every second token at most while requests wait.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Alternator {
+pub(crate) struct Alternator {
     receipt_was_last: bool,
 }
 
 impl Alternator {
     /// Whether the rule allows a receipt to go before a waiting request.
-    pub(super) fn allows_receipt(self) -> bool {
+    pub(crate) fn allows_receipt(self) -> bool {
         !self.receipt_was_last
     }
 
     /// Records which side took a token.
-    pub(super) fn record(&mut self, side: Side) {
+    pub(crate) fn record(&mut self, side: Side) {
         self.receipt_was_last = side == Side::Receipts;
     }
 }
 
 /// The requests and receipts that wait at one bucket.
 #[derive(Debug)]
-pub(super) struct WaitQueue<G> {
+pub(crate) struct WaitQueue<G> {
     /// In the order of arrival.
     requests: VecDeque<Waiter<G>>,
     /// The one that is overdue first is in front.
@@ -65,11 +65,11 @@ pub(super) struct WaitQueue<G> {
     /// `batch.max_delay`.
     max_delay: Duration,
     /// Wakes the task that serves the queue when its plan has changed.
-    pub(super) changed: Arc<Notify>,
+    pub(crate) changed: Arc<Notify>,
 }
 
 impl<G> WaitQueue<G> {
-    pub(super) fn new(max_delay: Duration, changed: Arc<Notify>) -> Self {
+    pub(crate) fn new(max_delay: Duration, changed: Arc<Notify>) -> Self {
         Self {
             requests: VecDeque::new(),
             receipts: VecDeque::new(),
@@ -81,7 +81,7 @@ impl<G> WaitQueue<G> {
 
     /// The same waiters in the same order, each with another way to learn its
     /// verdict.
-    pub(super) fn copy<H>(&self, completion: impl Fn(&Waiter<G>) -> H) -> WaitQueue<H> {
+    pub(crate) fn copy<H>(&self, completion: impl Fn(&Waiter<G>) -> H) -> WaitQueue<H> {
         let copy = |waiters: &VecDeque<Waiter<G>>| {
             let waiters = waiters.iter().map(|waiter| Waiter {
                 ticket: waiter.ticket,
@@ -101,21 +101,21 @@ impl<G> WaitQueue<G> {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.requests.len() + self.receipts.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Waiting requests and waiting receipts.
-    pub(super) fn counts(&self) -> (usize, usize) {
+    pub(crate) fn counts(&self) -> (usize, usize) {
         (self.requests.len(), self.receipts.len())
     }
 
     /// Adds a waiter.
-    pub(super) fn push(&mut self, newcomer: &Newcomer, ticket: u64, completion: G) {
+    pub(crate) fn push(&mut self, newcomer: &Newcomer, ticket: u64, completion: G) {
         let (side, overdue) = newcomer.queue_key(self.max_delay);
         let waiter = Waiter {
             ticket,
@@ -128,7 +128,7 @@ impl<G> WaitQueue<G> {
     }
 
     /// Adds a waiter from another queue, where its arrival puts it.
-    pub(super) fn insert(&mut self, side: Side, waiter: Waiter<G>) {
+    pub(crate) fn insert(&mut self, side: Side, waiter: Waiter<G>) {
         match side {
             Side::Requests => {
                 let index = self
@@ -144,18 +144,18 @@ impl<G> WaitQueue<G> {
     }
 
     /// How many receipts are ahead of one with this `overdue` time.
-    pub(super) fn receipts_before(&self, overdue: Instant) -> usize {
+    pub(crate) fn receipts_before(&self, overdue: Instant) -> usize {
         self.receipts
             .partition_point(|receipt| receipt.overdue <= overdue)
     }
 
     /// The receipts, the next to go first.
-    pub(super) fn receipts(&self) -> impl Iterator<Item = &Waiter<G>> {
+    pub(crate) fn receipts(&self) -> impl Iterator<Item = &Waiter<G>> {
         self.receipts.iter()
     }
 
     /// The head of one side.
-    pub(super) fn head(&self, side: Side) -> Option<&Waiter<G>> {
+    pub(crate) fn head(&self, side: Side) -> Option<&Waiter<G>> {
         match side {
             Side::Requests => self.requests.front(),
             Side::Receipts => self.receipts.front(),
@@ -164,7 +164,7 @@ impl<G> WaitQueue<G> {
 
     /// Which side has the next token at `now`, if any waits; `slot(n)` is the
     /// time of this queue's n-th token from now on.
-    pub(super) fn next(&self, now: Instant, slot: impl Fn(u32) -> Instant) -> Option<Side> {
+    pub(crate) fn next(&self, now: Instant, slot: impl Fn(u32) -> Instant) -> Option<Side> {
         match (self.requests.front(), self.receipts.front()) {
             (None, None) => None,
             (None, Some(_)) => Some(Side::Receipts),
@@ -174,7 +174,7 @@ impl<G> WaitQueue<G> {
     }
 
     /// Whether the first receipt may take the token before a waiting request.
-    pub(super) fn receipt_may_go(&self, now: Instant, slot: impl Fn(u32) -> Instant) -> bool {
+    pub(crate) fn receipt_may_go(&self, now: Instant, slot: impl Fn(u32) -> Instant) -> bool {
         let first = self.receipts.front();
         first.is_some_and(|first| first.overdue <= now)
             && (self.requests.is_empty() || self.alternator.allows_receipt())
@@ -183,7 +183,7 @@ impl<G> WaitQueue<G> {
 
     /// Whether some waiting request meets its deadline with the token times
     /// `slot`, but misses it with `later_slot`.
-    pub(super) fn is_late(
+    pub(crate) fn is_late(
         &self,
         slot: impl Fn(u32) -> Instant,
         later_slot: impl Fn(u32) -> Instant,
@@ -194,7 +194,7 @@ impl<G> WaitQueue<G> {
     }
 
     /// Takes out the head of one side.
-    pub(super) fn pop(&mut self, side: Side) -> Option<Waiter<G>> {
+    pub(crate) fn pop(&mut self, side: Side) -> Option<Waiter<G>> {
         self.alternator.record(side);
         match side {
             Side::Requests => self.requests.pop_front(),
@@ -203,7 +203,7 @@ impl<G> WaitQueue<G> {
     }
 
     /// Removes a waiter that has left; false if it does not wait here.
-    pub(super) fn remove(&mut self, ticket: u64) -> bool {
+    pub(crate) fn remove(&mut self, ticket: u64) -> bool {
         let before = self.len();
         for side in [&mut self.requests, &mut self.receipts] {
             side.retain(|waiter| waiter.ticket != ticket);
@@ -213,13 +213,13 @@ impl<G> WaitQueue<G> {
 
     /// Takes out the requests with a deadline up to this time. Batches watch
     /// the deadlines of their callers themselves.
-    pub(super) fn take_expired(&mut self, until: Instant) -> Vec<Waiter<G>> {
+    pub(crate) fn take_expired(&mut self, until: Instant) -> Vec<Waiter<G>> {
         let expired = |request: &Waiter<G>| request.deadline <= until;
         extract(&mut self.requests, expired)
     }
 
     /// Takes out everything that has a deadline before this time.
-    pub(super) fn take_late(&mut self, before: Instant) -> Vec<Waiter<G>> {
+    pub(crate) fn take_late(&mut self, before: Instant) -> Vec<Waiter<G>> {
         let is_late = |waiter: &Waiter<G>| waiter.deadline < before;
         let mut late = extract(&mut self.requests, is_late);
         late.append(&mut extract(&mut self.receipts, is_late));
@@ -227,7 +227,7 @@ impl<G> WaitQueue<G> {
     }
 
     /// Takes out the requests that miss their deadline with the token times `slot`.
-    pub(super) fn take_unreachable(&mut self, slot: impl Fn(u32) -> Instant) -> Vec<Waiter<G>> {
+    pub(crate) fn take_unreachable(&mut self, slot: impl Fn(u32) -> Instant) -> Vec<Waiter<G>> {
         let mut late = Vec::new();
         let mut before = 0;
         for request in std::mem::take(&mut self.requests) {
@@ -242,7 +242,7 @@ impl<G> WaitQueue<G> {
     }
 
     /// What needs a token: all requests and overdue receipts, else the first receipt.
-    pub(super) fn demand(&self, now: Instant) -> Demand {
+    pub(crate) fn demand(&self, now: Instant) -> Demand {
         let overdue = self
             .receipts
             .iter()
@@ -257,12 +257,12 @@ impl<G> WaitQueue<G> {
     }
 
     /// The earliest deadline of the waiting requests.
-    pub(super) fn first_deadline(&self) -> Option<Instant> {
+    pub(crate) fn first_deadline(&self) -> Option<Instant> {
         self.requests.iter().map(|request| request.deadline).min()
     }
 
     /// Takes out the waiters whose credential is one of these.
-    pub(super) fn take_of(
+    pub(crate) fn take_of(
         &mut self,
         belongs: impl Fn(Option<Fingerprint>) -> bool,
     ) -> Vec<(Side, Waiter<G>)> {
@@ -291,12 +291,12 @@ fn extract<G>(
 
 impl Newcomer {
     /// The side of the queue that it joins.
-    pub(super) fn side(&self) -> Side {
+    pub(crate) fn side(&self) -> Side {
         self.queue_key(Duration::ZERO).0
     }
 
     /// The side of the queue that it joins, and the key that orders receipts there.
-    pub(super) fn queue_key(&self, max_delay: Duration) -> (Side, Instant) {
+    pub(crate) fn queue_key(&self, max_delay: Duration) -> (Side, Instant) {
         match self.kind {
             Kind::Request => (Side::Requests, self.now),
             Kind::Receipt { opened } => (Side::Receipts, opened + max_delay),
