@@ -128,8 +128,9 @@ pub(super) fn write_headers(text: &mut Vec<u8>, headers: &HeaderMap, case: Optio
     let mut last: Option<&HeaderName> = None;
     let mut nth = 0;
     for (name, value) in headers {
-        // A map lists headers of one name together.
-        nth = if last == Some(name) { nth + 1 } else { 0 };
+        // A map lists headers of one name together, and keeps their name once.
+        let is_same = last.is_some_and(|last| std::ptr::eq(last, name));
+        nth = if is_same { nth + 1 } else { 0 };
         last = Some(name);
         let name = name.as_str();
         text.extend_from_slice(lookup.find(name, nth).unwrap_or(name.as_bytes()));

@@ -2,10 +2,12 @@
 //!
 //! Invariant: a request that could be read in two ways is left to hyper.
 
+use std::mem::MaybeUninit;
+
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::decode::BodyDecoder;
 use super::framing::{Framing, FramingConflict};
@@ -72,9 +74,10 @@ fn read_usual(read: Bytes, max_headers: usize) -> RequestRead {
     if !read.first().is_some_and(u8::is_ascii_alphabetic) {
         return RequestRead::ForHyper(read);
     }
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut headers);
-    let head_length = match request.parse(&read) {
+    // Uninitialised: filling all of them costs more than parsing some.
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    let head_length = match request.parse_with_uninit_headers(&read, &mut headers) {
         Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
         Ok(httparse::Status::Partial) if read.len() <= MAX_HEAD => {
             return RequestRead::Incomplete(read);
@@ -88,10 +91,10 @@ fn read_usual(read: Bytes, max_headers: usize) -> RequestRead {
     if read.len() < length {
         return RequestRead::Incomplete(read);
     }
-    let names = request.headers.iter().map(|header| header.name);
+    let names = request.headers.iter().map(|header| header.name.as_bytes());
     // `Connection` was not kept: see `interpret`.
-    let is_kept = |name: &&str| !name.eq_ignore_ascii_case("connection");
-    head.set_header_case(HeaderCase::of(names.filter(is_kept).map(str::as_bytes)));
+    let is_kept = |name: &&[u8]| !header_case::is_same_name(name, b"connection");
+    head.set_header_case(HeaderCase::of(names.filter(is_kept)));
     let request = FastRequest {
         head,
         body: read.slice(head_length..length),
@@ -122,7 +125,12 @@ fn interpret(
     if target.as_str().len() != length_of_target {
         return None;
     }
-    let mut headers = HeaderMap::with_capacity(request.headers.len());
+    let mut head = Box::<RequestHead>::default();
+    head.method = method;
+    head.uri = Uri::from(target);
+    // Filled in place: a new map would have to replace this one.
+    let headers = &mut head.headers;
+    headers.reserve(request.headers.len());
     let mut length = None;
     for header in &*request.headers {
         let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
@@ -144,10 +152,6 @@ fn interpret(
         let value = HeaderValue::from_maybe_shared(read.slice_ref(header.value)).ok()?;
         headers.append(name, value);
     }
-    let mut head = Box::<RequestHead>::default();
-    head.method = method;
-    head.uri = Uri::from(target);
-    head.headers = headers;
     Some((head, length.unwrap_or(0)))
 }
 
