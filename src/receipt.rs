@@ -32,14 +32,10 @@ pub(crate) mod shown;
 #[cfg(test)]
 mod tests;
 
-use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::BuildHasher as _;
-use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::request::Parts;
-use siphasher::sip::SipHasher13;
 
 pub(crate) use ids::{IdHash, Ids};
 pub(crate) use key::MergeKey;
@@ -54,19 +50,6 @@ pub(crate) use crate::observe::metrics::NotMerged;
 use list::List;
 use list_form::Site;
 use parse::Parsed;
-
-/// Hashes keys and ids. Its secret is random, so no client can construct texts
-/// with equal hashes.
-static HASHER: LazyLock<SipHasher13> = LazyLock::new(|| {
-    let random = RandomState::new();
-    SipHasher13::new_with_keys(random.hash_one(0), random.hash_one(1))
-});
-
-/// The hash of a key or an id, in one go. The hasher of the standard library expects bytes
-/// that come in pieces, and takes more instructions.
-fn hash_of(bytes: &[u8]) -> u64 {
-    HASHER.hash(bytes)
-}
 
 /// One caller's read receipt.
 pub(crate) struct Receipt {

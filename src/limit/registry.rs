@@ -5,7 +5,6 @@
 //! account, so a flood of made-up ids costs no more memory, and no budget but
 //! its own.
 
-use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use super::credentials::Change;
 use super::policy::Policy;
 use crate::identity::{Fingerprint, Identity, InstanceId};
 use crate::observe::metrics::{BucketStatus, OTHER};
-use crate::sharded::Sharded;
+use crate::sharded::{Sharded, hash_of};
 
 /// Accounts per shard: 64 × 4,096 = 262,144 instances and as many credentials
 /// without one in a class, some 125 MB at most.
@@ -45,8 +44,9 @@ pub(super) struct Registry {
 
 /// An account, found by what it belongs to.
 trait Entry {
-    type Key: Hash + Eq + ?Sized;
+    type Key: Eq + ?Sized;
 
+    fn hash(key: &Self::Key) -> u64;
     fn key(&self) -> &Self::Key;
     fn account(&self) -> &Arc<Account>;
 }
@@ -118,7 +118,7 @@ impl Registry {
     /// The account of an instance, if there is one.
     pub(super) fn known(&self, instance: &str) -> Option<Arc<Account>> {
         let instance = instance.as_bytes();
-        let hash = self.instances.hash(instance);
+        let hash = hash_of(instance);
         self.instances.shard(hash).get(hash, instance)
     }
 
@@ -129,8 +129,8 @@ impl Registry {
         instance: Option<&InstanceId>,
         entry: impl FnOnce(Arc<Account>) -> E,
     ) -> (Arc<Account>, bool) {
-        let hasher = |entry: &E| shards.hash(entry.key());
-        let hash = shards.hash(key);
+        let hasher = |entry: &E| E::hash(entry.key());
+        let hash = E::hash(key);
         let mut shard = shards.shard(hash);
         if let Some(account) = shard.get(hash, key) {
             return (account, false);
@@ -188,6 +188,10 @@ pub(super) fn verify(all: &[Arc<Registry>], instance: &InstanceId, change: Chang
 impl Entry for Arc<Account> {
     type Key = [u8];
 
+    fn hash(key: &[u8]) -> u64 {
+        hash_of(key)
+    }
+
     fn key(&self) -> &[u8] {
         self.instance().map_or(&[], InstanceId::as_bytes)
     }
@@ -199,6 +203,10 @@ impl Entry for Arc<Account> {
 
 impl Entry for Unnamed {
     type Key = Fingerprint;
+
+    fn hash(key: &Fingerprint) -> u64 {
+        hash_of(&key.to_bytes())
+    }
 
     fn key(&self) -> &Fingerprint {
         &self.credential

@@ -9,9 +9,9 @@ use std::slice::{Iter, Split};
 use memchr::{Memchr2, memchr2_iter};
 
 use super::fields::Span;
-use super::hash_of;
 use super::list::List;
 use super::list_form::{ListForm, Site};
+use crate::sharded::hash_of;
 
 /// Represents an id where only equality matters. A collision of two ids only
 /// closes a batch early or sends a receipt alone.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ring::digest;
 
-use super::hash_of;
+use crate::sharded::hash_of;
 
 /// Longer keys are replaced by their digest: a waiting receipt would otherwise
 /// hold a long chat or cookie twice (rule: bounds).

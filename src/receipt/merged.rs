@@ -15,8 +15,9 @@ use http::{HeaderValue, Uri};
 use super::fields::MAX_FIELDS;
 use super::list::List;
 use super::list_form::{ListForm, Site};
-use super::{IdHash, Receipt, hash_of, message_id};
+use super::{IdHash, Receipt, message_id};
 use crate::body::{RequestBody, SCAN_LIMIT, UpstreamRequest};
+use crate::sharded::hash_of;
 
 /// The longest target of a merged request, in bytes. Common servers accept 8 KiB
 /// (nginx' default) for the whole request line.
