@@ -1,6 +1,6 @@
 //! Bodies of requests and responses.
 //!
-//! - [`client`], [`incoming`]: a request body, received from the client;
+//! - [`client`], [`incoming`], [`held`]: a request body, received from the client;
 //! - [`request`]: a request body, sent to the upstream;
 //! - [`client_response`]: a response, sent to the client;
 //! - [`splice`]: replaced bytes within a body.
@@ -11,6 +11,7 @@
 mod byte_counter;
 mod client;
 mod client_response;
+mod held;
 mod incoming;
 mod request;
 mod splice;

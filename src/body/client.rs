@@ -4,7 +4,6 @@
 //! a client that stops sending. Invariant: every byte is passed on once and in
 //! order, except those that [`ClientBody::splice`] replaced.
 
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::ops::Range;
 use std::pin::Pin;
@@ -19,14 +18,11 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::ByteCounter;
+use super::held::HeldFrames;
 use super::incoming::IncomingBody;
-use super::{Error, SCAN_LIMIT, splice};
+use super::{Error, SCAN_LIMIT};
 use crate::conn::pending_body::PendingBody;
 use crate::conn::state::ConnState;
-
-/// The least memory, in bytes, that a held piece is counted with. A body that
-/// arrives in single bytes would otherwise take a hundred times its size.
-const PIECE_COST: usize = 64;
 
 /// A request body, received from the client.
 #[derive(Debug)]
@@ -36,10 +32,7 @@ pub(crate) struct ClientBody {
     /// When the body arrived, if that was together with its head.
     arrived_at: Option<Instant>,
     /// Frames that were received but not passed on yet.
-    held: VecDeque<Frame<Bytes>>,
-    held_bytes: usize,
-    /// The memory they take, as counted with [`PIECE_COST`].
-    held_cost: usize,
+    held: HeldFrames,
     /// The longest time between two frames: `server.body_timeout`.
     silence_timeout: Duration,
     /// Counts the bytes for the access log.
@@ -65,16 +58,11 @@ impl ClientBody {
 
     /// A body that arrived `now`, complete and together with its head.
     pub(crate) fn complete(bytes: Bytes, silence_timeout: Duration, now: Instant) -> Self {
-        let mut body = Self {
+        Self {
             arrived_at: Some(now),
+            held: HeldFrames::of(bytes),
             ..Self::none(silence_timeout)
-        };
-        if !bytes.is_empty() {
-            body.held_bytes = bytes.len();
-            body.held_cost = bytes.len().max(PIECE_COST);
-            body.held = VecDeque::from([Frame::data(bytes)]);
         }
-        body
     }
 
     /// When the body arrived, if that was together with its head.
@@ -102,9 +90,7 @@ impl ClientBody {
         Self {
             incoming: IncomingBody::ended(),
             arrived_at: None,
-            held: VecDeque::new(),
-            held_bytes: 0,
-            held_cost: 0,
+            held: HeldFrames::default(),
             silence_timeout,
             bytes: None,
             silence_timer: None,
@@ -114,7 +100,7 @@ impl ClientBody {
     /// Counts the bytes of the body from now on, including those held.
     pub(crate) fn count(&mut self, bytes: Option<ByteCounter>) {
         if let Some(bytes) = &bytes {
-            bytes.add(self.held_bytes);
+            bytes.add(self.held.bytes);
         }
         self.bytes = bytes;
     }
@@ -129,9 +115,7 @@ impl ClientBody {
     pub(super) fn prepend(&mut self, pieces: Vec<Bytes>) {
         // From the last to the first: each goes in front of the one before.
         for piece in pieces.into_iter().rev() {
-            self.held_bytes += piece.len();
-            self.held_cost += piece.len().max(PIECE_COST);
-            self.held.push_front(Frame::data(piece));
+            self.held.push_front(piece);
         }
     }
 
@@ -147,12 +131,12 @@ impl ClientBody {
 
     /// Whether the body has arrived, and has at most [`SCAN_LIMIT`] bytes.
     pub(crate) fn is_held(&self) -> bool {
-        self.is_complete() && self.held_bytes <= SCAN_LIMIT
+        self.is_complete() && self.held.bytes <= SCAN_LIMIT
     }
 
     /// The pieces that are held.
     pub(crate) fn held_pieces(&self) -> impl Iterator<Item = &Bytes> {
-        self.held.iter().map_while(Frame::data_ref)
+        self.held.data()
     }
 
     /// The piece with this index (from 0), read now if it is not held yet;
@@ -168,21 +152,16 @@ impl ClientBody {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, Error>> {
         loop {
-            if let Some(frame) = self.held.get(index) {
-                // Trailers hold no data, and nothing follows them.
-                return Poll::Ready(Ok(frame.data_ref().cloned()));
+            // Trailers hold no data, and nothing follows them.
+            if index < self.held.len() {
+                return Poll::Ready(Ok(self.held.data_at(index).cloned()));
             }
             // Without this bound a client could make the gateway hold any amount.
-            if self.is_complete() || self.held_cost >= SCAN_LIMIT {
+            if self.is_complete() || self.held.cost >= SCAN_LIMIT {
                 return Poll::Ready(Ok(None));
             }
             match ready!(self.poll_incoming(cx)) {
-                Some(Ok(frame)) => {
-                    let length = frame.data_ref().map_or(0, Bytes::len);
-                    self.held_bytes += length;
-                    self.held_cost += length.max(PIECE_COST);
-                    self.held.push_back(frame);
-                }
+                Some(Ok(frame)) => self.held.push_back(frame),
                 Some(Err(error)) => return Poll::Ready(Err(error)),
                 None => {}
             }
@@ -197,27 +176,23 @@ impl ClientBody {
             pieces += 1;
         }
         // Trailers could not be merged with those of other requests.
-        let data_only = self.held.iter().all(Frame::is_data);
-        if !self.is_held() || !data_only {
+        if !self.is_held() || !self.held.is_data() {
             return Ok(None);
         }
-        let mut data = self.held.iter().filter_map(Frame::data_ref);
         // The usual case, without a copy: `Bytes` are shared.
         if self.held.len() <= 1 {
-            return Ok(Some(data.next().cloned().unwrap_or_default()));
+            return Ok(Some(self.held.data().next().cloned().unwrap_or_default()));
         }
-        let mut whole = Vec::with_capacity(self.held_bytes);
-        data.for_each(|piece| whole.extend_from_slice(piece));
-        let whole = Bytes::from(whole);
+        let whole = Bytes::from(self.held());
         // The copy replaces the pieces, so the bytes are not held twice.
-        self.held = VecDeque::from([Frame::data(whole.clone())]);
+        self.held = HeldFrames::of(whole.clone());
         Ok(Some(whole))
     }
 
     /// A copy of the held data, in one piece.
     pub(crate) fn held(&self) -> Vec<u8> {
-        let mut held = Vec::with_capacity(self.held_bytes);
-        let data = self.held.iter().filter_map(Frame::data_ref);
+        let mut held = Vec::with_capacity(self.held.bytes);
+        let data = self.held.data();
         data.for_each(|piece| held.extend_from_slice(piece));
         held
     }
@@ -225,13 +200,7 @@ impl ClientBody {
     /// Replaces some of the held bytes. The ranges count from the beginning of
     /// the body; they are in order, not empty, and do not touch each other.
     pub(crate) fn splice(&mut self, edits: &[(Range<usize>, Bytes)]) {
-        self.held = splice::splice(std::mem::take(&mut self.held), edits);
-        let lengths = || {
-            let data = self.held.iter().map(Frame::data_ref);
-            data.map(|data| data.map_or(0, Bytes::len))
-        };
-        self.held_bytes = lengths().sum();
-        self.held_cost = lengths().map(|length| length.max(PIECE_COST)).sum();
+        self.held.splice(edits);
     }
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
