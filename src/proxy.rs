@@ -86,7 +86,7 @@ impl Proxy {
         body: ClientBody,
         conn: ConnCtx,
         now: Instant,
-    ) -> RunToEnd<impl Future<Output = Result<Box<ClientResponse>, Infallible>> + Send> {
+    ) -> RunToEnd<impl Future<Output = Result<ClientResponse, Infallible>> + Send> {
         let tasks = self.shared.tasks.clone();
         RunToEnd::new(self.respond(head, body, conn, now), tasks)
     }
@@ -98,11 +98,11 @@ impl Proxy {
     /// taken by reference, and code that does not wait is in ordinary functions.
     fn respond(
         self,
-        mut head: Box<RequestHead>,
+        head: Box<RequestHead>,
         mut body: ClientBody,
         conn: ConnCtx,
         now: Instant,
-    ) -> impl Future<Output = Result<Box<ClientResponse>, Infallible>> + Send {
+    ) -> impl Future<Output = Result<ClientResponse, Infallible>> + Send {
         let ConnCtx { peer, state } = conn;
         let shared = &*self.shared;
         let settings = shared.reloadable.load_full();
@@ -114,7 +114,7 @@ impl Proxy {
             body.count(log_entry.request_bytes());
         }
         let metrics = Arc::clone(&shared.metrics);
-        let mut guard = RequestGuard::new(metrics, route, now, state, log_entry);
+        let mut guard = Box::new(RequestGuard::new(metrics, route, now, state, log_entry));
         let facts = HeadFacts {
             version: head.version,
             is_head: head.method == Method::HEAD,
@@ -127,7 +127,7 @@ impl Proxy {
                     MAX_PER_CONNECTION,
                 )),
                 false => {
-                    self.forward(&settings, &mut head, &mut body, peer, &mut guard)
+                    self.forward(&settings, head, &mut body, peer, &mut guard)
                         .await
                 }
             };
@@ -146,11 +146,11 @@ impl Proxy {
     async fn forward(
         &self,
         reloadable: &Reloadable,
-        head: &mut RequestHead,
+        mut head: Box<RequestHead>,
         body: &mut ClientBody,
         peer: Option<IpAddr>,
         guard: &mut RequestGuard,
-    ) -> Result<Box<ClientResponse>, Error> {
+    ) -> Result<ClientResponse, Error> {
         let settings = &self.shared.settings;
         // First, because under overload each further step would cost time.
         if self.shared.metrics.requests_in_flight() > settings.max_in_flight {
@@ -166,12 +166,14 @@ impl Proxy {
             log_entry: &mut guard.log_entry,
         };
         ctx.log_entry.set_client(client);
-        let Prepared { kind, substitution } = self.prepare(ctx, head, body).await?;
+        let Prepared { kind, substitution } = self.prepare(ctx, &mut head, body).await?;
         let mut result = match kind {
             // Boxed, here and below: a future is as large as its largest branch.
             Kind::Preflight => return Box::pin(self.forward_preflight(ctx, head, body)).await,
             // Two steps, because the future of the wait must not hold the receipt.
             Kind::Receipt(receipt) => {
+                // The receipt has taken what it holds.
+                drop(head);
                 let mut joined = self.join(ctx, receipt)?;
                 self.await_verdict(ctx, &mut joined).await
             }
@@ -186,10 +188,10 @@ impl Proxy {
     /// Completes and counts the response, or makes the one for a failure.
     fn finish(
         &self,
-        result: Result<Box<ClientResponse>, Error>,
+        result: Result<ClientResponse, Error>,
         facts: &HeadFacts,
-        mut guard: RequestGuard,
-    ) -> Box<ClientResponse> {
+        mut guard: Box<RequestGuard>,
+    ) -> ClientResponse {
         let shared = &*self.shared;
         let (log_entry, route) = (&mut guard.log_entry, guard.route);
         let error = result.as_ref().err().map(Error::code);
@@ -233,7 +235,7 @@ impl Proxy {
         }
         let has_no_body = facts.is_head || has_no_body(status);
         // The request ends when the body is dropped, not here.
-        response.body.observe(Box::new(guard), has_no_body);
+        response.body.observe(guard, has_no_body);
         response
     }
 }

@@ -123,7 +123,7 @@ impl Receipt {
     /// A copy of the caller's own request, unchanged.
     pub(crate) fn own_request(&self) -> UpstreamRequest {
         UpstreamRequest {
-            head: self.head.clone(),
+            head: Box::new(self.head.clone()),
             body: RequestBody::whole(self.body.clone()),
         }
     }

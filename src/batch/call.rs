@@ -222,7 +222,7 @@ impl CallContext<'_> {
             .on_response(&acquired.permit, head.status(), retry_after::of_429(&head));
         match body.collect(MAX_SHARED).await {
             Ok(Collected::Whole { body, trailers }) => Reply::Whole(Arc::new(SharedResponse {
-                head,
+                head: *head,
                 body,
                 trailers,
                 remaining: acquired.permit.remaining,

@@ -70,16 +70,16 @@ impl ClientBody {
         self.arrived_at
     }
 
-    /// A body that arrived together with its head, or an empty one, in one
+    /// Takes a body that arrived together with its head, or an empty one, in one
     /// piece.
-    pub(crate) fn into_bytes(mut self) -> Bytes {
+    pub(crate) fn take_bytes(&mut self) -> Bytes {
         debug_assert!(
             self.arrived_at.is_some() || self.is_empty(),
             "the rest would be lost"
         );
         if self.held.len() > 1 {
             // `splice` has cut the body into pieces around a tenant key.
-            return Bytes::from(self.held());
+            return Bytes::from(self.take().held());
         }
         let data = self.held.pop_front().map(Frame::into_data);
         data.and_then(Result::ok).unwrap_or_default()

@@ -14,11 +14,11 @@ use http_body::{Body, Frame, SizeHint};
 use super::Error;
 use crate::http::response_head::ResponseHead;
 
-/// A response to a client. It is passed on in a `Box`: about ten functions return
-/// it, and each would copy its 250 bytes.
+/// A response to a client.
 #[derive(Debug)]
 pub(crate) struct ClientResponse {
-    pub(crate) head: ResponseHead,
+    /// Boxed: about ten functions return a response, and each would copy its 200 bytes.
+    pub(crate) head: Box<ResponseHead>,
     pub(crate) body: ResponseBody,
 }
 

@@ -30,7 +30,8 @@ const RECOVERY_WAIT: Duration = Duration::from_secs(1);
 /// A request, sent to the upstream.
 #[derive(Debug, Default)]
 pub(crate) struct UpstreamRequest {
-    pub(crate) head: RequestHead,
+    /// Boxed, because it has more than 200 bytes and is moved often.
+    pub(crate) head: Box<RequestHead>,
     pub(crate) body: RequestBody,
 }
 
@@ -156,13 +157,13 @@ impl RequestBody {
         Self::Whole((!bytes.is_empty()).then_some(bytes))
     }
 
-    /// A body to be streamed, unless it is held in full already.
-    pub(crate) fn streamed(body: ClientBody) -> Self {
+    /// Takes a body, to be streamed unless it is held in full already.
+    pub(crate) fn take(body: &mut ClientBody) -> Self {
         if body.is_empty() || body.arrived_at().is_some() {
-            return Self::whole(body.into_bytes());
+            return Self::whole(body.take_bytes());
         }
         Self::Streamed(Box::new(Streamed {
-            body,
+            body: body.take(),
             gate: None,
             progress: Progress::new(),
             kept: None,

@@ -40,16 +40,15 @@ impl ResponseHead {
         Self::from(parts)
     }
 
-    /// A head whose headers are partly in a map and partly in raw lines.
-    pub(in crate::http) fn from_raw(
-        status: StatusCode,
-        headers: HeaderMap,
-        raw: Option<RawHeaderLines>,
-        case: Option<HeaderCase>,
-    ) -> Self {
-        let mut head = Self::new(status);
-        head.parts.headers = headers;
-        Self { raw, case, ..head }
+    /// Adds raw lines, and the case of the names in the map.
+    pub(in crate::http) fn set_raw(&mut self, raw: RawHeaderLines, case: Option<HeaderCase>) {
+        self.raw = Some(raw);
+        self.case = case;
+    }
+
+    /// Sets the case of the names in the map.
+    pub(in crate::http) fn set_case(&mut self, case: HeaderCase) {
+        self.case = Some(case);
     }
 
     pub(crate) fn status(&self) -> StatusCode {

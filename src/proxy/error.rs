@@ -210,7 +210,7 @@ impl Error {
     }
 
     /// The response of the gateway.
-    pub(crate) fn response(&self) -> Box<ClientResponse> {
+    pub(crate) fn response(&self) -> ClientResponse {
         let status = self.status();
         let message = match self.retry_after() {
             Some(wait) => format!("{self}; retry in {} s", retry_after::seconds(wait)),
@@ -227,7 +227,7 @@ impl Error {
             self.proxy_error()
         );
         let body = ResponseBody::whole(Bytes::from(body.to_string()), None);
-        let mut head = ResponseHead::new(status);
+        let mut head = Box::new(ResponseHead::new(status));
         head.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // The gateway is the origin of this response, and has a clock (RFC 9110 §6.6.1).
         let date = httpdate::fmt_http_date(SystemTime::now());
@@ -258,7 +258,7 @@ impl Error {
                 HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
             );
         }
-        Box::new(ClientResponse { head, body })
+        ClientResponse { head, body }
     }
 }
 

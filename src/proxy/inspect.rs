@@ -96,8 +96,8 @@ impl Proxy {
                 held.truncate(SCAN_LIMIT);
                 let places = Places::of(&head, Bytes::from(held));
                 let request = Box::new(UpstreamRequest {
-                    head: *head,
-                    body: RequestBody::streamed(body),
+                    head,
+                    body: RequestBody::take(&mut body),
                 });
                 let other = Inspection::Other {
                     request,

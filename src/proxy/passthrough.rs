@@ -28,14 +28,17 @@ impl Proxy {
     pub(super) async fn pass_through(
         &self,
         ctx: &mut RequestCtx<'_>,
-        head: &mut RequestHead,
+        head: Box<RequestHead>,
         body: &mut ClientBody,
-    ) -> Result<Box<ClientResponse>, Error> {
-        let identity = self.identify(ctx, head, body).await?;
+    ) -> Result<ClientResponse, Error> {
+        // In a block, because this future must not hold the identity while it waits.
+        let lane = {
+            let identity = self.identify(ctx, &head, body).await?;
+            self.lane(ctx, &identity, &head)?
+        };
         // `limit.max_wait` counts from here, without the time that the client took to send
         // its body.
         let arrived_at = body.arrived_at().unwrap_or_else(Instant::now);
-        let lane = self.lane(ctx, &identity, head)?;
         let limiter = &self.shared.limiter;
         let mut acquired = limiter
             .acquire(&lane, Kind::Request, arrived_at, ctx.route)
@@ -43,8 +46,8 @@ impl Proxy {
         let result = match &mut acquired {
             Ok(acquired) => {
                 let mut request = UpstreamRequest {
-                    head: std::mem::take(head),
-                    body: RequestBody::streamed(body.take()),
+                    head,
+                    body: RequestBody::take(body),
                 };
                 self.send(ctx, &mut request, &lane, acquired).await
             }
@@ -63,7 +66,7 @@ impl Proxy {
         ctx: &mut RequestCtx<'_>,
         receipt: &Receipt,
         lane: &Lane,
-    ) -> Result<Box<ClientResponse>, Error> {
+    ) -> Result<ClientResponse, Error> {
         let Shared {
             limiter, batcher, ..
         } = &*self.shared;
@@ -91,7 +94,7 @@ impl Proxy {
         request: &mut UpstreamRequest,
         lane: &Lane,
         acquired: &mut Acquired,
-    ) -> Result<Box<ClientResponse>, Error> {
+    ) -> Result<ClientResponse, Error> {
         // Taken out now, because the upstream call consumes the head.
         let client_upgrade = request
             .head
@@ -116,7 +119,7 @@ impl Proxy {
         }
         let mut body = body.into_client_body(VecDeque::new());
         body.hold(place);
-        let mut response = Box::new(ClientResponse { head, body });
+        let mut response = ClientResponse { head, body };
         // Where merging is only observed, no response changes (rule: observe mode).
         let merges = !ctx.settings.batch_observes();
         let not_merged = ctx.log_entry.not_merged().filter(|_| merges);
@@ -164,7 +167,7 @@ impl Proxy {
 pub(super) fn count(
     lane: &Lane,
     route: Route,
-    result: &Result<Box<ClientResponse>, Error>,
+    result: &Result<ClientResponse, Error>,
     log_entry: &mut LogEntry,
 ) {
     let series = lane.series();

@@ -61,19 +61,19 @@ impl Proxy {
     pub(super) async fn forward_preflight(
         &self,
         ctx: &mut RequestCtx<'_>,
-        head: &mut RequestHead,
+        mut head: Box<RequestHead>,
         body: &mut ClientBody,
-    ) -> Result<Box<ClientResponse>, Error> {
-        self.prepare_preflight(ctx, head).1?;
+    ) -> Result<ClientResponse, Error> {
+        self.prepare_preflight(ctx, &mut head).1?;
         let mut request = UpstreamRequest {
-            head: std::mem::take(head),
-            body: RequestBody::streamed(body.take()),
+            head,
+            body: RequestBody::take(body),
         };
         let sent_at = Instant::now();
         let response = self.upstream.call(&mut request, ctx.route).await;
         ctx.log_entry.upstream_responded(sent_at);
         let UpstreamResponse { head, body, .. } = response?;
         let body = body.into_client_body(VecDeque::new());
-        Ok(Box::new(ClientResponse { head, body }))
+        Ok(ClientResponse { head, body })
     }
 }

@@ -110,7 +110,7 @@ impl Proxy {
         &self,
         ctx: &mut RequestCtx<'_>,
         Joined { lane, route }: &mut Joined,
-    ) -> Result<Box<ClientResponse>, Error> {
+    ) -> Result<ClientResponse, Error> {
         let result = match route {
             // Boxed: most gateways merge, and this branch is the larger one.
             JoinedRoute::Alone(receipt) => Box::pin(self.send_alone(ctx, receipt, lane)).await,
@@ -133,19 +133,15 @@ impl Proxy {
     }
 
     /// The response to one caller of a batch.
-    fn verdict_response(
-        &self,
-        verdict: Verdict,
-        lane: &Lane,
-    ) -> Result<Box<ClientResponse>, Error> {
+    fn verdict_response(&self, verdict: Verdict, lane: &Lane) -> Result<ClientResponse, Error> {
         // Clones share their bytes: a response for 1000 callers is held once.
         let (mut response, remaining) = match verdict.response {
             Ok(BatchResponse::Shared(shared)) => {
                 let body = ResponseBody::whole(shared.body.clone(), shared.trailers.clone());
-                let head = shared.head.clone();
-                (Box::new(ClientResponse { head, body }), shared.remaining)
+                let head = Box::new(shared.head.clone());
+                (ClientResponse { head, body }, shared.remaining)
             }
-            Ok(BatchResponse::Streamed(response)) => (response, None),
+            Ok(BatchResponse::Streamed(response)) => (*response, None),
             Err(NoResponse::RateLimited(refused)) => return Err(refused.into()),
             Err(NoResponse::Failed(failure)) => return Err(failure.into()),
         };

@@ -72,7 +72,7 @@ impl Receipt {
             // Receipts of one key are the same request.
             return self.own_request();
         };
-        let mut head = self.head.clone();
+        let mut head = Box::new(self.head.clone());
         let body = match list.site {
             Site::Query => {
                 // Rebuilt from bytes, not from parsed pairs: the other fields must keep

@@ -145,7 +145,7 @@ impl Server {
 }
 
 impl ResponseWriter {
-    fn new(mut response: Box<ClientResponse>) -> Self {
+    fn new(mut response: ClientResponse) -> Self {
         let mut out = WriteBuf::default();
         let length = response.body.size_hint().exact();
         let encoder = write_response(out.text(), &mut response.head, length);

@@ -192,7 +192,7 @@ impl Server {
             // hyper drops this future if the client disconnects; the work of `handle` goes on
             // (rule: sent once).
             async move {
-                let response = *response.await?;
+                let response = response.await?;
                 if let (StatusCode::SWITCHING_PROTOCOLS, Some(noted)) = (response.status(), noted) {
                     noted.on_upgrade();
                 }

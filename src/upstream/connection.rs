@@ -76,7 +76,7 @@ pub(super) struct Http2Connection {
 /// The head of a response, and the source of its body.
 #[derive(Debug)]
 pub(super) struct Received {
-    pub(super) head: ResponseHead,
+    pub(super) head: Box<ResponseHead>,
     pub(super) body: BodySource,
     /// The connection itself, where the upstream agreed to an upgrade.
     pub(super) upgrade: Option<hyper::upgrade::OnUpgrade>,
@@ -300,7 +300,7 @@ impl From<Response<Incoming>> for Received {
             .then(|| hyper::upgrade::on(&mut response));
         let (head, incoming) = response.into_parts();
         Self {
-            head: head.into(),
+            head: Box::new(head.into()),
             body: BodySource::Hyper(incoming),
             upgrade,
         }

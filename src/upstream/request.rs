@@ -98,7 +98,7 @@ pub(super) fn take_for_hyper(request: &mut UpstreamRequest) -> Request<RequestBo
 /// Restores a request that hyper did not send.
 pub(super) fn restore(request: &mut UpstreamRequest, unsent: Request<RequestBody>) {
     let (parts, body) = unsent.into_parts();
-    *request.head = parts;
+    **request.head = parts;
     request.body = body;
 }
 

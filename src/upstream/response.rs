@@ -28,7 +28,7 @@ const SHARED_SILENCE: Duration = Duration::from_secs(30);
 /// A response of the upstream: its head, and its body, not read yet.
 #[derive(Debug)]
 pub(crate) struct UpstreamResponse {
-    pub(crate) head: ResponseHead,
+    pub(crate) head: Box<ResponseHead>,
     pub(crate) body: Box<UpstreamBody>,
     /// The connection itself, where the upstream agreed to an upgrade.
     pub(crate) upgrade: Option<hyper::upgrade::OnUpgrade>,

@@ -128,7 +128,7 @@ impl Sealing {
         };
         Some(LastCall {
             reply: Reply::Whole(Arc::new(SharedResponse {
-                head,
+                head: *head,
                 body,
                 trailers: None,
                 remaining: summary.remaining,

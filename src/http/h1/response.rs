@@ -5,7 +5,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf as _, Bytes};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use hyper::ext::ReasonPhrase;
 
 use super::decode::BodyDecoder;
@@ -29,7 +29,8 @@ pub(crate) const MAX_RESPONSE_HEAD: usize = 64 * 1024;
 /// The head of a final response, and how to read its body.
 #[derive(Debug)]
 pub(crate) struct FinalResponse {
-    pub(crate) head: ResponseHead,
+    /// Boxed, as in the response to the client, to which it is passed on.
+    pub(crate) head: Box<ResponseHead>,
     pub(crate) decoder: BodyDecoder,
     /// Another request may follow on the connection.
     pub(crate) keeps_alive: bool,
@@ -37,10 +38,6 @@ pub(crate) struct FinalResponse {
 
 /// What was read.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is taken apart at once, and nearly always final: a box would cost an allocation"
-)]
 pub(crate) enum ResponseRead {
     /// An interim response: the final one follows (RFC 9110 §15.2).
     Informational,
@@ -104,14 +101,15 @@ fn read_raw(
     headers: &[httparse::Header<'_>],
     is_http11: bool,
     status: StatusCode,
-) -> Option<(Framing, ResponseHead)> {
+) -> Option<(Framing, Box<ResponseHead>)> {
     if has_no_body(status) {
         // A 204 must not have a length (RFC 9110 §8.6), so one may have to be removed.
         return None;
     }
     let line_length = |header: &httparse::Header<'_>| header.name.len() + header.value.len() + 4;
     let mut lines = Vec::with_capacity(headers.iter().map(line_length).sum());
-    let (mut framing, mut map) = (Framing::new(is_http11), HeaderMap::new());
+    let mut framing = Framing::new(is_http11);
+    let mut head = Box::new(ResponseHead::new(status));
     let (mut length, mut has_coding, mut case) = (None, false, None);
     for &httparse::Header { name, value } in headers {
         let is = |known: &&str| is_same_name(name.as_bytes(), known.as_bytes());
@@ -131,7 +129,7 @@ fn read_raw(
             kind @ (HeaderKind::TransferEncoding | HeaderKind::Other) => {
                 has_coding |= kind == HeaderKind::TransferEncoding;
                 let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
-                map.append(name, HeaderValue::from_bytes(value).ok()?);
+                head.append(name, HeaderValue::from_bytes(value).ok()?);
                 continue;
             }
         }
@@ -149,11 +147,8 @@ fn read_raw(
         // read another body (RFC 9112 §6.3).
         return None;
     }
-    let raw = RawHeaderLines::new(lines, length);
-    Some((
-        framing,
-        ResponseHead::from_raw(status, map, Some(raw), case),
-    ))
+    head.set_raw(RawHeaderLines::new(lines, length), case);
+    Some((framing, head))
 }
 
 /// Puts all headers into a map.
@@ -162,21 +157,24 @@ fn read_map(
     parsed: &[httparse::Header<'_>],
     is_http11: bool,
     status: StatusCode,
-) -> Result<(Framing, ResponseHead), Malformed> {
+) -> Result<(Framing, Box<ResponseHead>), Malformed> {
     let mut framing = Framing::new(is_http11);
-    let mut headers = HeaderMap::with_capacity(parsed.len() + 2);
+    let mut head = Box::new(ResponseHead::new(status));
+    head.headers_mut().reserve(parsed.len() + 2);
     let mut is_lower_case = true;
     for header in parsed {
         let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| Malformed)?;
         is_lower_case &= name.as_str() == header.name;
         let value = header_value(read, header.value)?;
         if framing.add(header.name.as_bytes(), value.as_bytes()) != HeaderKind::Connection {
-            headers.append(name, value);
+            head.append(name, value);
         }
     }
     let names = parsed.iter().map(|header| header.name.as_bytes());
-    let case = (!is_lower_case).then(|| HeaderCase::of(names));
-    Ok((framing, ResponseHead::from_raw(status, headers, None, case)))
+    if !is_lower_case {
+        head.set_case(HeaderCase::of(names));
+    }
+    Ok((framing, head))
 }
 
 /// A value that shares the buffer `read`, or a copy of a folded one.

@@ -9,7 +9,7 @@ use crate::http::h1::{ResponseRead, read_response};
 /// The same head, once with raw lines and once with a map only.
 fn both(text: &str) -> [ResponseHead; 2] {
     let read = match read_response(&mut Bytes::copy_from_slice(text.as_bytes())) {
-        Ok(Some(ResponseRead::Final(response))) => response.head,
+        Ok(Some(ResponseRead::Final(response))) => *response.head,
         other => panic!("{other:?}"),
     };
     assert!(read.raw.is_some(), "the lines were parsed");

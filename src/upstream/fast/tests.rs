@@ -14,7 +14,7 @@ fn connection(narrow: usize) -> (FastConnection, DuplexStream) {
 fn request(body: &str) -> UpstreamRequest {
     let head = Request::post("/x").header("host", "h").body(()).unwrap();
     UpstreamRequest {
-        head: head.into_parts().0.into(),
+        head: Box::new(head.into_parts().0.into()),
         body: RequestBody::whole(Bytes::from(body.to_owned())),
     }
 }

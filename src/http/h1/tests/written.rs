@@ -128,7 +128,7 @@ proptest! {
 
 fn response(text: &str) -> ResponseHead {
     match read_response(&mut Bytes::copy_from_slice(text.as_bytes())) {
-        Ok(Some(ResponseRead::Final(response))) => response.head,
+        Ok(Some(ResponseRead::Final(response))) => *response.head,
         other => panic!("{other:?}"),
     }
 }

@@ -130,7 +130,7 @@ fn texts(receipt: &Receipt) -> Vec<String> {
 /// Head and body of a request to the upstream.
 fn parts(request: UpstreamRequest) -> (RequestHead, Bytes) {
     match request.body {
-        RequestBody::Whole(bytes) => (request.head, bytes.unwrap_or_default()),
+        RequestBody::Whole(bytes) => (*request.head, bytes.unwrap_or_default()),
         RequestBody::Streamed(_) => panic!("a receipt's body is held in full"),
     }
 }
