@@ -91,6 +91,7 @@ impl Account {
         if let Some(permit) = handle.try_acquire(newcomer) {
             return Ok(Joined::Now(permit));
         }
+        // Under one lock with `join`: what is forecast here holds when the newcomer joins.
         handle.check(newcomer, limits)?;
         Ok(self.join(handle, role, newcomer, limits.max_delay))
     }
@@ -202,6 +203,7 @@ impl Account {
     /// Removes a waiter that has left from its queue.
     pub(super) fn leave(&self, ticket: u64) {
         let mut state = self.lock();
+        // It may have moved to the other bucket since it joined, so both are searched.
         let left = state.main.with(|bucket| bucket.remove(ticket));
         if let (false, Some(unverified)) = (left, &mut state.unverified) {
             unverified.with(|bucket| bucket.remove(ticket));
@@ -220,6 +222,7 @@ impl Account {
     pub(super) fn on_other_result(&self, permit: &Permit, is_accepted: bool) {
         let mut state = self.lock();
         let handle = state.handle(permit.bucket);
+        // Nearly no bucket recovers: then no clock is read, and no task wakes.
         if handle.inspect(|bucket| bucket.is_recovering()) == Some(true) {
             let now = Instant::now();
             handle.with(|bucket| bucket.on_other_result(now, permit.granted, is_accepted));
@@ -247,6 +250,8 @@ impl Account {
     fn reshare(self: &Arc<Self>, state: &mut State, policy: &Policy) {
         let instance = self.instance().map(|it| &**it);
         let of_unverified = policy.sharing.of_unverified(instance);
+        // Requests of unverified credentials never draw on the
+        // tenant's own budget (rule: tenants).
         let of_main = if state.verified.is_empty() {
             of_unverified.clone()
         } else {
@@ -266,6 +271,7 @@ impl Account {
     ) {
         let name = |share: &Option<Arc<Share>>| share.as_ref().map(|it| Arc::clone(&it.flow.name));
         let stays = name(&handle.share) == name(&share);
+        // Also if the flow stays: its quota and weight may be others.
         handle.share = share;
         if stays {
             return;
@@ -273,6 +279,7 @@ impl Account {
         handle.unregister();
         if handle.inspect(|bucket| bucket.waiting().is_some()) == Some(true) {
             self.register_if_shared(handle, role);
+            // The task of the egress served it until now.
             if matches!(handle.location, BucketLocation::InAccount(_)) {
                 tokio::spawn(serve(Arc::clone(self), role));
             }
@@ -288,6 +295,7 @@ impl Account {
         };
         match &mut handle.location {
             BucketLocation::InAccount(bucket) => bucket.advance(Instant::now()),
+            // The task of the egress serves it from now on.
             BucketLocation::InEgress(..) => None,
         }
     }
@@ -308,6 +316,8 @@ impl Account {
         };
         match now.checked_sub(REMEMBER) {
             _ if is_table_full || state.verified.is_empty() => idle(now),
+            // The time of the last request is not kept: a bucket
+            // that was full then has given no token since.
             Some(then) => idle(then),
             None => false,
         }
@@ -323,6 +333,8 @@ impl BucketOwner for Account {
     fn take_back(&self, role: BucketRole, entry: EntryId) {
         let mut state = self.lock();
         let handle = state.handle(role);
+        // Since the egress released its lock, the bucket may have
+        // moved, or a request may have joined.
         let is_its = matches!(handle.location, BucketLocation::InEgress(_, id) if id == entry);
         if is_its && handle.inspect(|bucket| bucket.waiting().is_none()) == Some(true) {
             handle.unregister();
@@ -341,6 +353,7 @@ impl State {
     fn handle(&mut self, role: BucketRole) -> &mut BucketHandle {
         match (role, &mut self.unverified) {
             (BucketRole::Unverified, Some(unverified)) => unverified,
+            // Also for a permit of an unverified bucket that is gone: then all draw on this one.
             _ => &mut self.main,
         }
     }

@@ -48,6 +48,7 @@ impl SharedCredentials {
     /// before the first connection.
     pub(super) fn epoch(&self) -> u64 {
         let cluster = &self.cluster;
+        // None of them gets smaller, so the sum changes whenever one does.
         cluster.generation() + cluster.subscriptions() + self.missed.load(Ordering::Acquire)
     }
 
@@ -62,6 +63,7 @@ impl SharedCredentials {
     ) -> Result<Vec<Fingerprint>, Unavailable> {
         let call = self.call(instance, change).ok_or(Unavailable::NotSent)?;
         let reply = self.cluster.call(call).await?;
+        // A broken server can return any number, and texts from the keys of other instances.
         let sealed = reply.texts.iter().take(MAX_CREDENTIALS);
         let opened = sealed.filter_map(|sealed| self.open(sealed));
         let of_instance = opened.filter(|(of, _)| of == instance);
@@ -97,6 +99,7 @@ impl SharedCredentials {
                 }
                 Ok(_) => {}
                 Err(RecvError::Lagged(_)) => {
+                    // It may have been the end of a verification: the accounts ask again.
                     self.missed.fetch_add(1, Ordering::Release);
                 }
                 Err(RecvError::Closed) => return,
@@ -107,6 +110,7 @@ impl SharedCredentials {
     /// `<key> <1 or 0> <credential>`, separated by blanks.
     fn announced(&self, line: &[u8]) -> Option<(InstanceId, Change)> {
         let rest = line.strip_prefix(&*self.cluster.key(&[VERIFIED, ""]))?;
+        // The hash of the instance is not needed: the encrypted text names the instance.
         let mut words = rest.split(|byte| *byte == b' ').skip(1);
         let is_accepted = match words.next()? {
             b"1" => true,
@@ -125,6 +129,7 @@ impl SharedCredentials {
     /// for all gateways.
     fn seal(&self, instance: &InstanceId, credential: Fingerprint) -> Option<Vec<u8>> {
         let text = [&credential.to_bytes()[..], instance.as_bytes()].concat();
+        // From the text itself: AES-GCM is broken where two texts have the same nonce.
         let nonce = self
             .cluster
             .keyed_hash([VERIFIED.as_bytes(), b"nonce", &text])?;

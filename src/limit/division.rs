@@ -72,6 +72,7 @@ impl ClusterSharing {
             }
             let now = self.gateways();
             if std::mem::replace(&mut gateways, now) != now {
+                // A copy: `apply` takes the same lock.
                 let whole = self.whole().clone();
                 apply(&whole);
             }
@@ -81,6 +82,7 @@ impl ClusterSharing {
     /// Among how many gateways budgets are divided now.
     fn gateways(&self) -> NonZeroU32 {
         match self.cluster.is_shared() {
+            // A gateway that has vanished may go on without the server, and use its part.
             true => self.cluster.known(),
             false => self.cluster.share(),
         }

@@ -265,6 +265,7 @@ impl Lane {
     pub(crate) fn verify(&self) {
         self.set_verified(true);
         if let (Some(instance), None) = (self.account.instance(), self.account.series.get())
+            // A client that sends its token as the instance id would show it in a label.
             && !self.credential.is_some_and(|it| it.is_of(instance))
         {
             self.account

@@ -146,6 +146,7 @@ impl Sharing {
                 weight: NonZeroU32::MIN,
                 quota: None,
             })),
+            // Nothing is shared, and a share would only cost a lock.
             _ => None,
         }
     }
@@ -206,6 +207,7 @@ impl BucketHandle {
             (BucketLocation::InAccount(bucket), Some(share)) => {
                 share.egress.try_acquire(&share.flow, bucket, newcomer)
             }
+            // Something waits there, or did until now: the queue decides what is next.
             (BucketLocation::InEgress(..), _) => None,
         }
     }
@@ -257,12 +259,14 @@ impl BucketHandle {
         if let BucketLocation::InEgress(egress, id) = &self.location
             && let Some(mut bucket) = egress.unregister(*id)
         {
+            // In an account a queue means that a task serves it, and this one has none.
             bucket.drop_empty_queue();
             self.location = BucketLocation::InAccount(bucket);
         }
     }
 
     pub(super) fn is_idle(&self, now: Instant) -> bool {
+        // In the egress something waits, or did until now.
         matches!(&self.location, BucketLocation::InAccount(bucket) if bucket.is_idle(now))
     }
 }

@@ -89,6 +89,7 @@ impl Registry {
     pub(super) fn account(&self, identity: &Identity, all: &[Arc<Self>]) -> Arc<Account> {
         let (account, is_new) = self.find_or_open(identity);
         if is_new && let Some(instance) = &identity.instance {
+            // The lock of the shard is released: `known` takes it again.
             for known in all.iter().filter_map(|other| other.known(instance)) {
                 if !Arc::ptr_eq(&known, &account) {
                     account.adopt(known.verified().all(), || self.policy.load_full());
@@ -138,6 +139,8 @@ impl Registry {
         if !shard.has_room(hasher) {
             return (Arc::clone(&self.overflow), false);
         }
+        // Under the lock of the shard: a reload that stores
+        // another policy after this finds the account there.
         let account = Arc::new(Account::new(instance.cloned(), &self.policy.load()));
         let entry = entry(Arc::clone(&account));
         shard.accounts.insert_unique(hash, entry, hasher);
@@ -166,6 +169,7 @@ impl Registry {
     /// Applies another policy; debt is kept.
     pub(super) fn reconfigure(&self, policy: Policy) {
         let policy = Arc::new(policy);
+        // First, so that an account that is opened meanwhile begins with it.
         self.policy.store(Arc::clone(&policy));
         self.anonymous.reconfigure(&policy);
         self.overflow.reconfigure(&policy);
@@ -247,9 +251,11 @@ impl<E: Entry> Shard<E> {
                 });
                 self.accounts.len()
             };
+            // Verified accounts go only if the others did not make room.
             if keep(false) >= self.capacity {
                 keep(true);
             }
+            // The memory of a flood is given back.
             self.accounts.shrink_to(64, hasher);
             self.sweep_at = (self.accounts.len() * 2).max(64).min(self.capacity);
         }

@@ -90,6 +90,7 @@ impl<G: Completion> Bucket<G> {
 
     /// Takes a token for a request that finds no queue.
     pub(crate) fn try_acquire(&mut self, now: Instant) -> Option<Permit> {
+        // A token that is there belongs to what waits.
         if self.queue.is_some() {
             return None;
         }
@@ -122,7 +123,9 @@ impl<G: Completion> Bucket<G> {
         for (side, waiter) in waiters {
             queue.insert(side, waiter);
         }
+        // One of them may have an earlier deadline than what waited here.
         queue.changed.notify_one();
+        // This bucket may be paused for longer than the one they come from.
         self.refuse_held(now);
         first
     }
@@ -146,6 +149,8 @@ impl<G: Completion> Bucket<G> {
 
     /// The same, for a caller that needs no wake-up.
     pub(crate) fn tick(&mut self, now: Instant) -> Option<Instant> {
+        // Before anything is refused: a token that was due by the
+        // deadline counts, although the task wakes later.
         let next = self.serve(now)?;
         self.refuse_unreachable(now);
         let expiry = self.expire(now, |bucket| bucket.too_late(now));
@@ -160,6 +165,7 @@ impl<G: Completion> Bucket<G> {
     /// Ends the queue: nothing waits.
     fn end(&mut self, now: Instant) {
         self.queue = None;
+        // Slots that nothing needs any more go back.
         self.reserve(now, usize::MAX);
     }
 
@@ -173,6 +179,7 @@ impl<G: Completion> Bucket<G> {
             };
             if self.ready_at(now) > now {
                 self.reserve(now, usize::MAX);
+                // It depends on the demand that `reserve` has set.
                 return Some(self.ready_at(now));
             }
             self.grant(side, now);
@@ -207,6 +214,8 @@ impl<G: Completion> Bucket<G> {
         let Some(head) = queue.head(side) else {
             return false;
         };
+        // Its token would be spent in vain. Batches handle the
+        // deadlines of their callers themselves.
         if side == Side::Requests && expiry(head) < now {
             let waiter = queue.pop(side);
             let refused = self.too_late(now);

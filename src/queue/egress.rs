@@ -132,6 +132,7 @@ impl Egress {
                     .reconfigure(id, spec.weight, spec.quota, now);
             }
         }
+        // The task sleeps until a time that follows from the old quotas.
         self.wake(&mut state);
     }
 
@@ -144,6 +145,7 @@ impl Egress {
         newcomer: &Newcomer,
     ) -> Option<Permit> {
         let now = newcomer.now;
+        // Spares the lock, which the buckets of all instances share.
         if bucket.ready_at(now) > now {
             return None;
         }
@@ -184,6 +186,7 @@ impl Egress {
         bucket.set_egress(Some(&self.changed));
         let id = state.queue.register(bucket, flow);
         state.owners.insert(id, owner);
+        // Under the lock, so that there is never a second task.
         if !std::mem::replace(&mut state.is_served, true) {
             tokio::spawn(serve(Arc::clone(self)));
         }
@@ -199,6 +202,7 @@ impl Egress {
         if let Some(bucket) = state.queue.bucket(id) {
             bucket.push(newcomer, max_delay, ticket, completion);
         }
+        // A token may be there: what waited can have left since the task last ran.
         state.serve(newcomer.now);
         self.changed.notify_one();
         match verdict.try_recv() {
@@ -216,6 +220,8 @@ impl Egress {
         let mut state = self.lock();
         let bucket = state.queue.bucket(id)?;
         let done = act(bucket);
+        // `act` may have given it other tokens, or a bound on calls
+        // in flight: their wake-ups have to go to this task, too.
         bucket.set_egress(Some(&self.changed));
         self.wake(&mut state);
         Some(done)
@@ -243,6 +249,7 @@ impl Egress {
         if let Some(bucket) = &bucket {
             bucket.set_egress(None);
         }
+        // If it was the last bucket, the task has to end.
         self.wake(&mut state);
         bucket
     }
@@ -294,6 +301,7 @@ impl State {
                 self.queue.flows.forget_idle(&used, now)
             };
             self.flows.retain(|_, id| kept.contains(id));
+            // So the cost of a search is spread over the flows that are opened.
             self.forget_at = (2 * kept.len()).max(FLOWS_KEPT);
         }
         let flows = &mut self.queue.flows;
@@ -317,6 +325,7 @@ async fn serve(egress: Arc<Egress>) {
             let mut state = egress.current(now);
             state.serve(now);
             if !state.queue.has_entries() {
+                // Under the lock: from now on `register` starts another task.
                 state.is_served = false;
                 return;
             }
@@ -332,6 +341,7 @@ async fn serve(egress: Arc<Egress>) {
             (asks_at.map_or(idle_until, |at| at.min(idle_until)), empty)
         };
         if !empty.is_empty() {
+            // Without the lock: `take_back` locks the account first.
             for (entry, (owner, role)) in empty {
                 owner.take_back(role, entry);
             }

@@ -199,6 +199,8 @@ impl Flows {
         self.flows.retain(|id, flow| {
             used.contains(id)
                 || !flow.budget.is_full(now)
+                // It has had more than others in this busy period: a
+                // new flow would not know of that.
                 || flow.finish > virtual_time
                 || flow.usage.recent(now, horizon) > 0
         });
@@ -238,6 +240,7 @@ impl Flows {
     /// The start tag of the next call of a flow.
     pub(crate) fn start_tag(&self, id: FlowId) -> u128 {
         self.flows.get(&id).map_or(self.virtual_time, |flow| {
+            // A flow that was idle begins at the virtual time: it has saved nothing.
             let next = || flow.finish.max(self.virtual_time);
             flow.start.unwrap_or_else(next)
         })
@@ -280,6 +283,7 @@ impl Flows {
         let Some(flow) = self.flows.get_mut(&id) else {
             return serial;
         };
+        // A slot that the server has lent is paid for at the egress already.
         if self.source != Source::Server {
             self.budget.take(now).ok();
         }
@@ -292,6 +296,7 @@ impl Flows {
         if side == Side::Requests {
             flow.requests.record(now, self.horizon);
         }
+        // The start tag of the call in service (rule 2 of Goyal et al.).
         self.virtual_time = tag;
         self.last_finish = self.last_finish.max(flow.finish);
         serial
@@ -313,6 +318,7 @@ impl Flows {
                 return None;
             }
             let share = match tag.saturating_sub(self.start_tag(*other)) {
+                // Its next call has no smaller start tag.
                 0 => 0,
                 behind => behind / flow.length() + 1,
             };
@@ -335,6 +341,8 @@ impl Flows {
         let Some(flow) = self.flows.get_mut(&id) else {
             return (now, Scope::Egress, None);
         };
+        // A bucket that has just become empty may soon have requests
+        // again, so the peak counts for as long as a request may wait.
         if load.other_buckets >= flow.peak_contention.0 || now >= flow.peak_contention.1 + horizon {
             flow.peak_contention = (load.other_buckets, now);
         }
@@ -354,6 +362,7 @@ impl Flows {
             return (now, Scope::Egress, None);
         };
         let [mut egress, tenant] = self.due_after(flow, now, calls_ahead);
+        // What others take of the egress is in `expected` where the server lends.
         if self.source != Source::Server {
             let others = self
                 .other_active_flows(id, tag, now)

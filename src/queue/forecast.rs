@@ -82,9 +82,11 @@ impl Completion for SimulatedWaiter<'_> {
         if self.is_newcomer {
             results.newcomer.set(granted);
         } else if let Some(deadline) = self.deadline {
+            // A refusal breaks the promise, too.
             let is_late = granted.is_none_or(|granted| granted > deadline);
             results.late.set(results.late.get() + usize::from(is_late));
         } else {
+            // Not counted in `open`, so it is not subtracted there.
             return true;
         }
         results.open.set(results.open.get() - 1);
@@ -125,6 +127,8 @@ impl Results {
         let mut now = newcomer.now;
         while let Some(next) = serve(now) {
             let is_late = |at| at > newcomer.deadline;
+            // The result of the newcomer alone is not enough: a receipt that is served after
+            // it may be late because of it. A newcomer that is late is refused in any case.
             if self.open.get() == 0 || self.newcomer.get().is_some_and(is_late) {
                 return;
             }
@@ -144,6 +148,7 @@ pub(crate) fn admit<G: Completion>(
     max_queue: usize,
 ) -> Result<(), RateLimited> {
     if matches!(newcomer.kind, Kind::FollowUp { .. }) {
+        // Its batch was admitted already, so only a pause can refuse it (rule: splitting).
         return bucket.check_pause(newcomer.now, newcomer.deadline);
     }
     let forecast = of_bucket(bucket, newcomer, max_delay);
@@ -160,6 +165,7 @@ fn decide<G: Completion>(
     let Newcomer { now, deadline, .. } = *newcomer;
     let refuse = |refusal, at: Instant| {
         let of_bucket = bucket.refused(refusal, at, now);
+        // Where a shared budget is the reason, a bound on calls in flight is not.
         let is_own = forecast.scope == Scope::Instance;
         Err(RateLimited {
             scope: forecast.scope,
@@ -168,6 +174,7 @@ fn decide<G: Completion>(
             ..of_bucket
         })
     };
+    // Where the tokens are there, the queue is full only because its task has not run yet.
     if forecast.at > now && bucket.len() >= max_queue {
         return refuse(Refusal::QueueFull, forecast.at);
     }
@@ -179,6 +186,7 @@ fn decide<G: Completion>(
         return refuse(why, forecast.at);
     }
     if forecast.breaks_promise {
+        // For `Retry-After`: when all that waits has its token, none of it can be made late.
         let all_served = bucket.due(now, bucket.len());
         return refuse(why, all_served.max(forecast.at));
     }
@@ -206,6 +214,8 @@ pub(crate) fn of_bucket<G: Completion>(
         // First come, first served: what waits is not affected.
         (Side::Requests, (requests, 0)) => return forecast(bucket.due(now, requests), false),
         (Side::Receipts, (0, _)) => {
+            // By age: each younger receipt gets its token one later. One that
+            // is late without the newcomer as well is no broken promise.
             let before = queue.receipts_before(overdue);
             let behind = (before..).zip(queue.receipts().skip(before));
             let mut late = behind.filter(|(index, receipt)| {
@@ -242,6 +252,7 @@ fn outcome(newcomer: &Newcomer, simulate: impl Fn(&Results, &Newcomer, bool)) ->
         };
         simulate(&results, &with_far_deadline, true);
         let at = results.newcomer.get().unwrap_or(with_far_deadline.deadline);
+        // It was refused in the first simulation, so it must not count as in time.
         return (at.max(newcomer.deadline + JUST_AFTER), false);
     };
     let breaks_promise = results.late.get() > 0 && at <= newcomer.deadline && {
@@ -286,6 +297,7 @@ pub(crate) fn admit_shared<G: Completion>(
         BucketRef::Outside(_) => None,
         BucketRef::Registered(id) => Some(id),
     };
+    // Before `bucket` borrows from `shared`: this also records how many buckets compete.
     let guaranteed = shared.guaranteed(flow, entry, side, newcomer.now);
     let bucket = match bucket_ref {
         BucketRef::Outside(bucket) => bucket,
@@ -298,6 +310,7 @@ pub(crate) fn admit_shared<G: Completion>(
         return bucket.check_pause(newcomer.now, newcomer.deadline);
     }
     let own = of_bucket(bucket, newcomer, max_delay);
+    // Spares a simulation over all waiting buckets.
     if is_ample(shared, flow, bucket.quota(), newcomer.now) {
         return decide(bucket, newcomer, &own, max_queue);
     }
@@ -310,6 +323,7 @@ pub(crate) fn admit_shared<G: Completion>(
     } else {
         served
     };
+    // The refusal names the budget whose token comes last.
     let forecast = if at > own.at {
         Forecast {
             at,
@@ -336,6 +350,7 @@ fn is_ample<G: Completion>(
         let (Some(quota), Some(tokens)) = (budget.quota(), budget.tokens(now)) else {
             return true;
         };
+        // A bucket without a quota can use up any budget.
         let rate = |quota: Option<Quota>| quota.map_or(f64::INFINITY, |quota| quota.rate);
         let all = quotas.map(rate).fold((1.0, rate(newcomer)), |sum, rate| {
             (sum.0 + 1.0, sum.1 + rate)
@@ -361,6 +376,7 @@ pub(crate) fn in_shared<G: Completion>(
 ) -> Instant {
     let now = newcomer.now;
     let simulate = |results: &Results, newcomer: &Newcomer, joins: bool| {
+        // Only the newcomer counts: `guaranteed` leaves the others their shares.
         let mut copy = shared.copy(flow, now, |_| results.uncounted());
         let id = match bucket_ref {
             BucketRef::Registered(id) => id,

@@ -87,6 +87,7 @@ impl<G: Completion> SharedQueue<G> {
         let entry = Entry {
             bucket,
             flow,
+            // Behind all buckets that wait already: serial numbers only grow.
             served: id,
         };
         self.entries.insert(id, entry);
@@ -135,6 +136,7 @@ impl<G: Completion> SharedQueue<G> {
         let permit = bucket.try_acquire(now)?;
         let tag = flows.start_tag(flow);
         flows.spend(flow, tag, side, now);
+        // After `serve(now)` nothing else is ready: the busy period ends with this call.
         flows.end_busy_period();
         Some(permit)
     }
@@ -156,10 +158,12 @@ impl<G: Completion> SharedQueue<G> {
         let entries: Vec<_> = self.entries.keys().copied().collect();
         for id in entries {
             if let Some(entry) = self.entries.get_mut(&id) {
+                // Before it is on the agenda, whose keys are made of its waiters.
                 entry.bucket.refuse_unreachable(now);
             }
             self.list(&mut agenda, id, now);
         }
+        // A start tag of an earlier run would be credit for a flow that is not ready now.
         self.flows.stop_others(&agenda.ready);
         agenda
     }
@@ -188,6 +192,7 @@ impl<G: Completion> SharedQueue<G> {
                 }
                 return agenda.next(due);
             };
+            // A grant that failed can have left the flow without a ready waiter.
             let Some((side, id)) = self.choose(agenda, flow, now) else {
                 self.unlist_flow(agenda, flow);
                 continue;
@@ -224,6 +229,7 @@ impl<G: Completion> SharedQueue<G> {
         let entry = self.entries.get(&id)?;
         let (own, flow) = (entry.bucket.too_late(now), entry.flow);
         if entry.bucket.ready_at(now) > now {
+            // The shared budgets would not have helped.
             return Some(own);
         }
         let (at, scope, quota) = self.guaranteed(flow, Some(id), Side::Requests, now);
@@ -251,10 +257,12 @@ impl<G: Completion> SharedQueue<G> {
             return;
         };
         if let Some(request) = queue.head(Side::Requests) {
+            // Also while the bucket has no token.
             agenda.expiries.insert((expiry(request), id));
         }
         if entry.bucket.ready_at(now) > now {
             entry.bucket.reserve(now, agenda.reservable(id));
+            // Only now: it depends on the demand that `reserve` has set.
             let ready = entry.bucket.ready_at(now);
             agenda.later.insert((ready, Due::Entry(id)));
             return;
@@ -325,6 +333,7 @@ impl<G: Completion> SharedQueue<G> {
         let Some(pace) = self.flows.pace(flow, now) else {
             return false;
         };
+        // Round-robin: between two requests of one bucket each other bucket has one.
         let buckets = u32::try_from(next_waiters.requests.len())
             .unwrap_or(u32::MAX)
             .max(1);
@@ -348,6 +357,7 @@ impl<G: Completion> SharedQueue<G> {
                     let own = entry.bucket.due(now, n as usize);
                     own.max(pace.slot_at(call(n).saturating_add(lost)))
                 };
+                // `lost`: the receipt has taken one call of the flow before.
                 let waiting = entry.bucket.waiting();
                 waiting.is_some_and(|queue| queue.is_late(|n| slot(n, 0), |n| slot(n, 1)))
             })

@@ -131,6 +131,8 @@ impl<G> WaitQueue<G> {
     pub(crate) fn insert(&mut self, side: Side, waiter: Waiter<G>) {
         match side {
             Side::Requests => {
+                // A waiter that moves keeps its position by arrival;
+                // a newcomer has the largest ticket.
                 let index = self
                     .requests
                     .partition_point(|other| other.ticket < waiter.ticket);
@@ -146,6 +148,7 @@ impl<G> WaitQueue<G> {
     /// How many receipts are ahead of one with this `overdue` time.
     pub(crate) fn receipts_before(&self, overdue: Instant) -> usize {
         self.receipts
+            // `<=`: of the same age, the one that joined first goes first.
             .partition_point(|receipt| receipt.overdue <= overdue)
     }
 
@@ -178,6 +181,7 @@ impl<G> WaitQueue<G> {
         let first = self.receipts.front();
         first.is_some_and(|first| first.overdue <= now)
             && (self.requests.is_empty() || self.alternator.allows_receipt())
+            // The receipt takes a token, so each request gets the one after its own.
             && !self.is_late(&slot, |before| slot(before.saturating_add(1)))
     }
 
@@ -189,6 +193,7 @@ impl<G> WaitQueue<G> {
         later_slot: impl Fn(u32) -> Instant,
     ) -> bool {
         (0..).zip(&self.requests).any(|(before, request)| {
+            // One that is late in any case holds no receipt back.
             later_slot(before) > request.deadline && slot(before) <= request.deadline
         })
     }
@@ -231,6 +236,7 @@ impl<G> WaitQueue<G> {
         let mut late = Vec::new();
         let mut before = 0;
         for request in std::mem::take(&mut self.requests) {
+            // One that is refused takes no token, so those behind it come earlier.
             if slot(before) > request.deadline {
                 late.push(request);
             } else {
@@ -249,6 +255,7 @@ impl<G> WaitQueue<G> {
             .filter(|receipt| receipt.overdue <= now);
         let all = self.requests.iter().chain(overdue);
         let deadlines: Vec<_> = all.map(|waiter| waiter.deadline).collect();
+        // It goes after all others, so a slot for it would be kept in vain while they wait.
         let yielding = self.receipts.front().filter(|_| deadlines.is_empty());
         Demand {
             yielding: yielding.map(|receipt| receipt.deadline),
@@ -258,6 +265,7 @@ impl<G> WaitQueue<G> {
 
     /// The earliest deadline of the waiting requests.
     pub(crate) fn first_deadline(&self) -> Option<Instant> {
+        // Not that of the head: requests from before a reload have another `limit.max_wait`.
         self.requests.iter().map(|request| request.deadline).min()
     }
 

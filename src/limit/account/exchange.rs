@@ -98,6 +98,7 @@ impl Exchange {
     fn must_report(&self, credential: Fingerprint, is_new: bool) -> bool {
         let (epoch, now) = (self.shared.epoch(), Instant::now());
         let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        // The server may have lost what was reported to it.
         if reports.epoch != epoch {
             *reports = Reports {
                 epoch,
@@ -108,6 +109,7 @@ impl Exchange {
         let is_due = is_new || known.is_none_or(|(_, at)| now >= *at + REPORT_AGAIN);
         if is_due {
             reports.remove(credential);
+            // One that is forgotten here is only reported once more.
             if reports.reported.len() >= MAX_CREDENTIALS {
                 reports.reported.remove(0);
             }
@@ -119,6 +121,7 @@ impl Exchange {
     /// Asks or reports again, with the next request or response.
     fn on_no_reply(&self, change: Option<Change>) {
         match change {
+            // No epoch after the first connection is 0, so the next request asks again.
             None => self.asked.store(0, Ordering::Release),
             Some(change) => {
                 let reports = self.reports.lock();
@@ -175,6 +178,7 @@ impl Account {
         let is_due = match is_accepted {
             // One for which there is no room here is not reported either.
             true => self.is_verified(credential) && exchange.must_report(credential, is_new),
+            // A 401 to a credential that was not verified changes nothing for others.
             false => is_new,
         };
         if is_due {
@@ -196,6 +200,7 @@ impl Account {
             Err(Unavailable::NotSent) => {}
             Err(Unavailable::Unknown) => exchange.on_no_reply(change),
         }
+        // Also without a reply: otherwise the bucket would reserve one slot at a time for ever.
         if change.is_none() {
             self.set_one_at_a_time(false);
         }

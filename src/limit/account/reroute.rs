@@ -58,6 +58,7 @@ impl Account {
         let now = Instant::now();
         let mut state = self.lock();
         let known = known.into_iter();
+        // `count` adds all of them before waiters move.
         let added = known.filter(|it| state.verified.add(*it, now)).count();
         if added > 0 {
             self.reroute(&mut state, &policy());
@@ -67,6 +68,7 @@ impl Account {
     /// Moves shares and waiters to the buckets that are theirs now.
     fn reroute(self: &Arc<Self>, state: &mut State, policy: &Policy) {
         let max_delay = policy.max_delay;
+        // Before waiters move: the bucket that gets them registers under its new share.
         self.reshare(state, policy);
         let State {
             verified,
@@ -108,6 +110,7 @@ impl Account {
         }
         let first = handle.with(|bucket| bucket.insert(waiters, max_delay, Instant::now()));
         self.register_if_shared(handle, role);
+        // The egress has a task for all its buckets.
         if first && matches!(handle.location, BucketLocation::InAccount(_)) {
             tokio::spawn(serve(Arc::clone(self), role));
         }

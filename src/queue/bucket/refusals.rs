@@ -28,6 +28,7 @@ impl<G: Completion> Bucket<G> {
         if let Some(queue) = &mut self.queue {
             let tokens = &self.tokens;
             let late = queue.take_unreachable(|before| tokens.due(now, before));
+            // After they were taken out: `Retry-After` counts what still waits.
             let refused = self.too_late(now);
             for waiter in late {
                 waiter.completion.settle(Err(refused));
@@ -63,6 +64,7 @@ impl<G: Completion> Bucket<G> {
         else {
             return;
         };
+        // If the pause is over already, this finds only what is past its deadline.
         let late = queue.take_late(until);
         let refused = self.refused(Refusal::Paused, until, now);
         for waiter in late {

@@ -78,7 +78,9 @@ impl Leases {
         let is_cut = wanted.len() > most;
         wanted.truncate(most);
         let is_wanted = |id: &FlowId| wanted.iter().any(|wanted| wanted.1 == *id);
+        // A tenant that stands twice in a question would lose the first of its two changes.
         let asserted = debtors.into_iter().filter(|id| !is_wanted(id));
+        // No slots are asked for: the question only asserts what they owe.
         let asserted: Vec<_> = asserted.take(ASSERTED).map(|id| (now, id, 0)).collect();
         let wanted = wanted.into_iter().chain(asserted);
         let wanted =
@@ -92,6 +94,7 @@ impl Leases {
         let generation = cluster.generation();
         let birth = match self.generation == generation {
             true => self.birth,
+            // The server may have lost what it had lent, and takes over what is known here.
             false => 0,
         };
         // Gateways that have vanished may go on without the server, with their part.
@@ -116,6 +119,7 @@ impl State {
     /// The question that is due, or when one will be.
     fn question(&self, now: Instant) -> Result<Question, Option<Instant>> {
         let Some(leases) = self.leases.as_ref().filter(|leases| !leases.is_asking) else {
+            // If a question is under way, its reply wakes the task.
             return Err(None);
         };
         if let Some(at) = leases.ask_at.filter(|at| *at > now) {
@@ -136,6 +140,7 @@ impl State {
             return Err([due, demand.grows_at].into_iter().flatten().min());
         }
         let question = leases.question(flows, wanted, debts.unwrap_or_default(), now);
+        // Names cannot be hashed before the first connection.
         question.ok_or(Some(now + RETRY))
     }
 }
@@ -163,6 +168,7 @@ impl Egress {
             Err(next) => return next,
         };
         if let Some(leases) = &mut state.leases {
+            // Under the lock under which the question was made: so there is no second one.
             leases.is_asking = true;
             let cluster = Arc::clone(&leases.cluster);
             tokio::spawn(Arc::clone(self).ask(cluster, question));
@@ -187,6 +193,8 @@ impl Egress {
             leases.ask_at = match learned {
                 Some(learned) => {
                     (leases.generation, leases.birth) = (generation, learned.birth);
+                    // The flows that were left out wait as well: each
+                    // question takes time of the server.
                     (is_cut || learned.is_scarce).then(|| now + PERIOD)
                 }
                 None => Some(now + RETRY),
@@ -206,6 +214,7 @@ impl Egress {
             }
             let now = Instant::now();
             let mut state = self.current(now);
+            // Debts are asserted also where nothing waits, and no task runs.
             self.ask_if_needed(&mut state, now);
         }
     }

@@ -111,6 +111,7 @@ impl Flow {
         let Some(lease) = &self.lease else {
             return self.budget.due(now, 0);
         };
+        // In a forecast both budgets must have a token, as for a slot.
         let expected = |expected: Gcra| expected.due(now, 0).max(self.budget.due(now, 0));
         // A reply wakes.
         let other = || lease.expected.map_or(now + UNKNOWN, expected);
@@ -140,6 +141,8 @@ impl Flows {
         self.rivals = Rivals::none(now);
         for flow in self.flows.values_mut() {
             flow.budget = source.take_over(before, flow.budget, flow.quota, now);
+            // Slots of the old source are lost: the new one gives
+            // its own tokens for the same calls.
             flow.lease = None;
         }
         self.open_leases();
@@ -171,14 +174,17 @@ impl Flows {
     pub(super) fn expected(&self, flow: &Flow, now: Instant) -> [Gcra; 2] {
         let lease = flow.lease.as_ref();
         if let Some(egress) = lease.and_then(|lease| lease.expected) {
+            // A copy for a forecast is slowed down already.
             return [egress, flow.budget];
         }
         let Some(lease) = lease.filter(|_| now < self.rivals.until) else {
             return [self.budget, flow.budget];
         };
+        // The server divides the slots of a flow by what waits on each gateway.
         let waiting = f64::from(lease.missing.max(1));
         let among = (f64::from(lease.elsewhere) + waiting) / waiting;
         let weight = f64::from(flow.weight.get());
+        // While slots are missing here, the sum includes the weight of this flow.
         let others = match lease.missing {
             0 => f64::from(self.rivals.weights),
             _ => f64::from(self.rivals.weights) - weight,
@@ -200,6 +206,7 @@ impl Flows {
         if let Some(slot) = lease.and_then(|lease| lease.slot(now, before)) {
             return [slot; 2];
         }
+        // The first of them use the slots that are there.
         let before = before.saturating_sub(lease.map_or(0, |lease| lease.count(now)));
         self.expected(flow, now).map(|it| it.due(now, before))
     }
@@ -232,6 +239,7 @@ impl Flows {
     /// How many slots a flow has whose shared budgets are scarce; `None` where they are not.
     pub(crate) fn scarce(&self, id: FlowId, now: Instant) -> Option<usize> {
         let lease = self.flows.get(&id)?.lease.as_ref()?;
+        // A forecast reserves nothing, so scarcity has no effect there.
         let is_scarce = lease.expected.is_none() && lease.scarce_until.is_some_and(|at| now < at);
         is_scarce.then(|| lease.count(now) as usize)
     }
@@ -277,6 +285,8 @@ impl Flows {
         now: Instant,
     ) -> Option<Learned> {
         let reply = question.read(reply)?;
+        // In fallback this gateway uses its part: a slot that
+        // comes now would be a token beyond it.
         if self.source == Source::Server {
             if let Some(egress) = reply.egress {
                 self.budget = egress.budget(now);
@@ -285,6 +295,7 @@ impl Flows {
                 weights: reply.weights,
                 until: now + FRESH,
             };
+            // The slots before the tat of the egress belong to the flows in their order.
             let mut from_last = reply.flows.iter().map(|lent| lent.count).sum();
             for (asked, lent) in question.flows.iter().zip(&reply.flows) {
                 self.on_lent(asked, lent, (&reply, from_last), now);
@@ -292,6 +303,7 @@ impl Flows {
             }
         }
         let mut flows = question.flows.iter().zip(&reply.flows);
+        // If no flow waits for the egress any more, a tenant's own rate was the reason.
         let is_missing = flows.any(|(asked, lent)| lent.count < asked.missing);
         Some(Learned {
             birth: reply.birth,
@@ -321,7 +333,9 @@ impl Flows {
         for index in 0..lent.count {
             let of_egress = reply.egress.map(|egress| egress.slot(from_last - index));
             let own = lent.own.map(|own| own.slot(lent.count - index));
+            // It counts for both budgets, so it is due when both have a token.
             let due = of_egress.max(own).unwrap_or(0).max(0);
+            // `usable` searches by halves, so the slots stay in the order of their times.
             let last = lease.slots.back().copied().unwrap_or(now);
             lease.slots.push_back(offset(now, due).max(last));
         }
@@ -339,6 +353,7 @@ fn slowed(budget: Gcra, factor: f64, now: Instant) -> Gcra {
     let Some(quota) = budget.quota().filter(|_| factor > 1.0) else {
         return budget;
     };
+    // The next token is due as before. A burst is not counted on: others may take it first.
     let mut slowed = Gcra::new(
         Some(Quota {
             rate: quota.rate / factor,

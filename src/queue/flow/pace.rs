@@ -48,6 +48,7 @@ impl Flows {
 impl Pace {
     /// The time of the n-th call from now on.
     pub(crate) fn slot_at(&self, n: u32) -> Instant {
+        // Rounded up: a pace that is too fast would make a request late.
         let others = (f64::from(n) * self.between).ceil() as u32;
         let before = n.saturating_add(self.ahead).saturating_add(others);
         let egress = self.egress.due(self.now, before);

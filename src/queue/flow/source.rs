@@ -40,6 +40,7 @@ impl Source {
         let quota = self.quota(whole);
         let mut taken = Gcra::new(quota, now);
         match (before, self) {
+            // Only the number of gateways is another, so debt is kept.
             (Self::Part(_), Self::Part(_)) => {
                 taken = budget;
                 taken.set_quota(quota, now);
@@ -51,6 +52,7 @@ impl Source {
             }
             // Asserted with the next question, as the connection is another.
             (Self::Part(_), Self::Server) => taken.empty_until(budget.due(now, 0)),
+            // The server knows what is owed, and its first reply says so.
             (_, Self::Own) | (Self::Own | Self::Server, Self::Server) => {}
         }
         taken

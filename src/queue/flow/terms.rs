@@ -97,6 +97,7 @@ impl LeaseQuestion {
     pub(super) fn read(&self, reply: &[i64]) -> Option<LeaseReply> {
         let (&[birth, tat, between, spare, weights], flows) = reply.split_first_chunk::<5>()?;
         let (flows, rest) = flows.as_chunks::<5>();
+        // Numbers belong to flows by their position only.
         if flows.len() != self.flows.len() || !rest.is_empty() || !are_exact(reply) {
             return None;
         }
@@ -127,6 +128,7 @@ impl Terms {
         if !is_limited {
             return Some(None);
         }
+        // `between` is a divisor. A time without a bound would stop a flow for ever.
         let is_sane = (1..=LONGEST).contains(&between) && spare >= 0 && tat - spare <= LONGEST;
         is_sane.then_some(Some(Self {
             tat,
@@ -142,6 +144,8 @@ impl Terms {
 
     /// The budget as it is after what was lent.
     pub(super) fn budget(&self, now: Instant) -> Gcra {
+        // The limit of the server: the strictest of all gateways,
+        // and slower while some are missing.
         let quota = quota_of(self.between, self.spare);
         Gcra::new(Some(quota), offset(now, self.tat.max(0)))
     }

@@ -67,6 +67,7 @@ impl Agenda {
     pub(super) fn next(&self, due: Instant) -> Option<Instant> {
         let served = match self.ready.is_empty() {
             true => self.later.first().map(|(at, _)| *at),
+            // A flow is ready, and only the egress has no token.
             false => Some(due),
         };
         let expired = self.expiries.first().map(|(at, _)| *at);

@@ -49,6 +49,7 @@ impl<G: Completion> SharedQueue<G> {
                 let earlier = |known: Instant| grows_at.map_or(known, |at| at.min(known));
                 demand.grows_at = demand.grows_at.map(earlier).or(grows_at);
             }
+            // A receipt counts as waiting from the time at which it stops yielding.
             let heads = [Side::Requests, Side::Receipts].map(|side| queue.head(side));
             let since = heads.into_iter().flatten().map(|head| head.overdue).min();
             let (Some(since), true) = (since, ready > 0) else {
@@ -75,6 +76,7 @@ impl<G: Completion> SharedQueue<G> {
             let Some(lent) = self.flows.scarce(entry.flow, now) else {
                 continue;
             };
+            // None for a bucket whose own token is not due soon: a slot could be lost there.
             reservable.insert(*id, 0);
             if entry.bucket.due(now, 0) <= now + AHEAD {
                 let (_, buckets) = by_flow.entry(entry.flow).or_insert((lent, Vec::new()));
