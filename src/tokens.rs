@@ -154,6 +154,7 @@ impl BucketTokens {
             _ => false,
         };
         let name = becomes_shared.then(name).flatten();
+        // The task waits for this one, so other tokens have to wake it by the same.
         let changed = self.changed();
         match (&mut self.source, limit.quota, name) {
             (source, Some(quota), Some(name)) => {
@@ -169,10 +170,12 @@ impl BucketTokens {
 
     fn bound_calls(&mut self, limit: &InstanceLimit) {
         match (self.in_flight(), limit.max_in_flight) {
+            // While calls are in flight they stay counted: a reload may set a bound again.
             (Some(in_flight), None) if in_flight.count() == 0 => self.places = None,
             (Some(in_flight), cap) => in_flight.set_cap(cap),
             (None, None) => {}
             (None, Some(cap)) => {
+                // The task waits for one `Notify`: slots and calls in flight have to share it.
                 let changed = self.changed().unwrap_or_default();
                 let in_flight = Arc::new(InFlight::new(cap, changed));
                 self.places = Some(Box::new(Places::Limited(in_flight)));
@@ -266,6 +269,7 @@ impl BucketTokens {
 
     /// As [`Tokens::take`].
     pub(crate) fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
+        // A token alone is not enough: its call needs a place.
         if self.places.is_some() {
             let ready = self.ready_at(now);
             if ready > now {

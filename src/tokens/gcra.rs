@@ -37,6 +37,7 @@ impl Gcra {
         if self.quota == quota {
             return;
         }
+        // Debt is kept in tokens: the same length of time is another number at another rate.
         let debt = self.debt(now);
         let still = quota.map(|quota| quota.interval() * debt.min(quota.burst.get()));
         self.full = now + still.unwrap_or_default();
@@ -50,6 +51,7 @@ impl Gcra {
         let interval = quota.interval();
         let spare = interval * (quota.burst.get() - 1);
         let full = self.full.max(from) + interval.saturating_mul(before);
+        // A time before the clock began has passed.
         full.checked_sub(spare).map_or(from, |due| due.max(from))
     }
 
@@ -59,17 +61,20 @@ impl Gcra {
     /// No token is there; the error is the time of the next one.
     pub(crate) fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
         let Some(quota) = self.quota else {
+            // Shows when the bucket was last used, for accounts that are remembered for a while.
             self.full = now;
             return Ok(None);
         };
         let interval = quota.interval();
         let burst = quota.burst.get();
         let missing = self.full.saturating_duration_since(now);
+        // Less than one whole token is there.
         if missing > interval * (burst - 1) {
             return Err(self.due(now, 0));
         }
         let missing = missing + interval;
         self.full = now + missing;
+        // A token that is only partly back cannot be used.
         let taken = nanos(missing).div_ceil(nanos(interval));
         let taken = u32::try_from(taken).unwrap_or(burst);
         Ok(Some(burst.saturating_sub(taken)))
@@ -77,6 +82,7 @@ impl Gcra {
 
     /// Empties the bucket, so that the next token is due at `next`.
     pub(crate) fn empty_until(&mut self, next: Instant) {
+        // What `due` subtracts, so that the next token is due exactly at `next`.
         let spare = |quota: Quota| quota.interval() * (quota.burst.get() - 1);
         self.full = next + self.quota.map(spare).unwrap_or_default();
     }
@@ -161,6 +167,7 @@ impl Usage {
     pub(crate) fn recent(&self, now: Instant, period: Duration) -> u32 {
         let (current, previous) = self.at(now, period);
         let age = now.saturating_duration_since(self.since);
+        // Counters move only with the next call, so the present period may have ended.
         let age = if age < period {
             age
         } else {

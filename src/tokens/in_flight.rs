@@ -2,8 +2,9 @@
 //! bounded (rule: calls in flight).
 //!
 //! Invariants: a call holds its place from its token until it has ended or was
-//! given up, and gives it back exactly once, in whatever task that happens. The
-//! lock here is taken last: no other lock is taken under it.
+//! given up, and gives it back exactly once, in whatever task that happens. Under
+//! the lock here only that of [`slots`](super::slots) is taken, for the times of
+//! tokens, and never the other way round.
 //!
 //! When a call will end cannot be known. A prediction takes each call to last as
 //! long as recent calls did; one that lasts longer is taken to begin anew.
@@ -168,6 +169,7 @@ impl InFlight {
         if !place.only_measures
             && let Ok(index) = state.began.binary_search(&place.began)
         {
+            // Calls that began at the same time are equal: any of them may go.
             state.began.remove(index);
         }
         if let Some(took) = took {
@@ -176,6 +178,7 @@ impl InFlight {
         }
         let egress = state.egress.clone();
         drop(state);
+        // What waits is served by the task of the bucket or by that of the egress.
         self.changed.notify_one();
         if let Some(egress) = egress {
             egress.notify_one();
@@ -242,6 +245,7 @@ impl Prediction {
         let Some(cap) = self.cap else {
             return paced(before);
         };
+        // Ends that are over count as free places, so they need not be removed here.
         let end_of = |index: usize| self.ends[index];
         let ends = (self.ends.len(), &end_of as &dyn Fn(usize) -> Instant);
         due(now, before, paced, cap, self.usual, ends)
@@ -274,6 +278,7 @@ fn due(
     (count, end_of): (usize, &dyn Fn(usize) -> Instant),
 ) -> Instant {
     let (rounds, first) = (before / cap, before % cap);
+    // Each call of the chain waits for the one before it.
     let rounds = usual.saturating_mul(rounds);
     // The first call of the chain needs a place of those that are taken now.
     let must_end = (count + first as usize + 1).saturating_sub(cap.get() as usize);

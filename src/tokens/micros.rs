@@ -30,6 +30,7 @@ pub(crate) fn offset(from: Instant, micros: i64) -> Instant {
 
 /// The time between two tokens, and that of a full bucket beyond one.
 pub(crate) fn limit_of(quota: Quota) -> [i64; 2] {
+    // The script of leases divides by it, and so does `quota_of`.
     let interval = micros(quota.interval()).max(1);
     [interval, interval * i64::from(quota.burst.get() - 1)]
 }

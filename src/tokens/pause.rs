@@ -65,6 +65,7 @@ impl Pause {
     /// response; `None` if they are not.
     pub(super) fn holds(&self, now: Instant) -> Option<Instant> {
         let probing = self.probe.map(|sent| sent + PROBE_TIMEOUT);
+        // A late 429 can have moved the end of the pause beyond the time of the probe.
         let until = probing.map_or(self.until, |probing| probing.max(self.until));
         (now < until).then_some(until)
     }
@@ -84,6 +85,7 @@ impl Pause {
 
     /// Records that a request is sent now: it is the probe.
     pub(super) fn probe(&mut self, now: Instant) {
+        // A probe that had a response was removed, so one that is still there had none.
         self.previous_probe_timed_out = self.probe.is_some();
         self.probe = Some(now);
     }
@@ -206,6 +208,7 @@ impl Tokens for LocalTokens {
         };
         let first = self.gcra.due(now, 0);
         let first = pause.holds(now).map_or(first, |until| until.max(first));
+        // After a pause there is no burst, so not the times of the bucket.
         first + self.interval().saturating_mul(before)
     }
 
@@ -218,6 +221,7 @@ impl Tokens for LocalTokens {
             return Err(due);
         }
         let remaining = self.gcra.take(now)?.map(|_| 0);
+        // Tokens that came back during the pause must not go as a burst behind the probe.
         self.gcra.empty_until(now + self.interval());
         if let Some(pause) = &mut self.pause {
             pause.probe(now);
@@ -234,6 +238,7 @@ impl Tokens for LocalTokens {
             none => none.insert(Box::new(Pause::new(now, retry_after))),
         };
         if let Some(until) = pause.holds(now) {
+            // Debt that lasts longer than the pause is kept.
             let debt = self.gcra.due(now, 0);
             self.gcra.empty_until(until.max(debt));
         }
@@ -246,6 +251,7 @@ impl Tokens for LocalTokens {
         match pause.on_other_result(sent, is_accepted) {
             Probed::Stale => return false,
             Probed::Success => self.pause = None,
+            // The pause stays, so that the next request is a probe as well.
             Probed::Failure => {}
         }
         self.empty(now);

@@ -138,6 +138,7 @@ impl Slots {
         if !state.is_asking
             && let Some(question) = state.question(now, self.cluster())
         {
+            // Under the lock under which the question was made: so there is no second one.
             state.is_asking = true;
             drop(state);
             tokio::spawn(Arc::clone(self).ask(question));
@@ -161,6 +162,7 @@ impl Slots {
             next = (!is_served)
                 .then(|| state.question(now, self.cluster()))
                 .flatten();
+            // Under the lock of the question: a demand that comes later asks for itself.
             state.is_asking = next.is_some();
             drop(state);
             self.wake();
@@ -171,6 +173,7 @@ impl Slots {
         let arguments = self.lock().report_arguments(&report);
         let reply = self.call(report.script(), arguments).await;
         let mut state = self.lock();
+        // Before `learn`: while a report is under way, it ignores that the server knows no pause.
         state.reports -= 1;
         if let Some(reply) = reply {
             state.learn(&reply, Instant::now());
@@ -253,6 +256,7 @@ impl Tokens for SharedTokens {
         let mut state = self.slots.current(now);
         match state.on_other_result(now, sent, is_accepted) {
             Ok(goes_sooner) => goes_sooner,
+            // Only the server knows whether that ends the pause. Its reply wakes what waits.
             Err(report) => {
                 drop(state);
                 self.report(report);

@@ -128,6 +128,8 @@ impl State {
     pub(super) fn set_demand(&mut self, mut demand: Demand, most: usize, now: Instant) {
         if most < demand.deadlines.len().max(1) {
             self.drop_unusable(now);
+            // What is reserved stays: otherwise a slot would go
+            // back and be asked for without an end.
             let most = most.max(self.reserved.len());
             demand.deadlines.truncate(most);
             demand.yielding = demand.yielding.filter(|_| most > 0);
@@ -150,6 +152,8 @@ impl State {
                 let known = self.known.due(now, 0).max(self.held(now));
                 fallback.empty_until(known + part.interval());
                 self.fallback = Some(Box::new(fallback));
+                // The fallback is empty until the pause has ended.
+                // What was admitted may be late now.
                 (self.pause, self.ask_at, self.has_news) = (None, None, true);
             }
             (None, Some(fallback)) => {
@@ -160,6 +164,7 @@ impl State {
                     self.pause = Some(Held { until, probe });
                 }
                 self.fallback = None;
+                // The server may have lost the slots that are reserved, so none can go back.
                 (self.last, self.has_news) = (Reservation::default(), true);
             }
             (None, None) => {}
@@ -185,6 +190,7 @@ impl State {
     /// When a token can be taken, or when to look again.
     pub(super) fn ready_at(&mut self, now: Instant) -> Instant {
         self.drop_unusable(now);
+        // Also without a server: what was reserved before is used first.
         let Some(slot) = self.reserved.front() else {
             if let Some(fallback) = &self.fallback {
                 return fallback.due(now, 0);
@@ -230,6 +236,7 @@ impl State {
         }
         self.ahead.on_used(now);
         if let Some(pause) = &mut self.pause {
+            // The right was for one request. The next has to ask, if this one gets no response.
             pause.probe = Probe::AskAt(now + PROBE_TIMEOUT);
             return Ok(Some(0));
         }
@@ -272,6 +279,7 @@ impl State {
                 (self.generation, self.birth) = (generation, birth);
                 // A pause may have been announced while the reply was under way.
                 let missed = self.learn(state, now);
+                // A broken server can name any number.
                 let count = usize::try_from(count).unwrap_or(0).min(asked + ahead);
                 for index in 0..count {
                     let due = offset(now, first + index as i64 * step + missed);
@@ -319,10 +327,12 @@ impl State {
         self.has_news = true;
         let missed = self.shift - shift;
         if missed > 0 && self.shifted.is_some_and(|at| now < at + OVERTAKEN) {
+            // An older state: its tat and its pause are out of date.
             return missed;
         }
         if missed < 0 {
             for slot in &mut self.reserved {
+                // Moved as on the server, so that all gateways keep the order of their requests.
                 slot.shift(-missed);
             }
             self.shifted = Some(now);
@@ -335,6 +345,7 @@ impl State {
         self.known = Gcra::new(Some(quota_of(interval, spare)), offset(now, tat.max(0)));
         let until = offset(now, paused);
         match (recovers, &mut self.pause) {
+            // The pause that is known, or a shorter one: the right to send its probe stays.
             (1, Some(pause)) if until <= pause.until.max(now) => pause.until = until,
             (1, pause) => {
                 let probe = Probe::AskAt(until);
@@ -357,6 +368,7 @@ impl State {
     pub(super) fn is_full(&self, now: Instant) -> bool {
         let fallback = self.fallback.as_ref();
         let mut reserved = self.reserved.iter();
+        // A reply that finds no bucket would lose its slots, or its pause.
         let is_used = self.is_asking || self.reports > 0 || reserved.any(|it| it.is_usable(now));
         !is_used
             && self.pause.is_none()
@@ -371,6 +383,7 @@ impl State {
             None => LocalTokens::of(self.known),
         };
         if let Some(pause) = self.pause {
+            // After the pause the rate applies, without a burst.
             bucket.empty_until(bucket.due(now, 0).max(pause.until));
         }
         SimulatedTokens {

@@ -55,6 +55,7 @@ impl Ahead {
         let Some(quota) = quota.filter(|_| self.not_before <= now) else {
             return 0;
         };
+        // What the rate brings back meanwhile: other gateways lose no more than that.
         let back = PERIOD.as_nanos() / quota.interval().as_nanos();
         let back = usize::try_from(back).unwrap_or(usize::MAX);
         let expected = (self.usage.recent(now, PERIOD) as usize).min(back);

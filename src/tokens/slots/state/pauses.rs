@@ -37,6 +37,7 @@ impl State {
         retry_after: Option<Duration>,
     ) -> Option<Report> {
         if let Some(fallback) = &mut self.fallback {
+            // There is no server that could pause the other gateways.
             fallback.on_429(now, sent, retry_after);
             return None;
         }
@@ -67,6 +68,7 @@ impl State {
             return Ok(fallback.on_other_result(now, sent, is_accepted));
         }
         let epoch = self.epoch_of(sent);
+        // A response to a request from before the pause does not end it.
         if self.pause.is_none() || epoch != self.epoch {
             return Ok(false);
         }
@@ -98,6 +100,7 @@ impl State {
                     until,
                     probe: Probe::AskAt(at),
                 }),
+                // Until then the probe of another gateway may be under way.
             ) => Some(until.max(at)).filter(|until| *until > now),
             (None, pause) => pause.map(|it| it.until).filter(|until| *until > now),
         }

@@ -57,6 +57,8 @@ impl State {
             return None;
         }
         self.drop_unusable(now);
+        // A probe waits for its own slot: otherwise it would go
+        // before the slots of other gateways.
         if let Some(Held { until, probe }) = self.pause
             && until <= now
             && !self.demand.is_empty()
@@ -96,6 +98,7 @@ impl State {
         let left = |at: &Instant| micros(at.saturating_duration_since(now_there));
         // A receipt that yields has at most one.
         let needed = wanted.max(usize::from(self.demand.yielding.is_some())) + wanted_ahead;
+        // Only slots of the last reservation: others may have reserved since the earlier ones.
         let back = reserved.saturating_sub(needed).min(self.last.count);
         let yielding = self
             .demand
@@ -103,12 +106,14 @@ impl State {
             .filter(|_| wanted == 0 && reserved == 0);
         let generation = cluster.generation();
         let is_new = self.generation != generation;
+        // On a new connection debt and a pause are asserted, also where nothing waits.
         let has_more = !self.known.is_full(now) || self.pause.is_some();
         let is_idle = missing.is_empty() && back == 0 && yielding.is_none() && ahead == 0;
         if is_idle && !(is_new && has_more) {
             return None;
         }
         let birth = if is_new { 0 } else { self.birth };
+        // Lengths and not times: the clock of the server is another one.
         let known_tat = self.known.full().saturating_duration_since(now);
         let known_pause = self.pause.map_or(Duration::ZERO, |pause| {
             pause.until.saturating_duration_since(now)
