@@ -188,6 +188,8 @@ impl Cluster {
         metrics: &Metrics,
     ) -> Arc<Self> {
         let series = Arc::clone(metrics.cluster());
+        // Exported as 0 from the start: otherwise an alert would
+        // not see the first failure as an increase.
         for failure in Failure::ALL {
             series.errors(failure.name());
         }
@@ -229,11 +231,14 @@ impl Cluster {
     /// false) if that lasts for a second; until then the caller should ask again.
     pub(crate) async fn call(&self, call: Call) -> Result<Reply, Unavailable> {
         let Some(link) = self.link.load_full() else {
+            // Without a connection no operation fails: this begins the
+            // time after which service goes on without the server.
             self.note_need();
             return Err(Unavailable::NotSent);
         };
         let seconds = &self.call_seconds[call.script as usize];
         let reply = self.bounded(seconds, link.connection.call(&call)).await;
+        // Callers read numbers by their position, so a reply of another length is of no use.
         let reply = reply.and_then(|reply| {
             match reply.numbers.len() == call.script.numbers(call.keys.len()) {
                 true => Ok(reply),
@@ -247,6 +252,7 @@ impl Cluster {
             }
             Err(failure) => {
                 self.record_failure(failure, true);
+                // A heartbeat finds out whether only this operation has failed.
                 self.suspected.notify_one();
                 Err(Unavailable::Unknown)
             }
@@ -340,6 +346,7 @@ impl Cluster {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No change under these locks panics halfway.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -66,6 +66,7 @@ fn lines(settings: &config::Cluster, found: Result<Found, Failure>) -> Vec<Strin
 async fn ask(network: &Network) -> Result<Found, Failure> {
     let connection = network.open().await?;
     let mut script = cmd("EVAL");
+    // Shows that scripts are permitted, and writes nothing.
     script.arg("return redis.call('TIME')").arg(0);
     connection.query(&script).await?;
     let mut round_trip = Duration::MAX;
@@ -94,6 +95,7 @@ fn read_policy(info: &Value) -> Option<String> {
         let mut lines = info.lines();
         lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
     };
+    // 0 means no bound, and then no key is removed.
     let is_bounded = field("maxmemory").is_some_and(|bytes| bytes != "0");
     let policy = field("maxmemory_policy").filter(|policy| *policy != "noeviction");
     policy.filter(|_| is_bounded).map(str::to_owned)

@@ -25,8 +25,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 /// Connects to one address of a host, one after another.
 pub(super) async fn tcp(host: &str, port: u16) -> Result<TcpStream, Failure> {
     let addresses = lookup_host((host, port)).await;
+    // Also for a name that has no address.
     let mut last = Failure::Resolve;
     for address in addresses.map_err(|_| last)? {
+        // An address that drops packets must leave time for the next one.
         match timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return configured(stream).map_err(|error| io_failure(&error)),
             Ok(Err(error)) => last = io_failure(&error),
@@ -37,6 +39,7 @@ pub(super) async fn tcp(host: &str, port: u16) -> Result<TcpStream, Failure> {
 }
 
 fn configured(stream: TcpStream) -> io::Result<TcpStream> {
+    // Operations are small: Nagle's algorithm would hold them back.
     stream.set_nodelay(true)?;
     let socket = socket2::SockRef::from(&stream);
     let keepalive = socket2::TcpKeepalive::new()

@@ -120,9 +120,11 @@ impl Health {
     /// An operation has failed, or there was no connection for it.
     pub(super) fn record_failure(&mut self, failure: Failure, is_needed: bool, now: Instant) {
         self.last_failure = Some(failure);
+        // A heartbeat that fails after a request must not hide that one needed the server.
         self.is_needed |= is_needed;
         match self.phase {
             Phase::Shared => self.phase = Phase::Suspect,
+            // The outage goes on, so `fallback_since` stays. Recovery begins anew.
             Phase::Recovering => self.phase = Phase::Fallback,
             Phase::Suspect | Phase::Fallback => {}
         }
@@ -145,6 +147,7 @@ impl Health {
 
     /// When the use of the server ends unless an operation succeeds before.
     pub(super) fn deadline(&self) -> Option<Instant> {
+        // An outage that no request notices changes nothing, and is not reported.
         let is_due = self.phase == Phase::Suspect && self.is_needed;
         is_due.then(|| self.last_success + FALLBACK_AFTER)
     }

@@ -12,6 +12,7 @@ use super::Cluster;
 impl Cluster {
     /// A number by which scripts know this gateway: random for each process, and exact in Lua.
     pub(crate) fn number(&self) -> i64 {
+        // 52 bits: numbers in Lua are exact up to 2^53.
         let digits = self.id.get(..13).unwrap_or(&self.id);
         i64::from_str_radix(digits, 16).unwrap_or(0)
     }
@@ -41,6 +42,7 @@ impl Cluster {
     /// granted is asserted at the other budgets: debt is kept.
     pub(crate) fn set_observes(&self, observes: bool) {
         let has_changed = self.observes.swap(observes, Ordering::AcqRel) != observes;
+        // Before the first connection nothing was granted.
         if has_changed && self.generation() > 0 {
             self.begin_generation();
         }

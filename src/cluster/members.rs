@@ -103,6 +103,7 @@ impl Members {
             NonZeroU32::MIN.saturating_add(u32::try_from(count).unwrap_or(u32::MAX))
         };
         let live = others(&|seen| seen.shares && seen.ago <= LIVE_FOR);
+        // Also those that go on without the server: in an outage they take a share of the rate.
         let seen_lately = others(&|seen| seen.ago <= LIVE_FOR);
         let known = others(&|seen| seen.ago <= LIVE_FOR + KNOWN_FOR);
         // Only here: an outage does not make the gateways forget each other.

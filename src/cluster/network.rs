@@ -34,6 +34,7 @@ const HEARTBEAT: &str = include_str!("scripts/heartbeat.lua");
 static HASHES: LazyLock<[String; Script::ALL.len() + 1]> = LazyLock::new(|| {
     let mut texts = Script::ALL.iter().map(|script| script.text());
     std::array::from_fn(|_| {
+        // The last one, after all scripts.
         let text = texts.next().unwrap_or(HEARTBEAT);
         redis::Script::new(text).get_hash().to_owned()
     })
@@ -138,6 +139,7 @@ impl Connect for Network {
                             }
                             None => return,
                         },
+                        // Otherwise the connection would stay open until the next announcement.
                         () = sender.closed() => return,
                     }
                 }
@@ -154,6 +156,7 @@ impl Multiplexed {
         let made = MultiplexedConnection::new_with_config(login, stream, config).await;
         let (connection, driver) = made.map_err(|error| failure(&error))?;
         let closed = CancellationToken::new();
+        // Dropped with the task, however that ends.
         let ended = closed.clone().drop_guard();
         let driver = tokio::spawn(async move {
             let _ended = ended;
@@ -167,12 +170,14 @@ impl Multiplexed {
     }
 
     pub(super) async fn query(&self, command: &Cmd) -> Result<Value, Failure> {
+        // A handle to the same connection, which several operations use at once.
         let mut connection = self.connection.clone();
         let reply = command.query_async(&mut connection).await;
         reply.map_err(|error: RedisError| failure(&error))
     }
 
     async fn require_primary(&self) -> Result<(), Failure> {
+        // What a name or a sentinel says of the server can be out of date.
         match self.query(&cmd("ROLE")).await? {
             Value::Array(role) if role.first().and_then(bytes) == Some(b"master") => Ok(()),
             _ => Err(Failure::Demoted),
@@ -193,6 +198,8 @@ impl Multiplexed {
             command
         };
         let reply = match self.query(&command("EVALSHA", hash)).await {
+            // Nothing was executed, so this repeats no operation.
+            // From now on the server knows the hash.
             Err(Failure::NoScript) => self.query(&command("EVAL", text)).await?,
             reply => reply?,
         };

@@ -17,6 +17,8 @@ pub(super) fn bytes(value: &Value) -> Option<&[u8]> {
 
 /// With which user and password a connection begins; without any, nothing is sent.
 pub(super) fn login(credentials: Option<&ClusterCredentials>) -> RedisConnectionInfo {
+    // Otherwise the library sends `CLIENT SETINFO`, which
+    // servers before Redis 7.2 do not know.
     let login = RedisConnectionInfo::default().set_skip_set_lib_name();
     let Some(credentials) = credentials else {
         return login;

@@ -79,6 +79,7 @@ impl Script {
 
     /// The text in Lua 5.1: what several scripts have in common, and what it does.
     pub(crate) fn text(self) -> &'static str {
+        // Texts are joined, because a script on the server cannot load another one.
         macro_rules! of_bucket {
             ($file:literal) => {
                 concat!(

@@ -36,6 +36,7 @@ pub(super) async fn primary(
             .await
             .unwrap_or(Err(Failure::Timeout))
     });
+    // Not the first one: it may come from a sentinel that was cut off.
     newest(join_all(statements).await)
 }
 
@@ -70,6 +71,7 @@ async fn ask_as(
     let (mut connection, driver) = made.map_err(|error| failure(&error))?;
     let mut command = cmd("SENTINEL");
     command.arg("MASTER").arg(name);
+    // The driver moves the bytes of the connection, so it runs beside the question.
     let reply = tokio::select! {
         reply = command.query_async(&mut connection) => reply,
         () = driver => return Err(Failure::Reset),

@@ -43,6 +43,7 @@ impl Cluster {
 
     /// Deregisters this gateway, for at most `cluster.timeout`. It can go on, but others do not count it.
     pub(crate) async fn leave(&self) {
+        // First: a later heartbeat of the supervisor must not register this gateway again.
         self.has_left.store(true, Ordering::Relaxed);
         if let Some(link) = self.link.load_full() {
             // A failure is logged and counted as any other; the others notice after some seconds.
@@ -80,6 +81,7 @@ impl Cluster {
     pub(super) fn record_failure(&self, failure: Failure, is_needed: bool) {
         self.series.errors(failure.name()).inc();
         self.change(|health, now| health.record_failure(failure, is_needed, now));
+        // Only a request that needs the server sets a deadline.
         if is_needed {
             self.deadline_changed.notify_one();
         }
@@ -89,6 +91,7 @@ impl Cluster {
     pub(super) fn note_need(&self) {
         let had_deadline = self.health().deadline().is_some();
         self.change(|health, now| health.record_need(now));
+        // Not for each request: the task knows that time already.
         if !had_deadline {
             self.deadline_changed.notify_one();
         }
@@ -102,6 +105,7 @@ impl Cluster {
         let fallback_since = health.fallback_since();
         change(&mut health, now);
         let (phase, failure) = (health.phase(), health.last_failure());
+        // An outage has one start and one end in the log, however often its phase changes.
         if before.is_shared() == phase.is_shared() {
             return;
         }
@@ -110,6 +114,7 @@ impl Cluster {
         if phase.is_shared() {
             self.count_fallback_until(fallback_since, now);
             let gateways = self.live().get();
+            // The first connection, without a failure before it, ends no outage.
             match fallback_since.filter(|_| failure.is_some()) {
                 Some(since) => tracing::info!(
                     gateways,
@@ -150,6 +155,7 @@ impl Cluster {
             return;
         };
         let counted = lock(&self.fallback_counted).replace(now);
+        // What was counted last may belong to an earlier outage.
         let from = counted.map_or(since, |counted| counted.max(since));
         self.series
             .add_fallback(now.saturating_duration_since(from));
@@ -167,6 +173,8 @@ impl Cluster {
             };
             tokio::select! {
                 () = ends => self.change(Health::check),
+                // `notify_one` leaves a permit, so a change since
+                // `deadline` was read is not missed.
                 () = self.deadline_changed.notified() => {}
             }
         }
@@ -179,7 +187,10 @@ impl Cluster {
                 Ok(link) => {
                     let begun = Instant::now();
                     self.serve(&link).await;
+                    // From now on a call counts as not sent, and does not wait for its timeout.
                     self.link.store(None);
+                    // One that lasted is replaced at once. One that
+                    // ended at once would be tried in a tight loop.
                     if begun.elapsed() >= RECONNECT {
                         continue;
                     }
@@ -204,6 +215,7 @@ impl Cluster {
         let link = Arc::new(Link {
             connection: connection.unwrap_or(Err(Failure::Timeout))?,
         });
+        // It writes, so it fails where the scripts of requests would fail.
         self.heartbeat(&link).await?;
         self.link.store(Some(Arc::clone(&link)));
         self.begin_generation();
@@ -248,6 +260,8 @@ impl Cluster {
                 }
                 Err(failure) => {
                     self.record_failure(failure, false);
+                    // A server that is only slow keeps its connection
+                    // for a second; then another one is tried.
                     let is_over = self.health().last_success().elapsed() >= FALLBACK_AFTER;
                     if failure.ends_connection() || is_over {
                         return;
@@ -260,6 +274,7 @@ impl Cluster {
     /// Reports this gateway, and takes over what the server knows of the others.
     async fn heartbeat(&self, link: &Link) -> Result<HeartbeatResult, Failure> {
         let own_key = self.hash_key.load_full();
+        // Read once: `all_share` holds only for what is reported here.
         let shares = self.is_shared();
         let heartbeat = Heartbeat {
             keys: [
@@ -292,6 +307,7 @@ impl Cluster {
             let key = hmac::Key::new(hmac::HMAC_SHA256, reply.hash_key.as_bytes());
             let (text, birth) = (reply.hash_key, reply.birth);
             let hash_key = HashKey { text, key, birth };
+            // Before the generation grows: what is asserted then has the new names.
             self.hash_key.store(Some(Arc::new(hash_key)));
         }
         let counts = lock(&self.members).update(reply.gateways, Instant::now());
