@@ -103,9 +103,12 @@ impl SharedBatches {
             Ok(leader) if leader == open.leader => {
                 return Role::Lead(Box::new(Lead::new(open, window)));
             }
+            // `Sealing` joins ids without a separator, so all must have one length.
             Ok(leader) if leader.len() == ID_LENGTH => open.leader = leader.to_owned(),
             _ => return Role::Local,
         }
+        // The window of the leader may be longer, and these
+        // callers wait for no longer than their own.
         let due = Duration::from_micros(due.try_into().unwrap_or(0)).min(window);
         Role::Follow(Box::new(Follow::new(open, Instant::now() + due)))
     }
@@ -116,6 +119,7 @@ impl SharedBatches {
             return None;
         }
         let name = self.cluster.keyed_hash([&b"batch"[..], key.as_bytes()])?;
+        // Another hash than the name, which the server knows.
         let sealing = self.cluster.keyed_hash([&b"sealing"[..], key.as_bytes()])?;
         Some(OpenBatch {
             key: self.cluster.key(&["batch", &hex(&name)]),

@@ -80,6 +80,7 @@ impl Follow {
         ];
         let keys = vec![open.key.clone()];
         let added = open.call(Script::Follow, keys, vec![MAX_FOLLOWERS], texts);
+        // The batch is closed, has another leader, or is followed by too many.
         if added.await.ok()?.numbers != [1] {
             return None;
         }
@@ -89,6 +90,7 @@ impl Follow {
                 () = &mut hint => {}
                 () = sleep(poll) => {}
             }
+            // Before the question: a verdict that is stored meanwhile is announced to this one.
             hint.set(waiting.hint.notified());
             hint.as_mut().enable();
             poll = POLL;
@@ -96,12 +98,15 @@ impl Follow {
             let asked = open.call(Script::Verdict, keys, Vec::new(), vec![leader.to_vec()]);
             match asked.await {
                 Ok(Reply { numbers, texts }) => match (&*numbers, &*texts) {
+                    // The leader still waits or sends.
                     ([1], []) => {}
                     ([2], [verdict]) => {
                         return open.sealing.open_verdict(&open.leader, &own.id, verdict);
                     }
+                    // The leader has ended without a verdict.
                     _ => return None,
                 },
+                // Without the server no verdict arrives.
                 Err(_) if !open.batches.cluster.is_shared() => return None,
                 Err(Unavailable::NotSent | Unavailable::Unknown) => poll = RETRY,
             }
@@ -119,6 +124,7 @@ impl<'s> Waiting<'s> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        // Held until the end: `new` adds none between the count and the removal.
         let mut waiting = self.batches.waiting();
         // This one and the table.
         if Arc::strong_count(&self.hint) <= 2 {

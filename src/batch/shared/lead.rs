@@ -43,6 +43,7 @@ impl Lead {
     /// Waits for something while the batch stays open for others.
     pub(in crate::batch) async fn during<T>(&self, wait: impl Future<Output = T>) -> T {
         let renew = || async {
+            // To join as the leader renews its lease.
             self.open.join(self.window).await.ok();
         };
         renewing(wait, renew).await
@@ -55,6 +56,7 @@ impl Lead {
         let texts = vec![open.leader.clone().into_bytes()];
         let closing = open.call(Script::Close, keys, vec![millis(LEASE)], texts);
         let added = match until {
+            // After `until` the token could not be used any more.
             Some(until) => timeout_at(until, closing).await.ok().and_then(Result::ok),
             None => closing.await.ok(),
         };
@@ -100,6 +102,8 @@ impl Closed {
             let fits = ids.len() + new.len() <= caps.ids
                 && Some(bytes + cost) <= most
                 && count + follower.callers <= caps.callers
+                // They are put into the merged request as they are,
+                // so each must be an id here, too.
                 && follower.ids.iter().all(|id| is_message_id(id));
             if fits {
                 ids.extend(new.into_iter().map(<[u8]>::to_vec));
@@ -161,6 +165,7 @@ async fn renewing<T, R: Future<Output = ()>>(
             renew().await;
         };
         tokio::select! {
+            // Nothing is renewed once the wait is over.
             biased;
             done = &mut wait => return done,
             () = renewal => {}

@@ -84,6 +84,7 @@ impl Sealing {
     ) -> Option<Contribution> {
         let text = self.open(&[leader, id], sealed)?;
         let added: Contribution = serde_json::from_slice(&text).ok()?;
+        // The seal is bound to this id, so the text does not repeat it.
         let id = id.to_owned();
         Some(Contribution { id, ..added })
     }
@@ -108,6 +109,7 @@ impl Sealing {
             remaining: shared.as_ref().and_then(|(_, (_, remaining))| *remaining),
         };
         let mut text = serde_json::to_vec(&summary).expect("numbers and texts can be written");
+        // The JSON has no raw newline, so the first one ends the summary.
         text.push(b'\n');
         text.extend(shared.into_iter().flat_map(|(_, (response, _))| response));
         self.seal(&[leader], text)
