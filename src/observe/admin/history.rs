@@ -117,6 +117,7 @@ impl Counts {
 
     fn since(self, before: Self) -> Self {
         Self {
+            // Counters only grow, and `before` was read earlier.
             requests: self.requests - before.requests,
             rejected: self.rejected - before.rejected,
             unlinked: self.unlinked - before.unlinked,
@@ -145,6 +146,7 @@ impl History {
             samples.totals.pop_front();
         }
         let failures = metrics.reload_failures.get();
+        // The counter has no time: that of the sample is late by two seconds at most.
         if failures > samples.reload_failures {
             samples.reload_failures = failures;
             samples.reload_failed_at = Some(now);
@@ -202,6 +204,7 @@ impl InstanceHistory {
             self.samples.pop_front();
         }
         let throttled = series.throttled.get();
+        // More than these would only be removed again.
         for _ in 0..(throttled - self.throttled).min(THROTTLED_COUNT as u64) {
             self.throttled_at.push_back(now);
             if self.throttled_at.len() > THROTTLED_COUNT {

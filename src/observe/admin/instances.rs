@@ -94,6 +94,7 @@ impl Instances {
             instance.tenant = tenants.name_of(&series.name).as_deref().map(Box::from);
             instance.budgets = shared.limiter.budgets(&series.name);
             let recent = history.recent(series, now);
+            // At least a second: a shorter time would make a huge rate of a few requests.
             instance.per_minute = recent.counts.requests as f64 * 60.0 / recent.seconds.max(1.0);
             let pauses = instance.budgets.iter().map(|of| of.pause);
             let present = judge::Present {

@@ -25,6 +25,7 @@ pub(super) fn gateway(
 ) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut add = |kind, detail| problems.push(Problem::new(kind, None, detail));
+    // Before the first sample there is nothing to compare with.
     if let (Some(old), new) = (samples.0.first(), samples.1) {
         let seconds = (new.at - old.at).as_secs_f64();
         let mut judge = |kind, failed: u64, all: u64, threshold| {
@@ -124,6 +125,7 @@ pub(super) fn instance(of: Present<'_>, recent: &Recent) -> Vec<Problem> {
         let percent = share * 100.0;
         add(Kind::QueueNearFull, format!("{percent:.0} %"));
     }
+    // One of the two, because they have the same alert.
     if of.pause > 0.0 {
         add(Kind::Paused, format!("{:.0} s left", of.pause.ceil()));
     } else if recent.is_throttled {
