@@ -17,8 +17,8 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, Sleep};
-use wawp_gateway::gateway::Gateway;
 
+use crate::gateways::Gateways;
 use crate::plan::{Client, Manner, Step};
 use crate::wire::{At, RESPONSE};
 use crate::writing;
@@ -32,8 +32,8 @@ const PAUSE: Duration = Duration::from_millis(30);
 #[derive(Debug)]
 pub(crate) struct Apps {
     pub(crate) began: Instant,
-    /// Each app has one of them.
-    pub(crate) gateways: Vec<Gateway>,
+    /// Each app has one of them, and another one after its crash.
+    pub(crate) gateways: Arc<Gateways>,
     /// New connections are refused: the listener is closed.
     pub(crate) closed: AtomicBool,
     pub(crate) outcomes: Mutex<Vec<Outcome>>,
@@ -48,6 +48,8 @@ pub(crate) struct Outcome {
     pub(crate) sent: At,
     pub(crate) ended: At,
     pub(crate) ending: Ending,
+    /// The number of its gateway; `None` if it was not sent.
+    pub(crate) gateway: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -82,6 +84,7 @@ enum Sender {
 
 struct Connection {
     sender: Sender,
+    gateway: usize,
     task: JoinHandle<()>,
 }
 
@@ -104,9 +107,10 @@ pub(crate) async fn live(apps: Arc<Apps>, number: usize, client: Client) {
         }
         let Some(open) = &mut connection else {
             let now = apps.now();
-            apps.record(step, now, Ending::Unsent);
+            apps.record(step, None, now, Ending::Unsent);
             continue;
         };
+        let gateway = Some(open.gateway);
         match &mut open.sender {
             Sender::H1(sender) => {
                 let sent = apps.now();
@@ -116,7 +120,7 @@ pub(crate) async fn live(apps: Arc<Apps>, number: usize, client: Client) {
                     open.task.abort();
                     connection = None;
                 }
-                apps.record(step, sent, ending);
+                apps.record(step, gateway, sent, ending);
             }
             Sender::H2(sender) => {
                 let (mut sender, apps) = (sender.clone(), Arc::clone(&apps));
@@ -124,7 +128,7 @@ pub(crate) async fn live(apps: Arc<Apps>, number: usize, client: Client) {
                     let sent = apps.now();
                     let response = sender.send_request(request(&step));
                     let ending = apps.wait(&step, response).await;
-                    apps.record(step, sent, ending);
+                    apps.record(step, gateway, sent, ending);
                 });
             }
         }
@@ -139,13 +143,14 @@ impl Apps {
         self.began.elapsed()
     }
 
-    fn record(&self, step: Step, sent: At, ending: Ending) {
+    fn record(&self, step: Step, gateway: Option<usize>, sent: At, ending: Ending) {
         let ended = self.now();
         self.outcomes.lock().unwrap().push(Outcome {
             step,
             sent,
             ended,
             ending,
+            gateway,
         });
     }
 
@@ -154,8 +159,7 @@ impl Apps {
             return None;
         }
         let (near, far) = tokio::io::duplex(buffer);
-        let gateway = self.gateways[app % self.gateways.len()].clone();
-        tokio::spawn(async move { gateway.serve(far).await });
+        let gateway = self.gateways.serve(app, far)?;
         let io = TokioIo::new(near);
         let apps = Arc::clone(self);
         let (sender, task) = if h2 {
@@ -167,7 +171,11 @@ impl Apps {
             let task = tokio::spawn(async move { apps.ended(connection.await) });
             (Sender::H1(sender), task)
         };
-        Some(Connection { sender, task })
+        Some(Connection {
+            sender,
+            gateway,
+            task,
+        })
     }
 
     /// A connection has ended; records bytes that belong to no response.

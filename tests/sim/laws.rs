@@ -150,11 +150,31 @@ impl Case {
     fn server_wait(&self) -> Duration {
         let cluster = self.config.cluster.as_ref();
         cluster.map_or(Duration::ZERO, |cluster| cluster.timeout)
+                && !self.has_crashed(arrival, response.at)
     }
 
     fn breaks(&mut self, law: &str, what: impl std::fmt::Display) {
         self.broken.push(format!("{law}: {what}"));
     }
+    /// The number of the gateway that made a call.
+    fn gateway_of(&self, arrival: &Arrival) -> usize {
+        self.seen.upstream.connections[arrival.connection].gateway
+    }
+
+    /// Whether the gateway of a call had crashed at that time.
+    fn has_crashed(&self, arrival: &Arrival, at: At) -> bool {
+        let gateway = self.gateway_of(arrival);
+        let mut crashes = self.seen.crashes.iter();
+        crashes.any(|&(crash, crashed)| crashed == gateway && crash <= at)
+    }
+
+    /// Whether the gateway of a request crashed before it had its response.
+    fn met_a_crash(&self, outcome: &Outcome) -> bool {
+        let meanwhile = outcome.sent..=outcome.ended;
+        let mut crashes = self.seen.crashes.iter();
+        crashes.any(|(at, gateway)| outcome.gateway == Some(*gateway) && meanwhile.contains(at))
+    }
+
 }
 
 /// How long the body of a slow client takes.

@@ -18,6 +18,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
 
 mod client;
+mod gateways;
 mod known;
 mod laws;
 mod plan;
@@ -151,3 +152,4 @@ fn show(seen: &run::Seen) {
     }
     println!("kills {:?}, drain {:?}", seen.upstream.kills, seen.drain);
 }
+    println!("crashes {:?}", seen.crashes);

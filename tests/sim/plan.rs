@@ -16,7 +16,7 @@ use std::time::Duration;
 use wawp_gateway::config::{Config, HttpVersion};
 
 use self::apps::World;
-pub(crate) use self::cluster::{Cluster, ServerFault};
+pub(crate) use self::cluster::{Cluster, Crash, ServerFault};
 pub(crate) use self::faults::{
     ATTEMPT_DELAY, Address, AddressState, Http2Behaviour, LOST_AFTER, UpstreamBehaviour,
 };

@@ -5,15 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
-use wawp_gateway::config::Config;
-use wawp_gateway::gateway::Gateway;
-use wawp_gateway::testing::server::{Link, ModelServer};
 
 use crate::client::{self, Apps, Outcome};
-use crate::plan::{Cluster, Plan, ServerFault};
+use crate::gateways::Gateways;
+use crate::plan::{Cluster, Plan};
 use crate::rng::Rng;
 use crate::upstream::{Record, Upstream};
 use crate::wire::At;
@@ -30,6 +27,8 @@ const AFTERMATH: Duration = Duration::from_secs(60);
 pub(crate) struct Seen {
     pub(crate) outcomes: Vec<Outcome>,
     pub(crate) upstream: Record,
+    /// When gateways crashed, and their numbers.
+    pub(crate) crashes: Vec<(At, usize)>,
     pub(crate) unexpected: Vec<String>,
     pub(crate) panics: Vec<String>,
     pub(crate) drain: At,
@@ -76,29 +75,26 @@ async fn live(seed: u64, plan: Plan) -> Seen {
     let began = Instant::now() + warm_up;
     // Independent of the plan's generator, so that each can change alone.
     let upstream = Upstream::new(plan.behaviour, Rng::new(!seed).fork(), began);
-    let (gateways, followers) = match &plan.cluster {
-        None => (
-            vec![Gateway::new(&plan.config, upstream.dial()).unwrap()],
-            Vec::new(),
-        ),
-        Some(cluster) => cluster_of(cluster, &plan.config, &upstream, began),
-    };
+    let gateways = Gateways::start(plan.config, plan.cluster.as_ref(), &upstream);
     tokio::time::sleep_until(began).await;
     let apps = Arc::new(Apps {
         began,
-        gateways: gateways.clone(),
+        gateways: Arc::clone(&gateways),
         closed: AtomicBool::new(false),
         outcomes: Mutex::default(),
         unexpected: Mutex::default(),
     });
     let restarts = tokio::spawn(Arc::clone(&upstream).restart());
     if let Some((after, config)) = plan.reload {
-        let gateways = gateways.clone();
+        let gateways = Arc::clone(&gateways);
         tokio::spawn(async move {
             tokio::time::sleep(after).await;
-            gateways.iter().for_each(|gateway| gateway.reload(&config));
+            gateways.reload(&config);
         });
     }
+    let crashes = plan
+        .cluster
+        .map(|cluster| disturb(cluster, &gateways, began));
     let mut clients = JoinSet::new();
     for (index, client) in plan.clients.into_iter().enumerate() {
         clients.spawn(client::live(Arc::clone(&apps), index, client));
@@ -120,25 +116,21 @@ async fn live(seed: u64, plan: Plan) -> Seen {
     }
     apps.closed.store(true, Ordering::Relaxed);
     let drain = began.elapsed();
-    gateways.iter().for_each(Gateway::drain);
-    let all = join_all(gateways.iter().map(Gateway::drained));
-    let drained = tokio::time::timeout(DRAIN, all).await.is_ok();
-    let metrics = gateways
-        .iter()
-        .map(|it| it.metrics().exposition())
-        .collect();
+    // Those that drain do not crash.
+    drop(crashes);
+    let drained = gateways.drain(DRAIN).await;
+    let metrics = gateways.metrics();
     while let Some(ended) = clients.join_next().await {
         ended.unwrap();
     }
-    drop(gateways);
-    followers.iter().for_each(AbortHandle::abort);
+    gateways.end();
     let apps = Arc::into_inner(apps).expect("the apps have ended");
-    drop(apps.gateways);
     restarts.abort();
     tokio::time::sleep(AFTERMATH).await;
     Seen {
         outcomes: apps.outcomes.into_inner().unwrap(),
         upstream: upstream.record(),
+        crashes: gateways.crashes(),
         unexpected: apps.unexpected.into_inner().unwrap(),
         panics: Vec::new(),
         drain,
@@ -147,34 +139,18 @@ async fn live(seed: u64, plan: Plan) -> Seen {
     }
 }
 
-/// Starts the gateways of a cluster, and what happens to their server from `began` on. Also returns the
-/// tasks by which they keep up with each other.
-fn cluster_of(
-    cluster: &Cluster,
-    config: &Config,
-    upstream: &Arc<Upstream>,
-    began: Instant,
-) -> (Vec<Gateway>, Vec<AbortHandle>) {
-    let server = ModelServer::new();
-    let links: Vec<_> = (0..cluster.gateways)
-        .map(|_| Link::new(&server, cluster.round_trip))
-        .collect();
-    let gateways = links.iter();
-    let gateways = gateways.map(|link| link.gateway(config, upstream.dial()).unwrap());
-    let started = gateways.unzip();
-    for &(at, fault) in &cluster.faults {
-        let (server, links) = (Arc::clone(&server), links.clone());
+/// Lets happen what happens to the server and to the gateways of a cluster, from `began` on. Returns
+/// the tasks by which gateways crash.
+fn disturb(cluster: Cluster, gateways: &Arc<Gateways>, began: Instant) -> JoinSet<()> {
+    for (at, fault) in cluster.faults {
+        let gateways = Arc::clone(gateways);
         tokio::spawn(async move {
             tokio::time::sleep_until(began + at).await;
-            match fault {
-                ServerFault::Way(Some(gateway), path) => links[gateway].set(path),
-                ServerFault::Way(None, path) => links.iter().for_each(|link| link.set(path)),
-                ServerFault::Clear => server.clear(),
-                ServerFault::Save => server.save(),
-                ServerFault::Restore => server.restore(),
-                ServerFault::EndAnnouncements => server.end_listening(),
-            }
+            gateways.disturb(fault);
         });
     }
-    started
+    let crashes = cluster.crashes.into_iter();
+    crashes
+        .map(|crash| Arc::clone(gateways).crash(began, crash))
+        .collect()
 }

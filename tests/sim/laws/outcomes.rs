@@ -71,6 +71,7 @@ impl Case {
                 Ending::Silence => self.breaks(LAW, format!("{tag} got nothing")),
                 Ending::Cut if outcome.step.manner == Manner::BreaksOff => {}
                 Ending::Cut if outcome.ended >= self.seen.drain => {}
+                Ending::Cut if self.met_a_crash(&outcome) => {}
                 // The upstream broke off before the head was passed on.
                 Ending::Cut if self.broke_off(&outcome) => {}
                 Ending::Cut => self.breaks(

@@ -36,6 +36,7 @@ impl Case {
                 .kills
                 .iter()
                 .any(|kill| given.at <= *kill && *kill <= outcome.ended);
+            let killed = killed || self.met_a_crash(&outcome);
             if given.status != response.status || !(whole || (broken && (given.cut || killed))) {
                 self.breaks(
                     LAW,

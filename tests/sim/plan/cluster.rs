@@ -17,9 +17,20 @@ pub(crate) struct Cluster {
     /// In no order.
     pub(crate) faults: Vec<(Duration, ServerFault)>,
     merge: bool,
+    /// Of different gateways, and not of all.
+    pub(crate) crashes: Vec<Crash>,
 }
 
 /// What happens to the server, or to the way to it.
+/// The end of a gateway that neither drains nor deregisters.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crash {
+    pub(crate) at: Duration,
+    pub(crate) gateway: usize,
+    /// After this time another gateway takes its place.
+    pub(crate) restart: Option<Duration>,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ServerFault {
     /// From now on, this becomes of the operations of this gateway; of all for `None`.
@@ -61,10 +72,12 @@ impl Cluster {
             }
         }
         Self {
+        let merge = rng.percent(90);
             gateways,
             round_trip,
             faults,
-            merge: rng.percent(90),
+            crashes: Crash::drawn(rng, gateways),
+            merge,
         }
     }
 
@@ -78,5 +91,22 @@ impl Cluster {
             merge: self.merge,
             timeout: ms(100),
         }
+    }
+}
+
+impl Crash {
+    /// At least one gateway does not crash.
+    fn drawn(rng: &mut Rng, gateways: usize) -> Vec<Self> {
+        if !rng.percent(40) {
+            return Vec::new();
+        }
+        let first = rng.below(gateways);
+        let count = 1 + rng.below(gateways - 1);
+        let crash = |index| Self {
+            at: rng.millis(4000),
+            gateway: (first + index) % gateways,
+            restart: rng.percent(50).then(|| rng.millis(3000)),
+        };
+        (0..count).map(crash).collect()
     }
 }

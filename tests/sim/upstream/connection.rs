@@ -21,7 +21,8 @@ use crate::plan::{AddressState, LOST_AFTER};
 use crate::upstream::link::Admission;
 
 impl Upstream {
-    pub(crate) fn dial(self: &Arc<Self>) -> Dial {
+    /// Connects a gateway.
+    pub(crate) fn dial(self: &Arc<Self>, gateway: usize) -> Dial {
         let (names, addresses) = (Arc::clone(self), Arc::clone(self));
         Dial::Named {
             lookup: Arc::new(move |_, port| {
@@ -32,14 +33,14 @@ impl Upstream {
             }),
             connect: Arc::new(move |address| {
                 // Not in the future: the first attempt after a lookup belongs to it.
-                let attempt = Attempting::new(&addresses, address.ip());
+                let attempt = Attempting::new(&addresses, address.ip(), gateway);
                 Box::pin(attempt.connect())
             }),
         }
     }
 
-    /// Serves requests on a new connection, from `dialled` on.
-    fn open(self: &Arc<Self>, dialled: Duration) -> Box<dyn Io> {
+    /// Serves requests on a new connection of a gateway, from `dialled` on.
+    fn open(self: &Arc<Self>, gateway: usize, dialled: Duration) -> Box<dyn Io> {
         let now = Instant::now();
         let mut state = self.state.lock().unwrap();
         let buffer = state.rng.pick(&[64, 1024, 64 * 1024]);
@@ -49,6 +50,7 @@ impl Upstream {
         let window = state.rng.pick(&[1024, 65_535, 1024 * 1024]);
         let number = state.record.connections.len();
         state.record.connections.push(ConnectionRecord {
+            gateway,
             dialled,
             opened: now - self.began,
             lost_from: lost_from.map(|from| from - self.began),
@@ -183,12 +185,13 @@ impl Drop for Open<'_> {
 struct Attempting {
     upstream: Arc<Upstream>,
     ip: IpAddr,
+    gateway: usize,
     number: usize,
     end: AttemptEnd,
 }
 
 impl Attempting {
-    fn new(upstream: &Arc<Upstream>, ip: IpAddr) -> Self {
+    fn new(upstream: &Arc<Upstream>, ip: IpAddr, gateway: usize) -> Self {
         let mut state = upstream.state.lock().unwrap();
         let number = state.record.attempts.len();
         let attempt = Attempt {
@@ -201,6 +204,7 @@ impl Attempting {
         Self {
             upstream: Arc::clone(upstream),
             ip,
+            gateway,
             number,
             end: AttemptEnd::Abandoned,
         }
@@ -229,7 +233,7 @@ impl Attempting {
             return self.refused();
         }
         self.end = AttemptEnd::Connected;
-        Ok(upstream.open(dialled))
+        Ok(upstream.open(self.gateway, dialled))
     }
 
     fn refused(&mut self) -> io::Result<Box<dyn Io>> {

@@ -60,6 +60,8 @@ pub(crate) struct Refusal {
 /// A connection to the upstream.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionRecord {
+    /// The number of the gateway that made it.
+    pub(crate) gateway: usize,
     /// When the attempt to connect began.
     pub(crate) dialled: At,
     pub(crate) opened: At,
