@@ -4,10 +4,12 @@
 //! - [`settings`]: the settings, and those that a reload applies;
 //! - [`apps`]: who sends what and when;
 //! - [`faults`]: what the upstream does, how its connections end, and where it is;
-//! - [`cluster`]: several gateways, and what becomes of their server.
+//! - [`cluster`]: several gateways, and what becomes of them and of their server;
+//! - [`contention`]: runs of several gateways in which requests meet.
 
 mod apps;
 mod cluster;
+mod contention;
 mod faults;
 mod settings;
 
@@ -155,10 +157,21 @@ impl Plan {
         }
     }
 
-    /// The same with several gateways that share their budgets and batches.
+    /// The same with several gateways that share their budgets and batches, or requests that
+    /// meet there.
     pub(crate) fn of_cluster(seed: u64) -> Self {
-        let mut plan = Self::new(seed);
-        let cluster = Cluster::drawn(&mut Rng::new(!seed));
+        let mut rng = Rng::new(!seed);
+        let mut cluster = Cluster::drawn(&mut rng);
+        let contended = match rng.below(100) {
+            0..15 => Some(contention::of_instances(&mut rng)),
+            15..23 => Some(contention::of_tenants(&mut rng)),
+            23..31 => Some(contention::of_receipts(&mut rng)),
+            _ => None,
+        };
+        if contended.is_some() {
+            cluster.faults.clear();
+        }
+        let mut plan = contended.unwrap_or_else(|| Self::new(seed));
         let other = plan.reload.as_mut().map(|(_, other)| other);
         for config in std::iter::once(&mut plan.config).chain(other) {
             config.cluster = Some(cluster.settings());

@@ -58,7 +58,7 @@ type Field = (String, Value);
 
 impl Writing {
     /// All in a JSON object, as most clients write it.
-    const JSON: Self = Self {
+    pub(crate) const JSON: Self = Self {
         body: BodyKind::Json,
         chat_in_query: false,
         ids_in_query: false,
