@@ -13,11 +13,12 @@ mod reasons;
 mod responses;
 mod sending;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use wawp_gateway::config::Config;
 
+pub(crate) use self::cluster::AMONG_GATEWAYS;
 use self::limits::Rules;
 use crate::client::{Ending, Outcome, ReceivedResponse};
 use crate::plan::{Cluster, Manner, Plan, UpstreamBehaviour};
@@ -43,11 +44,20 @@ pub(crate) struct Case {
     seen: Seen,
     /// The planned requests by their tags.
     parsed: HashMap<usize, Parsed>,
-    broken: Vec<String>,
+    verdict: Verdict,
 }
 
-/// Returns the laws that a run broke.
-pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
+/// What the laws found in a run.
+#[derive(Debug, Default)]
+pub(crate) struct Verdict {
+    /// The laws that it broke.
+    pub(crate) broken: Vec<String>,
+    /// How often a law among gateways could have been broken.
+    pub(crate) chances: BTreeMap<&'static str, usize>,
+}
+
+/// Applies all laws to a run.
+pub(crate) fn judge(facts: Facts, seen: Seen) -> Verdict {
     let parsed = seen
         .outcomes
         .iter()
@@ -63,7 +73,7 @@ pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
         dial: facts.dial,
         cluster: facts.cluster,
         seen,
-        broken: Vec::new(),
+        verdict: Verdict::default(),
     };
     case.nothing_left_open();
     case.every_caller_gets_one_outcome();
@@ -75,8 +85,8 @@ pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
     case.connections();
     case.merging();
     if let Some(cluster) = case.cluster.clone() {
-        case.shared_budgets(&cluster);
-        return case.broken;
+        case.shared(&cluster);
+        return case.verdict;
     }
     case.counters();
     case.buckets();
@@ -88,7 +98,7 @@ pub(crate) fn judge(facts: Facts, seen: Seen) -> Vec<String> {
     if case.fault_free {
         case.fault_free();
     }
-    case.broken
+    case.verdict
 }
 
 /// The parts of a plan that the laws need; the run consumes the plan.
@@ -141,21 +151,12 @@ impl Case {
     fn is_heard(&self, arrival: &Arrival) -> bool {
         arrival.response.as_ref().is_some_and(|response| {
             !response.lost
+                && !self.has_crashed(arrival, response.at)
                 && !self.seen.upstream.kills.contains(&response.at)
                 && response.at - arrival.at < self.config.upstream.response_timeout
         })
     }
 
-    /// How long the server of a cluster may hold up what has its token: a leader closes its batch.
-    fn server_wait(&self) -> Duration {
-        let cluster = self.config.cluster.as_ref();
-        cluster.map_or(Duration::ZERO, |cluster| cluster.timeout)
-                && !self.has_crashed(arrival, response.at)
-    }
-
-    fn breaks(&mut self, law: &str, what: impl std::fmt::Display) {
-        self.broken.push(format!("{law}: {what}"));
-    }
     /// The number of the gateway that made a call.
     fn gateway_of(&self, arrival: &Arrival) -> usize {
         self.seen.upstream.connections[arrival.connection].gateway
@@ -175,6 +176,20 @@ impl Case {
         crashes.any(|(at, gateway)| outcome.gateway == Some(*gateway) && meanwhile.contains(at))
     }
 
+    /// How long the server of a cluster may hold up what has its token: a leader closes its batch.
+    fn server_wait(&self) -> Duration {
+        let cluster = self.config.cluster.as_ref();
+        cluster.map_or(Duration::ZERO, |cluster| cluster.timeout)
+    }
+
+    /// Counts the cases in which a law could have been broken.
+    fn had_chances(&mut self, law: &'static str, count: usize) {
+        *self.verdict.chances.entry(law).or_default() += count;
+    }
+
+    fn breaks(&mut self, law: &str, what: impl std::fmt::Display) {
+        self.verdict.broken.push(format!("{law}: {what}"));
+    }
 }
 
 /// How long the body of a slow client takes.

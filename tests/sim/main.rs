@@ -1,6 +1,6 @@
 //! A simulation: apps, the gateway and a misbehaving upstream in one thread
 //! and in virtual time; thousands of runs, each checked by the same laws. A second test has
-//! several gateways, and a server that they share and that fails, too.
+//! several gateways that crash, and a server that they share and that fails, too.
 //!
 //! A seed decides the settings, the requests and their times, which clients leave,
 //! and how the upstream fails ([`plan`]); [`laws`] checks what happened. The seed
@@ -28,6 +28,7 @@ mod upstream;
 mod wire;
 mod writing;
 
+use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -52,15 +53,26 @@ fn every_law_holds_in_every_run() {
 
 #[test]
 fn every_law_holds_among_gateways() {
-    run_all(std::iter::empty(), RUNS_OF_CLUSTERS, Plan::of_cluster);
+    let chances = run_all(std::iter::empty(), RUNS_OF_CLUSTERS, Plan::of_cluster);
+    let is_default =
+        ["WAWP_SIM_SEEDS", "WAWP_SIM_RUNS"].map(|name| std::env::var_os(name).is_none());
+    for law in laws::AMONG_GATEWAYS {
+        let count = chances.get(law).copied().unwrap_or_default();
+        println!("{law}: {count} chances to break it");
+        assert!(
+            is_default.contains(&false) || count > 0,
+            "{law}: no run can break it"
+        );
+    }
 }
 
-/// Runs these plans, and those of the seeds.
+/// Runs these plans, and those of the seeds. Returns how often each law among gateways could have
+/// been broken.
 fn run_all(
     known: impl Iterator<Item = (String, u64, Plan)>,
     default: u64,
     drawn: impl Fn(u64) -> Plan,
-) {
+) -> BTreeMap<&'static str, usize> {
     let number = |text: &str| text.trim().parse().expect("a seed is a number");
     let seeds: Vec<u64> = match (
         std::env::var("WAWP_SIM_SEEDS"),
@@ -74,6 +86,7 @@ fn run_all(
     let watch = watch();
     let mut failed = Vec::new();
     let mut calls = (0, 0);
+    let mut chances: BTreeMap<_, usize> = BTreeMap::new();
     let of_seeds = seeds.iter().map(|&seed| {
         let name = format!("seed {seed} (WAWP_SIM_SEEDS={seed} cargo test --test sim)");
         (name, seed, drawn(seed))
@@ -94,10 +107,13 @@ fn run_all(
         if std::env::var_os("WAWP_SIM_SHOW").is_some() {
             show(&seen);
         }
-        let broken = laws::judge(facts, seen);
-        if !broken.is_empty() {
+        let verdict = laws::judge(facts, seen);
+        for (law, count) in verdict.chances {
+            *chances.entry(law).or_default() += count;
+        }
+        if !verdict.broken.is_empty() {
             eprintln!("{name}:");
-            for law in &broken {
+            for law in &verdict.broken {
                 eprintln!("  {law}");
             }
             failed.push(name);
@@ -112,6 +128,7 @@ fn run_all(
         "{} of {runs} runs broke a law: {failed:#?}",
         failed.len()
     );
+    chances
 }
 
 /// Aborts the process when a run does not end, naming it.
@@ -151,5 +168,5 @@ fn show(seen: &run::Seen) {
         println!("{attempt:?}");
     }
     println!("kills {:?}, drain {:?}", seen.upstream.kills, seen.drain);
-}
     println!("crashes {:?}", seen.crashes);
+}

@@ -107,7 +107,7 @@ impl Case {
         self.account(one) == self.account(other)
     }
 
-    fn has_one_credential(&self, of: &Parsed) -> bool {
+    pub(super) fn has_one_credential(&self, of: &Parsed) -> bool {
         let mut all = self.parsed.values();
         all.all(|parsed| parsed.credential == of.credential || !Self::is_same_instance(parsed, of))
     }

@@ -1,5 +1,9 @@
 //! What several gateways may send together (rule: cluster).
 
+mod order;
+mod pauses;
+mod weights;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -13,13 +17,42 @@ const SLOT: Duration = Duration::from_millis(100);
 /// The same for a slot of the egress or of a tenant, which is a slot of both.
 const LEASE: Duration = Duration::from_millis(200);
 
+const ORDER: &str = "gateways keep the order";
+const PAUSE: &str = "gateways share a pause";
+const PROBE: &str = "gateways share a probe";
+const MERGED: &str = "gateways share a call";
+const WEIGHTS: &str = "gateways share by weight";
+
+/// The laws that only few runs could break, so that their cases are counted.
+pub(crate) const AMONG_GATEWAYS: [&str; 5] = [ORDER, PAUSE, PROBE, WEIGHTS, MERGED];
+
 impl Case {
-    /// While nothing disturbs the server and no limit changes, all gateways together keep each budget,
-    /// but for the time in which slots are used.
-    pub(super) fn shared_budgets(&mut self, cluster: &Cluster) {
-        if !cluster.faults.is_empty() || self.reload.is_some() {
-            return;
+    /// What gateways share while nothing disturbs the server and no limit changes.
+    pub(super) fn shared(&mut self, cluster: &Cluster) {
+        self.count_shared_calls();
+        if cluster.faults.is_empty() && self.reload.is_none() {
+            self.shared_budgets();
+            self.shared_order(cluster);
+            self.shared_pauses(cluster);
+            self.shared_weights(cluster);
         }
+    }
+
+    /// Counts responses to calls of other gateways, which the laws of responses and of merged calls
+    /// judge as any others.
+    fn count_shared_calls(&mut self) {
+        let arrivals = &self.seen.upstream.arrivals;
+        let outcomes = self.seen.outcomes.iter();
+        let shared = outcomes.filter(|outcome| {
+            let call = outcome.response().and_then(|response| response.call);
+            call.is_some_and(|call| outcome.gateway != Some(self.gateway_of(&arrivals[call])))
+        });
+        let count = shared.count();
+        self.had_chances(MERGED, count);
+    }
+
+    /// All gateways together keep each budget, but for the time in which slots are used.
+    fn shared_budgets(&mut self) {
         let mut spent: BTreeMap<_, (Vec<At>, Limits)> = BTreeMap::new();
         for arrival in &self.seen.upstream.arrivals {
             let Some(parsed) = self.parsed.get(&arrival.tag) else {

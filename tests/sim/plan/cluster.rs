@@ -8,6 +8,7 @@ use wawp_gateway::testing::server::Path;
 
 use super::ms;
 use crate::rng::Rng;
+use crate::wire::At;
 
 /// The gateways of a run, and their server.
 #[derive(Clone, Debug)]
@@ -16,12 +17,11 @@ pub(crate) struct Cluster {
     pub(crate) round_trip: Duration,
     /// In no order.
     pub(crate) faults: Vec<(Duration, ServerFault)>,
-    merge: bool,
     /// Of different gateways, and not of all.
     pub(crate) crashes: Vec<Crash>,
+    merge: bool,
 }
 
-/// What happens to the server, or to the way to it.
 /// The end of a gateway that neither drains nor deregisters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Crash {
@@ -31,6 +31,7 @@ pub(crate) struct Crash {
     pub(crate) restart: Option<Duration>,
 }
 
+/// What happens to the server, or to the way to it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ServerFault {
     /// From now on, this becomes of the operations of this gateway; of all for `None`.
@@ -71,14 +72,23 @@ impl Cluster {
                 }
             }
         }
-        Self {
         let merge = rng.percent(90);
+        Self {
             gateways,
             round_trip,
             faults,
             crashes: Crash::drawn(rng, gateways),
             merge,
         }
+    }
+
+    /// When a gateway starts after a crash: it goes on without the others for a moment.
+    pub(crate) fn undisturbed_until(&self) -> At {
+        let restarts = self
+            .crashes
+            .iter()
+            .filter_map(|it| Some(it.at + it.restart?));
+        restarts.min().unwrap_or(At::MAX)
     }
 
     pub(super) fn settings(&self) -> config::Cluster {
