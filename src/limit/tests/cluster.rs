@@ -279,6 +279,21 @@ async fn the_slot_of_a_request_that_leaves_goes_to_the_next_or_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slot_on_its_way_back_is_not_used() {
+    let all = Members::start(2, ms(20), of_rate(0.1, 1, 1_000)).await;
+    let leaves = all[0].send("123");
+    tokio::time::sleep(ms(5)).await;
+    leaves.abort();
+    // Its slot came after 20 ms and is back after 30 ms.
+    tokio::time::sleep(ms(20)).await;
+    let during = all[0].send("123");
+    tokio::time::sleep(ms(10)).await;
+    let after = all[1].send("123");
+    let sent = [during.await, after.await].map(|it| it.unwrap().0.is_ok());
+    assert_eq!(sent.into_iter().filter(|is_sent| *is_sent).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_429_pauses_all_gateways_and_one_request_of_the_cluster_ends_it() {
     let all = Members::start(3, ms(1), of_rate(10.0, 5, 8_000)).await;
     let (acquired, _) = all[0].send("123").await.unwrap();

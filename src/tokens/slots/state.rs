@@ -260,7 +260,6 @@ impl State {
                 }
             }
             QuestionKind::Reserve {
-                back,
                 yields,
                 asked,
                 ahead,
@@ -269,7 +268,6 @@ impl State {
                 let &[count, first, tat, birth, step, ref state @ ..] = reply else {
                     return;
                 };
-                self.give_back(back);
                 if birth != self.birth
                     && let &[_, _, _, shift, ..] = state
                 {
@@ -305,17 +303,10 @@ impl State {
     }
 
     pub(super) fn on_no_reply(&mut self, question: &Question, now: Instant) {
-        if let QuestionKind::Reserve { back, .. } = question.kind {
-            // They may have gone back, so they cannot be used.
-            self.give_back(back);
+        if let QuestionKind::Reserve { .. } = question.kind {
             self.last = Reservation::default();
         }
         self.ask_at = Some(now + RETRY);
-    }
-
-    fn give_back(&mut self, count: usize) {
-        let kept = self.reserved.len().saturating_sub(count);
-        self.reserved.truncate(kept);
     }
 
     /// Takes over what the server says of the bucket. Returns by how much slots have been

@@ -24,8 +24,6 @@ pub(in crate::tokens::slots) struct Question {
 #[derive(Debug)]
 pub(super) enum QuestionKind {
     Reserve {
-        /// How many slots go back.
-        back: usize,
         /// For a batch of receipts that yields.
         yields: bool,
         /// For how many requests that wait.
@@ -112,6 +110,8 @@ impl State {
         if is_idle && !(is_new && has_more) {
             return None;
         }
+        // Now, not with the reply: a request that comes meanwhile must not use what goes back.
+        self.reserved.truncate(reserved - back);
         let birth = if is_new { 0 } else { self.birth };
         // Lengths and not times: the clock of the server is another one.
         let known_tat = self.known.full().saturating_duration_since(now);
@@ -128,7 +128,6 @@ impl State {
         arguments.extend(std::iter::repeat_n(0, ahead));
         Some(Question {
             kind: QuestionKind::Reserve {
-                back,
                 yields: yielding.is_some(),
                 asked: missing.len() + usize::from(yielding.is_some()),
                 ahead,
