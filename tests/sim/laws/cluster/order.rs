@@ -1,6 +1,6 @@
 //! In which order gateways send (rule: cluster).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::ORDER;
 use crate::client::Outcome;
@@ -19,26 +19,31 @@ struct Sent {
 
 impl Case {
     /// Requests of one instance leave in the order in which they arrived at any gateway, to within
-    /// one round trip; the first ones of an instance wait for one more, which tells whose credential
-    /// is verified.
+    /// one round trip: what arrives while a gateway reserves is part of the next reservation.
     ///
     /// While nothing disturbs the server and no limit changes, for instances that share no other
     /// budget and have one credential. A receipt yields, and the slot of a request that leaves
     /// goes to the next of its gateway, so neither is among the requests; after a pause some are too
-    /// late, so none of them is.
+    /// late, so none of them is. With its first requests of an instance a gateway learns whose
+    /// credential is verified, and reserves one slot at a time: others may overtake them.
     pub(super) fn shared_order(&mut self, cluster: &Cluster) {
         if !self.dial.is_zero() || self.config.egress.quota.is_some() {
             return;
         }
         let until = cluster.undisturbed_until();
-        let slack = 2 * cluster.round_trip + 3 * TICK;
+        let slack = cluster.round_trip + 5 * TICK;
         let (mut wrong, mut chances) = (Vec::new(), 0);
         for (account, mut requests) in self.queues() {
             requests.sort_unstable_by_key(|it| it.sent);
+            let mut begun = HashMap::new();
+            for request in &requests {
+                begun.entry(request.gateway).or_insert(request.sent);
+            }
             for (index, first) in requests.iter().enumerate() {
                 for later in &requests[index + 1..] {
+                    let is_known = first.sent > begun[&first.gateway] + 2 * slack;
                     let is_later = first.sent + slack < later.sent && later.left < until;
-                    if !is_later || first.left <= later.sent {
+                    if !is_known || !is_later || first.left <= later.sent {
                         continue;
                     }
                     chances += usize::from(first.gateway != later.gateway);
