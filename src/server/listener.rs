@@ -119,14 +119,12 @@ fn empty_backlog(server: &Server, listener: TcpListener) {
 
 /// Serves a connection in a separate task.
 fn spawn(server: &Server, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
-    let server = server.clone();
-    let connections = server.shared.connections.clone();
-    connections.spawn(async move {
-        serve(&server, stream, peer, permit).await;
-    });
+    let connections = &server.shared.connections;
+    connections.spawn(serve(server.clone(), stream, peer, permit));
 }
 
-async fn serve(server: &Server, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+/// Owns what it needs: a future around it would hold all of it a second time, for each connection.
+async fn serve(server: Server, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
     // Otherwise the end of a small response can wait for the acknowledgement of its
     // beginning (Nagle's algorithm). If this fails, only that is lost.
     drop(stream.set_nodelay(true));
@@ -135,7 +133,7 @@ async fn serve(server: &Server, stream: TcpStream, peer: SocketAddr, permit: Own
     };
     match server.shared.tls.load_full() {
         // Boxed: otherwise the future of a connection without TLS has room for it, too.
-        Some(tls) => Box::pin(serve_tls(server, stream, peer, &tls, permit)).await,
+        Some(tls) => Box::pin(serve_tls(&server, stream, peer, &tls, permit)).await,
         None => server.serve_client(stream, peer, Some(permit)).await,
     }
 }
@@ -184,6 +182,18 @@ mod tests {
     use crate::config::Config;
     use crate::gateway::Gateway;
     use crate::upstream::Dial;
+
+    #[test]
+    fn the_task_of_an_idle_connection_is_small() {
+        fn future<F>(
+            _: impl Fn(Server, TcpStream, SocketAddr, OwnedSemaphorePermit) -> F,
+        ) -> usize {
+            size_of::<F>()
+        }
+        // With what the runtime adds it takes 1,024 bytes. For more, the allocator has 1,280.
+        let bytes = future(serve);
+        assert!(bytes <= 900, "{bytes}");
+    }
 
     #[tokio::test]
     async fn a_connection_in_the_backlog_is_served_when_a_drain_begins() {
