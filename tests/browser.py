@@ -17,13 +17,14 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.parse
+
+from claims import free_port, wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOKEN = "browser-test-token"
@@ -175,7 +176,7 @@ class Browser:
         port = free_port()
         self.driver = subprocess.Popen([driver, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.address = f"127.0.0.1:{port}"
-        wait_for(self.address)
+        wait_for(port, TIMEOUT_S)
         options = {"binary": chromium, "args": [
             "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
             "--disable-component-update", "--disable-sync", "--disable-default-apps", "--hide-scrollbars",
@@ -291,10 +292,11 @@ class Programs:
 
     def __init__(self, program, scratch):
         self.running = []
-        self.api = f"127.0.0.1:{free_port()}"
+        port = free_port()
+        self.api = f"127.0.0.1:{port}"
         # More than the gateway lets through, so that only a number that something else uses is throttled.
         self.begin(program, scratch / "sandbox.log", ["sandbox", "--listen", self.api, "--latency", "20ms", "--rate", "15", "--burst", "40"])
-        wait_for(self.api)
+        wait_for(port, TIMEOUT_S)
         self.settings = scratch / "gateway.toml"
         self.write_settings("")
         log = scratch / "gateway.log"
@@ -423,31 +425,12 @@ class Load:
             thread.join()
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def wait_until(what, holds):
     deadline = time.monotonic() + TIMEOUT_S
     while not holds():
         if time.monotonic() > deadline:
             sys.exit(f"NOT SO: {what}")
         time.sleep(0.5)
-
-
-def wait_for(address):
-    host, port = address.rsplit(":", 1)
-    deadline = time.monotonic() + TIMEOUT_S
-    while True:
-        try:
-            socket.create_connection((host, int(port)), timeout=1).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                sys.exit(f"no response from {address}")
-            time.sleep(0.05)
 
 
 if __name__ == "__main__":

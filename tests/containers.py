@@ -27,7 +27,7 @@ import compose_spec
 import kubernetes_validate
 import yaml
 
-from claims import check, eventually
+from claims import check, eventually, wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TIMEOUT_S = 30
@@ -133,6 +133,7 @@ def serve(image, compose, running):
     check("without a gateway the health check is 1", unhealthy == 1, unhealthy)
     api = 8081
     image.start("sandbox", "--listen", f"127.0.0.1:{api}", "--latency", "0ms", log="sandbox.log")
+    wait_for(api, TIMEOUT_S)
     running.enter_context(DnsServer("by-dns.test"))
     for name in ("localhost", "by-hosts.test", "by-dns.test"):
         gateway = image.start(WAWP_GATEWAY_UPSTREAM__URL=f"http://{name}:{api}")

@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 
-from claims import check
+from claims import check, free_port, wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / ".packages/proxies"
@@ -61,7 +61,7 @@ def main():
                 gateway = Gateway(program, scratch, running)
                 port = free_port()
                 proxy(port, gateway, scratch, running)
-                wait_for(port)
+                wait_for(port, TIMEOUT_S)
                 look(proxy.__name__, port, gateway)
                 log = (scratch / f"{proxy.__name__}.log").read_text()
                 check(f"{proxy.__name__}: no access token in its log", TOKEN not in log, log)
@@ -120,7 +120,7 @@ def repeat(proxy, program, scratch, running):
     gateway = Gateway(program, scratch, running, api.port)
     port = free_port()
     proxy(port, gateway, scratch, running)
-    wait_for(port)
+    wait_for(port, TIMEOUT_S)
     with contextlib.closing(connect(port, ALLOWED)) as connection:
         for _ in range(2):
             connection.request("GET", PATH, headers={"Host": NAME})
@@ -148,7 +148,7 @@ def spread(proxy, program, scratch, running):
         gateways.append(Gateway(program, directory, running, api.port))
     port = free_port()
     proxy(port, gateways, scratch, running)
-    wait_for(port)
+    wait_for(port, TIMEOUT_S)
     instances = [f"instance-{index}" for index in range(40)]
     sent = 0
 
@@ -337,14 +337,14 @@ class Gateway:
         if upstream is None:
             upstream = free_port()
             start(running, [program, "sandbox", "--listen", f"127.0.0.1:{upstream}", "--latency", "0ms"], scratch / "sandbox.log")
-            wait_for(upstream)
+            wait_for(upstream, TIMEOUT_S)
         self.command = [
             "sh", "-c", 'exec 3<&0 < /dev/null; LISTEN_FDS=1 exec "$@"', "gateway",
             program, "serve", "--config", scratch / "gateway.toml", "--admin", f"127.0.0.1:{self.admin}",
             "--upstream", f"http://127.0.0.1:{upstream}",
         ]
         self.child = start(running, self.command, self.log, stdin=self.listener)
-        wait_for(self.admin)
+        wait_for(self.admin, TIMEOUT_S)
 
     def is_replaced(self):
         """The process ends without a word to its clients; another one takes the connections that follow."""
@@ -461,23 +461,6 @@ def start(running, command, log, environment=None, stdin=subprocess.DEVNULL):
     running.push(show)
     running.callback(end)
     return child
-
-
-def wait_for(port):
-    deadline = time.monotonic() + TIMEOUT_S
-    while True:
-        try:
-            return socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-
-
-def free_port():
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def which(name):
