@@ -25,9 +25,9 @@
 //! - `batch`: open batches, verdicts, splits
 //! - `limit`: accounts and their buckets; `tenant`: access and keys; `upstream`: connections to the upstream
 //! - `queue`: requests that wait for tokens, and which of them is next
+//! - `tokens`: when a bucket has its next token, by its own clock or reserved with other gateways
 //! - `receipt`: what may merge; `identity`: which instance and credential a request names
 //! - `body`: request and response bodies; `conn`: the state of one client connection
-//! - `tokens`: when a bucket has its next token, by its own clock or reserved with other gateways
 //! - `cluster`: what several gateways share through a server
 //! - [`metrics`], `http`: fields and codecs, `redact`: secrets in text
 //! - [`config`], `descriptors`, `grouped`, `sharded`, `yield_now`: what all others use

@@ -46,12 +46,8 @@ use crate::cluster::Cluster;
 use crate::config::{Classes, Config, LimitMode};
 use crate::identity::{Identity, InstanceId};
 use crate::observe::metrics::{BucketStatus, Metrics, Route};
-pub(crate) use crate::queue::bucket::{Bucket, next_ticket};
 use crate::queue::egress::{Egress, QueueLimits};
-pub(crate) use crate::queue::forecast::admit as admit_at;
-pub(crate) use crate::queue::request::{
-    Completion, Kind, Newcomer, Permit, RateLimited, Refusal, Scope,
-};
+pub(crate) use crate::queue::request::{Completion, Kind, Permit, RateLimited, Refusal, Scope};
 
 /// All budgets of the gateway.
 #[derive(Debug)]

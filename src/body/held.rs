@@ -59,22 +59,20 @@ impl HeldFrames {
     pub(super) fn data_at(&self, index: usize) -> Option<&Bytes> {
         match (&self.first, index) {
             (Some(first), 0) => Some(first),
-            (first, index) => {
-                let others_at = index - usize::from(first.is_some());
-                self.others.get(others_at)?.data_ref()
-            }
+            (Some(_), index) => self.others.get(index - 1)?.data_ref(),
+            (None, index) => self.others.get(index)?.data_ref(),
         }
     }
 
     pub(super) fn push_front(&mut self, piece: Bytes) {
-        self.count(&piece);
+        self.count(piece.len());
         if let Some(second) = self.first.replace(piece) {
             self.others.push_front(Frame::data(second));
         }
     }
 
     pub(super) fn push_back(&mut self, frame: Frame<Bytes>) {
-        self.count(frame.data_ref().unwrap_or(&Bytes::new()));
+        self.count(frame.data_ref().map_or(0, Bytes::len));
         self.others.push_back(frame);
     }
 
@@ -94,8 +92,8 @@ impl HeldFrames {
         spliced.into_iter().for_each(|frame| self.push_back(frame));
     }
 
-    fn count(&mut self, piece: &Bytes) {
-        self.bytes += piece.len();
-        self.cost += piece.len().max(PIECE_COST);
+    fn count(&mut self, length: usize) {
+        self.bytes += length;
+        self.cost += length.max(PIECE_COST);
     }
 }

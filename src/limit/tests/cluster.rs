@@ -11,7 +11,7 @@ mod observing;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::config;
+use crate::config::{self, Class};
 use crate::tools::testing::server::{Link, ModelServer, Path};
 
 /// How long after its end an interval still counts: slots may be used so late.
@@ -156,6 +156,20 @@ fn cluster_settings() -> config::Cluster {
 fn of_rate(rate: f64, burst: u32, max_wait: u64) -> Config {
     let mut config = settings(quota(rate, burst));
     config.limit.max_wait = ms(max_wait);
+    config
+}
+
+/// The same limit, with a bound on the concurrent calls of instance 123.
+fn with_cap(mut config: Config, max_in_flight: u32) -> Config {
+    config.limit.classes = vec![Class {
+        name: "capped".to_owned(),
+        paths: Vec::new(),
+        methods: Vec::new(),
+        instances: vec!["123".to_owned()],
+        tenants: Vec::new(),
+        quota: config.limit.quota,
+        max_in_flight: NonZeroU32::new(max_in_flight),
+    }];
     config
 }
 

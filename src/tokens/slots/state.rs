@@ -303,7 +303,7 @@ impl State {
     }
 
     pub(super) fn on_no_reply(&mut self, question: &Question, now: Instant) {
-        if let QuestionKind::Reserve { .. } = question.kind {
+        if matches!(question.kind, QuestionKind::Reserve { .. }) {
             self.last = Reservation::default();
         }
         self.ask_at = Some(now + RETRY);

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use crate::config::{Classes, Config, InstanceLimit};
 use crate::http::path;
-use crate::limit::{
-    Bucket, Completion, Kind, Newcomer, Permit, RateLimited, admit_at, next_ticket,
-};
+use crate::queue::bucket::{Bucket, next_ticket};
+use crate::queue::forecast;
+use crate::queue::request::{Completion, Kind, Newcomer, Permit, RateLimited};
 
 /// Arrivals between two searches for idle buckets.
 const SWEEP_EVERY: usize = 65_536;
@@ -86,7 +86,7 @@ impl<G: Completion> OfflineLimiter<G> {
         }
         let newcomer = newcomer(kind, now, deadline);
         let max_delay = self.config.batch.max_delay;
-        admit_at(bucket, &newcomer, max_delay, self.config.limit.max_queue)?;
+        forecast::admit(bucket, &newcomer, max_delay, self.config.limit.max_queue)?;
         let ticket = next_ticket();
         let first = bucket.push(&newcomer, max_delay, ticket, completion());
         Ok(Entry::Queued { ticket, first })
@@ -108,7 +108,7 @@ impl<G: Completion> OfflineLimiter<G> {
         };
         let newcomer = newcomer(kind, now, deadline);
         let max_delay = self.config.batch.max_delay;
-        admit_at(bucket, &newcomer, max_delay, self.config.limit.max_queue)
+        forecast::admit(bucket, &newcomer, max_delay, self.config.limit.max_queue)
     }
 
     /// Hands out every token that is there; returns when to call this again.

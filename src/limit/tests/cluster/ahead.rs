@@ -1,7 +1,6 @@
 //! Slots that a gateway reserves before requests need them.
 
 use super::*;
-use crate::config::Class;
 
 /// Requests on one gateway, evenly, and how long each waited.
 async fn steady(member: &Member, count: u32, between: Duration) -> Vec<Duration> {
@@ -60,16 +59,7 @@ async fn nothing_is_reserved_ahead_at_usual_rates() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_reserved_ahead_where_calls_in_flight_or_the_egress_are_bounded() {
-    let mut capped = of_rate(2_000.0, 100, 1_000);
-    capped.limit.classes = vec![Class {
-        name: "capped".to_owned(),
-        paths: Vec::new(),
-        methods: Vec::new(),
-        instances: vec!["123".to_owned()],
-        tenants: Vec::new(),
-        quota: quota(2_000.0, 100),
-        max_in_flight: NonZeroU32::new(50),
-    }];
+    let capped = with_cap(of_rate(2_000.0, 100, 1_000), 50);
     let mut with_egress = of_rate(2_000.0, 100, 1_000);
     with_egress.egress.quota = quota(10_000.0, 1_000);
     for config in [capped, with_egress] {

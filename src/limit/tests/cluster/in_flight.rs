@@ -1,21 +1,10 @@
 //! Calls in flight whose number is bounded, where gateways reserve slots of one bucket.
 
 use super::*;
-use crate::config::Class;
 
 /// One call in flight for each of two gateways.
 async fn capped() -> Members {
-    let mut config = of_rate(10.0, 5, 4_000);
-    config.limit.classes = vec![Class {
-        name: "capped".to_owned(),
-        paths: Vec::new(),
-        methods: Vec::new(),
-        instances: vec!["123".to_owned()],
-        tenants: Vec::new(),
-        quota: quota(10.0, 5),
-        max_in_flight: NonZeroU32::new(2),
-    }];
-    Members::start(2, ms(1), config).await
+    Members::start(2, ms(1), with_cap(of_rate(10.0, 5, 4_000), 2)).await
 }
 
 /// Waits behind a call of two seconds; returns the operations on the server meanwhile.

@@ -75,8 +75,7 @@ impl State {
     }
 
     /// How many of them to ask for. Not for each that was used, but for all when few are left.
-    pub(super) fn missing_ahead(&self, now: Instant) -> usize {
-        let wanted = self.wanted_ahead(now);
+    pub(super) fn missing_ahead(&self, wanted: usize) -> usize {
         let spare = (self.reserved.len()).saturating_sub(self.demand.deadlines.len());
         if spare > wanted / 4 {
             return 0;

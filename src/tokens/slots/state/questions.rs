@@ -55,21 +55,30 @@ impl State {
             return None;
         }
         self.drop_unusable(now);
+        self.probe(now).or_else(|| self.reservation(now, cluster))
+    }
+
+    /// Asks for the right to send a probe.
+    fn probe(&self, now: Instant) -> Option<Question> {
+        let Held { until, probe } = self.pause?;
         // A probe waits for its own slot: otherwise it would go
         // before the slots of other gateways.
-        if let Some(Held { until, probe }) = self.pause
-            && until <= now
+        let is_due = until <= now
             && !self.demand.is_empty()
             && self.reserved.front().is_some_and(|slot| slot.from <= now)
-            && matches!(probe, Probe::AskAt(at) if at <= now)
-        {
+            && matches!(probe, Probe::AskAt(at) if at <= now);
+        is_due.then(|| {
             let mut arguments = limit_of(self.quota).to_vec();
             arguments.push(micros(PROBE_TIMEOUT));
-            return Some(Question {
+            Question {
                 kind: QuestionKind::Probe,
                 arguments,
-            });
-        }
+            }
+        })
+    }
+
+    /// Asks for the slots that are missing, and gives back those that are left over.
+    fn reservation(&mut self, now: Instant, cluster: &Cluster) -> Option<Question> {
         let (wanted, reserved) = (self.demand.deadlines.len(), self.reserved.len());
         // As far as is known, the others are late whatever the server says.
         let in_time = |(before, at): &(u32, Instant)| self.due(now, *before) <= *at;
@@ -81,15 +90,12 @@ impl State {
             i64::from(cluster.known().get()),
         );
         // The part of the rate is soon another, and so are the slots that it allows.
-        let most = match live == known && !self.one_at_a_time {
-            true => MAX_SLOTS,
-            false => usize::from(reserved == 0),
+        let (most, wanted_ahead) = match live == known && !self.one_at_a_time {
+            true => (MAX_SLOTS, self.wanted_ahead(now)),
+            false => (usize::from(reserved == 0), 0),
         };
         let missing: Vec<_> = missing.filter(in_time).take(most).map(|it| it.1).collect();
-        let (wanted_ahead, ahead) = match most {
-            MAX_SLOTS => (self.wanted_ahead(now), self.missing_ahead(now)),
-            _ => (0, 0),
-        };
+        let ahead = self.missing_ahead(wanted_ahead);
         let ahead = ahead.min(MAX_SLOTS - missing.len());
         // A slot is due here as much later as the reply takes.
         let now_there = now + cluster.round_trip();
