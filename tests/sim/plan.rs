@@ -163,9 +163,9 @@ impl Plan {
         let mut rng = Rng::new(!seed);
         let mut cluster = Cluster::drawn(&mut rng);
         let contended = match rng.below(100) {
-            0..15 => Some(contention::of_instances(&mut rng)),
-            15..23 => Some(contention::of_tenants(&mut rng)),
-            23..31 => Some(contention::of_receipts(&mut rng)),
+            0..20 => Some(contention::of_instances(&mut rng)),
+            20..28 => Some(contention::of_tenants(&mut rng)),
+            28..36 => Some(contention::of_receipts(&mut rng)),
             _ => None,
         };
         if contended.is_some() {

@@ -139,8 +139,8 @@ async fn live(seed: u64, plan: Plan) -> Seen {
     }
 }
 
-/// Lets happen what happens to the server and to the gateways of a cluster, from `began` on. Returns
-/// the tasks by which gateways crash.
+/// Disturbs the server of a cluster and crashes its gateways, at times that count from `began`. Returns
+/// the tasks of the crashes.
 fn disturb(cluster: Cluster, gateways: &Arc<Gateways>, began: Instant) -> JoinSet<()> {
     for (at, fault) in cluster.faults {
         let gateways = Arc::clone(gateways);

@@ -7,51 +7,39 @@ use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use wawp_gateway::{Dial, Io};
 
 type Shared = Mutex<Option<Box<dyn Io>>>;
 
 /// Holds the streams of one gateway until it crashes.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Streams {
-    /// `None` after the crash.
-    open: Arc<Mutex<Option<Vec<Weak<Shared>>>>>,
-    aborted: watch::Sender<bool>,
-}
-
-impl Default for Streams {
-    fn default() -> Self {
-        Self {
-            open: Arc::new(Mutex::new(Some(Vec::new()))),
-            aborted: watch::channel(false).0,
-        }
-    }
+    open: Arc<Mutex<Vec<Weak<Shared>>>>,
+    aborted: CancellationToken,
 }
 
 impl Streams {
     /// Ends all streams. What was written before is still read at the other end.
     pub(super) fn abort(&self) {
-        let open = self.open.lock().unwrap().take().unwrap_or_default();
+        self.aborted.cancel();
+        let open = std::mem::take(&mut *self.open.lock().unwrap());
         for stream in open.iter().filter_map(Weak::upgrade) {
             stream.lock().unwrap().take();
         }
-        self.aborted.send_replace(true);
     }
 
     pub(super) async fn aborted(&self) {
-        let mut aborted = self.aborted.subscribe();
-        // The sender is part of this.
-        aborted.wait_for(|it| *it).await.ok();
+        self.aborted.cancelled().await;
     }
 
     /// A stream that ends with the gateway.
     pub(super) fn wrap(&self, io: Box<dyn Io>) -> io::Result<AbortableStream> {
-        let io = Arc::new(Mutex::new(Some(io)));
-        match &mut *self.open.lock().unwrap() {
-            Some(open) => open.push(Arc::downgrade(&io)),
-            None => return Err(io::ErrorKind::NetworkDown.into()),
+        if self.aborted.is_cancelled() {
+            return Err(io::ErrorKind::NetworkDown.into());
         }
+        let io = Arc::new(Mutex::new(Some(io)));
+        self.open.lock().unwrap().push(Arc::downgrade(&io));
         Ok(AbortableStream(io))
     }
 
@@ -63,13 +51,13 @@ impl Streams {
         let (names, streams) = (self.clone(), self.clone());
         Dial::Named {
             lookup: Arc::new(move |host, port| {
-                if *names.aborted.borrow() {
+                if names.aborted.is_cancelled() {
                     return Err(io::ErrorKind::NetworkDown.into());
                 }
                 lookup(host, port)
             }),
             connect: Arc::new(move |address| {
-                if *streams.aborted.borrow() {
+                if streams.aborted.is_cancelled() {
                     return Box::pin(async { Err(io::ErrorKind::NetworkDown.into()) });
                 }
                 let (attempt, streams) = (connect(address), streams.clone());

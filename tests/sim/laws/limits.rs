@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU32;
 
-use wawp_gateway::config::{Classes, Config, Quota};
+use wawp_gateway::config::{Classes, Config, Quota, Tenant};
 
 use super::{Case, TICK};
 use crate::wire::{At, Parsed, SEEN};
@@ -143,6 +143,12 @@ impl Case {
     /// The group of a call, and its instance: what has a bucket.
     pub(super) fn account(&self, parsed: &Parsed) -> (String, String) {
         (self.rules.group_of(parsed), parsed.instance.clone())
+    }
+
+    /// The tenant of a call, if its instance belongs to one.
+    pub(super) fn tenant_of(&self, parsed: &Parsed) -> Option<&Tenant> {
+        let mut tenants = self.config.tenants.iter();
+        tenants.find(|tenant| tenant.instances.contains(&parsed.instance))
     }
 
     /// The limit of a call. Plans keep its group over a reload.

@@ -82,7 +82,8 @@ impl Cluster {
         }
     }
 
-    /// When a gateway starts after a crash: it goes on without the others for a moment.
+    /// Until the first gateway that starts after a crash: it begins without the server, and the laws of
+    /// what gateways share do not hold for it.
     pub(crate) fn undisturbed_until(&self) -> At {
         let restarts = self
             .crashes

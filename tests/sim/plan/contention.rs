@@ -16,15 +16,19 @@ use crate::writing::Writing;
 /// How long requests arrive.
 const LASTS: Duration = Duration::from_secs(4);
 
-/// One or two instances with more requests than their buckets give, on all gateways. In half of the
+/// One or two instances with more requests than their buckets give, on all gateways. In most of the
 /// runs the upstream throttles some.
 pub(super) fn of_instances(rng: &mut Rng) -> Plan {
     let rate = rng.pick(&[2.0, 5.0, 10.0]);
     let mut plan = undisturbed(rng);
     plan.config.limit.quota = Some(quota(rng, rate));
     plan.config.limit.max_wait = rng.pick(&[ms(1000), ms(4000)]);
-    if rng.percent(50) {
-        plan.behaviour.throttles = rng.pick(&[10, 30]);
+    if rng.percent(70) {
+        plan.behaviour.throttles = rng.pick(&[5, 10]);
+        // Requests of other gateways wait beyond a pause, and have slots before the probe has its
+        // response.
+        plan.behaviour.latency = rng.pick(&[300, 1500]);
+        plan.config.limit.max_wait = ms(4000);
     }
     let instances = 1 + rng.below(2);
     let mut tags = 0;

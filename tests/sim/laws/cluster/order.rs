@@ -97,8 +97,7 @@ impl Case {
     /// Whether the bucket of a request alone decides when it leaves.
     fn is_ordered(&self, outcome: &Outcome) -> bool {
         let parsed = &self.parsed[&outcome.step.tag];
-        let mut tenants = self.config.tenants.iter();
-        let tenant = tenants.find(|tenant| tenant.instances.contains(&parsed.instance));
+        let tenant = self.tenant_of(parsed);
         outcome.step.manner == Manner::Waits
             && !parsed.is_receipt()
             && self.has_one_credential(parsed)

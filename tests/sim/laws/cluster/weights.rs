@@ -70,8 +70,7 @@ impl Case {
         let mut flows: BTreeMap<_, Flow> = BTreeMap::new();
         for outcome in &self.seen.outcomes {
             let parsed = &self.parsed[&outcome.step.tag];
-            let mut tenants = self.config.tenants.iter();
-            let tenant = tenants.find(|it| it.instances.contains(&parsed.instance));
+            let tenant = self.tenant_of(parsed);
             if !self.is_limited_by_egress_alone(outcome)
                 || tenant.is_some_and(|it| it.quota.is_some())
             {
