@@ -97,7 +97,9 @@ enum What {
         is_stale: bool,
         named: i64,
     },
-    Probe,
+    Probe {
+        late: i64,
+    },
     Settled {
         is_stale: bool,
         is_accepted: bool,
@@ -121,7 +123,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             knows_birth, known_tat, known_pause, back, yields, share, deadlines,
         }),
         2 => (any::<bool>(), some(90_000_000)).prop_map(|(is_stale, named)| What::Throttled { is_stale, named }),
-        2 => Just(What::Probe),
+        2 => some(9_000_000).prop_map(|late| What::Probe { late }),
         2 => (prop::bool::weighted(0.2), any::<bool>())
             .prop_map(|(is_stale, is_accepted)| What::Settled { is_stale, is_accepted }),
     ];
@@ -167,7 +169,7 @@ impl Step {
                 ("reserve", own)
             }
             What::Throttled { is_stale, named } => ("throttled", vec![of(*is_stale), *named]),
-            What::Probe => ("probe", vec![2_000_000]),
+            What::Probe { late } => ("probe", vec![2_000_000, *late]),
             What::Settled {
                 is_stale,
                 is_accepted,

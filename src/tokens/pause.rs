@@ -28,7 +28,7 @@ const INITIAL_PAUSE: Duration = Duration::from_secs(1);
 const MIN_REPEATED_PAUSE_CAP: Duration = Duration::from_secs(1);
 
 /// A longer `Retry-After` is cut to this length: the upstream has been seen to send six days.
-const MAX_PAUSE: Duration = Duration::from_secs(60);
+pub(super) const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// If the probe has no response after this time, the next request goes as
 /// another probe: a probe may be a video that uploads for minutes.

@@ -191,7 +191,7 @@ impl Slots {
             texts: Vec::new(),
         };
         let reply = self.cluster().call(call).await.ok()?.numbers;
-        is_sane(&reply).then_some(reply)
+        (is_sane(&reply) && is_in_reach(script, &reply)).then_some(reply)
     }
 
     /// What the server announced of this bucket.
@@ -224,6 +224,16 @@ fn is_sane(reply: &[i64]) -> bool {
         return false;
     };
     are_exact(reply) && paused.max(tat - spare) <= LONGEST && (1..=LONGEST).contains(&interval)
+}
+
+/// Whether what a script returns before the state has an end.
+fn is_in_reach(script: Script, reply: &[i64]) -> bool {
+    let within = |micros: &i64| *micros <= LONGEST;
+    match (script, reply) {
+        (Script::Reserve, [_, first, _, _, step, ..]) => within(first) && within(step),
+        (Script::Probe, [_, wait, ..]) => within(wait),
+        _ => true,
+    }
 }
 
 impl Tokens for SharedTokens {

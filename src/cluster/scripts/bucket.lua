@@ -8,7 +8,7 @@
 --
 -- tat       theoretical arrival time (GCRA): a token is due at tat - spare
 -- interval, spare, strict: the strictest limit that a gateway used, and until when it applies
--- paused    the end of the pause, also after it has passed
+-- paused    the end of the pause, also after it has passed; then when the last probe was sent
 -- epoch     when the pause began; 0 before the first. It names the pause.
 -- recovers  1 from the beginning of a pause until a request has succeeded
 -- probe     when the request was sent that may end the pause; 0 if none is out
@@ -57,9 +57,10 @@ local function save()
     redis.call('SET', KEYS[1], bucket, 'PX', math.floor(until_same / 1000) + 1000)
 end
 
--- What a gateway has to know of the bucket.
+-- What a gateway has to know of the bucket. After a pause: 2 while a probe is out, 1 otherwise.
 local function state()
-    return epoch, paused - now, recovers, shift, tat - now, interval, spare
+    local recovering = recovers == 1 and probe > 0 and 2 or recovers
+    return epoch, paused - now, recovering, shift, tat - now, interval, spare
 end
 
 local function announce()

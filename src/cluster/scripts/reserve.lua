@@ -34,7 +34,8 @@ if back > 0 and tat == tonumber(ARGV[7]) then
 end
 
 local between = math.floor(interval * ARGV[9] / 1000)
-tat = math.max(tat, now)
+-- Until a pause is over no token comes back: behind the probe the rate applies, without a burst.
+tat = math.max(tat, recovers == 1 and now + spare or now)
 local first = tat - spare - now
 local reserved = 0
 for index = 10, #ARGV do

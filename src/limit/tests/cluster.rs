@@ -7,6 +7,7 @@ mod histories;
 mod in_flight;
 mod leases;
 mod observing;
+mod pauses;
 
 use tokio::task::JoinHandle;
 

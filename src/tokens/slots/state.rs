@@ -33,6 +33,11 @@ use questions::QuestionKind;
 pub(super) use questions::{Question, Report};
 use slot::{Reservation, Slot};
 
+/// In the state of a bucket: a pause is not over, and no request was sent that may end it.
+const RECOVERS: i64 = 1;
+/// The same, and a probe is out.
+const PROBED: i64 = 2;
+
 /// A reply that is older than one which came before it is not older than this.
 const OVERTAKEN: Duration = Duration::from_secs(1);
 
@@ -152,6 +157,7 @@ impl State {
                 let known = self.known.due(now, 0).max(self.held(now));
                 fallback.empty_until(known + part.interval());
                 self.fallback = Some(Box::new(fallback));
+                self.drop_paused(now);
                 // The fallback is empty until the pause has ended.
                 // What was admitted may be late now.
                 (self.pause, self.ask_at, self.has_news) = (None, None, true);
@@ -171,15 +177,36 @@ impl State {
         }
     }
 
+    /// Drops what was reserved, if there is a pause and no server: only the server moves slots.
+    fn drop_paused(&mut self, now: Instant) {
+        let Some(fallback) = &mut self.fallback else {
+            return;
+        };
+        if let Some(pause) = self.pause {
+            fallback.empty_until(fallback.due(now, 0).max(pause.until));
+        }
+        if self.pause.is_some() || fallback.is_recovering() {
+            self.reserved.clear();
+            // What was admitted may be late now.
+            self.has_news = true;
+        }
+    }
+
     pub(super) fn due(&self, now: Instant, before: u32) -> Instant {
         let index = before as usize;
         if let Some(slot) = self.reserved.get(index) {
             return slot.from.max(self.held(now)).max(now);
         }
         let beyond = before.saturating_sub(self.reserved.len().try_into().unwrap_or(u32::MAX));
-        match &self.fallback {
-            Some(fallback) => fallback.due(now, beyond),
-            None => self.known.due(now, beyond).max(self.held(now)),
+        match (&self.fallback, self.pause) {
+            (Some(fallback), _) => fallback.due(now, beyond),
+            (None, None) => self.known.due(now, beyond),
+            // Behind the probe the rate applies, without a burst.
+            (None, Some(pause)) => {
+                let interval = self.known.quota().map(|quota| quota.interval());
+                let first = self.known.due(now, 0).max(pause.until);
+                first + interval.unwrap_or_default().saturating_mul(beyond)
+            }
         }
     }
 
@@ -190,25 +217,32 @@ impl State {
     /// When a token can be taken, or when to look again.
     pub(super) fn ready_at(&mut self, now: Instant) -> Instant {
         self.drop_unusable(now);
+        let usable = self.usable_at(now);
+        let asks = self.ask_at.filter(|at| *at > now);
+        match asks.filter(|_| !self.demand.is_empty()) {
+            // Also where a slot is due later: what waits behind it may need another.
+            Some(asks) => usable.min(asks),
+            None => usable,
+        }
+    }
+
+    /// When a token can be taken; far away where a reply of the server comes first.
+    fn usable_at(&self, now: Instant) -> Instant {
         // Also without a server: what was reserved before is used first.
         let Some(slot) = self.reserved.front() else {
-            if let Some(fallback) = &self.fallback {
-                return fallback.due(now, 0);
-            }
-            let ask_at = self
-                .ask_at
-                .filter(|at| *at > now && !self.demand.is_empty());
-            return ask_at.unwrap_or(now + UNKNOWN);
+            let fallback = self.fallback.as_ref();
+            return fallback.map_or(now + UNKNOWN, |fallback| fallback.due(now, 0));
         };
+        let from = slot.from.max(now);
         match self.pause {
+            None => from,
             Some(pause) if pause.until > now => pause.until,
-            Some(pause) => match pause.probe {
-                Probe::Mine => slot.from.max(now),
+            Some(pause) => match pause.asks_at(now) {
+                None => from,
                 // At that time the right is asked for; the reply wakes.
-                Probe::AskAt(at) if at.max(slot.from) > now => at.max(slot.from),
-                Probe::AskAt(_) => now + UNKNOWN,
+                Some(at) if at.max(from) > now => at.max(from),
+                Some(_) => now + UNKNOWN,
             },
-            None => slot.from.max(now),
         }
     }
 
@@ -247,14 +281,14 @@ impl State {
     pub(super) fn on_reply(&mut self, question: &Question, reply: &[i64], now: Instant) {
         self.ask_at = None;
         match question.kind {
-            QuestionKind::Probe => {
+            QuestionKind::Probe { until } => {
                 let &[is_mine, wait, ref state @ ..] = reply else {
                     return;
                 };
                 self.learn(state, now);
                 if let Some(pause) = &mut self.pause {
                     pause.probe = match is_mine {
-                        1 => Probe::Mine,
+                        1 => Probe::Mine { until },
                         _ => Probe::AskAt(now + length(wait).max(Duration::from_millis(1))),
                     };
                 }
@@ -285,6 +319,7 @@ impl State {
                     self.reserved.push_back(Slot::new(due, now, usable));
                 }
                 self.last = Reservation { tat, step, count };
+                self.drop_paused(now);
                 if count < asked + ahead {
                     self.ahead.on_scarce(now);
                 }
@@ -337,8 +372,14 @@ impl State {
         let until = offset(now, paused);
         match (recovers, &mut self.pause) {
             // The pause that is known, or a shorter one: the right to send its probe stays.
-            (1, Some(pause)) if until <= pause.until.max(now) => pause.until = until,
-            (1, pause) => {
+            (RECOVERS | PROBED, Some(pause)) if until <= pause.until.max(now) => {
+                pause.until = until;
+                // The probe of another gateway has failed.
+                if let (RECOVERS, Probe::AskAt(at)) = (recovers, &mut pause.probe) {
+                    *at = until.min(*at);
+                }
+            }
+            (RECOVERS | PROBED, pause) => {
                 let probe = Probe::AskAt(until);
                 *pause = Some(Held { until, probe });
             }
@@ -346,6 +387,7 @@ impl State {
             _ if self.reports > 0 => {}
             (_, pause) => *pause = None,
         }
+        self.drop_paused(now);
         0
     }
 
@@ -362,7 +404,7 @@ impl State {
         // A reply that finds no bucket would lose its slots, or its pause.
         let is_used = self.is_asking || self.reports > 0 || reserved.any(|it| it.is_usable(now));
         !is_used
-            && self.pause.is_none()
+            && self.pause.is_none_or(|pause| pause.is_forgotten(now))
             && self.known.is_full(now)
             && fallback.is_none_or(|fallback| fallback.is_full(now))
     }

@@ -150,7 +150,7 @@ impl DataSet {
                 (Vec::new(), true, true)
             }
             Script::Probe => {
-                let wait = bucket.probe(arguments[2], now);
+                let wait = bucket.probe(arguments[2], arguments[3], now);
                 (
                     vec![i64::from(wait == 0), wait],
                     bucket.recovers && wait == 0,
@@ -263,7 +263,8 @@ impl Bucket {
             self.tat -= back;
         }
         let step = self.interval * share / 1000;
-        self.tat = self.tat.max(now);
+        let empty = if self.recovers { self.spare } else { 0 };
+        self.tat = self.tat.max(now + empty);
         let first = self.tat - self.spare - now;
         let mut reserved = 0;
         for deadline in deadlines {
@@ -301,7 +302,7 @@ impl Bucket {
         self.shift_to(from, self.paused);
     }
 
-    fn probe(&mut self, timeout: i64, now: i64) -> i64 {
+    fn probe(&mut self, timeout: i64, late: i64, now: i64) -> i64 {
         if !self.recovers {
             return 0;
         }
@@ -309,7 +310,8 @@ impl Bucket {
         if wait > 0 {
             return wait;
         }
-        self.probe = now;
+        self.shift_to(self.paused.max(now - late), now);
+        (self.paused, self.probe) = (now, now);
         0
     }
 
@@ -330,7 +332,7 @@ impl Bucket {
         [
             self.epoch,
             self.paused - now,
-            i64::from(self.recovers),
+            i64::from(self.recovers) * (1 + i64::from(self.probe > 0)),
             self.shift,
             self.tat - now,
             self.interval,

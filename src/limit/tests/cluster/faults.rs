@@ -86,6 +86,9 @@ async fn a_reply_that_no_script_returns_neither_stops_nor_fills_the_gateway() {
         // Full for ever, and paused for ever.
         vec![0, 0, 0, 0, 1, 0, 0, 0, 0, 1 << 50, 100_000, 100_000],
         vec![0, 0, 0, 0, 1, 1, 1 << 50, 1, 0, 0, 100_000, 100_000],
+        // A slot that is never due.
+        vec![1, 1 << 50, 0, 0, 1, 0, 0, 0, 0, 0, 100_000, 100_000],
+        vec![1, 0, 0, 0, 1 << 50, 0, 0, 0, 0, 0, 100_000, 100_000],
     ] {
         let all = Members::start(1, ms(1), of_rate(10.0, 2, 1_000)).await;
         all.server

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::State;
 use super::questions::Report;
 use crate::tokens::Tokens;
-use crate::tokens::pause::assumed_pause;
+use crate::tokens::pause::{MAX_PAUSE, assumed_pause};
 
 /// A pause, until a request has succeeded after it.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +24,24 @@ pub(super) struct Held {
 pub(super) enum Probe {
     /// To be asked for at this time.
     AskAt(Instant),
-    /// It is here, and the next slot may be used.
-    Mine,
+    /// It is here until this time, and the next slot may be used.
+    Mine { until: Instant },
+}
+
+impl Held {
+    /// When the right to send a probe is asked for; `None` while it is here.
+    pub(super) fn asks_at(&self, now: Instant) -> Option<Instant> {
+        match self.probe {
+            Probe::AskAt(at) => Some(at),
+            // Then another gateway may have it.
+            Probe::Mine { until } => (until <= now).then_some(until),
+        }
+    }
+
+    /// Whether it ended so long ago that the server has forgotten it.
+    pub(super) fn is_forgotten(&self, now: Instant) -> bool {
+        now >= self.until + MAX_PAUSE
+    }
 }
 
 impl State {
@@ -39,6 +55,7 @@ impl State {
         if let Some(fallback) = &mut self.fallback {
             // There is no server that could pause the other gateways.
             fallback.on_429(now, sent, retry_after);
+            self.drop_paused(now);
             return None;
         }
         let named = retry_after.unwrap_or_default();
@@ -94,15 +111,14 @@ impl State {
     pub(in crate::tokens::slots) fn held_until(&self, now: Instant) -> Option<Instant> {
         match (&self.fallback, self.pause) {
             (Some(fallback), _) => fallback.held_until(now),
-            (
-                None,
-                Some(Held {
-                    until,
-                    probe: Probe::AskAt(at),
-                }),
+            (None, pause) => {
+                let pause = pause?;
                 // Until then the probe of another gateway may be under way.
-            ) => Some(until.max(at)).filter(|until| *until > now),
-            (None, pause) => pause.map(|it| it.until).filter(|until| *until > now),
+                let until = pause
+                    .asks_at(now)
+                    .map_or(pause.until, |at| pause.until.max(at));
+                (until > now).then_some(until)
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Held, Probe, State};
+use super::State;
 use crate::cluster::{Cluster, Script, micros};
 use crate::tokens::micros::limit_of;
 use crate::tokens::pause::PROBE_TIMEOUT;
@@ -33,8 +33,8 @@ pub(super) enum QuestionKind {
         /// The connection on which it is asked.
         generation: u64,
     },
-    /// The right to send a probe.
-    Probe,
+    /// The right to send a probe, which is here until this time at most.
+    Probe { until: Instant },
 }
 
 /// A response of the upstream that the other gateways have to know of.
@@ -60,20 +60,21 @@ impl State {
 
     /// Asks for the right to send a probe.
     fn probe(&self, now: Instant) -> Option<Question> {
-        let Held { until, probe } = self.pause?;
+        let (pause, slot) = (self.pause?, self.reserved.front()?);
+        let asks = pause.asks_at(now).is_some_and(|at| at <= now);
         // A probe waits for its own slot: otherwise it would go
         // before the slots of other gateways.
-        let is_due = until <= now
-            && !self.demand.is_empty()
-            && self.reserved.front().is_some_and(|slot| slot.from <= now)
-            && matches!(probe, Probe::AskAt(at) if at <= now);
-        is_due.then(|| {
-            let mut arguments = limit_of(self.quota).to_vec();
-            arguments.push(micros(PROBE_TIMEOUT));
-            Question {
-                kind: QuestionKind::Probe,
-                arguments,
-            }
+        if pause.until > now || slot.from > now || !asks || self.demand.is_empty() {
+            return None;
+        }
+        let late = now - slot.from;
+        let mut arguments = limit_of(self.quota).to_vec();
+        arguments.extend([PROBE_TIMEOUT, late].map(micros));
+        Some(Question {
+            kind: QuestionKind::Probe {
+                until: now + PROBE_TIMEOUT,
+            },
+            arguments,
         })
     }
 
@@ -111,7 +112,8 @@ impl State {
         let generation = cluster.generation();
         let is_new = self.generation != generation;
         // On a new connection debt and a pause are asserted, also where nothing waits.
-        let has_more = !self.known.is_full(now) || self.pause.is_some();
+        let is_paused = self.pause.is_some_and(|pause| pause.until > now);
+        let has_more = !self.known.is_full(now) || is_paused;
         let is_idle = missing.is_empty() && back == 0 && yielding.is_none() && ahead == 0;
         if is_idle && !(is_new && has_more) {
             return None;
@@ -157,7 +159,7 @@ impl Question {
     pub(in crate::tokens::slots) fn script(&self) -> Script {
         match self.kind {
             QuestionKind::Reserve { .. } => Script::Reserve,
-            QuestionKind::Probe => Script::Probe,
+            QuestionKind::Probe { .. } => Script::Probe,
         }
     }
 }
