@@ -175,10 +175,16 @@ impl Slots {
         let mut state = self.lock();
         // Before `learn`: while a report is under way, it ignores that the server knows no pause.
         state.reports -= 1;
+        let now = Instant::now();
         if let Some(reply) = reply {
-            state.learn(&reply, Instant::now());
+            state.learn(&reply, now);
         }
-        drop(state);
+        // Where nothing waits, no task asks: what a pause has refused may leave slots.
+        if state.demand.is_empty() {
+            self.ask_if_needed(state, now);
+        } else {
+            drop(state);
+        }
         self.wake();
     }
 

@@ -318,7 +318,8 @@ impl State {
                     let usable = if index < asked { USABLE } else { USABLE_AHEAD };
                     self.reserved.push_back(Slot::new(due, now, usable));
                 }
-                self.last = Reservation { tat, step, count };
+                let tat = tat + missed;
+                self.last = self.last.then(Reservation { tat, step, count });
                 self.drop_paused(now);
                 if count < asked + ahead {
                     self.ahead.on_scarce(now);
@@ -361,6 +362,7 @@ impl State {
                 // Moved as on the server, so that all gateways keep the order of their requests.
                 slot.shift(-missed);
             }
+            self.last.tat -= missed;
             self.shifted = Some(now);
         }
         self.shift = shift;

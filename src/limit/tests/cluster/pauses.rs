@@ -193,3 +193,25 @@ async fn a_pause_that_nothing_follows_keeps_no_account() {
         assert_eq!(account.is_idle(Instant::now(), false), is_idle);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn slots_of_requests_that_a_pause_refuses_go_back() {
+    let all = Members::start(2, ms(1), of_rate(10.0, 1, 4_000)).await;
+    let (first, _) = all[0].send("123").await.unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..30 {
+        waiting.push(all[0].send("123"));
+        tokio::time::sleep(ms(3)).await;
+    }
+    let began = Instant::now();
+    all[0].respond("123", &first.unwrap(), 429, Some(ms(10_000)));
+    for request in waiting {
+        let (refused, at) = request.await.unwrap();
+        assert!(refused.is_err() || at <= began);
+    }
+    // From now on all requests arrive at the other gateway.
+    tokio::time::sleep(ms(10_000)).await;
+    let began = Instant::now();
+    let sent = times(vec![all[1].send("123")]).await;
+    assert!(sent[0] - began <= ms(110), "{:?}", sent[0] - began);
+}

@@ -103,8 +103,12 @@ impl State {
         let left = |at: &Instant| micros(at.saturating_duration_since(now_there));
         // A receipt that yields has at most one.
         let needed = wanted.max(usize::from(self.demand.yielding.is_some())) + wanted_ahead;
-        // Only slots of the last reservation: others may have reserved since the earlier ones.
-        let back = reserved.saturating_sub(needed).min(self.last.count);
+        // Only the last slots: others may have reserved since the earlier ones. And not while a report
+        // of this gateway may move them.
+        let back = match self.reports {
+            0 => reserved.saturating_sub(needed).min(self.last.count),
+            _ => 0,
+        };
         let yielding = self
             .demand
             .yielding
@@ -128,7 +132,8 @@ impl State {
         });
         let mut arguments = limit_of(self.quota).to_vec();
         arguments.extend([birth, micros(known_tat), micros(known_pause)]);
-        arguments.extend([back as i64 * self.last.step, self.last.tat]);
+        let tat = self.last.tat;
+        arguments.extend([self.last.give_back(back), tat]);
         // Gateways that have vanished may go on without the server, with their share.
         arguments.extend([i64::from(yielding.is_some()), 1000 * known / live]);
         arguments.extend(missing.iter().chain(yielding.as_ref()).map(left));

@@ -17,15 +17,36 @@ pub(super) struct Slot {
     pub(super) usable: Duration,
 }
 
-/// The last reservation, whose slots can go back.
+/// The last reservations, between which no other gateway had one: their slots can go back.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Reservation {
-    /// The tat after it, in the server's time.
+    /// The tat after them, in the server's time.
     pub(super) tat: i64,
-    /// The time between two of its slots.
+    /// The time between two of their slots.
     pub(super) step: i64,
-    /// How many slots it gave.
+    /// How many slots they gave.
     pub(super) count: usize,
+}
+
+impl Reservation {
+    /// Adds the next one, or begins anew with it.
+    pub(super) fn then(self, next: Self) -> Self {
+        let begins = next.tat - next.step * next.count as i64;
+        let is_next = begins == self.tat && next.step == self.step;
+        let before = if is_next { self.count } else { 0 };
+        Self {
+            count: before + next.count,
+            ..next
+        }
+    }
+
+    /// The last slots go back. Returns by how much that moves the tat.
+    pub(super) fn give_back(&mut self, slots: usize) -> i64 {
+        let back = slots as i64 * self.step;
+        self.tat -= back;
+        self.count -= slots;
+        back
+    }
 }
 
 impl Slot {
