@@ -166,6 +166,7 @@ impl Plan {
             0..20 => Some(contention::of_instances(&mut rng)),
             20..28 => Some(contention::of_tenants(&mut rng)),
             28..36 => Some(contention::of_receipts(&mut rng)),
+            36..48 => Some(contention::with_quiet_times(&mut rng)),
             _ => None,
         };
         if contended.is_some() {

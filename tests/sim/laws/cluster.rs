@@ -2,6 +2,7 @@
 
 mod order;
 mod pauses;
+mod tokens;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -19,12 +20,13 @@ const LEASE: Duration = Duration::from_millis(200);
 
 const ORDER: &str = "gateways keep the order";
 const PAUSE: &str = "gateways share a pause";
+const TOKEN: &str = "gateways give the next token";
 const PROBE: &str = "gateways share a probe";
 const MERGED: &str = "gateways share a call";
 const WEIGHTS: &str = "gateways share by weight";
 
 /// The laws that only few runs could break, so that their cases are counted.
-pub(crate) const AMONG_GATEWAYS: [&str; 5] = [ORDER, PAUSE, PROBE, WEIGHTS, MERGED];
+pub(crate) const AMONG_GATEWAYS: [&str; 6] = [ORDER, PAUSE, PROBE, TOKEN, WEIGHTS, MERGED];
 
 impl Case {
     /// What gateways share while nothing disturbs the server and no limit changes.
@@ -35,6 +37,7 @@ impl Case {
             self.shared_order(cluster);
             self.shared_pauses(cluster);
             self.shared_weights(cluster);
+            self.shared_tokens(cluster);
         }
     }
 

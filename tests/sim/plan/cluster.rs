@@ -10,6 +10,9 @@ use super::ms;
 use crate::rng::Rng;
 use crate::wire::At;
 
+/// Until then each gateway has reported itself for the second time: that it uses the server.
+const SECOND_REPORT: Duration = Duration::from_millis(2_100);
+
 /// The gateways of a run, and their server.
 #[derive(Clone, Debug)]
 pub(crate) struct Cluster {
@@ -83,13 +86,17 @@ impl Cluster {
     }
 
     /// Until the first gateway that starts after a crash: it begins without the server, and the laws of
-    /// what gateways share do not hold for it.
+    /// what gateways share do not hold for it. The others believe the same of a gateway that crashes
+    /// before its second report.
     pub(crate) fn undisturbed_until(&self) -> At {
-        let restarts = self
+        let times = self
             .crashes
             .iter()
-            .filter_map(|it| Some(it.at + it.restart?));
-        restarts.min().unwrap_or(At::MAX)
+            .filter_map(|crash| match crash.at < SECOND_REPORT {
+                true => Some(crash.at),
+                false => Some(crash.at + crash.restart?),
+            });
+        times.min().unwrap_or(At::MAX)
     }
 
     pub(super) fn settings(&self) -> config::Cluster {

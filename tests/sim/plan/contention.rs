@@ -43,6 +43,27 @@ pub(super) fn of_instances(rng: &mut Rng) -> Plan {
     plan
 }
 
+/// Two clients of one instance that are quiet most of the time, also after a 429.
+pub(super) fn with_quiet_times(rng: &mut Rng) -> Plan {
+    let mut plan = undisturbed(rng);
+    let rate = rng.pick(&[2.0, 5.0, 10.0]);
+    plan.config.limit.quota = Some(quota(rng, rate));
+    plan.config.limit.max_wait = ms(4000);
+    plan.behaviour.latency = rng.pick(&[20, 300]);
+    plan.behaviour.throttles = rng.pick(&[10, 30]);
+    plan.behaviour.fails = rng.pick(&[0, 20]);
+    let mut tags = 0;
+    for _ in 0..2 {
+        let mut client = client(rng, 0, 2.0, &mut tags);
+        for step in &mut client.steps[1..] {
+            // Some come together, so that one waits for the probe of the other.
+            step.think += rng.pick(&[ms(0), ms(1000), ms(5000)]);
+        }
+        plan.clients.push(client);
+    }
+    plan
+}
+
 /// Two tenants with more requests than their shares of the egress, on all gateways.
 pub(super) fn of_tenants(rng: &mut Rng) -> Plan {
     let rate = rng.pick(&[15.0, 20.0]);

@@ -95,7 +95,7 @@ impl Case {
     }
 
     /// Whether the bucket of a request alone decides when it leaves.
-    fn is_ordered(&self, outcome: &Outcome) -> bool {
+    pub(super) fn is_ordered(&self, outcome: &Outcome) -> bool {
         let parsed = &self.parsed[&outcome.step.tag];
         let tenant = self.tenant_of(parsed);
         outcome.step.manner == Manner::Waits

@@ -104,7 +104,7 @@ impl Case {
     }
 
     /// The calls of a bucket.
-    fn calls_like(&self, parsed: &Parsed) -> impl Iterator<Item = &Arrival> {
+    pub(super) fn calls_like(&self, parsed: &Parsed) -> impl Iterator<Item = &Arrival> {
         let arrivals = self.seen.upstream.arrivals.iter();
         arrivals.filter(move |arrival| {
             let other = self.parsed.get(&arrival.tag);
