@@ -68,6 +68,7 @@ fn main() -> Result<()> {
             proxy_core,
             load_core,
             gateway: settings.gateway.clone(),
+            other_gateway: settings.other_gateway.clone(),
         };
         let mut terminated = signal(SignalKind::terminate())?;
         // Whichever comes first: programs under measurement end when they are dropped.

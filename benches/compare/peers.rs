@@ -20,6 +20,8 @@ pub(crate) enum Peer {
     Haproxy,
     Plain,
     Gateway,
+    /// Another build of the gateway, if one is named.
+    OtherGateway,
 }
 
 /// Where and how proxies are started.
@@ -34,6 +36,22 @@ pub(crate) struct TestBed {
     pub(crate) load_core: usize,
     /// The gateway's program.
     pub(crate) gateway: PathBuf,
+    pub(crate) other_gateway: Option<PathBuf>,
+}
+
+impl TestBed {
+    /// These, and the other build of the gateway if there is one.
+    pub(crate) fn peers(&self, peers: &[Peer]) -> Vec<Peer> {
+        let other = self.other_gateway.as_ref().map(|_| Peer::OtherGateway);
+        peers.iter().copied().chain(other).collect()
+    }
+
+    fn gateway(&self, peer: Peer) -> &Path {
+        match (peer, &self.other_gateway) {
+            (Peer::OtherGateway, Some(other)) => other,
+            _ => &self.gateway,
+        }
+    }
 }
 
 /// What may differ between scenarios.
@@ -79,6 +97,7 @@ impl Peer {
             Self::Haproxy => "HAProxy",
             Self::Plain => "plain hyper",
             Self::Gateway => "gateway",
+            Self::OtherGateway => "other build",
         }
     }
 
@@ -121,8 +140,8 @@ impl Peer {
                     word(&argument);
                 }
             }
-            Self::Gateway => {
-                word(&bed.gateway);
+            Self::Gateway | Self::OtherGateway => {
+                word(&bed.gateway(self));
                 let upstream = format!("{scheme}://{upstream}");
                 let listen = address.to_string();
                 let flags = [

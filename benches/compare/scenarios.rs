@@ -103,7 +103,7 @@ struct Field(Vec<(Peer, Process)>);
 impl Field {
     async fn start(bed: &TestBed, peers: &[Peer], tuning: &Tuning) -> Result<Self> {
         let mut running = Vec::new();
-        for &peer in peers {
+        for peer in bed.peers(peers) {
             running.push((peer, peer.start(bed, tuning).await?));
         }
         Ok(Self(running))
@@ -116,8 +116,8 @@ impl Field {
     }
 }
 
-fn names(peers: &[Peer]) -> Vec<&'static str> {
-    peers.iter().map(|peer| peer.name()).collect()
+fn names(bed: &TestBed, peers: &[Peer]) -> Vec<&'static str> {
+    bed.peers(peers).into_iter().map(Peer::name).collect()
 }
 
 fn microseconds(time: Duration) -> f64 {

@@ -7,7 +7,7 @@ use crate::Result;
 use crate::scenarios::Scenario;
 
 const USAGE: &str =
-    "cargo bench --bench compare -- [--quick] [--rounds N] [--gateway FILE] [SCENARIO…]
+    "cargo bench --bench compare -- [--quick] [--rounds N] [--gateway FILE] [--against FILE] [SCENARIO…]
 scenarios: pass responses tls inflight latency memory bodies receipts merged lone cores population cluster";
 
 /// How much is measured.
@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) scenarios: Vec<Scenario>,
     /// The gateway's program.
     pub(crate) gateway: PathBuf,
+    /// Another build of it, which is measured in the same rounds.
+    pub(crate) other_gateway: Option<PathBuf>,
 }
 
 impl Settings {
@@ -30,6 +32,7 @@ impl Settings {
             turn: Duration::from_millis(1500),
             scenarios: Vec::new(),
             gateway: PathBuf::from(env!("CARGO_BIN_EXE_wawp-gateway")),
+            other_gateway: None,
         };
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
@@ -43,6 +46,7 @@ impl Settings {
                 }
                 "--rounds" => settings.rounds = value()?.parse::<usize>()?.clamp(1, 100),
                 "--gateway" => settings.gateway = PathBuf::from(value()?),
+                "--against" => settings.other_gateway = Some(PathBuf::from(value()?)),
                 name => settings.scenarios.push(Scenario::named(name).ok_or(USAGE)?),
             }
         }

@@ -26,7 +26,7 @@ const SAMPLE: Duration = Duration::from_millis(10);
 const PIECE: usize = 64 * 1024;
 
 pub(super) async fn measure(bed: &TestBed, settings: &Settings) -> Result<Table> {
-    let mut table = Table::new("bodies of 20 MB, one connection", names(&Peer::ALL));
+    let mut table = Table::new("bodies of 20 MB, one connection", names(bed, &Peer::ALL));
     let field = Field::start(bed, &Peer::ALL, &Tuning::default()).await?;
     let megabytes = (BODIES * BODY) as f64 / 1e6;
     for round in 0..settings.rounds {
@@ -50,7 +50,7 @@ pub(super) async fn measure(bed: &TestBed, settings: &Settings) -> Result<Table>
     }
     drop(field);
     for _ in 0..settings.rounds.min(memory::ROUNDS) {
-        for peer in Peer::ALL {
+        for peer in bed.peers(&Peer::ALL) {
             for up in [true, false] {
                 let name = format!("{}: memory taken meanwhile, MiB", way(up));
                 table.add(&name, peer.name(), taken(peer, bed, up).await?);

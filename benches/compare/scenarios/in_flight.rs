@@ -19,7 +19,7 @@ const UPSTREAM: Duration = Duration::from_millis(150);
 /// Receipts, of which none is merged.
 pub(super) async fn measure(bed: &TestBed, settings: &Settings) -> Result<Table> {
     let title = format!("receipts without merging, {IN_FLIGHT} in flight, upstream 150 ms");
-    let mut table = Table::new(title, names(&PEERS));
+    let mut table = Table::new(title, names(bed, &PEERS));
     let tuning = Tuning {
         keepalive: 2 * IN_FLIGHT,
         gateway: vec![("BATCH__WINDOW", "0ms".to_owned())],

@@ -30,7 +30,7 @@ const STEP_MICROS: u64 = 377;
 /// The upstream responds at once: its timer would be in the figures.
 pub(super) async fn measure(bed: &TestBed, settings: &Settings) -> Result<Table> {
     let title = "a lone receipt, upstream responds at once: added to the window, µs";
-    let mut table = Table::new(title, names(&Peer::ALL));
+    let mut table = Table::new(title, names(bed, &Peer::ALL));
     let tuning = Tuning {
         gateway: vec![("BATCH__WINDOW", format!("{}ms", WINDOW.as_millis()))],
         ..Tuning::default()
@@ -54,7 +54,7 @@ pub(super) async fn measure(bed: &TestBed, settings: &Settings) -> Result<Table>
                 let mut through = Connections::open(process.address, 1).await?;
                 let through = one_by_one(&mut through, &requests).await?;
                 let window = match peer {
-                    Peer::Gateway => microseconds(WINDOW),
+                    Peer::Gateway | Peer::OtherGateway => microseconds(WINDOW),
                     _ => 0.0,
                 };
                 for percent in [50, 90] {

@@ -33,10 +33,10 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) const ROUNDS: usize = 3;
 
 pub(super) async fn measure(bed: &TestBed, settings: &Settings) -> Result<Table> {
-    let mut table = Table::new("memory (Pss)", names(&Peer::ALL));
+    let mut table = Table::new("memory (Pss)", names(bed, &Peer::ALL));
     let requests = Requests::messages(INSTANCES);
     for _ in 0..settings.rounds.min(ROUNDS) {
-        for peer in Peer::ALL {
+        for peer in bed.peers(&Peer::ALL) {
             let mut add = |name: &str, value| table.add(name, peer.name(), value);
             let (process, rest) = at_rest(peer, bed, &requests).await?;
             add("at rest, MiB", rest / 1024.0 / 1024.0);

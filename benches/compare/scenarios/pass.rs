@@ -21,7 +21,7 @@ const WARM_UP: Duration = Duration::from_millis(100);
 /// Processor time per call and calls a second in a closed loop.
 pub(super) async fn capacity(bed: &TestBed, settings: &Settings) -> Result<Table> {
     let title = format!("pass-through, 200 B each way, {CONNECTIONS} connections, cores: 1");
-    let mut table = Table::new(title, names(&Peer::ALL));
+    let mut table = Table::new(title, names(bed, &Peer::ALL));
     let field = Field::start(bed, &Peer::ALL, &Tuning::default()).await?;
     fill(
         &mut table,
@@ -37,7 +37,7 @@ pub(super) async fn capacity(bed: &TestBed, settings: &Settings) -> Result<Table
 /// The same with responses of 3 KB, the size of the samples that the vendor shows.
 pub(super) async fn responses(bed: &TestBed, settings: &Settings) -> Result<Table> {
     let title = format!("responses of 3 KB, {CONNECTIONS} connections");
-    let mut table = Table::new(title, names(&Peer::ALL));
+    let mut table = Table::new(title, names(bed, &Peer::ALL));
     let field = Field::start(bed, &Peer::ALL, &Tuning::default()).await?;
     let requests = Requests::messages_to(SAMPLE, INSTANCES);
     fill(&mut table, "", &field, settings, &requests).await?;
@@ -74,7 +74,7 @@ pub(super) async fn scaling(bed: &TestBed, settings: &Settings) -> Result<Table>
     // The plain proxy has one thread only.
     const PEERS: [Peer; 3] = [Peer::Nginx, Peer::Haproxy, Peer::Gateway];
     let title = format!("pass-through, 200 B each way, {CONNECTIONS} connections");
-    let mut table = Table::new(title, names(&PEERS));
+    let mut table = Table::new(title, names(bed, &PEERS));
     let tuning = Tuning {
         workers: 2,
         ..Tuning::default()
@@ -133,7 +133,7 @@ async fn full_tilt(process: &Process, requests: &Requests, length: Duration) -> 
 /// Latency at fixed rates, beyond that of the upstream called directly.
 pub(super) async fn latency(bed: &TestBed, settings: &Settings) -> Result<Table> {
     let title = format!("added latency, 200 B each way, {CONNECTIONS} connections");
-    let mut table = Table::new(title, names(&Peer::ALL));
+    let mut table = Table::new(title, names(bed, &Peer::ALL));
     let field = Field::start(bed, &Peer::ALL, &Tuning::default()).await?;
     let requests = Requests::messages(INSTANCES);
     for rate in RATES {

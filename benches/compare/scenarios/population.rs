@@ -24,7 +24,7 @@ pub(super) const RATE: &str = "0.01";
 const WINDOW: Duration = Duration::from_millis(3_900);
 
 pub(super) async fn measure(bed: &TestBed, settings: &Settings) -> Result<Table> {
-    let mut table = Table::new("processor time per call, µs", names(&Peer::ALL));
+    let mut table = Table::new("processor time per call, µs", names(bed, &Peer::ALL));
     instances(bed, settings, &mut table).await?;
     batches(bed, settings, &mut table).await?;
     Ok(table)

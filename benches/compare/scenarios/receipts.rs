@@ -40,7 +40,7 @@ struct Load {
 
 pub(super) async fn measure(bed: &TestBed, settings: &Settings) -> Result<Table> {
     let title = format!("receipts, {CALLERS} callers a chat, {RATE} callers/s, upstream 20 ms");
-    let mut table = Table::new(title, names(&Peer::ALL));
+    let mut table = Table::new(title, names(bed, &Peer::ALL));
     let field = Field::start(bed, &Peer::ALL, &Tuning::default()).await?;
     let load = Load {
         callers: CALLERS,
@@ -54,7 +54,7 @@ pub(super) async fn measure(bed: &TestBed, settings: &Settings) -> Result<Table>
 /// As many callers as one merged request can carry: in a closed loop, and at a fixed rate.
 pub(super) async fn merged(bed: &TestBed, settings: &Settings) -> Result<Table> {
     let title = format!("merged receipts, {} callers a chat", BUSY.callers);
-    let mut table = Table::new(title, names(&Peer::ALL));
+    let mut table = Table::new(title, names(bed, &Peer::ALL));
     let field = Field::start(bed, &Peer::ALL, &Tuning::default()).await?;
     let requests = Requests::receipts(CHATS, BUSY.callers, INSTANCES);
     for round in 0..settings.rounds {

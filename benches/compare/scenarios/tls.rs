@@ -14,7 +14,7 @@ const PEERS: [Peer; 3] = [Peer::Nginx, Peer::Haproxy, Peer::Gateway];
 
 pub(super) async fn measure(bed: &TestBed, settings: &Settings) -> Result<Table> {
     let title = format!("TLS 1.3 to the upstream, 200 B each way, {CONNECTIONS} connections");
-    let mut table = Table::new(title, names(&PEERS));
+    let mut table = Table::new(title, names(bed, &PEERS));
     let requests = Requests::messages(INSTANCES);
     let versions = [
         (Protocol::Tls, "HTTP/1.1: "),
