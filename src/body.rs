@@ -1,7 +1,7 @@
 //! Bodies of requests and responses.
 //!
 //! - [`client`], [`incoming`], [`held`]: a request body, received from the client;
-//! - [`request`]: a request body, sent to the upstream;
+//! - [`request`], [`kept`]: a request body, sent to the upstream;
 //! - [`client_response`]: a response, sent to the client;
 //! - [`splice`]: replaced bytes within a body.
 //!
@@ -13,6 +13,7 @@ mod client;
 mod client_response;
 mod held;
 mod incoming;
+mod kept;
 mod request;
 mod splice;
 

@@ -46,6 +46,7 @@ pub mod gateway;
 mod grouped;
 mod http;
 mod identity;
+mod keepalive;
 mod limit;
 mod observe;
 mod proxy;

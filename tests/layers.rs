@@ -14,7 +14,14 @@ use std::path::{Path, PathBuf};
 /// The modules from the lowest layer to the highest. Modules of one line are one
 /// layer and do not import each other.
 const LAYERS: &[&[&str]] = &[
-    &["config", "descriptors", "grouped", "sharded", "yield_now"],
+    &[
+        "config",
+        "descriptors",
+        "grouped",
+        "keepalive",
+        "sharded",
+        "yield_now",
+    ],
     &["http", "redact"],
     &["observe::metrics"],
     &["cluster"],

@@ -111,8 +111,10 @@ impl<'b> Settlement<'b> {
             .of(key, Instant::now())
             .is_some()
         {
-            followed.conclude(None).await;
-            return self.settle(callers, acquired).await;
+            // At the same time: a slot has to be used in time.
+            let own = self.settle(callers, acquired);
+            tokio::join!(own, followed.conclude(None));
+            return;
         }
         self.calls.others = followed.others();
         let count = callers.len() + self.calls.others.callers;

@@ -179,7 +179,8 @@ impl ClientBody {
         if !self.is_held() || !self.held.is_data() {
             return Ok(None);
         }
-        // The usual case, without a copy: `Bytes` are shared.
+        // The usual case, without a copy: `Bytes` are shared, and a short piece has a buffer of
+        // its size since it is held.
         if self.held.len() <= 1 {
             return Ok(Some(self.held.data().next().cloned().unwrap_or_default()));
         }

@@ -10,9 +10,14 @@ use http_body::Frame;
 
 use super::splice;
 
-/// The least memory, in bytes, that a piece is counted with. A body that
+/// From this length on, a piece is held in the buffer in which it arrived; a shorter one is copied.
+/// A piece keeps its whole buffer alive, and hyper may read each piece into a new one of 8 KiB: a
+/// shared piece fills three quarters of that, but single bytes would take 8 KiB each.
+pub(super) const SHARED_FROM: usize = 6 * 1024;
+
+/// The least memory, in bytes, that a piece is counted with: its entry. A body that
 /// arrives in single bytes would otherwise take a hundred times its size.
-const PIECE_COST: usize = 64;
+const PIECE_COST: usize = size_of::<Frame<Bytes>>();
 
 /// Frames of a request body.
 #[derive(Debug, Default)]
@@ -71,7 +76,15 @@ impl HeldFrames {
         }
     }
 
+    /// Holds a frame that has arrived. A short piece is copied; see [`SHARED_FROM`].
     pub(super) fn push_back(&mut self, frame: Frame<Bytes>) {
+        self.append(frame.map_data(|piece| match piece.len() < SHARED_FROM {
+            true => Bytes::copy_from_slice(&piece),
+            false => piece,
+        }));
+    }
+
+    fn append(&mut self, frame: Frame<Bytes>) {
         self.count(frame.data_ref().map_or(0, Bytes::len));
         self.others.push_back(frame);
     }
@@ -89,11 +102,68 @@ impl HeldFrames {
             held.others.push_front(Frame::data(first));
         }
         let spliced = splice::splice(held.others, edits);
-        spliced.into_iter().for_each(|frame| self.push_back(frame));
+        // Without a copy: they are parts of pieces that are held already.
+        spliced.into_iter().for_each(|frame| self.append(frame));
     }
 
     fn count(&mut self, length: usize) {
         self.bytes += length;
         self.cost += length.max(PIECE_COST);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// A buffer as hyper reads into; counts itself while it exists.
+    struct Buffer {
+        bytes: [u8; 8192],
+        _alive: Arc<()>,
+    }
+
+    impl AsRef<[u8]> for Buffer {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+
+    /// Pieces of this length, each in a buffer of its own, which holds a clone of `alive`.
+    pub(in crate::body) fn pieces(
+        count: usize,
+        length: usize,
+        alive: &Arc<()>,
+    ) -> impl Iterator<Item = Bytes> {
+        (0..count).map(move |n| {
+            let bytes = [(n % 251) as u8; 8192];
+            let _alive = Arc::clone(alive);
+            Bytes::from_owner(Buffer { bytes, _alive }).slice(..length)
+        })
+    }
+
+    #[test]
+    fn held_pieces_do_not_keep_buffers_that_they_hardly_fill() {
+        for (length, kept) in [(1, 0), (SHARED_FROM - 1, 0), (SHARED_FROM, 10)] {
+            let (mut held, alive) = (HeldFrames::default(), Arc::new(()));
+            for piece in pieces(10, length, &alive) {
+                held.push_back(Frame::data(piece));
+            }
+            assert_eq!(Arc::strong_count(&alive) - 1, kept, "{length}");
+            assert_eq!(held.bytes, 10 * length);
+            for (piece, expected) in held.data().zip(pieces(10, length, &alive)) {
+                assert_eq!(piece, &expected);
+            }
+        }
+    }
+
+    #[test]
+    fn the_cost_of_single_bytes_is_that_of_their_entries() {
+        let (mut held, alive) = (HeldFrames::default(), Arc::new(()));
+        for piece in pieces(1000, 1, &alive) {
+            held.push_back(Frame::data(piece));
+        }
+        assert_eq!(held.cost, 1000 * size_of::<Frame<Bytes>>());
     }
 }

@@ -17,6 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::{Notify, SetOnce, oneshot};
 use tokio::time::Instant;
 
+use super::kept::KeptPieces;
 use super::{ClientBody, Error, SCAN_LIMIT};
 use crate::http::request_head::RequestHead;
 
@@ -57,8 +58,7 @@ pub(crate) struct Streamed {
 
 /// The pieces of a streamed body that were sent.
 struct Kept {
-    pieces: Vec<Bytes>,
-    length: usize,
+    pieces: KeptPieces,
     recover: oneshot::Sender<Box<Streamed>>,
 }
 
@@ -178,8 +178,7 @@ impl RequestBody {
             Self::Streamed(streamed) => {
                 let (recover, body) = oneshot::channel();
                 streamed.kept = Some(Kept {
-                    pieces: Vec::new(),
-                    length: 0,
+                    pieces: KeptPieces::default(),
                     recover,
                 });
                 KeptBody::Streamed(body)
@@ -287,11 +286,9 @@ impl Streamed {
             return;
         };
         let data = frame.as_ref().ok().and_then(Frame::data_ref);
+        let fits = |data: &Bytes| kept.pieces.length + data.len() <= SCAN_LIMIT;
         match data {
-            Some(data) if kept.length + data.len() <= SCAN_LIMIT && !kept.recover.is_closed() => {
-                kept.length += data.len();
-                kept.pieces.push(data.clone());
-            }
+            Some(data) if fits(data) && !kept.recover.is_closed() => kept.pieces.push(data),
             // Too long, failed, with trailers, or no longer wanted: the receiver is
             // dropped when the response arrives.
             _ => self.kept = None,
@@ -301,14 +298,11 @@ impl Streamed {
 
 impl Drop for Streamed {
     fn drop(&mut self) {
-        let Some(Kept {
-            pieces, recover, ..
-        }) = self.kept.take()
-        else {
+        let Some(Kept { pieces, recover }) = self.kept.take() else {
             return;
         };
         let mut body = self.body.take();
-        body.prepend(pieces);
+        body.prepend(pieces.into_pieces());
         // An error means that the receiver is gone, because the response has arrived:
         // the body is not needed again.
         drop(recover.send(Box::new(Self {
@@ -325,5 +319,37 @@ impl std::fmt::Debug for Streamed {
         f.debug_struct("Streamed")
             .field("is_held_back", &self.gate.is_some())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::super::held::tests::pieces;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_copy_of_single_bytes_is_recovered_and_keeps_no_buffer() {
+        let alive = Arc::new(());
+        let mut body = ClientBody::none(Duration::ZERO);
+        body.prepend(pieces(1000, 1, &alive).collect());
+        let mut body = RequestBody::Streamed(Box::new(Streamed {
+            body,
+            gate: None,
+            progress: Progress::new(),
+            kept: None,
+        }));
+        let copy = body.keep_copy();
+        while !body.is_end_stream() {
+            poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        }
+        assert_eq!(Arc::strong_count(&alive), 1, "buffers are kept");
+        drop(body);
+        let Some(RequestBody::Streamed(mut recovered)) = copy.recover().await else {
+            panic!("not recovered");
+        };
+        let whole = recovered.body.whole().await.unwrap().unwrap();
+        assert_eq!(whole, pieces(1000, 1, &alive).collect::<Vec<_>>().concat());
     }
 }

@@ -1,7 +1,6 @@
 //! The bounded scan of a body for instance and credentials.
 //!
-//! Invariants: at most [`SCAN_LIMIT`] bytes are held, in the buffers in which they arrived;
-//! the body is forwarded byte for byte.
+//! Invariants: at most [`SCAN_LIMIT`] bytes are held; the body is forwarded byte for byte.
 
 use std::borrow::Borrow;
 use std::future::poll_fn;

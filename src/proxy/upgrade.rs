@@ -1,7 +1,8 @@
 //! Upgraded connections: bytes in both directions until one side ends.
 //!
 //! Invariants: the bytes are not inspected; a drain ends the connection, because a
-//! WebSocket may have no end by itself.
+//! WebSocket may have no end by itself. There is no timeout, because both sides may be
+//! silent for long; TCP keep-alive finds those that have vanished.
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::Server;
 use super::tls::Acceptor;
 use crate::conn::rewind::Rewind;
-use crate::descriptors;
 use crate::observe::metrics::Unreadable;
+use crate::{descriptors, keepalive};
 
 /// The pause after an accept error such as "too many open files": the next
 /// accept would fail immediately, too.
@@ -38,6 +38,9 @@ pub(crate) async fn accept(
     // loop ends, because it may still accept some.
     let _accepting = server.shared.connections.token();
     let permits = &server.shared.permits;
+    // Otherwise an upgraded connection, on which both sides may be silent, would keep its permit
+    // for ever when its client vanishes. If this fails, only that is lost.
+    drop(keepalive::enable(&listener));
     loop {
         // The permit comes before the connection: above `server.max_connections`
         // connections wait in the backlog, where they take no descriptor.
@@ -193,6 +196,28 @@ mod tests {
         // With what the runtime adds it takes 1,024 bytes. For more, the allocator has 1,280.
         let bytes = future(serve);
         assert!(bytes <= 900, "{bytes}");
+    }
+
+    #[tokio::test]
+    async fn an_accepted_socket_detects_a_client_that_vanishes() {
+        let gateway = Gateway::new(&Config::default(), Dial::Tcp).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let socket = listener.into_std().unwrap();
+        let listener = TcpListener::from_std(socket.try_clone().unwrap()).unwrap();
+        let stop = CancellationToken::new();
+        stop.cancel();
+        accept(gateway.server(), listener, true, &stop).await;
+        let _client = TcpStream::connect(address).await.unwrap();
+        // As the accept loop would have accepted it.
+        let (accepted, _) = TcpListener::from_std(socket)
+            .unwrap()
+            .accept()
+            .await
+            .unwrap();
+        let accepted = socket2::SockRef::from(&accepted);
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), keepalive::TIME);
     }
 
     #[tokio::test]

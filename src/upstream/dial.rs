@@ -16,19 +16,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::error::Unreachable;
-use crate::descriptors;
+use crate::{descriptors, keepalive};
 
 /// How long the operating system waits for the acknowledgement of data before it
 /// ends the connection: a NAT or a dead upstream may drop packets without a reset.
 /// Long enough for an upstream that stops reading a long request for a while: a
 /// closed receive window counts too.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// While nothing is sent, the operating system tests a connection (TCP keep-alive) after
-/// this time, so that a request that waits for its response fails if the upstream dies.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_RETRIES: u32 = 3;
 
 /// How long an address is tried alone before the next one is tried as well: the
 /// recommendation of RFC 8305 §5.
@@ -173,14 +167,10 @@ fn configured(stream: TcpStream) -> io::Result<TcpStream> {
     // (rule: bounds).
     descriptors::check_upstream(&stream)?;
     stream.set_nodelay(true)?;
-    let socket = socket2::SockRef::from(&stream);
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_RETRIES);
-    socket.set_tcp_keepalive(&keepalive)?;
+    // A request that waits for its response fails if the upstream dies.
+    keepalive::enable(&stream)?;
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     Ok(stream)
 }
 

@@ -142,3 +142,31 @@ fn a_waiting_receipt_takes_at_most_half_more_than_its_size() {
         assert!(each <= most, "{each} kB for {ids} ids");
     }
 }
+
+/// Clients that send a body in single bytes.
+const SLOW: usize = 20;
+
+#[test]
+fn bodies_that_arrive_in_single_bytes_are_held_in_little_memory() {
+    let sandbox = RunningSandbox::start(Default::default());
+    let gateway = Program::serve(sandbox.address, &[]);
+    // Held while the instance is searched, until `server.header_timeout`.
+    let head = "POST /v2/send/text HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut clients: Vec<_> = (0..SLOW).map(|_| connect(gateway.address)).collect();
+    for client in &mut clients {
+        client.set_nodelay(true).unwrap();
+        client.write_all(head.as_bytes()).unwrap();
+    }
+    let before = gateway.memory();
+    // With pauses, so that the gateway reads most bytes one by one.
+    for _ in 0..600 {
+        for client in &mut clients {
+            client.write_all(b"1\r\n \r\n").unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let each = gateway.memory().saturating_sub(before) / SLOW as u64;
+    // 600 buffers of 8 KiB would take 2,400 kB, one page of each.
+    assert!(each <= 600, "{each} kB");
+}

@@ -218,3 +218,28 @@ async fn without_the_server_each_gateway_merges_its_own_receipts() {
         assert_eq!(all[0].calls().len(), 2);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_call_after_a_common_failure_does_not_wait_until_its_followers_are_returned() {
+    let all = Gateways::without_limit(2, |_| ()).await;
+    for link in &all.links {
+        link.set(Path::Open(ms(30)));
+    }
+    // Until the gateways have measured it.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    all[0].sandbox.script(Fault::status(500).times(ALWAYS));
+    // The leader remembers the common failure.
+    all[0].send_all(&receipts(2)).await;
+    let before = all[0].sent().len();
+    let start = Instant::now();
+    let leads = all[0].send(&receipt_of(&["a"]));
+    tokio::time::sleep(ms(2)).await;
+    let follows = all[1].send(&receipt_of(&["b"]));
+    tokio::join!(leads, follows);
+    let call = &all[0].calls()[before];
+    assert_eq!(call.ids, ids(&["a"]));
+    let took = call.at - start;
+    // Its window, then one operation on the server, which closes the batch.
+    assert!(took <= ms(50 + 30 + 5), "{took:?}");
+    assert_eq!(all[0].sent().len(), before + 2);
+}

@@ -104,5 +104,5 @@ async fn a_socket_detects_an_upstream_that_drops_packets() {
     let stream = AddressRace::default().tcp(&[address]).await.unwrap();
     let socket = socket2::SockRef::from(&stream);
     assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
-    assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE);
+    assert_eq!(socket.tcp_keepalive_time().unwrap(), keepalive::TIME);
 }
