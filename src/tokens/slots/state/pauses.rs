@@ -96,8 +96,7 @@ impl State {
     /// The epoch in which a request was sent; −1 for one that has passed.
     fn epoch_of(&self, sent: Instant) -> i64 {
         match self.epoch_since {
-            // At that moment as well: from then on nothing is sent before the pause has ended.
-            Some(since) if sent <= since => -1,
+            Some(since) if sent < since => -1,
             _ => self.epoch,
         }
     }

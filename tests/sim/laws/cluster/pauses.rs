@@ -113,7 +113,7 @@ impl Case {
     }
 
     /// The first call after a pause, and until when it is the only one; `None` if another 429 makes
-    /// the end of the pause unknown, or if the probe of an earlier pause has ended this one.
+    /// the end of the pause unknown.
     fn probe_after(&self, pause: &Named<'_>, slack: Duration) -> Option<(&Arrival, At)> {
         let mut calls = self.calls_like(pause.parsed);
         let probe = calls.find(|call| call.at + TICK >= pause.until && call.at > pause.from)?;
@@ -122,30 +122,28 @@ impl Case {
             let throttled = response.filter(|it| it.status == 429 && it.at > pause.from);
             throttled.is_some_and(|it| it.at <= probe.at)
         };
-        if self.calls_like(pause.parsed).any(is_throttled)
-            || self.is_ended_by_an_earlier_probe(pause, probe.at)
-            || probe.at > pause.until + REMEMBERED
-        {
+        if self.calls_like(pause.parsed).any(is_throttled) || probe.at > pause.until + REMEMBERED {
             return None;
         }
         let ended = probe.ended.unwrap_or(At::MAX);
-        Some((probe, ended.min(probe.at + PROBE_TIMEOUT - slack)))
+        let over = self.end_by_an_earlier_probe(pause, probe);
+        let until = ended.min(over).min(probe.at + PROBE_TIMEOUT - slack);
+        (until > probe.at).then_some((probe, until))
     }
 
-    /// A 429 to a request from before another pause moves the end of that pause. Its probe may have
-    /// left by then, and the response to it ends the pause once the new end has passed.
-    fn is_ended_by_an_earlier_probe(&self, pause: &Named<'_>, before: At) -> bool {
+    /// A 429 to a request from before another pause moves the end of that pause. A request that had
+    /// left by then as its probe ends it, when its response comes after the new end.
+    fn end_by_an_earlier_probe(&self, pause: &Named<'_>, probe: &Arrival) -> At {
         let responses = |call: &Arrival| call.response.as_ref().map(|it| (it.status, it.at));
-        let first_429 = self.calls_like(pause.parsed).filter_map(responses);
-        let first_429 = first_429.filter(|it| it.0 == 429).map(|it| it.1).min();
-        let mut probes = self
+        let all = self.calls_like(pause.parsed).filter_map(responses);
+        let first_429 = all.filter(|it| it.0 == 429).map(|it| it.1).min();
+        let earlier = self
             .calls_like(pause.parsed)
-            .filter(|it| first_429.is_some_and(|at| at < it.at) && it.at < pause.from);
-        probes.any(|it| {
-            responses(it).is_some_and(|(status, at)| {
-                status != 429 && status < 500 && at + TICK >= pause.until && at <= before
-            })
-        })
+            .filter(|it| first_429.is_some_and(|at| at <= it.at) && it.at < probe.at);
+        let accepted = earlier
+            .filter_map(responses)
+            .filter(|(status, at)| *status != 429 && *status < 500 && *at + TICK >= pause.until);
+        accepted.map(|it| it.1).min().unwrap_or(At::MAX)
     }
 
     /// Requests of a paused bucket that arrive at other gateways in this time.
