@@ -43,11 +43,7 @@ pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
     if !headers.keys().any(is_hop_by_hop) {
         return;
     }
-    let Some(named) = named(headers) else {
-        // The value is not ASCII, so it names no header.
-        headers.remove(CONNECTION);
-        return strip(headers, false);
-    };
+    let named = named(headers);
     // These two are hop-by-hop, but the next hop may have them too. They are
     // removed with the others and set again below.
     let upgrade = headers
@@ -85,18 +81,16 @@ pub(crate) fn strip(headers: &mut HeaderMap, upgradable: bool) {
     headers.insert(CONNECTION, HeaderValue::from_static(connection));
 }
 
-/// The headers that `Connection` names; `None` if it is not ASCII.
-fn named(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
-    let mut named = Vec::new();
-    for value in headers.get_all(CONNECTION) {
-        let options = value.to_str().ok()?.split(',').map(str::trim);
-        // These two options are the most frequent, and name no header.
-        let names = options.filter(|option| {
-            !option.eq_ignore_ascii_case("keep-alive") && !option.eq_ignore_ascii_case("close")
-        });
-        named.extend(names.filter_map(|name| name.parse::<HeaderName>().ok()));
-    }
-    Some(named)
+/// The headers that `Connection` names. What is not ASCII names none.
+fn named(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(CONNECTION).iter();
+    let options = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    // These two options are the most frequent, and name no header.
+    let names = options.map(<[u8]>::trim_ascii).filter(|option| {
+        !option.eq_ignore_ascii_case(b"keep-alive") && !option.eq_ignore_ascii_case(b"close")
+    });
+    let names = names.filter_map(|name| HeaderName::from_bytes(name).ok());
+    names.collect()
 }
 
 /// Whether there is a header with this name. With about ten headers, comparing costs less

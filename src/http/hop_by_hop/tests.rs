@@ -31,6 +31,20 @@ fn hop_by_hop_headers_are_removed() {
 }
 
 #[test]
+fn what_connection_names_is_removed_beside_options_that_are_not_ascii() {
+    let others = ["\u{e9}", "X-Mine, \u{e9}", "x mine"];
+    for other in others {
+        let lines = [
+            ("connection", "X-Mine"),
+            ("connection", other),
+            ("x-mine", "1"),
+            ("x-yours", "2"),
+        ];
+        assert_eq!(stripped(&lines, true), ["x-yours: 2"], "{other}");
+    }
+}
+
+#[test]
 fn connection_cannot_remove_host_and_credentials() {
     let lines = [
         (
