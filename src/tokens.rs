@@ -156,14 +156,22 @@ impl BucketTokens {
         let name = becomes_shared.then(name).flatten();
         // The task waits for this one, so other tokens have to wake it by the same.
         let changed = self.changed();
+        let held = self.source().held_until(now);
         match (&mut self.source, limit.quota, name) {
             (source, Some(quota), Some(name)) => {
                 let shared = SharedTokens::new(name, quota, changed.unwrap_or_default(), now);
+                shared.pause_until(held);
                 *source = TokenSource::Shared(shared);
             }
             (TokenSource::Shared(shared), Some(quota), None) => shared.set_quota(quota),
             (TokenSource::Local(local), quota, _) => local.set_quota(quota, now),
-            (source, ..) => *source = TokenSource::Local(LocalTokens::new(limit.quota, now)),
+            (source, ..) => {
+                let mut local = LocalTokens::new(limit.quota, now);
+                if let Some(until) = held {
+                    local.pause_until(until, now);
+                }
+                *source = TokenSource::Local(local);
+            }
         }
         self.bound_calls(limit);
     }

@@ -46,6 +46,8 @@ pub(super) struct Pause {
     probe: Option<Instant>,
     /// The probe before this one had no response within [`PROBE_TIMEOUT`].
     previous_probe_timed_out: bool,
+    /// A request has succeeded. Kept for 429s to requests from before.
+    is_over: bool,
 }
 
 impl Pause {
@@ -56,9 +58,22 @@ impl Pause {
             min_named: Duration::ZERO,
             probe: None,
             previous_probe_timed_out: false,
+            is_over: false,
         };
         pause.begin(now, retry_after);
         pause
+    }
+
+    /// A pause that is known to last until then.
+    fn known(until: Instant) -> Self {
+        let mut pause = Self::new(until, None);
+        pause.until = until;
+        pause
+    }
+
+    /// Whether it has no effect any more, but on 429s to requests from before.
+    fn is_past(&self, now: Instant) -> bool {
+        self.is_over || self.is_forgotten(now)
     }
 
     /// Until when requests are held back by the pause, or by a probe without a
@@ -85,18 +100,24 @@ impl Pause {
 
     /// Records that a request is sent now: it is the probe.
     pub(super) fn probe(&mut self, now: Instant) {
-        // A probe that had a response was removed, so one that is still there had none.
-        self.previous_probe_timed_out = self.probe.is_some();
+        // A probe that had a response was removed, so one that is still there had none. If a late 429
+        // has moved the end of the pause since, its response did not count.
+        self.previous_probe_timed_out = self.probe.is_some_and(|sent| sent >= self.until);
         self.probe = Some(now);
     }
 
     /// Records another 429, to a request sent at `sent`.
     pub(super) fn on_429(&mut self, now: Instant, sent: Instant, retry_after: Option<Duration>) {
         if sent >= self.until {
-            self.begin(now, retry_after);
+            if self.is_past(now) {
+                *self = Self::new(now, retry_after);
+            } else {
+                self.begin(now, retry_after);
+            }
         } else if let Some(named) = clamped(retry_after) {
             // A late 429 from before the pause; its `Retry-After` may extend it.
             self.until = self.until.max(now + named);
+            self.is_over = false;
         }
     }
 
@@ -109,6 +130,7 @@ impl Pause {
         self.probe = None;
         self.previous_probe_timed_out = false;
         if is_accepted {
+            self.is_over = true;
             Probed::Success
         } else {
             Probed::Failure
@@ -188,6 +210,17 @@ impl LocalTokens {
         self.pause = None;
     }
 
+    /// Takes over a pause that ends then.
+    pub(super) fn pause_until(&mut self, until: Instant, now: Instant) {
+        self.pause = Some(Box::new(Pause::known(until)));
+        self.gcra.empty_until(until.max(self.gcra.due(now, 0)));
+    }
+
+    /// The pause, until it is over.
+    fn pause(&self, now: Instant) -> Option<&Pause> {
+        self.pause.as_deref().filter(|pause| !pause.is_past(now))
+    }
+
     fn interval(&self) -> Duration {
         let quota = self.gcra.quota();
         quota.map(|quota| quota.interval()).unwrap_or_default()
@@ -203,7 +236,7 @@ impl LocalTokens {
 
 impl Tokens for LocalTokens {
     fn due(&self, now: Instant, before: u32) -> Instant {
-        let Some(pause) = &self.pause else {
+        let Some(pause) = self.pause(now) else {
             return self.gcra.due(now, before);
         };
         let first = self.gcra.due(now, 0);
@@ -213,7 +246,8 @@ impl Tokens for LocalTokens {
     }
 
     fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
-        if self.pause.is_none() {
+        self.pause = self.pause.take().filter(|pause| !pause.is_forgotten(now));
+        if self.pause(now).is_none() {
             return self.gcra.take(now);
         }
         let due = self.due(now, 0);
@@ -237,7 +271,7 @@ impl Tokens for LocalTokens {
             }
             none => none.insert(Box::new(Pause::new(now, retry_after))),
         };
-        if let Some(until) = pause.holds(now) {
+        if let Some(until) = pause.holds(now).filter(|_| !pause.is_over) {
             // Debt that lasts longer than the pause is kept.
             let debt = self.gcra.due(now, 0);
             self.gcra.empty_until(until.max(debt));
@@ -245,29 +279,29 @@ impl Tokens for LocalTokens {
     }
 
     fn on_other_result(&mut self, now: Instant, sent: Instant, is_accepted: bool) -> bool {
-        let Some(pause) = &mut self.pause else {
+        let Some(pause) = self.pause.as_mut().filter(|pause| !pause.is_past(now)) else {
             return false;
         };
         match pause.on_other_result(sent, is_accepted) {
             Probed::Stale => return false,
-            Probed::Success => self.pause = None,
-            // The pause stays, so that the next request is a probe as well.
-            Probed::Failure => {}
+            // After a failure the pause stays, so that the next request is a probe as well.
+            Probed::Success | Probed::Failure => {}
         }
         self.empty(now);
         true
     }
 
     fn refuses_until(&self) -> Option<Instant> {
-        self.pause.as_ref().map(|pause| pause.refuses_until())
+        let pause = self.pause.as_ref().filter(|pause| !pause.is_over);
+        pause.map(|pause| pause.refuses_until())
     }
 
     fn held_until(&self, now: Instant) -> Option<Instant> {
-        self.pause.as_ref()?.holds(now)
+        self.pause(now)?.holds(now)
     }
 
     fn is_recovering(&self) -> bool {
-        self.pause.is_some()
+        self.pause.as_ref().is_some_and(|pause| !pause.is_over)
     }
 
     fn quota(&self) -> Option<Quota> {
@@ -279,8 +313,7 @@ impl Tokens for LocalTokens {
     }
 
     fn is_full(&self, now: Instant) -> bool {
-        let pause = self.pause.as_ref();
-        self.gcra.is_full(now) && pause.is_none_or(|pause| pause.is_forgotten(now))
+        self.gcra.is_full(now) && self.pause(now).is_none()
     }
 
     fn simulated(&self, _: Instant) -> SimulatedTokens {

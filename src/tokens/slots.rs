@@ -78,6 +78,11 @@ impl SharedTokens {
         self.slots.lock().set_quota(quota);
     }
 
+    /// Takes over a pause, of which the server learns with the first question.
+    pub(super) fn pause_until(&self, until: Option<Instant>) {
+        self.slots.lock().pause_until(until);
+    }
+
     pub(super) fn changed(&self) -> Arc<Notify> {
         Arc::clone(&self.slots.changed)
     }

@@ -250,3 +250,64 @@ async fn behind_a_probe_that_hangs_requests_are_refused_before_their_deadline() 
         [refused, refused, refused, (true, 1000), (true, 3000)]
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_ended_a_minute_ago_is_forgotten() {
+    for (quiet, begins_with, next_pause) in [(60_900, 1, 2000), (61_100, 20, 1000)] {
+        let limiter = of(10.0, 20);
+        let lane = lane_of(&limiter, "1", "t");
+        lane.on_response(&now(&limiter, &lane), TOO_MANY, None);
+        tokio::time::sleep(ms(quiet)).await;
+        let permits: Vec<_> = (0..21)
+            .map_while(|_| match limiter.admit(&lane, Kind::Request, later(0)) {
+                Ok(Admission::Now(permit)) => Some(permit),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(permits.len(), begins_with, "{quiet}");
+        lane.on_response(&permits[0], TOO_MANY, None);
+        let until = lane.paused_until().unwrap();
+        assert_eq!(until - Instant::now(), ms(next_pause), "{quiet}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_from_before_a_pause_that_is_over_begins_no_other() {
+    for named in [None, Some(ms(3000))] {
+        let (limiter, lane) = rich();
+        let (first, late) = (now(&limiter, &lane), now(&limiter, &lane));
+        tokio::time::sleep(ms(100)).await;
+        lane.on_response(&first, TOO_MANY, Some(ms(1000)));
+        let probe = queued(&limiter, &lane, Kind::Request).await;
+        tokio::time::sleep(ms(200)).await;
+        lane.on_response(&probe, StatusCode::CREATED, None);
+        tokio::time::sleep(ms(200)).await;
+        lane.on_response(&late, TOO_MANY, named);
+        // Only a named end that is later pauses.
+        let paused = lane.paused_until().map(|until| until - Instant::now());
+        assert_eq!(paused, named);
+        if named.is_none() {
+            now(&limiter, &lane);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_before_a_late_429_does_not_count_as_silent() {
+    let (limiter, lane) = rich();
+    let (first, late) = (now(&limiter, &lane), now(&limiter, &lane));
+    tokio::time::sleep(ms(100)).await;
+    lane.on_response(&first, TOO_MANY, Some(ms(1000)));
+    let probe = queued(&limiter, &lane, Kind::Request).await;
+    lane.on_response(&late, TOO_MANY, Some(ms(3000)));
+    lane.on_response(&probe, StatusCode::CREATED, None);
+    let next = queued(&limiter, &lane, Kind::Request);
+    let Ok(Admission::Queued(waiting)) = limiter.admit(&lane, Kind::Request, later(4500)) else {
+        panic!("not queued");
+    };
+    let next = next.await;
+    tokio::time::sleep(ms(100)).await;
+    // Behind a probe that followed a silent one, it would have been refused by now.
+    lane.on_response(&next, StatusCode::CREATED, None);
+    waiting.await.unwrap();
+}

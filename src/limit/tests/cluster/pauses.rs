@@ -215,3 +215,20 @@ async fn slots_of_requests_that_a_pause_refuses_go_back() {
     let sent = times(vec![all[1].send("123")]).await;
     assert!(sent[0] - began <= ms(110), "{:?}", sent[0] - began);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_survives_a_reload_from_a_rate_to_none_and_back() {
+    let all = Members::start(2, ms(1), of_rate(10.0, 5, 20_000)).await;
+    pause(&all, 5_000).await;
+    let began = Instant::now();
+    let mut unlimited = all.config.clone();
+    unlimited.limit.quota = None;
+    all[0].limiter.reconfigure(&unlimited);
+    tokio::time::sleep(ms(100)).await;
+    let waiting = all[0].send("123");
+    tokio::time::sleep(ms(100)).await;
+    assert!(!waiting.is_finished());
+    all[0].limiter.reconfigure(&all.config);
+    let sent = times(vec![waiting, all[0].send("123")]).await;
+    assert!(sent[0] >= began + ms(4_990), "{:?}", sent[0] - began);
+}

@@ -45,6 +45,14 @@ impl Held {
 }
 
 impl State {
+    /// Takes over a pause that the server does not know of.
+    pub(in crate::tokens::slots) fn pause_until(&mut self, until: Option<Instant>) {
+        self.pause = until.map(|until| Held {
+            until,
+            probe: Probe::AskAt(until),
+        });
+    }
+
     /// The report of a 429, if the server is to learn of it.
     pub(in crate::tokens::slots) fn on_429(
         &mut self,
