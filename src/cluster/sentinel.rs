@@ -13,13 +13,15 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Value, cmd};
 use tokio::time::timeout;
 
-use super::dial::tcp;
+use super::dial::{ATTEMPT_DELAY, tcp};
 use super::failure::Failure;
 use super::resp::{bytes, failure, login};
 use crate::config::ClusterCredentials;
 
 /// How long a sentinel may take. All are asked at the same time, and all are waited for.
 const TIMEOUT: Duration = Duration::from_millis(300);
+// Two addresses of its name may drop packets, and the third one has as much time as a delay.
+const _: () = assert!(TIMEOUT.as_millis() >= 3 * ATTEMPT_DELAY.as_millis());
 
 /// What a sentinel says. Both parts change in the same moment of a failover.
 #[derive(Debug, PartialEq, Eq)]
