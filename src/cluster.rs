@@ -11,10 +11,11 @@
 //!   [`sealing`]: what the server must not read;
 //! - `supervisor`: keeps the connection and decides with [`health`] whether the server is used;
 //! - [`members`]: the gateways of the cluster;
-//! - [`transport`]: what is needed of a connection; `network`: a real one, by `dial` and `resp` (the
-//!   client library); `sentinel`: to which server;
+//! - [`transport`]: what is needed of a connection; `network`: a real one, by `dial`, `bounded` (the size
+//!   of replies) and `resp` (the client library); `sentinel`: to which server;
 //! - [`failure`]: why the server cannot be used; [`mod@check`]: what `wawp-gateway check` says of it.
 
+mod bounded;
 mod check;
 mod dial;
 mod failure;

@@ -16,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use super::CaError;
+use super::bounded::Bounded;
 use super::dial::{Io, tcp, unix};
 use super::failure::Failure;
 use super::members::{Heartbeat, HeartbeatReply, Seen};
@@ -27,6 +28,10 @@ use crate::config::{self, ClusterServer, ClusterUrl, pem};
 
 /// Announcements that wait for their reader.
 const ANNOUNCED: usize = 1024;
+/// The largest announcement. They have some hundred bytes, and many may wait.
+const MAX_ANNOUNCEMENT: usize = 16 * 1024;
+/// The largest reply. The longest ones hold the receipts that 64 gateways add to a batch.
+const MAX_REPLY: usize = 16 * 1024 * 1024;
 const HEARTBEAT: &str = include_str!("scripts/heartbeat.lua");
 
 /// The hashes by which a server knows the scripts, in the order of [`Script::ALL`], and that of the
@@ -120,7 +125,7 @@ impl Connect for Network {
         channel: &'a [u8],
     ) -> BoxFuture<'a, Result<mpsc::Receiver<Vec<u8>>, Failure>> {
         Box::pin(async move {
-            let stream = self.dial().await?;
+            let stream = Bounded::new(self.dial().await?, MAX_ANNOUNCEMENT);
             let listening = PubSub::new(&self.login(), stream).await;
             let mut listening = listening.map_err(|error| failure(&error))?;
             let subscribed = listening.subscribe(channel).await;
@@ -153,6 +158,7 @@ impl Multiplexed {
     async fn new(login: &RedisConnectionInfo, stream: impl Io + 'static) -> Result<Self, Failure> {
         // The caller bounds each operation.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let stream = Bounded::new(stream, MAX_REPLY);
         let made = MultiplexedConnection::new_with_config(login, stream, config).await;
         let (connection, driver) = made.map_err(|error| failure(&error))?;
         let closed = CancellationToken::new();

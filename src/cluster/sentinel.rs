@@ -13,6 +13,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Value, cmd};
 use tokio::time::timeout;
 
+use super::bounded::Bounded;
 use super::dial::{ATTEMPT_DELAY, tcp};
 use super::failure::Failure;
 use super::resp::{bytes, failure, login};
@@ -22,6 +23,9 @@ use crate::config::ClusterCredentials;
 const TIMEOUT: Duration = Duration::from_millis(300);
 // Two addresses of its name may drop packets, and the third one has as much time as a delay.
 const _: () = assert!(TIMEOUT.as_millis() >= 3 * ATTEMPT_DELAY.as_millis());
+
+/// The largest reply of a sentinel. It has about a thousand bytes.
+const MAX_REPLY: usize = 64 * 1024;
 
 /// What a sentinel says. Both parts change in the same moment of a failover.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,7 +74,7 @@ async fn ask_as(
     name: &str,
     credentials: Option<&ClusterCredentials>,
 ) -> Result<Statement, Failure> {
-    let stream = tcp(host, port).await?;
+    let stream = Bounded::new(tcp(host, port).await?, MAX_REPLY);
     let config = AsyncConnectionConfig::new().set_response_timeout(None);
     let made = MultiplexedConnection::new_with_config(&login(credentials), stream, config).await;
     let (mut connection, driver) = made.map_err(|error| failure(&error))?;

@@ -134,6 +134,15 @@ async fn a_connection_that_ends_fails_its_calls_and_is_reported() {
 }
 
 #[tokio::test]
+async fn a_reply_that_is_too_large_ends_the_connection() {
+    let begins = format!("*2\r\n:1\r\n${MAX_REPLY}");
+    let (stream, _) = server(&[&begins, ":1"]);
+    let connection = connection(stream).await;
+    assert_eq!(connection.call(&call()).await, Err(Failure::Reset));
+    connection.closed().await;
+}
+
+#[tokio::test]
 async fn only_a_primary_is_accepted() {
     for (role, expected) in [
         ("*3\r\n$6\r\nmaster\r\n:0\r\n*0", Ok(())),
