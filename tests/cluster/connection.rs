@@ -156,6 +156,19 @@ async fn gateways_see_each_other_and_only_two_keys_do_not_expire() {
 }
 
 #[tokio::test]
+async fn a_gateway_that_vanished_is_missed_after_the_clock_was_set_back_too() {
+    let server = Server::start(&[]).await;
+    let peer = join(&server.url()).await;
+    // It has reported itself in the year 2100, and not again.
+    let entry = "4102444800000000 0.1.0 - 1";
+    server
+        .ask(&["HSET", "{wawp}:gateways", "x", entry])
+        .unwrap();
+    until("it is seen", || peer.live() == 2).await;
+    until("it is missed", || peer.live() == 1).await;
+}
+
+#[tokio::test]
 async fn gateways_of_another_name_or_database_are_another_cluster() {
     let server = Server::start(&[]).await;
     let peer = join(&server.url()).await;
