@@ -74,7 +74,7 @@ async fn ask_as(
     name: &str,
     credentials: Option<&ClusterCredentials>,
 ) -> Result<Statement, Failure> {
-    let stream = Bounded::new(tcp(host, port).await?, MAX_REPLY);
+    let stream = Bounded::new(tcp((host, port)).await?, MAX_REPLY);
     let config = AsyncConnectionConfig::new().set_response_timeout(None);
     let made = MultiplexedConnection::new_with_config(&login(credentials), stream, config).await;
     let (mut connection, driver) = made.map_err(|error| failure(&error))?;
