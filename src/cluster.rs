@@ -11,10 +11,11 @@
 //!   [`sealing`]: what the server must not read;
 //! - `supervisor`: keeps the connection and decides with [`health`] whether the server is used;
 //! - [`members`]: the gateways of the cluster;
-//! - [`transport`]: what is needed of a connection; `network`: a real one, by `dial` and `resp` (the
-//!   client library); `sentinel`: to which server;
+//! - [`transport`]: what is needed of a connection; `network`: a real one, by `dial`, `bounded` (the size
+//!   of replies) and `resp` (the client library); `sentinel`: to which server;
 //! - [`failure`]: why the server cannot be used; [`mod@check`]: what `wawp-gateway check` says of it.
 
+mod bounded;
 mod check;
 mod dial;
 mod failure;
@@ -41,7 +42,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use prometheus::{Histogram, IntCounter, IntGauge};
 use ring::hmac;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::Instant;
 
 pub(crate) use self::check::check;
@@ -91,6 +92,8 @@ pub(crate) struct Cluster {
     has_left: AtomicBool,
     /// An operation has failed, so the connection must be tried.
     suspected: Notify,
+    /// Changes when a connection was made: announcements must come from its server.
+    connections: watch::Sender<()>,
     /// The time at which service goes on without the server may have changed.
     deadline_changed: Notify,
     events: broadcast::Sender<Event>,
@@ -214,6 +217,7 @@ impl Cluster {
             round_trip: AtomicU64::new(0),
             has_left: AtomicBool::new(false),
             suspected: Notify::new(),
+            connections: watch::Sender::new(()),
             deadline_changed: Notify::new(),
             events: broadcast::channel(EVENTS).0,
             call_seconds: Script::ALL.map(|script| series.operation(script.name())),

@@ -45,6 +45,8 @@ pub(crate) struct State {
     pub(crate) heartbeats: Vec<Heartbeat>,
     connections: CancellationToken,
     listeners: Vec<mpsc::Sender<Vec<u8>>>,
+    /// Those of servers that hang.
+    isolated: Vec<mpsc::Sender<Vec<u8>>>,
 }
 
 impl Default for Fake {
@@ -60,6 +62,7 @@ impl Default for Fake {
             heartbeats: Vec::new(),
             connections: CancellationToken::new(),
             listeners: Vec::new(),
+            isolated: Vec::new(),
         })))
     }
 }
@@ -74,6 +77,22 @@ impl Fake {
         let mut state = self.state();
         std::mem::take(&mut state.connections).cancel();
         state.listeners.clear();
+    }
+
+    /// Another server takes over. The old one hangs: connections that listen there stay open and
+    /// receive nothing.
+    pub(crate) fn fail_over(&self) {
+        let mut state = self.state();
+        std::mem::take(&mut state.connections).cancel();
+        let listeners = std::mem::take(&mut state.listeners);
+        state.isolated.extend(listeners);
+    }
+
+    /// How many gateways still listen at servers that hang.
+    pub(crate) fn isolated(&self) -> usize {
+        let state = self.state();
+        let open = state.isolated.iter().filter(|it| !it.is_closed());
+        open.count()
     }
 
     /// Publishes a line; returns how many gateways listen.

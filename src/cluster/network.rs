@@ -2,7 +2,8 @@
 //!
 //! Invariant: a connection that is returned is logged in, and its server was a primary.
 
-use std::sync::{Arc, LazyLock};
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -10,12 +11,13 @@ use futures_util::future::BoxFuture;
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{AsyncConnectionConfig, Cmd, RedisConnectionInfo, RedisError, Value, cmd};
 use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use super::CaError;
+use super::bounded::Bounded;
 use super::dial::{Io, tcp, unix};
 use super::failure::Failure;
 use super::members::{Heartbeat, HeartbeatReply, Seen};
@@ -23,10 +25,15 @@ use super::resp::{bytes, failure, login};
 use super::script::{Call, Reply, Script};
 use super::sentinel;
 use super::transport::{Connect, Connection};
+use super::{CaError, lock};
 use crate::config::{self, ClusterServer, ClusterUrl, pem};
 
 /// Announcements that wait for their reader.
 const ANNOUNCED: usize = 1024;
+/// The largest announcement. They have some hundred bytes, and many may wait.
+const MAX_ANNOUNCEMENT: usize = 16 * 1024;
+/// The largest reply. The longest ones hold the receipts that 64 gateways add to a batch.
+const MAX_REPLY: usize = 16 * 1024 * 1024;
 const HEARTBEAT: &str = include_str!("scripts/heartbeat.lua");
 
 /// The hashes by which a server knows the scripts, in the order of [`Script::ALL`], and that of the
@@ -44,6 +51,8 @@ static HASHES: LazyLock<[String; Script::ALL.len() + 1]> = LazyLock::new(|| {
 pub(super) struct Network {
     url: ClusterUrl,
     tls: Option<TlsConnector>,
+    /// The host and the address of the last connection over TCP.
+    found: Mutex<Option<(String, SocketAddr)>>,
 }
 
 /// One connection, and the task that moves its bytes.
@@ -72,6 +81,7 @@ impl Network {
         Ok(Self {
             url: settings.url.clone(),
             tls,
+            found: Mutex::new(None),
         })
     }
 
@@ -84,7 +94,23 @@ impl Network {
                 sentinel::primary(sentinels, name, self.url.credentials.as_ref()).await?
             }
         };
-        let stream = tcp(&host, port).await?;
+        let stream = tcp((&*host, port)).await?;
+        let address = stream.peer_addr().map_err(|_| Failure::Reset)?;
+        *lock(&self.found) = Some((host.clone(), address));
+        self.secure(host, stream).await
+    }
+
+    /// Connects to the same server as [`dial`](Self::dial) did. Sentinels that disagree, or a name with
+    /// several addresses, could lead to another one.
+    async fn dial_again(&self) -> Result<Box<dyn Io>, Failure> {
+        let found = lock(&self.found).clone();
+        match found {
+            Some((host, address)) => self.secure(host, tcp(address).await?).await,
+            None => self.dial().await,
+        }
+    }
+
+    async fn secure(&self, host: String, stream: TcpStream) -> Result<Box<dyn Io>, Failure> {
         let Some(tls) = &self.tls else {
             return Ok(Box::new(stream));
         };
@@ -120,7 +146,7 @@ impl Connect for Network {
         channel: &'a [u8],
     ) -> BoxFuture<'a, Result<mpsc::Receiver<Vec<u8>>, Failure>> {
         Box::pin(async move {
-            let stream = self.dial().await?;
+            let stream = Bounded::new(self.dial_again().await?, MAX_ANNOUNCEMENT);
             let listening = PubSub::new(&self.login(), stream).await;
             let mut listening = listening.map_err(|error| failure(&error))?;
             let subscribed = listening.subscribe(channel).await;
@@ -153,6 +179,7 @@ impl Multiplexed {
     async fn new(login: &RedisConnectionInfo, stream: impl Io + 'static) -> Result<Self, Failure> {
         // The caller bounds each operation.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let stream = Bounded::new(stream, MAX_REPLY);
         let made = MultiplexedConnection::new_with_config(login, stream, config).await;
         let (connection, driver) = made.map_err(|error| failure(&error))?;
         let closed = CancellationToken::new();

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use prometheus::Histogram;
 use ring::hmac;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tower::util::rng::{HasherRng, Rng as _};
 
@@ -27,6 +28,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const RECONNECT: Duration = Duration::from_millis(500);
 /// The longest addition to the time of recovery.
 const JITTER: Duration = Duration::from_millis(500);
+
+/// Why announcements are no longer received on a connection.
+#[derive(PartialEq, Eq)]
+enum Ended {
+    Closed,
+    /// The connection of the scripts is another one, perhaps to another server. A server that only
+    /// hangs would keep this one open and announce nothing.
+    Superseded,
+}
 
 /// The result of a heartbeat.
 struct HeartbeatResult {
@@ -218,6 +228,7 @@ impl Cluster {
         // It writes, so it fails where the scripts of requests would fail.
         self.heartbeat(&link).await?;
         self.link.store(Some(Arc::clone(&link)));
+        self.connections.send_replace(());
         self.begin_generation();
         self.record_success();
         Ok(link)
@@ -332,18 +343,40 @@ impl Cluster {
     /// Passes on what scripts announce. Its connection is its own, and its loss costs hints only.
     async fn listen(&self) {
         let channel = self.channel();
+        let mut made = self.connections.subscribe();
         loop {
+            made.mark_unchanged();
             // Without the other connection there is none for this one either.
             if self.link.load().is_some() {
-                let subscribed = timeout(CONNECT_TIMEOUT, self.transport.listen(&channel));
-                if let Ok(Ok(mut lines)) = subscribed.await {
+                let subscribed = timeout(CONNECT_TIMEOUT, self.transport.listen(&channel)).await;
+                if let Ok(Ok(lines)) = subscribed {
                     self.subscriptions.fetch_add(1, Ordering::Release);
-                    while let Some(line) = lines.recv().await {
-                        self.events.send(Event::Announced(line.into())).ok();
+                    if self.pass_on(lines, &mut made).await == Ended::Superseded {
+                        continue;
                     }
                 }
             }
             sleep(RECONNECT).await;
+        }
+    }
+
+    /// Passes on announcements, until their connection ends or the other one is replaced.
+    async fn pass_on(
+        &self,
+        mut lines: mpsc::Receiver<Vec<u8>>,
+        made: &mut watch::Receiver<()>,
+    ) -> Ended {
+        loop {
+            tokio::select! {
+                line = lines.recv() => match line {
+                    Some(line) => {
+                        self.events.send(Event::Announced(line.into())).ok();
+                    }
+                    None => return Ended::Closed,
+                },
+                // Also one that was made while this one was subscribed, perhaps to the server before.
+                _ = made.changed() => return Ended::Superseded,
+            }
         }
     }
 }

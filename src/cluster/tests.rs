@@ -352,6 +352,26 @@ async fn announcements_arrive_and_their_connection_is_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn announcements_come_from_the_server_of_the_scripts() {
+    let mut stage = Stage::new().await;
+    assert_eq!(stage.cluster.subscriptions(), 1);
+    for failover in 1..=3 {
+        sleep(Duration::from_secs(1)).await;
+        stage.server.fail_over();
+        millis(10).await;
+        stage.events();
+        let made = stage.cluster.generation();
+        // Those of the time between may have been missed.
+        let subscribed = stage.cluster.subscriptions();
+        assert_eq!((made, subscribed), (failover + 1, failover + 1));
+        assert_eq!(stage.server.isolated(), 0);
+        assert_eq!(stage.server.announce(b"a"), 1);
+        millis(1).await;
+        assert_eq!(stage.events(), [Event::Announced((*b"a").into())]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn hashes_are_equal_on_all_gateways_and_only_for_equal_parts() {
     let stage = Stage::new().await;
     let other = Stage::with(stage.server.clone(), 1).await;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use redis::Value;
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
 use wawp_gateway::config::{self, Overrides};
 use wawp_gateway::testing::cluster::Peer;
@@ -153,6 +155,19 @@ async fn gateways_see_each_other_and_only_two_keys_do_not_expire() {
     assert_eq!(kept, ["{wawp}:birth", "{wawp}:hash_key"]);
     peers[1].leave().await;
     until("the other has left", || peers[0].live() == 1).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_vanished_is_missed_after_the_clock_was_set_back_too() {
+    let server = Server::start(&[]).await;
+    let peer = join(&server.url()).await;
+    // It has reported itself in the year 2100, and not again.
+    let entry = "4102444800000000 0.1.0 - 1";
+    server
+        .ask(&["HSET", "{wawp}:gateways", "x", entry])
+        .unwrap();
+    until("it is seen", || peer.live() == 2).await;
+    until("it is missed", || peer.live() == 1).await;
 }
 
 #[tokio::test]
@@ -332,6 +347,50 @@ async fn announcements_arrive_on_a_connection_of_their_own() {
         server.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]).unwrap();
     }
     assert_eq!(peer.generation(), 1);
+}
+
+/// A sentinel that names these servers in turn.
+async fn disagreeing(ports: [u16; 2]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        for port in ports.into_iter().cycle() {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut read = Vec::new();
+                while !read.ends_with(b"ADDR-BY-NAME\r\n$4\r\nmain\r\n") {
+                    stream.read_buf(&mut read).await.unwrap();
+                }
+                let port = port.to_string();
+                let replies = format!(
+                    "*2\r\n$12\r\nconfig-epoch\r\n$1\r\n1\r\n*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}\r\n",
+                    port.len()
+                );
+                stream.write_all(replies.as_bytes()).await.unwrap();
+                stream.read_buf(&mut read).await.ok();
+            });
+        }
+    });
+    own
+}
+
+#[tokio::test]
+async fn announcements_come_from_the_server_of_the_scripts_where_sentinels_disagree() {
+    let ports = [free_port(), free_port()];
+    let [first, second] = ports.map(|port| port.to_string());
+    let servers = [
+        Server::start(&["--port", &first]).await,
+        Server::start(&["--port", &second]).await,
+    ];
+    let sentinel = disagreeing(ports).await;
+    let _peer = join(&format!("redis+sentinel://127.0.0.1:{sentinel}/main")).await;
+    let listens =
+        |server: &Server| server.ask(&["PUBLISH", "{wawp}:announced", "a"]) == Ok(Value::Int(1));
+    until("the gateway listens", || servers.iter().any(listens)).await;
+    let uses = |server: &Server| server.keys().contains(&"{wawp}:birth".to_owned());
+    for server in &servers {
+        assert_eq!(listens(server), uses(server));
+    }
 }
 
 #[tokio::test]

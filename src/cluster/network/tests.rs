@@ -1,8 +1,7 @@
 //! What is sent, and what replies mean, over a stream with a server that the tests make.
 
-use std::sync::Mutex;
-
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
 
 use super::*;
 
@@ -130,6 +129,16 @@ async fn a_connection_that_ends_fails_its_calls_and_is_reported() {
     let (stream, _) = server(&[]);
     let connection = connection(stream).await;
     assert_eq!(connection.call(&call()).await, Err(Failure::Reset));
+    connection.closed().await;
+}
+
+#[tokio::test]
+async fn a_reply_that_is_too_large_ends_the_connection() {
+    let begins = format!("*2\r\n:1\r\n${MAX_REPLY}");
+    let (stream, _) = server(&[&begins, ":1"]);
+    let connection = connection(stream).await;
+    let reply = timeout(Duration::from_secs(10), connection.call(&call())).await;
+    assert_eq!(reply, Ok(Err(Failure::Reset)));
     connection.closed().await;
 }
 

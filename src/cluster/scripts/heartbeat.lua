@@ -11,6 +11,11 @@
 -- Returns: the key; the birth; then for each gateway its id, version, settings, whether it uses the
 -- server, and how long ago it has reported itself, in microseconds.
 
+-- Lua writes a number of this size with 14 digits only.
+local function entry(time, version, settings, shares)
+    return table.concat({ string.format('%.0f', time), version, settings, shares }, ' ')
+end
+
 -- Gateways that vanished are returned for this time, so that the others know of them.
 local REMEMBERED = 36000000
 
@@ -22,9 +27,7 @@ redis.call('SET', KEYS[3], string.format('%.0f', now), 'NX')
 if ARGV[5] == '1' then
     redis.call('HDEL', KEYS[1], ARGV[1])
 else
-    -- Lua writes a number of this size with 14 digits only.
-    local entry = table.concat({ string.format('%.0f', now), ARGV[2], ARGV[3], ARGV[6] }, ' ')
-    redis.call('HSET', KEYS[1], ARGV[1], entry)
+    redis.call('HSET', KEYS[1], ARGV[1], entry(now, ARGV[2], ARGV[3], ARGV[6]))
     redis.call('PEXPIRE', KEYS[1], REMEMBERED / 1000)
 end
 
@@ -32,8 +35,13 @@ local reply = { redis.call('GET', KEYS[2]), redis.call('GET', KEYS[3]) }
 local entries = redis.call('HGETALL', KEYS[1])
 for index = 1, #entries, 2 do
     local seen, version, settings, shares = string.match(entries[index + 1], '^(%d+) (%S+) (%S+) (%d)$')
-    -- The clock of the server may be set back.
-    local ago = seen and math.max(0, now - tonumber(seen)) or REMEMBERED + 1
+    local ago = seen and now - seen or REMEMBERED + 1
+    if ago < 0 then
+        -- The clock of the server was set back. Otherwise a gateway that has vanished would stay live
+        -- until the clock is there again.
+        redis.call('HSET', KEYS[1], entries[index], entry(now, version, settings, shares))
+        ago = 0
+    end
     if ago > REMEMBERED then
         redis.call('HDEL', KEYS[1], entries[index])
     else
