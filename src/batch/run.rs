@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::caller::{Caller, refuse};
 use super::open::{Batch, Mergeable, OpenBatches};
 use super::settle::Settlement;
-use super::shared::{Follow, Lead, Role};
+use super::shared::{Follow, Followed, Lead, Role};
 use super::{Batcher, Windows};
 use crate::limit::{Acquired, Lane, RateLimited};
 use crate::observe::metrics::Route;
@@ -144,11 +144,11 @@ impl<'b> Run<'b> {
     async fn follow(&self, batch: &Arc<Batch<Caller>>, follow: &Follow) -> Option<Instant> {
         let (callers, busy_until) = self.seal(batch, true);
         match follow.verdict(&callers).await {
-            Some(last) => {
+            Followed::Added(last) => {
                 let settlement = self.settlement(batch, callers.len());
-                settlement.settle_followed(callers, last);
+                settlement.settle_followed(callers, last).await;
             }
-            None => {
+            Followed::NotAdded => {
                 let rest = Batch::closed(batch.key.clone(), callers, batch.opened, batch.caps);
                 let token = self.token(&rest).await;
                 self.settle(&rest, rest.seal(), token).await;
