@@ -308,3 +308,23 @@ async fn a_full_queue_does_not_refuse_callers_whose_ids_the_leader_has_sent() {
     let ((first, second), ()) = tokio::join!(sent, waits);
     assert_eq!((first.status, second.status), (Ok(201), Ok(201)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_keeps_its_followers_in_windows_of_any_length() {
+    for window in [800, 2_000] {
+        let all = Gateways::without_limit(2, |config| {
+            config.batch.window = ms(window);
+            config.limit.quota = quota(0.5, 1);
+        })
+        .await;
+        // The one token: the batch waits for the next after a short window.
+        all[0].send(&receipt_of(&["z"])).await;
+        let leads = all[0].send(&receipt_of(&["a"]));
+        tokio::time::sleep(ms(window - 100)).await;
+        let follows = all[1].send(&receipt_of(&["b"]));
+        for settled in [leads.await, follows.await] {
+            assert_eq!((settled.status, settled.callers), (Ok(201), 2), "{window}");
+        }
+        assert_eq!(all[0].sent().len(), 2);
+    }
+}
