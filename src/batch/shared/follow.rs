@@ -70,7 +70,9 @@ impl Follow {
         let Some(latest) = latest.filter(|latest| *latest > Instant::now()) else {
             return Followed::NotAdded;
         };
-        let own = Contribution::of(random::<8>(), callers);
+        let Some(own) = Contribution::of(random::<8>(), callers) else {
+            return Followed::NotAdded;
+        };
         let followed = tokio::time::timeout_at(latest, self.add_and_await(&own)).await;
         // An operation that is abandoned counts as executed.
         let followed = followed.unwrap_or(Followed::Added(None));
