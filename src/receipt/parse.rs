@@ -267,9 +267,14 @@ impl Parsed<'_> {
                 list.site as u8,
                 u8::from(list.is_extensible),
             ]));
+            let text = self.texts[usize::from(list.site != Site::Query)];
+            if list.site == Site::PartBody {
+                // The same in all of its parts, and in those that are added.
+                let lines = parts::other_lines(&text[list.last.range()]);
+                lines.for_each(|line| sink.value(Some(line)));
+            }
             if !list.is_extensible {
                 sink.part(KeyPart::Ids);
-                let text = self.texts[usize::from(list.site != Site::Query)];
                 Ids::of(list, text)
                     .iter()
                     .for_each(|id| sink.value(Some(&id)));
