@@ -137,15 +137,15 @@ impl CallContext<'_> {
 
     /// Waits for the token of another call. A caller gets its verdict when its
     /// deadline passes; the others go on waiting. `None` if no caller is left.
-    async fn follow_up(
+    pub(super) async fn follow_up(
         &self,
         callers: &mut Vec<Caller>,
         last: Option<&LastCall>,
     ) -> Option<Acquired> {
         let settle_late = |callers: &mut Vec<Caller>, then| match last {
             Some(last) => self.settle_late(callers, then, last),
-            // Only after the recheck of a common failure: one caller was sent, and
-            // no call has carried the ids of these. They get a 429 like new callers.
+            // After the recheck of a common failure, or where a leader has ended: no call is
+            // known to have carried the ids of these. They get a 429 like new callers.
             None => {
                 let late = take_late(callers, then);
                 refuse(late, self.batcher.limiter.too_late(self.lane));

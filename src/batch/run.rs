@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::caller::{Caller, refuse};
 use super::open::{Batch, Mergeable, OpenBatches};
 use super::settle::Settlement;
-use super::shared::{Follow, Lead, Role};
+use super::shared::{Follow, Followed, Lead, Role};
 use super::{Batcher, Windows};
 use crate::limit::{Acquired, Lane, RateLimited};
 use crate::observe::metrics::Route;
@@ -28,7 +28,7 @@ struct Run<'b> {
     lane: &'b Lane,
     upstream: &'b Upstream,
     windows: Windows,
-    /// When its window ended.
+    /// When its window ends, or has ended.
     due: Instant,
 }
 
@@ -49,18 +49,12 @@ impl Batcher {
             }
             _ => Role::Local,
         };
-        let end = batch.opened + windows.open;
-        let until = match &role {
-            Role::Follow(follow) => follow.open_until(end),
-            Role::Local | Role::Lead(_) => end,
-        };
-        self.stay_open(&batch, until).await;
         let run = Run {
             batcher: &self,
             lane: &lane,
             upstream: &upstream,
             windows,
-            due: Instant::now(),
+            due: batch.opened + windows.open,
         };
         let busy_until = match role {
             Role::Local => run.send(&batch).await,
@@ -108,17 +102,19 @@ impl Batcher {
 }
 
 impl<'b> Run<'b> {
-    /// Waits for the token of a batch, and sends it. Returns until when its key is busy.
-    async fn send(&self, batch: &Arc<Batch<Caller>>) -> Option<Instant> {
-        let token = self.token(batch).await;
+    /// Waits for the window and the token of a batch, and sends it. Returns until when its key is
+    /// busy.
+    async fn send(mut self, batch: &Arc<Batch<Caller>>) -> Option<Instant> {
+        let token = self.window_and_token(batch).await;
         let (callers, busy_until) = self.seal(batch, token.is_ok());
         self.settle(batch, callers, token).await;
         busy_until
     }
 
     /// Does the same for a batch that others may follow.
-    async fn lead(&self, batch: &Arc<Batch<Caller>>, lead: Lead) -> Option<Instant> {
-        let token = lead.during(self.token(batch)).await;
+    async fn lead(mut self, batch: &Arc<Batch<Caller>>, lead: Lead) -> Option<Instant> {
+        // Also during the window, which may be longer than the lease.
+        let token = lead.during(self.window_and_token(batch)).await;
         // A slot has to be used in time, so the server has no longer to return the followers.
         let usable_until = token.as_ref().ok().and_then(|it| it.permit.usable_until);
         let mut closed = lead.close(usable_until).await;
@@ -141,14 +137,15 @@ impl<'b> Run<'b> {
     }
 
     /// Waits for the verdict of the batch that this one follows, or else sends it.
-    async fn follow(&self, batch: &Arc<Batch<Caller>>, follow: &Follow) -> Option<Instant> {
+    async fn follow(mut self, batch: &Arc<Batch<Caller>>, follow: &Follow) -> Option<Instant> {
+        self.window(batch, follow.open_until(self.due)).await;
         let (callers, busy_until) = self.seal(batch, true);
         match follow.verdict(&callers).await {
-            Some(last) => {
+            Followed::Added(last) => {
                 let settlement = self.settlement(batch, callers.len());
-                settlement.settle_followed(callers, last);
+                settlement.settle_followed(callers, last).await;
             }
-            None => {
+            Followed::NotAdded => {
                 let rest = Batch::closed(batch.key.clone(), callers, batch.opened, batch.caps);
                 let token = self.token(&rest).await;
                 self.settle(&rest, rest.seal(), token).await;
@@ -167,6 +164,16 @@ impl<'b> Run<'b> {
             let settlement = self.settlement(batch, callers.len());
             settlement.settle(callers, acquired).await;
         }
+    }
+
+    async fn window_and_token(&mut self, batch: &Batch<Caller>) -> Result<Acquired, RateLimited> {
+        self.window(batch, self.due).await;
+        self.token(batch).await
+    }
+
+    async fn window(&mut self, batch: &Batch<Caller>, until: Instant) {
+        self.batcher.stay_open(batch, until).await;
+        self.due = Instant::now();
     }
 
     /// Waits for the token. The batch is due, not sealed: it still accepts receipts, so under

@@ -95,7 +95,7 @@ impl<'b> Settlement<'b> {
     }
 
     /// Sends a batch that others follow, with its first token. Only a result that holds for all of
-    /// them is shared: after any other, each gateway sends what is left for its own callers.
+    /// them settles them: after any other, each gateway sends what is left for its own callers.
     pub(super) async fn settle_for_all(
         mut self,
         mut callers: Vec<Caller>,
@@ -103,14 +103,8 @@ impl<'b> Settlement<'b> {
         followed: Closed,
     ) {
         let batches = &self.calls.batcher.metrics.batches;
-        let key = &callers[0].receipt.key;
-        if self
-            .calls
-            .batcher
-            .common_failures
-            .of(key, Instant::now())
-            .is_some()
-        {
+        let (key, remembered) = (&callers[0].receipt.key, &self.calls.batcher.common_failures);
+        if remembered.of(key, Instant::now()).is_some() {
             // At the same time: a slot has to be used in time.
             let own = self.settle(callers, acquired);
             tokio::join!(own, followed.conclude(None));
@@ -122,7 +116,6 @@ impl<'b> Settlement<'b> {
         let sending = self.calls.send(&mut callers, Some(acquired), None);
         let last = followed.during(sending).await;
         self.calls.others = Others::default();
-        let shared = last.as_ref().filter(|last| last.reply.is_common());
         let own = async {
             let Some(last) = &last else { return };
             // An id of another gateway may be the cause.
@@ -134,17 +127,31 @@ impl<'b> Settlement<'b> {
                 Box::pin(self.send_whole(callers, None, Some(last.share()))).await;
             }
         };
-        tokio::join!(own, followed.conclude(shared));
+        tokio::join!(own, followed.conclude(last.as_ref()));
         self.record_savings();
     }
 
-    /// Gives the callers of a batch the verdict of the one that it followed.
-    pub(super) fn settle_followed(&self, mut callers: Vec<Caller>, last: LastCall) {
-        // The call carried their ids: it counts as upstream time (rule: server timing).
+    /// Settles a batch whose ids a leader has got; `last` is the call that carried them, if one is
+    /// known. Where it does not hold for all, this gateway sends further calls, which a full queue
+    /// does not refuse.
+    pub(super) async fn settle_followed(&self, mut callers: Vec<Caller>, last: Option<LastCall>) {
+        let Some(last) = last else {
+            if let Some(acquired) = self.calls.follow_up(&mut callers, None).await {
+                self.settle(callers, acquired).await;
+            }
+            return;
+        };
+        // It counts as upstream time (rule: server timing).
         for caller in &mut callers {
             caller.in_calls += last.took;
         }
-        self.calls.settle(callers, last);
+        // Where budgets are only observed, nothing would wait for the end of the pause.
+        let is_last = last.reply.is_throttled() && self.calls.lane.rules().observes;
+        if is_last || last.reply.is_common() {
+            self.calls.settle(callers, last);
+        } else {
+            self.send_whole(callers, None, Some(last)).await;
+        }
         self.record_savings();
     }
 

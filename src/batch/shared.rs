@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
-pub(super) use self::follow::Follow;
+pub(super) use self::follow::{Follow, Followed};
 pub(super) use self::lead::{Closed, Lead};
 use self::sealed::{ID_LENGTH, Sealing};
 use crate::cluster::{Call, Cluster, Event, Reply, Script, Unavailable, hex, micros, random};

@@ -28,8 +28,6 @@ pub(crate) struct List {
     pub(super) values: SmallVec<[Span; 1]>,
     /// The last field of the list, behind which ids are added.
     pub(super) last: Span,
-    /// Bytes that its fields take, each with its separator.
-    pub(super) length: usize,
     /// Fields of the request that are not in the list.
     pub(super) other_fields: usize,
 }
@@ -94,18 +92,24 @@ pub(super) fn reason_if_alone(list: Option<&List>) -> NotMerged {
 }
 
 /// A field with ids.
-struct IdsField {
+struct IdsField<'r> {
     place: Place,
     form: ListForm,
     index: usize,
     at: Span,
     value_at: Span,
+    /// Of a part, the lines of its head that are neither its name nor its length.
+    lines: Vec<&'r [u8]>,
     /// How many ids its value has; 0 for none.
     read: Result<(ListForm, usize), NotMerged>,
 }
 
-impl IdsField {
-    fn new(field: &Field<'_>, form: ListForm, index: usize) -> Self {
+impl<'r> IdsField<'r> {
+    fn new(field: &mut Field<'r>, form: ListForm, index: usize) -> Self {
+        let lines = match &mut field.value {
+            Value::Part(_, lines) => std::mem::take(lines),
+            _ => Vec::new(),
+        };
         let read = match &field.value {
             Value::None => Err(NotMerged::IdsShape),
             Value::Json(json) => read_json(json, form),
@@ -117,6 +121,7 @@ impl IdsField {
             index,
             at: field.at,
             value_at: field.value_at,
+            lines,
             read,
         }
     }
@@ -162,16 +167,16 @@ fn read_text(text: &[u8], form: ListForm) -> Result<(ListForm, usize), NotMerged
 
 impl List {
     fn read(
-        fields: &[IdsField],
+        fields: &[IdsField<'_>],
         site: Site,
         text: &[u8],
         other_fields: usize,
     ) -> Result<Option<Self>, NotMerged> {
-        let (place, name_form) = (fields[0].place, fields[0].form);
+        let (place, name_form, lines) = (fields[0].place, fields[0].form, &fields[0].lines);
         let (mut form, mut count) = fields[0].read?;
         for (number, field) in fields.iter().enumerate() {
-            // Ids in query and body, under two names, or in two forms.
-            if field.place != place || field.form != name_form {
+            // Ids in query and body, under two names, in two forms, or in parts of two types.
+            if field.place != place || field.form != name_form || field.lines != *lines {
                 return Err(NotMerged::AmbiguousKey);
             }
             if number > 0 {
@@ -204,7 +209,6 @@ impl List {
             count,
             values: fields.iter().map(|field| field.value_at).collect(),
             last: last.at,
-            length: fields.iter().map(|field| field.at.len() + 1).sum(),
             other_fields,
         };
         list.is_extensible &= list.can_be_written(text);

@@ -47,16 +47,22 @@ impl Receipt {
         let Some(list) = &self.list else {
             return usize::MAX;
         };
-        let rest = match list.site {
+        let (most, length) = match list.site {
             Site::Query => {
                 let target = self.head.uri.path_and_query();
-                let target = target.map_or(0, |target| target.as_str().len());
-                MAX_TARGET.saturating_sub(target - list.own_length())
+                (MAX_TARGET, target.map_or(0, |target| target.as_str().len()))
             }
             // A merged body is never longer than a caller's own may be, so the API
             // gets no size that it would not get without the gateway.
-            _ => SCAN_LIMIT.saturating_sub(self.body.len() - list.own_length()),
+            _ => (SCAN_LIMIT, self.body.len()),
         };
+        let own = match list.is_rewritten() {
+            true => list.rewritten_length(),
+            // It stays as it is. What its ids cost is counted with the others, however
+            // long the caller has spelt them.
+            false => self.ids().iter().map(|id| self.id_cost(id)).sum(),
+        };
+        let rest = (most + own).saturating_sub(length);
         let fields = MAX_FIELDS.saturating_sub(list.other_fields);
         let least = list.form.least_cost(list.site, fields);
         least.map_or(rest, |least| rest.min(least))
@@ -105,14 +111,12 @@ impl Receipt {
 }
 
 impl List {
-    /// Bytes of the caller's own list, which a merged request has in the ids instead.
-    fn own_length(&self) -> usize {
+    /// Bytes of a list that is written anew, without its brackets as they are written.
+    fn rewritten_length(&self) -> usize {
         let list = self.values[0].len();
-        match (self.form, self.site) {
-            (ListForm::Json, _) | (ListForm::JsonText, Site::PartBody) => list - "[]".len(),
-            (ListForm::JsonText, _) => list - "%5B%5D".len(),
-            (ListForm::Commas, _) => list,
-            _ => self.length,
+        match self.site {
+            Site::JsonBody | Site::PartBody => list - "[]".len(),
+            Site::Query | Site::FormBody => list - "%5B%5D".len(),
         }
     }
 

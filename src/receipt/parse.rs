@@ -22,6 +22,7 @@ use super::{NotMerged, json, pairs, parts};
 use crate::body::{SCAN_LIMIT, is_body_digest};
 use crate::config;
 use crate::http::hop_by_hop::expects_continue;
+use crate::http::method::is_overridden;
 use crate::http::raw_target::RawTarget;
 use crate::identity::names::{FieldName, is_header};
 use crate::identity::{
@@ -112,7 +113,8 @@ pub(crate) fn parse<'r>(
 
 /// Why a request with this head cannot be a receipt that merges, whatever its body is.
 pub(crate) fn excluded_by_head(head: &Parts) -> Option<NotMerged> {
-    if head.method != Method::POST {
+    // A header that overrides the method is no part of the key.
+    if head.method != Method::POST || is_overridden(head) {
         return Some(NotMerged::Method);
     }
     // A merged request could not be written with the raw bytes of a target.
@@ -265,9 +267,14 @@ impl Parsed<'_> {
                 list.site as u8,
                 u8::from(list.is_extensible),
             ]));
+            let text = self.texts[usize::from(list.site != Site::Query)];
+            if list.site == Site::PartBody {
+                // The same in all of its parts, and in those that are added.
+                let lines = parts::other_lines(&text[list.last.range()]);
+                lines.for_each(|line| sink.value(Some(line)));
+            }
             if !list.is_extensible {
                 sink.part(KeyPart::Ids);
-                let text = self.texts[usize::from(list.site != Site::Query)];
                 Ids::of(list, text)
                     .iter()
                     .for_each(|id| sink.value(Some(&id)));

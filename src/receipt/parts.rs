@@ -196,6 +196,12 @@ pub(super) fn has_length(part: &[u8]) -> bool {
     lines(&part[..head]).any(is_length)
 }
 
+/// The lines of a part's head that are neither its name nor its length.
+pub(super) fn other_lines(part: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let head = find(part, b"\r\n\r\n").unwrap_or(part.len());
+    lines(&part[..head]).filter(|line| matches!(header(line), Ok((Header::Other, _))))
+}
+
 /// The lines of a head, without their ends.
 fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(head);

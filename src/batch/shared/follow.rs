@@ -3,10 +3,12 @@
 //! Invariants: the wait ends early enough for a call of this gateway, at the latest; a verdict counts
 //! only if the leader's call carried the ids of this batch.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep};
 
 use super::sealed::Contribution;
@@ -28,6 +30,14 @@ const MARGIN: Duration = Duration::from_millis(5);
 pub(in crate::batch) struct Follow {
     open: OpenBatch,
     due: Instant,
+}
+
+/// What came of following.
+pub(in crate::batch) enum Followed {
+    /// The ids were not handed over.
+    NotAdded,
+    /// The leader may have sent the ids; with its call, if that is known to have carried them.
+    Added(Option<LastCall>),
 }
 
 /// A place among what waits for a verdict.
@@ -53,37 +63,55 @@ impl Follow {
         }
     }
 
-    /// Adds the ids of these callers to the leader's batch, and waits for the verdict. `None`: they
-    /// need a call of this gateway.
-    pub(in crate::batch) async fn verdict(&self, callers: &[Caller]) -> Option<LastCall> {
-        let first = callers.iter().map(|caller| caller.deadline).min()?;
-        let latest = first.checked_sub(ONE_CALL)?;
-        if latest <= Instant::now() {
-            return None;
+    /// Adds the ids of these callers to the leader's batch, and waits for the verdict.
+    pub(in crate::batch) async fn verdict(&self, callers: &[Caller]) -> Followed {
+        let first = callers.iter().map(|caller| caller.deadline).min();
+        let latest = first.and_then(|first| first.checked_sub(ONE_CALL));
+        let Some(latest) = latest.filter(|latest| *latest > Instant::now()) else {
+            return Followed::NotAdded;
+        };
+        let Some(own) = Contribution::of(random::<8>(), callers) else {
+            return Followed::NotAdded;
+        };
+        let followed = tokio::time::timeout_at(latest, self.add_and_await(&own)).await;
+        // An operation that is abandoned counts as executed.
+        let followed = followed.unwrap_or(Followed::Added(None));
+        if matches!(&followed, Followed::Added(Some(last)) if last.reply.is_common()) {
+            self.open.batches.cluster.batches_followed().inc();
         }
-        let verdict = self.add_and_await(callers);
-        let verdict = tokio::time::timeout_at(latest, verdict).await.ok()??;
-        self.open.batches.cluster.batches_followed().inc();
-        Some(verdict)
+        followed
     }
 
-    async fn add_and_await(&self, callers: &[Caller]) -> Option<LastCall> {
-        let (open, own) = (&self.open, Contribution::of(random::<8>(), callers));
-        let (leader, waiting) = (open.leader.as_bytes(), Waiting::new(open));
+    async fn add_and_await(&self, own: &Contribution) -> Followed {
+        let open = &self.open;
+        let waiting = Waiting::new(open);
         let hint = waiting.hint.notified();
         tokio::pin!(hint);
         // From here on no hint is missed.
         hint.as_mut().enable();
         let texts = vec![
-            leader.to_vec(),
-            open.sealing.contribution(&open.leader, &own),
+            open.leader.clone().into_bytes(),
+            open.sealing.contribution(&open.leader, own),
         ];
         let keys = vec![open.key.clone()];
         let added = open.call(Script::Follow, keys, vec![MAX_FOLLOWERS], texts);
-        // The batch is closed, has another leader, or is followed by too many.
-        if added.await.ok()?.numbers != [1] {
-            return None;
+        match added.await {
+            Ok(reply) if reply.numbers == [1] => {}
+            Err(Unavailable::Unknown) => return Followed::Added(None),
+            // The batch is closed, has another leader, or is followed by too many.
+            Ok(_) | Err(Unavailable::NotSent) => return Followed::NotAdded,
         }
+        Followed::Added(self.await_verdict(own, &waiting, hint).await)
+    }
+
+    /// Waits for the call of the leader. `None` if none is known to have carried the ids.
+    async fn await_verdict<'w>(
+        &self,
+        own: &Contribution,
+        waiting: &'w Waiting<'_>,
+        mut hint: Pin<&mut Notified<'w>>,
+    ) -> Option<LastCall> {
+        let (open, leader) = (&self.open, self.open.leader.as_bytes());
         let mut poll = POLL;
         loop {
             tokio::select! {

@@ -131,11 +131,12 @@ impl Closed {
         renewing(wait, || self.store(Vec::new(), LEASE)).await
     }
 
-    /// Gives the followers the verdict of a call that carried their ids. Without one, and where they
-    /// did not fit, each sends its own.
+    /// Gives the followers the result of a call that carried their ids. Without one, where they did not
+    /// fit, and after a result that does not hold for all, each sends its own.
     pub(in crate::batch) async fn conclude(&self, last: Option<&LastCall>) {
         if self.is_awaited {
-            if last.is_some() && self.has_followers() {
+            let is_common = last.is_some_and(|last| last.reply.is_common());
+            if is_common && self.has_followers() {
                 self.open.batches.cluster.batches_led().inc();
             }
             let ids = self.followers.iter().map(|it| &*it.id);

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use indexmap::IndexSet;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::caller::{Caller, SharedResponse};
 use crate::batch::reply::{CallSize, LastCall, Reply};
+use crate::body::SCAN_LIMIT;
 use crate::cluster::SealingKey;
 use crate::http::h1::{FinalResponse, ResponseRead, read_response, write_response};
 
@@ -19,6 +21,9 @@ use crate::http::h1::{FinalResponse, ResponseRead, read_response, write_response
 pub(super) const ID_LENGTH: usize = 16;
 /// The longest response that is stored, with its head.
 const MAX_RESPONSE: usize = 64 * 1024;
+
+/// The most bytes of the ids that a batch adds. More would not fit into a merged body.
+const MAX_CONTRIBUTION: usize = SCAN_LIMIT;
 
 /// The key of one merge key.
 pub(super) struct Sealing(SealingKey);
@@ -45,20 +50,27 @@ struct Summary {
 }
 
 impl Contribution {
-    /// The ids of these callers.
-    pub(super) fn of(id: String, callers: &[Caller]) -> Self {
-        let ids = callers.iter().flat_map(|caller| {
-            let ids = caller.receipt.ids();
-            let ids = ids
-                .iter()
-                .map(|id| String::from_utf8_lossy(&id).into_owned());
-            ids.collect::<Vec<_>>()
-        });
-        Self {
+    /// The distinct ids of these callers; `None` where they are too long to be handed over.
+    pub(super) fn of(id: String, callers: &[Caller]) -> Option<Self> {
+        let (mut ids, mut bytes) = (IndexSet::new(), 0);
+        for caller in callers {
+            for id in caller.receipt.ids().iter() {
+                let id = String::from_utf8_lossy(&id);
+                if !ids.contains(&*id) {
+                    bytes += id.len();
+                    ids.insert(id.into_owned());
+                }
+            }
+            // Within the loop, so that no more is copied.
+            if bytes > MAX_CONTRIBUTION {
+                return None;
+            }
+        }
+        Some(Self {
             id,
             callers: callers.len(),
-            ids: ids.collect(),
-        }
+            ids: ids.into_iter().collect(),
+        })
     }
 }
 
@@ -169,10 +181,13 @@ fn response(last: &LastCall) -> Option<(Vec<u8>, Option<u32>)> {
 #[cfg(test)]
 mod tests {
     use http::header::CONTENT_TYPE;
-    use http::{HeaderMap, HeaderValue, StatusCode};
+    use http::{HeaderMap, HeaderValue, Request, StatusCode};
+    use tokio::sync::oneshot;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::http::response_head::ResponseHead;
+    use crate::receipt::{NotMerged, Receipt};
 
     const LEADER: &str = "0123456789abcdef";
     const OWN: &str = "fedcba9876543210";
@@ -261,5 +276,50 @@ mod tests {
             assert!(sealing().open_verdict(LEADER, OWN, &sealed).is_none());
         }
         assert!(verdict(Some(&last(&long, None)), &[OWN]).len() < 300);
+    }
+
+    fn caller(ids: &[String]) -> Caller {
+        let (head, ()) = Request::post("/v2/send/seen")
+            .body(())
+            .unwrap()
+            .into_parts();
+        let body = format!(
+            r#"{{"chatId":"1","messageIds":["{}"]}}"#,
+            ids.join(r#"",""#)
+        );
+        let now = Instant::now();
+        Caller {
+            receipt: Box::new(Receipt::by_default(head, Bytes::from(body)).expect("a receipt")),
+            if_alone: NotMerged::Alone,
+            arrived: now,
+            deadline: now,
+            in_calls: Duration::ZERO,
+            member: 0,
+            verdict: oneshot::channel().0,
+        }
+    }
+
+    #[test]
+    fn a_contribution_has_each_id_once_in_the_order_of_the_callers() {
+        let ids = |names: &[&str]| names.iter().map(|it| format!("true_1_{it}")).collect();
+        let lists: [Vec<_>; 3] = [ids(&["B", "A"]), ids(&["B", "A"]), ids(&["A", "C"])];
+        let callers: Vec<_> = lists.iter().map(|list| caller(list)).collect();
+        let own = Contribution::of(OWN.to_owned(), &callers).unwrap();
+        assert_eq!((own.callers, own.ids), (3, ids(&["B", "A", "C"])));
+    }
+
+    #[test]
+    fn ids_that_are_too_long_for_a_merged_body_are_not_handed_over() {
+        let list = |from: usize, count: usize| -> Vec<_> {
+            let id = |n| format!("true_{}_{n:04}", "1".repeat(400));
+            (from..from + count).map(id).collect()
+        };
+        let of = |count| {
+            let callers = [caller(&list(0, 100)), caller(&list(100, count))];
+            Contribution::of(OWN.to_owned(), &callers)
+        };
+        // Each has 410 bytes.
+        assert!(of(59).is_some());
+        assert!(of(60).is_none());
     }
 }

@@ -3,6 +3,9 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use http::HeaderValue;
+use http::header::RETRY_AFTER;
+
 use super::*;
 use crate::tools::sandbox::Fault;
 use crate::tools::testing::server::{ModelServer, Path};
@@ -242,4 +245,86 @@ async fn the_call_after_a_common_failure_does_not_wait_until_its_followers_are_r
     // Its window, then one operation on the server, which closes the batch.
     assert!(took <= ms(50 + 30 + 5), "{took:?}");
     assert_eq!(all[0].sent().len(), before + 2);
+}
+
+fn retry_after(status: u16, seconds: &'static str) -> Fault {
+    Fault::status(status).header(RETRY_AFTER, HeaderValue::from_static(seconds))
+}
+
+/// One receipt at each of two gateways: the first one leads.
+async fn lead_and_follow(all: &Gateways) -> (Settled, Settled) {
+    let leads = all[0].send(&receipt_of(&["a"]));
+    tokio::time::sleep(ms(30)).await;
+    tokio::join!(leads, all[1].send(&receipt_of(&["b"])))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_of_the_api_reaches_the_callers_of_all_gateways_as_received() {
+    for observes in [false, true] {
+        let all = Gateways::without_limit(2, |config| {
+            config.limit.quota = quota(10.0, 20);
+            if observes {
+                config.limit.mode = config::LimitMode::Observe;
+            }
+        })
+        .await;
+        all[0].sandbox.script(retry_after(429, "10").times(ALWAYS));
+        let (first, second) = lead_and_follow(&all).await;
+        assert_eq!((first.status, second.status), (Ok(429), Ok(429)));
+        assert_eq!(all[0].calls().len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_that_have_time_are_sent_again_after_the_pause_at_any_gateway() {
+    let all = Gateways::without_limit(2, |config| config.limit.quota = quota(10.0, 20)).await;
+    // The pause ends after the deadline of the first caller, and before that of the second.
+    all[0].sandbox.script(retry_after(429, "3.95").times(1));
+    let (first, second) = lead_and_follow(&all).await;
+    assert_eq!((first.status, second.status), (Ok(429), Ok(201)));
+    assert_eq!(all[0].sent()[1..], [ids(&["b"])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_does_not_refuse_callers_whose_ids_the_leader_has_sent() {
+    let all = Gateways::without_limit(2, |config| {
+        (config.limit.quota, config.limit.max_queue) = (quota(1.0, 1), 1);
+    })
+    .await;
+    // Too long to share, so the follower needs a call of its own.
+    let long = Fault::status(201).body("x".repeat(70_000));
+    all[0].sandbox.script(long.times(1));
+    let sent = lead_and_follow(&all);
+    let waits = async {
+        while all[0].calls().is_empty() {
+            tokio::time::sleep(ms(1)).await;
+        }
+        let deadline = Instant::now() + Duration::from_secs(4);
+        let lane = all[1].lane();
+        let waits = all[1].limiter.admit(&lane, Kind::Request, deadline);
+        tokio::time::sleep(ms(500)).await;
+        drop(waits);
+    };
+    let ((first, second), ()) = tokio::join!(sent, waits);
+    assert_eq!((first.status, second.status), (Ok(201), Ok(201)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_keeps_its_followers_in_windows_of_any_length() {
+    for window in [800, 2_000] {
+        let all = Gateways::without_limit(2, |config| {
+            config.batch.window = ms(window);
+            config.limit.quota = quota(0.5, 1);
+        })
+        .await;
+        // The one token: the batch waits for the next after a short window.
+        all[0].send(&receipt_of(&["z"])).await;
+        let leads = all[0].send(&receipt_of(&["a"]));
+        tokio::time::sleep(ms(window - 100)).await;
+        let follows = all[1].send(&receipt_of(&["b"]));
+        for settled in [leads.await, follows.await] {
+            assert_eq!((settled.status, settled.callers), (Ok(201), 2), "{window}");
+        }
+        assert_eq!(all[0].sent().len(), 2);
+    }
 }

@@ -225,6 +225,37 @@ fn a_list_in_parts_is_extended_by_parts() {
     assert!(read(&plain).key != read(&typed).key);
 }
 
+#[test]
+fn the_type_of_parts_with_ids_is_a_part_of_the_key() {
+    let read = |body: &str| {
+        let headers = [("content-type", "multipart/form-data; boundary=b")];
+        try_read(PATH, &headers, body.as_bytes())
+    };
+    let typed = |plain: &str, line: &str| {
+        plain.replace("\"\r\n\r\nfalse", &format!("\"\r\n{line}\r\n\r\nfalse"))
+    };
+    for name in ["messageIds[]", "messageIds"] {
+        let plain = multipart(&[("chatId", "1"), (name, "false_1_A")]);
+        let lines = [
+            "Content-Type: text/plain; charset=utf-8",
+            "Content-Type: text/plain; charset=utf-16",
+            "Content-Transfer-Encoding: 8bit",
+        ];
+        let key = |body: &str| read(body).unwrap().key;
+        let keys = lines.map(|line| key(&typed(&plain, line)));
+        assert!(keys.iter().all(|typed| *typed != key(&plain)));
+        assert!(keys[0] != keys[1] && keys[0] != keys[2]);
+        // A length is that of one value only.
+        assert!(key(&plain) == key(&typed(&plain, "Content-Length: 9")));
+    }
+    let ids = ["false_1_A", "false_1_B"].map(|id| ("messageIds[]", id));
+    let two = [("chatId", "1"), ids[0], ids[1]];
+    let same = typed(&multipart(&two), "Content-Type: text/plain");
+    assert!(read(&same).is_ok());
+    let other = same.replacen("Content-Type: text/plain\r\n", "", 1);
+    assert_eq!(read(&other).err(), Some(NotMerged::AmbiguousKey));
+}
+
 /// PHP and qs read no more than 1,000 fields, so a merged request has no more.
 #[test]
 fn a_merged_form_has_no_more_fields_than_backends_read() {

@@ -122,3 +122,36 @@ fn the_room_for_ids_is_exact_to_the_byte() {
     let length = bytes(in_body.body).len();
     assert!((SCAN_LIMIT - 50..=SCAN_LIMIT).contains(&length), "{length}");
 }
+
+/// The first caller's list stays as it is, also where more is encoded than must be.
+#[test]
+fn a_list_that_stays_as_it_is_counts_with_its_real_length() {
+    let encode = |byte: u8| format!("%{byte:02X}");
+    let encoded = |id: String| -> String { id.bytes().map(encode).collect() };
+    let spellings: [&dyn Fn(String) -> String; 2] = [&|id| id, &encoded];
+    for spell in spellings {
+        for separator in ["&messageIds[]=", ","] {
+            let id = |n: usize| format!("false_1_{n:08}");
+            let own: Vec<_> = (0..50).map(|n| spell(id(n))).collect();
+            let name = if separator == "," { "" } else { "[]" };
+            let list = own.join(separator);
+            let receipt = of_query(&format!("chatId=1&messageIds{name}={list}")).unwrap();
+            let (mut taken, mut all) = (0, Vec::new());
+            for n in 0.. {
+                taken += receipt.id_cost(id(n));
+                if taken > receipt.max_id_bytes() {
+                    break;
+                }
+                all.push(id(n));
+            }
+            let merged = receipt.merged_with(all.iter().map(String::as_str));
+            let length = merged.head.uri.to_string().len();
+            assert!(
+                all.len() > 50 && length <= MAX_TARGET,
+                "{separator} {length}"
+            );
+            // Names are charged as if their brackets were encoded, commas as quotes.
+            assert!(length > MAX_TARGET / 2, "{separator} {length}");
+        }
+    }
+}
