@@ -240,6 +240,13 @@ impl Cluster {
             self.note_need();
             return Err(Unavailable::NotSent);
         };
+        // After the connection was read: with a new one the generation has grown.
+        if call
+            .generation
+            .is_some_and(|made_for| made_for != self.generation())
+        {
+            return Err(Unavailable::NotSent);
+        }
         let seconds = &self.call_seconds[call.script as usize];
         let reply = self.bounded(seconds, link.connection.call(&call)).await;
         // Callers read numbers by their position, so a reply of another length is of no use.

@@ -160,6 +160,7 @@ impl OpenBatch {
             keys,
             arguments,
             texts,
+            generation: None,
         };
         self.batches.cluster.call(call).await
     }

@@ -40,6 +40,9 @@ pub(crate) struct Call {
     pub(crate) arguments: Vec<i64>,
     /// The arguments after those.
     pub(crate) texts: Vec<Vec<u8>>,
+    /// The generation for which it was made, if it must not be sent in another one: it does not
+    /// assert what was granted before.
+    pub(crate) generation: Option<u64>,
 }
 
 /// What a script returns: its numbers and its texts, each in their order.

@@ -227,9 +227,12 @@ impl Cluster {
         });
         // It writes, so it fails where the scripts of requests would fail.
         self.heartbeat(&link).await?;
+        // Before the connection is there: what was made for an earlier one is not sent on it.
+        self.link.store(None);
+        self.generation.fetch_add(1, Ordering::Release);
         self.link.store(Some(Arc::clone(&link)));
         self.connections.send_replace(());
-        self.begin_generation();
+        self.events.send(Event::Connected).ok();
         self.record_success();
         Ok(link)
     }

@@ -106,6 +106,7 @@ fn call() -> Call {
         keys: Vec::new(),
         arguments: vec![1],
         texts: Vec::new(),
+        generation: None,
     }
 }
 
@@ -369,6 +370,24 @@ async fn announcements_come_from_the_server_of_the_scripts() {
         millis(1).await;
         assert_eq!(stage.events(), [Event::Announced((*b"a").into())]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_asserts_nothing_is_not_sent_on_another_connection() {
+    let stage = Stage::new().await;
+    stage.server.state().script = Box::new(|call| Ok(call.arguments.repeat(12).into()));
+    let made_for = |generation| Call {
+        generation: Some(generation),
+        ..call()
+    };
+    let before = stage.cluster.generation();
+    stage.cluster.call(made_for(before)).await.unwrap();
+    stage.server.fail_over();
+    millis(10).await;
+    let sent = stage.cluster.call(made_for(before)).await;
+    assert_eq!(sent, Err(Unavailable::NotSent));
+    let now = stage.cluster.generation();
+    stage.cluster.call(made_for(now)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

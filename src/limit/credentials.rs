@@ -84,6 +84,7 @@ impl SharedCredentials {
             keys: vec![cluster.key(&[VERIFIED, &hash]), cluster.channel()],
             arguments,
             texts,
+            generation: None,
         })
     }
 

@@ -156,7 +156,8 @@ impl Slots {
         let mut next = Some(question);
         while let Some(mut question) = next {
             let arguments = std::mem::take(&mut question.arguments);
-            let reply = self.call(question.script(), arguments).await;
+            let generation = question.generation();
+            let reply = self.call(question.script(), arguments, generation).await;
             let now = Instant::now();
             let mut state = self.current(now);
             match reply {
@@ -176,7 +177,7 @@ impl Slots {
 
     async fn report(self: Arc<Self>, report: Report) {
         let arguments = self.lock().report_arguments(&report);
-        let reply = self.call(report.script(), arguments).await;
+        let reply = self.call(report.script(), arguments, None).await;
         let mut state = self.lock();
         // Before `learn`: while a report is under way, it ignores that the server knows no pause.
         state.reports -= 1;
@@ -193,13 +194,19 @@ impl Slots {
         self.wake();
     }
 
-    async fn call(self: &Arc<Self>, script: Script, arguments: Vec<i64>) -> Option<Vec<i64>> {
+    async fn call(
+        self: &Arc<Self>,
+        script: Script,
+        arguments: Vec<i64>,
+        generation: Option<u64>,
+    ) -> Option<Vec<i64>> {
         let keys = self.keys()?;
         let call = Call {
             script,
             keys,
             arguments,
             texts: Vec::new(),
+            generation,
         };
         let reply = self.cluster().call(call).await.ok()?.numbers;
         (is_sane(&reply) && is_in_reach(script, &reply)).then_some(reply)

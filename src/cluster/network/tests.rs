@@ -36,6 +36,7 @@ fn call() -> Call {
         keys: vec![b"{wawp}:k".to_vec(), b"b".to_vec(), b"c".to_vec()],
         arguments: vec![7, -8],
         texts: vec![b"\0\xff".to_vec()],
+        generation: None,
     }
 }
 

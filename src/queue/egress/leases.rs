@@ -109,6 +109,7 @@ impl Leases {
                 keys,
                 arguments,
                 texts: Vec::new(),
+                generation: Some(generation),
             },
             generation,
         })

@@ -40,6 +40,7 @@ impl Peer {
             keys: vec![bucket, self.cluster.birth(), self.cluster.channel()],
             arguments: vec![1_000_000, 0, 0, 0, 0, 0, 0, 0, 1000, 60_000_000],
             texts: Vec::new(),
+            generation: None,
         };
         self.cluster.call(call).await.is_ok()
     }
@@ -53,6 +54,7 @@ impl Peer {
             arguments: vec![1],
             // As long as that of an instance with 12 characters.
             texts: vec![vec![b'x'; 64]],
+            generation: None,
         };
         self.cluster.call(call).await.is_ok()
     }

@@ -83,6 +83,7 @@ impl DataSet {
             keys: keys.iter().map(|key| key.as_bytes().to_vec()).collect(),
             arguments: arguments.to_vec(),
             texts: texts.to_vec(),
+            generation: None,
         };
         self.run(&call, now)
     }

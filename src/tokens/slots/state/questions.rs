@@ -161,6 +161,14 @@ impl State {
 }
 
 impl Question {
+    /// The only generation in which it may be asked: in another one, slots have to be asserted.
+    pub(in crate::tokens::slots) fn generation(&self) -> Option<u64> {
+        match self.kind {
+            QuestionKind::Reserve { generation, .. } => Some(generation),
+            QuestionKind::Probe { .. } => None,
+        }
+    }
+
     pub(in crate::tokens::slots) fn script(&self) -> Script {
         match self.kind {
             QuestionKind::Reserve { .. } => Script::Reserve,
