@@ -108,15 +108,15 @@ impl Receipt {
     /// They are read from the request each time, so a waiting receipt holds its
     /// request and no second copy of it (rule: bounds).
     pub(crate) fn ids(&self) -> Ids<'_> {
-        match &self.list {
-            None => Ids::default(),
-            Some(list) => Ids::of(
-                list,
-                match list.site {
-                    Site::Query => self.head.uri.query().unwrap_or_default().as_bytes(),
-                    _ => &self.body,
-                },
-            ),
+        let list = self.list.as_ref();
+        list.map_or_else(Ids::default, |list| Ids::of(list, self.text()))
+    }
+
+    /// The text that the list is in.
+    fn text(&self) -> &[u8] {
+        match self.list.as_ref().map(|list| list.site) {
+            Some(Site::Query) => self.head.uri.query().unwrap_or_default().as_bytes(),
+            _ => &self.body,
         }
     }
 

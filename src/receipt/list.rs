@@ -28,6 +28,8 @@ pub(crate) struct List {
     pub(super) values: SmallVec<[Span; 1]>,
     /// The last field of the list, behind which ids are added.
     pub(super) last: Span,
+    /// Bytes that its fields take, each with its separator.
+    pub(super) length: usize,
     /// Fields of the request that are not in the list.
     pub(super) other_fields: usize,
 }
@@ -209,6 +211,7 @@ impl List {
             count,
             values: fields.iter().map(|field| field.value_at).collect(),
             last: last.at,
+            length: fields.iter().map(|field| field.at.len() + 1).sum(),
             other_fields,
         };
         list.is_extensible &= list.can_be_written(text);

@@ -58,9 +58,7 @@ impl Receipt {
         };
         let own = match list.is_rewritten() {
             true => list.rewritten_length(),
-            // It stays as it is. What its ids cost is counted with the others, however
-            // long the caller has spelt them.
-            false => self.ids().iter().map(|id| self.id_cost(id)).sum(),
+            false => list.kept_length(self.text()),
         };
         let rest = (most + own).saturating_sub(length);
         let fields = MAX_FIELDS.saturating_sub(list.other_fields);
@@ -111,6 +109,20 @@ impl Receipt {
 }
 
 impl List {
+    /// Bytes of a list that stays as it is, without escapes that no id needs: what its ids cost is
+    /// counted with the others, however long the caller has spelt them.
+    fn kept_length(&self, text: &[u8]) -> usize {
+        let length = match self.form {
+            ListForm::Commas => self.values[0].len(),
+            _ => self.length,
+        };
+        if self.site == Site::PartBody {
+            return length;
+        }
+        let values = self.values.iter().map(|value| &text[value.range()]);
+        length - values.map(message_id::needless).sum::<usize>()
+    }
+
     /// Bytes of a list that is written anew, without its brackets as they are written.
     fn rewritten_length(&self) -> usize {
         let list = self.values[0].len();

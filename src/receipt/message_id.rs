@@ -100,9 +100,34 @@ pub(super) fn encode(text: &[u8]) -> PercentEncode<'_> {
     percent_encode(text, RESERVED)
 }
 
+/// By how many bytes the value of a query is longer than [`encode`] would make it.
+pub(super) fn needless(value: &[u8]) -> usize {
+    let escapes = value.split(|byte| *byte == b'%').skip(1);
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let is_needless = |escape: &&[u8]| match escape {
+        [high, low, ..] => digit(*high)
+            .zip(digit(*low))
+            .and_then(|(high, low)| u8::try_from(16 * high + low).ok())
+            .is_some_and(|byte| encode(&[byte]).map(str::len).sum::<usize>() == 1),
+        _ => false,
+    };
+    2 * escapes.filter(is_needless).count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn escapes_that_no_query_needs_are_counted() {
+        for (value, needless_bytes) in [
+            ("false_1%40c.us_A", 0),
+            ("%66alse_1%40c%2Eus_%41", 6),
+            ("%%4%zz%2", 0),
+        ] {
+            assert_eq!(needless(value.as_bytes()), needless_bytes, "{value}");
+        }
+    }
 
     #[test]
     fn what_looks_like_an_id() {
