@@ -30,10 +30,12 @@
 //! - `body`: request and response bodies; `conn`: the state of one client connection
 //! - `cluster`: what several gateways share through a server
 //! - [`metrics`], `http`: fields and codecs, `redact`: secrets in text
-//! - [`config`], `descriptors`, `grouped`, `sharded`, `yield_now`: what all others use
+//! - [`config`], `address_race`, `descriptors`, `grouped`, `keepalive`, `sharded`, `yield_now`: what all
+//!   others use
 //!
 //! `tests/layers.rs` fails on an import to the same or a higher layer.
 
+mod address_race;
 pub mod app;
 mod batch;
 mod body;

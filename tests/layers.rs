@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 /// layer and do not import each other.
 const LAYERS: &[&[&str]] = &[
     &[
+        "address_race",
         "config",
         "descriptors",
         "grouped",

@@ -12,8 +12,9 @@ pub(crate) trait Connect: Send + Sync {
     /// Makes a connection to a server that is a primary. The caller bounds the time.
     fn connect(&self) -> BoxFuture<'_, Result<Box<dyn Connection>, Failure>>;
 
-    /// Makes a connection of its own, to the server of the last [`connect`](Self::connect), that receives
-    /// what is announced on a channel. The receiver ends with the connection. The caller bounds the time until it is returned.
+    /// Makes a connection of its own, to the server of the last [`connect`](Self::connect), that
+    /// receives what is announced on a channel. The receiver ends with the connection. The caller
+    /// bounds the time until it is returned.
     fn listen<'a>(
         &'a self,
         channel: &'a [u8],

@@ -51,24 +51,23 @@ pub(super) struct Pause {
 }
 
 impl Pause {
+    /// The pause that a first 429 begins.
     pub(super) fn new(now: Instant, retry_after: Option<Duration>) -> Self {
-        let mut pause = Self {
-            until: now,
+        let mut pause = Self::known(now);
+        pause.begin(now, retry_after);
+        pause
+    }
+
+    /// A pause of which only the end is known.
+    fn known(until: Instant) -> Self {
+        Self {
+            until,
             step: INITIAL_PAUSE,
             min_named: Duration::ZERO,
             probe: None,
             previous_probe_timed_out: false,
             is_over: false,
-        };
-        pause.begin(now, retry_after);
-        pause
-    }
-
-    /// A pause that is known to last until then.
-    fn known(until: Instant) -> Self {
-        let mut pause = Self::new(until, None);
-        pause.until = until;
-        pause
+        }
     }
 
     /// Whether it has no effect any more, but on 429s to requests from before.
@@ -121,20 +120,17 @@ impl Pause {
         }
     }
 
-    /// Records any other response, or none, to a request sent at `sent`.
-    /// `is_accepted`: the status is neither 429 nor 5xx.
-    pub(super) fn on_other_result(&mut self, sent: Instant, is_accepted: bool) -> Probed {
+    /// Records any other response, or none, to a request sent at `sent`; false if that was before the
+    /// pause had ended, and says nothing of it. `is_accepted`: the status is neither 429 nor 5xx.
+    pub(super) fn on_other_result(&mut self, sent: Instant, is_accepted: bool) -> bool {
         if sent < self.until {
-            return Probed::Stale;
+            return false;
         }
         self.probe = None;
         self.previous_probe_timed_out = false;
-        if is_accepted {
-            self.is_over = true;
-            Probed::Success
-        } else {
-            Probed::Failure
-        }
+        // After a failure the pause stays, so that the next request is a probe as well.
+        self.is_over = is_accepted;
+        true
     }
 
     fn begin(&mut self, now: Instant, retry_after: Option<Duration>) {
@@ -151,17 +147,6 @@ impl Pause {
         self.probe = None;
         self.previous_probe_timed_out = false;
     }
-}
-
-/// What a response says about a pause.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Probed {
-    /// Nothing: its request was sent before the pause ended.
-    Stale,
-    /// The pause is over, and its doubling with it.
-    Success,
-    /// The probe failed: the next request is another probe.
-    Failure,
 }
 
 /// The pause that the upstream named, at most [`MAX_PAUSE`]. A `Retry-After: 0`
@@ -282,10 +267,8 @@ impl Tokens for LocalTokens {
         let Some(pause) = self.pause.as_mut().filter(|pause| !pause.is_past(now)) else {
             return false;
         };
-        match pause.on_other_result(sent, is_accepted) {
-            Probed::Stale => return false,
-            // After a failure the pause stays, so that the next request is a probe as well.
-            Probed::Success | Probed::Failure => {}
+        if !pause.on_other_result(sent, is_accepted) {
+            return false;
         }
         self.empty(now);
         true

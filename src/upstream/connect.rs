@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::age::{Ages, Begun};
 use super::connection::{Connection, Http1Codec, MAX_STREAMS};
-use super::dial::{AddressRace, Dial, Io};
+use super::dial::{self, Dial, Io};
 use super::error::{ProxyError, Unreachable, UpstreamError};
 use super::fast::FastConnection;
 use super::liveness::{LiveIo, Liveness, PING_INTERVAL, PING_TIMEOUT};
@@ -24,6 +24,7 @@ use super::pool::Pool;
 use super::request::RequestKind;
 use super::tls::{Tls, TlsError, explain_handshake, is_protocol_refused};
 use super::tunnel;
+use crate::address_race::{ATTEMPT_DELAY, AddressRace};
 use crate::body::RequestBody;
 use crate::config::{self, HttpVersion, ProxyUrl};
 use crate::http::h1::{MAX_RESPONSE_HEAD, MAX_RESPONSE_HEADERS};
@@ -78,7 +79,7 @@ impl Connector {
         };
         Ok(Self {
             dial,
-            addresses: AddressRace::default(),
+            addresses: AddressRace::new(ATTEMPT_DELAY),
             host: url.host.clone(),
             port: url.port,
             authority: url.host_and_port(),
@@ -197,9 +198,12 @@ impl Connector {
         match &self.dial {
             Dial::Named { connect, .. } => {
                 let connect = |address| connect(address);
-                self.addresses.connect(&addresses, connect).await
+                {
+                    let stream = self.addresses.connect(&addresses, connect).await;
+                    stream.map_err(dial::unreachable)
+                }
             }
-            _ => Ok(Box::new(self.addresses.tcp(&addresses).await?)),
+            _ => Ok(Box::new(dial::tcp(&self.addresses, &addresses).await?)),
         }
     }
 
