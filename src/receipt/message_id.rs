@@ -100,7 +100,8 @@ pub(super) fn encode(text: &[u8]) -> PercentEncode<'_> {
     percent_encode(text, RESERVED)
 }
 
-/// By how many bytes the value of a query is longer than [`encode`] would make it.
+/// By how many bytes a value of a query is longer than [`encode`] would make it, because of escapes
+/// that are not needed.
 pub(super) fn needless(value: &[u8]) -> usize {
     let escapes = value.split(|byte| *byte == b'%').skip(1);
     let digit = |byte: u8| char::from(byte).to_digit(16);

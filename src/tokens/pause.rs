@@ -231,7 +231,13 @@ impl Tokens for LocalTokens {
     }
 
     fn take(&mut self, now: Instant) -> Result<Option<u32>, Instant> {
-        self.pause = self.pause.take().filter(|pause| !pause.is_forgotten(now));
+        if self
+            .pause
+            .as_ref()
+            .is_some_and(|pause| pause.is_forgotten(now))
+        {
+            self.pause = None;
+        }
         if self.pause(now).is_none() {
             return self.gcra.take(now);
         }

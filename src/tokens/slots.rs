@@ -185,7 +185,7 @@ impl Slots {
         if let Some(reply) = reply {
             state.learn(&reply, now);
         }
-        // Where nothing waits, no task asks: what a pause has refused may leave slots.
+        // Where nothing waits, no task asks. Requests that a pause refused may have left slots.
         if state.demand.is_empty() {
             self.ask_if_needed(state, now);
         } else {
@@ -244,7 +244,8 @@ fn is_sane(reply: &[i64]) -> bool {
     are_exact(reply) && paused.max(tat - spare) <= LONGEST && (1..=LONGEST).contains(&interval)
 }
 
-/// Whether what a script returns before the state has an end.
+/// Whether the times that a script returns before the state are not too far away: a slot that is due in
+/// a hundred years would stop the bucket.
 fn is_in_reach(script: Script, reply: &[i64]) -> bool {
     let within = |micros: &i64| *micros <= LONGEST;
     match (script, reply) {

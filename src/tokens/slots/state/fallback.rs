@@ -1,6 +1,6 @@
 //! A bucket while there is no server: a part of the rate, after what was reserved before.
 //!
-//! Invariant: what is not known to be granted by the server is not given twice.
+//! Invariant: tokens that the server may have granted are not given a second time.
 
 use std::num::NonZeroU32;
 

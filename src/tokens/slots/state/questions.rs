@@ -103,8 +103,8 @@ impl State {
         let left = |at: &Instant| micros(at.saturating_duration_since(now_there));
         // A receipt that yields has at most one.
         let needed = wanted.max(usize::from(self.demand.yielding.is_some())) + wanted_ahead;
-        // Only the last slots: others may have reserved since the earlier ones. And not while a report
-        // of this gateway may move them.
+        // Only the last slots: others may have reserved since the earlier ones. None while a report of
+        // this gateway is under way, because it may move them.
         let back = match self.reports {
             0 => reserved.saturating_sub(needed).min(self.last.count),
             _ => 0,
